@@ -1,9 +1,9 @@
 """Rouge-L as the reference computes it: F1 of the longest common subsequence of `rouge_score`'s stemmed tokens.
 
 The numbers equal `rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True).score(target, prediction)["rougeL"]` exactly
-(a test compares them on arbitrary text); only the way differs. The package fills a table of len(target) x len(prediction)
-Python integers, which for one long annotation takes minutes and gigabytes; here one row of bits is enough (Hyyrö 2004),
-and words are stemmed once.
+(a test compares them on any text); only the way differs. The package fills a table of len(target) x len(prediction)
+integers, which for one long annotation takes minutes and gigabytes; here one row of bits is enough (Hyyrö 2004), and
+words are stemmed once.
 
 Rouge-L reads the text as it was rewritten, before paragraphs are removed, and the annotation whole ("Answer: " and
 bounding boxes included): only so do the values printed in the reference's readme come out.

@@ -17,10 +17,11 @@ from polite_flamingo.shapes.captions import (
     polite_class,
     terse_captions,
     terse_changes,
+    terse_class,
 )
 from polite_flamingo.shapes.grammar import parse
 from polite_flamingo.shapes.questions import KINDS, Kind, ask
-from polite_flamingo.shapes.scene import CANVAS, Scene, random_change, random_scene
+from polite_flamingo.shapes.scene import CANVAS, SHAPES, Scene, random_change, random_scene
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.instructions import ask as put
 
