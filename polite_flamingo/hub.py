@@ -15,6 +15,7 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 ZOO = Path(__file__).parent / "zoo" / "weights"
 
@@ -64,12 +65,12 @@ def repair_torchvision() -> None:
         except OSError:
             pass
     registrations = (package / "_meta_registrations.py").read_text()
-    names = set(re.findall(r"torchvision::(\w+)", registrations)) | set(re.findall(r'register_meta\("(\w+)"', registrations))
-    for name in sorted(names):
+    declared = re.findall(r"torchvision::(\w+)", registrations) + re.findall(r'register_meta\("(\w+)"', registrations)
+    for name in sorted(set(declared)):
         _DECLARED.define(f"{name}(Tensor x) -> Tensor")
 
 
-def _library() -> object:
+def _library() -> Any:
     import torch
 
     return torch.library.Library("torchvision", "FRAGMENT")

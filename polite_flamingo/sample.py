@@ -1,8 +1,8 @@
 """The one record that flows through everything.
 
 A `Sample` is an instruction (or several turns), its raw responses and its images as the **original encoded bytes**:
-nothing here decodes or re-encodes an image. Rewriting and scoring add `rewritten`, `scores` and `provenance`; they never
-overwrite what was there. What cannot become a `Sample` becomes a `Quarantined` record with a typed reason.
+nothing here decodes or re-encodes an image. Rewriting and scoring add `rewritten`, `scores` and `provenance`; they
+never overwrite what was there. What cannot become a `Sample` becomes a `Quarantined` record with a typed reason.
 
 This module does not read or write files (`shards.py`) and knows no filter (`filters/`).
 """
@@ -23,9 +23,24 @@ IMAGE_MARK = "<image>"
 """Stands in an instruction where an image is seen; the marks of a sample match its images in order."""
 
 Reason = Literal[
-    "truncated_tar", "unreadable_shard", "empty_shard", "unsafe_name", "bad_json", "bad_field", "duplicate_key",
-    "missing_image", "corrupt_image", "image_too_large", "empty_image", "missing_annotation", "empty_response",
-    "text_too_long", "unsupported", "rewriting_failed", "scoring_failed", "killed_worker",
+    "truncated_tar",
+    "unreadable_shard",
+    "empty_shard",
+    "unsafe_name",
+    "bad_json",
+    "bad_field",
+    "duplicate_key",
+    "missing_image",
+    "corrupt_image",
+    "image_too_large",
+    "empty_image",
+    "missing_annotation",
+    "empty_response",
+    "text_too_long",
+    "unsupported",
+    "rewriting_failed",
+    "scoring_failed",
+    "killed_worker",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
 
@@ -41,7 +56,7 @@ class BadSample(ValueError):
         self.reason: Reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[Any, ...]:  # two-argument exceptions do not survive pickling between workers otherwise
+    def __reduce__(self) -> tuple[Any, ...]:  # else a two-argument exception does not survive pickling between workers
         return (BadSample, (self.reason, self.detail))
 
 

@@ -1,0 +1,58 @@
+# Two commands matter on a fresh machine with Python 3.11: `make demo` and `make test`. Both set themselves up into .venv.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PYTHON ?= python3.11
+OUT ?= out/demo
+TESTS ?= tests
+SOURCES := polite_flamingo actors ray_jobs tests
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: help setup demo test lint format types clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@echo
+	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) TESTS=$(TESTS), as in 'make test TESTS=tests/test_sample.py'"
+
+setup: $(STAMP)  ## set up .venv from requirements.lock (done once; again when that file changes)
+	@echo "$(VENV) is ready"
+
+demo: setup  ## build PF-mini from raw annotations on a local Ray; ends with the path of the report
+	$(BIN)/python -m ray_jobs.demo --out $(OUT)
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: setup  ## ruff: rules and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup  ## mypy
+	$(BIN)/mypy
+
+clean:  ## remove .venv, caches, build products and the demo's output
+	rm -rf $(VENV) $(OUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip brings torch with its own dependencies: on a GPU machine these are the CUDA libraries, on others none, and only pip
+# reads the machine's own find-links. uv then lays down everything else, exactly as locked: open_flamingo asks for a
+# torch of 2023, so no resolver may be asked (see requirements.lock). The last line fails here rather than in a worker.
+$(STAMP): requirements.lock
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "$(PYTHON) is not on the PATH: install Python 3.11, or name one with 'make setup PYTHON=/path/to/python3.11'" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "$(PYTHON) must be a Python 3.11 with venv and pip (on Debian: apt install python3.11-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock torch uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement requirements.lock
+	$(BIN)/python -c 'import torch, ray; print("torch", torch.__version__, "| ray", ray.__version__)'
+	@touch $@

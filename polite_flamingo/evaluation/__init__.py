@@ -1,0 +1,1 @@
+"""Numbers about texts and models: Rouge-L, politeness."""

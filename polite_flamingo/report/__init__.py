@@ -1,0 +1,1 @@
+"""From statistics and a gallery to one self-contained HTML file."""

@@ -1,0 +1,141 @@
+"""Questions about a scene, their terse answers, reasons, and polite statements of any answer, right or wrong."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from polite_flamingo.shapes.grammar import (
+    BESIDE,
+    NUMBERS,
+    PLURALS,
+    TRAITS,
+    WHERE,
+    count_of,
+    item,
+    join,
+    parse,
+    say,
+)
+from polite_flamingo.shapes.scene import BACKGROUNDS, COLOURS, PATTERNS, PLACES, RELATIONS, SHAPES, SIZES, Scene
+
+Kind = Literal["colour", "shape_at", "count", "exists", "beside", "size", "where", "ground", "pattern"]
+KINDS: tuple[Kind, ...] = ("colour", "shape_at", "count", "exists", "beside", "size", "where", "ground", "pattern")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question with what is needed to state any answer. `slots` are those of the statement but for the answer."""
+
+    kind: Kind
+    text: str
+    answer: str
+    others: tuple[str, ...]
+    slots: dict[str, str]
+    reason: str = ""
+
+    def statement(self, answer: str, wording: int = 0) -> str:
+        """The polite sentence that gives `answer`: "There are two red circles in the image."."""
+        s = self.slots
+        if self.kind == "colour":
+            return say("colour", wording, colour=answer, **s)
+        if self.kind == "shape_at":
+            return say("shape_at", wording, shape=answer, **s)
+        if self.kind == "count":
+            return _count(s["noun"], s.get("colour"), int(answer), wording)
+        if self.kind in ("exists", "beside"):
+            return say(self.kind if answer == "yes" else f"{self.kind}_not", wording, **s)
+        if self.kind == "size":
+            return say("size", wording, size=answer, **s)
+        if self.kind == "where":
+            return say("where", wording, where=WHERE[answer], **s)
+        return say(self.kind, wording, **{self.kind: answer})
+
+    def polite(self, wording: int = 0, *, reasoned: bool = False) -> str:
+        """The right answer politely, with its reason where asked: "The circle is red, as …"."""
+        sentence = self.statement(self.answer, wording)
+        return f"{sentence[:-1]}, as {self.reason}." if reasoned else sentence
+
+    def keeps_meaning(self, text: str, *, reasoned: bool = False) -> bool:
+        """Exact check: whether `text` is some wording of the right answer (and of the reason), and nothing else."""
+        found = parse(text)
+        return found is not None and any(found == parse(self.polite(w, reasoned=reasoned)) for w in range(2))
+
+
+def _count(noun: str, colour: str | None, number: int, wording: int) -> str:
+    colours = {"colour": colour} if colour else {}
+    plural = PLURALS.get(noun, "shapes")
+    if number == 0:
+        return say("count_no", wording, shapes=plural, **colours)
+    if number == 1:
+        return say("count_one", wording, one=noun, **colours)
+    return say("count", wording, many=NUMBERS[number], shapes=plural, **colours)
+
+
+def ask(rng: random.Random, scene: Scene, kinds: tuple[Kind, ...] = KINDS) -> Question:
+    """A question of one of `kinds` that has exactly one right answer in `scene`."""
+    while True:
+        question = _ask(rng, scene, rng.choice(kinds))
+        if question is not None:
+            return question
+
+
+def _ask(rng: random.Random, scene: Scene, kind: Kind) -> Question | None:
+    thing = rng.choice(scene.things)
+    if kind == "colour":
+        if count_of(scene, thing.shape, None) != 1:
+            return None
+        text = rng.choice((f"What colour is the {thing.shape}?", f"What is the colour of the {thing.shape}?"))
+        reason = f"the {thing.shape} {WHERE[thing.place]} is painted {thing.colour}"
+        return _make(rng, kind, text, thing.colour, tuple(COLOURS), {"shape": thing.shape}, reason)
+    if kind == "shape_at":
+        where = WHERE[thing.place]
+        text = rng.choice((f"What shape is {where}?", f"Which shape can you see {where}?"))
+        return _make(rng, kind, text, thing.shape, SHAPES, {"where": where}, TRAITS[thing.shape])
+    if kind == "count":
+        noun = rng.choice(("shape", rng.choice(scene.things).shape, rng.choice(SHAPES)))
+        colour = rng.choice((None, rng.choice(scene.things).colour))
+        number = count_of(scene, noun, colour)
+        things = [t for t in scene.things if noun in ("shape", t.shape) and colour in (None, t.colour)]
+        reason = f"you can see {join([item(t) for t in things])}" if things else "you can see none of them"
+        words = f"{colour} {PLURALS.get(noun, 'shapes')}" if colour else PLURALS.get(noun, "shapes")
+        text = rng.choice((f"How many {words} are there?", f"How many {words} do you see?"))
+        slots = {"noun": noun} | ({"colour": colour} if colour else {})
+        return _make(rng, kind, text, str(number), tuple("012345"), slots, reason)
+    if kind == "exists":
+        colour, shape = thing.colour, thing.shape
+        if rng.random() < 0.5:
+            colour, shape = rng.choice(((rng.choice(list(COLOURS)), shape), (colour, rng.choice(SHAPES))))
+        answer = "yes" if scene.find(colour, shape) else "no"
+        text = rng.choice((f"Is there a {colour} {shape}?", f"Do you see a {colour} {shape}?"))
+        return _make(rng, kind, text, answer, ("yes", "no"), {"colour": colour, "shape": shape})
+    if kind == "beside":
+        others = [t for t in scene.things if t is not thing]
+        if not others:
+            return None
+        other, relation = rng.choice(others), rng.choice(RELATIONS)
+        answer = "yes" if scene.holds(thing, relation, other) else "no"
+        text = f"Is the {thing.name} {BESIDE[relation]} the {other.name}?"
+        slots = {"colour": thing.colour, "shape": thing.shape, "colour2": other.colour, "shape2": other.shape}
+        return _make(rng, kind, text, answer, ("yes", "no"), slots | {"beside": BESIDE[relation]})
+    if kind == "size":
+        text = rng.choice((f"What size is the {thing.name}?", f"Is the {thing.name} small or large?"))
+        return _make(rng, kind, text, thing.size, tuple(SIZES), {"colour": thing.colour, "shape": thing.shape})
+    if kind == "where":
+        text = rng.choice((f"Where is the {thing.name}?", f"Where do you see the {thing.name}?"))
+        return _make(rng, kind, text, thing.place, PLACES, {"colour": thing.colour, "shape": thing.shape})
+    if kind == "ground":
+        text = rng.choice(("What colour is the background?", "What is the colour of the background?"))
+        return _make(rng, kind, text, scene.background, tuple(BACKGROUNDS), {})
+    text = "Is the background plain, striped or dotted?"
+    return _make(rng, kind, text, scene.pattern, PATTERNS, {})
+
+
+def _make(
+    rng: random.Random, kind: Kind, text: str, answer: str, domain: tuple[str, ...], slots: dict[str, str],
+    reason: str = "",
+) -> Question:  # fmt: skip
+    others = [a for a in domain if a != answer]
+    rng.shuffle(others)
+    return Question(kind=kind, text=text, answer=answer, others=tuple(others), slots=slots, reason=reason)

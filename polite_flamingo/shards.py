@@ -1,0 +1,302 @@
+"""One WebDataset tar <-> samples.
+
+A shard is read whole (it is the block of a job and its unit of resume), so that what is wrong with it can be said
+exactly: every readable row is kept, every other becomes one `Quarantined` record with its place, and the order of the
+members does not matter. A shard is written under a temporary name, synced and renamed: a file with its final name is
+complete, and the same samples give the same bytes.
+
+    KEY.json   `Sample.to_record()`, UTF-8
+    KEY.0.jpg  the first image, as it came from the source; KEY.1.png the second …
+
+Nothing here decodes an image or extracts a member to disk. What a job knows of its shards (manifests, quarantine,
+layout of the output folder) is in `ledger.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
+
+MAX_JSON_BYTES = 8 << 20
+MAX_IMAGE_BYTES = 256 << 20
+"""A larger member is not read at all: a header may promise any size."""
+
+_MEMBER = re.compile(r"(?P<key>.*/[^/.]+|[^/.]+)\.(?:(?P<json>json)|(?P<number>\d{1,4})\.(?P<extension>[a-z0-9]{1,8}))")
+_EXTENSION = re.compile(r"[a-z0-9]{1,8}")
+_BROKEN_TAR = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError)
+"""What `tarfile` raises on damaged bytes: its own errors, and those of the number parsing under them."""
+
+
+@dataclass(kw_only=True)
+class _Group:
+    """The members of one key, as far as they are read; `problem` is the first thing wrong with them."""
+
+    key: str
+    member: str
+    json: bytes | None = None
+    images: dict[int, Image] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    problem: tuple[Reason, str] | None = None
+
+
+def read_shard(path: Path | str) -> list[Sample | Quarantined]:
+    """Read a whole tar: valid samples and, in their places, one record for each row or shard that is not.
+
+    Content never raises. The result has at least one item; the `index` of a record is its place in this list.
+    """
+    path = Path(path)
+    groups: list[_Group] = []
+    try:
+        with path.open("rb") as file:
+            damage = _read_members(file, groups)
+    except OSError as error:
+        return [_shard_record(path, "unreadable_shard", str(error), 0)]
+
+    rows: list[Sample | Quarantined] = []
+    taken: set[str] = set()
+    cut = None
+    for group in groups:
+        try:
+            if group.key in taken:
+                raise BadSample("duplicate_key", f"{group.key} occurs before in this shard; the first is kept")
+            rows.append(_to_sample(group))
+            taken.add(group.key)
+        except BadSample as error:
+            if damage is not None and group is groups[-1] and error.reason in ("missing_image", "bad_json"):
+                cut = group  # the row the damage cut in two: the shard's record stands for it
+                continue
+            rows.append(
+                Quarantined(
+                    key=group.key,
+                    shard=str(path),
+                    index=len(rows),
+                    reason=error.reason,
+                    detail=error.detail,
+                    payload=f"{path}#{group.member}",
+                )
+            )
+    if damage is not None:
+        reason: Reason = "truncated_tar" if groups else "unreadable_shard"
+        rows.append(_shard_record(path, reason, damage, len(rows), key=cut.key if cut else ""))
+    if not rows:
+        rows.append(_shard_record(path, "empty_shard", f"{path.stat().st_size} bytes, no members", 0))
+    return rows
+
+
+def write_shard(path: Path | str, samples: Iterable[Sample]) -> None:
+    """Write samples as a tar, atomically. The bytes depend on nothing but the samples and their order.
+
+    Raises:
+        BadSample: a sample is not valid (`Sample.validate`).
+        ValueError: two samples share a key, an image's extension is odd, or a score is not finite.
+    """
+    buffered = _tmp_name(Path(path))
+    buffered.parent.mkdir(parents=True, exist_ok=True)
+    keys: set[str] = set()
+    try:
+        with buffered.open("wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                for sample in samples:
+                    sample.validate()
+                    if sample.key in keys:
+                        raise ValueError(f"{path}: two samples have the key {sample.key!r}")
+                    keys.add(sample.key)
+                    _add(tar, f"{sample.key}.json", encode_record(sample))
+                    for number, image in enumerate(sample.images):
+                        if not _EXTENSION.fullmatch(image.extension):
+                            raise ValueError(f"{sample.key}: image extension {image.extension!r} is not like 'jpg'")
+                        _add(tar, f"{sample.key}.{number}.{image.extension}", image.data)
+            _commit(file, buffered, Path(path))
+    except BaseException:
+        buffered.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path | str, data: bytes | str) -> None:
+    """Write a file under a temporary name, sync it, rename it: it is there whole or not at all."""
+    path = Path(path)
+    buffered = _tmp_name(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with buffered.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            _commit(file, buffered, path)
+    except BaseException:
+        buffered.unlink(missing_ok=True)
+        raise
+
+
+def sweep_temporary(folder: Path | str) -> list[Path]:
+    """Remove what killed writers left under `folder`; return what was removed."""
+    stale = sorted(path for path in Path(folder).rglob("*.tmp-*") if path.is_file())
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return stale
+
+
+def encode_record(sample: Sample) -> bytes:
+    """The bytes of `KEY.json`. Raises `ValueError` for what JSON or UTF-8 cannot hold (NaN, lone surrogates)."""
+    return json.dumps(sample.to_record(), ensure_ascii=False, allow_nan=False).encode()
+
+
+def decode_record(data: bytes) -> object:
+    """Inverse of `encode_record`, strict. Raises `BadSample("bad_json", …)`."""
+    try:
+        record = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        json.dumps(record, ensure_ascii=False).encode()  # a lone surrogate passes the parser and fails every writer
+    except UnicodeError as error:
+        raise BadSample("bad_json", f"not UTF-8: {error}") from None
+    except RecursionError:
+        raise BadSample("bad_json", "nested too deeply") from None
+    except ValueError as error:
+        raise BadSample("bad_json", str(error)) from None
+    return record
+
+
+def _read_members(file: io.BufferedReader, groups: list[_Group]) -> str | None:
+    """Fill `groups`, in order of first appearance; return what is wrong with the file, or None."""
+    by_key: dict[str, list[_Group]] = {}
+    last: _Group | None = None
+    try:
+        if file.seek(0, io.SEEK_END) == 0:
+            return None
+        file.seek(0)
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            offset = -1
+            while (member := tar.next()) is not None:
+                if member.size < 0 or tar.offset <= offset:
+                    return f"member {member.name[:80]!r} leads backwards"
+                offset = tar.offset
+                if member.isdir():
+                    continue
+                match = _MEMBER.fullmatch(member.name)
+                key = match["key"] if match else member.name
+                slot = "json" if match and match["json"] else f"image {int(match['number'])}" if match else member.name
+                last = _group_for(key, slot, member.name, by_key, groups, last)
+                _take(tar, member, match, last)
+            return _after_the_end(file, tar.offset)
+    except _BROKEN_TAR as error:
+        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _after_the_end(file: io.BufferedReader, offset: int) -> str | None:
+    """`tarfile` takes a damaged header and a file cut between two members for the end; the end mark tells."""
+    file.seek(offset)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE:
+        return f"no end mark at byte {offset}: the file was cut"
+    if mark.strip(b"\0"):
+        return f"damaged header at byte {offset}"
+    while chunk := file.read(1 << 20):
+        if chunk.strip(b"\0"):
+            return f"data after the end mark at byte {offset}: tars must not be concatenated"
+    return None
+
+
+def _group_for(
+    key: str, slot: str, name: str, by_key: dict[str, list[_Group]], groups: list[_Group], last: _Group | None
+) -> _Group:
+    """The group that lacks this member: the one just read from if it can be, else the first, else a new one."""
+    same = by_key.setdefault(key, [])
+    candidates = ([last] if last in same else []) + same if last is not None else same
+    group = next((group for group in candidates if slot not in group.seen), None)
+    if group is None:
+        group = _Group(key=key, member=name)
+        same.append(group)
+        groups.append(group)
+    group.seen.add(slot)
+    return group
+
+
+def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, match: re.Match[str] | None, group: _Group) -> None:
+    """Read one member into its group, or note why not."""
+    name = PurePosixPath(member.name)
+    if name.is_absolute() or ".." in name.parts or "\0" in member.name:
+        _note(group, "unsafe_name", f"member {member.name[:80]!r} leads out of the shard")
+    elif not member.isreg() or member.issparse():
+        _note(
+            group,
+            "unsafe_name",
+            f"member {member.name[:80]!r} is a link, device or sparse file; only plain files are read",
+        )
+    elif match is None:
+        pass  # another tool's column: a row needs only KEY.json and KEY.N.EXT
+    elif match["json"]:
+        if member.size > MAX_JSON_BYTES:
+            _note(
+                group, "text_too_long", f"{member.name}: {member.size} bytes of JSON, at most {MAX_JSON_BYTES} are read"
+            )
+        else:
+            group.member = member.name
+            group.json = _bytes(tar, member)
+    elif member.size > MAX_IMAGE_BYTES:
+        _note(group, "image_too_large", f"{member.name}: {member.size} bytes, at most {MAX_IMAGE_BYTES} are read")
+    else:
+        group.images[int(match["number"])] = Image(extension=match["extension"], data=_bytes(tar, member))
+
+
+def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None  # a plain file always opens
+    return file.read()
+
+
+def _note(group: _Group, reason: Reason, detail: str) -> None:
+    if group.problem is None:
+        group.problem = (reason, detail)
+
+
+def _to_sample(group: _Group) -> Sample:
+    if group.problem is not None:
+        raise BadSample(*group.problem)
+    if group.json is None:
+        raise BadSample("bad_json", f"{group.key}: no member {group.key}.json")
+    try:
+        record = decode_record(group.json)
+    except BadSample as error:
+        raise BadSample(error.reason, f"{group.member}: {error.detail}") from None
+    images = tuple(group.images[number] for number in sorted(group.images))
+    sample = Sample.from_record(record, images)
+    if sample.key != group.key:
+        raise BadSample("bad_field", f"{group.member}: its key is {sample.key[:80]!r}; it must be the member's name")
+    listed = record.get("images", []) if isinstance(record, dict) else []
+    if sorted(group.images) != list(range(len(images))) or (isinstance(listed, list) and len(listed) > len(images)):
+        raise BadSample(
+            "missing_image", f"{group.key}: has images {sorted(group.images)} of {max(len(listed), len(images))}"
+        )
+    return sample.validate()
+
+
+def _shard_record(path: Path, reason: Reason, detail: str, index: int, key: str = "") -> Quarantined:
+    return Quarantined(
+        key=key, shard=str(path), index=index, reason=reason, detail=f"{path}: {detail}", payload=str(path)
+    )
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)  # mtime, uid and gid are 0
+    member.size = len(data)
+    member.mode = 0o644
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _commit(file: io.BufferedWriter, buffered: Path, path: Path) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+    buffered.replace(path)
+
+
+def _tmp_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp-{os.getpid()}")
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,52 @@
+"""What a sample asks: a pool of wordings a task, one of them chosen by the sample's key.
+
+Captions, class labels and changes come without a question, so one is supplied. The choice hangs on the key alone
+(sha256, so it is the same in every process and on every run). VQA keeps the dataset's own question and has no pool.
+The synthetic world and the training of the tiny rewriter read the very same pools: a wording added here is one that
+the tiny models have not seen until they are trained again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from polite_flamingo.sample import IMAGE_MARK
+
+INSTRUCTIONS: dict[str, tuple[str, ...]] = {
+    "captioning": (
+        "Describe the image in detail.",
+        "Please describe this picture.",
+        "What can you see in this image?",
+        "Write a detailed description of the image.",
+        "What does the picture show?",
+        "Tell me about this image.",
+    ),
+    "classification": (
+        "What is this?",
+        "What is shown here?",
+        "Can you tell me what this is?",
+        "What is the main thing in this picture?",
+        "Please name what you see here.",
+    ),
+    "change_captioning": (
+        "What has changed between the two images?",
+        "What is different in the second image?",
+        "Describe the changes from the first image to the second.",
+        "Compare the two images.",
+        "What are the differences between these pictures?",
+    ),
+}
+
+IMAGES_SHOWN = {"captioning": 1, "classification": 1, "change_captioning": 2}
+
+
+def instruction(task: str, key: str) -> str:
+    """The instruction of the sample `key` of a task that has a pool: image marks, then one of the pool's wordings."""
+    pool = INSTRUCTIONS[task]
+    digest = hashlib.sha256(key.encode()).digest()
+    return ask(pool[int.from_bytes(digest[:8], "big") % len(pool)], images=IMAGES_SHOWN[task])
+
+
+def ask(question: str, *, images: int = 1) -> str:
+    """A question about `images` images: their marks, then the question, stripped."""
+    return IMAGE_MARK * images + question.strip()

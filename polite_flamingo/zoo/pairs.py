@@ -1,0 +1,115 @@
+"""Rewriting pairs over Shapes: image(s), instruction, raw annotation → polite response, each with its exact check.
+
+The raw side is put together by the very functions of the source adapters, so the rewriter is trained on what the job
+will hand it. Scenes come from the caller's random generator: training and held-out sets differ by its seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from polite_flamingo.shapes.captions import (
+    describe,
+    keeps_description,
+    polite_change,
+    polite_class,
+    terse_captions,
+    terse_changes,
+    terse_class,
+)
+from polite_flamingo.shapes.grammar import parse
+from polite_flamingo.shapes.questions import KINDS, Kind, ask
+from polite_flamingo.shapes.scene import CANVAS, SHAPES, Scene, random_change, random_scene
+from polite_flamingo.sources.instructions import INSTRUCTIONS
+from polite_flamingo.sources.instructions import ask as put
+
+REASONED: tuple[Kind, ...] = ("colour", "shape_at", "count")
+"""Kinds of question whose answers carry a reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One training or test pair. `keeps(text)` is the exact check of a rewrite."""
+
+    task: str
+    scenes: tuple[Scene, ...]
+    instruction: str
+    raw: str
+    polite: str
+    keeps: Callable[[str], bool]
+    others: tuple[str, ...] = ()
+    """Polite statements of wrong answers (VQA only)."""
+
+
+def random_pair(rng: random.Random, task: str | None = None) -> Pair:
+    """A pair of `task`, or of a task drawn by the mixture below."""
+    task = task or rng.choices(list(_MAKERS), weights=[weight for weight, _ in _MAKERS.values()])[0]
+    return _MAKERS[task][1](rng)
+
+
+def _caption(rng: random.Random) -> Pair:
+    scene = random_scene(rng)
+    captions = terse_captions(rng, scene)
+    boxed = rng.random() < 0.85
+    raw = captions_and_boxes(captions, boxes_of(scene) if boxed else [])
+    return Pair(
+        task="captioning", scenes=(scene,), instruction=put(rng.choice(INSTRUCTIONS["captioning"])), raw=raw,
+        polite=describe(scene, captions, boxes=boxed),
+        keeps=lambda text: keeps_description(text, scene, captions, boxes=boxed),
+    )  # fmt: skip
+
+
+def boxes_of(scene: Scene) -> list[tuple[str, tuple[float, float, float, float]]]:
+    """Label and normalised x1, y1, x2, y2 of each thing."""
+    return [(t.shape, tuple(v / CANVAS for v in t.box)) for t in scene.things]  # type: ignore[misc]
+
+
+def _class(rng: random.Random) -> Pair:
+    scene = random_scene(rng, 1)
+    shape = scene.things[0].shape
+    return Pair(
+        task="classification", scenes=(scene,), instruction=put(rng.choice(INSTRUCTIONS["classification"])),
+        raw=class_response(rng, shape), polite=polite_class(shape, rng.randrange(2)),
+        keeps=lambda text: text in (polite_class(shape, 0), polite_class(shape, 1)),
+    )  # fmt: skip
+
+
+def _change(rng: random.Random) -> Pair:
+    scene = random_scene(rng)
+    after, change = random_change(rng, scene)
+    polite = polite_change(change)
+    return Pair(
+        task="change_captioning", scenes=(scene, after),
+        instruction=put(rng.choice(INSTRUCTIONS["change_captioning"]), images=2),
+        raw=change_response(terse_changes(rng, change)), polite=polite, keeps=lambda text: text == polite,
+    )  # fmt: skip
+
+
+def _question(rng: random.Random, *, reasoned: bool) -> Pair:
+    scene = random_scene(rng)
+    question = ask(rng, scene, REASONED if reasoned else KINDS)
+    wording = rng.randrange(2)
+    return Pair(
+        task="vqa_rationale" if reasoned else "vqa", scenes=(scene,), instruction=put(question.text),
+        raw=answer_response(question.answer, question.reason if reasoned else ""),
+        polite=question.polite(wording, reasoned=reasoned),
+        keeps=lambda text: question.keeps_meaning(text, reasoned=reasoned),
+        others=tuple(question.statement(other, wording) for other in question.others),
+    )  # fmt: skip
+
+
+_MAKERS: dict[str, tuple[float, Callable[[random.Random], Pair]]] = {
+    "captioning": (0.40, _caption),
+    "classification": (0.05, _class),
+    "change_captioning": (0.12, _change),
+    "vqa_rationale": (0.13, lambda rng: _question(rng, reasoned=True)),
+    "vqa": (0.30, lambda rng: _question(rng, reasoned=False)),
+}
+
+
+def well_formed(text: str) -> bool:
+    """Whether every sentence is one of Shapes' and no sentence occurs twice."""
+    sentences = [s for p in text.split("\n\n") for s in p.removesuffix(".").split(". ")]
+    return parse(text) is not None and len(set(sentences)) == len(sentences)
