@@ -1,10 +1,10 @@
 """Which image a position sees: the two attention semantics, and the language model that applies them.
 
-open_flamingo's cross-attention gives position p the image number `cumsum(media_locations)[p]` (1 = first image, 0 = none,
-beyond the last image = uniform over all). **v2** (open_flamingo 2.0.1) passes the mask of `<image>` tokens, so text sees
-the image before it. **v1** (the published Polite and Clever Flamingo) looks *forward*: text sees the next image and text
-after the last image sees none. Both fit through the same door: for v1 we pass the differences of the wanted numbers,
-whose running sum is the wanted numbers.
+open_flamingo's cross-attention gives position p the image number `cumsum(media_locations)[p]` (1 = first image, 0 =
+none, beyond the last image = uniform over all). **v2** (open_flamingo 2.0.1) passes the mask of `<image>` tokens, so
+text sees the image before it. **v1** (the published Polite and Clever Flamingo) looks *forward*: text sees the next
+image and text after the last image sees none. Both fit through the same door: for v1 we pass the differences of the
+wanted numbers, whose running sum is the wanted numbers.
 
 `FlamingoLanguageModelMixin` also mends open_flamingo's mixin for transformers 5, which reads the signature of `forward`
 to decide what to pass and drops attention masks that are all ones.
@@ -27,6 +27,7 @@ def image_numbers(is_image_BT: torch.Tensor, attention: Attention) -> torch.Tens
 
     Args:
         is_image_BT: True at `<image>` tokens, (batch, tokens).
+        attention: "v1" or "v2".
 
     Returns:
         (batch, tokens), int64. A number above the count of image slots means uniform attention over all slots.
@@ -44,7 +45,7 @@ def as_locations(numbers_BT: torch.Tensor) -> torch.Tensor:
 
 
 class FlamingoLanguageModelMixin(FlamingoLMMixin):
-    """open_flamingo's language-model mixin with either attention semantics and a `forward` that transformers 5 can read.
+    """open_flamingo's language-model mixin, either attention semantics, and a `forward` that transformers 5 can read.
 
     v2 keeps open_flamingo's rule for cached decoding: a call without any `<image>` in the whole batch lets all its
     tokens see the last image of the stored locations. v1 counts only this call's tokens, so generated text sees none.

@@ -1,7 +1,7 @@
 """A whole Flamingo from files, and back: checkpoints in order, LoRA, then one model ready to run or to train.
 
 Parts that a checkpoint may leave out are named in `FlamingoConfig.checkpoint_omits` (the CLIP tower, the base LM); any
-other gap is refused, see `state_dict.py`. We write safetensors only and read torch files without executing pickled code.
+other gap is refused, see `state_dict.py`. We write safetensors only and read torch files without executing pickles.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from polite_flamingo.flamingo.state_dict import (
     unique_parameters,
 )
 
+# isort: split
+from open_clip.factory import _find_checkpoint_in_dir
+
 ZOO_PARTS: tuple[Part, ...] = ("perceiver", "cross_attention", "embeddings", "language_model")
 """What `save_flamingo` writes unless told otherwise: all but the frozen vision tower and LoRA."""
 
@@ -35,7 +38,10 @@ def load_flamingo(
     """The model that `config` describes, in evaluation mode.
 
     Args:
+        config: names of the models; its parts without weights are refused.
         merge: fold LoRA into the language model (inference); False leaves it attached (training).
+        dtype: of all weights.
+        device: where the model goes.
 
     Raises:
         ValueError: the checkpoints do not fit the model, or leave a part without weights.
@@ -76,7 +82,7 @@ def save_flamingo(
 
 
 def load_weights(model: FlamingoModel, files: Sequence[str | Path], *, omits: Sequence[Part]) -> None:
-    """Load state dicts in order, a later file's tensors over an earlier one's; together they must cover all but `omits`.
+    """Load state dicts in order, a later file over an earlier one; together they must cover all but `omits`.
 
     Raises:
         ValueError: unknown or missing keys, wrong shapes, aliases that contradict each other.
@@ -95,8 +101,11 @@ def _refuse_random_parts(config: FlamingoConfig, omits: set[Part]) -> None:
             f"language_model {config.language_model!r} holds a config but no weights, and checkpoint_omits says that "
             "the checkpoints need not hold them either: the model would be random"
         )
-    if "vision_encoder" in omits and not Path(hub.resolve(config.vision)).is_dir() and not config.vision_pretrained:
+    vision = Path(hub.resolve(config.vision))
+    given = bool(_find_checkpoint_in_dir(vision)) if vision.is_dir() else bool(config.vision_pretrained)
+    if "vision_encoder" in omits and not given:
         raise ValueError(
-            f"vision {config.vision!r} is a bare architecture: set vision_pretrained, or take 'vision_encoder' out of "
-            "checkpoint_omits so that the checkpoints must hold it"
+            f"vision {config.vision!r} brings no weights (a folder needs open_clip_model.safetensors, an open_clip "
+            "name needs vision_pretrained); otherwise take 'vision_encoder' out of checkpoint_omits, so that the "
+            "checkpoints must hold it"
         )

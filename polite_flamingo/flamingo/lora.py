@@ -1,8 +1,9 @@
 """LoRA over the language model, through peft but always **in place**.
 
-`get_peft_model` would wrap the language model; open_flamingo then sets its flags on the wrapper, cached decoding never
-sees them and writes blind. Injecting the adapters into the language model leaves it what it was, gives the key names of
-the published checkpoints (`…decoder_layer.self_attn.q_proj.lora_A.default.weight`), and merging leaves no trace of peft.
+`get_peft_model` would wrap the language model; open_flamingo then sets its flags on the wrapper, cached decoding
+never sees them and writes blind. Injecting the adapters into the language model leaves it what it was, gives the key
+names of the published checkpoints (`…decoder_layer.self_attn.q_proj.lora_A.default.weight`), and merging leaves no
+trace of peft.
 
 Adapter folders are peft's: `adapter_config.json` and `adapter_model.safetensors`, named as for the plain language model
 (without open_flamingo's `.decoder_layer`), so that any peft user can load ours and we can load theirs (Guanaco).
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+
 import torch
 from safetensors.torch import save_file
 from torch import nn

@@ -179,9 +179,9 @@ class FlamingoModel(Flamingo):
     def _refuse_wrapped(self) -> None:
         if not isinstance(self.lang_encoder, FlamingoLanguageModelMixin):
             raise ValueError(
-                f"lang_encoder is wrapped in a {type(self.lang_encoder).__name__}: flags set on the wrapper never reach "
-                "the language model, and cached decoding would see no image. Use flamingo.lora.add_lora, which adapts "
-                "it in place"
+                f"lang_encoder is wrapped in a {type(self.lang_encoder).__name__}: flags set on the wrapper never "
+                "reach the language model, and cached decoding would see no image. Use flamingo.lora.add_lora, which "
+                "adapts it in place"
             )
 
 

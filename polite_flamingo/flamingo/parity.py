@@ -268,9 +268,7 @@ def _cached_steps(model: FlamingoModel, config: Mapping[str, Any], case: Case) -
             extra = {}
             if step != "prefill" and "llama" in config:  # MPT has no positions, only distances (ALiBi)
                 extra["position_ids"] = (mask.cumsum(-1) - 1)[:, -ids.shape[1] :]
-            out = model.lang_encoder(
-                input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=True, **extra
-            )
+            out = model.lang_encoder(input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=True, **extra)
             past = out.past_key_values
             seen = mask[:, -ids.shape[1] :] == 1
             difference = _difference(out.logits[seen], case[f"{step}_logits"][seen])

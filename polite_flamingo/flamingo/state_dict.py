@@ -113,8 +113,8 @@ def _unknown_message(model: FlamingoModel, unknown: Sequence[str], source: str) 
         if any(".lora_" in name for name in unique_parameters(model)):
             return text + "They are LoRA tensors of modules that the attached LoRA does not adapt: check its targets"
         return text + (
-            "They are LoRA tensors and the model has none attached: set lora_in_checkpoint (rank, alpha, targets) for a "
-            "Flamingo checkpoint, or lora for a peft adapter folder"
+            "They are LoRA tensors and the model has none attached: set lora_in_checkpoint (rank, alpha, targets) for "
+            "a Flamingo checkpoint, or lora for a peft adapter folder"
         )
     return text + (
         "The checkpoint belongs to another architecture: check language_model, cross_attn_every_n_layers and the sizes "
@@ -135,6 +135,7 @@ def _aliases(model: FlamingoModel) -> dict[str, str]:
 
 
 def part_of(model: FlamingoModel, name: str) -> Part:
+    """The part that the parameter of this canonical name belongs to."""
     if ".lora_" in name:
         return "lora"
     if ".gated_cross_attn_layer" in name:
@@ -154,6 +155,7 @@ def _modern(key: str) -> str:
 
 
 def plain_name(name: str) -> str:
+    """Without peft's `.base_layer`: the name of the same tensor in a model without LoRA."""
     return name.replace(".base_layer.", ".")
 
 

@@ -1,8 +1,8 @@
-"""Text to ids and back: a transformers tokenizer, or the legacy LLaMA tokenisation that the v1 weights were trained on.
+"""Text to ids and back: a transformers tokenizer, or the legacy LLaMA tokenisation that the v1 weights saw.
 
-The slow LLaMA tokenizer of transformers 4.28 strips white space on both sides of a special token and encodes every piece
-between special tokens on its own, each with its own blank mark (`▁###`); today's tokenizers keep the white space and so
-give other ids. `LegacyLlamaTokenizer` reproduces the old ids from the same `tokenizer.model`.
+The slow LLaMA tokenizer of transformers 4.28 strips white space on both sides of a special token and encodes every
+piece between special tokens on its own, each with its own blank mark (`▁###`); today's tokenizers keep the white space
+and so give other ids. `LegacyLlamaTokenizer` reproduces the old ids from the same `tokenizer.model`.
 
 Both add open_flamingo's tokens in its order (`<|endofchunk|>`, `<image>`, `<PAD>` where no pad token exists), so ids
 match its checkpoints. Nothing here builds prompts (`polite_flamingo/prompts.py`).
