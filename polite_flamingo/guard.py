@@ -11,14 +11,14 @@ This module loads no model and knows neither rewriting nor scoring: the caller g
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from polite_flamingo.journal import ShardJournal
 from polite_flamingo.sample import BadSample, Quarantined, Reason, Sample
+from polite_flamingo.shards import encode_record
 
-T = TypeVar("T")
+Work = Callable[[list[Sample]], Sequence[Sample | BadSample]]
+"""Samples in; the same samples out, one each, in order, or why there is none. May raise anything."""
 
 
 class ModelBroken(RuntimeError):
@@ -42,7 +42,7 @@ class Guard:
 
     def run(
         self,
-        work: Callable[[list[Sample]], list[Sample]],
+        work: Work,
         rows: Sequence[Sample | Quarantined],
         shard: str,
         journal: ShardJournal,
@@ -52,7 +52,7 @@ class Guard:
         """Return one item a row, in order: `work`'s sample, or a record of why there is none.
 
         Args:
-            work: samples in, the same samples out, one each, in order. May raise anything.
+            work: the model's part.
             rows: of one shard, in order. Those already quarantined pass through.
             shard: path of the shard, for the records.
             journal: of these rows and this stage.
@@ -82,7 +82,7 @@ class Guard:
 
     def _checked(
         self,
-        work: Callable[[list[Sample]], list[Sample]],
+        work: Work,
         check: Callable[[Sample], None] | None,
         samples: list[Sample],
     ) -> list[Sample | BadSample]:
@@ -94,27 +94,28 @@ class Guard:
                 if check is not None:
                     check(sample)
                 passed.append(place)
-            except BadSample as error:
-                outcome[place] = error
+            except Exception as error:
+                outcome[place] = self._failed(sample, error)
         results = self._attempt(work, [samples[place] for place in passed]) if passed else []
         for place, result in zip(passed, results, strict=True):
             outcome[place] = result
         return outcome
 
-    def _attempt(self, work: Callable[[list[Sample]], list[Sample]], samples: list[Sample]) -> list[Sample | BadSample]:
+    def _attempt(self, work: Work, samples: list[Sample]) -> list[Sample | BadSample]:
         """`work` on all; where that raises, on each half: log2 steps to the culprit."""
         try:
-            results = work(samples)
-            assert [r.key for r in results] == [s.key for s in samples], "a model must answer each row in order"
-            for result in results:
-                json.dumps(result.to_record(), ensure_ascii=False, allow_nan=False).encode()
+            results = list(work(samples))
+            for sample, result in zip(samples, results, strict=True):
+                if isinstance(result, Sample):
+                    assert result.key == sample.key, "a model must answer each row in order"
+                    encode_record(result)  # raises for what no shard can hold
         except Exception as error:
             if len(samples) > 1:
                 middle = len(samples) // 2
                 return self._attempt(work, samples[:middle]) + self._attempt(work, samples[middle:])
             return [self._failed(samples[0], error)]
         self._failures_in_a_row = 0
-        return list(results)
+        return results
 
     def _failed(self, sample: Sample, error: Exception) -> BadSample:
         if isinstance(error, BadSample):
