@@ -20,6 +20,7 @@ help:  ## show this list
 	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) TESTS=$(TESTS), as in 'make test TESTS=tests/test_sample.py'"
 
 setup: $(STAMP)  ## set up .venv from requirements.lock (done once; again when that file changes)
+	@echo "$(VENV) is ready"
 
 demo: setup  ## build PF-mini from raw annotations on a local Ray; ends with the path of the report
 	$(BIN)/python -m ray_jobs.demo --out $(OUT)

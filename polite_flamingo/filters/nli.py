@@ -1,0 +1,69 @@
+"""Does a rewritten answer contradict the annotated one? Logits of a natural-language-inference cross-encoder.
+
+[PF]: cross-encoder/nli-deberta-v3-base on "... is the answer to the question: ...", the rewritten answer as premise and
+the annotation as hypothesis; contradictions are dropped. The texts enter verbatim, inner quotes and `Answer: `
+included; the question comes without image marks. The same pair, read from a model's answer and the ground
+truth, evaluates VQA.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LABELS = ("contradiction", "entailment", "neutral")
+"""Order of the logits wherever this project stores them."""
+
+
+def premise_and_hypothesis(*, question: str, output: str, original: str) -> tuple[str, str]:
+    """The one pair of texts that the cross-encoder reads."""
+    return (
+        f'"{output}" is the answer to the question: "{question}"',
+        f'"{original}" is the answer to the question: "{question}"',
+    )
+
+
+def label(logits: Sequence[float]) -> str:
+    """The label of the greatest logit, the first on ties."""
+    return LABELS[max(range(len(LABELS)), key=lambda index: (logits[index], -index))]
+
+
+class Nli:
+    """A cross-encoder of three labels; scores are raw logits in the order of `LABELS`, whatever the model's own."""
+
+    def __init__(self, model: str, *, device: str, batch_size: int):
+        from polite_flamingo import hub  # first: it repairs the import of sentence_transformers
+
+        import torch  # isort: skip
+        from sentence_transformers import CrossEncoder  # isort: skip
+
+        self._model = CrossEncoder(hub.resolve(model), device=device, activation_fn=torch.nn.Identity())
+        self._batch_size = batch_size
+        self._order = _label_order(self._model.config.id2label, model)
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[list[float]]:
+        """Three logits for each (premise, hypothesis); each distinct pair is computed once."""
+        if not pairs:
+            return []
+        distinct = list(dict.fromkeys(pairs))
+        logits_P3 = self._model.predict(distinct, batch_size=self._batch_size, show_progress_bar=False)
+        found = {
+            pair: [float(row[index]) for index in self._order] for pair, row in zip(distinct, logits_P3, strict=True)
+        }
+        return [found[pair] for pair in pairs]
+
+
+def _label_order(id2label: dict[int, str], model: str) -> list[int]:
+    """Where in the model's output each of `LABELS` stands. Unnamed labels are taken to stand in that order already.
+
+    Raises:
+        ValueError: not three labels, or names that are not these three.
+    """
+    names = [str(id2label[index]).lower() for index in sorted(id2label)]
+    if len(names) == len(LABELS) and all(name.startswith("label_") for name in names):
+        return [0, 1, 2]
+    if sorted(names) != sorted(LABELS):
+        raise ValueError(
+            f"scoring.nli: {model!r} has the labels {names}; a model of {', '.join(LABELS)} is needed, such as "
+            "cross-encoder/nli-deberta-v3-base or zoo:nli"
+        )
+    return [names.index(name) for name in LABELS]

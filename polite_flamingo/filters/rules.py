@@ -1,0 +1,53 @@
+"""What needs no model: length, whether anything was rewritten, endless repetition.
+
+[PF] filters texts that are too short or too long, unchanged, or repeat themselves without end, and gives no formulas
+for them: these are ours. Thresholds lie in `judge.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TypedDict
+
+from polite_flamingo.evaluation.rouge_l import rouge_l
+
+NGRAM = 4
+"""Words a repeated phrase must have to count: shorter ones repeat in honest lists ("a red circle, a red square")."""
+
+
+class RuleScores(TypedDict):
+    """Keys of `Sample.scores` that `rules` sets."""
+
+    words: int
+    characters: int
+    same_text: bool
+    rouge_l: float
+    repetition: float
+
+
+def rules(*, original: str, rewritten: str) -> RuleScores:
+    """Every number of a rewritten text that the rules need."""
+    return RuleScores(
+        words=len(rewritten.split()),
+        characters=len(rewritten.strip()),
+        same_text=same_text(original, rewritten),
+        rouge_l=round(rouge_l(target=original, prediction=rewritten).f1, 4),
+        repetition=round(repetition(rewritten), 4),
+    )
+
+
+def same_text(original: str, rewritten: str) -> bool:
+    """Whether the two say the same words: case, punctuation, white space and a leading `Answer:` aside."""
+    return _plain(original) == _plain(rewritten)
+
+
+def repetition(text: str) -> float:
+    """Share of the text's 4-grams of words that occurred before in it: 0 for prose, near 1 for a loop without end."""
+    words = re.findall(r"\w+", text.lower())
+    grams = [tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _plain(text: str) -> str:
+    words = re.findall(r"\w+", text.lower())
+    return " ".join(words[1:] if words[:1] == ["answer"] else words)

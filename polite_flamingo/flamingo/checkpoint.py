@@ -1,0 +1,111 @@
+"""A whole Flamingo from files, and back: checkpoints in order, LoRA, then one model ready to run or to train.
+
+Parts that a checkpoint may leave out are named in `FlamingoConfig.checkpoint_omits` (the CLIP tower, the base LM); any
+other gap is refused, see `state_dict.py`. We write safetensors only and read torch files without executing pickles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from polite_flamingo import hub
+from polite_flamingo.flamingo.config import FlamingoConfig, Part
+from polite_flamingo.flamingo.lora import add_lora, load_lora, merge_lora
+from polite_flamingo.flamingo.model import FlamingoModel, build_flamingo, has_weights
+from polite_flamingo.flamingo.state_dict import (
+    canonical_state,
+    load_state,
+    part_of,
+    plain_name,
+    read_state,
+    unique_parameters,
+)
+
+# isort: split
+from open_clip.factory import _find_checkpoint_in_dir
+
+ZOO_PARTS: tuple[Part, ...] = ("perceiver", "cross_attention", "embeddings", "language_model")
+"""What `save_flamingo` writes unless told otherwise: all but the frozen vision tower and LoRA."""
+
+
+def load_flamingo(
+    config: FlamingoConfig, *, merge: bool = True, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> FlamingoModel:
+    """The model that `config` describes, in evaluation mode.
+
+    Args:
+        config: names of the models; its parts without weights are refused.
+        merge: fold LoRA into the language model (inference); False leaves it attached (training).
+        dtype: of all weights.
+        device: where the model goes.
+
+    Raises:
+        ValueError: the checkpoints do not fit the model, or leave a part without weights.
+    """
+    model = build_flamingo(config, dtype=dtype)
+    omits = set(config.checkpoint_omits)
+    _refuse_random_parts(config, omits)
+    if config.lora and config.lora_in_checkpoint:
+        raise ValueError("a Flamingo takes one LoRA: set either lora (an adapter folder) or lora_in_checkpoint")
+    if config.lora_in_checkpoint:
+        add_lora(model, config.lora_in_checkpoint)
+    load_weights(model, [hub.resolve(name) for name in config.checkpoints], omits=tuple(omits))
+    if config.lora:
+        load_lora(model, hub.resolve(config.lora))
+    if merge:
+        merge_lora(model)
+    return model.to(device).eval()
+
+
+def save_flamingo(
+    model: FlamingoModel,
+    path: str | Path,
+    *,
+    parts: Sequence[Part] = ZOO_PARTS,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write `parts` as one safetensors file under open_flamingo's key names, each tensor once.
+
+    Tied output embeddings and open_flamingo's aliases (`old_decoder_blocks`, `gated_cross_attn_layers`) are not
+    repeated. With LoRA attached, the base weights are written under their plain names and "lora" is a part of its own.
+    """
+    tensors = {
+        plain_name(name): parameter.detach().to("cpu", dtype or parameter.dtype).contiguous()
+        for name, parameter in unique_parameters(model).items()
+        if part_of(model, name) in parts
+    }
+    save_file(tensors, str(path), metadata={"format": "pt"})
+
+
+def load_weights(model: FlamingoModel, files: Sequence[str | Path], *, omits: Sequence[Part]) -> None:
+    """Load state dicts in order, a later file over an earlier one; together they must cover all but `omits`.
+
+    Raises:
+        ValueError: unknown or missing keys, wrong shapes, aliases that contradict each other.
+    """
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        state.update(canonical_state(model, read_state(file), source=str(file)))
+    load_state(model, state, omits=omits, source=", ".join(str(file) for file in files) or "no checkpoint")
+
+
+def _refuse_random_parts(config: FlamingoConfig, omits: set[Part]) -> None:
+    """A part that no file gives would stay random without a word."""
+    name = hub.resolve(config.language_model)
+    if "language_model" in omits and not has_weights(name):
+        raise ValueError(
+            f"language_model {config.language_model!r} holds a config but no weights, and checkpoint_omits says that "
+            "the checkpoints need not hold them either: the model would be random"
+        )
+    vision = Path(hub.resolve(config.vision))
+    given = bool(_find_checkpoint_in_dir(vision)) if vision.is_dir() else bool(config.vision_pretrained)
+    if "vision_encoder" in omits and not given:
+        raise ValueError(
+            f"vision {config.vision!r} brings no weights (a folder needs open_clip_model.safetensors, an open_clip "
+            "name needs vision_pretrained); otherwise take 'vision_encoder' out of checkpoint_omits, so that the "
+            "checkpoints must hold it"
+        )

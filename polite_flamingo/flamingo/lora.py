@@ -1,0 +1,174 @@
+"""LoRA over the language model, through peft but always **in place**.
+
+`get_peft_model` would wrap the language model; open_flamingo then sets its flags on the wrapper, cached decoding
+never sees them and writes blind. Injecting the adapters into the language model leaves it what it was, gives the key
+names of the published checkpoints (`…decoder_layer.self_attn.q_proj.lora_A.default.weight`), and merging leaves no
+trace of peft.
+
+Adapter folders are peft's: `adapter_config.json` and `adapter_model.safetensors`, named as for the plain language model
+(without open_flamingo's `.decoder_layer`), so that any peft user can load ours and we can load theirs (Guanaco).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from polite_flamingo.flamingo.config import LoraSettings
+from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.state_dict import canonical_state, load_state, read_state
+
+_PREFIX = "base_model.model."
+
+
+def add_lora(model: FlamingoModel, settings: LoraSettings) -> None:
+    """Attach fresh LoRA (B = 0, so the output is unchanged) and freeze everything else.
+
+    Raises:
+        ValueError: LoRA is attached already, or no module matches the targets.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if lora_layers(model):
+        raise ValueError("LoRA is attached already; merge_lora first")
+    names = {name.rsplit(".", 1)[-1] for name, module in model.lang_encoder.named_modules() if _is_linear(module)}
+    absent = [target for target in settings.targets if target not in names]
+    if absent:
+        raise ValueError(f"lora targets {absent} name no linear layer of the language model; it has {sorted(names)}")
+    model.requires_grad_(False)
+    inject_adapter_in_model(
+        LoraConfig(
+            r=settings.r,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=list(settings.targets),
+        ),
+        model.lang_encoder,
+    )
+    reference = next(model.perceiver.parameters())
+    for layer in lora_layers(model).values():
+        for matrix in (layer.lora_A, layer.lora_B):
+            matrix.to(device=reference.device, dtype=reference.dtype).requires_grad_(True)
+    model.lora_settings = settings
+
+
+def merge_lora(model: FlamingoModel) -> None:
+    """Fold W + alpha / r * B A into the plain layers and remove peft's; nothing happens where no LoRA is attached."""
+    for name, layer in lora_layers(model).items():
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(model.lang_encoder.get_submodule(parent), child, layer.get_base_layer())
+
+
+def lora_layers(model: FlamingoModel) -> dict[str, nn.Module]:
+    """peft's layers by their name in the language model, each once."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in model.lang_encoder.named_modules() if isinstance(module, LoraLayer)}
+
+
+def save_lora(model: FlamingoModel, folder: str | Path) -> None:
+    """Write the attached LoRA as a peft adapter of the plain language model.
+
+    Raises:
+        ValueError: no LoRA is attached (it may have been merged).
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise ValueError("no LoRA is attached to the model: save it before merge_lora")
+    settings: LoraSettings = model.lora_settings
+    tensors = {}
+    for name, layer in layers.items():
+        for side in ("lora_A", "lora_B"):
+            key = f"{_PREFIX}{name.replace('.decoder_layer.', '.')}.{side}.weight"
+            tensors[key] = getattr(layer, side)["default"].weight.detach().cpu().contiguous()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, str(folder / "adapter_model.safetensors"), metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": "",
+        "r": settings.r,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": list(settings.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def load_lora(model: FlamingoModel, folder: str | Path) -> None:
+    """Attach the adapter of a peft folder; keys may or may not carry open_flamingo's `.decoder_layer`.
+
+    Raises:
+        ValueError: not a plain LoRA, or tensors that do not fit the model one to one.
+    """
+    folder = Path(folder)
+    settings = read_settings(folder)
+    state = _read_adapter(folder)
+    add_lora(model, settings)
+    named = {f"lang_encoder.{_in_flamingo(key.removeprefix(_PREFIX))}": tensor for key, tensor in state.items()}
+    load_state(
+        model,
+        canonical_state(model, named, source=str(folder)),
+        omits=("vision_encoder", "perceiver", "cross_attention", "embeddings", "language_model"),
+        source=str(folder),
+    )
+
+
+def read_settings(folder: Path) -> LoraSettings:
+    """Rank, alpha, targets of an `adapter_config.json`. Raises ValueError for what is not plain LoRA."""
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} is no peft adapter: it holds no adapter_config.json")
+    config = json.loads(file.read_text())
+    for field, plain in _PLAIN.items():
+        if config.get(field, plain) not in (plain, None, False, {}, []):
+            raise ValueError(f"{file}: {field} = {config[field]!r} is not supported; only plain LoRA can be merged")
+    targets = config["target_modules"]
+    if isinstance(targets, str):
+        raise ValueError(f"{file}: target_modules must be a list of module names, not a pattern ({targets!r})")
+    return LoraSettings(
+        r=config["r"],
+        alpha=config["lora_alpha"],
+        targets=tuple(sorted(targets)),
+        dropout=config.get("lora_dropout", 0.0),
+    )
+
+
+_PLAIN = {
+    "peft_type": "LORA",
+    "bias": "none",
+    "use_dora": False,
+    "use_rslora": False,
+    "fan_in_fan_out": False,
+    "modules_to_save": None,
+    "rank_pattern": None,
+    "alpha_pattern": None,
+    "layers_to_transform": None,
+}
+"""Fields of an adapter_config.json whose other values would change the arithmetic."""
+
+
+def _read_adapter(folder: Path) -> dict[str, torch.Tensor]:
+    for name in ("adapter_model.safetensors", "adapter_model.bin"):
+        if (folder / name).is_file():
+            return read_state(folder / name)
+    raise ValueError(f"{folder} holds neither adapter_model.safetensors nor adapter_model.bin")
+
+
+def _in_flamingo(key: str) -> str:
+    """`model.layers.3.self_attn…` -> `model.layers.3.decoder_layer.self_attn…`; other names unchanged."""
+    return re.sub(r"((?:layers|blocks|h)\.\d+\.)(?!decoder_layer\.)", r"\1decoder_layer.", key, count=1)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear)

@@ -1,0 +1,241 @@
+"""A Flamingo out of its pieces: open_clip's vision tower, a transformers language model, open_flamingo in between.
+
+open_flamingo's own classes do the work; this layer adapts them to today's libraries:
+sizes of the perceiver and the cross-attention can be chosen, either attention semantics (`attention.py`), no state is
+left behind by an exception, and images can be handed over at any stage of their encoding, so that each is encoded once.
+
+It does not read checkpoints (`checkpoint.py`), attach LoRA (`lora.py`) or build prompts (`rewriter.py`).
+
+Shapes: B batch, T image slots of a row, F frames (always 1), N images, V patches, D vision width, L latents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from polite_flamingo import hub  # before transformers and open_clip: it repairs the import of torchvision
+from polite_flamingo.flamingo.attention import Attention, FlamingoLanguageModelMixin, extend_language_model
+from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig, PerceiverConfig
+from polite_flamingo.flamingo.tokenization import Tokenizer, load_tokenizer
+
+# isort: split
+import open_clip
+import transformers
+from open_flamingo.src.factory import _infer_decoder_layers_attr_name
+from open_flamingo.src.flamingo import Flamingo
+from open_flamingo.src.helpers import GatedCrossAttentionBlock, PerceiverResampler
+
+LM_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""The files by which a folder holds a language model's weights rather than only its config."""
+
+Preprocess = Callable[[Any], torch.Tensor]
+"""PIL image -> normalised pixels (3, H, W)."""
+
+
+class FlamingoModel(Flamingo):
+    """open_flamingo's Flamingo with chosen sizes and attention semantics.
+
+    `vision_x` may be given at any stage: pixels (B, T, F, 3, H, W), patch tokens (B, T, F, V, D) of `patch_tokens`, or
+    perceiver latents (B, T, L, D) of `latents`. Slots that have no `<image>` token are never looked at, whatever they
+    hold, so rows with fewer images are padded with zeros.
+
+    Attributes:
+        tokenizer, preprocess: set by `build_flamingo`, for whoever feeds the model.
+    """
+
+    tokenizer: Tokenizer
+    preprocess: Preprocess
+
+    def __init__(
+        self,
+        visual: nn.Module,
+        language_model: nn.Module,
+        *,
+        end_of_chunk_id: int,
+        image_id: int,
+        attention: Attention,
+        cross_attn_every_n_layers: int,
+        perceiver: PerceiverConfig,
+        cross_attention: CrossAttentionConfig,
+    ):
+        """Args: visual: an open_clip `VisionTransformer`; language_model: a causal LM, extended in place."""
+        if not isinstance(visual, open_clip.transformer.VisionTransformer):
+            raise ValueError(f"the vision tower must be an open_clip VisionTransformer, not {type(visual).__name__}")
+        layers = _infer_decoder_layers_attr_name(language_model)
+        extend_language_model(language_model, attention)
+        language_model.set_decoder_layers_attr_name(layers)
+        width = visual.conv1.out_channels
+        super().__init__(
+            SimpleNamespace(visual=visual),
+            language_model,
+            end_of_chunk_id,
+            image_id,
+            vis_dim=width,
+            cross_attn_every_n_layers=cross_attn_every_n_layers,
+        )
+        if perceiver != PerceiverConfig():
+            self.perceiver = PerceiverResampler(
+                dim=width,
+                depth=perceiver.depth,
+                num_latents=perceiver.latents,
+                heads=perceiver.heads,
+                dim_head=perceiver.dim_head,
+                ff_mult=perceiver.ff_mult,
+            )
+        if cross_attention != CrossAttentionConfig():
+            lm = self.lang_encoder
+            lm.gated_cross_attn_layers = nn.ModuleList(
+                GatedCrossAttentionBlock(
+                    dim=self.lang_dim,
+                    dim_visual=width,
+                    heads=cross_attention.heads,
+                    dim_head=cross_attention.dim_head,
+                    ff_mult=cross_attention.ff_mult,
+                )
+                if block is not None
+                else None
+                for block in lm.gated_cross_attn_layers
+            )
+            lm.init_flamingo_layers(False)
+        # The published weights were trained on patch tokens before the final layer norm, which open_clip < 2.23 gave.
+        visual.output_tokens = True
+        visual.final_ln_after_pool = True
+        visual.requires_grad_(False)
+        self.attention = attention
+        self.latents_shape = (perceiver.latents, width)
+        # A hub model may bring sampling settings of its own; whoever generates says what he wants.
+        self.lang_encoder.generation_config = transformers.GenerationConfig()
+
+    def patch_tokens(self, pixels_N3HW: torch.Tensor) -> torch.Tensor:
+        """Patch tokens (N, V, D) of the frozen vision tower."""
+        with torch.no_grad():
+            return self.vision_encoder(pixels_N3HW)[1]
+
+    def latents(self, tokens_BTFVD: torch.Tensor) -> torch.Tensor:
+        """Perceiver latents (B, T, L, D) of patch tokens."""
+        return self.perceiver(tokens_BTFVD)
+
+    def _encode_vision_x(self, vision_x: torch.Tensor) -> None:
+        """Condition the layers on images given at any stage (see the class); open_flamingo's hook."""
+        if vision_x.ndim == 6:
+            b, t, f = vision_x.shape[:3]
+            if f != 1:
+                raise ValueError(f"vision_x has {f} frames an image; Flamingo takes single frames")
+            vision_x = self.patch_tokens(vision_x.flatten(0, 2)).unflatten(0, (b, t, f))
+        if vision_x.ndim == 5:
+            vision_x = self.latents(vision_x)
+        if vision_x.ndim != 4:
+            raise ValueError(
+                f"vision_x has shape {tuple(vision_x.shape)}; expected pixels (B, T, 1, 3, H, W), "
+                "patch tokens (B, T, 1, V, D) or latents (B, T, L, D)"
+            )
+        for layer in self.lang_encoder._get_decoder_layers():
+            layer.condition_vis_x(vision_x)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """As open_flamingo's: `(vision_x, lang_x, attention_mask, labels, …)`; an exception clears all conditioning."""
+        self._refuse_wrapped()
+        try:
+            return super().forward(*args, **kwargs)
+        except BaseException:
+            self.uncache_media()
+            raise
+
+    def generate(
+        self, vision_x: torch.Tensor, lang_x: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
+    ) -> torch.Tensor:
+        """`lang_x` with generated tokens appended; `kwargs` as for transformers' `generate`.
+
+        Stops at `<|endofchunk|>` (v2) or at the language model's EOS (v1) unless told otherwise. Beams and several
+        return sequences see their row's images.
+        """
+        default_eos = self.eoc_token_id if self.attention == "v2" else self.lang_encoder.config.eos_token_id
+        kwargs.setdefault("eos_token_id", default_eos)
+        copies = max(kwargs.get("num_beams", 1), kwargs.get("num_return_sequences", 1))
+        with torch.no_grad(), self.media(vision_x, copies=copies):
+            return self.lang_encoder.generate(input_ids=lang_x, attention_mask=attention_mask, **kwargs)
+
+    @contextmanager
+    def media(self, vision_x: torch.Tensor, *, copies: int = 1) -> Iterator[None]:
+        """Within the block the language model sees these images, each row repeated `copies` times; cleared after it."""
+        self._refuse_wrapped()
+        try:
+            self._encode_vision_x(vision_x)
+            if copies > 1:
+                for layer in self.lang_encoder._get_decoder_layers():
+                    layer.condition_vis_x(layer.vis_x.repeat_interleave(copies, dim=0))
+            self.lang_encoder._use_cached_vision_x = True
+            yield
+        finally:
+            self.uncache_media()
+
+    def _refuse_wrapped(self) -> None:
+        if not isinstance(self.lang_encoder, FlamingoLanguageModelMixin):
+            raise ValueError(
+                f"lang_encoder is wrapped in a {type(self.lang_encoder).__name__}: flags set on the wrapper never "
+                "reach the language model, and cached decoding would see no image. Use flamingo.lora.add_lora, which "
+                "adapts it in place"
+            )
+
+
+def build_flamingo(config: FlamingoConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> FlamingoModel:
+    """Assemble the model on the CPU; what no file gives (perceiver, cross-attention …) is random, from `seed`.
+
+    Reads neither `config.checkpoints` nor LoRA: `checkpoint.load_flamingo` does. The vision tower is frozen; everything
+    else is left trainable.
+    """
+    tokenizer = load_tokenizer(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        visual, preprocess = load_vision(config)
+        language_model = _load_language_model(hub.resolve(config.language_model), dtype)
+        if language_model.get_input_embeddings().weight.shape[0] != len(tokenizer):
+            # As the reference: rows of new tokens are drawn at random, here from the seed.
+            language_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        model = FlamingoModel(
+            visual,
+            language_model,
+            end_of_chunk_id=tokenizer.end_of_chunk_id,
+            image_id=tokenizer.image_id,
+            attention=config.attention,
+            cross_attn_every_n_layers=config.cross_attn_every_n_layers,
+            perceiver=config.perceiver,
+            cross_attention=config.cross_attention,
+        ).to(dtype)
+    model.tokenizer = tokenizer
+    model.preprocess = preprocess
+    return model
+
+
+def load_vision(config: FlamingoConfig) -> tuple[nn.Module, Preprocess]:
+    """The vision tower and its evaluation transform. open_clip's text tower is dropped."""
+    name = hub.resolve(config.vision)
+    pretrained = hub.resolve(config.vision_pretrained) or None
+    if Path(name).is_dir():
+        clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{name}")
+    else:
+        tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
+        # OpenAI's weights were trained with QuickGELU; open_clip 3 only warns when a plain name meets them.
+        clip, _, preprocess = open_clip.create_model_and_transforms(
+            name, pretrained=pretrained, force_quick_gelu=bool(tag.get("quick_gelu", False))
+        )
+    return clip.visual, preprocess
+
+
+def has_weights(name: str) -> bool:
+    """Whether a resolved language-model name brings weights: a hub name does, a folder if it holds a weights file."""
+    folder = Path(name)
+    return not folder.is_dir() or any((folder / file).exists() for file in LM_WEIGHTS)
+
+
+def _load_language_model(name: str, dtype: torch.dtype) -> Any:
+    if has_weights(name):
+        return transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    return transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(name), dtype=dtype)

@@ -1,0 +1,164 @@
+"""State dicts of a Flamingo: every naming that was ever published, translated; what does not fit, refused.
+
+A checkpoint covers *parts* (`config.Part`) wholly or not at all; the parts it may leave out are named by the caller. A
+tensor that the model does not know, a part that is missing or incomplete, a tensor of another shape: each is an error
+that names keys and the remedy. Silence here once cost the reference code its LoRA initialisation (0 of 56 tensors
+arrived). Which files make up a model is decided in `checkpoint.py` and `lora.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors.torch import load_file
+
+from polite_flamingo.flamingo.config import Part
+from polite_flamingo.flamingo.model import FlamingoModel
+
+PARTS: tuple[Part, ...] = get_args(Part)
+
+_SHOWN = 4
+
+
+def load_state(model: FlamingoModel, state: Mapping[str, torch.Tensor], *, omits: Sequence[Part], source: str) -> None:
+    """Copy a canonical state (of `canonical_state`) into the model after checking that each part is whole."""
+    own = unique_parameters(model)
+    by_part: dict[Part, list[str]] = {}
+    for name in own:
+        by_part.setdefault(part_of(model, name), []).append(name)
+    for part, names in by_part.items():
+        missing = [plain_name(name) for name in names if name not in state]
+        if not missing or (len(missing) == len(names) and part in omits):
+            continue
+        if len(missing) < len(names):
+            raise ValueError(
+                f"{source}: part {part!r} is incomplete, {len(missing)} of {len(names)} tensors are missing: "
+                f"{_some(missing)}. Was it saved from a model of other sizes (perceiver, cross_attention, layers)?"
+            )
+        raise ValueError(
+            f"{source}: no tensor of part {part!r} ({len(names)} expected, such as {_some(missing)}). Add a checkpoint "
+            f"that holds it (OpenFlamingo's base before a fine-tuned one), or name {part!r} in checkpoint_omits if its "
+            "weights come from elsewhere"
+        )
+    shapes = [
+        f"{plain_name(name)} {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name, tensor in state.items()
+        if tensor.shape != own[name].shape
+    ]
+    if shapes:
+        raise ValueError(
+            f"{source}: {len(shapes)} tensors have other shapes than the model: {_some(shapes)}. Check the config's "
+            "sizes, and that the tokenizer adds the tokens that the checkpoint was trained with"
+        )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
+
+
+def read_state(file: str | Path) -> dict[str, torch.Tensor]:
+    """Tensors of a `.safetensors` or a torch file; unwraps `{"model_state_dict": …}` of training checkpoints.
+
+    Raises:
+        ValueError: not a state dict. `torch.load` refuses anything but tensors by itself.
+    """
+    path = Path(file)
+    if path.suffix == ".safetensors":
+        return load_file(str(path))
+    state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if isinstance(state, Mapping) and isinstance(state.get("model_state_dict"), Mapping):
+        state = state["model_state_dict"]
+    if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ValueError(f"{path}: not a state dict (a mapping of names to tensors); nothing was loaded")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def canonical_state(model: FlamingoModel, state: Mapping[str, torch.Tensor], *, source: str) -> dict[str, torch.Tensor]:
+    """`state` under the model's own parameter names, one entry a tensor.
+
+    Understands: DDP's `module.`; v1's whole CLIP (`vision_encoder.visual.*`, its text tower dropped); open_flamingo's
+    aliases; rotary buffers (dropped); LoRA of peft 0.2 (`lora_A.weight`), of peft ≥ 0.3 (`lora_A.default.weight`), of a
+    PeftModel (`lang_encoder.base_model.model.`), base weights with and without `.base_layer`.
+    """
+    names = _aliases(model)
+    whole_clip = any(key.removeprefix("module.").startswith("vision_encoder.visual.") for key in state)
+    found: dict[str, torch.Tensor] = {}
+    unknown = []
+    for key, tensor in state.items():
+        name = _modern(key)
+        if whole_clip and name.startswith("vision_encoder."):
+            if not name.startswith("vision_encoder.visual."):
+                continue
+            name = name.replace("vision_encoder.visual.", "vision_encoder.", 1)
+        if name.endswith("rotary_emb.inv_freq"):
+            continue
+        canonical = names.get(name)
+        if canonical is None:
+            unknown.append(key)
+        elif canonical in found and not torch.equal(found[canonical], tensor):
+            raise ValueError(f"{source}: {key} contradicts another name of the same tensor ({canonical})")
+        else:
+            found[canonical] = tensor
+    if unknown:
+        raise ValueError(_unknown_message(model, unknown, source))
+    return found
+
+
+def _unknown_message(model: FlamingoModel, unknown: Sequence[str], source: str) -> str:
+    text = f"{source}: {len(unknown)} tensors are unknown to the model: {_some(unknown)}. "
+    if all(".lora_" in key for key in unknown):
+        if any(".lora_" in name for name in unique_parameters(model)):
+            return text + "They are LoRA tensors of modules that the attached LoRA does not adapt: check its targets"
+        return text + (
+            "They are LoRA tensors and the model has none attached: set lora_in_checkpoint (rank, alpha, targets) for "
+            "a Flamingo checkpoint, or lora for a peft adapter folder"
+        )
+    return text + (
+        "The checkpoint belongs to another architecture: check language_model, cross_attn_every_n_layers and the sizes "
+        "of perceiver and cross_attention"
+    )
+
+
+def unique_parameters(model: FlamingoModel) -> dict[str, torch.nn.Parameter]:
+    """Each parameter once, under its first name: `perceiver.…`, `lang_encoder.model.layers.0.decoder_layer.…`."""
+    return dict(model.named_parameters())
+
+
+def _aliases(model: FlamingoModel) -> dict[str, str]:
+    """Every name of every parameter, with and without peft's `.base_layer`, to its canonical name."""
+    first = {id(parameter): name for name, parameter in unique_parameters(model).items()}
+    names = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+    return {plain_name(name): canonical for name, canonical in names.items()} | names
+
+
+def part_of(model: FlamingoModel, name: str) -> Part:
+    """The part that the parameter of this canonical name belongs to."""
+    if ".lora_" in name:
+        return "lora"
+    if ".gated_cross_attn_layer" in name:
+        return "cross_attention"
+    top = name.split(".", 1)[0]
+    if top == "lang_encoder":
+        embeddings = model.lang_encoder.get_input_embeddings().weight
+        return "embeddings" if model.get_parameter(name) is embeddings else "language_model"
+    if top == "perceiver":
+        return "perceiver"
+    return "vision_encoder"
+
+
+def _modern(key: str) -> str:
+    key = key.removeprefix("module.").replace("lang_encoder.base_model.model.", "lang_encoder.", 1)
+    return re.sub(r"\.lora_([AB])\.weight$", r".lora_\1.default.weight", plain_name(key))
+
+
+def plain_name(name: str) -> str:
+    """Without peft's `.base_layer`: the name of the same tensor in a model without LoRA."""
+    return name.replace(".base_layer.", ".")
+
+
+def _some(items: Iterable[str]) -> str:
+    items = list(items)
+    return ", ".join(items[:_SHOWN]) + (", …" if len(items) > _SHOWN else "")

@@ -1,0 +1,147 @@
+"""Text to ids and back: a transformers tokenizer, or the legacy LLaMA tokenisation that the v1 weights saw.
+
+The slow LLaMA tokenizer of transformers 4.28 strips white space on both sides of a special token and encodes every
+piece between special tokens on its own, each with its own blank mark (`▁###`); today's tokenizers keep the white space
+and so give other ids. `LegacyLlamaTokenizer` reproduces the old ids from the same `tokenizer.model`.
+
+Both add open_flamingo's tokens in its order (`<|endofchunk|>`, `<image>`, `<PAD>` where no pad token exists), so ids
+match its checkpoints. Nothing here builds prompts (`polite_flamingo/prompts.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from polite_flamingo import hub
+from polite_flamingo.flamingo.config import END_OF_CHUNK_TOKEN, IMAGE_TOKEN, PAD_TOKEN, FlamingoConfig
+
+
+class Tokenizer(Protocol):
+    """What the model and the rewriter need of a tokenizer."""
+
+    pad_id: int
+    eos_id: int
+    image_id: int
+    end_of_chunk_id: int
+
+    def __len__(self) -> int:
+        """Ids in use, added tokens included: the rows of the embedding matrix."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a prompt, with the beginning-of-sequence id where the tokenizer has that habit."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        ...
+
+
+def load_tokenizer(config: FlamingoConfig) -> Tokenizer:
+    """The tokenizer that `config` names."""
+    name = hub.resolve(config.tokenizer)
+    return (
+        LegacyLlamaTokenizer(_sentencepiece_file(name))
+        if config.tokenization == "legacy_llama"
+        else (TransformersTokenizer(name))
+    )
+
+
+class TransformersTokenizer:
+    """Any tokenizer of transformers, open_flamingo's special tokens added where they are missing.
+
+    Attributes:
+        tokenizer: the wrapped transformers tokenizer.
+    """
+
+    def __init__(self, name: str):
+        """Args: name: a folder or a hub name."""
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        tokenizer.add_tokens([END_OF_CHUNK_TOKEN, IMAGE_TOKEN], special_tokens=True)
+        if tokenizer.pad_token is None:
+            tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"tokenizer {name!r} has no end-of-sequence token; set eos_token in tokenizer_config.json")
+        self.tokenizer = tokenizer
+        self.pad_id: int = tokenizer.pad_token_id
+        self.eos_id: int = tokenizer.eos_token_id
+        self.image_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        self.end_of_chunk_id: int = tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN)
+
+    def __len__(self) -> int:
+        """Ids in use, added tokens included."""
+        return len(self.tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """See `Tokenizer.encode`."""
+        return list(self.tokenizer(text)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer.decode`."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+class LegacyLlamaTokenizer:
+    """transformers 4.28's slow LlamaTokenizer as the v1 weights used it: pad 0, bos 1, eos 2, then the added tokens."""
+
+    pad_id = 0
+    bos_id = 1
+    eos_id = 2
+
+    def __init__(self, model_file: Path):
+        """Args: model_file: a sentencepiece `tokenizer.model`."""
+        import sentencepiece
+
+        self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
+        base = self._pieces.get_piece_size()
+        self.end_of_chunk_id = base
+        self.image_id = base + 1
+        self._special = {
+            "<unk>": 0, "<s>": self.bos_id, "</s>": self.eos_id,
+            END_OF_CHUNK_TOKEN: base, IMAGE_TOKEN: base + 1, PAD_TOKEN: base + 2,
+        }  # fmt: skip
+        self._split = re.compile("(" + "|".join(re.escape(token) for token in self._special) + ")")
+
+    def __len__(self) -> int:
+        """Ids in use, the three added tokens included."""
+        return self._pieces.get_piece_size() + 3
+
+    def encode(self, text: str) -> list[int]:
+        """BOS, then each piece between special tokens encoded alone, its white space beside them stripped."""
+        parts = self._split.split(text)
+        ids = [self.bos_id]
+        for place, part in enumerate(parts):
+            if part in self._special:
+                ids.append(self._special[part])
+                continue
+            if place > 0:
+                part = part.lstrip()
+            if place < len(parts) - 1:
+                part = part.rstrip()
+            if part:
+                ids.extend(self._pieces.encode(part))
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer.decode`."""
+        special = set(self._special.values())
+        return self._pieces.decode([int(i) for i in ids if i not in special])
+
+
+def _sentencepiece_file(name: str) -> Path:
+    path = Path(name)
+    if path.is_dir():
+        path = path / "tokenizer.model"
+    elif not path.exists():
+        from transformers.utils.hub import cached_file
+
+        found = cached_file(name, "tokenizer.model")
+        path = Path(found) if found else path
+    if not path.is_file():
+        raise ValueError(f"legacy_llama tokenisation needs a sentencepiece model; {path} does not exist")
+    return path

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from polite_flamingo.evaluation.rouge_l import common_subsequence, rouge_l, tokens
+from tests.reference import golden
+
+
+def test_reproduces_the_reference_numbers() -> None:
+    cases = golden("metrics_golden.json")["rouge"]
+    assert len(cases) >= 7
+    for case in cases:
+        found = rouge_l(target=case["original"], prediction=case["output"])
+        assert round(found.f1, 4) == case["rougeL_stem"], case
+        assert round(found.precision, 4) == case["precision"], case
+        assert round(found.recall, 4) == case["recall"], case
+
+
+WORDS = st.sampled_from(
+    ["The", "running", "runs", "red", "RED", "circle's", "it", "é", "3.5", "\n", "--", "women", "woman"]
+)
+
+
+@given(st.lists(WORDS, max_size=40), st.lists(WORDS, max_size=40))
+def test_equals_the_package_on_any_text(a: list[str], b: list[str]) -> None:
+    from rouge_score import rouge_scorer
+
+    target, prediction = " ".join(a), " ".join(b)
+    expected = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True).score(target, prediction)["rougeL"]
+    found = rouge_l(target=target, prediction=prediction)
+    assert (found.precision, found.recall, found.f1) == pytest.approx(
+        (expected.precision, expected.recall, expected.fmeasure), abs=1e-12
+    )
+
+
+@given(st.text(max_size=60))
+def test_tokens_equal_the_package_s(text: str) -> None:
+    from nltk.stem.porter import PorterStemmer
+    from rouge_score import tokenize
+
+    assert tokens(text) == tokenize.tokenize(text, PorterStemmer())
+
+
+def test_one_word_taken_away_shortens_the_common_subsequence_by_one() -> None:
+    words = [random.Random(1).choice("abcdefgh") for _ in range(300)]
+    assert common_subsequence(words, words) == 300
+    assert common_subsequence(words, [*words[:150], "unseen", *words[151:]]) == 299
+
+
+def test_an_annotation_of_a_hundred_thousand_characters_takes_no_table() -> None:
+    rng = random.Random(0)
+    long = " ".join(rng.choice(["red", "blue", "green", "one", "two"]) for _ in range(20_000))
+    start = time.process_time()
+    assert rouge_l(target=long, prediction=long).f1 == 1.0
+    assert time.process_time() - start < 30  # the package needs 400 million cells here: many minutes, gigabytes

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+import polite_flamingo.hub  # noqa: F401
+from polite_flamingo.filters.clipscore import ClipScore, digest, score_of_features
+from polite_flamingo.filters.paragraphs import join_paragraphs, paragraphs, pieces
+from polite_flamingo.sample import BadSample
+from tests.reference import golden
+
+
+def picture(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (*size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Pillow.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def clip(clip_model: Path) -> ClipScore:
+    return ClipScore(str(clip_model), pretrained="", device="cpu", batch_size=4)
+
+
+def test_cuts_sentences_as_the_reference() -> None:
+    for case in golden("metrics_golden.json")["clip_sentences"]:
+        assert pieces(case["text"]) == case["sentences"]
+
+
+def test_tokenises_sentences_as_the_reference() -> None:
+    import open_clip
+
+    tokenizer = open_clip.get_tokenizer("ViT-L-14-336")
+    for case in golden("metrics_golden.json")["clip_sentences"]:
+        ids = tokenizer(pieces(case["text"]))
+        assert ids.shape[1] == case["width"]
+        for row, expected in zip(ids.tolist(), case["token_ids"], strict=True):
+            assert row[: len(expected)] == expected and not any(row[len(expected) :])
+
+
+def test_scores_features_as_the_reference_without_normalising_the_mean() -> None:
+    import torch
+
+    cases = golden("metrics_golden.json")["clip_score_features"]
+    for case in cases:
+        found = score_of_features(torch.tensor(case["image_feature"]), torch.tensor(case["text_features"]))
+        assert round(found, 4) == case["score"]
+    assert any(case["score"] != case["renormalised_would_be"] for case in cases)
+
+
+def test_blank_lines_make_paragraphs_and_the_kept_ones_join_again() -> None:
+    text = "One. Two.\n\nThree\nfour.\n\n\n\n \n\nFive."
+    assert paragraphs(text) == ["One. Two.", "Three\nfour.", "Five."]
+    assert paragraphs(join_paragraphs(paragraphs(text))) == paragraphs(text)
+    assert paragraphs("  \n\n ") == []
+
+
+def test_a_batch_scores_as_its_rows_alone(clip: ClipScore) -> None:
+    texts = ["a red circle. it is large.", "dog", "the bus waits. " * 12, "", "."]
+    rows = [(picture(seed), texts[seed % 5 :]) for seed in range(9)]
+    together = clip.score(rows)
+    for row, expected in zip(rows, together, strict=True):
+        assert isinstance(expected, list) and len(expected) == len(row[1])
+        assert clip.score([row])[0] == pytest.approx(expected, abs=1e-4)
+    assert len({round(row[-1], 3) for row in together if isinstance(row, list)}) > 5, "scores must depend on the image"
+
+
+def test_the_score_is_the_mean_over_the_first_ten_pieces(clip: ClipScore) -> None:
+    image = picture(1)
+    words = "one two three four five red blue green yellow dog"
+    eleven = ".".join(f"{word} star" for word in [*words.split(" "), "bus"])
+    [[score]] = clip.score([(image, [eleven])])  # type: ignore[misc]
+    [alone] = clip.score([(image, eleven.split("."))])
+    assert isinstance(alone, list) and len(alone) == 11
+    assert score == pytest.approx(np.mean(alone[:10]), abs=1e-6)
+    assert abs(score - np.mean(alone)) > 1e-6
+    [[ended], [open_]] = clip.score([(image, ["a dog."]), (image, ["a dog"])])  # type: ignore[misc]
+    assert ended != pytest.approx(open_, abs=1e-6), "the empty piece behind the last full stop counts"
+
+
+def test_equal_pictures_and_texts_are_encoded_once(clip: ClipScore) -> None:
+    assert len(clip.encode_images([picture(1), picture(2), picture(1)])) == 2
+    assert len(clip.encode_texts(["dog", "bus", "dog"])) == 2
+
+
+def test_a_broken_picture_fails_alone(clip: ClipScore) -> None:
+    good, broken = picture(1), picture(2)[:60]
+    found = clip.score([(good, ["a dog"]), (broken, ["a dog"]), (good, ["a bus"])])
+    assert isinstance(found[1], BadSample) and found[1].reason == "corrupt_image"
+    assert [isinstance(row, list) for row in found] == [True, False, True]
+    assert digest(good) != digest(broken)
+
+
+def test_an_architecture_without_weights_is_refused() -> None:
+    with pytest.raises(ValueError, match="clip_pretrained"):
+        ClipScore("ViT-B-32", pretrained="", device="cpu", batch_size=1)
+
+
+def test_openai_weights_get_the_activation_they_were_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights themselves are not at hand; what open_clip is asked for is."""
+    import open_clip
+
+    asked: dict[str, object] = {}
+
+    def create(name: str, **settings: object) -> None:
+        asked.update(settings, name=name)
+        raise InterruptedError
+
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
+    with pytest.raises(InterruptedError):
+        ClipScore("ViT-L-14-336", pretrained="openai", device="cpu", batch_size=1)
+    assert asked["force_quick_gelu"] is True and asked["pretrained"] == "openai"
+    with pytest.raises(InterruptedError):
+        ClipScore("ViT-B-32", pretrained="laion2b_s34b_b79k", device="cpu", batch_size=1)
+    assert asked["force_quick_gelu"] is False

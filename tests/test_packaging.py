@@ -1,0 +1,159 @@
+"""What a user installs is whole: the lock lacks nothing, the wheel holds weights, templates and profiles."""
+
+import importlib.metadata
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# open_flamingo's own pin, which the override of pyproject.toml and --no-deps exist to ignore.
+OVERRIDDEN = {("open-flamingo", "torch")}
+
+
+def lock() -> dict[str, str]:
+    """Package -> version, of requirements.lock."""
+    lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]
+    pins = dict(line.split("==") for line in lines)
+    assert len(pins) == len(lines), "a package is locked twice"
+    return pins
+
+
+def declared() -> list[Requirement]:
+    """Every requirement of pyproject.toml, those of the extras included."""
+    groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
+    return [Requirement(text) for group in groups for text in group]
+
+
+def test_the_lock_names_one_plain_version_of_each_package() -> None:
+    for name, version in lock().items():
+        assert name == canonicalize_name(name)
+        assert re.fullmatch(r"[0-9][0-9a-z.]*", version), f"{name}=={version}: no URL, no local label, no marker"
+
+
+def test_the_lock_satisfies_what_the_project_declares() -> None:
+    pins = lock()
+    for requirement in declared():
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"{name} is declared and not locked"
+        assert requirement.specifier.contains(pins[name]), f"{requirement} does not admit the locked {pins[name]}"
+
+
+def test_the_lock_is_closed_so_that_no_resolver_is_needed() -> None:
+    """Follows what every locked package requires here: nothing is missing, nothing clashes but the known pin."""
+    pins = lock()
+    extras: dict[str, set[str]] = {canonicalize_name(r.name): r.extras for r in declared() if r.extras}
+    wrong = []
+    for name in pins:
+        for text in importlib.metadata.requires(name) or []:
+            requirement = Requirement(text)
+            wanted = canonicalize_name(requirement.name)
+            asked = [{"extra": extra} for extra in ("", *extras.get(name, ()))]
+            if requirement.marker and not any(requirement.marker.evaluate(environment) for environment in asked):
+                continue
+            if name == "torch" and (wanted.startswith(("nvidia-", "cuda-")) or wanted == "triton"):
+                continue  # of the CUDA build; pip brings them together with torch
+            if (name, wanted) not in OVERRIDDEN and not (
+                wanted in pins and requirement.specifier.contains(pins[wanted], prereleases=True)
+            ):
+                wrong.append(f"{name} wants {requirement}, locked: {pins.get(wanted, 'nothing')}")
+    assert not wrong
+
+
+def test_the_environment_is_the_locked_one() -> None:
+    """Else every other test would vouch for versions that no user gets."""
+    strayed = {
+        f"{name}: locked {version}, installed {here}"
+        for name, version in lock().items()
+        if (here := importlib.metadata.version(name).split("+")[0]) != version
+    }
+    assert not strayed, "run 'make setup', or renew requirements.lock"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Built in a copy of the tree, because setuptools leaves build/ and an egg-info beside what it builds."""
+    folder = tmp_path_factory.mktemp("wheel")
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "out", "build", "dist", "*.egg-info", "venv")
+    shutil.copytree(ROOT, folder / "tree", ignore=left_out)
+    build = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(folder)], cwd=folder / "tree", capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return zipfile.ZipFile(folder / done.stdout.splitlines()[-1])
+
+
+def test_the_wheel_holds_everything_that_runs(wheel: zipfile.ZipFile) -> None:
+    held = set(wheel.namelist())
+    rooms = ("polite_flamingo", "actors", "ray_jobs", "training", "serving", "profiles")
+    needed = {
+        path.relative_to(ROOT).as_posix()
+        for room in rooms
+        for path in (ROOT / room).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.name != ".gitignore"
+    }
+    assert any(name.endswith(".safetensors") for name in needed), "no weights to look for"
+    assert any(name.startswith("profiles/") for name in needed), "no profile to look for"
+    assert not needed - held
+    assert not [name for name in held if name.startswith(("tests", "benchmarks", "docs"))]
+
+
+def test_an_installed_wheel_finds_its_models(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path / "site")
+    names = sorted(path.name for path in (ROOT / "polite_flamingo" / "zoo" / "weights").iterdir() if path.is_dir())
+    assert {"clip", "flamingo", "polite_flamingo", "nli", "reward"} <= set(names)
+    code = "import sys; from polite_flamingo import hub; [print(hub.resolve('zoo:' + name)) for name in sys.argv[1:]]"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for line in done.stdout.splitlines():
+        assert line.startswith(str(tmp_path / "site")), "found outside the installed wheel"
+
+
+def test_the_zoo_stays_small_enough_to_ship() -> None:
+    weights = ROOT / "polite_flamingo" / "zoo" / "weights"
+    assert sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) < 30e6
+
+
+def test_commands_of_the_readme_exist() -> None:
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)\b", readme))
+    assert {"demo", "test"} <= named
+    assert named <= targets, f"README names {named - targets}, the Makefile has no such target"
+    jobs = set(re.findall(r"python -m ((?:ray_jobs|polite_flamingo)[.\w]*)", readme))
+    assert jobs
+    for module in jobs:
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"README names {module}"
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    dead = [
+        f"{page.relative_to(ROOT)} -> {link}"
+        for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+        if "://" not in link and not (page.parent / link).exists()
+    ]
+    assert not dead
+
+
+def test_the_version_has_a_changelog_entry() -> None:
+    version = PROJECT["project"]["version"]
+    assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
