@@ -1,0 +1,1 @@
+"""The entry points: `python -m ray_jobs.NAME`."""
