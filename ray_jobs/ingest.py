@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     console.print(summary(config.source, result))
     if result.written:
-        print(f"{len(result.shards)} shards in {config.out}")
+        print(f"shards in {config.out}: {len(result.shards)}")
     else:
         print("nothing was written: does --images name the right folder?")
     if result.quarantine:

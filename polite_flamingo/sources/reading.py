@@ -244,6 +244,8 @@ class ImageFolder:
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise BadSample("unsupported", f"{archive}@{member} is packed in another way than stored or deflated")
             data = self._archives[path].read(info)
+        except BadSample:
+            raise
         except KeyError:
             raise BadSample("missing_image", f"{archive} holds no {member[:80]!r}") from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:

@@ -71,6 +71,7 @@ def reader(name: str, image_names: ImageNames) -> Callable[[SourceOptions], Iter
         folder = ImageFolder.of(options.images)
         questions: list[tuple[Place, int, Any]] = []
         annotations: list[tuple[Place, int, Any]] = []
+        asking = False
         for path in options.annotations:
             content = load_json(path, dict)
             lists = [part for part in ("questions", "annotations", "data") if part in content]
@@ -81,8 +82,9 @@ def reader(name: str, image_names: ImageNames) -> Callable[[SourceOptions], Iter
                 if part == "annotations":
                     annotations.extend(numbered(place, items))
                 else:
+                    asking = True
                     questions.extend(numbered(place, [(item, content.get("data_subtype")) for item in items]))
-        if not questions:
+        if not asking:
             raise SourceError(f"{name}: none of the files holds questions: pass the questions file too")
 
         answers: dict[str, Any] = {}
