@@ -75,6 +75,20 @@ def decode(data: bytes) -> Pillow.Image:
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
+def without_extreme_aspect(image: Pillow.Image, limit: int = 16) -> Pillow.Image:
+    """The middle of a strip, so that its sides differ at most `limit` times; any other image as it is.
+
+    CLIP's transform enlarges the short side to the model's size and cuts the middle square out: a 1 x 60,000 strip
+    would become 224 x 13,440,000 pixels on the way. What is cut here would be cut there.
+    """
+    width, height = image.size
+    most = limit * min(width, height)
+    if max(width, height) <= most:
+        return image
+    left, top = max(0, (width - most) // 2), max(0, (height - most) // 2)
+    return image.crop((left, top, left + min(width, most), top + min(height, most)))
+
+
 def black() -> Pillow.Image:
     """The 224x224 image that text-only samples show, as the published models were trained."""
     return Pillow.new("RGB", (224, 224))

@@ -26,6 +26,8 @@ FORBIDDEN = {
     "serving": {"actors", "training", "ray_jobs"},
     "ray_jobs": set[str](),
 }
+# These import torchvision, which hub.py has to repair first where torch is a CPU build.
+NEED_REPAIR = {"open_clip", "open_flamingo", "peft", "sentence_transformers", "torchvision"}
 # These start every job and every `--help`; torch and transformers would cost each of them ten seconds.
 LIGHT = ("polite_flamingo.sample", "polite_flamingo.prompts", "polite_flamingo.images", "polite_flamingo.sources")
 
@@ -119,6 +121,33 @@ def test_no_module_imports_itself_round_a_corner() -> None:
     assert sum(map(len, graph.values())) >= len(known) // 2, "the graph has hardly an edge: is the walker broken?"
     assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
     assert circle(graph) == []
+
+
+def test_hub_repairs_torchvision_before_anything_needs_it() -> None:
+    """Whichever module a worker imports first: one that needs the repair, or its package, has imported hub above it."""
+    known = modules()
+    late = []
+    for name, path in known.items():
+        if not name.startswith("polite_flamingo.") or not _first_import(path, NEED_REPAIR):
+            continue
+        packages = [known[name.rsplit(".", depth)[0]] for depth in range(1, name.count("."))]
+        hub = {"polite_flamingo.hub"}
+        above = _first_import(path, hub) and _first_import(path, hub) < _first_import(path, NEED_REPAIR)
+        if not above and not any(_first_import(package, hub) for package in packages):
+            late.append(name)
+    assert not late
+
+
+def _first_import(path: Path, names: set[str]) -> int:
+    """The line of the first import of one of `names` or of what is in them; 0 where there is none."""
+    lines = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in imported(ast.unparse(node))
+        if name in names or name.split(".")[0] in names
+    ]
+    return min(lines, default=0)
 
 
 def test_what_is_imported_is_declared() -> None:

@@ -1,0 +1,118 @@
+"""Which keys occur in more than one shard, without holding all keys anywhere.
+
+Whoever commits a shard writes its keys beside it as sorted 128-bit digests (`write_keys`); `find` then splits the files
+of all shards into buckets on disk by the digest's first bits, sorts one bucket at a time, and leaves for each shard the
+digests it must give up: the first shard in the order of names keeps a key. A billion keys are 20 GB of scratch and a
+hundred megabytes of memory. 64 bits would not do: among a billion keys two would share a digest with odds of 1 in 37,
+and an innocent sample would be lost.
+
+Duplicates inside one shard are the reader's to quarantine; no tar is opened here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from polite_flamingo.shards import write_atomically
+
+DIGEST_BYTES = 16
+BUCKET_BYTES = 64 << 20
+_KEY = np.dtype([("high", ">u8"), ("low", ">u8")])
+_ENTRY = np.dtype([("high", ">u8"), ("low", ">u8"), ("shard", "<u4")])
+
+
+def digest(key: str) -> bytes:
+    """128 bits that stand for a key."""
+    return hashlib.blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
+
+
+def write_keys(path: Path, keys: Iterable[str]) -> None:
+    """Write the digests of a shard's keys, sorted, atomically: equal keys in any order make equal files."""
+    write_atomically(path, b"".join(sorted({digest(key) for key in keys})))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """What `find` found: `folder` holds a file for each shard that must give keys up; `count` of them in all."""
+
+    folder: Path
+    count: int
+
+    def of(self, name: str) -> frozenset[bytes]:
+        """Digests of the keys that shard `name` must reject, because an earlier shard has them."""
+        path = self.folder / f"{name}.rejected"
+        if not path.exists():
+            return frozenset()
+        data = path.read_bytes()
+        return frozenset(data[i : i + DIGEST_BYTES] for i in range(0, len(data), DIGEST_BYTES))
+
+
+def find(shards: Iterable[tuple[str, Path]], *, scratch: Path, bucket_bytes: int = BUCKET_BYTES) -> Duplicates:
+    """Find the keys that several shards have.
+
+    Args:
+        shards: name and key file of each shard, in any order.
+        scratch: a folder of our own; what it holds is deleted first.
+        bucket_bytes: at most about this much is sorted at once.
+
+    Raises:
+        ValueError: a key file is missing or not one; says which.
+    """
+    ordered = sorted(shards)
+    shutil.rmtree(scratch, ignore_errors=True)
+    buckets, rejected = scratch / "buckets", scratch / "rejected"
+    buckets.mkdir(parents=True)
+    rejected.mkdir()
+    _distribute([path for _, path in ordered], buckets, bucket_bytes)
+    count = sum(_reject(bucket, ordered, rejected) for bucket in sorted(buckets.iterdir()))
+    shutil.rmtree(buckets)
+    return Duplicates(folder=rejected, count=count)
+
+
+def _read_keys(path: Path) -> np.ndarray:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); run build_pf1m again to write it") from None
+    if len(data) % DIGEST_BYTES:
+        raise ValueError(f"{path} is not a file of keys; delete its shard's manifest and run build_pf1m again")
+    return np.frombuffer(data, dtype=_KEY)
+
+
+def _distribute(paths: Sequence[Path], buckets: Path, bucket_bytes: int) -> None:
+    """Append every digest with its shard's number to the bucket that its first bits name."""
+    total = sum(path.stat().st_size // DIGEST_BYTES * _ENTRY.itemsize for path in paths if path.exists())
+    bits = min(9, (max(1, total) // bucket_bytes).bit_length())  # 512 open files at most
+    with ExitStack() as stack:
+        files = [stack.enter_context((buckets / f"{number:03d}").open("wb")) for number in range(1 << bits)]
+        for shard, path in enumerate(paths):
+            keys = _read_keys(path)
+            entries = np.empty(len(keys), dtype=_ENTRY)
+            entries["high"], entries["low"], entries["shard"] = keys["high"], keys["low"], shard
+            first_bits = (keys["high"] >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(keys), int)
+            for number in np.unique(first_bits):
+                files[number].write(entries[first_bits == number].tobytes())
+
+
+def _reject(bucket: Path, ordered: Sequence[tuple[str, Path]], folder: Path) -> int:
+    """Sort one bucket; of equal digests every one but that of the first shard goes to its shard's file."""
+    entries = np.fromfile(bucket, dtype=_ENTRY)
+    entries = entries[np.lexsort((entries["shard"], entries["low"], entries["high"]))]
+    again = np.zeros(len(entries), dtype=bool)
+    again[1:] = (entries["high"][1:] == entries["high"][:-1]) & (entries["low"][1:] == entries["low"][:-1])
+    later = entries[again]
+    later = later[np.argsort(later["shard"], kind="stable")]
+    numbers, starts = np.unique(later["shard"], return_index=True)
+    for number, chosen in zip(numbers, np.split(later, starts[1:]), strict=bool(len(numbers))):
+        keys = np.empty(len(chosen), dtype=_KEY)
+        keys["high"], keys["low"] = chosen["high"], chosen["low"]
+        with (folder / f"{ordered[number][0]}.rejected").open("ab") as file:
+            file.write(keys.tobytes())
+    return len(later)

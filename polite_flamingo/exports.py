@@ -1,0 +1,180 @@
+"""Kept samples -> the files that trainers read: the published PF-1M record, LLaVA's, images, and the dataset card.
+
+    OUT/images/NAME/0f3a….jpg   images of shard NAME, as they came from the source, named by content
+    OUT/pf1m.json               records of the published dataset; its converters want the root of the paths: OUT
+    OUT/llava.json              LLaVA, and LLaMA-Factory ("sharegpt") with OUT/dataset_info.json beside it
+
+Each shard's lines are written by whoever selected it (`export_shard`), and joined in order afterwards (`join_exports`):
+neither ever holds more than one shard. Running either again gives the same files and removes what a former selection
+left.
+The card is in `card.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.sample import IMAGE_MARK, Sample
+from polite_flamingo.shards import write_atomically
+
+MARKER = "<img_path>"
+"""Opens and closes an image's path in a published record; there is no form with a slash."""
+
+KINDS = ("pf1m", "llava")
+
+DATASET_INFO: dict[str, Any] = {
+    "pf1m": {
+        "file_name": "llava.json",
+        "formatting": "sharegpt",
+        "columns": {"messages": "conversations", "images": "images"},
+        "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"},
+    }
+}
+"""What LLaMA-Factory needs to know of `llava.json`."""
+
+
+def pf1m_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
+    """A kept sample as the published dataset writes it.
+
+    Args:
+        sample: selected: its scores are finite, removed paragraphs are noted.
+        images: path of each image, relative to the folder of the file.
+    """
+    scores = sample.scores
+    record: dict[str, Any] = {
+        "input": _with_paths(sample.instruction, images),
+        "output": _without_marker(sample.rewritten or ""),
+        "original": sample.response,
+        "rouge_score": scores["rouge_l"],
+    }
+    if "nli" in scores:
+        record["nli_similarity"] = list(scores["nli"])
+    if "sts" in scores:
+        record["sts_similarity"] = scores["sts"]
+    if "paragraph_clip_scores" in scores:
+        record["filtered_paragraphs"] = [[score, text] for score, text in scores["filtered_paragraphs"]]
+        record["paragraph_clip_scores"] = list(scores["paragraph_clip_scores"])
+    record["reward"] = scores["reward"]
+    return record
+
+
+def llava_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
+    """A kept sample as LLaVA and LLaMA-Factory read it.
+
+    `images` lists all paths, for LLaMA-Factory. LLaVA reads `image`, one path: it is there when there is exactly one; a
+    trainer for one image a conversation should leave out the records with several `images`.
+    """
+    question = re.sub(rf"^((?:{IMAGE_MARK})+)\s*", lambda match: match[1] + "\n", sample.instruction)
+    record: dict[str, Any] = {"id": sample.key}
+    if len(images) == 1:
+        record["image"] = images[0]
+    record["images"] = list(images)
+    record["conversations"] = [
+        {"from": "human", "value": question},
+        {"from": "gpt", "value": (sample.rewritten or "").replace(IMAGE_MARK, "(image)")},  # a mark without an image
+    ]
+    return record
+
+
+def export_shard(samples: Sequence[Sample], *, out: Path, name: str, images: bool = True) -> None:
+    """Write the images and the records of one shard's kept samples.
+
+    Args:
+        samples: kept, in order.
+        out: the output folder.
+        name: of the shard.
+        images: write the image files too; records name them either way.
+    """
+    folder = out / "images" / name
+    wanted: set[str] = set()
+    records: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for sample in samples:
+        paths = []
+        for image in sample.images:
+            file = f"{hashlib.sha256(image.data).hexdigest()[:24]}.{image.extension}"
+            if images and file not in wanted:
+                _write_image(folder / file, image.data)
+            wanted.add(file)
+            paths.append(f"images/{name}/{file}")
+        records["pf1m"].append(_line(pf1m_record(sample, paths)))
+        records["llava"].append(_line(llava_record(sample, paths)))
+    if folder.exists():
+        for path in folder.iterdir():
+            if path.name not in wanted or not images:
+                path.unlink()
+    for kind, lines in records.items():
+        write_atomically(_part(out, name, kind), "".join(lines))
+
+
+def join_exports(*, out: Path, names: Sequence[str]) -> int:
+    """Join the shards' lines to `pf1m.json` and `llava.json`, in the order of `names`; return the number of records.
+
+    Streaming: a line at a time. The lines' files, and images of shards that are no longer named, are removed at the end.
+    """
+    counts = {kind: _join(out / f"{kind}.json", _lines(out, names, kind)) for kind in KINDS}
+    assert counts["pf1m"] == counts["llava"], counts
+    write_atomically(out / "dataset_info.json", json.dumps(DATASET_INFO, indent=2) + "\n")
+    shutil.rmtree(out / "exports", ignore_errors=True)
+    if (out / "images").exists():
+        for folder in (out / "images").iterdir():
+            if folder.name not in names:
+                shutil.rmtree(folder)
+    return counts["pf1m"]
+
+
+def _write_image(path: Path, data: bytes) -> None:
+    """Write it unless it is there. Not synced: a million images would take hours, and they can be had again."""
+    if path.exists() and path.stat().st_size == len(data):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def _part(out: Path, name: str, kind: str) -> Path:
+    return out / "exports" / f"{name}.{kind}.jsonl"
+
+
+def _lines(out: Path, names: Sequence[str], kind: str) -> Iterator[str]:
+    for name in names:
+        with _part(out, name, kind).open(encoding="utf-8", newline="\n") as file:
+            for line in file:
+                yield line.rstrip("\n")
+
+
+def _join(path: Path, lines: Iterator[str]) -> int:
+    """Write a JSON array of one record a line."""
+    temporary = path.with_name(f"{path.name}.tmp-joining")
+    count = 0
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write("[")
+        for count, line in enumerate(lines, 1):
+            file.write(("\n" if count == 1 else ",\n") + line)
+        file.write("\n]\n")
+    temporary.replace(path)
+    return count
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _with_paths(instruction: str, images: Sequence[str]) -> str:
+    """The instruction with each mark replaced by its image's path between markers."""
+    texts = [_without_marker(text) for text in instruction.split(IMAGE_MARK)]
+    assert len(texts) == len(images) + 1, "Sample.validate counts the marks"
+    paths = [f"{MARKER}{path}{MARKER}" for path in images]
+    return "".join(text + path for text, path in zip(texts, [*paths, ""], strict=True))
+
+
+def _without_marker(text: str) -> str:
+    """A marker inside a dataset's own text would make readers look for a file."""
+    return text.replace(MARKER, "(img_path)")

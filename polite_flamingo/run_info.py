@@ -1,0 +1,70 @@
+"""Where an output comes from: what a reader needs to make it again. Filled in by the job, printed by card and report."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+PACKAGES = ("torch", "transformers", "open_clip_torch", "open_flamingo", "peft", "sentence-transformers", "ray")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """One model of a run: what it does, its name in the profile, and a fingerprint of its files."""
+
+    role: str
+    name: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """One run.
+
+    Attributes:
+        title: headline of the report.
+        command: as typed.
+        started: ISO 8601.
+        seconds: spent, by stage ("rewriting", "scoring", …).
+        rows_per_second: of the whole job; 0 where that says nothing (a selection only).
+        config_hash: of models, prompts and generation; equal hashes may share an output folder.
+        profile: its file's name.
+        models: in the order of use.
+        versions: of Python and packages.
+        config: resolved, as YAML or JSON text.
+    """
+
+    title: str
+    command: str
+    started: str
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    rows_per_second: float = 0.0
+    config_hash: str = ""
+    profile: str = ""
+    models: tuple[ModelInfo, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    config: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types only; `from_json` is its inverse."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> RunInfo:
+        """Inverse of `to_json`."""
+        return RunInfo(**{**record, "models": tuple(ModelInfo(**model) for model in record["models"])})
+
+
+def installed_versions() -> dict[str, str]:
+    """Python and those of `PACKAGES` that are installed; nothing is imported."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

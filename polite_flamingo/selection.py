@@ -1,0 +1,190 @@
+"""One scored shard and a set of thresholds -> what is kept, why the rest is not, and statistics that merge.
+
+No model, no image is touched: another selection costs seconds. Memory holds one shard; everything that goes beyond it
+is in `Statistics`. Paragraphs of captions under the CLIPScore threshold are removed from the kept text; the scored
+shard still has it whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from polite_flamingo.duplicates import digest
+from polite_flamingo.filters.judge import CHECKS, FILTERS, Check, Thresholds, first_failure, judge
+from polite_flamingo.filters.paragraphs import join_paragraphs, paragraphs
+from polite_flamingo.sample import Sample, Verdict
+from polite_flamingo.statistics import Statistics, pick
+
+DUPLICATE = Verdict(filter="duplicates", keep=False, reason="duplicate_key")
+
+_CHECKS = {check.filter: check for check in CHECKS}
+
+
+@dataclass(kw_only=True)
+class Selection:
+    """What became of one shard's samples.
+
+    Attributes:
+        kept: in their order, with removed paragraphs noted in `scores` and all verdicts in `scores["verdicts"]`.
+        records: one for every sample, also of the rejected: key, dataset, keep, reason, verdicts; JSON types only.
+        statistics: of the shard's samples; its quarantined rows are yet to be counted (`count_quarantined`).
+    """
+
+    kept: list[Sample] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    statistics: Statistics = field(default_factory=Statistics)
+
+
+def select_shard(
+    samples: Iterable[Sample], *, shard: str, thresholds: Thresholds, duplicates: frozenset[bytes] = frozenset()
+) -> Selection:
+    """Judge every sample of a scored shard.
+
+    Args:
+        samples: rewritten and scored.
+        shard: its name, by which the report finds a sample again.
+        thresholds: where each filter cuts.
+        duplicates: digests of the keys that an earlier shard has (`Duplicates.of`).
+
+    Raises:
+        ValueError: a sample's scores do not fit its text.
+    """
+    selection = Selection()
+    for sample in samples:
+        verdicts = judge(sample, thresholds)
+        if digest(sample.key) in duplicates:
+            verdicts.insert(0, DUPLICATE)
+        failure = first_failure(verdicts)
+        record: dict[str, Any] = {
+            "key": sample.key,
+            "dataset": sample.dataset,
+            "keep": failure is None,
+            "reason": failure.reason if failure else "",
+            "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts],
+        }
+        selection.records.append(record)
+        removed = 0
+        if failure is None:
+            kept = _kept(sample, thresholds, record["verdicts"])
+            removed = len(kept.scores.get("filtered_paragraphs", ()))
+            selection.kept.append(kept)
+        _count(selection.statistics, sample, verdicts, failure, removed)
+        _offer(selection.statistics, sample, shard, verdicts, failure, thresholds)
+    return selection
+
+
+def split_paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[list[tuple[float, str]], list[tuple[float, str]]]:
+    """The (CLIPScore, paragraph) pairs that stay and those that go; none at all where the filter does not apply.
+
+    Raises:
+        ValueError: there is not one score for each paragraph.
+    """
+    scores = sample.scores.get("clip_paragraphs")
+    if "clipscore" not in FILTERS[sample.task] or not scores or (len(scores) == 1 and not thresholds.clip_single):
+        return [], []
+    texts = paragraphs(sample.rewritten or "")
+    if len(texts) != len(scores):
+        raise ValueError(f"{sample.key}: {len(texts)} paragraphs but {len(scores)} CLIPScores; score its shard again")
+    pairs = list(zip(scores, texts, strict=True))
+    check = _CHECKS["clip"]
+    stay = [pair for pair in pairs if check.passes(pair[0], thresholds.clip)]
+    return stay, [pair for pair in pairs if not check.passes(pair[0], thresholds.clip)]
+
+
+def _kept(sample: Sample, thresholds: Thresholds, verdicts: list[dict[str, Any]]) -> Sample:
+    """The sample as it goes into the dataset."""
+    scores = {**sample.scores, "verdicts": verdicts}
+    stay, go = split_paragraphs(sample, thresholds)
+    rewritten = sample.rewritten
+    if stay or go:
+        rewritten = join_paragraphs([text for _, text in stay])
+    if len(stay) + len(go) > 1:  # the reference notes this for texts of several paragraphs only
+        scores["paragraph_clip_scores"] = [score for score, _ in stay]
+        scores["filtered_paragraphs"] = [[score, text] for score, text in go]
+    return dataclasses.replace(sample, rewritten=rewritten, scores=scores)
+
+
+def _count(
+    statistics: Statistics, sample: Sample, verdicts: list[Verdict], failure: Verdict | None, removed: int
+) -> None:
+    counts = statistics.dataset(sample.dataset)
+    counts.tasks[sample.task] += 1
+    counts.paragraphs_removed += removed
+    if failure is None:
+        counts.kept += 1
+    else:
+        counts.rejected[failure.reason] += 1
+        statistics.also.update({verdict.filter for verdict in verdicts if not verdict.keep})
+    _count_rewards(statistics, sample, kept=failure is None)
+    failed = {verdict.filter for verdict in verdicts if not verdict.keep}
+    for verdict in verdicts:
+        if verdict.filter not in _CHECKS:
+            continue
+        curve = statistics.curves[verdict.filter]
+        if verdict.score is None:
+            curve.unscored += 1
+            continue
+        curve.scores.add(verdict.score)
+        curve.kept += failure is None
+        if failed <= {verdict.filter}:
+            curve.deciding.add(verdict.score)
+
+
+def _count_rewards(statistics: Statistics, sample: Sample, *, kept: bool) -> None:
+    raw, new = _reward(sample, "reward_raw"), _reward(sample, "reward")
+    if raw is None or new is None:
+        return
+    counts = statistics.dataset(sample.dataset)
+    counts.reward_raw.add(raw)
+    counts.reward.add(new)
+    statistics.reward_raw.add(raw)
+    statistics.reward.add(new)
+    if kept:
+        counts.reward_raw_kept.add(raw)
+        counts.reward_kept.add(new)
+        statistics.reward_kept.add(new)
+
+
+def _reward(sample: Sample, name: str) -> float | None:
+    value = sample.scores.get(name)
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _offer(
+    statistics: Statistics,
+    sample: Sample,
+    shard: str,
+    verdicts: list[Verdict],
+    failure: Verdict | None,
+    thresholds: Thresholds,
+) -> None:
+    """Offer the sample to the slots of the gallery that it fits.
+
+    `over/CHECK` and `under/CHECK`: kept or rejected by this one check alone, nearest to the threshold; `worst/REASON`:
+    rejected for this reason, farthest from it; `kept/DATASET`: any kept one.
+    """
+    if failure is None:
+        statistics.offer(f"kept/{sample.dataset}", pick(sample.key, shard))
+    else:
+        distance = _distance(failure, thresholds)
+        statistics.offer(f"worst/{failure.reason}", pick(sample.key, shard, distance))
+    failed = [verdict for verdict in verdicts if not verdict.keep]
+    for verdict in verdicts:
+        if verdict.filter not in _CHECKS or verdict.score is None:
+            continue
+        if failure is None:
+            statistics.offer(f"over/{verdict.filter}", pick(sample.key, shard, _distance(verdict, thresholds)))
+        elif failed == [verdict]:
+            statistics.offer(f"under/{verdict.filter}", pick(sample.key, shard, -_distance(verdict, thresholds)))
+
+
+def _distance(verdict: Verdict, thresholds: Thresholds) -> float:
+    """How far on the good side of its threshold a verdict's score lies; 0 for what has no threshold."""
+    check: Check | None = _CHECKS.get(verdict.filter)
+    if check is None or verdict.score is None:
+        return 0.0
+    return round(check.distance(verdict.score, getattr(thresholds, check.filter)), 4)

@@ -1,0 +1,181 @@
+"""Aerial object detection sets, DOTA and DIOR: an annotation file an image, its boxes -> something to describe.
+
+The raw annotation is a line of counts, then the boxes as lines (`boxes.py`); oriented boxes become the upright boxes
+around them. Objects outside the image are left out and counted in `meta`; where more than half of them lie outside,
+the file belongs to another image and the row is quarantined. Rows in: the annotation files.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.sample import BadSample, Sample, Turn
+from polite_flamingo.sources.base import Place, Row, Source, SourceOptions, rows_of
+from polite_flamingo.sources.boxes import Box, clip, largest, normalised
+from polite_flamingo.sources.instructions import instruction
+from polite_flamingo.sources.reading import ImageFolder, as_text, file_name, files_in, finite, identity, small_text
+from polite_flamingo.sources.responses import captions_and_boxes
+
+WORDS = {
+    "golffield": "golf course",
+    "baseballfield": "baseball field",
+    "basketballcourt": "basketball court",
+    "groundtrackfield": "ground track field",
+    "storagetank": "storage tank",
+    "tenniscourt": "tennis court",
+    "trainstation": "train station",
+}
+"""DIOR's class names without their blanks; DOTA's have hyphens, which need no list."""
+
+Read = Callable[[Path, str], tuple[list[Box], tuple[float, float] | None, list[str], dict[str, Any]]]
+"""(file, its text) -> boxes, the size they refer to (None: that of the image), image names, meta."""
+
+
+def reader(name: str, suffix: str, parse: Read) -> Callable[[SourceOptions], Iterator[Row]]:
+    """The adapter of a dataset with one annotation file an image."""
+
+    def read(options: SourceOptions) -> Iterator[Row]:
+        folder = ImageFolder.of(options.images)
+
+        def build(key: str, found: tuple[Path, Path | None]) -> Sample:
+            path, inside = found
+            boxes, size, image_names, meta = parse(path, small_text(path, inside))
+            if not boxes:
+                raise BadSample("missing_annotation", f"{path.name} names no object")
+            image, header = folder.read(*image_names)
+            width, height = size or (header.width, header.height)
+            return _sample(name, key, boxes, width, height, image, meta | {"image_id": path.stem})
+
+        def identify(found: tuple[Path, Path | None]) -> str:
+            return identity({"file name": found[0].stem}, "file name")
+
+        records = (
+            (Place(file=file_name(file)), 0, (file, given if given.is_dir() else None))
+            for given in options.annotations
+            for file in files_in(given, suffix)
+        )
+        yield from rows_of(name, records, options, identify=identify, build=build)
+
+    return read
+
+
+def _sample(
+    name: str, key: str, boxes: list[Box], width: float, height: float, image: Any, meta: dict[str, Any]
+) -> Sample:
+    inside = clip(boxes, width, height)
+    outside = len(boxes) - len(inside)
+    if outside * 2 > len(boxes):
+        detail = f"{outside} of {len(boxes)} objects lie outside the image ({width:g}x{height:g}): of another image?"
+        raise BadSample("bad_field", detail)
+    counts = Counter(box.label for box in inside)
+    named = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items(), key=lambda item: -item[1]))
+    shown = largest(inside)
+    response = captions_and_boxes([f"Objects seen from above: {named}"], normalised(shown, width, height))
+    return Sample(
+        key=key,
+        dataset=name,
+        task="captioning",
+        turns=(Turn(instruction=instruction("captioning", key), response=response),),
+        images=(image,),
+        meta=meta | {"boxes": len(boxes), "boxes_outside": outside, "boxes_shown": len(shown)},
+    )
+
+
+def upright(label: str, corners: list[float]) -> Box:
+    """The upright box around corners x1, y1, x2, y2, … (two or four of them)."""
+    xs, ys = corners[::2], corners[1::2]
+    return Box(label=label, x1=min(xs), y1=min(ys), x2=max(xs), y2=max(ys))
+
+
+def label_words(name: str) -> str:
+    """A class name as words: `large-vehicle` -> large vehicle, `golffield` -> golf course."""
+    name = as_text(name, "a class name")
+    if not name:
+        raise BadSample("bad_field", "an object has an empty class name")
+    return WORDS.get(name.lower(), name.replace("-", " ").replace("_", " ").lower())
+
+
+def parse_dota(path: Path, content: str) -> tuple[list[Box], None, list[str], dict[str, Any]]:
+    """Lines `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`; originals (not tiles) begin with `imagesource:` and `gsd:`."""
+    boxes, difficult = [], 0
+    meta: dict[str, Any] = {}
+    for number, line in enumerate(content.splitlines(), start=1):
+        name, colon, value = line.partition(":")
+        if colon and name.strip() in ("imagesource", "gsd"):
+            meta[name.strip()] = as_text(value, name.strip())
+            continue
+        parts = line.split()
+        if not parts:
+            continue
+        if len(parts) not in (9, 10):
+            raise BadSample("bad_field", f"{path.name}, line {number}: expected 8 numbers, a class and 'difficult'")
+        corners = [_number(part, f"{path.name}, line {number}") for part in parts[:8]]
+        boxes.append(upright(label_words(parts[8]), corners))
+        difficult += parts[9:] == ["1"]
+    meta["difficult"] = difficult
+    return boxes, None, _names(path.stem), meta
+
+
+def parse_dior(path: Path, content: str) -> tuple[list[Box], tuple[float, float] | None, list[str], dict[str, Any]]:
+    """Pascal VOC's XML, with `bndbox` (two corners) or, in DIOR-R, `robndbox` (four)."""
+    if "<!DOCTYPE" in content or "<!ENTITY" in content:
+        raise BadSample("bad_field", f"{path.name} declares entities; annotation files need none")
+    try:
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise BadSample("bad_field", f"{path.name} is not XML: {error}") from None
+    boxes = []
+    for number, thing in enumerate(root.findall("object")):
+        what = f"{path.name}, object {number}"
+        label = label_words(thing.findtext("name") or "")
+        if (oriented := thing.find("robndbox")) is not None:
+            corners = [
+                _number(oriented.findtext(f"{axis}_{corner}"), what)
+                for corner in ("left_top", "right_top", "right_bottom", "left_bottom")
+                for axis in "xy"
+            ]
+        elif (box := thing.find("bndbox")) is not None:
+            corners = [_number(box.findtext(side), what) for side in ("xmin", "ymin", "xmax", "ymax")]
+        else:
+            raise BadSample("bad_field", f"{what} has neither 'bndbox' nor 'robndbox'")
+        boxes.append(upright(label, corners))
+    size = None
+    if root.find("size") is not None:
+        size = tuple(_number(root.findtext(f"size/{side}"), f"{path.name}, size") for side in ("width", "height"))
+    name = as_text(root.findtext("filename") or "", "element 'filename'")
+    names = [name, f"JPEGImages-trainval/{name}", f"JPEGImages-test/{name}"] if name else []
+    return boxes, (size[0], size[1]) if size else None, names + _names(path.stem), {}
+
+
+def _names(stem: str) -> list[str]:
+    return [f"{place}{stem}.{extension}" for place in ("", "images/") for extension in ("png", "jpg")]
+
+
+def _number(value: str | None, where: str) -> float:
+    try:
+        return finite(float(value or ""), where)
+    except ValueError as error:
+        if isinstance(error, BadSample):
+            raise
+        raise BadSample("bad_field", f"{where}: {(value or '')[:24]!r} is not a number") from None
+
+
+DOTA = Source(
+    name="dota",
+    task="captioning",
+    category="captioning",
+    files="labelTxt/ (a folder, or single .txt files); images/<same name>.png",
+    licence="academic use only",
+    read=reader("dota", ".txt", parse_dota),
+)
+DIOR = Source(
+    name="dior",
+    task="captioning",
+    category="captioning",
+    files="Annotations/Horizontal Bounding Boxes/ or …/Oriented Bounding Boxes/ (folders or .xml files); <filename>",
+    read=reader("dior", ".xml", parse_dior),
+)

@@ -1,0 +1,261 @@
+"""Reading annotation and image files that nobody vouches for.
+
+JSON is read strictly (UTF-8, with or without a byte order mark), fields are checked before use, and image names cannot
+lead out of the image folder: not by `..`, not by an absolute path, not through a symbolic link. Nothing here unpickles
+or opens a connection.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from polite_flamingo.images import Header, inspect
+from polite_flamingo.sample import BadSample, Image
+
+MAX_IMAGE_BYTES = 100 << 20
+"""A larger file is not read at all; the largest image of the source datasets has 30 MB."""
+
+MAX_TEXT_FILE_BYTES = 20 << 20
+"""Of annotation files that describe one image (XML, label lines)."""
+
+EXTENSION_OF = {
+    "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "PPM": "ppm",
+    "JPEG2000": "jp2",
+}  # fmt: skip
+
+
+class SourceError(ValueError):
+    """An annotation file or folder as a whole is unusable; the message is one line: what, where, what to do."""
+
+
+def read_text(path: Path) -> str:
+    """A whole UTF-8 text file, without its byte order mark. Raises `SourceError`."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        raise SourceError(f"{path} is not UTF-8 ({where}): convert it first, for example with iconv") from None
+
+
+def load_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]], *needs: str) -> Any:
+    """A JSON file whose top level is `kind`; of an object, `needs` name fields that it must have.
+
+    Raises:
+        SourceError: unreadable, not UTF-8, not JSON, or of another shape.
+    """
+    content = read_text(path)
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise SourceError(f"{path} is nested too deeply to be an annotation file") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise SourceError(f"{path}, {where}: not JSON ({error.msg}); was it downloaded whole?") from None
+    except ValueError as error:  # a number of more digits than Python converts
+        raise SourceError(f"{path} is not usable JSON ({error})") from None
+    wanted = "a list" if kind is list else f"an object with {' and '.join(map(repr, needs))}" if needs else "an object"
+    if not isinstance(value, kind):
+        found = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else kind_of(value)
+        raise SourceError(f"{path}: expected {wanted}, found {found}; see --list for the files of this source")
+    for name in needs:
+        if name not in value:
+            raise SourceError(f"{path}: expected {wanted}, found no {name!r}; see --list for the files of this source")
+    return value
+
+
+def list_in(path: Path, content: dict[str, Any], name: str) -> list[Any]:
+    """The list `name` of a loaded file. Raises `SourceError` where it is something else."""
+    value = content[name]
+    if not isinstance(value, list):
+        raise SourceError(f"{path}: {name!r} must be a list, found {type(value).__name__}; is it the right file?")
+    return value
+
+
+def file_name(path: Path) -> str:
+    """The name of a file as it can be written to JSON: bytes that are not UTF-8 become question marks."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
+
+
+def files_in(path: Path, suffix: str) -> Iterator[Path]:
+    """`path` itself, or the files with `suffix` directly in it, by name. Raises `SourceError` where there are none."""
+    if not path.is_dir():
+        yield path
+        return
+    found = sorted(item for item in path.iterdir() if item.suffix.lower() == suffix)
+    if not found:
+        raise SourceError(f"{path} holds no *{suffix} file: name the folder that directly holds the annotations")
+    yield from found
+
+
+def small_text(path: Path, folder: Path | None) -> str:
+    """The text of an annotation file that is one record; `folder`, where given, is where it must lie.
+
+    Raises:
+        BadSample: `unsafe_name` (a link that leads out of the folder), `bad_field` (not UTF-8), `text_too_long`,
+            `missing_annotation` (unreadable).
+    """
+    try:
+        if folder is not None and not path.resolve().is_relative_to(folder.resolve()):
+            raise BadSample("unsafe_name", f"{path.name} is a link that leads out of {folder}")
+        if path.stat().st_size > MAX_TEXT_FILE_BYTES:
+            raise BadSample("text_too_long", f"{path.name}: more than {MAX_TEXT_FILE_BYTES} bytes")
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise BadSample("missing_annotation", f"{path.name} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise BadSample("bad_field", f"{path.name} is not UTF-8: {error.reason} at byte {error.start}") from None
+
+
+def entry(record: Any) -> dict[str, Any]:
+    """The record, which must be an object."""
+    if not isinstance(record, dict):
+        raise BadSample("bad_field", f"a record must be an object, not {type(record).__name__}")
+    return record
+
+
+def value_of(record: dict[str, Any], name: str) -> Any:
+    """A field that must be there."""
+    if name not in record:
+        raise BadSample("bad_field", f"field {name!r} is missing")
+    return record[name]
+
+
+def text(record: dict[str, Any], name: str) -> str:
+    """A string field, with runs of white space made one blank. It may be empty."""
+    return as_text(value_of(record, name), f"field {name!r}")
+
+
+def as_text(value: Any, what: str) -> str:
+    """A string that can be written as UTF-8, with runs of white space made one blank."""
+    if not isinstance(value, str):
+        raise BadSample("bad_field", f"{what} must be a string, not {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadSample("bad_field", f"{what} holds half a surrogate pair, which no UTF-8 file can") from None
+    return " ".join(value.split())
+
+
+def identity(record: dict[str, Any], name: str) -> str:
+    """An id: a short string or a whole number."""
+    value = value_of(record, name)
+    if isinstance(value, bool) or not isinstance(value, int | str) or (isinstance(value, int) and abs(value) > 1 << 63):
+        raise BadSample("bad_field", f"field {name!r} must be a string or a whole number, not {str(type(value))[8:-2]}")
+    found = as_text(str(value), f"field {name!r}")
+    if not 0 < len(found) <= 200:
+        raise BadSample("bad_field", f"field {name!r} must have 1 to 200 characters, not {len(found)}")
+    return found
+
+
+def found_id(record: Any, name: str) -> str | None:
+    """The id if the record has a usable one; for joining, where a bad record is reported elsewhere."""
+    try:
+        return identity(entry(record), name)
+    except BadSample:
+        return None
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, for a message: never its content, which may be long."""
+    return str(value)[:24] if isinstance(value, int | float) else type(value).__name__
+
+
+def finite(value: Any, what: str) -> float:
+    """A number that arithmetic can rely on."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9 or math.isnan(value):
+        raise BadSample("bad_field", f"{what} must be a number, not {kind_of(value)}")
+    return float(value)
+
+
+def texts(record: dict[str, Any], name: str) -> list[str]:
+    """A list of strings, as `text`; empty ones are left out."""
+    values = value_of(record, name)
+    if not isinstance(values, list):
+        raise BadSample("bad_field", f"field {name!r} must be a list, not {type(values).__name__}")
+    return [found for number, value in enumerate(values) if (found := as_text(value, f"{name}[{number}]"))]
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The image files under `root`. Reads headers, never pixels: what does not decode is found by whoever decodes."""
+
+    root: Path
+    _archives: dict[Path, zipfile.ZipFile] = field(default_factory=dict)
+
+    @staticmethod
+    def of(images: Path | None) -> ImageFolder:
+        """Raises `SourceError` where no folder is given or there."""
+        if images is None:
+            raise SourceError("this source needs its images: pass their folder with --images")
+        if not images.is_dir():
+            raise SourceError(f"{images} is no folder: pass the folder of the images with --images")
+        return ImageFolder(images)
+
+    def read(self, *names: str) -> tuple[Image, Header]:
+        """The first of `names` that is there, bytes as they are.
+
+        Raises:
+            BadSample: `missing_image`, `unsafe_name`, `image_too_large`, or what `images.inspect` says of its header.
+        """
+        path = self.locate(*names)
+        try:
+            size = path.stat().st_size
+            if size > MAX_IMAGE_BYTES:
+                raise BadSample("image_too_large", f"{path.name}: {size} bytes, at most {MAX_IMAGE_BYTES} are read")
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadSample("missing_image", f"{path.name} cannot be read: {error.strerror or error}") from None
+        return _checked(data, path.name)
+
+    def locate(self, *names: str) -> Path:
+        """The path of the first of `names` that is a file inside the folder."""
+        for name in names:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+                raise BadSample("unsafe_name", f"image name {name[:80]!r} leads out of the image folder")
+            path = self.root / name
+            try:
+                if path.is_file():
+                    if not path.resolve().is_relative_to(self.root.resolve()):
+                        raise BadSample("unsafe_name", f"{name[:80]!r} is a link that leads out of the image folder")
+                    return path
+            except OSError:  # a name that no file system takes names no file
+                continue
+        raise BadSample("missing_image", f"none of {', '.join(names)[:200]} is in the image folder")
+
+    def read_from_zip(self, archive: str, member: str) -> tuple[Image, Header]:
+        """As `read`, from a zip in the folder; nothing is extracted to disk."""
+        path = self.locate(archive)
+        try:
+            if path not in self._archives:
+                self._archives[path] = zipfile.ZipFile(path)
+            info = self._archives[path].getinfo(member)
+            if info.file_size > MAX_IMAGE_BYTES:
+                raise BadSample("image_too_large", f"{archive}@{member}: {info.file_size} bytes when unpacked")
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise BadSample("unsupported", f"{archive}@{member} is packed in another way than stored or deflated")
+            data = self._archives[path].read(info)
+        except BadSample:
+            raise
+        except KeyError:
+            raise BadSample("missing_image", f"{archive} holds no {member[:80]!r}") from None
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
+            raise BadSample("corrupt_image", f"{archive}@{member[:80]}: {type(error).__name__}: {error}") from None
+        return _checked(data, f"{archive}@{member}")
+
+
+def _checked(data: bytes, name: str) -> tuple[Image, Header]:
+    try:
+        header = inspect(data)
+    except BadSample as bad:
+        raise BadSample(bad.reason, f"{name}: {bad.detail}") from None
+    return Image(extension=EXTENSION_OF[header.format], data=data), header

@@ -1,0 +1,64 @@
+"""A raw dataset in a temporary folder: what the tests of the adapters are written with."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Pillow
+
+from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.sources import SOURCES, SourceOptions
+
+SHARED = Path(os.environ.get("POLITE_FLAMINGO_SHARED", Path(__file__).parents[2].parent / "shared"))
+
+
+class Raw:
+    """Writes annotation files and images, then reads them through an adapter."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.images = root / "images"
+        self.images.mkdir()
+
+    def json(self, name: str, content: Any) -> Path:
+        return self.text(name, json.dumps(content))
+
+    def text(self, name: str, content: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return path
+
+    def image(self, name: str, width: int = 100, height: int = 50, colour: str = "green") -> bytes:
+        buffer = io.BytesIO()
+        kind = {"jpg": "JPEG", "png": "PNG", "tif": "TIFF"}[name.rsplit(".", 1)[1]]
+        Pillow.new("RGB", (width, height), colour).save(buffer, kind)
+        path = self.images / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(buffer.getvalue())
+        return buffer.getvalue()
+
+    def read(
+        self, source: str, *files: Path, split: str = "val", **extra: str
+    ) -> tuple[list[Sample], list[Quarantined]]:
+        options = SourceOptions(annotations=files, images=self.images, split=split, extra=extra)
+        return both(SOURCES[source].read(options))
+
+
+def both(rows: Any) -> tuple[list[Sample], list[Quarantined]]:
+    """Samples (each valid, each fit for a shard) and quarantined rows (each fit for its file)."""
+    samples, quarantined = [], []
+    for row in rows:
+        if isinstance(row, Sample):
+            assert row.validate() is row
+            json.dumps(row.to_record(), ensure_ascii=False, allow_nan=False).encode()
+            samples.append(row)
+        else:
+            row.to_json().encode()
+            assert row.detail and row.payload
+            quarantined.append(row)
+    return samples, quarantined
