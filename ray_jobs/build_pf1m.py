@@ -27,7 +27,7 @@ from ray_jobs import console, select
 from ray_jobs.cluster import PoolsConfig, running_ray
 from ray_jobs.fingerprint import config_hash, model_fingerprints
 from ray_jobs.replay_ledger import settle
-from ray_jobs.run_info import Run, read_run, write_run
+from ray_jobs.run_info import add_time, begin_run, read_run, write_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +77,15 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         done = [name for name in shards if name not in todo]
         if done:
             print(f"{len(done)} of {len(shards)} shards are already done: {console.names_of(done)}")
-        run = replace(read_run(layout) or Run.begin(identity, models), config=console.to_yaml(config))
         if todo:
-            write_atomically(layout.config, run.config)
+            resolved = console.to_yaml(replace(config, fresh=False))
+            run = replace(read_run(layout) or begin_run(identity, models, resolved), config=resolved)
+            write_atomically(layout.config, resolved)
             write_run(layout, run)
             layout.stats.unlink(missing_ok=True)
             started = time.monotonic()
             process(todo, config, layout, identity, rewriting_actor, scoring_actor)
-            run = replace(run, seconds=run.seconds + time.monotonic() - started)
-            write_run(layout, run)
+            write_run(layout, add_time(layout, run, time.monotonic() - started))
         if todo or not select.is_current(layout, config.thresholds):
             select.select(layout, config.thresholds)
         select.print_summary(layout)

@@ -1,75 +1,57 @@
-"""What is known of the run that made an output folder: OUT/run.json, for the report and for later selections."""
+"""Keep what is known of a run in OUT/run.json, so that a later selection can still say where its samples come from."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.metadata
 import json
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
 
-from polite_flamingo.ledger import OutputLayout
+from polite_flamingo.ledger import OutputLayout, read_manifest
+from polite_flamingo.run_info import ModelInfo, RunInfo, installed_versions
 from polite_flamingo.shards import write_atomically
 
-_PACKAGES = ("polite-flamingo-on-ray", "ray", "torch", "transformers", "open_flamingo", "open_clip_torch", "pyarrow")
 
+def begin_run(config_hash: str, models: Mapping[str, Mapping[str, str]], config: str) -> RunInfo:
+    """A run that starts now.
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """Where an output folder comes from.
-
-    Attributes:
-        command: as typed.
-        started: UTC, ISO 8601.
-        seconds: spent on rewriting and scoring, over all resumptions.
+    Args:
         config_hash: see `fingerprint.config_hash`.
         models: role -> name and fingerprint.
-        versions: of the packages that decide results.
         config: resolved, as YAML.
     """
-
-    command: str
-    started: str
-    seconds: float = 0.0
-    config_hash: str
-    models: Mapping[str, Mapping[str, str]]
-    versions: Mapping[str, str] = field(default_factory=dict)
-    config: str = ""
-
-    @staticmethod
-    def begin(config_hash: str, models: Mapping[str, Mapping[str, str]]) -> Run:
-        """A run that starts now."""
-        return Run(
-            command=shlex.join(["python", "-m", *_module_and_arguments()]),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            config_hash=config_hash,
-            models=models,
-            versions={name: _version(name) for name in _PACKAGES},
-        )
+    main = sys.modules["__main__"].__spec__
+    program = ["python", "-m", main.name] if main else ["python", sys.argv[0]]
+    return RunInfo(
+        title="Polite Flamingo on Ray",
+        command=shlex.join([*program, *sys.argv[1:]]),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        config_hash=config_hash,
+        models=tuple(ModelInfo(role=role, **model) for role, model in models.items()),
+        versions=installed_versions(),
+        config=config,
+    )
 
 
-def write_run(layout: OutputLayout, run: Run) -> None:
+def add_time(layout: OutputLayout, run: RunInfo, wall_seconds: float) -> RunInfo:
+    """Add the time of one attempt: a run that was interrupted has several."""
+    wall = run.seconds.get("wall", 0.0) + wall_seconds
+    manifests = [read_manifest(layout.manifest(name)) for name in layout.finished()]
+    stages = {stage: sum(m.seconds.get(stage, 0.0) for m in manifests) for stage in ("rewriting", "scoring")}
+    rows = sum(manifest.rows_in for manifest in manifests)
+    seconds = {name: round(value, 1) for name, value in {**stages, "wall": wall}.items()}
+    return replace(run, seconds=seconds, rows_per_second=round(rows / wall, 2) if wall else 0.0)
+
+
+def write_run(layout: OutputLayout, run: RunInfo) -> None:
     """Write OUT/run.json."""
-    write_atomically(layout.run, json.dumps(dataclasses.asdict(run), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(layout.run, json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
-def read_run(layout: OutputLayout) -> Run | None:
+def read_run(layout: OutputLayout) -> RunInfo | None:
     """Read OUT/run.json; None before the first run."""
     if not layout.run.exists():
         return None
-    return Run(**json.loads(layout.run.read_text(encoding="utf-8")))
-
-
-def _module_and_arguments() -> list[str]:
-    main = sys.modules["__main__"].__spec__
-    return [main.name if main else sys.argv[0], *sys.argv[1:]]
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    return RunInfo.from_json(json.loads(layout.run.read_text(encoding="utf-8")))

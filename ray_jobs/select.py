@@ -107,8 +107,8 @@ def print_summary(layout: OutputLayout) -> None:
         ("reward", f"{_number(stats['reward_before'])} -> {_number(stats['reward_after'])}"),
         ("reward of kept", f"{_number(stats['reward_kept_before'])} -> {_number(stats['reward_kept_after'])}"),
     ]
-    if run is not None and run.seconds:
-        rows.append(("samples/s", f"{stats['rows_in'] / run.seconds:.2f} ({run.seconds:.0f} s with the start of Ray)"))
+    if run is not None and run.rows_per_second:
+        rows.append(("samples/s", f"{run.rows_per_second:.2f} ({run.seconds['wall']:.0f} s, start of Ray included)"))
     rows.append(("report", str(layout.report)))
     print(console.table(rows, f"{layout.root}"))
 

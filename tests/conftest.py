@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
 os.environ.pop("RAY_ADDRESS", None)
+_HERE = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors of tests
+    [str(_HERE.parent), str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 @pytest.fixture(scope="session")

@@ -29,9 +29,7 @@ def touch(*paths: Path) -> None:
 
 def test_manifest_round_trip_and_the_invariant(tmp_path: Path) -> None:
     layout = OutputLayout(root=tmp_path)
-    manifest = Manifest(
-        shard="in/a.tar", rows_in=3, scored=2, quarantined=1, config_hash="c", seconds={"rewrite": 1.5}
-    )
+    manifest = Manifest(shard="in/a.tar", rows_in=3, scored=2, quarantined=1, config_hash="c", seconds={"rewrite": 1.5})
     write_manifest(layout.manifest("a"), manifest)
     assert read_manifest(layout.manifest("a")) == manifest
     assert layout.finished() == ["a"]
