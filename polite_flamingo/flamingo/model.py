@@ -208,7 +208,10 @@ def build_flamingo(config: FlamingoConfig, *, seed: int = 0, dtype: torch.dtype 
             cross_attn_every_n_layers=config.cross_attn_every_n_layers,
             perceiver=config.perceiver,
             cross_attention=config.cross_attention,
-        ).to(dtype)
+        )
+    # Not the language model: it has its dtype, and casting would round its rotary frequencies, which stay float32.
+    for module in (model.vision_encoder, model.perceiver, language_model.gated_cross_attn_layers):
+        module.to(dtype)
     model.tokenizer = tokenizer
     model.preprocess = preprocess
     return model

@@ -9,6 +9,7 @@ arrived). Which files make up a model is decided in `checkpoint.py` and `lora.py
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -30,19 +31,21 @@ def load_state(model: FlamingoModel, state: Mapping[str, torch.Tensor], *, omits
     by_part: dict[Part, list[str]] = {}
     for name in own:
         by_part.setdefault(part_of(model, name), []).append(name)
-    for part, names in by_part.items():
+    absent = {}
+    for part, names in sorted(by_part.items()):
         missing = [plain_name(name) for name in names if name not in state]
-        if not missing or (len(missing) == len(names) and part in omits):
-            continue
-        if len(missing) < len(names):
+        if missing and len(missing) < len(names):
             raise ValueError(
                 f"{source}: part {part!r} is incomplete, {len(missing)} of {len(names)} tensors are missing: "
                 f"{_some(missing)}. Was it saved from a model of other sizes (perceiver, cross_attention, layers)?"
             )
+        if missing and part not in omits:
+            absent[part] = f"{part} ({len(names)} expected, such as {missing[0]})"
+    if absent:
         raise ValueError(
-            f"{source}: no tensor of part {part!r} ({len(names)} expected, such as {_some(missing)}). Add a checkpoint "
-            f"that holds it (OpenFlamingo's base before a fine-tuned one), or name {part!r} in checkpoint_omits if its "
-            "weights come from elsewhere"
+            f"{source}: no tensor of {', '.join(absent.values())}. Add the checkpoint that holds them (OpenFlamingo's "
+            f"base before a fine-tuned one), or name {', '.join(absent)} in checkpoint_omits if their weights come "
+            "from elsewhere"
         )
     shapes = [
         f"{plain_name(name)} {tuple(tensor.shape)} in the file, {tuple(own[name].shape)} in the model"
@@ -68,7 +71,8 @@ def read_state(file: str | Path) -> dict[str, torch.Tensor]:
     path = Path(file)
     if path.suffix == ".safetensors":
         return load_file(str(path))
-    state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    # Only zip files, what torch has written since 1.6, can be mapped instead of read whole.
+    state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     if isinstance(state, Mapping) and isinstance(state.get("model_state_dict"), Mapping):
         state = state["model_state_dict"]
     if not isinstance(state, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):

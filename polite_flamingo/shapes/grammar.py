@@ -276,7 +276,8 @@ def count_of(scene: Scene, noun: str, colour: str | None) -> int:
 
 def _ground(slots: Mapping[str, str], scene: Scene) -> bool:
     return (
-        slots.get("ground", scene.background) == scene.background and slots.get("pattern", scene.pattern) == scene.pattern
+        slots.get("ground", scene.background) == scene.background
+        and slots.get("pattern", scene.pattern) == scene.pattern
     )
 
 

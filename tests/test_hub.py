@@ -1,0 +1,46 @@
+"""Names become paths, and models become digests that change when the weights do."""
+
+from __future__ import annotations
+
+import pytest
+
+from polite_flamingo import hub
+
+
+def test_zoo_and_package_names_become_paths_and_others_stay():
+    assert hub.resolve("org/model") == "org/model"
+    assert hub.resolve("package:polite_flamingo/sample.py").endswith("polite_flamingo/sample.py")
+    with pytest.raises(FileNotFoundError, match=r"zoo:no_such_model"):
+        hub.resolve("zoo:no_such_model")
+    with pytest.raises(FileNotFoundError, match=r"no package 'no_such_package'"):
+        hub.resolve("package:no_such_package/x")
+
+
+def test_a_fingerprint_follows_the_content_and_not_the_place(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        (folder / "inner").mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        (folder / "inner" / "model.safetensors").write_bytes(b"weights")
+    assert hub.fingerprint(str(first)) == hub.fingerprint(str(second))
+    before = hub.fingerprint(str(first))
+    (first / "inner" / "model.safetensors").write_bytes(b"weightz")
+    changed = hub.fingerprint(str(first))
+    (first / "inner" / "model.safetensors").write_bytes(b"weights")
+    (first / "inner" / "model.safetensors").rename(first / "model.safetensors")
+    assert len({before, changed, hub.fingerprint(str(first))}) == 3
+
+
+def test_the_ends_of_a_large_file_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "_FINGERPRINTED", 4)
+    file = tmp_path / "x.pt"
+    digests = set()
+    for content in (b"aaaa....bbbb", b"aaaZ....bbbb", b"aaaa....bbbZ", b"aaaa.....bbbb", b"aaaabb", b"aaaabZ"):
+        file.write_bytes(content)
+        digests.add(hub.fingerprint(str(file)))
+    assert len(digests) == 6
+
+
+def test_a_name_that_is_nowhere_counts_by_itself():
+    assert hub.fingerprint("ViT-L-14") != hub.fingerprint("ViT-B-32")
+    assert hub.fingerprint("no-such-org/no-such-model") == "name:no-such-org/no-such-model"
