@@ -116,7 +116,7 @@ def export_shard(samples: Sequence[Sample], *, out: Path, name: str, images: boo
 def join_exports(*, out: Path, names: Sequence[str]) -> int:
     """Join the shards' lines to `pf1m.json` and `llava.json`, in the order of `names`; return the number of records.
 
-    Streaming: a line at a time. The lines' files, and images of shards that are no longer named, are removed at the end.
+    Streaming: a line at a time. The lines' files, and images of shards no longer named, are removed at the end.
     """
     counts = {kind: _join(out / f"{kind}.json", _lines(out, names, kind)) for kind in KINDS}
     assert counts["pf1m"] == counts["llava"], counts

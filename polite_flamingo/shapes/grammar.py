@@ -128,7 +128,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 ITEM = ("a {size} {colour} {shape} {where}", "a {size} {colour} {shape}", "a {colour} {shape}")
 
 
-def say(kind: str, wording: int = 0, **slots: str) -> str:
+def say(kind: str, wording: int = 0, /, **slots: str) -> str:
     """A sentence of that kind with its full stop; `wording` picks among the templates that these slots fill."""
     fitting = [t for t in TEMPLATES[kind] if set(re.findall(r"\{(\w+)\}", t)) == set(slots)]
     if not fitting:

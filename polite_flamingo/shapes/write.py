@@ -63,7 +63,9 @@ def _json(path: Path, content: Any) -> Path:
 
 
 def _coco(rng: random.Random, home: Path, samples: int) -> SourceOptions:
-    images, captions, boxes = [], [], []
+    images: list[dict[str, Any]] = []
+    captions: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
     for number in range(1, samples + 1):
         scene = random_scene(rng)
         name = f"COCO_val2014_{number:012d}.jpg"
@@ -148,7 +150,8 @@ def _asked(rng: random.Random, name: str, samples: int) -> list[tuple[int, Scene
 
 
 def _vqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
-    questions, annotations = [], []
+    questions: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image, scene, question in _asked(rng, "vqa_v2", samples):
         _picture(scene, home / "val2014" / f"COCO_val2014_{image:012d}.jpg")
         question_id = image * 1000 + len(questions)
@@ -171,7 +174,7 @@ def _vqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
 
 
 def _clevr(rng: random.Random, home: Path, samples: int) -> SourceOptions:
-    questions = []
+    questions: list[dict[str, Any]] = []
     for image, scene, question in _asked(rng, "clevr", samples):
         name = f"CLEVR_val_{image:06d}.png"
         _picture(scene, home / "images" / SPLIT / name)
@@ -184,7 +187,7 @@ def _clevr(rng: random.Random, home: Path, samples: int) -> SourceOptions:
 
 
 def _gqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
-    questions = {}
+    questions: dict[str, Any] = {}
     for image, scene, question in _asked(rng, "gqa", samples):
         _picture(scene, home / "images" / f"{image}.jpg")
         questions[f"{len(questions):08d}"] = {
@@ -196,7 +199,7 @@ def _gqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
 
 
 def _aokvqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
-    records = []
+    records: list[dict[str, Any]] = []
     for image, scene, question in _asked(rng, "aokvqa", samples):
         _picture(scene, home / "val2017" / f"{image:012d}.jpg")
         choices = [question.answer, *question.others[:3]]

@@ -71,8 +71,8 @@ def rewriter(size: int, weights: Path) -> dict[str, float]:
                 print(f"  {task}: {pair.raw!r}\n    -> {text!r}", file=sys.stderr)
     figures["VQA rewrites that keep the meaning"] = statistics.mean(kept["vqa"] + kept["vqa_rationale"])
     figures["caption rewrites that keep the meaning"] = statistics.mean(kept["captioning"])
-    for task, right in kept.items():
-        figures[f"{task}: meaning kept"] = statistics.mean(right)
+    for task, outcomes in kept.items():
+        figures[f"{task}: meaning kept"] = statistics.mean(outcomes)
     figures["well-formed rewrites"] = formed / total
     figures["unchanged rewrites"] = unchanged / total
     return figures

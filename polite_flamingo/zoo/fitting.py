@@ -28,7 +28,8 @@ class Optimiser:
     def __init__(
         self, named: Iterable[tuple[str, nn.Parameter]], *, lr: float, steps: int, warm_up: int = 40, start: int = 0
     ):
-        hidden, rest = [], []
+        hidden: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
         for name, parameter in named:
             if not parameter.requires_grad:
                 continue

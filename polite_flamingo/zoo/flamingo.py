@@ -22,6 +22,7 @@ from polite_flamingo.shapes.scene import Scene
 from polite_flamingo.zoo.clip import pixels
 from polite_flamingo.zoo.documents import (
     Batches,
+    Maker,
     notes_written_out,
     rewriting,
     seen_and_answered,
@@ -103,7 +104,7 @@ def train_base(
         if name.endswith("_gate"):
             parameter.data.fill_(0.5)  # from zero, the gates of so short a run hardly open
     rng = random.Random(f"base-{seed}")
-    makers = {seen_and_written_out: 0.6, seen_and_answered: 0.3, notes_written_out: 0.1}
+    makers: dict[Maker, float] = {seen_and_written_out: 0.6, seen_and_answered: 0.3, notes_written_out: 0.1}
     data = Batches(rng, makers, AutoTokenizer.from_pretrained(folder), batch, prefix_weight=0.02)
     optimiser = Optimiser(
         [(n, p) for n, p in model.named_parameters() if not n.startswith("vision_encoder.")], lr=lr, steps=steps
