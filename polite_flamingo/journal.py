@@ -134,13 +134,13 @@ class ShardJournal:
 def clear(folder: Path) -> None:
     """At the start of a job: forget who was busy and who died, keep who is condemned."""
     for path in folder.glob("*.loading-*"):
-        path.unlink()
+        path.unlink(missing_ok=True)
     for path in folder.glob("*.json"):
         condemned = _read(path).condemned
         if condemned:
             write_atomically(path, json.dumps(dataclasses.asdict(_State(condemned=condemned))))
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def forget(folder: Path, shard: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import Any
 
 from ray.data import ActorPoolStrategy, DataContext
@@ -19,6 +20,7 @@ def configure_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated")  # Ray's own readers pass it
 
 
 def stage(actor: type, model: Any, pool: PoolConfig, pools: PoolsConfig, layout: OutputLayout) -> dict[str, Any]:

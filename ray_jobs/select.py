@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo import duplicates
+from polite_flamingo.card import write_card
 from polite_flamingo.exports import export_shard, join_exports
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, read_quarantine, read_scored
+from polite_flamingo.report.gallery import collect_gallery
+from polite_flamingo.report.page import write_report
 from polite_flamingo.selection import select_shard
 from polite_flamingo.shards import sweep_temporary, write_atomically, write_shard
 from polite_flamingo.statistics import Statistics, rejections
@@ -136,6 +139,11 @@ def _select_shard(layout: OutputLayout, name: str, thresholds: Thresholds, repea
 
 def _write_pages(layout: OutputLayout, thresholds: Thresholds, total: Statistics) -> None:
     """The card and the report."""
+    run = read_run(layout)
+    assert run is not None, "a finished shard comes from a run"
+    write_card(total, thresholds, run, layout.card)
+    gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
+    write_report(total, thresholds, run, gallery, layout.report)
 
 
 def _number(value: float | None) -> str:

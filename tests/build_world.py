@@ -1,4 +1,4 @@
-"""A small world for tests of jobs: shards of text rows, a config that names no real model, and what a job left behind."""
+"""A small world for tests of jobs: shards of text rows, a config without real models, and what a job left behind."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); tests have time-outs, and often a busy machine
 os.environ.pop("RAY_ADDRESS", None)
 _HERE = Path(__file__).parent
 os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors of tests
