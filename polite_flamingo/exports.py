@@ -164,7 +164,12 @@ def _join(path: Path, lines: Iterator[str]) -> int:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as some annotation files have: only an escape can say it
+        line = json.dumps(record, allow_nan=False)
+    return line + "\n"
 
 
 def _with_paths(instruction: str, images: Sequence[str]) -> str:
