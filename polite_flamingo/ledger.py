@@ -25,7 +25,6 @@ from polite_flamingo.duplicates import write_keys
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.shards import read_shard, write_atomically, write_shard
 
-
 _FOLDERS = (
     "scored",
     "manifests",

@@ -127,11 +127,12 @@ def _reason(error: BaseException) -> str | None:
     import ray
 
     seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        if isinstance(error, ModelBroken | WorkerKeepsDying):
-            return str(error)
-        error = getattr(error, "cause", None) or error.__cause__
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        if isinstance(link, ModelBroken | WorkerKeepsDying):
+            return str(link)
+        link = getattr(link, "cause", None) or link.__cause__
     for cause in seen:
         if isinstance(cause, ray.exceptions.ActorDiedError):
             return f"a worker could not start: {_last_line(str(cause))}"

@@ -90,8 +90,8 @@ def settle(layout: OutputLayout) -> None:
             left = [row for row in read_quarantine(layout.quarantine(source)) if row.index not in taken]
             write_quarantine(layout.quarantine(source), left)
             manifest = read_manifest(layout.manifest(source))
-            counts = {"rows_in": manifest.scored + len(left), "quarantined": len(left)}
-            write_manifest(layout.manifest(source), replace(manifest, **counts))
+            manifest = replace(manifest, rows_in=manifest.scored + len(left), quarantined=len(left))
+            write_manifest(layout.manifest(source), manifest)
             if read_manifest(layout.manifest(path.stem)).quarantined == 0:
                 tar.unlink(missing_ok=True)  # else its records point into it
         else:
