@@ -116,7 +116,7 @@ def export_shard(samples: Sequence[Sample], *, out: Path, name: str, images: boo
 def join_exports(*, out: Path, names: Sequence[str]) -> int:
     """Join the shards' lines to `pf1m.json` and `llava.json`, in the order of `names`; return the number of records.
 
-    Streaming: a line at a time. The lines' files, and images of shards that are no longer named, are removed at the end.
+    Streaming: a line at a time. The lines' files, and images of shards no longer named, are removed at the end.
     """
     counts = {kind: _join(out / f"{kind}.json", _lines(out, names, kind)) for kind in KINDS}
     assert counts["pf1m"] == counts["llava"], counts
@@ -164,7 +164,12 @@ def _join(path: Path, lines: Iterator[str]) -> int:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    try:
+        line.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, as some annotation files have: only an escape can say it
+        line = json.dumps(record, allow_nan=False)
+    return line + "\n"
 
 
 def _with_paths(instruction: str, images: Sequence[str]) -> str:

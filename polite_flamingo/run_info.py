@@ -1,4 +1,4 @@
-"""Where an output comes from: what a reader needs to make it again. Filled in by the job, printed by card and report."""
+"""Where an output comes from: what a reader needs to make it again. The job fills it in, card and report print it."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def select_shard(
             "dataset": sample.dataset,
             "keep": failure is None,
             "reason": failure.reason if failure else "",
-            "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts],
+            "verdicts": [dict(vars(verdict)) for verdict in verdicts],
         }
         selection.records.append(record)
         removed = 0

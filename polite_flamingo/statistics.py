@@ -26,6 +26,9 @@ PICKS = 4
 
 REWARD_STEP = 0.1
 
+UNKNOWN = "(unknown)"
+"""The dataset of what has no readable key."""
+
 
 @dataclass(kw_only=True)
 class Mean:
@@ -280,12 +283,17 @@ def stage_of(reason: str) -> str:
 def dataset_of(row: Quarantined) -> str:
     """The dataset a quarantined row belongs to as far as its key tells; a shard that cannot be read has none."""
     dataset, slash, _ = row.key.partition("/")
-    return dataset if slash and dataset else "(unknown)"
+    return dataset if slash and dataset else UNKNOWN
 
 
 def _quarantine_rank(row: Quarantined) -> tuple[str, str, int, str]:
     place = f"{row.shard}#{row.index}#{row.key}"
-    return hashlib.blake2b(place.encode(), digest_size=8).hexdigest(), row.shard, row.index, row.key
+    return (
+        hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
+        row.shard,
+        row.index,
+        row.key,
+    )
 
 
 def _plain(value: Any) -> Any:

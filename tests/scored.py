@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+from functools import cache
 from typing import Any
 
 from PIL import Image as Pillow
@@ -28,6 +29,7 @@ DATASETS = {
 }
 
 
+@cache
 def draw(colour: str, shape: str, size: int = 96) -> bytes:
     """A picture of one shape, PNG."""
     image = Pillow.new("RGB", (size, size), "#f4efe4")

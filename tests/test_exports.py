@@ -77,6 +77,13 @@ def test_text_that_looks_like_a_marker_cannot_name_a_file() -> None:
     assert llava_record(sample, ["x.png"])["conversations"][1]["value"].count("<image>") == 0
 
 
+def test_half_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> None:
+    broken = scored("a/b/1", rewritten="It is \ud83d red, isn't it?")
+    export_shard(kept([broken, scored("a/b/2")]), out=tmp_path, name="a")
+    join_exports(out=tmp_path, names=["a"])
+    assert json.loads((tmp_path / "pf1m.json").read_text())[0]["output"] == "It is \ud83d red, isn't it?"
+
+
 def test_llava_s_marks_match_its_images(tmp_path: Path) -> None:
     samples = world(200)
     export(tmp_path, samples)

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from reference import SHARED
 
 from polite_flamingo import images
 from polite_flamingo.sample import BadSample
@@ -169,3 +170,14 @@ def test_flipping_any_byte_gives_an_image_or_a_reason() -> None:
 
 def test_the_image_of_text_is_black() -> None:
     assert images.black().size == (224, 224) and images.black().getextrema() == ((0, 0),) * 3
+
+
+def test_every_real_photograph_decodes() -> None:
+    files = [p for p in sorted((SHARED / "samples").rglob("*")) if p.suffix.lower().lstrip(".") in images.EXTENSIONS]
+    if not files:
+        pytest.skip(f"no excerpts of real datasets at {SHARED}; set POLITE_FLAMINGO_SHARED")
+    assert len(files) >= 20
+    for file in files:
+        image, header = images.decode(file.read_bytes()), images.inspect(file.read_bytes())
+        assert image.mode == "RGB" and image.size == (header.width, header.height)
+        assert image.convert("L").getextrema()[0] < image.convert("L").getextrema()[1], f"{file} is of one colour"

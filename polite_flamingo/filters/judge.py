@@ -99,6 +99,11 @@ class Check:
             case "above":
                 return score > threshold
 
+    def rule(self, threshold: float) -> str:
+        """The check in words, without its number's name: "kept from 0.4"."""
+        words = {"at_least": "kept from", "at_most": "kept up to", "below": "kept below", "above": "kept above"}
+        return f"{words[self.sense]} {threshold:g}"
+
     def distance(self, score: float, threshold: float) -> float:
         """How far on the good side the score lies; negative on the bad one, infinitely bad when unscored."""
         if math.isnan(score):
@@ -151,23 +156,23 @@ def _contradiction(scores: Mapping[str, Any], thresholds: Thresholds) -> float |
 
 CHECKS: tuple[Check, ...] = (
     Check(filter="min_words", stage="rules", reason="too_short", sense="at_least", score=_field("words"),
-          label="words, at least", step=1),
+          label="words", step=1),
     Check(filter="min_characters", stage="rules", reason="too_short", sense="at_least", score=_field("characters"),
-          label="characters, at least", step=1),
+          label="characters", step=1),
     Check(filter="max_words", stage="rules", reason="too_long", sense="at_most", score=_field("words"),
-          label="words, at most", step=1),
+          label="words", step=1),
     Check(filter="max_characters", stage="rules", reason="too_long", sense="at_most", score=_field("characters"),
-          label="characters, at most", step=10),
+          label="characters", step=10),
     Check(filter="unchanged", stage="rules", reason="unchanged", sense="below", score=_sameness,
-          label="Rouge-L to the annotation, below", step=0.01),
+          label="Rouge-L to the annotation", step=0.01),
     Check(filter="repetition", stage="rules", reason="repetition", sense="below", score=_field("repetition"),
-          label="share of repeated 4-grams, below", step=0.01),
+          label="share of repeated 4-grams", step=0.01),
     Check(filter="sts", stage="sts", reason="sts_low", sense="at_least", score=_field("sts"),
-          label="similarity to the annotation, at least", step=0.01),
+          label="similarity to the annotation", step=0.01),
     Check(filter="clip", stage="clipscore", reason="clip_low", sense="at_least", score=_best_paragraph,
-          label="CLIPScore of the best paragraph, at least", step=0.25),
+          label="CLIPScore of the best paragraph", step=0.25),
     Check(filter="nli_margin", stage="nli", reason="nli_contradiction", sense="above", score=_contradiction,
-          label="entailment or neutral over contradiction (logits), above", step=0.1),
+          label="entailment or neutral over contradiction (logits)", step=0.1),
 )  # fmt: skip
 
 STAGES: tuple[str, ...] = ("rules", "sts", "clipscore", "nli")

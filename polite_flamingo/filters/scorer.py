@@ -123,6 +123,10 @@ def _refusal(sample: Sample) -> BadSample | None:
         return BadSample("unsupported", f"{sample.key}: no filters are named for task {sample.task!r}")
     if sample.rewritten is None:
         return BadSample("scoring_failed", f"{sample.key}: there is no rewritten text to score")
+    try:
+        f"{sample.instruction}{sample.response}{sample.rewritten}".encode()
+    except UnicodeEncodeError:
+        return BadSample("bad_field", f"{sample.key}: half of a surrogate pair, which no tokenizer reads")
     if "clipscore" in FILTERS[sample.task] and not sample.images:
         return BadSample("missing_image", f"{sample.key}: a caption cannot be scored without its image")
     return None

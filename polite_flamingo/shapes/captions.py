@@ -35,7 +35,7 @@ from polite_flamingo.shapes.scene import (
 
 
 def terse_captions(rng: random.Random, scene: Scene) -> list[str]:
-    """Two to four captions as annotators give them: a list of things first, then a relation, the ground, a repetition."""
+    """One to four captions as annotators give them: a list of things, then a relation, the ground, a repetition."""
     names = [t.full_name for t in scene.things]
     listed = [", ".join(names), " and ".join(names), "a " + join([names[0], *(f"a {n}" for n in names[1:])])]
     captions = [rng.choice(listed)]

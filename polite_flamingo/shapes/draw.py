@@ -51,9 +51,7 @@ def _ground(pen: ImageDraw.ImageDraw, scene: Scene, side: int) -> None:
                 pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=mark)
 
 
-def _shape(
-    pen: ImageDraw.ImageDraw, thing: Thing, fill: tuple[int, ...], edge: tuple[int, ...], offset: float
-) -> None:
+def _shape(pen: ImageDraw.ImageDraw, thing: Thing, fill: tuple[int, ...], edge: tuple[int, ...], offset: float) -> None:
     half = SIZES[thing.size] * SUPERSAMPLING
     x = thing.centre[0] * SUPERSAMPLING + offset
     y = thing.centre[1] * SUPERSAMPLING + offset
@@ -81,10 +79,12 @@ def _heart() -> list[tuple[float, float]]:
     corners = []
     for i in range(40):
         t = 2 * math.pi * i / 40
-        corners.append((
-            math.sin(t) ** 3,
-            -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16,
-        ))
+        corners.append(
+            (
+                math.sin(t) ** 3,
+                -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16,
+            )
+        )
     return corners
 
 

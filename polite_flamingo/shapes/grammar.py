@@ -128,7 +128,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 ITEM = ("a {size} {colour} {shape} {where}", "a {size} {colour} {shape}", "a {colour} {shape}")
 
 
-def say(kind: str, wording: int = 0, **slots: str) -> str:
+def say(kind: str, wording: int = 0, /, **slots: str) -> str:
     """A sentence of that kind with its full stop; `wording` picks among the templates that these slots fill."""
     fitting = [t for t in TEMPLATES[kind] if set(re.findall(r"\{(\w+)\}", t)) == set(slots)]
     if not fitting:
@@ -276,7 +276,8 @@ def count_of(scene: Scene, noun: str, colour: str | None) -> int:
 
 def _ground(slots: Mapping[str, str], scene: Scene) -> bool:
     return (
-        slots.get("ground", scene.background) == scene.background and slots.get("pattern", scene.pattern) == scene.pattern
+        slots.get("ground", scene.background) == scene.background
+        and slots.get("pattern", scene.pattern) == scene.pattern
     )
 
 

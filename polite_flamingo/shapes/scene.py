@@ -1,7 +1,7 @@
 """What is in a Shapes picture: the ground truth that everything else is drawn from, said of, and checked against.
 
-A scene is a 3 × 3 grid with at most one thing a cell. No two things share colour *and* shape, so "the red circle" always
-means one thing. This module neither draws nor speaks.
+A scene is a 3 × 3 grid with at most one thing a cell. No two things share colour *and* shape, so "the red circle"
+always means one thing. This module neither draws nor speaks.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Scene:
     pattern: str
 
     def holds(self, first: Thing, relation: str, second: Thing) -> bool:
-        """Whether `first` is `relation` `second`, by the grid: "left of" wants a smaller column, "above" a smaller row."""
+        """Whether `first` is `relation` `second`: "left of" wants a smaller column, "above" a smaller row."""
         column, row = first.cell % 3 - second.cell % 3, first.cell // 3 - second.cell // 3
         return {"left of": column < 0, "right of": column > 0, "above": row < 0, "below": row > 0}[relation]
 

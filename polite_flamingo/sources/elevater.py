@@ -53,8 +53,8 @@ class _Files:
 
     classes: dict[str, list[Any]] = field(default_factory=dict)
     templates: dict[str, list[Any]] = field(default_factory=dict)
-    external: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    gpt3: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    external: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    gpt3: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     labelmap: list[str] = field(default_factory=list)
     indices: list[tuple[str, list[str]]] = field(default_factory=list)
 
@@ -120,10 +120,12 @@ def _load(path: Path, files: _Files) -> Iterator[Row]:
             try:
                 name = text(entry(knowledge), "classname")
                 if "gpt3" in knowledge:
-                    files.gpt3[dataset, name] = {"sentences": texts(knowledge, "gpt3")}
-                else:
+                    files.gpt3[dataset, name] = texts(knowledge, "gpt3")
+                elif "def_wiki" in knowledge or "def_wn" in knowledge:  # either may be null or ""
                     given = [text(knowledge, part) for part in ("def_wiki", "def_wn") if knowledge.get(part)]
-                    files.external[dataset, name] = {"sentences": given}
+                    files.external[dataset, name] = given
+                else:
+                    raise BadSample("bad_field", f"class {name[:60]!r} has none of 'def_wiki', 'def_wn', 'gpt3'")
             except BadSample as bad:
                 yield Place(file=path.name, part="classes").quarantined(number, bad.reason, bad.detail)
     else:
@@ -174,8 +176,8 @@ def _class_name(files: _Files, dataset: str, label: int) -> str:
 
 def _knowledge(files: _Files, dataset: str, name: str, key: str) -> list[str]:
     """Wikipedia's and WordNet's definitions, and one of GPT-3's sentences (chosen by the key), as far as there are."""
-    found = list(files.external.get((dataset, name), {}).get("sentences", []))
-    sentences = distinct(files.gpt3.get((dataset, name), {}).get("sentences", []))
+    found = list(files.external.get((dataset, name), []))
+    sentences = distinct(files.gpt3.get((dataset, name), []))
     return found + ([_choose(sentences, key)] if sentences else [])
 
 

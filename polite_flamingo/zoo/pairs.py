@@ -21,9 +21,12 @@ from polite_flamingo.shapes.captions import (
 )
 from polite_flamingo.shapes.grammar import parse
 from polite_flamingo.shapes.questions import KINDS, Kind, ask
-from polite_flamingo.shapes.scene import CANVAS, SHAPES, Scene, random_change, random_scene
+from polite_flamingo.shapes.scene import CANVAS, Scene, random_change, random_scene
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.instructions import ask as put
+from polite_flamingo.sources.responses import answer_response, captions_and_boxes, change_response, class_response
+
+CLASS_TEMPLATE = "a photo of a {}."
 
 REASONED: tuple[Kind, ...] = ("colour", "shape_at", "count")
 """Kinds of question whose answers carry a reason."""
@@ -71,9 +74,15 @@ def _class(rng: random.Random) -> Pair:
     shape = scene.things[0].shape
     return Pair(
         task="classification", scenes=(scene,), instruction=put(rng.choice(INSTRUCTIONS["classification"])),
-        raw=class_response(rng, shape), polite=polite_class(shape, rng.randrange(2)),
+        raw=raw_class(shape), polite=polite_class(shape, rng.randrange(2)),
         keeps=lambda text: text in (polite_class(shape, 0), polite_class(shape, 1)),
     )  # fmt: skip
+
+
+def raw_class(shape: str) -> str:
+    """The raw annotation of a class as the ELEVATER adapter words it."""
+    label, *facts = terse_class(shape)
+    return class_response(label, CLASS_TEMPLATE, facts)
 
 
 def _change(rng: random.Random) -> Pair:

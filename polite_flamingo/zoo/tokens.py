@@ -1,4 +1,4 @@
-"""The tokenizer of the tiny CLIP and the tiny Flamingo: byte-level BPE learnt on Shapes' texts and the protocol strings.
+"""The tokenizer of the tiny CLIP and Flamingo: byte-level BPE learnt on Shapes' texts and the protocol strings.
 
 Digits stay single, so boxes can be read; any text at all can be encoded, since the alphabet is the 256 bytes.
 """
@@ -31,10 +31,12 @@ def learn_tokenizer(seed: int = 0, pairs: int = 8000) -> Tokenizer:
         pair = random_pair(rng)
         texts += [rewriting_prompt(pair.instruction, pair.raw), pair.polite, pair.polite.lower()]
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

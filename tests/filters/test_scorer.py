@@ -76,6 +76,12 @@ def test_a_sample_that_cannot_be_scored_fails_alone_and_says_which(scorer: Score
     assert isinstance(found[2], BadSample) and found[2].reason == "scoring_failed"
 
 
+def test_half_a_surrogate_pair_would_stop_every_tokenizer(scorer: Scorer) -> None:
+    found = scorer.score([sample("vqa", 1, "It is \ud83d red."), sample("vqa", 2)])
+    assert isinstance(found[0], BadSample) and found[0].reason == "bad_field"
+    assert isinstance(found[1], dict)
+
+
 def test_a_model_that_gives_no_number_leaves_the_sample_unscored(
     scorer: Scorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from pathlib import Path
@@ -34,13 +33,12 @@ class Raw:
         return path
 
     def image(self, name: str, width: int = 100, height: int = 50, colour: str = "green") -> bytes:
-        buffer = io.BytesIO()
-        kind = {"jpg": "JPEG", "png": "PNG", "tif": "TIFF"}[name.rsplit(".", 1)[1]]
-        Pillow.new("RGB", (width, height), colour).save(buffer, kind)
         path = self.images / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(buffer.getvalue())
-        return buffer.getvalue()
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            kind = {"jpg": "JPEG", "png": "PNG", "tif": "TIFF"}[name.rsplit(".", 1)[1]]
+            Pillow.new("RGB", (width, height), colour).save(path, kind)
+        return path.read_bytes()
 
     def read(
         self, source: str, *files: Path, split: str = "val", **extra: str

@@ -1,7 +1,9 @@
-"""Records as hostile or careless people write them: right fields, wrong fields, junk."""
+"""Good records, a few of them spoiled: a field missing, a field of any other kind, or something else altogether."""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -13,12 +15,17 @@ JUNK = st.recursive(
 )
 
 
-def mostly(good: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Three times in four what it should be."""
-    return st.one_of(good, good, good, JUNK)
-
-
-def record(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """An object with any of these fields, each mostly good; or something else altogether."""
-    some = st.fixed_dictionaries({}, optional={name: mostly(good) for name, good in fields.items()})
-    return st.one_of(st.fixed_dictionaries({name: mostly(good) for name, good in fields.items()}), some, JUNK)
+@st.composite
+def spoiled(draw: st.DrawFn, records: Sequence[dict[str, Any]]) -> tuple[list[Any], set[int]]:
+    """The records with up to three of them spoiled, and the places of those."""
+    made: list[Any] = copy.deepcopy(list(records))
+    places = draw(st.lists(st.integers(0, len(made) - 1), max_size=3, unique=True))
+    for place in places:
+        name = draw(st.sampled_from([*records[place], ""]))
+        if not name:
+            made[place] = draw(JUNK)
+        elif draw(st.booleans()):
+            del made[place][name]
+        else:
+            made[place][name] = draw(JUNK)
+    return made, set(places)

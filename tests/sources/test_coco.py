@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from raw_dataset import Raw, both
-from record_strategies import record
-
-from polite_flamingo.sources import SOURCES, SourceOptions
+from raw_dataset import Raw
+from record_strategies import spoiled
 
 
 def caption(image_id: Any, text: Any, number: int = 1) -> dict[str, Any]:
@@ -128,31 +124,32 @@ def test_each_bad_record_is_quarantined_with_its_place_and_costs_nothing_else(ra
     assert len(samples) + len(quarantined) == len(images) + 4 + len(boxes)
 
 
-IDS = st.integers(1, 3)
+def test_a_megabyte_of_caption_is_refused(raw: Raw) -> None:
+    raw.image("COCO_val2014_000000000001.jpg")
+    samples, quarantined = raw.read("coco_captions", captions_file(raw, [image(1)], [caption(1, "very " * 200_000)]))
+    assert samples == [] and quarantined[0].reason == "text_too_long"
+    assert len(quarantined[0].to_json()) < 1000
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    images=st.lists(
-        record(id=IDS, file_name=st.sampled_from(["a.jpg", "b.jpg", "../c.jpg"]), width=st.just(9), height=st.just(9)),
-        max_size=5,
-    ),
-    captions=st.lists(record(image_id=IDS, caption=st.sampled_from(["a cat", "", "two"])), max_size=6),
-    boxes=st.lists(
-        record(image_id=IDS, category_id=st.just(1), bbox=st.lists(st.floats(-9, 9), min_size=4, max_size=4)),
-        max_size=4,
-    ),
+    images=spoiled([{"id": f"image-{n}", "file_name": "a.jpg", "width": 9, "height": 9} for n in range(4)]),
+    captions=spoiled([{"image_id": f"image-{n}", "caption": f"a cat, {n} mice"} for n in range(4)]),
+    boxes=spoiled([{"image_id": f"image-{n}", "category_id": 1, "bbox": [1, 2, 3, 4]} for n in range(4)]),
 )
-def test_no_content_raises_and_every_image_leaves_once(raw: Raw, images: Any, captions: Any, boxes: Any) -> None:
+def test_spoiled_records_cost_only_themselves(raw: Raw, images: Any, captions: Any, boxes: Any) -> None:
     raw.image("a.jpg")
-    path = raw.root / "captions.json"
-    path.write_text(json.dumps({"images": images, "annotations": captions}))
-    options = SourceOptions(annotations=(path, instances_file(raw, boxes)), images=raw.images)
-    samples, quarantined = both(SOURCES["coco_captions"].read(options))
+    files = captions_file(raw, images[0], captions[0]), instances_file(raw, boxes[0])
+    samples, quarantined = raw.read("coco_captions", *files)
     places = [sample.meta["source"] for sample in samples] + [row.payload for row in quarantined]
     assert len(places) == len(set(places))
-    of_images = {place for place in places if place.startswith("captions.json#images[")}
-    assert of_images == {f"captions.json#images[{number}]" for number in range(len(images))}
+    of_images = {place for place in places if place.startswith("captions_val2014.json#images[")}
+    assert of_images == {f"captions_val2014.json#images[{number}]" for number in range(4)}
+    responses = {sample.key: sample.response for sample in samples}
+    for number in {0, 1, 2, 3} - images[1] - captions[1]:
+        lines = responses[f"coco_captions/val/image-{number}"].splitlines()
+        assert lines[0] == f"a cat, {number} mice"
+        assert number in boxes[1] or lines[2] == "person: [0.111, 0.222, 0.444, 0.667]"
 
 
 def test_real_captions_with_images(real: Any) -> None:

@@ -1,0 +1,140 @@
+"""The dataset card: the README.md of an output folder, for whoever finds the data without the report."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from polite_flamingo.filters.judge import CHECKS, REJECTIONS, Thresholds
+from polite_flamingo.run_info import RunInfo
+from polite_flamingo.shards import write_atomically
+from polite_flamingo.statistics import UNKNOWN, DatasetCounts, Statistics
+
+FILES = """\
+| file | what it holds |
+|---|---|
+| `pf1m/NAME.tar` | kept samples as WebDataset: `KEY.json` (text, scores), `KEY.0.jpg` … (images, bit by bit) |
+| `pf1m.json` | the same as records of PF-1M; image paths are relative to this folder |
+| `llava.json`, `dataset_info.json` | for LLaVA and LLaMA-Factory; those with several `images` have no `image` |
+| `images/` | the files that both name |
+| `verdicts/NAME.jsonl` | what every filter said of every scored sample, the rejected ones too |
+| `scored/NAME.tar` | every rewritten sample with all scores: select again with other thresholds, no model needed |
+| `quarantine/NAME.jsonl` | what could not be read or processed, with reasons |
+| `report.html`, `stats.json` | the run to look at, and its figures |
+"""
+
+LICENCE = """\
+Annotations and images keep the licences of the datasets they come from, see each dataset's own page; the rewritten
+texts are derived from them and from the output of the models named above, whose terms apply as well. The software that
+made this folder is under Apache-2.0, which says nothing about the data.
+"""
+
+
+def write_card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, path: Path) -> None:
+    """Write the card, atomically."""
+    write_atomically(path, card(statistics, thresholds, run))
+
+
+def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo) -> str:
+    """The card's Markdown; the front matter is what dataset hubs read."""
+    assert len(dataclasses.fields(thresholds)) == len(CHECKS) + 1, "every threshold is in the table"
+    total = statistics.total()
+    sources = sum(name != UNKNOWN for name in statistics.datasets)
+    values = [(check, getattr(thresholds, check.filter)) for check in CHECKS]
+    single = ["clip_single", str(thresholds.clip_single).lower(), "whether CLIPScore judges texts of one paragraph too"]
+    lines = [
+        "---",
+        "task_categories: [image-to-text, visual-question-answering]",
+        "language: [en]",
+        f"size_categories: [{_size(total.kept)}]",
+        "---",
+        f"# {_line(run.title)}",
+        "",
+        f"{total.kept:,} instructions with polite responses, rewritten by Polite Flamingo (arXiv 2307.01003) from "
+        f"{total.rows:,} raw annotations of {sources} datasets, and filtered.",
+        f"Mean reward: {_mean(total.reward_raw.value)} of annotations, {_mean(total.reward_kept.value)} of kept texts.",
+        f"CLIPScore removed {total.paragraphs_removed:,} paragraphs from kept texts.",
+        "",
+        "## Counts",
+        "",
+        *_counts(statistics, total),
+        "",
+        "Every row is kept, rejected (by its first failing filter) or quarantined (not readable or not processable).",
+        "",
+        "## How it was made",
+        "",
+        f"- started {_line(run.started)}, profile `{_code(run.profile)}`, configuration `{_code(run.config_hash)}`",
+        f"- command: `{_code(run.command)}`",
+        *(f"- {_line(m.role)}: `{_code(m.name)}` (fingerprint `{_code(m.fingerprint)}`)" for m in run.models),
+        f"- versions: {_line(', '.join(f'{name} {version}' for name, version in run.versions.items()))}",
+        "",
+        "## Thresholds",
+        "",
+        *_table(
+            ["threshold", "value", "meaning"],
+            [*([c.filter, f"{value:g}", f"{c.label}, {c.rule(value)}"] for c, value in values), single],
+        ),
+        "",
+        "## Files",
+        "",
+        FILES,
+        "## Licence",
+        "",
+        LICENCE,
+    ]
+    return "\n".join(lines).encode("utf-8", "replace").decode()
+
+
+def _counts(statistics: Statistics, total: DatasetCounts) -> Iterator[str]:
+    """One row a dataset, one column a reason that occurred."""
+    reasons = [reason for reason in REJECTIONS if total.rejected[reason]]
+    rows = [*sorted(statistics.datasets.items()), ("**all**", total)]
+    yield from _table(
+        ["dataset", "rows in", "kept", *reasons, "quarantined"],
+        [
+            [
+                _line(name),
+                *(f"{value:,}" for value in (counts.rows, counts.kept)),
+                *(f"{counts.rejected[reason]:,}" for reason in reasons),
+                f"{counts.quarantined.total():,}",
+            ]
+            for name, counts in rows
+        ],
+    )
+    if total.quarantined:
+        yield ""
+        reasons_of = ", ".join(f"{_line(reason)} {count:,}" for reason, count in sorted(total.quarantined.items()))
+        yield f"Quarantined: {reasons_of}."
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    numbers = [all(row[column].replace(",", "").isdigit() for row in rows) for column in range(len(head))]
+    rule = ["---:" if is_number else "---" for is_number in numbers]
+    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
+
+
+def _line(text: str) -> str:
+    """Text that cannot leave its line or table cell; Markdown and HTML in it show as themselves."""
+    flat = " ".join(text.split())
+    return "".join(f"\\{c}" if c in "\\`|[]_" else {"<": "&lt;", "&": "&amp;"}.get(c, c) for c in flat)
+
+
+def _code(text: str) -> str:
+    return " ".join(text.split()).replace("`", "'") or "–"
+
+
+def _mean(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}".replace("-", "−")
+
+
+def _size(count: int) -> str:
+    """The hub's classes: n<1K, 1K<n<10K, …"""
+    bounds = [
+        (1_000, "n<1K"),
+        (10_000, "1K<n<10K"),
+        (100_000, "10K<n<100K"),
+        (1_000_000, "100K<n<1M"),
+        (10**7, "1M<n<10M"),
+    ]
+    return next((name for bound, name in bounds if count < bound), "n>10M")

@@ -1,0 +1,214 @@
+"""The samples that a report shows: fetched by the picks of the statistics, shrunk, and cut to a readable length.
+
+Shards are read one at a time, and only those that hold a pick. Images become small pictures of our own making (no byte
+of a source's file reaches the page) and texts lose what no font shows; escaping is the template's work.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from PIL import Image as Pillow
+
+from polite_flamingo import images
+from polite_flamingo.filters.judge import (
+    CHECKS,
+    REJECTIONS,
+    STAGES,
+    Check,
+    Thresholds,
+    first_failure,
+    judge,
+    nli_margin,
+)
+from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.selection import split_paragraphs
+from polite_flamingo.statistics import Pick, Statistics
+
+MAX_SIDE = 320
+MAX_TEXT = 560
+KEPT_CARDS = 12
+SIDE_CARDS = 2
+"""On each side of a threshold."""
+WORST_CARDS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thumbnail:
+    """A picture as a `data:` URI, with its size in pixels; without one, why it cannot be shown."""
+
+    uri: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paragraph:
+    """Part of a rewritten text; `removed` by CLIPScore."""
+
+    text: str
+    removed: bool = False
+    score: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One sample, before and after; beside a threshold, with its side of it and the deciding number in full."""
+
+    key: str
+    dataset: str
+    task: str
+    question: str
+    raw: str
+    paragraphs: tuple[Paragraph, ...]
+    pictures: tuple[Thumbnail, ...]
+    numbers: tuple[tuple[str, str], ...]
+    kept: bool
+    reason: str
+    side: str = ""
+    exact: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Cards under one heading."""
+
+    kind: str
+    name: str
+    cards: tuple[Card, ...]
+
+
+def collect_gallery(
+    statistics: Statistics, thresholds: Thresholds, *, read: Callable[[str], Iterable[Sample]]
+) -> list[Group]:
+    """Fetch the samples to show.
+
+    Args:
+        statistics: merged, of the whole run.
+        thresholds: those of the selection.
+        read: the samples of the scored shard of a name; called once for each shard that is needed.
+
+    Raises:
+        ValueError: a shard does not hold a sample that it was picked from.
+    """
+    plan = list(_plan(statistics))
+    needed: dict[str, set[str]] = {}
+    for _, _, picks in plan:
+        for _, pick in picks:
+            needed.setdefault(pick.shard, set()).add(pick.key)
+    found: dict[tuple[str, str], Sample] = {}
+    for shard in sorted(needed):
+        found |= {(shard, sample.key): sample for sample in read(shard) if sample.key in needed[shard]}
+        missing = sorted(key for key in needed[shard] if (shard, key) not in found)
+        if missing:
+            raise ValueError(f"shard {shard!r} no longer holds {missing[0]!r}; run the selection again")
+    return [
+        Group(
+            kind=kind,
+            name=name,
+            cards=tuple(_card(found[pick.shard, pick.key], thresholds, side, name) for side, pick in picks),
+        )
+        for kind, name, picks in plan
+    ]
+
+
+def _plan(statistics: Statistics) -> Iterable[tuple[str, str, list[tuple[str, Pick]]]]:
+    """(kind, name, picks with their side of the threshold) of each group of cards, in the order of the page."""
+    by_dataset = [picks for slot, picks in sorted(statistics.picks.items()) if slot.startswith("kept/")]
+    turns = [
+        picks[turn] for turn in range(max(map(len, by_dataset), default=0)) for picks in by_dataset if turn < len(picks)
+    ]
+    if turns:
+        yield "kept", "", [("", pick) for pick in turns[:KEPT_CARDS]]
+    for check in sorted(CHECKS, key=lambda check: (check.stage == "rules", STAGES.index(check.stage))):
+        under = [("under", pick) for pick in statistics.picks.get(f"under/{check.filter}", [])[:SIDE_CARDS]]
+        over = [("over", pick) for pick in statistics.picks.get(f"over/{check.filter}", [])[:SIDE_CARDS]]
+        if under or (over and check.stage != "rules"):
+            yield "threshold", check.filter, under[::-1] + over
+    for reason in REJECTIONS:
+        if picks := statistics.picks.get(f"worst/{reason}"):
+            yield "worst", reason, [("", pick) for pick in picks[:WORST_CARDS]]
+
+
+def _card(sample: Sample, thresholds: Thresholds, side: str, group: str) -> Card:
+    verdicts = judge(sample, thresholds)
+    failure = first_failure(verdicts)
+    deciding = next((verdict for verdict in verdicts if verdict.filter == group), None)
+    duplicate = group == "duplicate_key"
+    reason = "duplicate_key" if duplicate else failure.reason if failure else ""
+    return Card(
+        key=sample.key,
+        dataset=sample.dataset,
+        task=sample.task,
+        question=readable(sample.question),
+        raw=readable(sample.response),
+        paragraphs=_paragraphs(sample, thresholds),
+        pictures=tuple(thumbnail(image.data) for image in sample.images[:2]),
+        numbers=tuple(_numbers(sample.scores)),
+        kept=not reason,
+        reason=reason,
+        side=side,
+        exact=f"{deciding.score:.7g}" if deciding and deciding.score is not None else "",
+    )
+
+
+def _paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[Paragraph, ...]:
+    stay, go = split_paragraphs(sample, thresholds)
+    if not (stay or go):
+        return (Paragraph(text=readable(sample.rewritten or "")),)
+    gone = {text for _, text in go}
+    scores = {text: score for score, text in stay + go}
+    texts = [text for text in (sample.rewritten or "").split("\n\n") if text in scores]
+    return tuple(Paragraph(text=readable(text), removed=text in gone, score=scores[text]) for text in texts)
+
+
+def _numbers(scores: Any) -> Iterable[tuple[str, str]]:
+    """The scores of a sample as people read them."""
+    if scores.get("reward") is not None and scores.get("reward_raw") is not None:
+        yield "reward", f"{number(scores['reward_raw'])} → {number(scores['reward'])}"
+    labels = {"sts": "STS", "rouge_l": "Rouge-L", "repetition": "repetition"}
+    for name, label in labels.items():
+        if scores.get(name) is not None and not (name == "repetition" and scores[name] < 0.1):
+            yield label, number(scores[name])
+    if scores.get("clip_paragraphs"):
+        known = [number(value) if value is not None else "–" for value in scores["clip_paragraphs"]]
+        yield "CLIPScore", " · ".join(known)
+    logits = scores.get("nli")
+    if logits and None not in logits:
+        label = ("contradiction", "entailment", "neutral")[max(range(3), key=lambda i: (logits[i], -i))]
+        yield "NLI", f"{label}, margin {number(nli_margin(logits))}"
+
+
+def number(value: float) -> str:
+    """Two decimals, with a minus sign that is one."""
+    return f"{value:.2f}".replace("-", "−")
+
+
+def readable(text: str) -> str:
+    """At most `MAX_TEXT` characters, without control characters and halves of surrogate pairs."""
+    shown = text if len(text) <= MAX_TEXT else text[:MAX_TEXT].rstrip() + " …"
+    shown = shown.encode("utf-8", "replace").decode()
+    return "".join(c for c in shown if c in "\n\t" or not (ord(c) < 32 or 0x7F <= ord(c) < 0xA0))
+
+
+def thumbnail(data: bytes) -> Thumbnail:
+    """At most `MAX_SIDE` pixels a side; small drawings without loss, photographs as WebP."""
+    try:
+        image = images.decode(data)
+    except BadSample as bad:
+        return Thumbnail(problem=bad.reason)
+    image.thumbnail((MAX_SIDE, MAX_SIDE), Pillow.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", lossless=image.width * image.height <= 128 * 128, quality=80, method=4)
+    uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Thumbnail(uri=uri, width=image.width, height=image.height)
+
+
+def check_of(name: str) -> Check:
+    """The check of a group of kind "threshold"."""
+    return next(check for check in CHECKS if check.filter == name)

@@ -1,0 +1,194 @@
+"""Statistics, a run's provenance and a gallery -> one HTML file that needs nothing else.
+
+No script, no request: style and pictures are inside, and the page's own policy forbids the rest. Everything that comes
+from a dataset is escaped by the template engine; charts are made of numbers (`charts.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from polite_flamingo.filters.judge import CHECKS, STAGES, UNSCORED, Check, Thresholds
+from polite_flamingo.report.charts import reward_chart, what_if_chart
+from polite_flamingo.report.gallery import Group, check_of, number, readable
+from polite_flamingo.run_info import RunInfo
+from polite_flamingo.shards import write_atomically
+from polite_flamingo.statistics import UNKNOWN, DatasetCounts, Statistics, rejections, stage_of
+
+STAGE_NAMES = {
+    "duplicates": "Duplicate keys",
+    "rules": "Rules",
+    "sts": "STS",
+    "clipscore": "CLIPScore",
+    "nli": "NLI",
+    UNSCORED: "Without a score",
+}
+STAGE_NOTES = {
+    "duplicates": "another shard has the key",
+    "rules": "length, unchanged, endless repetition",
+    "sts": "a description must mean what the annotation meant",
+    "clipscore": "a caption's paragraph must speak of the image",
+    "nli": "an answer must not contradict the annotated one",
+    UNSCORED: "a model gave no finite number",
+}
+REASON_NAMES = {
+    "duplicate_key": "duplicate key",
+    "too_short": "too short",
+    "too_long": "too long",
+    "unchanged": "not rewritten",
+    "repetition": "endless repetition",
+    "sts_low": "other meaning",
+    "clip_low": "not in the image",
+    "nli_contradiction": "contradicts the answer",
+    "unscored": "without a score",
+}
+CHECK_NAMES = {
+    "min_words": "Fewest words",
+    "min_characters": "Fewest characters",
+    "max_words": "Most words",
+    "max_characters": "Most characters",
+    "unchanged": "Not rewritten",
+    "repetition": "Endless repetition",
+    "sts": "STS",
+    "clip": "CLIPScore",
+    "nli_margin": "NLI",
+}
+TASK_NAMES = {
+    "captioning": "captioning",
+    "classification": "classification",
+    "change_captioning": "change captioning",
+    "vqa_rationale": "VQA with rationale",
+    "vqa": "VQA",
+    "text": "text",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of the funnel: how many it takes out of how many that reach it."""
+
+    stage: str
+    name: str
+    note: str
+    reaching: int
+    removed: int
+    reasons: tuple[tuple[str, int], ...]
+
+    @property
+    def left(self) -> int:
+        """How many go on."""
+        return self.reaching - self.removed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """A part of a dataset's bar."""
+
+    stage: str
+    name: str
+    count: int
+
+
+def write_report(
+    statistics: Statistics, thresholds: Thresholds, run: RunInfo, gallery: Sequence[Group], path: Path
+) -> None:
+    """Write the page, atomically."""
+    write_atomically(path, render(statistics, thresholds, run, gallery))
+
+
+def render(statistics: Statistics, thresholds: Thresholds, run: RunInfo, gallery: Sequence[Group]) -> str:
+    """The page's HTML; what cannot be encoded (half a surrogate pair) is shown as "?"."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": _count, "percent": _percent, "number": _number, "readable": readable}
+    page = environment.get_template("page.html").render(
+        style=Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8")),  # ours
+        run=run,
+        started=datetime.fromisoformat(run.started).strftime("%-d %B %Y, %H:%M %Z").strip(),
+        thresholds=thresholds,
+        total=statistics.total(),
+        funnel=funnel(statistics),
+        datasets=[(name, counts, slices(counts)) for name, counts in sorted(statistics.datasets.items())],
+        rewards=[reward_chart(statistics, width=width) for width in (360, 1060)],
+        curves=[
+            (check, statistics.curves[check.filter], chart)
+            for check in _by_interest(statistics)
+            if (chart := what_if_chart(check, statistics.curves[check.filter], _value(thresholds, check), width=360))
+        ],
+        groups={kind: [group for group in gallery if group.kind == kind] for kind in ("kept", "threshold", "worst")},
+        quarantine=[
+            (reason, count, statistics.quarantine.get(reason, []))
+            for reason, count in sorted(statistics.total().quarantined.items())
+        ],
+        checks=[(check, _value(thresholds, check)) for check in CHECKS],
+        check_of=check_of,
+        value_of=lambda check: _value(thresholds, check),
+        stage_names=STAGE_NAMES,
+        reason_names=REASON_NAMES,
+        check_names=CHECK_NAMES,
+        task_names=TASK_NAMES,
+        unknown=UNKNOWN,
+    )
+    return page.encode("utf-8", "replace").decode()
+
+
+def funnel(statistics: Statistics) -> list[Step]:
+    """The stages that took something out, and every model's stage that judged something, in order."""
+    total = statistics.total()
+    steps, left = [], total.rows - total.quarantined.total()
+    for stage, name in STAGE_NAMES.items():
+        reasons = tuple((reason, count) for reason, count in rejections(total) if stage_of(reason) == stage)
+        removed = sum(count for _, count in reasons)
+        judged = any(statistics.curves[check.filter].scores.total for check in CHECKS if check.stage == stage)
+        if removed or judged:
+            note = STAGE_NOTES[stage]
+            steps.append(Step(stage=stage, name=name, note=note, reaching=left, removed=removed, reasons=reasons))
+            left -= removed
+    assert left == total.kept, (left, total.kept)
+    return steps
+
+
+def slices(counts: DatasetCounts) -> list[Slice]:
+    """A dataset's rows by what became of them, without the empty parts."""
+    parts = [Slice(stage="kept", name="kept", count=counts.kept)]
+    for stage, name in STAGE_NAMES.items():
+        count = sum(count for reason, count in counts.rejected.items() if stage_of(reason) == stage)
+        parts.append(Slice(stage=stage, name=name, count=count))
+    parts.append(Slice(stage="quarantined", name="quarantined", count=counts.quarantined.total()))
+    return [part for part in parts if part.count]
+
+
+def _by_interest(statistics: Statistics) -> list[Check]:
+    """The models' checks first, as they are the ones whose thresholds move."""
+    return sorted(CHECKS, key=lambda check: (check.stage == "rules", STAGES.index(check.stage)))
+
+
+def _value(thresholds: Thresholds, check: Check) -> float:
+    return float(getattr(thresholds, check.filter))
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _percent(part: int, whole: int) -> str:
+    """One decimal where it says something."""
+    if not whole:
+        return "–"
+    share = 100 * part / whole
+    return f"{share:.1f} %" if 0 < share < 99.95 else f"{share:.0f} %"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else number(value)

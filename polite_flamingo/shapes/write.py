@@ -1,0 +1,235 @@
+"""Store Shapes' annotations on disk in the real datasets' own formats, so that the ordinary adapters read them.
+
+Seven datasets cover the five image categories of PF-1M: COCO captions with instances, ELEVATER with its knowledge
+files, LEVIR-CC with two images a sample, A-OKVQA with rationales, and VQA-v2, CLEVR and GQA. With `damage`, a few
+pictures are broken the way real downloads are (cut short, empty, absent), so that quarantine has something to show.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.shapes.captions import terse_captions, terse_changes, terse_class
+from polite_flamingo.shapes.draw import draw, encode
+from polite_flamingo.shapes.questions import Kind, Question, ask
+from polite_flamingo.shapes.scene import CANVAS, SHAPES, Scene, random_change, random_scene
+from polite_flamingo.sources.base import SourceOptions
+
+SPLIT = "val"
+
+KINDS_OF: dict[str, tuple[Kind, ...]] = {
+    "vqa_v2": ("colour", "count", "exists", "ground", "pattern"),
+    "clevr": ("count", "beside", "size", "exists"),
+    "gqa": ("shape_at", "where", "beside", "colour"),
+    "aokvqa": ("colour", "shape_at", "count"),
+}
+QUESTIONS_A_SCENE = 3
+
+
+def write_raw(folder: Path, *, samples: int = 180, seed: int = 0, damage: bool = True) -> dict[str, SourceOptions]:
+    """Write about `samples` samples of each dataset under `folder/NAME/`.
+
+    Returns:
+        What each source adapter needs to read them: `SOURCES[name].read(options)`.
+
+    Raises:
+        ValueError: fewer than 9 samples, of which the smallest dataset would have fewer pictures than are damaged.
+    """
+    if samples < 9:
+        raise ValueError(f"samples must be at least 9, not {samples}")
+    options = {}
+    for name, write in _WRITERS.items():
+        home = folder / name
+        home.mkdir(parents=True, exist_ok=True)
+        rng = random.Random(f"{name}-{seed}")
+        options[name] = write(rng, home, samples)
+        if damage:
+            _damage(rng, home)
+    return options
+
+
+def _picture(scene: Scene, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode(draw(scene), path.suffix.removeprefix(".")))
+
+
+def _json(path: Path, content: Any) -> Path:
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def _coco(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+    images: list[dict[str, Any]] = []
+    captions: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
+    for number in range(1, samples + 1):
+        scene = random_scene(rng)
+        name = f"COCO_val2014_{number:012d}.jpg"
+        _picture(scene, home / "val2014" / name)
+        images.append({"id": number, "file_name": name, "width": CANVAS, "height": CANVAS})
+        for caption in terse_captions(rng, scene):
+            captions.append({"image_id": number, "id": len(captions) + 1, "caption": caption})
+        for thing in scene.things:
+            x1, y1, x2, y2 = thing.box
+            boxes.append({
+                "id": len(boxes) + 1, "image_id": number, "category_id": SHAPES.index(thing.shape) + 1, "iscrowd": 0,
+                "bbox": [round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)],
+                "area": round((x2 - x1) * (y2 - y1), 2),
+            })  # fmt: skip
+    rng.shuffle(images)  # annotation order and image order differ, as in the real file
+    info = {"description": "Shapes in the format of COCO 2014", "year": 2026}
+    categories = [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)]
+    files = (
+        _json(home / "captions_val2014.json", {"info": info, "images": images, "annotations": captions}),
+        _json(
+            home / "instances_val2014.json",
+            {"info": info, "images": images, "annotations": boxes, "categories": categories},
+        ),
+    )
+    return SourceOptions(annotations=files, images=home, split=SPLIT)
+
+
+def _elevater(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+    lines = []
+    for number in range(samples // 3):
+        scene = random_scene(rng, 1)
+        shape = scene.things[0].shape
+        _picture(scene, home / "images" / f"{number:05d}.png")
+        lines.append(f"{number:05d}.png {SHAPES.index(shape)}")
+    (home / "val.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    facts = [terse_class(shape) for shape in SHAPES]
+    files = (
+        _json(home / "class_map.json", {"shapes": list(SHAPES)}),
+        _json(home / "template_map.json", {"shapes": ["a photo of a {}."]}),
+        _json(home / "shapes_knowledge.tsv", [
+            {"classname": name, "def_wiki": definition, "path_wn": "", "def_wn": None} for name, definition, _ in facts
+        ]),
+        _json(home / "GPT3_shapes.tsv", [{"classname": name, "gpt3": [f" {more}"]} for name, _, more in facts]),
+        home / "val.txt",
+    )  # fmt: skip
+    return SourceOptions(annotations=files, images=home / "images", split=SPLIT)
+
+
+def _levir(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+    images = []
+    for number in range(samples):
+        before = random_scene(rng)
+        after, change = random_change(rng, before)
+        name = f"{SPLIT}_{number:06d}.png"
+        _picture(before, home / "images" / SPLIT / "A" / name)
+        _picture(after, home / "images" / SPLIT / "B" / name)
+        sentences = [
+            {"tokens": sentence.split(), "raw": f" {sentence} .", "imgid": number, "sentid": number * 5 + place}
+            for place, sentence in enumerate(terse_changes(rng, change))
+        ]
+        images.append({
+            "filepath": SPLIT, "filename": name, "imgid": number, "split": SPLIT, "sentences": sentences,
+            "changeflag": int(change.kind != "none"),
+        })  # fmt: skip
+    file = _json(home / "LevirCCcaptions.json", {"dataset": "LEVIR-CC", "images": images})
+    return SourceOptions(annotations=(file,), images=home, split=SPLIT)
+
+
+def _asked(rng: random.Random, name: str, samples: int) -> list[tuple[int, Scene, Question]]:
+    """Image number, scene and question; `QUESTIONS_A_SCENE` different questions share a picture."""
+    asked: list[tuple[int, Scene, Question]] = []
+    number = 0
+    while len(asked) < samples:
+        scene, texts = random_scene(rng), set()
+        number += 1
+        for _ in range(QUESTIONS_A_SCENE):
+            question = ask(rng, scene, KINDS_OF[name])
+            if question.text not in texts:
+                texts.add(question.text)
+                asked.append((number, scene, question))
+    return asked[:samples]
+
+
+def _vqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+    questions: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image, scene, question in _asked(rng, "vqa_v2", samples):
+        _picture(scene, home / "val2014" / f"COCO_val2014_{image:012d}.jpg")
+        question_id = image * 1000 + len(questions)
+        questions.append({"image_id": image, "question": question.text, "question_id": question_id})
+        answers = [question.answer] * rng.randint(7, 10)
+        answers += rng.choices(question.others, k=10 - len(answers))
+        rng.shuffle(answers)
+        annotations.append({
+            "question_id": question_id, "image_id": image, "question_type": "none of the above",
+            "multiple_choice_answer": question.answer, "answer_type": "other",
+            "answers": [{"answer": a, "answer_confidence": "yes", "answer_id": i + 1} for i, a in enumerate(answers)],
+        })  # fmt: skip
+    head = {"data_type": "mscoco", "data_subtype": "val2014", "license": {}}
+    files = (
+        _json(home / "v2_OpenEnded_mscoco_val2014_questions.json",
+              head | {"task_type": "Open-Ended", "questions": questions}),
+        _json(home / "v2_mscoco_val2014_annotations.json", head | {"annotations": annotations}),
+    )  # fmt: skip
+    return SourceOptions(annotations=files, images=home, split=SPLIT)
+
+
+def _clevr(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+    questions: list[dict[str, Any]] = []
+    for image, scene, question in _asked(rng, "clevr", samples):
+        name = f"CLEVR_val_{image:06d}.png"
+        _picture(scene, home / "images" / SPLIT / name)
+        questions.append({
+            "question_index": len(questions), "image_index": image, "image_filename": name, "split": SPLIT,
+            "question": question.text, "answer": question.answer,
+        })  # fmt: skip
+    file = _json(home / "CLEVR_val_questions.json", {"info": {"split": SPLIT}, "questions": questions})
+    return SourceOptions(annotations=(file,), images=home, split=SPLIT)
+
+
+def _gqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+    questions: dict[str, Any] = {}
+    for image, scene, question in _asked(rng, "gqa", samples):
+        _picture(scene, home / "images" / f"{image}.jpg")
+        questions[f"{len(questions):08d}"] = {
+            "imageId": str(image), "question": question.text, "answer": question.answer,
+            "fullAnswer": question.polite(), "isBalanced": True,
+        }  # fmt: skip
+    file = _json(home / "val_balanced_questions.json", questions)
+    return SourceOptions(annotations=(file,), images=home, split=SPLIT)
+
+
+def _aokvqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+    records: list[dict[str, Any]] = []
+    for image, scene, question in _asked(rng, "aokvqa", samples):
+        _picture(scene, home / "val2017" / f"{image:012d}.jpg")
+        choices = [question.answer, *question.others[:3]]
+        rng.shuffle(choices)
+        records.append({
+            "split": SPLIT, "image_id": image, "question_id": f"shapes{len(records):016d}", "question": question.text,
+            "choices": choices, "correct_choice_idx": choices.index(question.answer),
+            "direct_answers": [question.answer] * 10, "difficult_direct_answer": False,
+            "rationales": [question.reason],
+        })  # fmt: skip
+    file = _json(home / "aokvqa_v1p0_val.json", records)
+    return SourceOptions(annotations=(file,), images=home, split=SPLIT)
+
+
+_WRITERS: dict[str, Callable[[random.Random, Path, int], SourceOptions]] = {
+    "coco_captions": _coco,
+    "elevater_ic": _elevater,
+    "levir_cc": _levir,
+    "aokvqa": _aokvqa,
+    "vqa_v2": _vqa,
+    "clevr": _clevr,
+    "gqa": _gqa,
+}
+
+
+def _damage(rng: random.Random, home: Path) -> None:
+    """Cut one picture short in mid-file (its header still reads), empty another, and remove a third."""
+    pictures = sorted(p for p in home.rglob("*") if p.suffix in (".jpg", ".png"))
+    cut, empty, gone = rng.sample(pictures, 3)
+    data = cut.read_bytes()
+    cut.write_bytes(data[: int(len(data) * 0.6)])
+    empty.write_bytes(b"")
+    gone.unlink()

@@ -1,0 +1,64 @@
+"""Pre-train the tiny LLaMA-type language model of the base Flamingo on text alone, as a real one is."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from polite_flamingo import hub  # before transformers: repairs torchvision's import
+
+# isort: split
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from polite_flamingo.zoo.documents import Batches, notes_written_out, repeated
+from polite_flamingo.zoo.fitting import Optimiser, run, seed_everything
+from polite_flamingo.zoo.tokens import learn_tokenizer, save_tokenizer
+
+STEPS = 900
+
+
+def config(vocabulary: int) -> LlamaConfig:
+    """6 layers of width 192; LLaMA's own ids for pad, BOS and EOS."""
+    return LlamaConfig(
+        vocab_size=vocabulary, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True, rms_norm_eps=1e-5,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, use_cache=True,
+    )  # fmt: skip
+
+
+def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> tuple[Tensor, float]:
+    """Mean next-token loss by `weights` (B, T), and the share of text tokens (weight 1) predicted right."""
+    kept = weights[:, 1:] > 0
+    predicted, target, weight = logits[:, :-1][kept].float(), ids[:, 1:][kept], weights[:, 1:][kept]
+    each = F.cross_entropy(predicted, target, reduction="none")
+    hits = (predicted.argmax(-1) == target)[weight == 1]
+    return (each * weight).sum() / weight.sum(), hits.float().mean().item()
+
+
+def train(folder: Path, *, seed: int = 0, steps: int = STEPS, batch: int = 64, lr: float = 3e-3) -> None:
+    """Train from scratch; save configuration, tokenizer and weights (fp32: the next recipe goes on from them)."""
+    seed_everything(seed)
+    tokenizer = save_tokenizer(learn_tokenizer(seed), folder, ends=False)
+    model = LlamaForCausalLM(config(len(tokenizer)))
+    rng = random.Random(f"language-{seed}")
+    data = Batches(rng, {notes_written_out: 0.75, repeated: 0.25}, tokenizer, batch, prefix_weight=0.05)
+    optimiser = Optimiser(model.named_parameters(), lr=lr, steps=steps)
+
+    def step(i: int) -> dict[str, float]:
+        ids, weights, _ = next(data)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(input_ids=ids).logits
+        loss, right = weighted_loss(logits, ids, weights)
+        optimiser.step(loss)
+        if i % 100 == 99:
+            model.save_pretrained(folder)
+        return {"loss": loss.item(), "right": right}
+
+    run(steps, step)
+    model.save_pretrained(folder)
+
+
+assert hub
