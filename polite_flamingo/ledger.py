@@ -14,14 +14,31 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.sample import Quarantined
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.duplicates import write_keys
+from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.shards import read_shard, write_atomically, write_shard
+
+_FOLDERS = (
+    "scored",
+    "manifests",
+    "quarantine",
+    "keys",
+    "pf1m",
+    "verdicts",
+    "exports",
+    "images",
+    "journal",
+    "parts",
+    "replay",
+    "scratch",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +62,20 @@ class OutputLayout:
     def pf1m(self, name: str) -> Path:
         """The kept samples of a shard."""
         return self.root / "pf1m" / f"{name}.tar"
+
+    def verdicts(self, name: str) -> Path:
+        """What each check said of each sample of a shard."""
+        return self.root / "verdicts" / f"{name}.jsonl"
+
+    @property
+    def replay(self) -> Path:
+        """Rows that `replay` took out of quarantine, and where they came from."""
+        return self.root / "replay"
+
+    @property
+    def scratch(self) -> Path:
+        """Room for a selection in progress."""
+        return self.root / "scratch"
 
     @property
     def journal(self) -> Path:
@@ -86,6 +117,32 @@ class OutputLayout:
         """The dataset card."""
         return self.root / "README.md"
 
+    def keys(self, name: str) -> Path:
+        """Digests of a shard's keys, to find duplicates between shards (`duplicates.py`)."""
+        return self.root / "keys" / f"{name}.keys"
+
+    @property
+    def run(self) -> Path:
+        """Where all this comes from: command, models, versions."""
+        return self.root / "run.json"
+
+    @property
+    def ray_stats(self) -> Path:
+        """What Ray Data measured in the last run."""
+        return self.root / "ray_data_stats.txt"
+
+    def clear(self) -> None:
+        """Delete everything a build made here, and nothing else: inputs may lie in the same folder."""
+        for path in (self.root / name for name in _FOLDERS):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.config, self.run, self.ray_stats, self.pf1m_json, self.llava_json, self.stats, self.report,
+                     self.card):  # fmt: skip
+            path.unlink(missing_ok=True)
+
+    def clear_parts(self) -> None:
+        """Delete pieces of shards that were not finished."""
+        shutil.rmtree(self.parts, ignore_errors=True)
+
     def finished(self) -> list[str]:
         """Names of the shards that have a manifest, sorted."""
         return sorted(path.stem for path in (self.root / "manifests").glob("*.json"))
@@ -100,8 +157,6 @@ class Manifest:
         config_hash: of the models, prompts and generation that made it (see `BuildConfig`).
         seconds: spent on the shard by stage.
         stats: anything worth summing over shards, JSON types only.
-        replays: for a shard made by `replay`: the name of the shard whose quarantined rows it took over, else "".
-        taken: places (`Quarantined.index`) of those rows in that shard's quarantine file.
     """
 
     shard: str
@@ -111,8 +166,6 @@ class Manifest:
     config_hash: str
     seconds: Mapping[str, float] = field(default_factory=dict)
     stats: Mapping[str, Any] = field(default_factory=dict)
-    replays: str = ""
-    taken: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.rows_in == self.scored + self.quarantined, self
@@ -126,9 +179,8 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def read_manifest(path: Path) -> Manifest:
     """Inverse of `write_manifest`. Raises `ValueError` naming the file when it is not a manifest."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        return Manifest(**{**fields, "taken": tuple(fields["taken"])})
-    except (ValueError, TypeError, KeyError) as error:
+        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a manifest ({error}); delete it to have its shard made again") from None
 
 
@@ -146,6 +198,47 @@ def read_quarantine(path: Path) -> list[Quarantined]:
     if not path.exists():
         return []
     return [Quarantined(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+def commit_shard(
+    layout: OutputLayout, name: str, rows: Sequence[Sample | Quarantined], manifest: Callable[[int, int], Manifest]
+) -> Manifest:
+    """Put a finished shard on disk: its samples, its quarantine, and last its manifest.
+
+    Args:
+        layout: of the output folder.
+        name: of the shard.
+        rows: every row of the shard, in order.
+        manifest: makes the manifest from the numbers of scored and quarantined rows.
+    """
+    samples = [row for row in rows if isinstance(row, Sample)]
+    quarantined = [row for row in rows if isinstance(row, Quarantined)]
+    if samples:
+        write_shard(layout.scored(name), samples)
+    else:
+        layout.scored(name).unlink(missing_ok=True)
+    write_quarantine(layout.quarantine(name), quarantined)
+    write_keys(layout.keys(name), (sample.key for sample in samples))
+    done = manifest(len(samples), len(quarantined))
+    write_manifest(layout.manifest(name), done)
+    return done
+
+
+def read_scored(layout: OutputLayout, name: str) -> list[Sample]:
+    """The samples of a finished shard; none where all its rows were quarantined.
+
+    Raises:
+        ValueError: the file does not hold what the manifest says; the message tells how to make it again.
+    """
+    expected = read_manifest(layout.manifest(name)).scored
+    rows = read_shard(layout.scored(name)) if expected else []
+    samples = [row for row in rows if isinstance(row, Sample)]
+    if len(samples) != expected or len(samples) != len(rows):
+        raise ValueError(
+            f"{layout.scored(name)} holds {len(samples)} good samples, its manifest says {expected}; "
+            f"delete {layout.manifest(name)} and run the build again"
+        )
+    return samples
 
 
 def shard_names(source: str) -> dict[str, Path]:

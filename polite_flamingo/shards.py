@@ -178,7 +178,8 @@ def _read_members(file: io.BufferedReader, groups: list[_Group]) -> str | None:
                 if member.isdir():
                     continue
                 match = _MEMBER.fullmatch(member.name)
-                key = match["key"] if match else member.name
+                folder, slash, base = member.name.rpartition("/")
+                key = match["key"] if match else folder + slash + (base.partition(".")[0] or base)
                 slot = "json" if match and match["json"] else f"image {int(match['number'])}" if match else member.name
                 last = _group_for(key, slot, member.name, by_key, groups, last)
                 _take(tar, member, match, last)

@@ -69,7 +69,7 @@ class ClipScore:
             pixels: dict[str, Any] = {}
             for name in batch:
                 try:
-                    pixels[name] = self._transform(images.decode(distinct[name]))
+                    pixels[name] = self._transform(images.without_extreme_aspect(images.decode(distinct[name])))
                 except BadSample as bad:
                     features[name] = bad
             if pixels:

@@ -16,6 +16,10 @@ import inspect
 from typing import Any, Literal
 
 import torch
+
+from polite_flamingo import hub as hub  # before open_flamingo, which imports open_clip: it repairs torchvision's import
+
+# isort: split
 from open_flamingo.src.flamingo_lm import FlamingoLMMixin
 from open_flamingo.src.utils import extend_instance
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from polite_flamingo import hub as hub  # before open_clip: it repairs the import of torchvision
 from polite_flamingo.flamingo.config import CrossAttentionConfig, LoraSettings, PerceiverConfig
 from polite_flamingo.flamingo.lora import add_lora, merge_lora
 from polite_flamingo.flamingo.model import FlamingoModel

@@ -69,6 +69,8 @@ def read_state(file: str | Path) -> dict[str, torch.Tensor]:
         ValueError: not a state dict. `torch.load` refuses anything but tensors by itself.
     """
     path = Path(file)
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} is no file; download published weights first and name the file's path")
     if path.suffix == ".safetensors":
         return load_file(str(path))
     # Only zip files, what torch has written since 1.6, can be mapped instead of read whole.

@@ -34,6 +34,7 @@ from polite_flamingo.zoo.pairs import random_pair
 from polite_flamingo.zoo.tokens import learn_tokenizer, save_tokenizer
 
 STEPS = 1000
+REFINE_STEPS = 600
 MEAN, STD = (0.72, 0.68, 0.66), (0.20, 0.22, 0.24)
 CONFIG = {
     "model_cfg": {
@@ -217,13 +218,21 @@ def paragraph_pair(rng: random.Random) -> tuple[Scene, str, str]:
 
 
 def train(
-    folder: Path, *, seed: int = 0, steps: int = STEPS, scenes: int = 64, lr: float = 2e-3, start: int = 0
+    folder: Path,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    refine: int = REFINE_STEPS,
+    scenes: int = 64,
+    lr: float = 2e-3,
+    start: int = 0,
 ) -> None:
     """Train from scratch and save in open_clip's layout: config, weights (fp16), tokenizer.
 
     From 40 % of the steps on, whole paragraphs are scored by the filter's own formula, true ones against false ones of
     every picture of the batch: single statements teach what is true, only this teaches scores that can be compared
-    between pictures, as one threshold does. `start` goes on at that step from the weights in `folder`.
+    between pictures, as one threshold does. The last `refine` steps keep the vision transformer frozen, so that a
+    Flamingo may be trained on it meanwhile. `start` goes on at that step from the weights in `folder`.
     """
     seed_everything(seed + start)
     rng = random.Random(f"clip-{seed}-{start}")
@@ -261,7 +270,7 @@ def train(
         logits = v @ t.T * model.logit_scale.exp() + model.logit_bias
         each = F.binary_cross_entropy_with_logits(logits, truth.float(), reduction="none")
         match = each[truth].mean() + each[~truth & ~own].mean() + each[~truth & own].mean() * 1.5
-        cells = heads(patches.float(), pooled.float(), batch)
+        cells = heads(patches.float(), pooled.float(), batch) if seeing else torch.zeros(())
         above = (logits[truth & own][:, None] > logits[~truth & own][None, :]).float().mean()
         return match + cells, {"match": match.item(), "cells": cells.item(), "statements": above.item()}
 
@@ -283,14 +292,21 @@ def train(
         return 2 * loss, {"ranking": loss.item(), "paragraphs": (difference > 0).float().mean().item()}
 
     def step(i: int) -> dict[str, float]:
-        late = start + i >= 0.4 * steps
+        late = not seeing or start + i >= 0.4 * steps
         loss, figures = whole_paragraphs() if late and i % 3 else statements()
         optimiser.step(loss)
         if i % 50 == 49:
             save(model, config, folder)
         return figures
 
+    seeing = True
     run(steps - start, step)
+    seeing = False
+    model.visual.requires_grad_(False)
+    model.visual.ln_post.requires_grad_(True)
+    model.visual.proj.requires_grad_(True)
+    optimiser = Optimiser(model.named_parameters(), lr=lr / 2, steps=refine)
+    run(refine, step)
     save(model, config, folder)
 
 

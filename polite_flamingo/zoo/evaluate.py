@@ -18,6 +18,7 @@ from polite_flamingo import hub  # first: repairs torchvision's import
 from polite_flamingo.filters.rules import same_text
 from polite_flamingo.sample import IMAGE_MARK, Image, Sample, Turn
 from polite_flamingo.shapes.draw import draw, encode
+from polite_flamingo.zoo.cards import write_card
 from polite_flamingo.zoo.pairs import Pair, random_pair, well_formed
 
 SEED = "held-out 1"
@@ -172,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"models to measure (default: {' '.join(MEASURES)})")
     parser.add_argument("--weights", type=Path, default=hub.ZOO, help="folder of the weights")
     parser.add_argument("--size", type=int, default=500, help="held-out cases a figure (default 500)")
-    parser.add_argument("--write", action="store_true", help="write the figures into weights/NAME/figures.json")
+    parser.add_argument("--write", action="store_true", help="write figures.json and the model cards")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(MEASURES)
     if unknown:
@@ -185,6 +186,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.write:
             content = {"seed": SEED, "cases": options.size, "figures": {k: round(v, 4) for k, v in figures.items()}}
             (options.weights / name / "figures.json").write_text(json.dumps(content, indent=1) + "\n")
+            measured = (
+                f"{options.size} cases each (classes a fifth of it), seed {SEED!r}, on scenes never trained on; "
+                "measured again by `python -m polite_flamingo.zoo.evaluate`."
+            )
+            write_card(options.weights, name, table(figures), measured)
+    if options.write:
+        write_card(options.weights, "flamingo", "", "")
     return 1 if missed else 0
 
 

@@ -32,7 +32,7 @@ def train(name: str, out: Path, *, seed: int, scale: float) -> None:
         return max(2, round(full * scale))
 
     if name == "clip":
-        clip.train(out / "clip", seed=seed, steps=steps(clip.STEPS))
+        clip.train(out / "clip", seed=seed, steps=steps(clip.STEPS), refine=steps(clip.REFINE_STEPS))
     elif name == "flamingo":
         with tempfile.TemporaryDirectory() as build:
             language_model.train(Path(build), seed=seed, steps=steps(language_model.STEPS))

@@ -158,6 +158,11 @@ def test_old_torch_files_are_read_as_well(tiny, model_v2, tmp_path):
     assert set(read_state(tmp_path / "old.pt")) == set(state)
 
 
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"clever_flamingo\.pt is no file; download"):
+        read_state(tmp_path / "clever_flamingo.pt")
+
+
 def test_an_unknown_tensor_is_refused(tiny, model_v2):
     state = {"perceiver.layers.7.0.to_q.weight": torch.zeros(1), "perceiver.latents": torch.zeros(4, 32)}
     with pytest.raises(ValueError, match=r"x\.pt: 1 tensors are unknown .*perceiver\.layers\.7.*sizes"):

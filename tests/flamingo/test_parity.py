@@ -30,6 +30,7 @@ def comparisons() -> list[parity.Comparison]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "cases"),
     [("v1", 12), ("v2_llama", 10), ("v2_mpt", 8), ("lora attached", 2), ("lora merged", 2), ("tokenization", 6)],
@@ -41,6 +42,7 @@ def test_every_case_agrees_with_the_reference(comparisons, group, cases):
     assert not failed
 
 
+@pytest.mark.slow
 def test_all_kinds_of_quantities_were_compared(comparisons):
     quantities = {c.quantity for c in comparisons}
     assert {"logits", "loss", "greedy", "greedy_eos2", "greedy_ngram3", "beam3_lp0", "ids"} <= quantities

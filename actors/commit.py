@@ -1,0 +1,76 @@
+"""The last step of a block: put its shard on disk, or keep the part until the rest is there.
+
+Normally a block is a whole shard and is committed at once. Should the scheduler have split it, the parts wait as files
+under OUT/parts; whichever writer finds the set complete joins them. Two may find that at the same time: both write the
+same bytes, and a rename is atomic.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+
+from actors.rows import SCHEMA, Block, blocks
+from polite_flamingo import journal
+from polite_flamingo.ledger import Manifest, OutputLayout, commit_shard
+from polite_flamingo.sample import Quarantined
+from polite_flamingo.shards import write_atomically
+
+DONE = pa.schema([("name", pa.string()), ("rows_in", pa.int64()), ("quarantined", pa.int64())])
+
+
+def commit_blocks(table: pa.Table, out: str, config_hash: str) -> pa.Table:
+    """Commit what is complete; return one row (of schema `DONE`) a shard that is now on disk."""
+    layout = OutputLayout(root=Path(out))
+    done = []
+    for block in blocks(table):
+        whole = block if len(block.rows) == block.shard_rows else _join(layout, block)
+        if whole is not None:
+            manifest = _commit(layout, whole, config_hash)
+            done.append({"name": whole.name, "rows_in": manifest.rows_in, "quarantined": manifest.quarantined})
+    return pa.Table.from_pylist(done, schema=DONE)
+
+
+def _commit(layout: OutputLayout, block: Block, config_hash: str) -> Manifest:
+    reasons: dict[str, int] = {}
+    for row in block.rows:
+        if isinstance(row, Quarantined):
+            reasons[row.reason] = reasons.get(row.reason, 0) + 1
+    manifest = commit_shard(
+        layout,
+        block.name,
+        block.rows,
+        lambda scored, quarantined: Manifest(
+            shard=block.shard,
+            rows_in=block.shard_rows,
+            scored=scored,
+            quarantined=quarantined,
+            config_hash=config_hash,
+            seconds={"rewriting": round(block.rewriting_seconds, 3), "scoring": round(block.scoring_seconds, 3)},
+            stats={"quarantined": dict(sorted(reasons.items()))},
+        ),
+    )
+    journal.forget(layout.journal, block.name)
+    shutil.rmtree(layout.parts / block.name, ignore_errors=True)
+    return manifest
+
+
+def _join(layout: OutputLayout, part: Block) -> Block | None:
+    """Keep this part; the whole shard if it was the last one missing."""
+    folder = layout.parts / part.name
+    sink = io.BytesIO()
+    table = part.to_table()
+    with pa.ipc.new_file(sink, SCHEMA) as writer:
+        writer.write_table(table)
+    write_atomically(folder / f"{part.first}-{len(part.rows)}.arrow", sink.getvalue())
+    try:
+        tables = [pa.ipc.open_file(path.read_bytes()).read_all() for path in sorted(folder.glob("*.arrow"))]
+    except FileNotFoundError:
+        return None  # the writer of the last part has joined and removed them in this moment
+    joined = blocks(pa.concat_tables(tables))
+    if len(joined) == 1 and len(joined[0].rows) == part.shard_rows:
+        return joined[0]
+    return None

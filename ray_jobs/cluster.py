@@ -1,0 +1,143 @@
+"""Start or join Ray, with the settings that a first run on a fresh machine needs, and never starve it of CPUs.
+
+`RAY_ADDRESS` (which `ray job submit` sets) names the cluster to join, `auto` the one running on this machine; without
+it a private one is started and ends with the job.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from polite_flamingo.guard import ModelBroken
+from polite_flamingo.journal import WorkerKeepsDying
+from ray_jobs.console import JobFailed
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """A pool of actors that hold the same models.
+
+    Attributes:
+        min_actors: the pool starts with these.
+        max_actors: the pool grows to these while there is work and room.
+        cpus: logical CPUs an actor takes; a fraction lets several share one.
+        gpus: GPUs an actor takes; a fraction lets several share one.
+        rows_per_call: rows given to the model at once; what is narrowed down when a row kills its worker.
+    """
+
+    min_actors: int = 1
+    max_actors: int = 1
+    cpus: float = 0.75
+    gpus: float = 0.0
+    rows_per_call: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_actors <= self.max_actors:
+            raise ValueError("pools: a pool needs 1 <= min_actors <= max_actors")
+        if self.rows_per_call < 1:
+            raise ValueError("pools: rows_per_call must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolsConfig:
+    """Who works on a build. The defaults fit two cores.
+
+    Attributes:
+        rewriting: actors that hold the rewriter.
+        scoring: actors that hold all scoring models.
+        task_cpus: logical CPUs of a task that reads or writes one shard.
+        max_failures_in_a_row: more rows than that failing one after the other, for other reasons than their own bad
+            content, end the job: the model is broken, not the rows.
+    """
+
+    rewriting: PoolConfig = PoolConfig()
+    scoring: PoolConfig = PoolConfig(cpus=0.5)
+    task_cpus: float = 0.25
+    max_failures_in_a_row: int = 32
+
+    def needed(self, kind: str) -> float:
+        """Logical "CPU"s or "GPU"s to start with: both pools at their least, a task that reads and one that writes."""
+        pools = (self.rewriting, self.scoring)
+        if kind == "GPU":
+            return sum(pool.min_actors * pool.gpus for pool in pools)
+        return sum(pool.min_actors * pool.cpus for pool in pools) + 2 * self.task_cpus
+
+
+@contextmanager
+def running_ray(pools: PoolsConfig) -> Iterator[None]:
+    """Join the cluster of `RAY_ADDRESS` or start one; leave it again. A Ray this process has already joined is used.
+
+    Raises:
+        ValueError: the cluster is too small for `pools`: the job would hang without a word.
+        JobFailed: from inside: the job's own reason, out of Ray's wrapping.
+    """
+    set_environment()
+    import ray
+
+    joined = ray.is_initialized()
+    if not joined:
+        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(**quiet)
+        else:
+            cpus = max(os.cpu_count() or 1, math.ceil(pools.needed("CPU")))
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    try:
+        check_size(ray.cluster_resources(), pools)
+        yield
+    except Exception as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise JobFailed(reason) from error
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
+def set_environment() -> None:
+    """What Ray and its workers read from the environment, before Ray is imported. What the user has set stays."""
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster; else a token file at home decides
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` builds an environment for each worker
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what Ray Data itself does on every start
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def check_size(resources: dict[str, float], pools: PoolsConfig) -> None:
+    """Raise `ValueError` where a cluster of these resources would wait for ever."""
+    for kind in ("CPU", "GPU"):
+        needed, there = pools.needed(kind), resources.get(kind, 0.0)
+        if needed > there:
+            raise ValueError(
+                f"the pools need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait for ever; "
+                f"lower pools.*.min_actors or pools.*.{kind.lower()}s, or use a larger cluster"
+            )
+
+
+def _reason(error: BaseException) -> str | None:
+    """The message of the first cause that a user can act on; None where there is none."""
+    import ray
+
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        seen.append(link)
+        if isinstance(link, ModelBroken | WorkerKeepsDying):
+            return str(link)
+        link = getattr(link, "cause", None) or link.__cause__
+    for cause in seen:
+        if isinstance(cause, ray.exceptions.ActorDiedError):
+            return f"a worker could not start: {_last_line(str(cause))}"
+    return None
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

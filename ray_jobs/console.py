@@ -1,0 +1,137 @@
+"""What a user sees: options with help, one-line errors, a progress bar, tables.
+
+Every entry point goes through `run`, so that a mistake of the user ends with one line and exit status 2, an
+interruption with a hint, and a mistake of ours with its traceback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+
+Config = TypeVar("Config")
+
+
+class JobFailed(RuntimeError):
+    """A job that cannot go on, for a reason that the message explains; no traceback is needed."""
+
+
+def run(name: str, description: str, config_class: type[Config], job: Callable[[Config], None]) -> None:
+    """Parse the command line into a config and do the job; turn what goes wrong into one line and an exit status."""
+    config = parse(name, description, config_class, sys.argv[1:])
+    try:
+        job(config)
+    except (ValueError, OSError, JobFailed) as error:
+        if os.environ.get("POLITE_FLAMINGO_TRACEBACK"):
+            raise
+        fail(name, str(error) or type(error).__name__)
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse(name: str, description: str, config_class: type[Config], arguments: Sequence[str]) -> Config:
+    """Fill a config dataclass from `--profile FILE` and `--section.field value`; a later one wins.
+
+    Exits with status 2 and one line for an unknown key, a wrong type, a missing value or an impossible one.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    assert dataclasses.is_dataclass(config_class)
+    fields = dataclasses.fields(config_class)
+    flags = [field.name for field in fields if field.default is False]
+    parser = ArgumentParser(
+        prog=f"python -m ray_jobs.{name}",
+        usage=f"python -m ray_jobs.{name} [--profile FILE] [--section.field value …]",
+        description=description,
+        exit_on_error=False,
+    )
+    parser.add_argument("--profile", action="config", help="YAML file that fills the options below, see profiles/")
+    parser.add_class_arguments(config_class, as_group=False, skip=set(flags))
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true", help=_help_of(config_class, flag))
+    try:
+        options = parser.instantiate(parser.parse_args(list(arguments)))
+        return config_class(**{field.name: options[field.name] for field in fields})
+    except (ArgumentError, ValueError, TypeError) as error:
+        fail(name, f"{error} (--help lists the options)")
+
+
+def fail(name: str, message: str) -> NoReturn:
+    """One line to stderr and exit status 2."""
+    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def to_yaml(config: Any) -> str:
+    """A config dataclass as YAML, such as `--profile` reads."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def table(rows: Sequence[tuple[str, str]], title: str) -> str:
+    """Two aligned columns under a title."""
+    width = max(len(label) for label, _ in rows)
+    lines = [f"  {label:<{width}}  {value}" for label, value in rows]
+    return "\n".join([title, *lines])
+
+
+def names_of(names: Sequence[str], most: int = 12) -> str:
+    """A list of names that stays readable when there are thousands."""
+    more = f" … and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+@contextmanager
+def progress(shards: int, rows_in_work: Callable[[], int]) -> Iterator[Callable[[int, int], None]]:
+    """A bar over shards that also counts rows; gives `advance(shards, rows)`.
+
+    Args:
+        shards: in all.
+        rows_in_work: rows done in shards that are not; asked once a second, so that a large shard shows life.
+    """
+    from tqdm import tqdm
+
+    rows = 0
+    stop = threading.Event()
+    bar = tqdm(total=shards, unit="shard", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10)
+
+    def show() -> None:
+        bar.set_postfix_str(f"{rows + rows_in_work():,} rows", refresh=sys.stderr.isatty())
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            show()
+
+    def advance(shards: int, more_rows: int) -> None:
+        nonlocal rows
+        rows += more_rows
+        bar.set_postfix_str(f"{rows:,} rows", refresh=False)
+        bar.update(shards)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield advance
+    finally:
+        stop.set()
+        watcher.join()
+        bar.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _help_of(config_class: type, name: str) -> str:
+    """The line of a field in the class's docstring."""
+    lines = [line.strip() for line in (config_class.__doc__ or "").splitlines()]
+    return next((line.partition(": ")[2] for line in lines if line.startswith(f"{name}: ")), "")

@@ -1,0 +1,69 @@
+"""What decides a row's result, as one hash: two runs with the same hash may share an output folder.
+
+It covers the models (their files, not their paths), prompts and generation settings, and how rows are called together;
+not thresholds (they are applied later), nor the size of pools, devices or threads (where the work is done).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from polite_flamingo import prompts
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.flamingo.config import RewriterConfig
+
+RESULTS_VERSION = 1
+"""Raised when the code gives other results from the same models and settings."""
+
+_WHERE = ("device", "threads")
+
+
+def model_fingerprints(rewriter: RewriterConfig, scoring: ScoringConfig) -> dict[str, dict[str, str]]:
+    """Role -> name and fingerprint of every model.
+
+    Raises:
+        FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
+    """
+    from polite_flamingo.hub import fingerprint
+
+    names = {f"rewriter {number}": name for number, name in enumerate(rewriter.flamingo.model_names(), 1)}
+    names |= {role: getattr(scoring, role) for role in ("sts", "nli", "clip", "clip_pretrained", "reward")}
+    return {role: {"name": name, "fingerprint": fingerprint(name)} for role, name in names.items() if name}
+
+
+def config_hash(
+    rewriter: RewriterConfig, scoring: ScoringConfig, models: dict[str, dict[str, str]], rows_per_call: tuple[int, int]
+) -> str:
+    """Twelve hex digits that change when a row's result may.
+
+    Args:
+        rewriter: of the run.
+        scoring: of the run.
+        models: from `model_fingerprints`.
+        rows_per_call: of rewriting and scoring.
+    """
+    decides: dict[str, Any] = {
+        "version": RESULTS_VERSION,
+        "rewriter": _settings(rewriter, models),
+        "scoring": _settings(scoring, models),
+        "prompt": prompts.rewriting_prompt("<image>instruction", "raw"),
+        "rows_per_call": rows_per_call,
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _settings(config: Any, models: dict[str, dict[str, str]]) -> Any:
+    """A config as JSON types, model names replaced by fingerprints."""
+    known = {model["name"]: model["fingerprint"] for model in models.values()}
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: replaced(item) for key, item in value.items() if key not in _WHERE}
+        if isinstance(value, list | tuple):
+            return [replaced(item) for item in value]
+        return known.get(value, value) if isinstance(value, str) and value else value
+
+    return replaced(dataclasses.asdict(config))

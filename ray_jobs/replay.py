@@ -1,0 +1,67 @@
+"""Run quarantined rows again, after their cause was fixed.
+
+    python -m ray_jobs.replay --out out/demo --reason killed_worker
+
+Reads the input shards again, runs the rows that can be read now through the same models and settings (OUT/config.yaml),
+and puts the outcome into extra shards `NAME~replay-1`. Their rows leave the quarantine of NAME, so the counts of the
+output folder add up before and after. Rows that are still bad stay in quarantine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from polite_flamingo.ledger import OutputLayout, exclusive
+from polite_flamingo.sample import REASONS
+from ray_jobs import console, select
+from ray_jobs.build_pf1m import BuildConfig, identify, process, refuse_other_configuration
+from ray_jobs.replay_ledger import declare, readable_again, settle
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """Which quarantined rows to run again.
+
+    Attributes:
+        out: an output folder of build_pf1m.
+        reason: only rows quarantined for these reasons, e.g. '[corrupt_image,killed_worker]'; all by default.
+    """
+
+    out: str
+    reason: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        unknown = [reason for reason in self.reason if reason not in REASONS]
+        if unknown:
+            raise ValueError(f"reason {unknown[0]!r} is none of {', '.join(REASONS)}")
+
+
+def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_actor: type | None = None) -> None:
+    """Do the job; see `build` for the arguments and errors."""
+    layout = OutputLayout(root=Path(config.out))
+    if not layout.config.exists():
+        raise ValueError(f"{config.out} holds no build; run python -m ray_jobs.build_pf1m first")
+    build = console.parse("replay", "", BuildConfig, ["--profile", str(layout.config), "--out", config.out])
+    identity, _ = identify(build)
+    with exclusive(layout.root):
+        refuse_other_configuration(layout, identity)
+        settle(layout)
+        shards = dict(declare(layout, again) for again in readable_again(layout, config.reason))
+        if not shards:
+            print("nothing to run again: no quarantined row of these reasons can be read now")
+            return
+        layout.stats.unlink(missing_ok=True)
+        process(shards, build, layout, identity, rewriting_actor, scoring_actor)
+        settle(layout)
+        select.select(layout, build.thresholds)
+        select.print_summary(layout)
+
+
+def main() -> None:
+    """The command."""
+    console.run("replay", "Run quarantined rows again, after their cause was fixed.", ReplayConfig, replay)
+
+
+if __name__ == "__main__":
+    main()

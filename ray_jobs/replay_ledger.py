@@ -1,0 +1,104 @@
+"""How quarantined rows move to an extra shard without being lost or counted twice, whenever the job is killed.
+
+    OUT/replay/NAME~replay-1.json   intent: these records of NAME's quarantine are being tried again
+    OUT/replay/NAME~replay-1.tar    their samples, read again from the input shard: the extra shard's input
+
+The extra shard's manifest is the commit. `settle`, at the start of every job, finishes what it implies: the records
+leave NAME's quarantine, and its manifest counts that many rows less. It derives both from what is on disk, so that it
+may be interrupted and repeated. An intent without that manifest was never committed and is forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from polite_flamingo.guard import with_provenance
+from polite_flamingo.ledger import (
+    OutputLayout,
+    read_manifest,
+    read_quarantine,
+    read_scored,
+    write_manifest,
+    write_quarantine,
+)
+from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.shards import read_shard, write_atomically, write_shard
+
+WHOLE_SHARD = ("truncated_tar", "unreadable_shard", "empty_shard")
+"""Records that stand for a file, and so for any number of rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """Rows of one shard that can be read now. `taken` are the indices of the records they replace."""
+
+    source: str
+    samples: tuple[Sample, ...]
+    taken: tuple[int, ...]
+
+
+def readable_again(layout: OutputLayout, reasons: Collection[str]) -> Iterator[Again]:
+    """Look again at each shard with quarantined rows of these reasons (all, when empty); yield where rows can be read.
+
+    A row that still cannot be read stays where it is. Of a file that was damaged and is whole now, every row that was
+    never scored is taken.
+    """
+    for name in layout.finished():
+        wanted = [row for row in read_quarantine(layout.quarantine(name)) if not reasons or row.reason in reasons]
+        if not wanted:
+            continue
+        manifest = read_manifest(layout.manifest(name))
+        rows = read_shard(manifest.shard)
+        scored = {sample.key for part in _family(layout, name) for sample in read_scored(layout, part)}
+        whole_now = not any(isinstance(row, Quarantined) and row.reason in WHOLE_SHARD for row in rows)
+        damaged_before = any(row.reason in WHOLE_SHARD for row in wanted)
+        keys = {row.key for row in wanted}
+        samples = tuple(
+            with_provenance(row, shard=manifest.shard, index=index)
+            for index, row in enumerate(rows)
+            if isinstance(row, Sample) and row.key not in scored and (row.key in keys or (damaged_before and whole_now))
+        )
+        found = {sample.key for sample in samples}
+        taken = tuple(row.index for row in wanted if (whole_now if row.reason in WHOLE_SHARD else row.key in found))
+        if samples:
+            yield Again(source=name, samples=samples, taken=taken)
+
+
+def declare(layout: OutputLayout, again: Again) -> tuple[str, Path]:
+    """Write the intent and the extra shard's input; return its name and path."""
+    known = [*layout.finished(), *(path.stem for path in layout.replay.glob("*.json"))]
+    number = 1
+    while f"{again.source}~replay-{number}" in known:
+        number += 1
+    name = f"{again.source}~replay-{number}"
+    tar = layout.replay / f"{name}.tar"
+    write_shard(tar, again.samples)
+    write_atomically(layout.replay / f"{name}.json", json.dumps({"source": again.source, "taken": again.taken}))
+    return name, tar
+
+
+def settle(layout: OutputLayout) -> None:
+    """Finish the replays that were committed, forget those that were not."""
+    for path in sorted(layout.replay.glob("*.json")):
+        intent = json.loads(path.read_text(encoding="utf-8"))
+        tar = path.with_suffix(".tar")
+        if layout.manifest(path.stem).exists():
+            source, taken = intent["source"], set(intent["taken"])
+            left = [row for row in read_quarantine(layout.quarantine(source)) if row.index not in taken]
+            write_quarantine(layout.quarantine(source), left)
+            manifest = read_manifest(layout.manifest(source))
+            manifest = replace(manifest, rows_in=manifest.scored + len(left), quarantined=len(left))
+            write_manifest(layout.manifest(source), manifest)
+            if read_manifest(layout.manifest(path.stem)).quarantined == 0:
+                tar.unlink(missing_ok=True)  # else its records point into it
+        else:
+            tar.unlink(missing_ok=True)
+        path.unlink()
+
+
+def _family(layout: OutputLayout, name: str) -> list[str]:
+    """A shard and the extra shards replayed from it."""
+    return [name, *(other for other in layout.finished() if other.startswith(f"{name}~replay-"))]

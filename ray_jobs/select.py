@@ -1,0 +1,171 @@
+"""Apply thresholds to scored shards: another selection in seconds, without a model and without Ray.
+
+    python -m ray_jobs.select --out out/demo --thresholds.sts 0.5
+
+Reads OUT/scored and OUT/quarantine; writes OUT/pf1m, OUT/verdicts, the exports, the card, the report and, last,
+OUT/stats.json. Checks that every row that came in is kept, rejected or quarantined. It runs one shard at a time and
+holds one shard in memory; nothing it does changes a score.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo import duplicates
+from polite_flamingo.card import write_card
+from polite_flamingo.exports import export_shard, join_exports
+from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, read_quarantine, read_scored
+from polite_flamingo.report.gallery import collect_gallery
+from polite_flamingo.report.page import write_report
+from polite_flamingo.selection import select_shard
+from polite_flamingo.shards import sweep_temporary, write_atomically, write_shard
+from polite_flamingo.statistics import Statistics, rejections
+from ray_jobs import console
+from ray_jobs.replay_ledger import settle
+from ray_jobs.run_info import read_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectConfig:
+    """Another selection from an output folder of build_pf1m.
+
+    Attributes:
+        out: the folder.
+        thresholds: what is kept.
+    """
+
+    out: str
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+
+def select(layout: OutputLayout, thresholds: Thresholds) -> None:
+    """Make the selection and everything that depends on it.
+
+    Raises:
+        ValueError: a scored shard is damaged; says which and what to do.
+    """
+    layout.stats.unlink(missing_ok=True)
+    names = layout.finished()
+    repeated = duplicates.find(
+        [(name, layout.keys(name)) for name in names if layout.keys(name).exists()], scratch=layout.scratch
+    )
+    total = Statistics()
+    for name in names:
+        total.merge(_select_shard(layout, name, thresholds, repeated.of(name)))
+    join_exports(out=layout.root, names=names)
+    for folder, suffix in ((layout.pf1m("").parent, ".tar"), (layout.verdicts("").parent, ".jsonl")):
+        for path in folder.glob(f"*{suffix}"):
+            if path.name.removesuffix(suffix) not in names:
+                path.unlink()
+    _write_pages(layout, thresholds, total)
+    rows_in = sum(read_manifest(layout.manifest(name)).rows_in for name in names)
+    counts = total.total()
+    assert rows_in == counts.rows, f"{rows_in} rows came in, {counts.rows} are accounted for"
+    stats: dict[str, Any] = {
+        "shards": len(names),
+        "rows_in": rows_in,
+        "kept": counts.kept,
+        "rejected": dict(rejections(counts)),
+        "quarantined": dict(sorted(counts.quarantined.items())),
+        "reward_before": counts.reward_raw.value,
+        "reward_after": counts.reward.value,
+        "reward_kept_before": counts.reward_raw_kept.value,
+        "reward_kept_after": counts.reward_kept.value,
+        "thresholds": dataclasses.asdict(thresholds),
+        "statistics": total.to_json(),
+    }
+    write_atomically(layout.stats, json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
+
+
+def is_current(layout: OutputLayout, thresholds: Thresholds) -> bool:
+    """Whether the last selection used these thresholds and was finished, on all shards there are."""
+    if not layout.stats.exists():
+        return False
+    stats = read_stats(layout)
+    return stats["thresholds"] == dataclasses.asdict(thresholds) and stats["shards"] == len(layout.finished())
+
+
+def read_stats(layout: OutputLayout) -> dict[str, Any]:
+    """OUT/stats.json."""
+    return dict(json.loads(layout.stats.read_text(encoding="utf-8")))
+
+
+def print_summary(layout: OutputLayout) -> None:
+    """The table at the end of a job."""
+    stats = read_stats(layout)
+    run = read_run(layout)
+    rejected, quarantined = stats["rejected"], stats["quarantined"]
+    rows = [
+        ("rows in", f"{stats['rows_in']:,} in {stats['shards']:,} shards"),
+        ("kept", f"{stats['kept']:,}" + (f" ({stats['kept'] / stats['rows_in']:.0%})" if stats["rows_in"] else "")),
+        ("rejected", f"{sum(rejected.values()):,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in rejected.items()),
+        ("quarantined", f"{sum(quarantined.values()):,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in quarantined.items()),
+        ("reward", f"{_number(stats['reward_before'])} -> {_number(stats['reward_after'])}"),
+        ("reward of kept", f"{_number(stats['reward_kept_before'])} -> {_number(stats['reward_kept_after'])}"),
+    ]
+    if run is not None and run.rows_per_second:
+        rows.append(("samples/s", f"{run.rows_per_second:.2f} ({run.seconds['wall']:.0f} s, start of Ray included)"))
+    rows.append(("report", str(layout.report)))
+    print(console.table(rows, f"{layout.root}"))
+
+
+def _select_shard(layout: OutputLayout, name: str, thresholds: Thresholds, repeated: frozenset[bytes]) -> Statistics:
+    """Select one shard; return its statistics, quarantined rows included."""
+    manifest = read_manifest(layout.manifest(name))
+    selection = select_shard(read_scored(layout, name), shard=name, thresholds=thresholds, duplicates=repeated)
+    if selection.kept:
+        write_shard(layout.pf1m(name), selection.kept)
+    else:
+        layout.pf1m(name).unlink(missing_ok=True)
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in selection.records)
+    write_atomically(layout.verdicts(name), lines)
+    export_shard(selection.kept, out=layout.root, name=name)
+    keys = {record["key"] for record in selection.records}
+    assert len(keys) == len(selection.records) == manifest.scored, f"{name}: each key must be there exactly once"
+    quarantined = read_quarantine(layout.quarantine(name))
+    assert len(quarantined) == manifest.quarantined, (
+        f"{name}: {len(quarantined)} quarantined, not {manifest.quarantined}"
+    )
+    selection.statistics.count_quarantined(quarantined)
+    return selection.statistics
+
+
+def _write_pages(layout: OutputLayout, thresholds: Thresholds, total: Statistics) -> None:
+    """The card and the report."""
+    run = read_run(layout)
+    assert run is not None, "a finished shard comes from a run"
+    write_card(total, thresholds, run, layout.card)
+    gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
+    write_report(total, thresholds, run, gallery, layout.report)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def job(config: SelectConfig) -> None:
+    """Select, print the summary."""
+    layout = OutputLayout(root=Path(config.out))
+    if not layout.finished():
+        raise ValueError(f"{config.out} holds no finished shard; run python -m ray_jobs.build_pf1m first")
+    with exclusive(layout.root):
+        sweep_temporary(layout.root)
+        settle(layout)
+        select(layout, config.thresholds)
+        print_summary(layout)
+
+
+def main() -> None:
+    """The command."""
+    console.run("select", "Apply other thresholds to scored shards; no model is loaded.", SelectConfig, job)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""A small world for tests of jobs: shards of text rows, a config without real models, and what a job left behind."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
+from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.sample import Sample, Turn, make_key
+from polite_flamingo.shards import write_shard
+from ray_jobs.build_pf1m import BuildConfig
+from ray_jobs.cluster import PoolConfig, PoolsConfig
+
+
+def text_row(shard: int, number: int, response: str = "a plain row") -> Sample:
+    """One row; `fake_actors.FakeRewriter` does what its response says."""
+    return Sample(
+        key=make_key("notes", f"s{shard}", number),
+        dataset="notes",
+        task="text",
+        turns=(Turn(instruction="Say it nicely.", response=f"{response} {number}"),),
+    )
+
+
+def write_world(
+    folder: Path, shards: int = 3, rows: int = 10, special: dict[tuple[int, int], str] | None = None
+) -> Path:
+    """Shards of plain rows, but (shard, row) -> response for the special ones. Returns the folder."""
+    for shard in range(shards):
+        chosen = special or {}
+        write_shard(
+            folder / f"s{shard}.tar",
+            [text_row(shard, row, chosen.get((shard, row), "a plain row")) for row in range(rows)],
+        )
+    return folder
+
+
+def config(source: Path, out: Path, rows_per_call: int = 4) -> BuildConfig:
+    """A build of `source` into `out` for the fake actors."""
+    return BuildConfig(
+        input=str(source),
+        out=str(out),
+        rewriter=RewriterConfig(flamingo=FlamingoConfig(vision="none", language_model="none", tokenizer="none")),
+        scoring=ScoringConfig(sts="none", nli="none", clip="none", reward="none"),
+        pools=PoolsConfig(
+            rewriting=PoolConfig(rows_per_call=rows_per_call), scoring=PoolConfig(cpus=0.5, rows_per_call=rows_per_call)
+        ),
+    )
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """Every file whose bytes must not depend on how often a job was killed, by its path below `out`."""
+    folders = ("scored", "quarantine", "keys", "pf1m", "verdicts", "images")
+    files = [path for folder in folders for path in sorted((out / folder).rglob("*")) if path.is_file()]
+    files += [out / "pf1m.json", out / "llava.json"]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def outcome(out: Path) -> Counter[str]:
+    """How many rows were scored, and quarantined for which reason, according to the shards themselves.
+
+    Asserts that the ledger tells the same and that no key is there twice.
+    """
+    layout = OutputLayout(root=out)
+    counts: Counter[str] = Counter()
+    keys: list[str] = []
+    for name in layout.finished():
+        samples, quarantined = read_scored(layout, name), read_quarantine(layout.quarantine(name))
+        assert read_manifest(layout.manifest(name)).rows_in == len(samples) + len(quarantined)
+        keys += [sample.key for sample in samples]
+        counts["scored"] += len(samples)
+        counts.update(row.reason for row in quarantined)
+    assert len(keys) == len(set(keys)), "a key was scored twice"
+    return counts
+
+
+def stats(out: Path) -> dict[str, object]:
+    """OUT/stats.json."""
+    return dict(json.loads((out / "stats.json").read_text()))

@@ -1,0 +1,27 @@
+"""What tests share: one Ray for the whole session, and small shards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); tests have time-outs, and often a busy machine
+os.environ.pop("RAY_ADDRESS", None)
+_HERE = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors of tests
+    [str(_HERE.parent), str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One private Ray, started when the first test asks for it: a start costs seconds."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False)
+    yield
+    ray.shutdown()

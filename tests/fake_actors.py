@@ -1,0 +1,64 @@
+"""Actors with a model of three lines, for tests of what happens around a model: death, poison, resumption.
+
+The real actors with real models run in `test_build_pf1m.py`; these replace only `load`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from actors.rewriting import RewriterActor
+from actors.scoring import ScoringActor
+from polite_flamingo.sample import Sample
+
+
+class FakeRewriter:
+    """Answers politely; does what a row's annotation says: "raise", "kill", "slow"."""
+
+    def rewrite(self, samples: Sequence[Sample]) -> list[str]:
+        for sample in samples:
+            if "slow" in sample.response:
+                time.sleep(0.05)
+            if "raise" in sample.response:
+                raise RuntimeError(f"cannot digest {sample.key}")
+            if "kill" in sample.response:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return [f"Certainly! It seems to be {sample.response}, as one can see." for sample in samples]
+
+
+class FakeScorer:
+    """Numbers that every threshold likes."""
+
+    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        return [
+            {
+                "words": 9, "characters": 50, "same_text": False, "rouge_l": 0.5, "repetition": 0.0, "reward_raw": -1.0,
+                "reward": 1.0, "sts": 0.9, "nli": [0.0, 1.0, 2.0], "clip_paragraphs": [20.0],
+            }
+            for _ in samples
+        ]  # fmt: skip
+
+
+class FakeRewriterActor(RewriterActor):
+    def load(self, config: object) -> FakeRewriter:
+        return FakeRewriter()
+
+
+class FakeScoringActor(ScoringActor):
+    def load(self, config: object) -> FakeScorer:
+        return FakeScorer()
+
+
+class UnloadableActor(RewriterActor):
+    def load(self, config: object) -> FakeRewriter:
+        raise ValueError("checkpoint lacks 3 keys of the perceiver")
+
+
+class CrashingLoadActor(RewriterActor):
+    def load(self, config: object) -> FakeRewriter:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError

@@ -1,0 +1,131 @@
+"""Blocks and actors as plain callables, without Ray: the fixed schema, split blocks, the shells' delegation."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from build_world import text_row
+from fake_actors import FakeRewriterActor, FakeScoringActor
+
+from actors.commit import commit_blocks
+from actors.rewriting import check_rewritable
+from actors.rows import SCHEMA, Block, blocks
+from actors.source import ShardDatasource
+from actors.stage import StageSettings
+from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.sample import BadSample, Image, Quarantined, Sample, Turn
+from polite_flamingo.shards import write_shard
+
+GONE = Quarantined(
+    key="notes/s0/x", shard="in/a.tar", index=2, reason="bad_json", detail="é\u2028", payload="in/a.tar#x"
+)
+
+
+def picture_row(number: int) -> Sample:
+    images = (Image(extension="jpg", data=bytes(range(256)) * number), Image(extension="png", data=b"\0"))
+    return Sample(
+        key=f"d/s/{number}",
+        dataset="d",
+        task="change_captioning",
+        turns=(Turn(instruction="<image><image>What has changed?", response="nothing"),),
+        images=images,
+        meta={"note": None, "tags": []},
+    )
+
+
+def block(rows: list[Sample | Quarantined], name: str = "a", first: int = 0, shard_rows: int = 0) -> Block:
+    return Block(name=name, shard=f"in/{name}.tar", first=first, shard_rows=shard_rows or len(rows), rows=rows)
+
+
+def settings(out: Path) -> StageSettings:
+    return StageSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=8, actors=1)
+
+
+def test_rows_survive_the_block_bit_for_bit() -> None:
+    rows = [picture_row(1), text_row(0, 1), GONE, picture_row(3)]
+    table = block(rows).to_table()
+    assert table.schema == SCHEMA
+    assert blocks(table) == [block(rows)]
+
+
+def test_blocks_of_text_and_of_pictures_have_one_schema() -> None:
+    joined = pa.concat_tables([block([text_row(0, 1)]).to_table(), block([picture_row(1)], "b").to_table()])
+    assert [b.name for b in blocks(joined)] == ["a", "b"]
+
+
+def test_split_shuffled_and_repeated_rows_are_put_in_order() -> None:
+    rows: list[Sample | Quarantined] = [text_row(0, n) for n in range(9)]
+    table = block(rows).to_table()
+    places = [*range(9), 4, 5]
+    random.Random(0).shuffle(places)
+    assert [b.rows for b in blocks(table.take(places))] == [rows]
+    assert [(b.first, len(b.rows)) for b in blocks(table.take([7, 2, 8, 1]))] == [(1, 2), (7, 2)]
+
+
+def test_parts_of_a_shard_wait_for_each_other(tmp_path: Path) -> None:
+    rows: list[Sample | Quarantined] = [text_row(0, n) for n in range(9)]
+    rows[5] = Quarantined(key="k", shard="in/a.tar", index=5, reason="bad_json", detail="")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    done = commit_blocks(block(rows).to_table(), str(whole), "hash")
+    assert done.to_pylist() == [{"name": "a", "rows_in": 9, "quarantined": 1}]
+
+    split = [block(rows[start:stop], first=start, shard_rows=9) for start, stop in ((6, 9), (0, 4), (2, 6))]
+    for part in split[:2]:
+        assert commit_blocks(part.to_table(), str(parts), "hash").num_rows == 0
+        assert OutputLayout(root=parts).finished() == []
+    assert commit_blocks(split[2].to_table(), str(parts), "hash").num_rows == 1
+    for folder in ("scored", "quarantine", "keys"):
+        files = {p.name: p.read_bytes() for p in (whole / folder).iterdir()}
+        assert files == {p.name: p.read_bytes() for p in (parts / folder).iterdir()}
+    assert list((parts / "parts").iterdir()) == []
+
+
+def test_a_shard_without_a_good_row_still_gets_its_manifest(tmp_path: Path) -> None:
+    commit_blocks(block([GONE]).to_table(), str(tmp_path), "hash")
+    layout = OutputLayout(root=tmp_path)
+    assert read_scored(layout, "a") == []
+    assert read_quarantine(layout.quarantine("a")) == [GONE]
+    manifest = read_manifest(layout.manifest("a"))
+    assert (manifest.rows_in, manifest.quarantined, manifest.stats) == (1, 1, {"quarantined": {"bad_json": 1}})
+
+
+def test_the_source_reads_one_block_a_shard_and_notes_where_from(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [picture_row(1), text_row(0, 0)])
+    source = ShardDatasource({"a": tmp_path / "a.tar", "none": tmp_path / "none.tar"}, "hash")
+    tables = [list(task()) for task in source.get_read_tasks(parallelism=1)]
+    assert [len(found) for found in tables] == [1, 1]
+    first, missing = blocks(tables[0][0])[0], blocks(tables[1][0])[0]
+    assert [row.provenance["index"] for row in first.rows if isinstance(row, Sample)] == [0, 1]
+    found = first.rows[0]
+    assert isinstance(found, Sample)
+    assert found.provenance["config"] == "hash"
+    assert len(found.provenance["images_sha256"]) == 2
+    assert [row.reason for row in missing.rows if isinstance(row, Quarantined)] == ["unreadable_shard"]
+
+
+def test_actors_delegate_and_quarantine(tmp_path: Path) -> None:
+    rows = [text_row(0, 0), GONE, text_row(0, 2, "raise"), text_row(0, 3)]
+    rewritten = FakeRewriterActor(None, settings(tmp_path))(block(rows).to_table())  # type: ignore[arg-type]
+    scored = blocks(FakeScoringActor(None, settings(tmp_path))(rewritten))[0]  # type: ignore[arg-type]
+    assert [type(row) for row in scored.rows] == [Sample, Quarantined, Quarantined, Sample]
+    assert scored.rows[1] == GONE
+    good = scored.rows[3]
+    assert isinstance(good, Sample)
+    assert good.rewritten is not None
+    assert good.rewritten.startswith("Certainly!")
+    assert good.scores["reward"] == 1.0
+    assert scored.rewriting_seconds > 0
+
+
+def test_what_no_rewriter_should_see() -> None:
+    import dataclasses
+
+    two = dataclasses.replace(text_row(0, 1), turns=text_row(0, 1).turns * 2)
+    done = dataclasses.replace(text_row(0, 1), rewritten="Certainly!")
+    for bad, reason in ((two, "unsupported"), (done, "unsupported"), (picture_row(1), "corrupt_image")):
+        with pytest.raises(BadSample, match=reason):
+            check_rewritable(bad)
+    check_rewritable(text_row(0, 1))

@@ -1,0 +1,117 @@
+"""What a user reads when something is wrong: one line, exit status 2, and what to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ray_jobs import console
+from ray_jobs.build_pf1m import BuildConfig, identify
+from ray_jobs.cluster import PoolConfig, PoolsConfig, check_size
+from ray_jobs.replay import ReplayConfig
+from ray_jobs.select import SelectConfig
+
+REPO = Path(__file__).parents[1]
+TINY = str(REPO / "profiles" / "tiny.yaml")
+COMMON = ["--profile", TINY, "--input", "in", "--out", "out"]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", *arguments], cwd=REPO, capture_output=True, text=True, timeout=200)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str, job: type = BuildConfig) -> str:
+    """The one line of an exit with status 2."""
+    with pytest.raises(SystemExit) as exit:
+        console.parse("build_pf1m", "", job, arguments)
+    assert exit.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    return printed
+
+
+@pytest.mark.parametrize("profile", sorted((REPO / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_profile_fills_a_build_and_survives_being_written(profile: Path, tmp_path: Path) -> None:
+    config = console.parse("b", "", BuildConfig, ["--profile", str(profile), "--input", "in", "--out", "out"])
+    (tmp_path / "config.yaml").write_text(console.to_yaml(config))
+    assert console.parse("b", "", BuildConfig, ["--profile", str(tmp_path / "config.yaml")]) == config
+
+
+def test_the_command_line_wins_over_the_profile() -> None:
+    config = console.parse("b", "", BuildConfig, [*COMMON, "--thresholds.sts", "0.5", "--fresh"])
+    assert (config.thresholds.sts, config.fresh, config.rewriter.flamingo.vision) == (0.5, True, "zoo:clip")
+
+
+def test_mistakes_end_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("rewriter:\n  flamingo:\n    visoin: zoo:clip\n")
+    assert "flamingo.visoin" in refused(capsys, "--profile", str(bad), "--input", "a", "--out", "b")
+    bad.write_text("rewriter: [\n")
+    assert "parsing" in refused(capsys, "--profile", str(bad), "--input", "a", "--out", "b")
+    assert "does not exist" in refused(capsys, "--profile", "absent.yaml", "--input", "a", "--out", "b")
+    assert "--thresholds.sst" in refused(capsys, *COMMON, "--thresholds.sst", "0.5")
+    assert "thresholds.sts" in refused(capsys, *COMMON, "--thresholds.sts", "high")
+    assert "required: out" in refused(capsys, "--profile", TINY, "--input", "a")
+    assert "min_actors" in refused(capsys, *COMMON, "--pools.rewriting.min_actors", "3")
+    assert "none of truncated_tar" in refused(capsys, "--out", "a", "--reason", "[mood]", job=ReplayConfig)
+    assert "required: out" in refused(capsys, job=SelectConfig)
+
+
+def test_too_small_a_cluster_is_refused_before_it_hangs() -> None:
+    check_size({"CPU": 2.0}, PoolsConfig())
+    with pytest.raises(ValueError, match=r"need 1\.75 CPUs and the cluster has 1, .*lower pools"):
+        check_size({"CPU": 1.0}, PoolsConfig())
+    with pytest.raises(ValueError, match=r"need 0\.5 GPUs and the cluster has 0"):
+        check_size({"CPU": 8.0}, PoolsConfig(scoring=PoolConfig(gpus=0.5)))
+
+
+def test_the_hash_covers_results_and_nothing_else(tmp_path: Path) -> None:
+    weights = tmp_path / "model.bin"
+    weights.write_bytes(b"one")
+
+    def identity(*more: str) -> str:
+        arguments = ["--rewriter.flamingo.checkpoints", f"[{weights}]", "--rewriter.flamingo.language_model", "any",
+                     "--rewriter.flamingo.tokenizer", "any", "--rewriter.flamingo.vision", "any",
+                     "--rewriter.flamingo.lora", "", "--scoring.nli", "any", "--scoring.clip", "any",
+                     "--scoring.reward", "any", "--scoring.sts", "any"]  # fmt: skip
+        return identify(console.parse("b", "", BuildConfig, [*COMMON, *arguments, *more]))[0]
+
+    first = identity()
+    assert (
+        identity("--thresholds.sts", "0.9", "--out", "b", "--rewriter.threads", "2", "--scoring.device", "cuda")
+        == first
+    )
+    assert identity("--pools.rewriting.max_actors", "3") == first
+    others = {
+        identity("--rewriter.generation.max_new_tokens", "7"),
+        identity("--scoring.nli", "another"),
+        identity("--pools.rewriting.rows_per_call", "5"),
+    }
+    weights.write_bytes(b"two")
+    others.add(identity())
+    assert len(others | {first}) == 5
+
+
+def test_select_imports_neither_ray_nor_torch() -> None:
+    code = "import sys, ray_jobs.select; assert not {'ray', 'torch', 'transformers'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=100).returncode == 0
+
+
+def test_commands_end_with_one_line_and_status_2(tmp_path: Path) -> None:
+    found = command("ray_jobs.build_pf1m", "--profile", TINY, "--input", str(tmp_path / "none"), "--out", str(tmp_path))
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+    assert "does not exist; give a folder of .tar shards" in found.stderr
+    found = command("ray_jobs.select", "--out", str(tmp_path))
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+    assert "run python -m ray_jobs.build_pf1m first" in found.stderr
+
+
+def test_help_names_every_section() -> None:
+    found = command("ray_jobs.build_pf1m", "--help")
+    assert found.returncode == 0
+    for option in ("--profile", "--input", "--out", "--fresh", "--thresholds.sts", "--pools.rewriting.max_actors"):
+        assert option in found.stdout
+    assert "delete what an earlier run left" in found.stdout

@@ -1,0 +1,88 @@
+"""The same job on a cluster: `ray start --head`, then `ray job submit`, as the README says; the same output as here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from build_world import outcome, results, write_world
+
+from polite_flamingo.ledger import OutputLayout
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+REPO = Path(__file__).parents[1]
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def head() -> Iterator[dict[str, str]]:
+    """A head node with its own ports and folder; the environment for `ray job submit`. Ends only its own processes."""
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # socket paths must stay short
+    dashboard = free_port()
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
+    environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPO / "tests")}
+    ports = {"--port": free_port(), "--dashboard-port": dashboard, "--dashboard-agent-listen-port": free_port()}
+    options = [f"{name}={port}" for name, port in ports.items()]
+    command = [*RAY, "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={folder}", *options]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for_port(dashboard, process)
+            yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+        finally:
+            for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+                child.kill()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "ray start failed"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise AssertionError("the dashboard never came up")
+
+
+def submit(environment: dict[str, str], *command: str) -> str:
+    """`ray job submit`, tried again while the head's agent is still starting; returns what the job printed."""
+    for attempt in range(10):
+        done = subprocess.run(
+            [*RAY, "job", "submit", "--working-dir", ".", "--", *command],
+            cwd=REPO, env=environment, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+        if "No available agent" not in done.stderr + done.stdout:
+            break
+        time.sleep(2 + attempt)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def test_submitted_to_a_cluster_it_does_the_same(tmp_path: Path, head: dict[str, str]) -> None:
+    source = write_world(tmp_path / "in", shards=3, special={(1, 2): "raise"})
+    printed = submit(head, "python", "tests/run_fake_build.py", str(source), str(tmp_path / "out"))
+    assert "rows in" in printed
+    assert "rewriting_failed" in printed
+    assert outcome(tmp_path / "out") == {"scored": 29, "rewriting_failed": 1}
+    here = subprocess.run(
+        [sys.executable, "tests/run_fake_build.py", str(source), str(tmp_path / "here")], cwd=REPO, timeout=400
+    )
+    assert here.returncode == 0
+    assert results(tmp_path / "here") == results(tmp_path / "out")
+    assert len(OutputLayout(root=tmp_path / "here").finished()) == 3

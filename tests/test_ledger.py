@@ -1,0 +1,86 @@
+"""The ledger says what is done, names shards stably, and lets one job at a time write."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polite_flamingo.ledger import (
+    Manifest,
+    OutputLayout,
+    exclusive,
+    read_manifest,
+    read_quarantine,
+    shard_names,
+    write_manifest,
+    write_quarantine,
+)
+from polite_flamingo.sample import Quarantined
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_manifest_round_trip_and_the_invariant(tmp_path: Path) -> None:
+    layout = OutputLayout(root=tmp_path)
+    manifest = Manifest(shard="in/a.tar", rows_in=3, scored=2, quarantined=1, config_hash="c", seconds={"rewrite": 1.5})
+    write_manifest(layout.manifest("a"), manifest)
+    assert read_manifest(layout.manifest("a")) == manifest
+    assert layout.finished() == ["a"]
+    with pytest.raises(AssertionError):
+        Manifest(shard="", rows_in=3, scored=1, quarantined=1, config_hash="")
+
+
+def test_a_damaged_manifest_names_itself(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"shard": 1}')
+    with pytest.raises(ValueError, match=r"a\.json is not a manifest .* delete it"):
+        read_manifest(path)
+
+
+def test_quarantine_round_trip_whatever_the_text(tmp_path: Path) -> None:
+    rows = [Quarantined(key="k", shard="s", index=0, reason="bad_json", detail="a\u2028b\nc\x85 é", payload="s#k")]
+    path = tmp_path / "q" / "a.jsonl"
+    write_quarantine(path, rows)
+    assert read_quarantine(path) == rows
+    write_quarantine(path, [])
+    assert not path.exists()
+    assert read_quarantine(path) == []
+
+
+def test_shard_names_of_folder_file_and_glob(tmp_path: Path) -> None:
+    touch(tmp_path / "b.tar", tmp_path / "coco" / "train-0.tar", tmp_path / "notes.txt")
+    assert list(shard_names(str(tmp_path))) == ["b", "coco__train-0"]
+    assert list(shard_names(str(tmp_path / "b.tar"))) == ["b"]
+    assert list(shard_names(f"{tmp_path}/*/*.tar")) == ["coco__train-0"]
+    assert list(shard_names(f"{tmp_path}/coco/train-?.tar")) == ["train-0"]
+
+
+def test_input_errors_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist; give"):
+        shard_names(str(tmp_path / "absent"))
+    with pytest.raises(ValueError, match=r"holds no \.tar shard; ingest"):
+        shard_names(str(tmp_path))
+    touch(tmp_path / "a__b.tar", tmp_path / "a" / "b.tar")
+    with pytest.raises(ValueError, match="would both be called 'a__b'"):
+        shard_names(str(tmp_path))
+
+
+def test_one_job_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    hold = "import sys, time, pathlib; from polite_flamingo.ledger import exclusive\n"
+    hold += "with exclusive(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another job is writing"), exclusive(tmp_path):
+            pass
+        other.kill()
+        other.wait()
+        with exclusive(tmp_path):
+            pass
