@@ -26,7 +26,7 @@ class RunInfo:
     """One run.
 
     Attributes:
-        title: headline of the report.
+        title: what this is, in a few words.
         command: as typed.
         started: ISO 8601.
         seconds: spent, by stage ("rewriting", "scoring", …).

@@ -16,7 +16,7 @@ from polite_flamingo.statistics import Statistics
 from tests.scored import world
 
 RUN = RunInfo(
-    title="PF-mini: 1,200 made-up annotations, rewritten",
+    title="A made-up run",
     command="python -m ray_jobs.build_pf1m --profile profiles/tiny.yaml --input out/demo/ingested --out out/demo",
     started="2026-01-01T12:00:00+00:00",
     seconds={"rewriting": 81.2, "scoring": 24.9, "selection": 1.8},
