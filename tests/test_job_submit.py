@@ -35,7 +35,8 @@ def head() -> Iterator[dict[str, str]]:
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # socket paths must stay short
     dashboard = free_port()
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
-    environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPO / "tests")}
+    path = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # as an activated environment
+    environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPO / "tests"), "PATH": path}
     ports = {"--port": free_port(), "--dashboard-port": dashboard, "--dashboard-agent-listen-port": free_port()}
     options = [f"{name}={port}" for name, port in ports.items()]
     command = [*RAY, "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={folder}", *options]
