@@ -1,6 +1,6 @@
 """Kill a build at random moments, start it again, compare with an undisturbed run.
 
-    python benchmarks/kill_and_resume.py --input out/demo/ingested --profile profiles/tiny.yaml --runs 10
+    python benchmarks/kill_and_resume.py --input out/demo/ingested --runs 10
 
 Each run draws whom to kill (the driver, one actor, the whole local cluster; always with SIGKILL) and when (uniformly
 within the time that the undisturbed run took after its first shard), then starts the same command until it ends by
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ import psutil
 from polite_flamingo.ledger import OutputLayout, read_quarantine, read_scored
 
 REPO = Path(__file__).parents[1]
+COMMAND = "python -m ray_jobs.build_pf1m --profile profiles/tiny.yaml --input {input} --out {out}"
 VICTIMS = ("driver", "actor", "cluster")
 
 
@@ -32,7 +34,7 @@ def main() -> int:
     """Parse the command line, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", required=True, help="shards, as for ray_jobs.build_pf1m")
-    parser.add_argument("--profile", default=str(REPO / "profiles" / "tiny.yaml"))
+    parser.add_argument("--command", default=COMMAND, help="the job; {input} and {out} are filled in (%(default)s)")
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -101,8 +103,8 @@ def run(
 
 def start(options: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
     """The job in its own process, with its own Ray; what it prints goes to a log beside `out`."""
-    command = [sys.executable, "-m", "ray_jobs.build_pf1m"]
-    command += ["--profile", options.profile, "--input", options.input, "--out", str(out)]
+    filled = [part.format(input=options.input, out=out) for part in shlex.split(options.command)]
+    command = [sys.executable if filled[0] == "python" else filled[0], *filled[1:]]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with Path(f"{out}.log").open("ab") as log:
         return subprocess.Popen(command, cwd=REPO, env=environment, stdout=log, stderr=log)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -122,22 +123,18 @@ def check_size(resources: dict[str, float], pools: PoolsConfig) -> None:
             )
 
 
-def _reason(error: BaseException) -> str | None:
-    """The message of the first cause that a user can act on; None where there is none."""
+def _reason(error: Exception) -> str | None:
+    """The message of a cause that a user can act on; None where there is none.
+
+    A worker's exception arrives as the text of its traceback: causes do not survive the way between processes.
+    """
     import ray
 
-    seen: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in seen:
-        seen.append(link)
-        if isinstance(link, ModelBroken | WorkerKeepsDying):
-            return str(link)
-        link = getattr(link, "cause", None) or link.__cause__
-    for cause in seen:
-        if isinstance(cause, ray.exceptions.ActorDiedError):
-            return f"a worker could not start: {_last_line(str(cause))}"
+    text = str(error)
+    ours = re.search(rf"^(?:\w+\.)*(?:{ModelBroken.__name__}|{WorkerKeepsDying.__name__}): (.+)$", text, re.MULTILINE)
+    if ours:
+        return ours[1]
+    if isinstance(error, ray.exceptions.ActorDiedError):
+        last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+        return f"a worker could not start: {last}"
     return None
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")

@@ -1,0 +1,113 @@
+"""Quarantined rows come back without being lost or counted twice, whenever the replay is killed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from build_world import outcome, text_row, write_world
+
+from actors.commit import commit_blocks
+from actors.rows import Block, Row
+from polite_flamingo.guard import quarantine
+from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.shards import read_shard
+from ray_jobs.replay_ledger import Again, declare, readable_again, settle
+
+
+def process(out: Path, name: str, shard: Path, failing: tuple[str, ...] = ()) -> None:
+    """A build of one shard in which rows with these words fail."""
+
+    def outcome_of(row: Row, index: int) -> Row:
+        if isinstance(row, Sample) and any(word in row.response for word in failing):
+            return quarantine(row, str(shard), index, BadSample("rewriting_failed", "as the test wants"))
+        return row
+
+    rows = [outcome_of(row, index) for index, row in enumerate(read_shard(shard))]
+    block = Block(name=name, shard=str(shard), first=0, shard_rows=len(rows), rows=rows)
+    commit_blocks(block.to_table(), str(out), "hash")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> tuple[Path, OutputLayout]:
+    """A shard of ten rows of which two failed, and its output folder."""
+    source = write_world(tmp_path / "in", shards=1, special={(0, 3): "raise", (0, 7): "raise"})
+    process(tmp_path / "out", "s0", source / "s0.tar", failing=("raise",))
+    return source / "s0.tar", OutputLayout(root=tmp_path / "out")
+
+
+def only(found: list[Again]) -> Again:
+    assert len(found) == 1
+    return found[0]
+
+
+def test_failed_rows_move_to_an_extra_shard(world: tuple[Path, OutputLayout]) -> None:
+    shard, layout = world
+    assert outcome(layout.root) == {"scored": 8, "rewriting_failed": 2}
+    again = only(list(readable_again(layout, ("rewriting_failed",))))
+    assert (again.taken, [s.provenance["index"] for s in again.samples]) == ((3, 7), [3, 7])
+    name, tar = declare(layout, again)
+    process(layout.root, name, tar)
+    settle(layout)
+    settle(layout)  # may be repeated
+    assert outcome(layout.root) == {"scored": 10}
+    assert layout.finished() == ["s0", "s0~replay-1"]
+    assert read_manifest(layout.manifest("s0")).rows_in == 8
+    assert [s.provenance["shard"] for s in read_scored(layout, name)] == [str(shard)] * 2
+    assert list(layout.replay.iterdir()) == []
+    assert list(readable_again(layout, ())) == []
+
+
+def test_a_row_that_fails_again_can_be_tried_again(world: tuple[Path, OutputLayout]) -> None:
+    _, layout = world
+    for attempt in range(1, 3):
+        name, tar = declare(layout, next(readable_again(layout, ())))
+        process(layout.root, name, tar, failing=("raise 7",))
+        settle(layout)
+        assert outcome(layout.root) == {"scored": 9, "rewriting_failed": 1}, attempt
+    name, tar = declare(layout, next(readable_again(layout, ())))
+    process(layout.root, name, tar)
+    settle(layout)
+    assert outcome(layout.root) == {"scored": 10}
+
+
+def test_a_replay_that_was_killed_before_its_commit_never_happened(world: tuple[Path, OutputLayout]) -> None:
+    _, layout = world
+    declare(layout, next(readable_again(layout, ())))
+    settle(layout)
+    assert outcome(layout.root) == {"scored": 8, "rewriting_failed": 2}
+    assert list(layout.replay.iterdir()) == []
+
+
+def test_a_replay_that_was_killed_after_its_commit_is_finished_later(
+    world: tuple[Path, OutputLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, layout = world
+    name, tar = declare(layout, next(readable_again(layout, ())))
+    process(layout.root, name, tar)
+    with monkeypatch.context() as patch:  # killed between the two files of the old shard
+        patch.setattr("ray_jobs.replay_ledger.write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            settle(layout)
+    settle(layout)
+    assert outcome(layout.root) == {"scored": 10}
+
+
+def test_a_mended_file_gives_the_rows_it_lost(tmp_path: Path) -> None:
+    shard = write_world(tmp_path / "in", shards=1) / "s0.tar"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:4500])
+    layout = OutputLayout(root=tmp_path / "out")
+    process(layout.root, "s0", shard)
+    assert outcome(layout.root) == Counter(scored=4, truncated_tar=1)
+    assert list(readable_again(layout, ())) == [], "it is still damaged"
+    shard.write_bytes(whole)
+    assert list(readable_again(layout, ("bad_json",))) == []
+    name, tar = declare(layout, only(list(readable_again(layout, ("truncated_tar",)))))
+    process(layout.root, name, tar)
+    settle(layout)
+    assert outcome(layout.root) == {"scored": 10}
+    assert read_quarantine(layout.quarantine("s0")) == []
+    assert {s.key for n in layout.finished() for s in read_scored(layout, n)} == {text_row(0, n).key for n in range(10)}
