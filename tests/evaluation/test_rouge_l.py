@@ -4,7 +4,7 @@ import random
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.evaluation.rouge_l import common_subsequence, rouge_l, tokens
@@ -26,6 +26,7 @@ WORDS = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, max_size=40), st.lists(WORDS, max_size=40))
 def test_equals_the_package_on_any_text(a: list[str], b: list[str]) -> None:
     from rouge_score import rouge_scorer
@@ -38,6 +39,7 @@ def test_equals_the_package_on_any_text(a: list[str], b: list[str]) -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_tokens_equal_the_package_s(text: str) -> None:
     from nltk.stem.porter import PorterStemmer

@@ -5,7 +5,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.filters.judge import (
@@ -127,6 +127,7 @@ def test_nli_decides_as_the_reference() -> None:
         assert reason("vqa", nli=case["logits"]) == ("nli_contradiction" if case["label"] == "contradiction" else "")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-90_000, 90_000), min_size=3, max_size=3))
 def test_the_margin_is_positive_exactly_when_contradiction_is_not_the_first_maximum(units: list[int]) -> None:
     logits = [unit / 10_000 for unit in units]
