@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from build_world import outcome, results, stats
 
 from polite_flamingo.ledger import OutputLayout, read_scored
 from polite_flamingo.shards import read_shard
-from ray_jobs.demo import DemoConfig, demo
+from ray_jobs import console
+from ray_jobs.build_pf1m import BuildConfig
+from ray_jobs.demo import PROFILE, DemoConfig, demo
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 WEIGHTS = Path(__file__).parents[1] / "polite_flamingo" / "zoo" / "weights"
@@ -23,6 +26,23 @@ def built(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
     out = tmp_path_factory.mktemp("demo") / "out"
     demo(DemoConfig(out=str(out), samples=12, samples_per_shard=8))
     return out
+
+
+def test_the_profile_describes_the_zoo_as_it_was_trained() -> None:
+    from polite_flamingo import hub
+    from polite_flamingo.zoo.flamingo import zoo_config
+
+    arguments = ["--profile", str(PROFILE), "--input", "in", "--out", "out"]
+    flamingo = console.parse("b", "", BuildConfig, arguments).rewriter.flamingo
+    resolved = replace(
+        flamingo,
+        vision=hub.resolve(flamingo.vision),
+        language_model=hub.resolve(flamingo.language_model),
+        tokenizer=hub.resolve(flamingo.tokenizer),
+        checkpoints=tuple(hub.resolve(name) for name in flamingo.checkpoints),
+        lora=hub.resolve(flamingo.lora),
+    )
+    assert resolved == zoo_config(hub.ZOO, lora=True)
 
 
 def test_every_annotation_is_kept_rejected_or_quarantined(built: Path) -> None:
