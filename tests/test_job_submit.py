@@ -32,7 +32,7 @@ def free_port() -> int:
 @pytest.fixture
 def head() -> Iterator[dict[str, str]]:
     """A head node with its own ports and folder; the environment for `ray job submit`. Ends only its own processes."""
-    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # socket paths must stay short
+    folder = tempfile.mkdtemp(prefix="r")  # socket paths must stay short
     dashboard = free_port()
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
     path = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # as an activated environment
