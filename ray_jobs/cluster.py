@@ -10,6 +10,8 @@ import logging
 import math
 import os
 import re
+import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,12 +56,15 @@ class PoolsConfig:
         task_cpus: logical CPUs of a task that reads or writes one shard.
         max_failures_in_a_row: more rows than that failing one after the other, for other reasons than their own bad
             content, end the job: the model is broken, not the rows.
+        autoscaling: the cluster starts machines when they are asked for (cluster.yaml), so that its present size says
+            nothing; else a job that it cannot hold is refused at once.
     """
 
     rewriting: PoolConfig = PoolConfig()
     scoring: PoolConfig = PoolConfig(cpus=0.5)
     task_cpus: float = 0.25
     max_failures_in_a_row: int = 32
+    autoscaling: bool = False
 
     def needed(self, kind: str) -> float:
         """Logical "CPU"s or "GPU"s to start with: both pools at their least, a task that reads and one that writes."""
@@ -89,7 +94,8 @@ def running_ray(pools: PoolsConfig) -> Iterator[None]:
             cpus = max(os.cpu_count() or 1, math.ceil(pools.needed("CPU")))
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     try:
-        check_size(ray.cluster_resources(), pools)
+        if not pools.autoscaling:
+            check_size(ray.cluster_resources(), pools)
         yield
     except Exception as error:
         reason = _reason(error)
@@ -103,8 +109,10 @@ def running_ray(pools: PoolsConfig) -> Iterator[None]:
 
 def set_environment() -> None:
     """What Ray and its workers read from the environment, before Ray is imported. What the user has set stays."""
-    if not os.environ.get("RAY_ADDRESS"):
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster; else a token file at home decides
+    if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys() and "ray" not in sys.modules:
+        # A private Ray still listens on every interface: it demands a token that only its own processes inherit. (Once
+        # imported, Ray has read its mode; it then makes a token file in the home folder by itself.)
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` builds an environment for each worker
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
