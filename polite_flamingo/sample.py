@@ -157,6 +157,12 @@ class Sample:
             if not turn.response.strip():
                 raise BadSample("empty_response", f"{self.key}: a turn has an empty response")
             for text in (turn.instruction, turn.response):
+                try:
+                    text.encode()
+                except UnicodeEncodeError:
+                    raise BadSample(
+                        "bad_field", f"{self.key}: half of a surrogate pair in a text, which nothing can write"
+                    ) from None
                 if len(text) > MAX_TEXT_CHARACTERS:
                     raise BadSample(
                         "text_too_long", f"{self.key}: {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are taken"
