@@ -1,4 +1,4 @@
-"""The shipped models: small, loadable by the pipeline's own code, as good as their cards say, and made by their recipes."""
+"""The shipped models: small, loadable by the pipeline, as good as their cards say, and made by their recipes."""
 
 from __future__ import annotations
 

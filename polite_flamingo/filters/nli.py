@@ -36,7 +36,12 @@ class Nli:
         import torch  # isort: skip
         from sentence_transformers import CrossEncoder  # isort: skip
 
-        self._model = CrossEncoder(hub.resolve(model), device=device, activation_fn=torch.nn.Identity())
+        self._model = CrossEncoder(
+            hub.resolve(model),
+            device=device,
+            activation_fn=torch.nn.Identity(),
+            model_kwargs={"dtype": torch.float32},  # the reference's precision, and on a CPU the fast one
+        )
         self._batch_size = batch_size
         self._order = _label_order(self._model.config.id2label, model)
 

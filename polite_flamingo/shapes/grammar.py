@@ -37,7 +37,7 @@ BESIDE: dict[str, str] = {
 }  # fmt: skip
 RELATION_OF = {phrase: relation for relation, phrase in BESIDE.items()}
 
-NUMBERS = ("no", "one", "two", "three", "four", "five")
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven")
 PLURALS: dict[str, str] = {shape: shape + ("es" if shape == "cross" else "s") for shape in SHAPES}
 SINGULARS = {plural: shape for shape, plural in PLURALS.items()}
 

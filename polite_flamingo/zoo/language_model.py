@@ -17,7 +17,7 @@ from polite_flamingo.zoo.documents import Batches, notes_written_out, repeated
 from polite_flamingo.zoo.fitting import Optimiser, run, seed_everything
 from polite_flamingo.zoo.tokens import learn_tokenizer, save_tokenizer
 
-STEPS = 900
+STEPS = 600
 
 
 def config(vocabulary: int) -> LlamaConfig:
