@@ -26,7 +26,8 @@ vision tower of `clip`. 4 million parameters, fp16; attention as in OpenFlamingo
 
 **Recipe** (`python -m polite_flamingo.zoo.train flamingo`, seed 0): (1) the language model alone, from random
 weights, on text: notes written out in full sentences, texts repeated; 600 steps of 64 documents of a schedule laid
-out for 900; (2) perceiver, cross-attention and language model together, 300 steps of 64 of a schedule laid out for 450: notes written out with the
+out for 900; (2) perceiver, cross-attention and language model together, 300 steps of 64 of a schedule laid out for
+450: notes written out with the
 picture in view, short answers to questions about the picture. Muon + AdamW. The documents use none of the rewriting
 protocol's words.
 
