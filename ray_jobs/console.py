@@ -98,21 +98,23 @@ def progress(shards: int, rows_in_work: Callable[[], int]) -> Iterator[Callable[
     """
     from tqdm import tqdm
 
-    rows = 0
+    rows = shown = 0
     stop = threading.Event()
     bar = tqdm(total=shards, unit="shard", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10)
 
-    def show() -> None:
-        bar.set_postfix_str(f"{rows + rows_in_work():,} rows", refresh=sys.stderr.isatty())
+    def show(in_work: int) -> None:
+        nonlocal shown
+        shown = max(shown, rows + in_work)  # a row scored but not yet committed must not be taken back
+        bar.set_postfix_str(f"{shown:,} rows", refresh=sys.stderr.isatty())
 
     def watch() -> None:
         while not stop.wait(1.0):
-            show()
+            show(rows_in_work())
 
     def advance(shards: int, more_rows: int) -> None:
         nonlocal rows
         rows += more_rows
-        bar.set_postfix_str(f"{rows:,} rows", refresh=False)
+        show(0)
         bar.update(shards)
 
     watcher = threading.Thread(target=watch, daemon=True)
