@@ -64,7 +64,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo) -> str:
         "",
         "## How it was made",
         "",
-        f"- started {_line(run.started)}, profile `{_code(run.profile)}`, configuration `{_code(run.config_hash)}`",
+        f"- started {_line(run.started)}, configuration `{_code(run.config_hash)}`",
         f"- command: `{_code(run.command)}`",
         *(f"- {_line(m.role)}: `{_code(m.name)}` (fingerprint `{_code(m.fingerprint)}`)" for m in run.models),
         f"- versions: {_line(', '.join(f'{name} {version}' for name, version in run.versions.items()))}",

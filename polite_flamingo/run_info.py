@@ -32,7 +32,6 @@ class RunInfo:
         seconds: spent, by stage ("rewriting", "scoring", …).
         rows_per_second: of the whole job; 0 where that says nothing (a selection only).
         config_hash: of models, prompts and generation; equal hashes may share an output folder.
-        profile: its file's name.
         models: in the order of use.
         versions: of Python and packages.
         config: resolved, as YAML or JSON text.
@@ -44,7 +43,6 @@ class RunInfo:
     seconds: Mapping[str, float] = field(default_factory=dict)
     rows_per_second: float = 0.0
     config_hash: str = ""
-    profile: str = ""
     models: tuple[ModelInfo, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     config: str = ""

@@ -23,9 +23,19 @@ class JobFailed(RuntimeError):
     """A job that cannot go on, for a reason that the message explains; no traceback is needed."""
 
 
-def run(name: str, description: str, config_class: type[Config], job: Callable[[Config], None]) -> None:
-    """Parse the command line into a config and do the job; turn what goes wrong into one line and an exit status."""
-    config = parse(name, description, config_class, sys.argv[1:])
+def run(
+    name: str,
+    description: str,
+    config_class: type[Config],
+    job: Callable[[Config], None],
+    defaults: Callable[[Sequence[str]], Sequence[str]] = lambda arguments: (),
+) -> None:
+    """Parse the command line into a config and do the job; turn what goes wrong into one line and an exit status.
+
+    `defaults` gives, for the user's arguments, arguments that stand before them and so yield to them.
+    """
+    arguments = sys.argv[1:]
+    config = parse(name, description, config_class, [*defaults(arguments), *arguments])
     try:
         job(config)
     except (ValueError, OSError, JobFailed) as error:

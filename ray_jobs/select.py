@@ -2,18 +2,22 @@
 
     python -m ray_jobs.select --out out/demo --thresholds.sts 0.5
 
-Reads OUT/scored and OUT/quarantine; writes OUT/pf1m, OUT/verdicts, the exports, the card, the report and, last,
-OUT/stats.json. Checks that every row that came in is kept, rejected or quarantined. It runs one shard at a time and
-holds one shard in memory; nothing it does changes a score.
+Thresholds that are not named stay as the build had them. Reads OUT/scored and OUT/quarantine; writes OUT/pf1m,
+OUT/verdicts, the exports, the card, the report and, last, OUT/stats.json. Checks that every row that came in is kept,
+rejected or quarantined. It runs one shard at a time and holds one shard in memory; nothing it does changes a score.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from polite_flamingo import duplicates
 from polite_flamingo.card import write_card
@@ -36,7 +40,7 @@ class SelectConfig:
 
     Attributes:
         out: the folder.
-        thresholds: what is kept.
+        thresholds: what is kept; what is not named stays as the build had it (OUT/config.yaml).
     """
 
     out: str
@@ -162,9 +166,22 @@ def job(config: SelectConfig) -> None:
         print_summary(layout)
 
 
+def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
+    """The build's thresholds as arguments: scores of other models need other thresholds than the defaults."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--out")
+    out = parser.parse_known_args(list(arguments))[0].out
+    file = OutputLayout(root=Path(out)).config if out else None
+    if file is None or not file.is_file():
+        return []
+    found = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("thresholds") or {}
+    return [f"--thresholds.{name}={json.dumps(value)}" for name, value in found.items()]
+
+
 def main() -> None:
     """The command."""
-    console.run("select", "Apply other thresholds to scored shards; no model is loaded.", SelectConfig, job)
+    description = "Apply other thresholds to scored shards; no model is loaded."
+    console.run("select", description, SelectConfig, job, defaults=thresholds_of_build)
 
 
 if __name__ == "__main__":

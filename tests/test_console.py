@@ -12,7 +12,7 @@ from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, identify
 from ray_jobs.cluster import PoolConfig, PoolsConfig, check_size
 from ray_jobs.replay import ReplayConfig
-from ray_jobs.select import SelectConfig
+from ray_jobs.select import SelectConfig, thresholds_of_build
 
 REPO = Path(__file__).parents[1]
 TINY = str(REPO / "profiles" / "tiny.yaml")
@@ -93,6 +93,17 @@ def test_the_hash_covers_results_and_nothing_else(tmp_path: Path) -> None:
     weights.write_bytes(b"two")
     others.add(identity())
     assert len(others | {first}) == 5
+
+
+def test_select_keeps_the_thresholds_of_the_build_that_are_not_named(tmp_path: Path) -> None:
+    config = console.parse(
+        "b", "", BuildConfig, [*COMMON, "--thresholds.clip", "27", "--thresholds.clip_single", "true"]
+    )
+    (tmp_path / "config.yaml").write_text(console.to_yaml(config))
+    arguments = ["--thresholds.sts", "0.6", "--out", str(tmp_path)]
+    found = console.parse("s", "", SelectConfig, [*thresholds_of_build(arguments), *arguments]).thresholds
+    assert (found.sts, found.clip, found.clip_single) == (0.6, 27.0, True)
+    assert thresholds_of_build(["--out", str(tmp_path / "none")]) == thresholds_of_build(["--help"]) == []
 
 
 def test_select_imports_neither_ray_nor_torch() -> None:
