@@ -1,6 +1,6 @@
 """Kill a build at random moments, start it again, compare with an undisturbed run.
 
-    python benchmarks/kill_and_resume.py --input out/demo/ingested --runs 10
+    python -m benchmarks.kill_and_resume --input out/demo/ingested --runs 10
 
 Each run draws whom to kill (the driver, one actor, the whole local cluster; always with SIGKILL) and when (uniformly
 within the time that the undisturbed run took after its first shard), then starts the same command until it ends by

@@ -45,9 +45,6 @@ PLACES = (
 
 Relation = Literal["left of", "right of", "above", "below"]
 RELATIONS: tuple[Relation, ...] = ("left of", "right of", "above", "below")
-OPPOSITE: dict[Relation, Relation] = {
-    "left of": "right of", "right of": "left of", "above": "below", "below": "above",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
