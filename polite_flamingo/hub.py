@@ -47,15 +47,19 @@ def fingerprint(name: str) -> str:
     """A short digest of the model behind `name`: it changes when the files do, not when they move.
 
     A file counts by its name, size, first and last 32 MiB (so weights of many GB cost a moment; an edit in the middle
-    of a larger file that keeps its size is not seen). A folder counts by all its files; a hub name by what the local
-    cache holds, else by the name alone.
+    of a larger file that keeps its size is not seen). A folder counts by all its files but those that only describe the
+    model (its card, its figures): a corrected card must not make an output folder foreign. A hub name counts by what
+    the local cache holds, else by the name alone.
     """
     path = Path(resolve(name))
     if not path.exists():
         path = _cached_snapshot(name) or path
         if not path.exists():
             return f"name:{name}"
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        found = (file for file in path.rglob("*") if file.is_file())
+        files = sorted(file for file in found if file.suffix != ".md" and file.name != "figures.json")
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size

@@ -44,3 +44,13 @@ def test_the_ends_of_a_large_file_are_read(tmp_path, monkeypatch):
 def test_a_name_that_is_nowhere_counts_by_itself():
     assert hub.fingerprint("ViT-L-14") != hub.fingerprint("ViT-B-32")
     assert hub.fingerprint("no-such-org/no-such-model") == "name:no-such-org/no-such-model"
+
+
+def test_a_corrected_model_card_leaves_the_fingerprint_alone(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    before = hub.fingerprint(str(tmp_path))
+    (tmp_path / "README.md").write_text("a card")
+    (tmp_path / "figures.json").write_text("{}")
+    assert hub.fingerprint(str(tmp_path)) == before
+    (tmp_path / "config.json").write_text("{}")
+    assert hub.fingerprint(str(tmp_path)) != before

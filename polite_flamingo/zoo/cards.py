@@ -22,14 +22,13 @@ Its scores are not those of OpenAI's CLIP: the tiny profile sets its own thresho
     "flamingo": """\
 The base: a LLaMA-type language model (6 layers of width 192, 4 heads, tied embeddings, a byte-level BPE of 865
 tokens), a perceiver resampler (2 layers, 24 latents) and gated cross-attention before layers 3 and 6, on the frozen
-vision tower of `clip`. 4 million parameters, fp16; attention as in OpenFlamingo v2 (text sees the preceding image).
+vision tower of `clip`. 3.7 million parameters, fp16; attention as in OpenFlamingo v2 (text sees the preceding image).
 
 **Recipe** (`python -m polite_flamingo.zoo.train flamingo`, seed 0): (1) the language model alone, from random
 weights, on text: notes written out in full sentences, texts repeated; 600 steps of 64 documents of a schedule laid
 out for 900; (2) perceiver, cross-attention and language model together, 300 steps of 64 of a schedule laid out for
-450: notes written out with the
-picture in view, short answers to questions about the picture. Muon + AdamW. The documents use none of the rewriting
-protocol's words.
+450: notes written out with the picture in view, short answers to questions about the picture. Muon + AdamW. The
+documents use none of the rewriting protocol's words.
 
 It is a base model: it completes documents and follows no instruction. What it becomes stands in `polite_flamingo`.
 """,

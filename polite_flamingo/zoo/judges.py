@@ -5,7 +5,7 @@ Apache-2.0), cut down to a small vocabulary: every word piece of Shapes, every A
 words of the original list, so that any English text can be judged, if not judged well.
 
 To judge a pair of sentences a model must first compare them, and one label a pair teaches that slowly: from random
-weights the same task stopped at 0.73, from the encoder's layers alone it was at 0.71 after 250 steps. So NLI begins by
+weights a prototype stopped at 0.73, from the encoder's layers alone it was at 0.71 after 250 steps. So NLI begins by
 filling masked words of one sentence from the other, where every word teaches.
 """
 
