@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-Task = Literal["captioning", "classification", "change_captioning", "vqa_rationale", "vqa", "text"]
+Task = Literal["captioning", "classification", "change_captioning", "vqa_rationale", "vqa", "text", "dialogue"]
 TASKS: tuple[str, ...] = get_args(Task)
 
 IMAGE_MARK = "<image>"

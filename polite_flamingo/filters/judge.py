@@ -23,6 +23,7 @@ FILTERS: dict[str, tuple[str, ...]] = {
     "vqa_rationale": ("rules", "nli"),
     "vqa": ("rules", "nli"),
     "text": ("rules",),
+    "dialogue": ("rules",),
 }
 """Which stage judges which task: semantics by STS where the answer is a description, by NLI where it is an answer; [PF]
 scores paragraphs against the image for captions only, and has no check for the pictures of two moments."""

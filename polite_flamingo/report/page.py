@@ -66,6 +66,7 @@ TASK_NAMES = {
     "vqa_rationale": "VQA with rationale",
     "vqa": "VQA",
     "text": "text",
+    "dialogue": "dialogue about images",
 }
 
 

@@ -7,6 +7,7 @@ the file belongs to another image and the row is quarantined. Rows in: the annot
 
 from __future__ import annotations
 
+import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Place, Row, Source, SourceOptions, rows_of
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.boxes import Box, clip, largest, normalised
 from polite_flamingo.sources.instructions import instruction
-from polite_flamingo.sources.reading import ImageFolder, as_text, file_name, files_in, finite, identity, small_text
+from polite_flamingo.sources.reading import as_text, file_name, files_in, finite, identity, small_text
 from polite_flamingo.sources.responses import captions_and_boxes
+from polite_flamingo.sources.shelf import Shelf
 
 WORDS = {
     "golffield": "golf course",
@@ -35,32 +37,39 @@ Read = Callable[[Path, str], tuple[list[Box], tuple[float, float] | None, list[s
 """(file, its text) -> boxes, the size they refer to (None: that of the image), image names, meta."""
 
 
-def reader(name: str, suffix: str, parse: Read) -> Callable[[SourceOptions], Iterator[Row]]:
-    """The adapter of a dataset with one annotation file an image."""
+def recorder(suffix: str) -> Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]:
+    """The `records` of a dataset with one annotation file an image: the file and the folder it must lie in."""
 
-    def read(options: SourceOptions) -> Iterator[Row]:
-        folder = ImageFolder.of(options.images)
+    def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+        for given in options.annotations:
+            for file in files_in(given, suffix):
+                yield Place(file=file_name(file)), 0, [os.fsencode(file).hex(), given.is_dir()]
 
-        def build(key: str, found: tuple[Path, Path | None]) -> Sample:
-            path, inside = found
-            boxes, size, image_names, meta = parse(path, small_text(path, inside))
-            if not boxes:
-                raise BadSample("missing_annotation", f"{path.name} names no object")
-            image, header = folder.read(*image_names)
-            width, height = size or (header.width, header.height)
-            return _sample(name, key, boxes, width, height, image, meta | {"image_id": path.stem})
+    return records
 
-        def identify(found: tuple[Path, Path | None]) -> str:
-            return identity({"file name": found[0].stem}, "file name")
 
-        records = (
-            (Place(file=file_name(file)), 0, (file, given if given.is_dir() else None))
-            for given in options.annotations
-            for file in files_in(given, suffix)
-        )
-        yield from rows_of(name, records, options, identify=identify, build=build)
+def identify(record: list[Any]) -> str:
+    """The file's name without its suffix."""
+    return identity({"file name": _path(record).stem}, "file name")
 
-    return read
+
+def _path(record: list[Any]) -> Path:
+    return Path(os.fsdecode(bytes.fromhex(record[0])))
+
+
+def builder(name: str, parse: Read) -> Callable[[str, Any, Context], Sample]:
+    """The `build` of a dataset whose files `parse` reads."""
+
+    def build(key: str, record: list[Any], context: Context) -> Sample:
+        path = _path(record)
+        boxes, size, image_names, meta = parse(path, small_text(path, path.parent if record[1] else None))
+        if not boxes:
+            raise BadSample("missing_annotation", f"{path.name} names no object")
+        image, header = context.images.read(*image_names)
+        width, height = size or (header.width, header.height)
+        return _sample(name, key, boxes, width, height, image, meta | {"image_id": path.stem})
+
+    return build
 
 
 def _sample(
@@ -166,16 +175,30 @@ def _number(value: str | None, where: str) -> float:
 
 DOTA = Source(
     name="dota",
+    title="DOTA",
+    use="PF-1M",
     task="captioning",
     category="captioning",
     files="labelTxt/ (a folder, or single .txt files); images/<same name>.png",
+    published="captain-whu.github.io/DOTA",
     licence="academic use only",
-    read=reader("dota", ".txt", parse_dota),
+    evidence="real file",
+    adopted=1_733,
+    records=recorder(".txt"),
+    identify=identify,
+    build=builder("dota", parse_dota),
 )
 DIOR = Source(
     name="dior",
+    title="DIOR and DIOR-R",
+    use="PF-1M",
     task="captioning",
     category="captioning",
     files="Annotations/Horizontal Bounding Boxes/ or …/Oriented Bounding Boxes/ (folders or .xml files); <filename>",
-    read=reader("dior", ".xml", parse_dior),
+    published="gcheng-nwpu.github.io",
+    evidence="real file",
+    adopted=5_907,
+    records=recorder(".xml"),
+    identify=identify,
+    build=builder("dior", parse_dior),
 )

@@ -11,47 +11,42 @@ from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Place, Row, Source, SourceOptions, numbered, of_split, rows_of, split_of
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered, split_of
 from polite_flamingo.sources.instructions import ask
-from polite_flamingo.sources.reading import ImageFolder, as_text, entry, identity, load_json, text, texts, value_of
+from polite_flamingo.sources.reading import as_text, entry, identity, text, texts, value_of
 from polite_flamingo.sources.responses import answer_response
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import elements
 from polite_flamingo.sources.vqa import majority
 
 
-def read(options: SourceOptions) -> Iterator[Row]:
-    """Rows in: the questions."""
-    folder = ImageFolder.of(options.images)
-    records: list[tuple[Place, int, Any]] = []
+def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The questions."""
     for path in options.annotations:
-        records.extend(numbered(Place(file=path.name, part="questions"), load_json(path, list)))
+        yield from numbered(Place(file=path.name, part="questions"), elements(path))
 
-    def build(key: str, record: dict[str, Any]) -> Sample:
-        question = text(record, "question")
-        if not question:
-            raise BadSample("bad_field", "the question is empty")
-        answer = _answer(record)
-        rationales = texts(record, "rationales") if record.get("rationales") is not None else []
-        if not rationales:
-            raise BadSample("missing_annotation", "the question has no rationale")
-        image_id, split = identity(record, "image_id"), split_of(record, options)
-        number = image_id.zfill(12)
-        places = ("", f"{split}2017/", "images/")
-        image, _ = folder.read(*(f"{place}{number}.{extension}" for place in places for extension in ("jpg", "png")))
-        return Sample(
-            key=key,
-            dataset="aokvqa",
-            task="vqa_rationale",
-            turns=(Turn(instruction=ask(question), response=answer_response(answer, rationales[0])),),
-            images=(image,),
-            meta={"image_id": image_id, "rationales": rationales},
-        )
 
-    yield from rows_of(
-        "aokvqa",
-        of_split(records, options),
-        options,
-        identify=lambda record: identity(entry(record), "question_id"),
-        build=build,
+def build(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One question, one sample."""
+    question = text(record, "question")
+    if not question:
+        raise BadSample("bad_field", "the question is empty")
+    answer = _answer(record)
+    rationales = texts(record, "rationales") if record.get("rationales") is not None else []
+    if not rationales:
+        raise BadSample("missing_annotation", "the question has no rationale")
+    image_id, split = identity(record, "image_id"), split_of(record, context.options)
+    number = image_id.zfill(12)
+    places = ("", f"{split}2017/", "images/")
+    names = (f"{place}{number}.{extension}" for place in places for extension in ("jpg", "png"))
+    image, _ = context.images.read(*names)
+    return Sample(
+        key=key,
+        dataset="aokvqa",
+        task="vqa_rationale",
+        turns=(Turn(instruction=ask(question), response=answer_response(answer, rationales[0])),),
+        images=(image,),
+        meta={"image_id": image_id, "rationales": rationales},
     )
 
 
@@ -73,9 +68,17 @@ def _answer(record: dict[str, Any]) -> str:
 
 SOURCE = Source(
     name="aokvqa",
+    title="A-OKVQA",
+    use="PF-1M",
     task="vqa_rationale",
     category="VQA with rationale",
     files="aokvqa_v1p0_SPLIT.json; SPLIT2017/%012d.jpg",
+    published="github.com/allenai/aokvqa",
     licence="Apache-2.0",
-    read=read,
+    evidence="transcribed",
+    adopted=14_868,
+    records=records,
+    identify=lambda record: identity(entry(record), "question_id"),
+    build=build,
+    split_in_record=True,
 )

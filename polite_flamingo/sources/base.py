@@ -1,8 +1,12 @@
-"""What a source adapter is, and the loop that all of them share.
+"""What a source is, and the two steps that all of them share.
 
-An adapter is a generator: for each annotation record one `Sample` or one `Quarantined`, never both and never nothing.
-It raises `SourceError` for an annotation file that cannot be read as a whole, and nothing else. How files are read
-without trusting them is in `reading.py`.
+    plan   annotation files -> records, one by one in little memory: joined, keyed, of JSON types only
+    make   a record -> its sample; needs the images and nothing else, so that any process may do it, in any order
+
+A source gives `records` (which streams the annotation files), `identify` and `build`. For each annotation record there
+is one `Sample` or one `Quarantined`, never both and never nothing. A source raises `SourceError` for an annotation file
+that cannot be read as a whole, and nothing else. How files are read without trusting them is in `streaming.py` and
+`reading.py`.
 """
 
 from __future__ import annotations
@@ -11,12 +15,20 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from polite_flamingo.sample import BadSample, Quarantined, Reason, Sample, make_key
-from polite_flamingo.sources.reading import SourceError, text
+from polite_flamingo.sources.reading import ImageFolder, SourceError, text
+from polite_flamingo.sources.shelf import Shelf
 
 Row = Sample | Quarantined
+
+Evidence = Literal["real file", "transcribed", "documentation", "own format"]
+"""How the format is known: an excerpt of a published file; a real record copied by hand from code or documentation
+(its wrapper rebuilt); documentation only; a format of this project."""
+
+Use = Literal["PF-1M", "evaluation", "text", "dialogue", "own data"]
+"""What a dataset is for: rewriting, measuring, text-only tuning, LLaVA's dialogues, or whatever the user likes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +40,25 @@ class SourceOptions:
         images: the folder that image names are relative to; the dataset's own sub-folders are searched too.
         split: the split in the keys of datasets whose records do not name one ("" there means "train"). Of datasets
             whose records do, only this split is read ("" reads all).
+        columns: for tables: what each column is (`table.py`).
         extra: what only one source needs, by name; see `Source.extra`.
+        download_from: hosts that images may be fetched from; none means that nothing is ever fetched.
     """
 
     annotations: tuple[Path, ...]
     images: Path | None = None
     split: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
+    download_from: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Context:
+    """What building a sample may use beside its record."""
+
+    options: SourceOptions
+    images: ImageFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +67,55 @@ class Source:
 
     Attributes:
         name: the key in `SOURCES`, the `dataset` of its samples.
+        title: what its authors call it.
+        use: what it is for.
         task: one of `sample.TASKS`.
-        category: the paper's: captioning, classification, change captioning, VQA with rationale, VQA.
+        category: the paper's: captioning, classification, change captioning, VQA with rationale, VQA; else text,
+            dialogue.
         files: one line that says which annotation files to pass and how its images are named.
-        read: options -> rows; a generator that raises nothing but `SourceError`.
+        published: where its authors publish it.
         licence: of the annotations, where the dataset states one.
+        evidence: how the format is known.
+        adopted: how many samples PF-1M kept of it (arXiv 2307.01003, section 4); of a group, of all its members.
+        group: the name under which the paper counts it together with others ("" where it stands alone).
+        records: streams (place, number, record) of the annotation files; a record is any JSON value, or a `BadSample`
+            in its place. Everything that `build` needs of the files is in it.
+        identify: the original id of a record. Raises `BadSample`.
+        build: (key, record, context) -> sample. Raises `BadSample`.
+        split_in_record: records name their split in a field `split`.
+        images: whether an image folder must be given.
         extra: the names that it knows in `SourceOptions.extra`, each with one line of help.
     """
 
     name: str
+    title: str
+    use: Use
     task: str
     category: str
     files: str
-    read: Callable[[SourceOptions], Iterator[Row]]
+    published: str
+    evidence: Evidence
+    records: Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]
+    identify: Callable[[Any], object]
+    build: Callable[[str, Any, Context], Sample]
     licence: str = "not stated"
+    adopted: int | None = None
+    group: str = ""
+    split_in_record: bool = False
+    images: Literal["needed", "optional", "none"] = "needed"
     extra: Mapping[str, str] = field(default_factory=dict)
+
+    def context(self, options: SourceOptions) -> Context:
+        """Raises `SourceError` where the images are needed and not there."""
+        if self.images == "none" or (self.images == "optional" and options.images is None):
+            return Context(options, ImageFolder(None))
+        return Context(options, ImageFolder.of(options.images))
+
+    def read(self, options: SourceOptions) -> Iterator[Row]:
+        """Both steps, record by record. Raises `SourceError`."""
+        context = self.context(options)
+        for row in plan(self, options):
+            yield row if isinstance(row, Quarantined) else make(self, row, context)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,33 +136,57 @@ class Place:
         return f"{self.file}#{self.part}[{number}]" if self.part else self.file
 
 
-def rows_of(
-    name: str,
-    records: Iterable[tuple[Place, int, Any]],
-    options: SourceOptions,
-    *,
-    identify: Callable[[Any], object],
-    build: Callable[[str, Any], Sample],
-) -> Iterator[Row]:
-    """Turn each record into a sample, or into a quarantined row where `identify` or `build` raise `BadSample`.
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """An annotation record with its key and its place, on its way to a sample."""
 
-    `identify(record)` is the original id; `build(key, record)` the sample. The sample's `meta["source"]` is the
-    record's place. A second record with the id of an earlier one is a `duplicate_key`.
+    key: str
+    place: Place
+    number: int
+    data: Any
+
+    def to_json(self) -> list[Any]:
+        """Of JSON types; `from_json` is its inverse."""
+        return [self.key, self.place.file, self.place.part, self.number, self.data]
+
+    @staticmethod
+    def from_json(values: list[Any]) -> Record:
+        """Inverse of `to_json`."""
+        key, file, part, number, data = values
+        return Record(key=key, place=Place(file=file, part=part), number=number, data=data)
+
+
+def plan(source: Source, options: SourceOptions) -> Iterator[Record | Quarantined]:
+    """The records of a source in order, with keys; what has no usable id or repeats one is quarantined at once.
+
+    Raises:
+        SourceError: a file as a whole is unusable, or none of its records is of the wanted split.
     """
-    seen: set[str] = set()
-    for place, number, record in records:
+    shelf = Shelf()
+    others: set[str] = set()
+    place = None
+    kept = False
+    for place, number, data in source.records(options, shelf):
         key = ""
         try:
-            key = make_key(name, split_of(record, options), identify(record))
-            if key in seen:
+            if isinstance(data, BadSample):
+                raise data
+            split = split_of(data if source.split_in_record else None, options)
+            if options.split and split != options.split:
+                others.add(split)
+                continue
+            key = make_key(source.name, split, source.identify(data))
+            if not shelf.first(key):
                 raise BadSample("duplicate_key", f"{key} occurs before in these annotations; the first is kept")
-            seen.add(key)
-            sample = build(key, record)
-            meta = {**sample.meta, "source": place.payload(number)}
-            row: Row = dataclasses.replace(sample, meta=meta).validate()
+            row: Record | Quarantined = Record(key=key, place=place, number=number, data=data)
         except BadSample as bad:
             row = place.quarantined(number, bad.reason, bad.detail, key)
+        kept = True
         yield row
+    if others and not kept:
+        assert place is not None
+        named = ", ".join(sorted(others))
+        raise SourceError(f"{place.file} holds no record of split {options.split!r}, only of: {named[:200]}")
 
 
 def split_of(record: Any, options: SourceOptions) -> str:
@@ -114,23 +196,14 @@ def split_of(record: Any, options: SourceOptions) -> str:
     return options.split or "train"
 
 
-def of_split(records: Iterable[tuple[Place, int, Any]], options: SourceOptions) -> list[tuple[Place, int, Any]]:
-    """The records of `options.split`, and those that name none. Raises `SourceError` where all are of other splits."""
-    records = list(records)
-    if not options.split:
-        return records
-    kept = []
-    others = set()
-    for item in records:
-        own = item[2].get("split") if isinstance(item[2], dict) else None
-        if own is None or own == options.split:
-            kept.append(item)
-        else:
-            others.add(str(own))
-    if records and not kept:
-        named = ", ".join(sorted(others))
-        raise SourceError(f"{records[0][0].file} holds no record of split {options.split!r}, only of: {named[:200]}")
-    return kept
+def make(source: Source, record: Record, context: Context) -> Row:
+    """The sample of a record, or why there is none. `meta["source"]` is the record's place."""
+    try:
+        sample = source.build(record.key, record.data, context)
+        meta = {**sample.meta, "source": record.place.payload(record.number)}
+        return dataclasses.replace(sample, meta=meta).validate()
+    except BadSample as bad:
+        return record.place.quarantined(record.number, bad.reason, bad.detail, record.key)
 
 
 def numbered(place: Place, records: Iterable[Any]) -> Iterator[tuple[Place, int, Any]]:

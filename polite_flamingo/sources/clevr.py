@@ -6,53 +6,55 @@ from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Place, Row, Source, SourceOptions, numbered, of_split, rows_of, split_of
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, split_of
 from polite_flamingo.sources.instructions import ask
-from polite_flamingo.sources.reading import ImageFolder, entry, identity, list_in, load_json, text
+from polite_flamingo.sources.reading import entry, identity, text
 from polite_flamingo.sources.responses import answer_response
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import listed
 
 
-def read(options: SourceOptions) -> Iterator[Row]:
-    """Rows in: the questions."""
-    folder = ImageFolder.of(options.images)
-    records: list[tuple[Place, int, Any]] = []
+def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The questions."""
     for path in options.annotations:
-        content = load_json(path, dict, "questions")
-        records.extend(numbered(Place(file=path.name, part="questions"), list_in(path, content, "questions")))
+        for part, number, question in listed(path, "questions"):
+            yield Place(file=path.name, part=part), number, question
 
-    def build(key: str, record: dict[str, Any]) -> Sample:
-        if record.get("answer") is None:
-            raise BadSample("missing_annotation", f"question {identity(record, 'question_index')} has no answer")
-        question, answer = text(record, "question"), text(record, "answer")
-        if not question:
-            raise BadSample("bad_field", "the question is empty")
-        if not answer:
-            raise BadSample("empty_response", "the answer is empty")
-        name, split = text(record, "image_filename"), split_of(record, options)
-        image, _ = folder.read(name, f"{split}/{name}", f"images/{split}/{name}")
-        return Sample(
-            key=key,
-            dataset="clevr",
-            task="vqa",
-            turns=(Turn(instruction=ask(question), response=answer_response(answer)),),
-            images=(image,),
-            meta={"image_id": name},
-        )
 
-    yield from rows_of(
-        "clevr",
-        of_split(records, options),
-        options,
-        identify=lambda record: identity(entry(record), "question_index"),
-        build=build,
+def build(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One question, one sample."""
+    if record.get("answer") is None:
+        raise BadSample("missing_annotation", f"question {identity(record, 'question_index')} has no answer")
+    question, answer = text(record, "question"), text(record, "answer")
+    if not question:
+        raise BadSample("bad_field", "the question is empty")
+    if not answer:
+        raise BadSample("empty_response", "the answer is empty")
+    name, split = text(record, "image_filename"), split_of(record, context.options)
+    image, _ = context.images.read(name, f"{split}/{name}", f"images/{split}/{name}")
+    return Sample(
+        key=key,
+        dataset="clevr",
+        task="vqa",
+        turns=(Turn(instruction=ask(question), response=answer_response(answer)),),
+        images=(image,),
+        meta={"image_id": name},
     )
 
 
 SOURCE = Source(
     name="clevr",
+    title="CLEVR",
+    use="PF-1M",
     task="vqa",
     category="VQA",
     files="CLEVR_SPLIT_questions.json; images/SPLIT/<image_filename>",
+    published="cs.stanford.edu/people/jcjohns/clevr",
     licence="CC BY 4.0",
-    read=read,
+    evidence="transcribed",
+    adopted=26_390,
+    records=records,
+    identify=lambda record: identity(entry(record), "question_index"),
+    build=build,
+    split_in_record=True,
 )

@@ -12,88 +12,88 @@ from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Place, Row, Source, SourceOptions, numbered, rows_of
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.boxes import Box, clip, largest, normalised
 from polite_flamingo.sources.instructions import instruction
-from polite_flamingo.sources.reading import (
-    ImageFolder,
-    SourceError,
-    entry,
-    finite,
-    found_id,
-    identity,
-    list_in,
-    load_json,
-    text,
-    value_of,
-)
+from polite_flamingo.sources.reading import SourceError, entry, finite, found_id, identity, text, value_of
 from polite_flamingo.sources.responses import captions_and_boxes, distinct
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import members
 
 NAME = "coco_captions"
 
 
-def read(options: SourceOptions) -> Iterator[Row]:
-    """Captions files, and instances files (told apart by their `categories`)."""
-    folder = ImageFolder.of(options.images)
-    captions_files: list[tuple[str, list[Any], list[Any]]] = []
-    boxes: dict[str, list[Box]] = {}
-    for path in options.annotations:
-        content = load_json(path, dict, "images", "annotations")
-        annotations = list_in(path, content, "annotations")
-        if "categories" in content:
-            labels = _labels(list_in(path, content, "categories"))
-            yield from _collect_boxes(Place(file=path.name, part="annotations"), annotations, labels, boxes)
+def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The images as {record, captions, boxes}, and every annotation that cannot be joined.
+
+    Captions and instances are told apart by their `categories`, which come last: until then all is on the shelf.
+    """
+    with_captions = []
+    for file, path in enumerate(options.annotations):
+        lists = set()
+        labels: dict[str, str] = {}
+        instances = False
+        for part, value in members(path):
+            if part not in ("images", "annotations", "categories"):
+                continue
+            if not isinstance(value, Iterator):
+                raise SourceError(f"{path}: {part!r} must be a list; is it the right file?")
+            lists.add(part)
+            instances |= part == "categories"
+            for number, record in enumerate(value):
+                if part == "categories":
+                    labels |= _label(record)
+                elif part == "images":
+                    shelf.put(f"images {file}", found_id(record, "id") or "", [number, record])
+                else:
+                    shelf.put(f"annotations {file}", found_id(record, "image_id") or "", [number, _needed(record)])
+        for part in ("images", "annotations"):
+            if part not in lists:
+                raise SourceError(f"{path} has no {part!r}: is it a captions_*.json or instances_*.json file?")
+        if instances:
+            yield from _put_boxes(Place(file=path.name, part="annotations"), file, labels, shelf)
         else:
-            captions_files.append((path.name, list_in(path, content, "images"), annotations))
-    if not captions_files:
+            with_captions.append(file)
+            yield from _bad_captions(Place(file=path.name, part="annotations"), file, shelf)
+    if not with_captions:
         raise SourceError(f"{NAME}: none of the files holds captions: pass captions_*.json (and instances_*.json)")
 
-    records: list[tuple[Place, int, Any]] = []
-    captions: dict[str, list[str]] = {}
-    for name, images, annotations in captions_files:
-        place = Place(file=name, part="annotations")
-        known = {found_id(image, "id") for image in images}
-        records.extend(numbered(Place(file=name, part="images"), images))
-        for number, annotation in enumerate(annotations):
-            try:
-                image_id = identity(entry(annotation), "image_id")
-                if image_id not in known:
-                    raise BadSample("missing_image", f"a caption of image {image_id}, which images[] does not list")
-                caption = text(annotation, "caption")
-            except BadSample as bad:
-                yield place.quarantined(number, bad.reason, bad.detail)
-            else:
-                captions.setdefault(image_id, []).append(caption)
+    for file in with_captions:
+        place = Place(file=options.annotations[file].name, part="images")
+        for image_id, (number, record) in shelf.items(f"images {file}"):
+            captions = []
+            for other in with_captions if image_id else ():
+                captions += [item[1] for item in shelf.get(f"annotations {other}", image_id)]
+            good = [item["caption"] for item in captions if isinstance(item.get("caption"), str)]
+            boxes = shelf.get("boxes", image_id) if image_id else []
+            yield place, number, {"record": record, "captions": good, "boxes": boxes}
 
-    def build(key: str, record: dict[str, Any]) -> Sample:
-        image_id = identity(record, "id")
-        found = distinct(captions.get(image_id, []))
-        if not found:
-            raise BadSample("missing_annotation", f"image {image_id} has no caption")
-        image, header = folder.read(*_file_names(text(record, "file_name")))
-        width = finite(record.get("width", header.width), "field 'width'")
-        height = finite(record.get("height", header.height), "field 'height'")
-        given = boxes.get(image_id, [])
-        inside = clip(given, width, height) if given else []
-        shown = largest(inside)
-        meta = {"image_id": image_id, "captions": len(found)}
-        if given:
-            meta |= {"boxes": len(given), "boxes_outside": len(given) - len(inside), "boxes_shown": len(shown)}
-        return Sample(
-            key=key,
-            dataset=NAME,
-            task="captioning",
-            turns=(
-                Turn(
-                    instruction=instruction("captioning", key),
-                    response=captions_and_boxes(found, normalised(shown, width, height)),
-                ),
-            ),
-            images=(image,),
-            meta=meta,
-        )
 
-    yield from rows_of(NAME, records, options, identify=lambda record: identity(entry(record), "id"), build=build)
+def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
+    """One image, one sample."""
+    record = joined["record"]
+    image_id = identity(record, "id")
+    found = distinct(usable(joined["captions"]))
+    if not found:
+        raise BadSample("missing_annotation", f"image {image_id} has no caption")
+    image, header = context.images.read(*_file_names(text(record, "file_name")))
+    width = finite(record.get("width", header.width), "field 'width'")
+    height = finite(record.get("height", header.height), "field 'height'")
+    given = [Box(label=label, x1=x, y1=y, x2=x + w, y2=y + h) for label, (x, y, w, h) in joined["boxes"]]
+    inside = clip(given, width, height) if given else []
+    shown = largest(inside)
+    meta = {"image_id": image_id, "captions": len(found)}
+    if given:
+        meta |= {"boxes": len(given), "boxes_outside": len(given) - len(inside), "boxes_shown": len(shown)}
+    response = captions_and_boxes(found, normalised(shown, width, height))
+    return Sample(
+        key=key,
+        dataset=NAME,
+        task="captioning",
+        turns=(Turn(instruction=instruction("captioning", key), response=response),),
+        images=(image,),
+        meta=meta,
+    )
 
 
 def _file_names(name: str) -> list[str]:
@@ -102,23 +102,47 @@ def _file_names(name: str) -> list[str]:
     return [name, f"{parts[1]}/{name}"] if len(parts) == 3 and parts[0] == "COCO" else [name]
 
 
-def _labels(categories: list[Any]) -> dict[str, str]:
-    """Names by id. What is malformed here is missed, and reported, by each box that needs it."""
-    labels = {}
-    for category in categories:
-        if isinstance(category, dict) and isinstance(category.get("name"), str):
-            labels[found_id(category, "id") or ""] = category["name"]
-    return labels
+def usable(captions: list[str]) -> Iterator[str]:
+    """Captions that can be written; the others are quarantined by their own rows."""
+    for caption in captions:
+        try:
+            yield text({"caption": caption}, "caption")
+        except BadSample:
+            continue
 
 
-def _collect_boxes(
-    place: Place, annotations: list[Any], labels: dict[str, str], boxes: dict[str, list[Box]]
-) -> Iterator[Row]:
-    """Add to `boxes`, by image id; yield the annotations that cannot be read.
+def _needed(annotation: Any) -> Any:
+    """An annotation without its segmentation, which is nine tenths of an instances file."""
+    if not isinstance(annotation, dict):
+        return annotation
+    return {name: annotation[name] for name in ("image_id", "caption", "category_id", "bbox") if name in annotation}
+
+
+def _label(category: Any) -> dict[str, str]:
+    """Its name by its id. What is malformed here is missed, and reported, by each box that needs it."""
+    if isinstance(category, dict) and isinstance(category.get("name"), str):
+        return {found_id(category, "id") or "": category["name"]}
+    return {}
+
+
+def _bad_captions(place: Place, file: int, shelf: Shelf) -> Iterator[tuple[Place, int, BadSample]]:
+    for _, (number, annotation) in shelf.items(f"annotations {file}"):
+        try:
+            image_id = identity(entry(annotation), "image_id")
+            if not shelf.has(f"images {file}", image_id):
+                raise BadSample("missing_image", f"a caption of image {image_id}, which images[] does not list")
+            text(annotation, "caption")
+        except BadSample as bad:
+            yield place, number, bad
+
+
+def _put_boxes(place: Place, file: int, labels: dict[str, str], shelf: Shelf) -> Iterator[tuple[Place, int, BadSample]]:
+    """Put [label, [x, y, width, height]] by image id; yield what cannot be read.
 
     Boxes of images that the captions file does not list are left unused: an instances file is only joined.
     """
-    for number, annotation in enumerate(annotations):
+    bad_rows = []
+    for _, (number, annotation) in shelf.items(f"annotations {file}"):
         try:
             record = entry(annotation)
             image_id = identity(record, "image_id")
@@ -128,20 +152,27 @@ def _collect_boxes(
             corners = value_of(record, "bbox")
             if not isinstance(corners, list) or len(corners) != 4:
                 raise BadSample("bad_field", "field 'bbox' must be [x, y, width, height]")
-            x, y, width, height = (finite(corner, "each number of 'bbox'") for corner in corners)
+            box = [finite(corner, "each number of 'bbox'") for corner in corners]
             label = text({"name": labels[category]}, "name")
         except BadSample as bad:
-            yield place.quarantined(number, bad.reason, bad.detail)
+            bad_rows.append((place, number, bad))
         else:
-            box = Box(label=label, x1=x, y1=y, x2=x + width, y2=y + height)
-            boxes.setdefault(image_id, []).append(box)
+            shelf.put("boxes", image_id, [label, box])
+    yield from bad_rows
 
 
 SOURCE = Source(
     name=NAME,
+    title="COCO captions 2014",
+    use="PF-1M",
     task="captioning",
     category="captioning",
     files="captions_SPLIT2014.json, and instances_SPLIT2014.json for boxes; images/SPLIT2014/COCO_SPLIT2014_%012d.jpg",
+    published="cocodataset.org",
     licence="CC BY 4.0",
-    read=read,
+    evidence="real file",
+    adopted=59_670,
+    records=records,
+    identify=lambda joined: identity(entry(joined["record"]), "id"),
+    build=build,
 )

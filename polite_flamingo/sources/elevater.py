@@ -23,7 +23,7 @@ from typing import Any
 
 from polite_flamingo.images import EXTENSIONS
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Place, Row, Source, SourceOptions, rows_of
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.instructions import instruction
 from polite_flamingo.sources.reading import (
     ImageFolder,
@@ -38,6 +38,7 @@ from polite_flamingo.sources.reading import (
     texts,
 )
 from polite_flamingo.sources.responses import class_response, distinct
+from polite_flamingo.sources.shelf import Shelf
 
 NAME = "elevater_ic"
 TEMPLATE = "a photo of a {}."
@@ -59,54 +60,64 @@ class _Files:
     indices: list[tuple[str, list[str]]] = field(default_factory=list)
 
 
-def read(options: SourceOptions) -> Iterator[Row]:
-    """Rows in: the lines of the index files, or the images of the folder; and malformed entries of knowledge files."""
-    folder = ImageFolder.of(options.images)
+def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The lines of the index files, or the images of the folder, as {set, line, classes, template, facts}.
+
+    Also malformed entries of knowledge files.
+    """
     files = _Files()
     for path in options.annotations:
         yield from _load(path, files)
-
-    records: list[tuple[Place, int, tuple[str | None, str]]]
     if files.indices:
         dataset = options.extra.get("dataset") or _only_dataset(files)
-        records = [
-            (Place(file=name, part="lines"), number, (dataset, line))
-            for name, lines in files.indices
-            for number, line in enumerate(lines)
-            if line.strip()
-        ]
-    else:
-        items = (item for item in folder.root.iterdir() if item.suffix.lower().lstrip(".") in EXTENSIONS)
-        names = sorted(file_name(item) for item in items)
-        place = Place(file=folder.root.name, part="images")
-        records = [(place, number, (None, name)) for number, name in enumerate(names)]
-        if not records:
-            raise SourceError(
-                f"{folder.root} holds no images and no index file is given: pass train.txt, or dumped images"
-            )
+        for name, lines in files.indices:
+            place = Place(file=name, part="lines")
+            for number, line in enumerate(lines):
+                if line.strip():
+                    yield place, number, _record(files, dataset, line, dumped=False)
+        return
+    root = ImageFolder.of(options.images).root
+    assert root is not None
+    items = (item for item in root.iterdir() if item.suffix.lower().lstrip(".") in EXTENSIONS)
+    names = sorted(file_name(item) for item in items)
+    if not names:
+        raise SourceError(f"{root} holds no images and no index file is given: pass train.txt, or dumped images")
+    for number, name in enumerate(names):
+        yield Place(file=root.name, part="images"), number, _record(files, "", name, dumped=True)
 
-    def build(key: str, record: tuple[str | None, str]) -> Sample:
-        dataset, image_name, labels = _parse(*record)
+
+def _record(files: _Files, dataset: str, line: str, *, dumped: bool) -> dict[str, Any] | BadSample:
+    """What the files say of an image; of the templates and of GPT-3's sentences one is chosen by the image."""
+    try:
+        dataset, image_name, labels = _parse(None if dumped else dataset, line)
+        name = image_name.rsplit(".", 1)[0]
+        original_id = identity({"image": name if dumped else f"{dataset}-{name}"}, "image")
         classes = [_class_name(files, dataset, label) for label in labels]
-        archive, at, member = image_name.partition("@")
-        image, _ = folder.read_from_zip(archive, member) if at else folder.read(image_name)
         templates = [one for one in files.templates.get(dataset, []) if isinstance(one, str) and "{}" in one]
-        template = _choose(templates or [TEMPLATE], key)
-        facts = [fact for name in classes for fact in _knowledge(files, dataset, name, key)]
-        response = class_response(" and ".join(classes), as_text(template, "a template"), facts)
-        return Sample(
-            key=key,
-            dataset=NAME,
-            task="classification",
-            turns=(Turn(instruction=instruction("classification", key), response=response),),
-            images=(image,),
-            meta={"set": dataset, "classes": classes, "image_id": image_name},
-        )
-
-    yield from rows_of(NAME, records, options, identify=_identify, build=build)
+        template = as_text(_choose(templates or [TEMPLATE], original_id), "a template")
+        facts = [fact for name in classes for fact in _knowledge(files, dataset, name, original_id)]
+    except BadSample as bad:
+        return bad
+    return {"id": original_id, "set": dataset, "image": image_name, "classes": classes, "template": template,
+            "facts": facts}  # fmt: skip
 
 
-def _load(path: Path, files: _Files) -> Iterator[Row]:
+def build(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One image, one sample."""
+    archive, at, member = record["image"].partition("@")
+    image, _ = context.images.read_from_zip(archive, member) if at else context.images.read(record["image"])
+    response = class_response(" and ".join(record["classes"]), record["template"], record["facts"])
+    return Sample(
+        key=key,
+        dataset=NAME,
+        task="classification",
+        turns=(Turn(instruction=instruction("classification", key), response=response),),
+        images=(image,),
+        meta={"set": record["set"], "classes": record["classes"], "image_id": record["image"]},
+    )
+
+
+def _load(path: Path, files: _Files) -> Iterator[tuple[Place, int, BadSample]]:
     """Put one annotation file where it belongs; yield its malformed entries."""
     if path.suffix == ".txt":
         lines = read_text(path).splitlines()
@@ -127,7 +138,7 @@ def _load(path: Path, files: _Files) -> Iterator[Row]:
                 else:
                     raise BadSample("bad_field", f"class {name[:60]!r} has none of 'def_wiki', 'def_wn', 'gpt3'")
             except BadSample as bad:
-                yield Place(file=path.name, part="classes").quarantined(number, bad.reason, bad.detail)
+                yield Place(file=path.name, part="classes"), number, bad
     else:
         for dataset, values in load_json(path, dict).items():
             if not isinstance(values, list):
@@ -156,12 +167,6 @@ def _parse(dataset: str | None, line: str) -> tuple[str, str, list[int]]:
     return dataset, match["image"], [int(label) for label in match["labels"].split(",")]
 
 
-def _identify(record: tuple[str | None, str]) -> str:
-    dataset, image_name, _ = _parse(*record)
-    name = image_name.rsplit(".", 1)[0]
-    return identity({"image": f"{dataset}-{name}" if record[0] else name}, "image")
-
-
 def _class_name(files: _Files, dataset: str, label: int) -> str:
     names = files.classes.get(dataset) or files.labelmap
     if not names:
@@ -188,10 +193,17 @@ def _choose(options: list[str], key: str) -> str:
 
 SOURCE = Source(
     name=NAME,
+    title="ELEVATER image classification",
+    use="PF-1M",
     task="classification",
     category="classification",
     files="class_map.json (or labels.txt), template_map.json, X_knowledge.tsv, GPT3_X.tsv, an index such as train.txt",
+    published="computer-vision-in-the-wild.github.io/ELEVATER",
     licence="MIT (the toolkit); each set its own",
-    read=read,
+    evidence="real file",
+    adopted=21_772,
+    records=records,
+    identify=lambda record: record["id"],
+    build=build,
     extra={"dataset": "the data set that the index files belong to, where the knowledge files do not tell"},
 )

@@ -142,7 +142,7 @@ def as_text(value: Any, what: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadSample("bad_field", f"{what} holds half a surrogate pair, which no UTF-8 file can") from None
+        raise BadSample("bad_field", f"{what} holds bytes that are not UTF-8, or half a surrogate pair") from None
     return " ".join(value.split())
 
 
@@ -189,7 +189,7 @@ def texts(record: dict[str, Any], name: str) -> list[str]:
 class ImageFolder:
     """The image files under `root`. Reads headers, never pixels: what does not decode is found by whoever decodes."""
 
-    root: Path
+    root: Path | None
     _archives: dict[Path, zipfile.ZipFile] = field(default_factory=dict)
 
     @staticmethod
@@ -219,6 +219,8 @@ class ImageFolder:
 
     def locate(self, *names: str) -> Path:
         """The path of the first of `names` that is a file inside the folder."""
+        if self.root is None:
+            raise BadSample("missing_image", "the record has an image and no image folder is given: pass --images")
         for name in names:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
                 raise BadSample("unsafe_name", f"image name {name[:80]!r} leads out of the image folder")

@@ -12,24 +12,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Place, Row, Source, SourceOptions, numbered, rows_of
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.instructions import ask
-from polite_flamingo.sources.reading import (
-    ImageFolder,
-    SourceError,
-    as_text,
-    entry,
-    found_id,
-    identity,
-    list_in,
-    load_json,
-    text,
-    value_of,
-)
+from polite_flamingo.sources.reading import SourceError, as_text, entry, found_id, identity, text, value_of
 from polite_flamingo.sources.responses import answer_response
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import members
 
 ImageNames = Callable[[dict[str, Any], str], list[str]]
 """(question, the file's data_subtype) -> the names under which its image may lie."""
+
+_LISTS = ("questions", "annotations", "data")
 
 
 def majority(answers: Any) -> tuple[str, dict[str, int]]:
@@ -64,90 +57,123 @@ def textvqa_names(question: dict[str, Any], subtype: str) -> list[str]:
     return [name, f"train_images/{name}", f"test_images/{name}"]
 
 
-def reader(name: str, image_names: ImageNames) -> Callable[[SourceOptions], Iterator[Row]]:
-    """The adapter of a dataset in this layout."""
+def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The questions as {record, answers, subtype}, and every annotation that belongs to none.
 
-    def read(options: SourceOptions) -> Iterator[Row]:
-        folder = ImageFolder.of(options.images)
-        questions: list[tuple[Place, int, Any]] = []
-        annotations: list[tuple[Place, int, Any]] = []
-        asking = False
-        for path in options.annotations:
-            content = load_json(path, dict)
-            lists = [part for part in ("questions", "annotations", "data") if part in content]
-            if not lists:
-                raise SourceError(f"{path} holds neither 'questions', 'annotations' nor 'data'; see --list")
-            for part in lists:
-                place, items = Place(file=path.name, part=part), list_in(path, content, part)
+    Questions and annotations are told apart by the names of their lists and wait on the shelf, because either file may
+    come first and `data_subtype` may follow the questions that it describes.
+    """
+    asking = False
+    for file, path in enumerate(options.annotations):
+        found = False
+        for part, value in members(path):
+            if part == "data_subtype":
+                shelf.put("subtype", str(file), None if isinstance(value, Iterator) else value)
+            if part not in _LISTS:
+                continue
+            if not isinstance(value, Iterator):
+                raise SourceError(f"{path}: {part!r} must be a list; is it the right file?")
+            found = True
+            asking |= part != "annotations"
+            for number, record in enumerate(value):
                 if part == "annotations":
-                    annotations.extend(numbered(place, items))
+                    joins = found_id(record, "question_id")
+                    shelf.put(
+                        "annotations", joins or "", [path.name, number, record.get("answers") if joins else record]
+                    )
                 else:
-                    asking = True
-                    questions.extend(numbered(place, [(item, content.get("data_subtype")) for item in items]))
-        if not asking:
-            raise SourceError(f"{name}: none of the files holds questions: pass the questions file too")
+                    shelf.put("questions", found_id(record, "question_id") or "", [file, part, number, record])
+        if not found:
+            raise SourceError(f"{path} holds neither 'questions', 'annotations' nor 'data'; see --list")
+    if not asking:
+        raise SourceError("none of the files holds questions: pass the questions file too")
 
-        answers: dict[str, Any] = {}
-        yield from _join(annotations, questions, answers)
+    for question_id, (name, number, answers) in shelf.items("annotations"):
+        place = Place(file=name, part="annotations")
+        if bad := _unjoined(question_id, answers, shelf):
+            yield place, number, bad
+    for question_id, (file, part, number, record) in shelf.items("questions"):
+        given = shelf.get("annotations", question_id) if question_id else []
+        subtype = (shelf.get("subtype", str(file)) or [None])[-1]
+        path = options.annotations[file]
+        data = {"record": record, "answers": given[0][2] if given else None, "subtype": subtype}
+        yield Place(file=path.name, part=part), number, data
 
-        def build(key: str, asked: tuple[dict[str, Any], Any]) -> Sample:
-            record, subtype = asked
-            question_id = identity(record, "question_id")
-            annotation = record if "answers" in record else answers.get(question_id, {})
-            if "answers" not in annotation:
-                raise BadSample("missing_annotation", f"question {question_id} has no answers")
-            question = text(record, "question")
-            if not question:
-                raise BadSample("bad_field", f"question {question_id} is empty")
-            answer, counts = majority(annotation["answers"])
-            named = as_text(subtype, "field 'data_subtype'") if subtype else f"{options.split or 'train'}2014"
-            image, _ = folder.read(*image_names(record, named))
-            return Sample(
-                key=key,
-                dataset=name,
-                task="vqa",
-                turns=(Turn(instruction=ask(question), response=answer_response(answer)),),
-                images=(image,),
-                meta={"image_id": identity(record, "image_id"), "answers": counts},
-            )
 
-        yield from rows_of(
-            name, questions, options, identify=lambda asked: identity(entry(asked[0]), "question_id"), build=build
+def _unjoined(question_id: str, annotation: Any, shelf: Shelf) -> BadSample | None:
+    """Why an annotation is of no use."""
+    if not question_id:
+        try:
+            identity(entry(annotation), "question_id")
+        except BadSample as bad:
+            return bad
+    if not shelf.has("questions", question_id):
+        detail = f"question {question_id} of this answer is in no questions file"
+        return BadSample("missing_annotation", detail)
+    if not shelf.first(f"annotation {question_id}"):
+        return BadSample("duplicate_key", f"question {question_id} is answered before; the first is kept")
+    return None
+
+
+def identify(record: dict[str, Any]) -> str:
+    """Of a question."""
+    return identity(entry(record["record"]), "question_id")
+
+
+def builder(name: str, image_names: ImageNames) -> Callable[[str, dict[str, Any], Context], Sample]:
+    """The `build` of a dataset in this layout."""
+
+    def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
+        record, subtype = joined["record"], joined["subtype"]
+        question_id = identity(record, "question_id")
+        answers = record.get("answers", joined["answers"])
+        if answers is None:
+            raise BadSample("missing_annotation", f"question {question_id} has no answers")
+        question = text(record, "question")
+        if not question:
+            raise BadSample("bad_field", f"question {question_id} is empty")
+        answer, counts = majority(answers)
+        named = as_text(subtype, "field 'data_subtype'") if subtype else f"{context.options.split or 'train'}2014"
+        image, _ = context.images.read(*image_names(record, named))
+        return Sample(
+            key=key,
+            dataset=name,
+            task="vqa",
+            turns=(Turn(instruction=ask(question), response=answer_response(answer)),),
+            images=(image,),
+            meta={"image_id": identity(record, "image_id"), "answers": counts},
         )
 
-    return read
-
-
-def _join(
-    annotations: list[tuple[Place, int, Any]], questions: list[tuple[Place, int, Any]], answers: dict[str, Any]
-) -> Iterator[Row]:
-    """Fill `answers` by question id; yield the annotations that belong to no question."""
-    asked = {found_id(question, "question_id") for _, _, (question, _) in questions}
-    for place, number, annotation in annotations:
-        try:
-            question_id = identity(entry(annotation), "question_id")
-            if question_id not in asked:
-                raise BadSample("missing_annotation", f"question {question_id} of this answer is in no questions file")
-            if question_id in answers:
-                raise BadSample("duplicate_key", f"question {question_id} is answered before; the first is kept")
-            answers[question_id] = annotation
-        except BadSample as bad:
-            yield place.quarantined(number, bad.reason, bad.detail)
+    return build
 
 
 VQA_V2 = Source(
     name="vqa_v2",
+    title="VQA-v2",
+    use="PF-1M",
     task="vqa",
     category="VQA",
     files="v2_OpenEnded_mscoco_SPLIT2014_questions.json and v2_mscoco_SPLIT2014_annotations.json; COCO 2014 images",
+    published="visualqa.org",
     licence="CC BY 4.0",
-    read=reader("vqa_v2", coco_names),
+    evidence="transcribed",
+    adopted=210_743,
+    records=records,
+    identify=identify,
+    build=builder("vqa_v2", coco_names),
 )
 TEXTVQA = Source(
     name="textvqa",
+    title="TextVQA",
+    use="PF-1M",
     task="vqa",
     category="VQA",
     files="TextVQA_0.5.1_SPLIT.json, or its questions and annotations in VQA layout; train_images/<image_id>.jpg",
+    published="textvqa.org",
     licence="CC BY 4.0",
-    read=reader("textvqa", textvqa_names),
+    evidence="real file",
+    adopted=30_056,
+    records=records,
+    identify=identify,
+    build=builder("textvqa", textvqa_names),
 )

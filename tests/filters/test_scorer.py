@@ -36,7 +36,13 @@ COMMON = {"words", "characters", "same_text", "rouge_l", "repetition", "reward_r
 
 
 def test_each_task_gets_the_scores_of_its_filters_and_no_others(scorer: Scorer) -> None:
-    extra = {"captioning": {"sts", "clip_paragraphs"}, "vqa": {"nli"}, "vqa_rationale": {"nli"}, "text": set()}
+    extra = {
+        "captioning": {"sts", "clip_paragraphs"},
+        "vqa": {"nli"},
+        "vqa_rationale": {"nli"},
+        "text": set(),
+        "dialogue": set(),
+    }
     samples = [sample(task, number) for number, task in enumerate(TASKS)]
     for one, scores in zip(samples, scorer.score(samples), strict=True):
         assert isinstance(scores, dict)

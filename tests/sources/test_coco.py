@@ -104,13 +104,13 @@ def test_each_bad_record_is_quarantined_with_its_place_and_costs_nothing_else(ra
     samples, quarantined = raw.read("coco_captions", *files)
     assert [(sample.key, sample.response) for sample in samples] == [("coco_captions/val/1", "a thing\na good thing")]
     assert [(row.payload.split("_", 1)[0] + row.payload.split("#")[1], row.reason) for row in quarantined] == [
-        ("instancesannotations[0]", "bad_field"),
-        ("instancesannotations[1]", "bad_field"),
-        ("instancesannotations[2]", "bad_field"),
         ("captionsannotations[6]", "bad_field"),
         ("captionsannotations[7]", "bad_field"),
         ("captionsannotations[8]", "missing_image"),
         ("captionsannotations[9]", "bad_field"),
+        ("instancesannotations[0]", "bad_field"),
+        ("instancesannotations[1]", "bad_field"),
+        ("instancesannotations[2]", "bad_field"),
         ("captionsimages[1]", "duplicate_key"),
         ("captionsimages[2]", "missing_annotation"),
         ("captionsimages[3]", "missing_image"),

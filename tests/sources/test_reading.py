@@ -25,18 +25,25 @@ def test_a_byte_order_mark_is_no_content(raw: Raw) -> None:
     assert samples[0].question == "Où est-il?"
 
 
+def test_bytes_of_another_encoding_cost_only_their_record(raw: Raw) -> None:
+    raw.image("a.png")
+    latin = json.dumps(QUESTION, ensure_ascii=False).encode("latin-1")
+    other = b'{"question_index": 9, "question": "Is it?", "answer": "yes", "image_filename": "a.png"}'
+    (raw.root / "q.json").write_bytes(latin.replace(b"}]", b"}, " + other + b"]"))
+    samples, quarantined = raw.read("clevr", raw.root / "q.json")
+    assert [sample.question for sample in samples] == ["Is it?"]
+    assert [(row.payload, row.reason) for row in quarantined] == [("q.json#questions[0]", "bad_field")]
+    assert "not UTF-8" in quarantined[0].detail
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (
-            json.dumps(QUESTION, ensure_ascii=False).encode("latin-1"),
-            r"not UTF-8 \(byte 0xf9 at \d+\): convert it first",
-        ),
-        (json.dumps(QUESTION).encode("utf-16"), "not UTF-8"),
+        (json.dumps(QUESTION).encode("utf-16"), "UTF-16, not UTF-8"),
         (b'{"questions": [\n  {"question"', r"q\.json, line 2, column 14: not JSON .* downloaded whole"),
         (b"", "line 1, column 1: not JSON"),
-        (b"[" * 100_000, "nested too deeply"),
-        (b"[1]", "expected an object with 'questions', found a list"),
+        (b'{"questions": ' + b"[" * 100_000, "nested too deeply"),
+        (b"[1]", "expected an object, found a list"),
         (b"17", "found 17"),
         (b'{"images": []}', "found no 'questions'"),
         (b'{"questions": {}}', "'questions' must be a list, found dict"),

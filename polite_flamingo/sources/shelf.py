@@ -1,0 +1,70 @@
+"""Records that wait for the records they belong to: captions for their image, answers for their question.
+
+SQLite's private temporary database: it stays in memory while it is small, moves to disk (`SQLITE_TMPDIR`, else /tmp)
+when it is not, and vanishes with the process. A dictionary would be faster and would not fit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+_BATCH = 10_000
+
+
+class Shelf:
+    """Values by (part, key), in the order in which they were put."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("PRAGMA cache_size = -65536")  # 64 MiB before it goes to disk
+        self._database.execute("CREATE TABLE item (part TEXT, key TEXT, value TEXT)")
+        self._database.execute("CREATE TABLE seen (digest BLOB PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+        self._waiting: list[tuple[str, str, str]] = []
+        self._indexed = False
+
+    def put(self, part: str, key: str, value: Any) -> None:
+        """Put a value of JSON types; a (part, key) may have many."""
+        self._waiting.append((part, key, json.dumps(value)))
+        if len(self._waiting) >= _BATCH:
+            self._flush()
+
+    def get(self, part: str, key: str) -> list[Any]:
+        """The values of (part, key)."""
+        self._index()
+        found = self._database.execute("SELECT value FROM item WHERE part = ? AND key = ? ORDER BY rowid", (part, key))
+        return [json.loads(value) for (value,) in found]
+
+    def items(self, part: str) -> Iterator[tuple[str, Any]]:
+        """Keys and values of a part. Others may be asked for meanwhile, and `first` too; nothing may be put."""
+        self._flush()
+        for key, value in self._database.execute("SELECT key, value FROM item WHERE part = ? ORDER BY rowid", (part,)):
+            yield key, json.loads(value)
+
+    def has(self, part: str, key: str) -> bool:
+        """Whether (part, key) has a value."""
+        self._index()
+        return bool(
+            self._database.execute("SELECT 1 FROM item WHERE part = ? AND key = ? LIMIT 1", (part, key)).fetchone()
+        )
+
+    def first(self, name: str) -> bool:
+        """Whether this is the first call with that name."""
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1
+
+    def _flush(self) -> None:
+        self._database.executemany("INSERT INTO item VALUES (?, ?, ?)", self._waiting)
+        self._waiting.clear()
+
+    def _index(self) -> None:
+        if self._waiting:
+            self._flush()
+        if not self._indexed:
+            self._database.execute("CREATE INDEX item_key ON item (part, key)")
+            self._indexed = True

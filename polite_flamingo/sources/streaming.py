@@ -1,0 +1,248 @@
+"""Annotation files one record at a time: a 700 MB file takes the memory of a record, not of ten times its size.
+
+`members` and `elements` walk a JSON file with the standard library's own scanner over a sliding window of text. A
+streaming parser such as ijson would refuse the whole file for one `NaN` or one byte of another encoding; here both stay
+inside their record, which `reading.py` then refuses alone. `json_lines` and `lines` do the same for files of lines.
+Each file is opened as it is or, by its first bytes, through gzip.
+
+What is wrong with a file as a whole is a `SourceError`: not JSON, cut short, another shape, a record of absurd size.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from json.decoder import JSONDecodeError
+from pathlib import Path
+from typing import IO, Any
+
+from polite_flamingo.sample import BadSample
+from polite_flamingo.sources.reading import SourceError, kind_of
+
+WINDOW = 1 << 20
+"""Characters read at once."""
+
+MAX_RECORD = 64 << 20
+"""Characters of one record, at most: a file that promises more is no annotation file."""
+
+_SPACE = " \t\r\n"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def elements(path: Path) -> Iterator[Any]:
+    """The elements of a file that is one JSON list. Raises `SourceError`."""
+    with _window(path) as window:
+        if window.peek() != "[":
+            raise SourceError(
+                f"{path}: expected a list, found {window.kind()}; see --list for the files of this source"
+            )
+        yield from _elements(window)
+        window.finish()
+
+
+def members(path: Path) -> Iterator[tuple[str, Any]]:
+    """The members of a file that is one JSON object: name and value, or, where the value is a list, its iterator.
+
+    An iterator that is left before its end is skipped. Raises `SourceError`, also while iterating.
+    """
+    with _window(path) as window:
+        for name in _names(window, path):
+            if window.peek() == "[":
+                rest = _elements(window)
+                yield name, rest
+                for _ in rest:
+                    pass
+            else:
+                yield name, window.value()
+
+
+def entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """The members of a file that is one JSON object of id -> record, every value whole. Raises `SourceError`."""
+    with _window(path) as window:
+        for name in _names(window, path):
+            yield name, window.value()
+
+
+def listed(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]:
+    """(name, number, element) of the lists called `names` in a file that is one JSON object, in the file's order.
+
+    Raises:
+        SourceError: also where one of them is absent or no list.
+    """
+    found = set()
+    wanted = f"an object with {' and '.join(map(repr, names))}"
+    for name, value in members(path):
+        if name in names:
+            if not isinstance(value, Iterator):
+                raise SourceError(f"{path}: {name!r} must be a list, found {kind_of(value)}; is it the right file?")
+            found.add(name)
+            for number, element in enumerate(value):
+                yield name, number, element
+    for name in names:
+        if name not in found:
+            raise SourceError(f"{path}: expected {wanted}, found no {name!r}; see --list for the files of this source")
+
+
+def json_lines(path: Path) -> Iterator[Any]:
+    """The value of each line that is not blank; a `BadSample` in the place of one that is not JSON."""
+    for line in lines(path):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except RecursionError:
+                yield BadSample("bad_json", "the line is nested too deeply")
+            except ValueError as error:
+                yield BadSample("bad_json", f"the line is not JSON ({error})")
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a text file without their ends; bytes that are not UTF-8 become lone surrogates."""
+    with open_text(path) as file:
+        while line := file.readline(MAX_RECORD):
+            if len(line) == MAX_RECORD:
+                raise SourceError(f"{path} has a line of more than {MAX_RECORD >> 20} MB; is it the right file?")
+            yield line.rstrip("\r\n")
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """The text of a file, gzip or not, its bytes that are not UTF-8 as lone surrogates. Raises `SourceError`."""
+    try:
+        with path.open("rb") as raw:
+            start = raw.read(2)
+            if start in _UTF_16:
+                raise SourceError(f"{path} is UTF-16, not UTF-8: convert it first, for example with iconv")
+            raw.seek(0)
+            unpacked: Any = gzip.GzipFile(fileobj=raw) if start == b"\x1f\x8b" else raw
+            yield io.TextIOWrapper(unpacked, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise SourceError(f"{path} does not unpack ({error}); was it downloaded whole?") from None
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None
+
+
+class _Window:
+    """The part of a text that is being parsed; what lies before `at` is let go when more is read."""
+
+    def __init__(self, file: IO[str], path: Path):
+        self._file = file
+        self._path = path
+        self._text = ""
+        self._at = 0
+        self._lines = 1
+        self._column = 1
+        self._decode = json.JSONDecoder().raw_decode
+
+    def peek(self) -> str:
+        """The next character that is not white space, "" at the end."""
+        while True:
+            text, at, end = self._text, self._at, len(self._text)
+            while at < end and text[at] in _SPACE:
+                at += 1
+            self._at = at
+            if at < end:
+                return text[at]
+            if not self._more():
+                return ""
+
+    def step(self) -> None:
+        """Over the character that `peek` has shown."""
+        self._at += 1
+
+    def value(self) -> Any:
+        """The value that begins here."""
+        if not self.peek():
+            raise self.error("it ends early")
+        while True:
+            try:
+                value, end = self._decode(self._text, self._at)
+            except RecursionError:
+                raise SourceError(f"{self._path} is nested too deeply to be an annotation file") from None
+            except JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - 16
+                if cut and self._more():
+                    continue
+                self._at = min(error.pos, len(self._text))
+                raise self.error(error.msg) from None
+            except ValueError as error:  # a number of more digits than Python converts
+                raise SourceError(f"{self._path} is not usable JSON ({error})") from None
+            # A number that the window cuts in two parses as a shorter number: take it only when something follows it.
+            if end < len(self._text) or not self._more():
+                self._at = end
+                return value
+
+    def comma_or(self, close: str) -> None:
+        """Over a comma; stay before `close`."""
+        found = self.peek()
+        if found == ",":
+            self.step()
+            if self.peek() == close:
+                raise self.error("a comma too many")
+        elif found != close:
+            raise self.error(f"expected ',' or '{close}'" if found else "it ends early")
+
+    def finish(self) -> None:
+        """Nothing may follow."""
+        if self.peek():
+            raise self.error("something follows the end")
+
+    def error(self, message: str) -> SourceError:
+        """What is wrong, with its place."""
+        done = self._text[: self._at]
+        line = self._lines + done.count("\n")
+        column = len(done) - done.rfind("\n") if "\n" in done else self._column + len(done)
+        return SourceError(
+            f"{self._path}, line {line}, column {column}: not JSON ({message}); was it downloaded whole?"
+        )
+
+    def kind(self) -> str:
+        """What the file is instead of what was expected."""
+        known = {"[": "a list", "{": "an object"}
+        return known.get(self.peek()) or kind_of(self.value())
+
+    def _more(self) -> bool:
+        """Read on; the window at least doubles what is unparsed, so that a long record is scanned few times."""
+        if len(self._text) - self._at > MAX_RECORD:
+            raise SourceError(f"{self._path} has a record of more than {MAX_RECORD >> 20} MB; is it the right file?")
+        done = self._text[: self._at]
+        newlines = done.count("\n")
+        self._column = len(done) - done.rfind("\n") if newlines else self._column + len(done)
+        self._lines += newlines
+        rest = self._text[self._at :]
+        chunk = self._file.read(max(WINDOW, len(rest)))
+        self._text, self._at = rest + chunk, 0
+        return bool(chunk)
+
+
+def _names(window: _Window, path: Path) -> Iterator[str]:
+    """The names of an object; whoever iterates takes the value before going on."""
+    if window.peek() != "{":
+        raise SourceError(f"{path}: expected an object, found {window.kind()}; see --list for the files of this source")
+    window.step()
+    while window.peek() != "}":
+        name = window.value()
+        if not isinstance(name, str) or window.peek() != ":":
+            raise window.error("expected a name and a colon")
+        window.step()
+        yield name
+        window.comma_or("}")
+    window.step()
+    window.finish()
+
+
+def _elements(window: _Window) -> Iterator[Any]:
+    window.step()
+    while window.peek() != "]":
+        yield window.value()
+        window.comma_or("]")
+    window.step()
+
+
+@contextmanager
+def _window(path: Path) -> Iterator[_Window]:
+    with open_text(path) as file:
+        yield _Window(file, path)
