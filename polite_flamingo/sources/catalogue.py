@@ -90,7 +90,8 @@ def as_text(sources: Sequence[Source], *, details: bool = False, width: int = 10
         marks = ((_evidence(grade), what) for grade, what in EVIDENCE.items() if grade in found)
         blocks.append("\n".join(["format is", *(_wrapped(mark, what, width) for mark, what in marks)]))
         count = f"{len(sources)} sources; {adopted(sources):,} of PF-1M's {PF_1M:,} samples are of those listed here."
-        blocks.append(f"{count}\n--list NAME shows what one of them needs, and a command to begin with.")
+        advice = "--list NAME shows what one of them needs, and a command to begin with."
+        blocks.append(textwrap.fill(f"{count} {advice}", width, break_on_hyphens=False))
     return "\n\n".join(blocks)
 
 
