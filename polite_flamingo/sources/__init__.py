@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from polite_flamingo.sources import aerial, aokvqa, changes, clevr, coco, elevater, gqa, vqa
+from polite_flamingo.sources import (
+    aerial,
+    alpaca,
+    aokvqa,
+    changes,
+    clevr,
+    coco,
+    conversations,
+    elevater,
+    gqa,
+    llava,
+    oasst1,
+    pf1m,
+    vqa,
+)
 from polite_flamingo.sources.base import Row, Source, SourceOptions
 from polite_flamingo.sources.reading import SourceError
 
@@ -18,6 +32,17 @@ SOURCES: dict[str, Source] = {
     "textvqa": vqa.TEXTVQA,
     "clevr": clevr.SOURCE,
     "gqa": gqa.SOURCE,
+    "ultrachat": conversations.ULTRACHAT,
+    "sharegpt": conversations.SHAREGPT,
+    "oasst1": oasst1.SOURCE,
+    "alpaca_gpt4": alpaca.ALPACA_GPT4,
+    "gpteacher": alpaca.GPTEACHER,
+    "instructionwild": alpaca.INSTRUCTIONWILD,
+    "llava_conversation": llava.CONVERSATION,
+    "llava_detail": llava.DETAIL,
+    "llava_reasoning": llava.REASONING,
+    "llava": llava.LLAVA,
+    "pf1m": pf1m.SOURCE,
 }
 
 __all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]
