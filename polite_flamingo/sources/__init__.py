@@ -13,6 +13,7 @@ SOURCES: dict[str, Source] = {
     "elevater_ic": elevater.SOURCE,
     "levir_cc": changes.LEVIR_CC,
     "spot_the_diff": changes.SPOT_THE_DIFF,
+    "image_editing_request": changes.IMAGE_EDITING_REQUEST,
     "aokvqa": rationales.AOKVQA,
     "vqa_e": rationales.VQA_E,
     "scienceqa": rationales.SCIENCEQA,

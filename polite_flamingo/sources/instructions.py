@@ -2,7 +2,7 @@
 
 Captions, class labels and changes come without a question, so one is supplied. The choice hangs on the key alone
 (sha256, so it is the same in every process and on every run). VQA keeps the dataset's own question and has no pool,
-except where it is not a question but a statement.
+except where there is no question but a statement to be judged (`{statement}` is filled in).
 The synthetic world and the training of the tiny rewriter read the very same pools: a wording added here is one that
 the tiny models have not seen until they are trained again.
 """
@@ -38,39 +38,61 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "Compare the two images.",
         "What are the differences between these pictures?",
     ),
+    "image_editing": (
+        "What edit turns the first image into the second?",
+        "How was the first picture edited to give the second?",
+        "What would you ask an editor to do to get the second image from the first?",
+        "Write the request that leads from the first picture to the second.",
+        "Which changes to the first image are needed to obtain the second one?",
+        "Give the editing instruction that was carried out between these two pictures.",
+    ),
+    "statement": (
+        'Is the statement "{statement}" correct?',
+        'Is this true of the image: "{statement}"?',
+        'Someone says of this picture: "{statement}" Is that right?',
+        'Judging by the image, is "{statement}" true?',
+        'Does "{statement}" agree with what you see?',
+        'Would you say that "{statement}" describes the picture correctly?',
+    ),
+    "pair_statement": (
+        'Is the statement "{statement}" correct?',
+        'Is this true of the two images: "{statement}"?',
+        'Someone says of these pictures: "{statement}" Is that right?',
+        'Judging by both images, is "{statement}" true?',
+        'The first image is the left one. Does "{statement}" agree with what you see?',
+        'Would you say that "{statement}" describes the two pictures correctly?',
+    ),
 }
 
-STATEMENTS = (
-    'Is the statement "{}" correct?',
-    'Is this statement true: "{}"?',
-    'Someone says: "{}" Is that right?',
-    'Judging by what is shown, is "{}" true?',
-    'Does "{}" agree with what you see?',
-    'Would you say that "{}" is a correct description?',
-)
-"""The ways to ask whether a statement is true."""
-
-IMAGES_SHOWN = {"captioning": 1, "classification": 1, "change_captioning": 2}
+IMAGES_SHOWN = {
+    "captioning": 1, "classification": 1, "change_captioning": 2, "image_editing": 2, "statement": 1,
+    "pair_statement": 2,
+}  # fmt: skip
 
 
-def instruction(task: str, key: str) -> str:
-    """The instruction of the sample `key` of a task that has a pool: image marks, then one of the pool's wordings."""
-    return ask(_pick(INSTRUCTIONS[task], key), images=IMAGES_SHOWN[task])
+def instruction(task: str, key: str, **words: str) -> str:
+    """The instruction of the sample `key` of a task that has a pool: image marks, then one of the pool's wordings.
+
+    Args:
+        task: one of `INSTRUCTIONS`.
+        key: of the sample.
+        words: what to put for a `{name}` in the wording, in this order (so give last what may hold braces itself).
+    """
+    wording = chosen(INSTRUCTIONS[task], key)
+    for name, word in words.items():
+        wording = wording.replace(f"{{{name}}}", word)
+    return ask(wording, images=IMAGES_SHOWN[task])
 
 
-def _pick(pool: Sequence[str], key: str) -> str:
-    digest = hashlib.sha256(key.encode()).digest()
+def chosen(pool: Sequence[str], key: str, what: str = "") -> str:
+    """One of the pool for the sample `key`; for each `what` chosen anew."""
+    digest = hashlib.sha256((key + what).encode()).digest()
     return pool[int.from_bytes(digest[:8], "big") % len(pool)]
 
 
 def ask(question: str, *, images: int = 1) -> str:
     """A question about `images` images: their marks, then the question, stripped."""
     return IMAGE_MARK * images + question.strip()
-
-
-def ask_whether(statement: str, key: str, *, images: int = 1) -> str:
-    """The question whether a statement about `images` images is true."""
-    return ask(_pick(STATEMENTS, key).replace("{}", statement.strip()), images=images)
 
 
 def choose(question: str, options: Sequence[str], hint: str = "") -> str:

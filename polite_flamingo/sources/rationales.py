@@ -111,7 +111,7 @@ def build_scienceqa(key: str, record: dict[str, Any], context: Context) -> Sampl
     if not rationale:
         raise BadSample("missing_annotation", "the question has neither solution nor lecture")
     images: tuple[Image, ...] = ()
-    meta = {"rationale": name}
+    meta = {"rationale_from": name}
     if record.get("image") is not None:
         problem, file, split = identity(record, "id"), text(record, "image"), split_of(record, context.options)
         places = (f"{split}/{problem}", f"images/{split}/{problem}", problem)

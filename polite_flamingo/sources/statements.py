@@ -13,7 +13,7 @@ from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered
-from polite_flamingo.sources.instructions import ask_whether
+from polite_flamingo.sources.instructions import instruction
 from polite_flamingo.sources.questions import answered, named_by, only, question_of, recorder
 from polite_flamingo.sources.reading import entry, found_id, identity, kind_of, text, value_of
 from polite_flamingo.sources.shelf import Shelf
@@ -34,7 +34,7 @@ def build_vsr(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One statement, one sample."""
     statement, said, name = question_of(record, "caption"), answer(record), text(record, "image")
     image, _ = context.images.read(*(f"{place}{name}" for place in ("", "images/", "train2017/", "val2017/")))
-    return answered("vsr", key, ask_whether(statement, key), said, image, image_id=name)
+    return answered("vsr", key, instruction("statement", key, statement=statement), said, image, image_id=name)
 
 
 def nlvr2_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
@@ -56,7 +56,9 @@ def build_nlvr2(key: str, record: dict[str, Any], context: Context) -> Sample:
     split, part = text(record, "split"), found_id(record, "directory")  # the training images lie in numbered folders
     places = ["", f"{split}/", f"images/{split}/", *([f"images/{split}/{part}/"] if part else [])]
     left, right = (context.images.read(*(f"{place}{pair}-img{n}.png" for place in places))[0] for n in (0, 1))
-    return answered("nlvr2", key, ask_whether(statement, key, images=2), said, left, right, image_id=pair)
+    return answered(
+        "nlvr2", key, instruction("pair_statement", key, statement=statement), said, left, right, image_id=pair
+    )
 
 
 VSR = Source(
