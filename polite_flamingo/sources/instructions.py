@@ -37,6 +37,14 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "Compare the two images.",
         "What are the differences between these pictures?",
     ),
+    "image_editing": (
+        "What edit turns the first image into the second?",
+        "How was the first picture edited to give the second?",
+        "What would you ask an editor to do to get the second image from the first?",
+        "Write the request that leads from the first picture to the second.",
+        "Which changes to the first image are needed to obtain the second one?",
+        "Give the editing instruction that was carried out between these two pictures.",
+    ),
     "region": (
         "Describe the object inside the {colour} {shape}.",
         "What is inside the {colour} {shape}?",
@@ -55,7 +63,14 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-IMAGES_SHOWN = {"captioning": 1, "classification": 1, "change_captioning": 2, "region": 1, "pointing": 1}
+IMAGES_SHOWN = {
+    "captioning": 1,
+    "classification": 1,
+    "change_captioning": 2,
+    "image_editing": 2,
+    "region": 1,
+    "pointing": 1,
+}
 
 
 def instruction(task: str, key: str, **words: str) -> str:

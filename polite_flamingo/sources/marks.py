@@ -118,7 +118,9 @@ def _canvas(image: Image, size: tuple[float, float] | None) -> tuple[Pillow.Imag
         return stored, orientation
     turned = upright(stored, orientation)
     if size != turned.size:
-        detail = f"the annotations are of an image of {size[0]:g}x{size[1]:g}, this one has {turned.width}x{turned.height}"
+        detail = (
+            f"the annotations are of an image of {size[0]:g}x{size[1]:g}, this one has {turned.width}x{turned.height}"
+        )
         raise BadSample("bad_field", detail)
     return turned, 1
 
