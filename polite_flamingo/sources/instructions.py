@@ -1,8 +1,9 @@
 """What a sample asks: a pool of wordings a task, one of them chosen by the sample's key.
 
 Captions, class labels and changes come without a question, so one is supplied. The choice hangs on the key alone
-(sha256, so it is the same in every process and on every run). VQA keeps the dataset's own question and has no pool,
-except where there is no question but a statement to be judged (`{statement}` is filled in).
+(sha256, so it is the same in every process and on every run). VQA keeps the dataset's own question and has no pool;
+where a mark is drawn on the image (`marks.py`), a wording names it: `{colour}`, `{shape}`, `{question}` are filled in;
+where there is no question but a statement to be judged, so is `{statement}`.
 The synthetic world and the training of the tiny rewriter read the very same pools: a wording added here is one that
 the tiny models have not seen until they are trained again.
 """
@@ -46,6 +47,22 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "Which changes to the first image are needed to obtain the second one?",
         "Give the editing instruction that was carried out between these two pictures.",
     ),
+    "region": (
+        "Describe the object inside the {colour} {shape}.",
+        "What is inside the {colour} {shape}?",
+        "Please describe what the {colour} {shape} surrounds.",
+        "Tell me about the thing in the {colour} {shape}.",
+        "How would you describe the object that the {colour} {shape} marks?",
+        "There is a {colour} {shape} on the image. What does it show?",
+    ),
+    "pointing": (
+        "{question} The {colour} arrow points at what is meant.",
+        "Look at the place that the {colour} arrow points at. {question}",
+        "{question} This is about what the {colour} arrow points at.",
+        "See where the {colour} arrow points. {question}",
+        "{question} The tip of the {colour} arrow shows what the question refers to.",
+        "The {colour} arrow marks what I am asking about. {question}",
+    ),
     "statement": (
         'Is the statement "{statement}" correct?',
         'Is this true of the image: "{statement}"?',
@@ -65,9 +82,15 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 }
 
 IMAGES_SHOWN = {
-    "captioning": 1, "classification": 1, "change_captioning": 2, "image_editing": 2, "statement": 1,
+    "captioning": 1,
+    "classification": 1,
+    "change_captioning": 2,
+    "image_editing": 2,
+    "region": 1,
+    "pointing": 1,
+    "statement": 1,
     "pair_statement": 2,
-}  # fmt: skip
+}
 
 
 def instruction(task: str, key: str, **words: str) -> str:
