@@ -13,6 +13,7 @@ SOURCES: dict[str, Source] = {
     "elevater_ic": elevater.SOURCE,
     "levir_cc": changes.LEVIR_CC,
     "spot_the_diff": changes.SPOT_THE_DIFF,
+    "image_editing_request": changes.IMAGE_EDITING_REQUEST,
     "aokvqa": aokvqa.SOURCE,
     "vqa_v2": vqa.VQA_V2,
     "textvqa": vqa.TEXTVQA,
