@@ -17,9 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Task, Turn, unmarked
-from polite_flamingo.sources import conversations
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
-from polite_flamingo.sources.conversations import exchanges, identify, said_in
+from polite_flamingo.sources.conversations import exchanges, identify, records, said_in
 from polite_flamingo.sources.reading import verbatim
 from polite_flamingo.sources.shelf import Shelf
 
@@ -78,7 +77,7 @@ def builder(name: str, places: Callable[[str], list[str]]) -> Callable[[str, Any
 def own_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The conversations. Raises `SourceError` for a task that does not exist."""
     choice(options, "task", *OWN_TASKS)
-    return conversations.records(options, shelf)
+    return records(options, shelf)
 
 
 def _part(name: str, title: str, file: str) -> Source:
@@ -92,7 +91,7 @@ def _part(name: str, title: str, file: str) -> Source:
         published="Hugging Face: liuhaotian/LLaVA-Instruct-150K",
         licence="CC BY-NC 4.0, and the terms of OpenAI",
         evidence="transcribed",
-        records=conversations.records,
+        records=records,
         identify=identify,
         build=builder(name, in_coco),
     )
