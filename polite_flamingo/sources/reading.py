@@ -116,6 +116,18 @@ def small_text(path: Path, folder: Path | None) -> str:
         raise BadSample("bad_field", f"{path.name} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
+def small_json(path: Path, folder: Path | None) -> Any:
+    """The JSON of an annotation file that is one record. Raises `BadSample`: as `small_text`, and `bad_json`."""
+    try:
+        return json.loads(small_text(path, folder))
+    except BadSample:
+        raise
+    except RecursionError:
+        raise BadSample("bad_json", f"{path.name} is nested too deeply") from None
+    except ValueError as error:
+        raise BadSample("bad_json", f"{path.name} is not JSON ({error})") from None
+
+
 def entry(record: Any) -> dict[str, Any]:
     """The record, which must be an object."""
     if not isinstance(record, dict):
