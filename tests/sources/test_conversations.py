@@ -97,6 +97,8 @@ def test_words_that_look_like_an_image_show_none_and_are_counted(raw: Raw) -> No
         ({"conversations": ["a"]}, "bad_field", "must be an object"),
         (chat((H, "a"), (G, "b"), id=[1]), "bad_field", "field 'id'"),
         (chat((H, "a"), (G, "b"), system=3), "bad_field", "field 'system'"),
+        (chat((H, "<image>"), (G, "b"), image="a.jpg"), "unsupported", "with --source llava"),
+        (chat((H, "<image>"), (G, "b"), images=["a.jpg"]), "unsupported", "with --source llava"),
         (chat((H, "a"), (G, "b" * 100_001)), "text_too_long", "100001 characters"),
     ],
 )
