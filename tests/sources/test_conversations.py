@@ -52,7 +52,7 @@ def test_a_conversation_is_its_exchanges_verbatim(raw: Raw) -> None:
         ([(H, "a"), (G, "b"), (H, "c"), (H, "d")], [("a", "b")], {"left_out_after": 2}),
         ([(G, ""), (H, "a"), (G, "b"), (H, "")], [("a", "b")], {"left_out_before": 1, "left_out_after": 1}),
         ([(H, "a"), (H, "b"), (G, "c"), (G, " "), (G, "d")], [("a\n\nb", "c\n\nd")], {"joined": 3}),
-        ([(S, " Be brief. "), (H, "a"), (G, "b")], [("a", "b")], {"system": "Be brief."}),
+        ([(S, " Be brief. "), (S, " "), (H, "a"), (G, "b")], [("a", "b")], {"system": "Be brief."}),
         ([(H, "a"), (S, "x"), (G, "b"), (S, "y")], [("a", "b")], {"system": "x\n\ny"}),
         ([("user", "a"), ("ChatGPT", "b"), ("user", "c"), ("bard", "d")], [("a", "b"), ("c", "d")], {}),
     ],

@@ -43,8 +43,9 @@ def test_the_polite_text_is_the_response_unless_the_raw_one_is_asked_for(raw: Ra
     again = one(raw, BUS, response="original")
     assert (again.response, again.rewritten, again.meta["output"]) == ("Answer: yellow", None, "It is\n\nyellow. ")
     assert (again.key, again.instruction) == (sample.key, sample.instruction)
-    with pytest.raises(SourceError, match="extra response='both': it must be one of output, original"):
-        one(raw, BUS, response="both")
+    for records in ([BUS], []):  # also where there is nothing to build
+        with pytest.raises(SourceError, match="extra response='both': it must be one of output, original"):
+            raw.read("pf1m", raw.json("pf1m.json", records), response="both")
 
 
 @pytest.mark.parametrize(
