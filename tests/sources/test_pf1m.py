@@ -65,6 +65,12 @@ def test_the_scores_tell_the_task(raw: Raw, score: Any, images: int, task: str) 
     assert one(raw, record).task == task
 
 
+def test_a_response_shows_no_image(raw: Raw) -> None:
+    raw.image("src/a.jpg")
+    sample = one(raw, BUS | {"input": "<image>?", "output": "See <image>."})
+    assert (sample.instruction, sample.response, sample.meta["unmarked"]) == ("(image)?", "See (image).", 2)
+
+
 def test_markers_become_marks_where_they_are() -> None:
     text = "Compare <img_path>x/1.png<img_path> and\n<img_path>x/2 .png<img_path>."
     assert instruction_of(text) == ("Compare <image> and\n<image>.", ["x/1.png", "x/2 .png"], 0)
