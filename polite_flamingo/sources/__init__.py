@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from polite_flamingo.sources import aerial, changes, choices, coco, elevater, questions, rationales, statements, vqa
+from polite_flamingo.sources import (
+    aerial,
+    captions,
+    cc3m,
+    changes,
+    choices,
+    coco,
+    elevater,
+    questions,
+    rationales,
+    statements,
+    vqa,
+)
 from polite_flamingo.sources.base import Row, Source, SourceOptions
 from polite_flamingo.sources.reading import SourceError
 
 SOURCES: dict[str, Source] = {
     "coco_captions": coco.SOURCE,
-    "dota": aerial.DOTA,
+    "flickr30k": captions.FLICKR30K,
+    "textcaps": captions.TEXTCAPS,
+    "image2paragraph": captions.IMAGE2PARAGRAPH,
+    "cc3m": cc3m.SOURCE,
+    "rsicd": captions.RSICD,
+    "rsitmd": captions.RSITMD,
+    "ucm": captions.UCM,
     "dior": aerial.DIOR,
+    "dota": aerial.DOTA,
+    "hrrsd": aerial.HRRSD,
     "elevater_ic": elevater.SOURCE,
     "levir_cc": changes.LEVIR_CC,
     "spot_the_diff": changes.SPOT_THE_DIFF,
