@@ -2,10 +2,10 @@
 
 The raw annotation is a line of counts, then the boxes as lines (`boxes.py`); oriented boxes become the upright boxes
 around them. Objects outside the image are left out and counted in `meta`; where more than half of them lie outside,
-the file belongs to another image and the row is quarantined. Rows in: the annotation files; of HRRSD in COCO's format,
-the images, plus every box that is malformed or of no image. Lists of image names (`ImageSets/Main/train.txt`, whose
-second column says only whether a class is on the image) choose among the files of a folder; a name without a file is a
-row too.
+the file belongs to another image and the row is quarantined. Rows in: the annotation files. HRRSD is also published in
+COCO's format, which counts pixels from 0, not from 1: there the rows are the images, plus every box that is malformed
+or of no image. For DIOR and HRRSD, lists of names (`ImageSets/Main/train.txt`, whose second column says only whether a
+class is on the image) choose among the files of a folder; a listed name without a file is a row too.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def build_hrrsd(key: str, record: Any, context: Context) -> Sample:
     image, header = context.images.read(name, f"JPEGImages/{name}")
     width = finite(fields.get("width", header.width), "field 'width'")
     height = finite(fields.get("height", header.height), "field 'height'")
-    return _sample("hrrsd", key, boxes, width, height, image, {"image_id": identity(fields, "id")})
+    return _sample("hrrsd", key, boxes, width, height, image, {"image_id": name.rsplit(".", 1)[0]})
 
 
 def _sample(

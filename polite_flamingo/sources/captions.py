@@ -2,7 +2,7 @@
 
     Flickr30k         lines `<name>#<k><TAB><caption>`; the lines of an image may be apart
     TextCaps          `data[]`, a row a caption; each repeats all the captions of its image in `reference_strs`
-    Image2Paragraph   a list of {url, image_id, paragraph}; Visual Genome's folder is in the url. Splits are lists of ids
+    Image2Paragraph   a list of {url, image_id, paragraph}; Visual Genome's folder is in the url; splits: lists of ids
     RET-3             RSICD, RSITMD, UCM: `images[]` in the layout of Karpathy's splits, captions mostly repeated
 
 Of Flickr30k and TextCaps, rows in: the images, plus every line or row that is malformed; the others of its image are

@@ -23,22 +23,24 @@ GOOD: dict[str, dict[str, Any]] = {
     "textvqa": {"question_id": 0, "image_id": "a", "question": "Is it?", "answers": ["yes", "no", "yes"]},
     "levir_cc": {"filename": 0, "split": "val", "sentences": [{"raw": " gone ."}], "changeflag": 1},
     "spot_the_diff": {"img_id": 0, "sentences": ["it is gone"]},
+    "rsicd": {"filename": 0, "split": "val", "sentences": [{"raw": "a field ."}]},
+    "image2paragraph": {"image_id": 0, "url": "http://a/VG_100K_2/1.jpg", "paragraph": "A field.  A tree."},
     "image_editing_request": {"img0": IMAGE, "img1": IMAGE, "sents": ["remove it"], "uid": 0},
 }  # fmt: skip
 IDS = {"clevr": "question_index", "aokvqa": "question_id", "textvqa": "question_id", "spot_the_diff": "img_id",
-       "image_editing_request": "uid"}  # fmt: skip
+       "image_editing_request": "uid", "image2paragraph": "image_id"}  # fmt: skip
 
 
 def good_records(source: str) -> list[dict[str, Any]]:
     """Four good records with ids that no junk hits upon."""
-    name = "filename" if source == "levir_cc" else IDS.get(source)
-    return [GOOD[source] | ({name: f"id-{n}" + ".png" * (source == "levir_cc")} if name else {}) for n in range(4)]
+    name = "filename" if source in ("levir_cc", "rsicd") else IDS.get(source)
+    return [GOOD[source] | ({name: f"id-{n}" + ".png" * (name == "filename")} if name else {}) for n in range(4)]
 
 
 def wrapped(source: str, records: list[Any]) -> Any:
     if source == "gqa":
         return {f"id-{number}": record for number, record in enumerate(records)}
-    part = {"clevr": "questions", "textvqa": "data", "levir_cc": "images"}.get(source)
+    part = {"clevr": "questions", "textvqa": "data", "levir_cc": "images", "rsicd": "images"}.get(source)
     return {part: records} if part else records
 
 
@@ -49,7 +51,13 @@ def test_spoiled_records_cost_only_themselves(raw: Raw, source: str, data: st.Da
     for name in ("a.png", "a.jpg", "00000000000a.jpg"):
         raw.image(name)
     for number in range(4):
-        for name in (f"id-{number}.png", f"id-{number}_2.png", f"val/A/id-{number}.png", f"val/B/id-{number}.png"):
+        for name in (
+            f"VG_100K_2/id-{number}.jpg",
+            f"id-{number}.png",
+            f"id-{number}_2.png",
+            f"val/A/id-{number}.png",
+            f"val/B/id-{number}.png",
+        ):
             raw.image(name)
     records, places = data.draw(spoiled(good_records(source)))
     samples, quarantined = raw.read(source, raw.json("file.json", wrapped(source, records)), split="")
