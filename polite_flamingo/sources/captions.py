@@ -258,7 +258,7 @@ TEXTCAPS = Source(
 )
 IMAGE2PARAGRAPH = Source(
     name="image2paragraph",
-    title="Image2Paragraph (Stanford image paragraphs)",
+    title="Image2Paragraph",
     use="PF-1M",
     task="captioning",
     category="captioning",
