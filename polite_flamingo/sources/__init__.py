@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from polite_flamingo.sources import aerial, aokvqa, changes, clevr, coco, elevater, gqa, vqa
+from polite_flamingo.sources import aerial, aokvqa, changes, clevr, coco, elevater, gqa, pointqa, refcocog, vqa
 from polite_flamingo.sources.base import Row, Source, SourceOptions
 from polite_flamingo.sources.reading import SourceError
 
 SOURCES: dict[str, Source] = {
     "coco_captions": coco.SOURCE,
+    "refcocog": refcocog.SOURCE,
     "dota": aerial.DOTA,
     "dior": aerial.DIOR,
     "elevater_ic": elevater.SOURCE,
@@ -19,6 +20,12 @@ SOURCES: dict[str, Source] = {
     "textvqa": vqa.TEXTVQA,
     "clevr": clevr.SOURCE,
     "gqa": gqa.SOURCE,
+    "pointqa_local": pointqa.LOCAL,
+    "pointqa_looktwice": pointqa.LOOKTWICE,
+    "pointqa_general": pointqa.GENERAL,
+    "pointqa_spatial": pointqa.SPATIAL,
+    "pointqa_verbal": pointqa.VERBAL,
+    "pointqa_intent": pointqa.INTENT,
 }
 
 __all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]
