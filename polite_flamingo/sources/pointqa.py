@@ -255,11 +255,11 @@ LOOKTWICE = Source(
 )
 GENERAL = Source(
     name="pointqa_general",
-    title="PointQA General (not yet published)",
+    title="PointQA General",
     use="own data",
     task="vqa",
     category="VQA",
-    files="a file in the layout of spatial_dataset.json, lists of images to tell splits; images as of pointqa_local",
+    files="not published yet: a file like spatial_dataset.json, lists of images for splits; images as of pointqa_local",
     published=_AUTHORS,
     evidence="documentation",
     records=recorder(question_rows),
@@ -283,7 +283,7 @@ SPATIAL = Source(
 )
 VERBAL = Source(
     name="pointqa_verbal",
-    title="PointQA Verbal (Spatial's questions in words, without an arrow)",
+    title="PointQA Verbal",
     use="own data",
     task="vqa",
     category="VQA",
