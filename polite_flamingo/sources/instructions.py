@@ -2,7 +2,8 @@
 
 Captions, class labels and changes come without a question, so one is supplied. The choice hangs on the key alone
 (sha256, so it is the same in every process and on every run). VQA keeps the dataset's own question and has no pool;
-where a mark is drawn on the image (`marks.py`), a wording names it: `{colour}`, `{shape}`, `{question}` are filled in.
+where a mark is drawn on the image (`marks.py`), a wording names it: `{colour}`, `{shape}`, `{question}` are filled in;
+where there is no question but a statement to be judged, so is `{statement}`.
 The synthetic world and the training of the tiny rewriter read the very same pools: a wording added here is one that
 the tiny models have not seen until they are trained again.
 """
@@ -10,6 +11,7 @@ the tiny models have not seen until they are trained again.
 from __future__ import annotations
 
 import hashlib
+import string
 from collections.abc import Sequence
 
 from polite_flamingo.sample import IMAGE_MARK
@@ -61,6 +63,22 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "{question} The tip of the {colour} arrow shows what the question refers to.",
         "The {colour} arrow marks what I am asking about. {question}",
     ),
+    "statement": (
+        'Is the statement "{statement}" correct?',
+        'Is this true of the image: "{statement}"?',
+        'Someone says of this picture: "{statement}" Is that right?',
+        'Judging by the image, is "{statement}" true?',
+        'Does "{statement}" agree with what you see?',
+        'Would you say that "{statement}" describes the picture correctly?',
+    ),
+    "pair_statement": (
+        'Is the statement "{statement}" correct?',
+        'Is this true of the two images: "{statement}"?',
+        'Someone says of these pictures: "{statement}" Is that right?',
+        'Judging by both images, is "{statement}" true?',
+        'The first image is the left one. Does "{statement}" agree with what you see?',
+        'Would you say that "{statement}" describes the two pictures correctly?',
+    ),
 }
 
 IMAGES_SHOWN = {
@@ -70,6 +88,8 @@ IMAGES_SHOWN = {
     "image_editing": 2,
     "region": 1,
     "pointing": 1,
+    "statement": 1,
+    "pair_statement": 2,
 }
 
 
@@ -96,3 +116,13 @@ def chosen(pool: Sequence[str], key: str, what: str = "") -> str:
 def ask(question: str, *, images: int = 1) -> str:
     """A question about `images` images: their marks, then the question, stripped."""
     return IMAGE_MARK * images + question.strip()
+
+
+def choose(question: str, options: Sequence[str], hint: str = "") -> str:
+    """A hint if there is one, the question, and the answers to choose from, at most 26: each of them a line."""
+    return "\n".join([*([hint] if hint else []), question, *(f"{option(n)} {text}" for n, text in enumerate(options))])
+
+
+def option(index: int) -> str:
+    """How the answers to choose from are called: (A), (B), …, the first being 0."""
+    return f"({string.ascii_uppercase[index]})"
