@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,35 @@ def raw(tmp_path: Path) -> Raw:
 
 
 @pytest.fixture
-def real() -> Any:
-    """`real(source, images, *files, split=…)` on the excerpts of real files; skips where they are absent."""
+def real(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`real(source, images, *files, …)` on the excerpts of real files; skips where they are absent.
+
+    `images` is a folder of the excerpts. Where it holds none of the images, `pictures` names some (or maps names to
+    widths and heights) that are made in a folder of their own and used instead.
+    """
     folder = SHARED / "samples"
     if not folder.is_dir():
         pytest.skip(f"the excerpts of real datasets are not at {folder} (POLITE_FLAMINGO_SHARED)")
 
-    def read(source: str, images: str, *files: str, split: str = "") -> tuple[list[Sample], list[Quarantined]]:
-        annotations = tuple(folder / file for file in files)
-        return both(SOURCES[source].read(SourceOptions(annotations=annotations, images=folder / images, split=split)))
+    def read(
+        source: str,
+        images: str,
+        *files: str,
+        split: str = "",
+        extra: Mapping[str, str] | None = None,
+        columns: Mapping[str, str] | None = None,
+        pictures: Iterable[str] | Mapping[str, tuple[int, int]] = (),
+    ) -> tuple[list[Sample], list[Quarantined]]:
+        made = Raw(tmp_path_factory.mktemp("real"))
+        for name in pictures:
+            made.image(name, *(pictures[name] if isinstance(pictures, Mapping) else ()))
+        options = SourceOptions(
+            annotations=tuple(folder / file for file in files),
+            images=made.images if pictures else folder / images,
+            split=split,
+            columns=columns or {},
+            extra=extra or {},
+        )
+        return both(SOURCES[source].read(options))
 
     return read

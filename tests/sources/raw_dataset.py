@@ -36,7 +36,7 @@ class Raw:
         path = self.images / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            kind = {"jpg": "JPEG", "png": "PNG", "tif": "TIFF"}[name.rsplit(".", 1)[1]]
+            kind = {"jpg": "JPEG", "jpeg": "JPEG", "png": "PNG", "tif": "TIFF", "gif": "GIF"}[path.suffix[1:].lower()]
             Pillow.new("RGB", (width, height), colour).save(path, kind)
         return path.read_bytes()
 

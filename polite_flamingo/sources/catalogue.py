@@ -1,0 +1,216 @@
+"""The sources as a list for people: plain text for `python -m ray_jobs.ingest --list`, and docs/sources.md.
+
+    python -m polite_flamingo.sources.catalogue > docs/sources.md
+
+Both are made of the fields of `Source`, so that what is listed is what is read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+import shlex
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import get_args
+
+from polite_flamingo.sources import SOURCES
+from polite_flamingo.sources.base import Evidence, Source, Use
+
+PF_1M = 975_782
+"""Samples of PF-1M: what the paper adopted of all its datasets together (arXiv 2307.01003, section 4)."""
+
+EVIDENCE: dict[Evidence, str] = {
+    "real file": "seen in an excerpt of a published file, which a test reads",
+    "transcribed": "seen in real records copied by hand from code or documentation, in a file rebuilt around them",
+    "documentation": "known from documentation only: no record of it has been seen",
+    "own format": "defined by this project",
+}
+"""What each grade of evidence says of a source's format, to somebody about to trust it."""
+
+HEADINGS: dict[Use, str] = {
+    "PF-1M": "Rewritten in PF-1M",
+    "evaluation": "Evaluation",
+    "text": "Text-only instructions",
+    "dialogue": "Dialogues about images",
+    "own data": "Your own data",
+}
+
+_INTRODUCTION = """\
+# Sources
+
+The datasets that `python -m ray_jobs.ingest` reads, from the files that their authors publish. Generated from the table
+that the code uses: `python -m polite_flamingo.sources.catalogue > docs/sources.md`. For one of them in full, with a
+command to begin with: `python -m ray_jobs.ingest --list NAME`.
+
+**How the format is known**"""
+
+_SUM = """\
+Adopted in all: {:,} of the paper's {:,} (arXiv 2307.01003, section 4). What the paper counts together has one count,
+given with each member."""
+
+_CATEGORIES = ("captioning", "classification", "change captioning", "VQA with rationale", "VQA", "dialogue", "text")
+_FILE = re.compile(r"[\w.*<>/-]+\.(?:json|jsonl|csv|tsv|token|txt|xml|parquet)\b|[\w./-]+(?: [A-Z]\w*)*/(?!\w)")
+
+
+def named(names: Iterable[str]) -> list[Source]:
+    """The sources of these names. Raises `ValueError`, which tells what may have been meant."""
+    found = []
+    for name in names:
+        if name not in SOURCES:
+            close = difflib.get_close_matches(name.lower(), SOURCES, n=4, cutoff=0.5)
+            close += [known for known in SOURCES if name and name.lower() in known and known not in close]
+            hint = f"did you mean {' or '.join(close)}?" if close else "--list names them all"
+            raise ValueError(f"no source is called {name!r}; {hint}")
+        found.append(SOURCES[name])
+    return found
+
+
+def adopted(sources: Iterable[Source]) -> int:
+    """How many samples PF-1M kept of them; what the paper counts together is counted once."""
+    return sum({source.group or source.name: source.adopted or 0 for source in sources}.values())
+
+
+def as_text(sources: Sequence[Source], *, details: bool = False, width: int = 100) -> str:
+    """The list as plain text, grouped by use and category.
+
+    Args:
+        sources: those to list.
+        details: also what only one source needs, and a command to begin with.
+        width: columns of the terminal; 60 to 120 of them are used.
+    """
+    width = min(max(width, 60), 120)
+    blocks = []
+    for heading, members in itertools.groupby(_in_order(sources), _heading):
+        blocks.append(heading)
+        blocks += ["\n".join(_lines(source, details, width)) for source in members]
+    if not details:
+        found = {source.evidence for source in sources}
+        marks = ((_evidence(grade), what) for grade, what in EVIDENCE.items() if grade in found)
+        blocks.append("\n".join(["format is", *(_wrapped(mark, what, width) for mark, what in marks)]))
+        count = f"{len(sources)} sources; {adopted(sources):,} of PF-1M's {PF_1M:,} samples are of those listed here."
+        advice = "--list NAME shows what one of them needs, and a command to begin with."
+        blocks.append(textwrap.fill(f"{count} {advice}", width, break_on_hyphens=False))
+    return "\n\n".join(blocks)
+
+
+def _heading(source: Source) -> str:
+    return HEADINGS[source.use] + ("" if source.category == source.use else f": {source.category}")
+
+
+def _lines(source: Source, details: bool, width: int) -> Iterator[str]:
+    """The entry of one source."""
+    yield f"  {source.name}  ({source.title})"
+    yield _wrapped("files", source.files, width)
+    yield _wrapped("published", source.published, width)
+    yield _wrapped("licence", source.licence, width)
+    if source.adopted is not None:
+        yield _wrapped("adopted", _adopted(source), width)
+    yield _wrapped("format", _evidence(source.evidence) + (f": {EVIDENCE[source.evidence]}" if details else ""), width)
+    if details:
+        yield _wrapped("task", source.task, width)
+        yield _wrapped("images", {"none": "it has none"}.get(source.images, source.images), width)
+        for name, what in source.extra.items():
+            yield _wrapped("extra", f"--extra {name}=…  {what}", width)
+        yield "\n" + textwrap.indent(example(source), "    ")
+
+
+def _evidence(grade: Evidence) -> str:
+    return f"! {grade}" if grade == "documentation" else grade
+
+
+def _wrapped(name: str, value: str, width: int) -> str:
+    """A named field of an entry; file names are never broken."""
+    start = f"    {name:<15}"
+    return textwrap.fill(
+        value,
+        width,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def example(source: Source) -> str:
+    """A command to begin with, its files as `Source.files` names them; paths and split are to be replaced."""
+    folder = f"data/{source.name}"
+    # "a.json (or b.json), c.json, or …; where the images are": the first way of giving the annotations
+    first = re.split(r";|,? or ", re.sub(r"\([^)]*\)", "", source.files))[0]
+    split = "val" if "SPLIT" in first or source.split_in_record else ""
+    files = _FILE.findall(first.replace("SPLIT", split or "train")) or ["annotations.json"]
+    parts = [
+        f"python -m ray_jobs.ingest --source {source.name}{f' --split {split}' if split else ''}",
+        " \\\n        ".join(["--annotations", *(shlex.quote(f"{folder}/{name}") for name in files)]),
+        f"{'' if source.images == 'none' else f'--images {folder}/images '}--out shards --preview 20",
+    ]
+    return " \\\n    ".join(parts)
+
+
+def as_markdown(sources: Sequence[Source]) -> str:
+    """docs/sources.md."""
+    parts = [_INTRODUCTION, "\n".join(f"- *{grade}*: {what}" for grade, what in EVIDENCE.items())]
+    for use, heading in HEADINGS.items():
+        members = [source for source in _in_order(sources) if source.use == use]
+        if members:
+            parts += [f"## {heading}", _table(members)]
+        if use == "PF-1M":
+            parts.append(_SUM.format(adopted(members), PF_1M))
+    extras = [
+        f"- `{source.name}`: `--extra {name}=…`: {_escaped(what)}"
+        for source in _in_order(sources)
+        for name, what in source.extra.items()
+    ]
+    if extras:
+        parts += ["## What only one source needs", "\n".join(extras)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(members: Sequence[Source]) -> str:
+    counted = any(source.adopted is not None for source in members)
+    head = ["source", "category", "files", "published, licence of the annotations", "format known from"]
+    rows = [
+        [
+            f"`{source.name}`<br>{_escaped(source.title)}",
+            source.category,
+            _escaped(source.files),
+            f"{_link(source.published)}<br>{_escaped(source.licence)}",
+            f"**{source.evidence}**" if source.evidence == "documentation" else source.evidence,
+            *([_escaped(_adopted(source)) if source.adopted is not None else "–"] if counted else []),
+        ]
+        for source in members
+    ]
+    head += ["adopted"] if counted else []
+    ruler = ["---:" if name == "adopted" else "---" for name in head]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ruler, *rows))
+
+
+def _adopted(source: Source) -> str:
+    together = f" ({source.group} together)" if source.group else ""
+    return f"{source.adopted:,}{together}"
+
+
+def _escaped(text: str) -> str:
+    """Text in a cell of a Markdown table, where no character is to mean anything."""
+    return re.sub(r"([\\`*|\[\]<]|(?<!\w)_|_(?!\w))", r"\\\1", text)
+
+
+def _link(place: str) -> str:
+    """A link where `place` is an address without its scheme."""
+    return (
+        f"[{_escaped(place)}](https://{place})" if re.fullmatch(r"[\w-]+(\.[\w-]+)+(/\S*)?", place) else _escaped(place)
+    )
+
+
+def _in_order(sources: Iterable[Source]) -> list[Source]:
+    """By use, then category; else as registered."""
+    uses = get_args(Use)
+    return sorted(
+        sources,
+        key=lambda source: (uses.index(source.use), (*_CATEGORIES, source.category).index(source.category)),
+    )
+
+
+if __name__ == "__main__":
+    print(as_markdown(list(SOURCES.values())), end="")

@@ -1,0 +1,145 @@
+"""The list of sources: complete, wrapped, fit to paste from; docs/sources.md is what the code would write today."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from polite_flamingo.sources import SOURCES, coco, elevater
+from polite_flamingo.sources.base import Evidence, Source, Use
+from polite_flamingo.sources.catalogue import (
+    EVIDENCE,
+    HEADINGS,
+    PF_1M,
+    adopted,
+    as_markdown,
+    as_text,
+    example,
+    named,
+)
+from ray_jobs.ingest import parser
+
+ALL = list(SOURCES.values())
+
+
+def words(command: str) -> list[str]:
+    """As a shell would split it."""
+    return shlex.split(command.replace("\\\n", ""))
+
+
+ODD = dataclasses.replace(
+    coco.SOURCE,
+    name="odd",
+    title="Odd | one",
+    use="text",
+    category="text",
+    files="a_<id>_*.json|b",
+    published="Hugging Face: org/name",
+    evidence="documentation",
+    adopted=None,
+    images="none",
+    extra={"depth": "how deep"},
+)
+
+
+def test_docs_sources_is_what_the_code_writes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
+    assert page == as_markdown(ALL), "run: python -m polite_flamingo.sources.catalogue > docs/sources.md"
+
+
+def test_every_use_and_grade_of_evidence_has_words() -> None:
+    assert set(HEADINGS) == set(get_args(Use)) and set(EVIDENCE) == set(get_args(Evidence))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_text_says_everything_and_fits(width: int) -> None:
+    text = as_text(ALL, width=width)
+    words = " ".join(text.split())
+    for source in ALL:
+        assert words.count(f" {source.name} ({source.title}) ") == 1
+        for value in (source.files, source.published, source.licence, HEADINGS[source.use], source.category):
+            assert " ".join(value.split()) in words
+    for line in text.splitlines():
+        assert len(line) <= width or re.fullmatch(r" +([a-z]+ +)?\S+", line), line
+
+
+def test_a_width_beyond_reading_is_not_used() -> None:
+    assert as_text(ALL, width=5) == as_text(ALL, width=60)
+    assert as_text(ALL, width=500) == as_text(ALL, width=120)
+
+
+def test_sources_come_by_use_then_category() -> None:
+    text = as_text([ODD, *ALL])
+    places = [
+        text.index(f"\n  {name}  (") for name in ("coco_captions", "elevater_ic", "levir_cc", "aokvqa", "gqa", "odd")
+    ]
+    assert places == sorted(places)
+    assert text.startswith("Rewritten in PF-1M: captioning\n\n") and "\n\nText-only instructions\n\n  odd" in text
+
+
+def test_a_format_known_from_documentation_only_is_marked() -> None:
+    assert re.search(r"^    format +! documentation$", as_text([ODD]), re.MULTILINE)
+    assert re.search(r"^    format +! documentation: known from documentation only", as_text([ODD], details=True), re.M)
+    assert "! documentation" not in as_text([coco.SOURCE]) and "| **documentation** |" in as_markdown([ODD])
+
+
+def test_details_name_what_only_one_source_needs() -> None:
+    text = " ".join(as_text([elevater.SOURCE], details=True).split())
+    for name, what in elevater.SOURCE.extra.items():
+        assert f"--extra {name}=… {what}" in text
+    assert "--extra" not in as_text([elevater.SOURCE])
+
+
+def test_what_the_paper_counts_together_is_counted_once() -> None:
+    pair = [dataclasses.replace(ODD, name=name, group="RET-3", adopted=10) for name in "ab"]
+    assert adopted([*pair, coco.SOURCE, ODD]) == 59_680
+    assert "10 (RET-3 together)" in as_text(pair)
+
+
+def test_members_of_a_group_state_one_count_and_none_is_more_than_the_whole() -> None:
+    counts: dict[str, set[int | None]] = {}
+    for source in ALL:
+        counts.setdefault(source.group or source.name, set()).add(source.adopted)
+    assert all(len(found) == 1 for found in counts.values()), counts
+    assert adopted(ALL) <= PF_1M
+
+
+def test_an_example_names_the_files_of_the_source() -> None:
+    assert words(example(coco.SOURCE)) == [
+        *("python", "-m", "ray_jobs.ingest", "--source", "coco_captions", "--split", "val"),
+        *("--annotations", "data/coco_captions/captions_val2014.json", "data/coco_captions/instances_val2014.json"),
+        *("--images", "data/coco_captions/images", "--out", "shards", "--preview", "20"),
+    ]
+    assert "'data/dior/Annotations/Horizontal Bounding Boxes/' \\" in example(SOURCES["dior"])
+    assert "--images" not in example(ODD)
+
+
+@pytest.mark.parametrize("source", ALL, ids=SOURCES)
+def test_ingest_understands_the_example_of_every_source(source: Source) -> None:
+    arguments = words(example(source))[3:]
+    known = {option for action in parser()._actions for option in action.option_strings} | {"--preview"}
+    assert {argument for argument in arguments if argument.startswith("--")} <= known
+    assert not re.search(r"[<>…]|SPLIT", example(source))
+
+
+def test_a_misspelt_name_gets_its_neighbours() -> None:
+    assert [source.name for source in named(["gqa", "clevr"])] == ["gqa", "clevr"]
+    with pytest.raises(ValueError, match="no source is called 'CLEVER'; did you mean clevr"):
+        named(["gqa", "CLEVER"])
+    with pytest.raises(ValueError, match="'coco'; did you mean coco_captions"):
+        named(["coco"])
+    with pytest.raises(ValueError, match="'%%%'; --list names them all"):
+        named(["%%%"])
+
+
+def test_the_table_escapes_what_markdown_would_read() -> None:
+    row = next(line for line in as_markdown([ODD]).splitlines() if line.startswith("| `odd`"))
+    cells = ["`odd`<br>Odd \\| one", "text", "a\\_\\<id>\\_\\*.json\\|b", "Hugging Face: org/name<br>CC BY 4.0"]
+    assert row == f"| {' | '.join(cells)} | **documentation** |"
+    assert "[cocodataset.org](https://cocodataset.org)" in as_markdown([coco.SOURCE])
+    assert "- `odd`: `--extra depth=…`: how deep" in as_markdown([ODD])
