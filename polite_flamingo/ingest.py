@@ -193,6 +193,8 @@ def ingest_all(
             if config.fresh:
                 _empty(config.work)
         new = [config for config in configs if config.fresh or _known_size(config) is None]
+        for config in new:
+            _refuse_to_replace(config)
         if len(new) == 1:
             gather(new[0], lambda rows: tick(f"{new[0].shard_name}: rows read", rows, 0))
         else:
@@ -228,16 +230,22 @@ def is_finished(config: IngestConfig, count: int | None) -> bool:
     Raises:
         SourceError: it holds shards of this name that were made of something else, and `fresh` is not set.
     """
-    present = shards_of(config)
-    if not (config.work / "gathered.json").exists():
-        found = _result(config)
-        if found.get("fingerprint") == fingerprint(config, count) and {p.name for p in present} == set(found["shards"]):
-            return True
-        if present and not config.fresh:
-            raise SourceError(
-                f"{present[0]} is there already, made of another input: pass --fresh to replace the shards of this name"
-            )
+    if (config.work / "gathered.json").exists():
+        return False
+    found = _result(config)
+    present = {path.name for path in shards_of(config)}
+    if found.get("fingerprint") == fingerprint(config, count) and present == set(found["shards"]):
+        return True
+    _refuse_to_replace(config)
     return False
+
+
+def _refuse_to_replace(config: IngestConfig) -> None:
+    present = shards_of(config)
+    if present and not config.fresh:
+        raise SourceError(
+            f"{present[0]} is there already, made of another input: pass --fresh to replace the shards of this name"
+        )
 
 
 def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None) -> Gathered:

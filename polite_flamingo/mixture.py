@@ -92,7 +92,9 @@ class Mixture:
         if not self.sources:
             raise ValueError("'sources' names none")
         if (self.sampling == "sqrt") != (self.total is not None):
-            raise ValueError("'total' says how many records 'sampling: sqrt' takes in all; it goes with that and only that")
+            raise ValueError(
+                "'total' says how many records 'sampling: sqrt' takes in all; it goes with that and only that"
+            )
         if not self.margin > 0:
             raise ValueError(f"'margin' must be above 0, not {self.margin}")
         for name, entry in self.sources.items():
@@ -153,7 +155,7 @@ class Mixture:
         for name, size in sizes.items():
             source = SOURCES[self.sources[name].source or name]
             groups[source.group or source.name][name] = size
-        counts = {}
+        counts: dict[str, int] = {}
         for members in groups.values():
             adopted = SOURCES[self.sources[next(iter(members))].source or next(iter(members))].adopted
             assert adopted is not None  # checked when the mixture was made
@@ -162,8 +164,9 @@ class Mixture:
 
 
 def by_square_root(sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """`total` divided in proportion to the roots of the sizes, none above its size: what one lacks goes to the others."""
-    left, counts = dict(sizes), {}
+    """`total` in proportion to the roots of the sizes, none above its size: what one lacks goes to the others."""
+    left = dict(sizes)
+    counts: dict[str, int] = {}
     while left:
         weights = sum(math.sqrt(size) for size in left.values())
         share = {name: total * math.sqrt(size) / weights if weights else 0.0 for name, size in left.items()}

@@ -11,6 +11,7 @@ import argparse
 import os
 import pickle
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -27,7 +29,7 @@ from rich.table import Table
 from polite_flamingo.ingest import IngestConfig, Ingested, Tick, ingest_all, preview_rows
 from polite_flamingo.mixture import load_mixture
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.catalogue import as_text, not_found
+from polite_flamingo.sources.catalogue import as_text, named
 
 RAY_PAYS = 8
 """Jobs from which on a private Ray is started: about as long as its start takes."""
@@ -51,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = made.parse_args(arguments)
     try:
         if args.list is not None:
-            print(as_text(args.list))
+            width = shutil.get_terminal_size((100, 24)).columns
+            print(as_text(named(args.list or SOURCES), details=bool(args.list), width=width))
             return 0
         if args.mixture:
             return _mixture(args)
@@ -115,8 +118,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="HOST",
-        help="fetch images that are not on disk from these hosts (*.example.org names all below one); without it nothing "
-        "is ever fetched",
+        help="fetch images that are not on disk from these hosts (*.example.org: all below one) and no others",
     )
     made.add_argument(
         "--preview",
@@ -126,18 +128,20 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="write no shard but a page that shows N samples as they would be ingested (default: %(const)s)",
     )
-    made.add_argument("--name", default="", help="of the shards, where a source is ingested twice (default: the source)")
+    made.add_argument(
+        "--name", default="", help="of the shards, where a source is ingested twice (default: the source)"
+    )
     made.add_argument("--count", type=int, metavar="N", help="draw so many records instead of all")
     made.add_argument("--seed", type=int, help="of the draw (default: 0, or the mixture's)")
     made.add_argument("--samples_per_shard", type=int, default=1000, metavar="N", help="default: %(default)s")
-    made.add_argument("--threads", type=int, default=8, metavar="N", help="images read at once by a worker (%(default)s)")
+    made.add_argument("--threads", type=int, default=8, metavar="N", help="images read at once by a worker")
     made.add_argument("--fresh", action="store_true", help="replace the shards of the same name in --out")
     made.add_argument("--local", action="store_true", help="work in this process only, without Ray")
     mixture = made.add_argument_group("several sources at once")
     mixture.add_argument("--mixture", type=Path, metavar="FILE", help="YAML that names them, see profiles/")
-    mixture.add_argument("--root", type=Path, default=Path(), metavar="DIR", help="its paths are relative to this folder")
+    mixture.add_argument("--root", type=Path, default=Path(), metavar="DIR", help="of its paths")
     mixture.add_argument("--sampling", help="all, ratio, counts, sqrt or paper, instead of the file's")
-    mixture.add_argument("--total", type=int, metavar="N", help="records in all, for --sampling sqrt")
+    mixture.add_argument("--total", type=int, metavar="N", help="records in all, for sqrt")
     mixture.add_argument("--skip_absent", action="store_true", help="leave out sources whose files are not there")
     return made
 
@@ -154,7 +158,7 @@ class OneTask:
 
 
 class OnRay:
-    """Spreads jobs as Ray Data tasks; Ray is joined or started with the first that are worth it, and left at the end."""
+    """Spreads jobs as Ray Data tasks. Ray is joined or started with the first that are worth it, left at the end."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -200,20 +204,17 @@ def run_job(row: dict[str, Any]) -> dict[str, Any]:
 
 def summary(results: Sequence[Ingested]) -> Table:
     """Rows in = written + quarantined + left out, by source and reason."""
-    table = Table(title="ingested", title_justify="left")
-    table.add_column("shards of")
-    for name in ("rows in", "written", "quarantined", "left out", "shards", "seconds"):
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("shards of", no_wrap=True)
+    for name in ("rows in", "written", "quarantined", "left out", "shards"):
         table.add_column(name, justify="right")
     for result in results:
         table.add_row(
             result.name, f"{result.rows_in:,}", f"{result.written:,}", f"{result.quarantined:,}",
-            f"{result.left_out:,}", f"{len(result.shards):,}", f"{result.seconds:.1f}",
-            end_section=bool(result.reasons),
+            f"{result.left_out:,}", f"{len(result.shards):,}",
         )  # fmt: skip
         for reason, count in result.reasons.items():
-            table.add_row(f"  {reason}", "", "", f"{count:,}")
-        if result.reasons:
-            table.add_section()
+            table.add_row(f"  {reason}", "", "", f"{count:,}", style="dim")
     return table
 
 
@@ -232,7 +233,8 @@ def _ingest(
     written = sum(result.written for result in results)
     if written:
         shards = sum(len(result.shards) for result in results)
-        print(f"{written:,} samples in {shards:,} shards: {configs[0].out}")
+        seconds = max(result.seconds for result in results)
+        print(f"{written:,} samples in {shards:,} shard{'s' * (shards > 1)}, {seconds:.1f} s: {configs[0].out}")
     return 0 if written else 1
 
 
@@ -246,7 +248,9 @@ def _mixture(args: argparse.Namespace) -> int:
     if absent and not args.skip_absent:
         name, path = next(iter(absent.items()))
         more = f" (and files of {len(absent) - 1} more)" if len(absent) > 1 else ""
-        raise SourceError(f"{name}: {path} is not there{more}; pass --root, or --skip_absent to do without such sources")
+        raise SourceError(
+            f"{name}: {path} is not there{more}; pass --root, or --skip_absent to do without such sources"
+        )
     if absent:
         print(f"left out, because files are not there: {', '.join(absent)}", file=sys.stderr)
         mixture = mixture.without(absent)
@@ -271,8 +275,7 @@ def _preview(args: argparse.Namespace, config: IngestConfig) -> int:
 
 
 def _config(args: argparse.Namespace) -> IngestConfig:
-    if args.source not in SOURCES:
-        raise SourceError(not_found(args.source))
+    named([args.source])
     options = SourceOptions(
         annotations=tuple(args.annotations),
         images=args.images,
@@ -316,7 +319,13 @@ def _progress(console: Console) -> Iterator[Tick]:
     if not console.is_terminal:
         yield partial(_line, {})
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         bars: dict[str, Any] = {}
 
@@ -329,7 +338,7 @@ def _progress(console: Console) -> Iterator[Tick]:
 
 
 def _line(last: dict[str, float], step: str, done: int, total: int) -> None:
-    if time.monotonic() - last.get(step, 0.0) >= 10 or (done == total and total):
+    if time.monotonic() - last.setdefault(step, time.monotonic()) >= 10 or (done == total and total):
         last[step] = time.monotonic()
         print(f"{step}: {done:,}" + (f" of {total:,}" if total else ""), file=sys.stderr)
 
