@@ -134,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--count", type=int, metavar="N", help="draw so many records instead of all")
     made.add_argument("--seed", type=int, help="of the draw (default: 0, or the mixture's)")
     made.add_argument("--samples_per_shard", type=int, default=1000, metavar="N", help="default: %(default)s")
-    made.add_argument("--threads", type=int, default=8, metavar="N", help="images read at once by a worker")
+    made.add_argument("--threads", type=int, default=0, metavar="N", help="images read at once (0: decides)")
     made.add_argument("--fresh", action="store_true", help="replace the shards of the same name in --out")
     made.add_argument("--local", action="store_true", help="work in this process only, without Ray")
     mixture = made.add_argument_group("several sources at once")
