@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polite_flamingo.sources import aerial, aokvqa, changes, clevr, coco, elevater, gqa, vqa
+from polite_flamingo.sources import aerial, changes, choices, coco, elevater, questions, rationales, statements, vqa
 from polite_flamingo.sources.base import Row, Source, SourceOptions
 from polite_flamingo.sources.reading import SourceError
 
@@ -13,11 +13,22 @@ SOURCES: dict[str, Source] = {
     "elevater_ic": elevater.SOURCE,
     "levir_cc": changes.LEVIR_CC,
     "spot_the_diff": changes.SPOT_THE_DIFF,
-    "aokvqa": aokvqa.SOURCE,
+    "image_editing_request": changes.IMAGE_EDITING_REQUEST,
+    "aokvqa": rationales.AOKVQA,
+    "vqa_e": rationales.VQA_E,
+    "scienceqa": rationales.SCIENCEQA,
     "vqa_v2": vqa.VQA_V2,
+    "clevr": questions.CLEVR,
+    "gqa": questions.GQA,
     "textvqa": vqa.TEXTVQA,
-    "clevr": clevr.SOURCE,
-    "gqa": gqa.SOURCE,
+    "ocr_vqa": questions.OCR_VQA,
+    "okvqa": vqa.OKVQA,
+    "vsr": statements.VSR,
+    "grid_3d": questions.GRID_3D,
+    "nlvr2": statements.NLVR2,
+    "iconqa": choices.ICONQA,
+    "chartqa": questions.CHARTQA,
+    "ai2d": choices.AI2D,
 }
 
 __all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]

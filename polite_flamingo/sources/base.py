@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from polite_flamingo.sample import BadSample, Quarantined, Reason, Sample, make_key
+from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample, make_key
+from polite_flamingo.sources.download import fetch
 from polite_flamingo.sources.reading import ImageFolder, SourceError, text
 from polite_flamingo.sources.shelf import Shelf
 
@@ -42,7 +43,7 @@ class SourceOptions:
             whose records do, only this split is read ("" reads all).
         columns: for tables: what each column is (`table.py`).
         extra: what only one source needs, by name; see `Source.extra`.
-        download_from: hosts that images may be fetched from; none means that nothing is ever fetched.
+        download_from: hosts that images may be fetched from (`download.fetch`); none: nothing is ever fetched.
     """
 
     annotations: tuple[Path, ...]
@@ -59,6 +60,19 @@ class Context:
 
     options: SourceOptions
     images: ImageFolder
+
+    def download(self, url: object) -> Image:
+        """The image at `url`. Raises `BadSample`, among others where the user has not named its host."""
+        return fetch(url, self.options.download_from)
+
+    def local_or_downloaded(self, url: object, *names: str) -> Image:
+        """The first of `names` in the image folder; where there is none and the user has named hosts, that of `url`."""
+        try:
+            return self.images.read(*names)[0]
+        except BadSample as bad:
+            if bad.reason != "missing_image" or not self.options.download_from:
+                raise
+            return self.download(url)
 
 
 @dataclass(frozen=True, kw_only=True)

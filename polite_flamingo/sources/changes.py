@@ -1,7 +1,9 @@
-"""Pairs of images and the sentences that say what differs: LEVIR-CC (aerial) and Spot-the-Diff (surveillance video).
+"""Pairs of images and the sentences that say what differs: LEVIR-CC (aerial), Spot-the-Diff (surveillance video) and
+Image-Editing-Request (a photograph, and what an editor made of it on somebody's request).
 
-A pair becomes one sample: its distinct sentences, one a line. LEVIR-CC's five sentences say the same thing, those of
-Spot-the-Diff each say another; both datasets hold pairs without a difference, which are kept as they are.
+A pair becomes one sample: its distinct sentences, one a line. LEVIR-CC's five sentences say the same thing, and so do
+the requests of an edit (one in train, three in valid and test); those of Spot-the-Diff each say another. The first two
+hold pairs without a difference, which are kept as they are.
 """
 
 from __future__ import annotations
@@ -54,7 +56,23 @@ def build_spot_the_diff(key: str, record: dict[str, Any], context: Context) -> S
     return _pair("spot_the_diff", key, texts(record, "sentences"), before, after, {})
 
 
-def _pair(name: str, key: str, sentences: list[str], before: Image, after: Image, meta: dict[str, Any]) -> Sample:
+def build_image_editing_request(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One pair, one sample: the question is what was asked for, not what differs."""
+    before, after = (
+        context.images.read(name, f"images/{name}")[0] for name in (text(record, "img0"), text(record, "img1"))
+    )
+    return _pair("image_editing_request", key, texts(record, "sents"), before, after, {}, pool="image_editing")
+
+
+def _pair(
+    name: str,
+    key: str,
+    sentences: list[str],
+    before: Image,
+    after: Image,
+    meta: dict[str, Any],
+    pool: str = "change_captioning",
+) -> Sample:
     found = distinct(sentences)
     if not found:
         raise BadSample("missing_annotation", "the pair has no sentence")
@@ -62,7 +80,7 @@ def _pair(name: str, key: str, sentences: list[str], before: Image, after: Image
         key=key,
         dataset=name,
         task="change_captioning",
-        turns=(Turn(instruction=instruction("change_captioning", key), response=change_response(found)),),
+        turns=(Turn(instruction=instruction(pool, key), response=change_response(found)),),
         images=(before, after),
         meta={**meta, "sentences": len(found)},
     )
@@ -96,4 +114,18 @@ SPOT_THE_DIFF = Source(
     records=pair_records,
     identify=lambda record: identity(entry(record), "img_id"),
     build=build_spot_the_diff,
+)
+IMAGE_EDITING_REQUEST = Source(
+    name="image_editing_request",
+    title="Image-Editing-Request",
+    use="PF-1M",
+    task="change_captioning",
+    category="change captioning",
+    files="SPLIT.json; images/<img0> (before) and images/<img1> (after)",
+    published="github.com/airsplay/VisualRelationships",
+    evidence="real file",
+    adopted=2_747,
+    records=pair_records,
+    identify=lambda record: identity(entry(record), "uid"),
+    build=build_image_editing_request,
 )

@@ -2,7 +2,7 @@
 
 JSON is read strictly (UTF-8, with or without a byte order mark), fields are checked before use, and image names cannot
 lead out of the image folder: not by `..`, not by an absolute path, not through a symbolic link. Nothing here unpickles
-or opens a connection.
+or opens a connection (`download.py` does, where it is asked to).
 """
 
 from __future__ import annotations
@@ -116,6 +116,18 @@ def small_text(path: Path, folder: Path | None) -> str:
         raise BadSample("bad_field", f"{path.name} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
+def small_json(path: Path, folder: Path | None) -> Any:
+    """The JSON of an annotation file that is one record. Raises `BadSample`: as `small_text`, and `bad_json`."""
+    try:
+        return json.loads(small_text(path, folder))
+    except BadSample:
+        raise
+    except RecursionError:
+        raise BadSample("bad_json", f"{path.name} is nested too deeply") from None
+    except ValueError as error:
+        raise BadSample("bad_json", f"{path.name} is not JSON ({error})") from None
+
+
 def entry(record: Any) -> dict[str, Any]:
     """The record, which must be an object."""
     if not isinstance(record, dict):
@@ -216,7 +228,7 @@ class ImageFolder:
             data = path.read_bytes()
         except OSError as error:
             raise BadSample("missing_image", f"{path.name} cannot be read: {error.strerror or error}") from None
-        return _checked(data, path.name)
+        return checked(data, path.name)
 
     def locate(self, *names: str) -> Path:
         """The path of the first of `names` that is a file inside the folder."""
@@ -265,10 +277,11 @@ class ImageFolder:
             raise BadSample("missing_image", f"{archive} holds no {member[:80]!r}") from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
             raise BadSample("corrupt_image", f"{archive}@{member[:80]}: {type(error).__name__}: {error}") from None
-        return _checked(data, f"{archive}@{member}")
+        return checked(data, f"{archive}@{member}")
 
 
-def _checked(data: bytes, name: str) -> tuple[Image, Header]:
+def checked(data: bytes, name: str) -> tuple[Image, Header]:
+    """The bytes of an image whose header is good, and that header; `name` is for the message."""
     try:
         header = inspect(data)
     except BadSample as bad:

@@ -23,8 +23,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "textvqa": {"question_id": 0, "image_id": "a", "question": "Is it?", "answers": ["yes", "no", "yes"]},
     "levir_cc": {"filename": 0, "split": "val", "sentences": [{"raw": " gone ."}], "changeflag": 1},
     "spot_the_diff": {"img_id": 0, "sentences": ["it is gone"]},
+    "image_editing_request": {"img0": IMAGE, "img1": IMAGE, "sents": ["remove it"], "uid": 0},
 }  # fmt: skip
-IDS = {"clevr": "question_index", "aokvqa": "question_id", "textvqa": "question_id", "spot_the_diff": "img_id"}
+IDS = {"clevr": "question_index", "aokvqa": "question_id", "textvqa": "question_id", "spot_the_diff": "img_id",
+       "image_editing_request": "uid"}  # fmt: skip
 
 
 def good_records(source: str) -> list[dict[str, Any]]:
