@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from polite_flamingo.sources import aerial, changes, choices, coco, elevater, questions, rationales, statements, vqa
+from polite_flamingo.sources import (
+    aerial,
+    alpaca,
+    changes,
+    choices,
+    coco,
+    conversations,
+    elevater,
+    llava,
+    oasst1,
+    pf1m,
+    questions,
+    rationales,
+    statements,
+    vqa,
+)
 from polite_flamingo.sources.base import Row, Source, SourceOptions
 from polite_flamingo.sources.reading import SourceError
 
@@ -29,6 +44,17 @@ SOURCES: dict[str, Source] = {
     "iconqa": choices.ICONQA,
     "chartqa": questions.CHARTQA,
     "ai2d": choices.AI2D,
+    "ultrachat": conversations.ULTRACHAT,
+    "sharegpt": conversations.SHAREGPT,
+    "oasst1": oasst1.SOURCE,
+    "alpaca_gpt4": alpaca.ALPACA_GPT4,
+    "gpteacher": alpaca.GPTEACHER,
+    "instructionwild": alpaca.INSTRUCTIONWILD,
+    "llava_conversation": llava.CONVERSATION,
+    "llava_detail": llava.DETAIL,
+    "llava_reasoning": llava.REASONING,
+    "llava": llava.LLAVA,
+    "pf1m": pf1m.SOURCE,
 }
 
 __all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]

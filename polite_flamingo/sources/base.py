@@ -15,7 +15,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample, make_key
 from polite_flamingo.sources.download import fetch
@@ -23,6 +23,7 @@ from polite_flamingo.sources.reading import ImageFolder, SourceError, text
 from polite_flamingo.sources.shelf import Shelf
 
 Row = Sample | Quarantined
+Word = TypeVar("Word", bound=str)
 
 Evidence = Literal["real file", "transcribed", "documentation", "own format"]
 """How the format is known: an excerpt of a published file; a real record copied by hand from code or documentation
@@ -201,6 +202,15 @@ def plan(source: Source, options: SourceOptions) -> Iterator[Record | Quarantine
         assert place is not None
         named = ", ".join(sorted(others))
         raise SourceError(f"{place.file} holds no record of split {options.split!r}, only of: {named[:200]}")
+
+
+def choice(options: SourceOptions, name: str, *allowed: Word) -> Word:
+    """The extra `name`, the first of `allowed` where it is not given. Raises `SourceError` where it is none of them."""
+    chosen = options.extra.get(name, allowed[0])
+    for word in allowed:
+        if word == chosen:
+            return word
+    raise SourceError(f"extra {name}={chosen[:40]!r}: it must be one of {', '.join(allowed)}")
 
 
 def split_of(record: Any, options: SourceOptions) -> str:

@@ -88,6 +88,25 @@ def listed(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]:
             raise SourceError(f"{path}: expected {wanted}, found no {name!r}; see --list for the files of this source")
 
 
+def json_records(path: Path) -> Iterator[Any]:
+    """The records of a file that is one JSON list, one object written over several lines, or JSON lines.
+
+    Yields:
+        JSON values; a `BadSample` in the place of a line that is not JSON.
+
+    Raises:
+        SourceError: the list or the object is broken.
+    """
+    with _window(path) as window:
+        begins = window.peek()
+        alone = window.line() == "{"
+        if alone:
+            yield window.value()
+            window.finish()
+    if not alone:
+        yield from elements(path) if begins == "[" else json_lines(path)
+
+
 def is_list(path: Path) -> bool:
     """Whether a JSON file is a list (else it is an object, or nothing that can be read). Raises `SourceError`."""
     with _window(path) as window:
@@ -155,6 +174,10 @@ class _Window:
                 return text[at]
             if not self._more():
                 return ""
+
+    def line(self) -> str:
+        """What is left of the line that `peek` has shown, as far as it is read."""
+        return self._text[self._at :].split("\n", 1)[0].strip()
 
     def step(self) -> None:
         """Over the character that `peek` has shown."""
