@@ -2,11 +2,11 @@
 
     python -m benchmarks.ingest [--questions 650000] [--images 82783]
 
-Both sets are generated in the datasets' formats (seeded), with a pool of 2,000 small JPEGs shared by all records: what is
-compared is how annotation files are read, joined and turned into shards, not the disk. The contestants write the same
-samples into WebDataset shards of 1,000:
+Both sets are generated in the datasets' formats (seeded), with a pool of 2,000 small JPEGs shared by all records: what
+is compared is how annotation files are read, joined and turned into shards, not the disk. The contestants write the
+same samples into WebDataset shards of 1,000:
 
-    json.load + loop   the script that one would write: load both files, join in dicts, read the image, webdataset.TarWriter
+    json.load + loop   the script one would write: load both files, join in dicts, read the image, webdataset.TarWriter
     ours, one process  python -m ray_jobs.ingest --local
     ours, Ray          python -m ray_jobs.ingest, a private Ray on the same cores
 
@@ -77,7 +77,8 @@ def samples():
         for image in content["images"]:
             w, h = image["width"], image["height"]
             lines = captions[image["id"]] + [
-                f"{n}: [{x/w:.3f}, {y/h:.3f}, {(x+bw)/w:.3f}, {(y+bh)/h:.3f}]" for n, (x, y, bw, bh) in boxes.get(image["id"], [])
+                f"{n}: [{x/w:.3f}, {y/h:.3f}, {(x+bw)/w:.3f}, {(y+bh)/h:.3f}]"
+                for n, (x, y, bw, bh) in boxes.get(image["id"], [])
             ]
             yield f"coco_captions/train/{image['id']}", "Describe the image in detail.", "\\n".join(lines), image["id"]
 writer, count = None, 0
@@ -106,7 +107,8 @@ def main() -> None:
         root = Path(made)
         print(f"{os.cpu_count()} CPU cores, {psutil.virtual_memory().total >> 30} GiB; Python {sys.version.split()[0]}")
         print("data             MB  contestant           samples  seconds  samples/s  peak MB  start MB")
-        for kind, generate, size in (("vqa_v2", vqa_v2, options.questions), ("coco_captions", coco, options.images)):
+        sets = (("vqa_v2", vqa_v2, options.questions), ("coco_captions", coco, options.images))
+        for kind, generate, size in sets:
             folder = root / kind
             generate(folder, size)
             megabytes = sum(path.stat().st_size for path in folder.glob("*.json")) >> 20
@@ -127,8 +129,8 @@ def contestants(kind: str, folder: Path, out: Path) -> dict[str, list[str]]:
     """Commands by name."""
     files = ["questions.json", "annotations.json"] if kind == "vqa_v2" else ["captions.json", "instances.json"]
     ours = [
-        sys.executable, "-m", "ray_jobs.ingest", "--source", kind, "--split", "train", "--images", str(folder / "images"),
-        "--out", str(out), "--annotations", *(str(folder / name) for name in files),
+        sys.executable, "-m", "ray_jobs.ingest", "--source", kind, "--split", "train",
+        "--images", str(folder / "images"), "--out", str(out), "--annotations", *(str(folder / name) for name in files),
     ]  # fmt: skip
     return {
         "json.load + loop": [sys.executable, "-c", SCRIPT, kind, str(folder), str(out)],
@@ -209,8 +211,8 @@ def vqa_v2(folder: Path, questions: int) -> None:
         {"info": {}, "data_type": "mscoco", "data_subtype": "train2014", "license": {}},
         "annotations",
         (
-            {"question_type": "what is the", "multiple_choice_answer": "red", "image_id": n // 5, "answer_type": "other",
-             "question_id": n * 10,
+            {"question_type": "what is the", "multiple_choice_answer": "red", "image_id": n // 5, "question_id": n * 10,
+             "answer_type": "other",
              "answers": [
                  {"answer": rng.choice(words), "answer_confidence": "yes", "answer_id": k + 1} for k in range(10)
              ]}
