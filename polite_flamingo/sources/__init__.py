@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polite_flamingo.sources import aerial, aokvqa, changes, clevr, coco, elevater, gqa, vqa
+from polite_flamingo.sources import aerial, aokvqa, changes, clevr, coco, elevater, gqa, table, vqa
 from polite_flamingo.sources.base import Row, Source, SourceOptions
 from polite_flamingo.sources.reading import SourceError
 
@@ -19,6 +19,7 @@ SOURCES: dict[str, Source] = {
     "textvqa": vqa.TEXTVQA,
     "clevr": clevr.SOURCE,
     "gqa": gqa.SOURCE,
+    "table": table.SOURCE,
 }
 
 __all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]

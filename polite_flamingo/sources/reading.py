@@ -215,7 +215,7 @@ class ImageFolder:
             data = path.read_bytes()
         except OSError as error:
             raise BadSample("missing_image", f"{path.name} cannot be read: {error.strerror or error}") from None
-        return _checked(data, path.name)
+        return checked(data, path.name)
 
     def locate(self, *names: str) -> Path:
         """The path of the first of `names` that is a file inside the folder."""
@@ -252,10 +252,11 @@ class ImageFolder:
             raise BadSample("missing_image", f"{archive} holds no {member[:80]!r}") from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
             raise BadSample("corrupt_image", f"{archive}@{member[:80]}: {type(error).__name__}: {error}") from None
-        return _checked(data, f"{archive}@{member}")
+        return checked(data, f"{archive}@{member}")
 
 
-def _checked(data: bytes, name: str) -> tuple[Image, Header]:
+def checked(data: bytes, name: str) -> tuple[Image, Header]:
+    """The bytes of an image whose header is good, and that header; `name` is for the message."""
     try:
         header = inspect(data)
     except BadSample as bad:
