@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.sample import IMAGE_MARK, Sample
+from polite_flamingo.sample import IMAGE_MARK, Sample, unmarked
 from polite_flamingo.shards import write_atomically
 
 MARKER = "<img_path>"
@@ -78,7 +78,7 @@ def llava_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
     record["images"] = list(images)
     record["conversations"] = [
         {"from": "human", "value": question},
-        {"from": "gpt", "value": (sample.rewritten or "").replace(IMAGE_MARK, "(image)")},  # a mark without an image
+        {"from": "gpt", "value": unmarked(sample.rewritten or "")},
     ]
     return record
 

@@ -61,6 +61,11 @@ def decode(data: bytes) -> Pillow.Image:
         BadSample: as `inspect`; `corrupt_image` also for bytes that end early; `unsupported` for pixels without an
             obvious way to RGB (32-bit integer, floating point, LAB).
     """
+    return upright(*decode_as_stored(data))
+
+
+def decode_as_stored(data: bytes) -> tuple[Pillow.Image, int]:
+    """As `decode`, but with rows and columns as stored, and the EXIF orientation that `upright` then needs."""
     opened = _open(data)
     try:
         opened.load()
@@ -71,7 +76,11 @@ def decode(data: bytes) -> Pillow.Image:
         raise BadSample(
             "corrupt_image", f"{opened.format} does not decode ({type(error).__name__}: {error})"
         ) from error
-    image = _to_rgb(opened)
+    return _to_rgb(opened), orientation
+
+
+def upright(image: Pillow.Image, orientation: int) -> Pillow.Image:
+    """The image turned and mirrored as its EXIF orientation (1 to 8; others mean nothing) tells."""
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 

@@ -22,6 +22,12 @@ TASKS: tuple[str, ...] = get_args(Task)
 IMAGE_MARK = "<image>"
 """Stands in an instruction where an image is seen; the marks of a sample match its images in order."""
 
+
+def unmarked(text: str) -> str:
+    """A text that shows no image, with the words "<image>" written so that nothing takes them for one."""
+    return text.replace(IMAGE_MARK, "(image)")
+
+
 Reason = Literal[
     "truncated_tar",
     "unreadable_shard",

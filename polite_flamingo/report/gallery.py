@@ -190,21 +190,25 @@ def number(value: float) -> str:
 
 
 def readable(text: str) -> str:
-    """At most `MAX_TEXT` characters, without control characters and halves of surrogate pairs."""
-    shown = text if len(text) <= MAX_TEXT else text[:MAX_TEXT].rstrip() + " …"
-    shown = shown.encode("utf-8", "replace").decode()
+    """At most `MAX_TEXT` characters of what `printable` leaves."""
+    return printable(text if len(text) <= MAX_TEXT else text[:MAX_TEXT].rstrip() + " …")
+
+
+def printable(text: str) -> str:
+    """Without control characters and halves of surrogate pairs."""
+    shown = text.encode("utf-8", "replace").decode()
     return "".join(c for c in shown if c in "\n\t" or not (ord(c) < 32 or 0x7F <= ord(c) < 0xA0))
 
 
-def thumbnail(data: bytes) -> Thumbnail:
-    """At most `MAX_SIDE` pixels a side; small drawings without loss, photographs as WebP."""
+def thumbnail(data: bytes, side: int = MAX_SIDE, quality: int = 80) -> Thumbnail:
+    """At most `side` pixels a side; small drawings without loss, photographs as WebP of a quality from 1 to 100."""
     try:
         image = images.decode(data)
     except BadSample as bad:
         return Thumbnail(problem=bad.reason)
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Pillow.Resampling.LANCZOS)
+    image.thumbnail((side, side), Pillow.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", lossless=image.width * image.height <= 128 * 128, quality=80, method=4)
+    image.save(buffer, "WEBP", lossless=image.width * image.height <= 128 * 128, quality=quality, method=4)
     uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return Thumbnail(uri=uri, width=image.width, height=image.height)
 

@@ -1,7 +1,6 @@
 """Statistics, a run's provenance and a gallery -> one HTML file that needs nothing else.
 
-No script, no request: style and pictures are inside, and the page's own policy forbids the rest. Everything that comes
-from a dataset is escaped by the template engine; charts are made of numbers (`charts.py`).
+Everything that comes from a dataset is escaped (`template.py`); charts are made of numbers (`charts.py`).
 """
 
 from __future__ import annotations
@@ -11,12 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
 from polite_flamingo.filters.judge import CHECKS, STAGES, UNSCORED, Check, Thresholds
 from polite_flamingo.report.charts import reward_chart, what_if_chart
-from polite_flamingo.report.gallery import Group, check_of, number, readable
+from polite_flamingo.report.gallery import Group, check_of
+from polite_flamingo.report.template import fill
 from polite_flamingo.run_info import RunInfo
 from polite_flamingo.shards import write_atomically
 from polite_flamingo.statistics import UNKNOWN, DatasetCounts, Statistics, rejections, stage_of
@@ -104,17 +101,9 @@ def write_report(
 
 
 def render(statistics: Statistics, thresholds: Thresholds, run: RunInfo, gallery: Sequence[Group]) -> str:
-    """The page's HTML; what cannot be encoded (half a surrogate pair) is shown as "?"."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"count": _count, "percent": _percent, "number": _number, "readable": readable}
-    page = environment.get_template("page.html").render(
-        style=Markup((Path(__file__).parent / "page.css").read_text(encoding="utf-8")),  # ours
+    """The page's HTML."""
+    return fill(
+        "page",
         run=run,
         started=datetime.fromisoformat(run.started).strftime("%-d %B %Y, %H:%M %Z").strip(),
         thresholds=thresholds,
@@ -141,7 +130,6 @@ def render(statistics: Statistics, thresholds: Thresholds, run: RunInfo, gallery
         task_names=TASK_NAMES,
         unknown=UNKNOWN,
     )
-    return page.encode("utf-8", "replace").decode()
 
 
 def funnel(statistics: Statistics) -> list[Step]:
@@ -177,19 +165,3 @@ def _by_interest(statistics: Statistics) -> list[Check]:
 
 def _value(thresholds: Thresholds, check: Check) -> float:
     return float(getattr(thresholds, check.filter))
-
-
-def _count(value: int) -> str:
-    return f"{value:,}"
-
-
-def _percent(part: int, whole: int) -> str:
-    """One decimal where it says something."""
-    if not whole:
-        return "–"
-    share = 100 * part / whole
-    return f"{share:.1f} %" if 0 < share < 99.95 else f"{share:.0f} %"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else number(value)

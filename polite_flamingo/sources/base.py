@@ -15,13 +15,15 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from polite_flamingo.sample import BadSample, Quarantined, Reason, Sample, make_key
+from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample, make_key
+from polite_flamingo.sources.download import fetch
 from polite_flamingo.sources.reading import ImageFolder, SourceError, text
 from polite_flamingo.sources.shelf import Shelf
 
 Row = Sample | Quarantined
+Word = TypeVar("Word", bound=str)
 
 Evidence = Literal["real file", "transcribed", "documentation", "own format"]
 """How the format is known: an excerpt of a published file; a real record copied by hand from code or documentation
@@ -42,7 +44,7 @@ class SourceOptions:
             whose records do, only this split is read ("" reads all).
         columns: for tables: what each column is (`table.py`).
         extra: what only one source needs, by name; see `Source.extra`.
-        download_from: hosts that images may be fetched from; none means that nothing is ever fetched.
+        download_from: hosts that images may be fetched from (`download.fetch`); none: nothing is ever fetched.
     """
 
     annotations: tuple[Path, ...]
@@ -59,6 +61,19 @@ class Context:
 
     options: SourceOptions
     images: ImageFolder
+
+    def download(self, url: object) -> Image:
+        """The image at `url`. Raises `BadSample`, among others where the user has not named its host."""
+        return fetch(url, self.options.download_from)
+
+    def local_or_downloaded(self, url: object, *names: str) -> Image:
+        """The first of `names` in the image folder; where there is none and the user has named hosts, that of `url`."""
+        try:
+            return self.images.read(*names)[0]
+        except BadSample as bad:
+            if bad.reason != "missing_image" or not self.options.download_from:
+                raise
+            return self.download(url)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +202,15 @@ def plan(source: Source, options: SourceOptions) -> Iterator[Record | Quarantine
         assert place is not None
         named = ", ".join(sorted(others))
         raise SourceError(f"{place.file} holds no record of split {options.split!r}, only of: {named[:200]}")
+
+
+def choice(options: SourceOptions, name: str, *allowed: Word) -> Word:
+    """The extra `name`, the first of `allowed` where it is not given. Raises `SourceError` where it is none of them."""
+    chosen = options.extra.get(name, allowed[0])
+    for word in allowed:
+        if word == chosen:
+            return word
+    raise SourceError(f"extra {name}={chosen[:40]!r}: it must be one of {', '.join(allowed)}")
 
 
 def split_of(record: Any, options: SourceOptions) -> str:

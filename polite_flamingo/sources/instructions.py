@@ -1,7 +1,9 @@
 """What a sample asks: a pool of wordings a task, one of them chosen by the sample's key.
 
 Captions, class labels and changes come without a question, so one is supplied. The choice hangs on the key alone
-(sha256, so it is the same in every process and on every run). VQA keeps the dataset's own question and has no pool.
+(sha256, so it is the same in every process and on every run). VQA keeps the dataset's own question and has no pool;
+where a mark is drawn on the image (`marks.py`), a wording names it: `{colour}`, `{shape}`, `{question}` are filled in;
+where there is no question but a statement to be judged, so is `{statement}`.
 The synthetic world and the training of the tiny rewriter read the very same pools: a wording added here is one that
 the tiny models have not seen until they are trained again.
 """
@@ -9,6 +11,8 @@ the tiny models have not seen until they are trained again.
 from __future__ import annotations
 
 import hashlib
+import string
+from collections.abc import Sequence
 
 from polite_flamingo.sample import IMAGE_MARK
 
@@ -43,18 +47,82 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "Which changes to the first image are needed to obtain the second one?",
         "Give the editing instruction that was carried out between these two pictures.",
     ),
+    "region": (
+        "Describe the object inside the {colour} {shape}.",
+        "What is inside the {colour} {shape}?",
+        "Please describe what the {colour} {shape} surrounds.",
+        "Tell me about the thing in the {colour} {shape}.",
+        "How would you describe the object that the {colour} {shape} marks?",
+        "There is a {colour} {shape} on the image. What does it show?",
+    ),
+    "pointing": (
+        "{question} The {colour} arrow points at what is meant.",
+        "Look at the place that the {colour} arrow points at. {question}",
+        "{question} This is about what the {colour} arrow points at.",
+        "See where the {colour} arrow points. {question}",
+        "{question} The tip of the {colour} arrow shows what the question refers to.",
+        "The {colour} arrow marks what I am asking about. {question}",
+    ),
+    "statement": (
+        'Is the statement "{statement}" correct?',
+        'Is this true of the image: "{statement}"?',
+        'Someone says of this picture: "{statement}" Is that right?',
+        'Judging by the image, is "{statement}" true?',
+        'Does "{statement}" agree with what you see?',
+        'Would you say that "{statement}" describes the picture correctly?',
+    ),
+    "pair_statement": (
+        'Is the statement "{statement}" correct?',
+        'Is this true of the two images: "{statement}"?',
+        'Someone says of these pictures: "{statement}" Is that right?',
+        'Judging by both images, is "{statement}" true?',
+        'The first image is the left one. Does "{statement}" agree with what you see?',
+        'Would you say that "{statement}" describes the two pictures correctly?',
+    ),
 }
 
-IMAGES_SHOWN = {"captioning": 1, "classification": 1, "change_captioning": 2, "image_editing": 2}
+IMAGES_SHOWN = {
+    "captioning": 1,
+    "classification": 1,
+    "change_captioning": 2,
+    "image_editing": 2,
+    "region": 1,
+    "pointing": 1,
+    "statement": 1,
+    "pair_statement": 2,
+}
 
 
-def instruction(task: str, key: str) -> str:
-    """The instruction of the sample `key` of a task that has a pool: image marks, then one of the pool's wordings."""
-    pool = INSTRUCTIONS[task]
-    digest = hashlib.sha256(key.encode()).digest()
-    return ask(pool[int.from_bytes(digest[:8], "big") % len(pool)], images=IMAGES_SHOWN[task])
+def instruction(task: str, key: str, **words: str) -> str:
+    """The instruction of the sample `key` of a task that has a pool: image marks, then one of the pool's wordings.
+
+    Args:
+        task: one of `INSTRUCTIONS`.
+        key: of the sample.
+        words: what to put for a `{name}` in the wording, in this order (so give last what may hold braces itself).
+    """
+    wording = chosen(INSTRUCTIONS[task], key)
+    for name, word in words.items():
+        wording = wording.replace(f"{{{name}}}", word)
+    return ask(wording, images=IMAGES_SHOWN[task])
+
+
+def chosen(pool: Sequence[str], key: str, what: str = "") -> str:
+    """One of the pool for the sample `key`; for each `what` chosen anew."""
+    digest = hashlib.sha256((key + what).encode()).digest()
+    return pool[int.from_bytes(digest[:8], "big") % len(pool)]
 
 
 def ask(question: str, *, images: int = 1) -> str:
     """A question about `images` images: their marks, then the question, stripped."""
     return IMAGE_MARK * images + question.strip()
+
+
+def choose(question: str, options: Sequence[str], hint: str = "") -> str:
+    """A hint if there is one, the question, and the answers to choose from, at most 26: each of them a line."""
+    return "\n".join([*([hint] if hint else []), question, *(f"{option(n)} {text}" for n, text in enumerate(options))])
+
+
+def option(index: int) -> str:
+    """How the answers to choose from are called: (A), (B), …, the first being 0."""
+    return f"({string.ascii_uppercase[index]})"

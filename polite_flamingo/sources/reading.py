@@ -2,11 +2,12 @@
 
 JSON is read strictly (UTF-8, with or without a byte order mark), fields are checked before use, and image names cannot
 lead out of the image folder: not by `..`, not by an absolute path, not through a symbolic link. Nothing here unpickles
-or opens a connection.
+or opens a connection (`download.py` does, where it is asked to).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -116,6 +117,18 @@ def small_text(path: Path, folder: Path | None) -> str:
         raise BadSample("bad_field", f"{path.name} is not UTF-8: {error.reason} at byte {error.start}") from None
 
 
+def small_json(path: Path, folder: Path | None) -> Any:
+    """The JSON of an annotation file that is one record. Raises `BadSample`: as `small_text`, and `bad_json`."""
+    try:
+        return json.loads(small_text(path, folder))
+    except BadSample:
+        raise
+    except RecursionError:
+        raise BadSample("bad_json", f"{path.name} is nested too deeply") from None
+    except ValueError as error:
+        raise BadSample("bad_json", f"{path.name} is not JSON ({error})") from None
+
+
 def entry(record: Any) -> dict[str, Any]:
     """The record, which must be an object."""
     if not isinstance(record, dict):
@@ -137,13 +150,18 @@ def text(record: dict[str, Any], name: str) -> str:
 
 def as_text(value: Any, what: str) -> str:
     """A string that can be written as UTF-8, with runs of white space made one blank."""
+    return " ".join(verbatim(value, what).split())
+
+
+def verbatim(value: Any, what: str) -> str:
+    """A string that can be written as UTF-8, as it is: for texts whose line breaks matter, and for file names."""
     if not isinstance(value, str):
         raise BadSample("bad_field", f"{what} must be a string, not {type(value).__name__}")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise BadSample("bad_field", f"{what} holds bytes that are not UTF-8, or half a surrogate pair") from None
-    return " ".join(value.split())
+    return value
 
 
 def identity(record: dict[str, Any], name: str) -> str:
@@ -155,6 +173,15 @@ def identity(record: dict[str, Any], name: str) -> str:
     if not 0 < len(found) <= 200:
         raise BadSample("bad_field", f"field {name!r} must have 1 to 200 characters, not {len(found)}")
     return found
+
+
+def fingerprint(record: Any) -> str:
+    """16 hexadecimal digits of a record's content: the id of records that have none; only a copy repeats it."""
+    try:
+        content = json.dumps(record, sort_keys=True)
+    except RecursionError:
+        raise BadSample("bad_field", "the record is nested too deeply") from None
+    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
 
 def found_id(record: Any, name: str) -> str | None:

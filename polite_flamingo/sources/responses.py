@@ -43,6 +43,11 @@ def change_response(sentences: Iterable[str]) -> str:
     return "\n".join(distinct(sentences))
 
 
+def region_response(expressions: Iterable[str]) -> str:
+    """The distinct expressions for one marked region, one a line."""
+    return "\n".join(distinct(expressions))
+
+
 def distinct(texts: Iterable[str]) -> list[str]:
     """Stripped, without empty ones and repetitions, in order of first appearance."""
     return list(dict.fromkeys(stripped for text in texts if (stripped := text.strip())))

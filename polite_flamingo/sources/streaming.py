@@ -44,15 +44,16 @@ def elements(path: Path) -> Iterator[Any]:
         window.finish()
 
 
-def members(path: Path) -> Iterator[tuple[str, Any]]:
+def members(path: Path, *, objects: bool = False) -> Iterator[tuple[str, Any]]:
     """The members of a file that is one JSON object: name and value, or, where the value is a list, its iterator.
 
+    With `objects`, a value that is an object (of id -> record) is an iterator too: of its values.
     An iterator that is left before its end is skipped. Raises `SourceError`, also while iterating.
     """
     with _window(path) as window:
         for name in _names(window, path):
-            if window.peek() == "[":
-                rest = _elements(window)
+            if (kind := window.peek()) == "[" or (objects and kind == "{"):
+                rest = _elements(window) if kind == "[" else _values(window)
                 yield name, rest
                 for _ in rest:
                     pass
@@ -85,6 +86,31 @@ def listed(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]:
     for name in names:
         if name not in found:
             raise SourceError(f"{path}: expected {wanted}, found no {name!r}; see --list for the files of this source")
+
+
+def json_records(path: Path) -> Iterator[Any]:
+    """The records of a file that is one JSON list, one object written over several lines, or JSON lines.
+
+    Yields:
+        JSON values; a `BadSample` in the place of a line that is not JSON.
+
+    Raises:
+        SourceError: the list or the object is broken.
+    """
+    with _window(path) as window:
+        begins = window.peek()
+        alone = window.line() == "{"
+        if alone:
+            yield window.value()
+            window.finish()
+    if not alone:
+        yield from elements(path) if begins == "[" else json_lines(path)
+
+
+def is_list(path: Path) -> bool:
+    """Whether a JSON file is a list (else it is an object, or nothing that can be read). Raises `SourceError`."""
+    with _window(path) as window:
+        return window.peek() == "["
 
 
 def json_lines(path: Path) -> Iterator[Any]:
@@ -148,6 +174,10 @@ class _Window:
                 return text[at]
             if not self._more():
                 return ""
+
+    def line(self) -> str:
+        """What is left of the line that `peek` has shown, as far as it is read."""
+        return self._text[self._at :].split("\n", 1)[0].strip()
 
     def step(self) -> None:
         """Over the character that `peek` has shown."""
@@ -219,9 +249,14 @@ class _Window:
 
 
 def _names(window: _Window, path: Path) -> Iterator[str]:
-    """The names of an object; whoever iterates takes the value before going on."""
+    """The names of a file's object; whoever iterates takes the value before going on."""
     if window.peek() != "{":
         raise SourceError(f"{path}: expected an object, found {window.kind()}; see --list for the files of this source")
+    yield from _fields(window)
+    window.finish()
+
+
+def _fields(window: _Window) -> Iterator[str]:
     window.step()
     while window.peek() != "}":
         name = window.value()
@@ -231,7 +266,11 @@ def _names(window: _Window, path: Path) -> Iterator[str]:
         yield name
         window.comma_or("}")
     window.step()
-    window.finish()
+
+
+def _values(window: _Window) -> Iterator[Any]:
+    for _ in _fields(window):
+        yield window.value()
 
 
 def _elements(window: _Window) -> Iterator[Any]:

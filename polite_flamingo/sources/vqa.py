@@ -1,8 +1,9 @@
-"""Datasets in the layout of VQA-v2: VQA-v2 itself, and TextVQA (which also has a layout of its own).
+"""Datasets in the layout of VQA-v2: VQA-v2 itself, OK-VQA, and TextVQA (which also has a layout of its own).
 
 Questions and annotations lie in two files, joined by `question_id`; the answer is the one most of the ten annotators
 gave (of equally frequent ones, the first). `multiple_choice_answer` is not read: in TextVQA's files it is merely the
-first answer. Rows in: the questions, plus every annotation that is malformed, repeated, or has no question.
+first answer. OK-VQA's `answer` is stemmed, which is good for counting; what is said is its most frequent `raw_answer`.
+Rows in: the questions, plus every annotation that is malformed, repeated, or has no question.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from polite_flamingo.sample import BadSample, Sample, Turn
+from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.instructions import ask
-from polite_flamingo.sources.reading import SourceError, as_text, entry, found_id, identity, text, value_of
-from polite_flamingo.sources.responses import answer_response
+from polite_flamingo.sources.questions import answered, question_of
+from polite_flamingo.sources.reading import SourceError, as_text, entry, found_id, identity, value_of
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.streaming import members
 
@@ -29,18 +30,25 @@ def majority(answers: Any) -> tuple[str, dict[str, int]]:
     """The most frequent answer (the first of equals), and how often each was given.
 
     Args:
-        answers: a list of strings, or of objects with an `answer`.
+        answers: a list of strings, or of objects with an `answer` and perhaps a `raw_answer`, its unstemmed form.
     """
     if not isinstance(answers, list):
         raise BadSample("bad_field", f"field 'answers' must be a list, not {type(answers).__name__}")
     given = []
     for number, answer in enumerate(answers):
-        value = value_of(answer, "answer") if isinstance(answer, dict) else answer
-        given.append(as_text(value, f"answers[{number}]"))
-    counts = Counter(answer for answer in given if answer)
+        what = f"answers[{number}]"
+        said = answer.get("raw_answer") if isinstance(answer, dict) else None
+        stem = as_text(value_of(answer, "answer") if isinstance(answer, dict) else answer, what)
+        given.append((stem, as_text(said, what) or stem if said is not None else stem))
+    counts = Counter(stem for stem, _ in given if stem)
     if not counts:
         raise BadSample("empty_response", "no annotator gave an answer")
-    return max(counts, key=counts.__getitem__), dict(counts)  # max and Counter both keep the first
+    answer = _commonest(counts)
+    return _commonest(Counter(raw for stem, raw in given if stem == answer)), dict(counts)
+
+
+def _commonest(counts: Counter[str]) -> str:
+    return max(counts, key=counts.__getitem__)  # max and Counter both keep the first
 
 
 def coco_names(question: dict[str, Any], subtype: str) -> list[str]:
@@ -129,20 +137,12 @@ def builder(name: str, image_names: ImageNames) -> Callable[[str, dict[str, Any]
         answers = record.get("answers", joined["answers"])
         if answers is None:
             raise BadSample("missing_annotation", f"question {question_id} has no answers")
-        question = text(record, "question")
-        if not question:
-            raise BadSample("bad_field", f"question {question_id} is empty")
+        question = question_of(record)
         answer, counts = majority(answers)
         named = as_text(subtype, "field 'data_subtype'") if subtype else f"{context.options.split or 'train'}2014"
         image, _ = context.images.read(*image_names(record, named))
-        return Sample(
-            key=key,
-            dataset=name,
-            task="vqa",
-            turns=(Turn(instruction=ask(question), response=answer_response(answer)),),
-            images=(image,),
-            meta={"image_id": identity(record, "image_id"), "answers": counts},
-        )
+        image_id = identity(record, "image_id")
+        return answered(name, key, ask(question), answer, image, image_id=image_id, answers=counts)
 
     return build
 
@@ -161,6 +161,20 @@ VQA_V2 = Source(
     records=records,
     identify=identify,
     build=builder("vqa_v2", coco_names),
+)
+OKVQA = Source(
+    name="okvqa",
+    title="OK-VQA",
+    use="evaluation",
+    task="vqa",
+    category="VQA",
+    files="OpenEnded_mscoco_SPLIT2014_questions.json and mscoco_SPLIT2014_annotations.json; COCO 2014 images",
+    published="okvqa.allenai.org",
+    licence="CC BY 4.0",
+    evidence="transcribed",
+    records=records,
+    identify=identify,
+    build=builder("okvqa", coco_names),
 )
 TEXTVQA = Source(
     name="textvqa",

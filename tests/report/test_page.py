@@ -3,10 +3,8 @@ from __future__ import annotations
 import dataclasses
 import html
 import io
-import itertools
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -19,37 +17,9 @@ from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import TASKS, Image, Quarantined, Sample, Turn
 from polite_flamingo.selection import select_shard
 from polite_flamingo.statistics import REJECTIONS, Statistics, stage_of
+from tests.page_reader import Page, assert_readable_aloud, assert_self_contained
 from tests.report_example import RUN, example, shards
 from tests.scored import scored
-
-
-class Page(HTMLParser):
-    """What a browser would find: tags with their attributes, text, and whether tags match."""
-
-    VOID = frozenset({"meta", "link", "img", "br", "line", "circle", "polyline", "polygon"})
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.words = ""
-        self.open: list[str] = []
-        self.unmatched: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.unmatched.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.words += data
 
 
 @pytest.fixture(scope="module")
@@ -59,29 +29,16 @@ def text() -> str:
 
 
 def test_the_page_is_whole_and_needs_nothing_from_anywhere(text: str) -> None:
-    page = Page(text)
-    assert page.open == [] and page.unmatched == []
-    assert not {tag for tag, _ in page.tags} & {"script", "iframe", "object", "embed", "form", "base"}
-    for tag, attributes in page.tags:
-        for name in ("src", "href", "action", "data", "xlink:href", "srcset", "style"):
-            value = attributes.get(name, "")
-            assert not re.search(r"//|url\(|javascript:", value) or value.startswith("data:image/"), (tag, value)
-        assert not any(name.startswith("on") for name in attributes), (tag, attributes)
+    assert_self_contained(text)
     assert not re.search(r"@import|url\(", text)
-    assert "default-src 'none'" in text
 
 
 def test_headings_pictures_and_charts_can_be_read_aloud(text: str) -> None:
     page = Page(text)
-    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
-    assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
-    assert all(attributes["alt"] for tag, attributes in page.tags if tag == "img")
+    assert_readable_aloud(page)
     charts = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert len(charts) == 2 + len(CHECKS) and all(chart["aria-label"] for chart in charts)
-    targets = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
-    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
-    assert len(links) == 7 and {link[1:] for link in links} <= targets
+    assert sum(tag == "a" for tag, _ in page.tags) == 7
 
 
 def test_the_figures_are_those_of_the_statistics(text: str) -> None:

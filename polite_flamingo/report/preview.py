@@ -1,0 +1,178 @@
+"""Samples as an ingest would write them, and what it would quarantine -> one HTML file to look at before it runs.
+
+Texts are whole: long ones are folded, none is cut. Pictures are remade (`gallery.thumbnail`), large enough to judge the
+marks that a source draws on them. Everything is escaped (`template.py`); which rows are shown is the caller's choice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from polite_flamingo import images
+from polite_flamingo.report.gallery import Thumbnail, printable, thumbnail
+from polite_flamingo.report.page import TASK_NAMES
+from polite_flamingo.report.template import fill
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Quarantined, Sample
+from polite_flamingo.shards import write_atomically
+from polite_flamingo.sources.base import Source, SourceOptions
+from polite_flamingo.sources.catalogue import EVIDENCE
+
+MAX_SIDE = 1600
+QUALITY = 92
+PLACE = (300, 340)
+"""Pixels across and down that a picture has on the page before it is opened; as in preview.css, on a phone."""
+FOLDED_FROM = 1500
+"""Characters; as are `START`."""
+LINES_FOLDED_FROM = 45
+"""Captions and the most boxes that are written (`boxes.MAX_BOXES`) are not folded."""
+START = 500
+START_LINES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """A text as parts: strings, and the numbers of the images whose marks stand there."""
+
+    parts: tuple[str | int, ...]
+    start: tuple[str | int, ...]
+    """Of a folded text; empty where all is shown."""
+    characters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """An image of a sample: what is shown, and what is said of its file."""
+
+    thumbnail: Thumbnail
+    facts: str
+
+    @property
+    def large(self) -> bool:
+        """More than its place on the page shows."""
+        return self.thumbnail.width > PLACE[0] or self.thumbnail.height > PLACE[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One sample."""
+
+    key: str
+    task: str
+    category: str
+    place: str
+    pictures: tuple[Picture, ...]
+    turns: tuple[tuple[Text, Text], ...]
+    meta: Text
+
+
+def write_preview(
+    path: Path,
+    *,
+    source: Source,
+    options: SourceOptions,
+    rows: Sequence[Sample | Quarantined],
+    looked_at: int,
+    reasons: Mapping[str, int],
+    command: str,
+) -> None:
+    """Write the page, atomically.
+
+    Args:
+        path: the HTML file.
+        source: what was read.
+        options: where it was read from.
+        rows: the samples to show, and quarantined records, in the order of the annotations.
+        looked_at: how many records were read to choose them.
+        reasons: how many of those could not become samples, by reason.
+        command: that shows this page.
+    """
+    failures: dict[str, list[Quarantined]] = {reason: [] for reason in sorted(reasons, key=lambda r: -reasons[r])}
+    for row in rows:
+        if isinstance(row, Quarantined):
+            failures[row.reason].append(row)
+    page = fill(
+        "preview",
+        source=source,
+        evidence=EVIDENCE[source.evidence],
+        facts=list(_facts(options)),
+        cards=[_card(row, source) for row in rows if isinstance(row, Sample)],
+        failures=[(reason, reasons[reason], shown) for reason, shown in failures.items()],
+        looked_at=looked_at,
+        quarantined=sum(reasons.values()),
+        command=re.split(r" (?=--)", command),
+        task_names=TASK_NAMES,
+    )
+    write_atomically(path, page)
+
+
+def _facts(options: SourceOptions) -> Iterator[tuple[str, list[str]]]:
+    """What the options say, without what they leave open."""
+    yield "Annotations", [str(path) for path in options.annotations]
+    if options.images:
+        yield "Images", [str(options.images)]
+    if options.split:
+        yield "Split", [options.split]
+    for name, values in (("Columns", options.columns), ("Extra", options.extra)):
+        if values:
+            yield name, [f"{key}={value}" for key, value in values.items()]
+    if options.download_from:
+        yield "Downloads from", list(options.download_from)
+
+
+def _card(sample: Sample, source: Source) -> Card:
+    meta = {name: value for name, value in sample.meta.items() if name != "source"}
+    turns, seen = [], 0
+    for turn in sample.turns:
+        turns.append((_text(turn.instruction, seen), _text(turn.response)))
+        seen += turn.instruction.count(IMAGE_MARK)
+    return Card(
+        key=sample.key,
+        task=TASK_NAMES[sample.task],
+        category=source.category,
+        place=str(sample.meta.get("source", "")),
+        pictures=tuple(map(_picture, sample.images)),
+        turns=tuple(turns),
+        meta=_text(json.dumps(meta, ensure_ascii=False, indent=2, default=str)) if meta else _text(""),
+    )
+
+
+def _picture(image: Image) -> Picture:
+    size = len(image.data)
+    facts = [image.extension, f"{size / 1000:,.0f} kB" if size >= 1000 else f"{size} bytes"]
+    try:
+        header = images.inspect(image.data)
+        facts.insert(1, f"{header.width} × {header.height}")
+    except BadSample:  # the thumbnail says so
+        pass
+    return Picture(thumbnail=thumbnail(image.data, MAX_SIDE, QUALITY), facts=", ".join(facts))
+
+
+def _text(text: str, images_before: int | None = None) -> Text:
+    """A text with its image marks numbered after `images_before` (None: it holds none), folded where it is long."""
+    text = printable(text)
+    folded = len(text) > FOLDED_FROM or text.count("\n") >= LINES_FOLDED_FROM
+    start = _start(text) if folded else ""
+    return Text(
+        parts=tuple(_parts(text, images_before)), start=tuple(_parts(start, images_before)), characters=len(text)
+    )
+
+
+def _start(text: str) -> str:
+    """Whole lines where there are many, else whole words."""
+    lines = text[:START].split("\n")
+    return "\n".join(lines[:START_LINES]) if len(lines) > START_LINES else text[:START].rsplit(None, 1)[0]
+
+
+def _parts(text: str, images_before: int | None) -> Iterator[str | int]:
+    if images_before is None:
+        yield from [text] if text else []
+        return
+    for number, part in enumerate(text.split(IMAGE_MARK)):
+        if number:
+            yield images_before + number
+        if part:
+            yield part

@@ -1,0 +1,49 @@
+"""Values -> an HTML page that needs nothing else: `base.html` around `NAME.html`, `base.css` and `NAME.css` inside.
+
+No script, no request: the page's own policy forbids both. Whatever is filled in is stripped of what no font shows and
+escaped, unless it is `Markup` of our own.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from polite_flamingo.report.gallery import number, printable, readable
+
+FOLDER = Path(__file__).parent
+
+
+def fill(name: str, **values: Any) -> str:
+    """The page's HTML; what cannot be encoded (half a surrogate pair) is shown as "?"."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"count": _count, "percent": _percent, "number": _number, "readable": readable}
+    style = "".join((FOLDER / f"{part}.css").read_text(encoding="utf-8") for part in ("base", name))
+    page = environment.get_template(f"{name}.html").render(style=Markup(style), **values)  # the style is ours
+    return page.encode("utf-8", "replace").decode()
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _percent(part: int, whole: int) -> str:
+    """One decimal where it says something."""
+    if not whole:
+        return "–"
+    share = 100 * part / whole
+    return f"{share:.1f} %" if 0 < share < 99.95 else f"{share:.0f} %"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else number(value)

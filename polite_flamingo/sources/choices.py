@@ -1,0 +1,180 @@
+"""Questions about diagrams with answers to choose from: IconQA and AI2D, a small JSON file a question or an image.
+
+The answers are part of the question (`instructions.choose`), and the response is the text of the right one. In IconQA's
+`choose_img` they are images, which the question shows in their order, and the response is the letter. The layout of
+both is known from single files quoted by others and from the authors' loaders.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.instructions import ask, choose, option
+from polite_flamingo.sources.questions import answer_of, answered, question_of
+from polite_flamingo.sources.reading import (
+    SourceError,
+    as_text,
+    entry,
+    file_name,
+    files_in,
+    identity,
+    read_text,
+    small_json,
+    text,
+    value_of,
+)
+from polite_flamingo.sources.shelf import Shelf
+
+MAX_OPTIONS = 26
+"""As many as there are letters."""
+
+_NO_OPTION = ("", "{}")
+"""What AI2D's files have in the place of an answer that its annotators did not give."""
+
+
+def options_of(record: dict[str, Any], name: str = "choices") -> list[str]:
+    """The answers to choose from, in their places."""
+    values = value_of(record, name)
+    if not isinstance(values, list) or not 0 < len(values) <= MAX_OPTIONS:
+        raise BadSample("bad_field", f"field {name!r} must be a list of 1 to {MAX_OPTIONS} answers")
+    return [as_text(value, f"{name}[{number}]") for number, value in enumerate(values)]
+
+
+def index_of(record: dict[str, Any], options: list[str], name: str = "answer") -> int:
+    """The place of the right answer, counted from 0. It is null in test splits: `missing_annotation`."""
+    index = record.get(name)
+    if index is None:
+        raise BadSample("missing_annotation", "the question has no answer (as in test splits)")
+    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(options):
+        raise BadSample("bad_field", f"field {name!r} must count from 0 to {len(options) - 1}")
+    if options[index] in _NO_OPTION:
+        raise BadSample("empty_response", "the correct choice is empty")
+    return index
+
+
+def iconqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The `data.json` of each folder, with that folder as its last three names: SPLIT, kind of question, id."""
+    for given in options.annotations:
+        for file in _questions_in(given):
+            folder = file.absolute().parts[-4:-1]
+            place = Place(file="/".join((*map(_readable, folder), file_name(file))))
+            try:
+                names = [as_text(part, "the name of a folder") for part in folder]
+                split = names[0] if names and names[0] in ("train", "val", "test") else ""
+                record = entry(small_json(file, given if given.is_dir() else None))
+                yield place, 0, record | {"folder": names, "split": split}
+            except BadSample as bad:
+                yield place, 0, bad
+
+
+def _questions_in(given: Path) -> Iterator[Path]:
+    if not given.is_dir():
+        if not given.is_file():
+            raise SourceError(f"{given} is not there: pass iconqa/SPLIT, or one of its folders")
+        yield given
+        return
+    found = False
+    for folder, inside, files in os.walk(given):
+        inside.sort()
+        if "data.json" in files:
+            found = True
+            yield Path(folder, "data.json")
+    if not found:
+        raise SourceError(f"no folder in {given} holds a data.json: pass iconqa/SPLIT, or one of its folders")
+
+
+def _readable(part: str) -> str:
+    return file_name(Path(part))
+
+
+def build_iconqa(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One question, one sample."""
+    question, kind, folder = question_of(record), text(record, "ques_type"), record["folder"]
+    places = ["/".join(folder[start:]) for start in range(len(folder))]
+    read = context.images.read
+    if kind == "choose_img":
+        options = options_of(record)
+        index = index_of(record, options)
+        pictures = [read(*(f"{place}/{name}" for place in places))[0] for name in ("image.png", *options)]
+        asked = choose(question, [IMAGE_MARK] * len(options))
+        return answered("iconqa", key, ask(asked), option(index), *pictures, image_id=folder[-1], kind=kind)
+    if kind == "choose_txt":
+        options = options_of(record)
+        asked, answer = choose(question, options), options[index_of(record, options)]
+    elif kind == "fill_in_blank":
+        asked, answer = question, answer_of(record)
+    else:
+        raise BadSample("bad_field", "field 'ques_type' must be choose_txt, choose_img or fill_in_blank")
+    picture, _ = read(*(f"{place}/image.png" for place in places))
+    return answered("iconqa", key, ask(asked), answer, picture, image_id=folder[-1], kind=kind)
+
+
+def ai2d_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The questions of each image; those of the images that a `.csv` names by their numbers are the test split's."""
+    lists = [path for path in options.annotations if path.suffix == ".csv"]
+    tested = {number.strip() for path in lists for number in read_text(path).split()}
+    for given in options.annotations:
+        for file in () if given in lists else files_in(given, ".json"):
+            place = Place(file=file_name(file), part="questions")
+            try:
+                content = entry(small_json(file, given if given.is_dir() else None))
+                image, questions = text(content, "imageName"), entry(value_of(content, "questions"))
+                if not questions:
+                    raise BadSample("missing_annotation", "the image has no questions")
+            except BadSample as bad:
+                yield place, 0, bad
+                continue
+            split = ("test" if image.split(".")[0] in tested else "train") if lists else ""
+            for number, (question, fields) in enumerate(questions.items()):
+                more = {"question": question, "imageName": image, "split": split}
+                yield place, number, fields | more if isinstance(fields, dict) else fields
+
+
+def build_ai2d(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One question, one sample. With `abcLabel` it is asked of the diagram whose labels are letters."""
+    question, options, name = question_of(record), options_of(record, "answerTexts"), text(record, "imageName")
+    right = options[index_of(record, options, "correctAnswer")]
+    if record.get("abcLabel") is True:
+        names = [f"abc_images/{name}", f"ai2d/abc_images/{name}"]
+    else:
+        names = [name, f"images/{name}", f"ai2d/images/{name}"]
+    image, _ = context.images.read(*names)
+    asked = choose(question, [answer for answer in options if answer not in _NO_OPTION])
+    return answered("ai2d", key, ask(asked), right, image, image_id=name)
+
+
+ICONQA = Source(
+    name="iconqa",
+    title="IconQA",
+    use="evaluation",
+    task="vqa",
+    category="VQA",
+    files="iconqa/SPLIT (a folder: choose_txt, choose_img, fill_in_blank, each with <id>/data.json); <id>/image.png",
+    published="iconqa.github.io",
+    licence="CC BY-NC-SA 4.0",
+    evidence="transcribed",
+    records=iconqa_records,
+    identify=lambda record: identity({"folder name": "-".join(record["folder"][1:])}, "folder name"),
+    build=build_iconqa,
+    split_in_record=True,
+)
+AI2D = Source(
+    name="ai2d",
+    title="AI2D",
+    use="evaluation",
+    task="vqa",
+    category="VQA",
+    files="questions/ (a folder, or single .json files), to tell the test split ai2d_test_ids.csv; images/<imageName>, "
+    "and for questions on letters abc_images/<imageName>",
+    published="prior.allenai.org/projects/diagram-understanding",
+    evidence="transcribed",
+    records=ai2d_records,
+    identify=lambda record: identity(entry(record), "questionId"),
+    build=build_ai2d,
+    split_in_record=True,
+)

@@ -1,0 +1,245 @@
+"""An image by its URL, for who asks for it: from named hosts only, never from inside the network, in bounded time.
+
+URLs in annotation files are written by strangers, so each, and each redirect, must pass three gates: `http` or `https`
+without credentials; a host of the user's list; addresses that all are public. The connection is made to one of the very
+addresses that were checked, so that a name which resolves to another address a moment later changes nothing. Proxies of
+the environment are ignored: a proxy would resolve the name itself, and the check would mean nothing.
+
+This is the standard library's `http.client` over a socket of our own. The common libraries resolve names where nobody
+can look, and their time limits are per read: a server that sends a byte now and then holds them for ever. Only the
+resolver's own time limit is not ours.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+from polite_flamingo.sample import BadSample, Image
+from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, as_text, checked
+
+AGENT = "polite-flamingo-on-ray (fetches the images that a dataset's annotations name)"
+
+MAX_REDIRECTS = 3
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Seconds but for `attempts`: to connect, between two bytes, for one image with redirects and retries."""
+
+    connect: float = 10.0
+    read: float = 15.0
+    total: float = 60.0
+    attempts: int = 3
+    pause: float = 1.0
+    """Before the second attempt; doubled before each further one."""
+
+
+class _Retry(Exception):
+    """The server is busy or broken, or the way to it is."""
+
+
+def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image:
+    """The image at `url`, its format told by its bytes.
+
+    Args:
+        url: what an annotation says.
+        hosts: where images may come from: a host's exact name or address, or `*.example.org` for all below it. An
+            address inside the network is reached only where the list holds that address itself, or `localhost`.
+        limits: of time.
+
+    Raises:
+        BadSample: `bad_field` (no URL), `missing_image` (not allowed, not there, not in time), `image_too_large`, or
+            what `images.inspect` says of the bytes.
+    """
+    given = as_text(url, "the image's URL")
+    if not hosts:
+        raise BadSample("missing_image", f"{given[:120]!r} is not fetched: no host is named to download from")
+    deadline = time.monotonic() + limits.total
+    for attempt in range(limits.attempts):
+        try:
+            return checked(_follow(given, hosts, limits, deadline), given[:120])[0]
+        except (_Retry, OSError, http.client.HTTPException) as error:
+            failure = str(error) or type(error).__name__
+        wait = limits.pause * 2**attempt
+        if time.monotonic() + wait >= deadline:
+            raise BadSample("missing_image", f"{given[:120]!r} did not come within {limits.total:g} s ({failure})")
+        if attempt + 1 < limits.attempts:
+            time.sleep(wait)
+    raise BadSample("missing_image", f"{given[:120]!r} did not come in {limits.attempts} attempts ({failure})")
+
+
+def _follow(url: str, hosts: Sequence[str], limits: Limits, deadline: float) -> bytes:
+    """The body behind at most `MAX_REDIRECTS` redirects."""
+    for _ in range(MAX_REDIRECTS + 1):
+        target, host, port = _target(url, hosts)
+        with _answer(target, host, port, _addresses(host, port, hosts), limits, deadline) as answer:
+            if answer.status in _REDIRECTS:
+                url = _joined(url, answer.headers.get("Location", ""))
+            elif answer.status == 429 or answer.status >= 500:
+                raise _Retry(f"the server says {answer.status}")
+            elif answer.status != 200:
+                raise BadSample("missing_image", f"{url[:120]!r}: the server says {answer.status}")
+            else:
+                return _body(answer, url, deadline)
+    raise BadSample("missing_image", f"{url[:120]!r}: redirected more than {MAX_REDIRECTS} times")
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise BadSample("missing_image", f"{url[:120]!r} redirects to {location[:120]!r}: {error}") from None
+
+
+def _target(url: str, hosts: Sequence[str]) -> tuple[SplitResult, str, int]:
+    """The parts of a URL that may be fetched, its host (`_canonical`) and its port."""
+    try:
+        target = urlsplit(url)
+        port = target.port or (443 if target.scheme == "https" else 80)
+    except ValueError as error:
+        raise BadSample("missing_image", f"{url[:120]!r} is no URL ({error})") from None
+    host = _canonical(target.hostname or "")
+    if target.scheme not in ("http", "https") or not host:
+        raise BadSample("missing_image", f"{url[:120]!r} is no http or https URL")
+    if "@" in target.netloc:
+        raise BadSample("missing_image", f"the URL to {host[:80]!r} carries credentials, and none are sent")
+    if not any(_covers(pattern, host) for pattern in hosts):
+        raise BadSample("missing_image", f"{host[:80]!r} is none of the hosts to download from")
+    return target, host, port
+
+
+def _canonical(host: str) -> str:
+    """A host as ASCII, in lower case, without the root's dot and an address's brackets; "" for what is none."""
+    host = host.removesuffix(".").removeprefix("[").removesuffix("]").lower()
+    try:
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        return ""
+
+
+def _covers(entry: str, host: str) -> bool:
+    """Whether an entry of the list admits a host."""
+    if entry.startswith("*."):
+        above = _canonical(entry[2:])
+        return bool(above) and host.endswith(f".{above}") and not host.startswith(".")
+    return _canonical(entry) == host
+
+
+def _addresses(host: str, port: int, hosts: Sequence[str]) -> list[str]:
+    """Where a host is. One address that must not be reached is enough to refuse it."""
+    try:
+        found = list(dict.fromkeys(str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+    except ValueError as error:  # a label that is empty or too long, a NUL
+        raise BadSample("missing_image", f"{host[:80]!r} is no name of a host ({error})") from None
+    for text in found:
+        address = ipaddress.ip_address(text)
+        named = text == host and text in map(_canonical, hosts)
+        if not (named or _public(address) or (host == "localhost" and address.is_loopback)):
+            raise BadSample("missing_image", f"{host[:80]!r} is at {text}, which is no public address")
+    return found
+
+
+def _public(address: Address) -> bool:
+    """Whether an address belongs to a machine on the internet; of those that carry an IPv4 address, whether it does."""
+    if isinstance(address, ipaddress.IPv6Address):
+        carried = address.ipv4_mapped or address.sixtofour
+        if address in _NAT64:
+            carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if carried is not None:
+            return _public(carried)
+        if address.is_site_local or address.teredo:
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+@contextmanager
+def _answer(
+    target: SplitResult, host: str, port: int, addresses: list[str], limits: Limits, deadline: float
+) -> Iterator[http.client.HTTPResponse]:
+    """The answer to a GET; at `deadline` its connection is shut, whatever it is waiting for."""
+    line = _connect(addresses, port, limits, deadline)
+    late = threading.Timer(max(0.0, deadline - time.monotonic()), lambda: _shut(line))
+    try:
+        if target.scheme == "https":
+            line = _trusted().wrap_socket(line, server_hostname=host, do_handshake_on_connect=False)
+        late.start()
+        line.settimeout(limits.read)
+        if isinstance(line, ssl.SSLSocket):
+            line.do_handshake()
+        connection = http.client.HTTPConnection(host, port)
+        connection.sock = line
+        asked = f"{target.path or '/'}?{target.query}" if target.query else target.path or "/"
+        name = f"[{host}]" if ":" in host else host
+        headers = {
+            "Host": name if target.port is None else f"{name}:{port}",
+            "User-Agent": AGENT,
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",  # what an honest server packs on the way, a hostile one packs a thousandfold
+            "Connection": "close",
+        }
+        connection.request("GET", quote(asked, safe="/?%:@!$&'()*+,;=~"), headers=headers)
+        with connection.getresponse() as answer:
+            yield answer
+    finally:
+        late.cancel()
+        line.close()
+
+
+def _connect(addresses: list[str], port: int, limits: Limits, deadline: float) -> socket.socket:
+    """A connection to the first address that takes one."""
+    failure: OSError = TimeoutError("no time is left to connect")
+    for address in addresses:
+        left = deadline - time.monotonic()
+        if left > 0:
+            try:
+                return socket.create_connection((address, port), min(limits.connect, left))
+            except OSError as error:
+                failure = error
+    raise failure
+
+
+def _shut(line: socket.socket) -> None:
+    """End whatever waits on it. Not SSL's own `shutdown`, which would let the waiting thread read on without SSL."""
+    with suppress(OSError):  # it is closed already
+        socket.socket.shutdown(line, socket.SHUT_RDWR)
+
+
+def _body(answer: http.client.HTTPResponse, url: str, deadline: float) -> bytes:
+    """The whole body, piece by piece, so that what is too much is never held."""
+    promised = answer.length
+    if promised is not None and promised > MAX_IMAGE_BYTES:
+        raise BadSample("image_too_large", f"{url[:120]!r}: {promised} bytes, at most {MAX_IMAGE_BYTES} are read")
+    data = bytearray()
+    while promised is None or len(data) < promised:
+        piece = answer.read1(1 << 16)
+        if not piece:
+            break
+        data += piece
+        if len(data) > MAX_IMAGE_BYTES:
+            raise BadSample("image_too_large", f"{url[:120]!r}: more than {MAX_IMAGE_BYTES} bytes")
+    if time.monotonic() >= deadline:
+        raise _Retry("the time is over")
+    if promised is not None and len(data) < promised:
+        raise _Retry(f"the connection ended after {len(data)} of {promised} bytes")
+    return bytes(data)
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """The system's certificate authorities."""
+    return ssl.create_default_context()

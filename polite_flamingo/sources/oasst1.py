@@ -1,0 +1,95 @@
+"""OASST-1: trees of messages, several people's replies to each. The best path of a tree becomes a conversation.
+
+    {message_tree_id, tree_state, prompt: {text, role, rank, lang, deleted, review_result, replies: [{…}, …]}}
+
+From the prompt on: the best reply of the assistant, the human's best reply to it that is answered, and so on. Best is
+the lowest `rank` (0, 1, …); unranked replies (null or missing) come last, and of equals the first. What is deleted, or
+was not accepted in review, is no reply; where a file says nothing of reviews, all is accepted. A prompt without a
+reply of use is quarantined. A file of messages with their replies in them (no `prompt` around the root) is read as
+well; one of single messages, whose replies are lines of their own, is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from polite_flamingo.sample import BadSample, Sample, Turn
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered
+from polite_flamingo.sources.conversations import listed, text_sample
+from polite_flamingo.sources.reading import as_text, entry, finite, identity, value_of, verbatim
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import json_records
+
+
+def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The trees."""
+    for path in options.annotations:
+        yield from numbered(Place(file=path.name, part="trees"), json_records(path))
+
+
+def identify(record: Any) -> str:
+    """Of the tree, which is that of its root."""
+    return identity(record, "message_tree_id" if "message_tree_id" in entry(record) else "message_id")
+
+
+def build(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One tree, one conversation."""
+    prompt = record.get("prompt", record)
+    if prompt is None or not _usable(entry(prompt), "prompter"):
+        raise BadSample("missing_annotation", "the prompt is deleted, was not accepted, or is no prompt")
+    language = prompt.get("lang")
+    meta = {"language": as_text(language, "field 'lang'")} if language is not None else {}
+    turns = []
+    answer = _best(prompt, "assistant")
+    while prompt and answer:
+        turns.append(Turn(instruction=_text(prompt), response=_text(answer)))
+        followed = ((reply, _best(reply, "assistant")) for reply in _replies(answer, "prompter"))
+        prompt, answer = next(((reply, best) for reply, best in followed if best), (None, None))
+    if not turns:
+        raise BadSample("missing_annotation", "the prompt has no reply of use; were messages given instead of trees?")
+    return text_sample("oasst1", key, turns, meta)
+
+
+def _best(message: dict[str, Any], role: str) -> dict[str, Any] | None:
+    return next(iter(_replies(message, role)), None)
+
+
+def _replies(message: dict[str, Any], role: str) -> list[dict[str, Any]]:
+    """The replies of use to a message, the best one first."""
+    if message.get("replies") is None:
+        return []
+    found = [reply for reply in map(entry, listed(message, "replies")) if _usable(reply, role)]
+    return sorted(found, key=_rank)
+
+
+def _usable(message: dict[str, Any], role: str) -> bool:
+    reviewed = "review_result" in message or "review_count" in message
+    accepted = message.get("review_result") is True or not reviewed
+    return message.get("role") == role and not message.get("deleted") and accepted and bool(_text(message))
+
+
+def _text(message: dict[str, Any]) -> str:
+    return verbatim(value_of(message, "text"), "the text of a message").strip()
+
+
+def _rank(message: dict[str, Any]) -> float:
+    rank = message.get("rank")
+    return float("inf") if rank is None else finite(rank, "field 'rank'")
+
+
+SOURCE = Source(
+    name="oasst1",
+    title="OASST-1 (OpenAssistant Conversations)",
+    use="text",
+    task="text",
+    category="text",
+    files="2023-04-12_oasst_ready.trees.jsonl.gz, as it is or unpacked",
+    published="Hugging Face: OpenAssistant/oasst1",
+    licence="Apache-2.0",
+    evidence="real file",
+    records=records,
+    identify=identify,
+    build=build,
+    images="none",
+)

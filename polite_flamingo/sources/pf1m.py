@@ -1,0 +1,94 @@
+"""PF-1M itself: the published JSON, which is also what a build writes (`pf1m.json`, see `exports.py`).
+
+    [{input: "What is it?<img_path>a/b.jpg<img_path>", output, original, reward, rouge_score, nli_similarity, …}]
+
+By default a sample's response is `output`, the polite text: to train on, to mix with other data, to look at. With the
+extra `response=original` it is the raw annotation: to have it rewritten by another model. The other text stays in
+`meta` under its own name, and so do the scores that are one number.
+
+A record does not name its task. That of a sample follows from which semantic score the record has: NLI is for answers
+(vqa), STS for descriptions of one image (captioning) or of several (change captioning); one that has neither is a
+dialogue, or text where it has no image. The records have no ids: a key is the content's hash, so a copy is a duplicate.
+
+The format is known from its documentation (the authors' readme) and from our own writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from polite_flamingo.exports import MARKER
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Task, Turn, unmarked
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice, numbered
+from polite_flamingo.sources.reading import entry, fingerprint, finite, value_of, verbatim
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import json_records
+
+RESPONSES = ("output", "original")
+SCORES = ("reward", "rouge_score", "sts_similarity")
+
+
+def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The records. Raises `SourceError` for a response that does not exist."""
+    choice(options, "response", *RESPONSES)
+    for path in options.annotations:
+        yield from numbered(Place(file=path.name, part="records"), json_records(path))
+
+
+def instruction_of(text: str) -> tuple[str, list[str], int]:
+    """An `input` as an instruction, the names of its images, and how often it said "<image>" without showing one.
+
+    Raises:
+        BadSample: a marker is not closed, or has no name in it.
+    """
+    parts = text.split(MARKER)
+    texts, names = parts[::2], parts[1::2]
+    if len(texts) != len(names) + 1 or not all(name.strip() and "\n" not in name for name in names):
+        raise BadSample("bad_field", f"field 'input': each image must be named between two {MARKER}, on one line")
+    return IMAGE_MARK.join(map(unmarked, texts)), names, sum(part.count(IMAGE_MARK) for part in texts)
+
+
+def task_of(record: dict[str, Any], images: int) -> Task:
+    """See the module."""
+    if "nli_similarity" in record:
+        return "vqa"
+    if "sts_similarity" in record and images:
+        return "captioning" if images == 1 else "change_captioning"
+    return "dialogue" if images else "text"
+
+
+def build(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One record, one sample."""
+    said, names, marks = instruction_of(verbatim(value_of(record, "input"), "field 'input'"))
+    texts = {name: verbatim(record[name], f"field {name!r}") for name in RESPONSES if record.get(name) is not None}
+    chosen = choice(context.options, "response", *RESPONSES)
+    if chosen not in texts:
+        raise BadSample("missing_annotation", f"the record has no {chosen!r}")
+    response = texts.pop(chosen)
+    marks += response.count(IMAGE_MARK)
+    scores = {name: finite(record[name], f"field {name!r}") for name in SCORES if record.get(name) is not None}
+    return Sample(
+        key=key,
+        dataset="pf1m",
+        task=task_of(record, len(names)),
+        turns=(Turn(instruction=said, response=unmarked(response)),),
+        images=tuple(context.images.read(name)[0] for name in names),
+        meta={"images": names, **texts, **scores} | ({"unmarked": marks} if marks else {}),
+    )
+
+
+SOURCE = Source(
+    name="pf1m",
+    title="PF-1M, as published or as you built it",
+    use="own data",
+    task="vqa",
+    category="VQA",
+    files="the published JSON, or pf1m.json of a build; the folder that the paths in its inputs begin in",
+    published="Hugging Face: chendelong/PF-1M",
+    evidence="documentation",
+    records=records,
+    identify=lambda record: fingerprint(entry(record)),
+    build=build,
+    extra={"response": "output (default): the polite text; original: the raw annotation, to rewrite it again"},
+)

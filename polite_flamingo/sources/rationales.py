@@ -1,0 +1,174 @@
+"""VQA whose answers come with a reason: A-OKVQA, VQA-E, ScienceQA. Answer and reason become one response.
+
+A-OKVQA: the answer is the correct choice, since the rationales were written to explain it and the ten direct answers
+are often all different; where a record has no choices, their majority is used. Of the three rationales (three people
+explaining the same) the first that is not empty is used, and all are kept in `meta`. Images are COCO **2017**.
+
+VQA-E is known from its README only (github.com/liqing-ustc/VQA-E). The answer is the annotators' majority; of equally
+frequent ones the one that `multiple_choice_answer` names, which is what the explanation explains. Images are COCO 2014.
+
+ScienceQA: the hint and the answers to choose from are part of the instruction. The reason is the `solution`, or, where
+that is empty, the `lecture`. More than half of the questions have no image: they become samples without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from polite_flamingo.sample import BadSample, Image, Sample
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, split_of
+from polite_flamingo.sources.choices import index_of, options_of
+from polite_flamingo.sources.instructions import ask, choose
+from polite_flamingo.sources.questions import answered, named_by, only, question_of, recorder
+from polite_flamingo.sources.reading import as_text, entry, finite, found_id, identity, text, texts, value_of
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import elements, members
+from polite_flamingo.sources.vqa import coco_names, majority
+
+
+def build_aokvqa(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One question, one sample."""
+    question, answer = question_of(record), _aokvqa_answer(record)
+    rationales = texts(record, "rationales") if record.get("rationales") is not None else []
+    if not rationales:
+        raise BadSample("missing_annotation", "the question has no rationale")
+    image_id, split = identity(record, "image_id"), split_of(record, context.options)
+    places = ("", f"{split}2017/", "images/")
+    names = (f"{place}{image_id.zfill(12)}.{extension}" for place in places for extension in ("jpg", "png"))
+    image, _ = context.images.read(*names)
+    meta = {"image_id": image_id, "rationales": rationales}
+    return answered("aokvqa", key, ask(question), answer, image, rationale=rationales[0], **meta)
+
+
+def _aokvqa_answer(record: dict[str, Any]) -> str:
+    if record.get("choices") is not None and record.get("correct_choice_idx") is not None:
+        options = options_of(record)
+        return options[index_of(record, options, "correct_choice_idx")]
+    if record.get("direct_answers") is None:
+        raise BadSample("missing_annotation", "the question has no answer (as in test splits)")
+    return majority(record["direct_answers"])[0]
+
+
+def build_vqa_e(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One question, one sample."""
+    question, (answer, counts) = question_of(record), majority(value_of(record, "answers"))
+    if record.get("multiple_choice_answer") is not None:
+        explained = text(record, "multiple_choice_answer")
+        answer = explained if counts.get(explained) == counts[answer] else answer
+    explanation = value_of(record, "explanation")
+    if not isinstance(explanation, list) or not explanation:
+        raise BadSample("bad_field", "field 'explanation' must be a list of a text and its score")
+    rationale = as_text(explanation[0], "explanation[0]")
+    if not rationale:
+        raise BadSample("missing_annotation", "the question has no explanation")
+    score = {"score": finite(explanation[1], "explanation[1]")} if len(explanation) > 1 else {}
+    image_id = _vqa_e_image(record)
+    subtype = f"{context.options.split or 'train'}2014"
+    image, _ = context.images.read(*coco_names({"image_id": image_id}, subtype))
+    meta = {"image_id": image_id, "answers": counts, **score}
+    return answered("vqa_e", key, ask(question), answer, image, rationale=rationale, **meta)
+
+
+def _vqa_e_image(record: dict[str, Any]) -> str:
+    """The README calls it `image_id`, the file `img_id`."""
+    return identity(record, "img_id" if "img_id" in record else "image_id")
+
+
+_SPLIT_LISTS = ("train", "val", "test", "trainval", "minitrain", "minival", "minitest")
+
+
+def scienceqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The problems. Where one does not name its split, the lists of pid_splits.json do."""
+    names = ("question", "choices", "answer", "hint", "image", "solution", "split")
+    for path in options.annotations:
+        for split, ids in members(path):
+            if isinstance(ids, Iterator) and split in _SPLIT_LISTS[:3]:
+                for problem in ids:
+                    shelf.put("split", found_id({"id": problem}, "id") or "", split)
+    for path in options.annotations:
+        place = Place(file=path.name, part="problems")
+        for number, (problem, fields) in enumerate(members(path)):
+            if isinstance(fields, Iterator):
+                if problem not in _SPLIT_LISTS:
+                    yield place, number, BadSample("bad_field", "a record must be an object, not list")
+                continue
+            record = only(fields, names, id=problem)
+            if isinstance(record, dict):
+                # a lecture has up to 7,000 characters, and is needed only where there is no solution
+                record |= {} if fields.get("solution") else only(fields, ("lecture",))
+                record["split"] = record.get("split") or (shelf.get("split", problem) or [""])[0]
+            yield place, number, record
+
+
+def build_scienceqa(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One problem, one sample."""
+    question, options = question_of(record), options_of(record)
+    answer = options[index_of(record, options)]
+    hint = text(record, "hint") if record.get("hint") is not None else ""
+    sources = ((name, text(record, name)) for name in ("solution", "lecture") if record.get(name) is not None)
+    name, rationale = next((found for found in sources if found[1]), ("", ""))
+    if not rationale:
+        raise BadSample("missing_annotation", "the question has neither solution nor lecture")
+    images: tuple[Image, ...] = ()
+    meta = {"rationale_from": name}
+    if record.get("image") is not None:
+        problem, file, split = identity(record, "id"), text(record, "image"), split_of(record, context.options)
+        places = (f"{split}/{problem}", f"images/{split}/{problem}", problem)
+        images = (context.images.read(*(f"{place}/{file}" for place in places))[0],)
+        meta |= {"image_id": f"{split}/{problem}"}
+    asked = ask(choose(question, options, hint), images=len(images))
+    return answered("scienceqa", key, asked, answer, *images, rationale=rationale, **meta)
+
+
+AOKVQA = Source(
+    name="aokvqa",
+    title="A-OKVQA",
+    use="PF-1M",
+    task="vqa_rationale",
+    category="VQA with rationale",
+    files="aokvqa_v1p0_SPLIT.json; SPLIT2017/%012d.jpg",
+    published="github.com/allenai/aokvqa",
+    licence="Apache-2.0",
+    evidence="transcribed",
+    adopted=14_868,
+    records=recorder(
+        elements,
+        *("question_id", "split", "question", "image_id", "choices", "correct_choice_idx"),
+        *("direct_answers", "rationales"),
+    ),
+    identify=lambda record: identity(entry(record), "question_id"),
+    build=build_aokvqa,
+    split_in_record=True,
+)
+VQA_E = Source(
+    name="vqa_e",
+    title="VQA-E",
+    use="PF-1M",
+    task="vqa_rationale",
+    category="VQA with rationale",
+    files="VQA-E_SPLIT_set.json; COCO 2014 images, SPLIT2014/COCO_SPLIT2014_%012d.jpg",
+    published="github.com/liqing-ustc/VQA-E",
+    licence="MIT",
+    evidence="documentation",
+    adopted=65_133,
+    records=recorder(elements, "img_id", "image_id", "question", "answers", "multiple_choice_answer", "explanation"),
+    identify=lambda record: named_by(_vqa_e_image(entry(record)), question_of(record)),
+    build=build_vqa_e,
+)
+SCIENCEQA = Source(
+    name="scienceqa",
+    title="ScienceQA",
+    use="PF-1M",
+    task="vqa_rationale",
+    category="VQA with rationale",
+    files="problems.json, and pid_splits.json where it does not name splits; SPLIT/<id>/image.png",
+    published="github.com/lupantech/ScienceQA",
+    licence="CC BY-NC-SA 4.0",
+    evidence="real file",
+    adopted=4_596,
+    records=scienceqa_records,
+    identify=lambda record: identity(entry(record), "id"),
+    build=build_scienceqa,
+    split_in_record=True,
+)

@@ -1,0 +1,92 @@
+"""Statements about images, true or false: VSR (one photograph) and NLVR2 (a pair of them).
+
+Both are JSON lines, NLVR2 despite its `.json`. A statement becomes the question whether it is correct, worded in one of
+several ways (`instructions.py`), its label the answer yes or no. The labels are compared as they are: NLVR2's are the
+strings "True" and "False", both of which count as true for Python's `bool`. The lists of validators, strings too, are
+not used. No image is fetched by URL: of NLVR2's some now lead to other pictures, and VSR's are those of COCO 2017.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered
+from polite_flamingo.sources.instructions import instruction
+from polite_flamingo.sources.questions import answered, named_by, only, question_of, recorder
+from polite_flamingo.sources.reading import entry, found_id, identity, kind_of, text, value_of
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import json_lines
+
+_ANSWERS = {"1": "yes", "True": "yes", "0": "no", "False": "no"}
+
+
+def answer(record: dict[str, Any]) -> str:
+    """yes or no, of a label 1 or 0, "True" or "False"."""
+    label = value_of(record, "label")
+    if not isinstance(label, int | str) or str(label) not in _ANSWERS:
+        raise BadSample("bad_field", f"field 'label' must be true or false, not {kind_of(label)}")
+    return _ANSWERS[str(label)]
+
+
+def build_vsr(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One statement, one sample."""
+    statement, said, name = question_of(record, "caption"), answer(record), text(record, "image")
+    image, _ = context.images.read(*(f"{place}{name}" for place in ("", "images/", "train2017/", "val2017/")))
+    return answered("vsr", key, instruction("statement", key, statement=statement), said, image, image_id=name)
+
+
+def nlvr2_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The statements. Their split is the first part of the identifier."""
+    for path in options.annotations:
+        place = Place(file=path.name, part="statements")
+        for _, number, record in numbered(place, json_lines(path)):
+            identifier = found_id(record, "identifier") or ""
+            names = ("identifier", "sentence", "label", "directory")
+            yield place, number, only(record, names, split=identifier.split("-")[0])
+
+
+def build_nlvr2(key: str, record: dict[str, Any], context: Context) -> Sample:
+    """One statement about two images, one sample. The images of `dev-896-0-1` are `dev-896-0-img0` and `-img1`."""
+    statement, said = question_of(record, "sentence"), answer(record)
+    pair, dash, _ = identity(record, "identifier").rpartition("-")
+    if not dash:
+        raise BadSample("bad_field", "field 'identifier' must be split-set-pair-sentence")
+    split, part = text(record, "split"), found_id(record, "directory")  # the training images lie in numbered folders
+    places = ["", f"{split}/", f"images/{split}/", *([f"images/{split}/{part}/"] if part else [])]
+    left, right = (context.images.read(*(f"{place}{pair}-img{n}.png" for place in places))[0] for n in (0, 1))
+    return answered(
+        "nlvr2", key, instruction("pair_statement", key, statement=statement), said, left, right, image_id=pair
+    )
+
+
+VSR = Source(
+    name="vsr",
+    title="VSR (visual spatial reasoning)",
+    use="evaluation",
+    task="vqa",
+    category="VQA",
+    files="SPLIT.jsonl (random or zeroshot); <image>, which are COCO 2017's",
+    published="github.com/cambridgeltl/visual-spatial-reasoning",
+    licence="Apache-2.0",
+    evidence="real file",
+    records=recorder(json_lines, "image", "caption", "label"),
+    identify=lambda record: named_by(text(entry(record), "image"), question_of(record, "caption")),
+    build=build_vsr,
+)
+NLVR2 = Source(
+    name="nlvr2",
+    title="NLVR2",
+    use="evaluation",
+    task="vqa",
+    category="VQA",
+    files="SPLIT.json, of JSON lines; images/SPLIT/<identifier without its last part>-img0.png and -img1.png",
+    published="github.com/lil-lab/nlvr",
+    licence="CC BY 4.0",
+    evidence="real file",
+    records=nlvr2_records,
+    identify=lambda record: identity(entry(record), "identifier"),
+    build=build_nlvr2,
+    split_in_record=True,
+)
