@@ -9,8 +9,9 @@ Only `response` is needed, and one of `image` and `instruction`:
   several captions. A list may be written in JSON in a cell.
 - instruction: with a mark `<image>` for each image, or with none, and then the marks go before it. Where there is no
   such column the task's own wordings are used (`instructions.py`).
-- image: a path in the image folder; several in a JSON list or, with `--extra image_separator=X`, in one text. In
-  Parquet also the file's bytes, or {bytes, path} as Hugging Face's data sets have them, or a list of either.
+- image: a path in the image folder, or an address (fetched only where `download_from` names its host); several in a
+  JSON list or, with `--extra image_separator=X`, in one text. In Parquet also the file's bytes, or {bytes, path} as
+  Hugging Face's data sets have them, or a list of either.
 - task: one of `sample.TASKS`, from a column or from `--extra task=NAME` for all rows. Else vqa where there is an
   instruction (vqa_rationale where the row has a `rationale`), captioning where there is none, text without images.
 - id: else the file's name and the row's number. split, rationale (of questions), and `meta.NAME` to keep a column.
@@ -34,12 +35,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Image, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
 from polite_flamingo.sources.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
-from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, SourceError, checked, entry, identity, kind_of
+from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, SourceError, checked, entry, identity, kind_of, verbatim
 from polite_flamingo.sources.responses import answer_response, captions_and_boxes, change_response
 from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import MAX_RECORD, elements, json_lines, open_text
+from polite_flamingo.sources.streaming import MAX_RECORD, json_records, open_text
 from polite_flamingo.sources.vqa import majority
 
 FIELDS = ("response", "instruction", "image", "task", "id", "split", "rationale")
@@ -85,7 +86,7 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
         if stem in stems and "id" not in options.columns:
             raise SourceError(f"two files are called {stem!r}, and so would be their rows: map a column to id")
         stems.add(stem)
-        table = _open(path, file, options.extra)
+        table = _open(path, file, options)
         columns = _columns(path, table.names, options.columns)
         guessed = {} if columns.items() <= options.columns.items() else {"columns": columns}
         for number, row in enumerate(table.rows(set(columns.values()))):
@@ -118,11 +119,7 @@ def _plain(value: Any, what: str, depth: int = 0) -> Any:
         return {_plain(str(name), what): _plain(item, what, depth + 1) for name, item in value.items()}
     if isinstance(value, bytes | list | tuple | dict):
         raise BadSample("bad_field", f"column {what[:60]!r} holds {kind_of(value)}, which is no text")
-    found = str(value)
-    try:
-        found.encode()
-    except UnicodeEncodeError:
-        raise BadSample("bad_field", f"column {what[:60]!r} holds bytes that are not UTF-8") from None
+    found = verbatim(str(value), f"column {what[:60]!r}")
     if "\0" in found:
         raise BadSample("bad_field", f"column {what[:60]!r} holds a NUL byte")
     return found
@@ -153,28 +150,22 @@ def _columns(path: Path, names: list[str], given: Mapping[str, str]) -> dict[str
     return columns
 
 
-def _open(path: Path, file: int, extra: Mapping[str, str]) -> _Table:
+def _open(path: Path, file: int, options: SourceOptions) -> _Table:
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "parquet":
         return _parquet_table(path, file)
     if kind in ("jsonl", "ndjson", "json"):
-        rows = elements(path) if kind == "json" else json_lines(path)
+        rows = json_records(path)
         head = list(itertools.islice(rows, _HEAD))
         keys = dict.fromkeys(name for row in head if isinstance(row, dict) for name in row)
         return _Table(list(keys), lambda columns: itertools.chain(head, rows))
     if kind not in ("csv", "tsv", "tab"):
         raise SourceError(f"{path} is no .csv, .tsv, .jsonl, .json (these also with .gz) or .parquet file")
-    delimiter = extra.get("delimiter") or ("," if kind == "csv" else "tab")
+    delimiter = options.extra.get("delimiter") or (_sniffed(path) if kind == "csv" else "tab")
     delimiter = DELIMITERS.get(delimiter, delimiter)
     if len(delimiter) != 1 or delimiter in '"\r\n\0':
         raise SourceError(f"--extra delimiter={delimiter[:20]!r} must be one character, or: comma, tab, semicolon")
-    if extra.get("quoting", "usual") not in ("usual", "none"):
-        raise SourceError(
-            "--extra quoting=… may be 'none', for files in which quotation marks mean nothing, or 'usual'"
-        )
-    quoting = csv.QUOTE_NONE if extra.get("quoting") == "none" else csv.QUOTE_MINIMAL
-    if kind == "csv" and "delimiter" not in extra:
-        delimiter = _sniffed(path)
+    quoting = csv.QUOTE_NONE if choice(options, "quoting", "usual", "none") == "none" else csv.QUOTE_MINIMAL
     cells = delimited(path, delimiter, quoting)
     header = next(cells, None)
     if header is None:
@@ -451,6 +442,8 @@ def _image(value: Any, context: Context) -> Image:
     name, root = _text(value, "image"), context.images.root
     if root is not None and PurePosixPath(name).is_relative_to(root.as_posix()):
         name = str(PurePosixPath(name).relative_to(root.as_posix()))
+    if name.startswith(("http://", "https://")):
+        return context.local_or_downloaded(name, name)
     return context.images.read(name)[0]
 
 

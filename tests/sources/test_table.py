@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from raw_dataset import Raw, both
 from record_strategies import JUNK, spoiled
 
-from polite_flamingo.sample import BadSample, Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sample import BadSample, Image, Quarantined, Sample
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base
 from polite_flamingo.sources.base import make, plan
 from polite_flamingo.sources.instructions import INSTRUCTIONS
+from polite_flamingo.sources.reading import checked
 from polite_flamingo.sources.table import FIELDS, delimited
 
 VQA = {"image": "path", "instruction": "question", "response": "answer"}
@@ -161,7 +162,7 @@ WRONG_FILES: list[tuple[str, bytes, str]] = [
     ("t.csv", b"\xff\xfep\x00", "UTF-16"),
     ("t.csv", b"pat\xe9,answer\n", r"the columns are: 'pat\\udce9', 'answer'"),
     ("t.csv.gz", gzip.compress(b"path,answer\n" + b"x" * 99999)[:-12], "does not unpack"),
-    ("t.json", b"{}", "expected a list"),
+    ("t.json", b"{}", "'path' not at all"),
     ("t.json", b'[{"path": 1}, ', "not JSON"),
     ("t.jsonl", b'{"path": 1}\n', "'answer' not at all; the columns are: 'path'"),
     ("t.jsonl", b"", "not at all"),
@@ -186,7 +187,7 @@ def test_wrong_options_are_one_clear_line(raw: Raw) -> None:
         ({"task": "vqaa"}, "'vqaa' is none of captioning"),
         ({"delimiter": "||"}, "must be one character"),
         ({"delimiter": '"'}, "must be one character"),
-        ({"quoting": "all"}, "may be 'none'"),
+        ({"quoting": "all"}, "must be one of usual, none"),
     ):
         with pytest.raises(SourceError, match=message):
             read(raw, path, **extra)
@@ -379,6 +380,24 @@ def test_a_full_path_into_the_image_folder_is_one_of_it(raw: Raw) -> None:
     samples, quarantined = read(raw, raw.json("own.json", rows))
     assert [sample.images[0].data for sample in samples] == [data]
     assert [row.reason for row in quarantined] == ["unsafe_name"]
+
+
+def test_an_address_is_fetched_only_from_hosts_that_are_named(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = checked(raw.image("a.png"), "a.png")[0]
+    asked = []
+
+    def fetch(url: str, hosts: tuple[str, ...]) -> Image:
+        asked.append((url, hosts))
+        return picture
+
+    monkeypatch.setattr(base, "fetch", fetch)
+    url = "https://pictures.example/a.png"
+    path = raw.json("own.json", [{"image": name, "caption": "x"} for name in (url, "b.png")])
+    assert [row.reason for row in read(raw, path)[1]] == ["missing_image"] * 2 and asked == []
+    options = SourceOptions(annotations=(path,), images=raw.images, download_from=("pictures.example",))
+    samples, quarantined = both(SOURCES["table"].read(options))
+    assert samples[0].images == (picture,) and asked == [(url, ("pictures.example",))]
+    assert [row.reason for row in quarantined] == ["missing_image"]
 
 
 def test_splits_come_from_a_column(raw: Raw) -> None:
