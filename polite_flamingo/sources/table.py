@@ -40,7 +40,7 @@ from polite_flamingo.sources.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask
 from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, SourceError, checked, entry, identity, kind_of, verbatim
 from polite_flamingo.sources.responses import answer_response, captions_and_boxes, change_response
 from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import MAX_RECORD, json_records, open_text
+from polite_flamingo.sources.streaming import MAX_RECORD, json_lines, json_records, open_text
 from polite_flamingo.sources.vqa import majority
 
 FIELDS = ("response", "instruction", "image", "task", "id", "split", "rationale")
@@ -155,7 +155,7 @@ def _open(path: Path, file: int, options: SourceOptions) -> _Table:
     if kind == "parquet":
         return _parquet_table(path, file)
     if kind in ("jsonl", "ndjson", "json"):
-        rows = json_records(path)
+        rows = json_records(path) if kind == "json" else json_lines(path)
         head = list(itertools.islice(rows, _HEAD))
         keys = dict.fromkeys(name for row in head if isinstance(row, dict) for name in row)
         return _Table(list(keys), lambda columns: itertools.chain(head, rows))
