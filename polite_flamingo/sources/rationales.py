@@ -20,7 +20,7 @@ from polite_flamingo.sample import BadSample, Image, Sample
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, split_of
 from polite_flamingo.sources.choices import index_of, options_of
 from polite_flamingo.sources.instructions import ask, choose
-from polite_flamingo.sources.questions import answered, named_by, only, question_of, recorder
+from polite_flamingo.sources.questions import UNLISTED, answered, named_by, only, question_of, recorder
 from polite_flamingo.sources.reading import as_text, entry, finite, found_id, identity, text, texts, value_of
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.streaming import elements, members
@@ -81,9 +81,11 @@ _SPLIT_LISTS = ("train", "val", "test", "trainval", "minitrain", "minival", "min
 def scienceqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The problems. Where one does not name its split, the lists of pid_splits.json do."""
     names = ("question", "choices", "answer", "hint", "image", "solution", "split")
+    otherwise = ""
     for path in options.annotations:
         for split, ids in members(path):
             if isinstance(ids, Iterator) and split in _SPLIT_LISTS[:3]:
+                otherwise = UNLISTED
                 for problem in ids:
                     shelf.put("split", found_id({"id": problem}, "id") or "", split)
     for path in options.annotations:
@@ -97,7 +99,7 @@ def scienceqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Pl
             if isinstance(record, dict):
                 # a lecture has up to 7,000 characters, and is needed only where there is no solution
                 record |= {} if fields.get("solution") else only(fields, ("lecture",))
-                record["split"] = record.get("split") or (shelf.get("split", problem) or [""])[0]
+                record["split"] = record.get("split") or (shelf.get("split", problem) or [otherwise])[0]
             yield place, number, record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -21,12 +22,26 @@ GOOD: dict[str, dict[str, Any]] = {
         "choices": ["no", "yes"], "correct_choice_idx": 1, "direct_answers": ["yes", "no"],
     },
     "textvqa": {"question_id": 0, "image_id": "a", "question": "Is it?", "answers": ["yes", "no", "yes"]},
+    "vqa_e": {
+        "img_id": "a", "question": "", "answers": ["yes", "no"], "multiple_choice_answer": "yes",
+        "explanation": ["It is.", 0.5],
+    },
+    "scienceqa": {
+        "question": "Is it?", "choices": ["no", "yes"], "answer": 1, "hint": "Look.", "image": None, "split": "val",
+        "solution": "It is.", "lecture": "",
+    },
+    "chartqa": {"imgname": IMAGE, "query": "", "label": "yes"},
+    "grid_3d": {"img_idx": "a", "question": ["is", "it", "?"], "answer": "yes"},
+    "vsr": {"image": IMAGE, "caption": "", "label": 1},
+    "nlvr2": {"identifier": "", "sentence": "It is.", "label": "True"},
     "levir_cc": {"filename": 0, "split": "val", "sentences": [{"raw": " gone ."}], "changeflag": 1},
     "spot_the_diff": {"img_id": 0, "sentences": ["it is gone"]},
     "image_editing_request": {"img0": IMAGE, "img1": IMAGE, "sents": ["remove it"], "uid": 0},
 }  # fmt: skip
-IDS = {"clevr": "question_index", "aokvqa": "question_id", "textvqa": "question_id", "spot_the_diff": "img_id",
-       "image_editing_request": "uid"}  # fmt: skip
+IDS = {
+    "clevr": "question_index", "aokvqa": "question_id", "textvqa": "question_id", "spot_the_diff": "img_id",
+    "image_editing_request": "uid", "vqa_e": "question", "chartqa": "query", "vsr": "caption", "nlvr2": "identifier",
+}  # fmt: skip
 
 
 def good_records(source: str) -> list[dict[str, Any]]:
@@ -36,7 +51,7 @@ def good_records(source: str) -> list[dict[str, Any]]:
 
 
 def wrapped(source: str, records: list[Any]) -> Any:
-    if source == "gqa":
+    if source in ("gqa", "scienceqa"):
         return {f"id-{number}": record for number, record in enumerate(records)}
     part = {"clevr": "questions", "textvqa": "data", "levir_cc": "images"}.get(source)
     return {part: records} if part else records
@@ -49,10 +64,16 @@ def test_spoiled_records_cost_only_themselves(raw: Raw, source: str, data: st.Da
     for name in ("a.png", "a.jpg", "00000000000a.jpg"):
         raw.image(name)
     for number in range(4):
+        for name in ("id-img0.png", "id-img1.png"):
+            raw.image(name)
         for name in (f"id-{number}.png", f"id-{number}_2.png", f"val/A/id-{number}.png", f"val/B/id-{number}.png"):
             raw.image(name)
     records, places = data.draw(spoiled(good_records(source)))
-    samples, quarantined = raw.read(source, raw.json("file.json", wrapped(source, records)), split="")
+    if source in ("vsr", "nlvr2"):
+        file = raw.text("file.json", "\n".join(map(json.dumps, records)))
+    else:
+        file = raw.json("file.json", wrapped(source, records))
+    samples, quarantined = raw.read(source, file, split="")
     found = [sample.meta["source"] for sample in samples] + [row.payload for row in quarantined]
     assert len(found) == len(set(found)) == 4
     ends = {place.rsplit("[", 1)[1] for place in found[: len(samples)]}
@@ -125,7 +146,10 @@ def test_each_xml_file_leaves_once(raw: Raw, things: list[str]) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=JUNK)
-@pytest.mark.parametrize("source", ["coco_captions", "vqa_v2", "clevr", "gqa", "aokvqa", "levir_cc"])
+@pytest.mark.parametrize("source", [
+    "coco_captions", "vqa_v2", "clevr", "gqa", "aokvqa", "levir_cc", "vqa_e", "scienceqa", "ocr_vqa", "chartqa",
+    "grid_3d", "vsr", "nlvr2", "iconqa", "ai2d",
+])  # fmt: skip
 def test_a_whole_file_of_junk_is_rows_or_one_clear_line(raw: Raw, source: str, content: Any) -> None:
     try:
         samples, _ = raw.read(source, raw.json("file.json", content))
