@@ -15,9 +15,12 @@ from polite_flamingo.sources import (
     llava,
     oasst1,
     pf1m,
+    pointqa,
     questions,
     rationales,
+    refcocog,
     statements,
+    table,
     vqa,
 )
 from polite_flamingo.sources.base import Row, Source, SourceOptions
@@ -29,6 +32,7 @@ SOURCES: dict[str, Source] = {
     "textcaps": captions.TEXTCAPS,
     "image2paragraph": captions.IMAGE2PARAGRAPH,
     "cc3m": cc3m.SOURCE,
+    "refcocog": refcocog.SOURCE,
     "rsicd": captions.RSICD,
     "rsitmd": captions.RSITMD,
     "ucm": captions.UCM,
@@ -47,6 +51,12 @@ SOURCES: dict[str, Source] = {
     "gqa": questions.GQA,
     "textvqa": vqa.TEXTVQA,
     "ocr_vqa": questions.OCR_VQA,
+    "pointqa_local": pointqa.LOCAL,
+    "pointqa_looktwice": pointqa.LOOKTWICE,
+    "pointqa_general": pointqa.GENERAL,
+    "pointqa_spatial": pointqa.SPATIAL,
+    "pointqa_verbal": pointqa.VERBAL,
+    "pointqa_intent": pointqa.INTENT,
     "okvqa": vqa.OKVQA,
     "vsr": statements.VSR,
     "grid_3d": questions.GRID_3D,
@@ -65,6 +75,7 @@ SOURCES: dict[str, Source] = {
     "llava_reasoning": llava.REASONING,
     "llava": llava.LLAVA,
     "pf1m": pf1m.SOURCE,
+    "table": table.SOURCE,
 }
 
 __all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]
