@@ -43,8 +43,8 @@ _IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """{id, caption, url, part, line}: `part` is [tar, offset, size] of the image, `line` a .tsv's line from 0."""
     if options.images is None and not options.download_from:
-        given = ", ".join(map(str, options.annotations))
-        raise SourceError(f"{given}: its images are needed: pass their folder with --images, or hosts to download from")
+        files = ", ".join(map(str, options.annotations))
+        raise SourceError(f"{files}: its images are needed: pass their folder with --images, or hosts to download from")
     if options.extra.get("names", "line") not in ("line", "url"):
         raise SourceError(f"{NAME}: 'names' must be 'line' or 'url', not {options.extra['names']!r}")
     tables = [path for path in options.annotations if not _is_tars(path)]
