@@ -74,10 +74,10 @@ def test_a_width_beyond_reading_is_not_used() -> None:
 
 
 def test_sources_come_by_use_then_category() -> None:
-    text = as_text([ODD, *ALL])
-    places = [
-        text.index(f"\n  {name}  (") for name in ("coco_captions", "elevater_ic", "levir_cc", "aokvqa", "gqa", "odd")
-    ]
+    measured = dataclasses.replace(coco.SOURCE, name="measured", use="evaluation")
+    text = as_text([ODD, measured, *ALL])
+    names = ("coco_captions", "elevater_ic", "levir_cc", "aokvqa", "gqa", "measured", "odd")
+    places = [text.index(f"\n  {name}  (") for name in names]
     assert places == sorted(places)
     assert text.startswith("Rewritten in PF-1M: captioning\n\n") and "\n\nText-only instructions\n\n  odd" in text
 
