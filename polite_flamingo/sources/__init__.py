@@ -16,6 +16,7 @@ from polite_flamingo.sources import (
     questions,
     rationales,
     statements,
+    table,
     vqa,
 )
 from polite_flamingo.sources.base import Row, Source, SourceOptions
@@ -55,6 +56,7 @@ SOURCES: dict[str, Source] = {
     "llava_reasoning": llava.REASONING,
     "llava": llava.LLAVA,
     "pf1m": pf1m.SOURCE,
+    "table": table.SOURCE,
 }
 
 __all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]
