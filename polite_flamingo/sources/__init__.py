@@ -13,9 +13,12 @@ from polite_flamingo.sources import (
     llava,
     oasst1,
     pf1m,
+    pointqa,
     questions,
     rationales,
+    refcocog,
     statements,
+    table,
     vqa,
 )
 from polite_flamingo.sources.base import Row, Source, SourceOptions
@@ -23,6 +26,7 @@ from polite_flamingo.sources.reading import SourceError
 
 SOURCES: dict[str, Source] = {
     "coco_captions": coco.SOURCE,
+    "refcocog": refcocog.SOURCE,
     "dota": aerial.DOTA,
     "dior": aerial.DIOR,
     "elevater_ic": elevater.SOURCE,
@@ -37,6 +41,12 @@ SOURCES: dict[str, Source] = {
     "gqa": questions.GQA,
     "textvqa": vqa.TEXTVQA,
     "ocr_vqa": questions.OCR_VQA,
+    "pointqa_local": pointqa.LOCAL,
+    "pointqa_looktwice": pointqa.LOOKTWICE,
+    "pointqa_general": pointqa.GENERAL,
+    "pointqa_spatial": pointqa.SPATIAL,
+    "pointqa_verbal": pointqa.VERBAL,
+    "pointqa_intent": pointqa.INTENT,
     "okvqa": vqa.OKVQA,
     "vsr": statements.VSR,
     "grid_3d": questions.GRID_3D,
@@ -55,6 +65,7 @@ SOURCES: dict[str, Source] = {
     "llava_reasoning": llava.REASONING,
     "llava": llava.LLAVA,
     "pf1m": pf1m.SOURCE,
+    "table": table.SOURCE,
 }
 
 __all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]

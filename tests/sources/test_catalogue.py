@@ -116,13 +116,25 @@ def test_an_example_names_the_files_of_the_source() -> None:
         *("--images", "data/coco_captions/images", "--out", "shards", "--preview", "20"),
     ]
     assert "'data/dior/Annotations/Horizontal Bounding Boxes/' \\" in example(SOURCES["dior"])
-    assert "--images" not in example(ODD)
+    assert "--images" not in example(ODD) and "--columns" not in example(ODD)
+    assert " data/ucm/sub/val \\" in example(
+        dataclasses.replace(coco.SOURCE, name="ucm", files="sub/SPLIT (a folder); x")
+    )
+    assert " data/odd/a.jsonl.gz \\" in example(dataclasses.replace(ODD, files="a.jsonl.gz, as it is"))
+
+
+def test_a_table_says_what_its_columns_can_be() -> None:
+    table = dataclasses.replace(ODD, columns=("response", "image", "meta.NAME"))
+    assert "--columns image=file response=answer --out" in " ".join(words(example(table)))
+    listed = " ".join(as_text([table], details=True).split())
+    assert "--columns FIELD=COLUMN … the fields: response, image, meta.NAME" in listed
+    assert "- `odd`: `--columns FIELD=COLUMN …`, of the fields response, image, meta.NAME" in as_markdown([table])
 
 
 @pytest.mark.parametrize("source", ALL, ids=SOURCES)
 def test_ingest_understands_the_example_of_every_source(source: Source) -> None:
     arguments = words(example(source))[3:]
-    known = {option for action in parser()._actions for option in action.option_strings} | {"--preview"}
+    known = {option for action in parser()._actions for option in action.option_strings} | {"--preview", "--columns"}
     assert {argument for argument in arguments if argument.startswith("--")} <= known
     assert not re.search(r"[<>…]|SPLIT", example(source))
 
@@ -131,8 +143,8 @@ def test_a_misspelt_name_gets_its_neighbours() -> None:
     assert [source.name for source in named(["gqa", "clevr"])] == ["gqa", "clevr"]
     with pytest.raises(ValueError, match="no source is called 'CLEVER'; did you mean clevr"):
         named(["gqa", "CLEVER"])
-    with pytest.raises(ValueError, match="'coco'; did you mean coco_captions"):
-        named(["coco"])
+    with pytest.raises(ValueError, match="'coco_caption'; did you mean coco_captions"):
+        named(["coco_caption"])
     with pytest.raises(ValueError, match="'%%%'; --list names them all"):
         named(["%%%"])
 
