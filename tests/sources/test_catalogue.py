@@ -144,8 +144,8 @@ def test_a_misspelt_name_gets_its_neighbours() -> None:
     assert [source.name for source in named(["gqa", "clevr"])] == ["gqa", "clevr"]
     with pytest.raises(ValueError, match="no source is called 'CLEVER'; did you mean clevr"):
         named(["gqa", "CLEVER"])
-    with pytest.raises(ValueError, match="'coco'; did you mean coco_captions"):
-        named(["coco"])
+    with pytest.raises(ValueError, match="'coco_caption'; did you mean coco_captions"):
+        named(["coco_caption"])
     with pytest.raises(ValueError, match="'%%%'; --list names them all"):
         named(["%%%"])
 
