@@ -5,6 +5,8 @@ from __future__ import annotations
 from polite_flamingo.sources import (
     aerial,
     alpaca,
+    captions,
+    cc3m,
     changes,
     choices,
     coco,
@@ -26,9 +28,17 @@ from polite_flamingo.sources.reading import SourceError
 
 SOURCES: dict[str, Source] = {
     "coco_captions": coco.SOURCE,
+    "flickr30k": captions.FLICKR30K,
+    "textcaps": captions.TEXTCAPS,
+    "image2paragraph": captions.IMAGE2PARAGRAPH,
+    "cc3m": cc3m.SOURCE,
     "refcocog": refcocog.SOURCE,
-    "dota": aerial.DOTA,
+    "rsicd": captions.RSICD,
+    "rsitmd": captions.RSITMD,
+    "ucm": captions.UCM,
     "dior": aerial.DIOR,
+    "dota": aerial.DOTA,
+    "hrrsd": aerial.HRRSD,
     "elevater_ic": elevater.SOURCE,
     "levir_cc": changes.LEVIR_CC,
     "spot_the_diff": changes.SPOT_THE_DIFF,
