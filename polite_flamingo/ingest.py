@@ -1,11 +1,20 @@
 """A raw dataset on disk -> numbered shards of samples, and a quarantine file with what could not become a sample.
 
-    OUT/SOURCE-00000.tar, SOURCE-00001.tar …   the same annotations and images give the same names and bytes
-    OUT/quarantine/SOURCE.jsonl                absent where nothing was quarantined
+    OUT/NAME-00000.tar, NAME-00001.tar …   NAME is the source's name, or another that tells two parts of it apart
+    OUT/quarantine/NAME.jsonl              absent where nothing was quarantined
+    OUT/ingest/NAME.json                   what came of it; written last
+    OUT/ingest/NAME/                       work in progress, gone at the end
 
-Rows in = written + quarantined. Shards get their final names only when the whole source has been read, so that a killed
-ingest leaves nothing that a build could mistake for a dataset. One process reads one source from start to end; run
-several sources side by side.
+Four steps, each of which an interrupted ingest takes up where it stopped:
+
+    gather   streams the annotation files into one spool of joined, keyed records (`sources.base.plan`)
+    cut      chooses the records (all, or a seeded sample) and numbers the parts: part 7 will be shard NAME-00007
+    build    a part -> its shard: reads the images, several at once; parts are independent, so any worker may build any
+    finish   gives the shards their final names
+
+Rows in = written + quarantined + left out by sampling. Which record lies in which shard hangs on the annotation files
+and the options alone, so the same input gives the same names and bytes, whoever builds. Shards get their names only
+when all are built: a killed ingest leaves nothing that a build could mistake for a dataset.
 
 Image bytes go through as they are. Only their header is checked here: decoding every image would cost more than
 everything else together, and what does not decode is quarantined by the job that decodes it anyway.
@@ -13,19 +22,34 @@ everything else together, and what does not decode is quarantined by the job tha
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
+import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-from polite_flamingo.ledger import OutputLayout, write_quarantine
+import numpy as np
+
+from polite_flamingo.ledger import OutputLayout, exclusive, read_quarantine, write_quarantine
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.shards import write_shard
+from polite_flamingo.shards import write_atomically, write_shard
 from polite_flamingo.sources import SOURCES, Row, SourceError, SourceOptions
+from polite_flamingo.sources.base import Context, Record, Source, make, plan
 
 MAX_SHARD_BYTES = 512 << 20
-"""A shard is a block in a worker's memory: with large images it is closed before it has all its samples."""
+"""A shard is a block in a worker's memory: a part with larger images is split, NAME-00007.tar and NAME-00007-1.tar."""
+
+FORMAT = 1
+"""Of the work in progress; another one is thrown away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +60,20 @@ class IngestConfig:
         source: a name in `SOURCES`.
         options: where the source's files lie.
         out: the folder of the shards; sources may share one.
+        name: of the shards; "" takes the source's.
         samples_per_shard: a shard is the unit of resume, so an interrupted build repeats at most this much a worker.
-        fresh: replace the shards that the same source left in `out`.
+        seed: of the choice, where records are sampled.
+        threads: images read at once by one worker; 0 decides by how long the first ones take.
+        fresh: replace the shards that the same name has in `out`.
     """
 
     source: str
     options: SourceOptions
     out: Path
+    name: str = ""
     samples_per_shard: int = 1000
+    seed: int = 0
+    threads: int = 0
     fresh: bool = False
 
     def __post_init__(self) -> None:
@@ -51,18 +81,62 @@ class IngestConfig:
             raise ValueError(f"no source is called {self.source!r}; there are: {', '.join(SOURCES)}")
         if self.samples_per_shard < 1:
             raise ValueError(f"samples_per_shard must be at least 1, not {self.samples_per_shard}")
+        if self.threads < 0:
+            raise ValueError(f"threads must be at least 1, or 0 to decide by itself, not {self.threads}")
+        if self.name and not self.name.replace("_", "").replace("-", "").isalnum():
+            raise ValueError(f"name {self.name!r} becomes part of file names: use letters, digits, '_' and '-'")
         known = SOURCES[self.source].extra
         for name in self.options.extra:
             if name not in known:
                 raise ValueError(f"{self.source} knows no extra {name!r}; it knows: {', '.join(known) or 'none'}")
+
+    @property
+    def shard_name(self) -> str:
+        """What the names of the shards begin with."""
+        return self.name or self.source
+
+    @property
+    def work(self) -> Path:
+        """The folder of the work in progress."""
+        return self.out / "ingest" / self.shard_name
+
+    @property
+    def result(self) -> Path:
+        """What came of it."""
+        return self.out / "ingest" / f"{self.shard_name}.json"
+
+    @property
+    def quarantine(self) -> Path:
+        """What could not become a sample."""
+        return OutputLayout(root=self.out).quarantine(self.shard_name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """The records of a source, spooled: how many rows there were, and how many of them are good so far."""
+
+    rows_in: int
+    records: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One built part: its staged shards, how many samples they hold, what is quarantined by reason."""
+
+    number: int
+    written: int
+    shards: tuple[str, ...]
+    reasons: Mapping[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ingested:
     """What came of it."""
 
+    name: str
     rows_in: int
     written: int
+    left_out: int
     shards: tuple[Path, ...]
     quarantine: Path | None
     reasons: Mapping[str, int] = field(default_factory=dict)
@@ -74,84 +148,420 @@ class Ingested:
         return sum(self.reasons.values())
 
     def __post_init__(self) -> None:
-        assert self.rows_in == self.written + self.quarantined, self
+        assert self.rows_in == self.written + self.quarantined + self.left_out, self
 
 
-def ingest(config: IngestConfig, watch: Callable[[Iterator[Row]], Iterable[Row]] = lambda rows: rows) -> Ingested:
-    """Read the source and write its shards.
+Tick = Callable[[str, int, int], None]
+"""Is told what is being done, how much of it is done, and of how much (0: not known)."""
+
+Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
+"""Does independent jobs, in any order and anywhere; `map` does them here."""
+
+
+def ingest(config: IngestConfig, *, count: int | None = None) -> Ingested:
+    """One source, in this process; of its records `count`, or all. Raises `SourceError` as `ingest_all`."""
+    return ingest_all([config], lambda sizes: [count])[0]
+
+
+def ingest_all(
+    configs: Sequence[IngestConfig],
+    choose: Callable[[Sequence[int]], Sequence[int | None]] = lambda sizes: [None] * len(sizes),
+    *,
+    spread: Spread = map,
+    tick: Tick = lambda step, done, total: None,
+) -> list[Ingested]:
+    """All steps for several sources; what is finished already, of the same input, is not done again.
 
     Args:
-        config: what and where.
-        watch: sees every row go by, and hands it on: a place for a progress bar.
+        configs: what and where; their shards must have different names.
+        choose: from the numbers of records of the sources, how many to sample of each; None takes all.
+        spread: who does the work.
+        tick: sees how it goes.
 
     Raises:
-        SourceError: an annotation file as a whole is unusable, or the folder holds shards of this source.
+        SourceError: an annotation file as a whole is unusable, or the folder holds other shards of such a name.
+        ValueError: two sources would have the same shards; or another process is at work on one.
     """
-    started = time.monotonic()
-    present = _shards_of(config)
-    if present and not config.fresh:
-        raise SourceError(f"{present[0]} is there already: pass --fresh to replace the shards of this source")
-    _sweep(config)
+    names = Counter((config.out, config.shard_name) for config in configs)
+    for (_, name), times in names.items():
+        if times > 1:
+            raise ValueError(f"{times} sources would write shards called {name!r}: give them different names")
+    with ExitStack() as locks:
+        started = time.monotonic()
+        for config in configs:
+            locks.enter_context(_locked(config))
+            if config.fresh:
+                _empty(config.work)
+        new = [config for config in configs if config.fresh or _known_size(config) is None]
+        for config in new:
+            _refuse_to_replace(config)
+        if len(new) == 1:
+            gather(new[0], lambda rows: tick(f"{new[0].shard_name}: rows read", rows, 0))
+        else:
+            for done, error in enumerate(spread(_gather_job, new), start=1):
+                if error:
+                    raise SourceError(error)
+                tick("sources read", done, len(new))
+        counts = choose([_known_size(config) or 0 for config in configs])
+        todo: list[tuple[IngestConfig, int]] = []
+        total = 0
+        for config, count in zip(configs, counts, strict=True):
+            if not is_finished(config, count):
+                parts = cut(config, count)
+                total += len(parts)
+                todo += [(config, number) for number in parts if not _part_file(config, number).exists()]
+        before = total - len(todo)
+        if total:
+            tick("shards built", before, total)
+        for done, error in enumerate(spread(_build_job, todo), start=1):
+            if error:
+                raise OSError(error)
+            tick("shards built", before + done, total)
+        seconds = time.monotonic() - started
+        return [
+            read_result(config) if is_finished(config, count) else finish(config, count, seconds)
+            for config, count in zip(configs, counts, strict=True)
+        ]
 
+
+def is_finished(config: IngestConfig, count: int | None) -> bool:
+    """Whether `out` holds the shards of the same input.
+
+    Raises:
+        SourceError: it holds shards of this name that were made of something else, and `fresh` is not set.
+    """
+    if (config.work / "gathered.json").exists():
+        return False
+    found = _result(config)
+    present = {path.name for path in shards_of(config)}
+    if found.get("fingerprint") == fingerprint(config, count) and present == set(found["shards"]):
+        return True
+    _refuse_to_replace(config)
+    return False
+
+
+def _refuse_to_replace(config: IngestConfig) -> None:
+    present = shards_of(config)
+    if present and not config.fresh:
+        raise SourceError(
+            f"{present[0]} is there already, made of another input: pass --fresh to replace the shards of this name"
+        )
+
+
+def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None) -> Gathered:
+    """Stream the annotation files into OUT/ingest/NAME/records.jsonl, unless that is done already.
+
+    Raises:
+        SourceError: an annotation file as a whole is unusable; nothing is left behind.
+    """
+    done = config.work / "gathered.json"
+    wanted = fingerprint(config, None)
+    if done.exists():
+        found = json.loads(done.read_text(encoding="utf-8"))
+        if found.pop("gathered") == wanted:
+            return Gathered(**found)
+    _empty(config.work)
+    source = SOURCES[config.source]
+    offsets, draws = array("Q"), array("Q")
+    rows_in = offset = 0
     try:
-        rows_in, staged, quarantined = _read(config, watch)
+        source.context(config.options)  # a missing image folder is said before an hour of reading
+        with (
+            (config.work / "records.jsonl").open("wb") as spool,
+            (config.work / "quarantine.jsonl").open("w", encoding="utf-8") as bad,
+        ):
+            for rows_in, row in enumerate(plan(source, config.options), start=1):
+                if isinstance(row, Quarantined):
+                    bad.write(row.to_json() + "\n")
+                else:
+                    line = json.dumps(row.to_json()).encode() + b"\n"
+                    offsets.append(offset)
+                    draws.append(_draw(config.seed, row.key))
+                    offset += spool.write(line)
+                if rows_in % 1000 == 0:
+                    tick(rows_in)
     except BaseException:
-        _sweep(config)
+        _empty(config.work)
         raise
-    quarantine = OutputLayout(root=config.out).quarantine(config.source)
-    for old in present:
-        old.unlink()
-    quarantine.unlink(missing_ok=True)
-    write_quarantine(quarantine, quarantined)
+    np.save(config.work / "offsets.npy", np.frombuffer(offsets, dtype=np.uint64))
+    np.save(config.work / "draws.npy", np.frombuffer(draws, dtype=np.uint64))
+    gathered = Gathered(rows_in=rows_in, records=len(offsets))
+    write_atomically(done, json.dumps({"gathered": wanted, **dataclasses.asdict(gathered)}))
+    return gathered
+
+
+def cut(config: IngestConfig, count: int | None) -> range:
+    """Choose the records, the same for the same seed whatever else is sampled; return the numbers of the parts."""
+    offsets = np.load(config.work / "offsets.npy")
+    if count is not None and count < len(offsets):
+        draws = np.load(config.work / "draws.npy")
+        offsets = offsets[np.sort(np.argsort(draws, kind="stable")[:count])]
+    parts = range(-(-len(offsets) // config.samples_per_shard))
+    chosen = config.work / "chosen.json"
+    wanted = json.dumps({"count": count, "records": len(offsets)})
+    if not chosen.exists() or chosen.read_text(encoding="utf-8") != wanted:
+        for stale in config.work.glob("[0-9]*"):
+            stale.unlink()
+        np.save(config.work / "chosen.npy", offsets)
+        write_atomically(chosen, wanted)
+    return parts
+
+
+def build_part(config: IngestConfig, number: int) -> Part:
+    """Build one part: its shards and its quarantine are on disk, and last its count. Done again, it does the same."""
+    quarantined: list[Quarantined] = []
+    written: list[int] = []
+    shards: list[Path] = []
+    samples = _good(_built(config, number), quarantined)
+    while (first := next(samples, None)) is not None:
+        shards.append(_staged(config, number, len(shards)))
+        written.append(0)
+        write_shard(shards[-1], _up_to_limit(chain([first], samples), written))
+    write_quarantine(config.work / f"{number:05d}.jsonl", quarantined)
+    reasons = Counter(row.reason for row in quarantined)
+    part = Part(number=number, written=sum(written), shards=tuple(path.name for path in shards), reasons=dict(reasons))
+    write_atomically(_part_file(config, number), json.dumps(dataclasses.asdict(part)))
+    return part
+
+
+def finish(config: IngestConfig, count: int | None, seconds: float = 0.0) -> Ingested:
+    """Replace what is there by what was built, and say what it is. An interrupted one may be finished again."""
+    parts = [_read_part(path) for path in sorted(config.work.glob("[0-9]*.part"), key=lambda path: int(path.stem))]
+    gathered = json.loads((config.work / "gathered.json").read_text(encoding="utf-8"))
+    chosen = json.loads((config.work / "chosen.json").read_text(encoding="utf-8"))["records"]
+    assert sum(part.written + sum(part.reasons.values()) for part in parts) == chosen, "a part is missing"
+
+    finals = {name: config.out / name.removesuffix(_STAGED) for part in parts for name in part.shards}
+    for old in shards_of(config):
+        if old not in finals.values():
+            old.unlink()
+    for name, path in finals.items():
+        staged = config.work / name
+        if staged.exists():  # else an interrupted `finish` has moved it
+            staged.replace(path)
+    rows = read_quarantine(config.work / "quarantine.jsonl")
+    for part in parts:
+        rows += read_quarantine(config.work / f"{part.number:05d}.jsonl")
+    write_quarantine(config.quarantine, rows)
+    found = {
+        "fingerprint": fingerprint(config, count),
+        "gathered": gathered["gathered"],
+        "records": gathered["records"],
+        "source": config.source,
+        "rows_in": gathered["rows_in"],
+        "written": sum(part.written for part in parts),
+        "left_out": gathered["records"] - chosen,
+        "reasons": dict(Counter(row.reason for row in rows).most_common()),
+        "shards": [path.name for path in finals.values()],
+        "seconds": seconds,
+    }
+    write_atomically(config.result, json.dumps(found, indent=1) + "\n")
+    _empty(config.work)
+    return read_result(config)
+
+
+def read_result(config: IngestConfig) -> Ingested:
+    """Of a finished ingest."""
+    found = _result(config)
     return Ingested(
-        rows_in=rows_in,
-        written=sum(staged.values()),
-        shards=tuple(path.rename(path.with_name(path.name.removesuffix(_STAGED))) for path in staged),
-        quarantine=quarantine if quarantined else None,
-        reasons=dict(Counter(row.reason for row in quarantined).most_common()),
-        seconds=time.monotonic() - started,
+        name=config.shard_name,
+        rows_in=found["rows_in"],
+        written=found["written"],
+        left_out=found["left_out"],
+        shards=tuple(config.out / name for name in found["shards"]),
+        quarantine=config.quarantine if config.quarantine.exists() else None,
+        reasons=found["reasons"],
+        seconds=found["seconds"],
     )
 
 
-_STAGED = ".tmp-staged"
-"""Ends the name of a finished shard of an unfinished ingest; `ledger.shard_names` does not see it."""
+def preview_rows(config: IngestConfig, count: int, look_at: int = 2000) -> tuple[list[Row], int, Counter[str]]:
+    """What an ingest would write, without writing: samples spread over the first records of the source.
+
+    Args:
+        config: what to read; `out` is not touched.
+        count: of samples, at most.
+        look_at: records that are read, at most.
+
+    Returns:
+        Rows in the order of the files, quarantined ones among them; how many were looked at; reasons and their counts.
+    """
+    source = SOURCES[config.source]
+    context = source.context(config.options)
+    seen = list(islice(plan(source, config.options), look_at))
+    rows: dict[int, Row] = {number: row for number, row in enumerate(seen) if isinstance(row, Quarantined)}
+    records = [(number, row) for number, row in enumerate(seen) if isinstance(row, Record)]
+    samples = 0
+    for number, record in sorted(records, key=lambda item: _draw(config.seed, item[1].key))[: max(200, 10 * count)]:
+        if samples == count:
+            break
+        rows[number] = made = make(source, record, context)
+        samples += isinstance(made, Sample)
+    reasons = Counter(row.reason for row in rows.values() if isinstance(row, Quarantined))
+    return [rows[number] for number in sorted(rows)], len(rows), reasons
 
 
-def _read(
-    config: IngestConfig, watch: Callable[[Iterator[Row]], Iterable[Row]]
-) -> tuple[int, dict[Path, int], list[Quarantined]]:
-    """Stage every shard; return how many rows were read, how many samples each shard holds, and what is quarantined."""
-    rows_in = 0
-    staged: dict[Path, int] = {}
-    quarantined: list[Quarantined] = []
-    batch: list[Sample] = []
-    size = 0
+def fingerprint(config: IngestConfig, count: int | None) -> str:
+    """Of everything that decides what the shards hold, as far as it can be seen without reading the files whole."""
+    options = config.options
+    files = [[str(path), *_stamp(path)] for path in (*options.annotations, *filter(None, [options.images]))]
+    parts = [
+        FORMAT, config.source, config.shard_name, config.samples_per_shard, config.seed, count, files, options.split,
+        sorted(options.columns.items()), sorted(options.extra.items()), sorted(options.download_from),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
-    def close() -> None:
-        path = config.out / f"{config.source}-{len(staged):05d}.tar{_STAGED}"
-        write_shard(path, batch)
-        staged[path] = len(batch)
 
-    for row in watch(SOURCES[config.source].read(config.options)):
-        rows_in += 1
+def shards_of(config: IngestConfig) -> list[Path]:
+    """The finished shards of this name."""
+    start = f"{config.shard_name}-{'[0-9]' * 5}"
+    return sorted([*config.out.glob(f"{start}.tar"), *config.out.glob(f"{start}-*.tar")])
+
+
+_STAGED = ".staged"
+"""Ends the name of a built shard of an unfinished ingest; `ledger.shard_names` does not see it."""
+
+
+def _draw(seed: int, key: str) -> int:
+    """A number from 0 to 2^64 - 1 that hangs on seed and key alone: the records of the smallest ones are chosen."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest(), "big")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of change; zeros for what is not there (whoever reads it will say so)."""
+    try:
+        found = path.stat()
+    except OSError:
+        return (0, 0)
+    return (0 if path.is_dir() else found.st_size, found.st_mtime_ns)
+
+
+def _empty(folder: Path) -> None:
+    """Of everything but the lock that whoever calls holds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name != ".lock":
+            path.unlink()
+
+
+def _staged(config: IngestConfig, number: int, piece: int) -> Path:
+    return config.work / f"{config.shard_name}-{number:05d}{f'-{piece}' if piece else ''}.tar{_STAGED}"
+
+
+def _part_file(config: IngestConfig, number: int) -> Path:
+    return config.work / f"{number:05d}.part"
+
+
+def _read_part(path: Path) -> Part:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return Part(**{**values, "shards": tuple(values["shards"])})
+
+
+def _result(config: IngestConfig) -> dict[str, Any]:
+    return json.loads(config.result.read_text(encoding="utf-8")) if config.result.exists() else {}
+
+
+def _known_size(config: IngestConfig) -> int | None:
+    """The number of records, where this input has been gathered: now, or by an ingest that is finished."""
+    for path in (config.work / "gathered.json", config.result):
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["gathered"] == fingerprint(config, None):
+                return int(found["records"])
+    return None
+
+
+def _gather_job(config: IngestConfig) -> str:
+    """Errors travel as text: an exception of a worker arrives as its traceback."""
+    try:
+        gather(config)
+    except SourceError as error:
+        return str(error)
+    return ""
+
+
+def _build_job(job: tuple[IngestConfig, int]) -> str:
+    try:
+        build_part(*job)
+    except OSError as error:  # a full disk, a folder that this machine does not see
+        return f"{job[0].shard_name}, part {job[1]}: {error}"
+    return ""
+
+
+@contextmanager
+def _locked(config: IngestConfig) -> Iterator[None]:
+    """The folder of the work is there and ours; afterwards it is gone unless work is left in it."""
+    with exclusive(config.work):
+        try:
+            yield
+        finally:
+            if not [path for path in config.work.iterdir() if path.name != ".lock"]:
+                shutil.rmtree(config.work)
+
+
+def _records(config: IngestConfig, number: int) -> Iterator[Record]:
+    chosen = np.load(config.work / "chosen.npy", mmap_mode="r")
+    first = number * config.samples_per_shard
+    with (config.work / "records.jsonl").open("rb") as spool:
+        for offset in chosen[first : first + config.samples_per_shard]:
+            spool.seek(int(offset))
+            yield Record.from_json(json.loads(spool.readline()))
+
+
+def _built(config: IngestConfig, number: int) -> Iterator[Row]:
+    """The rows of a part in order.
+
+    From a local disk one thread is fastest (Python's threads get in each other's way: twice as slow, measured); over a
+    network or with downloads nearly all the time is waiting, and threads wait together.
+    """
+    source = SOURCES[config.source]
+    context = source.context(config.options)
+    records = _records(config, number)
+    if config.threads != 0:
+        yield from _ahead(config.threads, records, source, context)
+        return
+    waited = 0.0
+    for record in islice(records, _PROBE):
+        started, busy = time.perf_counter(), time.thread_time()
+        row = make(source, record, context)
+        waited += time.perf_counter() - started - (time.thread_time() - busy)
+        yield row
+    yield from _ahead(16 if waited / _PROBE > _SLOW else 1, records, source, context)
+
+
+_PROBE = 50
+_SLOW = 0.001
+"""Seconds: a disk that is near answers in a tenth of it."""
+
+
+def _ahead(threads: int, records: Iterator[Record], source: Source, context: Context) -> Iterator[Row]:
+    if threads == 1:
+        yield from (make(source, record, context) for record in records)
+        return
+    ahead: deque[Future[Row]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for record in records:
+            ahead.append(pool.submit(make, source, record, context))
+            if len(ahead) >= 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _good(rows: Iterable[Row], quarantined: list[Quarantined]) -> Iterator[Sample]:
+    for row in rows:
         if isinstance(row, Quarantined):
             quarantined.append(row)
-            continue
-        batch.append(row)
-        size += sum(len(image.data) for image in row.images)
-        if len(batch) >= config.samples_per_shard or size >= MAX_SHARD_BYTES:
-            close()
-            batch, size = [], 0
-    if batch:
-        close()
-    return rows_in, staged, quarantined
+        else:
+            yield row
 
 
-def _shards_of(config: IngestConfig) -> list[Path]:
-    return sorted(config.out.glob(f"{config.source}-[0-9][0-9][0-9][0-9][0-9].tar"))
-
-
-def _sweep(config: IngestConfig) -> None:
-    """Remove what a killed ingest of this source left."""
-    for stale in config.out.glob(f"{config.source}-[0-9][0-9][0-9][0-9][0-9].tar.tmp-*"):
-        stale.unlink()
+def _up_to_limit(samples: Iterator[Sample], written: list[int]) -> Iterator[Sample]:
+    """As many as a shard takes, counted in `written[-1]`."""
+    size = 0
+    for sample in samples:
+        yield sample
+        written[-1] += 1
+        size += sum(len(image.data) for image in sample.images)
+        if size >= MAX_SHARD_BYTES:
+            return

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from polite_flamingo.guard import ModelBroken
 from polite_flamingo.journal import WorkerKeepsDying
@@ -74,8 +75,19 @@ class PoolsConfig:
         return sum(pool.min_actors * pool.cpus for pool in pools) + 2 * self.task_cpus
 
 
+class Needs(Protocol):
+    """What a job needs of a cluster; `PoolsConfig` is one."""
+
+    @property
+    def autoscaling(self) -> bool:
+        """Whether the cluster grows when it is asked to."""
+
+    def needed(self, kind: str) -> float:
+        """Logical "CPU"s or "GPU"s to start with."""
+
+
 @contextmanager
-def running_ray(pools: PoolsConfig) -> Iterator[None]:
+def running_ray(pools: Needs) -> Iterator[None]:
     """Join the cluster of `RAY_ADDRESS` or start one; leave it again. A Ray this process has already joined is used.
 
     Raises:
@@ -120,7 +132,7 @@ def set_environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def check_size(resources: dict[str, float], pools: PoolsConfig) -> None:
+def check_size(resources: dict[str, float], pools: Needs) -> None:
     """Raise `ValueError` where a cluster of these resources would wait for ever."""
     for kind in ("CPU", "GPU"):
         needed, there = pools.needed(kind), resources.get(kind, 0.0)

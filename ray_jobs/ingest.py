@@ -1,77 +1,92 @@
-"""`python -m ray_jobs.ingest`: a raw dataset on disk -> shards that `build_pf1m` reads.
+"""`python -m ray_jobs.ingest`: raw datasets on disk -> shards that `build_pf1m` reads.
 
-It is plain Python for now: one process a source, no Ray (the work is copying image bytes). The output folder may be
-shared by several sources.
+The annotation files are streamed by one process a source; the shards are built by Ray Data tasks, which read the images
+(`polite_flamingo/ingest.py` says how, and why it can be interrupted). A source of a few shards is done in this process:
+starting Ray would take longer.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import pickle
+import shlex
+import shutil
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from polite_flamingo.ingest import IngestConfig, Ingested, ingest
-from polite_flamingo.sources import SOURCES, Row, SourceError, SourceOptions
+from polite_flamingo.ingest import IngestConfig, Ingested, Tick, ingest_all, preview_rows
+from polite_flamingo.mixture import load_mixture
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.catalogue import as_text, named
 
-EXAMPLE = """example:
+RAY_PAYS = 8
+"""Jobs from which on a private Ray is started: about as long as its start takes."""
+
+EXAMPLE = """examples:
+  python -m ray_jobs.ingest --list                 all sources;   --list vqa_v2   one of them, with an example
   python -m ray_jobs.ingest --source coco_captions --split val --images data/coco/images --out shards \\
       --annotations data/coco/captions_val2014.json data/coco/instances_val2014.json
+  python -m ray_jobs.ingest --source table --annotations mine.csv --images photos --out shards \\
+      --columns image=file instruction=question response=answer --preview
+  python -m ray_jobs.ingest --mixture profiles/pf1m-mixture.yaml --root data --skip_absent --out shards
 
 Every annotation record becomes a sample in OUT/SOURCE-00000.tar … or a line of OUT/quarantine/SOURCE.jsonl that says
-what is wrong with it and where it lies. The exit status is 0 if there are samples, 1 if every row was quarantined,
-and 2 if an annotation file as a whole is unusable."""
+what is wrong with it and where it lies. Interrupted, the same command goes on where it stopped. The exit status is 0 if
+there are samples, 1 if every row was quarantined, and 2 if an annotation file as a whole is unusable."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line, ingest, and print the counts."""
-    args = parser().parse_args(arguments)
-    console = Console()
-    if args.list:
-        print(list_sources())
-        return 0
-    missing = [f"--{name}" for name in ("source", "annotations", "images", "out") if not getattr(args, name)]
-    if missing:
-        parser().error(f"{', '.join(missing)} must be given (or --list)")
+    made = parser()
+    args = made.parse_args(arguments)
     try:
-        config = IngestConfig(
-            source=args.source,
-            options=SourceOptions(
-                annotations=tuple(args.annotations), images=args.images, split=args.split, extra=dict(args.extra)
-            ),
-            out=args.out,
-            samples_per_shard=args.samples_per_shard,
-            fresh=args.fresh,
-        )
-        with _progress(console) as progress:
-            result = ingest(config, watch=lambda rows: _watched(rows, progress, config.source))
+        if args.list is not None:
+            width = shutil.get_terminal_size((100, 24)).columns
+            print(as_text(named(args.list or SOURCES), details=bool(args.list), width=width))
+            return 0
+        if args.mixture:
+            return _mixture(args)
+        wanted = ["source", "annotations"] + ["images"] * _needs_images(args.source) + ["out"] * (args.preview is None)
+        if missing := [f"--{name}" for name in wanted if not getattr(args, name)]:
+            made.error(f"{', '.join(missing)} must be given (or --list, or --mixture)")
+        config = _config(args)
+        if args.preview is not None:
+            return _preview(args, config)
+        return _ingest([config], lambda sizes: [args.count], local=args.local)
+    except KeyboardInterrupt:
+        print("\ningest: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
     except (SourceError, ValueError, OSError) as error:
-        print(f"ingest: {error}", file=sys.stderr)
+        if os.environ.get("POLITE_FLAMINGO_TRACEBACK"):
+            raise
+        print(f"ingest: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    console.print(summary(config.source, result))
-    if result.written:
-        print(f"shards in {config.out}: {len(result.shards)}")
-    else:
-        print("nothing was written: does --images name the right folder?")
-    if result.quarantine:
-        print(f"reasons and places: {result.quarantine}")
-    return 0 if result.written else 1
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="python -m ray_jobs.ingest",
-        description="Turn a raw dataset (annotation files and images on disk) into shards of samples.",
+        description="Turn raw datasets (annotation files and images on disk) into shards of samples.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--list", action="store_true", help="list the datasets it can read, and the files each needs")
-    made.add_argument("--source", metavar="NAME", help="one of: " + ", ".join(SOURCES))
+    made.add_argument(
+        "--list", nargs="*", metavar="NAME", help="list the sources, the files each wants, and where they come from"
+    )
+    made.add_argument("--source", metavar="NAME", help="a name of --list; own data: table, llava, sharegpt, pf1m")
     made.add_argument(
         "--annotations", nargs="+", type=Path, metavar="FILE", help="annotation files or folders, any order"
     )
@@ -82,39 +97,216 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="goes into the keys; of files that hold several splits, only this one is read (default: train, and all)",
     )
-    made.add_argument("--samples_per_shard", type=int, default=1000, metavar="N", help="default: %(default)s")
+    made.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        type=_name_and_value,
+        metavar="FIELD=COLUMN",
+        help="of a table: response, instruction, image, id, task, rationale, split, meta.ANY = the column's name",
+    )
     made.add_argument(
         "--extra",
         nargs="+",
         default=[],
         type=_name_and_value,
         metavar="NAME=VALUE",
-        help="what only one source needs: "
-        + "; ".join(f"{s.name}: {name} = {what}" for s in SOURCES.values() for name, what in s.extra.items()),
+        help="what only one source knows, see --list NAME",
     )
-    made.add_argument("--fresh", action="store_true", help="replace the shards that this source left in --out")
+    made.add_argument(
+        "--download",
+        nargs="+",
+        default=[],
+        metavar="HOST",
+        help="fetch images that are not on disk from these hosts (*.example.org: all below one) and no others",
+    )
+    made.add_argument(
+        "--preview",
+        nargs="?",
+        type=int,
+        const=20,
+        metavar="N",
+        help="write no shard but a page that shows N samples as they would be ingested (default: %(const)s)",
+    )
+    made.add_argument(
+        "--name", default="", help="of the shards, where a source is ingested twice (default: the source)"
+    )
+    made.add_argument("--count", type=int, metavar="N", help="draw so many records instead of all")
+    made.add_argument("--seed", type=int, help="of the draw (default: 0, or the mixture's)")
+    made.add_argument("--samples_per_shard", type=int, default=1000, metavar="N", help="default: %(default)s")
+    made.add_argument("--threads", type=int, default=0, metavar="N", help="images read at once (0: decides)")
+    made.add_argument("--fresh", action="store_true", help="replace the shards of the same name in --out")
+    made.add_argument("--local", action="store_true", help="work in this process only, without Ray")
+    mixture = made.add_argument_group("several sources at once")
+    mixture.add_argument("--mixture", type=Path, metavar="FILE", help="YAML that names them, see profiles/")
+    mixture.add_argument("--root", type=Path, default=Path(), metavar="DIR", help="of its paths")
+    mixture.add_argument("--sampling", help="all, ratio, counts, sqrt or paper, instead of the file's")
+    mixture.add_argument("--total", type=int, metavar="N", help="records in all, for sqrt")
+    mixture.add_argument("--skip_absent", action="store_true", help="leave out sources whose files are not there")
     return made
 
 
-def list_sources() -> str:
-    """What can be read, one paragraph a source; plain text, so that it can be searched."""
-    return "\n".join(
-        f"{source.name}\n    {source.category}; licence of the annotations: {source.licence}\n    {source.files}"
-        for source in SOURCES.values()
+@dataclass(frozen=True)
+class OneTask:
+    """What the job needs of a cluster: room for one task."""
+
+    autoscaling: bool = False
+
+    def needed(self, kind: str) -> float:
+        """Logical CPUs or GPUs."""
+        return 1.0 if kind == "CPU" else 0.0
+
+
+class OnRay:
+    """Spreads jobs as Ray Data tasks. Ray is joined or started with the first that are worth it, left at the end."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._stack = ExitStack()
+
+    def __enter__(self) -> OnRay:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def __call__(self, function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
+        """Results as they come."""
+        if len(jobs) < RAY_PAYS and not os.environ.get("RAY_ADDRESS"):
+            yield from map(function, jobs)
+            return
+        self._start()
+        import ray
+
+        from ray_jobs.pipeline import configure_data
+
+        configure_data()
+        rows = [{"job": pickle.dumps((function, job))} for job in jobs]
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run_job, num_cpus=1)
+        for row in results.iter_rows():
+            yield row["result"]
+
+    def _start(self) -> None:
+        import ray
+
+        from ray_jobs.cluster import running_ray
+
+        if not ray.is_initialized():
+            self._console.print("starting Ray …" if not os.environ.get("RAY_ADDRESS") else "joining the cluster …")
+            self._stack.enter_context(running_ray(OneTask()))
+
+
+def run_job(row: dict[str, Any]) -> dict[str, Any]:
+    """One job in a worker. A job that is killed is started again by Ray and does the same again."""
+    function, job = pickle.loads(row["job"])
+    return {"result": function(job)}
+
+
+def summary(results: Sequence[Ingested]) -> Table:
+    """Rows in = written + quarantined + left out, by source and reason."""
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("shards of", no_wrap=True)
+    for name in ("rows in", "written", "quarantined", "left out", "shards"):
+        table.add_column(name, justify="right")
+    for result in results:
+        table.add_row(
+            result.name, f"{result.rows_in:,}", f"{result.written:,}", f"{result.quarantined:,}",
+            f"{result.left_out:,}", f"{len(result.shards):,}",
+        )  # fmt: skip
+        for reason, count in result.reasons.items():
+            table.add_row(f"  {reason}", "", "", f"{count:,}", style="dim")
+    return table
+
+
+def _ingest(
+    configs: Sequence[IngestConfig], choose: Callable[[Sequence[int]], Sequence[int | None]], *, local: bool
+) -> int:
+    console = Console()
+    with _progress(console) as tick, OnRay(console) as ray:
+        results = ingest_all(configs, choose, spread=map if local else ray, tick=tick)
+    console.print(summary(results))
+    for result in results:
+        if result.quarantine:
+            print(f"{result.name}: reasons and places: {result.quarantine}")
+        if not result.written:
+            print(f"{result.name}: nothing was written: does --images name the right folder?")
+    written = sum(result.written for result in results)
+    if written:
+        shards = sum(len(result.shards) for result in results)
+        seconds = max(result.seconds for result in results)
+        print(f"{written:,} samples in {shards:,} shard{'s' * (shards > 1)}, {seconds:.1f} s: {configs[0].out}")
+    return 0 if written else 1
+
+
+def _mixture(args: argparse.Namespace) -> int:
+    mixture = load_mixture(args.mixture, sampling=args.sampling, total=args.total, seed=args.seed)
+    if not args.out and args.preview is None:
+        raise SourceError("--out must be given")
+    settings = {name: getattr(args, name) for name in ("samples_per_shard", "threads", "fresh")}
+    made = mixture.configs(args.root, args.out or Path(), download_from=tuple(args.download), **settings)
+    absent = {config.shard_name: path for config in made for path in _paths(config) if not path.exists()}
+    if absent and not args.skip_absent:
+        name, path = next(iter(absent.items()))
+        more = f" (and files of {len(absent) - 1} more)" if len(absent) > 1 else ""
+        raise SourceError(
+            f"{name}: {path} is not there{more}; pass --root, or --skip_absent to do without such sources"
+        )
+    if absent:
+        print(f"left out, because files are not there: {', '.join(absent)}", file=sys.stderr)
+        mixture = mixture.without(absent)
+        made = [config for config in made if config.shard_name not in absent]
+    if args.preview is not None:
+        return min(_preview(args, config) for config in made)
+    return _ingest(made, mixture.counts, local=args.local)
+
+
+def _preview(args: argparse.Namespace, config: IngestConfig) -> int:
+    from polite_flamingo.report.preview import write_preview
+
+    source = SOURCES[config.source]
+    path = (args.out or Path()) / f"preview-{config.shard_name}.html"
+    rows, looked_at, reasons = preview_rows(config, args.preview)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    command = shlex.join(["python", "-m", "ray_jobs.ingest", *sys.argv[1:]])
+    write_preview(
+        path, source=source, options=config.options, rows=rows, looked_at=looked_at, reasons=reasons, command=command
+    )
+    bad = sum(reasons.values())
+    found = f"{len(rows) - bad} samples and {bad} quarantined of {looked_at:,} records looked at"
+    print(f"{config.shard_name}: {found}: {path}")
+    return 0 if len(rows) > bad else 1
+
+
+def _config(args: argparse.Namespace) -> IngestConfig:
+    named([args.source])
+    options = SourceOptions(
+        annotations=tuple(args.annotations),
+        images=args.images,
+        split=args.split,
+        columns=dict(args.columns),
+        extra=dict(args.extra),
+        download_from=tuple(args.download),
+    )
+    return IngestConfig(
+        source=args.source,
+        name=args.name,
+        options=options,
+        out=args.out or Path(),
+        samples_per_shard=args.samples_per_shard,
+        seed=args.seed or 0,
+        threads=args.threads,
+        fresh=args.fresh,
     )
 
 
-def summary(source: str, result: Ingested) -> Table:
-    """Rows in = written + quarantined, by reason."""
-    table = Table(title=f"{source}: {result.seconds:.1f} s", show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
-    table.add_row("rows in", f"{result.rows_in:,}", style="bold")
-    table.add_row("written", f"{result.written:,}")
-    table.add_row("quarantined", f"{result.quarantined:,}")
-    for reason, count in result.reasons.items():
-        table.add_row(f"  {reason}", f"{count:,}")
-    return table
+def _paths(config: IngestConfig) -> Iterable[Path]:
+    yield from config.options.annotations
+    if config.options.images is not None:
+        yield config.options.images
+
+
+def _needs_images(source: str | None) -> bool:
+    return source is None or (source in SOURCES and SOURCES[source].images == "needed")
 
 
 def _name_and_value(text: str) -> tuple[str, str]:
@@ -124,16 +316,34 @@ def _name_and_value(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _progress(console: Console) -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True)
+@contextmanager
+def _progress(console: Console) -> Iterator[Tick]:
+    """A bar for each thing that is being done; where nobody watches, a line now and then."""
+    if not console.is_terminal:
+        yield partial(_line, {})
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        bars: dict[str, Any] = {}
+
+        def tick(step: str, done: int, total: int) -> None:
+            if step not in bars:
+                bars[step] = progress.add_task(step, total=total or None)
+            progress.update(bars[step], completed=done)
+
+        yield tick
 
 
-def _watched(rows: Iterator[Row], progress: Progress, name: str) -> Iterable[Row]:
-    task = progress.add_task(f"{name}: rows read", total=None)
-    for row in rows:
-        progress.advance(task)
-        yield row
+def _line(last: dict[str, float], step: str, done: int, total: int) -> None:
+    if time.monotonic() - last.setdefault(step, time.monotonic()) >= 10 or (done == total and total):
+        last[step] = time.monotonic()
+        print(f"{step}: {done:,}" + (f" of {total:,}" if total else ""), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,19 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo import ingest as module
-from polite_flamingo.ingest import IngestConfig, ingest
-from polite_flamingo.ledger import read_quarantine, shard_names
+from polite_flamingo.ingest import IngestConfig, Spread, ingest, ingest_all, preview_rows
+from polite_flamingo.ledger import exclusive, read_quarantine, shard_names
 from polite_flamingo.sample import Sample
 from polite_flamingo.shards import read_shard
-from polite_flamingo.sources import Row, SourceError, SourceOptions
+from polite_flamingo.sources import SourceError, SourceOptions
 from ray_jobs.ingest import main
 
 QUESTIONS = 7
@@ -68,40 +69,120 @@ def test_large_images_close_a_shard_early(raw: SourceOptions, tmp_path: Path, mo
     assert len(ingest(config(raw, tmp_path / "out")).shards) == QUESTIONS - MISSING
 
 
+def test_a_finished_ingest_is_not_done_again(raw: SourceOptions, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = ingest(config(raw, out))
+    made = {path: path.stat().st_mtime_ns for path in first.shards}
+    assert ingest(config(raw, out)) == first
+    assert {path: path.stat().st_mtime_ns for path in first.shards} == made
+    first.shards[0].unlink()
+    with pytest.raises(SourceError, match="pass --fresh"):
+        ingest(config(raw, out))  # something is lost: only the user can say that it may be replaced
+    assert ingest(config(raw, out, fresh=True)).shards == first.shards
+
+
 def test_old_shards_are_not_mixed_with_new_ones(raw: SourceOptions, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ingest(config(raw, out))
     (out / "gqa-00000.tar").write_bytes(b"another source")
-    with pytest.raises(SourceError, match=r"clevr-00000\.tar is there already: pass --fresh"):
-        ingest(config(raw, out))
     content = json.loads(raw.annotations[0].read_text())
     raw.annotations[0].write_text(json.dumps({"questions": content["questions"][:1]}))
+    with pytest.raises(SourceError, match=r"clevr-00000\.tar is there already, made of another input: pass --fresh"):
+        ingest(config(raw, out))
     result = ingest(config(raw, out, fresh=True))
     assert sorted(path.name for path in out.glob("*.tar")) == ["clevr-00000.tar", "gqa-00000.tar"]
     assert result.quarantine is None and not list((out / "quarantine").glob("*"))
 
 
-def test_a_killed_ingest_leaves_no_shard_and_the_next_one_cleans_up(raw: SourceOptions, tmp_path: Path) -> None:
-    class Killed(BaseException):
-        pass
+class Killed(BaseException):
+    pass
 
-    def killed(rows: Iterator[Row]) -> Iterator[Row]:
-        for number, row in enumerate(rows):
-            if number == 4:
-                assert len(list((tmp_path / "out").iterdir())) == 2  # two shards are staged by now
+
+def killed_after(parts: int) -> Spread:
+    def spread(function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
+        for number, job in enumerate(jobs):
+            if number == parts:
                 raise Killed
-            yield row
+            yield function(job)
 
+    return spread
+
+
+def test_an_interrupted_ingest_leaves_no_shard_and_goes_on_where_it_stopped(
+    raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    undisturbed = ingest(config(raw, tmp_path / "other"))
     with pytest.raises(Killed):
-        ingest(config(raw, tmp_path / "out"), watch=killed)
-    assert not list((tmp_path / "out").iterdir())
-
-    (tmp_path / "out/clevr-00007.tar.tmp-staged").write_bytes(b"left by a kill that ran no handler")
+        ingest_all([config(raw, out)], spread=killed_after(2))
     with pytest.raises(ValueError, match=r"no \.tar shard"):
-        shard_names(str(tmp_path / "out"))
-    ingest(config(raw, tmp_path / "out"))
-    assert list(shard_names(str(tmp_path / "out"))) == ["clevr-00000", "clevr-00001", "clevr-00002"]
-    assert not list((tmp_path / "out").glob("*.tmp-*"))
+        shard_names(str(out))
+    monkeypatch.setattr(module, "plan", None)  # the annotations are not read a second time
+    built: list[int] = []
+    build = module.build_part
+    monkeypatch.setattr(module, "build_part", lambda c, number: built.append(number) or build(c, number))
+    result = ingest(config(raw, out))
+    assert built == [2, 3]
+    assert [path.read_bytes() for path in result.shards] == [path.read_bytes() for path in undisturbed.shards]
+    assert result.reasons == undisturbed.reasons and not (out / "ingest/clevr").exists()
+
+
+def test_changed_annotations_throw_the_work_of_an_interrupted_ingest_away(raw: SourceOptions, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        ingest_all([config(raw, tmp_path / "out")], spread=killed_after(2))
+    content = json.loads(raw.annotations[0].read_text())
+    raw.annotations[0].write_text(json.dumps({"questions": content["questions"][3:]}))
+    result = ingest(config(raw, tmp_path / "out"))
+    assert (result.rows_in, result.written) == (4, 2)
+
+
+def test_the_moves_of_an_interrupted_finish_are_taken_up(raw: SourceOptions, tmp_path: Path) -> None:
+    one, out = config(raw, tmp_path / "out"), tmp_path / "out"
+    module.gather(one)
+    for number in module.cut(one, None):
+        module.build_part(one, number)
+    (one.work / "clevr-00000.tar.staged").rename(out / "clevr-00000.tar")  # and here the power went
+    result = ingest(one)
+    assert result.written == QUESTIONS - MISSING and len(result.shards) == 3
+
+
+def test_an_unusable_file_leaves_nothing_behind(raw: SourceOptions, tmp_path: Path) -> None:
+    raw.annotations[0].write_text('{"questions": [{"question_index": 1}, ')
+    with pytest.raises(SourceError, match="not JSON"):
+        ingest(config(raw, tmp_path / "out"))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+
+
+def test_two_processes_cannot_ingest_the_same_shards_at_once(raw: SourceOptions, tmp_path: Path) -> None:
+    one = config(raw, tmp_path / "out")
+    with exclusive(one.work), pytest.raises(ValueError, match="another job is writing"):
+        ingest(one)
+    with pytest.raises(ValueError, match="2 sources would write shards called 'clevr'"):
+        ingest_all([one, one])
+
+
+def test_a_draw_is_seeded_nested_and_counted(raw: SourceOptions, tmp_path: Path) -> None:
+    def keys(count: int, seed: int = 0) -> list[str]:
+        result = ingest(config(raw, tmp_path / f"{count}-{seed}", seed=seed), count=count)
+        assert result.rows_in == QUESTIONS == result.written + result.quarantined + result.left_out
+        assert result.left_out == QUESTIONS - count
+        rows = [row for path in result.shards for row in read_shard(path)]
+        bad = read_quarantine(result.quarantine) if result.quarantine else []
+        return sorted(row.key for row in [*rows, *bad])
+
+    assert set(keys(2)) < set(keys(4)) < set(keys(6))  # a larger count takes the same ones and more
+    assert len({tuple(keys(3, seed)) for seed in range(5)}) > 1
+    assert keys(7) == sorted(f"clevr/val/{n}" for n in range(QUESTIONS))
+
+
+def test_a_preview_writes_nothing(raw: SourceOptions, tmp_path: Path) -> None:
+    rows, looked_at, reasons = preview_rows(config(raw, tmp_path / "out"), 3)
+    samples = [row for row in rows if isinstance(row, Sample)]
+    assert len(samples) == 3 and looked_at == len(rows) and sum(reasons.values()) == len(rows) - 3
+    assert [row.key for row in rows] == sorted(row.key for row in rows)  # in the order of the file
+    assert not (tmp_path / "out").exists()
+    rows, looked_at, reasons = preview_rows(config(raw, tmp_path / "out"), 99)
+    assert (looked_at, reasons) == (QUESTIONS, {"missing_image": MISSING})
 
 
 def test_wrong_settings_are_refused_with_a_remedy(raw: SourceOptions, tmp_path: Path) -> None:
@@ -126,9 +207,9 @@ def test_the_command_prints_every_row_by_reason(
 ) -> None:
     assert main(command(raw, tmp_path / "out", "--samples_per_shard", "3")) == 0
     printed = capsys.readouterr().out
-    words = printed.replace("│", " ").split()
-    for name, count in (("in", "7"), ("written", "5"), ("quarantined", "2"), ("missing_image", "2")):
-        assert words[words.index(name) + 1] == count
+    table = [line.replace("│", " ").split() for line in printed.splitlines()]
+    assert ["clevr", "7", "5", "2", "0", "2"] in [line[:6] for line in table]  # rows in, written, quarantined, left out
+    assert ["missing_image", "2"] in [line[:2] for line in table]
     assert len(list((tmp_path / "out").glob("clevr-*.tar"))) == 2
 
 
@@ -154,4 +235,4 @@ def test_the_list_and_the_help_need_no_model_and_no_ray() -> None:
         "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "levir_cc\n    change captioning" in shown and "captions_SPLIT2014.json" in shown
+    assert "levir_cc  (LEVIR-CC)" in shown and "captions_SPLIT2014.json" in shown

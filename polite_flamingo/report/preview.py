@@ -29,6 +29,8 @@ FOLDED_FROM = 1500
 """Characters; as are `START`."""
 LINES_FOLDED_FROM = 45
 """Captions and the most boxes that are written (`boxes.MAX_BOXES`) are not folded."""
+FAILURES = 12
+"""Of a reason, before the rest is folded."""
 START = 500
 START_LINES = 12
 
@@ -101,6 +103,7 @@ def write_preview(
         facts=list(_facts(options)),
         cards=[_card(row, source) for row in rows if isinstance(row, Sample)],
         failures=[(reason, reasons[reason], shown) for reason, shown in failures.items()],
+        most=FAILURES,
         looked_at=looked_at,
         quarantined=sum(reasons.values()),
         command=re.split(r" (?=--)", command),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from polite_flamingo.sources import (
     aerial,
     alpaca,
+    captions,
+    cc3m,
     changes,
     choices,
     coco,
@@ -13,9 +15,12 @@ from polite_flamingo.sources import (
     llava,
     oasst1,
     pf1m,
+    pointqa,
     questions,
     rationales,
+    refcocog,
     statements,
+    table,
     vqa,
 )
 from polite_flamingo.sources.base import Row, Source, SourceOptions
@@ -23,8 +28,17 @@ from polite_flamingo.sources.reading import SourceError
 
 SOURCES: dict[str, Source] = {
     "coco_captions": coco.SOURCE,
-    "dota": aerial.DOTA,
+    "flickr30k": captions.FLICKR30K,
+    "textcaps": captions.TEXTCAPS,
+    "image2paragraph": captions.IMAGE2PARAGRAPH,
+    "cc3m": cc3m.SOURCE,
+    "refcocog": refcocog.SOURCE,
+    "rsicd": captions.RSICD,
+    "rsitmd": captions.RSITMD,
+    "ucm": captions.UCM,
     "dior": aerial.DIOR,
+    "dota": aerial.DOTA,
+    "hrrsd": aerial.HRRSD,
     "elevater_ic": elevater.SOURCE,
     "levir_cc": changes.LEVIR_CC,
     "spot_the_diff": changes.SPOT_THE_DIFF,
@@ -37,6 +51,12 @@ SOURCES: dict[str, Source] = {
     "gqa": questions.GQA,
     "textvqa": vqa.TEXTVQA,
     "ocr_vqa": questions.OCR_VQA,
+    "pointqa_local": pointqa.LOCAL,
+    "pointqa_looktwice": pointqa.LOOKTWICE,
+    "pointqa_general": pointqa.GENERAL,
+    "pointqa_spatial": pointqa.SPATIAL,
+    "pointqa_verbal": pointqa.VERBAL,
+    "pointqa_intent": pointqa.INTENT,
     "okvqa": vqa.OKVQA,
     "vsr": statements.VSR,
     "grid_3d": questions.GRID_3D,
@@ -55,6 +75,7 @@ SOURCES: dict[str, Source] = {
     "llava_reasoning": llava.REASONING,
     "llava": llava.LLAVA,
     "pf1m": pf1m.SOURCE,
+    "table": table.SOURCE,
 }
 
 __all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]

@@ -100,6 +100,7 @@ class Source:
         split_in_record: records name their split in a field `split`.
         images: whether an image folder must be given.
         extra: the names that it knows in `SourceOptions.extra`, each with one line of help.
+        columns: of tables, what `SourceOptions.columns` can say a column is.
     """
 
     name: str
@@ -119,6 +120,7 @@ class Source:
     split_in_record: bool = False
     images: Literal["needed", "optional", "none"] = "needed"
     extra: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
     def context(self, options: SourceOptions) -> Context:
         """Raises `SourceError` where the images are needed and not there."""

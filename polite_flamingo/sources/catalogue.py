@@ -51,7 +51,13 @@ Adopted in all: {:,} of the paper's {:,} (arXiv 2307.01003, section 4). What the
 given with each member."""
 
 _CATEGORIES = ("captioning", "classification", "change captioning", "VQA with rationale", "VQA", "dialogue", "text")
-_FILE = re.compile(r"[\w.*<>/-]+\.(?:json|jsonl|csv|tsv|token|txt|xml|parquet)\b|[\w./-]+(?: [A-Z]\w*)*/(?!\w)")
+_FILE = re.compile(
+    r"[\w.*<>/-]+\.(?:json|jsonl|csv|tsv|token|txt|xml|parquet)(?:\.gz)?\b|[\w.-]+/[\w./-]*(?: [A-Z]\w*)*/?"
+)
+"""A file, or a folder, whose name may have blanks before capitals."""
+
+_COLUMNS = {"image": "file", "instruction": "question", "response": "answer"}
+"""Made-up columns of a table, for its example."""
 
 
 def named(names: Iterable[str]) -> list[Source]:
@@ -111,6 +117,8 @@ def _lines(source: Source, details: bool, width: int) -> Iterator[str]:
     if details:
         yield _wrapped("task", source.task, width)
         yield _wrapped("images", {"none": "it has none"}.get(source.images, source.images), width)
+        if source.columns:
+            yield _wrapped("columns", f"--columns FIELD=COLUMN …  the fields: {', '.join(source.columns)}", width)
         for name, what in source.extra.items():
             yield _wrapped("extra", f"--extra {name}=…  {what}", width)
         yield "\n" + textwrap.indent(example(source), "    ")
@@ -138,11 +146,14 @@ def example(source: Source) -> str:
     folder = f"data/{source.name}"
     # "a.json (or b.json), c.json, or …; where the images are": the first way of giving the annotations
     first = re.split(r";|,? or ", re.sub(r"\([^)]*\)", "", source.files))[0]
-    split = "val" if "SPLIT" in first or source.split_in_record else ""
-    files = _FILE.findall(first.replace("SPLIT", split or "train")) or ["annotations.json"]
+    split = "val" if "SPLIT" in source.files else ""
+    suffix = re.search(r"\.\w+", first)
+    files = _FILE.findall(first.replace("SPLIT", split)) or [f"annotations{suffix[0] if suffix else '.json'}"]
+    columns = [f"{field}={column}" for field, column in _COLUMNS.items() if field in source.columns]
     parts = [
         f"python -m ray_jobs.ingest --source {source.name}{f' --split {split}' if split else ''}",
         " \\\n        ".join(["--annotations", *(shlex.quote(f"{folder}/{name}") for name in files)]),
+        *([f"--columns {' '.join(columns)}"] if columns else []),
         f"{'' if source.images == 'none' else f'--images {folder}/images '}--out shards --preview 20",
     ]
     return " \\\n    ".join(parts)
@@ -161,6 +172,11 @@ def as_markdown(sources: Sequence[Source]) -> str:
         f"- `{source.name}`: `--extra {name}=…`: {_escaped(what)}"
         for source in _in_order(sources)
         for name, what in source.extra.items()
+    ]
+    extras += [
+        f"- `{source.name}`: `--columns FIELD=COLUMN …`, of the fields {', '.join(source.columns)}"
+        for source in _in_order(sources)
+        if source.columns
     ]
     if extras:
         parts += ["## What only one source needs", "\n".join(extras)]

@@ -25,6 +25,9 @@ Records = Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]
 
 OCR_VQA_SPLITS = {1: "train", 2: "val", 3: "test"}
 
+UNLISTED = "unlisted"
+"""The split of what is in none of the lists that name splits."""
+
 
 def answered(
     dataset: str, key: str, instruction: str, answer: str, *images: Image, rationale: str = "", **meta: Any
@@ -132,7 +135,7 @@ def ocr_vqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Plac
 
 
 def build_ocr_vqa(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One question, one sample. The image is named by the book and the suffix of its URL."""
+    """One question, one sample. The image is named by the book and the suffix of its URL, or is fetched from there."""
     question, answer = question_of(record), answer_of(record)
     book, url = identity(record, "book"), text(record, "imageURL")
     try:
@@ -140,7 +143,7 @@ def build_ocr_vqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     except ValueError:
         raise BadSample("bad_field", "field 'imageURL' is no URL") from None
     names = [f"{place}{book}{end}" for end in dict.fromkeys((suffix, ".jpg")) for place in ("", "images/")]
-    image, _ = context.images.read(*names)
+    image = context.local_or_downloaded(url, *names)
     return answered("ocr_vqa", key, ask(question), answer, image, image_id=book)
 
 
@@ -154,7 +157,7 @@ def grid_3d_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Plac
     for path in options.annotations:
         if path not in lists:
             for number, record in enumerate(elements(path)):
-                split = (shelf.get("split", str(number)) or ["unlisted"])[0] if lists else ""
+                split = (shelf.get("split", str(number)) or [UNLISTED])[0] if lists else ""
                 data = only(record, ("question", "answer", "img_idx"), number=number, split=split)
                 yield Place(file=path.name, part="questions"), number, data
 

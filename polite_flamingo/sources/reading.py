@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from polite_flamingo.images import Header, inspect
@@ -214,6 +214,7 @@ class ImageFolder:
 
     root: Path | None
     _archives: dict[Path, zipfile.ZipFile] = field(default_factory=dict)
+    _folders: dict[Path, bool] = field(default_factory=dict)
 
     @staticmethod
     def of(images: Path | None) -> ImageFolder:
@@ -245,17 +246,45 @@ class ImageFolder:
         if self.root is None:
             raise BadSample("missing_image", "the record has an image and no image folder is given: pass --images")
         for name in names:
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+            if name.startswith("/") or "\0" in name or ".." in name.split("/"):
                 raise BadSample("unsafe_name", f"image name {name[:80]!r} leads out of the image folder")
             path = self.root / name
             try:
                 if path.is_file():
-                    if not path.resolve().is_relative_to(self.root.resolve()):
+                    if not self._inside(path):
                         raise BadSample("unsafe_name", f"{name[:80]!r} is a link that leads out of the image folder")
                     return path
-            except OSError:  # a name that no file system takes names no file
-                continue
+            except (OSError, ValueError) as error:  # a name that no file system takes names no file
+                if isinstance(error, BadSample):
+                    raise
         raise BadSample("missing_image", f"none of {', '.join(names)[:200]} is in the image folder")
+
+    def read_part(self, name: str, offset: int, size: int) -> tuple[Image, Header]:
+        """As `read`, from `offset` bytes into a file: a member of a tar, which is packed in no way."""
+        path = self.locate(name)
+        what = f"{name}@{offset}"
+        if not 0 <= size <= MAX_IMAGE_BYTES:
+            raise BadSample("image_too_large", f"{what}: {size} bytes, at most {MAX_IMAGE_BYTES} are read")
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except (OSError, ValueError, OverflowError) as error:
+            raise BadSample("missing_image", f"{what} cannot be read: {error}") from None
+        if len(data) < size:
+            raise BadSample("corrupt_image", f"{what}: the file ends after {len(data)} of {size} bytes")
+        return checked(data, what)
+
+    def _inside(self, path: Path) -> bool:
+        """Folders are resolved once: to look up each of their parents would cost as much as reading the image."""
+        if path.is_symlink():
+            return self._beneath(path)
+        if path.parent not in self._folders:
+            self._folders[path.parent] = self._beneath(path.parent)
+        return self._folders[path.parent]
+
+    def _beneath(self, path: Path) -> bool:
+        return self.root is not None and path.resolve().is_relative_to(self.root.resolve())
 
     def read_from_zip(self, archive: str, member: str) -> tuple[Image, Header]:
         """As `read`, from a zip in the folder; nothing is extracted to disk."""

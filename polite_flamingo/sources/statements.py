@@ -3,7 +3,8 @@
 Both are JSON lines, NLVR2 despite its `.json`. A statement becomes the question whether it is correct, worded in one of
 several ways (`instructions.py`), its label the answer yes or no. The labels are compared as they are: NLVR2's are the
 strings "True" and "False", both of which count as true for Python's `bool`. The lists of validators, strings too, are
-not used. No image is fetched by URL: of NLVR2's some now lead to other pictures, and VSR's are those of COCO 2017.
+not used. VSR's images are COCO 2017's, and are fetched by their URLs where that is allowed. NLVR2's never are: some of
+its URLs lead to other pictures by now, which only its authors' hashes tell.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def answer(record: dict[str, Any]) -> str:
 def build_vsr(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One statement, one sample."""
     statement, said, name = question_of(record, "caption"), answer(record), text(record, "image")
-    image, _ = context.images.read(*(f"{place}{name}" for place in ("", "images/", "train2017/", "val2017/")))
+    names = (f"{place}{name}" for place in ("", "images/", "train2017/", "val2017/"))
+    image = context.local_or_downloaded(record.get("image_link"), *names)
     return answered("vsr", key, instruction("statement", key, statement=statement), said, image, image_id=name)
 
 
@@ -71,7 +73,7 @@ VSR = Source(
     published="github.com/cambridgeltl/visual-spatial-reasoning",
     licence="Apache-2.0",
     evidence="real file",
-    records=recorder(json_lines, "image", "caption", "label"),
+    records=recorder(json_lines, "image", "image_link", "caption", "label"),
     identify=lambda record: named_by(text(entry(record), "image"), question_of(record, "caption")),
     build=build_vsr,
 )

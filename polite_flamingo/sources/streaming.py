@@ -193,17 +193,20 @@ class _Window:
             except RecursionError:
                 raise SourceError(f"{self._path} is nested too deeply to be an annotation file") from None
             except JSONDecodeError as error:
+                within = error.pos - self._at
                 cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - 16
                 if cut and self._more():
                     continue
-                self._at = min(error.pos, len(self._text))
+                self._at += within
                 raise self.error(error.msg) from None
             except ValueError as error:  # a number of more digits than Python converts
                 raise SourceError(f"{self._path} is not usable JSON ({error})") from None
-            # A number that the window cuts in two parses as a shorter number: take it only when something follows it.
-            if end < len(self._text) or not self._more():
-                self._at = end
-                return value
+            # "1", "1." and "1.5e-" all parse as a shorter number: where the window may have cut one, look further.
+            length = end - self._at
+            if len(self._text) - end <= 2 and isinstance(value, int | float) and self._more():
+                continue
+            self._at += length
+            return value
 
     def comma_or(self, close: str) -> None:
         """Over a comma; stay before `close`."""

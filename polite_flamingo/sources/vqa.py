@@ -3,6 +3,8 @@
 Questions and annotations lie in two files, joined by `question_id`; the answer is the one most of the ten annotators
 gave (of equally frequent ones, the first). `multiple_choice_answer` is not read: in TextVQA's files it is merely the
 first answer. OK-VQA's `answer` is stemmed, which is good for counting; what is said is its most frequent `raw_answer`.
+What TextVQA's annotators could tick in the place of an answer ("unanswerable", "answering does not require reading text
+in the image") counts as one; `meta` has the counts of all.
 Rows in: the questions, plus every annotation that is malformed, repeated, or has no question.
 """
 
@@ -86,9 +88,8 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
             for number, record in enumerate(value):
                 if part == "annotations":
                     joins = found_id(record, "question_id")
-                    shelf.put(
-                        "annotations", joins or "", [path.name, number, record.get("answers") if joins else record]
-                    )
+                    answers = _slim(record.get("answers")) if joins else record
+                    shelf.put("annotations", joins or "", [path.name, number, answers])
                 else:
                     shelf.put("questions", found_id(record, "question_id") or "", [file, part, number, record])
         if not found:
@@ -106,6 +107,13 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
         path = options.annotations[file]
         data = {"record": record, "answers": given[0][2] if given else None, "subtype": subtype}
         yield Place(file=path.name, part=part), number, data
+
+
+def _slim(answers: Any) -> Any:
+    """Only what the ten annotators said: a quarter of the file. What is malformed stays, for `majority` to refuse."""
+    if not isinstance(answers, list):
+        return answers
+    return [item["answer"] if isinstance(item, dict) and "answer" in item else item for item in answers]
 
 
 def _unjoined(question_id: str, annotation: Any, shelf: Shelf) -> BadSample | None:

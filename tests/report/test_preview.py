@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from polite_flamingo.report.preview import FOLDED_FROM, LINES_FOLDED_FROM, MAX_SIDE, write_preview
+from polite_flamingo.report.preview import FAILURES, FOLDED_FROM, LINES_FOLDED_FROM, MAX_SIDE, write_preview
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn
 from polite_flamingo.sources import SOURCES, SourceOptions
 from polite_flamingo.sources.catalogue import EVIDENCE
@@ -188,6 +188,13 @@ def test_where_images_are_missing_the_folder_is_asked_for(show: Any) -> None:
     assert "No record became a sample." in text and "does --images name the folder" in text
     assert "missing_image 1,999, 1 of them shown" in text and "bad_field10.1 %" in text
     assert "--images name" not in words(show(bad("bad_field")))
+
+
+def test_many_failures_of_a_reason_are_folded_and_all_there(show: Any) -> None:
+    text = show(*(bad(payload=f"c.json#images[{n}]") for n in range(FAILURES + 3)), bad("bad_field"))
+    shown, rest = text.split('<details class="rest"><summary>3 more</summary>')
+    assert shown.count("c.json#images[") == FAILURES and rest.split("</details>")[0].count("c.json#images[") == 3
+    assert_self_contained(text)
 
 
 def test_a_source_without_images_and_without_rows(show: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -21,8 +22,22 @@ GOOD: dict[str, dict[str, Any]] = {
         "choices": ["no", "yes"], "correct_choice_idx": 1, "direct_answers": ["yes", "no"],
     },
     "textvqa": {"question_id": 0, "image_id": "a", "question": "Is it?", "answers": ["yes", "no", "yes"]},
+    "vqa_e": {
+        "img_id": "a", "question": "", "answers": ["yes", "no"], "multiple_choice_answer": "yes",
+        "explanation": ["It is.", 0.5],
+    },
+    "scienceqa": {
+        "question": "Is it?", "choices": ["no", "yes"], "answer": 1, "hint": "Look.", "image": None, "split": "val",
+        "solution": "It is.", "lecture": "",
+    },
+    "chartqa": {"imgname": IMAGE, "query": "", "label": "yes"},
+    "grid_3d": {"img_idx": "a", "question": ["is", "it", "?"], "answer": "yes"},
+    "vsr": {"image": IMAGE, "caption": "", "label": 1},
+    "nlvr2": {"identifier": "", "sentence": "It is.", "label": "True"},
     "levir_cc": {"filename": 0, "split": "val", "sentences": [{"raw": " gone ."}], "changeflag": 1},
     "spot_the_diff": {"img_id": 0, "sentences": ["it is gone"]},
+    "rsicd": {"filename": 0, "split": "val", "sentences": [{"raw": "a field ."}]},
+    "image2paragraph": {"image_id": 0, "url": "http://a/VG_100K_2/1.jpg", "paragraph": "A field.  A tree."},
     "image_editing_request": {"img0": IMAGE, "img1": IMAGE, "sents": ["remove it"], "uid": 0},
     "llava": {
         "id": 0, "image": IMAGE,
@@ -36,21 +51,24 @@ GOOD: dict[str, dict[str, Any]] = {
     "alpaca_gpt4": {"instruction": "", "input": "Is it?", "output": "Yes."},
     "pf1m": {"input": "", "output": "Yes.", "original": "yes", "reward": 0.5},
 }  # fmt: skip
-IDS = {"clevr": "question_index", "aokvqa": "question_id", "textvqa": "question_id", "spot_the_diff": "img_id",
-       "image_editing_request": "uid", "llava": "id", "ultrachat": "id", "oasst1": "message_tree_id",
-       "alpaca_gpt4": "instruction", "pf1m": "input"}  # fmt: skip
+IDS = {
+    "clevr": "question_index", "aokvqa": "question_id", "textvqa": "question_id", "spot_the_diff": "img_id",
+    "image_editing_request": "uid", "image2paragraph": "image_id", "vqa_e": "question", "chartqa": "query",
+    "vsr": "caption", "nlvr2": "identifier",
+    "llava": "id", "ultrachat": "id", "oasst1": "message_tree_id", "alpaca_gpt4": "instruction", "pf1m": "input",
+}  # fmt: skip
 
 
 def good_records(source: str) -> list[dict[str, Any]]:
     """Four good records with ids that no junk hits upon."""
-    name = "filename" if source == "levir_cc" else IDS.get(source)
-    return [GOOD[source] | ({name: f"id-{n}" + ".png" * (source == "levir_cc")} if name else {}) for n in range(4)]
+    name = "filename" if source in ("levir_cc", "rsicd") else IDS.get(source)
+    return [GOOD[source] | ({name: f"id-{n}" + ".png" * (name == "filename")} if name else {}) for n in range(4)]
 
 
 def wrapped(source: str, records: list[Any]) -> Any:
-    if source == "gqa":
+    if source in ("gqa", "scienceqa"):
         return {f"id-{number}": record for number, record in enumerate(records)}
-    part = {"clevr": "questions", "textvqa": "data", "levir_cc": "images"}.get(source)
+    part = {"clevr": "questions", "textvqa": "data", "levir_cc": "images", "rsicd": "images"}.get(source)
     return {part: records} if part else records
 
 
@@ -61,10 +79,17 @@ def test_spoiled_records_cost_only_themselves(raw: Raw, source: str, data: st.Da
     for name in ("a.png", "a.jpg", "00000000000a.jpg"):
         raw.image(name)
     for number in range(4):
-        for name in (f"id-{number}.png", f"id-{number}_2.png", f"val/A/id-{number}.png", f"val/B/id-{number}.png"):
+        for name in ("id-img0.png", "id-img1.png"):
+            raw.image(name)
+        stem = f"id-{number}"
+        for name in (f"{stem}.png", f"{stem}_2.png", f"val/A/{stem}.png", f"val/B/{stem}.png", f"VG_100K_2/{stem}.jpg"):
             raw.image(name)
     records, places = data.draw(spoiled(good_records(source)))
-    samples, quarantined = raw.read(source, raw.json("file.json", wrapped(source, records)), split="")
+    if source in ("vsr", "nlvr2"):
+        file = raw.text("file.json", "\n".join(map(json.dumps, records)))
+    else:
+        file = raw.json("file.json", wrapped(source, records))
+    samples, quarantined = raw.read(source, file, split="")
     found = [sample.meta["source"] for sample in samples] + [row.payload for row in quarantined]
     assert len(found) == len(set(found)) == 4
     ends = {place.rsplit("[", 1)[1] for place in found[: len(samples)]}
@@ -135,7 +160,9 @@ def test_each_xml_file_leaves_once(raw: Raw, things: list[str]) -> None:
     assert len(samples) + len(quarantined) == 1
 
 
-JSON_SOURCES = [*GOOD, "coco_captions", "vqa_v2", "sharegpt", "gpteacher", "instructionwild"]
+JSON_SOURCES = [
+    *GOOD, "coco_captions", "vqa_v2", "ocr_vqa", "iconqa", "ai2d", "sharegpt", "gpteacher", "instructionwild",
+]  # fmt: skip
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

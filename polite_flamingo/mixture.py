@@ -1,0 +1,224 @@
+"""A mixture: several sources with their files, and how much to take of each.
+
+    sampling: paper                 # all, ratio, counts, sqrt or paper
+    margin: 1.2
+    sources:
+      vqa_v2_train:                 # names the shards; `source` says what it is where the name does not
+        source: vqa_v2
+        annotations: [vqa/v2_OpenEnded_mscoco_train2014_questions.json, vqa/v2_mscoco_train2014_annotations.json]
+        images: coco/train2014
+
+Paths are relative to a root given at the start. How much is taken of a source with N records:
+
+    all      N
+    ratio    `ratio` * N
+    counts   `count`, at most N
+    sqrt     of `total` the share of the root of N among the roots of all sizes; what a source lacks goes to the others
+    paper    `margin` times what PF-1M adopted of it (arXiv 2307.01003, section 4); sources that the paper counts
+             together share its count in proportion to their sizes
+
+An entry's own `count` or `ratio` comes first, whatever `sampling` says. Records are drawn by a hash of seed and key, so
+that a larger count takes the same ones and more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from polite_flamingo.ingest import IngestConfig
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One source of a mixture.
+
+    Attributes:
+        annotations: files or folders, relative to the root.
+        images: the image folder, relative to the root.
+        source: a name in `SOURCES`; "" takes the entry's own name.
+        split: as in `SourceOptions`.
+        extra: as in `SourceOptions`.
+        columns: as in `SourceOptions`.
+        ratio: of its records, from 0 to 1.
+        count: of records.
+    """
+
+    annotations: list[str]
+    images: str = ""
+    source: str = ""
+    split: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+    ratio: float | None = None
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None and self.count is not None:
+            raise ValueError("give 'ratio' or 'count', not both")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise ValueError(f"'ratio' is a share of the records, above 0 and at most 1, not {self.ratio}")
+        if self.count is not None and self.count < 1:
+            raise ValueError(f"'count' must be at least 1, not {self.count}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Several sources and how to sample them; see the module.
+
+    Attributes:
+        sources: by the name of their shards.
+        sampling: how much of each.
+        total: records in all, for `sqrt`.
+        margin: for `paper`: the filters reject about one rewrite in six, so that many more are drawn.
+        seed: of the draw.
+    """
+
+    sources: dict[str, Entry]
+    sampling: Literal["all", "ratio", "counts", "sqrt", "paper"] = "all"
+    total: int | None = None
+    margin: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("'sources' names none")
+        if (self.sampling == "sqrt") != (self.total is not None):
+            raise ValueError(
+                "'total' says how many records 'sampling: sqrt' takes in all; it goes with that and only that"
+            )
+        if not self.margin > 0:
+            raise ValueError(f"'margin' must be above 0, not {self.margin}")
+        for name, entry in self.sources.items():
+            source = SOURCES.get(entry.source or name)
+            free = entry.ratio is None and entry.count is None
+            if source is not None and self.sampling == "paper" and source.adopted is None and free:
+                raise ValueError(f"{name}: PF-1M has no count of {source.name}; give it a 'count' or a 'ratio'")
+            if self.sampling in ("ratio", "counts") and free:
+                wanted = self.sampling.removesuffix("s")
+                raise ValueError(f"{name}: 'sampling: {self.sampling}' needs a {wanted!r} of each source")
+
+    def configs(self, root: Path, out: Path, **more: Any) -> list[IngestConfig]:
+        """An `IngestConfig` a source, in order. Raises `ValueError` naming the entry that is wrong."""
+        made = []
+        for name, entry in self.sources.items():
+            options = SourceOptions(
+                annotations=tuple(root / path for path in entry.annotations),
+                images=root / entry.images if entry.images else None,
+                split=entry.split,
+                extra=entry.extra,
+                columns=entry.columns,
+                download_from=more.get("download_from", ()),
+            )
+            settings = {key: value for key, value in more.items() if key != "download_from"}
+            try:
+                made.append(
+                    IngestConfig(
+                        source=entry.source or name, name=name, options=options, out=out, seed=self.seed, **settings
+                    )
+                )
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return made
+
+    def counts(self, sizes: Sequence[int]) -> list[int | None]:
+        """How many records to take of each source, given how many there are; None takes all."""
+        named = dict(zip(self.sources, sizes, strict=True))
+        wanted = {name: self._own(entry, named[name]) for name, entry in self.sources.items()}
+        free = {name: named[name] for name, count in wanted.items() if count is None}
+        if self.sampling == "sqrt":
+            assert self.total is not None
+            rest = self.total - sum(count for count in wanted.values() if count is not None)
+            wanted |= by_square_root(free, max(0, rest))
+        elif self.sampling == "paper":
+            wanted |= self._as_the_paper(free)
+        return [count if count is None else min(count, named[name]) for name, count in wanted.items()]
+
+    def without(self, names: Collection[str]) -> Mixture:
+        """The mixture of the other sources. Raises `ValueError` where none is left."""
+        return dataclasses.replace(self, sources={k: v for k, v in self.sources.items() if k not in names})
+
+    @staticmethod
+    def _own(entry: Entry, size: int) -> int | None:
+        return round(entry.ratio * size) if entry.ratio is not None else entry.count
+
+    def _as_the_paper(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        groups: dict[str, dict[str, int]] = defaultdict(dict)
+        for name, size in sizes.items():
+            source = SOURCES[self.sources[name].source or name]
+            groups[source.group or source.name][name] = size
+        counts: dict[str, int] = {}
+        for members in groups.values():
+            adopted = SOURCES[self.sources[next(iter(members))].source or next(iter(members))].adopted
+            assert adopted is not None  # checked when the mixture was made
+            counts |= shares(members, round(adopted * self.margin))
+        return counts
+
+
+def by_square_root(sizes: Mapping[str, int], total: int) -> dict[str, int]:
+    """`total` in proportion to the roots of the sizes, none above its size: what one lacks goes to the others."""
+    left = dict(sizes)
+    counts: dict[str, int] = {}
+    while left:
+        weights = sum(math.sqrt(size) for size in left.values())
+        share = {name: total * math.sqrt(size) / weights if weights else 0.0 for name, size in left.items()}
+        short = [name for name in left if share[name] >= left[name]]
+        for name in short:
+            counts[name] = left.pop(name)
+            total -= counts[name]
+        if not short:
+            counts |= _rounded(share)
+            break
+    return {name: counts[name] for name in sizes}
+
+
+def shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:
+    """`total` divided in proportion to the sizes, at most all of them."""
+    whole = sum(sizes.values())
+    if total >= whole:
+        return dict(sizes)
+    return _rounded({name: total * size / whole for name, size in sizes.items()})
+
+
+def _rounded(parts: Mapping[str, float]) -> dict[str, int]:
+    """Whole numbers with the same sum, the largest remainders rounded up."""
+    whole = {name: math.floor(part) for name, part in parts.items()}
+    missing = round(sum(parts.values())) - sum(whole.values())
+    by_remainder = sorted(parts, key=lambda name: whole[name] - parts[name])
+    return {name: count + (name in by_remainder[:missing]) for name, count in whole.items()}
+
+
+def load_mixture(path: Path, **overrides: Any) -> Mixture:
+    """A mixture from a YAML file; `overrides` replace fields of it (None leaves them).
+
+    Raises:
+        ValueError: the file is no mixture; says where.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror or error})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} is not YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict):
+        raise SourceError(f"{path} holds no mapping: it needs 'sources' (see profiles/pf1m-mixture.yaml)")
+    content |= {name: value for name, value in overrides.items() if value is not None}
+    if "sampling" in overrides and overrides["sampling"] not in (None, "sqrt") and overrides.get("total") is None:
+        content.pop("total", None)
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Mixture, "mixture")
+    try:
+        made: Mixture = parser.instantiate(parser.parse_object({"mixture": content})).mixture
+    except (ArgumentError, ValueError, TypeError, KeyError) as error:
+        raise SourceError(f"{path}: {' '.join(str(error).split())}") from None
+    return made
