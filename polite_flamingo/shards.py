@@ -31,7 +31,7 @@ MAX_IMAGE_BYTES = 256 << 20
 
 _MEMBER = re.compile(r"(?P<key>.*/[^/.]+|[^/.]+)\.(?:(?P<json>json)|(?P<number>\d{1,4})\.(?P<extension>[a-z0-9]{1,8}))")
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
-_BROKEN_TAR = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError)
+BROKEN_TAR = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError)
 """What `tarfile` raises on damaged bytes: its own errors, and those of the number parsing under them."""
 
 
@@ -183,12 +183,12 @@ def _read_members(file: io.BufferedReader, groups: list[_Group]) -> str | None:
                 slot = "json" if match and match["json"] else f"image {int(match['number'])}" if match else member.name
                 last = _group_for(key, slot, member.name, by_key, groups, last)
                 _take(tar, member, match, last)
-            return _after_the_end(file, tar.offset)
-    except _BROKEN_TAR as error:
+            return after_the_end(file, tar.offset)
+    except BROKEN_TAR as error:
         return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _after_the_end(file: io.BufferedReader, offset: int) -> str | None:
+def after_the_end(file: io.BufferedReader, offset: int) -> str | None:
     """`tarfile` takes a damaged header and a file cut between two members for the end; the end mark tells."""
     file.seek(offset)
     mark = file.read(tarfile.BLOCKSIZE)

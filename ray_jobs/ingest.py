@@ -240,10 +240,10 @@ def _ingest(
 
 def _mixture(args: argparse.Namespace) -> int:
     mixture = load_mixture(args.mixture, sampling=args.sampling, total=args.total, seed=args.seed)
-    if not args.out:
+    if not args.out and args.preview is None:
         raise SourceError("--out must be given")
     settings = {name: getattr(args, name) for name in ("samples_per_shard", "threads", "fresh")}
-    made = mixture.configs(args.root, args.out, download_from=tuple(args.download), **settings)
+    made = mixture.configs(args.root, args.out or Path(), download_from=tuple(args.download), **settings)
     absent = {config.shard_name: path for config in made for path in _paths(config) if not path.exists()}
     if absent and not args.skip_absent:
         name, path = next(iter(absent.items()))
@@ -255,6 +255,8 @@ def _mixture(args: argparse.Namespace) -> int:
         print(f"left out, because files are not there: {', '.join(absent)}", file=sys.stderr)
         mixture = mixture.without(absent)
         made = [config for config in made if config.shard_name not in absent]
+    if args.preview is not None:
+        return min(_preview(args, config) for config in made)
     return _ingest(made, mixture.counts, local=args.local)
 
 
@@ -270,7 +272,8 @@ def _preview(args: argparse.Namespace, config: IngestConfig) -> int:
         path, source=source, options=config.options, rows=rows, looked_at=looked_at, reasons=reasons, command=command
     )
     bad = sum(reasons.values())
-    print(f"{len(rows) - bad} samples and {bad} quarantined of {looked_at:,} records looked at: {path}")
+    found = f"{len(rows) - bad} samples and {bad} quarantined of {looked_at:,} records looked at"
+    print(f"{config.shard_name}: {found}: {path}")
     return 0 if len(rows) > bad else 1
 
 

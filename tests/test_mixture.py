@@ -127,6 +127,9 @@ def test_the_command_ingests_a_mixture_and_skips_what_is_absent_only_when_told(
     assert (
         "gqa: " in (said := capsys.readouterr().err) and "nowhere.json is not there" in said and "--skip_absent" in said
     )
+    assert main([*command, "--skip_absent", "--preview", "2"]) == 0
+    assert {path.name for path in out.iterdir()} == {"preview-clevr_train.html", "preview-clevr_val.html"}
+    capsys.readouterr()
     assert main([*command, "--skip_absent"]) == 0
     shown = capsys.readouterr()
     assert "left out, because files are not there: gqa" in shown.err and "14 samples in 2 shards" in shown.out

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from polite_flamingo.sources import SOURCES
+from ray_jobs import ingest
 
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -142,6 +146,15 @@ def test_commands_of_the_readme_exist() -> None:
     for module in jobs:
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"README names {module}"
+
+
+def test_ingest_understands_the_commands_of_the_readme() -> None:
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", "").splitlines()
+    found = [shlex.split(line, comments=True)[3:] for line in lines if "-m ray_jobs.ingest" in line]
+    assert len(found) > 3
+    for command in map(ingest.parser().parse_args, found):
+        assert command.source is None or command.source in SOURCES
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:

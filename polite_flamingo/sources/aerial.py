@@ -1,12 +1,16 @@
-"""Aerial object detection sets, DOTA and DIOR: an annotation file an image, its boxes -> something to describe.
+"""Aerial object detection sets, DOTA, DIOR and HRRSD: an annotation file an image, its boxes -> something to describe.
 
 The raw annotation is a line of counts, then the boxes as lines (`boxes.py`); oriented boxes become the upright boxes
 around them. Objects outside the image are left out and counted in `meta`; where more than half of them lie outside,
-the file belongs to another image and the row is quarantined. Rows in: the annotation files.
+the file belongs to another image and the row is quarantined. Rows in: the annotation files. HRRSD is also published in
+COCO's format, which counts pixels from 0, not from 1: there the rows are the images, plus every box that is malformed
+or of no image. For DIOR and HRRSD, lists of names (`ImageSets/Main/train.txt`, whose second column says only whether a
+class is on the image) choose among the files of a folder; a listed name without a file is a row too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -17,10 +21,22 @@ from typing import Any
 from polite_flamingo.sample import BadSample, Sample, Turn
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.boxes import Box, clip, largest, normalised
+from polite_flamingo.sources.coco import put_boxes, shelve
 from polite_flamingo.sources.instructions import instruction
-from polite_flamingo.sources.reading import as_text, file_name, files_in, finite, identity, small_text
+from polite_flamingo.sources.reading import (
+    SourceError,
+    as_text,
+    entry,
+    file_name,
+    files_in,
+    finite,
+    identity,
+    small_text,
+    text,
+)
 from polite_flamingo.sources.responses import captions_and_boxes
 from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import lines
 
 WORDS = {
     "golffield": "golf course",
@@ -28,10 +44,11 @@ WORDS = {
     "basketballcourt": "basketball court",
     "groundtrackfield": "ground track field",
     "storagetank": "storage tank",
+    "t junction": "T junction",
     "tenniscourt": "tennis court",
     "trainstation": "train station",
 }
-"""DIOR's class names without their blanks; DOTA's have hyphens, which need no list."""
+"""DIOR's class names without their blanks, and what lower case would spoil; DOTA's have hyphens, which need no list."""
 
 Read = Callable[[Path, str], tuple[list[Box], tuple[float, float] | None, list[str], dict[str, Any]]]
 """(file, its text) -> boxes, the size they refer to (None: that of the image), image names, meta."""
@@ -41,15 +58,48 @@ def recorder(suffix: str) -> Callable[[SourceOptions, Shelf], Iterator[tuple[Pla
     """The `records` of a dataset with one annotation file an image: the file and the folder it must lie in."""
 
     def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+        lists = [path for path in options.annotations if suffix == ".xml" and path.suffix.lower() == ".txt"]
+        chosen: dict[str, Any] = {name: (path, number) for path in lists for number, name in _names_in(path)}
         for given in options.annotations:
+            if given in lists:
+                continue
             for file in files_in(given, suffix):
-                yield Place(file=file_name(file)), 0, [os.fsencode(file).hex(), given.is_dir()]
+                if not lists or chosen.pop(file.stem, ()) or not given.is_dir():
+                    yield Place(file=file_name(file)), 0, [os.fsencode(file).hex(), given.is_dir()]
+        for name, (path, number) in chosen.items():
+            bad = BadSample("missing_annotation", f"no {suffix} file is given for the listed {name[:80]!r}")
+            yield Place(file=file_name(path), part="lines"), number, bad
 
     return records
 
 
-def identify(record: list[Any]) -> str:
-    """The file's name without its suffix."""
+def _names_in(path: Path) -> Iterator[tuple[int, str]]:
+    """The first words of the lines: `00001`, `00001  1` or `00001 -1`."""
+    for number, line in enumerate(lines(path)):
+        if words := line.split():
+            yield number, words[0]
+
+
+def hrrsd_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """As `recorder`; of .json files, {record, boxes}."""
+    xml = tuple(path for path in options.annotations if path.suffix.lower() != ".json")
+    yield from recorder(".xml")(dataclasses.replace(options, annotations=xml), shelf)
+    for file, path in enumerate(options.annotations):
+        if path in xml:
+            continue
+        labels = shelve(file, path, shelf)
+        if labels is None:
+            raise SourceError(f"{path} has no 'categories', which name the classes of its boxes")
+        yield from put_boxes(Place(file=file_name(path), part="annotations"), file, labels, shelf, images=True)
+        for image_id, (number, record) in shelf.items(f"images {file}"):
+            boxes = shelf.get(f"boxes {file}", image_id) if image_id else []
+            yield Place(file=file_name(path), part="images"), number, {"record": record, "boxes": boxes}
+
+
+def identify(record: Any) -> str:
+    """The annotation file's name without its suffix; in COCO's format, the image's."""
+    if isinstance(record, dict):
+        return identity(entry(record["record"]), "file_name").rsplit(".", 1)[0]
     return identity({"file name": _path(record).stem}, "file name")
 
 
@@ -70,6 +120,24 @@ def builder(name: str, parse: Read) -> Callable[[str, Any, Context], Sample]:
         return _sample(name, key, boxes, width, height, image, meta | {"image_id": path.stem})
 
     return build
+
+
+def build_hrrsd(key: str, record: Any, context: Context) -> Sample:
+    """One image, one sample: from its own .xml file, or from COCO's format."""
+    if not isinstance(record, dict):
+        return _build_hrrsd_xml(key, record, context)
+    fields = entry(record["record"])
+    boxes = [
+        Box(label=label_words(label), x1=x, y1=y, x2=x + width, y2=y + height)
+        for label, (x, y, width, height) in record["boxes"]
+    ]
+    if not boxes:
+        raise BadSample("missing_annotation", "the image has no box")
+    name = text(fields, "file_name")
+    image, header = context.images.read(name, f"JPEGImages/{name}")
+    width = finite(fields.get("width", header.width), "field 'width'")
+    height = finite(fields.get("height", header.height), "field 'height'")
+    return _sample("hrrsd", key, boxes, width, height, image, {"image_id": name.rsplit(".", 1)[0]})
 
 
 def _sample(
@@ -129,7 +197,10 @@ def parse_dota(path: Path, content: str) -> tuple[list[Box], None, list[str], di
     return boxes, None, _names(path.stem), meta
 
 
-def parse_dior(path: Path, content: str) -> tuple[list[Box], tuple[float, float] | None, list[str], dict[str, Any]]:
+_FOLDERS = ("JPEGImages", "JPEGImages-trainval", "JPEGImages-test")
+
+
+def parse_voc(path: Path, content: str) -> tuple[list[Box], tuple[float, float] | None, list[str], dict[str, Any]]:
     """Pascal VOC's XML, with `bndbox` (two corners) or, in DIOR-R, `robndbox` (four)."""
     if "<!DOCTYPE" in content or "<!ENTITY" in content:
         raise BadSample("bad_field", f"{path.name} declares entities; annotation files need none")
@@ -156,7 +227,7 @@ def parse_dior(path: Path, content: str) -> tuple[list[Box], tuple[float, float]
     if root.find("size") is not None:
         size = tuple(_number(root.findtext(f"size/{side}"), f"{path.name}, size") for side in ("width", "height"))
     name = as_text(root.findtext("filename") or "", "element 'filename'")
-    names = [name, f"JPEGImages-trainval/{name}", f"JPEGImages-test/{name}"] if name else []
+    names = [name, *(f"{place}/{name}" for place in _FOLDERS)] if name else []
     return boxes, (size[0], size[1]) if size else None, names + _names(path.stem), {}
 
 
@@ -200,5 +271,21 @@ DIOR = Source(
     adopted=5_907,
     records=recorder(".xml"),
     identify=identify,
-    build=builder("dior", parse_dior),
+    build=builder("dior", parse_voc),
+)
+_build_hrrsd_xml = builder("hrrsd", parse_voc)
+HRRSD = Source(
+    name="hrrsd",
+    title="HRRSD (TGRS-HRRSD)",
+    use="PF-1M",
+    task="captioning",
+    category="captioning",
+    files="Annotations/ (or .xml files) and, to choose, a list of ImageSets/Main/; or COCOFormat's .json; <filename>",
+    published="github.com/CrazyStoneonRoad/TGRS-HRRSD-Dataset",
+    licence="Mulan Permissive Software License 1",
+    evidence="real file",
+    adopted=5_898,
+    records=hrrsd_records,
+    identify=identify,
+    build=build_hrrsd,
 )

@@ -146,8 +146,9 @@ def example(source: Source) -> str:
     folder = f"data/{source.name}"
     # "a.json (or b.json), c.json, or …; where the images are": the first way of giving the annotations
     first = re.split(r";|,? or ", re.sub(r"\([^)]*\)", "", source.files))[0]
-    split = "val" if "SPLIT" in first or source.split_in_record else ""
-    files = _FILE.findall(first.replace("SPLIT", split or "train")) or ["annotations.json"]
+    split = "val" if "SPLIT" in source.files else ""
+    suffix = re.search(r"\.\w+", first)
+    files = _FILE.findall(first.replace("SPLIT", split)) or [f"annotations{suffix[0] if suffix else '.json'}"]
     columns = [f"{field}={column}" for field, column in _COLUMNS.items() if field in source.columns]
     parts = [
         f"python -m ray_jobs.ingest --source {source.name}{f' --split {split}' if split else ''}",

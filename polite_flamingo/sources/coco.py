@@ -9,6 +9,7 @@ annotation among good ones are still used.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
@@ -30,28 +31,9 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
     """
     with_captions = []
     for file, path in enumerate(options.annotations):
-        lists = set()
-        labels: dict[str, str] = {}
-        instances = False
-        for part, value in members(path):
-            if part not in ("images", "annotations", "categories"):
-                continue
-            if not isinstance(value, Iterator):
-                raise SourceError(f"{path}: {part!r} must be a list; is it the right file?")
-            lists.add(part)
-            instances |= part == "categories"
-            for number, record in enumerate(value):
-                if part == "categories":
-                    labels |= _label(record)
-                elif part == "images":
-                    shelf.put(f"images {file}", found_id(record, "id") or "", [number, record])
-                else:
-                    shelf.put(f"annotations {file}", found_id(record, "image_id") or "", [number, _needed(record)])
-        for part in ("images", "annotations"):
-            if part not in lists:
-                raise SourceError(f"{path} has no {part!r}: is it a captions_*.json or instances_*.json file?")
-        if instances:
-            yield from _put_boxes(Place(file=path.name, part="annotations"), file, labels, shelf)
+        labels = shelve(file, path, shelf)
+        if labels is not None:
+            yield from put_boxes(Place(file=path.name, part="annotations"), file, labels, shelf)
         else:
             with_captions.append(file)
             yield from _bad_captions(Place(file=path.name, part="annotations"), file, shelf)
@@ -67,6 +49,33 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
             good = [item["caption"] for item in captions if isinstance(item.get("caption"), str)]
             boxes = shelf.get("boxes", image_id) if image_id else []
             yield place, number, {"record": record, "captions": good, "boxes": boxes}
+
+
+def shelve(file: int, path: Path, shelf: Shelf) -> dict[str, str] | None:
+    """Put [number, record] of a file's images as `images FILE` by id, of its annotations by image id; the categories.
+
+    Returns:
+        Labels by id; None of a file without categories, which is one of captions.
+    """
+    lists = set()
+    labels: dict[str, str] = {}
+    for part, value in members(path):
+        if part not in ("images", "annotations", "categories"):
+            continue
+        if not isinstance(value, Iterator):
+            raise SourceError(f"{path}: {part!r} must be a list; is it the right file?")
+        lists.add(part)
+        for number, record in enumerate(value):
+            if part == "categories":
+                labels |= _label(record)
+            elif part == "images":
+                shelf.put(f"images {file}", found_id(record, "id") or "", [number, record])
+            else:
+                shelf.put(f"annotations {file}", found_id(record, "image_id") or "", [number, _needed(record)])
+    for part in ("images", "annotations"):
+        if part not in lists:
+            raise SourceError(f"{path} has no {part!r}: is it a captions_*.json or instances_*.json file?")
+    return labels if "categories" in lists else None
 
 
 def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
@@ -136,16 +145,21 @@ def _bad_captions(place: Place, file: int, shelf: Shelf) -> Iterator[tuple[Place
             yield place, number, bad
 
 
-def _put_boxes(place: Place, file: int, labels: dict[str, str], shelf: Shelf) -> Iterator[tuple[Place, int, BadSample]]:
-    """Put [label, [x, y, width, height]] by image id; yield what cannot be read.
+def put_boxes(
+    place: Place, file: int, labels: dict[str, str], shelf: Shelf, *, images: bool = False
+) -> Iterator[tuple[Place, int, BadSample]]:
+    """Put [label, [x, y, width, height]] by image id as `boxes`; yield what cannot be read.
 
-    Boxes of images that the captions file does not list are left unused: an instances file is only joined.
+    With `images` they are of the images of their own file: put as `boxes FILE`; what belongs to none is yielded too.
+    Without, it is left unused: an instances file is only joined to the captions of another.
     """
     bad_rows = []
     for _, (number, annotation) in shelf.items(f"annotations {file}"):
         try:
             record = entry(annotation)
             image_id = identity(record, "image_id")
+            if images and not shelf.has(f"images {file}", image_id):
+                raise BadSample("missing_image", f"a box of image {image_id}, which images[] does not list")
             category = identity(record, "category_id")
             if category not in labels:
                 raise BadSample("bad_field", f"category_id {category} is none of the file's categories")
@@ -157,7 +171,7 @@ def _put_boxes(place: Place, file: int, labels: dict[str, str], shelf: Shelf) ->
         except BadSample as bad:
             bad_rows.append((place, number, bad))
         else:
-            shelf.put("boxes", image_id, [label, box])
+            shelf.put(f"boxes {file}" if images else "boxes", image_id, [label, box])
     yield from bad_rows
 
 

@@ -53,7 +53,7 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
         "Please describe what the {colour} {shape} surrounds.",
         "Tell me about the thing in the {colour} {shape}.",
         "How would you describe the object that the {colour} {shape} marks?",
-        "There is a {colour} {shape} on the image. What does it show?",
+        "There is a {colour} {shape} on the image. What is inside it?",
     ),
     "pointing": (
         "{question} The {colour} arrow points at what is meant.",

@@ -5,7 +5,8 @@ are often all different; where a record has no choices, their majority is used. 
 explaining the same) the first that is not empty is used, and all are kept in `meta`. Images are COCO **2017**.
 
 VQA-E is known from its README only (github.com/liqing-ustc/VQA-E). The answer is the annotators' majority; of equally
-frequent ones the one that `multiple_choice_answer` names, which is what the explanation explains. Images are COCO 2014.
+frequent ones the one that `multiple_choice_answer` names, which is what the explanation explains. The explanation's
+score is not used. Images are COCO 2014.
 
 ScienceQA: the hint and the answers to choose from are part of the instruction. The reason is the `solution`, or, where
 that is empty, the `lecture`. More than half of the questions have no image: they become samples without one.
@@ -21,7 +22,7 @@ from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, 
 from polite_flamingo.sources.choices import index_of, options_of
 from polite_flamingo.sources.instructions import ask, choose
 from polite_flamingo.sources.questions import UNLISTED, answered, named_by, only, question_of, recorder
-from polite_flamingo.sources.reading import as_text, entry, finite, found_id, identity, text, texts, value_of
+from polite_flamingo.sources.reading import as_text, entry, found_id, identity, text, texts, value_of
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.streaming import elements, members
 from polite_flamingo.sources.vqa import coco_names, majority
@@ -62,11 +63,10 @@ def build_vqa_e(key: str, record: dict[str, Any], context: Context) -> Sample:
     rationale = as_text(explanation[0], "explanation[0]")
     if not rationale:
         raise BadSample("missing_annotation", "the question has no explanation")
-    score = {"score": finite(explanation[1], "explanation[1]")} if len(explanation) > 1 else {}
     image_id = _vqa_e_image(record)
     subtype = f"{context.options.split or 'train'}2014"
     image, _ = context.images.read(*coco_names({"image_id": image_id}, subtype))
-    meta = {"image_id": image_id, "answers": counts, **score}
+    meta = {"image_id": image_id, "answers": counts}
     return answered("vqa_e", key, ask(question), answer, image, rationale=rationale, **meta)
 
 
@@ -87,7 +87,7 @@ def scienceqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Pl
             if isinstance(ids, Iterator) and split in _SPLIT_LISTS[:3]:
                 otherwise = UNLISTED
                 for problem in ids:
-                    shelf.put("split", found_id({"id": problem}, "id") or "", split)
+                    shelf.put("split", found_id({"id": problem}, "id") or "", split)  # "" is nobody's id
     for path in options.annotations:
         place = Place(file=path.name, part="problems")
         for number, (problem, fields) in enumerate(members(path)):
@@ -99,7 +99,8 @@ def scienceqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Pl
             if isinstance(record, dict):
                 # a lecture has up to 7,000 characters, and is needed only where there is no solution
                 record |= {} if fields.get("solution") else only(fields, ("lecture",))
-                record["split"] = record.get("split") or (shelf.get("split", problem) or [otherwise])[0]
+                known = shelf.get("split", found_id(record, "id") or "")
+                record["split"] = record.get("split") or (known or [otherwise])[0]
             yield place, number, record
 
 

@@ -263,6 +263,22 @@ class ImageFolder:
                     raise
         raise BadSample("missing_image", f"none of {', '.join(names)[:200]} is in the image folder")
 
+    def read_part(self, name: str, offset: int, size: int) -> tuple[Image, Header]:
+        """As `read`, from `offset` bytes into a file: a member of a tar, which is packed in no way."""
+        path = self.locate(name)
+        what = f"{name}@{offset}"
+        if not 0 <= size <= MAX_IMAGE_BYTES:
+            raise BadSample("image_too_large", f"{what}: {size} bytes, at most {MAX_IMAGE_BYTES} are read")
+        try:
+            with path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+        except (OSError, ValueError, OverflowError) as error:
+            raise BadSample("missing_image", f"{what} cannot be read: {error}") from None
+        if len(data) < size:
+            raise BadSample("corrupt_image", f"{what}: the file ends after {len(data)} of {size} bytes")
+        return checked(data, what)
+
     def _inside(self, path: Path) -> bool:
         """Folders are resolved once: to look up each of their parents would cost as much as reading the image."""
         if path.is_symlink():

@@ -472,4 +472,5 @@ SOURCE = Source(
         "quoting": "none, for a .csv or .tsv file in which quotation marks mean nothing",
         "image_separator": "what separates the paths of several images in a cell",
     },
+    columns=(*FIELDS, "meta.NAME"),
 )

@@ -1,11 +1,13 @@
-"""DOTA and DIOR: a file an image; oriented boxes become upright ones, normalised, and those outside are counted."""
+"""DOTA, DIOR, HRRSD: a file an image; oriented boxes become upright ones, normalised, and those outside are counted."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 from raw_dataset import Raw
+from record_strategies import spoiled
 
 from polite_flamingo.sources import SourceError
 
@@ -144,3 +146,166 @@ def test_real_dior(real: Any) -> None:
     assert quarantined == []
     assert samples[0].key == "dior/train/00001"
     assert samples[0].response.splitlines()[2:] == ["golf course: [0.166, 0.296, 0.855, 0.840]"]
+
+
+def instances(*boxes: dict[str, Any], images: list[Any] | None = None, **rest: Any) -> dict[str, Any]:
+    """HRRSD in COCO's format: categories last and from 0."""
+    categories = [{"supercategory": "none", "id": number, "name": name} for number, name in enumerate(CLASSES)]
+    given = [{"id": 7, "file_name": "00007.jpg", "width": 200, "height": 100}] if images is None else images
+    return {"images": given, "type": "instances", "annotations": list(boxes), "categories": categories, **rest}
+
+
+CLASSES = ("T junction", "storage tank")
+
+
+def box(*corners: Any, category_id: Any = 0, image_id: Any = 7, **rest: Any) -> dict[str, Any]:
+    more = {"area": 1, "iscrowd": 0, "ignore": 0, "segmentation": [], "id": 1}
+    return {"image_id": image_id, "category_id": category_id, "bbox": list(corners), **more, **rest}
+
+
+def test_hrrsd_in_both_formats_is_the_same_but_for_the_pixel_that_counting_begins_with(raw: Raw) -> None:
+    data = raw.image("JPEGImages/00007.jpg")
+    xml = voc(thing("T junction", UPRIGHT), thing("storage tank", UPRIGHT), name="00007.jpg")
+    coco = instances(box(19, 9, 81, 41), box(19, 9, 81, 41, category_id=1, ignore=1))
+    files = raw.text("Annotations/00007.xml", xml).parent, raw.json("hrrsd.json", coco)
+    (of_xml, none), (of_coco, nothing) = (raw.read("hrrsd", file) for file in files)
+    assert none == nothing == [] and of_xml[0].key == of_coco[0].key == "hrrsd/val/00007"
+    assert of_xml[0].images[0].data == of_coco[0].images[0].data == data
+    assert of_xml[0].response.splitlines() == [
+        "Objects seen from above: T junction (1), storage tank (1)",
+        "The positions of objects, as normalised (x1, y1, x2, y2):",
+        "T junction: [0.100, 0.100, 0.500, 0.500]",
+        "storage tank: [0.100, 0.100, 0.500, 0.500]",
+    ]
+    assert of_coco[0].response == of_xml[0].response.replace("[0.100, 0.100", "[0.095, 0.090")
+    assert {name: of_coco[0].meta[name] for name in ("image_id", "boxes")} == {"image_id": "00007", "boxes": 2}
+    samples, quarantined = raw.read("hrrsd", *files)
+    assert len(samples) == 1 and [row.reason for row in quarantined] == ["duplicate_key"]
+
+
+def test_each_bad_box_and_image_in_coco_s_format_is_quarantined_once(raw: Raw) -> None:
+    raw.image("00007.jpg")
+    images = [
+        {"id": 7, "file_name": "00007.jpg"}, {"id": 8, "file_name": "00008.jpg"},
+        {"id": 9, "file_name": "../00007.jpg"},
+        {"id": 10, "file_name": "00010.jpg", "width": 100, "height": 50}, "oops",
+        {"file_name": "00007.jpg"}, {"id": 12},
+        {"id": 13, "file_name": "00007.jpg", "width": float("nan")}, {"id": 14, "file_name": "14/00007.jpg"},
+    ]  # fmt: skip
+    boxes = [
+        box(0, 0, 50, 25), box(0, 0, 5, 5, category_id=2), box(0, 0, 5, 5, category_id=-1), box(0, 0, 5),
+        box(0, 0, float("nan"), 5), box(0, 0, "5", 5), box(0, 0, 5, 5, image_id=99), box(0, 0, 5, 5, image_id=None), 5,
+        box(0, 0, 5, 5, image_id=9), box(500, 0, 5, 5, image_id=10), box(0, 0, 5, 5, image_id=14),
+        {"image_id": 7, "bbox": [0, 0, 1, 1]}, box(90, 40, 900, 900),
+    ]  # fmt: skip
+    samples, quarantined = raw.read("hrrsd", raw.json("h.json", instances(*boxes, images=images)))
+    assert [sample.response.splitlines()[2:] for sample in samples] == [
+        ["T junction: [0.000, 0.000, 0.500, 0.500]", "T junction: [0.900, 0.800, 1.000, 1.000]"]
+    ]
+    assert [(row.payload, row.reason) for row in quarantined] == [
+        *((f"h.json#annotations[{number}]", "bad_field") for number in (1, 2, 3, 4, 5)),
+        ("h.json#annotations[6]", "missing_image"),
+        *((f"h.json#annotations[{number}]", "bad_field") for number in (7, 8, 12)),
+        ("h.json#images[1]", "missing_annotation"),
+        ("h.json#images[2]", "unsafe_name"),
+        ("h.json#images[3]", "missing_image"),
+        ("h.json#images[4]", "bad_field"),
+        ("h.json#images[5]", "duplicate_key"),
+        ("h.json#images[6]", "bad_field"),
+        ("h.json#images[7]", "duplicate_key"),
+        ("h.json#images[8]", "missing_image"),
+    ]
+    for content, message in (
+        ({"images": [], "annotations": []}, "no 'categories'"),
+        ({"images": [], "categories": []}, "no 'annotations'"),
+        ([], "expected an object"),
+    ):
+        with pytest.raises(SourceError, match=message):
+            raw.read("hrrsd", raw.json("h.json", content))
+
+
+def test_boxes_of_two_files_are_kept_apart(raw: Raw) -> None:
+    raw.image("00007.jpg", 200, 100)
+    files = [raw.json(name, instances(box(0, 0, 100, 50))) for name in ("a.json", "b.json")]
+    samples, quarantined = raw.read("hrrsd", *files)
+    assert (samples[0].meta["boxes"], [row.payload for row in quarantined]) == (1, ["b.json#images[0]"])
+
+
+@pytest.mark.parametrize("source", ["dior", "hrrsd"])
+def test_a_list_of_names_chooses_among_the_files_of_a_folder(raw: Raw, source: str) -> None:
+    for name in ("1", "2", "3"):
+        raw.image(f"{name}.jpg")
+        raw.text(f"Annotations/{name}.xml", voc(thing("ship", UPRIGHT), name=f"{name}.jpg"))
+    folder = raw.root / "Annotations"
+    chosen = raw.text("Main/T junction_train.txt", "1  1\r\n\n3 -1\n4 -1\n")
+    samples, quarantined = raw.read(source, chosen, folder, split="train")
+    assert [sample.key for sample in samples] == [f"{source}/train/1", f"{source}/train/3"]
+    assert [(row.payload, row.reason) for row in quarantined] == [
+        ("T junction_train.txt#lines[3]", "missing_annotation")
+    ]
+    samples, _ = raw.read(source, folder / "2.xml", chosen)  # a file that is named itself needs no list
+    assert [sample.key for sample in samples] == [f"{source}/val/2"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    images=spoiled([{"id": f"id-{n}", "file_name": f"id-{n}.jpg", "width": 100, "height": 50} for n in range(4)]),
+    boxes=spoiled([box(0, 0, 50, 25, image_id=f"id-{n}") for n in range(4)]),
+)
+def test_spoiled_images_and_boxes_cost_only_themselves(raw: Raw, images: Any, boxes: Any) -> None:
+    for number in range(4):
+        raw.image(f"id-{number}.jpg")
+    samples, quarantined = raw.read("hrrsd", raw.json("h.json", instances(*boxes[0], images=images[0])))
+    places = [sample.meta["source"] for sample in samples] + [row.payload for row in quarantined]
+    assert len(places) == len(set(places))
+    assert {place for place in places if "#images[" in place} == {f"h.json#images[{number}]" for number in range(4)}
+    good = {0, 1, 2, 3} - images[1] - boxes[1]
+    assert {f"hrrsd/val/id-{number}" for number in good} <= {sample.key for sample in samples}
+
+
+def test_real_hrrsd(real: Any) -> None:
+    pictures = {"00001.jpg": (1272, 1504), "JPEGImages/00306.jpg": (1178, 999)}
+    samples, quarantined = real("hrrsd", "", "hrrsd/OPT2017/Annotations", pictures=pictures)
+    assert [(sample.key, sample.response) for sample in samples] == [
+        (
+            "hrrsd/train/00001",
+            "Objects seen from above: airplane (1)\n"
+            "The positions of objects, as normalised (x1, y1, x2, y2):\n"
+            "airplane: [0.356, 0.370, 0.434, 0.460]",
+        ),
+        (
+            "hrrsd/train/00306",
+            "Objects seen from above: tennis court (2), basketball court (1)\n"
+            "The positions of objects, as normalised (x1, y1, x2, y2):\n"
+            "tennis court: [0.028, 0.195, 0.087, 0.304]\n"
+            "tennis court: [0.076, 0.179, 0.136, 0.290]\n"
+            "basketball court: [0.275, 0.863, 0.379, 0.946]",
+        ),
+    ]
+    assert [(row.shard, row.reason) for row in quarantined] == [
+        (f"0000{number}.xml", "missing_image") for number in (2, 3, 4, 5)
+    ]
+
+
+def test_real_hrrsd_in_coco_s_format(real: Any) -> None:
+    pictures = {"07132.jpg": (1104, 1650), "JPEGImages/00306.jpg": (1178, 999)}
+    samples, quarantined = real("hrrsd", "", "hrrsd/COCOFormat/Anns/hrrsd_tiny.cut20.json", pictures=pictures)
+    assert [(sample.key, sample.response.splitlines()[2:]) for sample in samples] == [
+        ("hrrsd/train/07132", ["bridge: [0.265, 0.457, 0.687, 0.647]"]),  # category 0
+        (
+            "hrrsd/train/00306",
+            [
+                "tennis court: [0.027, 0.194, 0.087, 0.304]",
+                "tennis court: [0.076, 0.178, 0.136, 0.290]",
+                "basketball court: [0.274, 0.862, 0.379, 0.946]",
+            ],
+        ),
+    ]
+    assert [row.reason for row in quarantined] == ["missing_image"] * 18
+
+
+def test_real_hrrsd_with_a_list_whose_name_holds_a_blank(real: Any) -> None:
+    lists = [f"hrrsd/OPT2017/ImageSets/Main/{name}.head20.txt" for name in ("airplane_train", "T junction_val")]
+    samples, quarantined = real("hrrsd", "", "hrrsd/OPT2017/Annotations", *lists, pictures=["00001.jpg", "00003.jpg"])
+    assert [sample.key for sample in samples] == ["hrrsd/train/00001", "hrrsd/train/00003"]
+    assert [row.reason for row in quarantined] == ["missing_image"] + ["missing_annotation"] * 37

@@ -74,10 +74,10 @@ def test_a_width_beyond_reading_is_not_used() -> None:
 
 
 def test_sources_come_by_use_then_category() -> None:
-    text = as_text([ODD, *ALL])
-    places = [
-        text.index(f"\n  {name}  (") for name in ("coco_captions", "elevater_ic", "levir_cc", "aokvqa", "gqa", "odd")
-    ]
+    measured = dataclasses.replace(coco.SOURCE, name="measured", use="evaluation")
+    text = as_text([ODD, measured, *ALL])
+    names = ("coco_captions", "elevater_ic", "levir_cc", "aokvqa", "gqa", "measured", "odd")
+    places = [text.index(f"\n  {name}  (") for name in names]
     assert places == sorted(places)
     assert text.startswith("Rewritten in PF-1M: captioning\n\n") and "\n\nText-only instructions\n\n  odd" in text
 
@@ -124,8 +124,9 @@ def test_an_example_names_the_files_of_the_source() -> None:
 
 
 def test_a_table_says_what_its_columns_can_be() -> None:
-    table = dataclasses.replace(ODD, columns=("response", "image", "meta.NAME"))
-    assert "--columns image=file response=answer --out" in " ".join(words(example(table)))
+    table = dataclasses.replace(ODD, files="a .csv or .parquet; pictures", columns=("response", "image", "meta.NAME"))
+    command = " ".join(words(example(table)))
+    assert " --annotations data/odd/annotations.csv --columns image=file response=answer --out" in command
     listed = " ".join(as_text([table], details=True).split())
     assert "--columns FIELD=COLUMN … the fields: response, image, meta.NAME" in listed
     assert "- `odd`: `--columns FIELD=COLUMN …`, of the fields response, image, meta.NAME" in as_markdown([table])
@@ -133,9 +134,9 @@ def test_a_table_says_what_its_columns_can_be() -> None:
 
 @pytest.mark.parametrize("source", ALL, ids=SOURCES)
 def test_ingest_understands_the_example_of_every_source(source: Source) -> None:
-    arguments = words(example(source))[3:]
-    known = {option for action in parser()._actions for option in action.option_strings} | {"--preview", "--columns"}
-    assert {argument for argument in arguments if argument.startswith("--")} <= known
+    given = parser().parse_args(words(example(source))[3:])
+    assert given.source == source.name and given.annotations and given.out and given.preview == 20
+    assert (given.images is None) == (source.images == "none") and {*dict(given.columns)} <= {*source.columns}
     assert not re.search(r"[<>…]|SPLIT", example(source))
 
 
@@ -143,8 +144,8 @@ def test_a_misspelt_name_gets_its_neighbours() -> None:
     assert [source.name for source in named(["gqa", "clevr"])] == ["gqa", "clevr"]
     with pytest.raises(ValueError, match="no source is called 'CLEVER'; did you mean clevr"):
         named(["gqa", "CLEVER"])
-    with pytest.raises(ValueError, match="'coco'; did you mean coco_captions"):
-        named(["coco"])
+    with pytest.raises(ValueError, match="'coco_caption'; did you mean coco_captions"):
+        named(["coco_caption"])
     with pytest.raises(ValueError, match="'%%%'; --list names them all"):
         named(["%%%"])
 

@@ -36,24 +36,27 @@ GOOD: dict[str, dict[str, Any]] = {
     "nlvr2": {"identifier": "", "sentence": "It is.", "label": "True"},
     "levir_cc": {"filename": 0, "split": "val", "sentences": [{"raw": " gone ."}], "changeflag": 1},
     "spot_the_diff": {"img_id": 0, "sentences": ["it is gone"]},
+    "rsicd": {"filename": 0, "split": "val", "sentences": [{"raw": "a field ."}]},
+    "image2paragraph": {"image_id": 0, "url": "http://a/VG_100K_2/1.jpg", "paragraph": "A field.  A tree."},
     "image_editing_request": {"img0": IMAGE, "img1": IMAGE, "sents": ["remove it"], "uid": 0},
 }  # fmt: skip
 IDS = {
     "clevr": "question_index", "aokvqa": "question_id", "textvqa": "question_id", "spot_the_diff": "img_id",
-    "image_editing_request": "uid", "vqa_e": "question", "chartqa": "query", "vsr": "caption", "nlvr2": "identifier",
+    "image_editing_request": "uid", "image2paragraph": "image_id", "vqa_e": "question", "chartqa": "query",
+    "vsr": "caption", "nlvr2": "identifier",
 }  # fmt: skip
 
 
 def good_records(source: str) -> list[dict[str, Any]]:
     """Four good records with ids that no junk hits upon."""
-    name = "filename" if source == "levir_cc" else IDS.get(source)
-    return [GOOD[source] | ({name: f"id-{n}" + ".png" * (source == "levir_cc")} if name else {}) for n in range(4)]
+    name = "filename" if source in ("levir_cc", "rsicd") else IDS.get(source)
+    return [GOOD[source] | ({name: f"id-{n}" + ".png" * (name == "filename")} if name else {}) for n in range(4)]
 
 
 def wrapped(source: str, records: list[Any]) -> Any:
     if source in ("gqa", "scienceqa"):
         return {f"id-{number}": record for number, record in enumerate(records)}
-    part = {"clevr": "questions", "textvqa": "data", "levir_cc": "images"}.get(source)
+    part = {"clevr": "questions", "textvqa": "data", "levir_cc": "images", "rsicd": "images"}.get(source)
     return {part: records} if part else records
 
 
@@ -66,7 +69,8 @@ def test_spoiled_records_cost_only_themselves(raw: Raw, source: str, data: st.Da
     for number in range(4):
         for name in ("id-img0.png", "id-img1.png"):
             raw.image(name)
-        for name in (f"id-{number}.png", f"id-{number}_2.png", f"val/A/id-{number}.png", f"val/B/id-{number}.png"):
+        stem = f"id-{number}"
+        for name in (f"{stem}.png", f"{stem}_2.png", f"val/A/{stem}.png", f"val/B/{stem}.png", f"VG_100K_2/{stem}.jpg"):
             raw.image(name)
     records, places = data.draw(spoiled(good_records(source)))
     if source in ("vsr", "nlvr2"):

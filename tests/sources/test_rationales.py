@@ -81,10 +81,9 @@ def test_vqa_e_answers_with_the_majority_and_explains_it(raw: Raw, name: str) ->
     assert samples[0].response == "Answer: blue\nRationale: The sky is blue."
     assert (samples[0].task, samples[0].images[0].data) == ("vqa_rationale", data)
     assert samples[0].meta == {
-        "image_id": "7", "answers": {"red": 1, "blue": 2}, "score": 0.8, "source": "VQA-E_train_set.json#questions[0]",
+        "image_id": "7", "answers": {"red": 1, "blue": 2}, "source": "VQA-E_train_set.json#questions[0]",
     }  # fmt: skip
     assert samples[0].key == "vqa_e/train/7-ecde693842a9"
-    assert "score" not in samples[3].meta
 
 
 def test_vqa_e_bad_records(raw: Raw) -> None:
@@ -92,7 +91,7 @@ def test_vqa_e_bad_records(raw: Raw) -> None:
     records: list[tuple[Any, str]] = [
         (vqa_e("a", explanation="It is."), "bad_field"), (vqa_e("b", explanation=[]), "bad_field"),
         (vqa_e("c", explanation=["", 1]), "missing_annotation"), (vqa_e("d", explanation=[None, 1]), "bad_field"),
-        (vqa_e("e", explanation=["It is.", float("nan")]), "bad_field"), (vqa_e("f", answers=[]), "empty_response"),
+        (vqa_e("e", explanation=["It is.", float("nan")]), ""), (vqa_e("f", answers=[]), "empty_response"),
         (vqa_e("g", answers="yes"), "bad_field"), (vqa_e("h", answers=None), "bad_field"), (vqa_e(" "), "bad_field"),
         (vqa_e("i", img_id="x/../../../../7"), "unsafe_name"), (vqa_e("j", img_id=8), "missing_image"),
         ("oops", "bad_field"),
@@ -100,7 +99,7 @@ def test_vqa_e_bad_records(raw: Raw) -> None:
         (vqa_e("m"), "duplicate_key"), (vqa_e("n", multiple_choice_answer=[]), "bad_field"),
     ]  # fmt: skip
     samples, quarantined = raw.read("vqa_e", raw.json("VQA-E_val_set.json", [record for record, _ in records]))
-    assert [s.question for s in samples] == ["m"]
+    assert [s.question for s in samples] == ["e", "m"]
     assert [(row.payload, row.reason) for row in quarantined] == [
         (f"VQA-E_val_set.json#questions[{number}]", reason) for number, (_, reason) in enumerate(records) if reason
     ]
@@ -170,6 +169,7 @@ def test_scienceqa_bad_records(raw: Raw) -> None:
         "19": (problem(split=5), "bad_field"), "20": (problem(image="image.png"), "empty_image"), "": (problem(),
         "bad_field"),
         "21": (problem(answer=float("nan")), "bad_field"), "../12": (problem(image="image.png"), "unsafe_name"),
+        "\ud800": (problem(split=""), "bad_field"),
     }  # fmt: skip
     file = raw.json("problems.json", {name: record for name, (record, _) in problems.items()})
     samples, quarantined = raw.read("scienceqa", file, split="")

@@ -1,0 +1,321 @@
+"""Datasets of captions alone: an image and what people wrote about it, one caption a line.
+
+    Flickr30k         lines `<name>#<k><TAB><caption>`; the lines of an image may be apart
+    TextCaps          `data[]`, a row a caption; each repeats all the captions of its image in `reference_strs`
+    Image2Paragraph   a list of {url, image_id, paragraph}; Visual Genome's folder is in the url; splits: lists of ids
+    RET-3             RSICD, RSITMD, UCM: `images[]` in the layout of Karpathy's splits, captions mostly repeated
+
+Of Flickr30k and TextCaps, rows in: the images, plus every line or row that is malformed; the others of its image are
+still used. Of the other two: the records. Flickr30k's and RET-3's captions were split into words once: `untokenised`
+undoes that. Where a caption occurs again in its image it is left out, which the published converter of TextCaps does
+not do: there an image is as many samples as it has rows.
+RSITMD's file is known from its documentation only; it is said to be laid out as RSICD's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from polite_flamingo.sample import BadSample, Image, Sample, Turn
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered
+from polite_flamingo.sources.instructions import instruction
+from polite_flamingo.sources.reading import SourceError, as_text, entry, file_name, identity, text, texts, value_of
+from polite_flamingo.sources.responses import captions_and_boxes, distinct
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import elements, lines, listed
+
+Read = Callable[[dict[str, Any]], tuple[list[str], list[str]]]
+"""A record -> its captions, and the names under which its image may lie. Raises `BadSample`."""
+
+_CLINGING = re.compile(r" +([,.;:!?%)\]}]+)(?=\s|$)")
+_ENDINGS = re.compile(r"(?<=\w) +('(?:s|re|ve|ll|d|m)|n't)(?!\w)", re.IGNORECASE)
+_OPENING = re.compile(r"(?<!\S)([(\[{$#£€]) +(?=\S)")
+_QUOTED = re.compile(r'(?<!\S)(?:"|``) +([^"]{0,200}?\S) +(?:"|\'\')(?!\S)')
+
+
+def untokenised(caption: str) -> str:
+    """A caption whose words and marks were set apart, as people write it: `the boy 's hat .` -> `the boy's hat.`
+
+    Hyphens and dashes stay apart: of ` - `, nothing says whether it was one or the other.
+    """
+    for pattern, joined in ((_QUOTED, r'"\1"'), (_OPENING, r"\1"), (_ENDINGS, r"\1"), (_CLINGING, r"\1")):
+        caption = pattern.sub(joined, caption)
+    return caption
+
+
+def captioned(name: str, key: str, captions: Iterable[str], image: Image, meta: dict[str, Any]) -> Sample:
+    """The sample of an image: its distinct captions, to an instruction to describe it."""
+    found = distinct(captions)
+    if not found:
+        raise BadSample("missing_annotation", "the image has no caption")
+    return Sample(
+        key=key,
+        dataset=name,
+        task="captioning",
+        turns=(Turn(instruction=instruction("captioning", key), response=captions_and_boxes(found)),),
+        images=(image,),
+        meta=meta | {"captions": len(found)},
+    )
+
+
+def builder(name: str, read: Read) -> Callable[[str, Any, Context], Sample]:
+    """The `build` of a dataset whose records `read` takes apart."""
+
+    def build(key: str, record: Any, context: Context) -> Sample:
+        captions, names = read(entry(record))
+        if not any(captions):
+            raise BadSample("missing_annotation", "the image has no caption")
+        return captioned(name, key, captions, context.images.read(*names)[0], {})
+
+    return build
+
+
+def gatherer(
+    rows: Callable[[SourceOptions], Iterator[tuple[Place, int, Any]]],
+    take: Callable[[Any], tuple[dict[str, Any], list[str]]],
+) -> Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]:
+    """The `records` of a dataset with several rows an image: the images, in the order of their first rows.
+
+    Args:
+        rows: the file's rows.
+        take: a row -> fields of its image (its `id`, and what `build` needs), captions. Raises `BadSample`.
+    """
+
+    def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+        for place, number, row in rows(options):
+            try:
+                fields, captions = take(row)
+            except BadSample as bad:
+                yield place, number, bad
+                continue
+            if shelf.first(f"image {fields['id']}"):
+                shelf.put("images", fields["id"], [place.file, place.part, number, fields])
+            shelf.put("captions", fields["id"], captions)
+        for image_id, (file, part, number, fields) in shelf.items("images"):
+            captions = [caption for found in shelf.get("captions", image_id) for caption in found]
+            yield Place(file=file, part=part), number, {**fields, "captions": distinct(captions)}
+
+    return records
+
+
+def flickr30k_rows(options: SourceOptions) -> Iterator[tuple[Place, int, Any]]:
+    """The lines that are not blank."""
+    for path in options.annotations:
+        for number, line in enumerate(lines(path)):
+            if line.strip():
+                yield Place(file=file_name(path), part="lines"), number, line
+
+
+def take_flickr30k(line: str) -> tuple[dict[str, Any], list[str]]:
+    """`1000092795.jpg#0<TAB>Two young guys …`."""
+    name, tab, caption = as_line(line).partition("\t")
+    name, mark, count = name.rpartition("#")
+    if not tab or not mark or not count.isdecimal() or not name:
+        raise BadSample("bad_field", "expected <image name>#<number><TAB><caption>")
+    caption = as_text(caption, "the caption")
+    if not caption:
+        raise BadSample("missing_annotation", f"caption {count[:9]} of {name[:80]} is empty")
+    image_id = identity({"image name": name}, "image name").rsplit(".", 1)[0]
+    return {"id": image_id, "image": name}, [untokenised(caption)]
+
+
+def as_line(line: str) -> str:
+    """A line that can be written as UTF-8."""
+    as_text(line, "the line")
+    return line
+
+
+def read_flickr30k(record: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Of a gathered image."""
+    name = text(record, "image")
+    return texts(record, "captions"), [name, f"flickr30k-images/{name}", f"flickr30k_images/{name}"]
+
+
+def textcaps_rows(options: SourceOptions) -> Iterator[tuple[Place, int, Any]]:
+    """The rows of `data[]`."""
+    for path in options.annotations:
+        for part, number, row in listed(path, "data"):
+            yield Place(file=file_name(path), part=part), number, row
+
+
+def take_textcaps(row: Any) -> tuple[dict[str, Any], list[str]]:
+    """The test split's rows have no caption."""
+    image_id = identity(entry(row), "image_id")
+    captions = texts(row, "reference_strs") if row.get("reference_strs") is not None else []
+    if row.get("caption_str") is not None:
+        captions.append(text(row, "caption_str"))
+    fields = {"id": image_id}
+    for name, source in (("image", "image_path"), ("split", "set_name")):
+        if row.get(source) is not None:
+            fields[name] = text(row, source)
+    return fields, captions
+
+
+def read_textcaps(record: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Of a gathered image; train and validation share a folder, which `image_path` does not say."""
+    name = f"{identity(record, 'id')}.jpg"
+    given = [text(record, "image")] if record.get("image") else []
+    return texts(record, "captions"), [*given, f"train_images/{name}", f"test_images/{name}", name]
+
+
+def image2paragraph_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The paragraphs; where lists of ids are among the files, each with the split whose list names it.
+
+    A list's split is the first word of its file's name, as in `train_split.json`.
+    """
+    splits: dict[str, str] = {}
+    paragraphs = []
+    for path in options.annotations:
+        if any(isinstance(element, dict) for element in elements(path)):
+            paragraphs.append(path)
+        else:
+            splits |= {str(image_id): re.split(r"[^A-Za-z]", path.stem)[0].lower() for image_id in elements(path)}
+    if not paragraphs:
+        raise SourceError("image2paragraph: none of the files holds paragraphs: pass paragraphs_v1.json")
+    for path in paragraphs:
+        for place, number, record in numbered(Place(file=file_name(path), part="paragraphs"), elements(path)):
+            if splits and isinstance(record, dict):
+                record = {**record, "split": splits.get(str(record.get("image_id")), "unlisted")}
+            yield place, number, record
+
+
+def read_image2paragraph(record: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The images lie as on the server that the url names: in VG_100K or in VG_100K_2."""
+    name = f"{identity(record, 'image_id')}.jpg"
+    try:
+        folder = PurePosixPath(urlsplit(text(record, "url")).path).parent.name
+    except ValueError as error:
+        if isinstance(error, BadSample):
+            raise
+        raise BadSample("bad_field", f"field 'url' is no URL ({error})") from None
+    return [text(record, "paragraph")], [f"{folder}/{name}", name]
+
+
+def ret3_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The images, without the words that their captions were split into."""
+    for path in options.annotations:
+        for part, number, record in listed(path, "images"):
+            if isinstance(record, dict):
+                record = {name: record[name] for name in ("filename", "split", "sentences") if name in record}
+                if isinstance(raw := record.get("sentences"), list):
+                    record["sentences"] = [
+                        {"raw": item["raw"]} if isinstance(item, dict) and "raw" in item else item for item in raw
+                    ]
+            yield Place(file=file_name(path), part=part), number, record
+
+
+def ret3_reader(folder: str) -> Read:
+    """Images lie in the archive's `folder`, which file names do not say."""
+
+    def read(record: dict[str, Any]) -> tuple[list[str], list[str]]:
+        raw = value_of(record, "sentences")
+        if not isinstance(raw, list):
+            raise BadSample("bad_field", f"field 'sentences' must be a list, not {type(raw).__name__}")
+        name = text(record, "filename")
+        return [untokenised(text(entry(item), "raw")) for item in raw], [name, f"{folder}/{name}", f"images/{name}"]
+
+    return read
+
+
+def _stem(record: Any) -> str:
+    return identity(entry(record), "filename").rsplit(".", 1)[0]
+
+
+FLICKR30K = Source(
+    name="flickr30k",
+    title="Flickr30k",
+    use="PF-1M",
+    task="captioning",
+    category="captioning",
+    files="results_20130124.token; flickr30k-images/<name>",
+    published="shannon.cs.illinois.edu/DenotationGraph",
+    licence="research and education only",
+    evidence="transcribed",
+    adopted=31_695,
+    records=gatherer(flickr30k_rows, take_flickr30k),
+    identify=lambda record: identity(entry(record), "id"),
+    build=builder("flickr30k", read_flickr30k),
+)
+TEXTCAPS = Source(
+    name="textcaps",
+    title="TextCaps",
+    use="PF-1M",
+    task="captioning",
+    category="captioning",
+    files="TextCaps_0.1_SPLIT.json; train_images/<image_id>.jpg (of train and val)",
+    published="textvqa.org/textcaps",
+    licence="CC BY 4.0",
+    evidence="transcribed",
+    adopted=69_703,
+    records=gatherer(textcaps_rows, take_textcaps),
+    identify=lambda record: identity(entry(record), "id"),
+    build=builder("textcaps", read_textcaps),
+    split_in_record=True,
+)
+IMAGE2PARAGRAPH = Source(
+    name="image2paragraph",
+    title="Image2Paragraph",
+    use="PF-1M",
+    task="captioning",
+    category="captioning",
+    files="paragraphs_v1.json, and SPLIT_split.json to choose by --split; Visual Genome's VG_100K/ and VG_100K_2/",
+    published="cs.stanford.edu/people/ranjaykrishna/im2p",
+    evidence="transcribed",
+    adopted=7_954,
+    records=image2paragraph_records,
+    identify=lambda record: identity(entry(record), "image_id"),
+    build=builder("image2paragraph", read_image2paragraph),
+    split_in_record=True,
+)
+RSICD = Source(
+    name="rsicd",
+    title="RSICD",
+    use="PF-1M",
+    task="captioning",
+    category="captioning",
+    files="dataset_rsicd.json; RSICD_images/<filename>",
+    published="github.com/201528014227051/RSICD_optimal",
+    evidence="transcribed",
+    adopted=13_551,
+    group="RET-3",
+    records=ret3_records,
+    identify=_stem,
+    build=builder("rsicd", ret3_reader("RSICD_images")),
+    split_in_record=True,
+)
+RSITMD = Source(
+    name="rsitmd",
+    title="RSITMD",
+    use="PF-1M",
+    task="captioning",
+    category="captioning",
+    files="dataset_RSITMD.json; images/<filename>",
+    published="github.com/xiaoyuan1996/AMFMN",
+    evidence="documentation",
+    adopted=13_551,
+    group="RET-3",
+    records=ret3_records,
+    identify=_stem,
+    build=builder("rsitmd", ret3_reader("RSITMD_images")),
+    split_in_record=True,
+)
+UCM = Source(
+    name="ucm",
+    title="UCM-captions",
+    use="PF-1M",
+    task="captioning",
+    category="captioning",
+    files="dataset.json; imgs/<filename> (.tif)",
+    published="github.com/201528014227051/RSICD_optimal",
+    evidence="transcribed",
+    adopted=13_551,
+    group="RET-3",
+    records=ret3_records,
+    identify=_stem,
+    build=builder("ucm", ret3_reader("imgs")),
+    split_in_record=True,
+)

@@ -1,0 +1,299 @@
+"""PointQA ("Point and Ask"): questions about a point; a coloured arrow is drawn at it, and the instruction names it.
+
+All files are an object of image id -> value, of images of Visual Genome (Intent: of Pascal VOC). The values:
+
+    Local       [{question, all_ans, all_objs, points[{x, y, ans}]}]: one question about several objects, flattened into
+                a sample a point. **The answer is the point's own.** `all_ans` is the *set* of answers, in any order and
+                shorter than `points` where answers repeat (so the authors' create_localqa_dataset.py makes it):
+                published converters that walk both side by side give objects each other's answers.
+    LookTwice   [{obj_question, super_question, general_question, ans, point, bbox, …}]: one thing asked at three levels
+                of ambiguity ("How many of these dogs, of these animals, of these are there?"); the key chooses one.
+    Spatial     [{question, answer, point}]
+    Verbal      [{question, answer}]: Spatial's questions with the object put into words; no point, hence no arrow.
+    Intent      {"x_y": [a label from each worker]}: 1 to 20 a whole object of Pascal VOC's classes, 21 to 40 a part of
+                one, negative where the worker could not tell; the majority counts. Also intentqa_vqa.json:
+                [{question, ans, point}].
+    General     never published: the authors' README and their issue 5 leave it at "coming soon". It is read in
+                Spatial's layout, which all their files with one point a question share (`ans` for `answer` as well).
+
+Lists of image ids (localqa_train_imgs.json, …) may be passed too: then an image is of the split that its list is named
+after, or "unlisted". PF-1M drew its arrows on Local and LookTwice: the paper's one count is of both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.instructions import ask, chosen, instruction
+from polite_flamingo.sources.marks import colour_of, pointed_at
+from polite_flamingo.sources.questions import UNLISTED, Records, answer_of, answered, only, question_of
+from polite_flamingo.sources.reading import SourceError, entry, finite, identity, value_of
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import elements, entries, is_list
+
+LEVELS = ("general_question", "obj_question", "super_question")
+
+VISUAL_GENOME = ("", "VG_100K/", "VG_100K_2/", "images/", "images/VG_100K/", "images2/VG_100K_2/")
+PASCAL_VOC = ("", "JPEGImages/")
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
+    "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "TV monitor",
+)  # fmt: skip
+"""Pascal VOC's, in the order of the labels 1 to 20."""
+
+INTENT_QUESTION = "What is this referring to?"
+"""The authors' own (objpart_vqa.py)."""
+
+Rows = Iterator[tuple[str, int, Any]]
+"""The part of an image's value in which a record lies ("" where it is the value), its number there, the record."""
+
+_FIELDS = ("question", *LEVELS, "answer", "ans")
+
+
+def recorder(rows: Callable[[Any], Rows]) -> Records:
+    """The `records` of a dataset whose images have the values that `rows` takes apart.
+
+    A record is {number, qa or labels, point} of `rows`, with the image's id and, where lists are given, its split.
+    """
+
+    def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+        splits: dict[str, str] = {}
+        files = []
+        for path in options.annotations:
+            if is_list(path):
+                splits |= dict.fromkeys(_listed(path), _split_named(path))
+            else:
+                files.append(path)
+        if not files:
+            raise SourceError("these files are lists of images: pass the one that holds the questions too")
+        for path in files:
+            for count, (image_id, value) in enumerate(entries(path)):
+                common = {"image": image_id} | ({"split": splits.get(image_id, UNLISTED)} if splits else {})
+                for part, number, record in rows(value):
+                    place = Place(file=path.name, part=f"images[{count}]{part}")
+                    yield place, number, record if isinstance(record, BadSample) else record | common
+
+    return records
+
+
+def _listed(path: Path) -> Iterator[str]:
+    for image_id in elements(path):
+        if isinstance(image_id, bool) or not isinstance(image_id, int | str):
+            raise SourceError(f"{path} is neither an object of images nor a list of image ids; see --list")
+        yield str(image_id)
+
+
+def _split_named(path: Path) -> str:
+    found = re.search("train|val|testdev|testfinal|test", path.name)
+    if not found:
+        raise SourceError(f"{path} is a list of images, but its name holds none of train, val, test: rename it")
+    return found.group()
+
+
+def question_rows(value: Any) -> Rows:
+    """A list of questions, each with its point."""
+    if not isinstance(value, list):
+        detail = f"the questions of an image must be a list, not {type(value).__name__}"
+        yield "", 0, BadSample("bad_field", detail)
+        return
+    for number, question in enumerate(value):
+        point = question.get("point") if isinstance(question, dict) else None
+        yield ".questions", number, {"number": f"{number}", "qa": only(question, _FIELDS), "point": point}
+
+
+def local_rows(value: Any) -> Rows:
+    """A list of questions, each with a list of points."""
+    for part, number, row in question_rows(value):
+        if isinstance(row, BadSample):
+            yield part, number, row
+            continue
+        try:
+            points = _parallel(entry(value[number]))
+        except BadSample as bad:
+            yield part, number, bad
+            continue
+        for count, point in enumerate(points):
+            record = row | {"number": f"{number}-{count}", "point": point}
+            yield f"{part}[{number}].points", count, point if isinstance(point, BadSample) else record
+
+
+def _parallel(question: dict[str, Any]) -> list[Any]:
+    """The points of a question, a `BadSample` in the place of one whose answer is none of the question's."""
+    points, answers = value_of(question, "points"), value_of(question, "all_ans")
+    objects = question.get("all_objs", points)
+    for name, values in (("points", points), ("all_ans", answers), ("all_objs", objects)):
+        if not isinstance(values, list):
+            raise BadSample("bad_field", f"field {name!r} must be a list, not {type(values).__name__}")
+    if len(objects) != len(points):
+        detail = f"{len(points)} points for {len(objects)} objects: which point is which object's?"
+        raise BadSample("bad_field", detail)
+    if not points:
+        raise BadSample("missing_annotation", "the question has no point")
+    stray = BadSample("bad_field", "the answer of this point is none of 'all_ans'")
+    return [stray if isinstance(point, dict) and point.get("ans") not in answers else point for point in points]
+
+
+def intent_rows(value: Any) -> Rows:
+    """An object of points with their workers' labels, or, as in intentqa_vqa.json, a list of questions."""
+    if not isinstance(value, dict):
+        yield from question_rows(value)
+        return
+    for number, (where, labels) in enumerate(value.items()):
+        yield ".points", number, {"number": where, "labels": labels, "point": _point(where)}
+
+
+def _point(where: str) -> dict[str, int] | None:
+    found = re.fullmatch(r"([0-9]{1,6})_([0-9]{1,6})", where)
+    return {"x": int(found[1]), "y": int(found[2])} if found else None
+
+
+def identify(record: dict[str, Any]) -> str:
+    """The image's id and the question's number, or the point."""
+    return identity({"image and number": f"{record['image']}-{record['number']}"}, "image and number")
+
+
+def builder(
+    name: str,
+    *,
+    questions: tuple[str, ...] = ("question",),
+    folders: tuple[str, ...] = VISUAL_GENOME,
+    arrow: bool = True,
+) -> Callable[[str, dict[str, Any], Context], Sample]:
+    """The `build` of a dataset; of several fields for the question, the key chooses one."""
+
+    def build(key: str, record: dict[str, Any], context: Context) -> Sample:
+        point = record["point"] if arrow else {}
+        if not isinstance(point, dict):
+            raise BadSample("bad_field", "the point must have the fields x and y, or in Intent be written x_y")
+        if "labels" in record:
+            question, answer = INTENT_QUESTION, meant(record["labels"])
+        else:
+            qa = entry(record["qa"])
+            question = question_of(qa, chosen(questions, key, " question"))
+            said = qa if "answer" in qa or "ans" in qa else point
+            answer = answer_of(said, "answer" if "answer" in said else "ans")
+        image_id = identity(record, "image")
+        image, _ = context.images.read(*(f"{folder}{image_id}.jpg" for folder in folders))
+        meta: dict[str, Any] = {"image_id": image_id}
+        put = ask(question)
+        if arrow:
+            x, y = (finite(value_of(point, axis), f"field {axis!r}") for axis in "xy")
+            colour = colour_of(key)
+            image = pointed_at(image, x, y, colour)
+            put = instruction("pointing", key, colour=colour, question=question)
+            meta |= {"point": [x, y], "mark": f"{colour} arrow"}
+        return answered(name, key, put, answer, image, **meta)
+
+    return build
+
+
+def meant(labels: Any) -> str:
+    """What most workers took a point for. Where two labels are equally frequent, the authors leave the point out."""
+    if not isinstance(labels, list) or not all(type(label) is int for label in labels):
+        raise BadSample("bad_field", "the labels of a point must be a list of whole numbers")
+    (label, count), *others = Counter(labels).most_common() or [(-1, 0)]
+    if label < 0 or (others and others[0][1] == count):
+        raise BadSample("missing_annotation", f"the {len(labels)} workers do not agree on what the point means")
+    if not 1 <= label <= 2 * len(CLASSES):
+        raise BadSample("bad_field", f"label {label} is none of 1 to {2 * len(CLASSES)}")
+    part, name = divmod(label - 1, len(CLASSES))
+    return f"a part of the {CLASSES[name]}" if part else f"the whole {CLASSES[name]}"
+
+
+_AUTHORS = "github.com/princetonvisualai/pointingqa"
+
+LOCAL = Source(
+    name="pointqa_local",
+    title="PointQA Local",
+    use="PF-1M",
+    task="vqa",
+    category="VQA",
+    files="localqa_dataset.json, localqa_SPLIT_imgs.json to tell splits; VG_100K/<image id>.jpg and VG_100K_2/",
+    published=_AUTHORS,
+    evidence="documentation",
+    adopted=67_282,
+    group="PointQA",
+    records=recorder(local_rows),
+    identify=identify,
+    build=builder("pointqa_local"),
+    split_in_record=True,
+)
+LOOKTWICE = Source(
+    name="pointqa_looktwice",
+    title="PointQA LookTwice",
+    use="PF-1M",
+    task="vqa",
+    category="VQA",
+    files="looktwiceqa_dataset.json, looktwiceqa_SPLIT_imgs.json to tell splits; images as of pointqa_local",
+    published=_AUTHORS,
+    evidence="documentation",
+    adopted=67_282,
+    group="PointQA",
+    records=recorder(question_rows),
+    identify=identify,
+    build=builder("pointqa_looktwice", questions=LEVELS),
+    split_in_record=True,
+)
+GENERAL = Source(
+    name="pointqa_general",
+    title="PointQA General",
+    use="own data",
+    task="vqa",
+    category="VQA",
+    files="not published yet: a file like spatial_dataset.json, lists of images for splits; images as of pointqa_local",
+    published=_AUTHORS,
+    evidence="documentation",
+    records=recorder(question_rows),
+    identify=identify,
+    build=builder("pointqa_general"),
+    split_in_record=True,
+)
+SPATIAL = Source(
+    name="pointqa_spatial",
+    title="PointQA Spatial",
+    use="own data",
+    task="vqa",
+    category="VQA",
+    files="spatial_dataset.json, SPLIT_imgs_vs.json to tell splits; images as of pointqa_local",
+    published=_AUTHORS,
+    evidence="real file",
+    records=recorder(question_rows),
+    identify=identify,
+    build=builder("pointqa_spatial"),
+    split_in_record=True,
+)
+VERBAL = Source(
+    name="pointqa_verbal",
+    title="PointQA Verbal",
+    use="own data",
+    task="vqa",
+    category="VQA",
+    files="verbal_dataset.json, SPLIT_imgs_vs.json to tell splits; images as of pointqa_local",
+    published=_AUTHORS,
+    evidence="real file",
+    records=recorder(question_rows),
+    identify=identify,
+    build=builder("pointqa_verbal", arrow=False),
+    split_in_record=True,
+)
+INTENT = Source(
+    name="pointqa_intent",
+    title="PointQA Intent",
+    use="own data",
+    task="vqa",
+    category="VQA",
+    files="pascal_gt_clean.json or intentqa_vqa.json, intentqa_SPLIT_imgs.json; JPEGImages/<image id>.jpg of VOC",
+    published=_AUTHORS,
+    evidence="real file",
+    records=recorder(intent_rows),
+    identify=identify,
+    build=builder("pointqa_intent", folders=PASCAL_VOC),
+    split_in_record=True,
+)

@@ -1,0 +1,234 @@
+"""RefCOCOg: expressions that single out a region of a COCO image; a box or circle is drawn around it.
+
+A region becomes one sample: its distinct expressions, one a line. Three forms of the same annotations are read:
+
+    Google's      google_refexp_SPLIT_201511.json: `annotations` and `refexps`, lists. Boxes come from COCO's instances,
+                  joined by annotation id ([x, y, width, height] in pixels).
+    aligned       …_coco_aligned.json, as Google's toolbox writes it: both are objects of id -> record, with boxes.
+    UNC's refs    refs(umd) or refs(google) as a JSON list of {ann_id, image_id, split, sentences[{raw or sent}]}; boxes
+                  from UNC's instances.json. UNC publishes pickles, and unpickling runs whatever code a file holds: they
+                  are refused. On a machine where you trust the file:
+
+    python -c "import json, pickle, sys; json.dump(pickle.load(open(sys.argv[1], 'rb')), open(sys.argv[2], 'w'))" \\
+        'refs(umd).p' refs_umd.json
+
+Rows in: the regions, plus every expression of Google's that is malformed, repeated, or of no region. An instances file
+is only joined: what no region needs of it is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.sample import BadSample, Sample, Turn
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.boxes import Box
+from polite_flamingo.sources.coco import usable
+from polite_flamingo.sources.instructions import instruction
+from polite_flamingo.sources.marks import colour_of, shape_of, surrounded
+from polite_flamingo.sources.questions import only
+from polite_flamingo.sources.reading import SourceError, entry, finite, found_id, identity, text, value_of
+from polite_flamingo.sources.responses import distinct, region_response
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import elements, is_list, members, open_text
+from polite_flamingo.sources.vqa import coco_names
+
+NAME = "refcocog"
+
+_REGION = ("annotation_id", "ann_id", "image_id", "refexp_ids", "sentences", "bbox", "split")
+_PARTS = ("annotations", "refexps", "images")
+
+
+def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The regions as {record, expressions, instance, size, split}, and every expression that is of no use.
+
+    Google's file and the instances are told apart by `refexps`, which follow the annotations: until then all is on the
+    shelf, which has of each file the parts "regions", "refexps", "said" (ids that regions name) and "instances".
+    """
+    regions, instances = [], []
+    for file, path in enumerate(options.annotations):
+        _refuse_pickle(path)
+        if is_list(path):
+            regions.append((file, "refs"))
+            for number, record in enumerate(elements(path)):
+                shelf.put(f"regions {file}", "", [number, only(record, _REGION)])
+            continue
+        found = _shelve(file, path, shelf)
+        if "annotations" not in found:
+            raise SourceError(f"{path} has no 'annotations': is it a google_refexp_*.json or instances_*.json file?")
+        if "refexps" in found:
+            regions.append((file, "annotations"))
+        else:
+            instances.append(file)
+    if not regions:
+        raise SourceError(f"{NAME}: none of the files holds expressions: pass google_refexp_*.json too")
+
+    for file, part in regions:
+        name = options.annotations[file].name
+        for _, (number, refexp) in shelf.items(f"refexps {file}"):
+            if bad := _useless(file, refexp, shelf):
+                yield Place(file=name, part="refexps"), number, bad
+        for kind in ("regions", "instances"):  # what looks like an instance in Google's file is a malformed region
+            for _, (number, record) in shelf.items(f"{kind} {file}"):
+                yield Place(file=name, part=part), number, _joined(file, record, instances, shelf)
+
+
+def identify(joined: dict[str, Any]) -> str:
+    """The annotation id, which all forms share."""
+    record = entry(joined["record"])
+    return identity(record, "ann_id" if "ann_id" in record else "annotation_id")
+
+
+def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
+    """One region, one sample."""
+    record, instance = joined["record"], joined["instance"]
+    annotation, image_id = identify(joined), identity(record, "image_id")
+    found = distinct(joined["expressions"] if joined["expressions"] is not None else _sentences(record))
+    if not found:
+        raise BadSample("missing_annotation", f"region {annotation} has no expression")
+    if instance and instance["image_id"] not in (None, image_id):
+        detail = f"region {annotation} is of image {image_id}, in the instances of image {instance['image_id']}"
+        raise BadSample("bad_field", detail)
+    if "bbox" not in record and not instance:
+        raise BadSample(
+            "missing_annotation", f"region {annotation} has no box: pass the instances_*.json that holds it"
+        )
+    corners = value_of(record if "bbox" in record else instance, "bbox")
+    if not isinstance(corners, list) or len(corners) != 4:
+        raise BadSample("bad_field", "field 'bbox' must be [x, y, width, height]")
+    x, y, width, height = (finite(corner, "each number of 'bbox'") for corner in corners)
+    image, _ = context.images.read(*coco_names(record, "train2014"))
+    colour, shape = colour_of(key), shape_of(key)
+    size = tuple(joined["size"]) if joined["size"] else None
+    marked = surrounded(image, Box(label="", x1=x, y1=y, x2=x + width, y2=y + height), colour, shape, size)
+    return Sample(
+        key=key,
+        dataset=NAME,
+        task="captioning",
+        turns=(
+            Turn(
+                instruction=instruction("region", key, colour=colour, shape=shape),
+                response=region_response(found),
+            ),
+        ),
+        images=(marked,),
+        meta={"image_id": image_id, "box": [x, y, width, height], "mark": f"{colour} {shape}"},
+    )
+
+
+def _refuse_pickle(path: Path) -> None:
+    with open_text(path) as file:
+        start = file.read(1)
+    if path.suffix in (".p", ".pkl", ".pickle") or start in ("\udc80", "("):
+        raise SourceError(
+            f"{path} is a pickle, which can run any code when it is read, so it is not: convert it to JSON where you "
+            "trust it (a line that does so: docstring of polite_flamingo/sources/refcocog.py), or pass Google's JSON"
+        )
+
+
+def _shelve(file: int, path: Path, shelf: Shelf) -> set[str]:
+    """Put what Google's or an instances file holds on the shelf; the names of its lists.
+
+    Only the fields that are needed: segmentations and region candidates are nine tenths of a file.
+    """
+    found = set()
+    for part, value in members(path, objects=True):
+        if part not in _PARTS:
+            continue
+        if not isinstance(value, Iterator):
+            raise SourceError(f"{path}: {part!r} must be a list or an object; is it the right file?")
+        found.add(part)
+        for number, record in enumerate(value):
+            if part == "images":
+                _shelve_size(record, shelf)
+            elif part == "refexps":
+                key = found_id(record, "refexp_id") or ""
+                shelf.put(f"refexps {file}", key, [number, only(record, ("refexp_id", "raw"))])
+            elif isinstance(record, dict) and ("annotation_id" in record or "refexp_ids" in record):
+                shelf.put(f"regions {file}", "", [number, only(record, _REGION)])
+                for refexp_id in _refexp_ids(record):
+                    shelf.put(f"said {file}", refexp_id, 0)
+            else:
+                kept = only(record, ("image_id", "bbox"))
+                shelf.put(f"instances {file}", found_id(record, "id") or "", [number, kept])
+    return found
+
+
+def _shelve_size(image: Any, shelf: Shelf) -> None:
+    """Sizes only serve to check the pictures: one that is malformed is left out."""
+    image_id = found_id(image, "id") or found_id(image, "image_id")
+    try:
+        size = [finite(value_of(image, side), side) for side in ("width", "height")] if image_id else []
+    except BadSample:
+        return
+    if image_id:
+        shelf.put("sizes", image_id, size)
+
+
+def _refexp_ids(record: dict[str, Any]) -> list[str]:
+    """The usable ones."""
+    values = record.get("refexp_ids")
+    found = [found_id({"id": value}, "id") for value in values] if isinstance(values, list) else []
+    return [refexp_id for refexp_id in found if refexp_id]
+
+
+def _useless(file: int, refexp: Any, shelf: Shelf) -> BadSample | None:
+    """Why an expression is of no use to any region."""
+    try:
+        refexp_id = identity(entry(refexp), "refexp_id")
+        if not text(refexp, "raw"):
+            raise BadSample("empty_response", f"expression {refexp_id} is empty")
+        if not shelf.has(f"said {file}", refexp_id):
+            raise BadSample("missing_annotation", f"expression {refexp_id} belongs to no region")
+        if not shelf.first(f"refexp {file} {refexp_id}"):
+            raise BadSample("duplicate_key", f"expression {refexp_id} occurs before; the first is kept")
+    except BadSample as bad:
+        return bad
+    return None
+
+
+def _joined(file: int, record: Any, instances: list[int], shelf: Shelf) -> dict[str, Any]:
+    """A region with all that `build` needs of the other lists and files."""
+    joined: dict[str, Any] = {"record": record, "expressions": None, "instance": None, "size": None}
+    if not isinstance(record, dict):
+        return joined
+    if isinstance(record.get("refexp_ids"), list):
+        said = (shelf.get(f"refexps {file}", refexp_id) for refexp_id in _refexp_ids(record))
+        good = ([*usable([item["raw"] for _, item in items if isinstance(item.get("raw"), str)])] for items in said)
+        joined["expressions"] = [raws[0] for raws in good if raws]
+    annotation = found_id(record, "ann_id") or found_id(record, "annotation_id") or ""
+    for other in instances if annotation else ():
+        for _, instance in shelf.get(f"instances {other}", annotation)[:1]:
+            joined["instance"] = instance | {"image_id": found_id(instance, "image_id")}
+    joined["size"] = next(iter(shelf.get("sizes", found_id(record, "image_id") or "")), None)
+    return joined | ({"split": record["split"]} if "split" in record else {})
+
+
+def _sentences(ref: dict[str, Any]) -> list[str]:
+    """Of UNC's form: as they were typed where that is there."""
+    if "sentences" not in ref:
+        raise BadSample("bad_field", "a region needs the list 'refexp_ids', or in UNC's form 'sentences'")
+    sentences = value_of(ref, "sentences")
+    if not isinstance(sentences, list):
+        raise BadSample("bad_field", f"field 'sentences' must be a list, not {type(sentences).__name__}")
+    return [text(entry(sentence), "raw" if "raw" in sentence else "sent") for sentence in sentences]
+
+
+SOURCE = Source(
+    name=NAME,
+    title="RefCOCOg",
+    use="PF-1M",
+    task="captioning",
+    category="captioning",
+    files="google_refexp_SPLIT_201511.json and instances_train2014.json; images/train2014/COCO_train2014_%012d.jpg",
+    published="github.com/mjhucla/Google_Refexp_toolbox",
+    licence="CC BY 4.0",
+    evidence="transcribed",
+    adopted=8_103,
+    records=records,
+    identify=identify,
+    build=build,
+    split_in_record=True,
+)
