@@ -43,12 +43,7 @@ class Tiny:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The world's smallest Flamingo: its weights are large enough that images and tokens matter to every logit."""
-    folder = tmp_path_factory.mktemp("tiny_flamingo")
-    torch.manual_seed(0)
-    _write_clip(folder / "clip")
-    size = _write_tokenizer(folder / "lm")
-    transformers.LlamaConfig(
-        vocab_size=size,
+    config = transformers.LlamaConfig(
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -56,17 +51,51 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
         max_position_embeddings=512,
         tie_word_embeddings=True,
         initializer_range=0.2,
-    ).save_pretrained(folder / "lm")
+    )
+    return _write_tiny(tmp_path_factory.mktemp("tiny_flamingo"), config)
+
+
+@pytest.fixture(scope="session")
+def tiny_grouped(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """LLaMA-type with fewer keys than queries, an output head of its own, and cross-attention in every second layer."""
+    config = transformers.LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=12,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        initializer_range=0.2,
+    )
+    return _write_tiny(tmp_path_factory.mktemp("tiny_grouped"), config, every=2)
+
+
+@pytest.fixture(scope="session")
+def tiny_mpt(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """MPT-type, with a number of heads that is no power of two."""
+    config = transformers.MptConfig(d_model=48, n_heads=3, n_layers=2, max_seq_len=512, initializer_range=0.2)
+    return _write_tiny(tmp_path_factory.mktemp("tiny_mpt"), config)
+
+
+def _write_tiny(folder: Path, language: transformers.PretrainedConfig, every: int = 1) -> Tiny:
+    torch.manual_seed(0)
+    _write_clip(folder / "clip")
+    language.vocab_size = _write_tokenizer(folder / "lm")
+    language.save_pretrained(folder / "lm")
     config = FlamingoConfig(
         vision=str(folder / "clip"),
         language_model=str(folder / "lm"),
         tokenizer=str(folder / "lm"),
-        cross_attn_every_n_layers=1,
+        cross_attn_every_n_layers=every,
         perceiver=PerceiverConfig(depth=1, latents=4, heads=2, dim_head=16, ff_mult=2),
         cross_attention=CrossAttentionConfig(heads=2, dim_head=16, ff_mult=2),
     )
     model = build_flamingo(config)
-    for block in model.lang_encoder.gated_cross_attn_layers:  # open_flamingo starts them closed: no image would matter
+    for block in filter(
+        None, model.lang_encoder.gated_cross_attn_layers
+    ):  # open_flamingo starts them closed: no image would matter
         block.attn_gate.data.fill_(1.0)
         block.ff_gate.data.fill_(0.5)
     save_flamingo(model, folder / "flamingo.safetensors")

@@ -1,0 +1,360 @@
+"""The language model of a Flamingo as plain functions over a static key/value cache: what the engine runs.
+
+The weights are those of a loaded `FlamingoModel` (shared, not copied, but for the fused projections); the arithmetic is
+that of open_flamingo over transformers' LLaMA and MPT, minus what they compute in vain: the keys and values of image
+latents are computed once an image (`media`), not in every call; positions whose attention is zero by definition are not
+attended at all; and only the positions that are asked for get logits.
+
+Rows of a call have their own positions, so prompts need no left padding, and a chunk of a prompt can follow an earlier
+one. What a row has not written yet is never looked at: positions behind a row's own are masked.
+
+Shapes: B rows of a call, T tokens a row, S rows of the cache, L positions, H heads, E width of a head, N latents an
+image, M images a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polite_flamingo.flamingo.model import FlamingoModel
+
+
+class Linear:
+    """x W^T + b, and s (x A^T) B^T on a range of the outputs for each attached LoRA."""
+
+    def __init__(self, *modules: nn.Module):
+        """Several modules over the same input are fused into one product, their outputs side by side."""
+        plain = [m.get_base_layer() if hasattr(m, "get_base_layer") else m for m in modules]
+        self.weight = torch.cat([m.weight for m in plain]).detach() if len(plain) > 1 else plain[0].weight.detach()
+        biases = [m.bias for m in plain]
+        self.bias = None if biases[0] is None else torch.cat(biases).detach()
+        self.loras: list[tuple[int, int, Tensor, Tensor, float]] = []
+        start = 0
+        for module, base in zip(modules, plain, strict=True):
+            end = start + base.weight.shape[0]
+            if base is not module and not getattr(module, "merged", False):
+                for name in module.active_adapters:  # type: ignore[union-attr]
+                    a, b = module.lora_A[name].weight.detach(), module.lora_B[name].weight.detach()
+                    self.loras.append((start, end, a, b, float(module.scaling[name])))
+            start = end
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, in) -> (…, out)."""
+        y = F.linear(x, self.weight, self.bias)
+        for start, end, a, b, scale in self.loras:
+            y[..., start:end] += F.linear(F.linear(x, a), b) * scale
+        return y
+
+
+class Cross:
+    """A gated cross-attention block (open_flamingo): its projections, with the gates' tanh taken once."""
+
+    def __init__(self, block: nn.Module):
+        attention = block.attn
+        self.heads: int = attention.heads
+        self.scale: float = attention.scale
+        self.norm, self.to_q, self.to_out = attention.norm, Linear(attention.to_q), Linear(attention.to_out)
+        self.gate = block.attn_gate.detach().tanh()
+        self.ff_norm, self.ff_up, self.ff_down = block.ff[0], Linear(block.ff[1]), Linear(block.ff[3])
+        self.ff_gate = block.ff_gate.detach().tanh()
+
+    def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sees: Tensor) -> Tensor:
+        """x (B, T, D) plus what it sees of keys and values (B, H, M N, E); nothing where `sees` (B, T, 1) is 0."""
+        query = self.to_q(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        found = F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
+        return x + self.to_out(found.transpose(1, 2).flatten(2)) * (self.gate * sees)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The block's second half; it acts on every position, seeing or not."""
+        return x + self.ff_down(F.gelu(self.ff_up(self.ff_norm(x)))) * self.ff_gate
+
+
+class LlamaLayer:
+    """RMS norms, rotary positions, gated SiLU."""
+
+    def __init__(self, layer: nn.Module):
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm, self.ff_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.qkv = Linear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.out = Linear(attention.o_proj)
+        self.up, self.down, self.act = Linear(mlp.gate_proj, mlp.up_proj), Linear(mlp.down_proj), mlp.act_fn
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) plus its feed-forward."""
+        gate, up = self.up(_rms(x, self.ff_norm)).chunk(2, dim=-1)
+        return x + self.down(self.act(gate) * up)
+
+    def normed(self, x: Tensor) -> Tensor:
+        """What attention reads."""
+        return _rms(x, self.norm)
+
+
+class MptLayer:
+    """Layer norms without bias, ALiBi, GELU."""
+
+    def __init__(self, layer: nn.Module):
+        self.norm, self.ff_norm = layer.norm_1, layer.norm_2
+        self.qkv, self.out = Linear(layer.attn.Wqkv), Linear(layer.attn.out_proj)
+        self.clip = layer.attn.clip_qkv
+        self.up, self.down = Linear(layer.ffn.up_proj), Linear(layer.ffn.down_proj)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """x (B, T, D) plus its feed-forward."""
+        return x + self.down(F.gelu(self.up(self.ff_norm(x))))
+
+    def normed(self, x: Tensor) -> Tensor:
+        """What attention reads."""
+        return self.norm(x)
+
+
+@dataclass
+class Cache:
+    """Keys and values of S rows, (layers, S, H, L, E) each."""
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def capacity(self) -> int:
+        """Positions a row has room for."""
+        return self.keys.shape[3]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of a row over another."""
+        for part in (self.keys, self.values):
+            part[:, target, :, :length] = part[:, source, :, :length]
+
+
+@dataclass(frozen=True)
+class Media:
+    """Keys and values of one image in each cross-attention layer: (layers, H, N, E) each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+class Decoder:
+    """See the module. Holds no state between calls but the weights."""
+
+    def __init__(self, model: FlamingoModel):
+        """Raises ValueError for a language model that is neither of LLaMA's nor of MPT's type."""
+        language = model.lang_encoder
+        config = language.config
+        self.attention = model.attention
+        wrapped = list(language._get_decoder_layers())
+        self.llama = config.model_type == "llama"
+        if config.model_type not in ("llama", "mpt"):
+            raise ValueError(f"the engine decodes LLaMA- and MPT-type language models, not {config.model_type!r}")
+        make = LlamaLayer if self.llama else MptLayer
+        self.layers = [make(layer.decoder_layer) for layer in wrapped]
+        self.crosses = [
+            None if layer.gated_cross_attn_layer is None else Cross(layer.gated_cross_attn_layer) for layer in wrapped
+        ]
+        blocks = [layer.gated_cross_attn_layer for layer in wrapped if layer.gated_cross_attn_layer is not None]
+        self._to_kv = Linear(*(block.attn.to_kv for block in blocks))
+        self._cross_heads: int = blocks[0].attn.heads
+        self.embedding = language.get_input_embeddings().weight.detach()
+        self.head = language.get_output_embeddings().weight.detach()
+        self.final_norm = language.model.norm if self.llama else language.transformer.norm_f
+        self.dtype, self.device = self.embedding.dtype, self.embedding.device
+        if self.llama:
+            self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+            self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+            self.positions: int = config.max_position_embeddings
+            self.scale = self.width**-0.5
+            rotary = language.model.rotary_emb
+            places = torch.arange(self.positions, device=self.device)[None]
+            cos, sin = rotary(self.embedding[:1].new_empty(1), places)
+            self._cos, self._sin = cos[0], sin[0]
+        else:
+            self.heads = self.kv_heads = config.n_heads
+            self.width = config.hidden_size // config.n_heads
+            self.positions = config.max_seq_len
+            self.scale = config.attn_config.softmax_scale or 1 / math.sqrt(self.width)
+            self._slopes = _alibi_slopes(self.heads).to(self.device)
+
+    def new_cache(self, rows: int, capacity: int) -> Cache:
+        """An empty cache."""
+        shape = (len(self.layers), rows, self.kv_heads, capacity, self.width)
+        made = torch.zeros(2, *shape, dtype=self.dtype, device=self.device)
+        return Cache(made[0], made[1])
+
+    @torch.inference_mode()
+    def media(self, latents_KND: Tensor) -> list[Media]:
+        """Keys and values of K images, from their perceiver latents."""
+        layers = sum(cross is not None for cross in self.crosses)
+        made = self._to_kv(latents_KND).unflatten(-1, (layers, 2, self._cross_heads, -1))
+        keys, values = made.permute(3, 0, 2, 4, 1, 5).contiguous().unbind(0)  # (2, K, layers, H, N, E)
+        return [Media(keys[k].clone(), values[k].clone()) for k in range(len(latents_KND))]  # each freed alone
+
+    @torch.inference_mode()
+    def prefill(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor,
+        last_B: Tensor,
+        cache: Cache,
+        rows_B: Tensor,
+        limit: int,
+        numbers_BT: Tensor,
+        media: Sequence[Sequence[Media]],
+    ) -> Tensor:
+        """Run chunks of prompts; return logits (B, vocabulary) at the tokens `last_B` of each row.
+
+        Args:
+            ids_BT: chunks, padded behind with anything.
+            positions_BT: of each token in its row; those of padding must lie behind the row's own.
+            last_B: which token of a chunk is to be answered.
+            cache: gets the chunks' keys and values.
+            rows_B: the cache's rows.
+            limit: positions to look at, above every position of the call.
+            numbers_BT: the image that each token sees (`attention.image_numbers` of the whole prompt), 0 none.
+            media: each row's images.
+        """
+        images = max(map(len, media), default=0)
+        sees = bool((numbers_BT > 0).any()) and images > 0
+        cross_mask = seeing = None
+        stacked: tuple[Tensor, Tensor] | None = None
+        if sees:
+            stacked = _stack(media, images)
+            latents = stacked[0].shape[3] // images
+            slots = torch.arange(images, device=self.device).repeat_interleave(latents) + 1
+            shown_BT = numbers_BT.clamp(min=1)  # a row that attends nothing would be NaN; `seeing` zeroes it
+            cross_mask = (shown_BT[:, None, :, None] == slots).to(self.device)
+            seeing = (numbers_BT > 0)[..., None].to(self.dtype)
+        places = torch.arange(limit, device=self.device)
+        mask = self._mask(places, positions_BT)
+        index = (rows_B[:, None], positions_BT)
+        x = F.embedding(ids_BT, self.embedding)
+        rotary = self._rotary(positions_BT)
+        seen = 0
+        for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
+            if cross is not None:
+                if stacked is not None and seeing is not None:
+                    x = cross.attend(x, stacked[0][:, seen], stacked[1][:, seen], cross_mask, seeing)
+                x = cross.feed_forward(x)
+                seen += 1
+            query, key, value = self._project(layer, x, rotary)
+            # cache (S, H, L, E) seen as (S, L, H, E), so that one index writes all heads of a position
+            cache.keys[number].transpose(1, 2)[index] = key
+            cache.values[number].transpose(1, 2)[index] = value
+            keys = cache.keys[number, rows_B, :, :limit]
+            values = cache.values[number, rows_B, :, :limit]
+            x = self._attend(layer, x, query, keys, values, mask)
+        picked = x[torch.arange(len(x), device=self.device), last_B]
+        return self._logits(picked)
+
+    @torch.inference_mode()
+    def step(
+        self,
+        ids_B: Tensor,
+        positions_B: Tensor,
+        cache: Cache,
+        limit: int,
+        media: tuple[Tensor, Tensor, Tensor] | None,
+    ) -> Tensor:
+        """One token for each of the cache's first B rows; return logits (B, vocabulary).
+
+        Args:
+            ids_B: the tokens.
+            positions_B: their positions.
+            cache: gets their keys and values.
+            limit: positions to look at, above every position of the call.
+            media: keys and values (layers, B, H, N, E) of the image that each row sees, and whether it sees one
+                (B, 1, 1); None where no row does.
+        """
+        count = len(ids_B)
+        places = torch.arange(limit, device=self.device)
+        mask = self._mask(places, positions_B[:, None])
+        rows = torch.arange(count, device=self.device)
+        x = F.embedding(ids_B[:, None], self.embedding)
+        rotary = self._rotary(positions_B[:, None])
+        seen = 0
+        for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
+            if cross is not None:
+                if media is not None:
+                    x = cross.attend(x, media[0][seen], media[1][seen], None, media[2])
+                x = cross.feed_forward(x)
+                seen += 1
+            query, key, value = self._project(layer, x, rotary)
+            cache.keys[number, rows, :, positions_B] = key[:, 0]
+            cache.values[number, rows, :, positions_B] = value[:, 0]
+            keys = cache.keys[number, :count, :, :limit]
+            values = cache.values[number, :count, :, :limit]
+            x = self._attend(layer, x, query, keys, values, mask)
+        return self._logits(x[:, 0])
+
+    def _project(
+        self, layer: LlamaLayer | MptLayer, x: Tensor, rotary: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, values, (B, T, heads, E) each."""
+        qkv = layer.qkv(layer.normed(x))
+        if isinstance(layer, MptLayer) and layer.clip:
+            qkv = qkv.clamp(min=-layer.clip, max=layer.clip)
+        qkv = qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
+        if rotary is not None:
+            turned, value = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+            cos, sin = rotary
+            half = self.width // 2
+            swapped = torch.cat((-turned[..., half:], turned[..., :half]), dim=-1)
+            turned = turned * cos + swapped * sin
+            query, key = turned.split((self.heads, self.kv_heads), dim=2)
+            return query, key, value
+        query, key, value = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
+        return query, key, value
+
+    def _attend(
+        self, layer: LlamaLayer | MptLayer, x: Tensor, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+    ) -> Tensor:
+        found = F.scaled_dot_product_attention(
+            query.transpose(1, 2), keys, values, mask, scale=self.scale, enable_gqa=self.heads != self.kv_heads
+        )
+        return layer.feed_forward(x + layer.out(found.transpose(1, 2).flatten(2)))
+
+    def _mask(self, places_L: Tensor, positions_BT: Tensor) -> Tensor:
+        """Bool (B, 1, T, L) for LLaMA; for MPT the ALiBi biases (B, H, T, L), minus infinity where nothing is seen."""
+        seen = places_L <= positions_BT[:, None, :, None]
+        if self.llama:
+            return seen
+        bias = self._slopes[:, None, None] * (places_L - positions_BT[:, None, :, None])
+        return bias.masked_fill(~seen, -math.inf).to(self.dtype)
+
+    def _rotary(self, positions_BT: Tensor) -> tuple[Tensor, Tensor] | None:
+        if not self.llama:
+            return None
+        return self._cos[positions_BT][:, :, None], self._sin[positions_BT][:, :, None]
+
+    def _logits(self, x_BD: Tensor) -> Tensor:
+        normed = _rms(x_BD, self.final_norm) if self.llama else self.final_norm(x_BD)
+        return F.linear(normed, self.head)
+
+
+def _rms(x: Tensor, norm: nn.Module) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)  # type: ignore[arg-type]
+
+
+def _alibi_slopes(heads: int) -> Tensor:
+    """MPT's, for any number of heads (alibi_bias_max 8)."""
+    power = 2 ** math.ceil(math.log2(heads))
+    slopes = 1.0 / torch.pow(2, torch.arange(1, power + 1).float() * (8 / power))
+    if power != heads:
+        slopes = torch.cat([slopes[1::2], slopes[::2]])[:heads]
+    return slopes
+
+
+def _stack(media: Sequence[Sequence[Media]], images: int) -> tuple[Tensor, Tensor]:
+    """Keys and values of all images of all rows, (B, layers, H, M N, E) each; zeros stand for absent ones."""
+    first = next(one for row in media for one in row)
+    empty = Media(torch.zeros_like(first.keys), torch.zeros_like(first.values))
+    keys, values = [], []
+    for row in media:
+        filled = [*row, *[empty] * (images - len(row))]
+        keys.append(torch.cat([one.keys for one in filled], dim=2))
+        values.append(torch.cat([one.values for one in filled], dim=2))
+    return torch.stack(keys), torch.stack(values)

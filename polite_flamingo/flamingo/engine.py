@@ -1,0 +1,530 @@
+"""Continuous batching for Flamingo: many requests over a fixed number of slots, each leaving when it is done.
+
+A request is a tokenised prompt and its images. Slots are rows of one static key/value cache; a slot that falls free
+takes the next request at once, so that nobody waits for the longest answer of a batch. Prompts are run in chunks
+between the steps of decoding. What is shared is done once: an image's encoding and its keys and values in every cross-attention
+layer (`media.py`), and the keys and values of prompt beginnings, be it the system message that all prompts begin with
+or the message up to the images where several questions are asked of the same ones.
+
+Greedy texts depend neither on the order of arrival nor on the number of slots, but for rounding; drawn ones hang on
+their own seed (`sampling.py`). A request that fails alone comes back with its `BadSample`. No beam search is done here.
+
+Not thread-safe: one thread submits, steps and cancels (`serve` wraps it in one).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from polite_flamingo.flamingo.attention import image_numbers
+from polite_flamingo.flamingo.decoder import Cache, Decoder, Media
+from polite_flamingo.flamingo.media import MediaCache, digest
+from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.sampling import Decoding, ban, choose, uniforms
+from polite_flamingo.sample import BadSample
+
+_ROUND = 64
+"""Positions by which a cache grows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How the engine uses the machine.
+
+    Attributes:
+        slots: requests decoded together; halved when the memory does not hold them.
+        prefill_tokens: prompt tokens run between two steps of decoding, at most.
+        prefixes: prompt beginnings kept for reuse.
+        media_bytes: of images' keys and values kept.
+    """
+
+    slots: int = 32
+    prefill_tokens: int = 2048
+    prefixes: int = 64
+    media_bytes: int = 512 << 20
+
+    def __post_init__(self) -> None:
+        if self.slots < 1 or self.prefill_tokens < 1 or self.prefixes < 0:
+            raise ValueError("engine: slots and prefill_tokens must be at least 1, prefixes must not be negative")
+
+
+@dataclass(eq=False, kw_only=True)
+class Request:
+    """A prompt to be continued, and what has come of it.
+
+    Attributes:
+        ids: of the prompt, one image tag an image.
+        images: encoded bytes, in the order of the tags.
+        decoding: how to continue.
+        tokens: the continuation so far, without its end token.
+        done: nothing more will come.
+        error: why nothing more will come, where it failed.
+        finish: "stop", "length", "cancelled" or "error".
+    """
+
+    ids: list[int]
+    images: Sequence[bytes] = ()
+    decoding: Decoding = field(default_factory=Decoding)
+    tokens: list[int] = field(default_factory=list)
+    done: bool = False
+    error: BadSample | None = None
+    finish: str = ""
+    digests: tuple[str, ...] = ()
+    numbers: list[int] = field(default_factory=list)
+    media: list[Media] = field(default_factory=list)
+    draws: Sequence[float] = ()
+    ready: int = 0
+    """Prompt (and, after an eviction, text) tokens whose keys and values are in the cache."""
+
+    @property
+    def history(self) -> list[int]:
+        """Prompt and continuation."""
+        return self.ids + self.tokens
+
+
+@dataclass
+class Metrics:
+    """What the engine did; `rates` says how fast.
+
+    Attributes:
+        prefilled: prompt tokens run.
+        reused: prompt tokens taken from a kept beginning instead.
+        generated: tokens chosen.
+        steps: of decoding.
+        occupied: slots decoding, summed over the steps.
+        seconds: by cause: images, prefill, decode, choose, host.
+    """
+
+    prefilled: int = 0
+    reused: int = 0
+    generated: int = 0
+    steps: int = 0
+    occupied: int = 0
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def rates(self, slots: int) -> dict[str, float]:
+        """Tokens a second of prefill and of decoding, and the share of slots that were at work."""
+        decoding = self.seconds["decode"] + self.seconds["choose"]
+        return {
+            "prefill_tokens_per_second": self.prefilled / self.seconds["prefill"] if self.seconds["prefill"] else 0.0,
+            "decode_tokens_per_second": self.generated / decoding if decoding else 0.0,
+            "occupancy": self.occupied / (self.steps * slots) if self.steps else 0.0,
+        }
+
+
+class Engine:
+    """See the module.
+
+    Attributes:
+        config: as given.
+        metrics: since the start.
+        media: the images.
+    """
+
+    def __init__(self, model: FlamingoModel, config: EngineConfig, *, ends: Sequence[int], shared: Sequence[int] = ()):
+        """Args: ends: tokens that end a text. shared: the tokens that all prompts begin with, if they do."""
+        self.config = config
+        self.decoder = Decoder(model)
+        self.media = MediaCache(model, self.decoder, config.media_bytes)
+        self.metrics = Metrics()
+        self.slots = config.slots
+        self._tokenizer = model.tokenizer
+        self._image_id = model.tokenizer.image_id
+        self._ends = frozenset(ends)
+        self._shared = list(shared)
+        self._waiting: deque[Request] = deque()
+        self._rows: list[Request] = []
+        """In the order of the cache's rows: those that decode, then those whose prompt is still being run."""
+        self._decoding = 0
+        self._cache: Cache | None = None
+        self._shown: tuple[Tensor, Tensor, Tensor] | None = None
+        """Keys and values (layers, S, H, N, E) of the image that each row sees while decoding, and whether it does."""
+        self._prefixes: OrderedDict[tuple[tuple[int, ...], tuple[str, ...]], tuple[Tensor, Tensor]] = OrderedDict()
+        self._blind = True
+        """Whether no decoding row sees an image: v1 never does."""
+
+    def generate(self, requests: Iterable[Request]) -> None:
+        """Do these requests, in the order that suits; afterwards each is done."""
+        pending = list(requests)
+        for request in in_good_order(pending):
+            self.submit(request)
+        while not all(request.done for request in pending):
+            self.step()
+
+    def submit(self, request: Request) -> None:
+        """Queue a request."""
+        room = self.decoder.positions - len(request.ids)
+        if room < 1 or not request.ids:
+            detail = f"{len(request.ids)} prompt tokens; the model has {self.decoder.positions} positions"
+            self._finish(request, "error", BadSample("text_too_long", detail))
+            return
+        tags = request.ids.count(self._image_id)
+        if tags != len(request.images):
+            detail = f"the prompt shows {tags} images, {len(request.images)} are given"
+            self._finish(request, "error", BadSample("bad_field", detail))
+            return
+        request.digests = tuple(map(digest, request.images))
+        is_image = torch.tensor([request.ids]) == self._image_id
+        request.numbers = image_numbers(is_image, self.decoder.attention)[0].tolist()
+        if request.decoding.temperature > 0:
+            request.draws = uniforms(request.decoding.seed, request.decoding.max_new_tokens).tolist()
+        self._waiting.append(request)
+
+    @torch.inference_mode()
+    def cancel(self, request: Request) -> None:
+        """Give its slot to others; what it has so far stays with it."""
+        if request.done:
+            return
+        if request in self._waiting:
+            self._waiting.remove(request)
+        elif request in self._rows:
+            self._free(self._rows.index(request))
+        self._finish(request, "cancelled")
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self._waiting and not self._rows
+
+    @torch.inference_mode()
+    def step(self) -> list[Request]:
+        """Admit, run a piece of prompts, decode one token a row; return the requests that got a token or ended."""
+        try:
+            touched = self._admit()
+            touched += self._prefill()
+            touched += self._decode()
+            return touched
+        except torch.OutOfMemoryError:
+            pass  # handled outside, where the traceback no longer holds the tensors
+        return self._halve()
+
+    # Admission
+
+    def _admit(self) -> list[Request]:
+        failed = []
+        while self._waiting and len(self._rows) < self.slots:
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self.slots - len(self._rows)))]
+            started = time.perf_counter()
+            wanted = {name: data for r in batch for name, data in zip(r.digests, r.images, strict=True)}
+            found = self.media.get(wanted)
+            self.metrics.seconds["images"] += time.perf_counter() - started
+            good = []
+            for request in batch:
+                media = [found[name] for name in request.digests]
+                bad = next((one for one in media if isinstance(one, BadSample)), None)
+                if bad is None:
+                    request.media = [one for one in media if isinstance(one, Media)]
+                    good.append(request)
+                else:
+                    self._finish(request, "error", bad)
+                    failed.append(request)
+            if good:
+                self._make_room(good)
+                for request in good:
+                    self._reuse(request, len(self._rows))
+                    self._rows.append(request)
+        return failed
+
+    def _make_room(self, requests: Sequence[Request]) -> None:
+        """Let the cache hold these too. It grows seldom: whoever knows the longest submits it first."""
+        needed = max(len(r.ids) + r.decoding.max_new_tokens for r in requests)
+        needed = min(-(-needed // _ROUND) * _ROUND, self.decoder.positions)
+        old = self._cache
+        if old is None or old.capacity < needed:
+            self._cache = self.decoder.new_cache(self.slots, needed)
+            if old is not None:
+                self._cache.keys[:, : old.keys.shape[1], :, : old.capacity] = old.keys[:, : self.slots]
+                self._cache.values[:, : old.keys.shape[1], :, : old.capacity] = old.values[:, : self.slots]
+        if self._shown is None and (first := next((r.media[0] for r in requests if r.media), None)) is not None:
+            shape = (first.keys.shape[0], self.slots, *first.keys.shape[1:])
+            keys, values = torch.zeros(2, *shape, dtype=first.keys.dtype, device=first.keys.device)
+            self._shown = keys, values, torch.zeros(self.slots, 1, 1, dtype=keys.dtype, device=keys.device)
+
+    # Prompts
+
+    def _reuse(self, request: Request, row: int) -> None:
+        """Copy the longest kept beginning of its prompt."""
+        assert self._cache is not None
+        for key in self._prefix_keys(request):
+            if key in self._prefixes:
+                self._prefixes.move_to_end(key)
+                keys, values = self._prefixes[key]
+                request.ready = keys.shape[2]
+                self._cache.keys[:, row, :, : request.ready] = keys
+                self._cache.values[:, row, :, : request.ready] = values
+                self.metrics.reused += request.ready
+                return
+
+    def _prefix_keys(self, request: Request) -> list[tuple[tuple[int, ...], tuple[str, ...]]]:
+        """The beginnings worth keeping, the longest first: up to its last image, and the shared tokens."""
+        keys: list[tuple[tuple[int, ...], tuple[str, ...]]] = []
+        if request.images:
+            end = len(request.ids) - request.ids[::-1].index(self._image_id)
+            if end < len(request.ids):
+                keys.append((tuple(request.ids[:end]), request.digests))
+        size = len(self._shared)
+        if 0 < size < len(request.ids) and request.ids[:size] == self._shared and not any(request.numbers[:size]):
+            keys.append((tuple(self._shared), ()))
+        return keys
+
+    def _keep_prefixes(self, request: Request, row: int) -> None:
+        assert self._cache is not None
+        if not self.config.prefixes:
+            return
+        for key in self._prefix_keys(request):
+            if key not in self._prefixes and (not key[1] or self._awaited(request)):
+                size = len(key[0])
+                parts = (self._cache.keys, self._cache.values)
+                self._prefixes[key] = tuple(part[:, row, :, :size].clone() for part in parts)  # type: ignore[assignment]
+                if len(self._prefixes) > self.config.prefixes:
+                    self._prefixes.popitem(last=False)
+
+    def _awaited(self, request: Request) -> bool:
+        """Whether another request of the same images waits near the front of the queue."""
+        return any(self._waiting[i].digests == request.digests for i in range(min(len(self._waiting), 4 * self.slots)))
+
+    def _prefill(self) -> list[Request]:
+        rows = range(self._decoding, len(self._rows))
+        if not rows:
+            return []
+        started = time.perf_counter()
+        # as many rows as the budget holds at the length of the longest of them
+        chosen: list[int] = []
+        longest = 0
+        for row in rows:
+            left = min(len(self._rows[row].history) - self._rows[row].ready, self.config.prefill_tokens)
+            if chosen and max(longest, left) * (len(chosen) + 1) > self.config.prefill_tokens:
+                break
+            chosen.append(row)
+            longest = max(longest, left)
+        logits, complete = self._run_chunks(chosen, longest)
+        self.metrics.seconds["prefill"] += time.perf_counter() - started
+        touched = []
+        finished = [row for row, whole in zip(chosen, complete, strict=True) if whole]
+        if finished:
+            picked = [number for number, whole in enumerate(complete) if whole]
+            # rows that are complete come first in `_rows`: chosen ones are, and those behind them have to wait
+            requests = [self._rows[row] for row in finished]
+            others = [r for r in self._rows[self._decoding :] if r not in requests]
+            self._reorder(finished, others)
+            touched = self._take(requests, logits[picked], first=self._decoding)
+        return touched
+
+    def _run_chunks(self, chosen: list[int], width: int) -> tuple[Tensor, list[bool]]:
+        assert self._cache is not None
+        device = self.decoder.device
+        ids, positions, numbers, last, complete = [], [], [], [], []
+        for row in chosen:
+            request = self._rows[row]
+            history = request.history
+            chunk = history[request.ready : request.ready + width]
+            seen = (request.numbers + [self._number_of_new(request)] * len(request.tokens))[
+                request.ready : request.ready + width
+            ]
+            ids.append(chunk + [0] * (width - len(chunk)))
+            numbers.append(seen + [0] * (width - len(chunk)))
+            positions.append(range(request.ready, request.ready + width))
+            last.append(len(chunk) - 1)
+            complete.append(request.ready + len(chunk) == len(history))
+            request.ready += len(chunk)
+            self.metrics.prefilled += len(chunk)
+        capacity = self._cache.capacity
+        places = torch.tensor([list(row) for row in positions], device=device).clamp(max=capacity - 1)
+        logits = self.decoder.prefill(
+            torch.tensor(ids, device=device),
+            places,
+            torch.tensor(last, device=device),
+            self._cache,
+            torch.tensor(chosen, device=device),
+            min(capacity, int(places.max()) + 1),
+            torch.tensor(numbers, device=device),
+            [self._rows[row].media for row in chosen],
+        )
+        return logits, complete
+
+    def _number_of_new(self, request: Request) -> int:
+        """The image that generated tokens see: none in v1, the last in v2."""
+        return 0 if self.decoder.attention == "v1" else len(request.images)
+
+    def _reorder(self, finished: Sequence[int], others: Sequence[Request]) -> None:
+        """Bring the rows that are complete before those that are not; mostly they are there already."""
+        target = self._decoding
+        for row in finished:
+            if row != target:
+                self._swap(row, target)
+            target += 1
+
+    def _take(self, requests: Sequence[Request], logits: Tensor, first: int) -> list[Request]:
+        """Rows from `first` on have run their prompts: choose their first tokens, and let them decode."""
+        for row, request in enumerate(requests, start=first):
+            if not request.tokens:
+                self._keep_prefixes(request, row)
+            self._show(request, row)
+        self._decoding += len(requests)
+        return self._choose(list(range(first, first + len(requests))), logits)
+
+    def _show(self, request: Request, row: int) -> None:
+        if self._shown is None:
+            return
+        keys, values, flags = self._shown
+        visible = self._number_of_new(request)
+        flags[row] = float(visible > 0)
+        if visible:
+            keys[:, row] = request.media[visible - 1].keys
+            values[:, row] = request.media[visible - 1].values
+            self._blind = False
+
+    # Decoding
+
+    def _decode(self) -> list[Request]:
+        count = self._decoding
+        if not count:
+            return []
+        assert self._cache is not None
+        started = time.perf_counter()
+        device = self.decoder.device
+        requests = self._rows[:count]
+        lengths = [request.ready for request in requests]
+        shown = None
+        if self._shown is not None and not self._blind:
+            keys, values, flags = self._shown
+            shown = keys[:, :count], values[:, :count], flags[:count]
+        logits = self.decoder.step(
+            torch.tensor([request.tokens[-1] for request in requests], device=device),
+            torch.tensor(lengths, device=device),
+            self._cache,
+            max(lengths) + 1,
+            shown,
+        )
+        for request in requests:
+            request.ready += 1
+        self.metrics.steps += 1
+        self.metrics.occupied += count
+        self.metrics.seconds["decode"] += time.perf_counter() - started
+        return self._choose(list(range(count)), logits)
+
+    def _choose(self, rows: list[int], logits: Tensor) -> list[Request]:
+        """Append a token to each of these rows; free those that end with it."""
+        started = time.perf_counter()
+        requests = [self._rows[row] for row in rows]
+        decodings = [request.decoding for request in requests]
+        logits[:, self._image_id] = -torch.inf  # no answer ever contains an image, and in v2 one would blind the others
+        if any(decoding.no_repeat_ngram_size for decoding in decodings):
+            ban(logits, [request.history for request in requests], decodings)
+        draws = [request.draws[len(request.tokens)] if request.draws else 0.0 for request in requests]
+        tokens = choose(logits, decodings, draws).tolist()
+        self.metrics.generated += len(tokens)
+        self.metrics.seconds["choose"] += time.perf_counter() - started
+        ended = []
+        for row, request, token in zip(rows, requests, tokens, strict=True):
+            if token in self._ends:
+                self._finish(request, "stop")
+            else:
+                request.tokens.append(token)
+                if self._stops(request):
+                    self._finish(request, "stop")
+                elif (
+                    len(request.tokens) >= request.decoding.max_new_tokens
+                    or len(request.history) >= self.decoder.positions
+                ):
+                    self._finish(request, "length")
+            if request.done:
+                ended.append(row)
+        for row in reversed(ended):
+            self._free(row)
+        return requests
+
+    def _stops(self, request: Request) -> bool:
+        if not request.decoding.stop:
+            return False
+        text = self._tokenizer.decode(request.tokens)
+        return any(stop in text for stop in request.decoding.stop)
+
+    # Rows
+
+    def _free(self, row: int) -> None:
+        """Close the gap: the last decoding row moves into it, and the last of all behind that."""
+        if row < self._decoding:
+            self._swap(row, self._decoding - 1)
+            row = self._decoding - 1
+            self._decoding -= 1
+        self._swap(row, len(self._rows) - 1)
+        self._rows.pop()
+        if not self._decoding:
+            self._blind = True
+
+    def _swap(self, row: int, other: int) -> None:
+        """Exchange two rows; what the row of a request that is done holds is of no use."""
+        if row == other:
+            return
+        assert self._cache is not None
+        first, second = self._rows[row], self._rows[other]
+        if not first.done and not second.done:
+            length = max(first.ready, second.ready)
+            for part in (self._cache.keys, self._cache.values):
+                part[:, [row, other], :, :length] = part[:, [other, row], :, :length]
+        elif not second.done:
+            self._cache.move(other, row, second.ready)
+        elif not first.done:
+            self._cache.move(row, other, first.ready)
+        self._rows[row], self._rows[other] = second, first
+        if self._shown is not None:
+            for part in self._shown[:2]:
+                part[:, [row, other]] = part[:, [other, row]]
+            flags = self._shown[2]
+            flags[[row, other]] = flags[[other, row]]
+
+    def _halve(self) -> list[Request]:
+        """The memory does not hold what is going on: begin again with half the slots; a request alone fails."""
+        if self.decoder.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self.slots == 1 or len(self._rows) <= 1:
+            failed = self._rows[:1]
+            for request in failed:
+                detail = f"{len(request.ids)} prompt tokens do not fit the memory of {self.decoder.device} alone"
+                self._finish(request, "error", BadSample("rewriting_failed", detail))
+            self._restart(self._rows[1:])
+            return failed
+        self.slots = max(1, len(self._rows) // 2)
+        self._restart(self._rows)
+        return []
+
+    def _restart(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            request.ready = 0
+        self._waiting.extendleft(reversed(requests))
+        self._rows, self._decoding, self._cache, self._shown, self._blind = [], 0, None, None, True
+        self._prefixes.clear()
+
+    @staticmethod
+    def _finish(request: Request, why: str, error: BadSample | None = None) -> None:
+        request.done, request.finish, request.error = True, why, error
+        request.media = []
+
+
+def in_good_order(requests: Sequence[Request]) -> list[Request]:
+    """The longest prompts first; of the same images one goes ahead and the others follow soon, to use its beginning.
+
+    Long ones first, so that the cache is made once at its full size and the short ones fill the gaps at the end.
+    """
+    groups: dict[tuple[bytes, ...] | int, list[Request]] = {}
+    for request in sorted(requests, key=lambda request: -len(request.ids)):
+        groups.setdefault(tuple(request.images) or id(request), []).append(request)
+    ordered: list[Request] = []
+    chunk: list[list[Request]] = []
+    for group in groups.values():
+        chunk.append(group)
+        if len(chunk) == 32:
+            ordered += _first_then_others(chunk)
+            chunk = []
+    return ordered + _first_then_others(chunk)
+
+
+def _first_then_others(groups: Sequence[Sequence[Request]]) -> list[Request]:
+    return [group[0] for group in groups] + [request for group in groups for request in group[1:]]

@@ -1,0 +1,86 @@
+"""Images -> what the language model attends, each distinct image once: decoded, encoded, resampled, projected.
+
+An image is known by the sha256 of its bytes; the preprocessing is the model's own, so it need not be part of the name.
+What is kept is bounded by size, the least recently used goes first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping
+
+import torch
+
+from polite_flamingo import images
+from polite_flamingo.flamingo.decoder import Decoder, Media
+from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.sample import BadSample
+
+AT_ONCE = 16
+"""Images pushed through the vision tower together: bounds the memory whatever the length of the list."""
+
+
+def digest(data: bytes) -> str:
+    """The name of an image."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class MediaCache:
+    """Keys and values of images in the cross-attention layers.
+
+    Attributes:
+        hits: images that were there when asked for.
+        misses: images that had to be encoded.
+    """
+
+    def __init__(self, model: FlamingoModel, decoder: Decoder, max_bytes: int = 512 << 20):
+        """Args: max_bytes: of keys and values kept (74 kB an image of the tiny model, 1 MB of the 9B model)."""
+        self._model, self._decoder, self._max_bytes = model, decoder, max_bytes
+        self._kept: OrderedDict[str, Media] = OrderedDict()
+        self._bytes = 0
+        self.hits = self.misses = 0
+
+    def get(self, encoded: Mapping[str, bytes]) -> dict[str, Media | BadSample]:
+        """What each image is, by its digest; a `BadSample` for one that does not decode."""
+        found: dict[str, Media | BadSample] = {}
+        missing = []
+        for name in encoded:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+                found[name] = self._kept[name]
+            else:
+                missing.append(name)
+        self.hits += len(found)
+        self.misses += len(missing)
+        for start in range(0, len(missing), AT_ONCE):
+            found |= self._encode({name: encoded[name] for name in missing[start : start + AT_ONCE]})
+        return found
+
+    def _encode(self, encoded: Mapping[str, bytes]) -> dict[str, Media | BadSample]:
+        broken: dict[str, Media | BadSample] = {}
+        pixels = {}
+        for name, data in encoded.items():
+            try:
+                pixels[name] = self._model.preprocess(images.without_extreme_aspect(images.decode(data)))
+            except BadSample as bad:
+                broken[name] = bad
+        if not pixels:
+            return broken
+        with torch.inference_mode():
+            stacked = torch.stack(list(pixels.values())).to(self._decoder.device, self._decoder.dtype)
+            latents = self._model.latents(self._model.patch_tokens(stacked)[:, None, None])[:, 0]
+            made = dict(zip(pixels, self._decoder.media(latents), strict=True))
+        for name, media in made.items():
+            self._keep(name, media)
+        return broken | made
+
+    def _keep(self, name: str, media: Media) -> None:
+        self._kept[name] = media
+        self._bytes += _size(media)
+        while self._bytes > self._max_bytes and len(self._kept) > 1:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+
+
+def _size(media: Media) -> int:
+    return 2 * media.keys.numel() * media.keys.element_size()

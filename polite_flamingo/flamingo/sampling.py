@@ -1,0 +1,102 @@
+"""From logits to tokens, for rows that each have their own settings: greedy or drawn, n-grams that may not repeat.
+
+A row draws one number a token, from a stream that its seed fixes; so the same request gives the same text whichever
+rows share its batch, but for rounding in the logits. The order of the filters is that of transformers: repeated
+n-grams, temperature, top-k, top-p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How one request is decoded.
+
+    Attributes:
+        max_new_tokens: the end tokens is not counted.
+        temperature: 0 is greedy.
+        top_k: most likely tokens drawn from; 0 is all.
+        top_p: the fewest most likely tokens of this probability in all.
+        no_repeat_ngram_size: n-grams of this length occur once in prompt and text; 0 allows all.
+        stop: texts that end the answer and are cut off it.
+        seed: of the draws.
+    """
+
+    max_new_tokens: int = 1024
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    no_repeat_ngram_size: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+
+def uniforms(seed: int, count: int) -> np.ndarray:
+    """The first `count` draws of a request."""
+    return np.random.Generator(np.random.Philox(seed)).random(count)
+
+
+def choose(logits_BV: Tensor, decodings: Sequence[Decoding], draws: Sequence[float]) -> Tensor:
+    """A token for each row, (B,).
+
+    Args:
+        logits_BV: bans are minus infinity already (`ban`).
+        decodings: of each row.
+        draws: of each row, in [0, 1); those of greedy rows are not looked at.
+    """
+    greedy = logits_BV.argmax(dim=-1)
+    drawing = [row for row, decoding in enumerate(decodings) if decoding.temperature > 0]
+    if not drawing:
+        return greedy
+    rows = torch.tensor(drawing, device=logits_BV.device)
+
+    def column(name: str) -> Tensor:
+        values = [getattr(decodings[row], name) for row in drawing]
+        return torch.tensor(values, dtype=torch.float32, device=logits_BV.device)[:, None]
+
+    scores = logits_BV[rows].float() / column("temperature")
+    top_k = [decodings[row].top_k or scores.shape[-1] for row in drawing]
+    widest = min(max(top_k), scores.shape[-1])
+    scores, tokens = torch.topk(scores, widest, dim=-1)  # sorted, the likeliest first
+    places = torch.arange(widest, device=scores.device)
+    scores = scores.masked_fill(places >= torch.tensor(top_k, device=scores.device)[:, None], -torch.inf)
+    chances = scores.softmax(dim=-1)
+    before = chances.cumsum(dim=-1) - chances
+    chances = chances.masked_fill((before >= column("top_p")) & (places > 0), 0.0).double()
+    reached = chances.cumsum(dim=-1)
+    drawn = torch.tensor([draws[row] for row in drawing], dtype=torch.float64, device=scores.device)[:, None]
+    found = (reached <= drawn * reached[:, -1:]).sum(dim=-1).clamp(max=widest - 1)
+    greedy[rows] = tokens.gather(1, found[:, None])[:, 0]
+    return greedy
+
+
+def ban(logits_BV: Tensor, histories: Sequence[Sequence[int]], decodings: Sequence[Decoding]) -> None:
+    """Set to minus infinity what would repeat an n-gram of a row's prompt and text, in place."""
+    rows, tokens = [], []
+    for row, (history, decoding) in enumerate(zip(histories, decodings, strict=True)):
+        size = decoding.no_repeat_ngram_size
+        if size and len(history) >= size:
+            found = repeats(history, size)
+            rows += [row] * len(found)
+            tokens += found
+    if rows:
+        logits_BV[rows, tokens] = -torch.inf
+
+
+def repeats(history: Sequence[int], size: int) -> list[int]:
+    """The tokens that would end an n-gram which the history holds already."""
+    ids = np.asarray(history)
+    if size == 1:
+        return np.unique(ids).tolist()
+    last = ids[len(ids) - size + 1 :]
+    same = np.ones(len(ids) - size + 1, dtype=bool)
+    for offset, token in enumerate(last):
+        same &= ids[offset : len(ids) - size + 1 + offset] == token
+    return np.unique(ids[size - 1 :][same]).tolist()

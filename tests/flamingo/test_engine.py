@@ -1,0 +1,279 @@
+"""The engine writes, token for token, what open_flamingo and transformers' `generate` write; only sooner."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from polite_flamingo import images
+from polite_flamingo.flamingo.config import LoraSettings
+from polite_flamingo.flamingo.engine import Engine, EngineConfig, Request
+from polite_flamingo.flamingo.lora import add_lora
+from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.sampling import Decoding
+
+NEW = 12
+PROMPTS = 140
+"""For each of six models: 840 in all."""
+
+
+def picture(seed: int) -> bytes:
+    noise = torch.randint(0, 256, (24, 24, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    buffer = io.BytesIO()
+    Pillow.fromarray(noise.numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PICTURES = [picture(seed) for seed in range(7)]
+
+
+def prompts(model: FlamingoModel, count: int, seed: int) -> list[Request]:
+    """Of 1 to 90 tokens, with 0 to 4 images anywhere; some share a beginning, as those of one image do."""
+    rng = random.Random(seed)
+    special = {
+        model.tokenizer.image_id,
+        model.tokenizer.end_of_chunk_id,
+        model.tokenizer.pad_id,
+        model.tokenizer.eos_id,
+    }
+    words = [token for token in range(3, len(model.tokenizer)) if token not in special]
+    beginnings = [[rng.choice(words) for _ in range(9)] for _ in range(2)]
+    made = []
+    for number in range(count):
+        ids = [*rng.choice([[], *beginnings]), *(rng.choice(words) for _ in range(rng.choice((1, 4, 20, 80))))]
+        shown = rng.choice((0, 1, 1, 2, 3, 4))
+        for _ in range(shown):
+            ids.insert(rng.randrange(len(ids)), model.tokenizer.image_id)
+        made.append(Request(ids=ids, images=[rng.choice(PICTURES) for _ in range(shown)], decoding=decoding(number)))
+    return made
+
+
+def decoding(number: int) -> Decoding:
+    return Decoding(max_new_tokens=NEW, no_repeat_ngram_size=(0, 0, 2, 3)[number % 4])
+
+
+def by_generate(model: FlamingoModel, request: Request, ends: Sequence[int]) -> list[int]:
+    """What transformers says to this prompt alone."""
+    if request.images:
+        pixels = torch.stack([model.preprocess(images.decode(data)) for data in request.images])[None, :, None]
+    else:
+        pixels = torch.zeros(1, 1, *model.latents_shape)
+    ids = torch.tensor([request.ids])
+    out = model.generate(
+        pixels, ids, torch.ones_like(ids), max_new_tokens=request.decoding.max_new_tokens, do_sample=False, num_beams=1,
+        no_repeat_ngram_size=request.decoding.no_repeat_ngram_size, eos_token_id=list(ends),
+        pad_token_id=model.tokenizer.pad_id, suppress_tokens=[model.tokenizer.image_id],
+    )[0, len(request.ids) :].tolist()  # fmt: skip
+    end = next((place for place, token in enumerate(out) if token in ends), len(out))
+    return out[:end]
+
+
+def ends_of(model: FlamingoModel) -> list[int]:
+    # random weights seldom say the true ones
+    return [model.tokenizer.eos_id, model.tokenizer.end_of_chunk_id, *range(20, len(model.tokenizer), 17)]
+
+
+def fresh(requests: Sequence[Request]) -> list[Request]:
+    return [Request(ids=r.ids, images=r.images, decoding=r.decoding) for r in requests]
+
+
+def texts(model: FlamingoModel, requests: Sequence[Request], **config: int) -> list[list[int]]:
+    engine = Engine(model, EngineConfig(**config), ends=ends_of(model))
+    engine.generate(requests)
+    assert engine.idle and all(request.done and request.error is None for request in requests)
+    return [request.tokens for request in requests]
+
+
+@pytest.mark.parametrize("kind", ["tiny", "tiny_grouped", "tiny_mpt"])
+@pytest.mark.parametrize("attention", ["v1", "v2"])
+def test_greedy_tokens_are_those_of_generate(kind: str, attention: str, request: pytest.FixtureRequest) -> None:
+    model = request.getfixturevalue(kind).load(attention=attention)
+    wanted = prompts(model, PROMPTS, seed=len(kind))
+    expected = [by_generate(model, one, ends_of(model)) for one in wanted]
+    assert texts(model, fresh(wanted), slots=8) == expected
+    assert len({tuple(tokens) for tokens in expected}) > PROMPTS / 2, "the prompts must matter"
+    assert len({len(tokens) for tokens in expected}) > 2, "texts must end anywhere"
+
+
+@pytest.fixture(scope="module")
+def known(tiny) -> tuple[FlamingoModel, list[Request], list[list[int]]]:  # type: ignore[no-untyped-def]
+    model = tiny.load()
+    wanted = prompts(model, 24, seed=5)
+    return model, wanted, texts(model, fresh(wanted), slots=24)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data(), slots=st.integers(1, 9), budget=st.sampled_from([1, 7, 50, 5000]), prefixes=st.integers(0, 3))
+def test_any_arrival_slots_and_chunks_give_the_same_tokens(
+    known: tuple[FlamingoModel, list[Request], list[list[int]]],
+    data: st.DataObject,
+    slots: int,
+    budget: int,
+    prefixes: int,
+) -> None:
+    model, wanted, expected = known
+    requests = fresh(wanted)
+    engine = Engine(
+        model,
+        EngineConfig(slots=slots, prefill_tokens=budget, prefixes=prefixes),
+        ends=ends_of(model),
+        shared=wanted[0].ids[:9],
+    )
+    order = data.draw(st.permutations(range(len(requests))))
+    for number in order:
+        engine.submit(requests[number])
+        for _ in range(data.draw(st.integers(0, 2))):
+            engine.step()
+    while not engine.idle:
+        engine.step()
+    assert [request.tokens for request in requests] == expected
+
+
+def test_attached_lora_is_decoded_as_merged_lora(tiny) -> None:  # type: ignore[no-untyped-def]
+    model = tiny.load()
+    add_lora(model, LoraSettings(r=4, alpha=8.0))
+    with torch.no_grad():
+        for name, parameter in model.lang_encoder.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.2)
+    wanted = prompts(model, 20, seed=3)
+    expected = [by_generate(model, one, ends_of(model)) for one in wanted]
+    assert texts(model, fresh(wanted), slots=5) == expected
+    assert texts(tiny.load(), fresh(wanted), slots=5) != expected, "the adapter must matter"
+
+
+def test_a_draw_hangs_on_its_seed_alone(known: tuple[FlamingoModel, list[Request], list[list[int]]]) -> None:
+    model, wanted, greedy = known
+    drawing = Decoding(max_new_tokens=NEW, temperature=1.5, top_k=50, top_p=0.95)
+    requests = [
+        Request(ids=one.ids, images=one.images, decoding=replace(drawing, seed=number))
+        for number, one in enumerate(wanted)
+    ]
+    drawn = texts(model, fresh(requests), slots=24)
+    assert drawn != greedy
+    for slots in (1, 5):
+        assert texts(model, fresh(requests), slots=slots) == drawn
+    assert texts(model, fresh(requests[::-1]), slots=4) == drawn[::-1]
+    other = [replace(one, decoding=replace(one.decoding, seed=99), tokens=[]) for one in requests]
+    assert texts(model, fresh(other), slots=24) != drawn
+
+
+def test_what_fails_alone_fails_alone(known: tuple[FlamingoModel, list[Request], list[list[int]]]) -> None:
+    model, wanted, expected = known
+    tag = model.tokenizer.image_id
+    bad = [
+        Request(ids=[5, tag, 6], images=[b"no image"], decoding=decoding(0)),
+        Request(ids=[5, tag, 6], images=[], decoding=decoding(0)),
+        Request(ids=[5] * 600, decoding=decoding(0)),
+        Request(ids=[], decoding=decoding(0)),
+    ]
+    good = fresh(wanted)
+    engine = Engine(model, EngineConfig(slots=4), ends=ends_of(model))
+    engine.generate([*good[:10], *bad, *good[10:]])
+    assert [request.tokens for request in good] == expected
+    assert [request.error.reason for request in bad if request.error] == [
+        "corrupt_image", "bad_field", "text_too_long", "text_too_long",
+    ]  # fmt: skip
+
+
+def test_a_cancelled_request_leaves_its_slot_to_others(
+    known: tuple[FlamingoModel, list[Request], list[list[int]]],
+) -> None:
+    model, wanted, expected = known
+    requests = fresh(wanted)
+    engine = Engine(model, EngineConfig(slots=3), ends=ends_of(model))
+    for request in requests:
+        engine.submit(request)
+    engine.step()
+    engine.step()
+    for number in (0, 1, 20):  # two that decode, one that waits
+        engine.cancel(requests[number])
+        engine.cancel(requests[number])
+    while not engine.idle:
+        engine.step()
+    for number, request in enumerate(requests):
+        if number in (0, 1, 20):
+            assert request.tokens == expected[number][: len(request.tokens)]
+            assert request.finish in ("cancelled", "stop", "length")
+        else:
+            assert request.tokens == expected[number]
+
+
+def test_too_little_memory_halves_the_slots_and_loses_nothing(
+    known: tuple[FlamingoModel, list[Request], list[list[int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, wanted, expected = known
+    engine = Engine(model, EngineConfig(slots=16), ends=ends_of(model))
+    step = engine.decoder.step
+
+    def tight(ids: torch.Tensor, *more: object) -> torch.Tensor:
+        if len(ids) > 5:
+            raise torch.OutOfMemoryError("as a GPU would say")
+        return step(ids, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine.decoder, "step", tight)
+    requests = fresh(wanted)
+    engine.generate(requests)
+    assert [request.tokens for request in requests] == expected
+    assert engine.slots <= 5
+
+
+def test_a_request_that_no_memory_holds_is_the_only_one_to_fail(
+    known: tuple[FlamingoModel, list[Request], list[list[int]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, wanted, expected = known
+    engine = Engine(model, EngineConfig(slots=8), ends=ends_of(model))
+    prefill = engine.decoder.prefill
+    longest = max(len(one.ids) for one in wanted)
+
+    def tight(ids: torch.Tensor, *more: object) -> torch.Tensor:
+        if ids.shape[1] >= longest:
+            raise torch.OutOfMemoryError("as a GPU would say")
+        return prefill(ids, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine.decoder, "prefill", tight)
+    requests = fresh(wanted)
+    engine.generate(requests)
+    for request, tokens in zip(requests, expected, strict=True):
+        if len(request.ids) == longest:
+            assert request.error is not None and request.error.reason == "rewriting_failed"
+        else:
+            assert request.tokens == tokens
+
+
+def test_images_and_beginnings_are_done_once(tiny) -> None:  # type: ignore[no-untyped-def]
+    model = tiny.load()
+    tag = model.tokenizer.image_id
+    start = [11, 12, 13, 14]
+    asked = [
+        Request(ids=[*start, tag, 20 + number, 30], images=[PICTURES[number % 2]], decoding=decoding(0))
+        for number in range(12)
+    ]
+    expected = [by_generate(model, one, ends_of(model)) for one in asked]
+    engine = Engine(model, EngineConfig(slots=2), ends=ends_of(model), shared=start)
+    engine.generate(asked)
+    assert [one.tokens for one in asked] == expected
+    assert engine.media.misses == 2
+    assert engine.metrics.reused == 10 * 5, "all but the first of each picture begin behind the tag"
+    assert engine.metrics.prefilled + engine.metrics.reused == 12 * 7
+
+
+def test_stop_texts_and_lengths_end_a_request(known: tuple[FlamingoModel, list[Request], list[list[int]]]) -> None:
+    model, wanted, expected = known
+    number = next(n for n, tokens in enumerate(expected) if len(tokens) == NEW)
+    stop = model.tokenizer.decode(expected[number][4:6])
+    one = Request(
+        ids=wanted[number].ids, images=wanted[number].images, decoding=replace(wanted[number].decoding, stop=(stop,))
+    )
+    two = Request(ids=one.ids, images=one.images, decoding=replace(wanted[number].decoding, max_new_tokens=3))
+    Engine(model, EngineConfig(slots=2), ends=ends_of(model)).generate([one, two])
+    assert one.finish == "stop" and len(one.tokens) <= 6 and stop in model.tokenizer.decode(one.tokens)
+    assert two.finish == "length" and two.tokens == expected[number][:3]
