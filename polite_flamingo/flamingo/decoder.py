@@ -271,7 +271,7 @@ class Decoder:
         """
         count = len(ids_B)
         places = torch.arange(limit, device=self.device)
-        mask = self._mask(places, positions_B[:, None])
+        bias = self._bias(places, positions_B)
         rows = torch.arange(count, device=self.device)
         x = F.embedding(ids_B[:, None], self.embedding)
         rotary = self._rotary(positions_B[:, None])
@@ -287,7 +287,7 @@ class Decoder:
             cache.values[number, rows, :, positions_B] = value[:, 0]
             keys = cache.keys[number, :count, :, :limit]
             values = cache.values[number, :count, :, :limit]
-            x = self._attend(layer, x, query, keys, values, mask)
+            x = layer.feed_forward(x + layer.out(self._look(query, keys, values, bias)))
         return self._logits(x[:, 0])
 
     def _project(
@@ -316,6 +316,27 @@ class Decoder:
             query.transpose(1, 2), keys, values, mask, scale=self.scale, enable_gqa=self.heads != self.kv_heads
         )
         return layer.feed_forward(x + layer.out(found.transpose(1, 2).flatten(2)))
+
+    def _look(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        """Attention of one query a row (B, 1, heads, E) to keys and values (B, H, L, E), as two batched products.
+
+        Torch's fused kernel is made for many queries: on a CPU it takes ten times as long for one.
+        """
+        rows, heads, places, width = keys.shape
+        grouped = query.reshape(rows * heads, -1, width)
+        scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).view(rows, self.heads, places)
+        shares = torch.softmax(scores * self.scale + bias, dim=-1, dtype=torch.float32).to(values.dtype)
+        return torch.bmm(shares.view(rows * heads, -1, places), values.flatten(0, 1)).view(rows, 1, -1)
+
+    def _bias(self, places_L: Tensor, positions_B: Tensor) -> Tensor:
+        """What is added to the scores of one query a row: (B, heads or 1, L), minus infinity where nothing is seen."""
+        return self._mask_or_bias(places_L, positions_B[:, None])[:, :, 0]
+
+    def _mask_or_bias(self, places_L: Tensor, positions_BT: Tensor) -> Tensor:
+        mask = self._mask(places_L, positions_BT)
+        if mask.dtype != torch.bool:
+            return mask
+        return torch.zeros(mask.shape, dtype=self.dtype, device=self.device).masked_fill_(~mask, -math.inf)
 
     def _mask(self, places_L: Tensor, positions_BT: Tensor) -> Tensor:
         """Bool (B, 1, T, L) for LLaMA; for MPT the ALiBi biases (B, H, T, L), minus infinity where nothing is seen."""
