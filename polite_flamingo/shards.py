@@ -136,7 +136,9 @@ def write_atomically(path: Path | str, data: bytes | str) -> None:
 
 def sweep_temporary(folder: Path | str) -> list[Path]:
     """Remove what killed writers left under `folder`; return what was removed."""
-    stale = sorted(path for path in Path(folder).rglob("*.tmp-*") if path.is_file())
+    stale = sorted(
+        Path(where, name) for where, _, files in os.walk(folder) for name in files if ".tmp-" in name
+    )  # a million files are walked over in a second; with a Path for each it is a minute
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
