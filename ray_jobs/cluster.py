@@ -59,8 +59,8 @@ class PoolsConfig:
             content, end the job: the model is broken, not the rows.
         autoscaling: the cluster starts machines when they are asked for (cluster.yaml), so that its present size says
             nothing; else a job that it cannot hold is refused at once.
-        shards_at_once: Ray Data's driver keeps some 20 kB for every shard of a run; a job of more shards than these is
-            several runs, each of which starts the actors again. Its memory does not grow any further then.
+        shards_at_once: Ray Data's driver holds a read task and statistics for every shard of a run; a job of more
+            shards than these is several runs, each of which starts the actors again.
     """
 
     rewriting: PoolConfig = PoolConfig()
