@@ -2,9 +2,9 @@
 
 A request is a tokenised prompt and its images. Slots are rows of one static key/value cache; a slot that falls free
 takes the next request at once, so that nobody waits for the longest answer of a batch. Prompts are run in chunks
-between the steps of decoding. What is shared is done once: an image's encoding and its keys and values in every cross-attention
-layer (`media.py`), and the keys and values of prompt beginnings, be it the system message that all prompts begin with
-or the message up to the images where several questions are asked of the same ones.
+between the steps of decoding. What is shared is done once: an image's encoding and its keys and values in every
+cross-attention layer (`media.py`), and the keys and values of prompt beginnings, be it the system message that all
+prompts begin with or the message up to the images where several questions are asked of the same ones.
 
 Greedy texts depend neither on the order of arrival nor on the number of slots, but for rounding; drawn ones hang on
 their own seed (`sampling.py`). A request that fails alone comes back with its `BadSample`. No beam search is done here.
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.attention import image_numbers
+from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.decoder import Cache, Decoder, Media
 from polite_flamingo.flamingo.media import MediaCache, digest
 from polite_flamingo.flamingo.model import FlamingoModel
@@ -31,27 +32,6 @@ from polite_flamingo.sample import BadSample
 
 _ROUND = 64
 """Positions by which a cache grows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """How the engine uses the machine.
-
-    Attributes:
-        slots: requests decoded together; halved when the memory does not hold them.
-        prefill_tokens: prompt tokens run between two steps of decoding, at most.
-        prefixes: prompt beginnings kept for reuse.
-        media_bytes: of images' keys and values kept.
-    """
-
-    slots: int = 32
-    prefill_tokens: int = 2048
-    prefixes: int = 64
-    media_bytes: int = 512 << 20
-
-    def __post_init__(self) -> None:
-        if self.slots < 1 or self.prefill_tokens < 1 or self.prefixes < 0:
-            raise ValueError("engine: slots and prefill_tokens must be at least 1, prefixes must not be negative")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -123,6 +103,7 @@ class Engine:
 
     Attributes:
         config: as given.
+        ends: tokens that end a text.
         metrics: since the start.
         media: the images.
     """
@@ -136,7 +117,7 @@ class Engine:
         self.slots = config.slots
         self._tokenizer = model.tokenizer
         self._image_id = model.tokenizer.image_id
-        self._ends = frozenset(ends)
+        self.ends = frozenset(ends)
         self._shared = list(shared)
         self._waiting: deque[Request] = deque()
         self._rows: list[Request] = []
@@ -150,12 +131,19 @@ class Engine:
         """Whether no decoding row sees an image: v1 never does."""
 
     def generate(self, requests: Iterable[Request]) -> None:
-        """Do these requests, in the order that suits; afterwards each is done."""
+        """Do these requests, in the order that suits; afterwards each is done.
+
+        What a step raises goes on to the caller, and nothing of these requests stays behind.
+        """
         pending = list(requests)
         for request in in_good_order(pending):
             self.submit(request)
-        while not all(request.done for request in pending):
-            self.step()
+        try:
+            while not all(request.done for request in pending):
+                self.step()
+        except BaseException:
+            self.abandon()
+            raise
 
     def submit(self, request: Request) -> None:
         """Queue a request."""
@@ -186,6 +174,13 @@ class Engine:
         elif request in self._rows:
             self._free(self._rows.index(request))
         self._finish(request, "cancelled")
+
+    def abandon(self) -> None:
+        """Cancel everything, whatever state a failed step has left; the images stay."""
+        for request in (*self._rows, *self._waiting):
+            self._finish(request, "cancelled")
+        self._waiting.clear()
+        self._restart([])
 
     @property
     def idle(self) -> bool:
@@ -423,7 +418,7 @@ class Engine:
         self.metrics.seconds["choose"] += time.perf_counter() - started
         ended = []
         for row, request, token in zip(rows, requests, tokens, strict=True):
-            if token in self._ends:
+            if token in self.ends:
                 self._finish(request, "stop")
             else:
                 request.tokens.append(token)
