@@ -247,7 +247,7 @@ def projecting_media_at_every_call(model: FlamingoModel, config: RewriterConfig)
 
 SWITCHES: dict[str, Callable[[FlamingoModel, RewriterConfig], Engine]] = {
     "": whole,
-    "slots refilled at once": waiting_for_the_batch,
+    "freed slots refilled before the rest": waiting_for_the_batch,
     "image cache": forgetting_images,
     "kept prompt beginnings": forgetting_beginnings,
     "attention by two batched products": attending_by_torchs_kernel,

@@ -51,7 +51,7 @@ from polite_flamingo.shards import read_shard, write_shard
 
 BATCHES = (8, 16, 32, 64)
 SWITCHES = (
-    "slots refilled at once",
+    "freed slots refilled before the rest",
     "image cache",
     "kept prompt beginnings",
     "attention by two batched products",

@@ -127,19 +127,21 @@ class EngineConfig:
     Attributes:
         slots: requests decoded together; halved when the memory does not hold them.
         prefill_tokens: prompt tokens run between two steps of decoding, at most.
+        refills: free slots are filled when they are this part of all slots: prompts run together cost less.
         prefixes: prompt beginnings kept for reuse.
         media_bytes: of images' keys and values kept.
     """
 
     slots: int = 32
     prefill_tokens: int = 2048
+    refills: int = 8
     prefixes: int = 64
     media_bytes: int = 512 << 20
 
     def __post_init__(self) -> None:
         """Raises ValueError for an engine that could not move."""
-        if self.slots < 1 or self.prefill_tokens < 1 or self.prefixes < 0:
-            raise ValueError("engine: slots and prefill_tokens must be at least 1, prefixes must not be negative")
+        if self.slots < 1 or self.prefill_tokens < 1 or self.refills < 1 or self.prefixes < 0:
+            raise ValueError("engine: slots, prefill_tokens and refills must be at least 1, prefixes not negative")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,20 +115,22 @@ class MptLayer:
 
 @dataclass
 class Cache:
-    """Keys and values of S rows, (layers, S, H, L, E) each."""
+    """Keys and values of S rows: (2, layers, S, H, L, E), so that one write stores both."""
 
-    keys: Tensor
-    values: Tensor
+    data: Tensor
 
     @property
     def capacity(self) -> int:
         """Positions a row has room for."""
-        return self.keys.shape[3]
+        return self.data.shape[4]
 
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first positions of a row over another."""
-        for part in (self.keys, self.values):
-            part[:, target, :, :length] = part[:, source, :, :length]
+    def beginning(self, row: int, length: int) -> Tensor:
+        """The first positions of a row, (2, layers, H, length, E); a view."""
+        return self.data[:, :, row, :, :length]
+
+    def exchange(self, row: int, other: int, length: int) -> None:
+        """Swap the first positions of two rows."""
+        self.data[:, :, [row, other], :, :length] = self.data[:, :, [other, row], :, :length]
 
 
 @dataclass(frozen=True)
@@ -181,9 +183,8 @@ class Decoder:
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
         """An empty cache."""
-        shape = (len(self.layers), rows, self.kv_heads, capacity, self.width)
-        made = torch.zeros(2, *shape, dtype=self.dtype, device=self.device)
-        return Cache(made[0], made[1])
+        shape = (2, len(self.layers), rows, self.kv_heads, capacity, self.width)
+        return Cache(torch.zeros(shape, dtype=self.dtype, device=self.device))
 
     @torch.inference_mode()
     def media(self, latents_KND: Tensor) -> list[Media]:
@@ -230,7 +231,6 @@ class Decoder:
             seeing = (numbers_BT > 0)[..., None].to(self.dtype)
         places = torch.arange(limit, device=self.device)
         mask = self._mask(places, positions_BT)
-        index = (rows_B[:, None], positions_BT)
         x = F.embedding(ids_BT, self.embedding)
         rotary = self._rotary(positions_BT)
         seen = 0
@@ -241,11 +241,10 @@ class Decoder:
                 x = cross.feed_forward(x)
                 seen += 1
             query, key, value = self._project(layer, x, rotary)
-            # cache (S, H, L, E) seen as (S, L, H, E), so that one index writes all heads of a position
-            cache.keys[number].transpose(1, 2)[index] = key
-            cache.values[number].transpose(1, 2)[index] = value
-            keys = cache.keys[number, rows_B, :, :limit]
-            values = cache.values[number, rows_B, :, :limit]
+            kept = cache.data[:, number]
+            # (2, S, H, L, E) seen as (2, S, L, H, E), so that one index writes all heads of a position
+            kept.transpose(2, 3)[:, rows_B[:, None], positions_BT] = torch.stack((key, value))
+            keys, values = kept[:, rows_B, :, :limit]
             x = self._attend(layer, x, query, keys, values, mask)
         picked = x[torch.arange(len(x), device=self.device), last_B]
         return self._logits(picked)
@@ -283,10 +282,9 @@ class Decoder:
                 x = cross.feed_forward(x)
                 seen += 1
             query, key, value = self._project(layer, x, rotary)
-            cache.keys[number, rows, :, positions_B] = key[:, 0]
-            cache.values[number, rows, :, positions_B] = value[:, 0]
-            keys = cache.keys[number, :count, :, :limit]
-            values = cache.values[number, :count, :, :limit]
+            kept = cache.data[:, number]
+            kept[:, rows, :, positions_B] = torch.cat((key, value), dim=1)
+            keys, values = kept[:, :count, :, :limit]
             x = layer.feed_forward(x + layer.out(self._look(query, keys, values, bias)))
         return self._logits(x[:, 0])
 

@@ -1,10 +1,10 @@
 """Continuous batching for Flamingo: many requests over a fixed number of slots, each leaving when it is done.
 
-A request is a tokenised prompt and its images. Slots are rows of one static key/value cache; a slot that falls free
-takes the next request at once, so that nobody waits for the longest answer of a batch. Prompts are run in chunks
-between the steps of decoding. What is shared is done once: an image's encoding and its keys and values in every
-cross-attention layer (`media.py`), and the keys and values of prompt beginnings, be it the system message that all
-prompts begin with or the message up to the images where several questions are asked of the same ones.
+A request is a tokenised prompt and its images. Slots are rows of one static key/value cache; slots that fall free take
+the next requests, so that nobody waits for the longest answer of a batch. Prompts are run in chunks between the steps
+of decoding. What is shared is done once: an image's encoding and its keys and values in every cross-attention layer
+(`media.py`), and the keys and values of prompt beginnings, be it the system message that all prompts begin with or the
+message up to the images where several questions are asked of the same ones.
 
 Greedy texts depend neither on the order of arrival nor on the number of slots, but for rounding; drawn ones hang on
 their own seed (`sampling.py`). A request that fails alone comes back with its `BadSample`. No beam search is done here.
@@ -126,7 +126,7 @@ class Engine:
         self._cache: Cache | None = None
         self._shown: tuple[Tensor, Tensor, Tensor] | None = None
         """Keys and values (layers, S, H, N, E) of the image that each row sees while decoding, and whether it does."""
-        self._prefixes: OrderedDict[tuple[tuple[int, ...], tuple[str, ...]], tuple[Tensor, Tensor]] = OrderedDict()
+        self._prefixes: OrderedDict[tuple[tuple[int, ...], tuple[str, ...]], Tensor] = OrderedDict()
         self._blind = True
         """Whether no decoding row sees an image: v1 never does."""
 
@@ -202,7 +202,10 @@ class Engine:
     # Admission
 
     def _admit(self) -> list[Request]:
-        failed = []
+        failed: list[Request] = []
+        free = self.slots - len(self._rows)
+        if self._decoding and free < min(len(self._waiting), self.slots // self.config.refills):
+            return failed
         while self._waiting and len(self._rows) < self.slots:
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self.slots - len(self._rows)))]
             started = time.perf_counter()
@@ -234,8 +237,7 @@ class Engine:
         if old is None or old.capacity < needed:
             self._cache = self.decoder.new_cache(self.slots, needed)
             if old is not None:
-                self._cache.keys[:, : old.keys.shape[1], :, : old.capacity] = old.keys[:, : self.slots]
-                self._cache.values[:, : old.keys.shape[1], :, : old.capacity] = old.values[:, : self.slots]
+                self._cache.data[:, :, :, :, : old.capacity] = old.data
         if self._shown is None and (first := next((r.media[0] for r in requests if r.media), None)) is not None:
             shape = (first.keys.shape[0], self.slots, *first.keys.shape[1:])
             keys, values = torch.zeros(2, *shape, dtype=first.keys.dtype, device=first.keys.device)
@@ -249,10 +251,9 @@ class Engine:
         for key in self._prefix_keys(request):
             if key in self._prefixes:
                 self._prefixes.move_to_end(key)
-                keys, values = self._prefixes[key]
-                request.ready = keys.shape[2]
-                self._cache.keys[:, row, :, : request.ready] = keys
-                self._cache.values[:, row, :, : request.ready] = values
+                beginning = self._prefixes[key]
+                request.ready = beginning.shape[3]
+                self._cache.beginning(row, request.ready).copy_(beginning)
                 self.metrics.reused += request.ready
                 return
 
@@ -274,9 +275,7 @@ class Engine:
             return
         for key in self._prefix_keys(request):
             if key not in self._prefixes and (not key[1] or self._awaited(request)):
-                size = len(key[0])
-                parts = (self._cache.keys, self._cache.values)
-                self._prefixes[key] = tuple(part[:, row, :, :size].clone() for part in parts)  # type: ignore[assignment]
+                self._prefixes[key] = self._cache.beginning(row, len(key[0])).clone()
                 if len(self._prefixes) > self.config.prefixes:
                     self._prefixes.popitem(last=False)
 
@@ -461,13 +460,11 @@ class Engine:
         assert self._cache is not None
         first, second = self._rows[row], self._rows[other]
         if not first.done and not second.done:
-            length = max(first.ready, second.ready)
-            for part in (self._cache.keys, self._cache.values):
-                part[:, [row, other], :, :length] = part[:, [other, row], :, :length]
+            self._cache.exchange(row, other, max(first.ready, second.ready))
         elif not second.done:
-            self._cache.move(other, row, second.ready)
+            self._cache.beginning(row, second.ready).copy_(self._cache.beginning(other, second.ready))
         elif not first.done:
-            self._cache.move(row, other, first.ready)
+            self._cache.beginning(other, first.ready).copy_(self._cache.beginning(row, first.ready))
         self._rows[row], self._rows[other] = second, first
         if self._shown is not None:
             for part in self._shown[:2]:

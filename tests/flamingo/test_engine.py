@@ -21,8 +21,8 @@ from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.sampling import Decoding
 
 NEW = 12
-PROMPTS = 140
-"""For each of six models: 840 in all."""
+PROMPTS = 90
+"""For each of six models: 540 in all."""
 
 
 def picture(seed: int) -> bytes:
