@@ -168,14 +168,16 @@ def with_engine(rewriter: Rewriter) -> Run:
     """`Rewriter.rewrite` with an engine that knows nothing yet; `options["without"]` names what is switched off."""
 
     def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
-        started = time.perf_counter()
+        started, cpu = time.perf_counter(), time.process_time()
         rewriter.decoder = SWITCHES[options.get("without", "")](rewriter.model, rewriter.config)
         texts = rewriter.rewrite(samples)
         seconds = time.perf_counter() - started
         bad = [text for text in texts if not isinstance(text, str)]
         assert not bad, f"the benchmark's samples are all good, yet: {bad[0]}"
         spent = {cause: round(value, 2) for cause, value in rewriter.decoder.metrics.seconds.items()}
-        print(f"{options['name']}: {seconds:.2f} s of which {spent}" if "name" in options else "", file=sys.stderr)
+        if "name" in options:
+            cpu = time.process_time() - cpu
+            print(f"{options['name']}: {seconds:.2f} s ({cpu:.2f} s of CPU), of which {spent}", file=sys.stderr)
         return seconds, [str(text) for text in texts], rewriter.decoder.metrics.generated
 
     return run
