@@ -139,7 +139,7 @@ def test_an_arrow_has_its_tip_at_the_point(colour: str, width: int, height: int,
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), width=st.integers(1, 90), height=st.integers(1, 90))
+@given(data=st.data(), width=st.integers(1, 5) | st.integers(1, 90), height=st.integers(1, 5) | st.integers(1, 90))
 def test_an_arrow_lies_inside_wherever_it_points(data: st.DataObject, width: int, height: int) -> None:
     x, y = data.draw(st.floats(0, width)), data.draw(st.floats(0, height))
     before = picture(width, height)
@@ -202,6 +202,16 @@ def test_a_stated_size_decides_which_way_up_the_coordinates_are() -> None:
     assert pointed_at(rotated, 55, 35, "red", size=(60, 40)) == pointed_at(rotated, 55, 35, "red")
     with pytest.raises(BadSample, match="of an image of 640x480, this one has 40x60"):
         pointed_at(rotated, 5, 35, "red", size=(640, 480))
+
+
+def test_coordinates_are_scaled_to_a_resized_picture() -> None:
+    small = picture(336, 224)  # of 640x427: the ratio is not quite the same
+    for size in ((640, 427), (640.0, 426.5), (336, 224)):
+        k = 336 / size[0]
+        scaled = surrounded(small, box(100 / k, 50 / k, 200 / k, 100 / k), "red", "bounding box", size)
+        assert np.abs(np.subtract(extent(is_colour(scaled, "red")), (96, 46, 204, 104))).max() <= 1
+        tip = pointed_at(small, 100 / k, 50 / k, "red", size)
+        assert pixels(tip)[50, 100].tolist() != [128] * 3
 
 
 def test_colour_and_shape_hang_on_the_key_and_all_are_used() -> None:
