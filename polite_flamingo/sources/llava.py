@@ -5,8 +5,10 @@
 Turns become samples as in `conversations.py`. Each `<image>` that the human says stands for one image, in order; the
 line break between it and the text goes. Where images are named and no mark is there, they are shown first; any other
 number of marks than of images is quarantined. An `<image>` that the assistant says shows nothing: it becomes
-"(image)", counted in `meta["unmarked"]`. A name may be a URL (fetched where its host is allowed). Boxes stay as they are. LLaVA-Instruct's image names lack the prefix
-`COCO_train2014_` of the files in COCO's folder, both are looked for.
+"(image)", counted in `meta["unmarked"]`. Boxes stay as they are.
+
+A name may be a URL, fetched only where its host is allowed. LLaVA-Instruct's names lack the prefix `COCO_train2014_` of
+the files in COCO's folder: both are looked for.
 
 The three parts are known from records quoted in documentation; the layout is that of LLaVA's own files.
 """
