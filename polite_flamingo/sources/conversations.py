@@ -7,7 +7,7 @@ What becomes of the turns, here and in LLaVA's datasets (`llava.py`): pairs of w
 assistant answers, verbatim but for white space around them. Turns of one speaker in a row are joined by a blank line.
 What the assistant says before any human, and what the human says last without an answer, is left out; the system's
 message is kept in `meta`, and so are the numbers of turns joined and left out. An empty turn in between means that
-something is missing which the rest answers or asks about: the conversation is quarantined.
+something is missing which the rest answers or asks about: the conversation is quarantined. So is one that names images.
 
 An id may repeat: ShareGPT and LLaVA name several conversations alike, UltraChat counts in each of its files. So a key
 is the id and the content's hash, and only a true copy is a duplicate.
@@ -128,6 +128,8 @@ def builder(name: str, said: Callable[[dict[str, Any]], Said]) -> Callable[[str,
     """The `build` of a dataset whose conversations `said` reads."""
 
     def build(key: str, record: Any, context: Context) -> Sample:
+        if record.get("image") or record.get("images"):
+            raise BadSample("unsupported", "the record names an image: read such a file with --source llava")
         return text_sample(name, key, *exchanges(said(record)))
 
     return build

@@ -35,12 +35,10 @@ def image_names(record: dict[str, Any]) -> list[str]:
 
 def shown(text: str) -> str:
     """What the human says, without the white space between its text and the marks at either end."""
-    text, before, after = text.strip(), 0, 0
-    while text.startswith(IMAGE_MARK):
-        text, before = text.removeprefix(IMAGE_MARK).lstrip(), before + 1
-    while text.endswith(IMAGE_MARK):
-        text, after = text.removesuffix(IMAGE_MARK).rstrip(), after + 1
-    return IMAGE_MARK * before + text + IMAGE_MARK * after
+    parts = text.split(IMAGE_MARK)
+    words = [number for number, part in enumerate(parts) if part.strip()] or [len(parts) - 1]
+    before, after = words[0], len(parts) - 1 - words[-1]
+    return IMAGE_MARK * before + IMAGE_MARK.join(parts[words[0] : words[-1] + 1]).strip() + IMAGE_MARK * after
 
 
 def in_coco(name: str) -> list[str]:

@@ -4,10 +4,10 @@ The one place where a source decodes and encodes an image. The colour and the sh
 (sha256); the instruction names them. Each mark has a thin edge in black or white, whichever its colour is further from:
 a red box on a red bus is seen by its edge. Sizes scale with the picture.
 
-Coordinates refer to the pixels **as stored**: browsers and annotation tools of the datasets' years (2014 to 2019) did
-not heed the EXIF orientation, and COCO's `width` and `height` are those of the file. Where the annotations say how
-large their picture is, that decides instead, and a picture of another size is refused: a mark beside its object is
-worse than none. The picture is turned upright after drawing; no EXIF block is written.
+Coordinates refer to the pixels **as stored**: the datasets' years are 2014 to 2019, and browsers turn pictures by their
+EXIF orientation by default only since 2020 (Chrome 81). Where the annotations say how large their picture is, that
+decides instead, and a picture of another size is refused: a mark beside its object is worse than none. The picture is
+turned upright after drawing; no EXIF block is written.
 
 A JPEG stays a JPEG (quality 95, full-size chroma: else a red line of three pixels turns brown), everything else becomes
 a PNG. The same input gives the same bytes, as long as Pillow's codecs stay the same.

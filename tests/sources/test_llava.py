@@ -66,7 +66,7 @@ def test_several_images_anywhere_in_their_order(raw: Raw) -> None:
     assert [image.data for image in sample.images] == [red, blue, red]
     assert sample.meta["unmarked"] == 1
     assert [image.data for image in one(raw, chat(*said, image=["r.png"] * 3)).images] == [red] * 3
-    assert one(raw, chat((H, "Two?"), (G, "Yes"), image=["r.png", "r.png"])).instruction == "<image><image>Two?"
+    assert one(raw, chat((H, "Two?"), (G, "Yes <image>"), image=["r.png"] * 2)).instruction == "<image><image>Two?"
 
 
 @pytest.mark.parametrize("image", [{}, {"image": None}, {"image": ""}, {"image": []}, {"images": [], "image": None}])
@@ -125,8 +125,9 @@ def test_the_user_may_say_what_the_own_data_is(raw: Raw) -> None:
     raw.image("a.jpg")
     record = chat((H, "a"), (G, "b"), image="a.jpg")
     assert one(raw, record, task="vqa").task == "vqa"
-    with pytest.raises(SourceError, match="extra task='quiz': it must be one of dialogue, vqa"):
-        one(raw, record, task="quiz")
+    for records in ([record], []):  # also where there is nothing to build
+        with pytest.raises(SourceError, match="extra task='quiz': it must be one of dialogue, vqa"):
+            raw.read("llava", raw.json("c.json", records), task="quiz")
 
 
 def test_an_id_may_repeat_a_record_may_not(raw: Raw) -> None:

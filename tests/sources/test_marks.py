@@ -187,7 +187,8 @@ def test_the_same_input_gives_the_same_bytes() -> None:
 def test_coordinates_are_of_the_stored_pixels_and_the_result_is_upright(orientation: int) -> None:
     plain = pixels(surrounded(picture(60, 40, orientation=1), box(10, 5, 20, 15), "red", "bounding box"))
     turned = surrounded(picture(60, 40, orientation=orientation), box(10, 5, 20, 15), "red", "bounding box")
-    assert inspect(turned.data).width == (40 if orientation > 4 else 60)
+    arrow = pointed_at(picture(60, 40, orientation=orientation), 10, 5, "red")
+    assert inspect(turned.data).width == inspect(arrow.data).width == (40 if orientation > 4 else 60)
     upright = {
         1: plain, 2: plain[:, ::-1], 3: plain[::-1, ::-1], 4: plain[::-1], 5: plain.transpose(1, 0, 2),
         6: np.rot90(plain, -1), 7: plain[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(plain, 1),
