@@ -1,25 +1,38 @@
 """ELEVATER image classification: a class name in one of CLIP's prompt templates, then external knowledge of the class.
 
-Images come in either of two ways:
+Images come in any of three ways:
 
-- an index file (`train.txt`): `train.zip@1.jpg 3` or `folder/1.jpg 3,7` a line, classes counted from 0, several for
-  multi-label sets; the zip or folder lies in the image folder;
-- without one, the files of the image folder named `DATASET-clsINDEX-idxNUMBER-CLASS.png`, as the authors of PF-1M
+- index files (`train.txt`): `train.zip@1.jpg 3` or `folder/1.jpg 3,7` a line, classes counted from 0, several for
+  multi-label sets; or (`train.json`) COCO's `images`, `annotations` and `categories`, as three of the sets have them;
+- `vision_datasets.json` (or a set's .yaml), which names the index files: those that are in the image folder are read;
+- without either, the files of the image folder named `DATASET-clsINDEX-idxNUMBER-CLASS.png`, as the authors of PF-1M
   dumped them.
 
-Class names, templates and knowledge are told apart by their content, and belong to a data set by their name
+Zips and folders of images lie beside their index in the image folder, or directly in it. Several sets may be read at
+once: an index belongs to the set that its folder is named after. The toolkit spells its sets in several ways
+(`resisc45_clip`, `resisc45-clip`, `resisc45_clip_20210924`), which `set_name` tells.
+
+Class names, templates and knowledge are told apart by their content, and belong to a set by their name
 (`X_knowledge.tsv`, `GPT3_X.tsv`). The knowledge files are JSON arrays whatever their `.tsv` says. It is quoted as it
-stands, and can be of another sense of the word (the aircraft "Tornado" is explained as a storm).
+stands, and can be of another sense of the word (the aircraft "Tornado" is explained as a storm). Of a class of several
+names (fer-2013) the first is used, the one that the knowledge is filed under.
+
+Rows in: the lines, images or dumped files, and malformed entries of the knowledge and COCO files. With `per_class`, the
+lines that are not chosen are no rows; a multi-label image is chosen by any of its classes.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import heapq
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+import yaml
 
 from polite_flamingo.images import EXTENSIONS
 from polite_flamingo.sample import BadSample, Sample, Turn
@@ -31,21 +44,53 @@ from polite_flamingo.sources.reading import (
     as_text,
     entry,
     file_name,
+    found_id,
     identity,
     load_json,
     read_text,
     text,
     texts,
+    value_of,
+    verbatim,
 )
 from polite_flamingo.sources.responses import class_response, distinct
 from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.streaming import elements, is_list, lines, members
 
 NAME = "elevater_ic"
 TEMPLATE = "a photo of a {}."
 """CLIP's own, where template_map.json has none for the data set."""
 
+SETS = (
+    "caltech-101", "cifar-10", "cifar-100", "country211", "dtd", "eurosat_clip", "fer-2013",
+    "fgvc-aircraft-2013b-variants102", "food-101", "gtsrb", "hateful-memes", "kitti-distance", "mnist",
+    "oxford-flower-102", "oxford-iiit-pets", "patch-camelyon", "rendered-sst2", "resisc45_clip", "stanford-cars",
+    "voc-2007-classification", "imagenet-1k",
+)  # fmt: skip
+"""As vision_datasets.json and class_map.json spell them."""
+
+_ALIASES = {
+    "fgvcaircraft2013b": "fgvc-aircraft-2013b-variants102",
+    "flower102": "oxford-flower-102",
+    "stanfordcar": "stanford-cars",
+    "voc2007": "voc-2007-classification",
+}
 _INDEX_LINE = re.compile(r"(?P<image>.+?)\s+(?P<labels>\d{1,6}(,\d{1,6})*)")
 _DUMPED = re.compile(r"(?P<dataset>.+)-cls(?P<label>\d{1,6})-idx\d+-.*\.(png|jpg|jpeg)", re.IGNORECASE)
+_COCO = ("images", "annotations", "categories")
+
+
+def set_name(spelt: str) -> str:
+    """The usual spelling of a set, its folder, .yaml or knowledge file; an unknown one as it is, without its date."""
+    bare = re.sub(r"[-_](20\d{6}|v\d)$", "", spelt)
+    return _SPELT.get(_letters(bare), bare)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+_SPELT = {_letters(name): name for name in SETS} | _ALIASES
 
 
 @dataclass(kw_only=True)
@@ -56,77 +101,127 @@ class _Files:
     templates: dict[str, list[Any]] = field(default_factory=dict)
     external: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     gpt3: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    labelmap: list[str] = field(default_factory=list)
-    indices: list[tuple[str, list[str]]] = field(default_factory=list)
+    labelmaps: dict[str, list[str]] = field(default_factory=dict)
+    registered: dict[str, dict[str, Any]] = field(default_factory=dict)
+    configured: list[str] = field(default_factory=list)
+    folders: dict[str, str] = field(default_factory=dict)
+    indices: list[Path] = field(default_factory=list)
+
+    def known(self) -> set[str]:
+        """The sets of which there is anything."""
+        return {*self.classes, *self.registered, *self.configured, *(name for name, _ in [*self.external, *self.gpt3])}
+
+    def set_of(self, path: Path) -> str:
+        """The set that a file's folder is named after, or ""."""
+        known = {*SETS, *self.known()}
+        for folder in path.resolve().parents[:2]:
+            name = self.folders.get(folder.name) or set_name(folder.name)
+            if name in known:
+                return name
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """An image of a set, before its classes have names; `digest` decides whether `per_class` chooses it."""
+
+    set: str
+    image: str
+    labels: list[int]
+    id: str
+
+    @property
+    def digest(self) -> int:
+        return int.from_bytes(hashlib.sha256(f"elevater per_class {self.id}".encode()).digest()[:8], "big")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Index:
+    """A file of lines (or what else lists images); `lines` reads it anew each time it is called."""
+
+    place: Place
+    lines: Callable[[], Iterator[tuple[int, _Line | BadSample]]]
+    folders: list[str] = field(default_factory=list)
 
 
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
-    """The lines of the index files, or the images of the folder, as {set, line, classes, template, facts}.
-
-    Also malformed entries of knowledge files.
-    """
+    """The images as {id, set, image, folders, classes, template, facts}; also malformed entries of other files."""
     files = _Files()
-    for path in options.annotations:
+    for path in sorted(options.annotations, key=lambda path: path.suffix == ".txt"):  # last: others name their sets
         yield from _load(path, files)
-    if files.indices:
-        dataset = options.extra.get("dataset") or _only_dataset(files)
-        for name, lines in files.indices:
-            place = Place(file=name, part="lines")
-            for number, line in enumerate(lines):
-                if line.strip():
-                    yield place, number, _record(files, dataset, line, dumped=False)
-        return
-    root = ImageFolder.of(options.images).root
-    assert root is not None
-    items = (item for item in root.iterdir() if item.suffix.lower().lstrip(".") in EXTENSIONS)
-    names = sorted(file_name(item) for item in items)
-    if not names:
-        raise SourceError(f"{root} holds no images and no index file is given: pass train.txt, or dumped images")
-    for number, name in enumerate(names):
-        yield Place(file=root.name, part="images"), number, _record(files, "", name, dumped=True)
+    images = ImageFolder.of(options.images)
+    paths = files.indices or _registered(files, images, options)
+    if paths:
+        indices = []
+        for number, path in enumerate(paths):
+            repeated = sum(path.name == other.name for other in paths) > 1
+            name = f"{file_name(path.parent)}/{file_name(path)}" if repeated else file_name(path)
+            dataset = set_name(options.extra.get("dataset", "")) or files.set_of(path) or _only_dataset(files)
+            folders = _folders(path.resolve().parent, dataset, files, images)
+            if path.suffix == ".txt":
+                read = functools.partial(_lines, path, dataset)
+                indices.append(_Index(place=Place(file=name, part="lines"), lines=read, folders=folders))
+            else:
+                yield from _put_coco(path, Place(file=name, part="annotations"), str(number), dataset, files, shelf)
+                listed = functools.partial(_coco_lines, str(number), dataset, shelf)
+                indices.append(_Index(place=Place(file=name, part="images"), lines=listed, folders=folders))
+    else:
+        indices = [_dumped(images)]
+    chosen = _chooser(indices, options.extra.get("per_class"))
+    for index in indices:
+        for number, line in index.lines():
+            if isinstance(line, BadSample):
+                yield index.place, number, line
+            elif chosen(line):
+                yield index.place, number, _record(files, line, index.folders)
 
 
-def _record(files: _Files, dataset: str, line: str, *, dumped: bool) -> dict[str, Any] | BadSample:
+def _record(files: _Files, line: _Line, folders: list[str]) -> dict[str, Any] | BadSample:
     """What the files say of an image; of the templates and of GPT-3's sentences one is chosen by the image."""
     try:
-        dataset, image_name, labels = _parse(None if dumped else dataset, line)
-        name = image_name.rsplit(".", 1)[0]
-        original_id = identity({"image": name if dumped else f"{dataset}-{name}"}, "image")
-        classes = [_class_name(files, dataset, label) for label in labels]
-        templates = [one for one in files.templates.get(dataset, []) if isinstance(one, str) and "{}" in one]
-        template = as_text(_choose(templates or [TEMPLATE], original_id), "a template")
-        facts = [fact for name in classes for fact in _knowledge(files, dataset, name, original_id)]
+        classes = [_class_name(files, line.set, label) for label in line.labels]
+        templates = [one for one in files.templates.get(line.set, []) if isinstance(one, str) and "{}" in one]
+        template = as_text(_choose(templates or [TEMPLATE], line.id), "a template")
+        facts = [fact for name in classes for fact in _knowledge(files, line.set, name, line.id)]
     except BadSample as bad:
         return bad
-    return {"id": original_id, "set": dataset, "image": image_name, "classes": classes, "template": template,
-            "facts": facts}  # fmt: skip
+    return {"id": line.id, "set": line.set, "image": line.image, "folders": folders, "classes": classes,
+            "template": template, "facts": facts}  # fmt: skip
 
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One image, one sample."""
-    archive, at, member = record["image"].partition("@")
-    image, _ = context.images.read_from_zip(archive, member) if at else context.images.read(record["image"])
-    response = class_response(" and ".join(record["classes"]), record["template"], record["facts"])
+    name, classes = verbatim(value_of(record, "image"), "field 'image'"), texts(record, "classes")
+    archive, at, member = name.partition("@")
+    places = [f"{folder}/{archive}" for folder in texts(record, "folders")] + [archive]
+    if at:
+        path = context.images.locate(*places)
+        assert context.images.root is not None  # else `locate` has raised
+        image, _ = context.images.read_from_zip(path.relative_to(context.images.root).as_posix(), member)
+    else:
+        image, _ = context.images.read(*places)
+    response = class_response(" and ".join(classes), text(record, "template"), texts(record, "facts"))
     return Sample(
         key=key,
         dataset=NAME,
         task="classification",
         turns=(Turn(instruction=instruction("classification", key), response=response),),
         images=(image,),
-        meta={"set": record["set"], "classes": record["classes"], "image_id": record["image"]},
+        meta={"set": text(record, "set"), "classes": classes, "image_id": name},
     )
 
 
 def _load(path: Path, files: _Files) -> Iterator[tuple[Place, int, BadSample]]:
     """Put one annotation file where it belongs; yield its malformed entries."""
     if path.suffix == ".txt":
-        lines = read_text(path).splitlines()
         if "label" in path.stem:
-            files.labelmap = [line.strip() for line in lines if line.strip()]
+            files.labelmaps[files.set_of(path)] = [
+                line.strip() for line in read_text(path).splitlines() if line.strip()
+            ]
         else:
-            files.indices.append((path.name, lines))
+            files.indices.append(path)
     elif path.suffix == ".tsv":
-        dataset = path.stem.removesuffix("_knowledge").removeprefix("GPT3_")
+        dataset = set_name(path.stem.removesuffix("_knowledge").removeprefix("GPT3_"))
         for number, knowledge in enumerate(load_json(path, list)):
             try:
                 name = text(entry(knowledge), "classname")
@@ -139,12 +234,84 @@ def _load(path: Path, files: _Files) -> Iterator[tuple[Place, int, BadSample]]:
                     raise BadSample("bad_field", f"class {name[:60]!r} has none of 'def_wiki', 'def_wn', 'gpt3'")
             except BadSample as bad:
                 yield Place(file=path.name, part="classes"), number, bad
+    elif path.suffix in (".yaml", ".yml"):
+        _load_yaml(path, files)
+    elif is_list(path):
+        for given in elements(path):
+            _register(path, given, files)
     else:
-        for dataset, values in load_json(path, dict).items():
-            if not isinstance(values, list):
-                raise SourceError(f"{path}: {dataset[:60]!r} must be a list of class names or of templates")
+        named: dict[str, list[Any]] = {}
+        odd = ""
+        for name, values in members(path):
+            if name in _COCO and isinstance(values, Iterator):
+                files.indices.append(path)
+                return
+            if isinstance(values, Iterator):
+                named[set_name(name)] = list(values)
+            else:
+                odd = name
+        if odd:
+            raise SourceError(f"{path}: {odd[:60]!r} must be a list of class names or of templates")
+        for name, values in named.items():
             is_template = any(isinstance(value, str) and "{}" in value for value in values)
-            (files.templates if is_template else files.classes)[dataset] = values
+            (files.templates if is_template else files.classes)[name] = values
+
+
+def _load_yaml(path: Path, files: _Files) -> None:
+    """A set's configuration of the toolkit: `DATASET: {DATASET: name, ROOT: folder}`."""
+    try:
+        given = entry(entry(yaml.safe_load(read_text(path))).get("DATASET"))
+        name, root = text(given, "DATASET"), text(given, "ROOT") if "ROOT" in given else ""
+    except (yaml.YAMLError, BadSample, RecursionError):
+        raise SourceError(
+            f"{path}: expected an object with DATASET: DATASET and ROOT, as the toolkit's .yaml"
+        ) from None
+    files.configured.append(set_name(name))
+    files.folders[PurePosixPath(root).name] = set_name(name)
+
+
+def _register(path: Path, given: Any, files: _Files) -> None:
+    """An entry of vision_datasets.json: name, root_folder, and for each split its index_path."""
+    try:
+        name, root = text(entry(given), "name"), text(given, "root_folder")
+    except BadSample as bad:
+        raise SourceError(f"{path}: expected a list of objects with 'name' and 'root_folder' ({bad.detail})") from None
+    files.registered[set_name(name)] = given
+    files.folders[PurePosixPath(root).name] = set_name(name)
+
+
+def _registered(files: _Files, images: ImageFolder, options: SourceOptions) -> list[Path]:
+    """The index files of the wanted sets that are in the image folder."""
+    split = options.split or "train"
+    wanted = files.configured or list(files.registered)
+    if wanted and "dataset" in options.extra:
+        wanted = [set_name(options.extra["dataset"])]
+    found = []
+    for dataset in wanted:
+        part = files.registered.get(dataset, {split: {"index_path": f"{split}.txt"}}).get(split)
+        index = part.get("index_path") if isinstance(part, dict) else None
+        places = [*_folders(None, dataset, files, images), *([""] if len(wanted) == 1 else [])]
+        if not isinstance(index, str) or not places:
+            continue
+        try:
+            found.append(images.locate(*(f"{place}/{index}".lstrip("/") for place in places)))
+        except BadSample as bad:
+            if bad.reason != "missing_image":
+                raise SourceError(f"the index of {dataset}: {bad.detail}") from None
+    if wanted and not found:
+        raise SourceError(f"{images.root} holds no {split} index of {', '.join(wanted)[:200]}: pass train.txt")
+    return found
+
+
+def _folders(home: Path | None, dataset: str, files: _Files, images: ImageFolder) -> list[str]:
+    """Where a set's images may lie: folders in the image folder, that of the index (`home`) first."""
+    assert images.root is not None
+    named = [name for name, belongs in files.folders.items() if belongs == dataset]
+    places = [str(files.registered.get(dataset, {}).get("root_folder", "")), *named, dataset]
+    if home is not None:
+        root = images.root.resolve()
+        places = [home.relative_to(root).as_posix() if home.is_relative_to(root) else home.name, *places]
+    return [place for place in dict.fromkeys(places) if place not in ("", ".") and (images.root / place).is_dir()]
 
 
 def _only_dataset(files: _Files) -> str:
@@ -155,25 +322,133 @@ def _only_dataset(files: _Files) -> str:
     return names.pop()
 
 
-def _parse(dataset: str | None, line: str) -> tuple[str, str, list[int]]:
-    """Data set, image name and class indices of an index line, or (`dataset` is None) of a dumped image's name."""
-    if dataset is None:
-        if not (dumped := _DUMPED.fullmatch(line)):
-            raise BadSample("bad_field", f"{line[:80]!r} is not named DATASET-clsINDEX-idxNUMBER-CLASS.png")
-        return dumped["dataset"], line, [int(dumped["label"])]
-    match = _INDEX_LINE.fullmatch(line.strip())
-    if match is None:
-        raise BadSample("bad_field", f"expected '<image> <class>[,<class>]', found {line[:80]!r}")
-    return dataset, match["image"], [int(label) for label in match["labels"].split(",")]
+def _lines(path: Path, dataset: str) -> Iterator[tuple[int, _Line | BadSample]]:
+    """Of an index file; blank ones are skipped."""
+    for number, line in enumerate(lines(path)):
+        if match := _INDEX_LINE.fullmatch(line.strip()):
+            labels = [int(label) for label in match["labels"].split(",")]
+            yield number, _line(dataset, match["image"], labels)
+        elif line.strip():
+            shown = line[:80].encode("utf-8", "replace").decode()
+            yield number, BadSample("bad_field", f"expected '<image> <class>[,<class>]', found {shown!r}")
+
+
+def _line(dataset: str, image: str, labels: Iterable[int], original_id: str = "") -> _Line | BadSample:
+    """With its id: the image's name without its ending, after the set's."""
+    try:
+        verbatim(image, "the image's name")
+        original_id = identity({"image": original_id or f"{dataset}-{image.rsplit('.', 1)[0]}"}, "image")
+    except BadSample as bad:
+        return bad
+    return _Line(set=dataset, image=image, labels=list(dict.fromkeys(labels)), id=original_id)
+
+
+def _dumped(images: ImageFolder) -> _Index:
+    """The images of the folder, by name."""
+    assert images.root is not None
+    items = (item for item in images.root.iterdir() if item.suffix.lower().lstrip(".") in EXTENSIONS)
+    names = sorted(file_name(item) for item in items)
+    if not names:
+        raise SourceError(f"{images.root} holds no images and no index file is given: pass train.txt, or dumped images")
+
+    def parsed() -> Iterator[tuple[int, _Line | BadSample]]:
+        for number, name in enumerate(names):
+            if match := _DUMPED.fullmatch(name):
+                yield number, _line(set_name(match["dataset"]), name, [int(match["label"])], name.rsplit(".", 1)[0])
+            else:
+                yield number, BadSample("bad_field", f"{name[:80]!r} is not named DATASET-clsINDEX-idxNUMBER-CLASS.png")
+
+    return _Index(place=Place(file=images.root.name, part="images"), lines=parsed)
+
+
+def _put_coco(
+    path: Path, place: Place, part: str, dataset: str, files: _Files, shelf: Shelf
+) -> Iterator[tuple[Place, int, BadSample]]:
+    """Put an index in COCO's format on the shelf; yield the annotations and categories that are of no use."""
+    categories: dict[int, str] = {}
+    labelled: list[tuple[Place, int, BadSample]] = []
+    for name, values in members(path):
+        if name not in _COCO:
+            continue
+        if not isinstance(values, Iterator):
+            raise SourceError(f"{path}: {name!r} must be a list; is it the right file?")
+        for number, record in enumerate(values):
+            try:
+                if name == "images":
+                    shelf.put(f"images {part}", found_id(record, "id") or "", [number, record])
+                elif name == "categories":
+                    category = _whole(entry(record), "id")
+                    categories[category] = text(record, "name")
+                else:
+                    image_id = identity(entry(record), "image_id")
+                    shelf.put(f"labels {part}", image_id, [number, _whole(record, "category_id")])
+            except BadSample as bad:
+                labelled.append((Place(file=place.file, part=name), number, bad))
+    yield from labelled
+    order = {category: label for label, category in enumerate(sorted(categories))}
+    shelf.put(f"order {part}", "", list(order.items()))
+    files.classes.setdefault(dataset, [categories[category] for category in order])
+    for image_id, (number, category) in shelf.items(f"labels {part}"):
+        if category not in order:
+            yield place, number, BadSample("bad_field", f"category {category} is none of the file's {len(order)}")
+        elif not shelf.has(f"images {part}", image_id):
+            yield place, number, BadSample("missing_annotation", f"image {image_id} of this label is in no list")
+
+
+def _whole(record: dict[str, Any], name: str) -> int:
+    value = value_of(record, name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadSample("bad_field", f"field {name!r} must be a whole number, not {type(value).__name__}")
+    return value
+
+
+def _coco_lines(part: str, dataset: str, shelf: Shelf) -> Iterator[tuple[int, _Line | BadSample]]:
+    """The images, each with its labels: the places of its categories in the order of their ids, which begin at 1."""
+    (found,) = shelf.get(f"order {part}", "")
+    order = dict(found)
+    for image_id, (number, record) in shelf.items(f"images {part}"):
+        try:
+            name = verbatim(value_of(entry(record), "file_name"), "field 'file_name'")
+            identity(record, "id")
+            archive = text(record, "zip_file") if record.get("zip_file") else ""
+            labels = [order[category] for _, category in shelf.get(f"labels {part}", image_id) if category in order]
+            if not labels:
+                raise BadSample("missing_annotation", "the image has no label")
+            yield number, _line(dataset, f"{archive}@{name}" if archive else name, labels)
+        except BadSample as bad:
+            yield number, bad
+
+
+def _chooser(indices: list[_Index], per_class: str | None) -> Callable[[_Line], bool]:
+    """Whether a line is among the `per_class` of one of its classes whose names have the lowest hash."""
+    if per_class is None:
+        return lambda line: True
+    if not re.fullmatch("[1-9][0-9]{0,8}", per_class):
+        raise SourceError(f"--extra per_class={per_class[:20]!r} must be a number of images, such as 32")
+    wanted = int(per_class)
+    lowest: dict[tuple[str, int], list[int]] = {}
+    for index in indices:
+        for _, line in index.lines():
+            if isinstance(line, BadSample):
+                continue
+            for label in line.labels:
+                heap = lowest.setdefault((line.set, label), [])  # of negated hashes: the first is the highest hash
+                if len(heap) < wanted:
+                    if -line.digest not in heap:
+                        heapq.heappush(heap, -line.digest)
+                elif -line.digest > heap[0] and -line.digest not in heap:
+                    heapq.heapreplace(heap, -line.digest)
+    return lambda line: any(line.digest <= -lowest[line.set, label][0] for label in line.labels)
 
 
 def _class_name(files: _Files, dataset: str, label: int) -> str:
-    names = files.classes.get(dataset) or files.labelmap
+    names = files.classes.get(dataset) or files.labelmaps.get(dataset) or files.labelmaps.get("")
     if not names:
         raise BadSample("missing_annotation", f"no class names of {dataset!r}: pass class_map.json or labels.txt")
     if label >= len(names):
         raise BadSample("bad_field", f"class {label} of {dataset!r}, which has {len(names)} (counted from 0)")
-    name = as_text(names[label], f"class {label} of {dataset!r}")
+    value = names[label]
+    name = as_text(value[0] if isinstance(value, list) and value else value, f"class {label} of {dataset!r}")
     if not name:
         raise BadSample("empty_response", f"class {label} of {dataset!r} has an empty name")
     return name
@@ -197,13 +472,17 @@ SOURCE = Source(
     use="PF-1M",
     task="classification",
     category="classification",
-    files="class_map.json (or labels.txt), template_map.json, X_knowledge.tsv, GPT3_X.tsv, an index such as train.txt",
+    files="class_map.json (or labels.txt), template_map.json, X_knowledge.tsv, GPT3_X.tsv, "
+    "train.txt (or vision_datasets.json)",
     published="computer-vision-in-the-wild.github.io/ELEVATER",
     licence="MIT (the toolkit); each set its own",
     evidence="real file",
     adopted=21_772,
     records=records,
-    identify=lambda record: record["id"],
+    identify=lambda record: identity(entry(record), "id"),
     build=build,
-    extra={"dataset": "the data set that the index files belong to, where the knowledge files do not tell"},
+    extra={
+        "dataset": "the set that index files belong to, where their folder does not tell, or the only one to read",
+        "per_class": "images of each class, chosen by the hash of their names; 32 in the paper (default: all)",
+    },
 )

@@ -18,6 +18,9 @@ All files are an object of image id -> value, of images of Visual Genome (Intent
 
 Lists of image ids (localqa_train_imgs.json, …) may be passed too: then an image is of the split that its list is named
 after, or "unlisted". PF-1M drew its arrows on Local and LookTwice: the paper's one count is of both.
+
+Of Spatial, Verbal and Intent (as points) there are excerpts; the rest is known from the authors' README and scripts and
+from the code of others that reads their files.
 """
 
 from __future__ import annotations
@@ -28,12 +31,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.sample import BadSample, Sample, Turn
+from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.instructions import ask, chosen, instruction
 from polite_flamingo.sources.marks import colour_of, pointed_at
-from polite_flamingo.sources.reading import SourceError, entry, finite, identity, text, value_of
-from polite_flamingo.sources.responses import answer_response
+from polite_flamingo.sources.questions import UNLISTED, Records, answer_of, answered, only, question_of
+from polite_flamingo.sources.reading import SourceError, entry, finite, identity, value_of
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.streaming import elements, entries, is_list
 
@@ -57,7 +60,7 @@ Rows = Iterator[tuple[str, int, Any]]
 _FIELDS = ("question", *LEVELS, "answer", "ans")
 
 
-def recorder(rows: Callable[[Any], Rows]) -> Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]:
+def recorder(rows: Callable[[Any], Rows]) -> Records:
     """The `records` of a dataset whose images have the values that `rows` takes apart.
 
     A record is {number, qa or labels, point} of `rows`, with the image's id and, where lists are given, its split.
@@ -75,7 +78,7 @@ def recorder(rows: Callable[[Any], Rows]) -> Callable[[SourceOptions, Shelf], It
             raise SourceError("these files are lists of images: pass the one that holds the questions too")
         for path in files:
             for count, (image_id, value) in enumerate(entries(path)):
-                common = {"image": image_id} | ({"split": splits.get(image_id, "unlisted")} if splits else {})
+                common = {"image": image_id} | ({"split": splits.get(image_id, UNLISTED)} if splits else {})
                 for part, number, record in rows(value):
                     place = Place(file=path.name, part=f"images[{count}]{part}")
                     yield place, number, record if isinstance(record, BadSample) else record | common
@@ -104,9 +107,8 @@ def question_rows(value: Any) -> Rows:
         yield "", 0, BadSample("bad_field", detail)
         return
     for number, question in enumerate(value):
-        given = question if isinstance(question, dict) else {}
-        qa = {name: given[name] for name in _FIELDS if name in given} if given else question
-        yield ".questions", number, {"number": f"{number}", "qa": qa, "point": given.get("point")}
+        point = question.get("point") if isinstance(question, dict) else None
+        yield ".questions", number, {"number": f"{number}", "qa": only(question, _FIELDS), "point": point}
 
 
 def local_rows(value: Any) -> Rows:
@@ -177,13 +179,9 @@ def builder(
             question, answer = INTENT_QUESTION, meant(record["labels"])
         else:
             qa = entry(record["qa"])
-            question = text(qa, chosen(questions, key, " question"))
+            question = question_of(qa, chosen(questions, key, " question"))
             said = qa if "answer" in qa or "ans" in qa else point
-            answer = text(said, "answer" if "answer" in said else "ans")
-        if not question:
-            raise BadSample("bad_field", "the question is empty")
-        if not answer:
-            raise BadSample("empty_response", "the answer is empty")
+            answer = answer_of(said, "answer" if "answer" in said else "ans")
         image_id = identity(record, "image")
         image, _ = context.images.read(*(f"{folder}{image_id}.jpg" for folder in folders))
         meta: dict[str, Any] = {"image_id": image_id}
@@ -194,14 +192,7 @@ def builder(
             image = pointed_at(image, x, y, colour)
             put = instruction("pointing", key, colour=colour, question=question)
             meta |= {"point": [x, y], "mark": f"{colour} arrow"}
-        return Sample(
-            key=key,
-            dataset=name,
-            task="vqa",
-            turns=(Turn(instruction=put, response=answer_response(answer)),),
-            images=(image,),
-            meta=meta,
-        )
+        return answered(name, key, put, answer, image, **meta)
 
     return build
 

@@ -213,12 +213,16 @@ def delimited(path: Path, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> I
                 taken.append(line)
                 yield line
 
+        bad: BadSample | None = None
+        reader = None
         while True:
+            if reader is None or bad is not None:  # a reader that came to the end of the file reads no more
+                reader = csv.reader(lines(), delimiter=delimiter, quoting=quoting, strict=True)
             taken.clear()
             bad = None
             cells: list[str] = []
             try:
-                cells = next(csv.reader(lines(), delimiter=delimiter, quoting=quoting, strict=True), [])
+                cells = next(reader, [])
             except csv.Error as error:
                 long = len(taken) == 1 and "limit" in str(error)
                 bad = BadSample("text_too_long" if long else "bad_field", f"line {number + 1} is no row: {error}")

@@ -3,6 +3,8 @@
 Questions and annotations lie in two files, joined by `question_id`; the answer is the one most of the ten annotators
 gave (of equally frequent ones, the first). `multiple_choice_answer` is not read: in TextVQA's files it is merely the
 first answer. OK-VQA's `answer` is stemmed, which is good for counting; what is said is its most frequent `raw_answer`.
+What TextVQA's annotators could tick in the place of an answer ("unanswerable", "answering does not require reading text
+in the image") counts as one; `meta` has the counts of all.
 Rows in: the questions, plus every annotation that is malformed, repeated, or has no question.
 """
 

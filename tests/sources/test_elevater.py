@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import tracemalloc
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_dataset import Raw
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from raw_dataset import SHARED, Raw
+from record_strategies import JUNK, spoiled
 
-from polite_flamingo.sources import SourceError
+from polite_flamingo.sample import BadSample
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.base import plan
+from polite_flamingo.sources.elevater import SETS, set_name
 
 
 def files(raw: Raw) -> list[Path]:
@@ -107,6 +116,271 @@ def test_files_of_another_shape_are_a_clear_error(raw: Raw) -> None:
             raw.read("elevater_ic", raw.json(name, content))
     with pytest.raises(SourceError, match="no index file"):
         raw.read("elevater_ic", files(raw)[0])
+
+
+def set_folder(raw: Raw, folder: str, archive: str, *members: str) -> Path:
+    """A folder of the image folder with a zip of pictures in it, each of another size."""
+    home = raw.images / folder
+    home.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(home / archive, "w") as packed:
+        for number, member in enumerate(members):
+            packed.writestr(member, raw.image(f"{folder}/made/{number}.png", width=10 + number + len(folder)))
+    return home
+
+
+def test_of_several_sets_each_index_belongs_to_the_set_of_its_folder(raw: Raw) -> None:
+    index = {}
+    for folder in ("pets", "shapes_20211007"):
+        home = set_folder(raw, folder, "train.zip", "1.png")
+        (home / "train.txt").write_text("train.zip@1.png 1\n\nmade/0.png 0\n1.png\n")
+        index[folder] = home / "train.txt"
+    samples, quarantined = raw.read("elevater_ic", *files(raw), *index.values(), split="train")
+    assert [(s.key.split("/")[-1], s.response.splitlines()[0], s.meta["source"]) for s in samples] == [
+        ("pets-train~2Ezip~401", "a photo of a dog, a type of pet.", "pets/train.txt#lines[0]"),
+        ("pets-made~2F0", "a photo of a cat, a type of pet.", "pets/train.txt#lines[2]"),
+        ("shapes-train~2Ezip~401", "a drawing of a square.", "shapes_20211007/train.txt#lines[0]"),
+        ("shapes-made~2F0", "a drawing of a circle.", "shapes_20211007/train.txt#lines[2]"),
+    ]
+    assert samples[0].images == samples[1].images != samples[2].images == samples[3].images
+    assert [row.payload for row in quarantined] == ["pets/train.txt#lines[3]", "shapes_20211007/train.txt#lines[3]"]
+    samples, _ = raw.read("elevater_ic", files(raw)[0], index["pets"], split="train", dataset="shapes")
+    assert samples[0].meta["set"] == "shapes"
+
+
+def test_labels_belong_to_the_set_of_their_folder_in_any_order(raw: Raw) -> None:
+    given = []
+    for folder, names in (("mnist", "zero\none\n"), ("dtd_20211007", "banded\nblotchy\n")):
+        home = set_folder(raw, folder, "train.zip", "1.png")
+        (home / "labels.txt").write_text(names)
+        (home / "train.txt").write_text("train.zip@1.png 1\n")
+        given += [home / "train.txt", home / "labels.txt"]
+    assert [s.response for s in raw.read("elevater_ic", *given)[0]] == ["a photo of a one.", "a photo of a blotchy."]
+
+
+def coco_index(*, images: list[Any], annotations: list[Any], categories: list[Any]) -> dict[str, Any]:
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+
+
+CATEGORIES = [{"id": 7, "name": "square thing"}, {"id": 1, "name": "round thing"}]
+
+
+def test_an_index_in_the_format_of_coco(raw: Raw) -> None:
+    home = set_folder(raw, "shapes", "images.zip", "1.png", "2.png")
+    raw.image("shapes/3.png")
+    images = [
+        {"id": 1, "file_name": "1.png", "zip_file": "images.zip"},
+        {"id": 2, "file_name": "images.zip@2.png"},
+        {"id": 3, "file_name": "3.png"},
+        {"id": 4, "file_name": "3b.png"},
+        {"id": 5},
+        "oops",
+        {"file_name": "3.png"},
+    ]
+    annotations = [
+        {"id": 1, "image_id": 1, "category_id": 1}, {"id": 2, "image_id": 2, "category_id": 7},
+        {"id": 3, "image_id": 3, "category_id": 7}, {"id": 4, "image_id": 3, "category_id": 1},
+        {"id": 5, "image_id": 3, "category_id": 2}, {"id": 6, "image_id": 99, "category_id": 1}, "oops",
+        {"id": 7, "image_id": 3, "category_id": "1"}, {"id": 8, "image_id": 5, "category_id": 1},
+    ]  # fmt: skip
+    content = coco_index(images=images, annotations=annotations, categories=[*CATEGORIES, {"id": None}])
+    index = home / "train.json"
+    index.write_text(json.dumps(content))
+    samples, quarantined = raw.read("elevater_ic", *files(raw), index, split="train")
+    assert [(s.key.split("/")[-1], s.meta["classes"]) for s in samples] == [
+        ("shapes-images~2Ezip~401", ["circle"]),  # of class_map.json, in the order of the categories' ids
+        ("shapes-images~2Ezip~402", ["square"]),
+        ("shapes-3", ["square", "circle"]),
+    ]
+    assert samples[0].images != samples[1].images
+    assert [(row.payload, row.reason) for row in quarantined] == [
+        ("train.json#annotations[6]", "bad_field"),
+        ("train.json#annotations[7]", "bad_field"),
+        ("train.json#categories[2]", "bad_field"),
+        ("train.json#annotations[4]", "bad_field"),
+        ("train.json#annotations[5]", "missing_annotation"),
+        ("train.json#images[3]", "missing_annotation"),
+        ("train.json#images[4]", "bad_field"),
+        ("train.json#images[5]", "bad_field"),
+        ("train.json#images[6]", "bad_field"),
+    ]
+    samples, _ = raw.read("elevater_ic", index, split="train", dataset="own")
+    assert samples[0].response == "a photo of a round thing."
+
+
+def test_per_class_chooses_by_the_hash_of_the_name(raw: Raw) -> None:
+    raw.image("1.png")
+    lines = [f"{number}.png {number % 2}\n" for number in range(60)] + ["60.png 0,1\n", "bad\n"]
+    index = raw.text("train.txt", "".join(lines) + lines[0])
+
+    def chosen(wanted: str, index: Path = index) -> list[Any]:
+        options = SourceOptions(
+            annotations=(*files(raw), index), images=raw.images, extra={"per_class": wanted, "dataset": "shapes"}
+        )
+        return list(plan(SOURCES["elevater_ic"], options))
+
+    few, more = chosen("4"), chosen("10")
+    counts = Counter(label for row in few if hasattr(row, "data") for label in row.data["classes"])
+    assert counts["circle"] in (4, 5) and counts["square"] in (4, 5)  # 5 where the other class has chosen 60.png
+    assert {row.key for row in few} < {row.key for row in more}
+    assert [row.detail for row in few if not hasattr(row, "data")][-1].startswith("expected '<image> <class>")
+    shuffled = raw.text("other/train.txt", "".join(reversed(lines)))
+    assert {row.key for row in chosen("4", shuffled)} == {row.key for row in few}
+    assert len(chosen("100")) == len(lines) + 1
+    for wrong in ("0", "-1", "many", "3.5", ""):
+        with pytest.raises(SourceError, match="per_class="):
+            chosen(wrong)
+
+
+def test_a_long_index_takes_little_memory(raw: Raw) -> None:
+    index = raw.root / "train.txt"
+    with index.open("w") as file:
+        file.writelines(f"train.zip@images/of/a/class/{number:08d}.jpg {number % 2}\n" for number in range(20_000))
+    options = SourceOptions(
+        annotations=(*files(raw), index), images=raw.images, extra={"per_class": "3", "dataset": "shapes"}
+    )
+    tracemalloc.start()
+    assert sum(1 for _ in plan(SOURCES["elevater_ic"], options)) == 6
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 << 19, f"{peak} bytes: the lines are kept"
+
+
+SPELT = """
+caltech-101 caltech101 caltech_101_20211007; cifar-10 cifar10 cifar_10_20211007; cifar-100 cifar100 cifar100_20200721;
+country211 country211_20210924; dtd dtd_20211007; eurosat_clip eurosat-clip eurosat_clip_20210930;
+fer-2013 fer2013 fer2013-v1 fer_2013_20211008;
+fgvc-aircraft-2013b-variants102 fgvc-aircraft-2013b fgvc_aircraft_2013b_variants102_20211007;
+food-101 food101 food_101_20211007; gtsrb gtsrb_20210923; hateful-memes hatefulmemes hateful_memes_20211014;
+kitti-distance kitti_distance_20210923; mnist mnist_20211008; oxford-flower-102 flower102 oxford_flower_102_20211007;
+oxford-iiit-pets oxford_iiit_pets_20211007; patch-camelyon patchcamelyon patch_camelyon_20211007;
+rendered-sst2 rendered_sst2_20210924; resisc45_clip resisc45-clip resisc45_clip_20210924;
+stanford-cars stanfordcar stanford_cars_20211007; voc-2007-classification voc2007classification voc2007_20211007;
+imagenet-1k imagenet_1k_20220105
+"""
+
+
+def test_every_spelling_of_every_set_is_known() -> None:
+    spelt = [line.split() for line in SPELT.split(";")]
+    assert tuple(names[0] for names in spelt) == SETS
+    for names in spelt:
+        assert {set_name(name) for name in names} == {names[0]}
+    assert set_name("pets_20211007") == "pets" and set_name("Own-Set") == "Own-Set"
+
+
+def test_a_registry_names_the_index_files(raw: Raw) -> None:
+    registry = [
+        {"name": name, "root_folder": f"classification/{name}_20211007", "train": {"index_path": "train_ic.txt"}}
+        for name in ("pets", "shapes", "other")
+    ]
+    for name in ("pets", "shapes"):
+        home = set_folder(raw, f"classification/{name}_20211007", "train.zip", "1.png")
+        (home / "train_ic.txt").write_text("train.zip@1.png 1\n")
+    given = [*files(raw), raw.json("vision_datasets.json", registry)]
+    samples, quarantined = raw.read("elevater_ic", *given, split="train")
+    assert quarantined == [] and [s.meta["set"] for s in samples] == ["pets", "shapes"]
+    assert samples[0].images != samples[1].images
+    assert [s.meta["set"] for s in raw.read("elevater_ic", *given, split="train", dataset="shapes")[0]] == ["shapes"]
+    config = raw.text("pets.yaml", "DATASET:\n  DATASET: 'pets'\n  ROOT: '../DATASET/pets/'\n")
+    assert [s.meta["set"] for s in raw.read("elevater_ic", *given, config, split="train")[0]] == ["pets"]
+    with pytest.raises(SourceError, match="no val index of pets, shapes, other"):
+        raw.read("elevater_ic", *given, split="val")
+    with pytest.raises(SourceError, match="no train index of other"):
+        raw.read("elevater_ic", *given, split="train", dataset="other")
+    registry[0]["train"]["index_path"] = "../../../out.txt"  # type: ignore[index]
+    raw.json("vision_datasets.json", registry)
+    with pytest.raises(SourceError, match="leads out of the image folder"):
+        raw.read("elevater_ic", *given, split="train")
+
+
+def test_a_configuration_alone_names_a_set_and_its_folder(raw: Raw) -> None:
+    home = set_folder(raw, "pets-v1", "train.zip", "1.png")
+    (home / "val.txt").write_text("train.zip@1.png 0\n")
+    config = raw.text("p.yml", "DATASET:\n  DATASET: 'pets'\n  ROOT: '../DATASET/pets-v1/'\n")
+    samples, _ = raw.read("elevater_ic", *files(raw), config)
+    assert samples[0].response == "a photo of a cat, a type of pet."
+    for content in ("DATASET: 5", "[", "x: &a [*a]", "DATASET: {DATASET: 5}"):
+        with pytest.raises(SourceError, match="as the toolkit's"):
+            raw.read("elevater_ic", *files(raw), raw.text("p.yml", content))
+    for registry in ([5], [{"name": "x"}], [{"name": 5, "root_folder": "x"}]):
+        with pytest.raises(SourceError, match="'name' and 'root_folder'"):
+            raw.read("elevater_ic", *files(raw), raw.json("vision_datasets.json", registry))
+
+
+IMAGES = [{"id": number, "file_name": f"{number}.png"} for number in range(1, 5)]
+LABELS = [{"id": number, "image_id": number, "category_id": number % 2 + 1} for number in range(1, 5)]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(images=spoiled(IMAGES), labels=spoiled(LABELS), categories=st.lists(JUNK, max_size=2))
+def test_spoiled_coco_records_cost_only_themselves(raw: Raw, images: Any, labels: Any, categories: list[Any]) -> None:
+    for number in range(1, 5):
+        raw.image(f"{number}.png")
+    given = [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}, *categories]
+    index = raw.json("train.json", coco_index(images=images[0], annotations=labels[0], categories=given))
+    samples, quarantined = raw.read("elevater_ic", index, dataset="own")
+    places = [sample.meta["source"] for sample in samples] + [row.payload for row in quarantined]
+    assert len(places) == len(set(places))
+    assert {f"train.json#images[{number}]" for number in range(4)} <= set(places)
+    said = {sample.meta["image_id"]: sample.response for sample in samples}
+    for number in {0, 1, 2, 3} - images[1] - labels[1]:
+        letter = "ab"[(number + 1) % 2]
+        assert letter in said[f"{number + 1}.png"].removeprefix("a photo of a ")
+
+
+@given(record=st.dictionaries(st.sampled_from(["image", "folders", "classes", "template", "facts", "set"]), JUNK))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_build_takes_whatever_was_spooled(raw: Raw, record: dict[str, Any]) -> None:
+    raw.image("a.png")
+    source = SOURCES["elevater_ic"]
+    good = {"image": "a.png", "folders": [], "classes": ["a"], "template": "{}", "facts": [], "set": "s"}
+    try:
+        source.build("elevater_ic/a/b", good | record, source.context(SourceOptions(annotations=(), images=raw.images)))
+    except BadSample as bad:
+        assert bad.detail
+
+
+@pytest.mark.parametrize("per_class", [None, "1"])
+def test_real_every_set_by_one_command(raw: Raw, per_class: str | None) -> None:
+    """The registry, class names and templates are the toolkit's own; indices and zips are made as it describes them."""
+    folder = SHARED / "samples/elevater_ic"
+    if not folder.is_dir():
+        pytest.skip(f"the excerpts of real datasets are not at {folder} (POLITE_FLAMINGO_SHARED)")
+    registry = json.loads((folder / "vision_datasets.json").read_text())
+    for entry in registry:
+        part = entry["train"]
+        home = set_folder(raw, entry["root_folder"], part["files_for_local_usage"][0], "1.png", "2.png", "3.png")
+        archive, last = part["files_for_local_usage"][0], entry["num_classes"] - 1 if "num_classes" in entry else 0
+        labels = [0, last, 0]
+        if entry.get("format") == "coco":
+            content = coco_index(
+                images=[{"id": n + 1, "file_name": f"{n + 1}.png", "zip_file": archive} for n in range(3)],
+                annotations=[{"id": n + 1, "image_id": n + 1, "category_id": labels[n] + 1} for n in range(3)],
+                categories=[{"id": n + 1, "name": f"class {n}"} for n in range(last + 1)],
+            )
+            (home / part["index_path"]).write_text(json.dumps(content))
+        else:
+            lines = [f"{archive}@{n + 1}.png {labels[n]}\n" for n in range(3)]
+            (home / part["index_path"]).write_text("".join(lines))
+    given = [folder / name for name in ("class_map.json", "template_map.json", "vision_datasets.json")]
+    given += sorted(folder.glob("knowledge/*/*.tsv"))
+    extra = {"per_class": per_class} if per_class else {}
+    samples, quarantined = raw.read("elevater_ic", *given, split="train", **extra)
+    assert quarantined == []
+    counts = Counter(sample.meta["set"] for sample in samples)
+    assert counts == dict.fromkeys(SETS, 2 if per_class else 3) | {"imagenet-1k": counts["imagenet-1k"]}
+    if not per_class:
+        said = {sample.key: sample.response for sample in samples}
+        ids = ("fer-2013-train~2Ezip~402", "kitti-distance-train_images~2Ezip~402", "eurosat_clip-2750~2Ezip~402")
+        assert [said[f"elevater_ic/train/{one}"].splitlines() for one in ids] == [
+            [
+                "a photo of a face looking surprised.",
+                "Caused to feel surprise, amazement or wonder, or showing an emotion due to an unexpected event.",
+                "cause to be surprised",
+                "Surprised.",
+            ],
+            ["a photo i took with no car."],
+            ["a centered satellite photo of lake or sea.", "A large body of salt water."],
+        ]
 
 
 def test_real_aircraft(real: Any) -> None:

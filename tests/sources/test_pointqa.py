@@ -184,7 +184,7 @@ def test_each_bad_local_question_is_quarantined_once(raw: Raw) -> None:
         ("[0].questions[9].points[0]", "bad_field"), ("[0].questions[10].points[0]", "bad_field"),
         ("[0].questions[11].points[0]", "bad_field"), ("[0].questions[12].points[0]", "bad_field"),
         ("[0].questions[13].points[0]", "bad_field"), ("[0].questions[14].points[0]", "empty_response"),
-        ("[0].questions[15].points[0]", "bad_field"), ("[0].questions[16].points[0]", "bad_field"),
+        ("[0].questions[15].points[0]", "missing_annotation"), ("[0].questions[16].points[0]", "bad_field"),
         ("[0].questions[17].points[1]", "bad_field"), ("[1].questions[0].points[0]", "missing_image"),
         ("[2][0]", "bad_field"),
     ]  # fmt: skip

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import Raw
+from raw_dataset import Raw, both
 from record_strategies import JUNK
 
-from polite_flamingo.sources import SourceError
+from polite_flamingo.sample import Image
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base
 
 
 def clevr(number: Any, answer: Any = "yes", **more: Any) -> dict[str, Any]:
@@ -162,9 +163,22 @@ def test_each_question_of_a_book_leaves_once(raw: Raw, questions: Any, answers: 
     assert len(places) == rows + 1
 
 
-def test_ocr_vqa_fetches_nothing_unless_asked_to(raw: Raw) -> None:
-    _, quarantined = raw.read("ocr_vqa", raw.json("dataset.json", {"a": book(("Who?", "Kim"))}), split="")
-    assert [row.reason for row in quarantined] == ["missing_image"] and "image folder" in quarantined[0].detail
+def test_ocr_vqa_fetches_a_missing_image_only_if_asked_to(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def fetch(url: str, hosts: tuple[str, ...]) -> Image:
+        fetched.append((url, hosts))
+        return Image(extension="jpg", data=b"from afar")
+
+    monkeypatch.setattr(base, "fetch", fetch)
+    raw.image("b.jpg")
+    file = raw.json("dataset.json", {"a": book(("Who?", "Kim")), "b": book(("Who?", "Kim"))})
+    samples, quarantined = raw.read("ocr_vqa", file, split="")
+    assert (len(samples), [row.reason for row in quarantined], fetched) == (1, ["missing_image"], [])
+    options = SourceOptions(annotations=(file,), images=raw.images, download_from=("shop.example",))
+    samples, quarantined = both(SOURCES["ocr_vqa"].read(options))
+    assert quarantined == [] and [s.images[0].data == b"from afar" for s in samples] == [True, False]
+    assert fetched == [("http://shop.example/I/61Y.jpg", ("shop.example",))]
 
 
 def chart(**more: Any) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from raw_dataset import Raw
+from raw_dataset import Raw, both
 
+from polite_flamingo.sample import Image
+from polite_flamingo.sources import SOURCES, SourceOptions, base
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 
 
@@ -74,6 +76,28 @@ def test_a_bad_statement_costs_only_itself(raw: Raw, record: Any, reason: str) -
     samples, quarantined = raw.read("vsr", lines(raw, "dev.jsonl", vsr(1), record, vsr(2)))
     assert [(row.payload, row.reason) for row in quarantined] == [("dev.jsonl#questions[1]", reason)]
     assert len(samples) == 2
+
+
+def test_vsr_fetches_a_missing_image_if_asked_to_and_nlvr2_never(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched = []
+
+    def fetch(url: str, hosts: tuple[str, ...]) -> Image:
+        fetched.append(url)
+        return Image(extension="jpg", data=b"from afar")
+
+    monkeypatch.setattr(base, "fetch", fetch)
+    link = "http://images.example/train2017/7.jpg"
+    files = lines(raw, "dev.jsonl", vsr(0, image_link=link)), lines(raw, "dev.json", nlvr2("dev-8-0-1"))
+    found = [
+        both(
+            SOURCES[name].read(
+                SourceOptions(annotations=(file,), images=raw.images, download_from=("images.example", "x"))
+            )
+        )
+        for name, file in zip(("vsr", "nlvr2"), files, strict=True)
+    ]
+    assert [image.data for sample in found[0][0] for image in sample.images] == [b"from afar"] and fetched == [link]
+    assert found[1][0] == [] and [row.reason for row in found[1][1]] == ["missing_image"]
 
 
 def nlvr2(identifier: Any, label: Any = "True", **more: Any) -> dict[str, Any]:
