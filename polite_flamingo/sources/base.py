@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample, make_key
-from polite_flamingo.sources.download import fetch
+from polite_flamingo.sources.download import check_hosts, fetch
 from polite_flamingo.sources.reading import ImageFolder, SourceError, text
 from polite_flamingo.sources.shelf import Shelf
 
@@ -123,7 +123,8 @@ class Source:
     columns: tuple[str, ...] = ()
 
     def context(self, options: SourceOptions) -> Context:
-        """Raises `SourceError` where the images are needed and not there."""
+        """Raises `SourceError` where the images are needed and not there, or a host to download from is none."""
+        check_hosts(options.download_from)
         if self.images == "none" or (self.images == "optional" and options.images is None):
             return Context(options, ImageFolder(None))
         return Context(options, ImageFolder.of(options.images))

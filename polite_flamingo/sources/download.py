@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from polite_flamingo.sample import BadSample, Image
-from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, as_text, checked
+from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, SourceError, as_text, checked
 
 AGENT = "polite-flamingo-on-ray (fetches the images that a dataset's annotations name)"
 
@@ -72,7 +72,9 @@ def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image
     """
     given = as_text(url, "the image's URL")
     if not hosts:
-        raise BadSample("missing_image", f"{given[:120]!r} is not fetched: no host is named to download from")
+        raise BadSample(
+            "missing_image", f"{given[:120]!r} is not fetched: no host is named to download from (--download)"
+        )
     deadline = time.monotonic() + limits.total
     for attempt in range(limits.attempts):
         try:
@@ -85,6 +87,22 @@ def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image
         if attempt + 1 < limits.attempts:
             time.sleep(wait)
     raise BadSample("missing_image", f"{given[:120]!r} did not come in {limits.attempts} attempts ({failure})")
+
+
+def check_hosts(hosts: Sequence[str]) -> None:
+    """Raises `SourceError` for an entry that no host could ever match: a URL, a port, a lone star."""
+    for entry in hosts:
+        host = _canonical(entry.removeprefix("*."))
+        if not host or (":" in host and not _is_address(host)):
+            remedy = "name a host or its address, as images.example.org, or *.example.org for all below it"
+            raise SourceError(f"{entry!r} is no host to download from: {remedy}")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def _follow(url: str, hosts: Sequence[str], limits: Limits, deadline: float) -> bytes:

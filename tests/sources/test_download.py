@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import download
+from polite_flamingo.sources import SOURCES, SourceError, download
 from polite_flamingo.sources.base import Context, SourceOptions
 from polite_flamingo.sources.download import Limits, fetch
 from polite_flamingo.sources.reading import ImageFolder
@@ -363,6 +363,22 @@ def test_a_context_fetches_only_where_hosts_are_named_and_no_file_is_there(site:
     (tmp_path / "b.png").write_bytes(picture() + b"local")
     assert asked.local_or_downloaded(url, "b.png").data == picture() + b"local"
     assert len(site.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "*", "*.", "https://example.org", "example.org/", "example.org:80", "[", "a b", "::x"]
+)
+def test_an_entry_that_no_host_could_match_is_a_clear_error(entry: str, tmp_path: Path) -> None:
+    options = SourceOptions(annotations=(), images=tmp_path, download_from=("*.example.org", entry))
+    with pytest.raises(SourceError, match="is no host to download from: name a host or its address"):
+        SOURCES["cc3m"].context(options)
+
+
+@pytest.mark.parametrize(
+    "entry", ["localhost", HERE, "::1", "[::1]", "*.Example.org.", "b\u00fccher.example", "a_b.example"]
+)
+def test_hosts_and_addresses_are_entries(entry: str, tmp_path: Path) -> None:
+    SOURCES["cc3m"].context(SourceOptions(annotations=(), images=tmp_path, download_from=(entry,)))
 
 
 @given(url=st.text(max_size=30) | st.text("htps:/@[]%.#?\\0x1é。", max_size=25).map("http://".__add__))
