@@ -455,6 +455,30 @@ def test_rows_of_parquet_are_built_in_any_order(raw: Raw) -> None:
         assert isinstance(made, Sample) and [image.data for image in made.images] == [data[number], data[0]]
 
 
+def test_a_damaged_parquet_file_gives_no_wrong_images(raw: Raw) -> None:
+    data = [raw.image(f"{n}.png", width=10 + n) for n in range(300)]
+    good = as_parquet([{"image": value, "caption": f"{n}"} for n, value in enumerate(data)], row_group_size=150)
+    path, damaged, read_well = raw.root / "t.parquet", 0, 0
+    for start in range(1000, len(good) * 9 // 10, len(good) // 12):
+        path.write_bytes(good[:start] + b"\xff" * 40 + good[start + 40 :])
+        try:
+            samples, quarantined = read(raw, path)
+        except SourceError:
+            continue
+        assert {row.reason for row in quarantined} <= {"missing_image", "corrupt_image", "bad_field"}
+        for sample in samples:
+            assert sample.images[0].data[:26] == data[int(sample.response)][:26]  # the header with the width
+        damaged, read_well = damaged + len(quarantined), read_well + len(samples)
+    assert damaged and read_well
+
+
+def test_columns_of_bytes_alone_lose_no_rows(raw: Raw) -> None:
+    path = raw.root / "t.parquet"
+    path.write_bytes(as_parquet([{"image": raw.image("a.png"), "caption": b"x"}] * 3))
+    samples, quarantined = read(raw, path)
+    assert samples == [] and [row.reason for row in quarantined] == ["bad_field"] * 3
+
+
 @pytest.mark.parametrize(
     "place", [{"file": 9}, {"file": "0"}, {"row": 1}, {"row": -1}, {"row": True}, {"column": "no"}]
 )
