@@ -85,6 +85,8 @@ class IngestConfig:
             raise ValueError(f"threads must be at least 1, or 0 to decide by itself, not {self.threads}")
         if self.name and not self.name.replace("_", "").replace("-", "").isalnum():
             raise ValueError(f"name {self.name!r} becomes part of file names: use letters, digits, '_' and '-'")
+        if self.options.columns and not SOURCES[self.source].columns:
+            raise ValueError(f"{self.source} is no table: it takes no columns")
         known = SOURCES[self.source].extra
         for name in self.options.extra:
             if name not in known:

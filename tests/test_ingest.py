@@ -193,6 +193,9 @@ def test_wrong_settings_are_refused_with_a_remedy(raw: SourceOptions, tmp_path: 
     options = SourceOptions(annotations=(), images=tmp_path, extra={"dataset": "x"})
     with pytest.raises(ValueError, match="gqa knows no extra 'dataset'; it knows: none"):
         IngestConfig(source="gqa", options=options, out=tmp_path)
+    options = SourceOptions(annotations=(), images=tmp_path, columns={"image": "file"})
+    with pytest.raises(ValueError, match="gqa is no table: it takes no columns"):
+        IngestConfig(source="gqa", options=options, out=tmp_path)
 
 
 def command(raw: SourceOptions, out: Path, *more: str) -> list[str]:

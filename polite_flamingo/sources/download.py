@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -33,6 +34,9 @@ MAX_REDIRECTS = 3
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+_HOST = re.compile(r"[a-z0-9_.:%-]+")
+"""Not a NUL, for one: resolvers take it for the end, so that `evil.test<NUL>.example.org` would be on a list."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -127,9 +131,10 @@ def _canonical(host: str) -> str:
     """A host as ASCII, in lower case, without the root's dot and an address's brackets; "" for what is none."""
     host = host.removesuffix(".").removeprefix("[").removesuffix("]").lower()
     try:
-        return host if host.isascii() else host.encode("idna").decode()
+        host = host if host.isascii() else host.encode("idna").decode()
     except UnicodeError:
         return ""
+    return host if _HOST.fullmatch(host) else ""
 
 
 def _covers(entry: str, host: str) -> bool:
@@ -162,7 +167,7 @@ def _public(address: Address) -> bool:
             carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if carried is not None:
             return _public(carried)
-        if address.is_site_local or address.teredo:
+        if address.is_site_local:
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
@@ -181,7 +186,7 @@ def _answer(
         line.settimeout(limits.read)
         if isinstance(line, ssl.SSLSocket):
             line.do_handshake()
-        connection = http.client.HTTPConnection(host, port)
+        connection = http.client.HTTPConnection(host, port)  # it asks for the bytes as they are, never packed
         connection.sock = line
         asked = f"{target.path or '/'}?{target.query}" if target.query else target.path or "/"
         name = f"[{host}]" if ":" in host else host
@@ -189,7 +194,6 @@ def _answer(
             "Host": name if target.port is None else f"{name}:{port}",
             "User-Agent": AGENT,
             "Accept": "image/*",
-            "Accept-Encoding": "identity",  # what an honest server packs on the way, a hostile one packs a thousandfold
             "Connection": "close",
         }
         connection.request("GET", quote(asked, safe="/?%:@!$&'()*+,;=~"), headers=headers)

@@ -177,11 +177,7 @@ def identity(record: dict[str, Any], name: str) -> str:
 
 def fingerprint(record: Any) -> str:
     """16 hexadecimal digits of a record's content: the id of records that have none; only a copy repeats it."""
-    try:
-        content = json.dumps(record, sort_keys=True)
-    except RecursionError:
-        raise BadSample("bad_field", "the record is nested too deeply") from None
-    return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 
 def found_id(record: Any, name: str) -> str | None:
@@ -204,11 +200,17 @@ def finite(value: Any, what: str) -> float:
     return float(value)
 
 
-def texts(record: dict[str, Any], name: str) -> list[str]:
-    """A list of strings, as `text`; empty ones are left out."""
+def list_of(record: dict[str, Any], name: str) -> list[Any]:
+    """A field that must be a list, of whatever."""
     values = value_of(record, name)
     if not isinstance(values, list):
         raise BadSample("bad_field", f"field {name!r} must be a list, not {type(values).__name__}")
+    return values
+
+
+def texts(record: dict[str, Any], name: str) -> list[str]:
+    """A list of strings, as `text`; empty ones are left out."""
+    values = list_of(record, name)
     return [found for number, value in enumerate(values) if (found := as_text(value, f"{name}[{number}]"))]
 
 

@@ -52,7 +52,7 @@ def test_a_conversation_is_its_exchanges_verbatim(raw: Raw) -> None:
         ([(H, "a"), (G, "b"), (H, "c"), (H, "d")], [("a", "b")], {"left_out_after": 2}),
         ([(G, ""), (H, "a"), (G, "b"), (H, "")], [("a", "b")], {"left_out_before": 1, "left_out_after": 1}),
         ([(H, "a"), (H, "b"), (G, "c"), (G, " "), (G, "d")], [("a\n\nb", "c\n\nd")], {"joined": 3}),
-        ([(S, " Be brief. "), (H, "a"), (G, "b")], [("a", "b")], {"system": "Be brief."}),
+        ([(S, " Be brief. "), (S, " "), (H, "a"), (G, "b")], [("a", "b")], {"system": "Be brief."}),
         ([(H, "a"), (S, "x"), (G, "b"), (S, "y")], [("a", "b")], {"system": "x\n\ny"}),
         ([("user", "a"), ("ChatGPT", "b"), ("user", "c"), ("bard", "d")], [("a", "b"), ("c", "d")], {}),
     ],
@@ -97,6 +97,8 @@ def test_words_that_look_like_an_image_show_none_and_are_counted(raw: Raw) -> No
         ({"conversations": ["a"]}, "bad_field", "must be an object"),
         (chat((H, "a"), (G, "b"), id=[1]), "bad_field", "field 'id'"),
         (chat((H, "a"), (G, "b"), system=3), "bad_field", "field 'system'"),
+        (chat((H, "<image>"), (G, "b"), image="a.jpg"), "unsupported", "with --source llava"),
+        (chat((H, "<image>"), (G, "b"), images=["a.jpg"]), "unsupported", "with --source llava"),
         (chat((H, "a"), (G, "b" * 100_001)), "text_too_long", "100001 characters"),
     ],
 )

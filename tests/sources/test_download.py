@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -131,18 +132,32 @@ def test_a_body_may_come_in_chunks_or_until_the_connection_ends(site: Site) -> N
         "http://[::ffff:127.0.0.1]:{port}/", "http://[::1]:{port}/", "http://example.org@127.0.0.1:{port}/",
         "http://example.org:80@127.0.0.1:{port}/", "http://127.0.0.1:{port}\\@example.org/",
         "http://example.org.evil.test/", "http://evil-example.org/", "http://example.org/",
-        "http://images.example.org:x/", "http://.example.org/",
+        "http://images.example.org:x/", "http://.example.org/", "http://example.org../",
         "http://user:secret@images.example.org/", "https://images.example.org:99999/", "file:///etc/passwd",
         "ftp://images.example.org/a.png", "gopher://images.example.org/", "//images.example.org/a.png", "/etc/passwd",
         "http://", "http:///a.png", "", "http://[", "http://[::1", "data:image/png;base64,AAAA",
         "HTTP:images.example.org",
-        "http://images.example.org\u3002evil.test/",
+        "http://images.example.org\u3002evil.test/", "http://evil.test\0.example.org/", "http://a b.example.org/",
+        "http://evil.test%00.example.org\\/",
     ],
 )  # fmt: skip
 def test_what_is_not_on_the_list_is_never_connected_to(site: Site, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the resolver"))
     bad = refused(url.replace("{port}", str(site.port)).replace("{here}", HERE), "*.example.org", "*.", "*", "")
     assert bad.reason == "missing_image" and "secret" not in bad.detail.replace(url, "") and site.asked == []
+
+
+@pytest.mark.parametrize("label", ["", "x" * 64])
+def test_a_name_on_the_list_that_no_resolver_takes_is_refused(label: str) -> None:
+    bad = refused(f"http://a.{label}.example.org/", "*.example.org")
+    assert bad.reason == "missing_image" and "is no name of a host" in bad.detail
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"]
+)
+def test_a_public_address_may_be_carried_by_another(address: str) -> None:
+    assert download._public(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize("url", [None, 7, ["http://a/"], {"url": "x"}, "http://\ud800/"])
@@ -261,6 +276,17 @@ def test_what_comes_is_no_image_or_none_at_all(site: Site) -> None:
         "/none": plain(200, Content_Type="image/png"),
     }
     assert [refused(f"{site.url}/{name}", HERE).reason for name in ("page", "none")] == ["corrupt_image", "empty_image"]
+
+
+def test_a_connection_that_stays_open_after_the_body_is_not_waited_for(site: Site) -> None:
+    data = picture()
+
+    def hold(handler: BaseHTTPRequestHandler) -> None:
+        plain(200, data)(handler)
+        site.over.wait(30)
+
+    site.pages["/hold"] = hold
+    assert fetch(f"{site.url}/hold", [HERE], Limits(read=1.0, attempts=1)).data == data
 
 
 def test_a_body_without_end_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,11 +39,23 @@ GOOD: dict[str, dict[str, Any]] = {
     "rsicd": {"filename": 0, "split": "val", "sentences": [{"raw": "a field ."}]},
     "image2paragraph": {"image_id": 0, "url": "http://a/VG_100K_2/1.jpg", "paragraph": "A field.  A tree."},
     "image_editing_request": {"img0": IMAGE, "img1": IMAGE, "sents": ["remove it"], "uid": 0},
+    "llava": {
+        "id": 0, "image": IMAGE,
+        "conversations": [{"from": "human", "value": "<image>Is it?"}, {"from": "gpt", "value": "Yes."}],
+    },
+    "ultrachat": {"id": 0, "data": ["Is it?", "Yes.", "Why?", "So."]},
+    "oasst1": {
+        "message_tree_id": 0,
+        "prompt": {"text": "Is it?", "role": "prompter", "replies": [{"text": "Yes.", "role": "assistant", "rank": 0}]},
+    },
+    "alpaca_gpt4": {"instruction": "", "input": "Is it?", "output": "Yes."},
+    "pf1m": {"input": "", "output": "Yes.", "original": "yes", "reward": 0.5},
 }  # fmt: skip
 IDS = {
     "clevr": "question_index", "aokvqa": "question_id", "textvqa": "question_id", "spot_the_diff": "img_id",
     "image_editing_request": "uid", "image2paragraph": "image_id", "vqa_e": "question", "chartqa": "query",
     "vsr": "caption", "nlvr2": "identifier",
+    "llava": "id", "ultrachat": "id", "oasst1": "message_tree_id", "alpaca_gpt4": "instruction", "pf1m": "input",
 }  # fmt: skip
 
 
@@ -148,12 +160,14 @@ def test_each_xml_file_leaves_once(raw: Raw, things: list[str]) -> None:
     assert len(samples) + len(quarantined) == 1
 
 
+JSON_SOURCES = [
+    *GOOD, "coco_captions", "vqa_v2", "ocr_vqa", "iconqa", "ai2d", "sharegpt", "gpteacher", "instructionwild",
+]  # fmt: skip
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=JUNK)
-@pytest.mark.parametrize("source", [
-    "coco_captions", "vqa_v2", "clevr", "gqa", "aokvqa", "levir_cc", "vqa_e", "scienceqa", "ocr_vqa", "chartqa",
-    "grid_3d", "vsr", "nlvr2", "iconqa", "ai2d",
-])  # fmt: skip
+@pytest.mark.parametrize("source", JSON_SOURCES)
 def test_a_whole_file_of_junk_is_rows_or_one_clear_line(raw: Raw, source: str, content: Any) -> None:
     try:
         samples, _ = raw.read(source, raw.json("file.json", content))

@@ -43,8 +43,9 @@ def test_the_polite_text_is_the_response_unless_the_raw_one_is_asked_for(raw: Ra
     again = one(raw, BUS, response="original")
     assert (again.response, again.rewritten, again.meta["output"]) == ("Answer: yellow", None, "It is\n\nyellow. ")
     assert (again.key, again.instruction) == (sample.key, sample.instruction)
-    with pytest.raises(SourceError, match="extra response='both': it must be one of output, original"):
-        one(raw, BUS, response="both")
+    for records in ([BUS], []):  # also where there is nothing to build
+        with pytest.raises(SourceError, match="extra response='both': it must be one of output, original"):
+            raw.read("pf1m", raw.json("pf1m.json", records), response="both")
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,12 @@ def test_the_scores_tell_the_task(raw: Raw, score: Any, images: int, task: str) 
     raw.image("a.jpg")
     record = {"input": "<img_path>a.jpg<img_path>" * images + "What?", "output": "This.", "original": "this", **score}
     assert one(raw, record).task == task
+
+
+def test_a_response_shows_no_image(raw: Raw) -> None:
+    raw.image("src/a.jpg")
+    sample = one(raw, BUS | {"input": "<image>?", "output": "See <image>."})
+    assert (sample.instruction, sample.response, sample.meta["unmarked"]) == ("(image)?", "See (image).", 2)
 
 
 def test_markers_become_marks_where_they_are() -> None:
