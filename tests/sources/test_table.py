@@ -19,7 +19,7 @@ from raw_dataset import Raw, both
 from record_strategies import JUNK, spoiled
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base, table
 from polite_flamingo.sources.base import make, plan
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.reading import checked
@@ -214,6 +214,7 @@ def test_each_bad_row_of_a_csv_costs_itself_alone(raw: Raw) -> None:
         b'a.png,What?,"5" inch,5',  # 5: a quotation mark too many
         b'a.png,"never closed,6,6',  # 6
         b"",
+        b" ",
         b"a.png,What?,good 7,7",
         b"b.png,What?,no image,8",
         b"../a.png,What?,out,9",
@@ -251,7 +252,7 @@ def test_each_bad_row_of_a_csv_costs_itself_alone(raw: Raw) -> None:
     details = {row.payload: row.detail for row in quarantined}
     assert details["t.csv#rows[1]"] == "line 3 has 2 cells, the first line 4"
     assert details["t.csv#rows[6]"].startswith("line 8 is no row")
-    assert details["t.csv#rows[22]"].startswith("line 26 is no row")
+    assert details["t.csv#rows[22]"].startswith("line 27 is no row")
 
 
 def test_each_bad_row_of_json_lines_costs_itself_alone(raw: Raw) -> None:
@@ -329,6 +330,8 @@ def test_the_task_follows_from_what_a_row_has(raw: Raw) -> None:
     for task, reason in (("vqa", "bad_field"), ("change_captioning", "bad_field"), ("text", "bad_field")):
         samples, quarantined = read(raw, path, columns={"image": "i", "response": "a"}, task=task)
         assert samples == [] and {row.reason for row in quarantined} == {reason}
+    _, quarantined = read(raw, path, columns=full, task="text")
+    assert [row.detail for row in quarantined] == ["the task is text, and the row has an image"] * 5
     for columns in ({"image": "i"}, {}):
         columns |= {"instruction": "q", "response": "a"}
         _, quarantined = read(raw, path, columns=columns, images=False, task="vqa")
@@ -453,6 +456,39 @@ def test_rows_of_parquet_are_built_in_any_order(raw: Raw) -> None:
     for number in (99, 3, 90, 70, 70, 2, 79, 80):
         made = make(source, records[number], context)  # type: ignore[arg-type]
         assert isinstance(made, Sample) and [image.data for image in made.images] == [data[number], data[0]]
+
+
+def test_a_damaged_parquet_file_gives_no_wrong_images(raw: Raw) -> None:
+    data = [raw.image(f"{n}.png", width=10 + n) for n in range(300)]
+    good = as_parquet([{"image": value, "caption": f"{n}"} for n, value in enumerate(data)], row_group_size=150)
+    path, damaged, read_well = raw.root / "t.parquet", 0, 0
+    for start in range(1000, len(good) * 9 // 10, len(good) // 12):
+        path.write_bytes(good[:start] + b"\xff" * 40 + good[start + 40 :])
+        try:
+            samples, quarantined = read(raw, path)
+        except SourceError:
+            continue
+        assert {row.reason for row in quarantined} <= {"missing_image", "corrupt_image", "bad_field"}
+        for sample in samples:
+            assert sample.images[0].data[:26] == data[int(sample.response)][:26]  # the header with the width
+        damaged, read_well = damaged + len(quarantined), read_well + len(samples)
+    assert damaged and read_well
+
+
+def test_what_is_too_large_or_too_deep(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = raw.root / "t.parquet"
+    path.write_bytes(as_parquet([{"image": raw.image("a.png"), "caption": "x"}]))
+    monkeypatch.setattr(table, "MAX_IMAGE_BYTES", 50)
+    assert [row.reason for row in read(raw, path)[1]] == ["image_too_large"]
+    deep = raw.text("t.jsonl", '{"prompt": "a", "answer": "b", "site": ' + "[" * 60 + "]" * 60 + "}")
+    assert [row.reason for row in read(raw, deep, columns={"meta.site": "site"}, images=False)[1]] == ["bad_field"]
+
+
+def test_columns_of_bytes_alone_lose_no_rows(raw: Raw) -> None:
+    path = raw.root / "t.parquet"
+    path.write_bytes(as_parquet([{"image": raw.image("a.png"), "caption": b"x"}] * 3))
+    samples, quarantined = read(raw, path)
+    assert samples == [] and [row.reason for row in quarantined] == ["bad_field"] * 3
 
 
 @pytest.mark.parametrize(
