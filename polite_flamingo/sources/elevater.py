@@ -75,7 +75,7 @@ _ALIASES = {
     "stanfordcar": "stanford-cars",
     "voc2007": "voc-2007-classification",
 }
-_INDEX_LINE = re.compile(r"(?P<image>.+?)\s+(?P<labels>\d{1,6}(,\d{1,6})*)")
+_LABELS = re.compile(r"\d{1,6}(,\d{1,6})*")
 _DUMPED = re.compile(r"(?P<dataset>.+)-cls(?P<label>\d{1,6})-idx\d+-.*\.(png|jpg|jpeg)", re.IGNORECASE)
 _COCO = ("images", "annotations", "categories")
 
@@ -325,10 +325,10 @@ def _only_dataset(files: _Files) -> str:
 def _lines(path: Path, dataset: str) -> Iterator[tuple[int, _Line | BadSample]]:
     """Of an index file; blank ones are skipped."""
     for number, line in enumerate(lines(path)):
-        if match := _INDEX_LINE.fullmatch(line.strip()):
-            labels = [int(label) for label in match["labels"].split(",")]
-            yield number, _line(dataset, match["image"], labels)
-        elif line.strip():
+        parts = line.strip().rsplit(maxsplit=1)
+        if len(parts) == 2 and _LABELS.fullmatch(parts[1]):
+            yield number, _line(dataset, parts[0], [int(label) for label in parts[1].split(",")])
+        elif parts:
             shown = line[:80].encode("utf-8", "replace").decode()
             yield number, BadSample("bad_field", f"expected '<image> <class>[,<class>]', found {shown!r}")
 

@@ -152,8 +152,8 @@ def _columns(path: Path, names: list[str], given: Mapping[str, str]) -> dict[str
                 columns[field] = found[0]
     for column in columns.values():
         if names.count(column) != 1:
-            wrong = "twice or more" if column in names else "not at all"
-            raise SourceError(f"{path} has a column {column[:60]!r} {wrong}{there}")
+            what = "several columns" if column in names else "no column"
+            raise SourceError(f"{path} has {what} {column[:60]!r}{there}")
     if "response" not in columns or not {"image", "instruction"} & set(columns):
         needed = "--columns response=NAME and image=NAME, instruction=NAME or both"
         raise SourceError(f"{path}: say which columns are which: {needed}{there}")

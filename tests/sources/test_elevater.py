@@ -90,8 +90,10 @@ def test_with_several_sets_an_index_must_say_which(raw: Raw) -> None:
 
 def test_each_bad_line_image_and_entry_is_quarantined(raw: Raw) -> None:
     raw.image("1.png")
-    index = raw.text(
-        "train.txt", "1.png 7\n1.png\n../1.png 0\n2.png 0\nno.zip@1.png 0\n1.png 0\n1.png 1\n1.png 99999999\n"
+    index = raw.root / "train.txt"
+    index.write_bytes(
+        b"1.png 7\n1.png\n../1.png 0\n2.png 0\nno.zip@1.png 0\n1.png 0\n1.png 1\n1.png 99999999\n"
+        b"\xe9.png 0\na b.png 0\n\xe9"
     )
     wrong = raw.json("wrong_knowledge.tsv", ["oops", {"classname": 5}, {"classname": "circle", "def_wiki": 5}])
     samples, quarantined = raw.read("elevater_ic", files(raw)[0], wrong, index, dataset="shapes")
@@ -107,6 +109,9 @@ def test_each_bad_line_image_and_entry_is_quarantined(raw: Raw) -> None:
         ("train.txt#lines[4]", "missing_image"),
         ("train.txt#lines[6]", "duplicate_key"),
         ("train.txt#lines[7]", "bad_field"),
+        ("train.txt#lines[8]", "bad_field"),
+        ("train.txt#lines[9]", "missing_image"),
+        ("train.txt#lines[10]", "bad_field"),
     ]
 
 
