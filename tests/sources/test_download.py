@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import ipaddress
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -344,6 +347,34 @@ def test_https_is_held_to_the_system_s_authorities(site: Site) -> None:
     bad = refused(f"https://{HERE}:{site.port}/a.png", HERE)
     assert bad.reason == "missing_image" and "in 3 attempts" in bad.detail and site.asked == []
     assert download._trusted().check_hostname and download._trusted().verify_mode.name == "CERT_REQUIRED"
+
+
+def test_https_reaches_who_can_prove_to_be_the_host(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openssl = shutil.which("openssl") or pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    run = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    run += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(run, check=True, capture_output=True)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    site.server.socket = server.wrap_socket(site.server.socket, server_side=True)
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        plain(200, b"", Content_Length="9999")(handler)
+        while not site.over.wait(0.01):
+            handler.wfile.write(b"x")
+
+    site.pages |= {"/a.png": plain(200, picture()), "/drip": drip}
+    url = f"https://localhost:{site.port}"
+    assert "CERTIFICATE_VERIFY_FAILED" in refused(f"{url}/a.png", "localhost").detail
+    trusting = ssl.create_default_context(cafile=certificate)
+    monkeypatch.setattr(download, "_trusted", lambda: trusting)
+    assert fetch(f"{url}/a.png", ["localhost"], QUICK).data == picture()
+    assert "IP address mismatch" in refused(f"https://{HERE}:{site.port}/a.png", HERE).detail
+    bad = refused(f"{url}/drip", "localhost", limits=Limits(connect=30, read=30, total=0.5, pause=0))
+    assert "did not come within 0.5 s" in bad.detail
 
 
 def test_a_context_fetches_only_where_hosts_are_named_and_no_file_is_there(site: Site, tmp_path: Path) -> None:
