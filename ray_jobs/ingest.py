@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if args.mixture:
             return _mixture(args)
-        wanted = ["source", "annotations"] + ["images"] * _needs_images(args.source) + ["out"] * (args.preview is None)
+        wanted = ["source", "annotations"] + ["images"] * _needs_images(args) + ["out"] * (args.preview is None)
         if missing := [f"--{name}" for name in wanted if not getattr(args, name)]:
             made.error(f"{', '.join(missing)} must be given (or --list, or --mixture)")
         config = _config(args)
@@ -305,8 +305,9 @@ def _paths(config: IngestConfig) -> Iterable[Path]:
         yield config.options.images
 
 
-def _needs_images(source: str | None) -> bool:
-    return source is None or (source in SOURCES and SOURCES[source].images == "needed")
+def _needs_images(args: argparse.Namespace) -> bool:
+    known = SOURCES.get(args.source)
+    return args.source is None or (known is not None and known.images == "needed" and not args.download)
 
 
 def _name_and_value(text: str) -> tuple[str, str]:

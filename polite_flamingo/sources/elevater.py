@@ -44,6 +44,7 @@ from polite_flamingo.sources.reading import (
     as_text,
     entry,
     file_name,
+    files_in,
     found_id,
     identity,
     load_json,
@@ -147,7 +148,8 @@ class _Index:
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The images as {id, set, image, folders, classes, template, facts}; also malformed entries of other files."""
     files = _Files()
-    for path in sorted(options.annotations, key=lambda path: path.suffix == ".txt"):  # last: others name their sets
+    paths = [one for path in options.annotations for one in (files_in(path, ".tsv") if path.is_dir() else [path])]
+    for path in sorted(paths, key=lambda path: path.suffix == ".txt"):  # last: others name their sets
         yield from _load(path, files)
     images = ImageFolder.of(options.images)
     paths = files.indices or _registered(files, images, options)
@@ -472,7 +474,7 @@ SOURCE = Source(
     use="PF-1M",
     task="classification",
     category="classification",
-    files="class_map.json (or labels.txt), template_map.json, X_knowledge.tsv, GPT3_X.tsv, "
+    files="class_map.json (or labels.txt), template_map.json, X_knowledge.tsv, GPT3_X.tsv (or their folders), "
     "train.txt (or vision_datasets.json)",
     published="computer-vision-in-the-wild.github.io/ELEVATER",
     licence="MIT (the toolkit); each set its own",

@@ -412,6 +412,11 @@ def test_real_aircraft(real: Any) -> None:
         f"{folder}/external/{name}_knowledge.tsv", f"{folder}/gpt3/GPT3_{name}.tsv",
     )  # fmt: skip
     assert quarantined == []
+    whole_folders = real(
+        "elevater_ic", "elevater_ic/images", "elevater_ic/class_map.json", "elevater_ic/template_map.json",
+        f"{folder}/external", f"{folder}/gpt3",
+    )  # fmt: skip
+    assert whole_folders == (samples, quarantined)
     assert samples[0].key == f"elevater_ic/train/{name}-cls96-idx3202-Tornado"
     assert samples[0].response.splitlines()[:3] == [
         "a photo of the Tornado, a type of aircraft.",
