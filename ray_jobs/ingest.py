@@ -271,7 +271,14 @@ def _preview(args: argparse.Namespace, config: IngestConfig) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "ray_jobs.ingest", *sys.argv[1:]])
     write_preview(
-        path, source=source, options=config.options, rows=rows, looked_at=looked_at, reasons=reasons, command=command
+        path,
+        source=source,
+        options=config.options,
+        rows=rows,
+        looked_at=looked_at,
+        reasons=reasons,
+        command=command,
+        name=config.shard_name,
     )
     bad = sum(reasons.values())
     found = f"{len(rows) - bad} samples and {bad} quarantined of {looked_at:,} records looked at"

@@ -140,6 +140,7 @@ def test_the_command_ingests_a_mixture_and_skips_what_is_absent_only_when_told(
     )
     assert main([*command, "--skip_absent", "--preview", "2"]) == 0
     assert {path.name for path in out.iterdir()} == {"preview-clevr_train.html", "preview-clevr_val.html"}
+    assert "clevr_train-00000.tar" in (out / "preview-clevr_train.html").read_text()
     capsys.readouterr()
     assert main([*command, "--skip_absent"]) == 0
     shown = capsys.readouterr()
