@@ -20,6 +20,8 @@ from polite_flamingo.guard import with_provenance
 from polite_flamingo.sample import Sample
 from polite_flamingo.shards import read_shard
 
+SAMPLED_SHARDS = 1000
+
 
 class ShardDatasource(Datasource):
     """Reads whole shards.
@@ -33,10 +35,14 @@ class ShardDatasource(Datasource):
         super().__init__()
         self._shards = dict(shards)
         self._config_hash = config_hash
+        self._bytes: int | None = None
 
     def estimate_inmemory_data_size(self) -> int:
-        """Bytes on disk: images stay encoded."""
-        return sum(_size(path) for path in self._shards.values())
+        """Bytes on disk: images stay encoded. Asked several times; of many shards, a sample tells."""
+        if self._bytes is None:
+            sample = list(self._shards.values())[:: len(self._shards) // SAMPLED_SHARDS + 1]
+            self._bytes = sum(map(_size, sample)) * len(self._shards) // max(1, len(sample))
+        return self._bytes
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None

@@ -123,9 +123,8 @@ def join_exports(*, out: Path, names: Sequence[str]) -> int:
     write_atomically(out / "dataset_info.json", json.dumps(DATASET_INFO, indent=2) + "\n")
     shutil.rmtree(out / "exports", ignore_errors=True)
     if (out / "images").exists():
-        for folder in (out / "images").iterdir():
-            if folder.name not in names:
-                shutil.rmtree(folder)
+        for folder in {*os.listdir(out / "images")} - {*names}:  # noqa: PTH208
+            shutil.rmtree(out / "images" / folder)
     return counts["pf1m"]
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from typing import Any
 
 from polite_flamingo.duplicates import write_keys
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.shards import read_shard, write_atomically, write_shard
+from polite_flamingo.shards import read_shard, sweep_temporary, write_atomically, write_shard
 
 _FOLDERS = (
     "scored",
@@ -145,7 +146,15 @@ class OutputLayout:
 
     def finished(self) -> list[str]:
         """Names of the shards that have a manifest, sorted."""
-        return sorted(path.stem for path in (self.root / "manifests").glob("*.json"))
+        return sorted(names_in(self.root / "manifests", ".json"))
+
+    def sweep(self) -> None:
+        """Remove what killed writers left here. Images are left to the selection, which writes them and is repeated."""
+        for folder in _FOLDERS:
+            if folder != "images":
+                sweep_temporary(self.root / folder)
+        for path in self.root.glob("*.tmp-*"):
+            path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +183,12 @@ class Manifest:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest of a shard, atomically. Everything it speaks of must be on disk before."""
     write_atomically(path, json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n")
+
+
+def unfinished(layout: OutputLayout, shards: Mapping[str, Path]) -> dict[str, Path]:
+    """Those of the shards that have no manifest yet."""
+    finished = set(layout.finished())
+    return {name: path for name, path in shards.items() if name not in finished}
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -241,6 +256,17 @@ def read_scored(layout: OutputLayout, name: str) -> list[Sample]:
     return samples
 
 
+def names_in(folder: Path, suffix: str) -> list[str]:
+    """The names, without `suffix`, of what ends in it in a folder; none where there is no folder.
+
+    One listing: asking the file system for each of a million names takes minutes, and hours where it is a network's.
+    """
+    try:
+        return [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]  # noqa: PTH208
+    except FileNotFoundError:
+        return []
+
+
 def shard_names(source: str) -> dict[str, Path]:
     """The input shards of a folder, a tar or a glob: name -> path, sorted by name.
 
@@ -255,22 +281,35 @@ def shard_names(source: str) -> dict[str, Path]:
         while not any(character in path.parts[fixed] for character in "*?["):
             fixed += 1
         root = Path(*path.parts[:fixed])
-        found = list(root.glob(str(Path(*path.parts[fixed:]))))
+        found = [str(shard.relative_to(root)) for shard in root.glob(str(Path(*path.parts[fixed:])))]
     elif path.is_dir():
-        root, found = path, list(path.rglob("*.tar"))
+        root, found = path, _tars_below(path)
     elif path.exists():
-        root, found = path.parent, [path]
+        root, found = path.parent, [path.name]
     else:
         raise ValueError(f"input {source} does not exist; give a folder of .tar shards, one .tar or a glob in quotes")
     if not found:
         raise ValueError(f"input {source} holds no .tar shard; ingest some first (python -m ray_jobs.ingest --help)")
-    names: dict[str, Path] = {}
+    names: dict[str, str] = {}
     for shard in sorted(found):
-        name = "__".join(shard.relative_to(root).with_suffix("").parts)
+        name = os.path.splitext(shard)[0].replace(os.sep, "__")  # noqa: PTH122
         if name in names:
-            raise ValueError(f"shards {names[name]} and {shard} would both be called {name!r}; rename one")
+            raise ValueError(
+                f"shards {root / names[name]} and {root / shard} would both be called {name!r}; rename one"
+            )
         names[name] = shard
-    return dict(sorted(names.items()))
+    return {name: root / names[name] for name in sorted(names)}
+
+
+def _tars_below(folder: Path) -> list[str]:
+    """Paths relative to the folder, as plain strings: a `Path` for each takes ten times as long."""
+    start = len(os.path.join(folder, ""))  # noqa: PTH118
+    return [
+        os.path.join(where, name)[start:]  # noqa: PTH118
+        for where, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+        if name.endswith(".tar")
+    ]
 
 
 @contextmanager

@@ -21,13 +21,15 @@ from polite_flamingo import journal
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, shard_names
-from polite_flamingo.shards import sweep_temporary, write_atomically
+from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
+from polite_flamingo.shards import write_atomically
 from ray_jobs import console, select
 from ray_jobs.cluster import PoolsConfig, running_ray
 from ray_jobs.fingerprint import config_hash, model_fingerprints
 from ray_jobs.replay_ledger import settle
 from ray_jobs.run_info import add_time, begin_run, read_run, write_run
+
+SAMPLED_MANIFESTS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +75,16 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
             layout.clear()
         refuse_other_configuration(layout, identity)
         settle(layout)
-        todo = {name: path for name, path in shards.items() if not layout.manifest(name).exists()}
+        todo = unfinished(layout, shards)
         done = [name for name in shards if name not in todo]
         if done:
             print(f"{len(done)} of {len(shards)} shards are already done: {console.names_of(done)}")
         if todo:
             resolved = console.to_yaml(replace(config, fresh=False))
-            run = replace(read_run(layout) or begin_run(identity, models, resolved), config=resolved)
+            run = read_run(layout)
+            if run is None or run.config_hash != identity:
+                run = begin_run(identity, models, resolved)  # of another, no shard was finished
+            run = replace(run, config=resolved)
             write_atomically(layout.config, resolved)
             write_run(layout, run)
             layout.stats.unlink(missing_ok=True)
@@ -99,8 +104,15 @@ def identify(config: BuildConfig) -> tuple[str, dict[str, dict[str, str]]]:
 
 
 def refuse_other_configuration(layout: OutputLayout, identity: str) -> None:
-    """Raise `ValueError` when the folder holds shards made by other models, prompts or settings."""
-    for name in layout.finished():
+    """Raise `ValueError` when the folder holds shards made by other models, prompts or settings.
+
+    OUT/run.json was written before any manifest and names their configuration; where it names this one, a sample of the
+    manifests is read, as a million would take a minute.
+    """
+    names, run = layout.finished(), read_run(layout)
+    if run is not None and run.config_hash == identity:
+        names = names[:: len(names) // SAMPLED_MANIFESTS + 1]
+    for name in names:
         found = read_manifest(layout.manifest(name)).config_hash
         if found != identity:
             raise ValueError(
@@ -118,7 +130,7 @@ def process(
     scoring_actor: type | None = None,
 ) -> None:
     """Rewrite, score and commit shards on Ray. Afterwards each has its manifest."""
-    sweep_temporary(layout.root)
+    layout.sweep()
     layout.clear_parts()
     journal.clear(layout.journal)
     with running_ray(config.pools):
@@ -132,27 +144,31 @@ def process(
 
         configure_data()
         pools = config.pools
-        committed = (
-            ray.data.read_datasource(
-                ShardDatasource(shards, identity),
-                override_num_blocks=len(shards),
-                num_cpus=pools.task_cpus,
+
+        def committed(shards: Mapping[str, Path]) -> ray.data.Dataset:
+            source = ShardDatasource(shards, identity)
+            return (
+                ray.data.read_datasource(source, override_num_blocks=len(shards), num_cpus=pools.task_cpus)
+                .map_batches(**stage(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, pools, layout))
+                .map_batches(**stage(scoring_actor or ScoringActor, config.scoring, pools.scoring, pools, layout))
+                .map_batches(
+                    commit_blocks,
+                    fn_kwargs={"out": str(layout.root.resolve()), "config_hash": identity},
+                    batch_size=None,
+                    batch_format="pyarrow",
+                    num_cpus=pools.task_cpus,
+                )
             )
-            .map_batches(**stage(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, pools, layout))
-            .map_batches(**stage(scoring_actor or ScoringActor, config.scoring, pools.scoring, pools, layout))
-            .map_batches(
-                commit_blocks,
-                fn_kwargs={"out": str(layout.root.resolve()), "config_hash": identity},
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=pools.task_cpus,
-            )
-        )
+
+        names, stats = list(shards), []
         with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "rewriting")) as advance:
-            for shard in committed.iter_rows():
-                advance(1, shard["rows_in"])
-        write_atomically(layout.ray_stats, committed.stats())
-    missing = [name for name in shards if not layout.manifest(name).exists()]
+            for start in range(0, len(names), pools.shards_at_once):
+                dataset = committed({name: shards[name] for name in names[start : start + pools.shards_at_once]})
+                for shard in dataset.iter_rows():
+                    advance(1, shard["rows_in"])
+                stats.append(dataset.stats())
+        write_atomically(layout.ray_stats, "\n".join(stats))
+    missing = list(unfinished(layout, shards))
     assert not missing, f"shards were neither committed nor reported: {console.names_of(missing)}"
     layout.clear_parts()
 

@@ -11,13 +11,14 @@ may be interrupted and repeated. An intent without that manifest was never commi
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from polite_flamingo.guard import with_provenance
 from polite_flamingo.ledger import (
     OutputLayout,
+    names_in,
     read_manifest,
     read_quarantine,
     read_scored,
@@ -46,13 +47,14 @@ def readable_again(layout: OutputLayout, reasons: Collection[str]) -> Iterator[A
     A row that still cannot be read stays where it is. Of a file that was damaged and is whole now, every row that was
     never scored is taken.
     """
-    for name in layout.finished():
+    families = _families(layout.finished())
+    for name in sorted(families.keys() & {*names_in(layout.quarantine("").parent, ".jsonl")}):
         wanted = [row for row in read_quarantine(layout.quarantine(name)) if not reasons or row.reason in reasons]
         if not wanted:
             continue
         manifest = read_manifest(layout.manifest(name))
         rows = read_shard(manifest.shard)
-        scored = {sample.key for part in _family(layout, name) for sample in read_scored(layout, part)}
+        scored = {sample.key for part in families[name] for sample in read_scored(layout, part)}
         whole_now = not any(isinstance(row, Quarantined) and row.reason in WHOLE_SHARD for row in rows)
         damaged_before = any(row.reason in WHOLE_SHARD for row in wanted)
         keys = {row.key for row in wanted}
@@ -69,14 +71,16 @@ def readable_again(layout: OutputLayout, reasons: Collection[str]) -> Iterator[A
 
 def declare(layout: OutputLayout, again: Again) -> tuple[str, Path]:
     """Write the intent and the extra shard's input; return its name and path."""
-    known = [*layout.finished(), *(path.stem for path in layout.replay.glob("*.json"))]
     number = 1
-    while f"{again.source}~replay-{number}" in known:
+    while True:
+        name = f"{again.source}~replay-{number}"
+        intent = layout.replay / f"{name}.json"
+        if not layout.manifest(name).exists() and not intent.exists():
+            break
         number += 1
-    name = f"{again.source}~replay-{number}"
     tar = layout.replay / f"{name}.tar"
     write_shard(tar, again.samples)
-    write_atomically(layout.replay / f"{name}.json", json.dumps({"source": again.source, "taken": again.taken}))
+    write_atomically(intent, json.dumps({"source": again.source, "taken": again.taken}))
     return name, tar
 
 
@@ -99,6 +103,13 @@ def settle(layout: OutputLayout) -> None:
         path.unlink()
 
 
-def _family(layout: OutputLayout, name: str) -> list[str]:
-    """A shard and the extra shards replayed from it."""
-    return [name, *(other for other in layout.finished() if other.startswith(f"{name}~replay-"))]
+def _families(names: Sequence[str]) -> dict[str, list[str]]:
+    """Each shard with the extra shards replayed from it, and from those in turn."""
+    families = {name: [name] for name in names}
+    for name in names:
+        source = name
+        while "~replay-" in source:
+            source = source.rpartition("~replay-")[0]
+            if source in families:
+                families[source].append(name)
+    return families

@@ -23,11 +23,11 @@ from polite_flamingo import duplicates
 from polite_flamingo.card import write_card
 from polite_flamingo.exports import export_shard, join_exports
 from polite_flamingo.filters.judge import Thresholds
-from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, read_quarantine, read_scored
+from polite_flamingo.ledger import OutputLayout, exclusive, names_in, read_manifest, read_quarantine, read_scored
 from polite_flamingo.report.gallery import collect_gallery
 from polite_flamingo.report.page import write_report
 from polite_flamingo.selection import select_shard
-from polite_flamingo.shards import sweep_temporary, write_atomically, write_shard
+from polite_flamingo.shards import write_atomically, write_shard
 from polite_flamingo.statistics import Statistics, rejections
 from ray_jobs import console
 from ray_jobs.replay_ledger import settle
@@ -55,17 +55,17 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> None:
     """
     layout.stats.unlink(missing_ok=True)
     names = layout.finished()
+    with_keys = set(names_in(layout.keys("").parent, ".keys"))
     repeated = duplicates.find(
-        [(name, layout.keys(name)) for name in names if layout.keys(name).exists()], scratch=layout.scratch
+        [(name, layout.keys(name)) for name in names if name in with_keys], scratch=layout.scratch
     )
     total = Statistics()
     for name in names:
         total.merge(_select_shard(layout, name, thresholds, repeated.of(name)))
     join_exports(out=layout.root, names=names)
-    for folder, suffix in ((layout.pf1m("").parent, ".tar"), (layout.verdicts("").parent, ".jsonl")):
-        for path in folder.glob(f"*{suffix}"):
-            if path.name.removesuffix(suffix) not in names:
-                path.unlink()
+    for path_of, suffix in ((layout.pf1m, ".tar"), (layout.verdicts, ".jsonl")):
+        for name in {*names_in(path_of("").parent, suffix)} - {*names}:
+            path_of(name).unlink()
     _write_pages(layout, thresholds, total)
     rows_in = sum(read_manifest(layout.manifest(name)).rows_in for name in names)
     counts = total.total()
@@ -160,7 +160,7 @@ def job(config: SelectConfig) -> None:
     if not layout.finished():
         raise ValueError(f"{config.out} holds no finished shard; run python -m ray_jobs.build_pf1m first")
     with exclusive(layout.root):
-        sweep_temporary(layout.root)
+        layout.sweep()
         settle(layout)
         select(layout, config.thresholds)
         print_summary(layout)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +16,11 @@ from polite_flamingo.ledger import (
     Manifest,
     OutputLayout,
     exclusive,
+    names_in,
     read_manifest,
     read_quarantine,
     shard_names,
+    unfinished,
     write_manifest,
     write_quarantine,
 )
@@ -60,6 +66,59 @@ def test_shard_names_of_folder_file_and_glob(tmp_path: Path) -> None:
     assert list(shard_names(str(tmp_path / "b.tar"))) == ["b"]
     assert list(shard_names(f"{tmp_path}/*/*.tar")) == ["coco__train-0"]
     assert list(shard_names(f"{tmp_path}/coco/train-?.tar")) == ["train-0"]
+
+
+def test_the_working_directory_is_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "b.tar", tmp_path / "coco" / "a.b.tar")
+    monkeypatch.chdir(tmp_path)
+    assert shard_names(".") == {"b": Path("b.tar"), "coco__a.b": Path("coco/a.b.tar")}
+    assert list(shard_names("coco/")) == ["a.b"]
+
+
+def test_names_in_a_folder_that_may_not_be_there(tmp_path: Path) -> None:
+    touch(tmp_path / "a.json", tmp_path / "b.c.json", tmp_path / "d.json.tmp-1", tmp_path / "e.tar")
+    assert sorted(names_in(tmp_path, ".json")) == ["a", "b.c"]
+    assert names_in(tmp_path / "absent", ".json") == []
+
+
+def test_sweeping_takes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    layout = OutputLayout(root=tmp_path)
+    stale = [tmp_path / "run.json.tmp-1", layout.scored("a").with_name("a.tar.tmp-7"), layout.parts / "a" / "0.tmp-3"]
+    kept = [layout.scored("a"), layout.manifest("a"), layout.run, tmp_path / "raw" / "mine.tmp-1"]
+    touch(*stale, *kept)
+    layout.sweep()
+    assert not any(path.exists() for path in stale)
+    assert all(path.exists() for path in kept)
+
+
+def test_what_is_left_to_do_is_asked_in_as_many_calls_for_any_number_of_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question for each shard is an hour on a network's file system with a million of them."""
+    calls = dict.fromkeys(("stat", "lstat", "open", "listdir", "scandir"), 0)
+    for name in calls:
+        monkeypatch.setattr(os, name, counting(name, getattr(os, name), calls))
+    monkeypatch.setattr(io, "open", counting("open", io.open, calls))
+    counts = []
+    for number in (3, 300):
+        layout = OutputLayout(root=tmp_path / str(number))
+        inputs = [tmp_path / f"in{number}" / f"s{n}.tar" for n in range(number)]
+        touch(*inputs, *(layout.manifest(f"s{n}") for n in range(1, number)))
+        calls.update(dict.fromkeys(calls, 0))
+        shards = shard_names(str(tmp_path / f"in{number}"))
+        assert list(unfinished(layout, shards)) == ["s0"] and len(layout.finished()) == number - 1
+        layout.sweep()
+        counts.append(dict(calls))
+    assert counts[0] == counts[1]
+    assert 0 < sum(counts[0].values()) < 50
+
+
+def counting(name: str, function: Callable[..., Any], calls: dict[str, int]) -> Callable[..., Any]:
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls[name] += 1
+        return function(*arguments, **named)
+
+    return counted
 
 
 def test_input_errors_say_what_to_do(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ and the attention mask keeps padding out of the result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from polite_flamingo.filters.pair_classifier import PairClassifier, finite_window
 
 MAX_TOKENS = 2048
 """The reference never cuts; an annotation of 100,000 characters would then need attention maps of tens of gigabytes."""
@@ -18,43 +19,18 @@ class Politeness:
     """A sequence classifier of one label."""
 
     def __init__(self, model: str, *, device: str, batch_size: int):
-        from polite_flamingo import hub  # first: it repairs the import of transformers
-
-        import transformers  # isort: skip
-
-        path = hub.resolve(model)
-        self._tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        self._model = transformers.AutoModelForSequenceClassification.from_pretrained(path).float().to(device).eval()
-        labels = self._model.config.num_labels
+        self._classifier = PairClassifier(model, device=device, batch_size=batch_size)
+        labels = self._classifier.config.num_labels
         if labels != 1:
             raise ValueError(
                 f"scoring.reward: {model!r} has {labels} labels; a reward model has one, such as "
                 "OpenAssistant/reward-model-deberta-v3-large-v2 or zoo:reward"
             )
-        self._device, self._batch_size = device, batch_size
-        self._max_tokens = _window(self._model.config, self._tokenizer)
+        if finite_window(self._classifier.config):
+            self._classifier.max_tokens = min(self._classifier.max_tokens, MAX_TOKENS)
+        else:
+            self._classifier.max_tokens = MAX_TOKENS
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The raw logit of each (question, answer); each distinct pair is computed once, longest first."""
-        import torch
-
-        encoded = {
-            pair: self._tokenizer(*pair, truncation="longest_first", max_length=self._max_tokens)
-            for pair in dict.fromkeys(pairs)
-        }
-        order = sorted(encoded, key=lambda pair: -len(encoded[pair]["input_ids"]))
-        rewards: dict[tuple[str, str], float] = {}
-        for start in range(0, len(order), self._batch_size):
-            batch = order[start : start + self._batch_size]
-            inputs = self._tokenizer.pad([encoded[pair] for pair in batch], return_tensors="pt").to(self._device)
-            with torch.inference_mode():
-                logits_B1 = self._model(**inputs).logits
-            rewards |= dict(zip(batch, logits_B1[:, 0].float().tolist(), strict=True))
-        return [rewards[pair] for pair in pairs]
-
-
-def _window(config: Any, tokenizer: Any) -> int:
-    """Tokens the model takes: its table of positions ends, unless positions are relative only (DeBERTa v2 and v3)."""
-    if getattr(config, "position_biased_input", True):
-        return min(MAX_TOKENS, config.max_position_embeddings, tokenizer.model_max_length)
-    return MAX_TOKENS
+        """The raw logit of each (question, answer); each distinct pair is computed once."""
+        return [logit for [logit] in self._classifier.logits(pairs)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo import images
+from polite_flamingo.filters.batches import like_lengths
 from polite_flamingo.filters.paragraphs import pieces
 from polite_flamingo.sample import BadSample
 
@@ -58,6 +59,12 @@ class ClipScore:
         self._model.eval()
         self._tokenizer = open_clip.get_tokenizer(name)
         self._device, self._batch_size = device, batch_size
+        self._reads_no_further = (
+            type(self._model) is open_clip.CLIP
+            and self._model.attn_mask is not None
+            and self._model.text_projection is not None
+            and self._model.text_pool_type in ("argmax", "eos")
+        )
 
     def encode_images(self, encoded: Sequence[bytes]) -> dict[str, Any | BadSample]:
         """Features of each distinct image by its `digest`; why not, for one that does not decode."""
@@ -80,15 +87,51 @@ class ClipScore:
         return features
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Features of each distinct text; shorter ones than the context are padded, longer ones cut."""
+        """Features of each distinct text; longer ones than the context are cut."""
         import torch
 
+        distinct = list(dict.fromkeys(texts))
         features: dict[str, Any] = {}
-        for batch in _batches(list(dict.fromkeys(texts)), self._batch_size):
+        if not distinct:
+            return features
+        tokens_PT = self._tokenizer(distinct)
+        for places in like_lengths(self._lengths(tokens_PT), self._batch_size):
             with torch.inference_mode():
-                features_BD = self._model.encode_text(self._tokenizer(batch).to(self._device)).float().cpu()
-            features |= dict(zip(batch, features_BD, strict=True))
+                features_BD = self._encode_text(tokens_PT[places].to(self._device)).float().cpu()
+            features |= zip([distinct[place] for place in places], features_BD, strict=True)
         return features
+
+    def _lengths(self, tokens_PT: Any) -> list[int]:
+        """Of each text up to the token that its feature is read from; all are as long where that cannot be told."""
+        if not self._reads_no_further:
+            return [tokens_PT.shape[1]] * len(tokens_PT)
+        if self._model.text_pool_type == "argmax":  # the end has the greatest number
+            return (tokens_PT.argmax(dim=-1) + 1).tolist()
+        return ((tokens_PT == self._model.text_eos_id).int().argmax(dim=-1) + 1).tolist()
+
+    def _encode_text(self, tokens_BT: Any) -> Any:
+        """As the model's `encode_text`, without the padding: of 77 places a sentence fills a dozen.
+
+        With causal attention nothing behind a text's end can reach it.
+        """
+        if not self._reads_no_further:
+            return self._model.encode_text(tokens_BT)
+        import torch
+        from open_clip.transformer import text_global_pool
+
+        model = self._model
+        length = max(self._lengths(tokens_BT))
+        tokens_BT = tokens_BT[:, :length]
+        hidden_BTD = model.token_embedding(tokens_BT) + model.positional_embedding[:length]
+        hidden_BTD = model.transformer(hidden_BTD, attn_mask=model.attn_mask[:length, :length])
+        pooled_BD = text_global_pool(
+            model.ln_final(hidden_BTD),
+            tokens_BT,
+            model.text_pool_type,
+            eos_token_id=getattr(model, "text_eos_id", None),
+        )
+        projection = model.text_projection
+        return pooled_BD @ projection if isinstance(projection, torch.Tensor) else projection(pooled_BD)
 
     def score(self, rows: Sequence[tuple[bytes, Sequence[str]]]) -> list[list[float] | BadSample]:
         """One score for each paragraph of each (encoded image, paragraphs); images and pieces are encoded once.

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from polite_flamingo.filters.pair_classifier import PairClassifier
+
 LABELS = ("contradiction", "entailment", "neutral")
 """Order of the logits wherever this project stores them."""
 
@@ -31,30 +33,12 @@ class Nli:
     """A cross-encoder of three labels; scores are raw logits in the order of `LABELS`, whatever the model's own."""
 
     def __init__(self, model: str, *, device: str, batch_size: int):
-        from polite_flamingo import hub  # first: it repairs the import of sentence_transformers
-
-        import torch  # isort: skip
-        from sentence_transformers import CrossEncoder  # isort: skip
-
-        self._model = CrossEncoder(
-            hub.resolve(model),
-            device=device,
-            activation_fn=torch.nn.Identity(),
-            model_kwargs={"dtype": torch.float32},  # the reference's precision, and on a CPU the fast one
-        )
-        self._batch_size = batch_size
-        self._order = _label_order(self._model.config.id2label, model)
+        self._classifier = PairClassifier(model, device=device, batch_size=batch_size)
+        self._order = _label_order(self._classifier.config.id2label, model)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[list[float]]:
         """Three logits for each (premise, hypothesis); each distinct pair is computed once."""
-        if not pairs:
-            return []
-        distinct = list(dict.fromkeys(pairs))
-        logits_P3 = self._model.predict(distinct, batch_size=self._batch_size, show_progress_bar=False)
-        found = {
-            pair: [float(row[index]) for index in self._order] for pair, row in zip(distinct, logits_P3, strict=True)
-        }
-        return [found[pair] for pair in pairs]
+        return [[row[index] for index in self._order] for row in self._classifier.logits(pairs)]
 
 
 def _label_order(id2label: dict[int, str], model: str) -> list[int]:

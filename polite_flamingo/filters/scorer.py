@@ -68,18 +68,21 @@ class Scorer:
         """
         rows = [_Row(sample=sample, failure=_refusal(sample)) for sample in samples]
         good = [row for row in rows if row.failure is None]
-        for row in good:
-            row.scores.update(rules(original=row.sample.response, rewritten=row.text))
+        self._add_rules(good)
         self._add_rewards(good)
         self._add_sts([row for row in good if "sts" in FILTERS[row.sample.task]])
         self._add_nli([row for row in good if "nli" in FILTERS[row.sample.task]])
         self._add_clip([row for row in good if "clipscore" in FILTERS[row.sample.task]])
         return [row.failure or row.scores for row in rows]
 
+    def _add_rules(self, rows: list[_Row]) -> None:
+        for row in rows:
+            row.scores.update(rules(original=row.sample.response, rewritten=row.text))
+
     def _add_rewards(self, rows: list[_Row]) -> None:
-        raw = self._reward.score([(row.sample.question, row.sample.response) for row in rows])
-        new = self._reward.score([(row.sample.question, row.text) for row in rows])
-        for row, reward_raw, reward in zip(rows, raw, new, strict=True):
+        pairs = [(row.sample.question, answer) for row in rows for answer in (row.sample.response, row.text)]
+        rewards = self._reward.score(pairs)
+        for row, reward_raw, reward in zip(rows, rewards[::2], rewards[1::2], strict=True):
             row.scores["reward_raw"], row.scores["reward"] = _stored(reward_raw), _stored(reward)
 
     def _add_sts(self, rows: list[_Row]) -> None:

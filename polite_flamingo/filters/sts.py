@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from polite_flamingo.filters.batches import like_lengths
+
 
 class Sts:
     """A sentence-transformer. Every distinct text of a call is encoded once."""
@@ -27,10 +29,28 @@ class Sts:
         if not pairs:
             return []
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        vectors_TD = self._model.encode(
-            texts, batch_size=self._batch_size, normalize_embeddings=True, show_progress_bar=False
-        )
         row = {text: index for index, text in enumerate(texts)}
-        left = vectors_TD[[row[a] for a, _ in pairs]].astype(np.float64)
-        right = vectors_TD[[row[b] for _, b in pairs]].astype(np.float64)
+        vectors_TD = self._encode(texts)
+        left, right = vectors_TD[[row[a] for a, _ in pairs]], vectors_TD[[row[b] for _, b in pairs]]
         return [float(value) for value in np.clip((left * right).sum(axis=1), -1.0, 1.0)]
+
+    def _encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Unit vectors, as the model's `encode` gives them; that pads a few long texts and many short ones alike."""
+        import torch
+
+        model = self._model
+        prompt = model.prompts.get(model.default_prompt_name, "") if model.default_prompt_name else ""
+        encoded = model.tokenizer(
+            [prompt + text.strip() for text in texts], truncation=True, max_length=model.max_seq_length
+        )
+        vectors_TD = np.empty((len(texts), 0))
+        for places in like_lengths([len(ids) for ids in encoded["input_ids"]], self._batch_size):
+            batch = {name: [values[place] for place in places] for name, values in encoded.items()}
+            inputs = model.tokenizer.pad(batch, return_tensors="pt").to(model.device)
+            with torch.inference_mode():
+                vectors_BD = model(dict(inputs))["sentence_embedding"].double()
+                vectors_BD = torch.nn.functional.normalize(vectors_BD, dim=-1).cpu().numpy()
+            if not vectors_TD.size:
+                vectors_TD = np.empty((len(texts), vectors_BD.shape[1]))
+            vectors_TD[places] = vectors_BD
+        return vectors_TD

@@ -87,6 +87,44 @@ def test_equal_pictures_and_texts_are_encoded_once(clip: ClipScore) -> None:
     assert len(clip.encode_texts(["dog", "bus", "dog"])) == 2
 
 
+@pytest.mark.parametrize("pool", ["argmax", "eos"])
+def test_sentences_are_read_as_the_model_reads_them_without_their_padding(
+    clip: ClipScore, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    texts = ["", "dog", "a red circle", "the bus waits " * 3, "one two three four five " * 9]
+    model, widths = clip._model, []
+    monkeypatch.setattr(model, "text_pool_type", pool)
+    if pool == "eos":
+        monkeypatch.setattr(model, "text_eos_id", 3)  # [SEP]
+    with torch.inference_mode():
+        expected = model.encode_text(clip._tokenizer(texts))
+    run = model.transformer.forward
+
+    def seen(hidden: torch.Tensor, **options: object) -> torch.Tensor:
+        widths.append(hidden.shape[1])
+        return run(hidden, **options)
+
+    monkeypatch.setattr(model.transformer, "forward", seen)
+    read = clip.encode_texts(texts)
+    assert list(read) and torch.allclose(torch.stack([read[text] for text in texts]), expected, atol=1e-5)
+    if pool == "eos":  # the greatest number among this tokenizer's is a letter, not the end
+        read = clip.encode_texts(texts[:3])
+        assert widths[-1] == 5 < clip._tokenizer(texts).shape[1]
+
+
+def test_a_model_that_reads_its_padding_gets_it(clip: ClipScore, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    texts = ["dog", "a red circle"]
+    monkeypatch.setattr(clip, "_reads_no_further", False)
+    read = clip.encode_texts(texts)
+    with torch.inference_mode():
+        expected = clip._model.encode_text(clip._tokenizer(texts))
+    assert torch.allclose(torch.stack([read[text] for text in texts]), expected, atol=1e-5)
+
+
 def test_a_broken_picture_fails_alone(clip: ClipScore) -> None:
     good, broken = picture(1), picture(2)[:60]
     found = clip.score([(good, ["a dog"]), (broken, ["a dog"]), (good, ["a bus"])])

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import polite_flamingo.hub  # noqa: F401
+from benchmarks.scoring import Reference, drawn, largest_differences
 from polite_flamingo.filters.judge import Thresholds, judge
 from polite_flamingo.filters.scorer import Scorer, ScoringConfig
 from polite_flamingo.sample import TASKS, BadSample, Image, Sample, Turn
@@ -62,6 +65,42 @@ def test_scores_do_not_depend_on_the_company(scorer: Scorer) -> None:
         assert isinstance(scores, dict) and isinstance(alone, dict) and set(alone) == set(scores)
         for name, value in scores.items():
             assert alone[name] == pytest.approx(value, abs=1.01e-4), (one.key, name)
+
+
+def test_the_scores_are_those_of_the_references_functions_one_at_a_time() -> None:
+    """With the models of the tiny profile, on long and short texts, several paragraphs and repeated rows."""
+    config = ScoringConfig(batch_size=8)
+    samples = drawn(24, seed=3)
+    odd = ["", ".", "red", "It is 2.5 m. U.S. " * 40, "One.\n\nTwo. Three\n\n \n\nFour", "Ünïcode 🦩 \n"]
+    captions = [one for one in samples if one.task == "captioning"]
+    samples += [dataclasses.replace(captions[n % len(captions)], rewritten=text) for n, text in enumerate(odd)]
+    samples += samples[:6]
+    expected, _ = Reference(config).run(samples)
+    found = Scorer(config).score(samples)
+    assert all(isinstance(one, dict) for one in found)
+    assert largest_differences(expected, found)["all"] <= 1e-4  # type: ignore[arg-type]
+
+
+def test_what_several_samples_share_is_run_once(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captions of one picture, answers to one question: as many forward passes as of one sample, and no wider."""
+    models = (scorer._reward._classifier._model, scorer._nli._classifier._model, scorer._clip._model.visual)
+    ran: list[int] = []
+    for model in models:
+        monkeypatch.setattr(model, "forward", noting_rows(model.forward, ran))
+    one = [sample("captioning", 1), sample("vqa", 1)]
+    scorer.score(one)
+    once = list(ran)
+    ran.clear()
+    scorer.score([dataclasses.replace(row, key=f"{row.key}-{n}") for n in range(4) for row in one])
+    assert ran == once and sum(ran) == 2 + 1 + 1  # two rewards, one pair of logits, one picture
+
+
+def noting_rows(forward: Callable[..., Any], ran: list[int]) -> Callable[..., Any]:
+    def noted(*arguments: Any, **named: Any) -> Any:
+        ran.append(len(arguments[0]) if arguments else len(named["input_ids"]))
+        return forward(*arguments, **named)
+
+    return noted
 
 
 def test_numbers_are_json_with_four_decimals(scorer: Scorer) -> None:
