@@ -11,7 +11,7 @@ same samples into WebDataset shards of 1,000:
     ours, Ray          python -m ray_jobs.ingest, a private Ray on the same cores
 
 Memory is the largest sum over all processes of the contestant (Ray's own included) of what they hold for themselves
-(USS), sampled five times a second; `start` is what of it is there before the first file is read (interpreter, Ray).
+(USS), sampled every second; `start` is what of it is there before the first file is read (interpreter, Ray).
 A row is one run, in the order printed; --runs repeats and prints medians.
 """
 
@@ -148,7 +148,7 @@ def run(command: list[str], out: Path) -> tuple[int, float, float, float]:
     used = []
     while process.poll() is None:
         used.append(held(process.pid))
-        time.sleep(0.2)
+        time.sleep(1.0)
     seconds = time.monotonic() - started
     if process.returncode:
         log.seek(0)
@@ -160,7 +160,7 @@ def run(command: list[str], out: Path) -> tuple[int, float, float, float]:
         log.seek(0)
         count = int(log.read().split()[-1])
     shutil.rmtree(out)
-    return count, seconds, max(used) / 2**20, used[min(5, len(used) - 1)] / 2**20
+    return count, seconds, max(used) / 2**20, used[min(1, len(used) - 1)] / 2**20
 
 
 def held(pid: int) -> int:

@@ -60,7 +60,7 @@ class IngestConfig:
         source: a name in `SOURCES`.
         options: where the source's files lie.
         out: the folder of the shards; sources may share one.
-        name: of the shards; "" takes the source's.
+        name: of the shards, and of the dataset where the source is one for own data; "" takes the source's.
         samples_per_shard: a shard is the unit of resume, so an interrupted build repeats at most this much a worker.
         seed: of the choice, where records are sampled.
         threads: images read at once by one worker; 0 decides by how long the first ones take.
@@ -85,6 +85,8 @@ class IngestConfig:
             raise ValueError(f"threads must be at least 1, or 0 to decide by itself, not {self.threads}")
         if self.name and not self.name.replace("_", "").replace("-", "").isalnum():
             raise ValueError(f"name {self.name!r} becomes part of file names: use letters, digits, '_' and '-'")
+        if self.options.columns and not SOURCES[self.source].columns:
+            raise ValueError(f"{self.source} is no table: it takes no columns")
         known = SOURCES[self.source].extra
         for name in self.options.extra:
             if name not in known:
@@ -94,6 +96,12 @@ class IngestConfig:
     def shard_name(self) -> str:
         """What the names of the shards begin with."""
         return self.name or self.source
+
+    @property
+    def read_options(self) -> SourceOptions:
+        """The options as the source reads them."""
+        own = self.name if SOURCES[self.source].use == "own data" else ""
+        return dataclasses.replace(self.options, dataset=own)
 
     @property
     def work(self) -> Path:
@@ -265,12 +273,12 @@ def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None
     offsets, draws = array("Q"), array("Q")
     rows_in = offset = 0
     try:
-        source.context(config.options)  # a missing image folder is said before an hour of reading
+        source.context(config.read_options)  # a missing image folder is said before an hour of reading
         with (
             (config.work / "records.jsonl").open("wb") as spool,
             (config.work / "quarantine.jsonl").open("w", encoding="utf-8") as bad,
         ):
-            for rows_in, row in enumerate(plan(source, config.options), start=1):
+            for rows_in, row in enumerate(plan(source, config.read_options), start=1):
                 if isinstance(row, Quarantined):
                     bad.write(row.to_json() + "\n")
                 else:
@@ -387,8 +395,8 @@ def preview_rows(config: IngestConfig, count: int, look_at: int = 2000) -> tuple
         Rows in the order of the files, quarantined ones among them; how many were looked at; reasons and their counts.
     """
     source = SOURCES[config.source]
-    context = source.context(config.options)
-    seen = list(islice(plan(source, config.options), look_at))
+    context = source.context(config.read_options)
+    seen = list(islice(plan(source, config.read_options), look_at))
     rows: dict[int, Row] = {number: row for number, row in enumerate(seen) if isinstance(row, Quarantined)}
     records = [(number, row) for number, row in enumerate(seen) if isinstance(row, Record)]
     samples = 0
@@ -515,7 +523,7 @@ def _built(config: IngestConfig, number: int) -> Iterator[Row]:
     network or with downloads nearly all the time is waiting, and threads wait together.
     """
     source = SOURCES[config.source]
-    context = source.context(config.options)
+    context = source.context(config.read_options)
     records = _records(config, number)
     if config.threads != 0:
         yield from _ahead(config.threads, records, source, context)

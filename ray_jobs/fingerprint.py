@@ -1,7 +1,8 @@
 """What decides a row's result, as one hash: two runs with the same hash may share an output folder.
 
 It covers the models (their files, not their paths), prompts and generation settings, and how rows are called together;
-not thresholds (they are applied later), nor the size of pools, devices or threads (where the work is done).
+not thresholds (they are applied later), nor the size of pools, devices, threads or the engine's slots and caches (where
+the work is done). How many prompts share a beam search does count, as it seeds their sampling.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from polite_flamingo.flamingo.config import RewriterConfig
 RESULTS_VERSION = 2
 """Raised when the code gives other results from the same models and settings."""
 
-_WHERE = ("device", "threads")
+_WHERE = ("device", "threads", "engine")
 
 
 def model_fingerprints(rewriter: RewriterConfig, scoring: ScoringConfig) -> dict[str, dict[str, str]]:
@@ -45,9 +46,12 @@ def config_hash(
         models: from `model_fingerprints`.
         rows_per_call: of rewriting and scoring.
     """
+    rewriting = _settings(rewriter, models)
+    if rewriter.generation.num_beams == 1:
+        del rewriting["beam_batch"]
     decides: dict[str, Any] = {
         "version": RESULTS_VERSION,
-        "rewriter": _settings(rewriter, models),
+        "rewriter": rewriting,
         "scoring": _settings(scoring, models),
         "prompt": prompts.rewriting_prompt("<image>instruction", "raw"),
         "rows_per_call": rows_per_call,

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if args.mixture:
             return _mixture(args)
-        wanted = ["source", "annotations"] + ["images"] * _needs_images(args.source) + ["out"] * (args.preview is None)
+        wanted = ["source", "annotations"] + ["images"] * _needs_images(args) + ["out"] * (args.preview is None)
         if missing := [f"--{name}" for name in wanted if not getattr(args, name)]:
             made.error(f"{', '.join(missing)} must be given (or --list, or --mixture)")
         config = _config(args)
@@ -182,7 +182,9 @@ class OnRay:
 
         configure_data()
         rows = [{"job": pickle.dumps((function, job))} for job in jobs]
-        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map(run_job, num_cpus=1)
+        # several jobs a task: a task of its own for each quarter of a second of work would cost as much again
+        tasks = min(len(rows), max(4 * int(ray.cluster_resources()["CPU"]), len(rows) // 8))
+        results = ray.data.from_items(rows, override_num_blocks=tasks).map(run_job, num_cpus=1)
         for row in results.iter_rows():
             yield row["result"]
 
@@ -269,7 +271,14 @@ def _preview(args: argparse.Namespace, config: IngestConfig) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "ray_jobs.ingest", *sys.argv[1:]])
     write_preview(
-        path, source=source, options=config.options, rows=rows, looked_at=looked_at, reasons=reasons, command=command
+        path,
+        source=source,
+        options=config.options,
+        rows=rows,
+        looked_at=looked_at,
+        reasons=reasons,
+        command=command,
+        name=config.shard_name,
     )
     bad = sum(reasons.values())
     found = f"{len(rows) - bad} samples and {bad} quarantined of {looked_at:,} records looked at"
@@ -305,8 +314,9 @@ def _paths(config: IngestConfig) -> Iterable[Path]:
         yield config.options.images
 
 
-def _needs_images(source: str | None) -> bool:
-    return source is None or (source in SOURCES and SOURCES[source].images == "needed")
+def _needs_images(args: argparse.Namespace) -> bool:
+    known = SOURCES.get(args.source)
+    return args.source is None or (known is not None and known.images == "needed" and not args.download)
 
 
 def _name_and_value(text: str) -> tuple[str, str]:

@@ -28,7 +28,7 @@ RUN = RunInfo(
         ModelInfo(role="NLI", name="zoo:nli", fingerprint="ad5f82e879a9"),
     ),
     versions=installed_versions(),
-    config="rewriter:\n  batch_size: 64\nscoring:\n  nli: zoo:nli\n",
+    config="rewriter:\n  beam_batch: 64\nscoring:\n  nli: zoo:nli\n",
 )
 
 

@@ -89,6 +89,10 @@ def test_the_hash_covers_results_and_nothing_else(tmp_path: Path) -> None:
         == first
     )
     assert identity("--pools.rewriting.max_actors", "3") == first
+    assert identity("--rewriter.engine.slots", "5", "--rewriter.beam_batch", "3") == first, "greedy: no beams"
+    beams = ["--rewriter.generation.num_beams", "3"]
+    assert identity(*beams, "--rewriter.engine.slots", "5") == identity(*beams) != first
+    assert identity(*beams, "--rewriter.beam_batch", "3") != identity(*beams), "it seeds what beams draw"
     others = {
         identity("--rewriter.generation.max_new_tokens", "7"),
         identity("--scoring.nli", "another"),

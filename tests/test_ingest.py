@@ -175,6 +175,18 @@ def test_a_draw_is_seeded_nested_and_counted(raw: SourceOptions, tmp_path: Path)
     assert keys(7) == sorted(f"clevr/val/{n}" for n in range(QUESTIONS))
 
 
+def test_own_data_is_called_by_its_name_and_a_dataset_by_its_own(raw: SourceOptions, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("image,question,answer\n0.png,Is it?,yes\n")
+    options = SourceOptions(annotations=(tmp_path / "mine.csv",), images=raw.images)
+    for source, name, files in (("table", "mine", options), ("clevr", "clevr_val", raw)):
+        one = IngestConfig(source=source, name=name, options=files, out=tmp_path / "out")
+        [shard] = ingest(one).shards
+        first = read_shard(shard)[0]
+        assert isinstance(first, Sample) and shard.name == f"{name}-00000.tar"
+        expected = "mine" if source == "table" else "clevr"
+        assert first.dataset == expected and first.key.startswith(f"{expected}/")
+
+
 def test_a_preview_writes_nothing(raw: SourceOptions, tmp_path: Path) -> None:
     rows, looked_at, reasons = preview_rows(config(raw, tmp_path / "out"), 3)
     samples = [row for row in rows if isinstance(row, Sample)]
@@ -192,6 +204,9 @@ def test_wrong_settings_are_refused_with_a_remedy(raw: SourceOptions, tmp_path: 
         IngestConfig(source="gqa", options=raw, out=tmp_path, samples_per_shard=0)
     options = SourceOptions(annotations=(), images=tmp_path, extra={"dataset": "x"})
     with pytest.raises(ValueError, match="gqa knows no extra 'dataset'; it knows: none"):
+        IngestConfig(source="gqa", options=options, out=tmp_path)
+    options = SourceOptions(annotations=(), images=tmp_path, columns={"image": "file"})
+    with pytest.raises(ValueError, match="gqa is no table: it takes no columns"):
         IngestConfig(source="gqa", options=options, out=tmp_path)
 
 

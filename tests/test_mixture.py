@@ -18,6 +18,7 @@ from polite_flamingo.shards import read_shard
 from polite_flamingo.sources import SOURCES, SourceError
 from ray_jobs.ingest import main
 
+PROFILE = Path(__file__).parents[1] / "profiles" / "pf1m-mixture.yaml"
 SIZES = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(0, 10**6), min_size=1, max_size=6)
 
 
@@ -67,7 +68,8 @@ def test_an_entry_of_its_own_count_comes_first(tmp_path: Path) -> None:
 
 
 def test_what_the_paper_counts_together_shares_its_count(tmp_path: Path) -> None:
-    assert SOURCES["clevr"].group == ""
+    ret_3 = {name: entry() for name in ("rsicd", "rsitmd", "ucm")}
+    assert sum(load(tmp_path, sampling="paper", sources=ret_3).counts([10**5] * 3)) == 13_551  # type: ignore[arg-type]
     parts = {"clevr_a": entry(source="clevr", split="trainA"), "clevr_b": entry(source="clevr", split="valB")}
     assert load(tmp_path, sampling="paper", sources=parts).counts([30_000, 60_000]) == [8_797, 17_593]
 
@@ -97,6 +99,15 @@ def test_an_unknown_source_is_named_with_its_entry(tmp_path: Path) -> None:
     mixture = load(tmp_path, sources={"mine": entry(source="clevrr")})
     with pytest.raises(ValueError, match="mine: no source is called 'clevrr'"):
         mixture.configs(tmp_path, tmp_path / "out")
+
+
+def test_the_papers_mixture_names_every_dataset_of_pf1m() -> None:
+    mixture = load_mixture(PROFILE)
+    used = {SOURCES[fields.source or name].name for name, fields in mixture.sources.items()}
+    assert used == {source.name for source in SOURCES.values() if source.use == "PF-1M"}
+    sizes = [10**7] * len(mixture.sources)
+    drawn = sum(count or 0 for count in mixture.counts(sizes))
+    assert drawn == pytest.approx(975_782 * mixture.margin, rel=0.001)  # the paper's total of what was kept
 
 
 def clevr(tmp_path: Path, questions: int) -> None:
@@ -129,6 +140,7 @@ def test_the_command_ingests_a_mixture_and_skips_what_is_absent_only_when_told(
     )
     assert main([*command, "--skip_absent", "--preview", "2"]) == 0
     assert {path.name for path in out.iterdir()} == {"preview-clevr_train.html", "preview-clevr_val.html"}
+    assert "clevr_train-00000.tar" in (out / "preview-clevr_train.html").read_text()
     capsys.readouterr()
     assert main([*command, "--skip_absent"]) == 0
     shown = capsys.readouterr()

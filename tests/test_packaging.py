@@ -155,6 +155,7 @@ def test_ingest_understands_the_commands_of_the_readme() -> None:
     assert len(found) > 3
     for command in map(ingest.parser().parse_args, found):
         assert command.source is None or command.source in SOURCES
+        assert command.mixture is None or (ROOT / command.mixture).is_file()
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:

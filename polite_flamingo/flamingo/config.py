@@ -96,8 +96,8 @@ class FlamingoConfig:
 class GenerationConfig:
     """How the rewriter decodes. Defaults: the reference inferencer of Polite Flamingo (`max_new_tokens` … n-grams).
 
-    With `num_beams` 1, sampling draws from a generator seeded by each sample's key; with beams it is seeded by the keys
-    of the batch. `do_sample=False` is greedy or plain beam search and needs no seed.
+    With `num_beams` 1 the engine decodes, and sampling is seeded by each sample's key; with beams it is seeded by the
+    keys of the batch (`beams.py`). `do_sample=False` is greedy or plain beam search and needs no seed.
     """
 
     max_new_tokens: int = 1024
@@ -121,11 +121,37 @@ class GenerationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How the engine uses the machine; changes no text, but for rounding.
+
+    Attributes:
+        slots: requests decoded together; halved when the memory does not hold them.
+        prefill_tokens: prompt tokens run between two steps of decoding, at most.
+        refills: free slots are filled when they are this part of all slots: prompts run together cost less.
+        prefixes: prompt beginnings kept for reuse.
+        media_bytes: of images' keys and values kept.
+    """
+
+    slots: int = 32
+    prefill_tokens: int = 2048
+    refills: int = 8
+    prefixes: int = 64
+    media_bytes: int = 512 << 20
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an engine that could not move."""
+        if self.slots < 1 or self.prefill_tokens < 1 or self.refills < 1 or self.prefixes < 0:
+            raise ValueError("engine: slots, prefill_tokens and refills must be at least 1, prefixes not negative")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewriterConfig:
     """A rewriter: its model, its decoding, and how it uses the machine.
 
     Attributes:
-        batch_size: prompts decoded together; halved for a batch that does not fit the memory.
+        engine: that decodes where `generation.num_beams` is 1.
+        beam_batch: prompts that a beam search decodes together (`generation.num_beams` above 1); halved for a batch
+            that does not fit the memory.
         device: "auto" takes a GPU where there is one.
         dtype: of weights and activations.
         threads: CPU threads torch may use; 0 leaves torch's own choice.
@@ -133,12 +159,13 @@ class RewriterConfig:
 
     flamingo: FlamingoConfig
     generation: GenerationConfig = field(default_factory=GenerationConfig)
-    batch_size: int = 8
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    beam_batch: int = 8
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     threads: int = 0
 
     def __post_init__(self) -> None:
         """Raises ValueError for an impossible batch size."""
-        if self.batch_size < 1:
-            raise ValueError("rewriter: batch_size must be at least 1")
+        if self.beam_batch < 1:
+            raise ValueError("rewriter: beam_batch must be at least 1")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.attention import image_numbers
+from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.decoder import Cache, Decoder, Media
 from polite_flamingo.flamingo.media import MediaCache, digest
 from polite_flamingo.flamingo.model import FlamingoModel
@@ -31,29 +32,6 @@ from polite_flamingo.sample import BadSample
 
 _ROUND = 64
 """Positions by which a cache grows."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """How the engine uses the machine.
-
-    Attributes:
-        slots: requests decoded together; halved when the memory does not hold them.
-        prefill_tokens: prompt tokens run between two steps of decoding, at most.
-        refills: free slots are filled when they are this part of all slots: prompts run together cost less.
-        prefixes: prompt beginnings kept for reuse.
-        media_bytes: of images' keys and values kept.
-    """
-
-    slots: int = 32
-    prefill_tokens: int = 2048
-    refills: int = 8
-    prefixes: int = 64
-    media_bytes: int = 512 << 20
-
-    def __post_init__(self) -> None:
-        if self.slots < 1 or self.prefill_tokens < 1 or self.refills < 1 or self.prefixes < 0:
-            raise ValueError("engine: slots, prefill_tokens and refills must be at least 1, prefixes not negative")
 
 
 @dataclass(eq=False, kw_only=True)
@@ -125,6 +103,7 @@ class Engine:
 
     Attributes:
         config: as given.
+        ends: tokens that end a text.
         metrics: since the start.
         media: the images.
     """
@@ -138,7 +117,7 @@ class Engine:
         self.slots = config.slots
         self._tokenizer = model.tokenizer
         self._image_id = model.tokenizer.image_id
-        self._ends = frozenset(ends)
+        self.ends = frozenset(ends)
         self._shared = list(shared)
         self._waiting: deque[Request] = deque()
         self._rows: list[Request] = []
@@ -152,12 +131,19 @@ class Engine:
         """Whether no decoding row sees an image: v1 never does."""
 
     def generate(self, requests: Iterable[Request]) -> None:
-        """Do these requests, in the order that suits; afterwards each is done."""
+        """Do these requests, in the order that suits; afterwards each is done.
+
+        What a step raises goes on to the caller, and nothing of these requests stays behind.
+        """
         pending = list(requests)
         for request in in_good_order(pending):
             self.submit(request)
-        while not all(request.done for request in pending):
-            self.step()
+        try:
+            while not all(request.done for request in pending):
+                self.step()
+        except BaseException:
+            self.abandon()
+            raise
 
     def submit(self, request: Request) -> None:
         """Queue a request."""
@@ -188,6 +174,13 @@ class Engine:
         elif request in self._rows:
             self._free(self._rows.index(request))
         self._finish(request, "cancelled")
+
+    def abandon(self) -> None:
+        """Cancel everything, whatever state a failed step has left; the images stay."""
+        for request in (*self._rows, *self._waiting):
+            self._finish(request, "cancelled")
+        self._waiting.clear()
+        self._restart([])
 
     @property
     def idle(self) -> bool:
@@ -424,7 +417,7 @@ class Engine:
         self.metrics.seconds["choose"] += time.perf_counter() - started
         ended = []
         for row, request, token in zip(rows, requests, tokens, strict=True):
-            if token in self._ends:
+            if token in self.ends:
                 self._finish(request, "stop")
             else:
                 request.tokens.append(token)

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from polite_flamingo import images
 from polite_flamingo.flamingo.decoder import Decoder, Media
@@ -24,6 +25,24 @@ AT_ONCE = 16
 def digest(data: bytes) -> str:
     """The name of an image."""
     return hashlib.sha256(data).hexdigest()
+
+
+@torch.inference_mode()
+def encode(model: FlamingoModel, encoded: Mapping[str, bytes]) -> tuple[dict[str, Tensor], dict[str, BadSample]]:
+    """Perceiver latents (N, D) of images by name, all in one pass; and why the others have none."""
+    pixels: dict[str, Tensor] = {}
+    broken: dict[str, BadSample] = {}
+    for name, data in encoded.items():
+        try:
+            pixels[name] = model.preprocess(images.without_extreme_aspect(images.decode(data)))
+        except BadSample as bad:
+            broken[name] = bad
+    if not pixels:
+        return {}, broken
+    weight = model.lang_encoder.get_input_embeddings().weight
+    stacked = torch.stack(list(pixels.values())).to(weight.device, weight.dtype)
+    latents = model.latents(model.patch_tokens(stacked)[:, None, None])[:, 0]
+    return dict(zip(pixels, latents, strict=True)), broken
 
 
 class MediaCache:
@@ -58,19 +77,10 @@ class MediaCache:
         return found
 
     def _encode(self, encoded: Mapping[str, bytes]) -> dict[str, Media | BadSample]:
-        broken: dict[str, Media | BadSample] = {}
-        pixels = {}
-        for name, data in encoded.items():
-            try:
-                pixels[name] = self._model.preprocess(images.without_extreme_aspect(images.decode(data)))
-            except BadSample as bad:
-                broken[name] = bad
-        if not pixels:
-            return broken
-        with torch.inference_mode():
-            stacked = torch.stack(list(pixels.values())).to(self._decoder.device, self._decoder.dtype)
-            latents = self._model.latents(self._model.patch_tokens(stacked)[:, None, None])[:, 0]
-            made = dict(zip(pixels, self._decoder.media(latents), strict=True))
+        latents, broken = encode(self._model, encoded)
+        if not latents:
+            return dict(broken)
+        made = dict(zip(latents, self._decoder.media(torch.stack(list(latents.values()))), strict=True))
         for name, media in made.items():
             self._keep(name, media)
         return broken | made

@@ -7,6 +7,7 @@ n-grams, temperature, top-k, top-p.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +37,12 @@ class Decoding:
     no_repeat_ngram_size: int = 0
     stop: tuple[str, ...] = ()
     seed: int = 0
+
+
+def seed_of(seed: int, *keys: str) -> int:
+    """A 63-bit seed from the run's seed and the keys, the same on every machine."""
+    digest = hashlib.sha256("\0".join((str(seed), *keys)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:

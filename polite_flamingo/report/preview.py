@@ -80,6 +80,7 @@ def write_preview(
     looked_at: int,
     reasons: Mapping[str, int],
     command: str,
+    name: str = "",
 ) -> None:
     """Write the page, atomically.
 
@@ -91,6 +92,7 @@ def write_preview(
         looked_at: how many records were read to choose them.
         reasons: how many of those could not become samples, by reason.
         command: that shows this page.
+        name: of the shards that would be written; "" takes the source's.
     """
     failures: dict[str, list[Quarantined]] = {reason: [] for reason in sorted(reasons, key=lambda r: -reasons[r])}
     for row in rows:
@@ -99,6 +101,7 @@ def write_preview(
     page = fill(
         "preview",
         source=source,
+        shards=name or source.name,
         evidence=EVIDENCE[source.evidence],
         facts=list(_facts(options)),
         cards=[_card(row, source) for row in rows if isinstance(row, Sample)],

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample, make_key
-from polite_flamingo.sources.download import fetch
+from polite_flamingo.sources.download import check_hosts, fetch
 from polite_flamingo.sources.reading import ImageFolder, SourceError, text
 from polite_flamingo.sources.shelf import Shelf
 
@@ -44,6 +44,7 @@ class SourceOptions:
             whose records do, only this split is read ("" reads all).
         columns: for tables: what each column is (`table.py`).
         extra: what only one source needs, by name; see `Source.extra`.
+        dataset: what own data is called in keys and samples; "" takes the source's name.
         download_from: hosts that images may be fetched from (`download.fetch`); none: nothing is ever fetched.
     """
 
@@ -52,6 +53,7 @@ class SourceOptions:
     split: str = ""
     columns: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
+    dataset: str = ""
     download_from: tuple[str, ...] = ()
 
 
@@ -123,8 +125,10 @@ class Source:
     columns: tuple[str, ...] = ()
 
     def context(self, options: SourceOptions) -> Context:
-        """Raises `SourceError` where the images are needed and not there."""
-        if self.images == "none" or (self.images == "optional" and options.images is None):
+        """Raises `SourceError` where the images are needed and not there, or a host to download from is none."""
+        check_hosts(options.download_from)
+        absent = options.images is None and (self.images == "optional" or options.download_from)
+        if self.images == "none" or absent:
             return Context(options, ImageFolder(None))
         return Context(options, ImageFolder.of(options.images))
 
@@ -192,7 +196,7 @@ def plan(source: Source, options: SourceOptions) -> Iterator[Record | Quarantine
             if options.split and split != options.split:
                 others.add(split)
                 continue
-            key = make_key(source.name, split, source.identify(data))
+            key = make_key(options.dataset or source.name, split, source.identify(data))
             if not shelf.first(key):
                 raise BadSample("duplicate_key", f"{key} occurs before in these annotations; the first is kept")
             row: Record | Quarantined = Record(key=key, place=place, number=number, data=data)
@@ -227,7 +231,8 @@ def make(source: Source, record: Record, context: Context) -> Row:
     try:
         sample = source.build(record.key, record.data, context)
         meta = {**sample.meta, "source": record.place.payload(record.number)}
-        return dataclasses.replace(sample, meta=meta).validate()
+        dataset = context.options.dataset or source.name
+        return dataclasses.replace(sample, dataset=dataset, meta=meta).validate()
     except BadSample as bad:
         return record.place.quarantined(record.number, bad.reason, bad.detail, record.key)
 

@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered
+from polite_flamingo.sources.base import Context, Evidence, Place, Source, SourceOptions, numbered
 from polite_flamingo.sources.instructions import instruction
 from polite_flamingo.sources.reading import SourceError, as_text, entry, file_name, identity, text, texts, value_of
 from polite_flamingo.sources.responses import captions_and_boxes, distinct
@@ -112,7 +112,7 @@ def flickr30k_rows(options: SourceOptions) -> Iterator[tuple[Place, int, Any]]:
 
 def take_flickr30k(line: str) -> tuple[dict[str, Any], list[str]]:
     """`1000092795.jpg#0<TAB>Two young guys …`."""
-    name, tab, caption = as_line(line).partition("\t")
+    name, tab, caption = line.partition("\t")
     name, mark, count = name.rpartition("#")
     if not tab or not mark or not count.isdecimal() or not name:
         raise BadSample("bad_field", "expected <image name>#<number><TAB><caption>")
@@ -121,12 +121,6 @@ def take_flickr30k(line: str) -> tuple[dict[str, Any], list[str]]:
         raise BadSample("missing_annotation", f"caption {count[:9]} of {name[:80]} is empty")
     image_id = identity({"image name": name}, "image name").rsplit(".", 1)[0]
     return {"id": image_id, "image": name}, [untokenised(caption)]
-
-
-def as_line(line: str) -> str:
-    """A line that can be written as UTF-8."""
-    as_text(line, "the line")
-    return line
 
 
 def read_flickr30k(record: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -221,10 +215,6 @@ def ret3_reader(folder: str) -> Read:
     return read
 
 
-def _stem(record: Any) -> str:
-    return identity(entry(record), "filename").rsplit(".", 1)[0]
-
-
 FLICKR30K = Source(
     name="flickr30k",
     title="Flickr30k",
@@ -271,51 +261,28 @@ IMAGE2PARAGRAPH = Source(
     build=builder("image2paragraph", read_image2paragraph),
     split_in_record=True,
 )
-RSICD = Source(
-    name="rsicd",
-    title="RSICD",
-    use="PF-1M",
-    task="captioning",
-    category="captioning",
-    files="dataset_rsicd.json; RSICD_images/<filename>",
-    published="github.com/201528014227051/RSICD_optimal",
-    evidence="transcribed",
-    adopted=13_551,
-    group="RET-3",
-    records=ret3_records,
-    identify=_stem,
-    build=builder("rsicd", ret3_reader("RSICD_images")),
-    split_in_record=True,
-)
-RSITMD = Source(
-    name="rsitmd",
-    title="RSITMD",
-    use="PF-1M",
-    task="captioning",
-    category="captioning",
-    files="dataset_RSITMD.json; images/<filename>",
-    published="github.com/xiaoyuan1996/AMFMN",
-    evidence="documentation",
-    adopted=13_551,
-    group="RET-3",
-    records=ret3_records,
-    identify=_stem,
-    build=builder("rsitmd", ret3_reader("RSITMD_images")),
-    split_in_record=True,
-)
-UCM = Source(
-    name="ucm",
-    title="UCM-captions",
-    use="PF-1M",
-    task="captioning",
-    category="captioning",
-    files="dataset.json; imgs/<filename> (.tif)",
-    published="github.com/201528014227051/RSICD_optimal",
-    evidence="transcribed",
-    adopted=13_551,
-    group="RET-3",
-    records=ret3_records,
-    identify=_stem,
-    build=builder("ucm", ret3_reader("imgs")),
-    split_in_record=True,
-)
+
+
+def _ret3(name: str, title: str, files: str, folder: str, published: str, evidence: Evidence) -> Source:
+    return Source(
+        name=name,
+        title=title,
+        use="PF-1M",
+        task="captioning",
+        category="captioning",
+        files=f"{files}; {folder}/<filename>",
+        published=published,
+        evidence=evidence,
+        adopted=13_551,
+        group="RET-3",
+        records=ret3_records,
+        identify=lambda record: identity(entry(record), "filename").rsplit(".", 1)[0],
+        build=builder(name, ret3_reader(folder)),
+        split_in_record=True,
+    )
+
+
+_LU = "github.com/201528014227051/RSICD_optimal"
+RSICD = _ret3("rsicd", "RSICD", "dataset_rsicd.json", "RSICD_images", _LU, "transcribed")
+RSITMD = _ret3("rsitmd", "RSITMD", "dataset_RSITMD.json", "images", "github.com/xiaoyuan1996/AMFMN", "documentation")
+UCM = _ret3("ucm", "UCM-captions", "dataset.json (images are .tif)", "imgs", _LU, "transcribed")

@@ -44,7 +44,7 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
     """{id, caption, url, part, line}: `part` is [tar, offset, size] of the image, `line` a .tsv's line from 0."""
     if options.images is None and not options.download_from:
         files = ", ".join(map(str, options.annotations))
-        raise SourceError(f"{files}: its images are needed: pass their folder with --images, or hosts to download from")
+        raise SourceError(f"{files}: its images are needed: pass their folder with --images, or hosts with --download")
     if options.extra.get("names", "line") not in ("line", "url"):
         raise SourceError(f"{NAME}: 'names' must be 'line' or 'url', not {options.extra['names']!r}")
     tables = [path for path in options.annotations if not _is_tars(path)]
@@ -54,9 +54,10 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
                 yield from _samples(path, options)
         return
 
-    given_tars = [tar for path in options.annotations if _is_tars(path) for tar in files_in(path, ".tar")]
-    in_images = sorted(options.images.glob("*.tar")) if options.images and not given_tars else []
-    for path in given_tars or in_images:
+    tars = [tar for path in options.annotations if _is_tars(path) for tar in files_in(path, ".tar")]
+    if options.images and not tars:
+        tars = sorted(options.images.glob("*.tar"))
+    for path in tars:
         for place, number, found in _samples(path, options):
             if isinstance(found, BadSample):
                 yield place, number, found
@@ -72,8 +73,14 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
                 bad = BadSample("bad_field", f"expected <caption><TAB><url>, found {row.count(chr(9)) + 1} fields")
                 yield Place(file=file_name(path), part="lines"), number, bad
             else:
-                part = (shelf.get("part", joins) if (joins := _joins(url)) else []) or [None]
-                data = {"id": line, "line": line, "caption": caption, "url": url.strip(), "part": part[0]}
+                part = shelf.get("part", joins)[:1] if tars and (joins := _joins(url)) else []
+                data = {
+                    "id": line,
+                    "line": line,
+                    "caption": caption,
+                    "url": url.strip(),
+                    "part": part[0] if part else None,
+                }
                 yield Place(file=file_name(path), part="lines"), number, data
             line += 1
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Reason, Sample, Turn, unmarked
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered
-from polite_flamingo.sources.reading import entry, fingerprint, identity, value_of, verbatim
+from polite_flamingo.sources.reading import entry, fingerprint, identity, list_of, value_of, verbatim
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.streaming import json_records
 
@@ -51,7 +51,7 @@ def said_in(record: dict[str, Any]) -> Said:
     """What is said in a record of ShareGPT's format, or of OpenAI's."""
     name = "messages" if "messages" in record and "conversations" not in record else "conversations"
     found = [("system", verbatim(record["system"], "field 'system'"))] if record.get("system") else []
-    for number, turn in enumerate(listed(record, name)):
+    for number, turn in enumerate(list_of(record, name)):
         what, fields = f"{name}[{number}]", entry(turn)
         role = verbatim(value_of(fields, "from" if "from" in fields else "role"), f"the role of {what}")
         if role.lower() not in SPEAKERS:
@@ -65,16 +65,8 @@ def said_by_turns(record: dict[str, Any]) -> Said:
     """What is said in a record of UltraChat: the human begins, they take turns."""
     return [
         ("assistant" if number % 2 else "human", verbatim(text, f"data[{number}]"))
-        for number, text in enumerate(listed(record, "data"))
+        for number, text in enumerate(list_of(record, "data"))
     ]
-
-
-def listed(record: dict[str, Any], name: str) -> list[Any]:
-    """A field that must be a list."""
-    values = value_of(record, name)
-    if not isinstance(values, list):
-        raise BadSample("bad_field", f"field {name!r} must be a list, not {type(values).__name__}")
-    return values
 
 
 def exchanges(said: Said) -> tuple[list[Turn], dict[str, Any]]:

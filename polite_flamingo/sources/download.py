@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import threading
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from polite_flamingo.sample import BadSample, Image
-from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, as_text, checked
+from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, SourceError, as_text, checked
 
 AGENT = "polite-flamingo-on-ray (fetches the images that a dataset's annotations name)"
 
@@ -33,6 +34,9 @@ MAX_REDIRECTS = 3
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+_HOST = re.compile(r"[a-z0-9_.:%-]+")
+"""Not a NUL, for one: resolvers take it for the end, so that `evil.test<NUL>.example.org` would be on a list."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -68,7 +72,9 @@ def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image
     """
     given = as_text(url, "the image's URL")
     if not hosts:
-        raise BadSample("missing_image", f"{given[:120]!r} is not fetched: no host is named to download from")
+        raise BadSample(
+            "missing_image", f"{given[:120]!r} is not fetched: no host is named to download from (--download)"
+        )
     deadline = time.monotonic() + limits.total
     for attempt in range(limits.attempts):
         try:
@@ -81,6 +87,22 @@ def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image
         if attempt + 1 < limits.attempts:
             time.sleep(wait)
     raise BadSample("missing_image", f"{given[:120]!r} did not come in {limits.attempts} attempts ({failure})")
+
+
+def check_hosts(hosts: Sequence[str]) -> None:
+    """Raises `SourceError` for an entry that no host could ever match: a URL, a port, a lone star."""
+    for entry in hosts:
+        host = _canonical(entry.removeprefix("*."))
+        if not host or (":" in host and not _is_address(host)):
+            remedy = "name a host or its address, as images.example.org, or *.example.org for all below it"
+            raise SourceError(f"{entry!r} is no host to download from: {remedy}")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return False
 
 
 def _follow(url: str, hosts: Sequence[str], limits: Limits, deadline: float) -> bytes:
@@ -127,9 +149,10 @@ def _canonical(host: str) -> str:
     """A host as ASCII, in lower case, without the root's dot and an address's brackets; "" for what is none."""
     host = host.removesuffix(".").removeprefix("[").removesuffix("]").lower()
     try:
-        return host if host.isascii() else host.encode("idna").decode()
+        host = host if host.isascii() else host.encode("idna").decode()
     except UnicodeError:
         return ""
+    return host if _HOST.fullmatch(host) else ""
 
 
 def _covers(entry: str, host: str) -> bool:
@@ -162,7 +185,7 @@ def _public(address: Address) -> bool:
             carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if carried is not None:
             return _public(carried)
-        if address.is_site_local or address.teredo:
+        if address.is_site_local:
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
@@ -181,7 +204,7 @@ def _answer(
         line.settimeout(limits.read)
         if isinstance(line, ssl.SSLSocket):
             line.do_handshake()
-        connection = http.client.HTTPConnection(host, port)
+        connection = http.client.HTTPConnection(host, port)  # it asks for the bytes as they are, never packed
         connection.sock = line
         asked = f"{target.path or '/'}?{target.query}" if target.query else target.path or "/"
         name = f"[{host}]" if ":" in host else host
@@ -189,7 +212,6 @@ def _answer(
             "Host": name if target.port is None else f"{name}:{port}",
             "User-Agent": AGENT,
             "Accept": "image/*",
-            "Accept-Encoding": "identity",  # what an honest server packs on the way, a hostile one packs a thousandfold
             "Connection": "close",
         }
         connection.request("GET", quote(asked, safe="/?%:@!$&'()*+,;=~"), headers=headers)

@@ -44,6 +44,7 @@ from polite_flamingo.sources.reading import (
     as_text,
     entry,
     file_name,
+    files_in,
     found_id,
     identity,
     load_json,
@@ -75,7 +76,7 @@ _ALIASES = {
     "stanfordcar": "stanford-cars",
     "voc2007": "voc-2007-classification",
 }
-_INDEX_LINE = re.compile(r"(?P<image>.+?)\s+(?P<labels>\d{1,6}(,\d{1,6})*)")
+_LABELS = re.compile(r"\d{1,6}(,\d{1,6})*")
 _DUMPED = re.compile(r"(?P<dataset>.+)-cls(?P<label>\d{1,6})-idx\d+-.*\.(png|jpg|jpeg)", re.IGNORECASE)
 _COCO = ("images", "annotations", "categories")
 
@@ -147,7 +148,8 @@ class _Index:
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The images as {id, set, image, folders, classes, template, facts}; also malformed entries of other files."""
     files = _Files()
-    for path in sorted(options.annotations, key=lambda path: path.suffix == ".txt"):  # last: others name their sets
+    paths = [one for path in options.annotations for one in (files_in(path, ".tsv") if path.is_dir() else [path])]
+    for path in sorted(paths, key=lambda path: path.suffix == ".txt"):  # last: others name their sets
         yield from _load(path, files)
     images = ImageFolder.of(options.images)
     paths = files.indices or _registered(files, images, options)
@@ -325,10 +327,10 @@ def _only_dataset(files: _Files) -> str:
 def _lines(path: Path, dataset: str) -> Iterator[tuple[int, _Line | BadSample]]:
     """Of an index file; blank ones are skipped."""
     for number, line in enumerate(lines(path)):
-        if match := _INDEX_LINE.fullmatch(line.strip()):
-            labels = [int(label) for label in match["labels"].split(",")]
-            yield number, _line(dataset, match["image"], labels)
-        elif line.strip():
+        parts = line.strip().rsplit(maxsplit=1)
+        if len(parts) == 2 and _LABELS.fullmatch(parts[1]):
+            yield number, _line(dataset, parts[0], [int(label) for label in parts[1].split(",")])
+        elif parts:
             shown = line[:80].encode("utf-8", "replace").decode()
             yield number, BadSample("bad_field", f"expected '<image> <class>[,<class>]', found {shown!r}")
 
@@ -472,7 +474,7 @@ SOURCE = Source(
     use="PF-1M",
     task="classification",
     category="classification",
-    files="class_map.json (or labels.txt), template_map.json, X_knowledge.tsv, GPT3_X.tsv, "
+    files="class_map.json (or labels.txt), template_map.json, X_knowledge.tsv, GPT3_X.tsv (or their folders), "
     "train.txt (or vision_datasets.json)",
     published="computer-vision-in-the-wild.github.io/ELEVATER",
     licence="MIT (the toolkit); each set its own",

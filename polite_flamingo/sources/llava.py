@@ -5,8 +5,10 @@
 Turns become samples as in `conversations.py`. Each `<image>` that the human says stands for one image, in order; the
 line break between it and the text goes. Where images are named and no mark is there, they are shown first; any other
 number of marks than of images is quarantined. An `<image>` that the assistant says shows nothing: it becomes
-"(image)", counted in `meta["unmarked"]`. Boxes stay as they are. LLaVA-Instruct's image names lack the prefix
-`COCO_train2014_` of the files in COCO's folder, both are looked for.
+"(image)", counted in `meta["unmarked"]`. Boxes stay as they are.
+
+A name may be a URL, fetched only where its host is allowed. LLaVA-Instruct's names lack the prefix `COCO_train2014_` of
+the files in COCO's folder: both are looked for.
 
 The three parts are known from records quoted in documentation; the layout is that of LLaVA's own files.
 """
@@ -16,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Task, Turn, unmarked
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample, Task, Turn, unmarked
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
 from polite_flamingo.sources.conversations import exchanges, identify, records, said_in
 from polite_flamingo.sources.reading import verbatim
@@ -65,11 +67,17 @@ def builder(name: str, places: Callable[[str], list[str]]) -> Callable[[str, Any
             dataset=name,
             task=choice(context.options, "task", *OWN_TASKS),
             turns=tuple(Turn(instruction=shown(turn.instruction), response=unmarked(turn.response)) for turn in turns),
-            images=tuple(context.images.read(*places(image))[0] for image in names),
+            images=tuple(_image(context, image, places(image)) for image in names),
             meta=meta | ({"images": names} if names else {}),
         )
 
     return build
+
+
+def _image(context: Context, name: str, places: list[str]) -> Image:
+    if name.startswith(("http://", "https://")):
+        return context.local_or_downloaded(name, *places)
+    return context.images.read(*places)[0]
 
 
 def own_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:

@@ -6,8 +6,8 @@ a red box on a red bus is seen by its edge. Sizes scale with the picture.
 
 Coordinates refer to the pixels **as stored**: the datasets' years are 2014 to 2019, and browsers turn pictures by their
 EXIF orientation by default only since 2020 (Chrome 81). Where the annotations say how large their picture is, that
-decides instead, and a picture of another size is refused: a mark beside its object is worse than none. The picture is
-turned upright after drawing; no EXIF block is written.
+decides instead: coordinates are scaled to a picture that was resized since, and one of another shape is refused, for a
+mark beside its object is worse than none. The picture is turned upright after drawing; no EXIF block is written.
 
 A JPEG stays a JPEG (quality 95, full-size chroma: else a red line of three pixels turns brown), everything else becomes
 a PNG. The same input gives the same bytes, as long as Pillow's codecs stay the same.
@@ -40,6 +40,9 @@ SHAPES = ("bounding box", "circle")
 ARROW_ANGLE = math.radians(27)
 """Between the middle of the arrow's head and its side."""
 
+SAME_SHAPE = 0.01
+"""How much the ratio of the sides may differ: resizing rounds to whole pixels."""
+
 _STENCIL = 1 << 24
 """Pixels of a supersampled stencil, at most."""
 
@@ -65,15 +68,16 @@ def surrounded(image: Image, box: Box, colour: str, shape: str, size: tuple[floa
         box: in pixels; what lies outside of the picture is cut off.
         colour: one of `COLOURS`.
         shape: one of `SHAPES`.
-        size: width and height of the picture that the box was drawn on, where the annotations tell.
+        size: width and height, above 0, of the picture that the box was drawn on, where the annotations tell.
 
     Raises:
-        BadSample: `bad_field` where the box has no part inside the picture, or the picture is not of `size`; else as
-            `images.decode`.
+        BadSample: `bad_field` where the box has no part inside the picture, or the picture has not the shape of
+            `size`; else as `images.decode`.
     """
-    canvas, orientation = _canvas(image, size)
+    canvas, orientation, (across, down) = _canvas(image, size)
     width, height = canvas.size
-    inside = clip([box], width, height)
+    scaled = Box(label="", x1=box.x1 * across, y1=box.y1 * down, x2=box.x2 * across, y2=box.y2 * down)
+    inside = clip([scaled], width, height)
     if not inside:
         corners = f"{box.x1:g}, {box.y1:g}, {box.x2:g}, {box.y2:g}"
         raise BadSample("bad_field", f"the box ({corners}) has no part inside the image ({width}x{height})")
@@ -94,13 +98,14 @@ def pointed_at(image: Image, x: float, y: float, colour: str, size: tuple[float,
         x: in pixels from the left.
         y: in pixels from the top.
         colour: one of `COLOURS`.
-        size: width and height of the picture that the point was set on, where the annotations tell.
+        size: as of `surrounded`.
 
     Raises:
         BadSample: as `surrounded`.
     """
-    canvas, orientation = _canvas(image, size)
+    canvas, orientation, (across, down) = _canvas(image, size)
     width, height = canvas.size
+    x, y = x * across, y * down
     if not (0 <= x <= width and 0 <= y <= height):
         raise BadSample("bad_field", f"the point ({x:g}, {y:g}) lies outside the image ({width}x{height})")
     tip = (min(x + 0.5, width - 0.5), min(y + 0.5, height - 0.5))  # the middle of the pixel
@@ -111,18 +116,18 @@ def pointed_at(image: Image, x: float, y: float, colour: str, size: tuple[float,
     return _encoded(upright(canvas, orientation), image.extension)
 
 
-def _canvas(image: Image, size: tuple[float, float] | None) -> tuple[Pillow.Image, int]:
-    """The picture that coordinates refer to, and the orientation in which it still has to be turned."""
+def _canvas(image: Image, size: tuple[float, float] | None) -> tuple[Pillow.Image, int, _Point]:
+    """The picture that coordinates refer to, how it still has to be turned, and what x and y are multiplied by."""
     stored, orientation = decode_as_stored(image.data)
-    if size is None or size == stored.size:
-        return stored, orientation
+    if size is None:
+        return stored, orientation, (1.0, 1.0)
     turned = upright(stored, orientation)
-    if size != turned.size:
-        detail = (
-            f"the annotations are of an image of {size[0]:g}x{size[1]:g}, this one has {turned.width}x{turned.height}"
-        )
-        raise BadSample("bad_field", detail)
-    return turned, 1
+    for picture, still in ((stored, orientation), (turned, 1)):
+        across, down = picture.width / size[0], picture.height / size[1]
+        if abs(across / down - 1) < SAME_SHAPE:
+            return picture, still, (across, down)
+    given, found = f"{size[0]:g}x{size[1]:g}", f"{turned.width}x{turned.height}"
+    raise BadSample("bad_field", f"the annotations are of an image of {given}, this one has {found}")
 
 
 def _encoded(picture: Pillow.Image, extension: str) -> Image:
@@ -206,6 +211,8 @@ def _paint(canvas: Pillow.Image, colour: _RGB, figure: Sequence[_Point], hole: S
     left, top = max(0, math.floor(min(xs))), max(0, math.floor(min(ys)))
     right, bottom = min(canvas.width, math.ceil(max(xs))), min(canvas.height, math.ceil(max(ys)))
     wide, high = right - left, bottom - top
+    if wide <= 0 or high <= 0:  # in a picture of a few pixels
+        return
     scale = next((scale for scale in (4, 2) if wide * high * scale * scale <= _STENCIL), 1)
     stencil = Pillow.new("L", (wide * scale, high * scale))
     pen = ImageDraw.Draw(stencil)

@@ -16,8 +16,8 @@ from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered
-from polite_flamingo.sources.conversations import listed, text_sample
-from polite_flamingo.sources.reading import as_text, entry, finite, identity, value_of, verbatim
+from polite_flamingo.sources.conversations import text_sample
+from polite_flamingo.sources.reading import as_text, entry, finite, identity, list_of, value_of, verbatim
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.streaming import json_records
 
@@ -59,7 +59,7 @@ def _replies(message: dict[str, Any], role: str) -> list[dict[str, Any]]:
     """The replies of use to a message, the best one first."""
     if message.get("replies") is None:
         return []
-    found = [reply for reply in map(entry, listed(message, "replies")) if _usable(reply, role)]
+    found = [reply for reply in map(entry, list_of(message, "replies")) if _usable(reply, role)]
     return sorted(found, key=_rank)
 
 

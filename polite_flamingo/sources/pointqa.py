@@ -18,6 +18,9 @@ All files are an object of image id -> value, of images of Visual Genome (Intent
 
 Lists of image ids (localqa_train_imgs.json, …) may be passed too: then an image is of the split that its list is named
 after, or "unlisted". PF-1M drew its arrows on Local and LookTwice: the paper's one count is of both.
+
+Of Spatial, Verbal and Intent (as points) there are excerpts; the rest is known from the authors' README and scripts and
+from the code of others that reads their files.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Image, Sample
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, split_of
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice, split_of
 from polite_flamingo.sources.choices import index_of, options_of
 from polite_flamingo.sources.instructions import ask, choose
 from polite_flamingo.sources.questions import UNLISTED, answered, named_by, only, question_of, recorder
@@ -78,8 +78,15 @@ def _vqa_e_image(record: dict[str, Any]) -> str:
 _SPLIT_LISTS = ("train", "val", "test", "trainval", "minitrain", "minival", "minitest")
 
 
+SCIENCEQA_QUESTIONS = ("all", "with_image")
+
+
 def scienceqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
-    """The problems. Where one does not name its split, the lists of pid_splits.json do."""
+    """The problems. Where one does not name its split, the lists of pid_splits.json do.
+
+    With `questions=with_image`, which is what the 4,596 adopted of PF-1M must be, the others are passed over.
+    """
+    passed_over = choice(options, "questions", *SCIENCEQA_QUESTIONS) == "with_image"
     names = ("question", "choices", "answer", "hint", "image", "solution", "split")
     otherwise = ""
     for path in options.annotations:
@@ -97,6 +104,8 @@ def scienceqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Pl
                 continue
             record = only(fields, names, id=problem)
             if isinstance(record, dict):
+                if passed_over and record.get("image") is None:
+                    continue
                 # a lecture has up to 7,000 characters, and is needed only where there is no solution
                 record |= {} if fields.get("solution") else only(fields, ("lecture",))
                 known = shelf.get("split", found_id(record, "id") or "")
@@ -174,4 +183,5 @@ SCIENCEQA = Source(
     identify=lambda record: identity(entry(record), "id"),
     build=build_scienceqa,
     split_in_record=True,
+    extra={"questions": "all (the default; more than half have no image) or with_image"},
 )

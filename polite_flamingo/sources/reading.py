@@ -200,11 +200,17 @@ def finite(value: Any, what: str) -> float:
     return float(value)
 
 
-def texts(record: dict[str, Any], name: str) -> list[str]:
-    """A list of strings, as `text`; empty ones are left out."""
+def list_of(record: dict[str, Any], name: str) -> list[Any]:
+    """A field that must be a list, of whatever."""
     values = value_of(record, name)
     if not isinstance(values, list):
         raise BadSample("bad_field", f"field {name!r} must be a list, not {type(values).__name__}")
+    return values
+
+
+def texts(record: dict[str, Any], name: str) -> list[str]:
+    """A list of strings, as `text`; empty ones are left out."""
+    values = list_of(record, name)
     return [found for number, value in enumerate(values) if (found := as_text(value, f"{name}[{number}]"))]
 
 

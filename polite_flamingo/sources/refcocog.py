@@ -159,11 +159,8 @@ def _shelve(file: int, path: Path, shelf: Shelf) -> set[str]:
 def _shelve_size(image: Any, shelf: Shelf) -> None:
     """Sizes only serve to check the pictures: one that is malformed is left out."""
     image_id = found_id(image, "id") or found_id(image, "image_id")
-    try:
-        size = [finite(value_of(image, side), side) for side in ("width", "height")] if image_id else []
-    except BadSample:
-        return
-    if image_id:
+    size = [image.get("width"), image.get("height")] if image_id else []
+    if image_id and all(type(side) is int and side > 0 for side in size):
         shelf.put("sizes", image_id, size)
 
 

@@ -37,7 +37,16 @@ from typing import Any
 from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Image, Sample, Turn
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
 from polite_flamingo.sources.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
-from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, SourceError, checked, entry, identity, kind_of, verbatim
+from polite_flamingo.sources.reading import (
+    MAX_IMAGE_BYTES,
+    SourceError,
+    checked,
+    entry,
+    file_name,
+    identity,
+    kind_of,
+    verbatim,
+)
 from polite_flamingo.sources.responses import answer_response, captions_and_boxes, change_response
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.streaming import MAX_RECORD, json_lines, json_records, open_text
@@ -82,15 +91,16 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
         raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
     stems = set()
     for file, path in enumerate(options.annotations):
-        stem = path.name.removesuffix(".gz").rpartition(".")[0]
-        if stem in stems and "id" not in options.columns:
-            raise SourceError(f"two files are called {stem!r}, and so would be their rows: map a column to id")
-        stems.add(stem)
         table = _open(path, file, options)
         columns = _columns(path, table.names, options.columns)
         guessed = {} if columns.items() <= options.columns.items() else {"columns": columns}
+        place = Place(file=file_name(path), part="rows")
+        stem = place.file.removesuffix(".gz").rpartition(".")[0]
+        if stem in stems and "id" not in columns:
+            raise SourceError(f"two files are called {stem!r}, and so would be their rows: map a column to id")
+        stems.add(stem)
         for number, row in enumerate(table.rows(set(columns.values()))):
-            yield Place(file=path.name, part="rows"), number, _record(row, columns, f"{stem}-{number}", guessed)
+            yield place, number, _record(row, columns, f"{stem}-{number}", guessed)
 
 
 def _record(
@@ -142,8 +152,8 @@ def _columns(path: Path, names: list[str], given: Mapping[str, str]) -> dict[str
                 columns[field] = found[0]
     for column in columns.values():
         if names.count(column) != 1:
-            wrong = "twice or more" if column in names else "not at all"
-            raise SourceError(f"{path} has a column {column[:60]!r} {wrong}{there}")
+            what = "several columns" if column in names else "no column"
+            raise SourceError(f"{path} has {what} {column[:60]!r}{there}")
     if "response" not in columns or not {"image", "instruction"} & set(columns):
         needed = "--columns response=NAME and image=NAME, instruction=NAME or both"
         raise SourceError(f"{path}: say which columns are which: {needed}{there}")
@@ -303,7 +313,7 @@ class _Cells:
     """The cells of a Parquet column by row number. Going on is cheap; going back begins the row group again."""
 
     def __init__(self, path: Path, column: str):
-        self._file = _pyarrow(path).parquet.ParquetFile(path, buffer_size=1 << 20)
+        self._file = _pyarrow(path).parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)  # by page
         self._column = column
         counts = (self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups))
         self._starts = [0, *itertools.accumulate(counts)]
@@ -322,8 +332,9 @@ class _Cells:
                 self._group, self._first, self._values = group, self._starts[group], ()
                 self._batches = self._file.iter_batches(_BATCH, row_groups=[group], columns=[self._column])
             while row >= self._first + len(self._values):
+                values = next(self._batches).column(0)  # what raises leaves the rows before it where they are
                 self._first += len(self._values)
-                self._values = next(self._batches).column(0)
+                self._values = values
             return self._values[row - self._first].as_py()
 
 
@@ -444,8 +455,8 @@ def _image(value: Any, context: Context) -> Image:
     if not isinstance(value, str) or not value.strip():
         raise BadSample("bad_field", f"an image must be a path or, in Parquet, bytes, not {kind_of(value)}")
     name, root = _text(value, "image"), context.images.root
-    if root is not None and PurePosixPath(name).is_relative_to(root.as_posix()):
-        name = str(PurePosixPath(name).relative_to(root.as_posix()))
+    if root is not None and PurePosixPath(name).is_relative_to(root.absolute()):
+        name = str(PurePosixPath(name).relative_to(root.absolute()))
     if name.startswith(("http://", "https://")):
         return context.local_or_downloaded(name, name)
     return context.images.read(name)[0]

@@ -51,7 +51,6 @@ def rewriter(size: int, weights: Path) -> dict[str, float]:
         RewriterConfig(
             flamingo=zoo_config(weights, lora=True),
             generation=GenerationConfig(max_new_tokens=120, num_beams=1, do_sample=False, no_repeat_ngram_size=0),
-            batch_size=32,
         )
     )
     rng = random.Random(f"{SEED} rewriter")

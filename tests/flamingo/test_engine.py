@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from polite_flamingo import images
-from polite_flamingo.flamingo.config import LoraSettings
-from polite_flamingo.flamingo.engine import Engine, EngineConfig, Request
+from polite_flamingo.flamingo.config import EngineConfig, LoraSettings
+from polite_flamingo.flamingo.engine import Engine, Request
 from polite_flamingo.flamingo.lora import add_lora
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.sampling import Decoding

@@ -11,11 +11,15 @@ import torch
 from PIL import Image as Pillow
 
 from polite_flamingo import images, prompts
-from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.rewriter import Rewriter, SeededSampling, decoding_arguments, seed_of
+from polite_flamingo.flamingo.beams import BeamSearch, arguments
+from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
+from polite_flamingo.flamingo.engine import Engine
+from polite_flamingo.flamingo.rewriter import Rewriter, shared_beginning
+from polite_flamingo.flamingo.sampling import Decoding, choose, seed_of, uniforms
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
 
 GREEDY = GenerationConfig(max_new_tokens=12, num_beams=1, do_sample=False, no_repeat_ngram_size=0)
+BEAMS = dataclasses.replace(GREEDY, num_beams=3)
 SAMPLED = dataclasses.replace(GREEDY, do_sample=True, temperature=1.5, top_k=50, top_p=0.95)
 
 
@@ -53,15 +57,12 @@ def samples() -> list[Sample]:
 
 @pytest.fixture(scope="module")
 def rewriter(tiny) -> Rewriter:
-    return Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY, batch_size=3))
+    return Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY, engine=EngineConfig(slots=3)))
 
 
 def with_settings(rewriter: Rewriter, **changes: object) -> Rewriter:
     """The same loaded model under another configuration."""
-    other = Rewriter.__new__(Rewriter)
-    other.__dict__.update(rewriter.__dict__)
-    other.config = dataclasses.replace(rewriter.config, **changes)
-    return other
+    return Rewriter(dataclasses.replace(rewriter.config, **changes), rewriter.model)
 
 
 def test_every_sample_gets_its_text_in_order_whatever_the_batches(rewriter, samples):
@@ -69,8 +70,8 @@ def test_every_sample_gets_its_text_in_order_whatever_the_batches(rewriter, samp
     assert all(isinstance(text, str) and text for text in texts)
     assert len(set(texts)) == len(texts), "five prompts, five texts"
     assert rewriter.rewrite(samples) == texts
-    for size in (1, 2, 5):
-        assert with_settings(rewriter, batch_size=size).rewrite(samples) == texts
+    for slots in (1, 2, 5):
+        assert with_settings(rewriter, engine=EngineConfig(slots=slots)).rewrite(samples) == texts
     assert rewriter.rewrite(samples[::-1]) == texts[::-1]
     assert [rewriter.rewrite([one])[0] for one in samples] == texts
     assert rewriter.rewrite([]) == []
@@ -86,13 +87,41 @@ def test_the_text_is_what_generate_says_to_the_protocols_prompt(rewriter, sample
     assert rewriter.rewrite([one]) == [tokenizer.decode(out[0, ids.shape[1] :].tolist()).strip()]
 
 
+@pytest.mark.parametrize("kind", ["tiny", "tiny_grouped", "tiny_mpt"])
+@pytest.mark.parametrize("attention", ["v1", "v2"])
+def test_the_engine_writes_what_plain_generate_writes(kind, attention, samples, request):
+    config = dataclasses.replace(request.getfixturevalue(kind).config, attention=attention)
+    generation = dataclasses.replace(GREEDY, max_new_tokens=24, no_repeat_ngram_size=3)
+    rewriter = Rewriter(RewriterConfig(flamingo=config, generation=generation, engine=EngineConfig(slots=2)))
+    assert isinstance(rewriter.decoder, Engine)
+    texts = rewriter.rewrite(samples)
+    rewriter.decoder = BeamSearch(rewriter.model, generation, ends=rewriter.decoder.ends, batch=2)
+    assert rewriter.rewrite(samples) == texts
+    assert len(set(texts)) == len(texts)
+
+
+def test_images_and_the_systems_message_are_done_once_for_all_calls(tiny, samples):
+    rewriter = Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY))
+    texts = rewriter.rewrite(samples)
+    assert rewriter.decoder.media.misses == 4, "five pictures, one of them twice"
+    reused = rewriter.decoder.metrics.reused
+    assert rewriter.rewrite(samples) == texts
+    assert rewriter.decoder.media.misses == 4
+    shared = shared_beginning(rewriter.model.tokenizer)
+    assert rewriter.model.tokenizer.decode(shared) in prompts.rewriting_prompt("<image>Why?", "Answer: so")
+    assert len(shared) > 10
+    assert rewriter.decoder.metrics.reused - reused >= len(samples) * len(shared)
+
+
 def test_the_images_matter_and_so_does_their_order(rewriter):
     first, second = picture(1), picture(3)
     texts = rewriter.rewrite([sample("x", pictures=[first, second]), sample("y", pictures=[second, first])])
     assert texts[0] != texts[1]
 
 
-def test_a_bad_sample_is_reported_in_its_place_and_spoils_no_other(rewriter, samples):
+@pytest.mark.parametrize("generation", [GREEDY, BEAMS], ids=["engine", "beams"])
+def test_a_bad_sample_is_reported_in_its_place_and_spoils_no_other(rewriter, samples, generation):
+    rewriter = with_settings(rewriter, generation=generation)
     good = rewriter.rewrite(samples[:2])
     two_turns = dataclasses.replace(samples[3], turns=samples[3].turns * 2)
     bad = {
@@ -112,10 +141,13 @@ def test_a_bad_sample_is_reported_in_its_place_and_spoils_no_other(rewriter, sam
         assert "tiny/train/" in result.detail, "a reader must find the sample"
 
 
-def test_one_broken_image_of_two_condemns_only_its_own_sample(rewriter):
+@pytest.mark.parametrize("generation", [GREEDY, BEAMS], ids=["engine", "beams"])
+def test_one_broken_image_of_two_condemns_only_its_own_sample(rewriter, generation):
+    rewriter = with_settings(rewriter, generation=generation)
     whole, broken = picture(1), Image(extension="png", data=picture(2).data[:-60])
     results = rewriter.rewrite([sample("1", pictures=[whole, broken]), sample("2", pictures=[whole])])
     assert isinstance(results[0], BadSample) and results[0].reason == "corrupt_image"
+    assert results[0].detail.startswith("tiny/train/1: ")
     assert isinstance(results[1], str)
 
 
@@ -136,8 +168,9 @@ def test_text_only_equals_the_references_black_image(tiny, attention):
     ids = torch.tensor([tokenizer.encode(prompts.rewriting_prompt(one.instruction, one.response))])
     black = model.preprocess(images.black())[None, None, None]
     out = model.generate(
-        black, ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_id, eos_token_id=rewriter._ends
-    )
+        black, ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_id,
+        eos_token_id=list(rewriter.decoder.ends),
+    )  # fmt: skip
     text = rewriter.rewrite([one])[0]
     assert text == tokenizer.decode(out[0, ids.shape[1] :].tolist()).strip()
     assert text
@@ -155,12 +188,12 @@ def test_sampling_is_seeded_by_the_key_and_not_by_the_company(rewriter, samples)
     assert texts != sampling.rewrite(renamed)
 
 
-def test_seeded_sampling_draws_from_the_distribution():
-    """20,000 rows of the same three probabilities: the draws follow them (three sigma), the impossible is not drawn."""
+def test_samples_draw_from_the_distribution():
+    """20,000 keys, the same three probabilities: the draws follow them (three sigma), the impossible is not drawn."""
     rows = 20_000
     scores = torch.tensor([0.7, 0.2, 0.1, 0.0]).log().expand(rows, -1)
-    drawn = SeededSampling([seed_of(0, str(row)) for row in range(rows)])(torch.zeros(rows, 1), scores).argmax(-1)
-    counts = torch.bincount(drawn, minlength=4) / rows
+    draws = [float(uniforms(seed_of(0, str(row)), 1)[0]) for row in range(rows)]
+    counts = torch.bincount(choose(scores, [Decoding(temperature=1.0)] * rows, draws), minlength=4) / rows
     for count, probability in zip(counts.tolist(), (0.7, 0.2, 0.1, 0.0), strict=True):
         assert abs(count - probability) <= 3 * (probability * (1 - probability) / rows) ** 0.5
 
@@ -173,17 +206,28 @@ def test_the_papers_defaults_run_and_repeat_themselves(rewriter, samples):
     assert torch.equal(before, torch.random.get_rng_state()), "sampling must not disturb anyone else's randomness"
     torch.manual_seed(123)
     assert paper.rewrite(samples) == texts
+    other = with_settings(rewriter, generation=GenerationConfig(max_new_tokens=8, seed=1))
+    assert other.rewrite(samples) != texts
+
+
+def test_beams_find_other_texts_than_greed_whatever_the_batches(rewriter, samples):
+    searching = with_settings(rewriter, generation=BEAMS, beam_batch=2)
+    texts = searching.rewrite(samples)
+    assert texts != rewriter.rewrite(samples)
+    assert with_settings(rewriter, generation=BEAMS, beam_batch=5).rewrite(samples) == texts
 
 
 def test_beams_and_sampling_are_passed_on():
-    assert decoding_arguments(GREEDY, ["a"])["do_sample"] is False
-    beams = decoding_arguments(GenerationConfig(), ["a"])
-    assert (beams["num_beams"], beams["do_sample"], beams["top_k"], beams["top_p"]) == (3, True, 20, 0.9)
-    assert beams["no_repeat_ngram_size"] == 3
+    assert arguments(BEAMS) == {
+        "max_new_tokens": 12, "no_repeat_ngram_size": 0, "num_beams": 3, "do_sample": False, "length_penalty": 1.0,
+    }  # fmt: skip
+    sampled = arguments(GenerationConfig())
+    assert (sampled["num_beams"], sampled["do_sample"], sampled["top_k"], sampled["top_p"]) == (3, True, 20, 0.9)
+    assert (sampled["temperature"], sampled["no_repeat_ngram_size"]) == (1.0, 3)
 
 
-def test_a_batch_that_does_not_fit_is_halved_until_it_does(rewriter, samples, monkeypatch):
-    wanted = rewriter.rewrite(samples)
+def test_a_beam_batch_that_does_not_fit_is_halved_until_it_does(rewriter, samples, monkeypatch):
+    wanted = with_settings(rewriter, generation=BEAMS).rewrite(samples)
     sizes = []
     generate = rewriter.model.generate
 
@@ -194,24 +238,67 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(rewriter, samples, mo
         return generate(vision_x, lang_x, *args, **kwargs)
 
     monkeypatch.setattr(rewriter.model, "generate", cramped)
-    assert with_settings(rewriter, batch_size=4).rewrite(samples) == wanted
+    assert with_settings(rewriter, generation=BEAMS, beam_batch=4).rewrite(samples) == wanted
     assert sizes == [4, 2, 1, 1, 2, 1, 1, 1]
 
     def hopeless(*args, **kwargs):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(rewriter.model, "generate", hopeless)
-    results = rewriter.rewrite(samples)
+    results = with_settings(rewriter, generation=BEAMS).rewrite(samples)
     assert all(isinstance(r, BadSample) and r.reason == "rewriting_failed" for r in results)
+    assert all(one.key in result.detail for one, result in zip(samples, results, strict=True))
 
 
-def test_a_failing_model_raises(rewriter, samples, monkeypatch):
+def test_what_no_memory_holds_fails_with_its_key(tiny, samples, monkeypatch):
+    rewriter = Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY, engine=EngineConfig(slots=4)))
+    wanted = rewriter.rewrite(samples)
+    prefill = rewriter.decoder.decoder.prefill
+    longest = max(samples, key=lambda one: len(rewriter._request(one).ids))
+    size = len(rewriter._request(longest).ids)
+
+    def cramped(ids, positions, *args, **kwargs):
+        if int(positions.max()) + 1 >= size:
+            raise torch.OutOfMemoryError("out of memory")
+        return prefill(ids, positions, *args, **kwargs)
+
+    monkeypatch.setattr(rewriter.decoder.decoder, "prefill", cramped)
+    results = rewriter.rewrite(samples)
+    for one, result, text in zip(samples, results, wanted, strict=True):
+        if one is longest:
+            assert isinstance(result, BadSample) and result.reason == "rewriting_failed" and one.key in result.detail
+        else:
+            assert result == text
+
+
+def test_a_failing_model_raises_and_leaves_nothing_behind(tiny, samples, monkeypatch):
+    """The guard then asks for fewer samples; they must not meet what is left of the others."""
+    rewriter = Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY, engine=EngineConfig(slots=2)))
+    texts = rewriter.rewrite(samples)
+    step = rewriter.decoder.decoder.step
+    steps = []
+
+    def broken(*args, **kwargs):
+        steps.append(args)
+        if len(steps) > 3:
+            raise RuntimeError("device-side assert")
+        return step(*args, **kwargs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rewriter.decoder.decoder, "step", broken)
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            rewriter.rewrite(samples)
+    assert rewriter.decoder.idle
+    assert rewriter.rewrite(samples[1:]) == texts[1:]
+
+
+def test_a_beam_search_that_fails_raises(rewriter, samples, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("device-side assert")
 
     monkeypatch.setattr(rewriter.model, "generate", broken)
     with pytest.raises(RuntimeError, match="device-side assert"):
-        rewriter.rewrite(samples)
+        with_settings(rewriter, generation=BEAMS).rewrite(samples)
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,14 @@ def test_each_bad_box_and_image_in_coco_s_format_is_quarantined_once(raw: Raw) -
             raw.read("hrrsd", raw.json("h.json", content))
 
 
+def test_a_file_without_classes_has_no_usable_box(raw: Raw) -> None:
+    _, quarantined = raw.read("hrrsd", raw.json("h.json", instances(box(0, 0, 5, 5)) | {"categories": []}))
+    assert [(row.payload, row.reason) for row in quarantined] == [
+        ("h.json#annotations[0]", "bad_field"),
+        ("h.json#images[0]", "missing_annotation"),
+    ]
+
+
 def test_boxes_of_two_files_are_kept_apart(raw: Raw) -> None:
     raw.image("00007.jpg", 200, 100)
     files = [raw.json(name, instances(box(0, 0, 100, 50))) for name in ("a.json", "b.json")]

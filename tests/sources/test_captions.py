@@ -19,7 +19,7 @@ from polite_flamingo.sources.captions import untokenised
     [
         ("A man , a dog ; and a cat .", "A man, a dog; and a cat."),
         ("the boy 's hat is n't red , he 'll say .", "the boy's hat isn't red, he'll say."),
-        ("Where 's it ? Here !", "Where's it? Here!"),
+        ("Where 's it ? HERE IT 'S , ISN 'T IT !", "Where's it? HERE IT'S, ISN 'T IT!"),
         ('a sign says " STOP AHEAD " , in red', 'a sign says "STOP AHEAD", in red'),
         ("`` hello '' he said", '"hello" he said'),
         ("it costs $ 20 ( or # 4 ) , 50 % off", "it costs $20 (or #4), 50% off"),
@@ -90,12 +90,17 @@ def test_textcaps_rows_of_an_image_are_one_sample(raw: Raw) -> None:
     raw.image("train_images/a.jpg")
     raw.image("train/b.jpg")
     rows = [row("a", "One.", "Two."), row("b", "Three"), row("a", "Two.", "One."), row("a", "Four ,")]
+    rows.append({"image_id": "a", "caption_str": "Five."})
     samples, quarantined = raw.read(
         "textcaps", raw.json("t.json", {"dataset_name": "textcaps", "data": rows}), split=""
     )
     assert quarantined == []
     assert [(sample.key, sample.response, sample.meta["source"]) for sample in samples] == [
-        ("textcaps/train/a", "One.\nTwo.\nFour ,", "t.json#data[0]"),  # as typed: these were never split into words
+        (
+            "textcaps/train/a",
+            "One.\nTwo.\nFour ,\nFive.",
+            "t.json#data[0]",
+        ),  # as typed: these were never split into words
         ("textcaps/train/b", "Three", "t.json#data[1]"),
     ]
 
@@ -194,7 +199,7 @@ def sentences(*raws: Any) -> list[dict[str, Any]]:
     ("source", "name", "places"),
     [
         ("rsicd", "airport_1.jpg", ["", "RSICD_images/"]),
-        ("rsitmd", "airport_1.tif", ["", "images/", "RSITMD_images/"]),
+        ("rsitmd", "airport_1.tif", ["", "images/"]),
         ("ucm", "81.tif", ["", "imgs/", "images/"]),
     ],
 )

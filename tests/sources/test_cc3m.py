@@ -18,6 +18,7 @@ from test_download import HERE, Site, picture, plain
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.base import Context
+from polite_flamingo.sources.cc3m import MAX_TEXT_BYTES
 from polite_flamingo.sources.reading import ImageFolder
 
 
@@ -118,7 +119,15 @@ def test_lines_find_their_images_in_tars_by_url(raw: Raw, where: str) -> None:
     first, second = raw.image("../a.jpg", 10), raw.image("../b.jpg", 20)
     tars = [
         tar(raw, "00000.tar", *sample("000000000", "b cat", "http://a/b", second)),
-        tar(raw, "00001.tar", *sample("000010000", "a dog", "http://a/a?x=1", first)),
+        tar(
+            raw,
+            "00001.tar",
+            *sample("000010000", "a dog", "http://a/a?x=1", first),
+            *sample("1", "odd", ["http://a/b"], first),
+            ("2.jpg", first),
+            ("2.json", b'{"url": "' + bytes(MAX_TEXT_BYTES) + b'"}'),
+            *sample("3", "", None, first),
+        ),
     ]
     file = raw.text("cc3m.tsv", "a dog .\thttp://a/a?x=1\nlost\thttp://a/a\na cat .\thttp://a/b\nagain\thttp://a/b\n")
     samples, quarantined = read(raw, file, *(tars if where == "annotations" else []))
@@ -180,16 +189,28 @@ def test_a_damaged_tar_costs_a_row_and_what_it_lost(raw: Raw) -> None:
     (raw.images / "00001.tar").write_bytes(content[:512] + data)  # cut in the first image
     (raw.images / "00002.tar").write_bytes(content[: 2048 + 1024 + 1024])
     (raw.images / "00003.tar").write_bytes(b"no tar at all" * 100)
+    (raw.images / "00005.tar").write_bytes(content[: 512 + 512 * -(-len(data) // 512)])  # cut between two members
     (raw.images / "00004.tar").touch()
     file = raw.text("cc3m.tsv", "one\thttp://a/0\ntwo\thttp://a/1\nsix\thttp://a/6\n")
     samples, quarantined = read(raw, file)
     assert [row.response for row in samples] == ["one", "two"]
     assert sorted((row.payload, row.reason) for row in quarantined) == [
         ("00001.tar", "truncated_tar"), ("00002.tar", "truncated_tar"), ("00003.tar", "unreadable_shard"),
-        ("00004.tar", "unreadable_shard"), ("cc3m.tsv#lines[2]", "missing_image"),
+        ("00004.tar", "unreadable_shard"), ("00005.tar", "truncated_tar"), ("cc3m.tsv#lines[2]", "missing_image"),
     ]  # fmt: skip
     samples, quarantined = read(raw, raw.images / "00002.tar")
     assert [row.key for row in samples] == ["cc3m/train/0"] and quarantined[-1].reason == "truncated_tar"
+
+
+def test_a_header_that_leads_backwards_ends_the_tar(raw: Raw) -> None:
+    path = tar(raw, "00000.tar", *sample("0", "one", "http://a/0", picture()))
+    info = tarfile.TarInfo("1.jpg")
+    info.size = -path.stat().st_size
+    whole = path.read_bytes().rstrip(b"\0")
+    path.write_bytes(whole + bytes(-len(whole) % 512) + info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    samples, quarantined = read(raw, path)
+    assert [row.key for row in samples] == ["cc3m/train/0"]
+    assert [(row.payload, row.reason) for row in quarantined] == [("00000.tar", "truncated_tar")]
 
 
 def test_an_image_is_fetched_only_where_its_host_is_named(raw: Raw) -> None:

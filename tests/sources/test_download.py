@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import ipaddress
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import download
+from polite_flamingo.sources import SOURCES, SourceError, download
 from polite_flamingo.sources.base import Context, SourceOptions
 from polite_flamingo.sources.download import Limits, fetch
 from polite_flamingo.sources.reading import ImageFolder
@@ -131,18 +135,32 @@ def test_a_body_may_come_in_chunks_or_until_the_connection_ends(site: Site) -> N
         "http://[::ffff:127.0.0.1]:{port}/", "http://[::1]:{port}/", "http://example.org@127.0.0.1:{port}/",
         "http://example.org:80@127.0.0.1:{port}/", "http://127.0.0.1:{port}\\@example.org/",
         "http://example.org.evil.test/", "http://evil-example.org/", "http://example.org/",
-        "http://images.example.org:x/", "http://.example.org/",
+        "http://images.example.org:x/", "http://.example.org/", "http://example.org../",
         "http://user:secret@images.example.org/", "https://images.example.org:99999/", "file:///etc/passwd",
         "ftp://images.example.org/a.png", "gopher://images.example.org/", "//images.example.org/a.png", "/etc/passwd",
         "http://", "http:///a.png", "", "http://[", "http://[::1", "data:image/png;base64,AAAA",
         "HTTP:images.example.org",
-        "http://images.example.org\u3002evil.test/",
+        "http://images.example.org\u3002evil.test/", "http://evil.test\0.example.org/", "http://a b.example.org/",
+        "http://evil.test%00.example.org\\/",
     ],
 )  # fmt: skip
 def test_what_is_not_on_the_list_is_never_connected_to(site: Site, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the resolver"))
     bad = refused(url.replace("{port}", str(site.port)).replace("{here}", HERE), "*.example.org", "*.", "*", "")
     assert bad.reason == "missing_image" and "secret" not in bad.detail.replace(url, "") and site.asked == []
+
+
+@pytest.mark.parametrize("label", ["", "x" * 64])
+def test_a_name_on_the_list_that_no_resolver_takes_is_refused(label: str) -> None:
+    bad = refused(f"http://a.{label}.example.org/", "*.example.org")
+    assert bad.reason == "missing_image" and "is no name of a host" in bad.detail
+
+
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"]
+)
+def test_a_public_address_may_be_carried_by_another(address: str) -> None:
+    assert download._public(ipaddress.ip_address(address))
 
 
 @pytest.mark.parametrize("url", [None, 7, ["http://a/"], {"url": "x"}, "http://\ud800/"])
@@ -263,6 +281,17 @@ def test_what_comes_is_no_image_or_none_at_all(site: Site) -> None:
     assert [refused(f"{site.url}/{name}", HERE).reason for name in ("page", "none")] == ["corrupt_image", "empty_image"]
 
 
+def test_a_connection_that_stays_open_after_the_body_is_not_waited_for(site: Site) -> None:
+    data = picture()
+
+    def hold(handler: BaseHTTPRequestHandler) -> None:
+        plain(200, data)(handler)
+        site.over.wait(30)
+
+    site.pages["/hold"] = hold
+    assert fetch(f"{site.url}/hold", [HERE], Limits(read=1.0, attempts=1)).data == data
+
+
 def test_a_body_without_end_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "MAX_IMAGE_BYTES", 100_000)
     sent = []
@@ -320,6 +349,34 @@ def test_https_is_held_to_the_system_s_authorities(site: Site) -> None:
     assert download._trusted().check_hostname and download._trusted().verify_mode.name == "CERT_REQUIRED"
 
 
+def test_https_reaches_who_can_prove_to_be_the_host(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openssl = shutil.which("openssl") or pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    run = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    run += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(run, check=True, capture_output=True)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+    site.server.socket = server.wrap_socket(site.server.socket, server_side=True)
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        plain(200, b"", Content_Length="9999")(handler)
+        while not site.over.wait(0.01):
+            handler.wfile.write(b"x")
+
+    site.pages |= {"/a.png": plain(200, picture()), "/drip": drip}
+    url = f"https://localhost:{site.port}"
+    assert "CERTIFICATE_VERIFY_FAILED" in refused(f"{url}/a.png", "localhost").detail
+    trusting = ssl.create_default_context(cafile=certificate)
+    monkeypatch.setattr(download, "_trusted", lambda: trusting)
+    assert fetch(f"{url}/a.png", ["localhost"], QUICK).data == picture()
+    assert "IP address mismatch" in refused(f"https://{HERE}:{site.port}/a.png", HERE).detail
+    bad = refused(f"{url}/drip", "localhost", limits=Limits(connect=30, read=30, total=0.5, pause=0))
+    assert "did not come within 0.5 s" in bad.detail
+
+
 def test_a_context_fetches_only_where_hosts_are_named_and_no_file_is_there(site: Site, tmp_path: Path) -> None:
     site.pages["/a.png"] = plain(200, picture())
     url = f"{site.url}/a.png"
@@ -337,6 +394,22 @@ def test_a_context_fetches_only_where_hosts_are_named_and_no_file_is_there(site:
     (tmp_path / "b.png").write_bytes(picture() + b"local")
     assert asked.local_or_downloaded(url, "b.png").data == picture() + b"local"
     assert len(site.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "entry", ["", "*", "*.", "https://example.org", "example.org/", "example.org:80", "[", "a b", "::x"]
+)
+def test_an_entry_that_no_host_could_match_is_a_clear_error(entry: str, tmp_path: Path) -> None:
+    options = SourceOptions(annotations=(), images=tmp_path, download_from=("*.example.org", entry))
+    with pytest.raises(SourceError, match="is no host to download from: name a host or its address"):
+        SOURCES["cc3m"].context(options)
+
+
+@pytest.mark.parametrize(
+    "entry", ["localhost", HERE, "::1", "[::1]", "*.Example.org.", "b\u00fccher.example", "a_b.example"]
+)
+def test_hosts_and_addresses_are_entries(entry: str, tmp_path: Path) -> None:
+    SOURCES["cc3m"].context(SourceOptions(annotations=(), images=tmp_path, download_from=(entry,)))
 
 
 @given(url=st.text(max_size=30) | st.text("htps:/@[]%.#?\\0x1é。", max_size=25).map("http://".__add__))

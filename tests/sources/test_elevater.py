@@ -48,7 +48,7 @@ def test_an_index_file_into_a_zip_and_a_folder(raw: Raw) -> None:
     data = raw.image("more/2.png")
     with zipfile.ZipFile(raw.images / "train.zip", "w") as archive:
         archive.writestr("in/1.png", data)
-    index = raw.text("train.txt", "train.zip@in/1.png 0\n\nmore/2.png 1,0\n")
+    index = raw.text("train.txt", "train.zip@in/1.png 0\n\nmore/2.png 1,0,1\n")
     samples, quarantined = raw.read("elevater_ic", *files(raw), index, split="train")
     assert quarantined == []
     assert samples[0].key == "elevater_ic/train/shapes-train~2Ezip~40in~2F1"
@@ -90,8 +90,10 @@ def test_with_several_sets_an_index_must_say_which(raw: Raw) -> None:
 
 def test_each_bad_line_image_and_entry_is_quarantined(raw: Raw) -> None:
     raw.image("1.png")
-    index = raw.text(
-        "train.txt", "1.png 7\n1.png\n../1.png 0\n2.png 0\nno.zip@1.png 0\n1.png 0\n1.png 1\n1.png 99999999\n"
+    index = raw.root / "train.txt"
+    index.write_bytes(
+        b"1.png 7\n1.png\n../1.png 0\n2.png 0\nno.zip@1.png 0\n1.png 0\n1.png 1\n1.png 99999999\n"
+        b"\xe9.png 0\na b.png 0\n\xe9"
     )
     wrong = raw.json("wrong_knowledge.tsv", ["oops", {"classname": 5}, {"classname": "circle", "def_wiki": 5}])
     samples, quarantined = raw.read("elevater_ic", files(raw)[0], wrong, index, dataset="shapes")
@@ -107,6 +109,9 @@ def test_each_bad_line_image_and_entry_is_quarantined(raw: Raw) -> None:
         ("train.txt#lines[4]", "missing_image"),
         ("train.txt#lines[6]", "duplicate_key"),
         ("train.txt#lines[7]", "bad_field"),
+        ("train.txt#lines[8]", "bad_field"),
+        ("train.txt#lines[9]", "missing_image"),
+        ("train.txt#lines[10]", "bad_field"),
     ]
 
 
@@ -155,6 +160,15 @@ def test_labels_belong_to_the_set_of_their_folder_in_any_order(raw: Raw) -> None
         (home / "train.txt").write_text("train.zip@1.png 1\n")
         given += [home / "train.txt", home / "labels.txt"]
     assert [s.response for s in raw.read("elevater_ic", *given)[0]] == ["a photo of a one.", "a photo of a blotchy."]
+    for place, folder in ((0, "mnist"), (2, "dtd_20211007")):  # which only the registry knows, and it comes last
+        (raw.images / folder).rename(raw.images / f"own{place}")
+        given[place : place + 2] = [raw.images / f"own{place}" / name for name in ("train.txt", "labels.txt")]
+    registry = [{"name": f"set{place}", "root_folder": f"x/own{place}"} for place in (0, 2)]
+    samples, _ = raw.read("elevater_ic", *given, raw.json("vision_datasets.json", registry))
+    assert [(s.meta["set"], s.response) for s in samples] == [
+        ("set0", "a photo of a one."),
+        ("set2", "a photo of a blotchy."),
+    ]
 
 
 def coco_index(*, images: list[Any], annotations: list[Any], categories: list[Any]) -> dict[str, Any]:
@@ -225,6 +239,8 @@ def test_per_class_chooses_by_the_hash_of_the_name(raw: Raw) -> None:
     assert [row.detail for row in few if not hasattr(row, "data")][-1].startswith("expected '<image> <class>")
     shuffled = raw.text("other/train.txt", "".join(reversed(lines)))
     assert {row.key for row in chosen("4", shuffled)} == {row.key for row in few}
+    repeated = raw.text("repeated/train.txt", "".join(line * 2 for line in lines) + "".join(lines))
+    assert {row.key for row in chosen("4", repeated)} == {row.key for row in few}
     assert len(chosen("100")) == len(lines) + 1
     for wrong in ("0", "-1", "many", "3.5", ""):
         with pytest.raises(SourceError, match="per_class="):
@@ -286,6 +302,11 @@ def test_a_registry_names_the_index_files(raw: Raw) -> None:
         raw.read("elevater_ic", *given, split="val")
     with pytest.raises(SourceError, match="no train index of other"):
         raw.read("elevater_ic", *given, split="train", dataset="other")
+    (raw.images / "train_ic.txt").write_text("classification/pets_20211007/made/0.png 1\n")
+    assert len(raw.read("elevater_ic", *given, split="train")[0]) == 2  # the index in no folder is of no set,
+    assert len(raw.read("elevater_ic", *given, split="train", dataset="pets")[0]) == 1
+    class_map = raw.json("more.json", {"other": ["a", "b"]})  # except of the only one that is wanted
+    assert len(raw.read("elevater_ic", *given, class_map, split="train", dataset="other")[0]) == 1
     registry[0]["train"]["index_path"] = "../../../out.txt"  # type: ignore[index]
     raw.json("vision_datasets.json", registry)
     with pytest.raises(SourceError, match="leads out of the image folder"):
@@ -391,6 +412,11 @@ def test_real_aircraft(real: Any) -> None:
         f"{folder}/external/{name}_knowledge.tsv", f"{folder}/gpt3/GPT3_{name}.tsv",
     )  # fmt: skip
     assert quarantined == []
+    whole_folders = real(
+        "elevater_ic", "elevater_ic/images", "elevater_ic/class_map.json", "elevater_ic/template_map.json",
+        f"{folder}/external", f"{folder}/gpt3",
+    )  # fmt: skip
+    assert whole_folders == (samples, quarantined)
     assert samples[0].key == f"elevater_ic/train/{name}-cls96-idx3202-Tornado"
     assert samples[0].response.splitlines()[:3] == [
         "a photo of the Tornado, a type of aircraft.",

@@ -14,8 +14,9 @@ from record_strategies import JUNK
 
 from polite_flamingo.exports import export_shard, join_exports
 from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.sample import Image
 from polite_flamingo.selection import select_shard
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base
 from polite_flamingo.sources.llava import shown
 from polite_flamingo.sources.reading import fingerprint
 from tests.scored import world
@@ -128,6 +129,24 @@ def test_the_user_may_say_what_the_own_data_is(raw: Raw) -> None:
     for records in ([record], []):  # also where there is nothing to build
         with pytest.raises(SourceError, match="extra task='quiz': it must be one of dialogue, vqa"):
             raw.read("llava", raw.json("c.json", records), task="quiz")
+
+
+def test_a_url_is_fetched_only_from_a_host_that_is_named(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, asked = raw.image("a.jpg"), []
+
+    def fetch(url: object, hosts: Any) -> Image:
+        asked.append((url, hosts))
+        return Image(extension="jpg", data=data)
+
+    monkeypatch.setattr(base, "fetch", fetch)
+    url = "https://pictures.example/a.jpg"
+    file = raw.json("c.json", [chat((H, "a"), (G, "b"), image=url), chat((H, "a"), (G, "b"), image="b.jpg")])
+    for hosts, count in ((), 0), (("pictures.example",), 1):
+        options = SourceOptions(annotations=(file,), images=raw.images, download_from=hosts)
+        samples, quarantined = both(SOURCES["llava"].read(options))
+        assert [row.reason for row in quarantined] == ["missing_image"] * (2 - count)
+        assert [sample.images[0].data for sample in samples] == [data] * count
+        assert asked == [(url, hosts)] * count
 
 
 def test_an_id_may_repeat_a_record_may_not(raw: Raw) -> None:

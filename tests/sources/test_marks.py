@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 from polite_flamingo.images import decode, inspect
 from polite_flamingo.sample import BadSample, Image
 from polite_flamingo.sources.boxes import Box
-from polite_flamingo.sources.marks import COLOURS, SHAPES, colour_of, pointed_at, shape_of, surrounded
+from polite_flamingo.sources.marks import COLOURS, SHAPES, _arrow, _room, colour_of, pointed_at, shape_of, surrounded
 
 GREY = (128, 128, 128)
 
@@ -139,7 +139,7 @@ def test_an_arrow_has_its_tip_at_the_point(colour: str, width: int, height: int,
 
 
 @settings(max_examples=150, deadline=None)
-@given(data=st.data(), width=st.integers(1, 90), height=st.integers(1, 90))
+@given(data=st.data(), width=st.integers(1, 5) | st.integers(1, 90), height=st.integers(1, 5) | st.integers(1, 90))
 def test_an_arrow_lies_inside_wherever_it_points(data: st.DataObject, width: int, height: int) -> None:
     x, y = data.draw(st.floats(0, width)), data.draw(st.floats(0, height))
     before = picture(width, height)
@@ -148,9 +148,20 @@ def test_an_arrow_lies_inside_wherever_it_points(data: st.DataObject, width: int
     assert changed.any()
     ys, xs = np.nonzero(changed)
     assert np.hypot(xs + 0.5 - min(x + 0.5, width - 0.5), ys + 0.5 - min(y + 0.5, height - 0.5)).min() < 2
-    if min(width, height) >= 24:  # nothing is cut off
-        whole = (pixels(pointed_at(picture(90, 90), 45, 45, "red")) != 128).any(axis=2).sum()
-        assert 0.75 * whole < changed.sum() < 1.25 * whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    data=st.data(), width=st.integers(6, 90) | st.integers(6, 9000), height=st.integers(6, 90) | st.integers(6, 9000)
+)
+def test_all_corners_of_an_arrow_lie_inside(data: st.DataObject, width: int, height: int) -> None:
+    edge = st.sampled_from([0.0, 1.0])
+    x, y = data.draw(edge | st.floats(0, 1)) * (width - 1) + 0.5, data.draw(edge | st.floats(0, 1)) * (height - 1) + 0.5
+    length, angle = _room((x, y), width, height)
+    corners = _arrow((x, y), angle, length)
+    assert corners[0] == (x, y)
+    assert all(0 <= across <= width and 0 <= down <= height for across, down in corners)
+    assert length > min(width, height) / 4 or length == max(0.16 * (width * height) ** 0.5, 16)
 
 
 @pytest.mark.parametrize(("x", "y"), [(-0.1, 5), (5, 100.1), (201, 5), (5, -3)])
@@ -202,6 +213,16 @@ def test_a_stated_size_decides_which_way_up_the_coordinates_are() -> None:
     assert pointed_at(rotated, 55, 35, "red", size=(60, 40)) == pointed_at(rotated, 55, 35, "red")
     with pytest.raises(BadSample, match="of an image of 640x480, this one has 40x60"):
         pointed_at(rotated, 5, 35, "red", size=(640, 480))
+
+
+def test_coordinates_are_scaled_to_a_resized_picture() -> None:
+    small = picture(336, 224)  # of 640x427: the ratio is not quite the same
+    for size in ((640, 427), (640.0, 426.5), (336, 224)):
+        k = 336 / size[0]
+        scaled = surrounded(small, box(100 / k, 50 / k, 200 / k, 100 / k), "red", "bounding box", size)
+        assert np.abs(np.subtract(extent(is_colour(scaled, "red")), (96, 46, 204, 104))).max() <= 1
+        tip = pointed_at(small, 100 / k, 50 / k, "red", size)
+        assert pixels(tip)[50, 100].tolist() != [128] * 3
 
 
 def test_colour_and_shape_hang_on_the_key_and_all_are_used() -> None:

@@ -138,6 +138,8 @@ def test_scienceqa_asks_with_hint_and_choices_and_explains_the_answer(raw: Raw) 
         "image_id": "val/12", "rationale_from": "solution", "source": "problems.json#problems[1]",
     }  # fmt: skip
     assert samples[2].meta["rationale_from"] == "lecture" and samples[2].task == "vqa_rationale"
+    samples, quarantined = raw.read("scienceqa", raw.root / "problems.json", split="", questions="with_image")
+    assert [s.key for s in samples] == ["scienceqa/val/12", "scienceqa/test/14"] and quarantined == []
 
 
 def test_scienceqa_takes_a_split_that_a_problem_does_not_name_from_the_lists(raw: Raw) -> None:

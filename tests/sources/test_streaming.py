@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SourceError, streaming
 from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, entries, json_lines, lines, listed, members
+from polite_flamingo.sources.streaming import elements, entries, is_list, json_lines, lines, listed, members
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -48,6 +48,10 @@ def test_any_object_is_read_as_json_reads_it(
     expected = json.loads(path.read_bytes())
     streaming.WINDOW = window
     assert whole(path) == expected == dict(entries(path))
+    values = {name: list(part.values()) if isinstance(part, dict) else part for name, part in expected.items()}
+    found = members(path, objects=True)
+    assert {name: list(part) if isinstance(part, Iterator) else part for name, part in found} == values
+    assert not is_list(path)
 
 
 @pytest.mark.parametrize("window", [1, 3, 1 << 20])
@@ -60,6 +64,7 @@ def test_any_list_is_read_as_json_reads_it(
     path.write_text(json.dumps(content, separators=space))
     streaming.WINDOW = window
     assert list(elements(path)) == content
+    assert is_list(path)
 
 
 @given(cut=st.integers(0, 200), window=st.sampled_from([1, 9, 1 << 20]))
@@ -75,6 +80,20 @@ def test_a_file_cut_anywhere_is_a_clear_error_after_the_good_records(
         for _, number, record in listed(path, "questions"):
             found.append((number, record))
     assert found == [(n, {"id": n, "text": f"is it {n}?"}) for n in range(len(found))]
+
+
+def test_an_object_left_before_its_end_is_skipped_and_one_cut_short_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    path.write_text('{"a": {"1": [1], "2": {"x": 2}}, "b": [3]}')
+    seen = []
+    for name, part in members(path, objects=True):
+        seen.append((name, next(part)))
+    assert seen == [("a", [1]), ("b", 3)]
+    for text in ('{"a": {"1": 1', '{"a": {"1": 1}', '{"a": {"1" 1}}', '{"a": {1: 1}}', '{"a": {"1": 1,}}'):
+        path.write_text(text)
+        with pytest.raises(SourceError, match="not JSON"):
+            for _, part in members(path, objects=True):
+                list(part)
 
 
 def test_a_list_left_before_its_end_is_skipped(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from raw_dataset import Raw, both
 from record_strategies import JUNK, spoiled
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base, table
 from polite_flamingo.sources.base import make, plan
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.reading import checked
@@ -135,9 +135,9 @@ def test_the_usual_names_need_no_mapping_and_are_told(raw: Raw) -> None:
 WRONG_MAPPINGS: list[tuple[dict[str, str], str]] = [
     (
         {"response": "answr", "image": "path"},
-        r"'answr' not at all; the columns are: 'path', 'question', 'answer', 'n', 'n'",
+        r"no column 'answr'; the columns are: 'path', 'question', 'answer', 'n', 'n'",
     ),
-    ({"response": "answer", "image": "n"}, r"'n' twice or more"),
+    ({"response": "answer", "image": "n"}, r"several columns 'n'"),
     ({"response": "answer"}, r"image=NAME, instruction=NAME or both; the columns are"),
     ({"image": "path"}, r"--columns response=NAME"),
     ({"answer": "answer"}, r"knows no 'answer'; it knows: response, instruction"),
@@ -162,10 +162,10 @@ WRONG_FILES: list[tuple[str, bytes, str]] = [
     ("t.csv", b"\xff\xfep\x00", "UTF-16"),
     ("t.csv", b"pat\xe9,answer\n", r"the columns are: 'pat\\udce9', 'answer'"),
     ("t.csv.gz", gzip.compress(b"path,answer\n" + b"x" * 99999)[:-12], "does not unpack"),
-    ("t.json", b"{}", "'path' not at all"),
+    ("t.json", b"{}", "no column 'path'"),
     ("t.json", b'[{"path": 1}, ', "not JSON"),
-    ("t.jsonl", b'{"path": 1}\n', "'answer' not at all; the columns are: 'path'"),
-    ("t.jsonl", b"", "not at all"),
+    ("t.jsonl", b'{"path": 1}\n', "no column 'answer'; the columns are: 'path'"),
+    ("t.jsonl", b"", "no column"),
     ("t.parquet", b"PAR1 not really", "cannot be read as Parquet"),
 ]
 
@@ -214,6 +214,7 @@ def test_each_bad_row_of_a_csv_costs_itself_alone(raw: Raw) -> None:
         b'a.png,What?,"5" inch,5',  # 5: a quotation mark too many
         b'a.png,"never closed,6,6',  # 6
         b"",
+        b" ",
         b"a.png,What?,good 7,7",
         b"b.png,What?,no image,8",
         b"../a.png,What?,out,9",
@@ -251,7 +252,7 @@ def test_each_bad_row_of_a_csv_costs_itself_alone(raw: Raw) -> None:
     details = {row.payload: row.detail for row in quarantined}
     assert details["t.csv#rows[1]"] == "line 3 has 2 cells, the first line 4"
     assert details["t.csv#rows[6]"].startswith("line 8 is no row")
-    assert details["t.csv#rows[22]"].startswith("line 26 is no row")
+    assert details["t.csv#rows[22]"].startswith("line 27 is no row")
 
 
 def test_each_bad_row_of_json_lines_costs_itself_alone(raw: Raw) -> None:
@@ -329,6 +330,8 @@ def test_the_task_follows_from_what_a_row_has(raw: Raw) -> None:
     for task, reason in (("vqa", "bad_field"), ("change_captioning", "bad_field"), ("text", "bad_field")):
         samples, quarantined = read(raw, path, columns={"image": "i", "response": "a"}, task=task)
         assert samples == [] and {row.reason for row in quarantined} == {reason}
+    _, quarantined = read(raw, path, columns=full, task="text")
+    assert [row.detail for row in quarantined] == ["the task is text, and the row has an image"] * 5
     for columns in ({"image": "i"}, {}):
         columns |= {"instruction": "q", "response": "a"}
         _, quarantined = read(raw, path, columns=columns, images=False, task="vqa")
@@ -455,6 +458,39 @@ def test_rows_of_parquet_are_built_in_any_order(raw: Raw) -> None:
         assert isinstance(made, Sample) and [image.data for image in made.images] == [data[number], data[0]]
 
 
+def test_a_damaged_parquet_file_gives_no_wrong_images(raw: Raw) -> None:
+    data = [raw.image(f"{n}.png", width=10 + n) for n in range(300)]
+    good = as_parquet([{"image": value, "caption": f"{n}"} for n, value in enumerate(data)], row_group_size=150)
+    path, damaged, read_well = raw.root / "t.parquet", 0, 0
+    for start in range(1000, len(good) * 9 // 10, len(good) // 12):
+        path.write_bytes(good[:start] + b"\xff" * 40 + good[start + 40 :])
+        try:
+            samples, quarantined = read(raw, path)
+        except SourceError:
+            continue
+        assert {row.reason for row in quarantined} <= {"missing_image", "corrupt_image", "bad_field"}
+        for sample in samples:
+            assert sample.images[0].data[:26] == data[int(sample.response)][:26]  # the header with the width
+        damaged, read_well = damaged + len(quarantined), read_well + len(samples)
+    assert damaged and read_well
+
+
+def test_what_is_too_large_or_too_deep(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = raw.root / "t.parquet"
+    path.write_bytes(as_parquet([{"image": raw.image("a.png"), "caption": "x"}]))
+    monkeypatch.setattr(table, "MAX_IMAGE_BYTES", 50)
+    assert [row.reason for row in read(raw, path)[1]] == ["image_too_large"]
+    deep = raw.text("t.jsonl", '{"prompt": "a", "answer": "b", "site": ' + "[" * 60 + "]" * 60 + "}")
+    assert [row.reason for row in read(raw, deep, columns={"meta.site": "site"}, images=False)[1]] == ["bad_field"]
+
+
+def test_columns_of_bytes_alone_lose_no_rows(raw: Raw) -> None:
+    path = raw.root / "t.parquet"
+    path.write_bytes(as_parquet([{"image": raw.image("a.png"), "caption": b"x"}] * 3))
+    samples, quarantined = read(raw, path)
+    assert samples == [] and [row.reason for row in quarantined] == ["bad_field"] * 3
+
+
 @pytest.mark.parametrize(
     "place", [{"file": 9}, {"file": "0"}, {"row": 1}, {"row": -1}, {"row": True}, {"column": "no"}]
 )
@@ -547,7 +583,7 @@ def test_spoiled_rows_cost_only_themselves(raw: Raw, made: Any, meta: str) -> No
     try:
         samples, quarantined = read(raw, path, columns=columns | ({"meta.x": meta} if meta else {}))
     except SourceError as error:  # where none of the rows has a column
-        assert "not at all" in str(error) and len(made[1]) == 3
+        assert "no column" in str(error) and len(made[1]) == 3
         return
     places = [sample.meta["source"] for sample in samples] + [row.payload for row in quarantined]
     assert sorted(places) == [f"t.jsonl#rows[{number}]" for number in range(4)]

@@ -1,0 +1,320 @@
+"""The contestants of `benchmarks/rewriting.py`, each in a process of its own that rewrites whenever it is told to.
+
+    python -m benchmarks.rewriters --contestant NAME --profile FILE --shards FOLDER --out FOLDER --threads N
+
+Each line on stdin is a run, as JSON: {"name": a label, "every": take each n-th sample, …}; the answer is a line that
+begins with `RESULT`: seconds, samples, generated tokens. The texts go to OUT/NAME.json. Models are loaded and warm
+before the first run; caches of images and prompts are empty at the start of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image as Pillow
+from torch import Tensor
+from torch.nn import functional as F
+
+from actors.rewriting import RewriterActor
+from actors.scoring import ScoringActor
+from polite_flamingo import images
+from polite_flamingo.flamingo.beams import arguments
+from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.flamingo.engine import Engine
+from polite_flamingo.flamingo.media import MediaCache
+from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.rewriter import Rewriter, new_decoder
+from polite_flamingo.ledger import OutputLayout, read_scored, shard_names
+from polite_flamingo.prompts import rewriting_prompt
+from polite_flamingo.sample import Sample
+from polite_flamingo.shards import read_shard
+from ray_jobs import console
+from ray_jobs.build_pf1m import BuildConfig, identify, process
+
+Run = Callable[[list[Sample], dict[str, Any]], tuple[float, list[str], int]]
+"""Samples and the run's options -> seconds, texts, generated tokens (end tokens included; 0 where not known)."""
+
+
+def main() -> None:
+    """Load, then run as told until stdin ends."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--contestant", choices=("reference", "batched", "engine", "ray"), required=True)
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--shards", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    options = parser.parse_args()
+    command = ["--profile", options.profile, "--input", str(options.shards), "--out", str(options.out / "build")]
+    build = console.parse("rewriting", "", BuildConfig, command)
+    run: Run
+    if options.contestant == "ray":
+        run = on_ray(build)
+    else:
+        config = replace(build.rewriter, threads=options.threads)
+        assert config.generation.num_beams == 1, "the benchmark compares ways to decode without beams"
+        rewriter = Rewriter(config)
+        make = {"reference": reference_loop, "batched": batched_generate, "engine": with_engine}
+        run = make[options.contestant](rewriter)
+    samples = read_all(options.shards)
+    if options.contestant != "ray":
+        run(samples[:: max(1, len(samples) // 8)], {"batch": 8})  # the first calls of torch take longer
+    print("RESULT {}", flush=True)
+    for line in sys.stdin:
+        wanted = json.loads(line)
+        chosen = samples[:: wanted.get("every", 1)]
+        seconds, texts, tokens = run(chosen, wanted)
+        written = {sample.key: text for sample, text in zip(chosen, texts, strict=True)}
+        (options.out / f"{wanted['name']}.json").write_text(json.dumps(written))
+        print("RESULT " + json.dumps({"seconds": seconds, "samples": len(chosen), "tokens": tokens}), flush=True)
+
+
+def read_all(shards: Path) -> list[Sample]:
+    """Every sample of a folder of shards, in order."""
+    rows = [row for path in shard_names(str(shards)).values() for row in read_shard(path)]
+    samples = [row for row in rows if isinstance(row, Sample)]
+    assert len(samples) == len(rows), "the benchmark's own shards have no bad rows"
+    return samples
+
+
+# (a) and (b): open_flamingo and transformers
+
+
+def reference_loop(rewriter: Rewriter) -> Run:
+    """What the reference inferencer does: a sample, its image, its prompt, `generate`, the next sample."""
+    model, extra = rewriter.model, generate_arguments(rewriter)
+
+    def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
+        started, texts, tokens = time.perf_counter(), [], 0
+        for sample in samples:
+            vision_x = pixels_of(model, sample)[None, :, None]
+            prompt = model.tokenizer.encode(rewriting_prompt(sample.instruction, sample.response))
+            lang_x = torch.tensor([prompt])
+            out = model.generate(vision_x, lang_x, torch.ones_like(lang_x), **extra)
+            ids = until_end(out[0, len(prompt) :].tolist(), extra["eos_token_id"])
+            texts.append(model.tokenizer.decode(ids).strip())
+            tokens += len(ids) + 1
+        return time.perf_counter() - started, texts, tokens
+
+    return run
+
+
+def batched_generate(rewriter: Rewriter) -> Run:
+    """The same in batches: sorted by number of images and length, padded left, images encoded batch by batch."""
+    model, extra = rewriter.model, generate_arguments(rewriter)
+    tokenizer = model.tokenizer
+
+    def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
+        started, tokens = time.perf_counter(), 0
+        texts: dict[int, str] = {}
+        prompts = [tokenizer.encode(rewriting_prompt(sample.instruction, sample.response)) for sample in samples]
+        order = sorted(range(len(samples)), key=lambda number: (len(samples[number].images), len(prompts[number])))
+        for start in range(0, len(order), options["batch"]):
+            batch = order[start : start + options["batch"]]
+            width = max(len(prompts[number]) for number in batch)
+            lang_x = torch.full((len(batch), width), tokenizer.pad_id)
+            mask = torch.zeros_like(lang_x)
+            pixels = [pixels_of(model, samples[number]) for number in batch]
+            vision_x = torch.zeros(len(batch), max(map(len, pixels)), 1, *pixels[0].shape[1:])
+            for row, number in enumerate(batch):
+                lang_x[row, width - len(prompts[number]) :] = torch.tensor(prompts[number])
+                mask[row, width - len(prompts[number]) :] = 1
+                vision_x[row, : len(pixels[row]), 0] = pixels[row]
+            out = model.generate(vision_x, lang_x, mask, **extra)
+            for number, row in zip(batch, out[:, width:].tolist(), strict=True):
+                ids = until_end(row, extra["eos_token_id"])
+                texts[number] = tokenizer.decode(ids).strip()
+                tokens += len(ids) + 1
+        return time.perf_counter() - started, [texts[number] for number in range(len(samples))], tokens
+
+    return run
+
+
+def generate_arguments(rewriter: Rewriter) -> dict[str, Any]:
+    """The profile's settings for transformers' `generate`."""
+    assert isinstance(rewriter.decoder, Engine)
+    ends = sorted(rewriter.decoder.ends)
+    return arguments(rewriter.config.generation) | {
+        "eos_token_id": ends,
+        "pad_token_id": rewriter.model.tokenizer.pad_id,
+    }
+
+
+def pixels_of(model: FlamingoModel, sample: Sample) -> Tensor:
+    """(T, 3, H, W); the black image where there is none."""
+    pictures = [Pillow.open(io.BytesIO(image.data)).convert("RGB") for image in sample.images] or [images.black()]
+    return torch.stack([model.preprocess(picture) for picture in pictures])
+
+
+def until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """Without the end token and what follows."""
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+
+
+# (c): the engine, whole and with one thing switched off
+
+
+def with_engine(rewriter: Rewriter) -> Run:
+    """`Rewriter.rewrite` with an engine that knows nothing yet; `options["without"]` names what is switched off."""
+
+    def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
+        started, cpu = time.perf_counter(), time.process_time()
+        rewriter.decoder = SWITCHES[options.get("without", "")](rewriter.model, rewriter.config)
+        texts = rewriter.rewrite(samples)
+        seconds = time.perf_counter() - started
+        bad = [text for text in texts if not isinstance(text, str)]
+        assert not bad, f"the benchmark's samples are all good, yet: {bad[0]}"
+        spent = {cause: round(value, 2) for cause, value in rewriter.decoder.metrics.seconds.items()}
+        if "name" in options:
+            cpu = time.process_time() - cpu
+            print(f"{options['name']}: {seconds:.2f} s ({cpu:.2f} s of CPU), of which {spent}", file=sys.stderr)
+        return seconds, [str(text) for text in texts], rewriter.decoder.metrics.generated
+
+    return run
+
+
+def whole(model: FlamingoModel, config: RewriterConfig) -> Engine:
+    """The engine as it is."""
+    engine = new_decoder(model, config)
+    assert isinstance(engine, Engine)
+    return engine
+
+
+def waiting_for_the_batch(model: FlamingoModel, config: RewriterConfig) -> Engine:
+    """A freed slot stays empty until the last of its batch is done."""
+    engine = whole(model, config)
+    admit = engine._admit
+    engine._admit = lambda: [] if engine._rows else admit()  # type: ignore[method-assign]
+    return engine
+
+
+def forgetting_images(model: FlamingoModel, config: RewriterConfig) -> Engine:
+    """An image is encoded for each request, but where requests of one admission share it."""
+    engine = whole(model, config)
+    engine.media = MediaCache(model, engine.decoder)
+    engine.media._keep = lambda name, media: None  # type: ignore[method-assign]
+    return engine
+
+
+def forgetting_beginnings(model: FlamingoModel, config: RewriterConfig) -> Engine:
+    """Every prompt is run from its first token."""
+    return whole(model, replace(config, engine=replace(config.engine, prefixes=0)))
+
+
+def attending_by_torchs_kernel(model: FlamingoModel, config: RewriterConfig) -> Engine:
+    """`scaled_dot_product_attention` at every step of decoding."""
+    engine = whole(model, config)
+    decoder = engine.decoder
+
+    def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        grouped = decoder.heads != decoder.kv_heads
+        found = F.scaled_dot_product_attention(
+            query.transpose(1, 2), keys, values, bias[:, :, None], scale=decoder.scale, enable_gqa=grouped
+        )
+        return found.transpose(1, 2).flatten(2)
+
+    decoder._look = look  # type: ignore[method-assign]
+    return engine
+
+
+def projecting_media_at_every_call(model: FlamingoModel, config: RewriterConfig) -> Engine:
+    """As open_flamingo, latents become keys and values anew in every call: the same products, their result unused."""
+    engine = whole(model, config)
+    decoder = engine.decoder
+    step, prefill = decoder.step, decoder.prefill
+    latents_BND = torch.randn(4 * config.engine.slots, *model.latents_shape, dtype=decoder.dtype, device=decoder.device)
+
+    def projecting_step(ids: Tensor, *more: Any) -> Tensor:
+        if more[-1] is not None:
+            decoder._to_kv(latents_BND[: len(ids)])
+        return step(ids, *more)
+
+    def projecting_prefill(*given: Any) -> Tensor:
+        decoder._to_kv(latents_BND[: sum(map(len, given[-1]))])
+        return prefill(*given)
+
+    decoder.step, decoder.prefill = projecting_step, projecting_prefill  # type: ignore[method-assign]
+    return engine
+
+
+SWITCHES: dict[str, Callable[[FlamingoModel, RewriterConfig], Engine]] = {
+    "": whole,
+    "freed slots refilled before the rest": waiting_for_the_batch,
+    "image cache": forgetting_images,
+    "kept prompt beginnings": forgetting_beginnings,
+    "attention by two batched products": attending_by_torchs_kernel,
+    "media keys and values made once": projecting_media_at_every_call,
+}
+"""What can be switched off."""
+
+
+# (d): the job
+
+
+class TimedActor(RewriterActor):
+    """Notes when its first block arrives: starting Ray and loading models is not what is compared."""
+
+    def __init__(self, config: RewriterConfig, settings: Any):
+        super().__init__(config, settings)
+        self._mark: Path | None = Path(settings.out) / f"first-{os.getpid()}"
+
+    def __call__(self, table: Any) -> Any:
+        """As the real one."""
+        if self._mark is not None:
+            self._mark.write_text(str(time.time()))
+            self._mark = None
+        return super().__call__(table)
+
+
+class NoScores:
+    """Scores nothing."""
+
+    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        """No number."""
+        return [{} for _ in samples]
+
+
+class IdleScoring(ScoringActor):
+    """The stage without its models."""
+
+    def load(self, config: Any) -> NoScores:
+        """Nothing."""
+        return NoScores()
+
+
+def on_ray(config: BuildConfig) -> Run:
+    """`build_pf1m` up to its last manifest, from the first row that meets a rewriter; the scoring actor is idle.
+
+    `options["actors"]` makes the rewriting pool that large; else it is the profile's.
+    """
+
+    def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
+        pools = config.pools
+        if actors := options.get("actors"):
+            pool = replace(pools.rewriting, min_actors=actors, max_actors=actors, cpus=1 / actors)
+            pools = replace(pools, rewriting=pool)
+        job = replace(config, pools=pools)
+        shutil.rmtree(job.out, ignore_errors=True)
+        layout = OutputLayout(root=Path(job.out))
+        shards = shard_names(job.input)
+        process(shards, job, layout, identify(job)[0], TimedActor, IdleScoring)
+        first = min(float(path.read_text()) for path in layout.root.glob("first-*"))
+        last = max(layout.manifest(name).stat().st_mtime for name in shards)
+        written = {sample.key: sample.rewritten or "" for name in shards for sample in read_scored(layout, name)}
+        return last - first, [written[sample.key] for sample in samples], 0
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

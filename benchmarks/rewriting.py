@@ -1,0 +1,242 @@
+"""Rewriting four ways: the reference's loop, batched `generate`, the engine, and the job on Ray.
+
+    python -m benchmarks.rewriting --profile profiles/tiny.yaml [--samples 600] [--runs 5] [--threads 2]
+
+Samples are Shapes, drawn with a seed and ingested by the ordinary adapters: captions with boxes, classes with
+knowledge, pairs of images, and questions, of which a picture has one to ten, as in the VQA sets. All contestants
+rewrite the same ones greedily, with the same weights:
+
+    (a) reference loop      one sample at a time through open_flamingo and transformers' `generate`; on each n-th sample
+    (b) batched generate    sorted by length, at the best of several batch sizes
+    (c) engine              `Rewriter.rewrite`
+    (d) Ray                 `build_pf1m` with a scoring actor that does nothing: with the profile's pools, and with one
+                            rewriting actor a core; from the first row that meets an actor to the last manifest
+
+Runs take turns, so that a machine that slows down does so for all; medians are printed. (a) to (c) have `--threads`
+threads of torch in one process, (d) what the profile gives its actors. Memory is the most that a contestant and its
+children hold for themselves (USS), models and Ray included. Then each of the engine's optimisations is switched off in
+turn: the ratio is the median over the rounds of the time without it to the time of the whole engine. The texts of all
+are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psutil
+
+from benchmarks.ingest import held
+from polite_flamingo.ingest import IngestConfig, ingest
+from polite_flamingo.ledger import shard_names
+from polite_flamingo.sample import Sample
+from polite_flamingo.shapes import write
+from polite_flamingo.shards import read_shard, write_shard
+
+BATCHES = (8, 16, 32, 64)
+SWITCHES = (
+    "freed slots refilled before the rest",
+    "image cache",
+    "kept prompt beginnings",
+    "attention by two batched products",
+    "media keys and values made once",
+)
+
+
+def main() -> None:
+    """Draw the samples, start the contestants, let them take turns, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="profiles/tiny.yaml")
+    parser.add_argument("--samples", type=int, default=600, help="about so many (%(default)s)")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--every", type=int, default=8, help="(a) rewrites each n-th sample (%(default)s)")
+    parser.add_argument("--without-ray", action="store_true", help="leave (d) out")
+    parser.add_argument("--log", type=Path, default=None, help="what the contestants say goes here")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="benchmark_rewriting_") as made:
+        root = Path(made)
+        count = draw_samples(root / "shards", options.samples)
+        print_head(options, count)
+        rows = compete(options, root)
+        print_table(options, rows, texts(root))
+
+
+def compete(options: argparse.Namespace, root: Path) -> dict[str, list[dict[str, Any]]]:
+    """Results of each row of the table, run by run."""
+    names = ["reference", "batched", "engine"] + ([] if options.without_ray else ["ray"])
+    contestants = {name: Contestant(name, options, root) for name in names}
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    try:
+        search = {batch: contestants["batched"].run(f"batch {batch}", batch=batch) for batch in BATCHES}
+        best = min(search, key=lambda batch: search[batch]["seconds"])
+        rates = ", ".join(f"{batch}: {one['samples'] / one['seconds']:.2f}" for batch, one in search.items())
+        print(f"batch sizes of (b), samples/s in one run: {rates}", flush=True)
+        plan: list[tuple[str, str, dict[str, Any]]] = [
+            ("(a) reference loop", "reference", {"every": options.every}),
+            (f"(b) batched generate, {best}", "batched", {"batch": best}),
+            ("(c) engine", "engine", {}),
+            *((f"without {name}", "engine", {"without": name}) for name in SWITCHES),
+        ]
+        if not options.without_ray:
+            plan.append(("(d) Ray, the profile's pools", "ray", {}))
+            plan.append(("(d) Ray, an actor a core", "ray", {"actors": os.cpu_count()}))
+        for number in range(options.runs):
+            for label, name, wanted in plan:
+                rows[label].append(contestants[name].run(label, **wanted))
+            print(f"  round {number + 1} of {options.runs} done", file=sys.stderr, flush=True)
+    finally:
+        for contestant in contestants.values():
+            contestant.end()
+    return rows
+
+
+class Contestant:
+    """A process of `benchmarks.rewriters`, whose memory is watched while it runs."""
+
+    def __init__(self, name: str, options: argparse.Namespace, root: Path):
+        self._out = root / name
+        self._out.mkdir()
+        command = [
+            sys.executable, "-m", "benchmarks.rewriters", "--contestant", name, "--profile", options.profile,
+            "--shards", str(root / "shards"), "--out", str(self._out), "--threads", str(options.threads),
+        ]  # fmt: skip
+        log = (options.log or root / "log").open("a")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
+        )  # fmt: skip
+        self._log = Path(log.name)
+        self._answer()
+
+    def run(self, label: str, **wanted: Any) -> dict[str, Any]:
+        """One run; `peak` is added to what the process says."""
+        stop, used = threading.Event(), [held(self._process.pid)]
+
+        def watch() -> None:
+            while not stop.wait(0.2):
+                used.append(held(self._process.pid))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"name": label, **wanted}) + "\n")
+        self._process.stdin.flush()
+        try:
+            return self._answer() | {"peak": max(used)}
+        finally:
+            stop.set()
+            watcher.join()
+
+    def end(self) -> None:
+        """Close its stdin and wait."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("RESULT "):
+                return json.loads(line.removeprefix("RESULT "))
+        sys.exit(f"a contestant ended: {self._log.read_text()[-3000:]}")
+
+
+def draw_samples(folder: Path, wanted: int) -> int:
+    """Write a shard for each dataset; return how many samples there are."""
+    rng = random.Random(0)
+    raw, ingested = folder.parent / "raw", folder.parent / "ingested"
+    each = max(9, round(wanted / 5.1))  # what the choice of questions leaves of seven datasets, one of a third
+    with mock.patch.object(write, "QUESTIONS_A_SCENE", 10):
+        sources = write.write_raw(raw, samples=each, seed=0, damage=False)
+    count = 0
+    for source, options in sources.items():
+        ingest(IngestConfig(source=source, options=options, out=ingested, fresh=True))
+    for name, path in shard_names(str(ingested)).items():
+        samples = [row for row in read_shard(path) if isinstance(row, Sample)]
+        chosen = one_to_ten_questions(samples, rng)
+        count += len(chosen)
+        write_shard(folder / f"{name}.tar", chosen)
+    return count
+
+
+def one_to_ten_questions(samples: list[Sample], rng: random.Random) -> list[Sample]:
+    """As many questions a picture, evenly; where too few different ones were asked, they are asked again."""
+    pictures: dict[tuple[bytes, ...], list[Sample]] = {}
+    for sample in samples:
+        pictures.setdefault(tuple(image.data for image in sample.images), []).append(sample)
+    chosen = []
+    for group in pictures.values():
+        if not group[0].task.startswith("vqa"):
+            chosen += group
+            continue
+        for number in range(rng.randint(1, 10)):
+            again, place = divmod(number, len(group))
+            key = group[place].key + (f"-again{again}" if again else "")
+            chosen.append(replace(group[place], key=key))
+    return chosen
+
+
+def texts(root: Path) -> dict[str, dict[str, str]]:
+    """Label -> key -> text, of the last run."""
+    return {path.stem: json.loads(path.read_text()) for path in root.glob("*/*.json")}
+
+
+def print_head(options: argparse.Namespace, count: int) -> None:
+    """The machine, the libraries, the command, the load."""
+    described = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.split(":")[1].strip() for line in described if "model name" in line), "")
+    memory = psutil.virtual_memory().total >> 30
+    print(f"{os.cpu_count()} CPU cores ({cpu or platform.machine()}), {memory} GiB; load {os.getloadavg()[0]:.1f}")
+    print(", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "open-flamingo", "ray")))
+    print(f"python -m benchmarks.rewriting {shlex.join(sys.argv[1:])}   ({time.strftime('%Y-%m-%d')})")
+    print(f"{count} samples, {options.runs} runs, {options.threads} threads; (a) each {options.every}th sample")
+
+
+def print_table(
+    options: argparse.Namespace, rows: dict[str, list[dict[str, Any]]], written: dict[str, dict[str, str]]
+) -> None:
+    """The contestants, then the switches, then whether all wrote the same."""
+    engine = next(label for label in rows if label.startswith("(c)"))
+    length = rows[engine][0]["tokens"] / rows[engine][0]["samples"]
+    rates = {label: statistics.median(one["samples"] / one["seconds"] for one in runs) for label, runs in rows.items()}
+    slow, batched = list(rates.values())[:2]
+    print(f"\n{'':<32}{'samples/s':>10}{'tokens/s':>10}{'peak MB':>9}{'× (a)':>8}{'× (b)':>8}{'× (c)':>8}")
+    for label, runs in rows.items():
+        if not label.startswith("without"):
+            rate, each = rates[label], (runs[0]["tokens"] / runs[0]["samples"] or length)
+            peak = statistics.median(one["peak"] for one in runs) / 2**20
+            print(
+                f"{label:<32}{rate:>10.2f}{rate * each:>10.0f}{peak:>9.0f}"
+                f"{rate / slow:>8.2f}{rate / batched:>8.2f}{rate / rates[engine]:>8.2f}"
+            )
+    print(f"\n{'of the engine':<40}{'× with it':>10}   lowest and highest of the rounds")
+    for name in SWITCHES:
+        ratios = [off["seconds"] / on["seconds"] for off, on in zip(rows[f"without {name}"], rows[engine], strict=True)]
+        print(f"{name:<40}{statistics.median(ratios):>10.2f}   {min(ratios):.2f} to {max(ratios):.2f}")
+    reference = written[engine]
+    for label, found in sorted(written.items()):
+        other = sum(text != reference[key] for key, text in found.items())
+        if other:
+            print(f"{label}: {other} of {len(found)} texts are not the engine's")
+    print(f"all other texts are the same; {length:.1f} generated tokens a sample")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Beam search, which the engine does not do: transformers' batched `generate` over open_flamingo, on the same requests.
+
+Slower by far: a batch waits for its longest answer, and open_flamingo projects the images' latents anew at every token.
+Each image is encoded once a call. With one beam it is plain `generate`, whose greedy texts the engine's must equal.
+
+Prompts of like length are decoded together, so a text may hang on its batch: by rounding, and where beams are sampled
+by the batch's seed. The same list of requests gives the same texts. Stop texts are not honoured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polite_flamingo.flamingo.config import GenerationConfig
+from polite_flamingo.flamingo.engine import Request
+from polite_flamingo.flamingo.media import AT_ONCE, digest, encode
+from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.sampling import seed_of
+from polite_flamingo.sample import BadSample
+
+
+class BeamSearch:
+    """Takes requests as `Engine.generate` does."""
+
+    def __init__(self, model: FlamingoModel, generation: GenerationConfig, *, ends: Sequence[int], batch: int):
+        """Args: ends: tokens that end a text. batch: prompts decoded together."""
+        self._model, self._generation, self._batch = model, generation, batch
+        self._ends = list(ends)
+        weight = model.lang_encoder.get_input_embeddings().weight
+        self._device, self._dtype = weight.device, weight.dtype
+
+    def generate(self, requests: Iterable[Request]) -> None:
+        """Do these requests; afterwards each is done. Of a request's `decoding` only the seed is looked at."""
+        requests = list(requests)
+        for request in requests:
+            request.digests = tuple(map(digest, request.images))
+        latents, broken = self._encode(requests)
+        ready = []
+        for request in requests:
+            bad = next((broken[name] for name in request.digests if name in broken), None)
+            if bad is None:
+                ready.append(request)
+            else:
+                _finish(request, "error", bad)
+        ready.sort(key=lambda request: (len(request.ids), request.decoding.seed))
+        for start in range(0, len(ready), self._batch):
+            self._decode(ready[start : start + self._batch], latents)
+
+    def _encode(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], dict[str, BadSample]]:
+        wanted = {name: data for r in requests for name, data in zip(r.digests, r.images, strict=True)}
+        latents: dict[str, Tensor] = {}
+        broken: dict[str, BadSample] = {}
+        names = list(wanted)
+        for start in range(0, len(names), AT_ONCE):
+            found, bad = encode(self._model, {name: wanted[name] for name in names[start : start + AT_ONCE]})
+            latents |= found
+            broken |= bad
+        return latents, broken
+
+    def _decode(self, batch: list[Request], latents: dict[str, Tensor]) -> None:
+        """A batch that does not fit the memory is halved."""
+        try:
+            for request, tokens in zip(batch, self._run(batch, latents), strict=True):
+                request.tokens = tokens
+                _finish(request, "stop" if len(tokens) < self._generation.max_new_tokens else "length")
+            return
+        except torch.OutOfMemoryError:
+            pass  # handled outside, where the traceback no longer holds the tensors
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(batch) == 1:
+            detail = f"{len(batch[0].ids)} prompt tokens do not fit the memory of {self._device} alone"
+            _finish(batch[0], "error", BadSample("rewriting_failed", detail))
+            return
+        half = len(batch) // 2
+        self._decode(batch[:half], latents)
+        self._decode(batch[half:], latents)
+
+    def _run(self, batch: list[Request], latents: dict[str, Tensor]) -> list[list[int]]:
+        """Tokens of each row, up to its end."""
+        tokenizer = self._model.tokenizer
+        width = max(len(request.ids) for request in batch)
+        ids_BT = torch.full((len(batch), width), tokenizer.pad_id)
+        mask_BT = torch.zeros_like(ids_BT)
+        slots = max(1, *(len(request.digests) for request in batch), 1)
+        # Slots without a tag are never looked at. So zeros stand for them, and for the black image that the reference
+        # shows with text-only prompts: both give the same text to the last bit.
+        vision = torch.zeros(len(batch), slots, *self._model.latents_shape, dtype=self._dtype, device=self._device)
+        for row, request in enumerate(batch):
+            ids_BT[row, width - len(request.ids) :] = torch.tensor(request.ids)
+            mask_BT[row, width - len(request.ids) :] = 1
+            for slot, name in enumerate(request.digests):
+                vision[row, slot] = latents[name]
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(seed_of(self._generation.seed, *(str(request.decoding.seed) for request in batch)))
+            out_BT = self._model.generate(
+                vision,
+                ids_BT.to(self._device),
+                mask_BT.to(self._device),
+                eos_token_id=self._ends,
+                pad_token_id=tokenizer.pad_id,
+                # A generated <image> would change what all rows see (v2); no answer ever contains one.
+                suppress_tokens=[tokenizer.image_id],
+                **arguments(self._generation),
+            )
+        return [self._until_end(row) for row in out_BT[:, width:].tolist()]
+
+    def _until_end(self, ids: list[int]) -> list[int]:
+        return ids[: next((place for place, token in enumerate(ids) if token in self._ends), len(ids))]
+
+
+def arguments(generation: GenerationConfig) -> dict[str, Any]:
+    """`generation` as arguments of transformers' `generate`."""
+    found: dict[str, Any] = {
+        "max_new_tokens": generation.max_new_tokens,
+        "no_repeat_ngram_size": generation.no_repeat_ngram_size,
+        "num_beams": generation.num_beams,
+        "do_sample": generation.do_sample,
+    }
+    if generation.num_beams > 1:
+        found["length_penalty"] = generation.length_penalty
+    if generation.do_sample:
+        found |= {name: getattr(generation, name) for name in ("temperature", "top_k", "top_p")}
+    return found
+
+
+def _finish(request: Request, why: str, error: BadSample | None = None) -> None:
+    request.done, request.finish, request.error = True, why, error
