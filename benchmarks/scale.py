@@ -74,11 +74,10 @@ def main() -> None:
     actors.add_argument("--shards-per-actor", type=int, default=6)
     memory = modes.add_parser("memory")
     memory.add_argument("--shards", type=int, nargs="+", default=[100, 1000, 10_000])
-    memory.add_argument("--at-once", type=int, default=PoolsConfig().shards_at_once, help="pools.shards_at_once")
     ledger = modes.add_parser("ledger")
     ledger.add_argument("--manifests", type=int, default=1_000_000)
     one = modes.add_parser("one", help="one run of `actors` or `memory`, in a process of its own")
-    for name in ("--actors", "--shards", "--rows-per-shard", "--at-once"):
+    for name in ("--actors", "--shards", "--rows-per-shard"):
         one.add_argument(name, type=int)
     one.add_argument("--seconds-per-row", type=float)
     options = parser.parse_args()
@@ -90,7 +89,6 @@ def main() -> None:
 
 def run_actors(options: argparse.Namespace) -> None:
     """The table of `actors`."""
-    options.at_once = PoolsConfig().shards_at_once
     print(f"a row takes {options.seconds_per_row} s (stand-in), a shard has {options.rows_per_shard} rows")
     print(" actors  shards  rows/s  efficiency  busy  rows/s, whole run  CPU s/row  driver MB  all processes MB")
     single = 0.0
@@ -109,7 +107,6 @@ def run_actors(options: argparse.Namespace) -> None:
 def run_memory(options: argparse.Namespace) -> None:
     """The table of `memory`."""
     options.rows_per_shard, options.seconds_per_row = 1, 0.0
-    print(f"{options.at_once} shards at once")
     print("  shards  seconds  driver at the start MB  driver at its highest MB  grown MB  kB a shard")
     for count in options.shards:
         found = in_a_process(options, 1, count)
@@ -127,7 +124,6 @@ def in_a_process(options: argparse.Namespace, actors: int, shards: int) -> dict[
     command = [sys.executable, "-m", "benchmarks.scale", *(["--folder", str(options.folder)] if options.folder else [])]
     command += ["one", "--actors", str(actors), "--shards", str(shards)]
     command += ["--rows-per-shard", str(options.rows_per_shard), "--seconds-per-row", str(options.seconds_per_row)]
-    command += ["--at-once", str(options.at_once)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}")
@@ -146,7 +142,6 @@ def run_one(options: argparse.Namespace) -> None:
     pools = PoolsConfig(
         rewriting=PoolConfig(min_actors=rewriting, max_actors=rewriting, cpus=0.05),
         scoring=PoolConfig(min_actors=scoring, max_actors=scoring, cpus=0.05),
-        shards_at_once=options.at_once,
     )
     with tempfile.TemporaryDirectory(prefix="scale_", dir=options.folder) as made:
         root = Path(made)

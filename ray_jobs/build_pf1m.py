@@ -144,30 +144,26 @@ def process(
 
         configure_data()
         pools = config.pools
-
-        def committed(shards: Mapping[str, Path]) -> ray.data.Dataset:
-            source = ShardDatasource(shards, identity)
-            return (
-                ray.data.read_datasource(source, override_num_blocks=len(shards), num_cpus=pools.task_cpus)
-                .map_batches(**stage(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, pools, layout))
-                .map_batches(**stage(scoring_actor or ScoringActor, config.scoring, pools.scoring, pools, layout))
-                .map_batches(
-                    commit_blocks,
-                    fn_kwargs={"out": str(layout.root.resolve()), "config_hash": identity},
-                    batch_size=None,
-                    batch_format="pyarrow",
-                    num_cpus=pools.task_cpus,
-                )
+        committed = (
+            ray.data.read_datasource(
+                ShardDatasource(shards, identity),
+                override_num_blocks=len(shards),
+                num_cpus=pools.task_cpus,
             )
-
-        names, stats = list(shards), []
+            .map_batches(**stage(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, pools, layout))
+            .map_batches(**stage(scoring_actor or ScoringActor, config.scoring, pools.scoring, pools, layout))
+            .map_batches(
+                commit_blocks,
+                fn_kwargs={"out": str(layout.root.resolve()), "config_hash": identity},
+                batch_size=None,
+                batch_format="pyarrow",
+                num_cpus=pools.task_cpus,
+            )
+        )
         with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "rewriting")) as advance:
-            for start in range(0, len(names), pools.shards_at_once):
-                dataset = committed({name: shards[name] for name in names[start : start + pools.shards_at_once]})
-                for shard in dataset.iter_rows():
-                    advance(1, shard["rows_in"])
-                stats.append(dataset.stats())
-        write_atomically(layout.ray_stats, "\n".join(stats))
+            for shard in committed.iter_rows():
+                advance(1, shard["rows_in"])
+        write_atomically(layout.ray_stats, committed.stats())
     missing = list(unfinished(layout, shards))
     assert not missing, f"shards were neither committed nor reported: {console.names_of(missing)}"
     layout.clear_parts()

@@ -59,8 +59,6 @@ class PoolsConfig:
             content, end the job: the model is broken, not the rows.
         autoscaling: the cluster starts machines when they are asked for (cluster.yaml), so that its present size says
             nothing; else a job that it cannot hold is refused at once.
-        shards_at_once: Ray Data's driver holds a read task and statistics for every shard of a run; a job of more
-            shards than these is several runs, each of which starts the actors again.
     """
 
     rewriting: PoolConfig = PoolConfig()
@@ -68,11 +66,6 @@ class PoolsConfig:
     task_cpus: float = 0.25
     max_failures_in_a_row: int = 32
     autoscaling: bool = False
-    shards_at_once: int = 20_000
-
-    def __post_init__(self) -> None:
-        if self.shards_at_once < 1:
-            raise ValueError("pools: shards_at_once must be at least 1")
 
     def needed(self, kind: str) -> float:
         """Logical "CPU"s or "GPU"s to start with: both pools at their least, a task that reads and one that writes."""

@@ -87,18 +87,6 @@ def test_second_run_opens_nothing_and_names_the_shards(
     assert results(out) == before
 
 
-def test_a_job_of_several_runs_leaves_the_same(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
-    """More shards than the driver holds at once."""
-    from dataclasses import replace
-
-    source, before = undisturbed
-    job = config(source, tmp_path / "out")
-    run(replace(job, pools=replace(job.pools, shards_at_once=4)))
-    assert results(tmp_path / "out") == results(before)
-    text = (tmp_path / "out" / "ray_data_stats.txt").read_text()
-    assert text.count("MapBatches(commit_blocks)") >= 2
-
-
 def test_another_configuration_is_refused_and_fresh_starts_over(
     undisturbed: tuple[Path, Path], tmp_path: Path, ray_session: None
 ) -> None:
