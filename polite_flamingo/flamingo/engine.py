@@ -9,7 +9,7 @@ message up to the images where several questions are asked of the same ones.
 Greedy texts depend neither on the order of arrival nor on the number of slots, but for rounding; drawn ones hang on
 their own seed (`sampling.py`). A request that fails alone comes back with its `BadSample`. No beam search is done here.
 
-Not thread-safe: one thread submits, steps and cancels (`serve` wraps it in one).
+Not thread-safe: one thread submits, steps and cancels.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -281,7 +282,7 @@ class Engine:
 
     def _awaited(self, request: Request) -> bool:
         """Whether another request of the same images waits near the front of the queue."""
-        return any(self._waiting[i].digests == request.digests for i in range(min(len(self._waiting), 4 * self.slots)))
+        return any(other.digests == request.digests for other in islice(self._waiting, 4 * self.slots))
 
     def _prefill(self) -> list[Request]:
         rows = range(self._decoding, len(self._rows))
@@ -303,10 +304,8 @@ class Engine:
         finished = [row for row, whole in zip(chosen, complete, strict=True) if whole]
         if finished:
             picked = [number for number, whole in enumerate(complete) if whole]
-            # rows that are complete come first in `_rows`: chosen ones are, and those behind them have to wait
             requests = [self._rows[row] for row in finished]
-            others = [r for r in self._rows[self._decoding :] if r not in requests]
-            self._reorder(finished, others)
+            self._bring_forward(finished)
             touched = self._take(requests, logits[picked], first=self._decoding)
         return touched
 
@@ -346,7 +345,7 @@ class Engine:
         """The image that generated tokens see: none in v1, the last in v2."""
         return 0 if self.decoder.attention == "v1" else len(request.images)
 
-    def _reorder(self, finished: Sequence[int], others: Sequence[Request]) -> None:
+    def _bring_forward(self, finished: Sequence[int]) -> None:
         """Bring the rows that are complete before those that are not; mostly they are there already."""
         target = self._decoding
         for row in finished:
@@ -423,9 +422,8 @@ class Engine:
                 request.tokens.append(token)
                 if self._stops(request):
                     self._finish(request, "stop")
-                elif (
-                    len(request.tokens) >= request.decoding.max_new_tokens
-                    or len(request.history) >= self.decoder.positions
+                elif len(request.tokens) >= min(
+                    request.decoding.max_new_tokens, self.decoder.positions - len(request.ids)
                 ):
                     self._finish(request, "length")
             if request.done:

@@ -21,7 +21,7 @@ class Decoding:
     """How one request is decoded.
 
     Attributes:
-        max_new_tokens: the end tokens is not counted.
+        max_new_tokens: the end token is not counted.
         temperature: 0 is greedy.
         top_k: most likely tokens drawn from; 0 is all.
         top_p: the fewest most likely tokens of this probability in all.

@@ -48,8 +48,8 @@ def read_text(path: Path) -> str:
         raise SourceError(f"{path} is not UTF-8 ({where}): convert it first, for example with iconv") from None
 
 
-def load_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]], *needs: str) -> Any:
-    """A JSON file whose top level is `kind`; of an object, `needs` name fields that it must have.
+def load_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
+    """A JSON file whose top level is `kind`, whole: for what is small by nature; the rest is streamed (`streaming.py`).
 
     Raises:
         SourceError: unreadable, not UTF-8, not JSON, or of another shape.
@@ -64,21 +64,10 @@ def load_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]], *needs: 
         raise SourceError(f"{path}, {where}: not JSON ({error.msg}); was it downloaded whole?") from None
     except ValueError as error:  # a number of more digits than Python converts
         raise SourceError(f"{path} is not usable JSON ({error})") from None
-    wanted = "a list" if kind is list else f"an object with {' and '.join(map(repr, needs))}" if needs else "an object"
     if not isinstance(value, kind):
-        found = "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else kind_of(value)
-        raise SourceError(f"{path}: expected {wanted}, found {found}; see --list for the files of this source")
-    for name in needs:
-        if name not in value:
-            raise SourceError(f"{path}: expected {wanted}, found no {name!r}; see --list for the files of this source")
-    return value
-
-
-def list_in(path: Path, content: dict[str, Any], name: str) -> list[Any]:
-    """The list `name` of a loaded file. Raises `SourceError` where it is something else."""
-    value = content[name]
-    if not isinstance(value, list):
-        raise SourceError(f"{path}: {name!r} must be a list, found {type(value).__name__}; is it the right file?")
+        names: dict[type, str] = {list: "a list", dict: "an object"}
+        found = names.get(type(value)) or kind_of(value)
+        raise SourceError(f"{path}: expected {names[kind]}, found {found}; see --list for the files of this source")
     return value
 
 

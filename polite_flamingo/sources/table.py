@@ -351,6 +351,8 @@ def _referred(value: dict[str, Any], options: SourceOptions) -> Any:
             raise TypeError("no place in a file")
         path = options.annotations[file]
         return _cells(path, column, path.stat().st_mtime_ns)[row]
+    # The place may be junk (TypeError, IndexError) or lie behind the end (StopIteration); the rest is what pyarrow
+    # raises on a damaged or unknown file: its ArrowInvalid is a ValueError, ArrowNotImplementedError its namesake.
     except (TypeError, IndexError, StopIteration, OSError, ValueError, NotImplementedError, SourceError) as error:
         raise BadSample("missing_image", f"the image cannot be read from Parquet: {_line(error)}") from None
 
