@@ -1,0 +1,30 @@
+"""The machine's limits are measured on real work: numbers of any machine there is, and none beyond them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from polite_flamingo.flamingo.ceilings import Ceilings, measure
+
+
+@pytest.fixture(scope="module")
+def measured() -> Ceilings:
+    return measure("cpu", torch.float32)
+
+
+def test_the_limits_are_those_of_a_machine(measured):
+    """From a watch to a supercomputer: a slip in a unit (bits, GB, seconds the wrong way up) lies outside."""
+    for number in (measured.flops, measured.bytes_per_second):
+        assert math.isfinite(number) and 1e7 < number < 1e18
+
+
+def test_arithmetic_is_cheaper_than_memory(measured):
+    """Every processor since the eighties does more than one operation in the time it takes to fetch eight bytes."""
+    assert measured.flops > measured.bytes_per_second / 8
+
+
+def test_another_dtype_is_measured_as_well():
+    assert measure(torch.device("cpu"), torch.bfloat16).flops > 0
