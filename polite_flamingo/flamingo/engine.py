@@ -28,7 +28,8 @@ from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.decoder import Cache, Decoder, Media
 from polite_flamingo.flamingo.media import MediaCache, digest
 from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.sampling import Decoding, ban, choose, uniforms
+from polite_flamingo.flamingo.running_text import RunningText
+from polite_flamingo.flamingo.sampling import Decoding, Ngrams, ban, choose, uniforms
 from polite_flamingo.sample import BadSample
 
 _ROUND = 64
@@ -43,7 +44,9 @@ class Request:
         ids: of the prompt, one image tag an image.
         images: encoded bytes, in the order of the tags.
         decoding: how to continue.
-        tokens: the continuation so far, without its end token.
+        tokens: the continuation so far, without its end token; a stop text's tokens are among them.
+        text: of the continuation, a stop text and what follows it cut off; while it grows only with `follow`.
+        follow: keep `text` up to date with every token, as far as no later one changes it.
         done: nothing more will come.
         error: why nothing more will come, where it failed.
         finish: "stop", "length", "cancelled" or "error".
@@ -53,6 +56,8 @@ class Request:
     images: Sequence[bytes] = ()
     decoding: Decoding = field(default_factory=Decoding)
     tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    follow: bool = False
     done: bool = False
     error: BadSample | None = None
     finish: str = ""
@@ -60,6 +65,8 @@ class Request:
     numbers: list[int] = field(default_factory=list)
     media: list[Media] = field(default_factory=list)
     draws: Sequence[float] = ()
+    running: RunningText | None = None
+    ngrams: Ngrams | None = None
     ready: int = 0
     """Prompt (and, after an eviction, text) tokens whose keys and values are in the cache."""
 
@@ -163,6 +170,8 @@ class Engine:
         request.numbers = image_numbers(is_image, self.decoder.attention)[0].tolist()
         if request.decoding.temperature > 0:
             request.draws = uniforms(request.decoding.seed, request.decoding.max_new_tokens).tolist()
+        if request.decoding.stop or request.follow:
+            request.running = RunningText(self._tokenizer.decode, request.decoding.stop)
         self._waiting.append(request)
 
     @torch.inference_mode()
@@ -179,7 +188,8 @@ class Engine:
     def abandon(self) -> None:
         """Cancel everything, whatever state a failed step has left; the images stay."""
         for request in (*self._rows, *self._waiting):
-            self._finish(request, "cancelled")
+            if not request.done:
+                self._finish(request, "cancelled")
         self._waiting.clear()
         self._restart([])
 
@@ -219,6 +229,8 @@ class Engine:
                 bad = next((one for one in media if isinstance(one, BadSample)), None)
                 if bad is None:
                     request.media = [one for one in media if isinstance(one, Media)]
+                    if request.ngrams is None and (size := request.decoding.no_repeat_ngram_size):
+                        request.ngrams = Ngrams(size, request.ids)
                     good.append(request)
                 else:
                     self._finish(request, "error", bad)
@@ -406,12 +418,10 @@ class Engine:
         """Append a token to each of these rows; free those that end with it."""
         started = time.perf_counter()
         requests = [self._rows[row] for row in rows]
-        decodings = [request.decoding for request in requests]
         logits[:, self._image_id] = -torch.inf  # no answer ever contains an image, and in v2 one would blind the others
-        if any(decoding.no_repeat_ngram_size for decoding in decodings):
-            ban(logits, [request.history for request in requests], decodings)
+        ban(logits, [request.ngrams for request in requests])
         draws = [request.draws[len(request.tokens)] if request.draws else 0.0 for request in requests]
-        tokens = choose(logits, decodings, draws).tolist()
+        tokens = choose(logits, [request.decoding for request in requests], draws).tolist()
         self.metrics.generated += len(tokens)
         self.metrics.seconds["choose"] += time.perf_counter() - started
         ended = []
@@ -420,7 +430,9 @@ class Engine:
                 self._finish(request, "stop")
             else:
                 request.tokens.append(token)
-                if self._stops(request):
+                if request.ngrams is not None:
+                    request.ngrams.add(token)
+                if self._stops(request, token):
                     self._finish(request, "stop")
                 elif len(request.tokens) >= min(
                     request.decoding.max_new_tokens, self.decoder.positions - len(request.ids)
@@ -432,11 +444,14 @@ class Engine:
             self._free(row)
         return requests
 
-    def _stops(self, request: Request) -> bool:
-        if not request.decoding.stop:
+    @staticmethod
+    def _stops(request: Request, token: int) -> bool:
+        """Whether a stop text is complete with this token."""
+        if request.running is None:
             return False
-        text = self._tokenizer.decode(request.tokens)
-        return any(stop in text for stop in request.decoding.stop)
+        stopped = request.running.add(token)
+        request.text = request.running.text
+        return stopped
 
     # Rows
 
@@ -492,10 +507,13 @@ class Engine:
         self._rows, self._decoding, self._cache, self._shown, self._blind = [], 0, None, None, True
         self._prefixes.clear()
 
-    @staticmethod
-    def _finish(request: Request, why: str, error: BadSample | None = None) -> None:
+    def _finish(self, request: Request, why: str, error: BadSample | None = None) -> None:
+        if request.running is not None:
+            request.text = request.running.end()
+        elif request.tokens:
+            request.text = self._tokenizer.decode(request.tokens)
         request.done, request.finish, request.error = True, why, error
-        request.media = []
+        request.media, request.running, request.ngrams = [], None, None
 
 
 def in_good_order(requests: Sequence[Request]) -> list[Request]:

@@ -90,7 +90,7 @@ class Rewriter:
             return asked
         if asked.error is not None:
             return BadSample(asked.error.reason, f"{sample.key}: {asked.error.detail}")
-        return self.model.tokenizer.decode(asked.tokens).strip()
+        return asked.text.strip()
 
 
 def new_decoder(model: FlamingoModel, config: RewriterConfig) -> Engine | BeamSearch:
