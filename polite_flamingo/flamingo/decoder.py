@@ -14,9 +14,11 @@ image, M images a row.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -75,24 +77,48 @@ class Cross:
         return x + self.ff_down(F.gelu(self.ff_up(self.ff_norm(x)))) * self.ff_gate
 
 
+def compiled(x: Tensor) -> bool:
+    """Whether the kernels of `kernels.py` take it."""
+    return x.device.type == "cpu" and x.dtype == torch.float32
+
+
+@functools.cache
+def kernels() -> ModuleType:
+    """Imported where it is used: a machine that decodes on its GPU needs no numba."""
+    from polite_flamingo.flamingo import kernels as found
+
+    return found
+
+
+class RmsNorm:
+    """LLaMA's norm."""
+
+    def __init__(self, norm: nn.Module):
+        self.weight, self.epsilon = norm.weight.detach(), float(norm.variance_epsilon)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, D) -> (…, D)."""
+        if not compiled(x):
+            return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
+        result = torch.empty_like(x)
+        kernels().rms_norm(x.flatten(0, -2).numpy(), self.weight.numpy(), self.epsilon, result.flatten(0, -2).numpy())
+        return result
+
+
 class LlamaLayer:
     """RMS norms, rotary positions, gated SiLU."""
 
     def __init__(self, layer: nn.Module):
         attention, mlp = layer.self_attn, layer.mlp
-        self.norm, self.ff_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.norm, self.ff_norm = RmsNorm(layer.input_layernorm), RmsNorm(layer.post_attention_layernorm)
         self.qkv = Linear(attention.q_proj, attention.k_proj, attention.v_proj)
         self.out = Linear(attention.o_proj)
         self.up, self.down, self.act = Linear(mlp.gate_proj, mlp.up_proj), Linear(mlp.down_proj), mlp.act_fn
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """x (B, T, D) plus its feed-forward."""
-        gate, up = self.up(_rms(x, self.ff_norm)).chunk(2, dim=-1)
+        gate, up = self.up(self.ff_norm(x)).chunk(2, dim=-1)
         return x + self.down(self.act(gate) * up)
-
-    def normed(self, x: Tensor) -> Tensor:
-        """What attention reads."""
-        return _rms(x, self.norm)
 
 
 class MptLayer:
@@ -107,10 +133,6 @@ class MptLayer:
     def feed_forward(self, x: Tensor) -> Tensor:
         """x (B, T, D) plus its feed-forward."""
         return x + self.down(F.gelu(self.up(self.ff_norm(x))))
-
-    def normed(self, x: Tensor) -> Tensor:
-        """What attention reads."""
-        return self.norm(x)
 
 
 @dataclass
@@ -163,8 +185,9 @@ class Decoder:
         self._cross_heads: int = blocks[0].attn.heads
         self.embedding = language.get_input_embeddings().weight.detach()
         self.head = language.get_output_embeddings().weight.detach()
-        self.final_norm = language.model.norm if self.llama else language.transformer.norm_f
+        self.final_norm = RmsNorm(language.model.norm) if self.llama else language.transformer.norm_f
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
+        self.compiled = compiled(self.embedding)
         if self.llama:
             self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
             self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -174,12 +197,14 @@ class Decoder:
             places = torch.arange(self.positions, device=self.device)[None]
             cos, sin = rotary(self.embedding[:1].new_empty(1), places)
             self._cos, self._sin = cos[0], sin[0]
+            self._slopes = self._cos.new_empty(0, 1)
         else:
             self.heads = self.kv_heads = config.n_heads
             self.width = config.hidden_size // config.n_heads
             self.positions = config.max_seq_len
             self.scale = config.attn_config.softmax_scale or 1 / math.sqrt(self.width)
-            self._slopes = _alibi_slopes(self.heads).to(self.device)
+            self._slopes = _alibi_slopes(self.heads).to(self.device)[:, None]
+            self._cos = self._sin = self._slopes.new_empty(0, 0)
 
     def new_cache(self, rows: int, capacity: int) -> Cache:
         """An empty cache."""
@@ -232,7 +257,6 @@ class Decoder:
         places = torch.arange(limit, device=self.device)
         mask = self._mask(places, positions_BT)
         x = F.embedding(ids_BT, self.embedding)
-        rotary = self._rotary(positions_BT)
         seen = 0
         for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
             if cross is not None:
@@ -240,14 +264,16 @@ class Decoder:
                     x = cross.attend(x, stacked[0][:, seen], stacked[1][:, seen], cross_mask, seeing)
                 x = cross.feed_forward(x)
                 seen += 1
-            query, key, value = self._project(layer, x, rotary)
-            kept = cache.data[:, number]
-            # (2, S, H, L, E) seen as (2, S, L, H, E), so that one index writes all heads of a position
-            kept.transpose(2, 3)[:, rows_B[:, None], positions_BT] = torch.stack((key, value))
-            keys, values = kept[:, rows_B, :, :limit]
-            x = self._attend(layer, x, query, keys, values, mask)
-        picked = x[torch.arange(len(x), device=self.device), last_B]
-        return self._logits(picked)
+            query = self._store(number, self._project(layer, x), positions_BT, cache, rows_B)
+            keys, values = cache.data[:, number, rows_B, :, :limit]
+            if number + 1 == len(self.layers):  # whose output is asked for at one token a row, so it is made for that
+                rows = torch.arange(len(x), device=self.device)
+                x, query, mask = x[rows, last_B, None], query[rows, :, last_B, None], mask[rows, :, last_B, None]
+            found = F.scaled_dot_product_attention(
+                query, keys, values, mask, scale=self.scale, enable_gqa=self.heads != self.kv_heads
+            )
+            x = layer.feed_forward(x + layer.out(found.transpose(1, 2).flatten(2)))
+        return self._logits(x[:, 0])
 
     @torch.inference_mode()
     def step(
@@ -269,11 +295,9 @@ class Decoder:
                 (B, 1, 1); None where no row does.
         """
         count = len(ids_B)
-        places = torch.arange(limit, device=self.device)
-        bias = self._bias(places, positions_B)
         rows = torch.arange(count, device=self.device)
+        bias = None if self.compiled else self._bias(torch.arange(limit, device=self.device), positions_B)
         x = F.embedding(ids_B[:, None], self.embedding)
-        rotary = self._rotary(positions_B[:, None])
         seen = 0
         for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
             if cross is not None:
@@ -281,42 +305,53 @@ class Decoder:
                     x = cross.attend(x, media[0][seen], media[1][seen], None, media[2])
                 x = cross.feed_forward(x)
                 seen += 1
-            query, key, value = self._project(layer, x, rotary)
-            kept = cache.data[:, number]
-            kept[:, rows, :, positions_B] = torch.cat((key, value), dim=1)
-            keys, values = kept[:, :count, :, :limit]
-            x = layer.feed_forward(x + layer.out(self._look(query, keys, values, bias)))
+            qkv = self._project(layer, x)
+            if bias is None:
+                found = self._attend_compiled(number, qkv[:, 0], rows, positions_B, cache)
+            else:
+                query = self._store(number, qkv, positions_B[:, None], cache, rows)
+                keys, values = cache.data[:, number, :count, :, :limit]
+                found = self._look(query, keys, values, bias)
+            x = layer.feed_forward(x + layer.out(found))
         return self._logits(x[:, 0])
 
-    def _project(
-        self, layer: LlamaLayer | MptLayer, x: Tensor, rotary: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, values, (B, T, heads, E) each."""
-        qkv = layer.qkv(layer.normed(x))
+    def _project(self, layer: LlamaLayer | MptLayer, x: Tensor) -> Tensor:
+        """(B, T, D) -> queries, keys, values side by side, (B, T, heads, E)."""
+        qkv = layer.qkv(layer.norm(x))
         if isinstance(layer, MptLayer) and layer.clip:
             qkv = qkv.clamp(min=-layer.clip, max=layer.clip)
-        qkv = qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
-        if rotary is not None:
-            turned, value = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
-            cos, sin = rotary
-            half = self.width // 2
-            swapped = torch.cat((-turned[..., half:], turned[..., :half]), dim=-1)
-            turned = turned * cos + swapped * sin
-            query, key = turned.split((self.heads, self.kv_heads), dim=2)
-            return query, key, value
-        query, key, value = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=2)
-        return query, key, value
+        return qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
 
-    def _attend(
-        self, layer: LlamaLayer | MptLayer, x: Tensor, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor
-    ) -> Tensor:
-        found = F.scaled_dot_product_attention(
-            query.transpose(1, 2), keys, values, mask, scale=self.scale, enable_gqa=self.heads != self.kv_heads
-        )
-        return layer.feed_forward(x + layer.out(found.transpose(1, 2).flatten(2)))
+    def _store(self, number: int, qkv: Tensor, positions_BT: Tensor, cache: Cache, rows_B: Tensor) -> Tensor:
+        """Turn queries and keys by their positions, put keys and values into the cache; the queries (B, H, T, E)."""
+        if self.compiled:
+            query = torch.empty(len(qkv), self.heads, qkv.shape[1], self.width)
+            kernels().store(
+                qkv.numpy(), cache.data.numpy(), number, rows_B.numpy(), positions_BT.numpy(),
+                self._cos.numpy(), self._sin.numpy(), query.numpy(),
+            )  # fmt: skip
+            return query
+        turned, value = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        if self.llama:
+            cos, sin = self._cos[positions_BT][:, :, None], self._sin[positions_BT][:, :, None]
+            half = self.width // 2
+            turned = turned * cos + torch.cat((-turned[..., half:], turned[..., :half]), dim=-1) * sin
+        query, key = turned.split((self.heads, self.kv_heads), dim=2)
+        # (2, S, H, L, E) seen as (2, S, L, H, E), so that one index writes all heads of a position
+        cache.data[:, number].transpose(2, 3)[:, rows_B[:, None], positions_BT] = torch.stack((key, value))
+        return query.transpose(1, 2)
+
+    def _attend_compiled(self, number: int, qkv: Tensor, rows_B: Tensor, positions_B: Tensor, cache: Cache) -> Tensor:
+        """Store one token a row and attend: (B, heads, E) -> (B, 1, H E)."""
+        found = torch.empty(len(qkv), self.heads, self.width)
+        kernels().attend_step(
+            qkv.numpy(), cache.data.numpy(), number, rows_B.numpy(), positions_B.numpy(), self._cos.numpy(),
+            self._sin.numpy(), self._slopes.numpy(), self.scale, found.numpy(),
+        )  # fmt: skip
+        return found.flatten(1)[:, None]
 
     def _look(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Attention of one query a row (B, 1, heads, E) to keys and values (B, H, L, E), as two batched products.
+        """Attention of one query a row (B, heads, 1, E) to keys and values (B, H, L, E), as two batched products.
 
         Torch's fused kernel is made for many queries: on a CPU it takes ten times as long for one.
         """
@@ -341,21 +376,11 @@ class Decoder:
         seen = places_L <= positions_BT[:, None, :, None]
         if self.llama:
             return seen
-        bias = self._slopes[:, None, None] * (places_L - positions_BT[:, None, :, None])
+        bias = self._slopes[..., None] * (places_L - positions_BT[:, None, :, None])
         return bias.masked_fill(~seen, -math.inf).to(self.dtype)
 
-    def _rotary(self, positions_BT: Tensor) -> tuple[Tensor, Tensor] | None:
-        if not self.llama:
-            return None
-        return self._cos[positions_BT][:, :, None], self._sin[positions_BT][:, :, None]
-
     def _logits(self, x_BD: Tensor) -> Tensor:
-        normed = _rms(x_BD, self.final_norm) if self.llama else self.final_norm(x_BD)
-        return F.linear(normed, self.head)
-
-
-def _rms(x: Tensor, norm: nn.Module) -> Tensor:
-    return F.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)  # type: ignore[arg-type]
+        return F.linear(self.final_norm(x_BD), self.head)
 
 
 def _alibi_slopes(heads: int) -> Tensor:
