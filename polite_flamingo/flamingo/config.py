@@ -130,6 +130,7 @@ class EngineConfig:
         refills: free slots are filled when they are this part of all slots: prompts run together cost less.
         prefixes: prompt beginnings kept for reuse.
         media_bytes: of images' keys and values kept.
+        cuda_graphs: a step of decoding is recorded once and replayed (`graphs.py`); a CPU does not look at it.
     """
 
     slots: int = 32
@@ -137,6 +138,7 @@ class EngineConfig:
     refills: int = 8
     prefixes: int = 64
     media_bytes: int = 512 << 20
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         """Raises ValueError for an engine that could not move."""

@@ -26,6 +26,7 @@ from torch import Tensor
 from polite_flamingo.flamingo.attention import image_numbers
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.decoder import Cache, Decoder, Media
+from polite_flamingo.flamingo.graphs import StaticStep
 from polite_flamingo.flamingo.media import MediaCache, digest
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.running_text import RunningText
@@ -137,6 +138,9 @@ class Engine:
         self._prefixes: OrderedDict[tuple[tuple[int, ...], tuple[str, ...]], Tensor] = OrderedDict()
         self._blind = True
         """Whether no decoding row sees an image: v1 never does."""
+        self._records = config.cuda_graphs and self.decoder.device.type == "cuda"
+        self._static: StaticStep | None = None
+        """Of the cache and the images' buffers in use, made at their first step."""
 
     def generate(self, requests: Iterable[Request]) -> None:
         """Do these requests, in the order that suits; afterwards each is done.
@@ -248,10 +252,12 @@ class Engine:
         needed = min(-(-needed // _ROUND) * _ROUND, self.decoder.positions)
         old = self._cache
         if old is None or old.capacity < needed:
+            self._static = None
             self._cache = self.decoder.new_cache(self.slots, needed)
             if old is not None:
                 self._cache.data[:, :, :, :, : old.capacity] = old.data
         if self._shown is None and (first := next((r.media[0] for r in requests if r.media), None)) is not None:
+            self._static = None
             shape = (first.keys.shape[0], self.slots, *first.keys.shape[1:])
             keys, values = torch.zeros(2, *shape, dtype=first.keys.dtype, device=first.keys.device)
             self._shown = keys, values, torch.zeros(self.slots, 1, 1, dtype=keys.dtype, device=keys.device)
@@ -393,35 +399,46 @@ class Engine:
             return []
         assert self._cache is not None
         started = time.perf_counter()
-        device = self.decoder.device
         requests = self._rows[:count]
-        lengths = [request.ready for request in requests]
-        shown = None
-        if self._shown is not None and not self._blind:
-            keys, values, flags = self._shown
-            shown = keys[:, :count], values[:, :count], flags[:count]
-        logits = self.decoder.step(
-            torch.tensor([request.tokens[-1] for request in requests], device=device),
-            torch.tensor(lengths, device=device),
-            self._cache,
-            max(lengths) + 1,
-            shown,
-        )
+        logits, static = self._run_step(requests)
         for request in requests:
             request.ready += 1
         self.metrics.steps += 1
         self.metrics.occupied += count
         self.metrics.seconds["decode"] += time.perf_counter() - started
-        return self._choose(list(range(count)), logits)
+        return self._choose(list(range(count)), logits, static)
 
-    def _choose(self, rows: list[int], logits: Tensor) -> list[Request]:
+    def _run_step(self, requests: Sequence[Request]) -> tuple[Tensor, StaticStep | None]:
+        """Logits of the rows that decode, and what knows the likeliest tokens already, if anything does."""
+        assert self._cache is not None
+        ids = [request.tokens[-1] for request in requests]
+        if self._records:
+            if self._static is None:
+                self._static = StaticStep(self.decoder, self._cache, self._shown, self._image_id)
+            return self._static.run(ids, [request.ready for request in self._rows], not self._blind), self._static
+        lengths = [request.ready for request in requests]
+        shown = None
+        if self._shown is not None and not self._blind:
+            keys, values, flags = self._shown
+            shown = keys[:, : len(ids)], values[:, : len(ids)], flags[: len(ids)]
+        device = self.decoder.device
+        positions = torch.tensor(lengths, device=device)
+        logits = self.decoder.step(torch.tensor(ids, device=device), positions, self._cache, max(lengths) + 1, shown)
+        return logits, None
+
+    def _choose(self, rows: list[int], logits: Tensor, static: StaticStep | None = None) -> list[Request]:
         """Append a token to each of these rows; free those that end with it."""
         started = time.perf_counter()
         requests = [self._rows[row] for row in rows]
-        logits[:, self._image_id] = -torch.inf  # no answer ever contains an image, and in v2 one would blind the others
-        ban(logits, [request.ngrams for request in requests])
-        draws = [request.draws[len(request.tokens)] if request.draws else 0.0 for request in requests]
-        tokens = choose(logits, [request.decoding for request in requests], draws).tolist()
+        decodings = [request.decoding for request in requests]
+        if static is not None and not any(one.temperature > 0 or one.no_repeat_ngram_size for one in decodings):
+            tokens = static.likeliest()
+        else:
+            # no answer ever contains an image, and in v2 one would blind the others
+            logits[:, self._image_id] = -torch.inf
+            ban(logits, [request.ngrams for request in requests])
+            draws = [request.draws[len(request.tokens)] if request.draws else 0.0 for request in requests]
+            tokens = choose(logits, decodings, draws).tolist()
         self.metrics.generated += len(tokens)
         self.metrics.seconds["choose"] += time.perf_counter() - started
         ended = []
@@ -505,6 +522,7 @@ class Engine:
             request.ready = 0
         self._waiting.extendleft(reversed(requests))
         self._rows, self._decoding, self._cache, self._shown, self._blind = [], 0, None, None, True
+        self._static = None
         self._prefixes.clear()
 
     def _finish(self, request: Request, why: str, error: BadSample | None = None) -> None:
