@@ -248,12 +248,11 @@ class Engine:
         return failed
 
     def _make_room(self, requests: Sequence[Request]) -> None:
-        """Let the cache hold these too. It grows seldom: whoever knows the longest submits it first."""
-        needed = max(len(r.ids) + r.decoding.max_new_tokens for r in requests)
-        needed = min(-(-needed // _ROUND) * _ROUND, self.decoder.positions)
-        old = self._cache
+        """Let the cache hold these too. While it grows there are two of it; so it grows at once for all that wait."""
+        needed, old = self._positions(requests), self._cache
         if old is None or old.capacity < needed:
             self._static = None
+            needed = max(needed, self._positions(self._waiting))
             self._cache = self.decoder.new_cache(self.slots, needed)
             if old is not None:
                 self._cache.data[:, :, :, :, : old.capacity] = old.data
@@ -262,6 +261,11 @@ class Engine:
             shape = (first.keys.shape[0], self.slots, *first.keys.shape[1:])
             keys, values = torch.zeros(2, *shape, dtype=first.keys.dtype, device=first.keys.device)
             self._shown = keys, values, torch.zeros(self.slots, 1, 1, dtype=keys.dtype, device=keys.device)
+
+    def _positions(self, requests: Iterable[Request]) -> int:
+        """That the longest of them may take, rounded up."""
+        longest = max((len(request.ids) + request.decoding.max_new_tokens for request in requests), default=0)
+        return min(-(-longest // _ROUND) * _ROUND, self.decoder.positions)
 
     # Prompts
 

@@ -153,3 +153,20 @@ def test_a_recording_serves_many_counts_and_wastes_little() -> None:
         assert sizes == sorted(sizes) and len(set(sizes)) <= 21
         assert all(size - count < max(count, -(-slots // 16)) for count, size in enumerate(sizes, start=1))
     assert [rounded_limit(places, 200) for places in (1, 64, 65, 190, 200)] == [64, 64, 128, 192, 200]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records on a GPU")
+@pytest.mark.parametrize("kind", ["tiny", "tiny_grouped", "tiny_mpt"])
+@pytest.mark.parametrize("attention", ["v1", "v2"])
+def test_recordings_on_a_gpu_write_the_same_texts(kind: str, attention: str, request: pytest.FixtureRequest) -> None:
+    model = request.getfixturevalue(kind).load(attention=attention)
+    wanted = prompts(model, 30, seed=1)  # half of them may not repeat n-grams
+    wanted[::2] = [replace(one, decoding=GREEDY) for one in wanted[::2]]
+    expected = texts(model, fresh(wanted), slots=30)
+    model.to("cuda")
+    engine = Engine(model, EngineConfig(slots=12, prefill_tokens=40), ends=ends_of(model))
+    for _ in range(2):  # the second time with the recordings of the first
+        again = fresh(wanted)
+        engine.generate(again)
+        assert [one.tokens for one in again] == expected
+    assert engine._static is not None and engine._static._recordings
