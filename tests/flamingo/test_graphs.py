@@ -110,7 +110,8 @@ def test_memory_that_grows_shrinks_or_is_given_up_gets_new_recordings(tiny, monk
     made = []
     monkeypatch.setattr(engine.decoder, "step", tight)
     monkeypatch.setattr(
-        "polite_flamingo.flamingo.engine.StaticStep", lambda *given: made.append(StaticStep(*given)) or made[-1]
+        "polite_flamingo.flamingo.engine.StaticStep",
+        lambda *given, **named: made.append(StaticStep(*given, **named)) or made[-1],
     )
     short = sorted(fresh(wanted), key=lambda one: (bool(one.images), len(one.ids)))
     for request in short:  # short ones without images first: the cache has to grow and images come late
@@ -133,7 +134,7 @@ def test_rows_that_only_fill_up_are_written_where_nobody_looks(tiny_grouped, dec
     cache.data.normal_()
     before = cache.data.clone()
     positions = [20, 3, 70, 9, 66, 50, 0, 127]  # of rows in use; those behind the decoding ones are written there
-    step = StaticStep(decoder, cache, None, image_id=7)
+    step = StaticStep(decoder, cache, None, slots=32, image_id=7)
     ids = [11, 12, 13, 14, 15][:decoding]
     logits = step.run(ids, positions, False).clone()
     changed = (cache.data != before).any(dim=-1).any(dim=3).any(dim=1).any(dim=0).nonzero().tolist()
