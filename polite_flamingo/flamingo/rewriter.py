@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import Any
 
 import torch
 
@@ -133,6 +134,6 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
     """ "auto" becomes bfloat16 where that is fast, else float32."""
     if dtype != "auto":
         return getattr(torch, dtype)
-    known = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
     fast = device != "cpu" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
     return torch.bfloat16 if fast else torch.float32
