@@ -19,7 +19,15 @@ from polite_flamingo.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.shards import write_atomically
 
-DONE = pa.schema([("name", pa.string()), ("rows_in", pa.int64()), ("quarantined", pa.int64())])
+DONE = pa.schema(
+    [
+        ("name", pa.string()),
+        ("rows_in", pa.int64()),
+        ("quarantined", pa.int64()),
+        ("rewriting_seconds", pa.float64()),
+        ("scoring_seconds", pa.float64()),
+    ]
+)
 
 
 def commit_blocks(table: pa.Table, out: str, config_hash: str) -> pa.Table:
@@ -30,7 +38,15 @@ def commit_blocks(table: pa.Table, out: str, config_hash: str) -> pa.Table:
         whole = block if len(block.rows) == block.shard_rows else _join(layout, block)
         if whole is not None:
             manifest = _commit(layout, whole, config_hash)
-            done.append({"name": whole.name, "rows_in": manifest.rows_in, "quarantined": manifest.quarantined})
+            done.append(
+                {
+                    "name": whole.name,
+                    "rows_in": manifest.rows_in,
+                    "quarantined": manifest.quarantined,
+                    "rewriting_seconds": whole.rewriting_seconds,
+                    "scoring_seconds": whole.scoring_seconds,
+                }
+            )
     return pa.Table.from_pylist(done, schema=DONE)
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.rewriters --contestant NAME --profile FILE --shards FOLDER --out FOLDER --threads N
 
-Each line on stdin is a run, as JSON: {"name": a label, "every": take each n-th sample, …}; the answer is a line that
+Each line on stdin is a run, as JSON: {"name": a label, "every": take each n-th picture, …}; the answer is a line that
 begins with `RESULT`: seconds, samples, generated tokens. The texts go to OUT/NAME.json. Models are loaded and warm
 before the first run; caches of images and prompts are empty at the start of each.
 """
@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ from PIL import Image as Pillow
 from torch import Tensor
 from torch.nn import functional as F
 
-from actors.rewriting import RewriterActor
-from actors.scoring import ScoringActor
+from benchmarks.on_ray import on_ray
 from polite_flamingo import images
 from polite_flamingo.flamingo.beams import arguments
 from polite_flamingo.flamingo.config import RewriterConfig
@@ -35,12 +34,12 @@ from polite_flamingo.flamingo.engine import Engine
 from polite_flamingo.flamingo.media import MediaCache
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.rewriter import Rewriter, new_decoder
-from polite_flamingo.ledger import OutputLayout, read_scored, shard_names
+from polite_flamingo.ledger import shard_names
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.sample import Sample
 from polite_flamingo.shards import read_shard
 from ray_jobs import console
-from ray_jobs.build_pf1m import BuildConfig, identify, process
+from ray_jobs.build_pf1m import BuildConfig
 
 Run = Callable[[list[Sample], dict[str, Any]], tuple[float, list[str], int]]
 """Samples and the run's options -> seconds, texts, generated tokens (end tokens included; 0 where not known)."""
@@ -59,7 +58,7 @@ def main() -> None:
     build = console.parse("rewriting", "", BuildConfig, command)
     run: Run
     if options.contestant == "ray":
-        run = on_ray(build)
+        run = partial(on_ray, build, options.out)
     else:
         config = replace(build.rewriter, threads=options.threads)
         assert config.generation.num_beams == 1, "the benchmark compares ways to decode without beams"
@@ -72,7 +71,7 @@ def main() -> None:
     print("RESULT {}", flush=True)
     for line in sys.stdin:
         wanted = json.loads(line)
-        chosen = samples[:: wanted.get("every", 1)]
+        chosen = each_nth_picture(samples, wanted.get("every", 1))
         seconds, texts, tokens = run(chosen, wanted)
         written = {sample.key: text for sample, text in zip(chosen, texts, strict=True)}
         (options.out / f"{wanted['name']}.json").write_text(json.dumps(written))
@@ -85,6 +84,12 @@ def read_all(shards: Path) -> list[Sample]:
     samples = [row for row in rows if isinstance(row, Sample)]
     assert len(samples) == len(rows), "the benchmark's own shards have no bad rows"
     return samples
+
+
+def each_nth_picture(samples: list[Sample], every: int) -> list[Sample]:
+    """All that is asked of each n-th picture, so that pictures have as many questions as before."""
+    groups = [list(group) for _, group in groupby(samples, key=lambda sample: tuple(i.data for i in sample.images))]
+    return [sample for group in groups[::every] for sample in group]
 
 
 # (a) and (b): open_flamingo and transformers
@@ -256,64 +261,6 @@ SWITCHES: dict[str, Callable[[FlamingoModel, RewriterConfig], Engine]] = {
     "media keys and values made once": projecting_media_at_every_call,
 }
 """What can be switched off."""
-
-
-# (d): the job
-
-
-class TimedActor(RewriterActor):
-    """Notes when its first block arrives: starting Ray and loading models is not what is compared."""
-
-    def __init__(self, config: RewriterConfig, settings: Any):
-        super().__init__(config, settings)
-        self._mark: Path | None = Path(settings.out) / f"first-{os.getpid()}"
-
-    def __call__(self, table: Any) -> Any:
-        """As the real one."""
-        if self._mark is not None:
-            self._mark.write_text(str(time.time()))
-            self._mark = None
-        return super().__call__(table)
-
-
-class NoScores:
-    """Scores nothing."""
-
-    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """No number."""
-        return [{} for _ in samples]
-
-
-class IdleScoring(ScoringActor):
-    """The stage without its models."""
-
-    def load(self, config: Any) -> NoScores:
-        """Nothing."""
-        return NoScores()
-
-
-def on_ray(config: BuildConfig) -> Run:
-    """`build_pf1m` up to its last manifest, from the first row that meets a rewriter; the scoring actor is idle.
-
-    `options["actors"]` makes the rewriting pool that large; else it is the profile's.
-    """
-
-    def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
-        pools = config.pools
-        if actors := options.get("actors"):
-            pool = replace(pools.rewriting, min_actors=actors, max_actors=actors, cpus=1 / actors)
-            pools = replace(pools, rewriting=pool)
-        job = replace(config, pools=pools)
-        shutil.rmtree(job.out, ignore_errors=True)
-        layout = OutputLayout(root=Path(job.out))
-        shards = shard_names(job.input)
-        process(shards, job, layout, identify(job)[0], TimedActor, IdleScoring)
-        first = min(float(path.read_text()) for path in layout.root.glob("first-*"))
-        last = max(layout.manifest(name).stat().st_mtime for name in shards)
-        written = {sample.key: sample.rewritten or "" for name in shards for sample in read_scored(layout, name)}
-        return last - first, [written[sample.key] for sample in samples], 0
-
-    return run
 
 
 if __name__ == "__main__":

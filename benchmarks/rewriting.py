@@ -1,22 +1,22 @@
 """Rewriting four ways: the reference's loop, batched `generate`, the engine, and the job on Ray.
 
-    python -m benchmarks.rewriting --profile profiles/tiny.yaml [--samples 600] [--runs 5] [--threads 2]
+    python -m benchmarks.rewriting --profile profiles/tiny.yaml [--samples 600] [--ray-samples 3000] [--runs 5]
 
 Samples are Shapes, drawn with a seed and ingested by the ordinary adapters: captions with boxes, classes with
 knowledge, pairs of images, and questions, of which a picture has one to ten, as in the VQA sets. All contestants
 rewrite the same ones greedily, with the same weights:
 
-    (a) reference loop      one sample at a time through open_flamingo and transformers' `generate`; on each n-th sample
+    (a) reference loop      one sample at a time through open_flamingo and transformers' `generate`; on a part of them
     (b) batched generate    sorted by length, at the best of several batch sizes
     (c) engine              `Rewriter.rewrite`
-    (d) Ray                 `build_pf1m` with a scoring actor that does nothing: with the profile's pools, and with one
-                            rewriting actor a core; from the first row that meets an actor to the last manifest
+    (d) Ray                 `build_pf1m` with a scoring actor that does nothing, one rewriting actor a core; on more
+                            samples, in shards, beside the engine on the same ones (`on_ray.py` says what is timed)
 
 Runs take turns, so that a machine that slows down does so for all; medians are printed. (a) to (c) have `--threads`
-threads of torch in one process, (d) what the profile gives its actors. Memory is the most that a contestant and its
-children hold for themselves (USS), models and Ray included. Then each of the engine's optimisations is switched off in
-turn: the ratio is the median over the rounds of the time without it to the time of the whole engine. The texts of all
-are compared.
+threads of torch in one process, (d) what the profile gives each of its actors. Memory is the most that a contestant and
+its children hold for themselves (USS), models and Ray included. Then each of the engine's optimisations is switched off
+in turn: the ratio is the median over the rounds of the time without it to the time of the whole engine. The texts of
+all are compared.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from polite_flamingo.shapes import write
 from polite_flamingo.shards import read_shard, write_shard
 
 BATCHES = (8, 16, 32, 64)
+ALL = "(c) engine, the samples of (d)"
 SWITCHES = (
     "freed slots refilled before the rest",
     "image cache",
@@ -64,16 +65,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="profiles/tiny.yaml")
     parser.add_argument("--samples", type=int, default=600, help="about so many (%(default)s)")
+    parser.add_argument("--ray-samples", type=int, default=3000, help="as many for (d) (%(default)s)")
+    parser.add_argument("--rows-per-shard", type=int, default=200, help="of (d) (%(default)s)")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--every", type=int, default=8, help="(a) rewrites each n-th sample (%(default)s)")
+    parser.add_argument("--every", type=int, default=8, help="(a) rewrites each n-th of them (%(default)s)")
     parser.add_argument("--without-ray", action="store_true", help="leave (d) out")
     parser.add_argument("--log", type=Path, default=None, help="what the contestants say goes here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark_rewriting_") as made:
         root = Path(made)
-        count = draw_samples(root / "shards", options.samples)
-        print_head(options, count)
+        print_head(options)
+        draw_samples(root / "shards", options.samples if options.without_ray else options.ray_samples)
         rows = compete(options, root)
         print_table(options, rows, texts(root))
 
@@ -82,21 +85,22 @@ def compete(options: argparse.Namespace, root: Path) -> dict[str, list[dict[str,
     """Results of each row of the table, run by run."""
     names = ["reference", "batched", "engine"] + ([] if options.without_ray else ["ray"])
     contestants = {name: Contestant(name, options, root) for name in names}
+    part = 1 if options.without_ray else max(1, round(options.ray_samples / options.samples))
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
-        search = {batch: contestants["batched"].run(f"batch {batch}", batch=batch) for batch in BATCHES}
+        search = {batch: contestants["batched"].run(f"batch {batch}", batch=batch, every=part) for batch in BATCHES}
         best = min(search, key=lambda batch: search[batch]["seconds"])
         rates = ", ".join(f"{batch}: {one['samples'] / one['seconds']:.2f}" for batch, one in search.items())
         print(f"batch sizes of (b), samples/s in one run: {rates}", flush=True)
         plan: list[tuple[str, str, dict[str, Any]]] = [
-            ("(a) reference loop", "reference", {"every": options.every}),
-            (f"(b) batched generate, {best}", "batched", {"batch": best}),
-            ("(c) engine", "engine", {}),
-            *((f"without {name}", "engine", {"without": name}) for name in SWITCHES),
+            ("(a) reference loop", "reference", {"every": options.every * part}),
+            (f"(b) batched generate, {best}", "batched", {"batch": best, "every": part}),
+            ("(c) engine", "engine", {"every": part}),
+            *((f"without {name}", "engine", {"without": name, "every": part}) for name in SWITCHES),
         ]
         if not options.without_ray:
-            plan.append(("(d) Ray, the profile's pools", "ray", {}))
-            plan.append(("(d) Ray, an actor a core", "ray", {"actors": os.cpu_count()}))
+            plan.append((ALL, "engine", {}))
+            plan.append(("(d) Ray, an actor a core", "ray", {"rows_per_shard": options.rows_per_shard}))
         for number in range(options.runs):
             for label, name, wanted in plan:
                 rows[label].append(contestants[name].run(label, **wanted))
@@ -158,22 +162,19 @@ class Contestant:
         sys.exit(f"a contestant ended: {self._log.read_text()[-3000:]}")
 
 
-def draw_samples(folder: Path, wanted: int) -> int:
-    """Write a shard for each dataset; return how many samples there are."""
+def draw_samples(folder: Path, wanted: int) -> None:
+    """Write a shard for each dataset, about so many samples in all."""
     rng = random.Random(0)
     raw, ingested = folder.parent / "raw", folder.parent / "ingested"
     each = max(9, round(wanted / 5.1))  # what the choice of questions leaves of seven datasets, one of a third
     with mock.patch.object(write, "QUESTIONS_A_SCENE", 10):
         sources = write.write_raw(raw, samples=each, seed=0, damage=False)
-    count = 0
     for source, options in sources.items():
         ingest(IngestConfig(source=source, options=options, out=ingested, fresh=True))
     for name, path in shard_names(str(ingested)).items():
         samples = [row for row in read_shard(path) if isinstance(row, Sample)]
         chosen = one_to_ten_questions(samples, rng)
-        count += len(chosen)
         write_shard(folder / f"{name}.tar", chosen)
-    return count
 
 
 def one_to_ten_questions(samples: list[Sample], rng: random.Random) -> list[Sample]:
@@ -198,7 +199,7 @@ def texts(root: Path) -> dict[str, dict[str, str]]:
     return {path.stem: json.loads(path.read_text()) for path in root.glob("*/*.json")}
 
 
-def print_head(options: argparse.Namespace, count: int) -> None:
+def print_head(options: argparse.Namespace) -> None:
     """The machine, the libraries, the command, the load."""
     described = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.split(":")[1].strip() for line in described if "model name" in line), "")
@@ -206,31 +207,39 @@ def print_head(options: argparse.Namespace, count: int) -> None:
     print(f"{os.cpu_count()} CPU cores ({cpu or platform.machine()}), {memory} GiB; load {os.getloadavg()[0]:.1f}")
     print(", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "open-flamingo", "ray")))
     print(f"python -m benchmarks.rewriting {shlex.join(sys.argv[1:])}   ({time.strftime('%Y-%m-%d')})")
-    print(f"{count} samples, {options.runs} runs, {options.threads} threads; (a) each {options.every}th sample")
+    print(f"{options.runs} runs, {options.threads} threads")
 
 
 def print_table(
     options: argparse.Namespace, rows: dict[str, list[dict[str, Any]]], written: dict[str, dict[str, str]]
 ) -> None:
     """The contestants, then the switches, then whether all wrote the same."""
-    engine = next(label for label in rows if label.startswith("(c)"))
-    length = rows[engine][0]["tokens"] / rows[engine][0]["samples"]
+    engine = "(c) engine"
+    like = ALL if ALL in rows else engine
+    length = rows[like][0]["tokens"] / rows[like][0]["samples"]
     rates = {label: statistics.median(one["samples"] / one["seconds"] for one in runs) for label, runs in rows.items()}
     slow, batched = list(rates.values())[:2]
-    print(f"\n{'':<32}{'samples/s':>10}{'tokens/s':>10}{'peak MB':>9}{'× (a)':>8}{'× (b)':>8}{'× (c)':>8}")
+    print(
+        f"\n{'':<32}{'samples':>8}{'samples/s':>10}{'tokens/s':>10}{'peak MB':>9}{'× (a)':>8}{'× (b)':>8}{'× (c)':>8}"
+    )
     for label, runs in rows.items():
         if not label.startswith("without"):
             rate, each = rates[label], (runs[0]["tokens"] / runs[0]["samples"] or length)
             peak = statistics.median(one["peak"] for one in runs) / 2**20
+            beside = rows[like if label.startswith("(d)") else engine]  # in the same rounds, on the same samples
+            ratio = statistics.median(
+                (one["samples"] / one["seconds"]) / (other["samples"] / other["seconds"])
+                for one, other in zip(runs, beside, strict=True)
+            )
             print(
-                f"{label:<32}{rate:>10.2f}{rate * each:>10.0f}{peak:>9.0f}"
-                f"{rate / slow:>8.2f}{rate / batched:>8.2f}{rate / rates[engine]:>8.2f}"
+                f"{label:<32}{runs[0]['samples']:>8}{rate:>10.2f}{rate * each:>10.0f}{peak:>9.0f}"
+                f"{rate / slow:>8.2f}{rate / batched:>8.2f}{ratio:>8.2f}"
             )
     print(f"\n{'of the engine':<40}{'× with it':>10}   lowest and highest of the rounds")
     for name in SWITCHES:
         ratios = [off["seconds"] / on["seconds"] for off, on in zip(rows[f"without {name}"], rows[engine], strict=True)]
         print(f"{name:<40}{statistics.median(ratios):>10.2f}   {min(ratios):.2f} to {max(ratios):.2f}")
-    reference = written[engine]
+    reference = written[like]
     for label, found in sorted(written.items()):
         other = sum(text != reference[key] for key, text in found.items())
         if other:

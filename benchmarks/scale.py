@@ -13,10 +13,11 @@ the last block - start of the first): gaps between blocks count, the start of th
 shards run out, do not (`rows/s, whole run` has the tail). Efficiency is throughput / (actors x that of a single one).
 
 **memory**: the same with instant stand-ins and shards of one row; the driver's resident memory as it starts on the
-shards and at its highest.
+shards and at its highest. A job of more than `--shards-a-run` shards (`build_pf1m.SHARDS_A_RUN`) is several runs.
 
-**ledger**: a folder of that many input tars (empty) and manifests. `before` is what the job did before it listed
-folders: one question to the file system for each shard, every manifest read.
+**ledger**: a folder of that many input tars (empty) and manifests. With `--before` also what the job did before it
+listed folders: one question to the file system for each shard, every manifest read. The last step is the whole of
+`build_pf1m.build` up to the moment at which the shard that is left goes to Ray.
 
 Temporary files lie under --folder (default: the system's) and are removed at the end.
 """
@@ -33,8 +34,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 from PIL import Image as Pillow
@@ -52,8 +56,9 @@ from polite_flamingo.ledger import (
 from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import Image, Sample, Turn, make_key
 from polite_flamingo.shards import write_shard
+from ray_jobs import build_pf1m
 from ray_jobs.build_pf1m import BuildConfig, process, refuse_other_configuration
-from ray_jobs.cluster import PoolConfig, PoolsConfig
+from ray_jobs.cluster import PoolConfig, PoolsConfig, set_environment
 from ray_jobs.run_info import write_run
 
 SCORING_SHARE = 1 / 40
@@ -74,10 +79,12 @@ def main() -> None:
     actors.add_argument("--shards-per-actor", type=int, default=6)
     memory = modes.add_parser("memory")
     memory.add_argument("--shards", type=int, nargs="+", default=[100, 1000, 10_000])
+    memory.add_argument("--shards-a-run", type=int, default=build_pf1m.SHARDS_A_RUN)
     ledger = modes.add_parser("ledger")
     ledger.add_argument("--manifests", type=int, default=1_000_000)
+    ledger.add_argument("--before", action="store_true", help="measure the old ways too: minutes to hours")
     one = modes.add_parser("one", help="one run of `actors` or `memory`, in a process of its own")
-    for name in ("--actors", "--shards", "--rows-per-shard"):
+    for name in ("--actors", "--shards", "--rows-per-shard", "--shards-a-run"):
         one.add_argument(name, type=int)
     one.add_argument("--seconds-per-row", type=float)
     options = parser.parse_args()
@@ -89,6 +96,7 @@ def main() -> None:
 
 def run_actors(options: argparse.Namespace) -> None:
     """The table of `actors`."""
+    options.shards_a_run = build_pf1m.SHARDS_A_RUN
     print(f"a row takes {options.seconds_per_row} s (stand-in), a shard has {options.rows_per_shard} rows")
     print(" actors  shards  rows/s  efficiency  busy  rows/s, whole run  CPU s/row  driver MB  all processes MB")
     single = 0.0
@@ -107,6 +115,7 @@ def run_actors(options: argparse.Namespace) -> None:
 def run_memory(options: argparse.Namespace) -> None:
     """The table of `memory`."""
     options.rows_per_shard, options.seconds_per_row = 1, 0.0
+    print(f"at most {options.shards_a_run} shards a run")
     print("  shards  seconds  driver at the start MB  driver at its highest MB  grown MB  kB a shard")
     for count in options.shards:
         found = in_a_process(options, 1, count)
@@ -124,6 +133,7 @@ def in_a_process(options: argparse.Namespace, actors: int, shards: int) -> dict[
     command = [sys.executable, "-m", "benchmarks.scale", *(["--folder", str(options.folder)] if options.folder else [])]
     command += ["one", "--actors", str(actors), "--shards", str(shards)]
     command += ["--rows-per-shard", str(options.rows_per_shard), "--seconds-per-row", str(options.seconds_per_row)]
+    command += ["--shards-a-run", str(options.shards_a_run)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}")
@@ -133,7 +143,8 @@ def in_a_process(options: argparse.Namespace, actors: int, shards: int) -> dict[
 def run_one(options: argparse.Namespace) -> None:
     """Build some shards with stand-ins; print figures, one a line."""
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
-    os.environ.update(RAY_BACKEND_LOG_LEVEL="fatal", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0", RAY_worker_niceness="0")
+    os.environ.update(RAY_worker_niceness="0")
+    set_environment()
     import logging
 
     import ray
@@ -170,7 +181,8 @@ def run_one(options: argparse.Namespace) -> None:
 
         watch = Watch()
         started = time.monotonic()
-        process(shards, config, layout, "simulation", StandInRewriterActor, StandInScoringActor)
+        with mock.patch.object(build_pf1m, "SHARDS_A_RUN", options.shards_a_run):
+            process(shards, config, layout, "simulation", StandInRewriterActor, StandInScoringActor)
         seconds = time.monotonic() - started
         figures = {**watch.stop(), **from_logs(root / "log", layout), "seconds": seconds, "shards": len(shards)}
         assert len(layout.finished()) == len(shards)
@@ -279,7 +291,8 @@ def run_ledger(options: argparse.Namespace) -> None:
         started = time.monotonic()
         fill(layout, source, options.manifests)
         print(f"{options.manifests:,} tars, manifests and key files made in {time.monotonic() - started:.0f} s")
-        print("step                                          seconds   before")
+        print("step                                          seconds" + ("   before" if options.before else ""))
+        timed = partial(time_of, options.before)
         shards = timed("input shards (shard_names)", lambda: shard_names(str(source)), lambda: old_names(source))
         finished = timed("finished()", layout.finished, lambda: old_finished(layout))
         assert len(finished) == options.manifests - 1
@@ -301,7 +314,29 @@ def run_ledger(options: argparse.Namespace) -> None:
             lambda: len(set(names_in(keys, ".keys")).intersection(finished)),
             lambda: len([name for name in finished if layout.keys(name).exists()]),
         )
-        print(f"highest memory of the process: {peak() / MB:,.0f} MB ('before' included)")
+        timed("build(), until Ray gets the shard that is left", lambda: resume(source, layout))
+        print(f"highest memory of the process: {peak() / MB:,.0f} MB")
+
+
+class Resumed(Exception):
+    """The job has come to the point where Ray would start."""
+
+
+def resume(source: Path, layout: OutputLayout) -> None:
+    """`build`, with the models' fingerprints given and Ray not started."""
+    config = BuildConfig(
+        input=str(source),
+        out=str(layout.root),
+        rewriter=StandIn(),  # type: ignore[arg-type]
+        scoring=StandIn(),  # type: ignore[arg-type]
+    )
+    with (
+        mock.patch.object(build_pf1m, "identify", return_value=("simulation", {})),
+        mock.patch.object(build_pf1m, "running_ray", side_effect=Resumed),
+        suppress(Resumed),
+    ):
+        build_pf1m.build(config)
+        raise AssertionError("there was a shard to do")
 
 
 def fill(layout: OutputLayout, source: Path, count: int) -> None:
@@ -334,13 +369,16 @@ def old_finished(layout: OutputLayout) -> list[str]:
     return sorted(path.stem for path in layout.manifest("").parent.glob("*.json"))
 
 
-def timed(step: str, now: Callable[[], Any], before: Callable[[], Any]) -> Any:
-    """Run both, print the seconds, return what the first one found."""
+def time_of(both: bool, step: str, now: Callable[[], Any], before: Callable[[], Any] | None = None) -> Any:
+    """Run it, and the old way where that is asked for; print the seconds, return what the first one found."""
     started = time.monotonic()
     found = now()
-    middle = time.monotonic()
-    before()
-    print(f"{step:<44} {middle - started:>8.2f} {time.monotonic() - middle:>8.2f}", flush=True)
+    line = f"{step:<46} {time.monotonic() - started:>6.2f}"
+    if both and before is not None:
+        started = time.monotonic()
+        before()
+        line += f" {time.monotonic() - started:>8.2f}"
+    print(line, flush=True)
     return found
 
 

@@ -29,7 +29,8 @@ class RunInfo:
         title: what this is, in a few words.
         command: as typed.
         started: ISO 8601.
-        seconds: spent, by stage ("rewriting", "scoring", …).
+        rows: of the shards that its attempts finished; one that was killed is not counted.
+        seconds: spent, by stage ("rewriting", "scoring", …), by the same attempts.
         rows_per_second: of the whole job; 0 where that says nothing (a selection only).
         config_hash: of models, prompts and generation; equal hashes may share an output folder.
         models: in the order of use.
@@ -40,6 +41,7 @@ class RunInfo:
     title: str
     command: str
     started: str
+    rows: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
     rows_per_second: float = 0.0
     config_hash: str = ""

@@ -27,9 +27,12 @@ from ray_jobs import console, select
 from ray_jobs.cluster import PoolsConfig, running_ray
 from ray_jobs.fingerprint import config_hash, model_fingerprints
 from ray_jobs.replay_ledger import settle
-from ray_jobs.run_info import add_time, begin_run, read_run, write_run
+from ray_jobs.run_info import Work, add_work, begin_run, read_run, write_run
 
 SAMPLED_MANIFESTS = 1000
+SHARDS_A_RUN = 10_000
+"""Ray Data's driver keeps some 20 kB a shard until its run ends. A job of more shards is several runs, one after the
+other; each starts the actors anew, which is little beside the hours that so many shards take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +92,8 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
             write_run(layout, run)
             layout.stats.unlink(missing_ok=True)
             started = time.monotonic()
-            process(todo, config, layout, identity, rewriting_actor, scoring_actor)
-            write_run(layout, add_time(layout, run, time.monotonic() - started))
+            work = process(todo, config, layout, identity, rewriting_actor, scoring_actor)
+            write_run(layout, add_work(run, work, time.monotonic() - started))
         if todo or not select.is_current(layout, config.thresholds):
             select.select(layout, config.thresholds)
         select.print_summary(layout)
@@ -99,8 +102,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
 def identify(config: BuildConfig) -> tuple[str, dict[str, dict[str, str]]]:
     """The config hash, and the fingerprints of the models in it."""
     models = model_fingerprints(config.rewriter, config.scoring)
-    calls = (config.pools.rewriting.rows_per_call, config.pools.scoring.rows_per_call)
-    return config_hash(config.rewriter, config.scoring, models, calls), models
+    return config_hash(config.rewriter, config.scoring, models, config.pools.rewriting.rows_per_call), models
 
 
 def refuse_other_configuration(layout: OutputLayout, identity: str) -> None:
@@ -128,8 +130,8 @@ def process(
     identity: str,
     rewriting_actor: type | None = None,
     scoring_actor: type | None = None,
-) -> None:
-    """Rewrite, score and commit shards on Ray. Afterwards each has its manifest."""
+) -> Work:
+    """Rewrite, score and commit shards on Ray. Afterwards each has its manifest; returns what was done."""
     layout.sweep()
     layout.clear_parts()
     journal.clear(layout.journal)
@@ -144,29 +146,36 @@ def process(
 
         configure_data()
         pools = config.pools
-        committed = (
-            ray.data.read_datasource(
-                ShardDatasource(shards, identity),
-                override_num_blocks=len(shards),
-                num_cpus=pools.task_cpus,
-            )
-            .map_batches(**stage(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, pools, layout))
-            .map_batches(**stage(scoring_actor or ScoringActor, config.scoring, pools.scoring, pools, layout))
-            .map_batches(
-                commit_blocks,
-                fn_kwargs={"out": str(layout.root.resolve()), "config_hash": identity},
-                batch_size=None,
-                batch_format="pyarrow",
-                num_cpus=pools.task_cpus,
-            )
-        )
+        rewriting = stage(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, pools, layout)
+        scoring = stage(scoring_actor or ScoringActor, config.scoring, pools.scoring, pools, layout)
+        names, work, stats = list(shards), Work(), []
         with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "rewriting")) as advance:
-            for shard in committed.iter_rows():
-                advance(1, shard["rows_in"])
-        write_atomically(layout.ray_stats, committed.stats())
+            for start in range(0, len(names), SHARDS_A_RUN):
+                some = {name: shards[name] for name in names[start : start + SHARDS_A_RUN]}
+                source = ShardDatasource(some, identity)
+                committed = (
+                    ray.data.read_datasource(source, override_num_blocks=len(some), num_cpus=pools.task_cpus)
+                    .map_batches(**rewriting)
+                    .map_batches(**scoring)
+                    .map_batches(
+                        commit_blocks,
+                        fn_kwargs={"out": str(layout.root.resolve()), "config_hash": identity},
+                        batch_size=None,
+                        batch_format="pyarrow",
+                        num_cpus=pools.task_cpus,
+                    )
+                )
+                for shard in committed.iter_rows():
+                    advance(1, shard["rows_in"])
+                    work.rows += shard["rows_in"]
+                    for name in ("rewriting", "scoring"):
+                        work.seconds[name] += shard[f"{name}_seconds"]
+                stats.append(committed.stats())
+        write_atomically(layout.ray_stats, "\n\n".join(stats))
     missing = list(unfinished(layout, shards))
     assert not missing, f"shards were neither committed nor reported: {console.names_of(missing)}"
     layout.clear_parts()
+    return work
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """What decides a row's result, as one hash: two runs with the same hash may share an output folder.
 
-It covers the models (their files, not their paths), prompts and generation settings, and how rows are called together;
-not thresholds (they are applied later), nor the size of pools, devices, threads or the engine's slots and caches (where
-the work is done). How many prompts share a beam search does count, as it seeds their sampling.
+It covers the models (their files, not their paths), prompts and generation settings; not thresholds (they are applied
+later), nor the size of pools, devices, threads, the engine's slots and caches or how many rows are handed over at once
+(where and in which pieces the work is done). Which prompts share a beam search does count, as it seeds their sampling.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def model_fingerprints(rewriter: RewriterConfig, scoring: ScoringConfig) -> dict
 
 
 def config_hash(
-    rewriter: RewriterConfig, scoring: ScoringConfig, models: dict[str, dict[str, str]], rows_per_call: tuple[int, int]
+    rewriter: RewriterConfig, scoring: ScoringConfig, models: dict[str, dict[str, str]], rows_per_call: int
 ) -> str:
     """Twelve hex digits that change when a row's result may.
 
@@ -44,17 +44,18 @@ def config_hash(
         rewriter: of the run.
         scoring: of the run.
         models: from `model_fingerprints`.
-        rows_per_call: of rewriting and scoring.
+        rows_per_call: of rewriting; a beam search's batches are made within a call.
     """
     rewriting = _settings(rewriter, models)
     if rewriter.generation.num_beams == 1:
         del rewriting["beam_batch"]
+    else:
+        rewriting["rows_per_call"] = rows_per_call
     decides: dict[str, Any] = {
         "version": RESULTS_VERSION,
         "rewriter": rewriting,
         "scoring": _settings(scoring, models),
         "prompt": prompts.rewriting_prompt("<image>instruction", "raw"),
-        "rows_per_call": rows_per_call,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 

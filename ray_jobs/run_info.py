@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from polite_flamingo.ledger import OutputLayout, read_manifest
+from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.run_info import ModelInfo, RunInfo, installed_versions
 from polite_flamingo.shards import write_atomically
 
@@ -35,14 +36,24 @@ def begin_run(config_hash: str, models: Mapping[str, Mapping[str, str]], config:
     )
 
 
-def add_time(layout: OutputLayout, run: RunInfo, wall_seconds: float) -> RunInfo:
-    """Add the time of one attempt: a run that was interrupted has several."""
-    wall = run.seconds.get("wall", 0.0) + wall_seconds
-    manifests = [read_manifest(layout.manifest(name)) for name in layout.finished()]
-    stages = {stage: sum(m.seconds.get(stage, 0.0) for m in manifests) for stage in ("rewriting", "scoring")}
-    rows = sum(manifest.rows_in for manifest in manifests)
-    seconds = {name: round(value, 1) for name, value in {**stages, "wall": wall}.items()}
-    return replace(run, seconds=seconds, rows_per_second=round(rows / wall, 2) if wall else 0.0)
+@dataclass(kw_only=True)
+class Work:
+    """What one attempt at a job has done. Summed as shards are finished: reading a million manifests takes a minute."""
+
+    rows: int = 0
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+def add_work(run: RunInfo, work: Work, wall_seconds: float) -> RunInfo:
+    """Add an attempt that came to its end: a run has several where it was interrupted, or where shards were added.
+
+    An attempt that was killed counts neither with its rows nor with its time.
+    """
+    found = {**work.seconds, "wall": wall_seconds}
+    seconds = {name: round(run.seconds.get(name, 0.0) + found.get(name, 0.0), 1) for name in {**run.seconds, **found}}
+    rows = run.rows + work.rows
+    rate = round(rows / seconds["wall"], 2) if seconds["wall"] else 0.0
+    return replace(run, rows=rows, seconds=seconds, rows_per_second=rate)
 
 
 def write_run(layout: OutputLayout, run: RunInfo) -> None:

@@ -70,7 +70,8 @@ def test_parts_of_a_shard_wait_for_each_other(tmp_path: Path) -> None:
     rows[5] = Quarantined(key="k", shard="in/a.tar", index=5, reason="bad_json", detail="")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = commit_blocks(block(rows).to_table(), str(whole), "hash")
-    assert done.to_pylist() == [{"name": "a", "rows_in": 9, "quarantined": 1}]
+    assert done.select(["name", "rows_in"]).to_pylist() == [{"name": "a", "rows_in": 9}]
+    assert done["quarantined"].to_pylist() == [1]
 
     split = [block(rows[start:stop], first=start, shard_rows=9) for start, stop in ((6, 9), (0, 4), (2, 6))]
     for part in split[:2]:
@@ -125,7 +126,8 @@ def test_what_no_rewriter_should_see() -> None:
 
     two = dataclasses.replace(text_row(0, 1), turns=text_row(0, 1).turns * 2)
     done = dataclasses.replace(text_row(0, 1), rewritten="Certainly!")
-    for bad, reason in ((two, "unsupported"), (done, "unsupported"), (picture_row(1), "corrupt_image")):
-        with pytest.raises(BadSample, match=reason):
+    for bad in (two, done):
+        with pytest.raises(BadSample, match="unsupported"):
             check_rewritable(bad)
     check_rewritable(text_row(0, 1))
+    check_rewritable(picture_row(1))  # broken images are the rewriter's to find, which decodes each but once

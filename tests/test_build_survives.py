@@ -6,6 +6,7 @@ The models are three lines (`fake_actors.py`); Ray, the actors' shells, the jour
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from polite_flamingo.shards import write_shard
 from ray_jobs import console, replay, select
 from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.cluster import PoolConfig, PoolsConfig
+from ray_jobs.run_info import read_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 REPO = Path(__file__).parents[1]
@@ -44,7 +46,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> 
     return source, root / "out"
 
 
-def test_bad_shards_end_in_the_right_place_and_the_counts_add_up(tmp_path: Path, ray_session: None) -> None:
+def test_bad_shards_end_in_the_right_place_and_the_counts_add_up(
+    tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_jobs.build_pf1m.SHARDS_A_RUN", 4)  # the six shards take two runs
     source = write_world(tmp_path / "in", shards=4, special={(2, 5): "raise"})
     (source / "s0.tar").write_bytes((source / "s0.tar").read_bytes()[: 4 * 1024 + 600])
     (source / "s3.tar").write_bytes(b"")
@@ -58,7 +63,10 @@ def test_bad_shards_end_in_the_right_place_and_the_counts_add_up(tmp_path: Path,
     found = stats(out)
     assert (found["rows_in"], found["kept"], found["rejected"]) == (29, 24, {"duplicate_key": 1})
     assert not list(OutputLayout(root=out).journal.glob("*"))
-    assert "MapBatches(FakeRewriterActor)" in (out / "ray_data_stats.txt").read_text()
+    ran = re.findall(r"^Operator \d+ MapBatches\(FakeRewriterActor\)", (out / "ray_data_stats.txt").read_text(), re.M)
+    assert len(ran) == 2
+    run_info = read_run(OutputLayout(root=out))
+    assert run_info is not None and run_info.rows == 29 and 0 < run_info.seconds["rewriting"] < run_info.seconds["wall"]
 
 
 def outcome_of_rows(out: Path) -> dict[str, int]:
@@ -93,7 +101,7 @@ def test_another_configuration_is_refused_and_fresh_starts_over(
     source, out = write_world(tmp_path / "in", shards=1, rows=3), tmp_path / "out"
     run(config(source, out, rows_per_call=2))
     with pytest.raises(ValueError, match=r"another configuration .*--fresh"):
-        run(config(source, out, rows_per_call=3))
+        run(config(source, out, rows_per_call=3))  # which seeds the beams of its rewriter
     (out / "raw").mkdir()
     from dataclasses import replace
 

@@ -92,15 +92,16 @@ def test_the_hash_covers_results_and_nothing_else(tmp_path: Path) -> None:
     assert identity("--rewriter.engine.slots", "5", "--rewriter.beam_batch", "3") == first, "greedy: no beams"
     beams = ["--rewriter.generation.num_beams", "3"]
     assert identity(*beams, "--rewriter.engine.slots", "5") == identity(*beams) != first
-    assert identity(*beams, "--rewriter.beam_batch", "3") != identity(*beams), "it seeds what beams draw"
+    calls = ["--pools.rewriting.rows_per_call", "5"]
+    assert identity(*calls) == identity("--pools.scoring.rows_per_call", "5") == first
+    assert len({identity(*beams, *more) for more in ([], ["--rewriter.beam_batch", "3"], calls)}) == 3, "seeds"
     others = {
         identity("--rewriter.generation.max_new_tokens", "7"),
         identity("--scoring.nli", "another"),
-        identity("--pools.rewriting.rows_per_call", "5"),
     }
     weights.write_bytes(b"two")
     others.add(identity())
-    assert len(others | {first}) == 5
+    assert len(others | {first}) == 4
 
 
 def test_select_keeps_the_thresholds_of_the_build_that_are_not_named(tmp_path: Path) -> None:

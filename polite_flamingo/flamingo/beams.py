@@ -17,7 +17,7 @@ from torch import Tensor
 
 from polite_flamingo.flamingo.config import GenerationConfig
 from polite_flamingo.flamingo.engine import Request
-from polite_flamingo.flamingo.media import AT_ONCE, digest, encode
+from polite_flamingo.flamingo.media import AT_ONCE, digest, encode, first_broken
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.sampling import seed_of
 from polite_flamingo.sample import BadSample
@@ -41,7 +41,7 @@ class BeamSearch:
         latents, broken = self._encode(requests)
         ready = []
         for request in requests:
-            bad = next((broken[name] for name in request.digests if name in broken), None)
+            bad = first_broken(broken.get(name) for name in request.digests)
             if bad is None:
                 ready.append(request)
             else:

@@ -27,7 +27,7 @@ from polite_flamingo.flamingo.attention import image_numbers
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.decoder import Cache, Decoder, Media
 from polite_flamingo.flamingo.graphs import StaticStep
-from polite_flamingo.flamingo.media import MediaCache, digest
+from polite_flamingo.flamingo.media import MediaCache, digest, first_broken
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.running_text import RunningText
 from polite_flamingo.flamingo.sampling import Decoding, Ngrams, ban, choose, uniforms
@@ -235,7 +235,7 @@ class Engine:
             good = []
             for request in batch:
                 media = [found[name] for name in request.digests]
-                bad = next((one for one in media if isinstance(one, BadSample)), None)
+                bad = first_broken(media)
                 if bad is None:
                     request.media = [one for one in media if isinstance(one, Media)]
                     if request.ngrams is None and (size := request.decoding.no_repeat_ngram_size):

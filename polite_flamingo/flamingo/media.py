@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 
@@ -58,6 +58,14 @@ def _threads() -> ThreadPoolExecutor:
     """One core decodes and resizes fewer images a second than a GPU encodes; beside a CPU model none is free for it."""
     # each thread's tensor work stays in that thread: it would start as many threads again
     return ThreadPoolExecutor(torch.get_num_threads(), "pixels", initializer=torch.set_num_threads, initargs=(1,))
+
+
+def first_broken(images: Iterable[object]) -> BadSample | None:
+    """Why the first of a sample's images that is broken has no encoding, and which one it is."""
+    for number, one in enumerate(images):
+        if isinstance(one, BadSample):
+            return BadSample(one.reason, f"image {number}: {one.detail}")
+    return None
 
 
 class MediaCache:

@@ -147,7 +147,7 @@ def test_one_broken_image_of_two_condemns_only_its_own_sample(rewriter, generati
     whole, broken = picture(1), Image(extension="png", data=picture(2).data[:-60])
     results = rewriter.rewrite([sample("1", pictures=[whole, broken]), sample("2", pictures=[whole])])
     assert isinstance(results[0], BadSample) and results[0].reason == "corrupt_image"
-    assert results[0].detail.startswith("tiny/train/1: ")
+    assert results[0].detail.startswith("tiny/train/1: image 1: ")
     assert isinstance(results[1], str)
 
 

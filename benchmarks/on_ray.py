@@ -1,0 +1,127 @@
+"""Contestant (d) of `benchmarks/rewriting.py`: the job on Ray, with a scoring actor that does nothing.
+
+What is measured: from the first row that meets a rewriter to the last manifest. All actors are up then (they wait for
+each other once their models are loaded), and so are the worker processes of the tasks that read and commit, started by
+a job of a few rows before: in a job of hours none of this counts. The end counts in full: also the seconds in which one
+rewriter has run out of shards and another has not.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from actors.rewriting import RewriterActor
+from actors.scoring import ScoringActor
+from actors.stage import StageSettings
+from benchmarks.processes import CpuByKind
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.ledger import OutputLayout, read_scored, shard_names
+from polite_flamingo.sample import Sample
+from polite_flamingo.shards import write_shard
+from ray_jobs.build_pf1m import BuildConfig, identify, process
+from ray_jobs.cluster import running_ray
+
+PATIENCE = 300
+"""Seconds after which an actor that is still missing is not waited for: the others fail then."""
+
+
+def wait_for_all(out: str, count: int) -> None:
+    """Return when so many actors have come here."""
+    Path(out, f"ready-{os.getpid()}").touch()
+    deadline = time.monotonic() + PATIENCE
+    while len(list(Path(out).glob("ready-*"))) < count:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not all of {count} actors came up")
+        time.sleep(0.01)
+
+
+class TimedActor(RewriterActor):
+    """Starts with the others; notes when its first block arrives."""
+
+    def __init__(self, config: RewriterConfig, settings: StageSettings):
+        super().__init__(config, settings)
+        self._mark: Path | None = Path(settings.out, f"first-{os.getpid()}")
+        wait_for_all(settings.out, settings.actors + 1)
+
+    def __call__(self, table: Any) -> Any:
+        """As the real one."""
+        if self._mark is not None:
+            self._mark.touch()
+            self._mark = None
+        return super().__call__(table)
+
+
+class NoScores:
+    """Scores nothing."""
+
+    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+        """No number."""
+        return [{} for _ in samples]
+
+
+class IdleScoring(ScoringActor):
+    """The stage without its models."""
+
+    def __init__(self, config: ScoringConfig, settings: StageSettings):
+        super().__init__(config, settings)
+        Path(settings.out, f"ready-{os.getpid()}").touch()
+
+    def load(self, config: Any) -> NoScores:
+        """Nothing."""
+        return NoScores()
+
+
+def on_ray(
+    config: BuildConfig, root: Path, samples: list[Sample], options: dict[str, Any]
+) -> tuple[float, list[str], int]:
+    """Rewrite the samples with one actor a core.
+
+    Args:
+        config: of a build; its output is replaced.
+        root: a folder for shards and output.
+        samples: to rewrite; they are cut into shards of `options["rows_per_shard"]`, in order.
+        options: of the run.
+
+    Returns:
+        Seconds, texts, 0 for the tokens, which are not known.
+    """
+    cores = os.cpu_count() or 1
+    rewriting = replace(config.pools.rewriting, min_actors=cores, max_actors=cores, cpus=1 / cores)
+    config = replace(config, pools=replace(config.pools, rewriting=rewriting))
+    with running_ray(config.pools):
+        build(replace(config, out=str(root / "warm")), cut(root / "few", samples[: 4 * cores], 2))
+        shards = cut(root / "all", samples, options["rows_per_shard"])
+        seconds, layout = build(replace(config, out=str(root / "build")), shards)
+    written = {sample.key: sample.rewritten or "" for name in shards for sample in read_scored(layout, name)}
+    return seconds, [written[sample.key] for sample in samples], 0
+
+
+def cut(folder: Path, samples: Sequence[Sample], rows: int) -> dict[str, Path]:
+    """Shards of so many rows."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for start in range(0, len(samples), rows):
+        write_shard(folder / f"s{start:06d}.tar", samples[start : start + rows])
+    return shard_names(str(folder))
+
+
+def build(config: BuildConfig, shards: dict[str, Path]) -> tuple[float, OutputLayout]:
+    """Process the shards anew; the seconds, and where the results are. Prints whose CPU time it took."""
+    shutil.rmtree(config.out, ignore_errors=True)
+    layout = OutputLayout(root=Path(config.out))
+    layout.root.mkdir()
+    cpu = CpuByKind()
+    process(shards, config, layout, identify(config)[0], TimedActor, IdleScoring)
+    spent = cpu.stop()
+    first = min(path.stat().st_mtime for path in layout.root.glob("first-*"))
+    last = max(layout.manifest(name).stat().st_mtime for name in shards)
+    shares = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in spent.items())
+    print(f"{len(shards)} shards, {last - first:.1f} s; seconds of CPU with the start: {shares}", file=sys.stderr)
+    return last - first, layout

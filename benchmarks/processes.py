@@ -1,0 +1,72 @@
+"""Whose CPU time a job on Ray takes: seconds by kind of process, sampled from outside while it runs."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+_KINDS = (
+    (r"ray::MapWorker\(MapBatches\((\w+)\)\)", r"\1"),
+    (r"ray::_?(Stats|Autoscal|Datasets)\w*", "Ray Data's own actors"),
+    (r"ray::", "tasks (read, commit) and idle workers"),
+    (r"/raylet/raylet", "raylet with its object store"),
+    (r"gcs_server", "GCS"),
+    (r"dashboard/agent|runtime_env/agent|runtime_env_agent", "node agents"),
+    (r"dashboard", "dashboard"),
+    (r"log_monitor", "log monitor"),
+    (r"monitor\.py", "autoscaler's monitor"),
+)
+"""What a command line contains -> what the process is."""
+
+
+class CpuByKind:
+    """CPU seconds of this process and its descendants since the start, by kind; looks once every `interval` seconds.
+
+    What a process did between the last look and its end is lost.
+    """
+
+    def __init__(self, interval: float = 1.0):
+        self._own = psutil.Process()
+        self._interval = interval
+        self._used: dict[tuple[int, float], float] = {}
+        self._spent: Counter[str] = Counter()
+        self._stop = threading.Event()
+        self._look(first=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> dict[str, float]:
+        """The seconds, most first."""
+        self._stop.set()
+        self._thread.join()
+        self._look()
+        return dict(self._spent.most_common())
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval):
+            self._look()
+
+    def _look(self, first: bool = False) -> None:
+        for member in [self._own, *self._own.children(recursive=True)]:
+            try:
+                times = member.cpu_times()
+                name = member.pid, member.create_time()
+                kind = "driver" if member == self._own else kind_of(" ".join(member.cmdline()))
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+            used = times.user + times.system
+            if not first:
+                self._spent[kind] += used - self._used.get(name, 0.0)
+            self._used[name] = used
+
+
+def kind_of(command: str) -> str:
+    """What a process of Ray is, by its command line."""
+    for pattern, kind in _KINDS:
+        if match := re.search(pattern, command):
+            return match.expand(kind)
+    return Path(command.split(" ", 1)[0]).name or "?"
