@@ -117,11 +117,11 @@ def build(config: BuildConfig, shards: dict[str, Path]) -> tuple[float, OutputLa
     shutil.rmtree(config.out, ignore_errors=True)
     layout = OutputLayout(root=Path(config.out))
     layout.root.mkdir()
-    cpu = CpuByKind()
+    cpu = CpuByKind(begun=lambda: any(layout.root.glob("first-*")))
     process(shards, config, layout, identify(config)[0], TimedActor, IdleScoring)
     spent = cpu.stop()
     first = min(path.stat().st_mtime for path in layout.root.glob("first-*"))
     last = max(layout.manifest(name).stat().st_mtime for name in shards)
     shares = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in spent.items())
-    print(f"{len(shards)} shards, {last - first:.1f} s; seconds of CPU with the start: {shares}", file=sys.stderr)
+    print(f"{len(shards)} shards, {last - first:.1f} s; seconds of CPU: {shares}", file=sys.stderr)
     return last - first, layout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -24,18 +25,19 @@ _KINDS = (
 
 
 class CpuByKind:
-    """CPU seconds of this process and its descendants since the start, by kind; looks once every `interval` seconds.
+    """CPU seconds of this process and its descendants, by kind; looks once a second.
 
     What a process did between the last look and its end is lost.
     """
 
-    def __init__(self, interval: float = 1.0):
+    def __init__(self, begun: Callable[[], bool] = lambda: True):
+        """Args: begun: what was done before this is true does not count."""
         self._own = psutil.Process()
-        self._interval = interval
+        self._begun = begun
         self._used: dict[tuple[int, float], float] = {}
         self._spent: Counter[str] = Counter()
         self._stop = threading.Event()
-        self._look(first=True)
+        self._look(counted=False)
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
@@ -47,10 +49,13 @@ class CpuByKind:
         return dict(self._spent.most_common())
 
     def _watch(self) -> None:
-        while not self._stop.wait(self._interval):
+        while not self._begun() and not self._stop.wait(0.1):
+            pass
+        self._look(counted=False)
+        while not self._stop.wait(1.0):
             self._look()
 
-    def _look(self, first: bool = False) -> None:
+    def _look(self, counted: bool = True) -> None:
         for member in [self._own, *self._own.children(recursive=True)]:
             try:
                 times = member.cpu_times()
@@ -59,7 +64,7 @@ class CpuByKind:
             except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
             used = times.user + times.system
-            if not first:
+            if counted:
                 self._spent[kind] += used - self._used.get(name, 0.0)
             self._used[name] = used
 
