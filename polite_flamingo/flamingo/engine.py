@@ -32,6 +32,7 @@ from polite_flamingo.flamingo.metrics import Metrics, Work
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.running_text import RunningText
 from polite_flamingo.flamingo.sampling import Decoding, Ngrams, ban, choose, uniforms
+from polite_flamingo.flamingo.transfers import upload
 from polite_flamingo.sample import BadSample
 
 _ROUND = 64
@@ -344,15 +345,15 @@ class Engine:
             images=images,
         )  # fmt: skip
         capacity = self._cache.capacity
-        places = torch.tensor([list(row) for row in positions], device=device).clamp(max=capacity - 1)
+        places = torch.tensor([list(row) for row in positions]).clamp(max=capacity - 1)
         logits = self.decoder.prefill(
-            torch.tensor(ids, device=device),
-            places,
-            torch.tensor(last, device=device),
+            upload(ids, device),
+            upload(places, device),
+            upload(last, device),
             self._cache,
-            torch.tensor(chosen, device=device),
-            min(capacity, int(places.max()) + 1),
-            torch.tensor(numbers, device=device),
+            upload(chosen, device),
+            int(places.max()) + 1,
+            upload(numbers, device),
             [self._rows[row].media for row in chosen],
         )
         return logits, complete
@@ -426,8 +427,8 @@ class Engine:
             keys, values, flags = self._shown
             shown = keys[:, : len(ids)], values[:, : len(ids)], flags[: len(ids)]
         device = self.decoder.device
-        positions = torch.tensor(lengths, device=device)
-        logits = self.decoder.step(torch.tensor(ids, device=device), positions, self._cache, max(lengths) + 1, shown)
+        positions = upload(lengths, device)
+        logits = self.decoder.step(upload(ids, device), positions, self._cache, max(lengths) + 1, shown)
         return logits, None
 
     def _choose(self, cause: str, rows: list[int], logits: Tensor, static: StaticStep | None = None) -> list[Request]:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polite_flamingo.flamingo.transfers import upload
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
@@ -63,23 +65,22 @@ def choose(logits_BV: Tensor, decodings: Sequence[Decoding], draws: Sequence[flo
     drawing = [row for row, decoding in enumerate(decodings) if decoding.temperature > 0]
     if not drawing:
         return greedy
-    rows = torch.tensor(drawing, device=logits_BV.device)
+    rows = upload(drawing, logits_BV.device)
 
     def column(name: str) -> Tensor:
-        values = [getattr(decodings[row], name) for row in drawing]
-        return torch.tensor(values, dtype=torch.float32, device=logits_BV.device)[:, None]
+        return upload([getattr(decodings[row], name) for row in drawing], logits_BV.device, torch.float32)[:, None]
 
     scores = logits_BV[rows].float() / column("temperature")
     top_k = [decodings[row].top_k or scores.shape[-1] for row in drawing]
     widest = min(max(top_k), scores.shape[-1])
     scores, tokens = torch.topk(scores, widest, dim=-1)  # sorted, the likeliest first
     places = torch.arange(widest, device=scores.device)
-    scores = scores.masked_fill(places >= torch.tensor(top_k, device=scores.device)[:, None], -torch.inf)
+    scores = scores.masked_fill(places >= upload(top_k, scores.device)[:, None], -torch.inf)
     chances = scores.softmax(dim=-1)
     before = chances.cumsum(dim=-1) - chances
     chances = chances.masked_fill((before >= column("top_p")) & (places > 0), 0.0).double()
     reached = chances.cumsum(dim=-1)
-    drawn = torch.tensor([draws[row] for row in drawing], dtype=torch.float64, device=scores.device)[:, None]
+    drawn = upload([draws[row] for row in drawing], scores.device, torch.float64)[:, None]
     found = (reached <= drawn * reached[:, -1:]).sum(dim=-1).clamp(max=widest - 1)
     greedy[rows] = tokens.gather(1, found[:, None])[:, 0]
     return greedy
@@ -117,4 +118,5 @@ def ban(logits_BV: Tensor, histories: Sequence[Ngrams | None]) -> None:
             rows += [row] * len(found)
             tokens += found
     if rows:
-        logits_BV[rows, tokens] = -torch.inf
+        banned = upload([rows, tokens], logits_BV.device)
+        logits_BV[banned[0], banned[1]] = -torch.inf
