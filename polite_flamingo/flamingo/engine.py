@@ -72,6 +72,8 @@ class Request:
     ngrams: Ngrams | None = None
     ready: int = 0
     """Prompt (and, after an eviction, text) tokens whose keys and values are in the cache."""
+    shared: int = 0
+    """The first of them that decoding reads in the cache's shared row."""
 
     @property
     def history(self) -> list[int]:
@@ -111,6 +113,8 @@ class Engine:
         self._prefixes: OrderedDict[tuple[tuple[int, ...], tuple[str, ...]], Tensor] = OrderedDict()
         self._blind = True
         """Whether no decoding row sees an image: v1 never does."""
+        self._sharing = False
+        """Whether the cache's last row holds the shared tokens: read in one place, they stay in the CPU's own cache."""
         self._records = config.cuda_graphs and self.decoder.device.type == "cuda"
         self._static: StaticStep | None = None
         """Of the cache and the images' buffers in use, made at their first step."""
@@ -235,13 +239,12 @@ class Engine:
                 self._rows.append(request)
 
     def _make_room(self, requests: Sequence[Request]) -> None:
-        """Let the cache hold these too. It grows seldom: whoever knows the longest submits it first."""
-        needed = max(len(r.ids) + r.decoding.max_new_tokens for r in requests)
-        needed = min(-(-needed // _ROUND) * _ROUND, self.decoder.positions)
-        old = self._cache
+        """Let the cache hold these too. While it grows there are two of it; so it grows at once for all that wait."""
+        needed, old = self._positions(requests), self._cache
         if old is None or old.capacity < needed:
             self._static = None
-            self._cache = self.decoder.new_cache(self.slots, needed)
+            needed = max(needed, self._positions(self._waiting))
+            self._cache = self.decoder.new_cache(self.slots + (1 if self.decoder.compiled else 0), needed)
             if old is not None:
                 self._cache.data[:, :, :, :, : old.capacity] = old.data
         if self._shown is None and (first := next((r.media[0] for r in requests if r.media), None)) is not None:
@@ -249,6 +252,11 @@ class Engine:
             shape = (first.keys.shape[0], self.slots, *first.keys.shape[1:])
             keys, values = torch.zeros(2, *shape, dtype=first.keys.dtype, device=first.keys.device)
             self._shown = keys, values, torch.zeros(self.slots, 1, 1, dtype=keys.dtype, device=keys.device)
+
+    def _positions(self, requests: Iterable[Request]) -> int:
+        """That the longest of them may take, rounded up."""
+        longest = max((len(request.ids) + request.decoding.max_new_tokens for request in requests), default=0)
+        return min(-(-longest // _ROUND) * _ROUND, self.decoder.positions)
 
     # Prompts
 
@@ -281,6 +289,13 @@ class Engine:
         if not self.config.prefixes:
             return
         for key in self._prefix_keys(request):
+            if not key[1] and self.decoder.compiled:
+                if not self._sharing:
+                    self._cache.beginning(self._cache.rows - 1, len(key[0])).copy_(
+                        self._cache.beginning(row, len(key[0]))
+                    )
+                    self._sharing = True
+                request.shared = len(key[0])
             if key not in self._prefixes and (not key[1] or self._awaited(request)):
                 self._prefixes[key] = self._cache.beginning(row, len(key[0])).clone()
                 if len(self._prefixes) > self.config.prefixes:
@@ -373,8 +388,7 @@ class Engine:
     def _take(self, requests: Sequence[Request], logits: Tensor, first: int) -> list[Request]:
         """Rows from `first` on have run their prompts: choose their first tokens, and let them decode."""
         for row, request in enumerate(requests, start=first):
-            if not request.tokens:
-                self._keep_prefixes(request, row)
+            self._keep_prefixes(request, row)
             self._show(request, row)
         self._decoding += len(requests)
         return self._choose("prefill", list(range(first, first + len(requests))), logits)
@@ -419,7 +433,9 @@ class Engine:
         ids = [request.tokens[-1] for request in requests]
         if self._records:
             if self._static is None:
-                self._static = StaticStep(self.decoder, self._cache, self._shown, self._image_id)
+                self._static = StaticStep(
+                    self.decoder, self._cache, self._shown, slots=self.slots, image_id=self._image_id
+                )
             return self._static.run(ids, [request.ready for request in self._rows], not self._blind), self._static
         lengths = [request.ready for request in requests]
         shown = None
@@ -427,8 +443,9 @@ class Engine:
             keys, values, flags = self._shown
             shown = keys[:, : len(ids)], values[:, : len(ids)], flags[: len(ids)]
         device = self.decoder.device
+        shared = upload([request.shared for request in requests], device) if self._sharing else None
         positions = upload(lengths, device)
-        logits = self.decoder.step(upload(ids, device), positions, self._cache, max(lengths) + 1, shown)
+        logits = self.decoder.step(upload(ids, device), positions, self._cache, max(lengths) + 1, shown, shared)
         return logits, None
 
     def _choose(self, cause: str, rows: list[int], logits: Tensor, static: StaticStep | None = None) -> list[Request]:
@@ -531,10 +548,10 @@ class Engine:
 
     def _restart(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            request.ready = 0
+            request.ready = request.shared = 0
         self._waiting.extendleft(reversed(requests))
         self._rows, self._decoding, self._cache, self._shown, self._blind = [], 0, None, None, True
-        self._static = None
+        self._static, self._sharing = None, False
         self._prefixes.clear()
 
     def _finish(self, request: Request, why: str, error: BadSample | None = None) -> None:

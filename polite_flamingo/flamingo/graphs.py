@@ -14,7 +14,7 @@ Recorded once, they are launched as one. A recording fixes every shape and addre
 Nothing is recorded on a CPU; the same code then runs step by step, which is how it is tested. It knows neither requests
 nor how tokens other than the likeliest are chosen: `engine.py` does.
 
-Not yet run on a GPU. Shapes: S rows of the cache, V vocabulary.
+Not yet run on a GPU. Shapes: S slots, which are the cache's first rows; V vocabulary.
 """
 
 from __future__ import annotations
@@ -59,17 +59,17 @@ def rounded_limit(positions: int, capacity: int) -> int:
 class StaticStep:
     """Steps over one cache and its images' buffers; for others make another, as addresses are recorded."""
 
-    def __init__(self, decoder: Decoder, cache: Cache, shown: Shown | None, image_id: int):
-        """Args: image_id: the token that is never chosen."""
+    def __init__(self, decoder: Decoder, cache: Cache, shown: Shown | None, *, slots: int, image_id: int):
+        """Args: slots: rows of the cache that may decode. image_id: the token that is never chosen."""
         self._cache, self._shown = cache, shown
         self._decoder, self._image_id = decoder, image_id
-        self._slots: int = cache.data.shape[2]
+        self._slots = slots
         device = decoder.device
         self._inputs = torch.zeros(3, self._slots, dtype=torch.int64, device=device)
         """Ids, positions, and how far the positions move with a step: 1 for rows that decode."""
         self._wanted: list[list[int]] = []
         """What the inputs hold, as far as the host knows; empty where it does not."""
-        self._logits = torch.zeros(self._slots, len(decoder.head), dtype=decoder.dtype, device=device)
+        self._logits = torch.zeros(self._slots, len(decoder.head), dtype=decoder.head.dtype, device=device)
         self._decoding = 0
         """Rows of the last run."""
         self._next: tuple[list[int], list[int]] = ([], [])

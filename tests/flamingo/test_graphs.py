@@ -110,7 +110,8 @@ def test_memory_that_grows_shrinks_or_is_given_up_gets_new_recordings(tiny, monk
     made = []
     monkeypatch.setattr(engine.decoder, "step", tight)
     monkeypatch.setattr(
-        "polite_flamingo.flamingo.engine.StaticStep", lambda *given: made.append(StaticStep(*given)) or made[-1]
+        "polite_flamingo.flamingo.engine.StaticStep",
+        lambda *given, **named: made.append(StaticStep(*given, **named)) or made[-1],
     )
     short = sorted(fresh(wanted), key=lambda one: (bool(one.images), len(one.ids)))
     for request in short:  # short ones without images first: the cache has to grow and images come late
@@ -133,7 +134,7 @@ def test_rows_that_only_fill_up_are_written_where_nobody_looks(tiny_grouped, dec
     cache.data.normal_()
     before = cache.data.clone()
     positions = [20, 3, 70, 9, 66, 50, 0, 127]  # of rows in use; those behind the decoding ones are written there
-    step = StaticStep(decoder, cache, None, image_id=7)
+    step = StaticStep(decoder, cache, None, slots=32, image_id=7)
     ids = [11, 12, 13, 14, 15][:decoding]
     logits = step.run(ids, positions, False).clone()
     changed = (cache.data != before).any(dim=-1).any(dim=3).any(dim=1).any(dim=0).nonzero().tolist()
@@ -153,3 +154,20 @@ def test_a_recording_serves_many_counts_and_wastes_little() -> None:
         assert sizes == sorted(sizes) and len(set(sizes)) <= 21
         assert all(size - count < max(count, -(-slots // 16)) for count, size in enumerate(sizes, start=1))
     assert [rounded_limit(places, 200) for places in (1, 64, 65, 190, 200)] == [64, 64, 128, 192, 200]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="records on a GPU")
+@pytest.mark.parametrize("kind", ["tiny", "tiny_grouped", "tiny_mpt"])
+@pytest.mark.parametrize("attention", ["v1", "v2"])
+def test_recordings_on_a_gpu_write_the_same_texts(kind: str, attention: str, request: pytest.FixtureRequest) -> None:
+    model = request.getfixturevalue(kind).load(attention=attention)
+    wanted = prompts(model, 30, seed=1)  # half of them may not repeat n-grams
+    wanted[::2] = [replace(one, decoding=GREEDY) for one in wanted[::2]]
+    expected = texts(model, fresh(wanted), slots=30)
+    model.to("cuda")
+    engine = Engine(model, EngineConfig(slots=12, prefill_tokens=40), ends=ends_of(model))
+    for _ in range(2):  # the second time with the recordings of the first
+        again = fresh(wanted)
+        engine.generate(again)
+        assert [one.tokens for one in again] == expected
+    assert engine._static is not None and engine._static._recordings
