@@ -194,7 +194,7 @@ def waiting_for_the_batch(model: FlamingoModel, config: RewriterConfig) -> Engin
     """A freed slot stays empty until the last of its batch is done."""
     engine = whole(model, config)
     admit = engine._admit
-    engine._admit = lambda: [] if engine._rows else admit()  # type: ignore[method-assign]
+    engine._admit = lambda touched: None if engine._rows else admit(touched)  # type: ignore[method-assign]
     return engine
 
 

@@ -65,6 +65,10 @@ class Rewriter:
         self.decoder.generate([one for one in asked if isinstance(one, Request)])
         return [self._outcome(sample, one) for sample, one in zip(samples, asked, strict=True)]
 
+    def metrics(self) -> dict[str, float]:
+        """The engine's figures so far (`Metrics.summary`); empty for beam search, which counts nothing."""
+        return self.decoder.metrics.summary() if isinstance(self.decoder, Engine) else {}
+
     def _request(self, sample: Sample) -> Request:
         if len(sample.turns) != 1:
             raise BadSample(
