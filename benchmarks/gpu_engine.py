@@ -48,7 +48,7 @@ def main() -> None:
     report = Report(options, device)
     bench = Bench(options, device, report)
     for section in (
-        bench.ceilings, bench.decoding, bench.mix, bench.loop, bench.vision, bench.prompts, bench.variants,
+        bench.ceilings, bench.decoding, bench.mix, bench.loop, bench.vision, bench.prompts, bench.variants, bench.mixes,
         bench.forecast, bench.goals,
     ):  # fmt: skip
         section()
@@ -83,6 +83,8 @@ def arguments() -> argparse.Namespace:
             setattr(options, name, usual if large else tiny)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("torch sees no GPU here; --shape tiny --device cpu shows that the program works")
+    if options.look == "triton" and not options.device.startswith("cuda"):
+        parser.error("--look triton needs a GPU")
     if options.context <= options.steps // 2 + 1:
         parser.error("--context must be longer than half of --steps")
     return options
@@ -149,11 +151,8 @@ class Bench:
 
     def variants(self) -> None:
         """The same without recordings, and with the other attention."""
-        others = [look for look in LOOKS if look != self.options.look]
-        if self.device.type != "cuda":
-            others.remove("triton")
         before = dict(self.decoded)
-        for look, graphs in (*((look, True) for look in others), (self.options.look, False)):
+        for look, graphs in (*((look, True) for look in self._others()), (self.options.look, False)):
             for rows in self.options.batches:
                 self._decode(rows, look, graphs)
         usual, self.decoded = before, {key: one for key, one in self.decoded.items() if key not in before}
@@ -212,24 +211,35 @@ class Bench:
         """Requests of all kinds from JPEGs to texts."""
         if not self.goes():
             return
+        rates, row, shares = self._whole(self.options.look)
+        self.requests_a_second, self.tokens_a_second = rates
+        self.report.table("The whole engine on the mix", self.MIXED, [row])
+        self.report.say("", f"{self.options.requests} new requests a run, warm. Its host's time: {shares}.")
+
+    MIXED = "attention | slots | requests/s | generated tokens/s | peak GB | runs"
+
+    def mixes(self) -> None:
+        """The same with other ways to attend."""
+        rows = [self._whole(look)[1] for look in self._others() if self.goes()]
+        self.report.table("The whole engine on the mix, other attention", self.MIXED, rows)
+
+    def _whole(self, look: str) -> tuple[tuple[float, float], str, str]:
+        """Requests and tokens a second; a row of the table; where the host's time went."""
         slots = max((one.rows for one in self.decoded.values()), default=min(self.options.batches))
         self._reset_peak()
-        budget = self.options.prefill_tokens
-        with gpu_measures.engine_of(self.model, self.options.look, slots=slots, prefill_tokens=budget) as engine:
-            runs = gpu_measures.whole(
-                engine, self.shape, self.options.requests, self.options.runs, self.goes, drawn=self.options.drawn
-            )
+        budget, count = self.options.prefill_tokens, self.options.requests
+        with gpu_measures.engine_of(self.model, look, slots=slots, prefill_tokens=budget) as engine:
+            runs = gpu_measures.whole(engine, self.shape, count, self.options.runs, self.goes, drawn=self.options.drawn)
             spent, held = dict(engine.metrics.seconds), engine.slots
-        count = self.options.requests
-        self.requests_a_second = statistics.median(count / seconds for seconds, _ in runs)
-        self.tokens_a_second = statistics.median(tokens / seconds for seconds, tokens in runs)
-        rows = [f"{held} | {self.requests_a_second:.2f} | {self.tokens_a_second:.0f} | {self._peak()} | {len(runs)}"]
-        self.report.table(
-            "The whole engine on the mix", "slots | requests/s | generated tokens/s | peak GB | runs", rows
-        )
+        requests = statistics.median(count / seconds for seconds, _ in runs)
+        tokens = statistics.median(made / seconds for seconds, made in runs)
+        row = f"{look} | {held} | {requests:.2f} | {tokens:.0f} | {self._peak()} | {len(runs)}"
         total = sum(spent.values())
-        shares = ", ".join(f"{cause} {value / total:.0%}" for cause, value in spent.items())
-        self.report.say("", f"{count} new requests a run, warm. Its host's time: {shares}.")
+        return (requests, tokens), row, ", ".join(f"{cause} {value / total:.0%}" for cause, value in spent.items())
+
+    def _others(self) -> list[str]:
+        on_a_gpu = self.device.type == "cuda"
+        return [look for look in LOOKS if look != self.options.look and (on_a_gpu or look != "triton")]
 
     def loop(self) -> None:
         """The reference on some requests of the mix."""

@@ -41,7 +41,8 @@ def test_every_section_has_its_figures(monkeypatch: pytest.MonkeyPatch, tmp_path
         assert f"CUDA graphs | {rows} | " in tables["What each buys"]
     number = r"[\d.]+%?"
     for name, row in {
-        "The whole engine on the mix": rf"3 \| {number} \| {number} \| – \| 1",
+        "The whole engine on the mix": rf"{usual} \| 3 \| {number} \| {number} \| – \| 1",
+        "The whole engine on the mix, other attention": rf"{other} \| 3 \| {number} \| {number} \| – \| 1",
         "The reference's loop": rf"1 \| {number} \| {number} \| {number}",
         "Images to keys and values of every layer": rf"pixels on the device, 4 at once \| {number} \| 1",
         "Prompts of 12 tokens without images": rf"2048 \| {number} \| {number} \| 1",
