@@ -65,7 +65,7 @@ class BeamSearch:
         """A batch that does not fit the memory is halved."""
         try:
             for request, tokens in zip(batch, self._run(batch, latents), strict=True):
-                request.tokens = tokens
+                request.tokens, request.text = tokens, self._model.tokenizer.decode(tokens)
                 _finish(request, "stop" if len(tokens) < self._generation.max_new_tokens else "length")
             return
         except torch.OutOfMemoryError:

@@ -130,6 +130,9 @@ class EngineConfig:
         refills: free slots are filled when they are this part of all slots: prompts run together cost less.
         prefixes: prompt beginnings kept for reuse.
         media_bytes: of images' keys and values kept.
+        copies: engines that divide the requests, a thread each with torch's products on it alone (`engines.py`). For a
+            CPU, as many as it has cores to spare; a GPU does not look at it. Slots and the bounds above are of each.
+        cuda_graphs: a step of decoding is recorded once and replayed (`graphs.py`); a CPU does not look at it.
     """
 
     slots: int = 32
@@ -137,11 +140,15 @@ class EngineConfig:
     refills: int = 8
     prefixes: int = 64
     media_bytes: int = 512 << 20
+    copies: int = 1
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         """Raises ValueError for an engine that could not move."""
-        if self.slots < 1 or self.prefill_tokens < 1 or self.refills < 1 or self.prefixes < 0:
-            raise ValueError("engine: slots, prefill_tokens and refills must be at least 1, prefixes not negative")
+        if min(self.slots, self.prefill_tokens, self.refills, self.copies) < 1 or self.prefixes < 0:
+            raise ValueError(
+                "engine: slots, prefill_tokens, refills and copies must be at least 1, prefixes not negative"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +160,8 @@ class RewriterConfig:
         beam_batch: prompts that a beam search decodes together (`generation.num_beams` above 1); halved for a batch
             that does not fit the memory.
         device: "auto" takes a GPU where there is one.
-        dtype: of weights and activations.
+        dtype: of weights and activations; "auto" is bfloat16 on a GPU and on a CPU that multiplies it, else float32.
+            On a CPU sums and the residual stream are float32 whatever the weights are.
         threads: CPU threads torch may use; 0 leaves torch's own choice.
     """
 
@@ -162,7 +170,7 @@ class RewriterConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     beam_batch: int = 8
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     threads: int = 0
 
     def __post_init__(self) -> None:

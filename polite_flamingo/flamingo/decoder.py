@@ -61,16 +61,20 @@ class Cross:
         attention = block.attn
         self.heads: int = attention.heads
         self.scale: float = attention.scale
-        self.norm, self.to_q, self.to_out = attention.norm, Linear(attention.to_q), Linear(attention.to_out)
+        self.norm, self.to_q, self.to_out = LayerNorm(attention.norm), Linear(attention.to_q), Linear(attention.to_out)
         self.gate = block.attn_gate.detach().tanh()
-        self.ff_norm, self.ff_up, self.ff_down = block.ff[0], Linear(block.ff[1]), Linear(block.ff[3])
+        self.ff_norm, self.ff_up, self.ff_down = LayerNorm(block.ff[0]), Linear(block.ff[1]), Linear(block.ff[3])
         self.ff_gate = block.ff_gate.detach().tanh()
 
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sees: Tensor) -> Tensor:
         """x (B, T, D) plus what it sees of keys and values (B, H, M N, E); nothing where `sees` (B, T, 1) is 0."""
         query = self.to_q(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        found = F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
-        return x + self.to_out(found.transpose(1, 2).flatten(2)) * (self.gate * sees)
+        if mask is None and x.shape[1] == 1:
+            found = look(query, keys, values, None, self.scale)
+        else:
+            found = F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
+            found = found.transpose(1, 2).flatten(2)
+        return x + self.to_out(found) * (self.gate * sees)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The block's second half; it acts on every position, seeing or not."""
@@ -78,8 +82,8 @@ class Cross:
 
 
 def compiled(x: Tensor) -> bool:
-    """Whether the kernels of `kernels.py` take it."""
-    return x.device.type == "cpu" and x.dtype == torch.float32
+    """Whether `kernels.py` decodes with weights like this; the residual stream is float32 then."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
 
 
 @functools.cache
@@ -90,18 +94,36 @@ def kernels() -> ModuleType:
     return found
 
 
-class RmsNorm:
-    """LLaMA's norm."""
+class LayerNorm:
+    """Of the residual stream, in its dtype; the result in that of the weights."""
 
     def __init__(self, norm: nn.Module):
-        self.weight, self.epsilon = norm.weight.detach(), float(norm.variance_epsilon)
+        self.dtype, self.shape, self.epsilon = norm.weight.dtype, norm.normalized_shape, norm.eps
+        parts = (None if part is None else part.detach() for part in (norm.weight, norm.bias))
+        self.weight, self.bias = (part.float() if part is not None and compiled(part) else part for part in parts)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, D) -> (…, D)."""
-        if not compiled(x):
+        return F.layer_norm(x, self.shape, self.weight, self.bias, self.epsilon).to(self.dtype)
+
+
+class RmsNorm:
+    """LLaMA's, likewise."""
+
+    def __init__(self, norm: nn.Module):
+        self.dtype, self.epsilon = norm.weight.dtype, float(norm.variance_epsilon)
+        self.weight = norm.weight.detach()
+        self.compiled = compiled(self.weight)
+        if self.compiled:
+            self.weight = self.weight.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, D) -> (…, D)."""
+        if not self.compiled:
             return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
-        result = torch.empty_like(x)
-        kernels().rms_norm(x.flatten(0, -2).numpy(), self.weight.numpy(), self.epsilon, result.flatten(0, -2).numpy())
+        result = torch.empty_like(x, dtype=self.dtype)
+        into = kernels().array(result.flatten(0, -2))
+        kernels().rms_norm(x.flatten(0, -2).numpy(), self.weight.numpy(), self.epsilon, into)
         return result
 
 
@@ -125,7 +147,7 @@ class MptLayer:
     """Layer norms without bias, ALiBi, GELU."""
 
     def __init__(self, layer: nn.Module):
-        self.norm, self.ff_norm = layer.norm_1, layer.norm_2
+        self.norm, self.ff_norm = LayerNorm(layer.norm_1), LayerNorm(layer.norm_2)
         self.qkv, self.out = Linear(layer.attn.Wqkv), Linear(layer.attn.out_proj)
         self.clip = layer.attn.clip_qkv
         self.up, self.down = Linear(layer.ffn.up_proj), Linear(layer.ffn.down_proj)
@@ -140,6 +162,11 @@ class Cache:
     """Keys and values of S rows: (2, layers, S, H, L, E), so that one write stores both."""
 
     data: Tensor
+
+    @property
+    def rows(self) -> int:
+        """S."""
+        return self.data.shape[2]
 
     @property
     def capacity(self) -> int:
@@ -185,9 +212,13 @@ class Decoder:
         self._cross_heads: int = blocks[0].attn.heads
         self.embedding = language.get_input_embeddings().weight.detach()
         self.head = language.get_output_embeddings().weight.detach()
-        self.final_norm = RmsNorm(language.model.norm) if self.llama else language.transformer.norm_f
+        self.final_norm = (RmsNorm if self.llama else LayerNorm)(
+            language.model.norm if self.llama else language.transformer.norm_f
+        )
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
         self.compiled = compiled(self.embedding)
+        if self.compiled:  # bfloat16 would leave the choice between the two likeliest tokens to rounding
+            self.head = self.head.float()
         if self.llama:
             self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
             self.width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
@@ -195,7 +226,8 @@ class Decoder:
             self.scale = self.width**-0.5
             rotary = language.model.rotary_emb
             places = torch.arange(self.positions, device=self.device)[None]
-            cos, sin = rotary(self.embedding[:1].new_empty(1), places)
+            like = torch.empty(1, dtype=torch.float32 if self.compiled else self.dtype, device=self.device)
+            cos, sin = rotary(like, places)
             self._cos, self._sin = cos[0], sin[0]
             self._slopes = self._cos.new_empty(0, 1)
         else:
@@ -256,7 +288,7 @@ class Decoder:
             seeing = (numbers_BT > 0)[..., None].to(self.dtype)
         places = torch.arange(limit, device=self.device)
         mask = self._mask(places, positions_BT)
-        x = F.embedding(ids_BT, self.embedding)
+        x = self._embed(ids_BT)
         seen = 0
         for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
             if cross is not None:
@@ -283,6 +315,7 @@ class Decoder:
         cache: Cache,
         limit: int,
         media: tuple[Tensor, Tensor, Tensor] | None,
+        shared_B: Tensor | None = None,
     ) -> Tensor:
         """One token for each of the cache's first B rows; return logits (B, vocabulary).
 
@@ -293,11 +326,14 @@ class Decoder:
             limit: positions to look at, above every position of the call.
             media: keys and values (layers, B, H, N, E) of the image that each row sees, and whether it sees one
                 (B, 1, 1); None where no row does.
+            shared_B: how many of a row's first positions hold what the cache's last row holds.
         """
         count = len(ids_B)
+        if shared_B is None:
+            shared_B = torch.zeros_like(positions_B)
         rows = torch.arange(count, device=self.device)
         bias = None if self.compiled else self._bias(torch.arange(limit, device=self.device), positions_B)
-        x = F.embedding(ids_B[:, None], self.embedding)
+        x = self._embed(ids_B[:, None])
         seen = 0
         for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
             if cross is not None:
@@ -307,11 +343,11 @@ class Decoder:
                 seen += 1
             qkv = self._project(layer, x)
             if bias is None:
-                found = self._attend_compiled(number, qkv[:, 0], rows, positions_B, cache)
+                found = self._attend_compiled(number, qkv[:, 0], positions_B, shared_B, cache)
             else:
                 query = self._store(number, qkv, positions_B[:, None], cache, rows)
                 keys, values = cache.data[:, number, :count, :, :limit]
-                found = self._look(query, keys, values, bias)
+                found = look(query, keys, values, bias, self.scale)
             x = layer.feed_forward(x + layer.out(found))
         return self._logits(x[:, 0])
 
@@ -325,10 +361,11 @@ class Decoder:
     def _store(self, number: int, qkv: Tensor, positions_BT: Tensor, cache: Cache, rows_B: Tensor) -> Tensor:
         """Turn queries and keys by their positions, put keys and values into the cache; the queries (B, H, T, E)."""
         if self.compiled:
-            query = torch.empty(len(qkv), self.heads, qkv.shape[1], self.width)
-            kernels().store(
-                qkv.numpy(), cache.data.numpy(), number, rows_B.numpy(), positions_BT.numpy(),
-                self._cos.numpy(), self._sin.numpy(), query.numpy(),
+            query = torch.empty(len(qkv), self.heads, qkv.shape[1], self.width, dtype=self.dtype)
+            native = kernels()
+            native.store(
+                native.array(qkv), native.array(cache.data), number, rows_B.numpy(), positions_BT.numpy(),
+                self._cos.numpy(), self._sin.numpy(), native.array(query),
             )  # fmt: skip
             return query
         turned, value = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
@@ -341,25 +378,15 @@ class Decoder:
         cache.data[:, number].transpose(2, 3)[:, rows_B[:, None], positions_BT] = torch.stack((key, value))
         return query.transpose(1, 2)
 
-    def _attend_compiled(self, number: int, qkv: Tensor, rows_B: Tensor, positions_B: Tensor, cache: Cache) -> Tensor:
+    def _attend_compiled(self, number: int, qkv: Tensor, positions_B: Tensor, shared_B: Tensor, cache: Cache) -> Tensor:
         """Store one token a row and attend: (B, heads, E) -> (B, 1, H E)."""
-        found = torch.empty(len(qkv), self.heads, self.width)
-        kernels().attend_step(
-            qkv.numpy(), cache.data.numpy(), number, rows_B.numpy(), positions_B.numpy(), self._cos.numpy(),
-            self._sin.numpy(), self._slopes.numpy(), self.scale, found.numpy(),
+        found = torch.empty(len(qkv), self.heads, self.width, dtype=self.dtype)
+        native = kernels()
+        native.attend_step(
+            native.array(qkv), native.array(cache.data), number, positions_B.numpy(), cache.rows - 1, shared_B.numpy(),
+            self._cos.numpy(), self._sin.numpy(), self._slopes.numpy(), self.scale, native.array(found),
         )  # fmt: skip
         return found.flatten(1)[:, None]
-
-    def _look(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Attention of one query a row (B, heads, 1, E) to keys and values (B, H, L, E), as two batched products.
-
-        Torch's fused kernel is made for many queries: on a CPU it takes ten times as long for one.
-        """
-        rows, heads, places, width = keys.shape
-        grouped = query.reshape(rows * heads, -1, width)
-        scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).view(rows, self.heads, places)
-        shares = torch.softmax(scores * self.scale + bias, dim=-1, dtype=torch.float32).to(values.dtype)
-        return torch.bmm(shares.view(rows * heads, -1, places), values.flatten(0, 1)).view(rows, 1, -1)
 
     def _bias(self, places_L: Tensor, positions_B: Tensor) -> Tensor:
         """What is added to the scores of one query a row: (B, heads or 1, L), minus infinity where nothing is seen."""
@@ -380,7 +407,30 @@ class Decoder:
         return bias.masked_fill(~seen, -math.inf).to(self.dtype)
 
     def _logits(self, x_BD: Tensor) -> Tensor:
-        return F.linear(self.final_norm(x_BD), self.head)
+        return F.linear(self.final_norm(x_BD).to(self.head.dtype), self.head)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        found = F.embedding(ids, self.embedding)
+        return found.float() if self.compiled else found
+
+
+def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Attention of one query a row, as two batched products; (B, 1, heads E).
+
+    Torch's fused kernel is made for many queries: on a CPU it takes several times as long for one.
+
+    Args:
+        query: (B, heads, 1, E).
+        keys: (B, H, L, E).
+        values: likewise.
+        bias: added to the scores (B, heads or 1, L), minus infinity where nothing is seen.
+        scale: of the scores.
+    """
+    rows, heads, places, width = keys.shape
+    grouped = query.reshape(rows * heads, -1, width)
+    scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).view(rows, -1, places) * scale
+    shares = torch.softmax(scores if bias is None else scores + bias, dim=-1, dtype=torch.float32).to(values.dtype)
+    return torch.bmm(shares.view(rows * heads, -1, places), values.flatten(0, 1)).view(rows, 1, -1)
 
 
 def _alibi_slopes(heads: int) -> Tensor:

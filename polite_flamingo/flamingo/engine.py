@@ -26,9 +26,12 @@ from torch import Tensor
 from polite_flamingo.flamingo.attention import image_numbers
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.decoder import Cache, Decoder, Media
+from polite_flamingo.flamingo.graphs import StaticStep
 from polite_flamingo.flamingo.media import MediaCache, digest
 from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.sampling import Decoding, ban, choose, uniforms
+from polite_flamingo.flamingo.running_text import RunningText
+from polite_flamingo.flamingo.sampling import Decoding, Ngrams, ban, choose, uniforms
+from polite_flamingo.flamingo.transfers import upload
 from polite_flamingo.sample import BadSample
 
 _ROUND = 64
@@ -43,7 +46,9 @@ class Request:
         ids: of the prompt, one image tag an image.
         images: encoded bytes, in the order of the tags.
         decoding: how to continue.
-        tokens: the continuation so far, without its end token.
+        tokens: the continuation so far, without its end token; a stop text's tokens are among them.
+        text: of the continuation, a stop text and what follows it cut off; while it grows only with `follow`.
+        follow: keep `text` up to date with every token, as far as no later one changes it.
         done: nothing more will come.
         error: why nothing more will come, where it failed.
         finish: "stop", "length", "cancelled" or "error".
@@ -53,6 +58,8 @@ class Request:
     images: Sequence[bytes] = ()
     decoding: Decoding = field(default_factory=Decoding)
     tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    follow: bool = False
     done: bool = False
     error: BadSample | None = None
     finish: str = ""
@@ -60,8 +67,12 @@ class Request:
     numbers: list[int] = field(default_factory=list)
     media: list[Media] = field(default_factory=list)
     draws: Sequence[float] = ()
+    running: RunningText | None = None
+    ngrams: Ngrams | None = None
     ready: int = 0
     """Prompt (and, after an eviction, text) tokens whose keys and values are in the cache."""
+    shared: int = 0
+    """The first of them that decoding reads in the cache's shared row."""
 
     @property
     def history(self) -> list[int]:
@@ -130,6 +141,11 @@ class Engine:
         self._prefixes: OrderedDict[tuple[tuple[int, ...], tuple[str, ...]], Tensor] = OrderedDict()
         self._blind = True
         """Whether no decoding row sees an image: v1 never does."""
+        self._sharing = False
+        """Whether the cache's last row holds the shared tokens: read in one place, they stay in the CPU's own cache."""
+        self._records = config.cuda_graphs and self.decoder.device.type == "cuda"
+        self._static: StaticStep | None = None
+        """Of the cache and the images' buffers in use, made at their first step."""
 
     def generate(self, requests: Iterable[Request]) -> None:
         """Do these requests, in the order that suits; afterwards each is done.
@@ -163,6 +179,8 @@ class Engine:
         request.numbers = image_numbers(is_image, self.decoder.attention)[0].tolist()
         if request.decoding.temperature > 0:
             request.draws = uniforms(request.decoding.seed, request.decoding.max_new_tokens).tolist()
+        if request.decoding.stop or request.follow:
+            request.running = RunningText(self._tokenizer.decode, request.decoding.stop)
         self._waiting.append(request)
 
     @torch.inference_mode()
@@ -179,7 +197,8 @@ class Engine:
     def abandon(self) -> None:
         """Cancel everything, whatever state a failed step has left; the images stay."""
         for request in (*self._rows, *self._waiting):
-            self._finish(request, "cancelled")
+            if not request.done:
+                self._finish(request, "cancelled")
         self._waiting.clear()
         self._restart([])
 
@@ -219,6 +238,8 @@ class Engine:
                 bad = next((one for one in media if isinstance(one, BadSample)), None)
                 if bad is None:
                     request.media = [one for one in media if isinstance(one, Media)]
+                    if request.ngrams is None and (size := request.decoding.no_repeat_ngram_size):
+                        request.ngrams = Ngrams(size, request.ids)
                     good.append(request)
                 else:
                     self._finish(request, "error", bad)
@@ -231,18 +252,24 @@ class Engine:
         return failed
 
     def _make_room(self, requests: Sequence[Request]) -> None:
-        """Let the cache hold these too. It grows seldom: whoever knows the longest submits it first."""
-        needed = max(len(r.ids) + r.decoding.max_new_tokens for r in requests)
-        needed = min(-(-needed // _ROUND) * _ROUND, self.decoder.positions)
-        old = self._cache
+        """Let the cache hold these too. While it grows there are two of it; so it grows at once for all that wait."""
+        needed, old = self._positions(requests), self._cache
         if old is None or old.capacity < needed:
-            self._cache = self.decoder.new_cache(self.slots, needed)
+            self._static = None
+            needed = max(needed, self._positions(self._waiting))
+            self._cache = self.decoder.new_cache(self.slots + (1 if self.decoder.compiled else 0), needed)
             if old is not None:
                 self._cache.data[:, :, :, :, : old.capacity] = old.data
         if self._shown is None and (first := next((r.media[0] for r in requests if r.media), None)) is not None:
+            self._static = None
             shape = (first.keys.shape[0], self.slots, *first.keys.shape[1:])
             keys, values = torch.zeros(2, *shape, dtype=first.keys.dtype, device=first.keys.device)
             self._shown = keys, values, torch.zeros(self.slots, 1, 1, dtype=keys.dtype, device=keys.device)
+
+    def _positions(self, requests: Iterable[Request]) -> int:
+        """That the longest of them may take, rounded up."""
+        longest = max((len(request.ids) + request.decoding.max_new_tokens for request in requests), default=0)
+        return min(-(-longest // _ROUND) * _ROUND, self.decoder.positions)
 
     # Prompts
 
@@ -275,6 +302,13 @@ class Engine:
         if not self.config.prefixes:
             return
         for key in self._prefix_keys(request):
+            if not key[1] and self.decoder.compiled:
+                if not self._sharing:
+                    self._cache.beginning(self._cache.rows - 1, len(key[0])).copy_(
+                        self._cache.beginning(row, len(key[0]))
+                    )
+                    self._sharing = True
+                request.shared = len(key[0])
             if key not in self._prefixes and (not key[1] or self._awaited(request)):
                 self._prefixes[key] = self._cache.beginning(row, len(key[0])).clone()
                 if len(self._prefixes) > self.config.prefixes:
@@ -328,15 +362,15 @@ class Engine:
             request.ready += len(chunk)
             self.metrics.prefilled += len(chunk)
         capacity = self._cache.capacity
-        places = torch.tensor([list(row) for row in positions], device=device).clamp(max=capacity - 1)
+        places = torch.tensor([list(row) for row in positions]).clamp(max=capacity - 1)
         logits = self.decoder.prefill(
-            torch.tensor(ids, device=device),
-            places,
-            torch.tensor(last, device=device),
+            upload(ids, device),
+            upload(places, device),
+            upload(last, device),
             self._cache,
-            torch.tensor(chosen, device=device),
-            min(capacity, int(places.max()) + 1),
-            torch.tensor(numbers, device=device),
+            upload(chosen, device),
+            int(places.max()) + 1,
+            upload(numbers, device),
             [self._rows[row].media for row in chosen],
         )
         return logits, complete
@@ -356,8 +390,7 @@ class Engine:
     def _take(self, requests: Sequence[Request], logits: Tensor, first: int) -> list[Request]:
         """Rows from `first` on have run their prompts: choose their first tokens, and let them decode."""
         for row, request in enumerate(requests, start=first):
-            if not request.tokens:
-                self._keep_prefixes(request, row)
+            self._keep_prefixes(request, row)
             self._show(request, row)
         self._decoding += len(requests)
         return self._choose(list(range(first, first + len(requests))), logits)
@@ -381,37 +414,49 @@ class Engine:
             return []
         assert self._cache is not None
         started = time.perf_counter()
-        device = self.decoder.device
         requests = self._rows[:count]
-        lengths = [request.ready for request in requests]
-        shown = None
-        if self._shown is not None and not self._blind:
-            keys, values, flags = self._shown
-            shown = keys[:, :count], values[:, :count], flags[:count]
-        logits = self.decoder.step(
-            torch.tensor([request.tokens[-1] for request in requests], device=device),
-            torch.tensor(lengths, device=device),
-            self._cache,
-            max(lengths) + 1,
-            shown,
-        )
+        logits, static = self._run_step(requests)
         for request in requests:
             request.ready += 1
         self.metrics.steps += 1
         self.metrics.occupied += count
         self.metrics.seconds["decode"] += time.perf_counter() - started
-        return self._choose(list(range(count)), logits)
+        return self._choose(list(range(count)), logits, static)
 
-    def _choose(self, rows: list[int], logits: Tensor) -> list[Request]:
+    def _run_step(self, requests: Sequence[Request]) -> tuple[Tensor, StaticStep | None]:
+        """Logits of the rows that decode, and what knows the likeliest tokens already, if anything does."""
+        assert self._cache is not None
+        ids = [request.tokens[-1] for request in requests]
+        if self._records:
+            if self._static is None:
+                self._static = StaticStep(
+                    self.decoder, self._cache, self._shown, slots=self.slots, image_id=self._image_id
+                )
+            return self._static.run(ids, [request.ready for request in self._rows], not self._blind), self._static
+        lengths = [request.ready for request in requests]
+        shown = None
+        if self._shown is not None and not self._blind:
+            keys, values, flags = self._shown
+            shown = keys[:, : len(ids)], values[:, : len(ids)], flags[: len(ids)]
+        device = self.decoder.device
+        shared = upload([request.shared for request in requests], device) if self._sharing else None
+        positions = upload(lengths, device)
+        logits = self.decoder.step(upload(ids, device), positions, self._cache, max(lengths) + 1, shown, shared)
+        return logits, None
+
+    def _choose(self, rows: list[int], logits: Tensor, static: StaticStep | None = None) -> list[Request]:
         """Append a token to each of these rows; free those that end with it."""
         started = time.perf_counter()
         requests = [self._rows[row] for row in rows]
         decodings = [request.decoding for request in requests]
-        logits[:, self._image_id] = -torch.inf  # no answer ever contains an image, and in v2 one would blind the others
-        if any(decoding.no_repeat_ngram_size for decoding in decodings):
-            ban(logits, [request.history for request in requests], decodings)
-        draws = [request.draws[len(request.tokens)] if request.draws else 0.0 for request in requests]
-        tokens = choose(logits, decodings, draws).tolist()
+        if static is not None and not any(one.temperature > 0 or one.no_repeat_ngram_size for one in decodings):
+            tokens = static.likeliest()
+        else:
+            # no answer ever contains an image, and in v2 one would blind the others
+            logits[:, self._image_id] = -torch.inf
+            ban(logits, [request.ngrams for request in requests])
+            draws = [request.draws[len(request.tokens)] if request.draws else 0.0 for request in requests]
+            tokens = choose(logits, decodings, draws).tolist()
         self.metrics.generated += len(tokens)
         self.metrics.seconds["choose"] += time.perf_counter() - started
         ended = []
@@ -420,7 +465,9 @@ class Engine:
                 self._finish(request, "stop")
             else:
                 request.tokens.append(token)
-                if self._stops(request):
+                if request.ngrams is not None:
+                    request.ngrams.add(token)
+                if self._stops(request, token):
                     self._finish(request, "stop")
                 elif len(request.tokens) >= min(
                     request.decoding.max_new_tokens, self.decoder.positions - len(request.ids)
@@ -432,11 +479,14 @@ class Engine:
             self._free(row)
         return requests
 
-    def _stops(self, request: Request) -> bool:
-        if not request.decoding.stop:
+    @staticmethod
+    def _stops(request: Request, token: int) -> bool:
+        """Whether a stop text is complete with this token."""
+        if request.running is None:
             return False
-        text = self._tokenizer.decode(request.tokens)
-        return any(stop in text for stop in request.decoding.stop)
+        stopped = request.running.add(token)
+        request.text = request.running.text
+        return stopped
 
     # Rows
 
@@ -487,15 +537,19 @@ class Engine:
 
     def _restart(self, requests: Sequence[Request]) -> None:
         for request in requests:
-            request.ready = 0
+            request.ready = request.shared = 0
         self._waiting.extendleft(reversed(requests))
         self._rows, self._decoding, self._cache, self._shown, self._blind = [], 0, None, None, True
+        self._static, self._sharing = None, False
         self._prefixes.clear()
 
-    @staticmethod
-    def _finish(request: Request, why: str, error: BadSample | None = None) -> None:
+    def _finish(self, request: Request, why: str, error: BadSample | None = None) -> None:
+        if request.running is not None:
+            request.text = request.running.end()
+        elif request.tokens:
+            request.text = self._tokenizer.decode(request.tokens)
         request.done, request.finish, request.error = True, why, error
-        request.media = []
+        request.media, request.running, request.ngrams = [], None, None
 
 
 def in_good_order(requests: Sequence[Request]) -> list[Request]:

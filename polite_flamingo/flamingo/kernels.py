@@ -1,11 +1,13 @@
-"""What decoding on a CPU does between its matrix products, compiled: float32 only, on the thread that calls.
+"""What decoding on a CPU does between its matrix products, compiled, on the thread that calls.
 
 A step of decoding reads every key and value once and computes little with it, so memory is what it waits for. Torch
 takes a dozen calls for it, each through memory, up to the longest row of the batch; here a row is read to its own end,
 in one pass for keys and one for values, and what comes before (rotary positions, writing the cache) happens on the way.
 
-Numba compiles a kernel when it is first called, and keeps the result on disk where it may. Sums are taken in another
-order than torch's, so results differ from its by rounding.
+Numba compiles a kernel when it is first called, and keeps the result on disk where it may. Sums are float32, taken in
+another order than torch's, so results differ from its by rounding.
+
+Arrays of floats are float32, or bfloat16 under the name of uint16, which numpy knows (`array`).
 
 Shapes: B rows, H heads of queries, K of keys, E width of a head, L positions of the cache, P positions of the model, N
 rows of any kind, D width of the model.
@@ -13,113 +15,179 @@ rows of any kind, D width of the model.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numba import njit
+import torch
+from numba import njit, types
+from numba.extending import overload
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-
-NONE: Floats = np.empty((0, 0), dtype=np.float32)
-"""In the place of tables that a model lacks."""
+Floats = NDArray[Any]
+Integers = NDArray[np.int64]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+def array(x: torch.Tensor) -> Floats:
+    """The memory of a tensor, bfloat16 as uint16."""
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def _kernel(function: Callable) -> Callable:
+    try:
+        return njit(cache=True, nogil=True, fastmath=True)(function)
+    except RuntimeError:  # a read-only installation and no home: each process compiles anew
+        return njit(nogil=True, fastmath=True)(function)
+
+
+def _float(x: Any) -> np.float32:
+    """An element of an array, as a number to compute with."""
+    raise NotImplementedError("compiled code only")
+
+
+def _like(x: np.float32, like: Floats) -> Any:
+    """A number as an element of an array of this kind: rounded to the nearest bfloat16, ties to even."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_float, inline="always")
+def _float_of(x: Any) -> Callable:
+    def same(x: Any) -> Any:
+        return x
+
+    def widened(x: Any) -> Any:
+        return np.uint32(np.uint32(x) << np.uint32(16)).view(np.float32)
+
+    return widened if x == types.uint16 else same
+
+
+@overload(_like, inline="always")
+def _like_of(x: Any, like: Any) -> Callable:
+    def same(x: Any, like: Any) -> Any:
+        return x
+
+    def rounded(x: Any, like: Any) -> Any:
+        bits = np.float32(x).view(np.uint32)
+        odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
+        return np.uint16(np.uint32(np.uint32(bits + np.uint32(0x7FFF)) + odd) >> np.uint32(16))
+
+    return rounded if like.dtype == types.uint16 else same
+
+
+@njit(nogil=True, fastmath=True, inline="always")
+def _softmax(scores: Floats, count: int) -> np.float32:
+    """Scores become e to their power, up to the factor returned; 2^x by its series, for libm's takes one at a time."""
+    highest = scores[0]
+    for place in range(1, count):
+        highest = max(highest, scores[place])
+    total = np.float32(0.0)
+    for place in range(count):
+        power = max((scores[place] - highest) * np.float32(1.4426950408889634), np.float32(-126.0))
+        whole = np.floor(power + np.float32(0.5))
+        rest = power - whole
+        share = np.float32(1.5403530e-4) * rest + np.float32(1.3333558e-3)
+        share = share * rest + np.float32(9.6181291e-3)
+        share = share * rest + np.float32(5.5504109e-2)
+        share = share * rest + np.float32(2.4022651e-1)
+        share = share * rest + np.float32(6.9314718e-1)
+        share = share * rest + np.float32(1.0)
+        share *= np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+        scores[place] = share
+        total += share
+    return np.float32(1.0) / total
+
+
+@njit(nogil=True, fastmath=True, inline="always")
+def _turn(source: Floats, here: int, cos: Floats, sin: Floats, target: Floats) -> None:
+    """Rotary positions as LLaMA has them, by halves; a plain copy where the tables are empty."""
+    half = source.shape[0] // 2
+    if cos.shape[0] == 0:
+        for e in range(source.shape[0]):
+            target[e] = _like(_float(source[e]), target)
+    else:
+        for e in range(half):
+            low, high = _float(source[e]), _float(source[e + half])
+            target[e] = _like(low * cos[here, e] - high * sin[here, e], target)
+            target[e + half] = _like(high * cos[here, e + half] + low * sin[here, e + half], target)
+
+
+@_kernel
 def attend_step(
     qkv: Floats,
     cache: Floats,
     layer: int,
-    rows: NDArray[np.int64],
-    positions: NDArray[np.int64],
+    positions: Integers,
+    shared_row: int,
+    shared: Integers,
     cos: Floats,
     sin: Floats,
     slopes: Floats,
     scale: float,
     found: Floats,
 ) -> None:
-    """One token a row: turn its query and key, store its key and value, attend; the result goes to `found`.
+    """One token for each of the cache's first B rows: store its key and value, attend; the result goes to `found`.
 
     Args:
         qkv: projections (B, H + 2 K, E), queries before keys before values.
         cache: keys and values (2, layers, rows, K, L, E).
         layer: of the cache.
-        rows: of the cache (B,).
         positions: of the tokens (B,); all up to its own are looked at.
-        cos: rotary tables (P, E), of the halves as in LLaMA; `NONE` for none.
+        shared_row: of the cache, whose first positions stand for those of other rows: read once, they stay near.
+        shared: how many of them, of each row (B,).
+        cos: rotary tables (P, E) of float32, of the halves as in LLaMA; (0, 0) for none.
         sin: likewise.
-        slopes: ALiBi's (H, 1); `NONE` for none.
+        slopes: ALiBi's (H, 1) of float32; (0, 1) for none.
         scale: of the scores.
         found: (B, H, E).
     """
-    width = qkv.shape[2]
-    kv_heads = cache.shape[3]
+    width, kv_heads = qkv.shape[2], cache.shape[3]
     heads = qkv.shape[1] - 2 * kv_heads
-    half = width // 2
-    query = np.empty(width, np.float32)
+    query, result = np.empty(width, np.float32), np.empty(width, np.float32)
     scores = np.empty(cache.shape[4], np.float32)
-    for number in range(qkv.shape[0]):
-        row, here = rows[number], positions[number]
-        for kv_head in range(kv_heads):
+    for row in range(qkv.shape[0]):
+        here, begin = positions[row], shared[row]
+        for head in range(heads):
+            kv_head = head // (heads // kv_heads)
             keys, values = cache[0, layer, row, kv_head], cache[1, layer, row, kv_head]
-            source = qkv[number, heads + kv_head]
-            if cos.shape[0] > 0:
-                for e in range(half):
-                    keys[here, e] = source[e] * cos[here, e] - source[e + half] * sin[here, e]
-                    keys[here, e + half] = source[e + half] * cos[here, e + half] + source[e] * sin[here, e + half]
-            else:
+            first_keys, first_values = cache[0, layer, shared_row, kv_head], cache[1, layer, shared_row, kv_head]
+            if head % (heads // kv_heads) == 0:
+                _turn(qkv[row, heads + kv_head], here, cos, sin, keys[here])
                 for e in range(width):
-                    keys[here, e] = source[e]
-            source = qkv[number, heads + kv_heads + kv_head]
+                    values[here, e] = qkv[row, heads + kv_heads + kv_head, e]
+            _turn(qkv[row, head], here, cos, sin, query)
             for e in range(width):
-                values[here, e] = source[e]
-            for head in range(kv_head * (heads // kv_heads), (kv_head + 1) * (heads // kv_heads)):
-                source = qkv[number, head]
-                if cos.shape[0] > 0:
-                    for e in range(half):
-                        query[e] = source[e] * cos[here, e] - source[e + half] * sin[here, e]
-                        query[e + half] = source[e + half] * cos[here, e + half] + source[e] * sin[here, e + half]
-                else:
-                    for e in range(width):
-                        query[e] = source[e]
-                for place in range(here + 1):
-                    score = np.float32(0.0)
-                    for e in range(width):
-                        score += query[e] * keys[place, e]
-                    scores[place] = score * scale
-                if slopes.shape[0] > 0:
-                    slope = slopes[head, 0]
-                    for place in range(here + 1):
-                        scores[place] += slope * np.float32(place - here)
-                highest = scores[0]
-                for place in range(1, here + 1):
-                    highest = max(highest, scores[place])
-                total = np.float32(0.0)
-                for place in range(here + 1):
-                    share = math.exp(scores[place] - highest)
-                    scores[place] = share
-                    total += share
-                result = found[number, head]
+                query[e] *= np.float32(scale)
+            for place in range(begin):
+                score = np.float32(0.0)
                 for e in range(width):
-                    result[e] = np.float32(0.0)
+                    score += query[e] * _float(first_keys[place, e])
+                scores[place] = score
+            for place in range(begin, here + 1):
+                score = np.float32(0.0)
+                for e in range(width):
+                    score += query[e] * _float(keys[place, e])
+                scores[place] = score
+            if slopes.shape[0] > 0:
                 for place in range(here + 1):
-                    share = scores[place] / total
-                    for e in range(width):
-                        result[e] += share * values[place, e]
+                    scores[place] += slopes[head, 0] * np.float32(place - here)
+            factor = _softmax(scores, here + 1)
+            for e in range(width):
+                result[e] = np.float32(0.0)
+            for place in range(begin):
+                for e in range(width):
+                    result[e] += scores[place] * _float(first_values[place, e])
+            for place in range(begin, here + 1):
+                for e in range(width):
+                    result[e] += scores[place] * _float(values[place, e])
+            for e in range(width):
+                found[row, head, e] = _like(result[e] * factor, found)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@_kernel
 def store(
-    qkv: Floats,
-    cache: Floats,
-    layer: int,
-    rows: NDArray[np.int64],
-    positions: NDArray[np.int64],
-    cos: Floats,
-    sin: Floats,
-    queries: Floats,
+    qkv: Floats, cache: Floats, layer: int, rows: Integers, positions: Integers, cos: Floats, sin: Floats, query: Floats
 ) -> None:
-    """Chunks of prompts: turn queries and keys, store keys and values; the queries go to `queries`.
+    """Chunks of prompts: turn queries and keys, store keys and values; the queries go to `query`.
 
     Args:
         qkv: projections (B, T, H + 2 K, E).
@@ -129,39 +197,25 @@ def store(
         positions: of the tokens (B, T).
         cos: as for `attend_step`.
         sin: likewise.
-        queries: (B, H, T, E).
+        query: (B, H, T, E).
     """
-    count, length, width = qkv.shape[0], qkv.shape[1], qkv.shape[3]
-    kv_heads = cache.shape[3]
+    width, kv_heads = qkv.shape[3], cache.shape[3]
     heads = qkv.shape[2] - 2 * kv_heads
-    half = width // 2
-    turned = cos.shape[0] > 0
-    for number in range(count):
+    for number in range(qkv.shape[0]):
         row = rows[number]
-        for token in range(length):
-            here = positions[number, token]
-            for head in range(heads + kv_heads):
-                source = qkv[number, token, head]
-                if head < heads:
-                    target = queries[number, head, token]
-                else:
-                    target = cache[0, layer, row, head - heads, here]
-                if turned:
-                    for e in range(half):
-                        target[e] = source[e] * cos[here, e] - source[e + half] * sin[here, e]
-                        target[e + half] = source[e + half] * cos[here, e + half] + source[e] * sin[here, e + half]
-                else:
-                    for e in range(width):
-                        target[e] = source[e]
+        for token in range(qkv.shape[1]):
+            here, projected = positions[number, token], qkv[number, token]
+            for head in range(heads):
+                _turn(projected[head], here, cos, sin, query[number, head, token])
             for head in range(kv_heads):
-                source, target = qkv[number, token, heads + kv_heads + head], cache[1, layer, row, head, here]
+                _turn(projected[heads + head], here, cos, sin, cache[0, layer, row, head, here])
                 for e in range(width):
-                    target[e] = source[e]
+                    cache[1, layer, row, head, here, e] = projected[heads + kv_heads + head, e]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@_kernel
 def rms_norm(x: Floats, weight: Floats, epsilon: float, result: Floats) -> None:
-    """`x / sqrt(mean(x^2) + epsilon) * weight` of each row of x (N, D), into `result` (N, D)."""
+    """`x / sqrt(mean(x^2) + epsilon) * weight` of each row of x (N, D) of float32, into `result` (N, D)."""
     width = x.shape[1]
     for row in range(x.shape[0]):
         squares = np.float32(0.0)
@@ -169,4 +223,4 @@ def rms_norm(x: Floats, weight: Floats, epsilon: float, result: Floats) -> None:
             squares += x[row, d] * x[row, d]
         factor = np.float32(1.0) / np.sqrt(squares / np.float32(width) + np.float32(epsilon))
         for d in range(width):
-            result[row, d] = x[row, d] * factor * weight[d]
+            result[row, d] = _like(x[row, d] * factor * weight[d], result)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from torch import Tensor
 from polite_flamingo import images
 from polite_flamingo.flamingo.decoder import Decoder, Media
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.transfers import upload
 from polite_flamingo.sample import BadSample
 
 AT_ONCE = 16
@@ -30,19 +33,31 @@ def digest(data: bytes) -> str:
 @torch.inference_mode()
 def encode(model: FlamingoModel, encoded: Mapping[str, bytes]) -> tuple[dict[str, Tensor], dict[str, BadSample]]:
     """Perceiver latents (N, D) of images by name, all in one pass; and why the others have none."""
-    pixels: dict[str, Tensor] = {}
-    broken: dict[str, BadSample] = {}
-    for name, data in encoded.items():
-        try:
-            pixels[name] = model.preprocess(images.without_extreme_aspect(images.decode(data)))
-        except BadSample as bad:
-            broken[name] = bad
+    weight = model.lang_encoder.get_input_embeddings().weight
+    each = _threads().map if weight.device.type == "cuda" else map
+    made = dict(zip(encoded, each(partial(_pixels, model), encoded.values()), strict=True))
+    broken = {name: one for name, one in made.items() if isinstance(one, BadSample)}
+    pixels = {name: one for name, one in made.items() if not isinstance(one, BadSample)}
     if not pixels:
         return {}, broken
-    weight = model.lang_encoder.get_input_embeddings().weight
-    stacked = torch.stack(list(pixels.values())).to(weight.device, weight.dtype)
+    stacked = upload(torch.stack(list(pixels.values())), weight.device, weight.dtype)
     latents = model.latents(model.patch_tokens(stacked)[:, None, None])[:, 0]
     return dict(zip(pixels, latents, strict=True)), broken
+
+
+def _pixels(model: FlamingoModel, data: bytes) -> Tensor | BadSample:
+    """Normalised pixels (3, H, W)."""
+    try:
+        return model.preprocess(images.without_extreme_aspect(images.decode(data)))
+    except BadSample as bad:
+        return bad
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """One core decodes and resizes fewer images a second than a GPU encodes; beside a CPU model none is free for it."""
+    # each thread's tensor work stays in that thread: it would start as many threads again
+    return ThreadPoolExecutor(torch.get_num_threads(), "pixels", initializer=torch.set_num_threads, initargs=(1,))
 
 
 class MediaCache:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
+from typing import Any
 
 import torch
 
@@ -20,6 +21,7 @@ from polite_flamingo.flamingo.beams import BeamSearch
 from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engines import Engines
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.sampling import Decoding, seed_of
 from polite_flamingo.flamingo.tokenization import Tokenizer
@@ -46,9 +48,8 @@ class Rewriter:
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
-        self.model = model or load_flamingo(
-            config.flamingo, dtype=getattr(torch, config.dtype), device=choose_device(config.device)
-        )
+        device = choose_device(config.device)
+        self.model = model or load_flamingo(config.flamingo, dtype=choose_dtype(config.dtype, device), device=device)
         language = self.model.lang_encoder.config
         self.positions: int = getattr(language, "max_position_embeddings", None) or language.max_seq_len
         self.decoder = new_decoder(self.model, config)
@@ -90,17 +91,20 @@ class Rewriter:
             return asked
         if asked.error is not None:
             return BadSample(asked.error.reason, f"{sample.key}: {asked.error.detail}")
-        return self.model.tokenizer.decode(asked.tokens).strip()
+        return asked.text.strip()
 
 
-def new_decoder(model: FlamingoModel, config: RewriterConfig) -> Engine | BeamSearch:
+def new_decoder(model: FlamingoModel, config: RewriterConfig) -> Engine | Engines | BeamSearch:
     """What continues prompts as `config` wants it, with nothing cached yet."""
     tokenizer = model.tokenizer
     # v1 was trained to end at EOS alone; open_flamingo's own models end a text with <|endofchunk|> as well.
     ends = [tokenizer.eos_id] if model.attention == "v1" else [tokenizer.eos_id, tokenizer.end_of_chunk_id]
     if config.generation.num_beams > 1:
         return BeamSearch(model, config.generation, ends=ends, batch=config.beam_batch)
-    return Engine(model, config.engine, ends=ends, shared=shared_beginning(tokenizer))
+    shared = shared_beginning(tokenizer)
+    copies = config.engine.copies if model.lang_encoder.device.type == "cpu" else 1
+    engines = [Engine(model, config.engine, ends=ends, shared=shared) for _ in range(copies)]
+    return Engines(engines) if copies > 1 else engines[0]
 
 
 def decoding(generation: GenerationConfig, sample: Sample) -> Decoding:
@@ -124,3 +128,12 @@ def shared_beginning(tokenizer: Tokenizer) -> list[int]:
 def choose_device(device: str) -> str:
     """ "auto" becomes "cuda" where torch sees a GPU, else "cpu"."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+
+def choose_dtype(dtype: str, device: str) -> torch.dtype:
+    """ "auto" becomes bfloat16 where that is fast, else float32."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+    fast = device != "cpu" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+    return torch.bfloat16 if fast else torch.float32

@@ -8,12 +8,15 @@ n-grams, temperature, top-k, top-p.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from polite_flamingo.flamingo.transfers import upload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,48 +65,58 @@ def choose(logits_BV: Tensor, decodings: Sequence[Decoding], draws: Sequence[flo
     drawing = [row for row, decoding in enumerate(decodings) if decoding.temperature > 0]
     if not drawing:
         return greedy
-    rows = torch.tensor(drawing, device=logits_BV.device)
+    rows = upload(drawing, logits_BV.device)
 
     def column(name: str) -> Tensor:
-        values = [getattr(decodings[row], name) for row in drawing]
-        return torch.tensor(values, dtype=torch.float32, device=logits_BV.device)[:, None]
+        return upload([getattr(decodings[row], name) for row in drawing], logits_BV.device, torch.float32)[:, None]
 
     scores = logits_BV[rows].float() / column("temperature")
     top_k = [decodings[row].top_k or scores.shape[-1] for row in drawing]
     widest = min(max(top_k), scores.shape[-1])
     scores, tokens = torch.topk(scores, widest, dim=-1)  # sorted, the likeliest first
     places = torch.arange(widest, device=scores.device)
-    scores = scores.masked_fill(places >= torch.tensor(top_k, device=scores.device)[:, None], -torch.inf)
+    scores = scores.masked_fill(places >= upload(top_k, scores.device)[:, None], -torch.inf)
     chances = scores.softmax(dim=-1)
     before = chances.cumsum(dim=-1) - chances
     chances = chances.masked_fill((before >= column("top_p")) & (places > 0), 0.0).double()
     reached = chances.cumsum(dim=-1)
-    drawn = torch.tensor([draws[row] for row in drawing], dtype=torch.float64, device=scores.device)[:, None]
+    drawn = upload([draws[row] for row in drawing], scores.device, torch.float64)[:, None]
     found = (reached <= drawn * reached[:, -1:]).sum(dim=-1).clamp(max=widest - 1)
     greedy[rows] = tokens.gather(1, found[:, None])[:, 0]
     return greedy
 
 
-def ban(logits_BV: Tensor, histories: Sequence[Sequence[int]], decodings: Sequence[Decoding]) -> None:
-    """Set to minus infinity what would repeat an n-gram of a row's prompt and text, in place."""
-    rows, tokens = [], []
-    for row, (history, decoding) in enumerate(zip(histories, decodings, strict=True)):
-        size = decoding.no_repeat_ngram_size
-        if size and len(history) >= size:
-            found = repeats(history, size)
+class Ngrams:
+    """What would repeat an n-gram of a growing history, without reading it again for every token."""
+
+    def __init__(self, size: int, history: Sequence[int]):
+        """Args: size: tokens of an n-gram, at least 1. history: the beginning."""
+        self._size = size
+        self._last: tuple[int, ...] = ()
+        self._followers: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
+        for token in history:
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        """The history grows by this token."""
+        if len(self._last) == self._size - 1:
+            self._followers[self._last].add(token)
+        grown = (*self._last, token)
+        self._last = grown[len(grown) - self._size + 1 :] if len(grown) >= self._size else grown
+
+    def repeated_by(self) -> Collection[int]:
+        """The tokens that would end an n-gram which the history holds already."""
+        return self._followers.get(self._last, ())
+
+
+def ban(logits_BV: Tensor, histories: Sequence[Ngrams | None]) -> None:
+    """Set to minus infinity what would repeat an n-gram of a row's history, in place; rows of None are free."""
+    rows: list[int] = []
+    tokens: list[int] = []
+    for row, history in enumerate(histories):
+        if history is not None and (found := history.repeated_by()):
             rows += [row] * len(found)
             tokens += found
     if rows:
-        logits_BV[rows, tokens] = -torch.inf
-
-
-def repeats(history: Sequence[int], size: int) -> list[int]:
-    """The tokens that would end an n-gram which the history holds already."""
-    ids = np.asarray(history)
-    if size == 1:
-        return np.unique(ids).tolist()
-    last = ids[len(ids) - size + 1 :]
-    same = np.ones(len(ids) - size + 1, dtype=bool)
-    for offset, token in enumerate(last):
-        same &= ids[offset : len(ids) - size + 1 + offset] == token
-    return np.unique(ids[size - 1 :][same]).tolist()
+        banned = upload([rows, tokens], logits_BV.device)
+        logits_BV[banned[0], banned[1]] = -torch.inf

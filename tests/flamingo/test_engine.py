@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from polite_flamingo.flamingo.config import EngineConfig, LoraSettings
 from polite_flamingo.flamingo.engine import Engine, Request
 from polite_flamingo.flamingo.lora import add_lora
 from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.sampling import Decoding
+from polite_flamingo.flamingo.sampling import Decoding, Ngrams
 
 NEW = 12
 PROMPTS = 90
@@ -94,11 +95,15 @@ def texts(model: FlamingoModel, requests: Sequence[Request], **config: int) -> l
 
 @pytest.mark.parametrize("kind", ["tiny", "tiny_grouped", "tiny_mpt"])
 @pytest.mark.parametrize("attention", ["v1", "v2"])
-def test_greedy_tokens_are_those_of_generate(kind: str, attention: str, request: pytest.FixtureRequest) -> None:
+def test_greedy_tokens_are_those_of_generate(
+    kind: str, attention: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = request.getfixturevalue(kind).load(attention=attention)
     wanted = prompts(model, PROMPTS, seed=len(kind))
     expected = [by_generate(model, one, ends_of(model)) for one in wanted]
     assert texts(model, fresh(wanted), slots=8) == expected
+    monkeypatch.setattr("polite_flamingo.flamingo.decoder.compiled", lambda x: False)
+    assert texts(model, fresh(wanted), slots=8) == expected, "with torch alone, as on a GPU"
     assert len({tuple(tokens) for tokens in expected}) > PROMPTS / 2, "the prompts must matter"
     assert len({len(tokens) for tokens in expected}) > 2, "texts must end anywhere"
 
@@ -274,6 +279,47 @@ def test_stop_texts_and_lengths_end_a_request(known: tuple[FlamingoModel, list[R
         ids=wanted[number].ids, images=wanted[number].images, decoding=replace(wanted[number].decoding, stop=(stop,))
     )
     two = Request(ids=one.ids, images=one.images, decoding=replace(wanted[number].decoding, max_new_tokens=3))
-    Engine(model, EngineConfig(slots=2), ends=ends_of(model)).generate([one, two])
-    assert one.finish == "stop" and len(one.tokens) <= 6 and stop in model.tokenizer.decode(one.tokens)
-    assert two.finish == "length" and two.tokens == expected[number][:3]
+    three = Request(ids=one.ids, images=one.images, decoding=replace(one.decoding, stop=("never said", stop + "\n\n")))
+    Engine(model, EngineConfig(slots=2), ends=ends_of(model)).generate([one, two, three])
+    decode = model.tokenizer.decode
+    assert one.finish == "stop" and len(one.tokens) <= 6 and stop in decode(one.tokens)
+    assert one.text == decode(one.tokens)[: decode(one.tokens).index(stop)], "the stop text is cut off the text"
+    assert two.finish == "length" and two.tokens == expected[number][:3] and two.text == decode(two.tokens)
+    assert three.tokens == expected[number] and three.text == decode(three.tokens), "nothing that was held back is lost"
+
+
+def test_a_stop_text_is_found_where_decoding_everything_finds_it(
+    known: tuple[FlamingoModel, list[Request], list[list[int]]],
+) -> None:
+    """Of one to three tokens, or of letters across them; whatever is decoded beside it."""
+    model, wanted, expected = known
+    decode, rng = model.tokenizer.decode, random.Random(0)
+    requests, ends = [], []
+    for one, tokens in zip(wanted, expected, strict=True):
+        text = decode(tokens)
+        clean = re.findall("[^\N{REPLACEMENT CHARACTER}]{3,}", text[1:])  # random models say many halves of letters
+        if not clean:
+            continue
+        found = rng.choice(clean)
+        start = rng.randrange(len(found) - 2)
+        stop = found[start : start + rng.randint(1, 3)]
+        requests.append(Request(ids=one.ids, images=one.images, decoding=replace(one.decoding, stop=(stop,))))
+        end = next(count for count in range(1, len(tokens) + 1) if stop in decode(tokens[:count]))
+        ends.append((tokens[:end], text[: text.index(stop)]))
+    assert len(requests) >= 10
+    texts(model, requests, slots=3)
+    assert [(one.tokens, one.text) for one in requests] == ends
+
+
+@given(history=st.lists(st.integers(0, 3), max_size=40), size=st.integers(1, 4), start=st.integers(0, 40))
+def test_banned_tokens_are_those_that_end_an_ngram_of_the_history(history: list[int], size: int, start: int) -> None:
+    ngrams = Ngrams(size, history[:start])
+    for token in history[start:]:
+        ngrams.add(token)
+    last = history[len(history) - size + 1 :]
+    repeated = {
+        history[place + size - 1]
+        for place in range(len(history) - size + 1)
+        if history[place : place + size - 1] == last
+    }
+    assert set(ngrams.repeated_by()) == repeated

@@ -1,0 +1,64 @@
+"""Several engines that divide the work: the same texts, shared images together, failures told."""
+
+from __future__ import annotations
+
+import pytest
+
+from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
+from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engines import Engines, shares
+from polite_flamingo.flamingo.rewriter import Rewriter
+from tests.flamingo.test_engine import ends_of, fresh, prompts, texts
+
+
+def test_the_texts_are_those_of_one_engine(tiny) -> None:  # type: ignore[no-untyped-def]
+    model = tiny.load()
+    wanted = prompts(model, 40, seed=6)
+    expected = texts(model, fresh(wanted), slots=8)
+    engines = Engines([Engine(model, EngineConfig(slots=4), ends=ends_of(model)) for _ in range(3)])
+    engines.generate(wanted)
+    assert [one.tokens for one in wanted] == expected
+    assert all(engine.metrics.generated > 0 for engine in engines.engines), "all of them worked"
+
+
+def test_requests_of_the_same_images_stay_together_and_loads_are_even() -> None:
+    wanted = [Request(ids=[1] * length, images=[b"a" * (length % 7)]) for length in range(10, 80)]
+    wanted += [Request(ids=[1] * 30) for _ in range(20)]
+    dealt = shares(wanted, 3)
+    assert sorted(id(one) for share in dealt for one in share) == sorted(map(id, wanted))
+    homes = [
+        {number for number, share in enumerate(dealt) if any(r.images == [b"a" * n] for r in share)} for n in range(7)
+    ]
+    assert all(len(home) == 1 for home in homes)
+    loads = [sum(len(one.ids) for one in share) for share in dealt]
+    assert max(loads) - min(loads) < 600
+
+
+def test_what_one_engine_raises_is_raised_and_the_others_finish(tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    model = tiny.load()
+    engines = Engines([Engine(model, EngineConfig(slots=4), ends=ends_of(model)) for _ in range(2)])
+
+    def broken(*given: object) -> None:
+        raise RuntimeError("a cable came loose")
+
+    wanted = prompts(model, 20, seed=2)
+    with monkeypatch.context() as patched:
+        patched.setattr(engines.engines[0].decoder, "prefill", broken)
+        with pytest.raises(RuntimeError, match="cable"):
+            engines.generate(wanted)
+    assert all(one.done for one in wanted)
+    assert {one.finish for one in wanted} >= {"cancelled"}
+    assert any(one.finish in ("stop", "length") for one in wanted)
+    again = fresh(wanted)
+    engines.generate(again)
+    assert all(one.finish in ("stop", "length") for one in again)
+
+
+def test_a_rewriter_makes_as_many_as_it_is_told(tiny) -> None:  # type: ignore[no-untyped-def]
+    generation = GenerationConfig(max_new_tokens=4, num_beams=1, do_sample=False, no_repeat_ngram_size=0)
+    config = RewriterConfig(flamingo=tiny.config, generation=generation, engine=EngineConfig(copies=2), device="cpu")
+    decoder = Rewriter(config).decoder
+    assert isinstance(decoder, Engines)
+    assert len(decoder.engines) == 2
+    with pytest.raises(ValueError, match="copies"):
+        EngineConfig(copies=0)
