@@ -8,7 +8,7 @@ rewrite the same ones greedily, with the same weights:
 
     (a) reference loop      one sample at a time through open_flamingo and transformers' `generate`; on each n-th sample
     (b) batched generate    sorted by length, at the best of several batch sizes
-    (c) engine              `Rewriter.rewrite`
+    (c) engine              `Rewriter.rewrite`, an engine a thread
     (d) Ray                 `build_pf1m` with a scoring actor that does nothing: with the profile's pools, and with one
                             rewriting actor a core; from the first row that meets an actor to the last manifest
 
@@ -50,11 +50,14 @@ from polite_flamingo.shapes import write
 from polite_flamingo.shards import read_shard, write_shard
 
 BATCHES = (8, 16, 32, 64)
+DTYPES = ("float32", "bfloat16")
 SWITCHES = (
+    "bfloat16 rather than float32",
+    "an engine a core",
+    "compiled kernels",
     "freed slots refilled before the rest",
-    "image cache",
     "kept prompt beginnings",
-    "attention by two batched products",
+    "image cache",
     "media keys and values made once",
 )
 
@@ -84,15 +87,16 @@ def compete(options: argparse.Namespace, root: Path) -> dict[str, list[dict[str,
     contestants = {name: Contestant(name, options, root) for name in names}
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
-        search = {batch: contestants["batched"].run(f"batch {batch}", batch=batch) for batch in BATCHES}
-        best = min(search, key=lambda batch: search[batch]["seconds"])
-        rates = ", ".join(f"{batch}: {one['samples'] / one['seconds']:.2f}" for batch, one in search.items())
-        print(f"batch sizes of (b), samples/s in one run: {rates}", flush=True)
+        alone = best(contestants["reference"], "(a)", [{"dtype": dtype, "every": options.every} for dtype in DTYPES])
+        batched = best(
+            contestants["batched"], "(b)", [{"dtype": dtype, "batch": batch} for dtype in DTYPES for batch in BATCHES]
+        )
         plan: list[tuple[str, str, dict[str, Any]]] = [
-            ("(a) reference loop", "reference", {"every": options.every}),
-            (f"(b) batched generate, {best}", "batched", {"batch": best}),
+            ("(a) reference loop", "reference", alone),
+            (f"(b) batched generate, {batched['batch']}", "batched", batched),
             ("(c) engine", "engine", {}),
-            *((f"without {name}", "engine", {"without": name}) for name in SWITCHES),
+            *((f"without {name}", "engine", {"without": name}) for name in SWITCHES[1:]),
+            (f"without {SWITCHES[0]}", "engine", {"dtype": "float32"}),
         ]
         if not options.without_ray:
             plan.append(("(d) Ray, the profile's pools", "ray", {}))
@@ -105,6 +109,19 @@ def compete(options: argparse.Namespace, root: Path) -> dict[str, list[dict[str,
         for contestant in contestants.values():
             contestant.end()
     return rows
+
+
+def best(contestant: Contestant, label: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fastest of these settings, in one run of each."""
+    rates = []
+    for wanted in choices:
+        one = contestant.run("search", **wanted)
+        rates.append(one["samples"] / one["seconds"])
+    tried = "; ".join(
+        f"{', '.join(map(str, wanted.values()))}: {rate:.2f}" for wanted, rate in zip(choices, rates, strict=True)
+    )
+    print(f"settings of {label}, samples/s in one run ({', '.join(choices[0])}): {tried}", flush=True)
+    return choices[rates.index(max(rates))]
 
 
 class Contestant:

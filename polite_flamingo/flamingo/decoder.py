@@ -69,8 +69,12 @@ class Cross:
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sees: Tensor) -> Tensor:
         """x (B, T, D) plus what it sees of keys and values (B, H, M N, E); nothing where `sees` (B, T, 1) is 0."""
         query = self.to_q(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        found = F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
-        return x + self.to_out(found.transpose(1, 2).flatten(2)) * (self.gate * sees)
+        if mask is None and x.shape[1] == 1:
+            found = look(query, keys, values, None, self.scale)
+        else:
+            found = F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
+            found = found.transpose(1, 2).flatten(2)
+        return x + self.to_out(found) * (self.gate * sees)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The block's second half; it acts on every position, seeing or not."""
@@ -343,7 +347,7 @@ class Decoder:
             else:
                 query = self._store(number, qkv, positions_B[:, None], cache, rows)
                 keys, values = cache.data[:, number, :count, :, :limit]
-                found = self._look(query, keys, values, bias)
+                found = look(query, keys, values, bias, self.scale)
             x = layer.feed_forward(x + layer.out(found))
         return self._logits(x[:, 0])
 
@@ -384,17 +388,6 @@ class Decoder:
         )  # fmt: skip
         return found.flatten(1)[:, None]
 
-    def _look(self, query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        """Attention of one query a row (B, heads, 1, E) to keys and values (B, H, L, E), as two batched products.
-
-        Torch's fused kernel is made for many queries: on a CPU it takes ten times as long for one.
-        """
-        rows, heads, places, width = keys.shape
-        grouped = query.reshape(rows * heads, -1, width)
-        scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).view(rows, self.heads, places)
-        shares = torch.softmax(scores * self.scale + bias, dim=-1, dtype=torch.float32).to(values.dtype)
-        return torch.bmm(shares.view(rows * heads, -1, places), values.flatten(0, 1)).view(rows, 1, -1)
-
     def _bias(self, places_L: Tensor, positions_B: Tensor) -> Tensor:
         """What is added to the scores of one query a row: (B, heads or 1, L), minus infinity where nothing is seen."""
         return self._mask_or_bias(places_L, positions_B[:, None])[:, :, 0]
@@ -419,6 +412,25 @@ class Decoder:
     def _embed(self, ids: Tensor) -> Tensor:
         found = F.embedding(ids, self.embedding)
         return found.float() if self.compiled else found
+
+
+def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Attention of one query a row, as two batched products; (B, 1, heads E).
+
+    Torch's fused kernel is made for many queries: on a CPU it takes several times as long for one.
+
+    Args:
+        query: (B, heads, 1, E).
+        keys: (B, H, L, E).
+        values: likewise.
+        bias: added to the scores (B, heads or 1, L), minus infinity where nothing is seen.
+        scale: of the scores.
+    """
+    rows, heads, places, width = keys.shape
+    grouped = query.reshape(rows * heads, -1, width)
+    scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).view(rows, -1, places) * scale
+    shares = torch.softmax(scores if bias is None else scores + bias, dim=-1, dtype=torch.float32).to(values.dtype)
+    return torch.bmm(shares.view(rows * heads, -1, places), values.flatten(0, 1)).view(rows, 1, -1)
 
 
 def _alibi_slopes(heads: int) -> Tensor:

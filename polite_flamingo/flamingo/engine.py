@@ -421,9 +421,11 @@ class Engine:
         self.metrics.offered += self.slots
         places = sum(request.ready for request in requests)
         seeing = 0 if self._blind else sum(self._number_of_new(request) > 0 for request in requests)
+        shared = [request.shared for request in requests]
         self.metrics.count_call(
-            "decode", self._work, answers=count, tokens=count, places=places, pairs=places, seeing=seeing, images=seeing
-        )
+            "decode", self._work, answers=count, tokens=count, places=places, pairs=places, seeing=seeing,
+            images=seeing, repeated=sum(shared) - max(shared),
+        )  # fmt: skip
         self.metrics.seconds["decode"] += time.perf_counter() - started
         return self._choose("decode", list(range(count)), logits, static)
 

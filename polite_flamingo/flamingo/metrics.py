@@ -12,7 +12,8 @@ for with the next step of decoding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 
 from polite_flamingo.flamingo.ceilings import Ceilings
 from polite_flamingo.flamingo.decoder import Decoder, Linear
@@ -117,10 +118,20 @@ class Metrics:
     unwanted: float = 0.0
 
     def count_call(
-        self, cause: str, work: Work, *, answers: int, tokens: int, places: int, pairs: int, seeing: int, images: int
+        self,
+        cause: str,
+        work: Work,
+        *,
+        answers: int,
+        tokens: int,
+        places: int,
+        pairs: int,
+        seeing: int,
+        images: int,
+        repeated: int = 0,
     ) -> None:
-        """A call of the language model; see `Work` for the arguments."""
-        self.bytes[cause] += work.bytes(places=places, seeing=seeing, images=images)
+        """A call of the language model; see `Work` for the arguments. `repeated`: places that several rows share."""
+        self.bytes[cause] += work.bytes(places=places - repeated, seeing=seeing, images=images)
         self.flops[cause] += work.flops(answers=answers, tokens=tokens, places=places, pairs=pairs, seeing=seeing)
 
     def count_step(self, seconds: float, told: float, *, slots: int, free: int, waiting: int) -> None:
@@ -183,6 +194,17 @@ class Metrics:
                 found[f"{part}_bandwidth_utilisation"], found[f"{part}_flop_utilisation"] = shares
                 found[f"{part}_of_floor"] = max(shares)
         return found
+
+
+def merged(several: Iterable[Metrics]) -> Metrics:
+    """Of engines side by side: everything is summed, also seconds, so that rates are those of one engine's time."""
+    total = Metrics()
+    for one in several:
+        for attribute in fields(Metrics):
+            mine, other = getattr(total, attribute.name), getattr(one, attribute.name)
+            added = {cause: mine[cause] + other[cause] for cause in CAUSES} if isinstance(mine, dict) else mine + other
+            setattr(total, attribute.name, added)
+    return total
 
 
 def _share(part: float, whole: float) -> float:

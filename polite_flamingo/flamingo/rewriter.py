@@ -22,6 +22,7 @@ from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.engine import Engine, Request
 from polite_flamingo.flamingo.engines import Engines
+from polite_flamingo.flamingo.metrics import merged
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.sampling import Decoding, seed_of
 from polite_flamingo.flamingo.tokenization import Tokenizer
@@ -66,8 +67,11 @@ class Rewriter:
         return [self._outcome(sample, one) for sample, one in zip(samples, asked, strict=True)]
 
     def metrics(self) -> dict[str, float]:
-        """The engine's figures so far (`Metrics.summary`); empty for beam search, which counts nothing."""
-        return self.decoder.metrics.summary() if isinstance(self.decoder, Engine) else {}
+        """The figures of the engines so far (`metrics.merged`), and how many they are; of beam search, nothing."""
+        if isinstance(self.decoder, BeamSearch):
+            return {}
+        engines = self.decoder.engines if isinstance(self.decoder, Engines) else [self.decoder]
+        return merged(engine.metrics for engine in engines).summary() | {"engines": len(engines)}
 
     def _request(self, sample: Sample) -> Request:
         if len(sample.turns) != 1:

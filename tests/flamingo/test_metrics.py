@@ -14,7 +14,7 @@ from polite_flamingo.flamingo.ceilings import Ceilings
 from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.engine import Engine, Request
-from polite_flamingo.flamingo.metrics import CAUSES, Metrics
+from polite_flamingo.flamingo.metrics import CAUSES, Metrics, merged
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.sampling import Decoding
 
@@ -36,8 +36,8 @@ def asked(*lengths: int, new: int = 6) -> list[Request]:
 @pytest.mark.parametrize("shown", [0, 1])
 def test_operations_are_those_that_torch_counts(kind: str, shown: int, request: pytest.FixtureRequest) -> None:
     """Of a prompt and of a step. Torch counts attention to positions that are masked; the needed ones are fewer."""
-    # in bfloat16 all of a step is torch's; some of float32 is compiled by hand, which torch does not see
-    model = load_flamingo(request.getfixturevalue(kind).config, dtype=torch.bfloat16)
+    # in float64 all of it is torch's; some of float32 and bfloat16 is compiled by hand, which torch does not see
+    model = load_flamingo(request.getfixturevalue(kind).config, dtype=torch.float64)
     engine = Engine(model, EngineConfig(slots=2), ends=[])
     tokens = 7 + shown
     one = Request(ids=[model.tokenizer.image_id] * shown + [9] * 7, images=PICTURES[:shown], decoding=Decoding())
@@ -136,3 +136,15 @@ def test_use_is_a_share_of_the_ceilings() -> None:
 
 def test_what_has_not_happened_is_nought() -> None:
     assert set(Metrics().summary(Ceilings(1.0, 1.0)).values()) == {0.0}
+
+
+def test_engines_side_by_side_are_summed(model: FlamingoModel) -> None:
+    engines = [engine_of(model, slots=2) for _ in range(3)]
+    for engine in engines:
+        engine.generate(asked(3, 7))
+    told, one = merged(engine.metrics for engine in engines), engines[0].metrics
+    assert (told.prefilled, told.generated, told.offered) == (30, 3 * one.generated, 3 * one.offered)
+    assert told.flops["decode"] == 3 * one.flops["decode"]
+    assert sum(told.seconds.values()) == pytest.approx(sum(sum(each.metrics.seconds.values()) for each in engines))
+    assert told.summary()["occupancy"] == one.summary()["occupancy"]
+    assert merged([]).summary() == Metrics().summary()
