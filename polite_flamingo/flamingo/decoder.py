@@ -31,9 +31,12 @@ class Linear:
     """x W^T + b, and s (x A^T) B^T on a range of the outputs for each attached LoRA."""
 
     def __init__(self, *modules: nn.Module):
-        """Several modules over the same input are fused into one product, their outputs side by side."""
+        """Several modules over the same input are fused into one product, their outputs side by side.
+
+        The modules' weights become parts of the fused one: the model stays whole, and nothing is there twice.
+        """
         plain = [m.get_base_layer() if hasattr(m, "get_base_layer") else m for m in modules]
-        self.weight = torch.cat([m.weight for m in plain]).detach() if len(plain) > 1 else plain[0].weight.detach()
+        self.weight = _fused([m.weight for m in plain])
         biases = [m.bias for m in plain]
         self.bias = None if biases[0] is None else torch.cat(biases).detach()
         self.loras: list[tuple[int, int, Tensor, Tensor, float]] = []
@@ -412,6 +415,24 @@ class Decoder:
     def _embed(self, ids: Tensor) -> Tensor:
         found = F.embedding(ids, self.embedding)
         return found.float() if self.compiled else found
+
+
+def _fused(weights: Sequence[nn.Parameter]) -> Tensor:
+    """Matrices (n, in) one under another; they become views of it, unless they are already."""
+    first = weights[0].detach()
+    rows = [len(weight) for weight in weights]
+    places = [first.data_ptr() + sum(rows[:number]) * first[0].nbytes for number in range(len(rows))]
+    if all(
+        weight.data_ptr() == place
+        and weight.is_contiguous()
+        and weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        for weight, place in zip(weights, places, strict=True)
+    ):
+        return first.as_strided((sum(rows), first.shape[1]), first.stride())
+    fused = torch.cat([weight.detach() for weight in weights])
+    for weight, part in zip(weights, fused.split(rows), strict=True):
+        weight.data = part
+    return fused
 
 
 def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
