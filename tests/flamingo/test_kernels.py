@@ -14,8 +14,9 @@ from torch.nn import functional as F
 
 from polite_flamingo.flamingo import kernels
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.decoder import RmsNorm, _alibi_slopes
+from polite_flamingo.flamingo.decoder import _alibi_slopes
 from polite_flamingo.flamingo.engine import Engine
+from polite_flamingo.flamingo.layers import RmsNorm
 from polite_flamingo.flamingo.sampling import Decoding
 from tests.flamingo.test_engine import ends_of, fresh, prompts
 
