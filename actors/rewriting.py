@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import pyarrow as pa
@@ -11,7 +15,9 @@ import pyarrow as pa
 from actors.stage import StageSettings, run_blocks
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.guard import Guard
+from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.shards import write_atomically
 
 
 class Rewrites(Protocol):
@@ -20,9 +26,16 @@ class Rewrites(Protocol):
     def rewrite(self, samples: Sequence[Sample]) -> Sequence[str | BadSample]:
         """One text a sample, in order, or why there is none."""
 
+    def metrics(self) -> Mapping[str, float]:
+        """What it has done so far, how fast, and what time was lost; empty where nothing is counted."""
+
 
 class RewriterActor:
-    """Holds one copy of the rewriter and answers blocks of rows."""
+    """Holds one copy of the rewriter and answers blocks of rows.
+
+    After each block its figures so far are in OUT/engine/HOST-PID.json: Ray ends actors without a word, so nothing can
+    be left to their end.
+    """
 
     def __init__(self, config: RewriterConfig, settings: StageSettings):
         self._journal = settings.journal("rewriting")
@@ -31,6 +44,7 @@ class RewriterActor:
             rows_per_call=settings.rows_per_call,
             max_failures_in_a_row=settings.max_failures_in_a_row,
         )
+        self._figures = OutputLayout(root=Path(settings.out)).engine / f"{socket.gethostname()}-{os.getpid()}.json"
         with self._journal.loading(patience=settings.actors + 1):
             self._rewriter = self.load(config)
 
@@ -42,7 +56,10 @@ class RewriterActor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rewrite every sample; what fails becomes a quarantined row."""
-        return run_blocks(table, self._guard, self._journal, self._work, check_rewritable)
+        answered = run_blocks(table, self._guard, self._journal, self._work, check_rewritable)
+        if figures := self._rewriter.metrics():
+            write_atomically(self._figures, json.dumps(figures, indent=1) + "\n")
+        return answered
 
     def _work(self, samples: list[Sample]) -> list[Sample | BadSample]:
         texts = self._rewriter.rewrite(samples)

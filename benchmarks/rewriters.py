@@ -2,9 +2,9 @@
 
     python -m benchmarks.rewriters --contestant NAME --profile FILE --shards FOLDER --out FOLDER --threads N
 
-Each line on stdin is a run, as JSON: {"name": a label, "every": take each n-th picture, …}; the answer is a line that
-begins with `RESULT`: seconds, samples, generated tokens. The texts go to OUT/NAME.json. Models are loaded and warm
-before the first run; caches of images and prompts are empty at the start of each.
+Each line on stdin is a run, as JSON: {"name": a label, "every": take each n-th picture, "dtype": …}; the answer is a
+line that begins with `RESULT`: seconds, samples, generated tokens. The texts go to OUT/NAME.json. A model is loaded and
+warm before its first run; caches of images and prompts are empty at the start of each.
 """
 
 from __future__ import annotations
@@ -20,17 +20,19 @@ from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from PIL import Image as Pillow
 from torch import Tensor
-from torch.nn import functional as F
 
 from benchmarks.on_ray import on_ray
 from polite_flamingo import images
-from polite_flamingo.flamingo.beams import arguments
+from polite_flamingo.flamingo.beams import BeamSearch, arguments
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.flamingo.decoder import Cache, Decoder
 from polite_flamingo.flamingo.engine import Engine
+from polite_flamingo.flamingo.engines import Engines
 from polite_flamingo.flamingo.media import MediaCache
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.rewriter import Rewriter, new_decoder
@@ -62,12 +64,11 @@ def main() -> None:
     else:
         config = replace(build.rewriter, threads=options.threads)
         assert config.generation.num_beams == 1, "the benchmark compares ways to decode without beams"
-        rewriter = Rewriter(config)
         make = {"reference": reference_loop, "batched": batched_generate, "engine": with_engine}
-        run = make[options.contestant](rewriter)
+        run = in_a_dtype(config, make[options.contestant])
     samples = read_all(options.shards)
     if options.contestant != "ray":
-        run(samples[:: max(1, len(samples) // 8)], {"batch": 8})  # the first calls of torch take longer
+        run(samples[:8], {"batch": 8})
     print("RESULT {}", flush=True)
     for line in sys.stdin:
         wanted = json.loads(line)
@@ -92,17 +93,32 @@ def each_nth_picture(samples: list[Sample], every: int) -> list[Sample]:
     return [sample for group in groups[::every] for sample in group]
 
 
+def in_a_dtype(config: RewriterConfig, make: Callable[[Rewriter], Run]) -> Run:
+    """Runs with weights of `options["dtype"]`, else of the profile's; a model is loaded when it is first asked for."""
+    runs: dict[str, Run] = {}
+
+    def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
+        dtype = options.get("dtype", config.dtype)
+        if dtype not in runs:
+            runs[dtype] = make(Rewriter(replace(config, dtype=dtype)))
+            runs[dtype](samples[:: max(1, len(samples) // 8)], {"batch": 8})  # the first calls of torch take longer
+        return runs[dtype](samples, options)
+
+    return run
+
+
 # (a) and (b): open_flamingo and transformers
 
 
 def reference_loop(rewriter: Rewriter) -> Run:
     """What the reference inferencer does: a sample, its image, its prompt, `generate`, the next sample."""
     model, extra = rewriter.model, generate_arguments(rewriter)
+    dtype = model.lang_encoder.get_input_embeddings().weight.dtype
 
     def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
         started, texts, tokens = time.perf_counter(), [], 0
         for sample in samples:
-            vision_x = pixels_of(model, sample)[None, :, None]
+            vision_x = pixels_of(model, sample)[None, :, None].to(dtype)
             prompt = model.tokenizer.encode(rewriting_prompt(sample.instruction, sample.response))
             lang_x = torch.tensor([prompt])
             out = model.generate(vision_x, lang_x, torch.ones_like(lang_x), **extra)
@@ -118,6 +134,7 @@ def batched_generate(rewriter: Rewriter) -> Run:
     """The same in batches: sorted by number of images and length, padded left, images encoded batch by batch."""
     model, extra = rewriter.model, generate_arguments(rewriter)
     tokenizer = model.tokenizer
+    dtype = model.lang_encoder.get_input_embeddings().weight.dtype
 
     def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
         started, tokens = time.perf_counter(), 0
@@ -130,7 +147,7 @@ def batched_generate(rewriter: Rewriter) -> Run:
             lang_x = torch.full((len(batch), width), tokenizer.pad_id)
             mask = torch.zeros_like(lang_x)
             pixels = [pixels_of(model, samples[number]) for number in batch]
-            vision_x = torch.zeros(len(batch), max(map(len, pixels)), 1, *pixels[0].shape[1:])
+            vision_x = torch.zeros(len(batch), max(map(len, pixels)), 1, *pixels[0].shape[1:], dtype=dtype)
             for row, number in enumerate(batch):
                 lang_x[row, width - len(prompts[number]) :] = torch.tensor(prompts[number])
                 mask[row, width - len(prompts[number]) :] = 1
@@ -147,8 +164,7 @@ def batched_generate(rewriter: Rewriter) -> Run:
 
 def generate_arguments(rewriter: Rewriter) -> dict[str, Any]:
     """The profile's settings for transformers' `generate`."""
-    assert isinstance(rewriter.decoder, Engine)
-    ends = sorted(rewriter.decoder.ends)
+    ends = sorted(engines_of(rewriter.decoder)[0].ends)
     return arguments(rewriter.config.generation) | {
         "eos_token_id": ends,
         "pad_token_id": rewriter.model.tokenizer.pad_id,
@@ -166,101 +182,115 @@ def until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
     return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
-# (c): the engine, whole and with one thing switched off
+# (c): an engine a core, whole and with one thing switched off
+
+Decodes = Engine | Engines | BeamSearch
 
 
 def with_engine(rewriter: Rewriter) -> Run:
-    """`Rewriter.rewrite` with an engine that knows nothing yet; `options["without"]` names what is switched off."""
+    """`Rewriter.rewrite` with engines that know nothing yet; `options["without"]` names what is switched off."""
+    threads = torch.get_num_threads()
 
     def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
+        torch.set_num_threads(threads)  # an engine a core has set MKL's to one
         started, cpu = time.perf_counter(), time.process_time()
-        rewriter.decoder = SWITCHES[options.get("without", "")](rewriter.model, rewriter.config)
+        rewriter.decoder = SWITCHES[options.get("without", "")](rewriter.model, with_copies(rewriter.config, threads))
         texts = rewriter.rewrite(samples)
         seconds = time.perf_counter() - started
         bad = [text for text in texts if not isinstance(text, str)]
         assert not bad, f"the benchmark's samples are all good, yet: {bad[0]}"
-        spent = {cause: round(value, 2) for cause, value in rewriter.decoder.metrics.seconds.items()}
         if "name" in options:
             cpu = time.process_time() - cpu
-            print(f"{options['name']}: {seconds:.2f} s ({cpu:.2f} s of CPU), of which {spent}", file=sys.stderr)
-        return seconds, [str(text) for text in texts], rewriter.decoder.metrics.generated
+            print(f"{options['name']}: {seconds:.2f} s, {cpu:.2f} s of CPU", file=sys.stderr)
+        generated = sum(engine.metrics.generated for engine in engines_of(rewriter.decoder))
+        return seconds, [str(text) for text in texts], generated
 
     return run
 
 
-def whole(model: FlamingoModel, config: RewriterConfig) -> Engine:
-    """The engine as it is."""
-    engine = new_decoder(model, config)
-    assert isinstance(engine, Engine)
-    return engine
+def with_copies(config: RewriterConfig, copies: int) -> RewriterConfig:
+    """The same with so many engines."""
+    return replace(config, engine=replace(config.engine, copies=copies))
 
 
-def waiting_for_the_batch(model: FlamingoModel, config: RewriterConfig) -> Engine:
+def engines_of(decoder: Decodes) -> list[Engine]:
+    """All there are."""
+    assert not isinstance(decoder, BeamSearch)
+    return decoder.engines if isinstance(decoder, Engines) else [decoder]
+
+
+def one_engine_of_all_threads(model: FlamingoModel, config: RewriterConfig) -> Decodes:
+    """One, whose products torch divides among the threads."""
+    return new_decoder(model, with_copies(config, 1))
+
+
+def waiting_for_the_batch(model: FlamingoModel, config: RewriterConfig) -> Decodes:
     """A freed slot stays empty until the last of its batch is done."""
-    engine = whole(model, config)
-    admit = engine._admit
-    engine._admit = lambda: [] if engine._rows else admit()  # type: ignore[method-assign]
-    return engine
-
-
-def forgetting_images(model: FlamingoModel, config: RewriterConfig) -> Engine:
-    """An image is encoded for each request, but where requests of one admission share it."""
-    engine = whole(model, config)
-    engine.media = MediaCache(model, engine.decoder)
-    engine.media._keep = lambda name, media: None  # type: ignore[method-assign]
-    return engine
-
-
-def forgetting_beginnings(model: FlamingoModel, config: RewriterConfig) -> Engine:
-    """Every prompt is run from its first token."""
-    return whole(model, replace(config, engine=replace(config.engine, prefixes=0)))
-
-
-def attending_by_torchs_kernel(model: FlamingoModel, config: RewriterConfig) -> Engine:
-    """`scaled_dot_product_attention` at every step of decoding."""
-    engine = whole(model, config)
-    decoder = engine.decoder
-
-    def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        grouped = decoder.heads != decoder.kv_heads
-        found = F.scaled_dot_product_attention(
-            query.transpose(1, 2), keys, values, bias[:, :, None], scale=decoder.scale, enable_gqa=grouped
+    decoder = new_decoder(model, config)
+    for engine in engines_of(decoder):
+        admit = engine._admit
+        engine._admit = (  # type: ignore[method-assign]
+            lambda touched, engine=engine, admit=admit: None if engine._rows else admit(touched)  # type: ignore[misc]
         )
-        return found.transpose(1, 2).flatten(2)
-
-    decoder._look = look  # type: ignore[method-assign]
-    return engine
+    return decoder
 
 
-def projecting_media_at_every_call(model: FlamingoModel, config: RewriterConfig) -> Engine:
+def forgetting_images(model: FlamingoModel, config: RewriterConfig) -> Decodes:
+    """An image is encoded for each request, but where requests of one admission share it."""
+    decoder = new_decoder(model, config)
+    for engine in engines_of(decoder):
+        engine.media = MediaCache(model, engine.decoder)
+        engine.media._keep = lambda name, media: None  # type: ignore[method-assign]
+    return decoder
+
+
+def forgetting_beginnings(model: FlamingoModel, config: RewriterConfig) -> Decodes:
+    """Every prompt is run from its first token."""
+    return new_decoder(model, replace(config, engine=replace(config.engine, prefixes=0)))
+
+
+def without_kernels(model: FlamingoModel, config: RewriterConfig) -> Decodes:
+    """Norms, rotary positions, the cache and attention by torch's own operations, as on a GPU."""
+    with mock.patch("polite_flamingo.flamingo.layers.compiled", lambda x: False):
+        return new_decoder(model, config)
+
+
+def projecting_media_at_every_call(model: FlamingoModel, config: RewriterConfig) -> Decodes:
     """As open_flamingo, latents become keys and values anew in every call: the same products, their result unused."""
-    engine = whole(model, config)
-    decoder = engine.decoder
-    step, prefill = decoder.step, decoder.prefill
-    latents_BND = torch.randn(4 * config.engine.slots, *model.latents_shape, dtype=decoder.dtype, device=decoder.device)
+    made = new_decoder(model, config)
+    for engine in engines_of(made):
+        project(engine.decoder, 4 * config.engine.slots, model.latents_shape)
+    return made
 
-    def projecting_step(ids: Tensor, *more: Any) -> Tensor:
-        if more[-1] is not None:
+
+def project(decoder: Decoder, rows: int, shape: tuple[int, int]) -> None:
+    """Let its calls project as many latents as they have images."""
+    step, prefill = decoder.step, decoder.prefill
+    latents_BND = torch.randn(rows, *shape, dtype=decoder.dtype, device=decoder.device)
+
+    def projecting_step(ids: Tensor, positions: Tensor, cache: Cache, limit: int, media: Any, *more: Any) -> Tensor:
+        if media is not None:
             decoder._to_kv(latents_BND[: len(ids)])
-        return step(ids, *more)
+        return step(ids, positions, cache, limit, media, *more)
 
     def projecting_prefill(*given: Any) -> Tensor:
         decoder._to_kv(latents_BND[: sum(map(len, given[-1]))])
         return prefill(*given)
 
     decoder.step, decoder.prefill = projecting_step, projecting_prefill  # type: ignore[method-assign]
-    return engine
 
 
-SWITCHES: dict[str, Callable[[FlamingoModel, RewriterConfig], Engine]] = {
-    "": whole,
+SWITCHES: dict[str, Callable[[FlamingoModel, RewriterConfig], Decodes]] = {
+    "": new_decoder,
+    "bfloat16 rather than float32": new_decoder,
+    "an engine a core": one_engine_of_all_threads,
+    "compiled kernels": without_kernels,
     "freed slots refilled before the rest": waiting_for_the_batch,
-    "image cache": forgetting_images,
     "kept prompt beginnings": forgetting_beginnings,
-    "attention by two batched products": attending_by_torchs_kernel,
+    "image cache": forgetting_images,
     "media keys and values made once": projecting_media_at_every_call,
 }
-"""What can be switched off."""
+"""What can be switched off; the number format by the run's `dtype`."""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Rewriting four ways: the reference's loop, batched `generate`, the engine, and the job on Ray.
 
-    python -m benchmarks.rewriting --profile profiles/tiny.yaml [--samples 600] [--ray-samples 3000] [--runs 5]
+    python -m benchmarks.rewriting --profile profiles/tiny.yaml [--samples 600] [--ray-samples 4000] [--runs 5]
 
 Samples are Shapes, drawn with a seed and ingested by the ordinary adapters: captions with boxes, classes with
 knowledge, pairs of images, and questions, of which a picture has one to ten, as in the VQA sets. All contestants
@@ -8,7 +8,7 @@ rewrite the same ones greedily, with the same weights:
 
     (a) reference loop      one sample at a time through open_flamingo and transformers' `generate`; on a part of them
     (b) batched generate    sorted by length, at the best of several batch sizes
-    (c) engine              `Rewriter.rewrite`
+    (c) engine              `Rewriter.rewrite`, an engine a thread
     (d) Ray                 `build_pf1m` with a scoring actor that does nothing, one rewriting actor a core; on more
                             samples, in shards, beside the engine on the same ones (`on_ray.py` says what is timed)
 
@@ -50,12 +50,15 @@ from polite_flamingo.shapes import write
 from polite_flamingo.shards import read_shard, write_shard
 
 BATCHES = (8, 16, 32, 64)
+DTYPES = ("float32", "bfloat16")
 ALL = "(c) engine, the samples of (d)"
 SWITCHES = (
+    "bfloat16 rather than float32",
+    "an engine a core",
+    "compiled kernels",
     "freed slots refilled before the rest",
-    "image cache",
     "kept prompt beginnings",
-    "attention by two batched products",
+    "image cache",
     "media keys and values made once",
 )
 
@@ -65,8 +68,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="profiles/tiny.yaml")
     parser.add_argument("--samples", type=int, default=600, help="about so many (%(default)s)")
-    parser.add_argument("--ray-samples", type=int, default=3000, help="as many for (d) (%(default)s)")
-    parser.add_argument("--rows-per-shard", type=int, default=200, help="of (d) (%(default)s)")
+    parser.add_argument("--ray-samples", type=int, default=4000, help="as many for (d) (%(default)s)")
+    parser.add_argument("--rows-per-shard", type=int, default=250, help="of (d) (%(default)s)")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--every", type=int, default=8, help="(a) rewrites each n-th of them (%(default)s)")
@@ -88,15 +91,20 @@ def compete(options: argparse.Namespace, root: Path) -> dict[str, list[dict[str,
     part = 1 if options.without_ray else max(1, round(options.ray_samples / options.samples))
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     try:
-        search = {batch: contestants["batched"].run(f"batch {batch}", batch=batch, every=part) for batch in BATCHES}
-        best = min(search, key=lambda batch: search[batch]["seconds"])
-        rates = ", ".join(f"{batch}: {one['samples'] / one['seconds']:.2f}" for batch, one in search.items())
-        print(f"batch sizes of (b), samples/s in one run: {rates}", flush=True)
+        alone = best(
+            contestants["reference"], "(a)", [{"dtype": dtype, "every": options.every * part} for dtype in DTYPES]
+        )
+        batched = best(
+            contestants["batched"],
+            "(b)",
+            [{"dtype": dtype, "batch": batch, "every": part} for dtype in DTYPES for batch in BATCHES],
+        )
         plan: list[tuple[str, str, dict[str, Any]]] = [
-            ("(a) reference loop", "reference", {"every": options.every * part}),
-            (f"(b) batched generate, {best}", "batched", {"batch": best, "every": part}),
+            ("(a) reference loop", "reference", alone),
+            (f"(b) batched generate, {batched['batch']}", "batched", batched),
             ("(c) engine", "engine", {"every": part}),
-            *((f"without {name}", "engine", {"without": name, "every": part}) for name in SWITCHES),
+            *((f"without {name}", "engine", {"without": name, "every": part}) for name in SWITCHES[1:]),
+            (f"without {SWITCHES[0]}", "engine", {"dtype": "float32", "every": part}),
         ]
         if not options.without_ray:
             plan.append((ALL, "engine", {}))
@@ -109,6 +117,19 @@ def compete(options: argparse.Namespace, root: Path) -> dict[str, list[dict[str,
         for contestant in contestants.values():
             contestant.end()
     return rows
+
+
+def best(contestant: Contestant, label: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    """The fastest of these settings, in one run of each."""
+    rates = []
+    for wanted in choices:
+        one = contestant.run("search", **wanted)
+        rates.append(one["samples"] / one["seconds"])
+    tried = "; ".join(
+        f"{', '.join(map(str, wanted.values()))}: {rate:.2f}" for wanted, rate in zip(choices, rates, strict=True)
+    )
+    print(f"settings of {label}, samples/s in one run ({', '.join(choices[0])}): {tried}", flush=True)
+    return choices[rates.index(max(rates))]
 
 
 class Contestant:

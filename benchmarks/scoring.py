@@ -1,50 +1,48 @@
 """The scorer beside the reference's functions, which take one sample at a time.
 
-    python -m benchmarks.scoring --profile profiles/tiny.yaml [--samples 512] [--runs 5] [--threads 2]
+    python -m benchmarks.scoring --profile profiles/tiny.yaml [--samples 512] [--runs 5]
 
-Both score the same rewritten samples with the same weights on the same number of threads, in turns, in one process.
+All score the same rewritten samples with the same weights, in turns, each in processes of its own:
 
     reference   the functions that the reference's readme shows, in their shape: `rouge_score`; for a reward one
                 `tokenizer(question, answer)` and one forward pass; `CrossEncoder.predict` of one pair;
                 `SentenceTransformer.encode` of each text; and CLIPScore that, paragraph after paragraph, transforms
                 and encodes the image, then sentence after sentence. Gradients are off; an image is decoded once.
-    ours        `Scorer.score`, called as the actor calls it: with `--call` rows at once.
+                With one thread of torch, and with one a core.
+    ours        `Scorer.score`, called as the actor calls it: with `--call` rows at once. In one process with one
+                thread, in one with a thread a core, and in a process a core with one thread each and its share of the
+                samples, as the job's actors are; these start together, and the last one's end counts.
 
 Samples are Shapes' (drawn, seeded), the tasks in PF-1M's proportions, a text of the tiny models' teacher in the place
-of the rewriter's. Times are medians; a difference is the largest of any number, ours rounded to the four decimals that
-are stored. Peak memory is what a contestant takes at most on top of the loaded models.
+of the rewriter's. Each has its own picture; that a picture has several questions saves no work here, since questions
+are scored without it. Times are medians; a difference is the largest of any number, ours rounded to the four decimals
+that are stored. Peak memory is what a run takes at most on top of the loaded models. A line an optimisation: all of
+ours with that one off, in one process with one thread, by CPU time.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
-import random
 import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 
-from polite_flamingo import hub, images
+from benchmarks.scorers import FILTERS_TIMED, PROPORTIONS, SWITCHES, Run, contest, drawn
 from polite_flamingo.filters.judge import FILTERS
-from polite_flamingo.filters.nli import premise_and_hypothesis
-from polite_flamingo.filters.paragraphs import paragraphs
-from polite_flamingo.filters.scorer import Scorer, ScoringConfig
-from polite_flamingo.sample import Image, Sample, Turn, make_key
-from polite_flamingo.shapes.draw import draw, encode
-from polite_flamingo.zoo.pairs import random_pair
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.sample import Sample
 
-PROPORTIONS = {"captioning": 28, "classification": 2, "change_captioning": 2, "vqa_rationale": 9, "vqa": 59}
-"""Of PF-1M, in percent (arXiv 2307.01003, table of its sources)."""
-
-FILTERS_TIMED = {"rules": "Rouge-L", "rewards": "reward", "sts": "STS", "nli": "NLI", "clip": "CLIPScore"}
+FORMER_CALL = 32
+"""Rows a call before texts were shared among more."""
 
 
 def main() -> None:
@@ -53,62 +51,144 @@ def main() -> None:
     parser.add_argument("--profile", type=Path, default=Path("profiles/tiny.yaml"))
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="torch's, of both (%(default)s)")
-    parser.add_argument(
-        "--call", type=int, default=0, help="rows a call of ours (default: what the job gives an actor)"
-    )
+    parser.add_argument("--call", type=int, default=0, help="rows a call of ours (default: the job's)")
+    parser.add_argument("--without-switches", action="store_true", help="leave the lines of the optimisations out")
     options = parser.parse_args()
     profile = yaml.safe_load(options.profile.read_text())
-    call = options.call or rows_per_call(profile)
-    config = ScoringConfig(**{**profile["scoring"], "threads": options.threads})
+    call, cores = options.call or rows_per_call(profile), os.cpu_count() or 1
+    config = ScoringConfig(**{**profile["scoring"], "threads": 1})
     samples = drawn(options.samples)
-    ours, reference = Ours(config, call), Reference(config)
+    print_head(samples, config, call, cores)
+    reference = Process(config, "reference")
+    ours = [Process(config, "ours") for _ in range(cores)]
+    plan: dict[str, Callable[[], Run]] = {
+        "reference, 1 thread": lambda: together([reference], samples, threads=1),
+        f"reference, {cores} threads": lambda: together([reference], samples, threads=cores),
+        "ours, 1 thread": lambda: together(ours[:1], samples, threads=1, call=call),
+        f"ours, {cores} threads": lambda: together(ours[:1], samples, threads=cores, call=call),
+        f"ours, {cores} processes": lambda: together(ours, samples, threads=1, call=call),
+    }
+    switches = {} if options.without_switches else SWITCHES
+    for name in switches:
+        plan[name] = partial(together, ours[:1], samples, threads=1, call=call, without=name)
+    if not options.without_switches:
+        plan[CALLS] = lambda: together(ours[:1], samples, threads=1, call=FORMER_CALL)
+    runs: dict[str, list[Run]] = defaultdict(list)
+    for number in range(options.runs):
+        for name, run in plan.items():
+            runs[name].append(run())
+        print(f"  round {number + 1} of {options.runs} done", file=sys.stderr, flush=True)
+    report(samples, runs, cores)
+    if not options.without_switches:
+        report_switches(runs, [*switches, CALLS])
+    ceiling, flops = together(ours[:1], samples, threads=1, call=call, count=True).counted
+    bound(samples, runs, ceiling, flops)
+    for process in (reference, *ours):
+        process.end()
+
+
+CALLS = f"calls of more than {FORMER_CALL} rows"
+
+
+def print_head(samples: Sequence[Sample], config: ScoringConfig, call: int, cores: int) -> None:
+    """The command, the machine, the samples."""
     import torch
 
-    print(f"python -m benchmarks.scoring {' '.join(sys.argv[1:])}")
+    print(f"python -m benchmarks.scoring {' '.join(sys.argv[1:])}   ({time.strftime('%Y-%m-%d')})")
     print(
-        f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads for both; "
-        f"torch {torch.__version__}, Python {sys.version.split()[0]}"
+        f"{cores} CPU cores, load {os.getloadavg()[0]:.1f}; torch {torch.__version__}, Python {sys.version.split()[0]}"
     )
     tasks = ", ".join(f"{sum(s.task == task for s in samples)} {task}" for task in PROPORTIONS)
-    print(f"{len(samples)} samples ({tasks}); ours in calls of {call} rows, {config.batch_size} a forward pass at most")
-    contestants: dict[str, Callable[[Sequence[Sample]], tuple[list[dict[str, Any]], dict[str, float]]]]
-    contestants = {"reference": reference.run, "ours": ours.run}
-    for run in contestants.values():
-        run(samples[:64])
-    seconds: dict[str, list[dict[str, float]]] = defaultdict(list)
-    memory: dict[str, list[int]] = defaultdict(list)
-    scores: dict[str, list[dict[str, Any]]] = {}
-    for _ in range(options.runs):
-        for name, run in contestants.items():
-            with peak_memory() as peak:
-                scores[name], took = run(samples)
-            seconds[name].append(took)
-            memory[name].append(peak[0])
-    report(samples, seconds, memory, scores)
-    bound(samples, seconds, ours.flops(samples))
+    print(f"{len(samples)} samples ({tasks}); ours in calls of {call} rows", flush=True)
 
 
-def bound(samples: Sequence[Sample], seconds: dict[str, list[dict[str, float]]], flops: dict[str, float]) -> None:
-    """What no batching can go below: the matrix products, at the rate at which this machine multiplies matrices."""
-    import torch
+class Process:
+    """A contestant in a process of its own, which loads what it is asked for when it is asked first."""
 
-    weight, inputs, rates = torch.randn(1536, 384), torch.randn(1024, 384), []
-    for _ in range(50):
-        started = time.perf_counter()
-        with torch.inference_mode():
-            torch.nn.functional.linear(inputs, weight)
-        rates.append(2 * 1024 * 384 * 1536 / (time.perf_counter() - started))
-    ceiling = max(rates)
-    print(
-        f"fp32 matrix products: {ceiling / 1e9:.0f} GFLOP/s at best here; ours, and the ratio were there nothing else:"
-    )
+    def __init__(self, config: ScoringConfig, name: str):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, inside = context.Pipe()
+        self._process = context.Process(target=contest, args=(config, name, inside), daemon=True)
+        self._process.start()
+
+    def end(self) -> None:
+        """Let it go."""
+        self.pipe.send(None)
+        self._process.join(timeout=60)
+
+
+def together(processes: Sequence[Process], samples: Sequence[Sample], **options: Any) -> Run:
+    """Each process scores its share of the samples, all at the same time."""
+    count = len(processes)
+    for number, process in enumerate(processes):
+        process.pipe.send((samples[number::count], options))
+    for process in processes:
+        process.pipe.recv()
+    started = time.perf_counter()
+    for process in processes:
+        process.pipe.send("go")
+    runs: list[Run] = [process.pipe.recv() for process in processes]
+    seconds = {part: statistics.mean(run.seconds[part] for run in runs) for part in FILTERS_TIMED}
+    scores: list[Any] = [None] * len(samples)
+    for number, run in enumerate(runs):
+        scores[number::count] = run.scores
+    return Run(
+        scores=scores, seconds={**seconds, "all": time.perf_counter() - started}, cpu=sum(run.cpu for run in runs),
+        peak=sum(run.peak for run in runs), counted=runs[0].counted,
+    )  # fmt: skip
+
+
+def report(samples: Sequence[Sample], runs: dict[str, list[Run]], cores: int) -> None:
+    """The table of filters, then the one of contestants."""
+    contestants = [name for name in runs if name.startswith(("reference", "ours"))]
+    median = {
+        name: {part: statistics.median(run.seconds[part] for run in runs[name]) for part in runs[name][0].seconds}
+        for name in contestants
+    }
+    slow, slow_many, one, _, many = contestants
+    best = min((slow, slow_many), key=lambda name: median[name]["all"])
+    differences = largest_differences(runs[slow][-1].scores, runs[many][-1].scores)
+    print(f"\nms a sample; on {cores} cores: {best} and {many}")
+    print("                       one core, one thread              all cores            largest")
+    print("filter      samples  reference    ours   ratio  reference    ours   ratio  difference")
+    applies = {"rules": "rules", "sts": "sts", "nli": "nli", "clip": "clipscore"}
+    for part, label in [*FILTERS_TIMED.items(), ("all", "all")]:
+        stage = applies.get(part)
+        count = sum(stage is None or stage in FILTERS[sample.task] for sample in samples)
+        figures = [median[name][part] / count * 1000 for name in (slow, one, best, many)]
+        print(
+            f"{label:<10} {count:>8} {figures[0]:>10.2f} {figures[1]:>7.2f} {figures[0] / figures[1]:>6.1f}x"
+            f" {figures[2]:>10.2f} {figures[3]:>7.2f} {figures[2] / figures[3]:>6.1f}x {differences[part]:>11.6f}"
+        )
+    print(f"\n{'':<24}samples/s   CPU ms a sample   peak MB   x {best}")
+    for name in contestants:
+        cpu = statistics.median(run.cpu for run in runs[name]) / len(samples) * 1000
+        peak = statistics.median(run.peak for run in runs[name]) / 2**20
+        rate = len(samples) / median[name]["all"]
+        print(f"{name:<24}{rate:>9.1f}{cpu:>18.2f}{peak:>10.0f}{median[best]['all'] / median[name]['all']:>8.2f}")
+
+
+def report_switches(runs: dict[str, list[Run]], names: Sequence[str]) -> None:
+    """CPU time without each optimisation over that with all."""
+    print(f"\n{'of ours, by CPU time':<48}{'x with it':>10}   lowest and highest of the rounds")
+    for name in names:
+        ratios = [off.cpu / on.cpu for off, on in zip(runs[name], runs["ours, 1 thread"], strict=True)]
+        print(f"{name:<48}{statistics.median(ratios):>10.2f}   {min(ratios):.2f} to {max(ratios):.2f}")
+
+
+def bound(samples: Sequence[Sample], runs: dict[str, list[Run]], ceiling: float, flops: dict[str, float]) -> None:
+    """What lies between ours and the machine: the matrix products, at the best rate at which a core multiplies."""
+    print(f"\nfp32 matrix products of ours, at {ceiling / 1e9:.0f} GFLOP/s, the best of a core here:")
     for part, label in [*FILTERS_TIMED.items(), ("all", "all")]:
         if flops[part]:
-            old, new = (statistics.median(run[part] for run in seconds[name]) for name in ("reference", "ours"))
+            old, new = (
+                statistics.median(run.seconds[part] for run in runs[name])
+                for name in ("reference, 1 thread", "ours, 1 thread")
+            )
             print(
                 f"{label:<10} {flops[part] / 1e9 / len(samples):>8.3f} GFLOP a sample,"
-                f" {flops[part] / new / ceiling:>4.0%} of that rate, at most {old / (flops[part] / ceiling):>5.1f}x"
+                f" {flops[part] / new / ceiling:>4.0%} of that rate; were there nothing else,"
+                f" {old / (flops[part] / ceiling):>5.1f}x on one core"
             )
 
 
@@ -118,32 +198,6 @@ def rows_per_call(profile: dict[str, Any]) -> int:
 
     named = profile.get("pools", {}).get("scoring", {}).get("rows_per_call")
     return int(named or PoolsConfig().scoring.rows_per_call)
-
-
-def report(
-    samples: Sequence[Sample],
-    seconds: dict[str, list[dict[str, float]]],
-    memory: dict[str, list[int]],
-    scores: dict[str, list[dict[str, Any]]],
-) -> None:
-    """The table."""
-    median = {
-        name: {part: statistics.median(run[part] for run in runs) for part in runs[0]} for name, runs in seconds.items()
-    }
-    differences = largest_differences(scores["reference"], scores["ours"])
-    print("                        ms a sample             samples/s             largest")
-    print("filter      samples  reference    ours    reference    ours  ratio  difference")
-    applies = {"rules": "rules", "sts": "sts", "nli": "nli", "clip": "clipscore"}
-    for part, label in [*FILTERS_TIMED.items(), ("all", "all")]:
-        stage = applies.get(part)
-        count = sum(stage is None or stage in FILTERS[sample.task] for sample in samples)
-        old, new = median["reference"][part], median["ours"][part]
-        print(
-            f"{label:<10} {count:>8} {old / count * 1000:>10.2f} {new / count * 1000:>7.2f} {count / old:>12.1f}"
-            f" {count / new:>7.1f} {old / new:>5.1f}x {differences[part]:>11.6f}"
-        )
-    for name, taken in memory.items():
-        print(f"peak memory on top of the models, {name}: {statistics.median(taken) / 2**20:.0f} MB")
 
 
 def largest_differences(reference: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -160,174 +214,6 @@ def largest_differences(reference: Sequence[dict[str, Any]], ours: Sequence[dict
                 for part in (part_of[key], "all"):
                     largest[part] = max(largest[part], abs(one - other))
     return largest
-
-
-class Ours:
-    """The scorer, its parts timed from outside."""
-
-    def __init__(self, config: ScoringConfig, call: int):
-        self._scorer, self._call = Scorer(config), call
-        self._took: dict[str, float] = defaultdict(float)
-        self._flops: dict[str, float] | None = None
-        for part in FILTERS_TIMED:
-            name = f"_add_{part}"
-            setattr(self._scorer, name, self._timed(part, getattr(self._scorer, name)))
-
-    def _timed(self, part: str, add: Callable[[Any], None]) -> Callable[[Any], None]:
-        def timed(rows: Any) -> None:
-            if self._flops is not None:
-                from torch.utils.flop_counter import FlopCounterMode
-
-                with FlopCounterMode(display=False) as counter:
-                    add(rows)
-                self._flops[part] += counter.get_total_flops()
-                return
-            started = time.perf_counter()
-            add(rows)
-            self._took[part] += time.perf_counter() - started
-
-        return timed
-
-    def flops(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """Of the matrix products, by filter and in all; padding included."""
-        self._flops = counted = dict.fromkeys(FILTERS_TIMED, 0.0)
-        self.run(samples)
-        self._flops = None
-        return {**counted, "all": sum(counted.values())}
-
-    def run(self, samples: Sequence[Sample]) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """Scores, and seconds by filter and in all."""
-        self._took.clear()
-        started = time.perf_counter()
-        found: list[Any] = []
-        for start in range(0, len(samples), self._call):
-            found += self._scorer.score(samples[start : start + self._call])
-        return found, {**self._took, "all": time.perf_counter() - started}
-
-
-class Reference:
-    """The reference's functions, one sample at a time, with models loaded by the libraries that it uses."""
-
-    def __init__(self, config: ScoringConfig):
-        import open_clip
-        import torch
-        from rouge_score import rouge_scorer
-        from sentence_transformers import CrossEncoder, SentenceTransformer
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-        self._torch = torch
-        self._rouge = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
-        reward = hub.resolve(config.reward)
-        self._reward_tokenizer = AutoTokenizer.from_pretrained(reward)
-        self._reward = AutoModelForSequenceClassification.from_pretrained(reward).float().to(config.device).eval()
-        self._nli = CrossEncoder(
-            hub.resolve(config.nli),
-            device=config.device,
-            activation_fn=torch.nn.Identity(),
-            model_kwargs={"dtype": torch.float32},
-        )
-        self._sts = SentenceTransformer(hub.resolve(config.sts), device=config.device)
-        name = hub.resolve(config.clip)
-        name = f"local-dir:{name}" if Path(name).is_dir() else name
-        self._clip, self._transform = open_clip.create_model_from_pretrained(
-            name, pretrained=config.clip_pretrained or None, device=config.device
-        )
-        self._clip.eval()
-        self._clip_tokenizer = open_clip.get_tokenizer(name)
-        self._device = config.device
-
-    def run(self, samples: Sequence[Sample]) -> tuple[list[dict[str, Any]], dict[str, float]]:
-        """Scores, and seconds by filter and in all."""
-        took: dict[str, float] = defaultdict(float)
-        started = time.perf_counter()
-        found = [self._score(sample, took) for sample in samples]
-        return found, {**took, "all": time.perf_counter() - started}
-
-    def _score(self, sample: Sample, took: dict[str, float]) -> dict[str, Any]:
-        output, original, question = sample.rewritten or "", sample.response, sample.question
-        scores: dict[str, Any] = {}
-
-        def timed(part: str, key: str, compute: Callable[[], Any]) -> None:
-            started = time.perf_counter()
-            scores[key] = compute()
-            took[part] += time.perf_counter() - started
-
-        timed("rules", "rouge_l", lambda: self._rouge.score(original, output)["rougeL"].fmeasure)
-        timed("rewards", "reward_raw", lambda: self.reward(question, original))
-        timed("rewards", "reward", lambda: self.reward(question, output))
-        if "sts" in FILTERS[sample.task]:
-            timed("sts", "sts", lambda: self.sts(output, original))
-        if "nli" in FILTERS[sample.task]:
-            timed("nli", "nli", lambda: self.nli(question, output, original))
-        if "clipscore" in FILTERS[sample.task]:
-            timed("clip", "clip_paragraphs", lambda: self.clip_paragraphs(sample.images[0].data, output))
-        return scores
-
-    def reward(self, question: str, answer: str) -> float:
-        """One pair, one forward pass."""
-        with self._torch.inference_mode():
-            inputs = self._reward_tokenizer(question, answer, return_tensors="pt", truncation=True).to(self._device)
-            return float(self._reward(**inputs).logits[0])
-
-    def sts(self, output: str, original: str) -> float:
-        """Each text by itself."""
-        a = self._sts.encode(output, normalize_embeddings=True, show_progress_bar=False)
-        b = self._sts.encode(original, normalize_embeddings=True, show_progress_bar=False)
-        return float(a @ b)
-
-    def nli(self, question: str, output: str, original: str) -> list[float]:
-        """One pair."""
-        pair = premise_and_hypothesis(question=question, output=output, original=original)
-        return [float(logit) for logit in self._nli.predict([pair], show_progress_bar=False)[0]]
-
-    def clip_paragraphs(self, data: bytes, output: str) -> list[float]:
-        """Paragraph by paragraph, sentence by sentence."""
-        image = images.decode(data)
-        return [self.clip_score(image, text) for text in paragraphs(output)]
-
-    def clip_score(self, image: Any, text: str) -> float:
-        """100 * mean cosine of the image and at most ten sentences."""
-        torch = self._torch
-        with torch.inference_mode():
-            seen = self._clip.encode_image(self._transform(image).unsqueeze(0).to(self._device))
-            seen = seen / seen.norm(dim=-1, keepdim=True)
-            features = []
-            for sentence in text.split(".")[:10]:
-                read = self._clip.encode_text(self._clip_tokenizer([sentence]).to(self._device))
-                features.append(read / read.norm(dim=-1, keepdim=True))
-            mean = torch.cat(features).mean(dim=0, keepdim=True)
-            return float(100 * (seen @ mean.T)[0, 0])
-
-
-def drawn(count: int, seed: int = 0) -> list[Sample]:
-    """Rewritten samples, the tasks in PF-1M's proportions."""
-    rng = random.Random(seed)
-    samples = []
-    for number in range(count):
-        task = rng.choices(list(PROPORTIONS), weights=list(PROPORTIONS.values()))[0]
-        pair = random_pair(rng, task)
-        samples.append(
-            Sample(
-                key=make_key("shapes", "benchmark", number),
-                dataset="shapes",
-                task=pair.task,
-                turns=(Turn(instruction=pair.instruction, response=pair.raw),),
-                images=tuple(Image(extension="png", data=encode(draw(scene), "png")) for scene in pair.scenes),
-                rewritten=pair.polite,
-            ).validate()
-        )
-    return samples
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """Gives a list that will hold the most bytes that were taken inside, over what was held before (Linux)."""
-    found: list[int] = []
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-    before = psutil.Process().memory_info().rss
-    yield found
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    found.append(int(line.split()[1]) * 1024 - before)
 
 
 if __name__ == "__main__":

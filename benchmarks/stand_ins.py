@@ -55,6 +55,10 @@ class StandInModel:
         self.config.wait(samples)
         return [f"Certainly! It seems to be {sample.response}, as one can see." for sample in samples]
 
+    def metrics(self) -> dict[str, float]:
+        """Nothing is counted."""
+        return {}
+
     def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         """Numbers that every threshold likes."""
         self.config.wait(samples)

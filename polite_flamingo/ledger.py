@@ -36,6 +36,7 @@ _FOLDERS = (
     "exports",
     "images",
     "journal",
+    "engine",
     "parts",
     "replay",
     "scratch",
@@ -82,6 +83,11 @@ class OutputLayout:
     def journal(self) -> Path:
         """What the workers are busy with (`journal.py`); empty between jobs."""
         return self.root / "journal"
+
+    @property
+    def engine(self) -> Path:
+        """How fast each rewriting worker was, and where its time went (`flamingo/metrics.py`), a file a process."""
+        return self.root / "engine"
 
     @property
     def parts(self) -> Path:

@@ -29,6 +29,9 @@ class FakeRewriter:
                 os.kill(os.getpid(), signal.SIGKILL)
         return [f"Certainly! It seems to be {sample.response}, as one can see." for sample in samples]
 
+    def metrics(self) -> dict[str, float]:
+        return {"generated_tokens": 7}
+
 
 class FakeScorer:
     """Numbers that every threshold likes."""

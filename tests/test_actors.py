@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from build_world import text_row
-from fake_actors import FakeRewriterActor, FakeScoringActor
+from fake_actors import FakeRewriter, FakeRewriterActor, FakeScoringActor
 
 from actors.commit import commit_blocks
 from actors.rewriting import check_rewritable
@@ -119,6 +121,9 @@ def test_actors_delegate_and_quarantine(tmp_path: Path) -> None:
     assert good.rewritten.startswith("Certainly!")
     assert good.scores["reward"] == 1.0
     assert scored.rewriting_seconds > 0
+    (figures,) = OutputLayout(root=tmp_path).engine.iterdir()
+    assert str(os.getpid()) in figures.name
+    assert json.loads(figures.read_text()) == FakeRewriter().metrics()
 
 
 def test_what_no_rewriter_should_see() -> None:

@@ -1,8 +1,16 @@
-"""Which texts share a forward pass: those of like length."""
+"""Which texts are run, and which share a forward pass: those of like length, or as many as stay in the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item", bound=Hashable)
+
+
+def distinct(items: Iterable[Item]) -> list[Item]:
+    """Each once, in the order of its first appearance."""
+    return list(dict.fromkeys(items))
 
 
 def like_lengths(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -20,5 +28,19 @@ def like_lengths(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]
             batch, more = [], lengths[place]
         batch.append(place)
         tokens = more
+    if batch:
+        yield batch
+
+
+def by_tokens(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """The places of all lengths, longest first, in batches of at most `tokens` and of at least one text."""
+    batch: list[int] = []
+    room = tokens
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
+        if batch and lengths[place] > room:
+            yield batch
+            batch, room = [], tokens
+        batch.append(place)
+        room -= lengths[place]
     if batch:
         yield batch

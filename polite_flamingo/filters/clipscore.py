@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo import images
-from polite_flamingo.filters.batches import like_lengths
+from polite_flamingo.filters import packed
+from polite_flamingo.filters.batches import by_tokens, distinct, like_lengths
 from polite_flamingo.filters.paragraphs import pieces
 from polite_flamingo.sample import BadSample
 
@@ -65,24 +66,28 @@ class ClipScore:
             and self._model.text_projection is not None
             and self._model.text_pool_type in ("argmax", "eos")
         )
+        self._packed_text = self._packed_image = None
+        if self._reads_no_further and device == "cpu":
+            self._packed_text = packed.clip_layers(self._model.transformer, causal=True)
+            self._packed_image = self._packed_vision()
 
     def encode_images(self, encoded: Sequence[bytes]) -> dict[str, Any | BadSample]:
         """Features of each distinct image by its `digest`; why not, for one that does not decode."""
         import torch
 
-        distinct = {digest(data): data for data in encoded}
+        pictures = {digest(data): data for data in encoded}
         features: dict[str, Any | BadSample] = {}
-        for batch in _batches(list(distinct), self._batch_size):
+        for batch in _batches(list(pictures), self._batch_size):
             pixels: dict[str, Any] = {}
             for name in batch:
                 try:
-                    pixels[name] = self._transform(images.without_extreme_aspect(images.decode(distinct[name])))
+                    pixels[name] = self._transform(images.without_extreme_aspect(images.decode(pictures[name])))
                 except BadSample as bad:
                     features[name] = bad
             if pixels:
                 with torch.inference_mode():
                     pixels_B3HW = torch.stack(list(pixels.values())).to(self._device)
-                    features_BD = self._model.encode_image(pixels_B3HW).float().cpu()
+                    features_BD = self._encode_image(pixels_B3HW).float().cpu()
                 features |= dict(zip(pixels, features_BD, strict=True))
         return features
 
@@ -90,15 +95,20 @@ class ClipScore:
         """Features of each distinct text; longer ones than the context are cut."""
         import torch
 
-        distinct = list(dict.fromkeys(texts))
+        once = distinct(texts)
         features: dict[str, Any] = {}
-        if not distinct:
+        if not once:
             return features
-        tokens_PT = self._tokenizer(distinct)
-        for places in like_lengths(self._lengths(tokens_PT), self._batch_size):
+        tokens_PT = self._tokenizer(once)
+        lengths = self._lengths(tokens_PT)
+        if self._packed_text is not None:
+            batches = by_tokens(lengths, packed.TOKENS)
+        else:
+            batches = like_lengths(lengths, self._batch_size)
+        for places in batches:
             with torch.inference_mode():
                 features_BD = self._encode_text(tokens_PT[places].to(self._device)).float().cpu()
-            features |= zip([distinct[place] for place in places], features_BD, strict=True)
+            features |= zip([once[place] for place in places], features_BD, strict=True)
         return features
 
     def _lengths(self, tokens_PT: Any) -> list[int]:
@@ -120,7 +130,14 @@ class ClipScore:
         from open_clip.transformer import text_global_pool
 
         model = self._model
-        length = max(self._lengths(tokens_BT))
+        lengths = self._lengths(tokens_BT)
+        if self._packed_text is not None:
+            places_T = torch.cat([torch.arange(length) for length in lengths])
+            tokens_T = torch.cat([text[:length] for text, length in zip(tokens_BT, lengths, strict=True)])
+            hidden_TD = model.token_embedding(tokens_T) + model.positional_embedding[places_T]
+            ends_B = torch.tensor(lengths).cumsum(0) - 1
+            return self._projected(model.ln_final(self._packed_text.one(hidden_TD, lengths, ends_B)))
+        length = max(lengths)
         tokens_BT = tokens_BT[:, :length]
         hidden_BTD = model.token_embedding(tokens_BT) + model.positional_embedding[:length]
         hidden_BTD = model.transformer(hidden_BTD, attn_mask=model.attn_mask[:length, :length])
@@ -130,8 +147,35 @@ class ClipScore:
             model.text_pool_type,
             eos_token_id=getattr(model, "text_eos_id", None),
         )
-        projection = model.text_projection
+        return self._projected(pooled_BD)
+
+    def _projected(self, pooled_BD: Any) -> Any:
+        """Of a text, into the space shared with images."""
+        import torch
+
+        projection = self._model.text_projection
         return pooled_BD @ projection if isinstance(projection, torch.Tensor) else projection(pooled_BD)
+
+    def _packed_vision(self) -> packed.Encoder | None:
+        """The image tower, where its first token is all that is read of it."""
+        from open_clip.transformer import VisionTransformer
+
+        visual = self._model.visual
+        plain = type(visual) is VisionTransformer and visual.attn_pool is None and visual.pool_type == "tok"
+        return packed.clip_layers(visual.transformer, causal=False) if plain and not visual.output_tokens else None
+
+    def _encode_image(self, pixels_B3HW: Any) -> Any:
+        """As the model's `encode_image`."""
+        if self._packed_image is None:
+            return self._model.encode_image(pixels_B3HW)
+        import torch
+
+        visual = self._model.visual
+        hidden_BLD = visual._embeds(pixels_B3HW)
+        count, length, width = hidden_BLD.shape
+        first_B = torch.arange(0, count * length, length)
+        pooled_BD = self._packed_image.one(hidden_BLD.reshape(count * length, width), [length] * count, first_B)
+        return visual.ln_post(pooled_BD) @ visual.proj
 
     def score(self, rows: Sequence[tuple[bytes, Sequence[str]]]) -> list[list[float] | BadSample]:
         """One score for each paragraph of each (encoded image, paragraphs); images and pieces are encoded once.

@@ -15,7 +15,7 @@ Not thread-safe: one thread submits, steps and cancels.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,6 +28,7 @@ from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.decoder import Cache, Decoder, Media
 from polite_flamingo.flamingo.graphs import StaticStep
 from polite_flamingo.flamingo.media import MediaCache, digest, first_broken
+from polite_flamingo.flamingo.metrics import Metrics, Work
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.running_text import RunningText
 from polite_flamingo.flamingo.sampling import Decoding, Ngrams, ban, choose, uniforms
@@ -80,36 +81,6 @@ class Request:
         return self.ids + self.tokens
 
 
-@dataclass
-class Metrics:
-    """What the engine did; `rates` says how fast.
-
-    Attributes:
-        prefilled: prompt tokens run.
-        reused: prompt tokens taken from a kept beginning instead.
-        generated: tokens chosen.
-        steps: of decoding.
-        occupied: slots decoding, summed over the steps.
-        seconds: by cause: images, prefill, decode, choose, host.
-    """
-
-    prefilled: int = 0
-    reused: int = 0
-    generated: int = 0
-    steps: int = 0
-    occupied: int = 0
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def rates(self, slots: int) -> dict[str, float]:
-        """Tokens a second of prefill and of decoding, and the share of slots that were at work."""
-        decoding = self.seconds["decode"] + self.seconds["choose"]
-        return {
-            "prefill_tokens_per_second": self.prefilled / self.seconds["prefill"] if self.seconds["prefill"] else 0.0,
-            "decode_tokens_per_second": self.generated / decoding if decoding else 0.0,
-            "occupancy": self.occupied / (self.steps * slots) if self.steps else 0.0,
-        }
-
-
 class Engine:
     """See the module.
 
@@ -120,12 +91,29 @@ class Engine:
         media: the images.
     """
 
-    def __init__(self, model: FlamingoModel, config: EngineConfig, *, ends: Sequence[int], shared: Sequence[int] = ()):
-        """Args: ends: tokens that end a text. shared: the tokens that all prompts begin with, if they do."""
+    def __init__(
+        self,
+        model: FlamingoModel,
+        config: EngineConfig,
+        *,
+        ends: Sequence[int],
+        shared: Sequence[int] = (),
+        decoder: Decoder | None = None,
+    ):
+        """Make an engine that knows nothing yet.
+
+        Args:
+            model: whose weights it reads.
+            config: how it uses the machine.
+            ends: tokens that end a text.
+            shared: the tokens that all prompts begin with, if they do.
+            decoder: of the model, where another engine has one: it holds nothing but weights.
+        """
         self.config = config
-        self.decoder = Decoder(model)
+        self.decoder = decoder or Decoder(model)
         self.media = MediaCache(model, self.decoder, config.media_bytes)
         self.metrics = Metrics()
+        self._work = Work(self.decoder, model.latents_shape[0])
         self.slots = config.slots
         self._tokenizer = model.tokenizer
         self._image_id = model.tokenizer.image_id
@@ -210,46 +198,61 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[Request]:
         """Admit, run a piece of prompts, decode one token a row; return the requests that got a token or ended."""
+        started, told = time.perf_counter(), sum(self.metrics.seconds.values())
+        touched: list[Request] = []
+        free, waiting, too_much = self.slots - len(self._rows), len(self._waiting), False
         try:
-            touched = self._admit()
+            self._admit(touched)
+            free, waiting = self.slots - len(self._rows), len(self._waiting)
             touched += self._prefill()
             touched += self._decode()
-            return touched
         except torch.OutOfMemoryError:
-            pass  # handled outside, where the traceback no longer holds the tensors
-        return self._halve()
+            too_much = True  # handled outside, where the traceback no longer holds the tensors
+        slots = self.slots
+        if too_much:
+            touched += self._halve()
+        self.metrics.count_step(time.perf_counter() - started, told, slots=slots, free=free, waiting=waiting)
+        return touched
 
     # Admission
 
-    def _admit(self) -> list[Request]:
-        failed: list[Request] = []
+    def _admit(self, touched: list[Request]) -> None:
+        """Give free slots to requests that wait; those whose images are broken end here, and are touched."""
         free = self.slots - len(self._rows)
         if self._decoding and free < min(len(self._waiting), self.slots // self.config.refills):
-            return failed
+            return
         while self._waiting and len(self._rows) < self.slots:
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self.slots - len(self._rows)))]
-            started = time.perf_counter()
-            wanted = {name: data for r in batch for name, data in zip(r.digests, r.images, strict=True)}
-            found = self.media.get(wanted)
-            self.metrics.seconds["images"] += time.perf_counter() - started
-            good = []
-            for request in batch:
-                media = [found[name] for name in request.digests]
-                bad = first_broken(media)
-                if bad is None:
-                    request.media = [one for one in media if isinstance(one, Media)]
-                    if request.ngrams is None and (size := request.decoding.no_repeat_ngram_size):
-                        request.ngrams = Ngrams(size, request.ids)
-                    good.append(request)
-                else:
-                    self._finish(request, "error", bad)
-                    failed.append(request)
-            if good:
-                self._make_room(good)
-                for request in good:
-                    self._reuse(request, len(self._rows))
-                    self._rows.append(request)
-        return failed
+            try:
+                self._place(batch, touched)
+            except BaseException:  # they wait again, for a step with more memory or to be cancelled
+                self._waiting.extendleft(one for one in reversed(batch) if not one.done and one not in self._rows)
+                raise
+
+    def _place(self, batch: Sequence[Request], touched: list[Request]) -> None:
+        started = time.perf_counter()
+        wanted = {name: data for r in batch for name, data in zip(r.digests, r.images, strict=True)}
+        found = self.media.get(wanted)
+        self.metrics.images += sum(len(request.images) for request in batch)
+        self.metrics.encoded = self.media.misses
+        self.metrics.seconds["images"] += time.perf_counter() - started
+        good = []
+        for request in batch:
+            media = [found[name] for name in request.digests]
+            bad = first_broken(media)
+            if bad is None:
+                request.media = [one for one in media if isinstance(one, Media)]
+                if request.ngrams is None and (size := request.decoding.no_repeat_ngram_size):
+                    request.ngrams = Ngrams(size, request.ids)
+                good.append(request)
+            else:
+                self._finish(request, "error", bad)
+                touched.append(request)
+        if good:
+            self._make_room(good)
+            for request in good:
+                self._reuse(request, len(self._rows))
+                self._rows.append(request)
 
     def _make_room(self, requests: Sequence[Request]) -> None:
         """Let the cache hold these too. While it grows there are two of it; so it grows at once for all that wait."""
@@ -347,6 +350,7 @@ class Engine:
         assert self._cache is not None
         device = self.decoder.device
         ids, positions, numbers, last, complete = [], [], [], [], []
+        tokens = places_seen = pairs = seeing = images = 0
         for row in chosen:
             request = self._rows[row]
             history = request.history
@@ -359,8 +363,18 @@ class Engine:
             positions.append(range(request.ready, request.ready + width))
             last.append(len(chunk) - 1)
             complete.append(request.ready + len(chunk) == len(history))
+            tokens += len(chunk)
+            pairs += len(chunk) * request.ready + len(chunk) * (len(chunk) + 1) // 2
             request.ready += len(chunk)
-            self.metrics.prefilled += len(chunk)
+            places_seen += request.ready
+            seeing += len(seen) - seen.count(0)
+            images += len({*seen} - {0})
+        self.metrics.prefilled += tokens
+        self.metrics.padded += len(chosen) * width - tokens
+        self.metrics.count_call(
+            "prefill", self._work, answers=len(chosen), tokens=tokens, places=places_seen, pairs=pairs, seeing=seeing,
+            images=images,
+        )  # fmt: skip
         capacity = self._cache.capacity
         places = torch.tensor([list(row) for row in positions]).clamp(max=capacity - 1)
         logits = self.decoder.prefill(
@@ -393,7 +407,7 @@ class Engine:
             self._keep_prefixes(request, row)
             self._show(request, row)
         self._decoding += len(requests)
-        return self._choose(list(range(first, first + len(requests))), logits)
+        return self._choose("prefill", list(range(first, first + len(requests))), logits)
 
     def _show(self, request: Request, row: int) -> None:
         if self._shown is None:
@@ -420,8 +434,16 @@ class Engine:
             request.ready += 1
         self.metrics.steps += 1
         self.metrics.occupied += count
+        self.metrics.offered += self.slots
+        places = sum(request.ready for request in requests)
+        seeing = 0 if self._blind else sum(self._number_of_new(request) > 0 for request in requests)
+        shared = [request.shared for request in requests]
+        self.metrics.count_call(
+            "decode", self._work, answers=count, tokens=count, places=places, pairs=places, seeing=seeing,
+            images=seeing, repeated=sum(shared) - max(shared),
+        )  # fmt: skip
         self.metrics.seconds["decode"] += time.perf_counter() - started
-        return self._choose(list(range(count)), logits, static)
+        return self._choose("decode", list(range(count)), logits, static)
 
     def _run_step(self, requests: Sequence[Request]) -> tuple[Tensor, StaticStep | None]:
         """Logits of the rows that decode, and what knows the likeliest tokens already, if anything does."""
@@ -444,21 +466,25 @@ class Engine:
         logits = self.decoder.step(upload(ids, device), positions, self._cache, max(lengths) + 1, shown, shared)
         return logits, None
 
-    def _choose(self, rows: list[int], logits: Tensor, static: StaticStep | None = None) -> list[Request]:
-        """Append a token to each of these rows; free those that end with it."""
+    def _choose(self, cause: str, rows: list[int], logits: Tensor, static: StaticStep | None = None) -> list[Request]:
+        """Append a token to each of these rows; free those that end with it. Waiting for the logits is the cause's."""
         started = time.perf_counter()
         requests = [self._rows[row] for row in rows]
         decodings = [request.decoding for request in requests]
         if static is not None and not any(one.temperature > 0 or one.no_repeat_ngram_size for one in decodings):
+            chosen = time.perf_counter()
             tokens = static.likeliest()
         else:
             # no answer ever contains an image, and in v2 one would blind the others
             logits[:, self._image_id] = -torch.inf
             ban(logits, [request.ngrams for request in requests])
             draws = [request.draws[len(request.tokens)] if request.draws else 0.0 for request in requests]
-            tokens = choose(logits, decodings, draws).tolist()
+            found = choose(logits, decodings, draws)
+            chosen = time.perf_counter()
+            tokens = found.tolist()
         self.metrics.generated += len(tokens)
-        self.metrics.seconds["choose"] += time.perf_counter() - started
+        self.metrics.seconds["choose"] += chosen - started
+        self.metrics.seconds[cause] += time.perf_counter() - chosen
         ended = []
         for row, request, token in zip(rows, requests, tokens, strict=True):
             if token in self.ends:
@@ -521,19 +547,22 @@ class Engine:
             flags[[row, other]] = flags[[other, row]]
 
     def _halve(self) -> list[Request]:
-        """The memory does not hold what is going on: begin again with half the slots; a request alone fails."""
+        """The memory does not hold what is going on: begin again with half the slots; a request alone fails.
+
+        It was too much by itself, so those behind it get all slots again.
+        """
         if self.decoder.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self.slots == 1 or len(self._rows) <= 1:
-            failed = self._rows[:1]
-            for request in failed:
-                detail = f"{len(request.ids)} prompt tokens do not fit the memory of {self.decoder.device} alone"
-                self._finish(request, "error", BadSample("rewriting_failed", detail))
-            self._restart(self._rows[1:])
-            return failed
-        self.slots = max(1, len(self._rows) // 2)
+        if self.slots > 1:
+            self.slots = max(1, (len(self._rows) or self.slots) // 2)
+            self._restart(self._rows)
+            return []
         self._restart(self._rows)
-        return []
+        failed = self._waiting.popleft()
+        detail = f"{len(failed.ids)} prompt tokens do not fit the memory of {self.decoder.device} alone"
+        self._finish(failed, "error", BadSample("rewriting_failed", detail))
+        self.slots = self.config.slots
+        return [failed]
 
     def _restart(self, requests: Sequence[Request]) -> None:
         for request in requests:

@@ -33,6 +33,13 @@ def array(x: torch.Tensor) -> Floats:
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
+def _kernel(function: Callable) -> Callable:
+    try:
+        return njit(cache=True, nogil=True, fastmath=True)(function)
+    except RuntimeError:  # a read-only installation and no home: each process compiles anew
+        return njit(nogil=True, fastmath=True)(function)
+
+
 def _float(x: Any) -> np.float32:
     """An element of an array, as a number to compute with."""
     raise NotImplementedError("compiled code only")
@@ -104,7 +111,7 @@ def _turn(source: Floats, here: int, cos: Floats, sin: Floats, target: Floats) -
             target[e + half] = _like(high * cos[here, e + half] + low * sin[here, e + half], target)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@_kernel
 def attend_step(
     qkv: Floats,
     cache: Floats,
@@ -176,7 +183,7 @@ def attend_step(
                 found[row, head, e] = _like(result[e] * factor, found)
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@_kernel
 def store(
     qkv: Floats, cache: Floats, layer: int, rows: Integers, positions: Integers, cos: Floats, sin: Floats, query: Floats
 ) -> None:
@@ -206,7 +213,7 @@ def store(
                     cache[1, layer, row, head, here, e] = projected[heads + kv_heads + head, e]
 
 
-@njit(cache=True, nogil=True, fastmath=True)
+@_kernel
 def rms_norm(x: Floats, weight: Floats, epsilon: float, result: Floats) -> None:
     """`x / sqrt(mean(x^2) + epsilon) * weight` of each row of x (N, D) of float32, into `result` (N, D)."""
     width = x.shape[1]

@@ -20,8 +20,10 @@ import torch
 from polite_flamingo.flamingo.beams import BeamSearch
 from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
+from polite_flamingo.flamingo.decoder import Decoder
 from polite_flamingo.flamingo.engine import Engine, Request
 from polite_flamingo.flamingo.engines import Engines
+from polite_flamingo.flamingo.metrics import merged
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.sampling import Decoding, seed_of
 from polite_flamingo.flamingo.tokenization import Tokenizer
@@ -65,6 +67,13 @@ class Rewriter:
         self.decoder.generate([one for one in asked if isinstance(one, Request)])
         return [self._outcome(sample, one) for sample, one in zip(samples, asked, strict=True)]
 
+    def metrics(self) -> dict[str, float]:
+        """The figures of the engines so far (`metrics.merged`), and how many they are; of beam search, nothing."""
+        if isinstance(self.decoder, BeamSearch):
+            return {}
+        engines = self.decoder.engines if isinstance(self.decoder, Engines) else [self.decoder]
+        return merged(engine.metrics for engine in engines).summary() | {"engines": len(engines)}
+
     def _request(self, sample: Sample) -> Request:
         if len(sample.turns) != 1:
             raise BadSample(
@@ -103,7 +112,8 @@ def new_decoder(model: FlamingoModel, config: RewriterConfig) -> Engine | Engine
         return BeamSearch(model, config.generation, ends=ends, batch=config.beam_batch)
     shared = shared_beginning(tokenizer)
     copies = config.engine.copies if model.lang_encoder.device.type == "cpu" else 1
-    engines = [Engine(model, config.engine, ends=ends, shared=shared) for _ in range(copies)]
+    decoder = Decoder(model)
+    engines = [Engine(model, config.engine, ends=ends, shared=shared, decoder=decoder) for _ in range(copies)]
     return Engines(engines) if copies > 1 else engines[0]
 
 

@@ -109,6 +109,9 @@ def test_sentences_are_read_as_the_model_reads_them_without_their_padding(
     monkeypatch.setattr(model.transformer, "forward", seen)
     read = clip.encode_texts(texts)
     assert list(read) and torch.allclose(torch.stack([read[text] for text in texts]), expected, atol=1e-5)
+    monkeypatch.setattr(clip, "_packed_text", None)  # as on an accelerator: with as much padding as the longest needs
+    read = clip.encode_texts(texts)
+    assert list(read) and torch.allclose(torch.stack([read[text] for text in texts]), expected, atol=1e-5)
     if pool == "eos":  # the greatest number among this tokenizer's is a letter, not the end
         read = clip.encode_texts(texts[:3])
         assert widths[-1] == 5 < clip._tokenizer(texts).shape[1]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import polite_flamingo.hub  # noqa: F401
+from polite_flamingo.filters import packed
 from polite_flamingo.filters.batches import like_lengths
 from polite_flamingo.filters.pair_classifier import PairClassifier
 
@@ -39,13 +40,18 @@ def varied(count: int) -> list[tuple[str, str]]:
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
-def test_the_logits_are_those_of_each_pair_alone(classifier: PairClassifier, nli_model: Path) -> None:
+@pytest.mark.parametrize("by_library", [False, True])
+def test_the_logits_are_those_of_each_pair_alone(
+    classifier: PairClassifier, nli_model: Path, by_library: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(nli_model)
     model = AutoModelForSequenceClassification.from_pretrained(nli_model).eval()
     pairs = varied(60)
+    if by_library:  # as on an accelerator, and as models of other kinds
+        monkeypatch.setattr(classifier, "_packed", None)
     for pair, logits in zip(pairs, classifier.logits(pairs), strict=True):
         with torch.inference_mode():
             expected = model(**tokenizer(*pair, return_tensors="pt", truncation=True, max_length=128)).logits[0]
@@ -63,6 +69,7 @@ def test_each_distinct_pair_is_run_once_and_hardly_padded(
         return forward(**inputs)
 
     monkeypatch.setattr(classifier._model, "forward", counted)
+    monkeypatch.setattr(classifier, "_packed", None)
     once = list(dict.fromkeys(varied(200)))
     classifier.logits(once)
     tokens = sum(real for _, real in runs)
@@ -71,3 +78,22 @@ def test_each_distinct_pair_is_run_once_and_hardly_padded(
     classifier.logits(once * 3)
     assert sum(real for _, real in runs) == tokens
     assert classifier.logits([]) == []
+
+
+def test_without_padding_each_distinct_pair_is_run_once(
+    classifier: PairClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[int] = []
+    first = packed.Bert.first
+
+    def counted(model: packed.Bert, ids: Any, types: Any) -> Any:
+        runs.append(len(ids))
+        return first(model, ids, types)
+
+    monkeypatch.setattr(packed.Bert, "first", counted)
+    once = list(dict.fromkeys(varied(200)))
+    logits = classifier.logits(once)
+    assert sum(runs) == len(once)
+    runs.clear()
+    assert classifier.logits(once * 3) == logits * 3
+    assert sum(runs) == len(once)

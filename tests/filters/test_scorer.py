@@ -2,14 +2,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import polite_flamingo.hub  # noqa: F401
-from benchmarks.scoring import Reference, drawn, largest_differences
+from benchmarks.scorers import Reference, drawn
+from benchmarks.scoring import largest_differences
+from polite_flamingo.filters import packed
 from polite_flamingo.filters.judge import Thresholds, judge
 from polite_flamingo.filters.scorer import Scorer, ScoringConfig
 from polite_flamingo.sample import TASKS, BadSample, Image, Sample, Turn
@@ -75,7 +76,7 @@ def test_the_scores_are_those_of_the_references_functions_one_at_a_time() -> Non
     captions = [one for one in samples if one.task == "captioning"]
     samples += [dataclasses.replace(captions[n % len(captions)], rewritten=text) for n, text in enumerate(odd)]
     samples += samples[:6]
-    expected, _ = Reference(config).run(samples)
+    expected, _, _ = Reference(config).run(samples)
     found = Scorer(config).score(samples)
     assert all(isinstance(one, dict) for one in found)
     assert largest_differences(expected, found)["all"] <= 1e-4  # type: ignore[arg-type]
@@ -83,24 +84,20 @@ def test_the_scores_are_those_of_the_references_functions_one_at_a_time() -> Non
 
 def test_what_several_samples_share_is_run_once(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Captions of one picture, answers to one question: as many forward passes as of one sample, and no wider."""
-    models = (scorer._reward._classifier._model, scorer._nli._classifier._model, scorer._clip._model.visual)
     ran: list[int] = []
-    for model in models:
-        monkeypatch.setattr(model, "forward", noting_rows(model.forward, ran))
+    one_of_each = packed.Encoder.one
+
+    def noted(encoder: packed.Encoder, x_TD: Any, lengths: Any, tokens_B: Any) -> Any:
+        ran.append(len(lengths))
+        return one_of_each(encoder, x_TD, lengths, tokens_B)
+
+    monkeypatch.setattr(packed.Encoder, "one", noted)
     one = [sample("captioning", 1), sample("vqa", 1)]
     scorer.score(one)
     once = list(ran)
     ran.clear()
     scorer.score([dataclasses.replace(row, key=f"{row.key}-{n}") for n in range(4) for row in one])
-    assert ran == once and sum(ran) == 2 + 1 + 1  # two rewards, one pair of logits, one picture
-
-
-def noting_rows(forward: Callable[..., Any], ran: list[int]) -> Callable[..., Any]:
-    def noted(*arguments: Any, **named: Any) -> Any:
-        ran.append(len(arguments[0]) if arguments else len(named["input_ids"]))
-        return forward(*arguments, **named)
-
-    return noted
+    assert ran == once == [2, 1, 1, 4]  # rewards, pairs for NLI, pictures, distinct sentences
 
 
 def test_numbers_are_json_with_four_decimals(scorer: Scorer) -> None:

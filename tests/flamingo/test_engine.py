@@ -102,7 +102,7 @@ def test_greedy_tokens_are_those_of_generate(
     wanted = prompts(model, PROMPTS, seed=len(kind))
     expected = [by_generate(model, one, ends_of(model)) for one in wanted]
     assert texts(model, fresh(wanted), slots=8) == expected
-    monkeypatch.setattr("polite_flamingo.flamingo.decoder.compiled", lambda x: False)
+    monkeypatch.setattr("polite_flamingo.flamingo.layers.compiled", lambda x: False)
     assert texts(model, fresh(wanted), slots=8) == expected, "with torch alone, as on a GPU"
     assert len({tuple(tokens) for tokens in expected}) > PROMPTS / 2, "the prompts must matter"
     assert len({len(tokens) for tokens in expected}) > 2, "texts must end anywhere"
@@ -252,6 +252,28 @@ def test_a_request_that_no_memory_holds_is_the_only_one_to_fail(
             assert request.error is not None and request.error.reason == "rewriting_failed"
         else:
             assert request.tokens == tokens
+    assert engine.slots == 8, "what was too much is gone"
+
+
+@pytest.mark.parametrize("where", ["new_cache", "media"])
+def test_memory_that_lacks_while_requests_are_admitted_loses_none(
+    known: tuple[FlamingoModel, list[Request], list[list[int]]], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Neither for the cache nor for the images: what was taken from the queue goes back to it."""
+    model, wanted, expected = known
+    engine = Engine(model, EngineConfig(slots=16), ends=ends_of(model))
+    real = getattr(engine.decoder, where)
+
+    def tight(amount: int | torch.Tensor, *more: int) -> object:
+        if (amount if isinstance(amount, int) else len(amount)) > 4:
+            raise torch.OutOfMemoryError("as a GPU would say")
+        return real(amount, *more)
+
+    monkeypatch.setattr(engine.decoder, where, tight)
+    requests = fresh(wanted)
+    engine.generate(requests)
+    assert [request.tokens for request in requests] == expected
+    assert engine.slots < 16
 
 
 def test_images_and_beginnings_are_done_once(tiny) -> None:  # type: ignore[no-untyped-def]

@@ -111,6 +111,7 @@ def test_images_and_the_systems_message_are_done_once_for_all_calls(tiny, sample
     assert rewriter.model.tokenizer.decode(shared) in prompts.rewriting_prompt("<image>Why?", "Answer: so")
     assert len(shared) > 10
     assert rewriter.decoder.metrics.reused - reused >= len(samples) * len(shared)
+    assert rewriter.metrics()["image_hit_rate"] == 1 - 4 / 10
 
 
 def test_the_images_matter_and_so_does_their_order(rewriter):

@@ -1,0 +1,69 @@
+"""Ways to attend in a step of decoding, one query a row: candidates for `Decoder._look` on a GPU.
+
+- `bmm` is the decoder's own, two batched products. Every row reads as many positions as the longest row has.
+- `sdpa` is torch's fused kernel; it reads as much.
+- `triton` reads what its row may see: blocks of positions that the bias hides are skipped. In a mix of lengths that is
+  a fraction.
+
+The benchmark compares them; which becomes the decoder's on a GPU is for a measurement to say. Triton comes with torch
+for CUDA, and is imported only where it is asked for.
+
+Shapes: B rows, H heads, G heads of keys, L positions, E width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from polite_flamingo.flamingo.decoder import Decoder
+
+BLOCK = 64
+"""Positions that a program of the Triton kernel reads at once."""
+
+Look = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Queries (B, H, 1, E), keys and values (B, G, L, E), biases (B, H or 1, L) -> (B, 1, H E)."""
+
+
+def two_products(decoder: Decoder) -> Look:
+    """The decoder's own."""
+    return decoder._look
+
+
+def torchs_kernel(decoder: Decoder) -> Look:
+    """`scaled_dot_product_attention`."""
+
+    def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        grouped = decoder.heads != decoder.kv_heads
+        found = F.scaled_dot_product_attention(
+            query, keys, values, bias[:, :, None], scale=decoder.scale, enable_gqa=grouped
+        )
+        return found.transpose(1, 2).flatten(2)
+
+    return look
+
+
+def seen_alone(decoder: Decoder) -> Look:
+    """A Triton kernel that reads the positions which the bias does not hide."""
+    from benchmarks.gpu_kernel import attend
+
+    def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+        rows, heads, _, width = query.shape
+        found = torch.empty(rows, 1, heads * width, dtype=query.dtype, device=query.device)
+        assert keys.stride() == values.stride() and keys.stride(3) == query.stride(3) == bias.stride(2) == 1
+        attend[rows, heads](
+            query, keys, values, bias, found, decoder.scale, keys.shape[2], heads // keys.shape[1],
+            query.stride(0), query.stride(1), keys.stride(0), keys.stride(1), keys.stride(2),
+            bias.stride(0), bias.stride(1) if bias.shape[1] > 1 else 0, heads, width,
+            BLOCK=BLOCK, WIDTH=1 << (width - 1).bit_length(),
+        )  # fmt: skip
+        return found
+
+    return look
+
+
+LOOKS: dict[str, Callable[[Decoder], Look]] = {"bmm": two_products, "sdpa": torchs_kernel, "triton": seen_alone}
+"""By the names of the command line."""

@@ -1,0 +1,360 @@
+"""The engine on one GPU at the size of OpenFlamingo-9B, beside what the GPU could do at best and the reference's loop.
+
+    python -m benchmarks.gpu_engine [--out FILE] [--semantics v2] [--budget-seconds 540]
+    python -m benchmarks.gpu_engine --shape tiny --device cpu      # does the program work? says nothing of a GPU
+
+Weights are random and made on the device; no Ray, no download. One run measures
+
+- both ceilings: matrix products, and streamed reads of memory;
+- decoding at several batch sizes and one context, against the floor, the longer of the time to read all weights, keys
+  and values once at the ceiling of memory and the time to compute at the ceiling of arithmetic; with and without
+  recorded steps (CUDA graphs), with attention as two batched products and by torch's fused kernel;
+- images from pixels and from JPEGs to keys and values, and prompts;
+- the whole engine on a mix of requests, and the reference's loop (one sample at a time through open_flamingo and
+  transformers' `generate`) on some of them;
+
+and forecasts the GPU hours of PF-1M from the whole engine's rate. Medians are printed, with the number of runs; what
+the budget leaves no time for is said to be not measured. Greedy decoding; lengths of texts are prescribed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks import gpu_measures
+from benchmarks.gpu_attention import LOOKS
+from benchmarks.gpu_model import MIX, SHAPES, SYSTEM, Ids, build, mixed
+from benchmarks.gpu_report import Report, ends, goal
+from polite_flamingo.flamingo.ceilings import Ceilings, measure
+from polite_flamingo.flamingo.metrics import Work
+from polite_flamingo.flamingo.model import FlamingoModel
+
+SAMPLES = 1_170_000
+"""That Polite Flamingo rewrote for PF-1M (arXiv 2307.01003)."""
+SHARE, TOKENS, TIMES = 0.55, 8_000, 150
+"""The goals: of the floor at each batch size; generated tokens a second at the largest; times the reference's loop."""
+
+
+def main() -> None:
+    """Measure within the budget, print as it goes, write the file after each section."""
+    options = arguments()
+    device = torch.device(options.device)
+    report = Report(options, device)
+    bench = Bench(options, device, report)
+    for section in (
+        bench.ceilings, bench.decoding, bench.mix, bench.loop, bench.vision, bench.prompts, bench.variants, bench.mixes,
+        bench.forecast, bench.goals,
+    ):  # fmt: skip
+        section()
+        report.write()
+
+
+def arguments() -> argparse.Namespace:
+    """The command line; sizes hang on the shape unless given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="9b")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    parser.add_argument("--semantics", choices=("v1", "v2"), default="v1", help="of attention (%(default)s)")
+    parser.add_argument("--look", choices=LOOKS, default="bmm", help="attention of a step (%(default)s)")
+    parser.add_argument("--drawn", action="store_true", help="the mix by the reference's sampling, not greedily")
+    parser.add_argument("--batches", type=int, nargs="+", help="rows that decode together")
+    parser.add_argument("--context", type=int, help="tokens of each row, on average")
+    parser.add_argument("--steps", type=int, help="of decoding in a run")
+    parser.add_argument("--runs", type=int, default=5, help="of which the median is taken (%(default)s)")
+    parser.add_argument("--requests", type=int, help="of the mix in a run")
+    parser.add_argument("--looped", type=int, help="requests through the reference's loop")
+    parser.add_argument("--prefill-tokens", type=int, default=2048, help="between two steps (%(default)s)")
+    parser.add_argument("--budget-seconds", type=float, default=540.0, help="no run begins later (%(default)s)")
+    parser.add_argument("--out", type=Path, help="the report goes there too")
+    options = parser.parse_args()
+    large = options.shape == "9b"
+    for name, usual, tiny in (
+        ("batches", [64, 128, 256], [2, 4]), ("context", 512, 48), ("steps", 32, 4), ("requests", 1024, 24),
+        ("looped", 5, 2),
+    ):  # fmt: skip
+        if getattr(options, name) is None:
+            setattr(options, name, usual if large else tiny)
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error("torch sees no GPU here; --shape tiny --device cpu shows that the program works")
+    if options.look == "triton" and not options.device.startswith("cuda"):
+        parser.error("--look triton needs a GPU")
+    if options.context <= options.steps // 2 + 1:
+        parser.error("--context must be longer than half of --steps")
+    return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """A measured way to decode: seconds a step, the least possible, and the runs behind them."""
+
+    rows: int
+    look: str
+    graphs: bool
+    seconds: float
+    floor: float
+    bound: str
+    runs: int
+    peak: str
+
+    @property
+    def rate(self) -> float:
+        """Generated tokens a second."""
+        return self.rows / self.seconds
+
+    @property
+    def share(self) -> float:
+        """Of the floor."""
+        return self.floor / self.seconds
+
+
+class Bench:
+    """The sections, in the order of their weight; later ones use what earlier ones found."""
+
+    def __init__(self, options: argparse.Namespace, device: torch.device, report: Report):
+        self.options, self.device, self.report = options, device, report
+        self.shape = SHAPES[options.shape]
+        self.real = device.type == "cuda" and options.shape == "9b"
+        self._deadline = time.monotonic() + options.budget_seconds
+        started = time.monotonic()
+        self.model: FlamingoModel = build(self.shape, options.semantics, device, getattr(torch, options.dtype))
+        billions = sum(one.numel() for one in self.model.parameters()) / 1e9
+        report.say(f"{billions:.2f} billion parameters, made in {time.monotonic() - started:.0f} s.")
+        self.limits: Ceilings
+        self.decoded: dict[tuple[int, str, bool], Decoded] = {}
+        self.requests_a_second = self.tokens_a_second = self.looped_tokens_a_second = 0.0
+
+    def goes(self) -> bool:
+        """Whether the budget allows another run."""
+        return time.monotonic() < self._deadline
+
+    def ceilings(self) -> None:
+        """What nothing can exceed."""
+        self.limits = measure(self.device, getattr(torch, self.options.dtype))
+        rows = [
+            f"matrix products, {self.options.dtype} | {self.limits.flops / 1e12:.1f} TFLOP/s",
+            f"streamed reads | {self.limits.bytes_per_second / 1e12:.3f} TB/s",
+        ]
+        self.report.table("Ceilings", "of this device | measured", rows)
+
+    def decoding(self) -> None:
+        """Each batch size as the engine decodes."""
+        for rows in self.options.batches:
+            self._decode(rows, self.options.look, True)
+        self._print_decoded(f"Decoding, context {self.options.context}")
+
+    def variants(self) -> None:
+        """The same without recordings, and with the other attention."""
+        before = dict(self.decoded)
+        for look, graphs in (*((look, True) for look in self._others()), (self.options.look, False)):
+            for rows in self.options.batches:
+                self._decode(rows, look, graphs)
+        usual, self.decoded = before, {key: one for key, one in self.decoded.items() if key not in before}
+        self._print_decoded("Decoding, one thing changed")
+        lines = []
+        for (rows, look, graphs), one in self.decoded.items():
+            if with_it := usual.get((rows, self.options.look, True)):
+                name = f"attention `{self.options.look}` rather than `{look}`" if graphs else "CUDA graphs"
+                lines.append(f"{name} | {rows} | {one.seconds / with_it.seconds:.2f}")
+        self.report.table("What each buys", "optimisation | rows | time without it, over time with it", lines)
+        self.decoded |= usual
+
+    def _decode(self, rows: int, look: str, graphs: bool) -> None:
+        if not self.goes():
+            return
+        context, count = self.options.context, self.options.steps
+        self._reset_peak()
+        with gpu_measures.engine_of(self.model, look, slots=rows, cuda_graphs=graphs) as engine:
+            seconds = gpu_measures.steps(engine, self.shape, rows, context, count, self.options.runs, self.goes)
+            work = Work(engine.decoder, self.model.latents_shape[0])
+        if not seconds:
+            return
+        seeing = rows if self.options.semantics == "v2" else 0
+        places = round(rows * (context + 0.5))  # a step's own token is seen too
+        floors = {
+            "memory": work.bytes(places=places, seeing=seeing, images=seeing) / self.limits.bytes_per_second,
+            "arithmetic": work.flops(answers=rows, tokens=rows, places=places, pairs=places, seeing=seeing)
+            / self.limits.flops,
+        }
+        bound = max(floors, key=lambda name: floors[name])
+        self.decoded[rows, look, graphs] = Decoded(
+            rows=rows, look=look, graphs=graphs, seconds=statistics.median(seconds) / count, floor=floors[bound],
+            bound=bound, runs=len(seconds), peak=self._peak(),
+        )  # fmt: skip
+
+    def _print_decoded(self, title: str) -> None:
+        rows = [
+            f"{one.rows} | {one.look} | {self._graphs(one.graphs)} | {1e3 * one.seconds:.2f} | {one.rate:.0f} "
+            f"| {1e3 * one.floor:.2f} ({one.bound}) | {one.share:.1%} | {one.peak} | {one.runs}"
+            for one in self.decoded.values()
+        ]
+        head = "rows | attention | CUDA graphs | ms a step | tokens/s | floor, ms | share of the floor | peak GB | runs"
+        self.report.table(title, head, rows)
+        if not all(self._is_measured(rows) for rows in self.options.batches):
+            self.report.say("", "Batch sizes that are missing did not fit the memory or the budget.")
+
+    def _graphs(self, wanted: bool) -> str:
+        if self.device.type == "cuda":
+            return "yes" if wanted else "no"
+        return "no, but their buffers" if wanted else "no"
+
+    def _is_measured(self, rows: int) -> bool:
+        return any(one.rows == rows for one in self.decoded.values())
+
+    def mix(self) -> None:
+        """Requests of all kinds from JPEGs to texts."""
+        if not self.goes():
+            return
+        rates, row, shares = self._whole(self.options.look)
+        self.requests_a_second, self.tokens_a_second = rates
+        self.report.table("The whole engine on the mix", self.MIXED, [row])
+        self.report.say("", f"{self.options.requests} new requests a run, warm. Its host's time: {shares}.")
+
+    MIXED = "attention | slots | requests/s | generated tokens/s | peak GB | runs"
+
+    def mixes(self) -> None:
+        """The same with other ways to attend."""
+        rows = [self._whole(look)[1] for look in self._others() if self.goes()]
+        self.report.table("The whole engine on the mix, other attention", self.MIXED, rows)
+
+    def _whole(self, look: str) -> tuple[tuple[float, float], str, str]:
+        """Requests and tokens a second; a row of the table; where the host's time went."""
+        slots = max((one.rows for one in self.decoded.values()), default=min(self.options.batches))
+        self._reset_peak()
+        budget, count = self.options.prefill_tokens, self.options.requests
+        with gpu_measures.engine_of(self.model, look, slots=slots, prefill_tokens=budget) as engine:
+            runs = gpu_measures.whole(engine, self.shape, count, self.options.runs, self.goes, drawn=self.options.drawn)
+            spent, held = dict(engine.metrics.seconds), engine.slots
+        requests = statistics.median(count / seconds for seconds, _ in runs)
+        tokens = statistics.median(made / seconds for seconds, made in runs)
+        row = f"{look} | {held} | {requests:.2f} | {tokens:.0f} | {self._peak()} | {len(runs)}"
+        total = sum(spent.values())
+        return (requests, tokens), row, ", ".join(f"{cause} {value / total:.0%}" for cause, value in spent.items())
+
+    def _others(self) -> list[str]:
+        on_a_gpu = self.device.type == "cuda"
+        return [look for look in LOOKS if look != self.options.look and (on_a_gpu or look != "triton")]
+
+    def loop(self) -> None:
+        """The reference on some requests of the mix."""
+        if not self.goes():
+            return
+        tokenizer = self.model.tokenizer
+        assert isinstance(tokenizer, Ids)
+        requests = mixed(self.shape, tokenizer, 1000, seed=0)[: self.options.looped]
+        runs = gpu_measures.reference(self.model, requests, self.goes)
+        seconds, tokens = sum(one for one, _ in runs), sum(one for _, one in runs)
+        self.looped_tokens_a_second = tokens / seconds
+        times = f"{self.tokens_a_second * seconds / tokens:.0f}" if self.tokens_a_second else "not measured"
+        self.report.table(
+            "The reference's loop",
+            "requests | generated tokens/s | requests/s at the mix's mean length | the engine, times as fast",
+            [f"{len(runs)} | {tokens / seconds:.1f} | {self._looped_requests():.3f} | {times}"],
+        )
+
+    def _looped_requests(self) -> float:
+        mean = self.tokens_a_second / self.requests_a_second if self.requests_a_second else float("nan")
+        return self.looped_tokens_a_second / mean
+
+    def vision(self) -> None:
+        """Images a second, from pixels and from JPEGs."""
+        if not self.goes():
+            return
+        rows = []
+        large = 64 if self.options.shape == "9b" else 4
+        with gpu_measures.engine_of(self.model, self.options.look, slots=1) as engine:
+            for count in (large // 4, large):
+                found = gpu_measures.pixels_to_media(engine, self.model, count, self.options.runs, self.goes)
+                rows.append(
+                    f"pixels on the device, {count} at once | {count / statistics.median(found):.1f} | {len(found)}"
+                )
+            found = gpu_measures.bytes_to_media(engine, self.shape, 2 * large, self.options.runs, self.goes)
+            width, height = self.shape.picture
+            rate = 2 * large / statistics.median(found)
+            rows.append(f"JPEGs of {width} × {height} in memory, as the engine does | {rate:.1f} | {len(found)}")
+        self.report.table("Images to keys and values of every layer", "from | images/s | runs", rows)
+
+    def prompts(self) -> None:
+        """Prompt tokens a second."""
+        rows = []
+        count = min(self.options.batches)
+        for budget in (2048, 8192):
+            if not self.goes():
+                break
+            config = {"slots": count, "prefill_tokens": budget, "prefixes": 0}
+            with gpu_measures.engine_of(self.model, self.options.look, **config) as engine:
+                length = self.options.context
+                found = gpu_measures.prompts(engine, count, length, self.options.runs, self.goes)
+                work = Work(engine.decoder, self.model.latents_shape[0])
+            seconds = statistics.median(found)
+            pairs = count * length * (length + 1) // 2
+            needed = work.flops(answers=count, tokens=count * length, places=count * length, pairs=pairs, seeing=0)
+            share = needed / self.limits.flops / seconds
+            rows.append(f"{budget} | {count * length / seconds:.0f} | {share:.1%} | {len(found)}")
+        head = "tokens at once, at most | prompt tokens/s | share of the arithmetic's ceiling | runs"
+        self.report.table(f"Prompts of {self.options.context} tokens without images", head, rows)
+
+    def forecast(self) -> None:
+        """GPU hours of PF-1M."""
+        if not self.requests_a_second:
+            return
+        unit = "GPU hours" if self.real else "hours of this device at this shape (no forecast for a GPU)"
+        hours = SAMPLES / self.requests_a_second / 3600
+        self.report.say(
+            "", "## Forecast for PF-1M", "",
+            f"{SAMPLES:,} samples / {self.requests_a_second:.2f} requests/s = **{hours:.1f} {unit}** for rewriting. "
+            "Assumed:", "",
+            "- the mix below, its shares the paper's adopted counts, its lengths assumed: hours grow with them;",
+            f"- tokens {'drawn, no n-gram of 3 twice' if self.options.drawn else 'chosen greedily, no n-gram banned'}; "
+            "filters, reading and writing are not in it;",
+            "- shards large enough that the slots stay full; no image known from an earlier shard.",
+        )  # fmt: skip
+        if self.looped_tokens_a_second:
+            looped = SAMPLES / self._looped_requests() / 3600
+            self.report.say("", f"The reference's loop at its rate above would take {looped:,.0f} {unit}.")
+        rows = [
+            f"{name} | {kind.count:,} | {kind.images} | {ends(kind.asked)} | {ends(kind.draft, SYSTEM)} "
+            f"| {ends(kind.answer)}"
+            for name, kind in MIX.items()
+        ]
+        head = "kind | adopted | images | samples that share them | prompt tokens besides images | generated tokens"
+        self.report.table("The mix", head, rows)
+        if self.shape.scale != 1:
+            self.report.say("", f"Here all lengths are multiplied by {self.shape.scale}.")
+
+    def goals(self) -> None:
+        """Which are reached."""
+        if not self.real:
+            self.report.say("", "The goals are for an H200 at the shape `9b`: not measured here.")
+            return
+        rows = []
+        for count in self.options.batches:
+            one = self.decoded.get((count, self.options.look, True))
+            rows.append(goal(f"share of the floor at batch {count}", one and one.share, SHARE, "{:.1%}"))
+        largest = self.decoded.get((max(self.options.batches), self.options.look, True))
+        rows.append(
+            goal(
+                f"generated tokens/s at batch {max(self.options.batches)}", largest and largest.rate, TOKENS, "{:,.0f}"
+            )
+        )
+        known = self.tokens_a_second and self.looped_tokens_a_second
+        ratio = self.tokens_a_second / self.looped_tokens_a_second if known else None
+        rows.append(goal("the whole engine, times the reference's loop", ratio, TIMES, "{:,.0f}"))
+        self.report.table("Goals, set for an H200", "what | goal | measured | reached", rows)
+
+    def _reset_peak(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    def _peak(self) -> str:
+        return f"{torch.cuda.max_memory_allocated(self.device) / 1e9:.1f}" if self.device.type == "cuda" else "–"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What `benchmarks/gpu_engine.py` writes: Markdown, line by line, so that nothing is lost when a run is cut short."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+
+class Report:
+    """Markdown, printed line by line and written to a file."""
+
+    def __init__(self, options: argparse.Namespace, device: torch.device):
+        self._file: Path | None = options.out
+        self._lines: list[str] = []
+        date = time.strftime("%Y-%m-%d")
+        gpu = device.type == "cuda"
+        if gpu:
+            about = torch.cuda.get_device_properties(device)
+            machine = f"{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+        else:
+            machine = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+        self.say(f"# The engine on {'a GPU' if gpu else 'a CPU: no GPU measurement'}, {date}", "")
+        if not gpu:
+            self.say("**No GPU took part: this shows that the program works; its figures say nothing of one.**", "")
+        self.say(
+            f"{machine}; torch {torch.__version__}, Python {platform.python_version()}.",
+            f"`{shlex.join(['python', '-m', 'benchmarks.gpu_engine', *sys.argv[1:]])}`.",
+            f"Shape `{options.shape}`, random weights, {options.dtype}, {options.semantics} semantics.",
+        )
+
+    def say(self, *lines: str) -> None:
+        """More lines."""
+        self._lines += lines
+        print("\n".join(lines), flush=True)
+
+    def table(self, title: str, head: str, rows: list[str]) -> None:
+        """A heading, and a table whose cells are parted by bars."""
+        bar = "|" + "---|" * (head.count("|") + 1)
+        self.say("", f"## {title}", "", f"| {head} |", bar, *(f"| {row} |" for row in rows))
+
+    def write(self) -> None:
+        """Bring the file up to date."""
+        if self._file is not None:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            self._file.write_text("\n".join(self._lines) + "\n")
+
+
+def ends(both: tuple[int, int], more: int = 0) -> str:
+    """The lowest and the highest, each with `more` added."""
+    low, high = (end + more for end in both)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def goal(what: str, found: float | None, wanted: float, shown: str) -> str:
+    """A row of the table of goals."""
+    if found is None:
+        return f"{what} | {shown.format(wanted)} | not measured | –"
+    return f"{what} | {shown.format(wanted)} | {shown.format(found)} | {'yes' if found >= wanted else 'no'}"
