@@ -32,9 +32,9 @@ def engine_of(model: FlamingoModel, look: str, **config: Any) -> Iterator[Engine
     with mock.patch.object(decoder, "compiled", lambda weights: False):  # a CPU takes the way of a GPU
         engine = Engine(model, EngineConfig(**config), ends=[])
     engine._records = engine.config.cuda_graphs  # on a CPU the steps only run over the same buffers
-    engine.decoder._look = LOOKS[look](engine.decoder)  # type: ignore[method-assign]
     try:
-        yield engine
+        with mock.patch.object(decoder, "look", LOOKS[look]):
+            yield engine
     finally:
         engine.abandon()
         del engine
