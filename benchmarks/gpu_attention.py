@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polite_flamingo.flamingo.decoder import look
+from polite_flamingo.flamingo.layers import look
 
 BLOCK = 64
 """Positions that a program of the Triton kernel reads at once."""
