@@ -1,4 +1,4 @@
-"""Ways to attend in a step of decoding, one query a row: candidates for `Decoder._look` on a GPU.
+"""Ways to attend in a step of decoding, one query a row: candidates for `decoder.look` on a GPU.
 
 - `bmm` is the decoder's own, two batched products. Every row reads as many positions as the longest row has.
 - `sdpa` is torch's fused kernel; it reads as much.
@@ -19,51 +19,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polite_flamingo.flamingo.decoder import Decoder
+from polite_flamingo.flamingo.layers import look
 
 BLOCK = 64
 """Positions that a program of the Triton kernel reads at once."""
 
-Look = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Queries (B, H, 1, E), keys and values (B, G, L, E), biases (B, H or 1, L) -> (B, 1, H E)."""
 
-
-def two_products(decoder: Decoder) -> Look:
-    """The decoder's own."""
-    return decoder._look
-
-
-def torchs_kernel(decoder: Decoder) -> Look:
+def torchs_kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """`scaled_dot_product_attention`."""
-
-    def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        grouped = decoder.heads != decoder.kv_heads
-        found = F.scaled_dot_product_attention(
-            query, keys, values, bias[:, :, None], scale=decoder.scale, enable_gqa=grouped
-        )
-        return found.transpose(1, 2).flatten(2)
-
-    return look
+    mask = None if bias is None else bias[:, :, None]
+    grouped = query.shape[1] != keys.shape[1]
+    found = F.scaled_dot_product_attention(query, keys, values, mask, scale=scale, enable_gqa=grouped)
+    return found.transpose(1, 2).flatten(2)
 
 
-def seen_alone(decoder: Decoder) -> Look:
+def seen_alone(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """A Triton kernel that reads the positions which the bias does not hide."""
     from benchmarks.gpu_kernel import attend
 
-    def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-        rows, heads, _, width = query.shape
-        found = torch.empty(rows, 1, heads * width, dtype=query.dtype, device=query.device)
-        assert keys.stride() == values.stride() and keys.stride(3) == query.stride(3) == bias.stride(2) == 1
-        attend[rows, heads](
-            query, keys, values, bias, found, decoder.scale, keys.shape[2], heads // keys.shape[1],
-            query.stride(0), query.stride(1), keys.stride(0), keys.stride(1), keys.stride(2),
-            bias.stride(0), bias.stride(1) if bias.shape[1] > 1 else 0, heads, width,
-            BLOCK=BLOCK, WIDTH=1 << (width - 1).bit_length(),
-        )  # fmt: skip
-        return found
+    rows, heads, _, width = query.shape
+    if bias is None:
+        bias = query.new_zeros(1, 1, keys.shape[2]).expand(rows, 1, -1)
+    found = torch.empty(rows, 1, heads * width, dtype=query.dtype, device=query.device)
+    assert keys.stride() == values.stride() and keys.stride(3) == query.stride(3) == bias.stride(2) == 1
+    attend[rows, heads](
+        query, keys, values, bias, found, scale, keys.shape[2], heads // keys.shape[1],
+        query.stride(0), query.stride(1), keys.stride(0), keys.stride(1), keys.stride(2),
+        bias.stride(0), bias.stride(1) if bias.shape[1] > 1 else 0, heads, width,
+        BLOCK=BLOCK, WIDTH=1 << (width - 1).bit_length(),
+    )  # fmt: skip
+    return found
 
-    return look
 
-
-LOOKS: dict[str, Callable[[Decoder], Look]] = {"bmm": two_products, "sdpa": torchs_kernel, "triton": seen_alone}
-"""By the names of the command line."""
+LOOKS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]] = {
+    "bmm": look,
+    "sdpa": torchs_kernel,
+    "triton": seen_alone,
+}
+"""By the names of the command line. Queries (B, H, 1, E), keys and values (B, G, L, E), biases (B, H or 1, L) or none,
+the scale of the scores -> (B, 1, H E)."""

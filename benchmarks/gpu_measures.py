@@ -16,7 +16,7 @@ import torch
 from benchmarks.gpu_attention import LOOKS
 from benchmarks.gpu_model import Ids, Shape, mixed, picture
 from polite_flamingo import images
-from polite_flamingo.flamingo import decoder, media
+from polite_flamingo.flamingo import decoder, layers, media
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.engine import Engine, Request
 from polite_flamingo.flamingo.model import FlamingoModel
@@ -29,12 +29,12 @@ Goes = Callable[[], bool]
 @contextmanager
 def engine_of(model: FlamingoModel, look: str, **config: Any) -> Iterator[Engine]:
     """An engine whose memory is given back afterwards; no token ends a text. Args: look: one of `LOOKS`."""
-    with mock.patch.object(decoder, "compiled", lambda weights: False):  # a CPU takes the way of a GPU
+    with mock.patch.object(layers, "compiled", lambda weights: False):  # a CPU takes the way of a GPU
         engine = Engine(model, EngineConfig(**config), ends=[])
     engine._records = engine.config.cuda_graphs  # on a CPU the steps only run over the same buffers
-    engine.decoder._look = LOOKS[look](engine.decoder)  # type: ignore[method-assign]
     try:
-        yield engine
+        with mock.patch.object(decoder, "look", LOOKS[look]):
+            yield engine
     finally:
         engine.abandon()
         del engine

@@ -246,7 +246,7 @@ def forgetting_beginnings(model: FlamingoModel, config: RewriterConfig) -> Decod
 
 def without_kernels(model: FlamingoModel, config: RewriterConfig) -> Decodes:
     """Norms, rotary positions, the cache and attention by torch's own operations, as on a GPU."""
-    with mock.patch("polite_flamingo.flamingo.decoder.compiled", lambda x: False):
+    with mock.patch("polite_flamingo.flamingo.layers.compiled", lambda x: False):
         return new_decoder(model, config)
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.gpu_attention import LOOKS
-from polite_flamingo.flamingo.decoder import Decoder
 
 SIZES = [(3, 4, 2, 100, 12, 1), (2, 3, 3, 64, 32, 3), (5, 4, 4, 130, 16, 1), (1, 1, 1, 1, 8, 1)]
 """Rows, heads, heads of keys, positions, width, heads of biases."""
@@ -29,9 +26,10 @@ def test_a_candidate_finds_what_the_decoder_finds(name: str, size: tuple[int, ..
     query = torch.randn(rows, 1, heads + 2 * kv_heads, width, device=device)[:, :, :heads].transpose(1, 2)
     seen = torch.arange(places, device=device) <= torch.randint(0, places, (rows, 1, 1), device=device)
     bias = torch.randn(rows, biases, places, device=device).masked_fill(~seen, -math.inf)
-    values[(~seen[:, 0])[:, None].expand(rows, kv_heads, places)] = 1e4  # what is hidden must not matter
-    sizes: Any = SimpleNamespace(heads=heads, kv_heads=kv_heads, scale=width**-0.5)
-    sizes._look = lambda *given: Decoder._look(sizes, *given)
-    found = LOOKS[name](sizes)(query, keys, values, bias)
+    values[(~seen[:, 0])[:, None].expand(rows, kv_heads, places)] = 100.0  # what is hidden must not matter
+    given = query, keys, values, bias, width**-0.5
+    found = LOOKS[name](*given)
     assert found.shape == (rows, 1, heads * width)
-    torch.testing.assert_close(found, LOOKS["bmm"](sizes)(query, keys, values, bias), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, LOOKS["bmm"](*given), rtol=1e-4, atol=1e-4)
+    everything = query, keys, values, None, width**-0.5
+    torch.testing.assert_close(LOOKS[name](*everything), LOOKS["bmm"](*everything), rtol=1e-4, atol=1e-4)

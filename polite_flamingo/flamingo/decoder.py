@@ -1,6 +1,6 @@
 """The language model of a Flamingo as plain functions over a static key/value cache: what the engine runs.
 
-The weights are those of a loaded `FlamingoModel` (shared, not copied, but for the fused projections); the arithmetic is
+The weights are those of a loaded `FlamingoModel`, shared (`layers.py`); the arithmetic is
 that of open_flamingo over transformers' LLaMA and MPT, minus what they compute in vain: the keys and values of image
 latents are computed once an image (`media`), not in every call; positions whose attention is zero by definition are not
 attended at all; and only the positions that are asked for get logits.
@@ -14,147 +14,17 @@ image, M images a row.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from polite_flamingo.flamingo import layers
+from polite_flamingo.flamingo.layers import Cross, LayerNorm, Linear, LlamaLayer, MptLayer, RmsNorm, kernels, look
 from polite_flamingo.flamingo.model import FlamingoModel
-
-
-class Linear:
-    """x W^T + b, and s (x A^T) B^T on a range of the outputs for each attached LoRA."""
-
-    def __init__(self, *modules: nn.Module):
-        """Several modules over the same input are fused into one product, their outputs side by side."""
-        plain = [m.get_base_layer() if hasattr(m, "get_base_layer") else m for m in modules]
-        self.weight = torch.cat([m.weight for m in plain]).detach() if len(plain) > 1 else plain[0].weight.detach()
-        biases = [m.bias for m in plain]
-        self.bias = None if biases[0] is None else torch.cat(biases).detach()
-        self.loras: list[tuple[int, int, Tensor, Tensor, float]] = []
-        start = 0
-        for module, base in zip(modules, plain, strict=True):
-            end = start + base.weight.shape[0]
-            if base is not module and not getattr(module, "merged", False):
-                for name in module.active_adapters:  # type: ignore[union-attr]
-                    a, b = module.lora_A[name].weight.detach(), module.lora_B[name].weight.detach()
-                    self.loras.append((start, end, a, b, float(module.scaling[name])))
-            start = end
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(…, in) -> (…, out)."""
-        y = F.linear(x, self.weight, self.bias)
-        for start, end, a, b, scale in self.loras:
-            y[..., start:end] += F.linear(F.linear(x, a), b) * scale
-        return y
-
-
-class Cross:
-    """A gated cross-attention block (open_flamingo): its projections, with the gates' tanh taken once."""
-
-    def __init__(self, block: nn.Module):
-        attention = block.attn
-        self.heads: int = attention.heads
-        self.scale: float = attention.scale
-        self.norm, self.to_q, self.to_out = LayerNorm(attention.norm), Linear(attention.to_q), Linear(attention.to_out)
-        self.gate = block.attn_gate.detach().tanh()
-        self.ff_norm, self.ff_up, self.ff_down = LayerNorm(block.ff[0]), Linear(block.ff[1]), Linear(block.ff[3])
-        self.ff_gate = block.ff_gate.detach().tanh()
-
-    def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sees: Tensor) -> Tensor:
-        """x (B, T, D) plus what it sees of keys and values (B, H, M N, E); nothing where `sees` (B, T, 1) is 0."""
-        query = self.to_q(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        if mask is None and x.shape[1] == 1:
-            found = look(query, keys, values, None, self.scale)
-        else:
-            found = F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
-            found = found.transpose(1, 2).flatten(2)
-        return x + self.to_out(found) * (self.gate * sees)
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """The block's second half; it acts on every position, seeing or not."""
-        return x + self.ff_down(F.gelu(self.ff_up(self.ff_norm(x)))) * self.ff_gate
-
-
-def compiled(x: Tensor) -> bool:
-    """Whether `kernels.py` decodes with weights like this; the residual stream is float32 then."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
-
-
-@functools.cache
-def kernels() -> ModuleType:
-    """Imported where it is used: a machine that decodes on its GPU needs no numba."""
-    from polite_flamingo.flamingo import kernels as found
-
-    return found
-
-
-class LayerNorm:
-    """Of the residual stream, in its dtype; the result in that of the weights."""
-
-    def __init__(self, norm: nn.Module):
-        self.dtype, self.shape, self.epsilon = norm.weight.dtype, norm.normalized_shape, norm.eps
-        parts = (None if part is None else part.detach() for part in (norm.weight, norm.bias))
-        self.weight, self.bias = (part.float() if part is not None and compiled(part) else part for part in parts)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(…, D) -> (…, D)."""
-        return F.layer_norm(x, self.shape, self.weight, self.bias, self.epsilon).to(self.dtype)
-
-
-class RmsNorm:
-    """LLaMA's, likewise."""
-
-    def __init__(self, norm: nn.Module):
-        self.dtype, self.epsilon = norm.weight.dtype, float(norm.variance_epsilon)
-        self.weight = norm.weight.detach()
-        self.compiled = compiled(self.weight)
-        if self.compiled:
-            self.weight = self.weight.float()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(…, D) -> (…, D)."""
-        if not self.compiled:
-            return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
-        result = torch.empty_like(x, dtype=self.dtype)
-        into = kernels().array(result.flatten(0, -2))
-        kernels().rms_norm(x.flatten(0, -2).numpy(), self.weight.numpy(), self.epsilon, into)
-        return result
-
-
-class LlamaLayer:
-    """RMS norms, rotary positions, gated SiLU."""
-
-    def __init__(self, layer: nn.Module):
-        attention, mlp = layer.self_attn, layer.mlp
-        self.norm, self.ff_norm = RmsNorm(layer.input_layernorm), RmsNorm(layer.post_attention_layernorm)
-        self.qkv = Linear(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.out = Linear(attention.o_proj)
-        self.up, self.down, self.act = Linear(mlp.gate_proj, mlp.up_proj), Linear(mlp.down_proj), mlp.act_fn
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """x (B, T, D) plus its feed-forward."""
-        gate, up = self.up(self.ff_norm(x)).chunk(2, dim=-1)
-        return x + self.down(self.act(gate) * up)
-
-
-class MptLayer:
-    """Layer norms without bias, ALiBi, GELU."""
-
-    def __init__(self, layer: nn.Module):
-        self.norm, self.ff_norm = LayerNorm(layer.norm_1), LayerNorm(layer.norm_2)
-        self.qkv, self.out = Linear(layer.attn.Wqkv), Linear(layer.attn.out_proj)
-        self.clip = layer.attn.clip_qkv
-        self.up, self.down = Linear(layer.ffn.up_proj), Linear(layer.ffn.down_proj)
-
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """x (B, T, D) plus its feed-forward."""
-        return x + self.down(F.gelu(self.up(self.ff_norm(x))))
 
 
 @dataclass
@@ -216,7 +86,7 @@ class Decoder:
             language.model.norm if self.llama else language.transformer.norm_f
         )
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
-        self.compiled = compiled(self.embedding)
+        self.compiled = layers.compiled(self.embedding)
         if self.compiled:  # bfloat16 would leave the choice between the two likeliest tokens to rounding
             self.head = self.head.float()
         if self.llama:
@@ -246,8 +116,8 @@ class Decoder:
     @torch.inference_mode()
     def media(self, latents_KND: Tensor) -> list[Media]:
         """Keys and values of K images, from their perceiver latents."""
-        layers = sum(cross is not None for cross in self.crosses)
-        made = self._to_kv(latents_KND).unflatten(-1, (layers, 2, self._cross_heads, -1))
+        blocks = sum(cross is not None for cross in self.crosses)
+        made = self._to_kv(latents_KND).unflatten(-1, (blocks, 2, self._cross_heads, -1))
         keys, values = made.permute(3, 0, 2, 4, 1, 5).contiguous().unbind(0)  # (2, K, layers, H, N, E)
         return [Media(keys[k].clone(), values[k].clone()) for k in range(len(latents_KND))]  # each freed alone
 
@@ -412,25 +282,6 @@ class Decoder:
     def _embed(self, ids: Tensor) -> Tensor:
         found = F.embedding(ids, self.embedding)
         return found.float() if self.compiled else found
-
-
-def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Attention of one query a row, as two batched products; (B, 1, heads E).
-
-    Torch's fused kernel is made for many queries: on a CPU it takes several times as long for one.
-
-    Args:
-        query: (B, heads, 1, E).
-        keys: (B, H, L, E).
-        values: likewise.
-        bias: added to the scores (B, heads or 1, L), minus infinity where nothing is seen.
-        scale: of the scores.
-    """
-    rows, heads, places, width = keys.shape
-    grouped = query.reshape(rows * heads, -1, width)
-    scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).view(rows, -1, places) * scale
-    shares = torch.softmax(scores if bias is None else scores + bias, dim=-1, dtype=torch.float32).to(values.dtype)
-    return torch.bmm(shares.view(rows * heads, -1, places), values.flatten(0, 1)).view(rows, 1, -1)
 
 
 def _alibi_slopes(heads: int) -> Tensor:

@@ -91,10 +91,26 @@ class Engine:
         media: the images.
     """
 
-    def __init__(self, model: FlamingoModel, config: EngineConfig, *, ends: Sequence[int], shared: Sequence[int] = ()):
-        """Args: ends: tokens that end a text. shared: the tokens that all prompts begin with, if they do."""
+    def __init__(
+        self,
+        model: FlamingoModel,
+        config: EngineConfig,
+        *,
+        ends: Sequence[int],
+        shared: Sequence[int] = (),
+        decoder: Decoder | None = None,
+    ):
+        """Make an engine that knows nothing yet.
+
+        Args:
+            model: whose weights it reads.
+            config: how it uses the machine.
+            ends: tokens that end a text.
+            shared: the tokens that all prompts begin with, if they do.
+            decoder: of the model, where another engine has one: it holds nothing but weights.
+        """
         self.config = config
-        self.decoder = Decoder(model)
+        self.decoder = decoder or Decoder(model)
         self.media = MediaCache(model, self.decoder, config.media_bytes)
         self.metrics = Metrics()
         self._work = Work(self.decoder, model.latents_shape[0])

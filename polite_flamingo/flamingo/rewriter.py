@@ -20,6 +20,7 @@ import torch
 from polite_flamingo.flamingo.beams import BeamSearch
 from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
+from polite_flamingo.flamingo.decoder import Decoder
 from polite_flamingo.flamingo.engine import Engine, Request
 from polite_flamingo.flamingo.engines import Engines
 from polite_flamingo.flamingo.metrics import merged
@@ -111,7 +112,8 @@ def new_decoder(model: FlamingoModel, config: RewriterConfig) -> Engine | Engine
         return BeamSearch(model, config.generation, ends=ends, batch=config.beam_batch)
     shared = shared_beginning(tokenizer)
     copies = config.engine.copies if model.lang_encoder.device.type == "cpu" else 1
-    engines = [Engine(model, config.engine, ends=ends, shared=shared) for _ in range(copies)]
+    decoder = Decoder(model)
+    engines = [Engine(model, config.engine, ends=ends, shared=shared, decoder=decoder) for _ in range(copies)]
     return Engines(engines) if copies > 1 else engines[0]
 
 

@@ -102,7 +102,7 @@ def test_greedy_tokens_are_those_of_generate(
     wanted = prompts(model, PROMPTS, seed=len(kind))
     expected = [by_generate(model, one, ends_of(model)) for one in wanted]
     assert texts(model, fresh(wanted), slots=8) == expected
-    monkeypatch.setattr("polite_flamingo.flamingo.decoder.compiled", lambda x: False)
+    monkeypatch.setattr("polite_flamingo.flamingo.layers.compiled", lambda x: False)
     assert texts(model, fresh(wanted), slots=8) == expected, "with torch alone, as on a GPU"
     assert len({tuple(tokens) for tokens in expected}) > PROMPTS / 2, "the prompts must matter"
     assert len({len(tokens) for tokens in expected}) > 2, "texts must end anywhere"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from polite_flamingo.flamingo.checkpoint import save_flamingo
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.engine import Engine, Request
 from polite_flamingo.flamingo.engines import Engines, shares
@@ -62,3 +67,25 @@ def test_a_rewriter_makes_as_many_as_it_is_told(tiny) -> None:  # type: ignore[n
     assert len(decoder.engines) == 2
     with pytest.raises(ValueError, match="copies"):
         EngineConfig(copies=0)
+
+
+def test_weights_are_there_once_however_many_engines(tiny) -> None:  # type: ignore[no-untyped-def]
+    model = tiny.load()
+    first, second = (Engine(model, EngineConfig(), ends=[]).decoder for _ in range(2))
+    attention = model.lang_encoder._get_decoder_layers()[0].decoder_layer.self_attn
+    fused = first.layers[0].qkv.weight
+    assert fused.data_ptr() == second.layers[0].qkv.weight.data_ptr() == attention.q_proj.weight.data_ptr()
+    with torch.no_grad():  # who trains the model goes on with what he has trained
+        attention.v_proj.weight.fill_(7.0)
+    assert (fused[-len(attention.v_proj.weight) :] == 7).all()
+    assert (fused[: len(attention.q_proj.weight)] == attention.q_proj.weight).all()
+
+
+def test_a_model_that_an_engine_uses_can_be_saved(tiny, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    model = tiny.load()
+    save_flamingo(model, tmp_path / "before.safetensors", dtype=None)
+    Engine(model, EngineConfig(), ends=[])
+    save_flamingo(model, tmp_path / "after.safetensors", dtype=None)
+    before, after = (load_file(tmp_path / f"{name}.safetensors") for name in ("before", "after"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)

@@ -23,7 +23,7 @@ GREEDY = Decoding(max_new_tokens=14)
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The decoder's arithmetic is torch's, as on a GPU, rather than that of the kernels for a CPU."""
-    monkeypatch.setattr("polite_flamingo.flamingo.decoder.compiled", lambda x: False)
+    monkeypatch.setattr("polite_flamingo.flamingo.layers.compiled", lambda x: False)
 
 
 def statically(model: FlamingoModel, requests: Sequence[Request], **config: int) -> list[list[int]]:
