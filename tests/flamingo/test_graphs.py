@@ -15,9 +15,10 @@ from test_engine import ends_of, fresh, prompts, texts
 from polite_flamingo.flamingo import graphs
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.decoder import Cache, Decoder
-from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engine import Engine
 from polite_flamingo.flamingo.graphs import StaticStep, rounded_limit, rounded_rows
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.sampling import Decoding
 
 GREEDY = Decoding(max_new_tokens=14)
@@ -127,7 +128,7 @@ def test_memory_that_grows_shrinks_or_is_given_up_gets_new_recordings(tiny, monk
     engine.generate(again)
     assert [one.tokens for one in again] == expected
     assert len(made) > 3 and engine.slots <= 8
-    assert all(one is made[-1] or one._cache is not engine._cache for one in made)
+    assert all(one is made[-1] or one._cache is not engine._slots.cache for one in made)
 
 
 @pytest.mark.parametrize("decoding", [1, 3, 5])
