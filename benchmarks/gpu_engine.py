@@ -124,8 +124,8 @@ class Bench:
         self._deadline = time.monotonic() + options.budget_seconds
         started = time.monotonic()
         self.model: FlamingoModel = build(self.shape, options.semantics, device, getattr(torch, options.dtype))
-        billions = sum(one.numel() for one in self.model.parameters()) / 1e9
-        report.say(f"{billions:.2f} billion parameters, made in {time.monotonic() - started:.0f} s.")
+        numbers = sum(one.numel() for one in self.model.parameters())
+        report.say(f"{numbers:,} parameters, made in {time.monotonic() - started:.0f} s.")
         self.limits: Ceilings
         self.decoded: dict[tuple[int, str, bool], Decoded] = {}
         self.requests_a_second = self.tokens_a_second = self.looped_tokens_a_second = 0.0

@@ -18,8 +18,9 @@ from benchmarks.gpu_model import Ids, Shape, mixed, picture
 from polite_flamingo import images
 from polite_flamingo.flamingo import decoder, layers, media
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engine import Engine
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.sampling import Decoding
 
 Goes = Callable[[], bool]
@@ -78,7 +79,7 @@ def steps(engine: Engine, shape: Shape, rows: int, context: int, count: int, run
     for request in requests:
         engine.submit(request)
     engine._decode = list  # type: ignore[method-assign, assignment]  # prompts first, so that all rows are equally long
-    while engine._decoding < rows and engine.slots == rows:
+    while engine._slots.decoding < rows and engine.slots == rows:
         engine.step()
     del engine._decode
     found = []

@@ -18,8 +18,8 @@ from PIL import Image as Pillow
 
 from polite_flamingo.flamingo.attention import Attention
 from polite_flamingo.flamingo.config import CrossAttentionConfig, PerceiverConfig
-from polite_flamingo.flamingo.engine import Request
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.sampling import Decoding
 
 # isort: split

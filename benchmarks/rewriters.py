@@ -230,7 +230,7 @@ def waiting_for_the_batch(model: FlamingoModel, config: RewriterConfig) -> Decod
     for engine in engines_of(decoder):
         admit = engine._admit
         engine._admit = (  # type: ignore[method-assign]
-            lambda touched, engine=engine, admit=admit: None if engine._rows else admit(touched)  # type: ignore[misc]
+            lambda touched, engine=engine, admit=admit: None if engine._slots.rows else admit(touched)  # type: ignore[misc]
         )
     return decoder
 

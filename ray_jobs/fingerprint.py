@@ -16,7 +16,7 @@ from polite_flamingo import prompts
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raised when the code gives other results from the same models and settings."""
 
 _WHERE = ("device", "threads", "engine")

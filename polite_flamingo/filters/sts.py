@@ -24,7 +24,7 @@ class Sts:
 
         self._model = SentenceTransformer(hub.resolve(model), device=device)
         self._batch_size = batch_size
-        self._packed = packed.bert(self._model[0].model, one=False) if self._takes_means() else None
+        self._packed = packed.bert(self._model[0].auto_model, one=False) if self._takes_means() else None
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Cosine similarity of each pair of texts, in [-1, 1]; symmetric."""
@@ -63,13 +63,13 @@ class Sts:
         """Whether a text's vector is the mean over all of its tokens, and nothing else is done to it."""
         kinds = [type(module).__name__ for module in self._model]
         plain = kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
-        return plain and self._model[1].get_config_dict()["pooling_mode"] == "mean"
+        return plain and self._model[1].get_config_dict().get("pooling_mode") == "mean"
 
     def _run_packed(self, model: packed.Bert, ids: Sequence[Sequence[int]]) -> np.ndarray:
         """Unit vectors, without padding."""
         import torch
 
-        vectors_TD = torch.empty(len(ids), self._model[0].model.config.hidden_size, dtype=torch.float64)
+        vectors_TD = torch.empty(len(ids), self._model[0].auto_model.config.hidden_size, dtype=torch.float64)
         with torch.inference_mode():
             for places in by_tokens([len(text) for text in ids], packed.TOKENS):
                 texts = [ids[place] for place in places]

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engine import Engine
+from polite_flamingo.flamingo.requests import Request
 
 
 class Engines:

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.decoder import Cache, Decoder
+from polite_flamingo.flamingo.slots import Shown
 from polite_flamingo.flamingo.transfers import upload
 
 PLACES = 64
@@ -35,9 +36,6 @@ RECORDINGS = 128
 """Kept at once; the least recently used goes first. Each holds some MB of the driver's memory."""
 WARM_UPS = 2
 """Runs before a recording, in which libraries set up what must not be set up in one."""
-
-Shown = tuple[Tensor, Tensor, Tensor]
-"""Keys and values (layers, S, H, N, E) of the image that each row sees, and whether it sees one (S, 1, 1)."""
 
 
 def rounded_rows(count: int, slots: int) -> int:

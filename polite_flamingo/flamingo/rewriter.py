@@ -21,10 +21,11 @@ from polite_flamingo.flamingo.beams import BeamSearch
 from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.decoder import Decoder
-from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engine import Engine
 from polite_flamingo.flamingo.engines import Engines
 from polite_flamingo.flamingo.metrics import merged
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.sampling import Decoding, seed_of
 from polite_flamingo.flamingo.tokenization import Tokenizer
 from polite_flamingo.prompts import rewriting_prompt

@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from polite_flamingo.flamingo.ceilings import Ceilings
-from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engine import Engine
+from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.sample import BadSample
 
 

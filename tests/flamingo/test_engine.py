@@ -16,9 +16,10 @@ from PIL import Image as Pillow
 
 from polite_flamingo import images
 from polite_flamingo.flamingo.config import EngineConfig, LoraSettings
-from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engine import Engine
 from polite_flamingo.flamingo.lora import add_lora
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.sampling import Decoding, Ngrams
 
 NEW = 12

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from polite_flamingo.flamingo.checkpoint import save_flamingo
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engine import Engine
 from polite_flamingo.flamingo.engines import Engines, shares
+from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.rewriter import Rewriter
 from tests.flamingo.test_engine import ends_of, fresh, prompts, texts
 

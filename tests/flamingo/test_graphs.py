@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,9 +15,10 @@ from test_engine import ends_of, fresh, prompts, texts
 from polite_flamingo.flamingo import graphs
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.decoder import Cache, Decoder
-from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engine import Engine
 from polite_flamingo.flamingo.graphs import StaticStep, rounded_limit, rounded_rows
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.sampling import Decoding
 
 GREEDY = Decoding(max_new_tokens=14)
@@ -124,7 +128,7 @@ def test_memory_that_grows_shrinks_or_is_given_up_gets_new_recordings(tiny, monk
     engine.generate(again)
     assert [one.tokens for one in again] == expected
     assert len(made) > 3 and engine.slots <= 8
-    assert all(one is made[-1] or one._cache is not engine._cache for one in made)
+    assert all(one is made[-1] or one._cache is not engine._slots.cache for one in made)
 
 
 @pytest.mark.parametrize("decoding", [1, 3, 5])
@@ -154,6 +158,72 @@ def test_a_recording_serves_many_counts_and_wastes_little() -> None:
         assert sizes == sorted(sizes) and len(set(sizes)) <= 21
         assert all(size - count < max(count, -(-slots // 16)) for count, size in enumerate(sizes, start=1))
     assert [rounded_limit(places, 200) for places in (1, 64, 65, 190, 200)] == [64, 64, 128, 192, 200]
+
+
+class Pretended(StaticStep):
+    """Takes the way of a GPU on a CPU: what is called while a recording is made is not done but noted, and replayed."""
+
+    making: list[tuple[Callable[..., None], tuple[object, ...]]] | None = None
+    replays = 0
+
+    def __init__(self, *given: Any, **named: Any):
+        super().__init__(*given, **named)
+        self._cuda, self._stream, self._pool, self._arrived = True, mock.MagicMock(), (0, 1), mock.MagicMock()
+        self._tokens = torch.zeros(self._slots, dtype=torch.int64)
+
+    def _forward(self, *key: Any) -> None:
+        self._note(super()._forward, key)
+
+    def _advance(self, *rows: Any) -> None:
+        self._note(super()._advance, rows)
+
+    def _note(self, work: Callable[..., None], given: tuple[object, ...]) -> None:
+        if Pretended.making is None:
+            work(*given)
+        else:
+            Pretended.making.append((work, given))
+
+
+class PretendedGraph:
+    def __init__(self) -> None:
+        self.notes: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+
+    def replay(self) -> None:
+        Pretended.replays += 1
+        for work, given in self.notes:
+            work(*given)
+
+
+@contextmanager
+def pretended_recording(graph: PretendedGraph, **how: object) -> Iterator[None]:
+    Pretended.making = graph.notes
+    yield
+    Pretended.making = None
+
+
+@pytest.mark.parametrize("attention", ["v1", "v2"])
+def test_recordings_are_made_once_replayed_and_forgotten(tiny, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    model = tiny.load(attention=attention)
+    wanted = [replace(one, decoding=GREEDY) for one in prompts(model, 24, seed=6)]
+    expected = texts(model, fresh(wanted), slots=6)
+    monkeypatch.setattr("polite_flamingo.flamingo.engine.StaticStep", Pretended)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", PretendedGraph)
+    monkeypatch.setattr(torch.cuda, "graph", pretended_recording)
+    for name in ("current_stream", "stream"):
+        monkeypatch.setattr(torch.cuda, name, mock.MagicMock())
+    made = []
+    record = Pretended._recording
+    monkeypatch.setattr(Pretended, "_recording", lambda step, key: made.append(key) or record(step, key))
+    monkeypatch.setattr(Pretended, "replays", 0)
+    monkeypatch.setattr(graphs, "RECORDINGS", 4)
+    engine = Engine(model, EngineConfig(slots=6, prefill_tokens=40), ends=ends_of(model))
+    engine._records = True
+    again = fresh(wanted)
+    engine.generate(again)
+    assert [one.tokens for one in again] == expected
+    assert Pretended.replays == len(made) > 4 * len(set(made)) > 16, "many steps, few recordings"
+    assert engine._static is not None and len(engine._static._recordings) == 4
+    assert made[-1] == list(engine._static._recordings)[-1], "the least recently used is forgotten first"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records on a GPU")

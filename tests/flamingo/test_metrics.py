@@ -13,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from polite_flamingo.flamingo.ceilings import Ceilings
 from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engine import Engine
 from polite_flamingo.flamingo.metrics import CAUSES, Metrics, merged
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.sampling import Decoding
 
 
@@ -73,7 +74,7 @@ def test_bytes_are_those_of_the_weights_and_of_what_rows_see(tiny, attention: st
         engine.submit(Request(ids=ids, images=PICTURES[:1] if tag in ids else [], decoding=Decoding()))
     engine.step()
     assert engine.metrics.steps == 1
-    place = engine._cache.data[:, :, 0, :, 0].numel() * 4  # type: ignore[union-attr]
+    place = engine._slots.cache.data[:, :, 0, :, 0].numel() * 4  # type: ignore[union-attr]
     prompt = sum(matrices.values()) + 9 * place + image
     assert engine.metrics.bytes["prefill"] == prompt
     seen = image if attention == "v2" else -queries  # v1: what is generated sees no image, and nobody asks for one

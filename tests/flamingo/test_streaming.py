@@ -14,8 +14,9 @@ import pytest
 from test_engine import NEW, ends_of, fresh, prompts, texts
 
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.engine import Engine, Request
+from polite_flamingo.flamingo.engine import Engine
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.sampling import Decoding
 from polite_flamingo.flamingo.streaming import AsyncEngine, EngineClosed, EngineFailed, Overloaded, Piece, Stream
 from polite_flamingo.sample import BadSample
