@@ -158,7 +158,7 @@ class Decoder:
             seeing = (numbers_BT > 0)[..., None].to(self.dtype)
         places = torch.arange(limit, device=self.device)
         mask = self._mask(places, positions_BT)
-        x = self._embed(ids_BT)
+        x, rotary = self._embed(ids_BT), self._rotary(positions_BT)
         seen = 0
         for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
             if cross is not None:
@@ -166,7 +166,7 @@ class Decoder:
                     x = cross.attend(x, stacked[0][:, seen], stacked[1][:, seen], cross_mask, seeing)
                 x = cross.feed_forward(x)
                 seen += 1
-            query = self._store(number, self._project(layer, x), positions_BT, cache, rows_B)
+            query = self._store(number, self._project(layer, x), positions_BT, rotary, cache, rows_B)
             keys, values = cache.data[:, number, rows_B, :, :limit]
             if number + 1 == len(self.layers):  # whose output is asked for at one token a row, so it is made for that
                 rows = torch.arange(len(x), device=self.device)
@@ -203,7 +203,7 @@ class Decoder:
             shared_B = torch.zeros_like(positions_B)
         rows = torch.arange(count, device=self.device)
         bias = None if self.compiled else self._bias(torch.arange(limit, device=self.device), positions_B)
-        x = self._embed(ids_B[:, None])
+        x, rotary = self._embed(ids_B[:, None]), self._rotary(positions_B[:, None])
         seen = 0
         for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
             if cross is not None:
@@ -215,7 +215,7 @@ class Decoder:
             if bias is None:
                 found = self._attend_compiled(number, qkv[:, 0], positions_B, shared_B, cache)
             else:
-                query = self._store(number, qkv, positions_B[:, None], cache, rows)
+                query = self._store(number, qkv, positions_B[:, None], rotary, cache, rows)
                 keys, values = cache.data[:, number, :count, :, :limit]
                 found = look(query, keys, values, bias, self.scale)
             x = layer.feed_forward(x + layer.out(found))
@@ -228,7 +228,21 @@ class Decoder:
             qkv = qkv.clamp(min=-layer.clip, max=layer.clip)
         return qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
 
-    def _store(self, number: int, qkv: Tensor, positions_BT: Tensor, cache: Cache, rows_B: Tensor) -> Tensor:
+    def _rotary(self, positions_BT: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Cosines and sines (B, T, 1, E) for all layers, where torch is to apply them."""
+        if self.compiled or not self.llama:
+            return None
+        return self._cos[positions_BT][:, :, None], self._sin[positions_BT][:, :, None]
+
+    def _store(
+        self,
+        number: int,
+        qkv: Tensor,
+        positions_BT: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        cache: Cache,
+        rows_B: Tensor,
+    ) -> Tensor:
         """Turn queries and keys by their positions, put keys and values into the cache; the queries (B, H, T, E)."""
         if self.compiled:
             query = torch.empty(len(qkv), self.heads, qkv.shape[1], self.width, dtype=self.dtype)
@@ -239,8 +253,8 @@ class Decoder:
             )  # fmt: skip
             return query
         turned, value = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
-        if self.llama:
-            cos, sin = self._cos[positions_BT][:, :, None], self._sin[positions_BT][:, :, None]
+        if rotary is not None:
+            cos, sin = rotary
             half = self.width // 2
             turned = turned * cos + torch.cat((-turned[..., half:], turned[..., :half]), dim=-1) * sin
         query, key = turned.split((self.heads, self.kv_heads), dim=2)
