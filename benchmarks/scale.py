@@ -137,7 +137,8 @@ def in_a_process(options: argparse.Namespace, actors: int, shards: int) -> dict[
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}")
-    return {name: float(value) for name, value in (line.split() for line in done.stdout.splitlines() if line)}
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("FIGURE ")]  # Ray prints there too
+    return {name: float(value) for _, name, value in lines}
 
 
 def run_one(options: argparse.Namespace) -> None:
@@ -188,7 +189,7 @@ def run_one(options: argparse.Namespace) -> None:
         assert len(layout.finished()) == len(shards)
         ray.shutdown()
     for name, value in figures.items():
-        print(name, value)
+        print("FIGURE", name, value)
 
 
 def from_logs(folder: Path, layout: OutputLayout) -> dict[str, float]:

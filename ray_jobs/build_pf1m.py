@@ -32,7 +32,7 @@ from ray_jobs.run_info import Work, add_work, begin_run, read_run, write_run
 SAMPLED_MANIFESTS = 1000
 SHARDS_A_RUN = 10_000
 """Ray Data's driver keeps some 17 kB a shard, most of which the end of a run gives back. A job of more shards is
-several runs, one after the other; each starts the actors anew, which is little beside the hours that so many shards take."""
+several runs, one after the other; each starts the actors anew, which is little beside the hours of so many shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
