@@ -50,7 +50,7 @@ def add_work(run: RunInfo, work: Work, wall_seconds: float) -> RunInfo:
     An attempt that was killed counts neither with its rows nor with its time.
     """
     found = {**work.seconds, "wall": wall_seconds}
-    seconds = {name: round(run.seconds.get(name, 0.0) + found.get(name, 0.0), 1) for name in {**run.seconds, **found}}
+    seconds = {name: round(run.seconds.get(name, 0.0) + found.get(name, 0.0), 6) for name in {**run.seconds, **found}}
     rows = run.rows + work.rows
     rate = round(rows / seconds["wall"], 2) if seconds["wall"] else 0.0
     return replace(run, rows=rows, seconds=seconds, rows_per_second=rate)
