@@ -35,7 +35,7 @@ def commit_blocks(table: pa.Table, out: str, config_hash: str) -> pa.Table:
     layout = OutputLayout(root=Path(out))
     done = []
     for block in blocks(table):
-        whole = block if len(block.rows) == block.shard_rows else _join(layout, block)
+        whole = whole_shard(layout, block)
         if whole is not None:
             manifest = _commit(layout, whole, config_hash)
             done.append(
@@ -74,8 +74,10 @@ def _commit(layout: OutputLayout, block: Block, config_hash: str) -> Manifest:
     return manifest
 
 
-def _join(layout: OutputLayout, part: Block) -> Block | None:
-    """Keep this part; the whole shard if it was the last one missing."""
+def whole_shard(layout: OutputLayout, part: Block) -> Block | None:
+    """The block, where it is its whole shard; else the part is kept, and the last one missing gives the whole."""
+    if len(part.rows) == part.shard_rows:
+        return part
     folder = layout.parts / part.name
     sink = io.BytesIO()
     table = part.to_table()

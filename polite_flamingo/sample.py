@@ -45,6 +45,7 @@ Reason = Literal[
     "text_too_long",
     "unsupported",
     "rewriting_failed",
+    "answering_failed",
     "scoring_failed",
     "killed_worker",
 ]
