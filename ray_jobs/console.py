@@ -12,11 +12,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 
 Config = TypeVar("Config")
+
+SECTIONS = ("rewriter", "scoring", "thresholds", "pools", "distortion", "training", "evaluation")
+"""Top-level keys of a profile. One profile serves every job: each reads its own sections and passes over the others."""
 
 
 class JobFailed(RuntimeError):
@@ -68,10 +72,33 @@ def parse(name: str, description: str, config_class: type[Config], arguments: Se
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true", help=_help_of(config_class, flag))
     try:
-        options = parser.instantiate(parser.parse_args(list(arguments)))
+        foreign = [section for section in SECTIONS if section not in {field.name for field in fields}]
+        options = parser.instantiate(parser.parse_args(_own_sections(arguments, foreign)))
         return config_class(**{field.name: options[field.name] for field in fields})
     except (ArgumentError, ValueError, TypeError) as error:
         fail(name, f"{error} (--help lists the options)")
+
+
+def _own_sections(arguments: Sequence[str], foreign: Sequence[str]) -> list[str]:
+    """The arguments, `--profile FILE` replaced by the YAML text that FILE holds without the `foreign` sections."""
+    own: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        flag, _, file = argument.partition("=")
+        if flag != "--profile":
+            own.append(argument)
+            continue
+        file = file or next(rest, "")
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ValueError(f"--profile: {file!r} does not exist") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"--profile: problem parsing {file}: {error}") from None
+        if not isinstance(content, dict):
+            raise ValueError(f"--profile: {file} must hold sections such as `rewriter:`")
+        own += ["--profile", yaml.safe_dump({key: value for key, value in content.items() if key not in foreign})]
+    return own
 
 
 def fail(name: str, message: str) -> NoReturn:

@@ -15,6 +15,7 @@ from typing import Any
 from polite_flamingo import prompts
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.flamingo.saved import opened
 
 RESULTS_VERSION = 3
 """Raised when the code gives other results from the same models and settings."""
@@ -27,10 +28,12 @@ def model_fingerprints(rewriter: RewriterConfig, scoring: ScoringConfig) -> dict
 
     Raises:
         FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
+        ValueError: the folder of a trained model is none.
     """
     from polite_flamingo.hub import fingerprint
 
-    names = {f"rewriter {number}": name for number, name in enumerate(rewriter.flamingo.model_names(), 1)}
+    pieces = opened(rewriter.flamingo).model_names()
+    names = {f"rewriter {number}": name for number, name in enumerate(pieces, 1)}
     names |= {role: getattr(scoring, role) for role in ("sts", "nli", "clip", "clip_pretrained", "reward")}
     return {role: {"name": name, "fingerprint": fingerprint(name)} for role, name in names.items() if name}
 
@@ -46,7 +49,7 @@ def config_hash(
         models: from `model_fingerprints`.
         rows_per_call: of rewriting; a beam search's batches are made within a call.
     """
-    rewriting = _settings(rewriter, models)
+    rewriting = _settings(dataclasses.replace(rewriter, flamingo=opened(rewriter.flamingo)), models)
     if rewriter.generation.num_beams == 1:
         del rewriting["beam_batch"]
     else:

@@ -49,6 +49,16 @@ def test_the_command_line_wins_over_the_profile() -> None:
     assert (config.thresholds.sts, config.fresh, config.rewriter.flamingo.vision) == (0.5, True, "zoo:clip")
 
 
+def test_one_profile_serves_every_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    profile = tmp_path / "all.yaml"
+    others = "\n".join(f"{section}: {{whatever: 1}}" for section in console.SECTIONS if section != "thresholds")
+    profile.write_text(f"{others}\nthresholds: {{sts: 0.7}}\n")
+    config = console.parse("s", "", SelectConfig, ["--profile", str(profile), "--out", "out"])
+    assert config.thresholds.sts == 0.7
+    profile.write_text("treshold: {sts: 0.7}\n")
+    assert "treshold" in refused(capsys, f"--profile={profile}", "--out", "out", job=SelectConfig)
+
+
 def test_mistakes_end_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("rewriter:\n  flamingo:\n    visoin: zoo:clip\n")

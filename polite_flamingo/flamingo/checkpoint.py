@@ -16,6 +16,7 @@ from polite_flamingo import hub
 from polite_flamingo.flamingo.config import FlamingoConfig, Part
 from polite_flamingo.flamingo.lora import add_lora, load_lora, merge_lora
 from polite_flamingo.flamingo.model import FlamingoModel, build_flamingo, has_weights
+from polite_flamingo.flamingo.saved import opened
 from polite_flamingo.flamingo.state_dict import (
     canonical_state,
     load_state,
@@ -46,6 +47,7 @@ def load_flamingo(
     Raises:
         ValueError: the checkpoints do not fit the model, or leave a part without weights.
     """
+    config = opened(config)
     model = build_flamingo(config, dtype=dtype)
     omits = set(config.checkpoint_omits)
     _refuse_random_parts(config, omits)

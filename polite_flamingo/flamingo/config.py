@@ -56,6 +56,7 @@ class FlamingoConfig:
     """Which models make up a Flamingo. Every name goes through `hub.resolve`.
 
     Attributes:
+        folder: that `ray_jobs.train` wrote (OUT/model): its flamingo.yaml then says everything below (`saved.py`).
         vision: an open_clip model name, or a folder with `open_clip_config.json` and its weights.
         vision_pretrained: open_clip's tag or a weights file; ignored for a folder; "" leaves a named model random.
         language_model: a transformers causal LM; a folder that holds only `config.json` gives a random one, which a
@@ -72,10 +73,11 @@ class FlamingoConfig:
         cross_attn_every_n_layers: a gated cross-attention block stands before each n-th decoder layer.
     """
 
-    vision: str
+    folder: str = ""
+    vision: str = ""
     vision_pretrained: str = ""
-    language_model: str
-    tokenizer: str
+    language_model: str = ""
+    tokenizer: str = ""
     checkpoints: tuple[str, ...] = ()
     checkpoint_omits: tuple[Part, ...] = ("vision_encoder",)
     lora: str = ""
@@ -85,6 +87,11 @@ class FlamingoConfig:
     cross_attn_every_n_layers: int = 4
     perceiver: PerceiverConfig = field(default_factory=PerceiverConfig)
     cross_attention: CrossAttentionConfig = field(default_factory=CrossAttentionConfig)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError where neither a folder nor its pieces are named."""
+        if not self.folder and not (self.vision and self.language_model and self.tokenizer):
+            raise ValueError("flamingo: give vision, language_model and tokenizer, or the folder of a trained model")
 
     def model_names(self) -> tuple[str, ...]:
         """Every name whose weights decide the output: what a run's fingerprint has to cover."""

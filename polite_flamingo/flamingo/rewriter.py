@@ -11,7 +11,7 @@ neither on the list nor on the engine's slots, nor on what was rewritten before,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -28,8 +28,19 @@ from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.sampling import Decoding, seed_of
 from polite_flamingo.flamingo.tokenization import Tokenizer
-from polite_flamingo.prompts import rewriting_prompt
+from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
+
+Prompt = Callable[[str, str], str]
+"""(instruction, raw annotation) -> what the model is asked to continue."""
+
+rewriting: Prompt = rewriting_prompt
+"""Polite Flamingo: revise the annotation."""
+
+
+def chatting(instruction: str, raw: str) -> str:
+    """Clever Flamingo: answer; the annotation is not shown."""
+    return chat_prompt(instruction)
 
 
 class Rewriter:
@@ -41,13 +52,15 @@ class Rewriter:
         decoder: the engine, or the beam search.
     """
 
-    def __init__(self, config: RewriterConfig, model: FlamingoModel | None = None):
+    def __init__(self, config: RewriterConfig, model: FlamingoModel | None = None, prompt: Prompt = rewriting):
         """Load the models that `config` names; ValueError with a remedy where they do not fit each other.
 
         Args:
             config: of the rewriter.
             model: that `config.flamingo` describes, where it is loaded already.
+            prompt: what is asked about a sample: `rewriting`, or `chatting` for a model that answers by itself.
         """
+        self.prompt = prompt
         if config.threads:
             torch.set_num_threads(config.threads)
         self.config = config
@@ -55,7 +68,7 @@ class Rewriter:
         self.model = model or load_flamingo(config.flamingo, dtype=choose_dtype(config.dtype, device), device=device)
         language = self.model.lang_encoder.config
         self.positions: int = getattr(language, "max_position_embeddings", None) or language.max_seq_len
-        self.decoder = new_decoder(self.model, config)
+        self.decoder = new_decoder(self.model, config, prompt)
 
     def rewrite(self, samples: Sequence[Sample]) -> list[str | BadSample]:
         """One entry a sample, in order: its polite text, or the `BadSample` that says why there is none."""
@@ -82,7 +95,7 @@ class Rewriter:
             )
         sample.validate()
         tokenizer, generation = self.model.tokenizer, self.config.generation
-        ids = tokenizer.encode(rewriting_prompt(sample.instruction, sample.response))
+        ids = tokenizer.encode(self.prompt(sample.instruction, sample.response))
         tags = ids.count(tokenizer.image_id)
         if tags != len(sample.images):  # an annotation that spells out <image> would shift what every later tag sees
             raise BadSample(
@@ -104,14 +117,16 @@ class Rewriter:
         return asked.text.strip()
 
 
-def new_decoder(model: FlamingoModel, config: RewriterConfig) -> Engine | Engines | BeamSearch:
+def new_decoder(
+    model: FlamingoModel, config: RewriterConfig, prompt: Prompt = rewriting
+) -> Engine | Engines | BeamSearch:
     """What continues prompts as `config` wants it, with nothing cached yet."""
     tokenizer = model.tokenizer
     # v1 was trained to end at EOS alone; open_flamingo's own models end a text with <|endofchunk|> as well.
     ends = [tokenizer.eos_id] if model.attention == "v1" else [tokenizer.eos_id, tokenizer.end_of_chunk_id]
     if config.generation.num_beams > 1:
         return BeamSearch(model, config.generation, ends=ends, batch=config.beam_batch)
-    shared = shared_beginning(tokenizer)
+    shared = shared_beginning(tokenizer, prompt)
     copies = config.engine.copies if model.lang_encoder.device.type == "cpu" else 1
     decoder = Decoder(model)
     engines = [Engine(model, config.engine, ends=ends, shared=shared, decoder=decoder) for _ in range(copies)]
@@ -130,9 +145,9 @@ def decoding(generation: GenerationConfig, sample: Sample) -> Decoding:
     )
 
 
-def shared_beginning(tokenizer: Tokenizer) -> list[int]:
-    """The tokens that rewriting prompts begin with, whatever is asked and shown."""
-    first, second = (tokenizer.encode(rewriting_prompt(instruction, "")) for instruction in ("<image>", "What"))
+def shared_beginning(tokenizer: Tokenizer, prompt: Prompt = rewriting) -> list[int]:
+    """The tokens that prompts begin with, whatever is asked and shown."""
+    first, second = (tokenizer.encode(prompt(instruction, "")) for instruction in ("<image>", "What"))
     return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))]
 
 

@@ -1,0 +1,55 @@
+"""What a language model lost when it learnt to see: the multi-modal alignment tax, [PF] definition 1.
+
+    ΔP = Σ_i (P_Ti(f_LLM) − P_Ti(f_MLLM))
+
+over the tasks T_i, for any performance P: the reward (politeness, the tax that the paper is about), accuracy, … A
+positive tax is a loss, a negative one a gain. P_Ti is the mean over the samples of the task that both answered; the
+interval comes from resampling them, in each task by itself, and of a task the same samples for both models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, estimate, estimates, resampled_means
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tax:
+    """Of one model against the text-only one, for one performance.
+
+    Attributes:
+        tasks: task -> P(text-only) − P(model); tasks without a sample that both answered are left out, of the sum too.
+        total: their sum; no interval where a task has a single sample.
+    """
+
+    tasks: dict[str, Estimate]
+    total: Estimate
+
+
+def alignment_tax(text_only: Mapping[str, np.ndarray], model: Mapping[str, np.ndarray], resampling: Resampling) -> Tax:
+    """The tax of one model.
+
+    Args:
+        text_only: task -> the performance of f_LLM on each sample (N), not-a-number where it has none.
+        model: the same of f_MLLM, on the same samples.
+        resampling: of the samples.
+    """
+    tasks: dict[str, Estimate] = {}
+    drawn = np.zeros(resampling.draws)
+    for stream, task in enumerate(text_only):
+        lost_N = np.asarray(text_only[task]) - np.asarray(model[task])
+        lost_1N = lost_N[np.isfinite(lost_N)][None]
+        if not lost_1N.size:
+            continue
+        means_1R = resampled_means(lost_1N, resampling, stream)
+        [tasks[task]] = estimates(lost_1N, means_1R, resampling.confidence)
+        drawn += means_1R[0]
+    values = [one.value for one in tasks.values() if one.value is not None]
+    n = sum(one.n for one in tasks.values())
+    sure = all(one.n > 1 for one in tasks.values())
+    total = estimate(sum(values) if values else None, drawn, n if sure else 1, resampling.confidence)
+    return Tax(tasks=tasks, total=Estimate(value=total.value, low=total.low, high=total.high, n=n))

@@ -1,0 +1,226 @@
+"""Every contestant's answers to every sample -> one number for each metric of its task. Nothing is averaged here.
+
+The annotations themselves are always contestants: `RAW`, and where samples were rewritten `REWRITTEN`. The ground truth
+is the raw annotation, so the accuracy and the Rouge-L of `RAW` say only how the judge takes a text compared with
+itself; its reward is what the others are to be compared with.
+
+An empty answer is an answer and is scored as it stands. What has no answer (none was recorded, or the contestant
+failed on it) is None, and counted with its reason. A score that is not finite is None too. Of a conversation the first
+turn is judged (`first_turn`): only it is the same for all contestants.
+
+All texts of a call go through each model together, each distinct one once: hand over what you have at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from polite_flamingo.evaluation.metrics import METRICS, metrics_of
+from polite_flamingo.evaluation.politeness import Politeness
+from polite_flamingo.evaluation.rouge_l import rouge_l
+from polite_flamingo.filters.nli import Nli, label, premise_and_hypothesis
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.filters.sts import Sts
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample
+
+RAW = "raw annotation"
+REWRITTEN = "rewritten annotation"
+NO_RESPONSE = "no_response"
+"""Reason of a sample that a contestant was not asked, or whose answer is in no file."""
+
+Answer = str | BadSample
+"""What a contestant said, or why it said nothing."""
+
+
+class Scores(Protocol):
+    """What judging needs of a model: a list of results for a list of pairs of texts, in order."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Any]:
+        """One result a pair."""
+
+
+class Judges:
+    """The models: `nli` (three logits a pair), `sts` (cosine), `reward` (logit of question and answer)."""
+
+    def __init__(self, config: ScoringConfig):
+        """Load them. Raises ValueError where one is not of its kind."""
+        if config.threads:
+            import torch
+
+            torch.set_num_threads(config.threads)
+        where: dict[str, Any] = {"device": config.device, "batch_size": config.batch_size}
+        self.nli: Scores = Nli(config.nli, **where)
+        self.sts: Scores = Sts(config.sts, **where)
+        self.reward: Scores = Politeness(config.reward, **where)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Numbers of all contestants on the same samples; JSON types only.
+
+    Attributes:
+        contestants: in the order of tables.
+        keys: of the samples.
+        tasks: what each sample is summed under: its task, or its dataset.
+        scores: contestant -> metric -> one number a sample, None where the metric is not the task's, where there is no
+            answer, or where the number is not finite. Beside `METRICS` there are "words" (0 for an empty answer, None
+            for no answer) and "exact" (1 where the answer is the annotation, character by character).
+        missing: contestant -> reason -> how many samples have no answer.
+        unscored: contestant -> metric -> how many numbers were not finite.
+    """
+
+    contestants: tuple[str, ...]
+    keys: list[str]
+    tasks: list[str]
+    scores: dict[str, dict[str, list[float | None]]]
+    missing: dict[str, dict[str, int]]
+    unscored: dict[str, dict[str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types; `from_json` is its inverse."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Judged:
+        """Inverse of `to_json`."""
+        return Judged(**{**record, "contestants": tuple(record["contestants"])})
+
+
+def judge(
+    samples: Sequence[Sample],
+    responses: Mapping[str, Mapping[str, Answer]],
+    judges: Judges,
+    *,
+    by: Literal["task", "dataset"] = "task",
+) -> Judged:
+    """Score every answer.
+
+    Args:
+        samples: their (first) response is the ground truth.
+        responses: contestant -> key of the sample -> its answer. Keys that are no sample's are ignored.
+        judges: the models.
+        by: what `Judged.tasks` tells of each sample.
+
+    Raises:
+        ValueError: a contestant is called as the annotations are.
+    """
+    for name in (RAW, REWRITTEN):
+        if name in responses:
+            raise ValueError(f"no contestant can be called {name!r}: the annotations themselves are")
+    samples = [first_turn(sample) for sample in samples]
+    entered: dict[str, Mapping[str, Answer]] = {RAW: {sample.key: sample.response for sample in samples}}
+    if rewritten := {sample.key: sample.rewritten for sample in samples if sample.rewritten is not None}:
+        entered[REWRITTEN] = rewritten
+    entered |= responses
+    answers = {name: [_readable(given.get(sample.key)) for sample in samples] for name, given in entered.items()}
+    judged = Judged(
+        contestants=tuple(entered),
+        keys=[sample.key for sample in samples],
+        tasks=[getattr(sample, by) for sample in samples],
+        scores={name: {metric: [None] * len(samples) for metric in (*METRICS, "words", "exact")} for name in entered},
+        missing={name: _reasons(given) for name, given in answers.items()},
+        unscored={name: {} for name in entered},
+    )
+    _score(judged, samples, answers, judges)
+    return judged
+
+
+def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judged:
+    """The parts as one, in their order. A contestant that a part does not know has no answer there.
+
+    Args:
+        parts: of different samples.
+        contestants: their order; those not named follow as they come.
+    """
+    parts = list(parts)
+    names = tuple(dict.fromkeys([*contestants, *(name for part in parts for name in part.contestants)]))
+    whole = Judged(
+        contestants=names,
+        keys=[key for part in parts for key in part.keys],
+        tasks=[task for part in parts for task in part.tasks],
+        scores={name: {metric: [] for metric in (*METRICS, "words", "exact")} for name in names},
+        missing={name: {} for name in names},
+        unscored={name: {} for name in names},
+    )
+    for part in parts:
+        for name in names:
+            known = part.scores.get(name, {})
+            for metric, numbers in whole.scores[name].items():
+                numbers += known.get(metric) or [None] * len(part.keys)
+            missing = part.missing[name] if name in part.scores else {NO_RESPONSE: len(part.keys)}
+            for total, more in ((whole.missing[name], missing), (whole.unscored[name], part.unscored.get(name, {}))):
+                for reason, count in more.items():
+                    total[reason] = total.get(reason, 0) + count
+    return whole
+
+
+def first_turn(sample: Sample) -> Sample:
+    """A conversation cut to its first exchange and the images that it shows; another sample as it is."""
+    if len(sample.turns) == 1:
+        return sample
+    shown = sample.instruction.count(IMAGE_MARK)
+    return dataclasses.replace(sample, turns=sample.turns[:1], images=sample.images[:shown])
+
+
+def _score(
+    judged: Judged, samples: Sequence[Sample], answers: Mapping[str, Sequence[Answer | None]], judges: Judges
+) -> None:
+    """Fill in the numbers: all pairs of texts of a metric in one call of its model."""
+    wanted: dict[str, list[tuple[str, int]]] = {metric: [] for metric in METRICS}
+    for name, given in answers.items():
+        for place, (sample, answer) in enumerate(zip(samples, given, strict=True)):
+            if not isinstance(answer, str):
+                continue
+            judged.scores[name]["words"][place] = float(len(answer.split()))
+            judged.scores[name]["exact"][place] = float(answer == sample.response)
+            for metric in metrics_of(sample):
+                wanted[metric].append((name, place))
+    for metric, places in wanted.items():
+        texts = [(samples[place], str(answers[name][place])) for name, place in places]
+        for (name, place), number in zip(places, _numbers(metric, texts, judges), strict=True):
+            if math.isfinite(number):
+                judged.scores[name][metric][place] = round(number, 4)
+            else:
+                judged.unscored[name][metric] = judged.unscored[name].get(metric, 0) + 1
+
+
+def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -> Sequence[float]:
+    """One number for each sample and answer."""
+    if metric == "reward":
+        return judges.reward.score([(sample.question, answer) for sample, answer in texts])
+    if metric == "sts":
+        return judges.sts.score([(sample.response, answer) for sample, answer in texts])
+    if metric == "rouge_l":
+        once = {(sample.response, answer) for sample, answer in texts}
+        found = {(target, answer): rouge_l(target=target, prediction=answer).f1 for target, answer in once}
+        return [found[sample.response, answer] for sample, answer in texts]
+    pairs = [
+        premise_and_hypothesis(question=sample.question, output=answer, original=sample.response)
+        for sample, answer in texts
+    ]
+    return [entailed(logits) for logits in judges.nli.score(pairs)]
+
+
+def entailed(logits: Sequence[float]) -> float:
+    """1 where entailment is the (first) greatest logit, 0 where another is, not a number where one is none."""
+    return float(label(logits) == "entailment") if all(map(math.isfinite, logits)) else math.nan
+
+
+def _readable(answer: Answer | None) -> Answer | None:
+    """An answer that a tokenizer can read, or why there is none."""
+    if isinstance(answer, str):
+        try:
+            answer.encode()
+        except UnicodeEncodeError:
+            return BadSample("bad_field", "half of a surrogate pair, which no tokenizer reads")
+    return answer
+
+
+def _reasons(given: Sequence[Answer | None]) -> dict[str, int]:
+    failed = [one.reason if isinstance(one, BadSample) else NO_RESPONSE for one in given if not isinstance(one, str)]
+    return dict(sorted(Counter(failed).items()))

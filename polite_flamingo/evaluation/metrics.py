@@ -1,0 +1,64 @@
+"""Which numbers judge an answer to which task, and what people call them.
+
+[PF] section 5: Rouge-L for captions, the share of NLI entailments for VQA, STS and Rouge-L for tasks of several images,
+the reward of every answer. Classification and text, which the paper does not score so, are ours: a description of a
+class is compared as a change is, a text by Rouge-L and entailment. Nothing is computed here (`judging.py`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polite_flamingo.sample import Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One number of an answer; more is better.
+
+    Attributes:
+        label: for people.
+        share: whether it is a share in [0, 1] of right answers, shown in per cent.
+        digits: decimals to show.
+    """
+
+    label: str
+    share: bool = False
+    digits: int = 3
+
+
+METRICS = {
+    "reward": Metric(label="Reward", digits=2),
+    "accuracy": Metric(label="Accuracy (NLI entailment)", share=True, digits=1),
+    "rouge_l": Metric(label="Rouge-L"),
+    "sts": Metric(label="STS"),
+}
+
+TASK_METRICS: dict[str, tuple[str, ...]] = {
+    "captioning": ("reward", "rouge_l"),
+    "classification": ("reward", "sts", "rouge_l"),
+    "change_captioning": ("reward", "sts", "rouge_l"),
+    "vqa_rationale": ("reward", "accuracy"),
+    "vqa": ("reward", "accuracy"),
+    "text": ("reward", "accuracy", "rouge_l"),
+    "dialogue": ("reward", "accuracy", "rouge_l"),
+}
+SEVERAL_IMAGES = ("sts", "rouge_l")
+"""Of any sample with more than one image, beside its task's: [PF] scores NLVR2, whose answers are true or false, so."""
+
+
+def metrics_of(sample: Sample) -> tuple[str, ...]:
+    """The metrics of a sample's answers, in the order of `METRICS`."""
+    wanted = {*TASK_METRICS[sample.task], *(SEVERAL_IMAGES if len(sample.images) > 1 else ())}
+    return tuple(name for name in METRICS if name in wanted)
+
+
+def shown(metric: str, value: float | None, *, sign: bool = False) -> str:
+    """A value of a metric as people read it, with a minus sign that is one; a dash for none."""
+    if value is None:
+        return "–"
+    about = METRICS[metric]
+    text = f"{100 * value if about.share else value:{'+' if sign else ''}.{about.digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−") + (" %" if about.share else "")

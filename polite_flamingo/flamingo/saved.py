@@ -1,0 +1,69 @@
+"""A trained Flamingo as a folder: `flamingo.yaml` says what it is made of, the tuned weights lie beside it.
+
+The folder names its base (a zoo name, a hub name, a path) and holds only what was tuned: `tuned.safetensors`,
+`lora/`. In the YAML a name that begins with "./" is inside the folder, so the folder may be moved.
+
+Nothing here loads weights (`checkpoint.load_flamingo`) or imports torch: a driver may ask what a folder is made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from polite_flamingo.flamingo.config import FlamingoConfig
+
+FILE = "flamingo.yaml"
+INSIDE = "./"
+
+
+def write_config(folder: Path, config: FlamingoConfig) -> str:
+    """The text of `flamingo.yaml`; names that lie below `folder` are written relative to it."""
+    plain = dataclasses.asdict(config)
+    del plain["folder"]
+
+    def portable(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: portable(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [portable(item) for item in value]
+        if isinstance(value, str) and value and Path(value).is_relative_to(folder):
+            return INSIDE + Path(value).relative_to(folder).as_posix()
+        return value
+
+    return yaml.safe_dump(portable(plain), sort_keys=False)
+
+
+def opened(config: FlamingoConfig) -> FlamingoConfig:
+    """`config` itself, or what the folder that it names says.
+
+    Raises:
+        ValueError: the folder is none that training wrote, or its file does not fit this version.
+    """
+    if not config.folder:
+        return config
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    folder = Path(config.folder)
+    file = folder / FILE
+    if not file.is_file():
+        raise ValueError(f"{folder} is no trained model: it holds no {FILE} (ray_jobs.train writes OUT/model)")
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: absolute(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [absolute(item) for item in value]
+        return str(folder / value) if isinstance(value, str) and value.startswith(INSIDE) else value
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--model", type=FlamingoConfig)
+    try:
+        found = parser.instantiate(parser.parse_object({"model": absolute(yaml.safe_load(file.read_text()))}))
+    except (ArgumentError, yaml.YAMLError, ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {' '.join(str(error).split())}") from None
+    model: FlamingoConfig = found.model
+    return model
