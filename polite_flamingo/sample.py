@@ -47,6 +47,8 @@ Reason = Literal[
     "rewriting_failed",
     "answering_failed",
     "scoring_failed",
+    "distortion_failed",
+    "not_distorted",
     "killed_worker",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)
