@@ -6,6 +6,7 @@ Answers are put on disk shard by shard as they come, so that a contestant is ask
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -65,6 +66,7 @@ def record_answers(table: pa.Table, folder: str) -> pa.Table:
                     answers.setdefault(row.key, BadSample(row.reason, row.detail))  # type: ignore[arg-type]
             write_responses(layout.root / f"{whole.name}.jsonl", answers)
             journal.forget(layout.journal, whole.name)
+            shutil.rmtree(layout.parts / whole.name, ignore_errors=True)
             done.append({"name": whole.name, "rows_in": whole.shard_rows})
     return pa.Table.from_pylist(done, schema=RECORDED)
 

@@ -2,11 +2,12 @@
 
 One request has several attempts: a lost connection, a time-out, an answer that is no JSON and the statuses that mean
 "later" are tried again, after a pause that doubles or as long as the server's Retry-After asks for. What the server
-refuses for good is the request's own fault (`Refused`); a server that cannot be reached, that rejects the key, or that
-fails again and again is down (`EndpointDown`), so that a million requests are not sent into the void.
+refuses for good is the request's own fault (`Refused`); a server that rejects the key or the address, or that fails
+again and again, is down (`EndpointDown`), so that a million requests are not sent into the void.
 
-The key comes from an environment variable and goes into one header; it is in no message, and redirects, which would
-carry it elsewhere, are not followed. What is asked, and what an answer means, is the caller's business.
+The key comes from an environment variable and goes into one header; it is cut out of whatever the server says, and
+redirects, which would carry it elsewhere, are not followed. What is asked and what an answer means is the caller's
+business.
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ class Server:
                 return answer
             except urllib.error.HTTPError as error:
                 with error:
-                    problem = f"HTTP {error.code}: {_message(error)}"
+                    problem = f"HTTP {error.code}: {self._without_key(_message(error))}"
+                if error.code == 404:
+                    raise EndpointDown(f"{self.url} knows no {path}, or not this model ({problem})") from None
                 if error.code in (401, 403):
                     raise EndpointDown(
                         f"{self.url} rejects the request's key (HTTP {error.code}); set the environment variable "
@@ -124,7 +127,7 @@ class Server:
     def _once(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         deadline = time.monotonic() + self.config.timeout
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if key := os.environ.get(self.config.api_key_variable, "").strip():
+        if key := self._key():
             headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(f"{self.url}{path}", data=json.dumps(body).encode(), headers=headers)
         with self._opener.open(request, timeout=self.config.timeout) as response:
@@ -139,6 +142,13 @@ class Server:
         if not isinstance(answer, dict):
             raise ValueError("the answer is no JSON object")
         return answer
+
+    def _key(self) -> str:
+        return os.environ.get(self.config.api_key_variable, "").strip()
+
+    def _without_key(self, text: str) -> str:
+        """Some servers repeat what they were sent."""
+        return text.replace(self._key(), "(the key)") if self._key() else text
 
     def _count(self, *, failed: bool, problem: str = "") -> None:
         with self._lock:

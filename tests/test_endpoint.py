@@ -72,6 +72,8 @@ class Handler(BaseHTTPRequestHandler):
             while True:
                 self.wfile.write(b" ")
                 time.sleep(0.02)
+        elif step == "tell":
+            self.reply(400, {"error": f"you sent {self.headers['Authorization']}"})
         elif step == "redirect":
             self.send_response(302)
             self.send_header("Location", f"{self.server.url}/elsewhere")
@@ -119,9 +121,15 @@ def test_attempts_end_and_the_reason_is_told(misbehaving: Misbehaving) -> None:
 
 def test_what_the_server_refuses_is_asked_once(misbehaving: Misbehaving) -> None:
     misbehaving.plan = ["400"]
-    with pytest.raises(Refused, match="^HTTP 400: the server says why$"):
+    with pytest.raises(Refused, match=r"^HTTP 400: the server says why$"):
         Server(misbehaving.url, QUICK).post("/ask", {})
     assert len(misbehaving.seen) == 1
+
+
+def test_a_wrong_address_is_told_at_once(misbehaving: Misbehaving) -> None:
+    misbehaving.plan = ["404"]
+    with pytest.raises(EndpointDown, match=r"/v1 knows no /ask, or not this model \(HTTP 404: the server says why\)"):
+        Server(misbehaving.url, QUICK).post("/ask", {})
 
 
 def test_a_server_that_drips_is_not_waited_for(misbehaving: Misbehaving) -> None:
@@ -139,7 +147,7 @@ def test_an_endless_answer_is_cut(misbehaving: Misbehaving, monkeypatch: pytest.
 
 def test_the_key_is_sent_and_told_to_nobody(misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", "a secret key")
-    misbehaving.plan = ["echo", "401", "redirect"]
+    misbehaving.plan = ["echo", "401", "redirect", "tell"]
     server = Server(misbehaving.url, QUICK)
     server.post("/ask", {})
     assert misbehaving.keys == ["Bearer a secret key"]
@@ -147,7 +155,9 @@ def test_the_key_is_sent_and_told_to_nobody(misbehaving: Misbehaving, monkeypatc
         server.post("/ask", {})
     with pytest.raises(Refused, match="HTTP 302") as redirected:
         server.post("/ask", {})
-    assert "secret" not in f"{rejected.value}{redirected.value}{server.config}"
+    with pytest.raises(Refused, match=r"HTTP 400: you sent Bearer \(the key\)") as told:
+        server.post("/ask", {})
+    assert "secret" not in f"{rejected.value}{redirected.value}{told.value}{server.config}"
     assert not any(path.startswith("GET") for path in misbehaving.paths), "no redirect is followed"
 
 
