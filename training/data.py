@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from polite_flamingo.packing import Packed, PackingConfig, Reading, Skipped, pack
-
 from polite_flamingo.flamingo.attention import Attention
 from polite_flamingo.flamingo.tokenization import Tokenizer
 from polite_flamingo.ledger import shard_names
+from polite_flamingo.packing import Packed, PackingConfig, Reading, Skipped, pack
 from polite_flamingo.sample import Sample
 from polite_flamingo.shards import read_shard
 
