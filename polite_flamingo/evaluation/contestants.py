@@ -2,6 +2,7 @@
 
     out/clever/model                      a folder that ray_jobs.train wrote
     profiles/tiny.yaml                    the model of a profile's `rewriter` section
+    base:profiles/tiny.yaml               the untuned model of its `training.base`
     endpoint:MODEL@http://host:8000/v1    an OpenAI-compatible server; images travel in the request
     recorded:answers.jsonl                one {"key": …, "response": …} a line
 
@@ -22,7 +23,7 @@ from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.saved import FILE, opened
 
-FORMS = "a model's folder, a profile's .yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
+FORMS = "a model's folder, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +74,11 @@ def _contestant(name: str, line: str) -> Contestant:
         if not (model and at):
             raise ValueError(f"contestant {name}: {line!r} is not endpoint:MODEL@http://host:port/v1")
         return Endpoint(model=model, url=f"http{url}")
+    if kind == "base" and Path(rest).is_file():
+        return Checkpoint(flamingo=_of_profile(name, Path(rest), "training", "base"))
     path = Path(line)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        return Checkpoint(flamingo=_of_profile(name, path))
+        return Checkpoint(flamingo=_of_profile(name, path, "rewriter", "flamingo"))
     if path.is_dir():
         if not (path / FILE).is_file():
             raise ValueError(f"contestant {name}: {path} holds no {FILE}; ray_jobs.train writes it into OUT/model")
@@ -85,16 +88,16 @@ def _contestant(name: str, line: str) -> Contestant:
     raise ValueError(f"contestant {name}: {line!r} is neither there nor of a known form ({FORMS})")
 
 
-def _of_profile(name: str, path: Path) -> FlamingoConfig:
+def _of_profile(name: str, path: Path, section: str, part: str) -> FlamingoConfig:
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--flamingo", type=FlamingoConfig)
     try:
-        section: Any = (yaml.safe_load(path.read_text(encoding="utf-8")) or {})["rewriter"]["flamingo"]
-        found: FlamingoConfig = parser.instantiate(parser.parse_object({"flamingo": section})).flamingo
+        given: Any = (yaml.safe_load(path.read_text(encoding="utf-8")) or {})[section][part]
+        found: FlamingoConfig = parser.instantiate(parser.parse_object({"flamingo": given})).flamingo
     except (KeyError, TypeError):
-        raise ValueError(f"contestant {name}: {path} has no section rewriter.flamingo that names a model") from None
+        raise ValueError(f"contestant {name}: {path} has no section {section}.{part} that names a model") from None
     except (ArgumentError, yaml.YAMLError, ValueError) as error:
         raise ValueError(f"contestant {name}: {path}: {' '.join(str(error).split())}") from None
     opened(found)

@@ -48,6 +48,8 @@ def test_all_forms(tmp_path: Path) -> None:
         ("endpoint:@http://host/v1", "is not endpoint:MODEL@http"),
         ("{folder}", "holds no flamingo.yaml; ray_jobs.train writes it"),
         ("{folder}/other.yaml", "has no section rewriter.flamingo"),
+        ("base:{folder}/other.yaml", "has no section training.base"),
+        ("base:nowhere.yaml", "neither there nor of a known form"),
         ("{folder}/typo.yaml", "vison"),
     ],
 )
@@ -95,6 +97,14 @@ def test_a_key_answered_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "said.jsonl").write_bytes(b"\xff")
     with pytest.raises(ValueError, match="not UTF-8"):
         read_responses(tmp_path / "said.jsonl")
+
+
+def test_the_base_of_the_tiny_profile_is_its_model_without_the_rewriter_s_lora() -> None:
+    profile = Path(__file__).parents[2] / "profiles" / "tiny.yaml"
+    found = contestants_of({"polite": str(profile), "base": f"base:{profile}"})
+    polite, base = found["polite"], found["base"]
+    assert isinstance(polite, Checkpoint) and isinstance(base, Checkpoint)
+    assert base.flamingo == dataclasses.replace(polite.flamingo, lora="") != polite.flamingo
 
 
 def test_a_folder_s_model_is_checked_at_once(tmp_path: Path) -> None:
