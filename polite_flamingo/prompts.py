@@ -21,11 +21,10 @@ def chat_prompt(instruction: str, *, first: bool = True) -> str:
     return f"{SYSTEM if first else ''}\n### Human: {_media(instruction)}\n### Assistant: "
 
 
-def rewriting_prompt(instruction: str, raw: str) -> str:
-    """The prompt that asks Polite Flamingo to revise `raw`, the annotation of `instruction`."""
-    return (
-        f"{SYSTEM}\n### Human: {_media(instruction)}\n### Assistent: (Drafted Response): {raw}\n (Revised Response): "
-    )
+def rewriting_prompt(instruction: str, raw: str, *, first: bool = True) -> str:
+    """The prompt that asks Polite Flamingo to revise `raw`, the annotation of `instruction`; `first` as above."""
+    asked = f"\n### Human: {_media(instruction)}\n### Assistent: (Drafted Response): {raw}\n (Revised Response): "
+    return (SYSTEM if first else "") + asked
 
 
 def _media(instruction: str) -> str:

@@ -46,6 +46,8 @@ Reason = Literal[
     "unsupported",
     "rewriting_failed",
     "scoring_failed",
+    "distortion_failed",
+    "not_distorted",
     "killed_worker",
 ]
 REASONS: tuple[str, ...] = get_args(Reason)

@@ -33,16 +33,26 @@ def digest(data: bytes) -> str:
 @torch.inference_mode()
 def encode(model: FlamingoModel, encoded: Mapping[str, bytes]) -> tuple[dict[str, Tensor], dict[str, BadSample]]:
     """Perceiver latents (N, D) of images by name, all in one pass; and why the others have none."""
-    weight = model.lang_encoder.get_input_embeddings().weight
+    tokens, broken = patch_tokens(model, encoded)
+    if not tokens:
+        return {}, broken
+    latents = model.latents(torch.stack(list(tokens.values()))[:, None, None])[:, 0]
+    return dict(zip(tokens, latents, strict=True)), broken
+
+
+def patch_tokens(
+    model: FlamingoModel, encoded: Mapping[str, bytes]
+) -> tuple[dict[str, Tensor], dict[str, BadSample]]:
+    """Patch tokens (V, D) of images by name, all in one pass; and why the others have none."""
+    weight = next(model.vision_encoder.parameters())
     each = _threads().map if weight.device.type == "cuda" else map
     made = dict(zip(encoded, each(partial(_pixels, model), encoded.values()), strict=True))
     broken = {name: one for name, one in made.items() if isinstance(one, BadSample)}
     pixels = {name: one for name, one in made.items() if not isinstance(one, BadSample)}
     if not pixels:
         return {}, broken
-    stacked = upload(torch.stack(list(pixels.values())), weight.device, weight.dtype)
-    latents = model.latents(model.patch_tokens(stacked)[:, None, None])[:, 0]
-    return dict(zip(pixels, latents, strict=True)), broken
+    tokens = model.patch_tokens(upload(torch.stack(list(pixels.values())), weight.device, weight.dtype))
+    return dict(zip(pixels, tokens, strict=True)), broken
 
 
 def _pixels(model: FlamingoModel, data: bytes) -> Tensor | BadSample:

@@ -6,7 +6,7 @@ left behind by an exception, and images can be handed over at any stage of their
 
 It does not read checkpoints (`checkpoint.py`), attach LoRA (`lora.py`) or build prompts (`rewriter.py`).
 
-Shapes: B batch, T image slots of a row, F frames (always 1), N images, V patches, D vision width, L latents.
+Shapes: B batch, S tokens, T image slots of a row, F frames (always 1), N images, V patches, D vision width, L latents.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ import torch
 from torch import nn
 
 from polite_flamingo import hub  # before transformers and open_clip: it repairs the import of torchvision
-from polite_flamingo.flamingo.attention import Attention, FlamingoLanguageModelMixin, extend_language_model
+from polite_flamingo.flamingo.attention import (
+    Attention,
+    FlamingoLanguageModelMixin,
+    as_locations,
+    extend_language_model,
+)
 from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig, PerceiverConfig
 from polite_flamingo.flamingo.tokenization import Tokenizer, load_tokenizer
 
@@ -173,6 +178,39 @@ class FlamingoModel(Flamingo):
                     layer.condition_vis_x(layer.vis_x.repeat_interleave(copies, dim=0))
             self.lang_encoder._use_cached_vision_x = True
             yield
+        finally:
+            self.uncache_media()
+
+    def hidden(
+        self,
+        vision_x: torch.Tensor,
+        ids_BS: torch.Tensor,
+        numbers_BS: torch.Tensor,
+        *,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What the language model makes of packed rows, before its output head: (B, S, width).
+
+        Args:
+            vision_x: images at any stage (see the class).
+            ids_BS: token ids, padded on the right.
+            numbers_BS: the image that each position sees, 1 for the first of its row, 0 for none.
+            attention_mask: (B, 1, S, S), True where a query sees a key; None is causal.
+            position_ids: (B, S); None counts from each row's start.
+        """
+        self._refuse_wrapped()
+        try:
+            self._encode_vision_x(vision_x)
+            locations_BS = as_locations(numbers_BS)
+            for layer in self.lang_encoder._get_decoder_layers():
+                layer.condition_media_locations(locations_BS)
+                layer.condition_use_cached_media(False)
+            found = self.lang_encoder.base_model(
+                input_ids=ids_BS, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+            )
+            states: torch.Tensor = found.last_hidden_state
+            return states
         finally:
             self.uncache_media()
 

@@ -1,6 +1,6 @@
 """A trained Flamingo as a folder: `flamingo.yaml` says what it is made of, the tuned weights lie beside it.
 
-The folder names its base (a zoo name, a hub name, a path) and holds only what was tuned: `connector.safetensors`,
+The folder names its base (a zoo name, a hub name, a path) and holds only what was tuned: `tuned.safetensors`,
 `lora/`. In the YAML a name that begins with "./" is inside the folder, so the folder may be moved.
 
 Nothing here loads weights (`checkpoint.load_flamingo`) or imports torch: a driver may ask what a folder is made of.

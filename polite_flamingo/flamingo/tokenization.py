@@ -11,7 +11,7 @@ match its checkpoints. Nothing here builds prompts (`polite_flamingo/prompts.py`
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,13 +26,17 @@ class Tokenizer(Protocol):
     eos_id: int
     image_id: int
     end_of_chunk_id: int
+    begin_ids: Sequence[int]
+    """What `encode` puts first: the beginning-of-sequence id, or nothing where the tokenizer has not that habit."""
+    special_ids: Collection[int]
+    """What no text of a user should become: the ids above, and whatever else is a mark rather than a piece of text."""
 
     def __len__(self) -> int:
         """Ids in use, added tokens included: the rows of the embedding matrix."""
         ...
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of a prompt, with the beginning-of-sequence id where the tokenizer has that habit."""
+    def encode(self, text: str, *, begin: bool = True) -> list[int]:
+        """Ids of a text, `begin_ids` before them if wanted."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -72,14 +76,18 @@ class TransformersTokenizer:
         self.eos_id: int = tokenizer.eos_token_id
         self.image_id: int = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         self.end_of_chunk_id: int = tokenizer.convert_tokens_to_ids(END_OF_CHUNK_TOKEN)
+        self.begin_ids: Sequence[int] = tuple(tokenizer("")["input_ids"])
+        unknown = {tokenizer.unk_token_id} - {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+        special = {*tokenizer.all_special_ids, self.image_id, self.end_of_chunk_id}
+        self.special_ids: Collection[int] = special - unknown
 
     def __len__(self) -> int:
         """Ids in use, added tokens included."""
         return len(self.tokenizer)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, begin: bool = True) -> list[int]:
         """See `Tokenizer.encode`."""
-        return list(self.tokenizer(text)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=begin)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
@@ -92,6 +100,7 @@ class LegacyLlamaTokenizer:
     pad_id = 0
     bos_id = 1
     eos_id = 2
+    begin_ids: Sequence[int] = (bos_id,)
 
     def __init__(self, model_file: Path):
         """Args: model_file: a sentencepiece `tokenizer.model`."""
@@ -105,16 +114,17 @@ class LegacyLlamaTokenizer:
             "<unk>": 0, "<s>": self.bos_id, "</s>": self.eos_id,
             END_OF_CHUNK_TOKEN: base, IMAGE_TOKEN: base + 1, PAD_TOKEN: base + 2,
         }  # fmt: skip
+        self.special_ids: Collection[int] = frozenset(self._special.values())
         self._split = re.compile("(" + "|".join(re.escape(token) for token in self._special) + ")")
 
     def __len__(self) -> int:
         """Ids in use, the three added tokens included."""
         return self._pieces.get_piece_size() + 3
 
-    def encode(self, text: str) -> list[int]:
-        """BOS, then each piece between special tokens encoded alone, its white space beside them stripped."""
+    def encode(self, text: str, *, begin: bool = True) -> list[int]:
+        """BOS if wanted, then each piece between special tokens encoded alone, its white space beside them stripped."""
         parts = self._split.split(text)
-        ids = [self.bos_id]
+        ids = [self.bos_id] if begin else []
         for place, part in enumerate(parts):
             if part in self._special:
                 ids.append(self._special[part])
@@ -129,8 +139,7 @@ class LegacyLlamaTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer.decode`."""
-        special = set(self._special.values())
-        return self._pieces.decode([int(i) for i in ids if i not in special])
+        return self._pieces.decode([int(i) for i in ids if i not in self.special_ids])
 
 
 def _sentencepiece_file(name: str) -> Path:

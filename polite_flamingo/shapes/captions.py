@@ -36,21 +36,30 @@ from polite_flamingo.shapes.scene import (
 
 def terse_captions(rng: random.Random, scene: Scene) -> list[str]:
     """One to four captions as annotators give them: a list of things, then a relation, the ground, a repetition."""
-    names = [t.full_name for t in scene.things]
-    listed = [", ".join(names), " and ".join(names), "a " + join([names[0], *(f"a {n}" for n in names[1:])])]
-    captions = [rng.choice(listed)]
+    captions = [listed_caption(rng, [t.full_name for t in scene.things])]
     if len(scene.things) > 1 and rng.random() < 0.6:
         first, relation, second = random_relation(rng, scene)
-        captions.append(rng.choice((
-            f"{first.name} {relation} {second.name}", f"a {first.name} {relation} a {second.name}",
-        )))  # fmt: skip
+        captions.append(relation_caption(rng, first.name, relation, second.name))
     if rng.random() < 0.5:
-        captions.append(rng.choice((
-            f"{scene.pattern} {scene.background} background", f"shapes on {scene.pattern} {scene.background}",
-        )))  # fmt: skip
+        captions.append(ground_caption(rng, scene.pattern, scene.background))
     if rng.random() < 0.3:
         captions.append(captions[0])
     return captions
+
+
+def listed_caption(rng: random.Random, names: list[str]) -> str:
+    """What is there: "small red circle, large blue star"."""
+    return rng.choice([", ".join(names), " and ".join(names), "a " + join([names[0], *(f"a {n}" for n in names[1:])])])
+
+
+def relation_caption(rng: random.Random, first: str, relation: str, second: str) -> str:
+    """How two things lie: "red circle left of blue star"."""
+    return rng.choice((f"{first} {relation} {second}", f"a {first} {relation} a {second}"))
+
+
+def ground_caption(rng: random.Random, pattern: str, ground: str) -> str:
+    """What they are on: "dotted pink background"."""
+    return rng.choice((f"{pattern} {ground} background", f"shapes on {pattern} {ground}"))
 
 
 def random_relation(rng: random.Random, scene: Scene) -> tuple[Thing, Relation, Thing]:

@@ -81,28 +81,37 @@ def shelve(file: int, path: Path, shelf: Shelf) -> dict[str, str] | None:
 def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
     """One image, one sample."""
     record = joined["record"]
-    image_id = identity(record, "id")
-    found = distinct(usable(joined["captions"]))
-    if not found:
-        raise BadSample("missing_annotation", f"image {image_id} has no caption")
+    if not distinct(usable(joined["captions"])):
+        raise BadSample("missing_annotation", f"image {identity(record, 'id')} has no caption")
     image, header = context.images.read(*_file_names(text(record, "file_name")))
-    width = finite(record.get("width", header.width), "field 'width'")
-    height = finite(record.get("height", header.height), "field 'height'")
-    given = [Box(label=label, x1=x, y1=y, x2=x + w, y2=y + h) for label, (x, y, w, h) in joined["boxes"]]
-    inside = clip(given, width, height) if given else []
-    shown = largest(inside)
-    meta = {"image_id": image_id, "captions": len(found)}
-    if given:
-        meta |= {"boxes": len(given), "boxes_outside": len(given) - len(inside), "boxes_shown": len(shown)}
-    response = captions_and_boxes(found, normalised(shown, width, height))
+    response, meta = described(joined, record.get("width", header.width), record.get("height", header.height))
     return Sample(
         key=key,
         dataset=NAME,
         task="captioning",
         turns=(Turn(instruction=instruction("captioning", key), response=response),),
         images=(image,),
-        meta=meta,
+        meta={"image_id": identity(record, "id"), **meta},
     )
+
+
+def described(joined: dict[str, Any], width: Any, height: Any) -> tuple[str, dict[str, int]]:
+    """Captions and boxes of an image of `width` x `height` pixels in words, and how many there are of them.
+
+    Raises:
+        BadSample: there is no caption, or a number is none.
+    """
+    found = distinct(usable(joined["captions"]))
+    if not found:
+        raise BadSample("missing_annotation", f"image {identity(joined['record'], 'id')} has no caption")
+    width, height = finite(width, "field 'width'"), finite(height, "field 'height'")
+    given = [Box(label=label, x1=x, y1=y, x2=x + w, y2=y + h) for label, (x, y, w, h) in joined["boxes"]]
+    inside = clip(given, width, height) if given else []
+    shown = largest(inside)
+    meta = {"captions": len(found)}
+    if given:
+        meta |= {"boxes": len(given), "boxes_outside": len(given) - len(inside), "boxes_shown": len(shown)}
+    return captions_and_boxes(found, normalised(shown, width, height)), meta
 
 
 def _file_names(name: str) -> list[str]:

@@ -1,0 +1,35 @@
+"""The 24 extra orders that may be slipped into the terse robot's mouth: the paper's list, in words of our own.
+
+A language model is given an order's words. The rule-based speaker follows those in `following.RULES` and is never given
+another. What an order is called here stands in the provenance of a pair.
+"""
+
+from __future__ import annotations
+
+COMMANDS: dict[str, str] = {
+    "no_punctuation": "I leave out all punctuation marks and capital letters",
+    "typos": "I put in several spelling mistakes",
+    "grammar_errors": "I make plenty of grammar mistakes",
+    "drop_words": "I skip words and sentences here and there",
+    "upper_case": "I write everything in capitals",
+    "lower_case": "I write everything in small letters",
+    "swap_synonyms": "I exchange some words for others of the same meaning",
+    "repetition": "I say the same thing again although nobody needs it",
+    "rearranged": "I put the parts of each sentence in another order",
+    "wrong_tenses": "I use the wrong tenses",
+    "wordy": "I use far more words than needed",
+    "shortest": "I say it in as few words as I possibly can",
+    "commas": "I only list the essentials and put commas between them",
+    "plain": "I drop all formatting, lists and line breaks",
+    "reworded": "I say it in entirely different words that mean the same",
+    "reversed": "I give the sentences in reverse order, from the last to the first",
+    "casual": "I sound sloppy and unprofessional, like somebody who chats",
+    "complex": "I use language that is much too complicated",
+    "ambiguous": "I stay vague, so that it can be understood in more than one way",
+    "metaphors": "I put in odd metaphors",
+    "irrelevant": "I add things that have nothing to do with it",
+    "echo": "I say one of the sentences again with small changes",
+    "five_words": "I sum it up in exactly five words",
+    "incoherent": "I make it hang together less well",
+}
+"""Name -> how the robot announces it. They follow "As a cold machine …" in `conversation.prefill`."""

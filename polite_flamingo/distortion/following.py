@@ -1,0 +1,165 @@
+"""The commands that rules can follow, each a function of a terse text; the others need a language model.
+
+Without a rule, and so never drawn by the rule-based speaker: swap_synonyms, reworded, complex, ambiguous, metaphors.
+Lines of boxes are passed on as they are: they are measurements, not wording.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+from polite_flamingo.distortion.shorten import key_words, unmarked_text
+from polite_flamingo.distortion.text import sentences
+from polite_flamingo.sources.responses import BOXES_FOLLOW
+
+Rule = Callable[[random.Random, str], str]
+
+_TENSES = {
+    "is": "was", "are": "were", "was": "will be", "were": "will be", "has": "had", "have": "had", "does": "did",
+    "do": "did", "shows": "showed", "show": "showed", "can": "could", "will": "would", "turns": "turned",
+    "goes": "went", "moves": "moved", "appears": "appeared", "sees": "saw", "see": "saw",
+}  # fmt: skip
+_GRAMMAR = {
+    "is": "are", "are": "is", "has": "have", "have": "has", "was": "were", "were": "was", "does": "do", "a": "an",
+    "an": "a", "there": "their", "it's": "its", "shows": "show", "moves": "move", "goes": "go", "turns": "turn",
+}  # fmt: skip
+_ASIDES = (
+    "It may rain tomorrow.", "Bread is baked in the morning.", "The number seven is odd.", "Trains are sometimes late.",
+    "Tea tastes best when hot.", "A week has seven days.", "Some people collect stamps.", "The sea is salty.",
+)  # fmt: skip
+_CASUAL = ("lol", "idk", "tbh", "whatever", "ya know", "or smth", "i guess")
+_WORDY = (
+    "It can be said, if one wishes to say it, that {}",
+    "With regard to what was asked, one has to state the following: {}",
+    "In point of fact, and to put it in so many words, {}",
+)
+
+
+def follow(command: str, text: str, rng: random.Random) -> str:
+    """`text` as a command wants it. Raises `KeyError` for a command without a rule."""
+    words, joint, boxes = text.partition(BOXES_FOLLOW)
+    changed = RULES[command](rng, words.strip())
+    return f"{changed}\n{joint}{boxes}" if joint else changed
+
+
+def _no_punctuation(rng: random.Random, text: str) -> str:
+    return re.sub(r"[^\w\s]|_", "", text).lower()
+
+
+def _typos(rng: random.Random, text: str) -> str:
+    def misspelt(match: re.Match[str]) -> str:
+        word = match[0]
+        if rng.random() < 0.6:
+            return word
+        at = rng.randrange(len(word) - 1)
+        way = rng.randrange(3)
+        if way == 0:
+            return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+        return word[:at] + word[at + 1 :] if way == 1 else word[: at + 1] + word[at:]
+
+    return re.sub(r"[^\W\d_]{3,}", misspelt, text)
+
+
+def _exchanged(words: dict[str, str]) -> Rule:
+    def rule(rng: random.Random, text: str) -> str:
+        return re.sub(r"[\w']+", lambda match: words.get(match[0].lower(), match[0]), text)
+
+    return rule
+
+
+def _grammar(rng: random.Random, text: str) -> str:
+    text = _exchanged(_GRAMMAR)(rng, text)
+    return re.sub(r"\bthe ", lambda match: match[0] if rng.random() < 0.5 else "", text, flags=re.IGNORECASE)
+
+
+def _drop_words(rng: random.Random, text: str) -> str:
+    lines = text.split("\n")
+    if len(lines) > 1 and rng.random() < 0.5:
+        del lines[rng.randrange(len(lines))]
+        text = "\n".join(lines)
+    words = re.findall(r"\S+\s*", text)
+    gone = set(rng.sample(range(len(words)), max(1, len(words) // 4))) if len(words) > 1 else set()
+    return "".join(word for place, word in enumerate(words) if place not in gone).strip()
+
+
+def _repetition(rng: random.Random, text: str) -> str:
+    return rng.choice(("\n", " ", ", ")).join([text] * rng.randint(2, 3))
+
+
+def _rearranged(rng: random.Random, text: str) -> str:
+    def turned(line: str) -> str:
+        words = line.split()
+        at = rng.randint(1, len(words) - 1) if len(words) > 1 else 0
+        return " ".join(words[at:] + words[:at])
+
+    return "\n".join(map(turned, text.split("\n")))
+
+
+def _wordy(rng: random.Random, text: str) -> str:
+    return rng.choice(_WORDY).format(text)
+
+
+def _plain(rng: random.Random, text: str) -> str:
+    return " ".join(unmarked_text(text).split())
+
+
+def _reversed(rng: random.Random, text: str) -> str:
+    return "\n".join(reversed(sentences(text)))
+
+
+def _casual(rng: random.Random, text: str) -> str:
+    return f"{text.lower().rstrip('.')} {rng.choice(_CASUAL)}"
+
+
+def _irrelevant(rng: random.Random, text: str) -> str:
+    parts = [text, rng.choice(_ASIDES)]
+    rng.shuffle(parts)
+    return "\n".join(parts)
+
+
+def _echo(rng: random.Random, text: str) -> str:
+    said = sentences(text)
+    return f"{text}\n{rng.choice(('again', 'as said', 'so', 'I mean'))}: {rng.choice(said).rstrip('.').lower()}"
+
+
+def _incoherent(rng: random.Random, text: str) -> str:
+    parts = sentences(text)
+    if len(parts) < 2:
+        parts = text.split()
+        rng.shuffle(parts)
+        return " ".join(parts)
+    rng.shuffle(parts)
+    return " ".join(part.rstrip(".") for part in parts)
+
+
+def _keys(most: int | None, joint: str) -> Rule:
+    def rule(rng: random.Random, text: str) -> str:
+        words = key_words(re.sub(r"^(Answer|Rationale):", "", text, flags=re.MULTILINE))
+        return joint.join(words[:most]) or text
+
+    return rule
+
+
+RULES: dict[str, Rule] = {
+    "no_punctuation": _no_punctuation,
+    "typos": _typos,
+    "grammar_errors": _grammar,
+    "drop_words": _drop_words,
+    "upper_case": lambda rng, text: text.upper(),
+    "lower_case": lambda rng, text: text.lower(),
+    "repetition": _repetition,
+    "rearranged": _rearranged,
+    "wrong_tenses": _exchanged(_TENSES),
+    "wordy": _wordy,
+    "shortest": _keys(3, " "),
+    "commas": _keys(None, ", "),
+    "plain": _plain,
+    "reversed": _reversed,
+    "casual": _casual,
+    "irrelevant": _irrelevant,
+    "echo": _echo,
+    "five_words": _keys(5, " "),
+    "incoherent": _incoherent,
+}

@@ -1,0 +1,140 @@
+"""The terse robot as a causal language model of transformers, in this process.
+
+Texts are generated in batches, shortest first, and each stops at its closing quotation mark. Each has a random
+generator of its own, seeded by its request, so what is drawn for it does not hang on its neighbours in the batch (their
+padding can still move the last digits of a logit). Models of any size that fit the device; nothing is quantised here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from polite_flamingo import hub
+from polite_flamingo.distortion.commands import COMMANDS
+from polite_flamingo.distortion.config import DistortionConfig
+from polite_flamingo.distortion.conversation import CLOSING, messages, number_of, plain_prompt, prefill, quoted
+from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.sample import BadSample
+
+# isort: split
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
+
+class LocalSpeaker:
+    """Holds a model and continues its words; see `speakers.Speaker`.
+
+    Raises:
+        ValueError: from its making; the model cannot be loaded.
+    """
+
+    commands = tuple(COMMANDS)
+
+    def __init__(self, config: DistortionConfig):
+        local = config.local
+        if local.threads:
+            torch.set_num_threads(local.threads)
+        self.name = local.model
+        self._config = config
+        device = local.device if local.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        path = hub.resolve(local.model)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+            self._model = AutoModelForCausalLM.from_pretrained(path, dtype=local.dtype).to(device).eval()
+        except OSError as error:
+            raise ValueError(f"distortion.local.model {local.model!r} cannot be loaded: {error}") from None
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._closing = closing_tokens(self._tokenizer).to(device)
+        self._window = getattr(self._model.config, "max_position_embeddings", None)
+
+    def say(self, requests: Sequence[Request]) -> list[str | BadSample]:
+        """All of them, a batch after the other; what does not fit the model's window is refused."""
+        said: list[str | BadSample] = [""] * len(requests)
+        prompts = [self._ids(request) for request in requests]
+        room = (self._window or 1 << 62) - self._config.max_new_tokens
+        fitting = []
+        for place, ids in enumerate(prompts):
+            if len(ids) <= room:
+                fitting.append(place)
+            else:
+                said[place] = BadSample("text_too_long", f"{len(ids)} tokens; the speaker takes {room}")
+        fitting.sort(key=lambda place: (len(prompts[place]), place))
+        for start in range(0, len(fitting), self._config.local.batch):
+            places = fitting[start : start + self._config.local.batch]
+            texts = self._continued([prompts[place] for place in places], [requests[place].seed for place in places])
+            for place, text in zip(places, texts, strict=True):
+                said[place] = quoted(text)
+        return said
+
+    def _ids(self, request: Request) -> list[int]:
+        """By the model's own chat template where it has one."""
+        if self._tokenizer.chat_template:
+            chat = [*messages(request), {"role": "assistant", "content": prefill(request.command)}]
+            text = self._tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True)
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._tokenizer(plain_prompt(request))["input_ids"])
+
+    @torch.inference_mode()
+    def _continued(self, prompts: Sequence[list[int]], seeds: Sequence[str]) -> list[str]:
+        padded = self._tokenizer.pad({"input_ids": list(prompts)}, return_tensors="pt").to(self._model.device)
+        made = self._model.generate(
+            **padded,
+            max_new_tokens=self._config.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            logits_processor=LogitsProcessorList(self._drawing(seeds)),
+            stopping_criteria=StoppingCriteriaList([_Closed(self._closing)]),
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        new = made[:, padded["input_ids"].shape[1] :]
+        return list(self._tokenizer.batch_decode(new, skip_special_tokens=True))
+
+    def _drawing(self, seeds: Sequence[str]) -> list[Any]:
+        """What makes the most likely token a drawn one; nothing at temperature 0."""
+        if not self._config.temperature:
+            return []
+        return [
+            TemperatureLogitsWarper(self._config.temperature),
+            TopPLogitsWarper(self._config.top_p),
+            _OwnNoise(seeds),
+        ]
+
+
+class _OwnNoise(LogitsProcessor):
+    """Adds Gumbel noise to each row's logits (B, V): the largest is then drawn by softmax, from the row's generator."""
+
+    def __init__(self, seeds: Sequence[str]):
+        self._generators = [torch.Generator().manual_seed(number_of(seed)) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        rows = [torch.rand(scores.shape[1], generator=generator) for generator in self._generators]
+        uniform = torch.stack(rows).clamp_(1e-20, 1 - 1e-7)
+        return scores.float() - torch.log(-torch.log(uniform)).to(scores.device)
+
+
+class _Closed(StoppingCriteria):
+    """A row is done at the first token that holds a closing quotation mark."""
+
+    def __init__(self, closing: Tensor):
+        self._closing = closing
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **rest: object) -> Tensor:
+        return torch.isin(input_ids[:, -1], self._closing)
+
+
+def closing_tokens(tokenizer: Any) -> Tensor:
+    """Ids of all tokens in whose text a closing mark stands."""
+    texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return torch.tensor([token for token, text in enumerate(texts) if any(mark in text for mark in CLOSING)])

@@ -1,0 +1,238 @@
+"""Good responses -> pairs for training the rewriter: the distorted text, and the original to be written from it.
+
+A pair is a single-turn `Sample` whose `response` is the distorted text and whose `rewritten` is the original, so it
+looks like a row that was rewritten; `provenance["distortion"]` holds the kind and everything that was drawn. All is
+drawn from the sample's key and the seed of the configuration: a retry gives the same pair, if the speaker does.
+
+    {"kind": "llm", "speaker": "rules", "command": "typos", "draws": 1}
+    {"kind": "text", "keep_first": 2, "words": {"action": "swap", "rate": 0.31}, "draws": 1}
+    {"kind": "captions_and_boxes", "image_id": "442786", "captions": 5, "boxes": 3, …}
+
+A kind that cannot be had for a sample (no captions of its image; a text so short that nothing can be changed) gives way
+to another, noted as `instead_of` with the reason. Nothing here starts Ray or knows of files of shards.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from polite_flamingo.distortion.config import KINDS, DistortionConfig, Kind
+from polite_flamingo.distortion.retrieval import CaptionIndex, index_name, write_index
+from polite_flamingo.distortion.speakers import Request, Speaker, load_speaker
+from polite_flamingo.distortion.text import augment
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Quarantined, Sample, unmarked
+
+Row = Sample | Quarantined
+
+
+def distort(
+    samples: Iterable[Row], config: DistortionConfig, speaker: Speaker | None = None
+) -> list[Sample | Quarantined]:
+    """Pairs of good responses, in order; one row for each exchange that `config.turns` asks for.
+
+    Args:
+        samples: good responses; what is quarantined already passes through.
+        config: what to do.
+        speaker: instead of the one that `config` names.
+
+    Raises:
+        ValueError: the speaker or the annotations cannot be used; says what to do.
+    """
+    rows = single_turns(samples, config.turns)
+    with tempfile.TemporaryDirectory(prefix="distortion-") as folder:
+        distorter = Distorter(config, speaker=speaker, captions=caption_index(config, Path(folder)))
+        good = [row for row in rows if isinstance(row, Sample)]
+        made = iter(distorter.distort(good))
+        return [row if isinstance(row, Quarantined) else _row(row, next(made), n) for n, row in enumerate(rows)]
+
+
+def _row(sample: Sample, made: Sample | BadSample, number: int) -> Row:
+    if isinstance(made, Sample):
+        return made
+    return Quarantined(key=sample.key, shard="", index=number, reason=made.reason, detail=made.detail)
+
+
+def single_turns(rows: Iterable[Row], turns: Literal["first", "all"]) -> list[Row]:
+    """Each dialogue as single exchanges, with the images that they show; what is quarantined passes through.
+
+    A single-turn sample keeps its key. The exchanges of a dialogue are called KEY/turn0, KEY/turn1 …, of which the
+    first is the only one where `turns` says so.
+    """
+    found: list[Row] = []
+    for row in rows:
+        if isinstance(row, Quarantined) or len(row.turns) == 1:
+            found.append(row)
+            continue
+        seen = 0
+        for number, turn in enumerate(row.turns[: 1 if turns == "first" else None]):
+            marks = turn.instruction.count(IMAGE_MARK)
+            found.append(
+                replace(
+                    row,
+                    key=f"{row.key}/turn{number}",
+                    turns=(turn,),
+                    images=row.images[seen : seen + marks],
+                    provenance={**row.provenance, "turn": number, "turns": len(row.turns)},
+                )
+            )
+            seen += marks
+    return found
+
+
+def caption_index(config: DistortionConfig, folder: Path) -> CaptionIndex | None:
+    """The index of the configured annotations, written to `folder` if it is not there; None where none are configured.
+
+    Raises:
+        ValueError: a file is missing.
+        SourceError: a file is unusable.
+    """
+    annotations = config.retrieval.annotations
+    if not annotations or not config.shares.captions_and_boxes:
+        return None
+    path = folder / index_name(annotations)
+    write_index(annotations, path)
+    return CaptionIndex(path)
+
+
+@dataclass(kw_only=True)
+class _Wanted:
+    """A sample that a speaker or the augmentation still has to distort."""
+
+    place: int
+    sample: Sample
+    kind: Kind
+    facts: dict[str, Any]
+    draws: int = 0
+
+
+class Distorter:
+    """Distorts single-turn samples, many at once; holds what is expensive: the speaker and the captions.
+
+    Args:
+        config: what to do.
+        speaker: instead of the one that `config` names, which is loaded where its share is more than 0.
+        captions: of COCO; without them that kind gives way to others.
+    """
+
+    def __init__(self, config: DistortionConfig, *, speaker: Speaker | None = None, captions: CaptionIndex | None):
+        self._config = config
+        self._speaker = speaker or (load_speaker(config) if config.shares.llm else None)
+        self._commands = sorted(self._speaker.commands) if self._speaker else []
+        self._captions = captions
+
+    def distort(self, samples: Sequence[Sample]) -> list[Sample | BadSample]:
+        """A pair for each sample, in order, or why there is none. What the speaker raises comes through."""
+        made: dict[int, Sample | BadSample] = {}
+        wanted = []
+        for place, sample in enumerate(samples):
+            try:
+                check_good(sample)
+                one = self._plan(place, sample)
+            except BadSample as bad:
+                made[place] = bad
+                continue
+            if isinstance(one, Sample):
+                made[place] = one
+            else:
+                wanted.append(one)
+        while wanted:
+            wanted = self._draw(wanted, made)
+        return [made[place] for place in range(len(samples))]
+
+    def _plan(self, place: int, sample: Sample) -> Sample | _Wanted:
+        """A pair where captions are drawn and there; else what is left to do."""
+        rng = random.Random(f"{self._config.seed} {sample.key} kind")
+        kind = self._drawn(rng, KINDS)
+        facts: dict[str, Any] = {}
+        if kind == "captions_and_boxes":
+            try:
+                text, found = self._retrieved(sample)
+                if usable(text, sample):
+                    return pair(sample, text, {"kind": kind, **found})
+                raise BadSample("missing_annotation", "the captions say the same")
+            except BadSample as bad:
+                facts = {"instead_of": {"kind": kind, "reason": bad.detail}}
+            kind = self._drawn(rng, ("llm", "text"))
+        return _Wanted(place=place, sample=sample, kind=kind, facts=facts)
+
+    def _drawn(self, rng: random.Random, kinds: Sequence[Kind]) -> Kind:
+        return rng.choices(kinds, [self._config.shares.of(kind) for kind in kinds])[0]
+
+    def _retrieved(self, sample: Sample) -> tuple[str, dict[str, Any]]:
+        if self._captions is None:
+            raise BadSample("missing_annotation", "no annotations are configured")
+        if sample.dataset not in self._config.retrieval.datasets or len(sample.images) != 1:
+            raise BadSample("missing_annotation", "not a detailed description of one image")
+        return self._captions.response(sample)
+
+    def _draw(self, wanted: list[_Wanted], made: dict[int, Sample | BadSample]) -> list[_Wanted]:
+        """One draw of each; what is done goes into `made`, what has to be drawn again is returned."""
+        spoken = [one for one in wanted if one.kind == "llm"]
+        requests = [self._request(one) for one in spoken]
+        said: Sequence[str | BadSample] = []
+        if requests:
+            assert self._speaker is not None, "llm was drawn without a share"
+            said = self._speaker.say(requests)
+        results: list[tuple[_Wanted, str | BadSample, dict[str, Any]]] = [
+            (one, text, {"speaker": self._speaker.name if self._speaker else "", "command": request.command})
+            for one, request, text in zip(spoken, requests, said, strict=True)
+        ]
+        augmented = (one for one in wanted if one.kind == "text")
+        results += [(one, *augment(one.sample.response, self._seed(one))) for one in augmented]
+        again = []
+        for one, text, drawn in results:
+            one.draws += 1
+            if isinstance(text, BadSample):
+                made[one.place] = text
+            elif usable(text, one.sample):
+                made[one.place] = pair(one.sample, text, {"kind": one.kind, **drawn, "draws": one.draws, **one.facts})
+            elif one.draws < self._config.draws:
+                again.append(one)
+            elif one.kind == "text" and self._config.shares.llm:
+                facts = {"instead_of": {"kind": "text", "reason": "augmentation left it empty or as it was"}}
+                again.append(_Wanted(place=one.place, sample=one.sample, kind="llm", facts=facts))
+            else:
+                made[one.place] = BadSample(
+                    "not_distorted", f"{one.sample.key}: {one.draws} draws of {one.kind} were empty or changed nothing"
+                )
+        return again
+
+    def _request(self, one: _Wanted) -> Request:
+        rng = random.Random(f"{self._seed(one)} command")
+        command = ""
+        if rng.random() < self._config.command_share and self._commands:
+            command = rng.choice(self._commands)
+        return Request(
+            seed=self._seed(one), instruction=one.sample.question, response=one.sample.response, command=command
+        )
+
+    def _seed(self, one: _Wanted) -> str:
+        return f"{self._config.seed} {one.sample.key} {one.kind} {one.draws}"
+
+
+def pair(sample: Sample, text: str, distortion: dict[str, Any]) -> Sample:
+    """The pair of a single-turn sample and its distorted text. Raises `BadSample` where that is no valid sample."""
+    turn = replace(sample.turns[0], response=unmarked(text))
+    return replace(
+        sample, turns=(turn,), rewritten=sample.response, provenance={**sample.provenance, "distortion": distortion}
+    ).validate()
+
+
+def usable(text: str, sample: Sample) -> bool:
+    """Whether a distorted text has a word in it and differs from the original by more than white space."""
+    return bool(re.search(r"\w", text)) and text.split() != sample.response.split()
+
+
+def check_good(sample: Sample) -> None:
+    """Raise `BadSample` for what is no good response to be distorted."""
+    if len(sample.turns) != 1:
+        raise BadSample("unsupported", f"{sample.key}: {len(sample.turns)} turns; take single turns first")
+    if sample.rewritten is not None:
+        raise BadSample("unsupported", f"{sample.key}: is a pair already; give shards of good responses")
+    sample.validate()

@@ -1,0 +1,118 @@
+"""Captions and boxes of COCO in the place of a detailed description: joined by the number of the image.
+
+LLaVA names the image `000000442786.jpg`, COCO `COCO_train2014_000000442786.jpg` with id 442786: the last digits of a
+name are the id. The annotation files are read once, record by record, into an index on disk that every worker opens;
+how an annotation is worded is `sources.coco`'s and `sources.responses`' business, the same as for an ingested caption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo import images
+from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.sources.base import SourceOptions
+from polite_flamingo.sources.coco import described, records
+from polite_flamingo.sources.reading import found_id
+from polite_flamingo.sources.shelf import Shelf
+
+
+def index_name(annotations: Sequence[str]) -> str:
+    """A file name that changes with the annotation files. Raises `ValueError` where one is missing."""
+    stamps = []
+    for name in annotations:
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(f"distortion.retrieval.annotations: {path} is not a file")
+        stamps.append([path.name, path.stat().st_size, _digest_of_ends(path)])
+    return f"coco-{hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]}.sqlite"
+
+
+def write_index(annotations: Sequence[str], path: Path) -> Counter[str]:
+    """Read the files into an index at `path`, atomically; nothing is done where it is there already.
+
+    Returns:
+        how many images it holds ("images"), and how many records of the files were bad, by reason; empty where it was
+        there.
+
+    Raises:
+        SourceError: a file is unusable as a whole.
+    """
+    if path.exists():
+        return Counter()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    counts: Counter[str] = Counter()
+    with closing(sqlite3.connect(temporary)) as database:
+        database.execute("CREATE TABLE image (id TEXT PRIMARY KEY, joined TEXT) WITHOUT ROWID")
+        for _, _, joined in records(SourceOptions(annotations=tuple(map(Path, annotations))), Shelf()):
+            if isinstance(joined, BadSample):
+                counts[joined.reason] += 1
+                continue
+            image_id = found_id(joined["record"], "id")
+            if image_id is None:
+                counts["bad_field"] += 1
+                continue
+            database.execute("INSERT OR IGNORE INTO image VALUES (?, ?)", (image_id, json.dumps(joined)))
+            counts["images"] += 1
+        database.commit()
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return counts
+
+
+class CaptionIndex:
+    """Looks images up in an index that `write_index` has written."""
+
+    def __init__(self, path: Path):
+        self._database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+
+    def response(self, sample: Sample) -> tuple[str, dict[str, Any]]:
+        """The captions and boxes of the sample's image, and its id and numbers of them.
+
+        Raises:
+            BadSample: there are none, "missing_annotation"; `detail` says why.
+        """
+        image_id = image_number(sample)
+        row = self._database.execute("SELECT joined FROM image WHERE id = ?", (image_id,)).fetchone()
+        if row is None:
+            raise BadSample("missing_annotation", f"image {image_id} is not in the annotations")
+        joined = json.loads(row[0])
+        record = joined["record"]
+        if not ("width" in record and "height" in record):
+            header = images.inspect(sample.images[0].data)
+            record = {**record, "width": header.width, "height": header.height}
+        response, meta = described({**joined, "record": record}, record["width"], record["height"])
+        return response, {"image_id": image_id, **meta}
+
+
+def image_number(sample: Sample) -> str:
+    """COCO's id of the sample's image, from what its source noted. Raises `BadSample`."""
+    names = sample.meta.get("images")
+    name = sample.meta.get("image_id") or (names[0] if isinstance(names, list) and names else "")
+    digits = re.search(r"(\d+)(?:\.\w+)?$", str(name))
+    if digits is None:
+        raise BadSample("missing_annotation", "the sample's meta names no image by a number")
+    return digits[1].lstrip("0") or "0"
+
+
+def _digest_of_ends(path: Path, most: int = 1 << 20) -> str:
+    """Of the first and the last MiB: annotation files are hundreds of megabytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        digest.update(file.read(most))
+        if (size := path.stat().st_size) > most:
+            file.seek(max(most, size - most))
+            digest.update(file.read())
+    return digest.hexdigest()[:16]

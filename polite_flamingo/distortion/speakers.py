@@ -1,0 +1,64 @@
+"""Who plays the terse robot: what is asked of a speaker, and which one a configuration names.
+
+A speaker that loads a model does so when it is made; its module is imported only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from polite_flamingo.distortion.config import DistortionConfig
+from polite_flamingo.sample import BadSample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One good response to be said tersely.
+
+    Attributes:
+        seed: of everything that is drawn for it; it comes from the sample's key and the number of the draw.
+        instruction: what was asked, without image marks.
+        response: the good response.
+        command: a name of `commands.COMMANDS`, or "" for none.
+    """
+
+    seed: str
+    instruction: str
+    response: str
+    command: str = ""
+
+
+class Speaker(Protocol):
+    """Says good responses tersely."""
+
+    @property
+    def name(self) -> str:
+        """Who it is, for the provenance: "rules", or a model's name."""
+
+    @property
+    def commands(self) -> Collection[str]:
+        """The names of the commands that it follows; others must not be asked of it."""
+
+    def say(self, requests: Sequence[Request]) -> Sequence[str | BadSample]:
+        """One text a request, in order; "" where nothing usable came; a `BadSample` where asking again is no use."""
+
+
+def load_speaker(config: DistortionConfig) -> Speaker:
+    """The speaker of a configuration.
+
+    Raises:
+        ValueError: it cannot be used; says what to do.
+    """
+    if config.speaker == "rules":
+        from polite_flamingo.distortion.rules import RuleSpeaker
+
+        return RuleSpeaker()
+    if config.speaker == "local":
+        from polite_flamingo.distortion.local import LocalSpeaker
+
+        return LocalSpeaker(config)
+    from polite_flamingo.distortion.endpoint import EndpointSpeaker
+
+    return EndpointSpeaker(config)

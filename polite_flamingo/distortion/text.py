@@ -1,0 +1,128 @@
+"""Random text augmentation with nlpaug: sentences, characters, words, each with odds of one half, independently.
+
+    sentences   a random number of the first ones is kept; they are shuffled; joined with "" or with line breaks
+    characters  one of insert, substitute, swap, delete, at random rates of words and of characters in them
+    words       one of delete, swap, crop, at a random rate
+
+What the paper does (section 3.1) with the rates that it leaves open drawn by us. nlpaug draws from the global
+generators of Python and numpy, so these are seeded for the moment of a call and given back as they were. None of its
+dictionaries or models is used, so nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+CHARACTER_ACTIONS = ("insert", "substitute", "swap", "delete")
+WORD_ACTIONS = ("delete", "swap", "crop")
+ODDS = 0.5
+MOST_WORDS = 400
+"""Changed in one text, however long: nlpaug's time grows with the square."""
+_SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
+_TOKEN = re.compile(r"\w+|[^\w\s]|\n")
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and lines of a text, stripped. (nltk's splitter would have to be downloaded.)"""
+    return [part.strip() for part in _SENTENCE.split(text) if part.strip()]
+
+
+def augment(text: str, seed: str) -> tuple[str, dict[str, Any]]:
+    """A distorted text and what was done to it; the same seed gives the same.
+
+    The result may be empty or the same as `text`: whoever asks decides whether to draw again.
+    """
+    rng = random.Random(seed)
+    done: dict[str, Any] = {}
+    if rng.random() < ODDS:
+        text, done["keep_first"] = _prefix(rng, text)
+    if rng.random() < ODDS:
+        text, done["shuffled"] = _shuffled(rng, text)
+    if rng.random() < ODDS:
+        text, done["characters"] = _characters(rng, text)
+    if rng.random() < ODDS:
+        text, done["words"] = _words(rng, text)
+    return text, done
+
+
+def _prefix(rng: random.Random, text: str) -> tuple[str, int]:
+    """The first sentences, with whatever stood between them."""
+    ends = [match.start() for match in _SENTENCE.finditer(text) if text[: match.start()].strip()]
+    kept = rng.randint(1, len(ends) + 1)
+    return (text[: ends[kept - 1]] if kept <= len(ends) else text), kept
+
+
+def _shuffled(rng: random.Random, text: str) -> tuple[str, str]:
+    parts = sentences(text)
+    rng.shuffle(parts)
+    joint = rng.choice(("", "\n"))
+    return joint.join(parts), "lines" if joint else "joined"
+
+
+def _characters(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
+    from polite_flamingo import hub  # noqa: F401, I001 (nlpaug imports transformers, which wants it before)
+    from nlpaug.augmenter.char import RandomCharAug
+
+    done = {
+        "action": rng.choice(CHARACTER_ACTIONS),
+        "word_rate": round(rng.uniform(0.05, 0.5), 3),
+        "rate": round(rng.uniform(0.05, 0.5), 3),
+    }
+    made = lambda: RandomCharAug(  # noqa: E731
+        action=done["action"], aug_char_p=done["rate"], aug_word_p=done["word_rate"], aug_word_max=MOST_WORDS,
+        aug_char_max=None, tokenizer=_tokens, reverse_tokenizer=_joined,
+    )  # fmt: skip
+    return _run(made, text, rng), done
+
+
+def _words(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
+    from polite_flamingo import hub  # noqa: F401, I001
+    from nlpaug.augmenter.word import RandomWordAug
+
+    done = {"action": rng.choice(WORD_ACTIONS), "rate": round(rng.uniform(0.05, 0.5), 3)}
+    crop = done["action"] == "crop"
+    if len(_tokens(text)) < (3 if crop else 2):
+        return text, done  # nlpaug's crop fails on so few, and a single word deleted leaves nothing
+    made = lambda: RandomWordAug(  # noqa: E731
+        action=done["action"], aug_p=done["rate"], aug_min=2 if crop else 1, aug_max=MOST_WORDS, tokenizer=_tokens,
+        reverse_tokenizer=_joined,
+    )  # fmt: skip
+    return _run(made, text, rng), done
+
+
+def _run(made: Callable[[], Any], text: str, rng: random.Random) -> str:
+    with seeded(rng.getrandbits(32)):
+        found = made().augment(text)
+    return found[0] if found else text
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed Python's and numpy's global generators; afterwards both are as they were."""
+    before, numpy_before = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpy_before)
+
+
+def _tokens(text: str) -> list[str]:
+    """Words, signs and line breaks; nlpaug's own splitter would lose the last."""
+    return _TOKEN.findall(text)
+
+
+def _joined(tokens: list[str]) -> str:
+    """Inverse of `_tokens` but for the number of blanks."""
+    text = " ".join(token for token in tokens if token)
+    text = re.sub(r" ?\n ?", "\n", text)
+    text = re.sub(r" (?=[.,:;?!%)\]}’])|(?<=[(\[{‘]) ", "", text)
+    return re.sub(r"(?<=\w) ?(['-]) ?(?=\w)", r"\1", text)

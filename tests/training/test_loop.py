@@ -1,0 +1,211 @@
+"""What a run does twice is the same, and what interrupts it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from polite_flamingo.flamingo.checkpoint import load_flamingo
+from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
+from polite_flamingo.flamingo.saved import opened
+from polite_flamingo.packing import Packed, PackingConfig
+from training import checkpoints
+from training.data import Group, Ingredient, LocalStream, stream
+from training.loop import LossNotFinite, Tally, Update
+from training.optimiser import learning_rate
+from training.stage import train_stage
+from training.stages import CONNECTOR, StageConfig, StageName, Stages, TrainingConfig
+
+PACKING = PackingConfig(window=160, max_images=4)
+LORA = StageConfig(
+    tune=("lora",), lora=LoraSettings(r=2, alpha=2), learning_rate=0.02, batch=3, micro_batch=2, epochs=2,
+    packing=PACKING,
+)  # fmt: skip
+TUNED = StageConfig(tune=CONNECTOR, learning_rate=0.01, batch=4, micro_batch=4, packing=PACKING, optimizer="muon")
+
+
+class Interrupted(Exception):
+    """A test pulls the plug."""
+
+
+def train(
+    tiny, mixture: Mapping[str, Ingredient], out: Path, *, name: StageName = "clever-1", stop: int = 0,
+    start: FlamingoConfig | None = None, stream_class: type[LocalStream] | None = None, **changes: object,
+) -> tuple[list[Update], Tally | None]:  # fmt: skip
+    """The updates of a run, interrupted after `stop` of them."""
+    config = TrainingConfig(
+        base=tiny.config, stages=Stages(clever_1=LORA, clever_2=TUNED), shards_a_group=2, dtype="float32",
+        **{"checkpoint_steps": 2, **changes},
+    )  # fmt: skip
+    updates: list[Update] = []
+
+    def on_update(update: Update) -> None:
+        updates.append(update)
+        if update.step == stop:
+            raise Interrupted
+
+    def stream_of(model, world):
+        made = stream(
+            mixture, config.stage(name).packing, model.tokenizer, model.attention, seed=config.seed,
+            shards_a_group=config.shards_a_group, rank=world.rank, size=world.size,
+        )  # fmt: skip
+        if stream_class is not None:
+            made.__class__ = stream_class
+        return made
+
+    try:
+        return updates, train_stage(config, name, start or config.base, stream_of, out, on_update=on_update)
+    except Interrupted:
+        return updates, None
+
+
+def same(updates: list[Update]) -> list[tuple[float, ...]]:
+    """All that does not hang on the clock."""
+    return [(u.step, u.progress, u.loss, u.learning_rate, u.gradient_norm, u.samples, u.tokens) for u in updates]
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    model = load_flamingo(FlamingoConfig(folder=str(folder)), merge=False)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, mixture, tmp_path_factory) -> tuple[Path, list[Update], Tally]:
+    out = tmp_path_factory.mktemp("undisturbed")
+    updates, tally = train(tiny, mixture, out)
+    assert tally is not None
+    return out, updates, tally
+
+
+def test_it_learns_and_counts_every_sample_once_an_epoch(undisturbed) -> None:
+    out, updates, tally = undisturbed
+    assert len(updates) > 8 and updates[-1].loss < 0.7 * updates[0].loss
+    assert tally.samples == sum(u.samples for u in updates) == 2 * 42
+    assert tally.trained_tokens == sum(u.trained_tokens for u in updates)
+    assert (tally.first_loss, tally.last_loss) == (updates[0].loss, updates[-1].loss)
+    assert [u.step for u in updates] == list(range(1, len(updates) + 1))
+    assert updates[-1].progress == 1.0 and updates[-1].epoch == 2.0
+    assert all(a.progress < b.progress for a, b in zip(updates, updates[1:], strict=False))
+    assert 0 < updates[0].fill <= 1
+
+
+@pytest.mark.parametrize("stop", [1, 2, 5, 7])
+def test_after_an_interruption_everything_goes_on_as_if_there_had_been_none(
+    tiny, mixture, tmp_path: Path, undisturbed, stop: int
+) -> None:
+    reference, expected, tally = undisturbed
+    first, none = train(tiny, mixture, tmp_path, stop=stop)
+    assert none is None and not (tmp_path / "model").exists()
+    saved = stop - 1 - (stop - 1) % 2  # the update that was interrupted had not been saved
+    second, found = train(tiny, mixture, tmp_path)
+    assert same(first[:saved]) + same(second) == same(expected)
+    assert found is not None
+    assert (found.samples, found.trained_tokens, found.last_loss) == (
+        tally.samples, tally.trained_tokens, tally.last_loss,
+    )  # fmt: skip
+    after, before = tensors(tmp_path / "model"), tensors(reference / "model")
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_finished_run_has_nothing_left_to_do(tiny, mixture, undisturbed) -> None:
+    out, _, tally = undisturbed
+    again, found = train(tiny, mixture, out)
+    assert again == [] and found is not None and found.to_json() == tally.to_json()
+
+
+def test_stages_build_on_each_other_and_each_changes_only_its_own(tiny, mixture, tmp_path: Path, undisturbed) -> None:
+    first = undisturbed[0] / "model"
+    train(tiny, mixture, tmp_path, name="clever-2", start=FlamingoConfig(folder=str(first)))
+    model = opened(FlamingoConfig(folder=str(tmp_path / "model")))
+    assert (tmp_path / "model" / "tuned.safetensors").is_file() and model.lora == str(tmp_path / "model" / "lora")
+    base, one, two = tiny.load(lora=str(first / "lora")), tensors(first), tensors(tmp_path / "model")
+    plain = dict(base.named_parameters())
+    changed = {name for name in one if not torch.equal(one[name], two[name])}
+    assert changed and all(name.startswith("perceiver.") or ".gated_cross_attn_layer." in name for name in changed)
+    assert not any(".ff." in name and "gated" in name for name in changed)
+    assert all(torch.equal(one[name], plain[name]) for name in one if name in plain and "lora" not in name
+               and "_proj" not in name)  # fmt: skip
+    third = tmp_path / "third"
+    train(tiny, mixture, third, name="clever-1", start=FlamingoConfig(folder=str(tmp_path / "model")))
+    three = tensors(third / "model")
+    changed = {name for name in two if not torch.equal(two[name], three[name])}
+    assert changed and all(".lora_" in name for name in changed), "the connector of stage 2 is still there"
+
+
+def test_a_loss_that_is_no_number_stops_with_the_samples_and_keeps_what_was_good(tiny, mixture, tmp_path: Path) -> None:
+    with pytest.raises(LossNotFinite) as caught:
+        config = TrainingConfig(base=tiny.config, stages=Stages(clever_1=LORA), shards_a_group=2, dtype="float32",
+                                checkpoint_steps=2)  # fmt: skip
+        models = []
+
+        def stream_of(model, world):
+            models.append(model)
+            return stream(mixture, PACKING, model.tokenizer, model.attention, seed=0, shards_a_group=2)
+
+        def poison(update: Update) -> None:
+            if update.step == 4:
+                models[0].lang_encoder.get_input_embeddings().weight.data.fill_(math.nan)
+
+        train_stage(config, "clever-1", config.base, stream_of, tmp_path, on_update=poison)
+    assert "update 5" in str(caught.value) and "made/train/" in str(caught.value)
+    kept = checkpoints.newest(tmp_path / "checkpoints")
+    assert kept is not None and kept.step == 4 and str(kept.folder) in str(caught.value)
+    assert all(torch.isfinite(t).all() for t in torch.load(kept.folder / "optimizer.pt").popitem()[1].values())
+
+
+def test_what_is_half_written_is_not_read(tiny, mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tiny, mixture, tmp_path, stop=5)
+    folder = tmp_path / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {"step-000002", "step-000004"}
+    (folder / "step-000006.tmp").mkdir()
+    (folder / "step-000006.tmp" / "tuned.safetensors").write_bytes(b"half")
+    found = checkpoints.newest(folder)
+    assert found is not None and found.step == 4
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.torch, "save", full)
+    with pytest.raises(OSError, match="update 6: no checkpoint could be written.*No space"):
+        train(tiny, mixture, tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"step-000002", "step-000004"}
+
+
+def test_a_checkpoint_of_another_stage_or_other_ranks_is_refused(tiny, mixture, tmp_path: Path) -> None:
+    train(tiny, mixture, tmp_path, stop=3)
+    with pytest.raises(ValueError, match="another stage or model"):
+        train(tiny, mixture, tmp_path, name="clever-2")
+    state = tmp_path / "checkpoints" / "step-000002" / "state.json"
+    record = json.loads(state.read_text())
+    state.write_text(json.dumps(record | {"positions": record["positions"] * 2}))
+    with pytest.raises(ValueError, match="written by 2 workers"):
+        train(tiny, mixture, tmp_path)
+
+
+class Forgetful(LocalStream):
+    """All that it packs is left out."""
+
+    def packed(self, epoch: int, first: int) -> Iterator[Packed]:
+        for packed in super().packed(epoch, first):
+            packed.rows = []
+            yield packed
+
+
+def test_an_epoch_without_rows_ends(tiny, mixture, tmp_path: Path) -> None:
+    updates, tally = train(tiny, mixture, tmp_path, stream_class=Forgetful)
+    assert updates == [] and tally is not None and tally.rows == 0
+
+
+def test_the_learning_rate_rises_falls_and_ends_at_nothing() -> None:
+    stage = StageConfig(tune=("lora",), learning_rate=1.0, warm_up=0.1)
+    assert learning_rate(stage, 0.0) == 0 and learning_rate(stage, 0.05) == pytest.approx(0.5)
+    assert learning_rate(stage, 0.1) == pytest.approx(1.0) and learning_rate(stage, 0.55) == pytest.approx(0.5)
+    assert learning_rate(stage, 1.0) == pytest.approx(0.0)
+
+
+assert Group

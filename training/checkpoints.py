@@ -1,0 +1,180 @@
+"""What a run can go on from, and what it leaves: folders that are whole or not there.
+
+    OUT/checkpoints/step-000120/   tuned.safetensors, optimizer.pt, state.json
+    OUT/model/                     flamingo.yaml, tuned.safetensors and lora/, of what was tuned
+
+Each is written under a temporary name, synced and renamed. What was cut short keeps its temporary name and is never
+read; `save` and `save_model` remove it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from polite_flamingo import hub
+from polite_flamingo.flamingo.checkpoint import save_flamingo
+from polite_flamingo.flamingo.config import FlamingoConfig, Part
+from polite_flamingo.flamingo.lora import lora_layers, save_lora
+from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.saved import FILE, write_config
+from training.stages import CONNECTOR
+
+TUNED_FILE = "tuned.safetensors"
+LORA_FOLDER = "lora"
+_STEP = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A whole checkpoint on disk, read but for its tensors.
+
+    Attributes:
+        folder: of it.
+        step: updates done.
+        state: whatever the loop needs to go on, JSON types.
+    """
+
+    folder: Path
+    step: int
+    state: Mapping[str, Any]
+
+    def load(self, tuned: Mapping[str, nn.Parameter]) -> dict[str, Any]:
+        """Copy the tuned tensors into `tuned`; return the optimizer's state.
+
+        Raises:
+            ValueError: the checkpoint holds other tensors: it is of another stage or another model.
+        """
+        found = load_file(str(self.folder / TUNED_FILE))
+        wrong = set(found) ^ set(tuned) or {n for n in tuned if tuned[n].shape != found[n].shape}
+        if wrong:
+            raise ValueError(
+                f"{self.folder} is of another stage or model: {len(wrong)} tensors differ, such as {min(wrong)}; give "
+                "another --out, or --fresh"
+            )
+        with torch.no_grad():
+            for name, parameter in tuned.items():
+                parameter.copy_(like(found[name], parameter))
+        optimizer: dict[str, Any] = torch.load(self.folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        return optimizer
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The last whole checkpoint under `folder`; None where there is none."""
+    found = {int(m[1]): path for path in folder.glob("step-*") if (m := _STEP.fullmatch(path.name))}
+    if not found:
+        return None
+    step = max(found)
+    state = json.loads((found[step] / "state.json").read_text())
+    return Checkpoint(folder=found[step], step=step, state=state)
+
+
+def save(
+    folder: Path, step: int, tuned: Mapping[str, Tensor], optimizer: Mapping[str, Any], state: Mapping[str, Any],
+    *, keep: int,
+) -> None:  # fmt: skip
+    """Write a checkpoint and delete all but the last `keep`.
+
+    Raises:
+        OSError: the disk is full, say; the checkpoints that were there are untouched.
+    """
+
+    def write(new: Path) -> None:
+        save_file({name: tensor.contiguous() for name, tensor in tuned.items()}, str(new / TUNED_FILE))
+        torch.save(dict(optimizer), new / "optimizer.pt")
+        (new / "state.json").write_text(json.dumps(state) + "\n")
+
+    _write(folder / f"step-{step:06d}", write)
+    steps = sorted(
+        (path for path in folder.glob("step-*") if _STEP.fullmatch(path.name)), key=lambda p: int(p.name[5:])
+    )
+    for old in steps[:-keep]:
+        shutil.rmtree(old)
+
+
+def save_model(model: FlamingoModel, config: FlamingoConfig, folder: Path, *, tuned: Sequence[Part]) -> None:
+    """Write a model folder that `FlamingoConfig(folder=…)` loads.
+
+    Args:
+        model: with its LoRA attached, if it has one.
+        config: what it was loaded from, opened: its base stays named, what training changed is written.
+        folder: replaced whole.
+        tuned: the parts that this stage tuned; those of the stages before are known from `config`.
+    """
+    folder = folder.absolute()
+    names = tuple(name for name in config.checkpoints if Path(name).name != TUNED_FILE)
+    parts = set(tuned) - {"lora"}
+    if names != config.checkpoints:
+        parts |= set(CONNECTOR)
+    if config.lora_in_checkpoint:
+        parts.add("lora")
+    adapter = bool(lora_layers(model)) and not config.lora_in_checkpoint
+    written = dataclasses.replace(
+        config,
+        checkpoints=(*names, str(folder / TUNED_FILE)) if parts else names,
+        lora=str(folder / LORA_FOLDER) if adapter else "",
+    )
+
+    def write(new: Path) -> None:
+        if parts:
+            save_flamingo(model, new / TUNED_FILE, parts=sorted(parts))
+        if adapter:
+            save_lora(model, new / LORA_FOLDER)
+        (new / FILE).write_text(write_config(folder, _absolute(written)))
+
+    _write(folder, write)
+
+
+def _absolute(config: FlamingoConfig) -> FlamingoConfig:
+    """Paths of the base as seen from anywhere: the folder may be used from another working directory."""
+
+    def path(name: str) -> str:
+        return str(Path(name).absolute()) if name and Path(hub.resolve(name)).exists() and ":" not in name else name
+
+    return dataclasses.replace(
+        config,
+        vision=path(config.vision), vision_pretrained=path(config.vision_pretrained),
+        language_model=path(config.language_model), tokenizer=path(config.tokenizer),
+        checkpoints=tuple(map(path, config.checkpoints)),
+    )  # fmt: skip
+
+
+def _write(folder: Path, write: Any) -> None:
+    """Fill a temporary folder, sync every file of it, and put it in the place of `folder`."""
+    new, old = folder.with_name(f"{folder.name}.tmp"), folder.with_name(f"{folder.name}.old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        write(new)
+        for file in new.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+
+
+def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The whole tensor laid out as the parameter is, which under FSDP is a shard."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return tensor

@@ -1,0 +1,76 @@
+"""Image features that a stage cannot change, each image encoded once.
+
+The vision tower is always frozen, so its patch tokens never change; where the perceiver is frozen too, neither do its
+latents, which are a tenth of the size. What is kept is bounded; the least recently used goes first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from polite_flamingo.flamingo.media import AT_ONCE, digest, patch_tokens
+from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.sample import BadSample
+
+
+class Features:
+    """Answers lists of encoded images with one feature tensor each.
+
+    Attributes:
+        latents: whether features are perceiver latents (L, D); else they are patch tokens (1, V, D).
+        hits, misses: images that were there, or had to be encoded.
+    """
+
+    def __init__(self, model: FlamingoModel, max_bytes: int):
+        """Args: model: prepared for its stage: what requires gradients is trained. max_bytes: kept at most."""
+        self._model, self._max_bytes = model, max_bytes
+        self.latents = not any(parameter.requires_grad for parameter in model.perceiver.parameters())
+        self._kept: OrderedDict[str, Tensor | BadSample] = OrderedDict()
+        self._bytes = 0
+        self.hits = self.misses = 0
+
+    def get(self, images: Sequence[bytes]) -> list[Tensor | BadSample]:
+        """Features of each image, in order; why there are none of a broken one. One list's images are never evicted."""
+        names = [digest(data) for data in images]
+        found: dict[str, Tensor | BadSample] = {}
+        missing: dict[str, bytes] = {}
+        for name, data in zip(names, images, strict=True):
+            if name in self._kept:
+                self._kept.move_to_end(name)
+                found[name] = self._kept[name]
+                self.hits += 1
+            elif name in missing:
+                self.hits += 1
+            else:
+                missing[name] = data
+                self.misses += 1
+        order = list(missing)
+        for start in range(0, len(order), AT_ONCE):
+            found |= self._encode({name: missing[name] for name in order[start : start + AT_ONCE]})
+        for name in missing:
+            self._keep(name, found[name])
+        return [found[name] for name in names]
+
+    @torch.no_grad()
+    def _encode(self, encoded: Mapping[str, bytes]) -> dict[str, Tensor | BadSample]:
+        tokens, broken = patch_tokens(self._model, encoded)
+        made: dict[str, Tensor | BadSample] = dict(broken)
+        if tokens:
+            seen = torch.stack(list(tokens.values()))[:, None, None]
+            each = self._model.latents(seen)[:, 0] if self.latents else seen[:, 0]
+            made |= {name: one.clone() for name, one in zip(tokens, each, strict=True)}
+        return made
+
+    def _keep(self, name: str, one: Tensor | BadSample) -> None:
+        self._kept[name] = one
+        self._bytes += _size(one)
+        while self._bytes > self._max_bytes and self._kept:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+
+
+def _size(one: Tensor | BadSample) -> int:
+    return one.numel() * one.element_size() if isinstance(one, Tensor) else 200

@@ -1,0 +1,124 @@
+"""What each stage of training tunes, on what, and how: the paper's recipe as defaults, a profile changes what it must.
+
+Polite Flamingo is trained once on distorted responses, Clever Flamingo in the three stages of the U: LoRA, connector,
+LoRA ([PF], section 4 and its table of hyper-parameters). The second generation of Polite Flamingo is the first one's
+recipe, started from Clever Flamingo. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from polite_flamingo.packing import PackingConfig
+
+from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings, Part
+
+GUANACO_LORA = LoraSettings(r=64, alpha=16)
+"""Rank and scale of QLoRA-Guanaco, which the paper's LoRA starts from."""
+
+CONNECTOR: tuple[Part, ...] = ("perceiver", "cross_attention")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One stage.
+
+    Attributes:
+        tune: the parts of the model that learn; everything else is frozen.
+        cross_attention_ffn: whether the FFN of tuned cross-attention learns too (the paper's does not).
+        lora: of a model that has none yet; a model that has one keeps its own.
+        learning_rate: after the warm-up; then half a cosine down to zero.
+        warm_up: share of the stage over which the learning rate rises.
+        epochs: passes over the data.
+        batch: packed rows an update, over all workers and micro-batches.
+        micro_batch: packed rows run at once by a worker; the rest of its share of the batch accumulates.
+        packing: how samples become rows.
+        optimizer: "muon" is for hidden matrices, the others then have AdamW; it does not go with FSDP.
+        weight_decay: of matrices.
+        clip: the gradient's norm is cut to this.
+    """
+
+    tune: tuple[Part, ...]
+    cross_attention_ffn: bool = False
+    lora: LoraSettings = GUANACO_LORA
+    learning_rate: float = 1e-4
+    warm_up: float = 0.03
+    epochs: int = 1
+    batch: int = 256
+    micro_batch: int = 8
+    packing: PackingConfig = field(default_factory=PackingConfig)
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    weight_decay: float = 0.0
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a stage that could not move."""
+        if not self.tune:
+            raise ValueError(
+                "training: a stage must tune something: set tune to [lora] or [perceiver, cross_attention]"
+            )
+        if not self.learning_rate > 0:
+            raise ValueError("training: learning_rate must be above 0, or nothing is tuned")
+        if min(self.epochs, self.batch, self.micro_batch) < 1 or not self.clip > 0:
+            raise ValueError("training: epochs, batch and micro_batch must be at least 1, clip above 0")
+        if not 0 <= self.warm_up < 1:
+            raise ValueError("training: warm_up is a share of the stage, from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """The paper's stages: learning rates, windows, epochs and image limits of its table of hyper-parameters."""
+
+    polite: StageConfig = StageConfig(tune=("lora",), epochs=3, packing=PackingConfig(join="isolated"))
+    clever_1: StageConfig = StageConfig(tune=("lora",))
+    clever_2: StageConfig = StageConfig(
+        tune=CONNECTOR, epochs=3, batch=1024, packing=PackingConfig(window=196, max_images=3)
+    )
+    clever_3: StageConfig = StageConfig(tune=("lora",), learning_rate=1e-5)
+    polite_gen2: StageConfig = StageConfig(tune=("lora",), epochs=3, packing=PackingConfig(join="isolated"))
+
+
+StageName = Literal["polite", "clever-1", "clever-2", "clever-3", "polite-gen2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Everything about training that a profile says.
+
+    Attributes:
+        base: the model that the first stages start from.
+        stages: what each stage does.
+        shards_a_group: shards that are shuffled and packed together; also what a resumed run packs again.
+        checkpoint_steps: updates between two checkpoints.
+        keep_checkpoints: older ones are deleted.
+        features_bytes: of frozen image features kept in memory, so that an image is encoded once; 0 keeps none.
+        gradient_checkpointing: the language model's layers are run again in the backward pass instead of kept.
+        dtype: of frozen weights and of products; what learns is float32. "auto" as for the rewriter.
+        device: "auto" takes a GPU where there is one.
+        seed: of the order of the data and of fresh weights.
+    """
+
+    base: FlamingoConfig
+    stages: Stages = field(default_factory=Stages)
+    shards_a_group: int = 8
+    checkpoint_steps: int = 100
+    keep_checkpoints: int = 2
+    features_bytes: int = 4 << 30
+    gradient_checkpointing: bool = False
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers that make no sense."""
+        if min(self.shards_a_group, self.checkpoint_steps, self.keep_checkpoints) < 1 or self.features_bytes < 0:
+            raise ValueError(
+                "training: shards_a_group, checkpoint_steps and keep_checkpoints must be at least 1, features_bytes "
+                "not negative"
+            )
+
+    def stage(self, name: StageName) -> StageConfig:
+        """The configuration of a stage by its name on the command line."""
+        found: StageConfig = getattr(self.stages, name.replace("-", "_"))
+        return found

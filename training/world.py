@@ -1,0 +1,77 @@
+"""Who trains together: one process, or the ranks of a torch.distributed group that somebody else has set up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+Parallel = Literal["ddp", "fsdp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among its peers.
+
+    Attributes:
+        rank, size: 0 and 1 where there is no group.
+        device: torch's name of this rank's.
+        parallel: "ddp" copies the model, "fsdp" shards it (FSDP2).
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: str = "cpu"
+    parallel: Parallel = "ddp"
+
+    @staticmethod
+    def joined(device: str, parallel: Parallel = "ddp") -> World:
+        """The world of the initialised group."""
+        if not dist.is_initialized():
+            return World(device=device)
+        return World(rank=dist.get_rank(), size=dist.get_world_size(), device=device, parallel=parallel)
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise over all ranks."""
+        if self.size == 1:
+            return list(values)
+        found = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(found)
+        return found.tolist()
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, at every rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def wrap(self, module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
+        """The module as this world trains it; `blocks` are what FSDP gathers one at a time."""
+        if self.size == 1:
+            return module
+        if self.parallel == "ddp":
+            return nn.parallel.DistributedDataParallel(module)
+        from torch.distributed.fsdp import fully_shard
+
+        for block in blocks:
+            fully_shard(block)
+        fully_shard(module)
+        return module
+
+
+ALONE = World()
+"""One process."""
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The tensor on the CPU; of a sharded one all ranks must ask together."""
+    from torch.distributed.tensor import DTensor
+
+    found = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return found.detach().cpu()
