@@ -14,15 +14,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from polite_flamingo.packing import Packed, Row
 from torch import Tensor, nn
 
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.packing import Packed, Row
 from training import checkpoints
 from training.features import Features
 from training.optimiser import Optimiser, learning_rate
@@ -47,11 +47,12 @@ class Stream(Protocol):
 
 @dataclass(kw_only=True)
 class Position:
-    """Where a rank is: the rows before `row` of its `group`-th group of `epoch` are done."""
+    """Where a rank is: the rows before `row` of its `group`-th group of `epoch` are done, `progress` of its stage."""
 
     epoch: int = 0
     group: int = 0
     row: int = 0
+    progress: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class Update:
     Attributes:
         step: updates done, this one included.
         epoch: that it belongs to, as a number with its share.
-        progress: share of the stage that is done.
+        progress: share of the stage that is done, in the middle of this update.
         loss: mean cross-entropy of a supervised token, nats.
         accuracy: share of supervised tokens predicted right.
         learning_rate: used.
@@ -210,7 +211,7 @@ class _Run:
                 if self.folder and self.done % self.config.checkpoint_steps == 0:
                     self._save()
                     saved = self.done
-            self.position = Position(epoch=self.position.epoch + 1)
+            self.position = replace(self.position, epoch=self.position.epoch + 1, group=0, row=0)
         if self.folder and (saved != self.done or self.done == 0):
             self._save()
         return self.tally
@@ -233,9 +234,10 @@ class _Run:
                 rows += taken
                 self.position.row += len(taken)
                 if self.position.row >= len(current.rows):
-                    self.position = Position(epoch=self.position.epoch, group=self.position.group + 1)
+                    self.position = replace(self.position, group=self.position.group + 1, row=0)
                     current = None
-            self._share = self._progress(groups, current)
+            before, self.position.progress = self.position.progress, self._progress(groups, current)
+            self._share = (before + self.position.progress) / 2
             if self.world.sum([len(rows)])[0] == 0:
                 self._count(begun)
                 return

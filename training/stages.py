@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from polite_flamingo.packing import PackingConfig
-
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings, Part
+from polite_flamingo.packing import PackingConfig
 
 GUANACO_LORA = LoraSettings(r=64, alpha=16)
 """Rank and scale of QLoRA-Guanaco, which the paper's LoRA starts from."""
@@ -55,9 +54,7 @@ class StageConfig:
     def __post_init__(self) -> None:
         """Raises ValueError for a stage that could not move."""
         if not self.tune:
-            raise ValueError(
-                "training: a stage must tune something: set tune to [lora] or [perceiver, cross_attention]"
-            )
+            raise ValueError("training: the stage tunes nothing: set tune to [lora] or [perceiver, cross_attention]")
         if not self.learning_rate > 0:
             raise ValueError("training: learning_rate must be above 0, or nothing is tuned")
         if min(self.epochs, self.batch, self.micro_batch) < 1 or not self.clip > 0:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from polite_flamingo.packing import Row
 from torch import Tensor, nn
 
 from polite_flamingo.flamingo.config import Part
 from polite_flamingo.flamingo.model import FlamingoModel
 from polite_flamingo.flamingo.state_dict import part_of, unique_parameters
+from polite_flamingo.packing import Row
 from polite_flamingo.sample import BadSample
 from training.features import Features
 from training.stages import StageConfig
@@ -54,7 +54,7 @@ class Step(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Cross-entropy summed over supervised tokens (with gradient), and how many of them were predicted right."""
-        mask, positions = isolation(batch.turn_BS) if self._isolated else (None, None)
+        mask, positions = isolation(batch.turn_BS, self._dtype) if self._isolated else (None, None)
         device = batch.ids_BS.device.type
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
             states_BSD = self.model.hidden(
@@ -69,15 +69,23 @@ class Step(nn.Module):
         return loss, right
 
 
-def isolation(turn_BS: Tensor) -> tuple[Tensor, Tensor]:
-    """What keeps the samples of a row apart: who sees whom (B, 1, S, S), and positions (B, S) from each one's start.
+def isolation(turn_BS: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """What keeps the samples of a row apart, and positions (B, S) that count from each one's start.
 
     Args:
         turn_BS: number of the sample of each token; a sample's tokens are next to each other.
+        dtype: of the mask.
+
+    Returns:
+        The mask (B, 1, S, S) is added to attention scores: MPT takes a boolean one for what must *not* be seen, LLaMA
+        for what may be, but both understand 0 and the least number.
     """
     size = turn_BS.shape[1]
     causal_SS = torch.ones(size, size, dtype=torch.bool, device=turn_BS.device).tril()
-    mask = (turn_BS[:, :, None] == turn_BS[:, None, :]) & causal_SS
+    seen_BSS = (turn_BS[:, :, None] == turn_BS[:, None, :]) & causal_SS
+    mask = torch.zeros(seen_BSS.shape, dtype=dtype, device=turn_BS.device).masked_fill(
+        ~seen_BSS, torch.finfo(dtype).min
+    )
     place_S = torch.arange(size, device=turn_BS.device)
     begins_BS = torch.diff(turn_BS, dim=1, prepend=turn_BS[:, :1] - 1) != 0
     start_BS = torch.where(begins_BS, place_S, 0).cummax(dim=1).values
@@ -150,7 +158,7 @@ def prepare(model: FlamingoModel, stage: StageConfig) -> dict[str, nn.Parameter]
         raise ValueError(f"training: the stage tunes {missing}, of which the model has nothing; its parts are {parts}")
     for module in (*model.perceiver.modules(), *model.lang_encoder.gated_cross_attn_layers.modules()):
         if isinstance(module, nn.LayerNorm):
-            module.float()  # gates that learn make the residual stream float32, and on a CPU a norm must not be narrower
+            module.float()  # the gates' stream is float32; on a CPU a norm must not be narrower
     model.train()
     model.vision_encoder.eval()
     return tuned

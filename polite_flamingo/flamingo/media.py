@@ -40,9 +40,7 @@ def encode(model: FlamingoModel, encoded: Mapping[str, bytes]) -> tuple[dict[str
     return dict(zip(tokens, latents, strict=True)), broken
 
 
-def patch_tokens(
-    model: FlamingoModel, encoded: Mapping[str, bytes]
-) -> tuple[dict[str, Tensor], dict[str, BadSample]]:
+def patch_tokens(model: FlamingoModel, encoded: Mapping[str, bytes]) -> tuple[dict[str, Tensor], dict[str, BadSample]]:
     """Patch tokens (V, D) of images by name, all in one pass; and why the others have none."""
     weight = next(model.vision_encoder.parameters())
     each = _threads().map if weight.device.type == "cuda" else map

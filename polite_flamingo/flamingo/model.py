@@ -196,7 +196,7 @@ class FlamingoModel(Flamingo):
             vision_x: images at any stage (see the class).
             ids_BS: token ids, padded on the right.
             numbers_BS: the image that each position sees, 1 for the first of its row, 0 for none.
-            attention_mask: (B, 1, S, S), True where a query sees a key; None is causal.
+            attention_mask: (B, 1, S, S), added to attention scores; None is causal.
             position_ids: (B, S); None counts from each row's start.
         """
         self._refuse_wrapped()

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from made_samples import make_sample
 
 from polite_flamingo.flamingo.config import LoraSettings
 from polite_flamingo.flamingo.lora import add_lora
@@ -17,8 +18,6 @@ from polite_flamingo.sample import Image, Sample
 from training.features import Features
 from training.stages import CONNECTOR, StageConfig
 from training.step import Step, isolation, make_batch, prepare
-
-from .conftest import make_sample
 
 LORA = StageConfig(tune=("lora",), lora=LoraSettings(r=2, alpha=2))
 
@@ -82,9 +81,9 @@ def test_turns_see_what_was_said_but_no_foreign_picture(model_v2: FlamingoModel)
 
 
 def test_isolation_counts_positions_from_each_start() -> None:
-    mask, positions = isolation(torch.tensor([[0, 0, 1, 1, 1, -1]]))
+    mask, positions = isolation(torch.tensor([[0, 0, 1, 1, 1, -1]]), torch.float32)
     assert positions.tolist() == [[0, 1, 0, 1, 2, 0]]
-    assert mask[0, 0].int().tolist() == [
+    assert (mask[0, 0] == 0).int().tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [0, 0, 1, 0, 0, 0],
@@ -99,7 +98,7 @@ def test_a_broken_picture_costs_its_sample_and_no_other(model_v2: FlamingoModel)
     rows = rows_of(model_v2, samples)
     spoiled = replace(samples[1], images=(Image(extension="png", data=b"no picture"),))
     broken = rows_of(model_v2, [samples[0], spoiled, samples[2]])
-    latents, width = model_v2.latents_shape
+    _, width = model_v2.latents_shape
     features = Features(model_v2, 1 << 20)
     batch = make_batch(broken, features, empty=torch.zeros(1, 4, width), pad_id=0, device="cpu")
     assert batch.broken == (samples[1].key,)
