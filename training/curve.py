@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from polite_flamingo.shards import write_atomically
-from training.loop import Update
+
+if TYPE_CHECKING:  # it imports torch
+    from training.loop import Update
 
 FILE = "loss.jsonl"
 SCALARS = {
@@ -104,8 +107,6 @@ class Follower:
 
 
 def _identity(descriptor: int) -> tuple[int, int]:
-    import os
-
     found = os.fstat(descriptor)
     return found.st_dev, found.st_ino
 

@@ -12,17 +12,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from polite_flamingo.flamingo.attention import Attention
-from polite_flamingo.flamingo.tokenization import Tokenizer
 from polite_flamingo.packing import Packed, PackingConfig, Row, Skipped
 from training.data import Group, Ingredient, LocalStream, pack_group
+from training.workers import StreamingConfig
+
+if TYPE_CHECKING:  # both import torch and open_flamingo, which a task that packs does without
+    from polite_flamingo.flamingo.attention import Attention
+    from polite_flamingo.flamingo.tokenization import Tokenizer
 
 _ROW = pa.struct(
     [
@@ -42,26 +45,6 @@ SCHEMA = pa.schema(
         ("skipped", pa.list_(pa.struct([("key", pa.string()), ("reason", pa.string()), ("detail", pa.string())]))),
     ]
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamingConfig:
-    """How far and how fast groups are packed ahead of a training worker.
-
-    Attributes:
-        tasks: groups read and packed at once for each worker.
-        task_cpus: logical CPUs of such a task.
-        ahead_bytes: of packed groups that wait for each worker, about; two groups always may.
-    """
-
-    tasks: int = 2
-    task_cpus: float = 0.5
-    ahead_bytes: int = 256 << 20
-
-    def __post_init__(self) -> None:
-        """Raises ValueError where no task could run."""
-        if self.tasks < 1 or not self.task_cpus > 0 or self.ahead_bytes < 1:
-            raise ValueError("workers: streaming needs tasks, task_cpus and ahead_bytes above 0")
 
 
 class RayStream(LocalStream):
@@ -149,4 +132,3 @@ def _configure(context: Any, streaming: StreamingConfig) -> None:
     context.print_on_execution_start = False
     context.memory_usage_poll_interval_s = None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # the error itself comes out of the stream
-

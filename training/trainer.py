@@ -11,7 +11,6 @@ mend (a wrong input, a loss that is no number, a full disk) ends it at once.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +34,9 @@ from training.data import Ingredient
 from training.loop import LossNotFinite, Tally
 from training.stage import train_stage
 from training.stages import StageName, TrainingConfig
-from training.streaming import RayStream, StreamingConfig
-from training.world import Parallel, World
+from training.streaming import RayStream
+from training.workers import WorkersConfig
+from training.world import World
 
 FAILURES = "failures.jsonl"
 POLL_SECONDS = 0.5
@@ -46,43 +46,6 @@ START_SECONDS = 600.0
 
 class TrainingStopped(RuntimeError):
     """A run that cannot go on, for a reason that the message explains."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkersConfig:
-    """Who trains.
-
-    Attributes:
-        count: workers; each has a copy of the model (ddp) or a part of it (fsdp) and trains on a part of each batch.
-        cpus: logical CPUs of a worker, and as many threads.
-        gpus: GPUs of a worker: 0 or 1.
-        parallel: "ddp" copies the model to each worker, "fsdp" divides it between them (FSDP2), for models that do not
-            fit one GPU.
-        streaming: tasks that read and pack rows ahead of each worker.
-        restarts: times that workers may die without a new checkpoint in between.
-        autoscaling: the cluster starts machines when they are asked for, so that its present size says nothing.
-    """
-
-    count: int = 1
-    cpus: float = 1.0
-    gpus: int = 0
-    parallel: Parallel = "ddp"
-    streaming: StreamingConfig = field(default_factory=StreamingConfig)
-    restarts: int = 3
-    autoscaling: bool = False
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for what could not start."""
-        if self.count < 1 or not self.cpus > 0 or self.restarts < 0:
-            raise ValueError("workers: count must be at least 1, cpus above 0, restarts not negative")
-        if self.gpus not in (0, 1):
-            raise ValueError("workers: gpus is 0 or 1: a worker has one GPU; set count for more")
-
-    def needed(self, kind: str) -> float:
-        """Logical "CPU"s or "GPU"s to start with: every worker, and a task of each that reads and packs."""
-        if kind == "GPU":
-            return float(self.count * self.gpus)
-        return self.count * (self.cpus + self.streaming.task_cpus)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,8 +61,8 @@ class World:
 
         for block in blocks:
             fully_shard(block)
-        # The parts of the blocks are reached by other names too (open_flamingo's lists of layers). What is frozen beside
-        # the blocks stays whole: image features are encoded outside of the step, and it is little beside the blocks.
+        # open_flamingo knows the parts of the blocks by other names too. What is frozen beside the blocks stays whole:
+        # image features are encoded outside of the step, and it is little beside the blocks.
         blocked = {parameter for block in blocks for parameter in block.parameters()}
         frozen = {parameter for parameter in module.parameters() if not parameter.requires_grad}
         fully_shard(module, ignored_params=blocked | frozen)
