@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import io
 import shutil
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 
-from actors.rows import SCHEMA, Block, blocks
+from actors.rows import SCHEMA, Block, Row, blocks
 from polite_flamingo import journal
 from polite_flamingo.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.sample import Quarantined
@@ -30,14 +31,36 @@ DONE = pa.schema(
 )
 
 
-def commit_blocks(table: pa.Table, out: str, config_hash: str) -> pa.Table:
-    """Commit what is complete; return one row (of schema `DONE`) a shard that is now on disk."""
-    layout = OutputLayout(root=Path(out))
+STAGES = ("rewriting", "scoring")
+Describe = Callable[[Sequence[Row]], Mapping[str, Any]]
+
+
+def _nothing(rows: Sequence[Row]) -> Mapping[str, Any]:
+    """A build has no figures of its own: a selection counts the samples themselves."""
+    return {}
+
+
+def commit_blocks(
+    table: pa.Table,
+    layout: OutputLayout,
+    config_hash: str,
+    stages: Sequence[str] = STAGES,
+    describe: Describe = _nothing,
+) -> pa.Table:
+    """Commit what is complete; return one row (of schema `DONE`) a shard that is now on disk.
+
+    Args:
+        table: rows, of one or more shards.
+        layout: of the output folder.
+        config_hash: of the run.
+        stages: what the job calls the stages whose seconds the rows carry; one name for a job of one stage.
+        describe: figures of a shard's rows for its manifest, beside the reasons of what was quarantined.
+    """
     done = []
     for block in blocks(table):
         whole = block if len(block.rows) == block.shard_rows else _join(layout, block)
         if whole is not None:
-            manifest = _commit(layout, whole, config_hash)
+            manifest = _commit(layout, whole, config_hash, stages, describe)
             done.append(
                 {
                     "name": whole.name,
@@ -50,11 +73,14 @@ def commit_blocks(table: pa.Table, out: str, config_hash: str) -> pa.Table:
     return pa.Table.from_pylist(done, schema=DONE)
 
 
-def _commit(layout: OutputLayout, block: Block, config_hash: str) -> Manifest:
+def _commit(
+    layout: OutputLayout, block: Block, config_hash: str, stages: Sequence[str], describe: Describe
+) -> Manifest:
     reasons: dict[str, int] = {}
     for row in block.rows:
         if isinstance(row, Quarantined):
             reasons[row.reason] = reasons.get(row.reason, 0) + 1
+    seconds = (round(block.rewriting_seconds, 3), round(block.scoring_seconds, 3))
     manifest = commit_shard(
         layout,
         block.name,
@@ -65,8 +91,8 @@ def _commit(layout: OutputLayout, block: Block, config_hash: str) -> Manifest:
             scored=scored,
             quarantined=quarantined,
             config_hash=config_hash,
-            seconds={"rewriting": round(block.rewriting_seconds, 3), "scoring": round(block.scoring_seconds, 3)},
-            stats={"quarantined": dict(sorted(reasons.items()))},
+            seconds=dict(zip(stages, seconds, strict=False)),
+            stats={"quarantined": dict(sorted(reasons.items())), **describe(block.rows)},
         ),
     )
     journal.forget(layout.journal, block.name)

@@ -7,7 +7,7 @@ with missing fields, and its blocks cannot be resumed by shard. What is wrong wi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,10 +29,14 @@ class ShardDatasource(Datasource):
     Args:
         shards: name -> path.
         config_hash: of the run; goes into each sample's provenance.
+        prepare: makes other rows of those of a shard, before they are counted; None leaves them.
     """
 
-    def __init__(self, shards: Mapping[str, Path], config_hash: str):
+    def __init__(
+        self, shards: Mapping[str, Path], config_hash: str, prepare: Callable[[list[Row]], list[Row]] | None = None
+    ):
         super().__init__()
+        self._prepare = prepare
         self._shards = dict(shards)
         self._config_hash = config_hash
         self._bytes: int | None = None
@@ -50,15 +54,19 @@ class ShardDatasource(Datasource):
         """One task a shard, whatever `parallelism` says: a block must be a whole shard."""
         return [
             ReadTask(
-                partial(_read, name, str(path), self._config_hash),
+                partial(_read, name, str(path), self._config_hash, self._prepare),
                 BlockMetadata(num_rows=None, size_bytes=_size(path), input_files=[str(path)], exec_stats=None),
             )
             for name, path in self._shards.items()
         ]
 
 
-def _read(name: str, path: str, config_hash: str) -> list[pa.Table]:
+def _read(
+    name: str, path: str, config_hash: str, prepare: Callable[[list[Row]], list[Row]] | None = None
+) -> list[pa.Table]:
     rows = read_shard(path)
+    if prepare is not None:
+        rows = prepare(rows)
     traced = [_traced(row, path, index, config_hash) for index, row in enumerate(rows)]
     return [Block(name=name, shard=path, first=0, shard_rows=len(rows), rows=traced).to_table()]
 

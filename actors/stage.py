@@ -1,4 +1,4 @@
-"""What the rewriting and the scoring actor share: run each block's rows under a guard, keep time."""
+"""What the actors share: run each block's rows under a guard, keep time."""
 
 from __future__ import annotations
 
@@ -51,6 +51,6 @@ def _run(block: Block, guard: Guard, journal: Journal, work: Work, check: Callab
     note = journal.open(block.name, block.first)
     rows = guard.run(work, block.rows, block.shard, note, check, block.first)
     seconds = time.perf_counter() - started
-    if guard.reason == "rewriting_failed":
-        return replace(block, rows=rows, rewriting_seconds=seconds).to_table()
-    return replace(block, rows=rows, scoring_seconds=seconds).to_table()
+    if guard.reason == "scoring_failed":
+        return replace(block, rows=rows, scoring_seconds=seconds).to_table()
+    return replace(block, rows=rows, rewriting_seconds=seconds).to_table()  # or distorting, where that is the stage

@@ -1,6 +1,6 @@
 """What a job knows of its shards: where things lie in an output folder, what is done, what was quarantined.
 
-    OUT/scored/NAME.tar       every sample of input shard NAME, rewritten, with all scores
+    OUT/scored/NAME.tar       every sample of input shard NAME, rewritten, with all scores (OUT/pairs, of distort)
     OUT/quarantine/NAME.jsonl what could not be read or processed, with reasons; absent when nothing was
     OUT/manifests/NAME.json   written last: its presence says that the other two are complete
     OUT/pf1m/NAME.tar         kept samples, by `select`
@@ -28,6 +28,8 @@ from polite_flamingo.shards import read_shard, sweep_temporary, write_atomically
 
 _FOLDERS = (
     "scored",
+    "pairs",
+    "captions",
     "manifests",
     "quarantine",
     "keys",
@@ -45,13 +47,19 @@ _FOLDERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class OutputLayout:
-    """The paths of an output folder. NAME is an input shard's name (`shard_names`)."""
+    """The paths of an output folder. NAME is an input shard's name (`shard_names`).
+
+    Attributes:
+        root: the folder.
+        samples: where the processed samples lie in it: "scored", or "pairs" of a distortion.
+    """
 
     root: Path
+    samples: str = "scored"
 
     def scored(self, name: str) -> Path:
         """Every processed sample of a shard, with all scores."""
-        return self.root / "scored" / f"{name}.tar"
+        return self.root / self.samples / f"{name}.tar"
 
     def manifest(self, name: str) -> Path:
         """What a finished shard came to."""
@@ -120,6 +128,16 @@ class OutputLayout:
         return self.root / "report.html"
 
     @property
+    def preview(self) -> Path:
+        """The page of a distortion."""
+        return self.root / "preview.html"
+
+    @property
+    def captions(self) -> Path:
+        """The index of COCO's captions and boxes, of a distortion."""
+        return self.root / "captions"
+
+    @property
     def card(self) -> Path:
         """The dataset card."""
         return self.root / "README.md"
@@ -143,7 +161,7 @@ class OutputLayout:
         for path in (self.root / name for name in _FOLDERS):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.config, self.run, self.ray_stats, self.pf1m_json, self.llava_json, self.stats, self.report,
-                     self.card):  # fmt: skip
+                     self.preview, self.card):  # fmt: skip
             path.unlink(missing_ok=True)
 
     def clear_parts(self) -> None:

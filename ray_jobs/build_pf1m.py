@@ -159,7 +159,7 @@ def process(
                     .map_batches(**scoring)
                     .map_batches(
                         commit_blocks,
-                        fn_kwargs={"out": str(layout.root.resolve()), "config_hash": identity},
+                        fn_kwargs={"layout": replace(layout, root=layout.root.resolve()), "config_hash": identity},
                         batch_size=None,
                         batch_format="pyarrow",
                         num_cpus=pools.task_cpus,

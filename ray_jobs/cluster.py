@@ -54,6 +54,7 @@ class PoolsConfig:
     Attributes:
         rewriting: actors that hold the rewriter.
         scoring: actors that hold all scoring models.
+        distorting: actors that make pairs for training the rewriter; of ray_jobs.distort alone.
         task_cpus: logical CPUs of a task that reads or writes one shard.
         max_failures_in_a_row: more rows than that failing one after the other, for other reasons than their own bad
             content, end the job: the model is broken, not the rows.
@@ -63,12 +64,13 @@ class PoolsConfig:
 
     rewriting: PoolConfig = PoolConfig()
     scoring: PoolConfig = PoolConfig(cpus=0.5)
+    distorting: PoolConfig = PoolConfig(rows_per_call=64)
     task_cpus: float = 0.25
     max_failures_in_a_row: int = 32
     autoscaling: bool = False
 
     def needed(self, kind: str) -> float:
-        """Logical "CPU"s or "GPU"s to start with: both pools at their least, a task that reads and one that writes."""
+        """Logical "CPU"s or "GPU"s that a build starts with: its pools at their least, a reading and a writing task."""
         pools = (self.rewriting, self.scoring)
         if kind == "GPU":
             return sum(pool.min_actors * pool.gpus for pool in pools)

@@ -71,15 +71,15 @@ def test_parts_of_a_shard_wait_for_each_other(tmp_path: Path) -> None:
     rows: list[Sample | Quarantined] = [text_row(0, n) for n in range(9)]
     rows[5] = Quarantined(key="k", shard="in/a.tar", index=5, reason="bad_json", detail="")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    done = commit_blocks(block(rows).to_table(), str(whole), "hash")
+    done = commit_blocks(block(rows).to_table(), OutputLayout(root=whole), "hash")
     assert done.select(["name", "rows_in"]).to_pylist() == [{"name": "a", "rows_in": 9}]
     assert done["quarantined"].to_pylist() == [1]
 
     split = [block(rows[start:stop], first=start, shard_rows=9) for start, stop in ((6, 9), (0, 4), (2, 6))]
     for part in split[:2]:
-        assert commit_blocks(part.to_table(), str(parts), "hash").num_rows == 0
+        assert commit_blocks(part.to_table(), OutputLayout(root=parts), "hash").num_rows == 0
         assert OutputLayout(root=parts).finished() == []
-    assert commit_blocks(split[2].to_table(), str(parts), "hash").num_rows == 1
+    assert commit_blocks(split[2].to_table(), OutputLayout(root=parts), "hash").num_rows == 1
     for folder in ("scored", "quarantine", "keys"):
         files = {p.name: p.read_bytes() for p in (whole / folder).iterdir()}
         assert files == {p.name: p.read_bytes() for p in (parts / folder).iterdir()}
@@ -87,7 +87,7 @@ def test_parts_of_a_shard_wait_for_each_other(tmp_path: Path) -> None:
 
 
 def test_a_shard_without_a_good_row_still_gets_its_manifest(tmp_path: Path) -> None:
-    commit_blocks(block([GONE]).to_table(), str(tmp_path), "hash")
+    commit_blocks(block([GONE]).to_table(), OutputLayout(root=tmp_path), "hash")
     layout = OutputLayout(root=tmp_path)
     assert read_scored(layout, "a") == []
     assert read_quarantine(layout.quarantine("a")) == [GONE]

@@ -27,7 +27,7 @@ def process(out: Path, name: str, shard: Path, failing: tuple[str, ...] = ()) ->
 
     rows = [outcome_of(row, index) for index, row in enumerate(read_shard(shard))]
     block = Block(name=name, shard=str(shard), first=0, shard_rows=len(rows), rows=rows)
-    commit_blocks(block.to_table(), str(out), "hash")
+    commit_blocks(block.to_table(), OutputLayout(root=out), "hash")
 
 
 @pytest.fixture

@@ -71,7 +71,8 @@ def quoted_after_asking(text: str, command: str) -> str:
     """Of a reply to `asking_messages`: the quotation, whether the model repeated the dictated words or only went on."""
     start = prefill(command)
     if text.lstrip().startswith(start):
-        return quoted(text.lstrip()[len(start) :])
+        rest = text.lstrip()[len(start) :]
+        return quoted(rest) or ("" if any(mark in rest for mark in CLOSING) else rest.strip())
     marks = [place for place, character in enumerate(text) if character in CLOSING]
     if len(marks) >= 2:
         return text[marks[0] + 1 : marks[1]].strip()

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polite_flamingo.distortion.config import KINDS, DistortionConfig, Kind
-from polite_flamingo.distortion.retrieval import CaptionIndex, index_name, write_index
+from polite_flamingo.distortion.retrieval import CaptionIndex, NotThere, index_name, write_index
 from polite_flamingo.distortion.speakers import Request, Speaker, load_speaker
 from polite_flamingo.distortion.text import augment
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Quarantined, Sample, unmarked
@@ -155,9 +155,9 @@ class Distorter:
                 text, found = self._retrieved(sample)
                 if usable(text, sample):
                     return pair(sample, text, {"kind": kind, **found})
-                raise BadSample("missing_annotation", "the captions say the same")
-            except BadSample as bad:
-                facts = {"instead_of": {"kind": kind, "reason": bad.detail}}
+                raise NotThere("same_text")
+            except NotThere as absent:
+                facts = {"instead_of": {"kind": kind, "reason": absent.why}}
             kind = self._drawn(rng, ("llm", "text"))
         return _Wanted(place=place, sample=sample, kind=kind, facts=facts)
 
@@ -166,9 +166,9 @@ class Distorter:
 
     def _retrieved(self, sample: Sample) -> tuple[str, dict[str, Any]]:
         if self._captions is None:
-            raise BadSample("missing_annotation", "no annotations are configured")
+            raise NotThere("no_annotations_given")
         if sample.dataset not in self._config.retrieval.datasets or len(sample.images) != 1:
-            raise BadSample("missing_annotation", "not a detailed description of one image")
+            raise NotThere("no_description_of_one_image")
         return self._captions.response(sample)
 
     def _draw(self, wanted: list[_Wanted], made: dict[int, Sample | BadSample]) -> list[_Wanted]:
@@ -195,7 +195,7 @@ class Distorter:
             elif one.draws < self._config.draws:
                 again.append(one)
             elif one.kind == "text" and self._config.shares.llm:
-                facts = {"instead_of": {"kind": "text", "reason": "augmentation left it empty or as it was"}}
+                facts = {"instead_of": {"kind": "text", "reason": "not_distorted"}}
                 again.append(_Wanted(place=one.place, sample=one.sample, kind="llm", facts=facts))
             else:
                 made[one.place] = BadSample(

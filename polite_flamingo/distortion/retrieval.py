@@ -26,6 +26,14 @@ from polite_flamingo.sources.reading import found_id
 from polite_flamingo.sources.shelf import Shelf
 
 
+class NotThere(Exception):
+    """There are no captions for a sample; `why` is a word to count by."""
+
+    def __init__(self, why: str):
+        super().__init__(why)
+        self.why = why
+
+
 def index_name(annotations: Sequence[str]) -> str:
     """A file name that changes with the annotation files. Raises `ValueError` where one is missing."""
     stamps = []
@@ -76,34 +84,38 @@ class CaptionIndex:
     """Looks images up in an index that `write_index` has written."""
 
     def __init__(self, path: Path):
+        self.path = path
         self._database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
 
     def response(self, sample: Sample) -> tuple[str, dict[str, Any]]:
         """The captions and boxes of the sample's image, and its id and numbers of them.
 
         Raises:
-            BadSample: there are none, "missing_annotation"; `detail` says why.
+            NotThere: there are none.
         """
         image_id = image_number(sample)
         row = self._database.execute("SELECT joined FROM image WHERE id = ?", (image_id,)).fetchone()
         if row is None:
-            raise BadSample("missing_annotation", f"image {image_id} is not in the annotations")
+            raise NotThere("image_not_annotated")
         joined = json.loads(row[0])
         record = joined["record"]
-        if not ("width" in record and "height" in record):
-            header = images.inspect(sample.images[0].data)
-            record = {**record, "width": header.width, "height": header.height}
-        response, meta = described({**joined, "record": record}, record["width"], record["height"])
+        try:
+            if not ("width" in record and "height" in record):
+                header = images.inspect(sample.images[0].data)
+                record = {**record, "width": header.width, "height": header.height}
+            response, meta = described({**joined, "record": record}, record["width"], record["height"])
+        except BadSample as bad:
+            raise NotThere(bad.reason) from None
         return response, {"image_id": image_id, **meta}
 
 
 def image_number(sample: Sample) -> str:
-    """COCO's id of the sample's image, from what its source noted. Raises `BadSample`."""
+    """COCO's id of the sample's image, from what its source noted. Raises `NotThere`."""
     names = sample.meta.get("images")
     name = sample.meta.get("image_id") or (names[0] if isinstance(names, list) and names else "")
     digits = re.search(r"(\d+)(?:\.\w+)?$", str(name))
     if digits is None:
-        raise BadSample("missing_annotation", "the sample's meta names no image by a number")
+        raise NotThere("image_without_number")
     return digits[1].lstrip("0") or "0"
 
 

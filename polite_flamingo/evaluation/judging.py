@@ -192,7 +192,7 @@ def _score(
 def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -> Sequence[float]:
     """One number for each sample and answer."""
     if metric == "reward":
-        return judges.reward.score([(sample.question, answer) for sample, answer in texts])
+        return judges.reward.score([(asked(sample), answer) for sample, answer in texts])
     if metric == "sts":
         return judges.sts.score([(sample.response, answer) for sample, answer in texts])
     if metric == "rouge_l":
@@ -200,10 +200,15 @@ def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -
         found = {(target, answer): rouge_l(target=target, prediction=answer).f1 for target, answer in once}
         return [found[sample.response, answer] for sample, answer in texts]
     pairs = [
-        premise_and_hypothesis(question=sample.question, output=answer, original=sample.response)
+        premise_and_hypothesis(question=asked(sample), output=answer, original=sample.response)
         for sample, answer in texts
     ]
     return [entailed(logits) for logits in judges.nli.score(pairs)]
+
+
+def asked(sample: Sample) -> str:
+    """What judges read as the question: of an instruction with a text that it speaks of, the instruction alone."""
+    return str(sample.meta.get("instruction", sample.question))
 
 
 def entailed(logits: Sequence[float]) -> float:

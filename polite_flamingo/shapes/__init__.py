@@ -3,6 +3,8 @@
 No model hub or dataset host can be reached from a fresh offline machine, so the tiny profile is trained and shown on
 this world. `scene` holds what is in a picture and `draw` renders it; `grammar`, `questions` and `captions` say true
 (and false) things about it and check what others say; `write` stores annotations in the real datasets' own formats,
-which the ordinary source adapters then read; `terse` notes a polite text as annotators do. Nothing outside this
-package, its zoo, the demo and the rule-based speaker of `distortion/` knows of Shapes.
+which the ordinary source adapters then read; `terse` notes a polite text as annotators do. `texts` talks of the same
+world without pictures, `instruct` stores conversations with good responses, `evaluation_sets` what is held out to
+measure with. Nothing outside this package, its zoo, the demo and the rule-based speaker of `distortion/` knows of
+Shapes.
 """

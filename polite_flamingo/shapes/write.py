@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ KINDS_OF: dict[str, tuple[Kind, ...]] = {
 QUESTIONS_A_SCENE = 3
 
 
+def allowed_of(kinds: tuple[Kind, ...], held_out: Collection[Kind]) -> tuple[Kind, ...]:
+    """The kinds that may be asked. Raises `ValueError` where no scene is sure to allow a question."""
+    allowed = tuple(kind for kind in kinds if kind not in held_out)
+    if not set(allowed) - {"colour", "beside"}:  # a scene may have no second thing, or two of each shape
+        raise ValueError(f"held_out must leave one of {', '.join(k for k in kinds if k not in ('colour', 'beside'))}")
+    return allowed
+
+
 RARE_WORDS = {
     "red": "crimson", "green": "olive", "blue": "navy", "yellow": "golden", "purple": "violet", "orange": "amber",
     "circle": "disc", "square": "box", "triangle": "wedge", "star": "asterisk", "cross": "plus", "heart": "love sign",
@@ -43,15 +51,30 @@ RARE_WORDS = {
 
 
 def write_raw(
-    folder: Path, *, samples: int = 180, seed: int = 0, damage: bool = True, hard: float = 0.12
+    folder: Path,
+    *,
+    samples: int = 180,
+    seed: int | str = 0,
+    damage: bool = True,
+    hard: float = 0.12,
+    held_out: Collection[Kind] = (),
 ) -> dict[str, SourceOptions]:
     """Write about `samples` samples of each dataset under `folder/NAME/`; `hard` and `damage` as above.
+
+    Args:
+        folder: is made.
+        samples: of each dataset, about.
+        seed: the same one writes the same bytes.
+        damage: break three pictures of each dataset.
+        hard: share of samples that surprise.
+        held_out: kinds of question that are never asked, so that they can be asked out of domain.
 
     Returns:
         What each source adapter needs to read them: `SOURCES[name].read(options)`.
 
     Raises:
-        ValueError: fewer than 9 samples, of which the smallest dataset would have fewer pictures than are damaged.
+        ValueError: fewer than 9 samples, of which the smallest dataset would have fewer pictures than are damaged; a
+            dataset whose every kind of question is held out.
     """
     if samples < 9:
         raise ValueError(f"samples must be at least 9, not {samples}")
@@ -60,22 +83,46 @@ def write_raw(
         home = folder / name
         home.mkdir(parents=True, exist_ok=True)
         rng = random.Random(f"{name}-{seed}")
-        options[name] = write(_Annotator(rng, hard), home, samples)
+        options[name] = write(Annotator(rng, hard, held_out=held_out), home, samples)
         if damage:
             _damage(rng, home)
     return options
 
 
-class _Annotator:
-    """Draws scenes and words, now and then hard ones."""
+class Annotator:
+    """Draws scenes and words, now and then hard ones; asks no question of a kind that is held out.
 
-    def __init__(self, rng: random.Random, hard: float):
+    `crowd` is how many things each scene has: then none has another number.
+    """
+
+    def __init__(
+        self, rng: random.Random, hard: float = 0.0, *, held_out: Collection[Kind] = (), crowd: tuple[int, ...] = ()
+    ):
         self.rng = rng
         self._hard = hard
+        self._held_out = held_out
+        self._crowd = crowd
 
     def scene(self) -> Scene:
         """Sometimes with six or seven things, where training saw four at most."""
+        if self._crowd:
+            return random_scene(self.rng, self.rng.choice(self._crowd))
         return random_scene(self.rng, self.rng.choice((6, 7)) if self.rng.random() < self._hard / 3 else None)
+
+    def asked(self, kinds: tuple[Kind, ...], samples: int) -> list[tuple[int, Scene, Question]]:
+        """Image number, scene and question; up to `QUESTIONS_A_SCENE` different questions share a picture."""
+        allowed = allowed_of(kinds, self._held_out)
+        asked: list[tuple[int, Scene, Question]] = []
+        number = 0
+        while len(asked) < samples:
+            scene, texts = self.scene(), set()
+            number += 1
+            for _ in range(QUESTIONS_A_SCENE):
+                question = ask(self.rng, scene, allowed)
+                if question.text not in texts:
+                    texts.add(question.text)
+                    asked.append((number, scene, question))
+        return asked[:samples]
 
     def words(self, text: str, polite: str) -> str:
         """`text`, or what an annotator of another temper writes instead; `polite` is what an assistant would say."""
@@ -89,17 +136,19 @@ class _Annotator:
         return " ".join(RARE_WORDS.get(word, word) for word in text.split())
 
 
-def _picture(scene: Scene, path: Path) -> None:
+def save_picture(scene: Scene, path: Path) -> None:
+    """Draw it into the file, whose name says how it is encoded."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(draw(scene), path.suffix.removeprefix(".")))
 
 
-def _json(path: Path, content: Any) -> Path:
+def save_json(path: Path, content: Any) -> Path:
+    """Write the file; its path."""
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return path
 
 
-def _coco(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
+def _coco(annotator: Annotator, home: Path, samples: int) -> SourceOptions:
     rng = annotator.rng
     images: list[dict[str, Any]] = []
     captions: list[dict[str, Any]] = []
@@ -107,7 +156,7 @@ def _coco(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
     for number in range(1, samples + 1):
         scene = annotator.scene()
         name = f"COCO_val2014_{number:012d}.jpg"
-        _picture(scene, home / "val2014" / name)
+        save_picture(scene, home / "val2014" / name)
         images.append({"id": number, "file_name": name, "width": CANVAS, "height": CANVAS})
         terse = terse_captions(rng, scene)
         for caption in terse:
@@ -124,8 +173,8 @@ def _coco(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
     info = {"description": "Shapes in the format of COCO 2014", "year": 2026}
     categories = [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)]
     files = (
-        _json(home / "captions_val2014.json", {"info": info, "images": images, "annotations": captions}),
-        _json(
+        save_json(home / "captions_val2014.json", {"info": info, "images": images, "annotations": captions}),
+        save_json(
             home / "instances_val2014.json",
             {"info": info, "images": images, "annotations": boxes, "categories": categories},
         ),
@@ -133,36 +182,36 @@ def _coco(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
     return SourceOptions(annotations=files, images=home, split=SPLIT)
 
 
-def _elevater(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
+def _elevater(annotator: Annotator, home: Path, samples: int) -> SourceOptions:
     lines = []
     for number in range(samples // 3):
         scene = random_scene(annotator.rng, 1)
         shape = scene.things[0].shape
-        _picture(scene, home / "images" / f"{number:05d}.png")
+        save_picture(scene, home / "images" / f"{number:05d}.png")
         lines.append(f"{number:05d}.png {SHAPES.index(shape)}")
     (home / "val.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     facts = [terse_class(shape) for shape in SHAPES]
     files = (
-        _json(home / "class_map.json", {"shapes": list(SHAPES)}),
-        _json(home / "template_map.json", {"shapes": ["a photo of a {}."]}),
-        _json(home / "shapes_knowledge.tsv", [
+        save_json(home / "class_map.json", {"shapes": list(SHAPES)}),
+        save_json(home / "template_map.json", {"shapes": ["a photo of a {}."]}),
+        save_json(home / "shapes_knowledge.tsv", [
             {"classname": name, "def_wiki": definition, "path_wn": "", "def_wn": None} for name, definition, _ in facts
         ]),
-        _json(home / "GPT3_shapes.tsv", [{"classname": name, "gpt3": [f" {more}"]} for name, _, more in facts]),
+        save_json(home / "GPT3_shapes.tsv", [{"classname": name, "gpt3": [f" {more}"]} for name, _, more in facts]),
         home / "val.txt",
     )  # fmt: skip
     return SourceOptions(annotations=files, images=home / "images", split=SPLIT)
 
 
-def _levir(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
+def _levir(annotator: Annotator, home: Path, samples: int) -> SourceOptions:
     rng = annotator.rng
     images = []
     for number in range(samples):
         before = random_scene(rng)
         after, change = random_change(rng, before)
         name = f"{SPLIT}_{number:06d}.png"
-        _picture(before, home / "images" / SPLIT / "A" / name)
-        _picture(after, home / "images" / SPLIT / "B" / name)
+        save_picture(before, home / "images" / SPLIT / "A" / name)
+        save_picture(after, home / "images" / SPLIT / "B" / name)
         sentences = [
             {
                 "tokens": sentence.split(),
@@ -176,31 +225,16 @@ def _levir(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
             "filepath": SPLIT, "filename": name, "imgid": number, "split": SPLIT, "sentences": sentences,
             "changeflag": int(change.kind != "none"),
         })  # fmt: skip
-    file = _json(home / "LevirCCcaptions.json", {"dataset": "LEVIR-CC", "images": images})
+    file = save_json(home / "LevirCCcaptions.json", {"dataset": "LEVIR-CC", "images": images})
     return SourceOptions(annotations=(file,), images=home, split=SPLIT)
 
 
-def _asked(annotator: _Annotator, name: str, samples: int) -> list[tuple[int, Scene, Question]]:
-    """Image number, scene and question; `QUESTIONS_A_SCENE` different questions share a picture."""
-    asked: list[tuple[int, Scene, Question]] = []
-    number = 0
-    while len(asked) < samples:
-        scene, texts = annotator.scene(), set()
-        number += 1
-        for _ in range(QUESTIONS_A_SCENE):
-            question = ask(annotator.rng, scene, KINDS_OF[name])
-            if question.text not in texts:
-                texts.add(question.text)
-                asked.append((number, scene, question))
-    return asked[:samples]
-
-
-def _vqa(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
+def _vqa(annotator: Annotator, home: Path, samples: int) -> SourceOptions:
     rng = annotator.rng
     questions: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for image, scene, question in _asked(annotator, "vqa_v2", samples):
-        _picture(scene, home / "val2014" / f"COCO_val2014_{image:012d}.jpg")
+    for image, scene, question in annotator.asked(KINDS_OF["vqa_v2"], samples):
+        save_picture(scene, home / "val2014" / f"COCO_val2014_{image:012d}.jpg")
         question_id = image * 1000 + len(questions)
         questions.append({"image_id": image, "question": question.text, "question_id": question_id})
         said = annotator.words(question.answer, question.polite())
@@ -214,43 +248,43 @@ def _vqa(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
         })  # fmt: skip
     head = {"data_type": "mscoco", "data_subtype": "val2014", "license": {}}
     files = (
-        _json(home / "v2_OpenEnded_mscoco_val2014_questions.json",
+        save_json(home / "v2_OpenEnded_mscoco_val2014_questions.json",
               head | {"task_type": "Open-Ended", "questions": questions}),
-        _json(home / "v2_mscoco_val2014_annotations.json", head | {"annotations": annotations}),
+        save_json(home / "v2_mscoco_val2014_annotations.json", head | {"annotations": annotations}),
     )  # fmt: skip
     return SourceOptions(annotations=files, images=home, split=SPLIT)
 
 
-def _clevr(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
+def _clevr(annotator: Annotator, home: Path, samples: int) -> SourceOptions:
     questions: list[dict[str, Any]] = []
-    for image, scene, question in _asked(annotator, "clevr", samples):
+    for image, scene, question in annotator.asked(KINDS_OF["clevr"], samples):
         name = f"CLEVR_val_{image:06d}.png"
-        _picture(scene, home / "images" / SPLIT / name)
+        save_picture(scene, home / "images" / SPLIT / name)
         questions.append({
             "question_index": len(questions), "image_index": image, "image_filename": name, "split": SPLIT,
             "question": question.text, "answer": annotator.words(question.answer, question.polite()),
         })  # fmt: skip
-    file = _json(home / "CLEVR_val_questions.json", {"info": {"split": SPLIT}, "questions": questions})
+    file = save_json(home / "CLEVR_val_questions.json", {"info": {"split": SPLIT}, "questions": questions})
     return SourceOptions(annotations=(file,), images=home, split=SPLIT)
 
 
-def _gqa(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
+def _gqa(annotator: Annotator, home: Path, samples: int) -> SourceOptions:
     questions: dict[str, Any] = {}
-    for image, scene, question in _asked(annotator, "gqa", samples):
-        _picture(scene, home / "images" / f"{image}.jpg")
+    for image, scene, question in annotator.asked(KINDS_OF["gqa"], samples):
+        save_picture(scene, home / "images" / f"{image}.jpg")
         questions[f"{len(questions):08d}"] = {
             "imageId": str(image), "question": question.text,
             "answer": annotator.words(question.answer, question.polite()),
             "fullAnswer": question.polite(), "isBalanced": True,
         }  # fmt: skip
-    file = _json(home / "val_balanced_questions.json", questions)
+    file = save_json(home / "val_balanced_questions.json", questions)
     return SourceOptions(annotations=(file,), images=home, split=SPLIT)
 
 
-def _aokvqa(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
+def _aokvqa(annotator: Annotator, home: Path, samples: int) -> SourceOptions:
     records: list[dict[str, Any]] = []
-    for image, scene, question in _asked(annotator, "aokvqa", samples):
-        _picture(scene, home / "val2017" / f"{image:012d}.jpg")
+    for image, scene, question in annotator.asked(KINDS_OF["aokvqa"], samples):
+        save_picture(scene, home / "val2017" / f"{image:012d}.jpg")
         said = annotator.words(question.answer, question.polite())
         choices = [said, *question.others[:3]]
         annotator.rng.shuffle(choices)
@@ -260,11 +294,11 @@ def _aokvqa(annotator: _Annotator, home: Path, samples: int) -> SourceOptions:
             "direct_answers": [said] * 10, "difficult_direct_answer": False,
             "rationales": [question.reason],
         })  # fmt: skip
-    file = _json(home / "aokvqa_v1p0_val.json", records)
+    file = save_json(home / "aokvqa_v1p0_val.json", records)
     return SourceOptions(annotations=(file,), images=home, split=SPLIT)
 
 
-_WRITERS: dict[str, Callable[[_Annotator, Path, int], SourceOptions]] = {
+_WRITERS: dict[str, Callable[[Annotator, Path, int], SourceOptions]] = {
     "coco_captions": _coco,
     "elevater_ic": _elevater,
     "levir_cc": _levir,

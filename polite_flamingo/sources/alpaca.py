@@ -4,8 +4,9 @@
     gpteacher        [{instruction, input, response}], some with `example_input` instead of an input
     instructionwild  [{instruction, input, output}], its inputs all empty
 
-The input follows the instruction after a blank line. Texts are verbatim but for white space around them. The records
-have no ids: a key is the content's hash, so a copy is a duplicate.
+The input follows the instruction after a blank line; then `meta["instruction"]` is the instruction alone. Texts are
+verbatim but for white space around them. The records have no ids: a key is the content's hash, so a copy is a
+duplicate.
 
 Of InstructionWild, the seeds (JSON lines) were seen; they have no responses and are quarantined one by one as
 `missing_annotation`. The file with responses is known from its documentation only.
@@ -42,7 +43,7 @@ def builder(name: str, answer: str) -> Callable[[str, Any, Context], Sample]:
         given = next((name for name in ("input", "example_input") if record.get(name)), None)
         parts = [instruction, _text(record, given) if given else ""]
         turn = Turn(instruction="\n\n".join(filter(None, parts)), response=_text(record, answer))
-        return text_sample(name, key, [turn], {})
+        return text_sample(name, key, [turn], {"instruction": instruction} if parts[1] else {})
 
     return build
 

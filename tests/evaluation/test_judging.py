@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -185,3 +186,11 @@ def test_parts_join_to_the_whole() -> None:
     assert joined(Judged.from_json(json.loads(json.dumps(part.to_json()))) for part in parts) == whole
     assert joined(parts, contestants=("model", RAW)).contestants == ("model", RAW, REWRITTEN)
     assert joined([]).keys == []
+
+
+def test_of_an_instruction_with_a_text_that_it_speaks_of_judges_read_the_instruction_alone() -> None:
+    sample = row("r", "text", "What colour is the circle?\n\nThere is a red circle.", "Answer: red", images=0)
+    judges = fakes()
+    judge([dataclasses.replace(sample, meta={"instruction": "What colour is the circle?"})], {}, judges)
+    assert judges.reward.calls == [[("What colour is the circle?", "Answer: red")]]
+    assert "There is" not in "".join(judges.nli.calls[0][0])

@@ -1,0 +1,84 @@
+"""What a distortion came to: counts of pairs that add up over shards, and which pairs a page shows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from polite_flamingo.distortion.config import KINDS
+from polite_flamingo.sample import Quarantined, Sample
+
+Counts = dict[str, dict[str, int]]
+
+SHARDS_LOOKED_AT = 40
+"""For the page, at most: kinds are mixed in every shard."""
+
+
+def count(rows: Sequence[Sample | Quarantined]) -> Counts:
+    """Pairs of a shard by kind, speaker, command, step of augmentation, data set, and what stands in for another."""
+    counted: dict[str, Counter[str]] = {
+        name: Counter() for name in ("kinds", "speakers", "commands", "steps", "datasets", "instead_of", "draws")
+    }
+    for row in rows:
+        if not isinstance(row, Sample):
+            continue
+        done = row.provenance["distortion"]
+        counted["kinds"][done["kind"]] += 1
+        counted["datasets"][row.dataset] += 1
+        if done["kind"] == "llm":
+            counted["speakers"][done["speaker"]] += 1
+            counted["commands"][done["command"] or "none"] += 1
+        if done["kind"] == "text":
+            counted["steps"].update(_steps(done))
+        if "draws" in done:
+            counted["draws"][str(done["draws"])] += 1
+        if "instead_of" in done:
+            counted["instead_of"][f"{done['instead_of']['kind']}: {done['instead_of']['reason']}"] += 1
+    return {name: dict(sorted(counter.items())) for name, counter in counted.items()}
+
+
+def _steps(done: Mapping[str, Any]) -> list[str]:
+    plain = [step for step in ("keep_first", "shuffled") if step in done]
+    return plain + [f"{step} {done[step]['action']}" for step in ("characters", "words") if step in done]
+
+
+def total(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Counts:
+    """The sum over shards."""
+    summed: dict[str, Counter[str]] = {}
+    for one in counts:
+        for name, counter in one.items():
+            summed.setdefault(name, Counter()).update(counter)
+    return {
+        name: dict(sorted(counter.items(), key=lambda item: (-item[1], item[0]))) for name, counter in summed.items()
+    }
+
+
+def pick(
+    shards: Iterable[str], read: Callable[[str], Iterable[Sample]], a_kind: int, most_shards: int = SHARDS_LOOKED_AT
+) -> dict[str, list[Sample]]:
+    """Pairs to show, at most `a_kind` of each kind: of the commands and steps, those that were shown least come first.
+
+    Args:
+        shards: names, in order.
+        read: the pairs of a shard.
+        a_kind: how many of each.
+        most_shards: that are read.
+    """
+    found: dict[str, dict[str, list[Sample]]] = {kind: {} for kind in KINDS}
+    for number, name in enumerate(shards):
+        if number >= most_shards or all(sum(map(len, ways.values())) >= 6 * a_kind for ways in found.values()):
+            break
+        for sample in read(name):
+            done = sample.provenance["distortion"]
+            way = done.get("command") or ", ".join(_steps(done))
+            ways = found[done["kind"]].setdefault(way, [])
+            if len(ways) < a_kind:
+                ways.append(sample)
+    return {kind: _in_turn(list(ways.values()), a_kind) for kind, ways in found.items() if ways}
+
+
+def _in_turn(ways: Sequence[Sequence[Sample]], most: int) -> list[Sample]:
+    longest = max(map(len, ways))
+    turns = [way[turn] for turn in range(longest) for way in ways if turn < len(way)]
+    return turns[:most]

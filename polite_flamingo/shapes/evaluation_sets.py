@@ -1,0 +1,170 @@
+"""Held-out sets that say how good a model is: unseen scenes, raw annotations as ground truth, the originals' formats.
+
+    in       the data sets of `write_raw`, of scenes of their own: what tuning has shown, of other pictures
+    out      questions about pictures that tuning has not shown: of the kinds that `write_raw(held_out=…)` leaves out,
+             in OK-VQA's format, and of scenes more crowded than any, in GRiD-3D's
+    text     no picture: reading, knowledge and notes, in the three formats of Alpaca's family
+
+The short answer of a text task is worded as those of pictures are ("Answer: red"), and what it is asked of follows the
+question after a blank line: `meta["instruction"]` of the sample is the question alone, which is what judges read.
+Texts are those that `instruct.py` never writes. Nothing here measures (`evaluation/`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from polite_flamingo.shapes.questions import KINDS, Kind
+from polite_flamingo.shapes.texts import Exchange, drawn, knowledge, note, reading
+from polite_flamingo.shapes.write import SPLIT, Annotator, save_json, save_picture, write_raw
+from polite_flamingo.sources.base import SourceOptions
+from polite_flamingo.sources.responses import answer_response
+
+Domain = Literal["in", "out", "text"]
+
+HELD_OUT: tuple[Kind, ...] = ("size", "ground", "pattern")
+"""Kinds of question for `write_raw(held_out=…)`, so that asking them is out of domain."""
+
+UNJUDGED: tuple[Kind, ...] = ("where",)
+"""Never asked: the zoo's NLI entails about half of the right answers to it, and a wrong one in seven."""
+
+MISCOUNTED: tuple[Kind, ...] = (*UNJUDGED, "count")
+"""Not asked of texts and crowds: of numbers it entails a wrong one in four or five. All other kinds it tells apart."""
+
+CROWDS = (5, 6)
+"""Things in a crowded scene; training has four at most, but for hard samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSet:
+    """One set: `SOURCES[name].read(options)` gives its samples.
+
+    Attributes:
+        options: for the source whose name is the set's.
+        domain: see the module.
+        title: what is measured, in words.
+    """
+
+    options: SourceOptions
+    domain: Domain
+    title: str
+
+
+def write_evaluation(
+    folder: Path, *, samples: int = 60, seed: int | str = 0, held_out: Collection[Kind] = HELD_OUT
+) -> dict[str, EvaluationSet]:
+    """Write `samples` samples of each set (a third of it of classification) under `folder/NAME/`.
+
+    Args:
+        folder: is made.
+        samples: of each set, at least 9.
+        seed: the same one writes the same bytes; whatever it is, no scene is drawn from a generator of `write_raw`.
+        held_out: kinds of question that training leaves out: only `okvqa` asks them.
+
+    Returns:
+        The sets by the name of their source.
+
+    Raises:
+        ValueError: fewer than 9 samples; no kind is held out, or too many.
+    """
+    unseen = _without(KINDS, {*KINDS} - {*held_out} | {*MISCOUNTED, "colour", "beside"})
+    if not unseen:
+        raise ValueError(f"held_out must name a kind that every scene and judge allows, such as {', '.join(HELD_OUT)}")
+    options = write_raw(
+        folder,
+        samples=samples,
+        seed=f"evaluation-{seed}",
+        damage=False,
+        hard=0.0,
+        held_out={*held_out, *UNJUDGED},
+    )
+    seen = _without(KINDS, {*held_out, *MISCOUNTED})
+    options["okvqa"] = _okvqa(Annotator(_rng("okvqa", seed)), _home(folder, "okvqa"), unseen, samples)
+    crowded = Annotator(_rng("grid_3d", seed), crowd=CROWDS)
+    options["grid_3d"] = _grid_3d(crowded, _home(folder, "grid_3d"), seen, samples)
+    for name, (make, answer) in _TEXTS.items():
+        path = _texts(_rng(name, seed), _home(folder, name), make, answer, samples)
+        options[name] = SourceOptions(annotations=(path,), split=SPLIT)
+    return {
+        name: EvaluationSet(options=options[name], domain=domain, title=title) for name, (domain, title) in SETS.items()
+    }
+
+
+SETS: dict[str, tuple[Domain, str]] = {
+    "coco_captions": ("in", "captions"),
+    "elevater_ic": ("in", "classes"),
+    "levir_cc": ("in", "changes between two pictures"),
+    "aokvqa": ("in", "questions with reasons"),
+    "vqa_v2": ("in", "questions (VQA-v2's format)"),
+    "clevr": ("in", "questions (CLEVR's format)"),
+    "gqa": ("in", "questions (GQA's format)"),
+    "okvqa": ("out", "questions of kinds that tuning leaves out"),
+    "grid_3d": ("out", "questions about scenes more crowded than any in tuning"),
+    "alpaca_gpt4": ("text", "reading a text"),
+    "gpteacher": ("text", "knowledge of shapes"),
+    "instructionwild": ("text", "notes put politely"),
+}
+"""Domain and title of each set, by the name of its source."""
+
+
+def _without(kinds: tuple[Kind, ...], left_out: Collection[Kind]) -> tuple[Kind, ...]:
+    return tuple(kind for kind in kinds if kind not in left_out)
+
+
+def _rng(name: str, seed: int | str) -> random.Random:
+    return random.Random(f"{name}-evaluation-{seed}")
+
+
+def _home(folder: Path, name: str) -> Path:
+    home = folder / name
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def _okvqa(annotator: Annotator, home: Path, kinds: tuple[Kind, ...], samples: int) -> SourceOptions:
+    questions: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image, scene, question in annotator.asked(kinds, samples):
+        save_picture(scene, home / "val2014" / f"COCO_val2014_{image:012d}.jpg")
+        asked = {"image_id": image, "question_id": image * 1000 + len(questions)}
+        questions.append(asked | {"question": question.text})
+        said = {"raw_answer": question.answer, "answer": question.answer, "answer_confidence": "yes"}
+        annotations.append(asked | {"answers": [said | {"answer_id": number} for number in range(1, 11)]})
+    head = {"data_type": "mscoco", "data_subtype": "val2014", "license": {}}
+    files = (
+        save_json(home / "OpenEnded_mscoco_val2014_questions.json", head | {"questions": questions}),
+        save_json(home / "mscoco_val2014_annotations.json", head | {"annotations": annotations}),
+    )
+    return SourceOptions(annotations=files, images=home, split=SPLIT)
+
+
+def _grid_3d(annotator: Annotator, home: Path, kinds: tuple[Kind, ...], samples: int) -> SourceOptions:
+    questions: list[dict[str, Any]] = []
+    for image, scene, question in annotator.asked(kinds, samples):
+        save_picture(scene, home / "images" / f"{image:06d}.png")
+        words = question.text.replace(",", " ,").replace("?", " ?").split()
+        questions.append({"question": words, "answer": question.answer, "img_idx": image})
+    return SourceOptions(annotations=(save_json(home / "questions.json", questions),), images=home, split=SPLIT)
+
+
+_TEXTS: dict[str, tuple[Callable[[random.Random], Exchange], str]] = {
+    "alpaca_gpt4": (lambda rng: reading(rng, _without(KINDS, MISCOUNTED)), "output"),
+    "gpteacher": (knowledge, "response"),
+    "instructionwild": (lambda rng: note(rng, _without(KINDS, MISCOUNTED)), "output"),
+}
+"""How the texts of each set are made, and where its format has the response."""
+
+
+def _texts(
+    rng: random.Random, home: Path, make: Callable[[random.Random], Exchange], answer: str, samples: int
+) -> Path:
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    while len(found) < samples:
+        exchange = drawn(rng, make, reserved=True)
+        record = {"instruction": exchange.question, "input": exchange.given, answer: answer_response(exchange.answer)}
+        found.setdefault((exchange.question, exchange.given), record)
+    return save_json(home / f"{home.name}_shapes.json", list(found.values()))

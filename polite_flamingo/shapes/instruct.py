@@ -1,0 +1,210 @@
+"""Store conversations with good responses in the formats of LLaVA-Instruct, UltraChat and Alpaca.
+
+What the paper distorts into rewriting pairs, and tunes on beside PF-1M: conversations about one picture, detailed
+descriptions, answers with reasons, and text without pictures. Every response is a polite text of `grammar.py`. The
+pictures of the LLaVA-like parts have COCO captions and instances too, by the same image ids, for retrieval of captions
+and boxes. Texts that `texts.Exchange.reserved` keeps for evaluation are never written here.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.sample import IMAGE_MARK
+from polite_flamingo.shapes.captions import describe, terse_captions
+from polite_flamingo.shapes.questions import KINDS, Kind, ask
+from polite_flamingo.shapes.scene import CANVAS, SHAPES, Scene, random_scene
+from polite_flamingo.shapes.texts import (
+    REASONED,
+    Exchange,
+    drawn,
+    knowledge,
+    note,
+    read_and_asked,
+    reading,
+    telling,
+    told,
+)
+from polite_flamingo.shapes.write import allowed_of, save_json, save_picture
+from polite_flamingo.sources.base import SourceOptions
+from polite_flamingo.sources.instructions import INSTRUCTIONS
+
+MAKERS = {reading: 0.4, knowledge: 0.2, note: 0.15, telling: 0.25}
+"""Kinds of text and their shares."""
+
+WHY = " Why?"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instructions:
+    """What was written.
+
+    Attributes:
+        sources: by name of the source, what its adapter needs: `SOURCES[name].read(options)`.
+        captions: COCO captions of every picture, by the image ids of LLaVA's parts.
+        instances: COCO instances of every picture.
+    """
+
+    sources: dict[str, SourceOptions]
+    captions: Path
+    instances: Path
+
+
+def write_instruct(
+    folder: Path, *, samples: int = 180, seed: int | str = 0, held_out: Collection[Kind] = ()
+) -> Instructions:
+    """Write `samples` samples of each source under `folder`.
+
+    Args:
+        folder: is made.
+        samples: of each of llava_conversation, llava_detail, llava_reasoning, ultrachat and alpaca_gpt4.
+        seed: the same one writes the same bytes.
+        held_out: kinds of question that are never asked of a picture; texts ask of all.
+
+    Raises:
+        ValueError: no sample is wanted, or too few kinds of question are left.
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, not {samples}")
+    asked = allowed_of(KINDS, held_out)
+    album = _Album(folder / "llava", random.Random(f"llava-{seed}"))
+    parts = {
+        "llava_conversation": _save(
+            album, "conversation_58k.json", [album.conversation(asked) for _ in range(samples)]
+        ),
+        "llava_detail": _save(album, "detail_23k.json", [album.description() for _ in range(samples)]),
+        "llava_reasoning": _save(
+            album,
+            "complex_reasoning_77k.json",
+            [album.reasoning(allowed_of(REASONED, held_out)) for _ in range(samples)],
+        ),
+    }
+    captions, instances = album.save_annotations()
+    text = folder / "text"
+    text.mkdir(parents=True, exist_ok=True)
+    parts["ultrachat"] = SourceOptions(annotations=(_ultrachat(random.Random(f"chat-{seed}"), text, samples),))
+    parts["alpaca_gpt4"] = SourceOptions(annotations=(_alpaca(random.Random(f"alpaca-{seed}"), text, samples),))
+    return Instructions(sources=parts, captions=captions, instances=instances)
+
+
+class _Album:
+    """Pictures with all that is said of them: conversations, and what COCO's annotators say of the same pictures."""
+
+    def __init__(self, home: Path, rng: random.Random):
+        self.home = home
+        home.mkdir(parents=True, exist_ok=True)
+        self._rng = rng
+        self._images: list[dict[str, Any]] = []
+        self._captions: list[dict[str, Any]] = []
+        self._boxes: list[dict[str, Any]] = []
+
+    def conversation(self, kinds: tuple[Kind, ...]) -> dict[str, Any]:
+        """One to four different questions about one picture."""
+        scene = random_scene(self._rng)
+        said: dict[str, str] = {}
+        for _ in range(self._rng.randint(1, 4)):
+            question = ask(self._rng, scene, kinds)
+            said[question.text] = question.polite(self._rng.randrange(2))
+        return self._record(scene, terse_captions(self._rng, scene), list(said.items()))
+
+    def description(self) -> dict[str, Any]:
+        """A detailed description: all that the captions and the boxes say."""
+        scene = random_scene(self._rng)
+        captions = terse_captions(self._rng, scene)
+        asked = self._rng.choice(INSTRUCTIONS["captioning"])
+        return self._record(scene, captions, [(asked, describe(scene, captions))])
+
+    def reasoning(self, kinds: tuple[Kind, ...]) -> dict[str, Any]:
+        """A question that asks for the reason too."""
+        scene = random_scene(self._rng)
+        question = ask(self._rng, scene, kinds)
+        said = (question.text + WHY, question.polite(self._rng.randrange(2), reasoned=True))
+        return self._record(scene, terse_captions(self._rng, scene), [said])
+
+    def _record(self, scene: Scene, captions: list[str], said: list[tuple[str, str]]) -> dict[str, Any]:
+        """A record in LLaVA's format about a new picture, whose mark stands before or after the first question."""
+        number = len(self._images) + 1
+        file = f"{number:012d}.jpg"
+        save_picture(scene, self.home / "train2014" / f"COCO_train2014_{file}")
+        self._annotate(number, scene, captions)
+        turns = []
+        for place, (human, assistant) in enumerate(said):
+            if place == 0:
+                human = self._rng.choice((f"{IMAGE_MARK}\n{human}", f"{human}\n{IMAGE_MARK}"))
+            turns += [{"from": "human", "value": human}, {"from": "gpt", "value": assistant}]
+        return {"id": file.removesuffix(".jpg"), "image": file, "conversations": turns}
+
+    def _annotate(self, number: int, scene: Scene, captions: list[str]) -> None:
+        self._images.append(
+            {"id": number, "file_name": f"COCO_train2014_{number:012d}.jpg", "width": CANVAS, "height": CANVAS}
+        )
+        for caption in captions:
+            self._captions.append({"image_id": number, "id": len(self._captions) + 1, "caption": caption})
+        for thing in scene.things:
+            x1, y1, x2, y2 = thing.box
+            self._boxes.append({
+                "id": len(self._boxes) + 1, "image_id": number, "category_id": SHAPES.index(thing.shape) + 1,
+                "bbox": [round(x1, 2), round(y1, 2), round(x2 - x1, 2), round(y2 - y1, 2)],
+                "area": round((x2 - x1) * (y2 - y1), 2), "iscrowd": 0,
+            })  # fmt: skip
+
+    def save_annotations(self) -> tuple[Path, Path]:
+        """COCO's captions and instances of all pictures so far."""
+        head = {"info": {"description": "Shapes in the format of COCO 2014", "year": 2026}, "images": self._images}
+        categories = [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)]
+        return (
+            save_json(self.home / "captions_train2014.json", head | {"annotations": self._captions}),
+            save_json(
+                self.home / "instances_train2014.json", head | {"annotations": self._boxes, "categories": categories}
+            ),
+        )
+
+
+def _save(album: _Album, name: str, records: list[dict[str, Any]]) -> SourceOptions:
+    return SourceOptions(annotations=(save_json(album.home / name, records),), images=album.home, split="train")
+
+
+def random_text(rng: random.Random) -> Exchange:
+    """One exchange of the mixture `MAKERS` that evaluation does not keep for itself."""
+    return drawn(rng, rng.choices(list(MAKERS), list(MAKERS.values()))[0])
+
+
+def _ultrachat(rng: random.Random, home: Path, samples: int) -> Path:
+    """JSON lines. Half of the conversations stay with one text, half go on to others."""
+    lines = []
+    for number in range(samples):
+        exchanges = _about_one_text(rng) if rng.random() < 0.5 else [random_text(rng) for _ in range(rng.randint(1, 3))]
+        data = []
+        for place, exchange in enumerate(exchanges):
+            repeated = place > 0 and exchange.given == exchanges[0].given
+            data += [exchange.question if repeated else f"{exchange.question}\n\n{exchange.given}", exchange.polite]
+        lines.append(json.dumps({"id": str(number), "data": data}))
+    path = home / "ultrachat_shapes.jsonl"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _about_one_text(rng: random.Random) -> list[Exchange]:
+    """One to three different questions about the same told scene."""
+    scene = random_scene(rng)
+    text = told(rng, scene)
+    exchanges = {}
+    for _ in range(rng.randint(1, 3)):
+        exchange = drawn(rng, lambda r: read_and_asked(r, scene, text))
+        exchanges[exchange.question] = exchange
+    return list(exchanges.values())
+
+
+def _alpaca(rng: random.Random, home: Path, samples: int) -> Path:
+    """One exchange a record, none of them twice: the key of a record is its content."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    while len(found) < samples:
+        exchange = random_text(rng)
+        record = {"instruction": exchange.question, "input": exchange.given, "output": exchange.polite}
+        found.setdefault((exchange.question, exchange.given), record)
+    return save_json(home / "alpaca_shapes.json", list(found.values()))

@@ -1,0 +1,260 @@
+"""Good responses in, pairs for training the rewriter out: distorted text -> original.
+
+    python -m ray_jobs.distort --profile profiles/tiny.yaml --input shards --out out/pairs
+
+The input is shards of good responses (LLaVA, UltraChat, ShareGPT, as ray_jobs.ingest writes them). Each becomes a pair
+by one of three kinds of distortion, drawn from its key (`polite_flamingo/distortion/pairs.py`): said again by a terse
+robot, randomly augmented, or exchanged for COCO's captions and boxes. Shards of pairs lie in OUT/pairs; they look like
+rewritten ones, so ray_jobs.train reads both alike. OUT/preview.html shows some, side by side.
+
+The shard is the unit of commit and of resume, as in ray_jobs.build_pf1m: the same command goes on where it stopped.
+Rows in = pairs + quarantined; a dialogue counts as many rows as exchanges are taken of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo import journal
+from polite_flamingo.distortion import conversation
+from polite_flamingo.distortion.commands import COMMANDS
+from polite_flamingo.distortion.config import DistortionConfig
+from polite_flamingo.distortion.pairs import caption_index, single_turns
+from polite_flamingo.distortion.retrieval import index_name
+from polite_flamingo.distortion.summary import count, pick, total
+from polite_flamingo.ledger import (
+    OutputLayout,
+    exclusive,
+    read_manifest,
+    read_quarantine,
+    read_scored,
+    shard_names,
+    unfinished,
+)
+from polite_flamingo.report.distortion import write_distortion_page
+from polite_flamingo.shards import write_atomically
+from ray_jobs import console
+from ray_jobs.build_pf1m import SHARDS_A_RUN, refuse_other_configuration
+from ray_jobs.cluster import PoolsConfig, running_ray
+from ray_jobs.run_info import Work, add_work, begin_run, read_run, write_run
+
+VERSION = 1
+"""Raised when the code makes other pairs of the same samples and settings."""
+SHOWN = 8
+"""Pairs of each kind on the page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistortConfig:
+    """Everything a distortion depends on.
+
+    Attributes:
+        input: a folder of .tar shards of good responses, one .tar, or a glob in quotes.
+        out: the output folder; on several machines, one that all of them see.
+        distortion: which kinds, who speaks, what is drawn.
+        pools: how many actors do the work (pools.distorting).
+        again: make those shards again of which rows are quarantined as distortion_failed, as after a server's outage.
+        fresh: delete what an earlier run left in `out` and start over.
+    """
+
+    input: str
+    out: str
+    distortion: DistortionConfig = field(default_factory=DistortionConfig)
+    pools: PoolsConfig = field(default_factory=PoolsConfig)
+    again: bool = False
+    fresh: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Needs:
+    """What this job needs of a cluster: its own pool, a task that reads and one that writes."""
+
+    pools: PoolsConfig
+
+    @property
+    def autoscaling(self) -> bool:
+        return self.pools.autoscaling
+
+    def needed(self, kind: str) -> float:
+        pool = self.pools.distorting
+        return pool.min_actors * pool.gpus if kind == "GPU" else pool.min_actors * pool.cpus + 2 * self.pools.task_cpus
+
+
+def distort(config: DistortConfig, actor: type | None = None) -> None:
+    """Do the whole job, or what is left of it.
+
+    Args:
+        config: of the job.
+        actor: instead of `DistortionActor`; for tests that need a worker to fail in a certain way.
+
+    Raises:
+        ValueError: the input, the output folder or the pools are not right; the message says what to do.
+        JobFailed: the speaker failed.
+    """
+    shards = shard_names(config.input)
+    layout = OutputLayout(root=Path(config.out), samples="pairs")
+    models = speaker_of(config.distortion)
+    identity = config_hash(config.distortion, models)
+    with exclusive(layout.root):
+        if config.fresh:
+            layout.clear()
+        refuse_other_configuration(layout, identity)
+        if config.again:
+            forget_failed(layout)
+        todo = unfinished(layout, shards)
+        if done := [name for name in shards if name not in todo]:
+            print(f"{len(done)} of {len(shards)} shards are already done: {console.names_of(done)}")
+        if todo:
+            resolved = console.to_yaml(replace(config, fresh=False, again=False))
+            run = read_run(layout)
+            if run is None or run.config_hash != identity:
+                run = begin_run(identity, models, resolved)
+            run = replace(run, config=resolved)
+            write_atomically(layout.config, resolved)
+            write_run(layout, run)
+            layout.stats.unlink(missing_ok=True)
+            started = time.monotonic()
+            work = process(todo, config, layout, identity, actor)
+            write_run(layout, add_work(run, work, time.monotonic() - started))
+        if todo or not layout.stats.exists():
+            summarise(layout)
+        print_summary(layout)
+
+
+def speaker_of(config: DistortionConfig) -> dict[str, dict[str, str]]:
+    """The speaker's name and, of a model of ours, the fingerprint of its files."""
+    if config.speaker == "local":
+        from polite_flamingo.hub import fingerprint
+
+        return {"speaker": {"name": config.local.model, "fingerprint": fingerprint(config.local.model)}}
+    return {"speaker": {"name": config.endpoint.model if config.speaker == "endpoint" else "rules", "fingerprint": ""}}
+
+
+def config_hash(config: DistortionConfig, models: Mapping[str, Mapping[str, str]]) -> str:
+    """Twelve hex digits that change when a pair may: not with devices, batches, addresses, time-outs or patience."""
+    settings: dict[str, Any] = dataclasses.asdict(config)
+    for section in ("endpoint", "local", "retrieval"):
+        del settings[section]
+    decides = {
+        "version": VERSION,
+        "settings": settings,
+        "speaker": {**models["speaker"], "name": ""} if config.speaker == "local" else models["speaker"],
+        "api": config.endpoint.api if config.speaker == "endpoint" else "",
+        "dtype": config.local.dtype if config.speaker == "local" else "",
+        "words": [conversation.PRAISE, conversation.prefill(), COMMANDS],
+        "captions": index_name(config.retrieval.annotations) if config.retrieval.annotations else "",
+        "described": config.retrieval.datasets,
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def forget_failed(layout: OutputLayout) -> None:
+    """Take the manifests of shards whose rows failed for the speaker's reasons, so that these are made again."""
+    for name in layout.finished():
+        if any(row.reason == "distortion_failed" for row in read_quarantine(layout.quarantine(name))):
+            layout.manifest(name).unlink()
+
+
+def process(
+    shards: Mapping[str, Path], config: DistortConfig, layout: OutputLayout, identity: str, actor: type | None = None
+) -> Work:
+    """Distort and commit shards on Ray. Afterwards each has its manifest; returns what was done."""
+    layout.sweep()
+    layout.clear_parts()
+    journal.clear(layout.journal)
+    index = caption_index(config.distortion, layout.captions)
+    with running_ray(_Needs(pools=config.pools)):
+        import ray
+
+        from actors.commit import commit_blocks
+        from actors.distortion import DistortionActor, DistortionWork
+        from actors.source import ShardDatasource
+        from ray_jobs.pipeline import configure_data, stage
+
+        configure_data()
+        pools = config.pools
+        given = DistortionWork(config=config.distortion, captions=str(index.path.resolve()) if index else "")
+        distorting = stage(actor or DistortionActor, given, pools.distorting, pools, layout)
+        prepare = partial(single_turns, turns=config.distortion.turns)
+        names, work, stats = list(shards), Work(), []
+        with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "distortion")) as advance:
+            for start in range(0, len(names), SHARDS_A_RUN):
+                some = {name: shards[name] for name in names[start : start + SHARDS_A_RUN]}
+                source = ShardDatasource(some, identity, prepare)
+                committed = (
+                    ray.data.read_datasource(source, override_num_blocks=len(some), num_cpus=pools.task_cpus)
+                    .map_batches(**distorting)
+                    .map_batches(
+                        commit_blocks,
+                        fn_kwargs={
+                            "layout": replace(layout, root=layout.root.resolve()),
+                            "config_hash": identity,
+                            "stages": ("distortion",),
+                            "describe": count,
+                        },
+                        batch_size=None,
+                        batch_format="pyarrow",
+                        num_cpus=pools.task_cpus,
+                    )
+                )
+                for shard in committed.iter_rows():
+                    advance(1, shard["rows_in"])
+                    work.rows += shard["rows_in"]
+                    work.seconds["distortion"] += shard["rewriting_seconds"]
+                stats.append(committed.stats())
+        write_atomically(layout.ray_stats, "\n\n".join(stats))
+    missing = list(unfinished(layout, shards))
+    assert not missing, f"shards were neither committed nor reported: {console.names_of(missing)}"
+    layout.clear_parts()
+    return work
+
+
+def summarise(layout: OutputLayout) -> None:
+    """Add up the manifests of all finished shards; write OUT/preview.html and, last, OUT/stats.json."""
+    names = layout.finished()
+    manifests = [read_manifest(layout.manifest(name)) for name in names]
+    stats: dict[str, Any] = {
+        "shards": len(manifests),
+        "rows_in": sum(manifest.rows_in for manifest in manifests),
+        "pairs": sum(manifest.scored for manifest in manifests),
+        "quarantined_rows": sum(manifest.quarantined for manifest in manifests),
+        **total(manifest.stats for manifest in manifests),
+    }
+    assert stats["rows_in"] == stats["pairs"] + stats["quarantined_rows"]
+    assert stats["pairs"] == sum(stats.get("kinds", {}).values()), "each pair is of one kind"
+    run = read_run(layout)
+    assert run is not None, "written before any manifest"
+    shown = pick(names, lambda name: read_scored(layout, name), SHOWN)
+    write_distortion_page(layout.preview, stats=stats, pairs=shown, run=run)
+    write_atomically(layout.stats, json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
+
+
+def print_summary(layout: OutputLayout) -> None:
+    """The counts of OUT/stats.json as a table."""
+    stats = json.loads(layout.stats.read_text(encoding="utf-8"))
+    spoken = ", ".join(stats.get("speakers", {}))
+    rows = [("rows in", f"{stats['rows_in']:,} in {stats['shards']:,} shards"), ("pairs", f"{stats['pairs']:,}")]
+    for kind, number in stats.get("kinds", {}).items():
+        rows.append((f"  {kind}", f"{number:,}" + (f"   said by {spoken}" if kind == "llm" else "")))
+    for gone, number in stats.get("instead_of", {}).items():
+        rows.append(("  of them instead of", f"{number:,}   {gone}"))
+    rows.append(("quarantined", f"{stats['quarantined_rows']:,}"))
+    rows += [(f"  {reason}", f"{number:,}") for reason, number in stats.get("quarantined", {}).items()]
+    print(console.table([*rows, ("page", str(layout.preview))], f"\n{layout.root}"))
+
+
+def main() -> None:
+    """The command."""
+    console.run("distort", "Make pairs for training the rewriter out of good responses.", DistortConfig, distort)
+
+
+if __name__ == "__main__":
+    main()

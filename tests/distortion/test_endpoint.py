@@ -1,0 +1,267 @@
+"""The robot behind a server: what is sent, what is made of the answer, and what a bad server can do to us."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from good_responses import good
+
+from polite_flamingo.distortion.commands import COMMANDS
+from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, Shares
+from polite_flamingo.distortion.conversation import PRAISE, prefill
+from polite_flamingo.distortion.endpoint import MOST_BYTES, EndpointDown, EndpointSpeaker
+from polite_flamingo.distortion.pairs import distort
+from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.prompts import SYSTEM
+from polite_flamingo.sample import BadSample, Sample
+
+KEY = "sk-a-secret-of-this-test"
+
+
+class Server(ThreadingHTTPServer):
+    """Does in turn what `script` says for a request, the last word of it for ever; remembers what it was sent."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, *script: str) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.script = script
+        self.bodies: list[dict[str, Any]] = []
+        self.paths: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.at_once = self.most_at_once = 0
+        self.lock = threading.Lock()
+        self.closing = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is what some of these tests are about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            number = len(self.server.bodies)
+            self.server.bodies.append(body)
+            self.server.paths.append(self.path)
+            self.server.headers.append(dict(self.headers))
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
+        try:
+            self.act(self.server.script[min(number, len(self.server.script) - 1)], body)
+        finally:
+            with self.server.lock:
+                self.server.at_once -= 1
+
+    def act(self, word: str, body: dict[str, Any]) -> None:
+        if word == "hang":
+            self.server.closing.wait(30)
+        elif word == "trickle":
+            self.send_response(200)
+            self.end_headers()
+            while not self.server.closing.wait(0.02):
+                self.wfile.write(b" ")
+        elif word == "cut":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b'{"choices": [{"te')
+        elif word == "slam":
+            self.connection.close()
+        elif word == "slow":
+            self.server.closing.wait(0.05)
+            self.answer(json.dumps(said("short", body)))
+        elif word.isdecimal():
+            self.send_response(int(word))
+            self.send_header("Retry-After", "0" if word == "503" else "later")
+            if word == "302":
+                self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+            self.end_headers()
+            self.wfile.write(f"no: {self.headers.get('Authorization')}".encode())
+        elif word.startswith("raw "):
+            self.answer(word[4:])
+        elif word == "endless":
+            self.answer("x" * (MOST_BYTES + 100))
+        elif word.startswith("length "):
+            self.answer(json.dumps(said(word[7:], body, "length")))
+        else:
+            self.answer(json.dumps(said(word, body)))
+
+    def answer(self, text: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+def said(text: str, body: dict[str, Any], why: str = "stop") -> dict[str, Any]:
+    choice = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+    return {"choices": [{"index": 0, "finish_reason": why, **choice}]}
+
+
+@pytest.fixture
+def serve() -> Iterator[Any]:
+    servers: list[Server] = []
+
+    def start(*script: str) -> Server:
+        server = Server(*script)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        return server
+
+    yield start
+    for server in servers:
+        server.closing.set()
+        server.shutdown()
+        server.server_close()
+
+
+def config(server: Server, **changes: Any) -> DistortionConfig:
+    settings = {"attempts": 3, "pause": 0.01, "longest_pause": 0.05, "timeout": 5.0, **changes}
+    endpoint = EndpointConfig(url=server.url, model="robot", **settings)
+    return DistortionConfig(speaker="endpoint", shares=Shares(llm=1, text=0, captions_and_boxes=0), endpoint=endpoint)
+
+
+def request(number: int = 0, command: str = "") -> Request:
+    return Request(seed=str(number), instruction="Who is it?", response="It is Anna, who lives here.", command=command)
+
+
+def test_the_robots_words_are_begun_and_continued_up_to_the_quotation_mark(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server = serve('Anna. "And more', "  anna lives here \n")
+    speaker = EndpointSpeaker(config(server, concurrency=1))
+    assert speaker.say([request(1, "typos"), request(2)]) == ["Anna.", "anna lives here"]
+    assert server.paths == ["/v1/completions"] * 2
+    first, second = server.bodies
+    assert first["prompt"] == (
+        f"{SYSTEM}\n### Human: Who is it?\n### Assistant: It is Anna, who lives here.\n### Human: {PRAISE}"
+        f"\n### Assistant: {prefill('typos')}"
+    )
+    assert COMMANDS["typos"] in first["prompt"] and COMMANDS["typos"] not in second["prompt"]
+    assert first["prompt"].endswith('"') and '"' in first["stop"]
+    assert (first["model"], first["temperature"], first["max_tokens"]) == ("robot", 0.7, 256)
+    assert first["seed"] != second["seed"], "each by its own"
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        'Anna"',
+        f'{prefill()}Anna"',
+        f"{prefill()}Anna",
+        'Of course: "Anna"',
+        "Anna",
+        "“Anna” is my summary",
+    ],
+)
+def test_a_server_of_chats_only_is_asked_for_the_words(serve: Any, reply: str) -> None:
+    server = serve(reply)
+    assert EndpointSpeaker(config(server, api="chat")).say([request()]) == ["Anna"]
+    assert server.paths == ["/v1/chat/completions"]
+    roles = [message["role"] for message in server.bodies[0]["messages"]]
+    assert roles == ["system", "user", "assistant", "user"]
+    assert prefill() in server.bodies[0]["messages"][-1]["content"] and "Authorization" not in server.headers[0]
+
+
+def test_a_text_that_was_cut_before_its_end_is_no_answer(serve: Any) -> None:
+    speaker = EndpointSpeaker(config(serve("length Anna lives in the", 'length Anna" and so', "length")))
+    assert [speaker.say([request()])[0] for _ in range(2)] == ["", "Anna"]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    ["429", "500", "503", "cut", "slam", "raw no json", 'raw {"choices": []}', 'raw {"choices": [{"text": 5}]}',
+     "raw null", "endless", "raw " + "[" * 5000],
+)  # fmt: skip
+def test_trouble_that_passes_costs_only_another_attempt(serve: Any, trouble: str) -> None:
+    server = serve(trouble, trouble, "Anna")
+    assert EndpointSpeaker(config(server)).say([request()]) == ["Anna"]
+    assert len(server.bodies) == 3
+    assert len({json.dumps(body) for body in server.bodies}) == 1, "the same request again"
+
+
+@pytest.mark.parametrize("trouble", ["hang", "trickle"])
+def test_a_server_that_does_not_come_to_an_end_is_left(serve: Any, trouble: str) -> None:
+    started = time.monotonic()
+    server = serve(trouble, "Anna")
+    assert EndpointSpeaker(config(server, timeout=0.3)).say([request()]) == ["Anna"]
+    assert time.monotonic() - started < 20, "the server would hang for 30 s and trickle for ever"
+
+
+def test_trouble_that_does_not_pass_fails_the_row_and_says_why(serve: Any) -> None:
+    (answer,) = EndpointSpeaker(config(serve("500"))).say([request()])
+    assert isinstance(answer, BadSample) and answer.reason == "distortion_failed"
+    assert "3 attempts failed, the last one: 500" in answer.detail
+
+
+def test_what_the_server_will_never_take_is_not_sent_again(serve: Any) -> None:
+    server = serve("413", "Anna")
+    speaker = EndpointSpeaker(config(server, concurrency=1))
+    first, second = speaker.say([request(1), request(2)])
+    assert isinstance(first, BadSample) and "will not take it: 413" in first.detail
+    assert second == "Anna" and len(server.bodies) == 2
+
+
+@pytest.mark.parametrize("status", ["401", "403", "404", "302"])
+def test_a_server_that_refuses_us_ends_the_work_at_once_and_the_key_stays_secret(
+    serve: Any, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    server = serve(status)
+    speaker = EndpointSpeaker(config(server, api_key_variable="MY_KEY", concurrency=2))
+    with pytest.raises(EndpointDown, match=f"refuses: {status} no: Bearer") as raised:
+        speaker.say([request(n) for n in range(20)])
+    assert KEY not in str(raised.value) and KEY not in repr(speaker.__dict__.get("_config"))
+    assert len(server.bodies) <= 2
+    with pytest.raises(EndpointDown):
+        speaker.say([request()])
+    assert len(server.bodies) <= 2, "nothing more is sent"
+
+
+def test_a_server_that_is_down_is_given_up(serve: Any) -> None:
+    server = serve("hang")
+    server.shutdown()
+    server.server_close()
+    speaker = EndpointSpeaker(config(server, give_up_after=5))
+    with pytest.raises(EndpointDown, match="5 requests in a row failed; 3 attempts failed"):
+        speaker.say([request(n) for n in range(12)])
+
+
+def test_no_more_requests_are_under_way_than_allowed(serve: Any) -> None:
+    server = serve("slow")
+    answers = EndpointSpeaker(config(server, concurrency=3)).say([request(n) for n in range(12)])
+    assert answers == ["short"] * 12
+    assert 2 <= server.most_at_once <= 3
+
+
+def test_pairs_come_of_a_server_that_misbehaves_now_and_then(serve: Any) -> None:
+    """Whatever it does, each row is a pair or has a reason, in its place."""
+    server = serve("Anna", "500", "cut", "length Ann", "413", "raw {", "ok then", "429", "", "robot talk")
+    rows = distort([good(n) for n in range(12)], replace(config(server, concurrency=2), draws=2))
+    assert [row.key for row in rows] == [good(n).key for n in range(12)]
+    outcome = Counter(row.response if isinstance(row, Sample) else row.reason for row in rows)
+    assert outcome["robot talk"] > 5 and outcome["distortion_failed"] == 1, outcome
+    facts = [row.provenance["distortion"] for row in rows if isinstance(row, Sample)]
+    assert {fact["speaker"] for fact in facts} == {"robot"}
