@@ -78,7 +78,7 @@ class RayStream(LocalStream):
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=self._streaming.task_cpus,
-            compute=ray.data.TaskPoolStrategy(size=self._streaming.tasks),
+            compute=ray.data.TaskPoolStrategy(size=min(self._streaming.tasks, len(todo))),
         )
         for table in packed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             yield from from_table(table)
