@@ -139,7 +139,7 @@ def parts(row: Row) -> list[list[int]]:
     return found
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(samples=conversations(), config=CONFIGS, attention=MODELS, seed=st.integers(0, 3))
 def test_every_sample_is_in_one_row_or_skipped_with_a_reason(samples, config, attention, seed):
     made = packed(samples, config, attention, seed)
@@ -156,7 +156,7 @@ def test_every_sample_is_in_one_row_or_skipped_with_a_reason(samples, config, at
     assert made == packed(samples, config, attention, seed), "a pure function of samples and seed"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(samples=conversations(), config=CONFIGS, attention=MODELS)
 def test_rows_hold_what_they_may_and_images_lie_where_their_marks_are(samples, config, attention):
     by_key = {sample.key: sample for sample in samples}
@@ -175,7 +175,7 @@ def test_rows_hold_what_they_may_and_images_lie_where_their_marks_are(samples, c
         assert config.fill != "alone" or len(row.keys) == 1
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(samples=conversations(), config=CONFIGS, attention=MODELS)
 def test_exactly_responses_and_their_ends_are_learned(samples, config, attention):
     by_key = {sample.key: sample for sample in samples}
@@ -200,7 +200,7 @@ def test_exactly_responses_and_their_ends_are_learned(samples, config, attention
                 assert (learned, ids) == (wanted, whole)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(samples=conversations(), config=CONFIGS, attention=MODELS)
 def test_a_token_attends_in_the_row_what_it_attends_in_its_sample_alone(samples, config, attention):
     single = [sample for sample in samples if len(sample.turns) == 1 or attention == "v2"]
@@ -214,7 +214,7 @@ def test_a_token_attends_in_the_row_what_it_attends_in_its_sample_alone(samples,
             images += int(is_image.sum())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(samples=conversations(), config=CONFIGS)
 def test_no_token_attends_an_image_of_another_sample_or_of_a_later_turn(samples, config):
     for attention in ("v1", "v2"):
@@ -239,7 +239,7 @@ def test_the_strategies_reach_what_the_properties_are_about():
     """Else they might all hold for want of a case."""
     seen = set()
 
-    @settings(deadline=None, max_examples=150, database=None)
+    @settings(deadline=None, max_examples=200, database=None, derandomize=True)
     @given(samples=conversations(), config=CONFIGS)
     def look(samples, config):
         made = packed(samples, config)
@@ -403,26 +403,40 @@ def test_rows_that_could_hold_nothing_are_refused(wrong):
         PackingConfig(**wrong)
 
 
-def realistic(count: int, seed: int) -> list[Sample]:
-    """Mostly short answers about an image, captions, and texts of very different lengths."""
+def realistic(count: int, seed: int, images: Sequence[int] = (0, 0, 0, 1), longest: int = 600) -> list[Sample]:
+    """Texts and answers about an image, of very different lengths."""
     rng = random.Random(seed)
-    samples = []
-    for number in range(count):
-        images = rng.choice([0, 0, 0, 1])
-        words = rng.choice(WORDS) + " " + "circle " * min(600, int(rng.lognormvariate(4, 1)))
-        samples.append(one(number, "is it red " * rng.randint(1, 10), words, images=images))
-    return samples
+    return [
+        one(
+            number,
+            "is it red " * rng.randint(1, 4),
+            rng.choice(WORDS) + " " + "circle " * min(longest, int(rng.lognormvariate(3.5, 1))),
+            images=rng.choice(images),
+        )
+        for number in range(count)
+    ]
 
 
-def test_best_fit_leaves_hardly_any_padding_and_the_papers_fill_little():
-    samples = realistic(500, seed=1)
-    shares = {
-        fill: 1 - packed(samples, PackingConfig(fill=fill, join=join)).padding
+def shares(samples: list[Sample], **config) -> dict[str, float]:
+    return {
+        fill: 1 - packed(samples, PackingConfig(fill=fill, **config)).padding
         for fill in ("alone", "random", "best_fit")
-        for join in ("multi_turn",)
     }
-    assert shares["best_fit"] >= 0.97
-    assert shares["best_fit"] > shares["random"] > 0.85 > 0.5 > shares["alone"]
+
+
+@pytest.mark.parametrize("join", ["multi_turn", "isolated"])
+def test_best_fit_leaves_hardly_any_padding_and_the_papers_fill_little(join):
+    found = shares(realistic(800, seed=1, longest=300), join=join, window=512)
+    assert found["best_fit"] >= 0.97
+    assert found["best_fit"] > found["random"] > 0.9 > 0.3 > found["alone"]
+
+
+def test_where_images_are_scarce_rows_take_all_they_may_and_are_equally_long():
+    samples = realistic(400, seed=1, images=[1], longest=30)
+    made = packed(samples, PackingConfig(fill="best_fit"))
+    assert len(made.rows) == 40 and all(len(row.images) == 10 for row in made.rows)
+    lengths = [len(row.ids) for row in made.rows]
+    assert min(lengths) > 0.9 * max(lengths)
 
 
 def test_packing_by_length_does_not_order_rows_or_turns_by_length():
