@@ -10,12 +10,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from polite_flamingo import prompts
 from polite_flamingo.filters.scorer import ScoringConfig
-from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.flamingo.saved import opened
+from training.data import Ingredient
+from training.stages import StageName, TrainingConfig
 
 RESULTS_VERSION = 3
 """Raised when the code gives other results from the same models and settings."""
@@ -88,6 +92,48 @@ def _rewriting(rewriter: RewriterConfig, models: dict[str, dict[str, str]], rows
     else:
         settings["rows_per_call"] = rows_per_call
     return settings
+
+
+def base_fingerprints(start: FlamingoConfig) -> dict[str, dict[str, str]]:
+    """Role -> name and fingerprint of the pieces of the model that a training starts from.
+
+    Raises:
+        FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
+        ValueError: the folder of a trained model is none.
+    """
+    from polite_flamingo.hub import fingerprint
+
+    names = [name for name in opened(start).model_names() if name]
+    return {f"base {n}": {"name": name, "fingerprint": fingerprint(name)} for n, name in enumerate(names, 1)}
+
+
+def training_hash(
+    training: TrainingConfig,
+    stage: StageName,
+    start: FlamingoConfig,
+    models: dict[str, dict[str, str]],
+    mixture: Mapping[str, Ingredient],
+    shards: Sequence[tuple[str, Path]],
+) -> str:
+    """Twelve hex digits that change when the weights that a stage comes to may.
+
+    How a batch is run (micro-batches, checkpointing, caches), where, and by how many workers does not count.
+    """
+    recipe = dataclasses.asdict(training.stage(stage))
+    del recipe["micro_batch"]
+    decides = {
+        "version": RESULTS_VERSION,
+        "stage": stage,
+        "recipe": recipe,
+        "start": _settings(opened(start), models),
+        "order": [training.seed, training.shards_a_group, training.dtype],
+        "mixture": [
+            [name, ingredient.fraction, ingredient.response, ingredient.protocol]
+            for name, ingredient in mixture.items()
+        ],
+        "shards": [[name, path.name, path.stat().st_size] for name, path in shards],
+    }
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _settings(config: Any, models: dict[str, dict[str, str]]) -> Any:
