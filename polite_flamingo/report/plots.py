@@ -181,7 +181,7 @@ def lines(
     low, high = min(ends), max(ends)
     room = 0.06 * (high - low) or 0.5
     low, high = low - room, high + room
-    left, right, top, below = 52.0, 16.0, 26.0, 44.0
+    left, right, top, below = 52.0, 16.0 + LETTER * len(x_names[-1] if x_names else "") / 2, 26.0, 44.0
     y_text = y_text or number
 
     def across(x: float) -> float:
