@@ -57,7 +57,7 @@ class EndpointSpeaker:
     def __init__(self, config: DistortionConfig):
         self._config = config
         self._endpoint = config.endpoint
-        self._key = os.environ.get(config.endpoint.api_key_variable, "")
+        self._key = os.environ.get(config.endpoint.api_key_variable, "").strip()
         self._failures_in_a_row = 0
         self._down = ""
 

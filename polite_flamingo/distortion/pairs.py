@@ -26,7 +26,7 @@ from polite_flamingo.distortion.config import KINDS, DistortionConfig, Kind
 from polite_flamingo.distortion.retrieval import CaptionIndex, NotThere, index_name, write_index
 from polite_flamingo.distortion.speakers import Request, Speaker, load_speaker
 from polite_flamingo.distortion.text import augment
-from polite_flamingo.sample import IMAGE_MARK, BadSample, Quarantined, Sample, unmarked
+from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Quarantined, Sample, unmarked
 
 Row = Sample | Quarantined
 
@@ -225,8 +225,9 @@ def pair(sample: Sample, text: str, distortion: dict[str, Any]) -> Sample:
 
 
 def usable(text: str, sample: Sample) -> bool:
-    """Whether a distorted text has a word in it and differs from the original by more than white space."""
-    return bool(re.search(r"\w", text)) and text.split() != sample.response.split()
+    """Whether a distorted text has a word in it, fits a turn, and differs from the original in more than blanks."""
+    fits = len(unmarked(text)) <= MAX_TEXT_CHARACTERS
+    return fits and bool(re.search(r"\w", text)) and text.split() != sample.response.split()
 
 
 def check_good(sample: Sample) -> None:

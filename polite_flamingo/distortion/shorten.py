@@ -11,6 +11,8 @@ import re
 
 from polite_flamingo.distortion.text import sentences
 
+MOST_WORDS = 40
+"""Of one sentence; nobody terse says more."""
 MANNERS = re.compile(
     r"(sure( thing)?|certainly|of course|absolutely|great question|good question|thank you[^.!,]*|thanks[^.!,]*|hello"
     r"|hi|i (hope|trust) [^.!]*|i('| a)m (sorry|happy|glad)[^.!,]*|please (let me know|feel free)[^.!]*|feel free[^.!]*"
@@ -63,6 +65,7 @@ def shorten(text: str, rng: random.Random) -> str:
     for sentence in kept:
         note = _CLAUSE.split(sentence, maxsplit=1)[0] if clause else sentence
         note = note if len(note.split()) > 1 or len(sentence.split()) < 3 else sentence
+        note = " ".join(note.split()[:MOST_WORDS])
         notes.append(telegraphic(note) if telegram else note.strip(" ."))
     notes = list(dict.fromkeys(filter(None, notes))) or [found[0]]
     said = rng.choice(("\n", "\n", ". ", ", ")).join(notes)

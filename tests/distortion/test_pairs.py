@@ -100,6 +100,15 @@ def test_what_is_empty_or_unchanged_is_drawn_again_and_counted() -> None:
     assert isinstance(row, Quarantined) and row.reason == "not_distorted" and "3 draws of llm" in row.detail
 
 
+def test_a_text_that_grew_too_long_is_drawn_again() -> None:
+    (row,) = distort([good(1)], DistortionConfig(shares=SPOKEN), Parrot("word " * 20_001, "short"))
+    assert isinstance(row, Sample) and row.response == "short" and row.provenance["distortion"]["draws"] == 2
+    words = " ".join(f"w{n:05}" for n in range(14_000))
+    longest = [good(n, ("What?", words)) for n in range(12)]
+    rows = distort(longest, DistortionConfig(shares=SPOKEN, command_share=1))
+    assert all(isinstance(row, Sample) and row.validate() for row in rows)
+
+
 def test_what_augmentation_cannot_change_is_left_to_the_speaker() -> None:
     one_letter = good(1, ("Which letter?", "A"))
     rows = distort([one_letter], DistortionConfig(shares=AUGMENTED))
