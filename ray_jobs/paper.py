@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.report.paper import to_markdown, write_paper_report
+from polite_flamingo.report.paper import to_markdown, write_paper
 
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.filters.judge import Thresholds
@@ -107,7 +107,7 @@ def paper(config: PaperConfig) -> None:
         results = collect(out, range(config.seeds), config.distortion.speaker, run)
         write_atomically(out / "results.json", json.dumps(results.to_json()))
         write_atomically(out / "results.md", to_markdown(results))
-        write_paper_report(results, out / "report.html")
+        write_paper(results, out / "report.html")
     print(f"report  {out / 'report.html'} ({run.seconds['wall'] / 60:.0f} minutes in all)")
 
 
