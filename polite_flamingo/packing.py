@@ -25,11 +25,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from itertools import islice
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from polite_flamingo.flamingo.tokenization import Tokenizer
 from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Sample
+
+if TYPE_CHECKING:  # it imports torch, which a command's --help need not
+    from polite_flamingo.flamingo.tokenization import Tokenizer
 
 LOOK_AHEAD = 16
 """Samples that `fill="random"` looks at for one that still fits the row, before it closes the row."""

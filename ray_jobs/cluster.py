@@ -78,7 +78,7 @@ class PoolsConfig:
 
 
 class Needs(Protocol):
-    """What a job needs of a cluster; `PoolsConfig` is one."""
+    """What a job needs of a cluster; `PoolsConfig` is one, `WorkersConfig` of training another."""
 
     @property
     def autoscaling(self) -> bool:
@@ -144,8 +144,8 @@ def check_size(resources: dict[str, float], pools: Needs) -> None:
         needed, there = pools.needed(kind), resources.get(kind, 0.0)
         if needed > there:
             raise ValueError(
-                f"the pools need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait for ever; "
-                f"lower pools.*.min_actors or pools.*.{kind.lower()}s, or use a larger cluster"
+                f"the workers need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait for ever; "
+                f"lower pools.* or workers.* in number or in {kind.lower()}s, or use a larger cluster"
             )
 
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from polite_flamingo import prompts
 from polite_flamingo.filters.scorer import ScoringConfig
-from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.flamingo.saved import opened
+from training.data import Ingredient
+from training.stages import StageName, TrainingConfig
 
 RESULTS_VERSION = 3
 """Raised when the code gives other results from the same models and settings."""
@@ -49,16 +53,85 @@ def config_hash(
         models: from `model_fingerprints`.
         rows_per_call: of rewriting; a beam search's batches are made within a call.
     """
-    rewriting = _settings(dataclasses.replace(rewriter, flamingo=opened(rewriter.flamingo)), models)
-    if rewriter.generation.num_beams == 1:
-        del rewriting["beam_batch"]
-    else:
-        rewriting["rows_per_call"] = rows_per_call
     decides: dict[str, Any] = {
         "version": RESULTS_VERSION,
-        "rewriter": rewriting,
+        "rewriter": _rewriting(rewriter, models, rows_per_call),
         "scoring": _settings(scoring, models),
         "prompt": prompts.rewriting_prompt("<image>instruction", "raw"),
+    }
+    return short_hash(decides)
+
+
+def answering_hash(rewriter: RewriterConfig, rows_per_call: int) -> str:
+    """As `config_hash`, of a model that answers with the chat prompt and is not scored.
+
+    Raises:
+        FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
+        ValueError: the folder of a trained model is none.
+    """
+    from polite_flamingo.hub import fingerprint
+
+    models = {
+        name: {"name": name, "fingerprint": fingerprint(name)} for name in opened(rewriter.flamingo).model_names()
+    }
+    prompt = prompts.chat_prompt("<image>instruction")
+    settings = _rewriting(rewriter, models, rows_per_call)
+    return short_hash({"version": RESULTS_VERSION, "rewriter": settings, "prompt": prompt})
+
+
+def short_hash(decides: Any) -> str:
+    """Twelve hex digits of JSON types."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _rewriting(rewriter: RewriterConfig, models: dict[str, dict[str, str]], rows_per_call: int) -> Any:
+    """What of a rewriter's config decides its texts."""
+    settings = _settings(dataclasses.replace(rewriter, flamingo=opened(rewriter.flamingo)), models)
+    if rewriter.generation.num_beams == 1:
+        del settings["beam_batch"]
+    else:
+        settings["rows_per_call"] = rows_per_call
+    return settings
+
+
+def base_fingerprints(start: FlamingoConfig) -> dict[str, dict[str, str]]:
+    """Role -> name and fingerprint of the pieces of the model that a training starts from.
+
+    Raises:
+        FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
+        ValueError: the folder of a trained model is none.
+    """
+    from polite_flamingo.hub import fingerprint
+
+    names = [name for name in opened(start).model_names() if name]
+    return {f"base {n}": {"name": name, "fingerprint": fingerprint(name)} for n, name in enumerate(names, 1)}
+
+
+def training_hash(
+    training: TrainingConfig,
+    stage: StageName,
+    start: FlamingoConfig,
+    models: dict[str, dict[str, str]],
+    mixture: Mapping[str, Ingredient],
+    shards: Sequence[tuple[str, Path]],
+) -> str:
+    """Twelve hex digits that change when the weights that a stage comes to may.
+
+    How a batch is run (micro-batches, checkpointing, caches), where, and by how many workers does not count.
+    """
+    recipe = dataclasses.asdict(training.stage(stage))
+    del recipe["micro_batch"]
+    decides = {
+        "version": RESULTS_VERSION,
+        "stage": stage,
+        "recipe": recipe,
+        "start": _settings(opened(start), models),
+        "order": [training.seed, training.shards_a_group, training.dtype],
+        "mixture": [
+            [name, ingredient.fraction, ingredient.response, ingredient.protocol]
+            for name, ingredient in mixture.items()
+        ],
+        "shards": [[name, path.name, path.stat().st_size] for name, path in shards],
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -61,7 +61,11 @@ class World:
 
         for block in blocks:
             fully_shard(block)
-        fully_shard(module)
+        # open_flamingo knows the parts of the blocks by other names too. What is frozen beside the blocks stays whole:
+        # image features are encoded outside of the step, and it is little beside the blocks.
+        blocked = {parameter for block in blocks for parameter in block.parameters()}
+        frozen = {parameter for parameter in module.parameters() if not parameter.requires_grad}
+        fully_shard(module, ignored_params=blocked | frozen)
         return module
 
 

@@ -143,6 +143,7 @@ class PaperResults:
         sets: data set -> what is measured with it.
         seeds: the repetitions.
         examples: of the first seed.
+        caveats: what a reader must know of the judges and the sets, a sentence or two each.
     """
 
     run: RunInfo
@@ -153,6 +154,7 @@ class PaperResults:
     sets: Mapping[str, HeldOut]
     seeds: tuple[Seed, ...]
     examples: tuple[Example, ...] = ()
+    caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises ValueError for what cannot be compared: no seed, an unknown role, a set that is not described."""
@@ -180,6 +182,7 @@ class PaperResults:
                 "sets": {name: HeldOut(**one) for name, one in record["sets"].items()},
                 "seeds": tuple(_seed(one) for one in record["seeds"]),
                 "examples": tuple(_example(one) for one in record["examples"]),
+                "caveats": tuple(record["caveats"]),
             }
         )
 

@@ -1,0 +1,274 @@
+"""What the paper claims, what it gives as evidence, and whether a repetition shows it.
+
+A verdict is computed from the interval over seeds alone: shown where all of it lies on the side that the claim says,
+disagrees where all of it lies on the other, else not shown. A claim that nothing is lost is shown where the whole
+interval stays within a margin. The paper's own figures are of other models and other data: what can agree is the
+direction. Facts of the paper ([PF], arXiv 2307.01003) stand here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from polite_flamingo.paper.measures import MEASURES, REWRITING, Measure, Spread, between, gain, level, tax
+from polite_flamingo.paper.results import PaperResults, Role
+
+Verdict = Literal["shown", "not shown", "disagrees"]
+
+MARGIN = 0.1
+"""Of what rewriting gains in reward: a smaller loss counts as none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim of the paper.
+
+    Attributes:
+        key: stable, for links.
+        text: the claim in a sentence.
+        paper: what the paper gives for it, its own figures included.
+        what: the number that decides, in words.
+        measure: its unit and digits.
+        sign: 1 where the claim is that the number is above `against`, -1 below, 0 that it is a loss within a margin.
+        needs: the roles and generations that the number is made of.
+        number: of the results.
+        against: what the number is compared with.
+    """
+
+    key: str
+    text: str
+    paper: str
+    what: str
+    measure: Measure
+    sign: Literal[-1, 0, 1]
+    needs: frozenset[str]
+    number: Callable[[PaperResults], Spread]
+    against: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A claim and what was measured.
+
+    Attributes:
+        claim: as it was.
+        spread: the number.
+        verdict: of the interval over seeds.
+        margin: of a claim that nothing is lost, else None.
+        agreeing: seeds on the side that the claim says.
+    """
+
+    claim: Claim
+    spread: Spread
+    verdict: Verdict
+    margin: float | None
+    agreeing: int
+
+    @property
+    def within_agrees(self) -> bool:
+        """Whether the interval within seeds lies wholly on the side that the claim says."""
+        return self.spread.within is not None and _verdict(self.claim, *self.spread.within, self.margin) == "shown"
+
+
+def findings(results: PaperResults) -> list[Finding]:
+    """Every claim whose models and generations are among the results."""
+    margin = MARGIN * abs(_rewriting(results).value or 0.0)
+    found = []
+    for claim in CLAIMS:
+        if not claim.needs <= {*results.roles, *(name for seed in results.seeds for name in seed.rewrites)}:
+            continue
+        spread = claim.number(results)
+        allowed = margin if claim.sign == 0 else None
+        found.append(
+            Finding(
+                claim=claim,
+                spread=spread,
+                verdict=_verdict(claim, spread.low, spread.high, allowed),
+                margin=allowed,
+                agreeing=sum(_verdict(claim, one, one, allowed) == "shown" for one in spread.seeds),
+            )
+        )
+    return found
+
+
+def _verdict(claim: Claim, low: float | None, high: float | None, margin: float | None) -> Verdict:
+    if low is None or high is None:
+        return "not shown"
+    if claim.sign == 0:
+        assert margin is not None
+        return "shown" if high <= margin else "disagrees" if low > margin else "not shown"
+    ends = sorted(claim.sign * (end - claim.against) for end in (low, high))
+    return "shown" if ends[0] > 0 else "disagrees" if ends[1] < 0 else "not shown"
+
+
+def _rewriting(results: PaperResults) -> Spread:
+    return between(results, ("first", "reward"), ("first", "reward_raw"))
+
+
+def _gain(
+    key: str, text: str, paper: str, role: Role, over: Role, measure: str, sign: Literal[-1, 1], what: str
+) -> Claim:
+    return Claim(
+        key=key, text=text, paper=paper, what=f"{MEASURES[measure].label}: {what}", measure=MEASURES[measure],
+        sign=sign, needs=frozenset({role, over}), number=lambda results: gain(results, role, over, measure),
+    )  # fmt: skip
+
+
+def _rewrites(key: str, text: str, paper: str, number: str, sign: Literal[-1, 1]) -> Claim:
+    return Claim(
+        key=key, text=text, paper=paper, what=f"{REWRITING[number].label}: second generation less the first",
+        measure=REWRITING[number], sign=sign, needs=frozenset({"first", "second"}),
+        number=lambda results: between(results, ("second", number), ("first", number)),
+    )  # fmt: skip
+
+
+def _tax(key: str, text: str, paper: str, role: Role, sign: Literal[0, 1]) -> Claim:
+    return Claim(
+        key=key, text=text, paper=paper, what="politeness on text: the text-only model less this one, summed over sets",
+        measure=MEASURES["text_politeness"], sign=sign, needs=frozenset({role, "text_only", "first"}),
+        number=lambda results: tax(results, role, "text_politeness"),
+    )  # fmt: skip
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        key="rewriting", text="Rewriting makes annotations more polite.",
+        paper="mean reward of PF-1M: −2.42 before, −0.50 after", what="reward: rewritten less raw", sign=1,
+        measure=REWRITING["reward"], needs=frozenset({"first"}), number=_rewriting,
+    ),
+    _gain(
+        "seeing", "Tuning on rewritten annotations teaches the model to answer about unseen pictures.",
+        "VQA 43.3 / 43.6 / 29.0 %; Otter, of the same base, 28.7 / 28.7 / 13.5 %", "clever", "base", "accuracy_in", 1,
+        "Clever Flamingo less the base",
+    ),
+    _gain(
+        "seeing_out", "… and about questions and scenes that tuning has not shown.",
+        "the sets above are held out from tuning", "clever", "base", "accuracy_out", 1, "Clever Flamingo less the base",
+    ),
+    _gain(
+        "raw_impolite", "Tuning on raw annotations costs politeness.", "politeness far down", "raw", "clever",
+        "politeness", -1, "tuned on raw annotations less tuned on rewritten ones",
+    ),
+    _tax("raw_tax", "Raw annotations lay an alignment tax on text-only skills.", "named as the problem", "raw", 1),
+    _tax("no_tax", "Rewritten annotations lay none worth the name.", "the tax is paid off", "clever", 0),
+    _gain(
+        "stage_2_in", "Stage 2 raises accuracy in domain.", "in-domain accuracy up", "stage_2", "stage_1",
+        "accuracy_in", 1, "after stage 2 less after stage 1",
+    ),
+    _gain(
+        "stage_2_down", "Stage 2 lowers politeness: the way down of the U.", "politeness down", "stage_2", "stage_1",
+        "politeness", -1, "after stage 2 less after stage 1",
+    ),
+    _gain(
+        "stage_3_up", "Stage 3 recovers it: the way up.", "politeness recovered", "clever", "stage_2",
+        "politeness", 1, "after stage 3 less after stage 2",
+    ),
+    Claim(
+        key="win", text="Clever Flamingo's answers are preferred to the annotations.",
+        paper="79.6 % of pairs against raw annotations", what="share of answers with the greater reward, ties half",
+        measure=MEASURES["win"], sign=1, against=0.5, needs=frozenset({"clever"}),
+        number=lambda results: level(results, "clever", "win"),
+    ),
+    _gain(
+        "raw_accurate", "Raw annotations give slightly more accuracy.", "accuracy slightly up", "raw", "clever",
+        "accuracy_in", 1, "tuned on raw annotations less tuned on rewritten ones",
+    ),
+    _gain(
+        "no_stage_1", "Without stage 1, accuracy out of domain falls.", "out of domain down", "direct", "clever",
+        "accuracy_out", -1, "without stage 1 less with it",
+    ),
+    _gain(
+        "unfrozen_in", "LoRA unfrozen in stage 2 raises accuracy in domain …", "in domain up", "unfrozen", "clever",
+        "accuracy_in", 1, "unfrozen less frozen",
+    ),
+    _gain(
+        "unfrozen_out", "… and lowers it out of domain.", "out of domain down", "unfrozen", "clever",
+        "accuracy_out", -1, "unfrozen less frozen",
+    ),
+    _gain(
+        "twice", "Twice the epochs of stage 2 lower accuracy out of domain.", "out of domain down", "twice", "clever",
+        "accuracy_out", -1, "twice the epochs less once",
+    ),
+    _rewrites(
+        "second_polite", "A second generation of the rewriter is more polite.", "reward −1.19, then −0.68", "reward", 1
+    ),
+    _rewrites(
+        "second_unchanged", "It leaves fewer annotations unchanged.", "A-OKVQA: 11.53 %, then 0.00 %", "unchanged", -1
+    ),
+    _rewrites("second_clip", "Its captions keep a little less to the picture.", "CC-3M, CLIPScore 23.88, then 23.25",
+              "clip", -1),
+)  # fmt: skip
+"""In the order of the paper's story."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A row of the paper's results: other models, other data.
+
+    Attributes:
+        name: of the model.
+        numbers: (column, figures by set) as printed, Rouge-L and STS in hundredths.
+    """
+
+    name: str
+    numbers: tuple[tuple[str, str], ...]
+
+
+PUBLISHED: tuple[Published, ...] = (
+    Published(
+        name="Clever Flamingo (9B)",
+        numbers=(
+            ("captions, Rouge-L", "24.3 COCO · 24.1 TextCaps · 24.7 Image2Paragraph"),
+            ("VQA, accuracy", "43.3 OK-VQA · 43.6 VSR · 29.0 GRiD-3D"),
+            ("two pictures, STS", "46.1 Spot-the-Diff · 37.0 Image-Editing · 28.2 NLVR2"),
+            ("two pictures, Rouge-L", "18.5 Spot-the-Diff · 15.6 Image-Editing · 15.5 NLVR2"),
+            ("preferred to", "79.6 % raw annotations · 73.4 % InstructBLIP-13B · 62.1 % Otter · 39.4 % LLaVA-13B"),
+        ),
+    ),
+    Published(
+        name="Otter (9B, same base)",
+        numbers=(
+            ("captions, Rouge-L", "22.6 COCO · 19.7 TextCaps · 22.4 Image2Paragraph"),
+            ("VQA, accuracy", "28.7 OK-VQA · 28.7 VSR · 13.5 GRiD-3D"),
+        ),
+    ),
+)
+
+GENERATIONS_PUBLISHED: tuple[Published, ...] = (
+    Published(
+        name="the paper, first generation",
+        numbers=(
+            ("reward of the annotation", "−2.42 PF-1M"),
+            ("reward of the rewritten text", "−0.50 PF-1M · −1.19"),
+            ("left unchanged", "11.53 A-OKVQA"),
+            ("CLIPScore", "23.88 CC-3M"),
+        ),
+    ),
+    Published(
+        name="the paper, second generation",
+        numbers=(
+            ("reward of the annotation", "–"),
+            ("reward of the rewritten text", "−0.68"),
+            ("left unchanged", "0.00 A-OKVQA"),
+            ("CLIPScore", "23.25 CC-3M"),
+        ),
+    ),
+)
+"""−1.19 and −0.68 are of the comparison of generations, −0.50 of the data set."""
+
+ABLATIONS: dict[Role, tuple[str, str, str, str]] = {
+    "clever": ("Clever Flamingo", "", "", ""),
+    "raw": (
+        "raw annotations instead of rewritten",
+        "slightly up (not said where)",
+        "slightly up (not said where)",
+        "far down",
+    ),
+    "direct": ("no stage 1", "", "down", ""),
+    "unfrozen": ("LoRA unfrozen in stage 2", "up", "down", ""),
+    "stage_2": ("no stage 3", "", "", "down"),
+    "twice": ("twice the epochs of stage 2", "", "down", ""),
+}
+"""Title, and what the paper says of accuracy in and out of domain and of politeness; "" where our facts do not say."""

@@ -1,0 +1,245 @@
+"""Train a stage: from a model and a mixture of shards to a folder that every other job loads by its path.
+
+    python -m ray_jobs.train --profile profiles/tiny.yaml --stage polite --data.pairs out/pairs --out out/polite
+    python -m ray_jobs.train --profile profiles/tiny.yaml --stage clever-2 --init out/clever-1/model \\
+        --data.pf1m out/demo/pf1m --out out/clever-2
+
+    OUT/model        the result: `--rewriter.flamingo.folder OUT/model`
+    OUT/checkpoints  what the same command goes on from, whatever ended it
+    OUT/loss.jsonl   a line an update; OUT/tensorboard the same for TensorBoard
+    OUT/stats.json   written last: the stage is done
+
+What a stage does is said in the profile (`training/stages.py`); the loop that does it (`training/loop.py`) knows no
+Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.flamingo.config import FlamingoConfig
+from polite_flamingo.ledger import OutputLayout, exclusive
+from polite_flamingo.shards import write_atomically
+from ray_jobs import console
+from ray_jobs.cluster import running_ray
+from ray_jobs.fingerprint import base_fingerprints, training_hash
+from ray_jobs.run_info import begin_run, read_run, write_run
+from training.data import Ingredient, find_shards
+from training.stages import StageName, TrainingConfig
+from training.workers import WorkersConfig
+
+MADE = (
+    "checkpoints", "model", "tensorboard", "ray_train", "loss.jsonl", "failures.jsonl", "run.json", "config.yaml",
+    "stats.json",
+)  # fmt: skip
+"""What a run leaves in its folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything a stage of training depends on.
+
+    Attributes:
+        stage: what is tuned and how, see training.stages.
+        data: the mixture, name by name: `--data.text out/text` for a folder of shards, or with more to say
+            `--data.pf1m '{shards: out/pf1m, fraction: 0.1, response: rewritten}'`. Polite stages learn to rewrite pairs
+            whatever protocol is given.
+        out: the output folder; on several machines, one that all of them see.
+        init: OUT/model of the stage before; "" starts from training.base.
+        training: the stages, and what they have in common.
+        workers: who trains.
+        fresh: delete what an earlier run left in `out` and start over.
+    """
+
+    stage: StageName
+    data: dict[str, str | Ingredient]
+    out: str
+    training: TrainingConfig
+    init: str = ""
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    fresh: bool = False
+
+
+def train(config: TrainConfig) -> None:
+    """Do the whole stage, or what is left of it.
+
+    Raises:
+        ValueError: the mixture, the model, the output folder or the workers are not right; the message says what to do.
+        JobFailed: training stopped: the loss is no number, the disk is full, workers keep dying.
+    """
+    mixture, start = mixture_of(config), FlamingoConfig(folder=str(Path(config.init).absolute()))
+    if not config.init:
+        start = config.training.base
+    shards = find_shards(mixture)
+    refuse_impossible(config, len(shards))
+    models = base_fingerprints(start)
+    identity = training_hash(config.training, config.stage, start, models, mixture, shards)
+    layout = OutputLayout(root=Path(config.out).absolute())
+    with exclusive(layout.root):
+        if config.fresh:
+            clear(layout.root)
+        refuse_other_configuration(layout, identity)
+        if layout.stats.exists():
+            print(f"{layout.root} is finished; --fresh would train it again")
+        else:
+            resolved = console.to_yaml(replace(config, fresh=False))
+            if read_run(layout) is None:
+                write_run(layout, begin_run(identity, models, resolved))
+            write_atomically(layout.config, resolved)
+            stats = run(config, start, mixture, layout.root)
+            write_atomically(layout.stats, json.dumps(stats, indent=1) + "\n")
+        print(summary(config.stage, json.loads(layout.stats.read_text()), layout.root))
+
+
+def mixture_of(config: TrainConfig) -> dict[str, Ingredient]:
+    """The mixture as the loop takes it: in the order of its names, its paths seen from anywhere."""
+    found = {}
+    for name, given in sorted(config.data.items()):
+        ingredient = Ingredient(shards=given) if isinstance(given, str) else given
+        ingredient = replace(ingredient, shards=str(Path(ingredient.shards).absolute()))
+        if config.stage in ("polite", "polite-gen2"):
+            ingredient = replace(ingredient, protocol="rewriting", response="rewritten")
+        found[name] = ingredient
+    return found
+
+
+def refuse_impossible(config: TrainConfig, shards: int) -> None:
+    """Raise `ValueError` for workers that could not do the stage, before anything is started for them."""
+    workers, training = config.workers, config.training
+    stage = training.stage(config.stage)
+    groups = -(-shards // training.shards_a_group)
+    if workers.count > groups:
+        raise ValueError(
+            f"{workers.count} workers for {groups} groups of shards ({shards} shards, training.shards_a_group "
+            f"{training.shards_a_group}): some would have nothing to do; lower workers.count or training.shards_a_group"
+        )
+    if workers.count > stage.batch:
+        raise ValueError(f"{workers.count} workers for a batch of {stage.batch} rows; lower workers.count")
+    if workers.parallel == "fsdp" and workers.count > 1 and stage.optimizer == "muon":
+        raise ValueError("the optimizer muon needs whole matrices, and fsdp divides them; set optimizer to adamw")
+    if (training.device != "auto") and (training.device.startswith("cuda") != bool(workers.gpus)):
+        raise ValueError(
+            f"training.device is {training.device} and workers.gpus {workers.gpus}: a worker trains on its GPU if it "
+            "has one; leave training.device at auto"
+        )
+
+
+def refuse_other_configuration(layout: OutputLayout, identity: str) -> None:
+    """Raise `ValueError` when the folder holds a run of another model, mixture or recipe."""
+    found = read_run(layout)
+    if found is not None and found.config_hash != identity:
+        raise ValueError(
+            f"{layout.root} holds a run of another configuration ({found.config_hash}, now {identity}; it is in "
+            f"{layout.config}): another stage, recipe, model or mixture; give another --out, or --fresh to delete it "
+            "and start over"
+        )
+
+
+def run(config: TrainConfig, start: FlamingoConfig, mixture: Mapping[str, Ingredient], out: Path) -> dict[str, Any]:
+    """Train on Ray; what there is to say of the finished run."""
+    began = time.time()
+    with running_ray(config.workers):
+        from training import curve
+        from training.trainer import FAILURES, TrainingStopped, Work, train
+
+        work = Work(
+            config=config.training, stage=config.stage, start=start, mixture=mixture, out=out, workers=config.workers
+        )
+        with progress() as show:
+            try:
+                tally = train(work, show)
+            except TrainingStopped as error:
+                raise console.JobFailed(str(error)) from error
+        lines = curve.read(out)
+        failures = out / FAILURES
+        return {
+            **tally.to_json(),
+            "updates": lines[-1]["step"] if lines else 0,
+            "window": config.training.stage(config.stage).packing.window,
+            "restarts": failures.read_text().count("\n") if failures.exists() else 0,
+            "started": began,
+        }
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """A bar over the stage; gives a function that takes new lines of the curve."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    bar = tqdm(
+        total=1.0,
+        bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        dynamic_ncols=True,
+        mininterval=0.5 if terminal else 10,
+    )
+    bar.set_postfix_str("starting the workers")
+    seen: dict[str, Any] = {}
+
+    def show(lines: list[dict[str, Any]]) -> None:
+        if not lines:
+            return
+        first, last = lines[0], lines[-1]
+        if not seen:
+            bar.initial, bar.start_t = first["progress"], time.time()  # the time that is left is not that of starting
+        elif first["step"] <= seen["step"]:
+            bar.write(f"a worker died; training goes on after update {first['step'] - 1}", file=sys.stderr)
+        seen.update(last)
+        bar.set_postfix_str(
+            f"update {last['step']}, epoch {last['epoch']:.2f}, loss {last['loss']:.4f}, "
+            f"lr {last['learning_rate']:.2e}, {last['tokens_per_second']:,.0f} tokens/s",
+            refresh=False,
+        )
+        bar.update(last["progress"] - bar.n)
+
+    try:
+        yield show
+    finally:
+        bar.close()
+
+
+def summary(stage: str, stats: Mapping[str, Any], out: Path) -> str:
+    """The table at the end."""
+    rows, tokens, seconds = stats["rows"], stats["tokens"], max(stats["seconds"], 1e-9)
+    left_out = ", ".join(f"{reason} {count:,}" for reason, count in sorted(stats["skipped"].items()))
+    share = tokens / max(1, rows * stats["window"])
+    table = [
+        ("updates", f"{stats['updates']:,}"),
+        ("samples", f"{stats['samples']:,} in {rows:,} rows"),
+        ("cut at the window", f"{stats['cut']:,}"),
+        ("left out", left_out or "0"),
+        ("images that did not decode", f"{stats['broken_images']:,}"),
+        ("tokens", f"{tokens:,}, of them trained {stats['trained_tokens']:,}"),
+        ("fill", f"{share:.1%} of the rows"),
+        ("speed", f"{tokens / seconds:,.0f} tokens/s, {stats['trained_tokens'] / seconds:,.0f} trained"),
+        ("loss", f"{stats['first_loss']:.4f} → {stats['last_loss']:.4f}"),
+        ("restarts", f"{stats['restarts']:,}"),
+        ("model", str(out / "model")),
+    ]
+    return console.table(table, f"stage {stage}")
+
+
+def clear(root: Path) -> None:
+    """Delete what a run left here, and nothing else."""
+    for path in (root / name for name in MADE):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """The command."""
+    console.run("train", "Train one stage, from a model and a mixture of shards to a model.", TrainConfig, train)
+
+
+if __name__ == "__main__":
+    main()

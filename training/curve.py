@@ -1,0 +1,117 @@
+"""What a run has been through, a line an update: OUT/loss.jsonl, and the same as TensorBoard events.
+
+A run that goes on from a checkpoint first forgets the updates after it: no update stands there twice. Both files are
+written at once and not in a thread of their own, so that a full disk ends the run instead of stopping it half-way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from polite_flamingo.shards import write_atomically
+
+if TYPE_CHECKING:  # it imports torch
+    from training.loop import Update
+
+FILE = "loss.jsonl"
+SCALARS = {
+    "loss": "train/loss",
+    "accuracy": "train/accuracy",
+    "learning_rate": "train/learning_rate",
+    "gradient_norm": "train/gradient_norm",
+    "epoch": "train/epoch",
+    "fill": "data/fill",
+    "tokens_per_second": "speed/tokens_per_second",
+    "trained_tokens_per_second": "speed/trained_tokens_per_second",
+}
+"""Fields of a line -> their names in TensorBoard."""
+
+
+class Curve:
+    """Writes the curve of a run; one process has it."""
+
+    def __init__(self, out: Path, done: int):
+        """Args: out: of the run. done: updates of the checkpoint that it goes on from, 0 for none."""
+        from tensorboardX.event_file_writer import EventsWriter
+
+        kept = [line for line in read(out) if line["step"] <= done]
+        write_atomically(out / FILE, "".join(json.dumps(line) + "\n" for line in kept))
+        self._lines = (out / FILE).open("a", encoding="utf-8")
+        shutil.rmtree(out / "tensorboard", ignore_errors=True)
+        (out / "tensorboard").mkdir()
+        self._events = EventsWriter(str(out / "tensorboard" / "events"))
+        for line in kept:
+            self._show(line)
+
+    def add(self, update: Update) -> None:
+        """Write an update. Raises OSError where the disk is full."""
+        seconds = max(update.seconds, 1e-9)
+        line = dataclasses.asdict(update) | {
+            "tokens_per_second": round(update.tokens / seconds, 1),
+            "trained_tokens_per_second": round(update.trained_tokens / seconds, 1),
+            "time": time.time(),
+        }
+        self._lines.write(json.dumps(line) + "\n")
+        self._lines.flush()
+        self._show(line)
+        self._events.flush()
+
+    def close(self) -> None:
+        """Nothing can be added afterwards."""
+        self._lines.close()
+        self._events.close()
+
+    def _show(self, line: Mapping[str, Any]) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=tag, simple_value=line[name]) for name, tag in SCALARS.items()]
+        self._events.write_event(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)))
+
+
+def read(out: Path) -> list[dict[str, Any]]:
+    """The lines of a run's curve; none before its first update. A line that was cut short is left out."""
+    return list(_whole_lines((out / FILE).read_bytes())) if (out / FILE).exists() else []
+
+
+class Follower:
+    """Reads a curve that another process writes; what is forgotten there is forgotten here."""
+
+    def __init__(self, out: Path):
+        """Args: out: of the run."""
+        self._file = out / FILE
+        self._identity: tuple[int, int] | None = None
+        self._read = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The updates since the last call; an update may come again, after its worker died and was restarted."""
+        try:
+            with self._file.open("rb") as file:
+                identity = _identity(file.fileno())
+                if identity != self._identity:  # a new file is in its place
+                    self._identity, self._read = identity, 0
+                file.seek(self._read)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        data = data[: data.rfind(b"\n") + 1]
+        self._read += len(data)
+        return list(_whole_lines(data))
+
+
+def _identity(descriptor: int) -> tuple[int, int]:
+    found = os.fstat(descriptor)
+    return found.st_dev, found.st_ino
+
+
+def _whole_lines(data: bytes) -> Iterator[dict[str, Any]]:
+    for line in data.splitlines(keepends=True):
+        if line.endswith(b"\n"):
+            yield json.loads(line)

@@ -1,0 +1,134 @@
+"""A rank's groups through Ray Data: read and packed by Ray tasks, in their order, ahead of the training loop.
+
+Reading tars and packing rows is Python's work and would hold up a GPU; here other processes do it, at most
+`ahead_bytes` ahead. Which rows come, and in which order, is `data.LocalStream`'s business alone: a group is a pure
+function of its number, so a stream may begin at any group, and what a lost task had made is made again.
+
+A group crosses between processes as one Arrow row. Ray Data's own split of a dataset between workers is not used: it
+begins at row 0 after every restart, and gives a worker whatever block is ready.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from polite_flamingo.packing import Packed, PackingConfig, Row, Skipped
+from training.data import Group, Ingredient, LocalStream, pack_group
+from training.workers import StreamingConfig
+
+if TYPE_CHECKING:  # both import torch and open_flamingo, which a task that packs does without
+    from polite_flamingo.flamingo.attention import Attention
+    from polite_flamingo.flamingo.tokenization import Tokenizer
+
+_ROW = pa.struct(
+    [
+        ("ids", pa.list_(pa.int32())),
+        ("loss", pa.list_(pa.bool_())),
+        ("media", pa.list_(pa.int32())),
+        ("turn", pa.list_(pa.int32())),
+        ("images", pa.list_(pa.large_binary())),  # 32-bit offsets would end at 2 GiB a group
+        ("keys", pa.list_(pa.string())),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        ("window", pa.int32()),
+        ("rows", pa.list_(_ROW)),
+        ("cut", pa.list_(pa.string())),
+        ("skipped", pa.list_(pa.struct([("key", pa.string()), ("reason", pa.string()), ("detail", pa.string())]))),
+    ]
+)
+
+
+class RayStream(LocalStream):
+    """`LocalStream`, packed by Ray tasks. To be used where Ray runs; a Ray Train worker is such a place."""
+
+    def __init__(
+        self, mixture: Mapping[str, Ingredient], packing: PackingConfig, tokenizer: Tokenizer, attention: Attention,
+        *, seed: int, shards_a_group: int, rank: int, size: int, streaming: StreamingConfig,
+    ):  # fmt: skip
+        super().__init__(mixture, packing, tokenizer, attention, seed, shards_a_group, rank, size)
+        self._streaming = streaming
+
+    def packed(self, epoch: int, first: int) -> Iterator[Packed]:
+        """This rank's groups of an epoch from its `first`-th on, packed."""
+        import ray
+
+        todo = self.groups(epoch)[first:]
+        if not todo:
+            return
+        pack = partial(
+            pack_numbers,
+            groups=todo,
+            arguments=(dict(self._mixture), self._packing, self._tokenizer, self._attention),
+            seed=self._seed,
+            epoch=epoch,
+        )
+        dataset = ray.data.from_items(list(range(len(todo))), override_num_blocks=len(todo))
+        _configure(dataset.context, self._streaming)
+        packed = dataset.map_batches(
+            pack,
+            batch_size=None,
+            batch_format="pyarrow",
+            num_cpus=self._streaming.task_cpus,
+            compute=ray.data.TaskPoolStrategy(size=min(self._streaming.tasks, len(todo))),
+        )
+        for table in packed.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
+            yield from from_table(table)
+
+
+def pack_numbers(
+    table: pa.Table, groups: Sequence[Group], arguments: tuple[Any, ...], seed: int, epoch: int
+) -> pa.Table:
+    """What a Ray task does: pack the groups whose numbers stand in `table`."""
+    numbers = table.column("item").to_pylist()
+    return to_table([pack_group(groups[number], *arguments, seed=seed, epoch=epoch) for number in numbers])
+
+
+def to_table(groups: Sequence[Packed]) -> pa.Table:
+    """Packed groups as an Arrow table, one row each; `from_table` is its inverse."""
+    return pa.Table.from_pylist([asdict(group) for group in groups], schema=SCHEMA)
+
+
+def from_table(table: pa.Table) -> Iterator[Packed]:
+    """The groups of a table, in order; numbers come out through numpy, as there are thousands a row."""
+    for group in table.to_batches(max_chunksize=1):
+        rows = group.column("rows").flatten()
+        fields = {name: rows.field(name) for name in ("ids", "loss", "media", "turn")}
+        numbers = {name: _lists(field) for name, field in fields.items()}
+        images, keys = rows.field("images").to_pylist(), rows.field("keys").to_pylist()
+        yield Packed(
+            window=group.column("window")[0].as_py(),
+            rows=[
+                Row(images=images[place], keys=keys[place], **{name: found[place] for name, found in numbers.items()})
+                for place in range(len(rows))
+            ],
+            cut=group.column("cut")[0].as_py(),
+            skipped=[Skipped(**one) for one in group.column("skipped")[0].as_py()],
+        )
+
+
+def _lists(column: pa.ListArray) -> list[list[Any]]:
+    values = column.values.to_numpy(zero_copy_only=False)
+    return [values[begin:end].tolist() for begin, end in pairwise(column.offsets.to_pylist())]
+
+
+def _configure(context: Any, streaming: StreamingConfig) -> None:
+    """Ray Data's switches for this dataset alone; the process may have others."""
+    context.execution_options.preserve_order = True
+    # Without a limit of bytes Ray Data packs the whole epoch ahead, as far as the object store holds it.
+    context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
+        object_store_memory=streaming.ahead_bytes
+    )
+    context.target_max_block_size = None  # a block stays a group
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.memory_usage_poll_interval_s = None
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # the error itself comes out of the stream
