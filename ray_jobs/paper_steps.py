@@ -236,12 +236,8 @@ def judge_answers(seed_folder: Path, names: Sequence[str], scoring: ScoringConfi
     if file.exists():
         return
     samples = samples_of(seed_folder / "data" / "evaluation")
-    judged = judge(
-        samples,
-        {title: read_answers(seed_folder, name) for name, title in names.items()},
-        Judges(scoring),
-        by="dataset",
-    )
+    responses = {name: read_answers(seed_folder, name) for name in names}
+    judged = judge(samples, responses, Judges(scoring), by="dataset")
     write_atomically(file, json.dumps(judged.to_json()))
 
 
