@@ -34,7 +34,7 @@ TEN_PERCENT = 0.1
 """Of PF-1M in stages 1 and 3 ([PF], section 4)."""
 
 CAPTIONS_AND_BOXES = 100.0
-"""Share of this kind beside 209 and 77 of the others: only detailed descriptions, a fifth of the responses, can have it,
+"""Beside 209 and 77 of the other kinds. Only detailed descriptions can have it, a fifth of the responses,
 so that it makes one pair in twenty, as the paper's 14,000 of 255,000."""
 
 
