@@ -34,6 +34,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -98,13 +99,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = console.parse("packing", "", Config, ["--profile", options.profile]).training
-    lines = head(options)
-    for name in options.stages:
-        lines += measure(name, config.stage(name), config, options)
-    print("\n".join(lines))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text("\n".join(lines) + "\n")
+    lines: list[str] = []
+    for part in chain([head(options)], (measure(name, config.stage(name), config, options) for name in options.stages)):
+        print("\n".join(part), flush=True)
+        lines += part
+        if options.out:  # after each stage, so that a run cut short loses nothing
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text("\n".join(lines) + "\n")
 
 
 def head(options: argparse.Namespace) -> list[str]:
