@@ -2,7 +2,7 @@
 
     in       the data sets of `write_raw`, of scenes of their own: what tuning has shown, of other pictures
     out      questions about pictures that tuning has not shown: of the kinds that `write_raw(held_out=…)` leaves out,
-             in OK-VQA's format, and of scenes more crowded than any, in GRiD-3D's
+             in OK-VQA's format, and of crowded scenes, in GRiD-3D's
     text     no picture: reading, knowledge and notes, in the three formats of Alpaca's family
 
 The short answer of a text task is worded as those of pictures are ("Answer: red"), and what it is asked of follows the
@@ -36,7 +36,7 @@ MISCOUNTED: tuple[Kind, ...] = (*UNJUDGED, "count")
 """Not asked of texts and crowds: of numbers it entails a wrong one in four or five. All other kinds it tells apart."""
 
 CROWDS = (5, 6)
-"""Things in a crowded scene; training has four at most, but for hard samples."""
+"""Things in a crowded scene; training has four at most, but for one hard scene in 25, of six or seven."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ SETS: dict[str, tuple[Domain, str]] = {
     "clevr": ("in", "questions (CLEVR's format)"),
     "gqa": ("in", "questions (GQA's format)"),
     "okvqa": ("out", "questions of kinds that tuning leaves out"),
-    "grid_3d": ("out", "questions about scenes more crowded than any in tuning"),
+    "grid_3d": ("out", "questions about scenes of five or six things, which tuning hardly shows"),
     "alpaca_gpt4": ("text", "reading a text"),
     "gpteacher": ("text", "knowledge of shapes"),
     "instructionwild": ("text", "notes put politely"),
