@@ -6,24 +6,27 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?= python3.11
 OUT ?= out/demo
+PAPER ?= out/paper
 TESTS ?= tests
-SOURCES := polite_flamingo actors ray_jobs tests
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo test lint format types clean
+.PHONY: help setup demo paper test lint format types clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 	@echo
-	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) TESTS=$(TESTS), as in 'make test TESTS=tests/test_sample.py'"
+	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) PAPER=$(PAPER) TESTS=$(TESTS), as in 'make test TESTS=tests/test_sample.py'"
 
 setup: $(STAMP)  ## set up .venv from requirements.lock (done once; again when that file changes)
 	@echo "$(VENV) is ready"
 
 demo: setup  ## build PF-mini from raw annotations on a local Ray; ends with the path of the report
 	$(BIN)/python -m ray_jobs.demo --out $(OUT)
+
+paper: setup  ## repeat the paper on drawn scenes, three seeds, most of an hour; ends with the path of its report
+	$(BIN)/python -m ray_jobs.paper --profile profiles/tiny.yaml --out $(PAPER)
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest $(TESTS)

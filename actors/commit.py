@@ -58,7 +58,7 @@ def commit_blocks(
     """
     done = []
     for block in blocks(table):
-        whole = block if len(block.rows) == block.shard_rows else _join(layout, block)
+        whole = whole_shard(layout, block)
         if whole is not None:
             manifest = _commit(layout, whole, config_hash, stages, describe)
             done.append(
@@ -100,8 +100,10 @@ def _commit(
     return manifest
 
 
-def _join(layout: OutputLayout, part: Block) -> Block | None:
-    """Keep this part; the whole shard if it was the last one missing."""
+def whole_shard(layout: OutputLayout, part: Block) -> Block | None:
+    """The block, where it is its whole shard; else the part is kept, and the last one missing gives the whole."""
+    if len(part.rows) == part.shard_rows:
+        return part
     folder = layout.parts / part.name
     sink = io.BytesIO()
     table = part.to_table()

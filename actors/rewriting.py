@@ -16,7 +16,7 @@ from actors.stage import StageSettings, run_blocks
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.guard import Guard
 from polite_flamingo.ledger import OutputLayout
-from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.shards import write_atomically
 
 
@@ -37,10 +37,13 @@ class RewriterActor:
     be left to their end.
     """
 
+    reason: Reason = "rewriting_failed"
+    """Of a row on which the model raised."""
+
     def __init__(self, config: RewriterConfig, settings: StageSettings):
         self._journal = settings.journal("rewriting")
         self._guard = Guard(
-            reason="rewriting_failed",
+            reason=self.reason,
             rows_per_call=settings.rows_per_call,
             max_failures_in_a_row=settings.max_failures_in_a_row,
         )
@@ -54,9 +57,13 @@ class RewriterActor:
 
         return Rewriter(config)
 
+    def check(self, sample: Sample) -> None:
+        """Raise `BadSample` for what the model should not see."""
+        check_rewritable(sample)
+
     def __call__(self, table: pa.Table) -> pa.Table:
         """Rewrite every sample; what fails becomes a quarantined row."""
-        answered = run_blocks(table, self._guard, self._journal, self._work, check_rewritable)
+        answered = run_blocks(table, self._guard, self._journal, self._work, self.check)
         if figures := self._rewriter.metrics():
             write_atomically(self._figures, json.dumps(figures, indent=1) + "\n")
         return answered

@@ -45,7 +45,7 @@ def main() -> None:
     """Measure within the budget, print as it goes, write the file after each section."""
     options = arguments()
     device = torch.device(options.device)
-    report = Report(options, device)
+    report = Report(options, device, "The engine", "gpu_engine")
     bench = Bench(options, device, report)
     for section in (
         bench.ceilings, bench.decoding, bench.mix, bench.loop, bench.vision, bench.prompts, bench.variants, bench.mixes,

@@ -1,4 +1,4 @@
-"""What `benchmarks/gpu_engine.py` writes: Markdown, line by line, so that nothing is lost when a run is cut short."""
+"""What `gpu_engine.py` and `gpu_train.py` write: Markdown, line by line, so that a run cut short loses nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 class Report:
     """Markdown, printed line by line and written to a file."""
 
-    def __init__(self, options: argparse.Namespace, device: torch.device):
+    def __init__(self, options: argparse.Namespace, device: torch.device, title: str, module: str):
         self._file: Path | None = options.out
         self._lines: list[str] = []
         date = time.strftime("%Y-%m-%d")
@@ -25,12 +25,12 @@ class Report:
             machine = f"{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
         else:
             machine = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-        self.say(f"# The engine on {'a GPU' if gpu else 'a CPU: no GPU measurement'}, {date}", "")
+        self.say(f"# {title} on {'a GPU' if gpu else 'a CPU: no GPU measurement'}, {date}", "")
         if not gpu:
             self.say("**No GPU took part: this shows that the program works; its figures say nothing of one.**", "")
         self.say(
             f"{machine}; torch {torch.__version__}, Python {platform.python_version()}.",
-            f"`{shlex.join(['python', '-m', 'benchmarks.gpu_engine', *sys.argv[1:]])}`.",
+            f"`{shlex.join(['python', '-m', f'benchmarks.{module}', *sys.argv[1:]])}`.",
             f"Shape `{options.shape}`, random weights, {options.dtype}, {options.semantics} semantics.",
         )
 

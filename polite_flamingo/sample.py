@@ -45,6 +45,7 @@ Reason = Literal[
     "text_too_long",
     "unsupported",
     "rewriting_failed",
+    "answering_failed",
     "scoring_failed",
     "distortion_failed",
     "not_distorted",

@@ -53,18 +53,45 @@ def config_hash(
         models: from `model_fingerprints`.
         rows_per_call: of rewriting; a beam search's batches are made within a call.
     """
-    rewriting = _settings(dataclasses.replace(rewriter, flamingo=opened(rewriter.flamingo)), models)
-    if rewriter.generation.num_beams == 1:
-        del rewriting["beam_batch"]
-    else:
-        rewriting["rows_per_call"] = rows_per_call
     decides: dict[str, Any] = {
         "version": RESULTS_VERSION,
-        "rewriter": rewriting,
+        "rewriter": _rewriting(rewriter, models, rows_per_call),
         "scoring": _settings(scoring, models),
         "prompt": prompts.rewriting_prompt("<image>instruction", "raw"),
     }
+    return short_hash(decides)
+
+
+def answering_hash(rewriter: RewriterConfig, rows_per_call: int) -> str:
+    """As `config_hash`, of a model that answers with the chat prompt and is not scored.
+
+    Raises:
+        FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
+        ValueError: the folder of a trained model is none.
+    """
+    from polite_flamingo.hub import fingerprint
+
+    models = {
+        name: {"name": name, "fingerprint": fingerprint(name)} for name in opened(rewriter.flamingo).model_names()
+    }
+    prompt = prompts.chat_prompt("<image>instruction")
+    settings = _rewriting(rewriter, models, rows_per_call)
+    return short_hash({"version": RESULTS_VERSION, "rewriter": settings, "prompt": prompt})
+
+
+def short_hash(decides: Any) -> str:
+    """Twelve hex digits of JSON types."""
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _rewriting(rewriter: RewriterConfig, models: dict[str, dict[str, str]], rows_per_call: int) -> Any:
+    """What of a rewriter's config decides its texts."""
+    settings = _settings(dataclasses.replace(rewriter, flamingo=opened(rewriter.flamingo)), models)
+    if rewriter.generation.num_beams == 1:
+        del settings["beam_batch"]
+    else:
+        settings["rows_per_call"] = rows_per_call
+    return settings
 
 
 def base_fingerprints(start: FlamingoConfig) -> dict[str, dict[str, str]]:

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 class Page(HTMLParser):
     """Tags with their attributes, text, and whether tags match."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "line", "circle", "polyline", "polygon"})
+    VOID = frozenset({"meta", "link", "img", "br", "line", "circle", "polyline", "polygon", "path", "rect"})
 
     def __init__(self, text: str):
         super().__init__()

@@ -16,7 +16,7 @@ import numpy as np
 
 from polite_flamingo.evaluation.alignment_tax import Tax, alignment_tax
 from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, intervals, matrix, shared
-from polite_flamingo.evaluation.judging import Judged
+from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged
 from polite_flamingo.evaluation.metrics import METRICS
 from polite_flamingo.evaluation.win_rate import WinRates, win_rates
 
@@ -68,7 +68,7 @@ class Results:
         reward: contestant -> mean over the samples of all tasks, as far as they can be compared.
         wins: by reward, over the samples of all tasks.
         text_only: the model that the tax is counted from; "" for none.
-        tax: metric -> contestant -> its tax.
+        tax: metric -> contestant that is no annotation -> its tax.
         answers: contestant -> what it gave.
         resampling: of the intervals.
     """
@@ -158,7 +158,7 @@ def _taxes(
         found = {
             name: alignment_tax(by_task[base], by_task[row], resampling)
             for row, name in enumerate(names)
-            if name != text_only
+            if name not in (text_only, RAW, REWRITTEN)  # no model wrote the annotations
         }
         taxes[metric] = {name: tax for name, tax in found.items() if tax.tasks}
     return {metric: found for metric, found in taxes.items() if found}

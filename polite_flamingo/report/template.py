@@ -6,6 +6,7 @@ escaped, unless it is `Markup` of our own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,14 @@ from polite_flamingo.report.gallery import number, printable, readable
 FOLDER = Path(__file__).parent
 
 
-def fill(name: str, **values: Any) -> str:
-    """The page's HTML; what cannot be encoded (half a surrogate pair) is shown as "?"."""
+def fill(name: str, *, styles: Sequence[str] = (), **values: Any) -> str:
+    """The page's HTML; what cannot be encoded (half a surrogate pair) is shown as "?".
+
+    Args:
+        name: of the page's own .html and .css.
+        styles: further .css files, between base.css and the page's own.
+        values: what the page is filled with.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(FOLDER),
         autoescape=True,
@@ -28,7 +35,7 @@ def fill(name: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": _count, "percent": _percent, "number": _number, "readable": readable}
-    style = "".join((FOLDER / f"{part}.css").read_text(encoding="utf-8") for part in ("base", name))
+    style = "".join((FOLDER / f"{part}.css").read_text(encoding="utf-8") for part in ("base", *styles, name))
     page = environment.get_template(f"{name}.html").render(style=Markup(style), **values)  # the style is ours
     return page.encode("utf-8", "replace").decode()
 

@@ -1,0 +1,183 @@
+"""A JSON request to a server that may be slow, busy, broken or gone, and what came of it.
+
+One request has several attempts: a lost connection, a time-out, an answer that is no JSON and the statuses that mean
+"later" are tried again, after a pause that doubles or as long as the server's Retry-After asks for. What the server
+refuses for good is the request's own fault (`Refused`); a server that rejects the key or the address, or that fails
+again and again, is down (`EndpointDown`), so that a million requests are not sent into the void.
+
+The key comes from an environment variable and goes into one header; it is cut out of whatever the server says, and
+redirects, which would carry it elsewhere, are not followed. What is asked and what an answer means is the caller's
+business.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MOST_BYTES = 16 << 20
+"""Of an answer; more is no text."""
+
+LATER = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+
+
+class EndpointDown(ConnectionError):
+    """Nothing more should be sent; the message says why, and what to do."""
+
+
+class Refused(ValueError):
+    """This request failed for good; others may not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerConfig:
+    """How patiently a server is asked.
+
+    Attributes:
+        api_key_variable: the environment variable that holds the key; where it is not set, none is sent.
+        concurrency: requests under way at once.
+        timeout: seconds for one attempt, from the connection to the last byte.
+        attempts: at most, for one request.
+        pause: seconds before the second attempt; it doubles with each.
+        longest_pause: seconds, whatever the server asks for.
+        give_up_after: requests in a row that used up their attempts; then the server counts as down.
+    """
+
+    api_key_variable: str = "OPENAI_API_KEY"
+    concurrency: int = 16
+    timeout: float = 120.0
+    attempts: int = 5
+    pause: float = 1.0
+    longest_pause: float = 60.0
+    give_up_after: int = 8
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what could never ask anything."""
+        if min(self.concurrency, self.attempts, self.give_up_after) < 1:
+            raise ValueError("endpoint: concurrency, attempts and give_up_after must be at least 1")
+        if self.timeout <= 0 or self.pause < 0 or self.longest_pause < self.pause:
+            raise ValueError("endpoint: needs timeout > 0 and 0 <= pause <= longest_pause")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *arguments: Any, **keywords: Any) -> None:
+        """Urllib would send the key's header on, to whichever host the answer names."""
+
+
+class Server:
+    """Asks one server; may be used by many threads at once.
+
+    Args:
+        url: its base, such as http://127.0.0.1:8000/v1
+        config: how patiently.
+    """
+
+    def __init__(self, url: str, config: ServerConfig):
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"endpoint: {url[:80]!r} must begin with http:// or https://")
+        self.url = url.rstrip("/")
+        self.config = config
+        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._lock = threading.Lock()
+        self._failures_in_a_row = 0
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The server's JSON object.
+
+        Raises:
+            Refused: the request is at fault, or its attempts are used up.
+            EndpointDown: the server is.
+        """
+        problem, wait = "", 0.0
+        for attempt in range(self.config.attempts):
+            if attempt:
+                time.sleep(min(self.config.longest_pause, wait))
+            wait = self.config.pause * 2**attempt
+            try:
+                answer = self._once(path, body)
+                self._count(failed=False)
+                return answer
+            except urllib.error.HTTPError as error:
+                with error:
+                    problem = f"HTTP {error.code}: {self._without_key(_message(error))}"
+                if error.code == 404:
+                    raise EndpointDown(f"{self.url} knows no {path}, or not this model ({problem})") from None
+                if error.code in (401, 403):
+                    raise EndpointDown(
+                        f"{self.url} rejects the request's key (HTTP {error.code}); set the environment variable "
+                        f"{self.config.api_key_variable}"
+                    ) from None
+                if error.code not in LATER:
+                    self._count(failed=False)
+                    raise Refused(problem) from None
+                wait = max(wait, _seconds(error.headers.get("Retry-After")))
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                problem = str(getattr(error, "reason", "") or error) or type(error).__name__
+        self._count(failed=True, problem=problem)
+        raise Refused(f"{self.config.attempts} attempts: {problem}")
+
+    def _once(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        deadline = time.monotonic() + self.config.timeout
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        if key := self._key():
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(f"{self.url}{path}", data=json.dumps(body).encode(), headers=headers)
+        with self._opener.open(request, timeout=self.config.timeout) as response:
+            found = b""
+            while piece := response.read1(1 << 16):
+                found += piece
+                if time.monotonic() > deadline:  # a server that drips satisfies every time-out of a socket
+                    raise TimeoutError(f"no whole answer in {self.config.timeout:g} s")
+                if len(found) > MOST_BYTES:
+                    raise ValueError(f"more than {MOST_BYTES >> 20} MiB came back")
+        answer = json.loads(found)
+        if not isinstance(answer, dict):
+            raise ValueError("the answer is no JSON object")
+        return answer
+
+    def _key(self) -> str:
+        return os.environ.get(self.config.api_key_variable, "").strip()
+
+    def _without_key(self, text: str) -> str:
+        """Some servers repeat what they were sent."""
+        return text.replace(self._key(), "(the key)") if self._key() else text
+
+    def _count(self, *, failed: bool, problem: str = "") -> None:
+        with self._lock:
+            self._failures_in_a_row = self._failures_in_a_row + 1 if failed else 0
+            if self._failures_in_a_row >= self.config.give_up_after:
+                raise EndpointDown(
+                    f"{self.url} failed {self._failures_in_a_row} requests in a row, each after "
+                    f"{self.config.attempts} attempts; the last: {problem}. Is it running? The same command goes on "
+                    "where it stopped"
+                )
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    """What the server says of an error, in one short line."""
+    try:
+        text = error.read(2000).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return str(error.reason)
+    try:
+        found = json.loads(text)["error"]
+        text = found["message"] if isinstance(found, dict) else found
+    except (ValueError, KeyError, TypeError):
+        pass
+    return " ".join(str(text).split())[:200] or str(error.reason)
+
+
+def _seconds(header: str | None) -> float:
+    """Of a Retry-After header; a date, or nonsense, asks for nothing."""
+    try:
+        return max(0.0, float(header or 0))
+    except ValueError:
+        return 0.0

@@ -1,0 +1,109 @@
+"""A contestant behind an OpenAI-compatible chat endpoint: an instruction and its images in, a text out.
+
+Images travel inside the request as data URLs: as they are in the formats that such servers read, else as PNG. No system
+message is sent and nothing is sampled (temperature 0): what the server adds is part of the contestant.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from polite_flamingo import images
+from polite_flamingo.endpoint import EndpointDown, Refused, Server, ServerConfig
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample
+
+SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+
+
+class EndpointContestant:
+    """Answers samples, several at once.
+
+    Args:
+        model: as the server calls it.
+        url: of the server, up to /v1.
+        max_tokens: of an answer.
+        config: how patiently the server is asked.
+
+    Attributes:
+        down: why nothing more was sent, where the server went down.
+    """
+
+    def __init__(self, model: str, url: str, *, max_tokens: int, config: ServerConfig):
+        self._model, self._max_tokens = model, max_tokens
+        self._server = Server(url, config)
+        self._concurrency = config.concurrency
+        self.down: EndpointDown | None = None
+
+    def answer(self, samples: Sequence[Sample]) -> list[str | BadSample | None]:
+        """One answer a sample, in order, or why there is none; None for those not asked because the server is down.
+
+        Raises:
+            EndpointDown: the server is down, and no sample has an answer.
+        """
+
+        def ask(sample: Sample) -> str | BadSample | None:
+            if self.down:
+                return None
+            try:
+                return self._ask(sample)
+            except EndpointDown as error:
+                self.down = error
+                return None
+            except BadSample as bad:
+                return bad
+            except Refused as refused:
+                return BadSample("answering_failed", f"{sample.key}: {refused}")
+
+        with ThreadPoolExecutor(self._concurrency) as threads:
+            answers = list(threads.map(ask, samples))
+        if self.down and not any(isinstance(one, str) for one in answers):
+            raise self.down
+        return answers
+
+    def _ask(self, sample: Sample) -> str:
+        body = {
+            "model": self._model,
+            "messages": [{"role": "user", "content": content(sample)}],
+            "max_tokens": self._max_tokens,
+            "temperature": 0,
+        }
+        answer = self._server.post("/chat/completions", body)
+        try:
+            text = answer["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise BadSample("answering_failed", f"{sample.key}: the server's answer holds no text")
+        return text.strip()
+
+
+def content(sample: Sample) -> str | list[dict[str, Any]]:
+    """The first instruction as a chat message: each image where its mark stands; a plain text where there is none.
+
+    Raises:
+        BadSample: an image cannot be read.
+    """
+    if not sample.images:
+        return sample.instruction
+    parts: list[dict[str, Any]] = []
+    pictures = iter(sample.images)
+    for number, text in enumerate(sample.instruction.split(IMAGE_MARK)):
+        if number:
+            parts.append({"type": "image_url", "image_url": {"url": data_url(next(pictures))}})
+        if text.strip():
+            parts.append({"type": "text", "text": text.strip()})
+    return parts
+
+
+def data_url(image: Image) -> str:
+    """An image inside a URL."""
+    kind, data = SENT_AS_THEY_ARE.get(images.inspect(image.data).format), image.data
+    if kind is None:
+        buffer = io.BytesIO()
+        images.decode(image.data).save(buffer, "PNG")
+        kind, data = "image/png", buffer.getvalue()
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,104 @@
+"""Who takes part: a line of the command -> a checkpoint, an endpoint or a file of recorded answers.
+
+    out/clever/model                      a folder that ray_jobs.train wrote
+    profiles/tiny.yaml                    the model of a profile's `rewriter` section
+    base:profiles/tiny.yaml               the untuned model of its `training.base`
+    endpoint:MODEL@http://host:8000/v1    an OpenAI-compatible server; images travel in the request
+    recorded:answers.jsonl                one {"key": …, "response": …} a line
+
+Nothing is loaded and nobody is asked here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from polite_flamingo.evaluation.judging import RAW, REWRITTEN
+from polite_flamingo.flamingo.config import FlamingoConfig
+from polite_flamingo.flamingo.saved import FILE, opened
+
+FORMS = "a model's folder, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model that answers on our own engine."""
+
+    flamingo: FlamingoConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A model behind a server."""
+
+    model: str
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """A file of answers."""
+
+    path: Path
+
+
+Contestant = Checkpoint | Endpoint | Recorded
+
+
+def contestants_of(lines: Mapping[str, str]) -> dict[str, Contestant]:
+    """All of them, by name.
+
+    Raises:
+        ValueError: a name cannot be one, a form is unknown, or a folder or file is not there; says which.
+    """
+    for name in lines:
+        if name in (RAW, REWRITTEN) or not re.fullmatch(r"\w[\w+-]{0,79}", name):
+            raise ValueError(f"contestants: {name!r} cannot be a name; use letters, digits, _, - and +")
+    return {name: _contestant(name, line) for name, line in lines.items()}
+
+
+def _contestant(name: str, line: str) -> Contestant:
+    kind, _, rest = line.partition(":")
+    if kind == "recorded":
+        if not Path(rest).is_file():
+            raise ValueError(f"contestant {name}: there is no file {rest!r}")
+        return Recorded(path=Path(rest))
+    if kind == "endpoint":
+        model, at, url = rest.partition("@http")  # a model's own name may hold an @
+        if not (model and at):
+            raise ValueError(f"contestant {name}: {line!r} is not endpoint:MODEL@http://host:port/v1")
+        return Endpoint(model=model, url=f"http{url}")
+    if kind == "base" and Path(rest).is_file():
+        return Checkpoint(flamingo=_of_profile(name, Path(rest), "training", "base"))
+    path = Path(line)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return Checkpoint(flamingo=_of_profile(name, path, "rewriter", "flamingo"))
+    if path.is_dir():
+        if not (path / FILE).is_file():
+            raise ValueError(f"contestant {name}: {path} holds no {FILE}; ray_jobs.train writes it into OUT/model")
+        config = FlamingoConfig(folder=str(path.resolve()))
+        opened(config)
+        return Checkpoint(flamingo=config)
+    raise ValueError(f"contestant {name}: {line!r} is neither there nor of a known form ({FORMS})")
+
+
+def _of_profile(name: str, path: Path, section: str, part: str) -> FlamingoConfig:
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--flamingo", type=FlamingoConfig)
+    try:
+        given: Any = (yaml.safe_load(path.read_text(encoding="utf-8")) or {})[section][part]
+        found: FlamingoConfig = parser.instantiate(parser.parse_object({"flamingo": given})).flamingo
+    except (KeyError, TypeError):
+        raise ValueError(f"contestant {name}: {path} has no section {section}.{part} that names a model") from None
+    except (ArgumentError, yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"contestant {name}: {path}: {' '.join(str(error).split())}") from None
+    opened(found)
+    return found

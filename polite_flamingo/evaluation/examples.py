@@ -1,0 +1,91 @@
+"""Which samples to look at, and what everybody said of them.
+
+Some are drawn by chance from each task (seeded), others are those on which the rewards lie furthest apart: there the
+contestants differ most, or the reward model errs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Answer, Judged, first_turn
+from polite_flamingo.evaluation.metrics import METRICS, shown
+from polite_flamingo.sample import BadSample, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pick:
+    """A sample to show. `apart` is how far its rewards lie apart, None where it was drawn by chance."""
+
+    key: str
+    task: str
+    apart: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """One contestant's answer, "" where there is none and `failed` says why; its numbers as people read them."""
+
+    contestant: str
+    text: str
+    failed: str
+    numbers: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A sample with all that was said of it."""
+
+    pick: Pick
+    sample: Sample
+    said: tuple[Said, ...]
+
+
+def choose(judged: Judged, count: int, seed: int = 0) -> list[Pick]:
+    """Up to `count` by chance, in turns from each task, and as many of those furthest apart, without the former."""
+    by_task: dict[str, list[int]] = {}
+    for place, task in enumerate(judged.tasks):
+        by_task.setdefault(task, []).append(place)
+    rng = random.Random(seed)
+    drawn = [rng.sample(places, min(count, len(places))) for places in by_task.values()]
+    turns = [places[turn] for turn in range(count) for places in drawn if turn < len(places)][:count]
+    picks = [Pick(key=judged.keys[place], task=judged.tasks[place]) for place in turns]
+    spread = []
+    for place in set(range(len(judged.keys))) - set(turns):
+        rewards = [one for name in judged.contestants if (one := judged.scores[name]["reward"][place]) is not None]
+        if len(rewards) > 1:
+            spread.append((max(rewards) - min(rewards), -place))
+    for apart, place in sorted(spread, reverse=True)[:count]:
+        picks.append(Pick(key=judged.keys[-place], task=judged.tasks[-place], apart=apart))
+    return picks
+
+
+def example(pick: Pick, sample: Sample, answers: Mapping[str, Mapping[str, Answer]], judged: Judged) -> Example:
+    """What was said of one sample.
+
+    Args:
+        pick: of `choose`.
+        sample: as it lies in its shard.
+        answers: contestant -> key -> answer, without the annotations.
+        judged: the numbers, of this sample and any others.
+    """
+    place = judged.keys.index(pick.key)
+    sample = first_turn(sample)
+    said = []
+    for name in judged.contestants:
+        answer: Answer | None = answers.get(name, {}).get(sample.key)
+        if name in (RAW, REWRITTEN):
+            answer = sample.response if name == RAW else sample.rewritten
+        numbers = tuple(
+            (METRICS[metric].label.partition(" (")[0], "right" if number else "wrong") if METRICS[metric].share
+            else (METRICS[metric].label, shown(metric, number))
+            for metric in METRICS
+            if (number := judged.scores[name][metric][place]) is not None
+        )  # fmt: skip
+        failed = answer.reason if isinstance(answer, BadSample) else "" if isinstance(answer, str) else "no answer"
+        said.append(
+            Said(contestant=name, text=answer if isinstance(answer, str) else "", failed=failed, numbers=numbers)
+        )
+    return Example(pick=pick, sample=sample, said=tuple(said))

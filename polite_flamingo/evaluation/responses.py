@@ -1,0 +1,70 @@
+"""Recorded answers: one JSON line a sample, `{"key": …, "response": …}`.
+
+An answer that failed is a line too, `{"key": …, "failed": reason, "detail": …}`, so that it is counted with its reason
+and not taken for one that was never asked for. What an evaluation records of a model is such a file, and can be handed
+to the next one as `recorded:FILE`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from polite_flamingo.evaluation.judging import Answer
+from polite_flamingo.sample import REASONS, BadSample
+from polite_flamingo.shards import write_atomically
+
+
+def write_responses(path: Path, answers: Mapping[str, Answer]) -> None:
+    """Write answers by key, atomically."""
+    lines = []
+    for key, answer in answers.items():
+        if isinstance(answer, BadSample):
+            record = {"key": key, "failed": answer.reason, "detail": answer.detail}
+        else:
+            record = {"key": key, "response": answer}
+        lines.append(json.dumps(record) + "\n")  # ASCII: a model's half of a surrogate pair must not end the job here
+    write_atomically(path, "".join(lines))
+
+
+def read_responses(path: Path) -> dict[str, Answer]:
+    """Answers by key; none where there is no line.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: a line is not as it should be, or a key is there twice; names the line.
+    """
+    answers: dict[str, Answer] = {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: {error}") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            key, answer = _answer(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f'{path}, line {number}: each line must be like {{"key": "coco/val/1", "response": "A dog."}}'
+            ) from None
+        if key in answers:
+            raise ValueError(f"{path}, line {number}: {key!r} was answered on an earlier line")
+        answers[key] = answer
+    return answers
+
+
+def _answer(record: Mapping[str, object]) -> tuple[str, Answer]:
+    key = record["key"]
+    if not isinstance(key, str):
+        raise TypeError
+    if "failed" in record:
+        reason = record["failed"]
+        if reason not in REASONS:
+            raise ValueError
+        return key, BadSample(reason, str(record.get("detail", "")))  # type: ignore[arg-type]
+    response = record["response"]
+    if not isinstance(response, str):
+        raise TypeError
+    return key, response

@@ -1,0 +1,137 @@
+"""Results and examples -> one HTML page: means by task, win rates, the alignment tax, answers side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from markupsafe import Markup
+
+from polite_flamingo.evaluation.bootstrap import Estimate
+from polite_flamingo.evaluation.examples import Example
+from polite_flamingo.evaluation.judging import RAW, REWRITTEN
+from polite_flamingo.evaluation.markdown import interval
+from polite_flamingo.evaluation.metrics import METRICS, shown
+from polite_flamingo.evaluation.results import Results
+from polite_flamingo.report.gallery import Thumbnail, thumbnail
+from polite_flamingo.report.page import TASK_NAMES
+from polite_flamingo.report.plots import Bar, Cell, bars, heat_map
+from polite_flamingo.report.template import fill
+from polite_flamingo.run_info import RunInfo
+
+PICTURES = 4
+"""Of a sample, at most."""
+
+
+def page(
+    results: Results, examples: Sequence[Example], *, run: RunInfo, unreadable: Mapping[str, int] | None = None,
+    contestants: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """The page's HTML.
+
+    Args:
+        results: of the evaluation.
+        examples: to be shown.
+        run: where it comes from.
+        unreadable: reason -> rows of the input that could not be read.
+        contestants: name -> what stands behind it.
+    """
+    return fill(
+        "evaluation",
+        styles=("plots",),
+        run=run,
+        started=datetime.fromisoformat(run.started).strftime("%-d %B %Y, %H:%M %Z").strip(),
+        results=results,
+        confidence=f"{100 * results.resampling.confidence:g} %",
+        best=best(results),
+        metrics=METRICS,
+        task_names=TASK_NAMES,
+        heading=heading,
+        wins=win_map(results),
+        charts={task: charts(results, task) for task in results.tasks},
+        rows=[(name, (contestants or {}).get(name, "the input")) for name in results.contestants],
+        unreadable=unreadable or {},
+        examples=[(one, _pictures(one)) for one in examples if one.pick.apart is None],
+        furthest=[(one, _pictures(one)) for one in examples if one.pick.apart is not None],
+        raw=RAW,
+        shown=shown,
+        estimate=estimate,
+        words=lambda value: "–" if value is None else f"{value:.1f}",
+    )
+
+
+def heading(task: str) -> str:
+    """A task's name as the beginning of a line."""
+    name = TASK_NAMES.get(task, task)
+    return name[:1].upper() + name[1:]
+
+
+def best(results: Results) -> tuple[str, Estimate] | None:
+    """Of those that are no annotation, the one most often preferred to the raw annotation."""
+    rated = [
+        (name, rates[RAW])
+        for name, rates in results.wins.rates.items()
+        if name not in (RAW, REWRITTEN) and RAW in rates and rates[RAW].value is not None
+    ]
+    return max(rated, key=lambda pair: pair[1].value or 0.0, default=None)
+
+
+def win_map(results: Results) -> Markup:
+    """The win rates as a heat map."""
+
+    def cell(row: str, column: str) -> Cell | None:
+        if row == column:
+            return None
+        rate, tied = results.wins.rates[row][column], results.wins.ties[row][column]
+        if rate.value is None:
+            return Cell(text="–", title=f"{row} and {column} have no sample in common")
+        return Cell(
+            text=shown("accuracy", rate.value).removesuffix(" %"),
+            small=interval("accuracy", rate) if rate.low is not None else "",
+            shade=2 * rate.value - 1,
+            title=f"{row} is preferred to {column} on {shown('accuracy', rate.value)} of {rate.n:,} samples; "
+            f"{shown('accuracy', tied)} are ties",
+        )
+
+    names = results.contestants
+    cells = [[cell(row, column) for column in names] for row in names]
+    return heat_map("Win rate of the row against the column, in per cent", names, names, cells)
+
+
+def charts(results: Results, task: str) -> list[tuple[str, Markup]]:
+    """(metric, bars) of a task. The annotation's own accuracy and likeness to itself are left to the table."""
+    found = []
+    for metric, means in results.tasks[task].means.items():
+        values = [
+            Bar(
+                name=name,
+                value=(100 if METRICS[metric].share else 1) * one.value,
+                low=_scaled(metric, one.low),
+                high=_scaled(metric, one.high),
+                kind="quiet" if name == RAW else "bright" if name == REWRITTEN else "",
+                text=shown(metric, one.value),
+            )
+            for name, one in means.items()
+            if one.value is not None and (name != RAW or metric == "reward")
+        ]
+        if values:
+            found.append((metric, bars(f"{METRICS[metric].label}, {TASK_NAMES.get(task, task)}", values)))
+    return found
+
+
+def estimate(metric: str, one: Estimate | None, *, sign: bool = False) -> Markup:
+    """A value and, smaller, its interval; both are numbers of our own making."""
+    if one is None or one.value is None:
+        return Markup("–")
+    value = shown(metric, one.value, sign=sign)
+    if one.low is None:
+        return Markup("{}").format(value)
+    return Markup('{} <span class="ci">{}</span>').format(value, interval(metric, one, sign=sign))
+
+
+def _scaled(metric: str, value: float | None) -> float | None:
+    return value if value is None or not METRICS[metric].share else 100 * value
+
+
+def _pictures(one: Example) -> list[Thumbnail]:
+    return [thumbnail(image.data, side=240) for image in one.sample.images[:PICTURES]]

@@ -1,0 +1,263 @@
+"""The steps of `make paper`: plain functions that leave their result in a folder and do nothing where it is there.
+
+    OUT/seed-0/data/       shards: llava, text, annotations, evaluation
+    OUT/seed-0/pairs/      distorted responses with their originals
+    OUT/seed-0/pf1m/       what build_pf1m leaves
+    OUT/seed-0/runs/NAME/  one stage of training: checkpoints/, model/, tally.json
+    OUT/seed-0/answers/NAME.jsonl, judged.json
+
+Nothing here starts Ray: `paper.py` decides what runs where and in which order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.distortion.config import DistortionConfig
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
+from polite_flamingo.ingest import IngestConfig, ingest
+from polite_flamingo.ledger import shard_names
+from polite_flamingo.paper.results import ROLES
+from polite_flamingo.sample import BadSample, Quarantined, Sample
+from polite_flamingo.shards import read_shard, write_atomically, write_shard
+from polite_flamingo.sources.base import SourceOptions
+from training.data import Ingredient
+from training.stages import StageName, TrainingConfig
+
+SAMPLES_A_SHARD = 100
+TEN_PERCENT = 0.1
+"""Of PF-1M in stages 1 and 3 ([PF], section 4)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much of everything.
+
+    Attributes:
+        annotations: raw samples of each of the seven datasets that become PF-mini.
+        conversations: good responses of each of five sources.
+        evaluation: unseen samples of each evaluation set.
+        generations: annotations that both generations of the rewriter rewrite.
+    """
+
+    annotations: int = 300
+    conversations: int = 300
+    evaluation: int = 45
+    generations: int = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One stage of training in the plan.
+
+    Attributes:
+        name: of the run.
+        stage: whose configuration it takes.
+        start: the run whose model it goes on with; "" is the base.
+        data: ingredient -> what of it.
+        changes: to the stage's configuration.
+    """
+
+    name: str
+    stage: StageName
+    start: str
+    data: Mapping[str, Ingredient]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def answers(self) -> bool:
+        """Whether the model is asked about the held-out sets: it has a part in the paper's tables."""
+        return self.name in ROLES
+
+
+def plan(seed_folder: Path, training: TrainingConfig) -> list[Training]:
+    """Every run of a seed, each after the one that it starts from."""
+    data, pf = seed_folder / "data", str(seed_folder / "pf1m" / "pf1m")
+    text = Ingredient(shards=str(data / "text"))
+    llava = Ingredient(shards=str(data / "llava"))
+
+    def chat(response: Any) -> dict[str, Ingredient]:
+        return {"text": text, "llava": llava, "pf": Ingredient(shards=pf, fraction=TEN_PERCENT, response=response)}
+
+    def annotated(response: Any) -> dict[str, Ingredient]:
+        return {"pf": Ingredient(shards=pf, response=response)}
+
+    pairs = {"pairs": Ingredient(shards=str(seed_folder / "pairs"), protocol="rewriting")}
+    polite, raw = chat("rewritten"), chat("raw")
+    second = training.stages.clever_2
+    return [
+        Training(name="polite", stage="polite", start="", data=pairs),
+        Training(name="text_only", stage="clever-1", start="", data={"text": text}),
+        Training(name="stage_1", stage="clever-1", start="", data=polite),
+        Training(name="stage_2", stage="clever-2", start="stage_1", data=annotated("rewritten")),
+        Training(name="clever", stage="clever-3", start="stage_2", data=polite),
+        Training(name="raw_1", stage="clever-1", start="", data=raw),
+        Training(name="raw_2", stage="clever-2", start="raw_1", data=annotated("raw")),
+        Training(name="raw", stage="clever-3", start="raw_2", data=raw),
+        Training(name="direct_2", stage="clever-2", start="", data=annotated("rewritten")),
+        Training(name="direct", stage="clever-3", start="direct_2", data=polite),
+        Training(
+            name="unfrozen_2", stage="clever-2", start="stage_1", data=annotated("rewritten"),
+            changes={"tune": ("lora", *second.tune)},
+        ),
+        Training(name="unfrozen", stage="clever-3", start="unfrozen_2", data=polite),
+        Training(
+            name="twice_2", stage="clever-2", start="stage_1", data=annotated("rewritten"),
+            changes={"epochs": 2 * second.epochs},
+        ),
+        Training(name="twice", stage="clever-3", start="twice_2", data=polite),
+        Training(name="polite_gen2", stage="polite-gen2", start="clever", data=pairs),
+    ]  # fmt: skip
+
+
+def draw_data(folder: Path, sizes: Sizes, seed: int) -> None:
+    """Draw Shapes and ingest them through the adapters of the real datasets, into folder/{llava,text,…}/*.tar."""
+    from polite_flamingo.shapes.evaluation_sets import HELD_OUT, write_evaluation
+    from polite_flamingo.shapes.instruct import write_instruct
+    from polite_flamingo.shapes.write import write_raw
+
+    done = folder / "complete.json"
+    if done.exists():
+        return
+    said = write_instruct(folder / "raw" / "instruct", samples=sizes.conversations, seed=seed, held_out=HELD_OUT)
+    for name, options in said.sources.items():
+        _ingest(name, options, folder / ("llava" if name.startswith("llava") else "text"))
+    raw = write_raw(folder / "raw" / "annotations", samples=sizes.annotations, seed=seed, held_out=HELD_OUT)
+    for name, options in raw.items():
+        _ingest(name, options, folder / "annotations")
+    unseen = write_evaluation(folder / "raw" / "evaluation", samples=sizes.evaluation, seed=seed)
+    for name, found in unseen.items():
+        _ingest(name, found.options, folder / "evaluation")
+    retrieval = {"annotations": [str(said.captions), str(said.instances)]}
+    write_atomically(done, json.dumps(retrieval))
+
+
+def _ingest(source: str, options: SourceOptions, out: Path) -> None:
+    ingest(IngestConfig(source=source, options=options, out=out, samples_per_shard=SAMPLES_A_SHARD, fresh=True))
+
+
+def make_pairs(seed_folder: Path, config: DistortionConfig, seed: int) -> None:
+    """Distort every good response into seed_folder/pairs/*.tar; counts in stats.json."""
+    from polite_flamingo.distortion.pairs import distort
+
+    out = seed_folder / "pairs"
+    if (out / "stats.json").exists():
+        return
+    annotations = json.loads((seed_folder / "data" / "complete.json").read_text())["annotations"]
+    config = replace(config, seed=seed, retrieval=replace(config.retrieval, annotations=tuple(annotations)))
+    rows = [row for name in ("llava", "text") for row in _rows(seed_folder / "data" / name)]
+    made = distort(rows, config)
+    pairs = [row for row in made if isinstance(row, Sample)]
+    for number, start in enumerate(range(0, len(pairs), SAMPLES_A_SHARD)):
+        write_shard(out / f"pairs-{number:03d}.tar", pairs[start : start + SAMPLES_A_SHARD])
+    kinds: dict[str, int] = {}
+    for pair in pairs:
+        kind = pair.provenance["distortion"]["kind"]
+        kinds[kind] = kinds.get(kind, 0) + 1
+    write_atomically(
+        out / "stats.json", json.dumps({"pairs": len(pairs), "failed": len(made) - len(pairs), "kinds": kinds})
+    )
+
+
+def _rows(folder: Path) -> list[Sample | Quarantined]:
+    return [row for path in shard_names(str(folder)).values() for row in read_shard(path)]
+
+
+def samples_of(folder: Path) -> list[Sample]:
+    """The samples of a folder of shards that can be read."""
+    return [row for row in _rows(folder) if isinstance(row, Sample)]
+
+
+def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -> None:
+    """One run into seed_folder/runs/NAME; interrupted, it goes on from its last checkpoint."""
+    from training.data import stream
+    from training.stage import train_stage
+    from training.world import World
+
+    out = seed_folder / "runs" / run.name
+    if (out / "tally.json").exists():
+        return
+    stages = replace(config.stages, **{run.stage.replace("-", "_"): replace(config.stage(run.stage), **run.changes)})
+    config = replace(config, stages=stages, seed=seed)
+    start = FlamingoConfig(folder=str(seed_folder / "runs" / run.start / "model")) if run.start else config.base
+    tally = train_stage(
+        config, run.stage, start,
+        lambda model, world: stream(
+            run.data, config.stage(run.stage).packing, model.tokenizer, model.attention, seed=seed,
+            shards_a_group=config.shards_a_group,
+        ),
+        out, World(),
+    )  # fmt: skip
+    write_atomically(out / "tally.json", json.dumps(tally.to_json()))
+
+
+def answer(seed_folder: Path, name: str, config: RewriterConfig) -> None:
+    """A model's answers to every evaluation sample, as seed_folder/answers/NAME.jsonl; the base is called "base"."""
+    from polite_flamingo.flamingo.rewriter import Rewriter, chatting
+
+    file = seed_folder / "answers" / f"{name}.jsonl"
+    if file.exists():
+        return
+    samples = samples_of(seed_folder / "data" / "evaluation")
+    texts = Rewriter(_of(config, seed_folder, name), prompt=chatting).rewrite(samples)
+    lines = [
+        json.dumps({"key": sample.key, "response": text}, ensure_ascii=False)
+        for sample, text in zip(samples, texts, strict=True)
+        if not isinstance(text, BadSample)
+    ]
+    write_atomically(file, "".join(f"{line}\n" for line in lines))
+
+
+def _of(config: RewriterConfig, seed_folder: Path, name: str) -> RewriterConfig:
+    if name == "base":
+        return replace(config, flamingo=replace(config.flamingo, lora=""))
+    return replace(config, flamingo=FlamingoConfig(folder=str(seed_folder / "runs" / name / "model")))
+
+
+def judge_answers(seed_folder: Path, names: Sequence[str], scoring: ScoringConfig) -> None:
+    """Score the answers of these models into seed_folder/judged.json."""
+    from polite_flamingo.evaluation.judging import Judges, judge
+
+    file = seed_folder / "judged.json"
+    if file.exists():
+        return
+    samples = samples_of(seed_folder / "data" / "evaluation")
+    judged = judge(
+        samples,
+        {title: read_answers(seed_folder, name) for name, title in names.items()},
+        Judges(scoring),
+        by="dataset",
+    )
+    write_atomically(file, json.dumps(judged.to_json()))
+
+
+def read_answers(seed_folder: Path, name: str) -> dict[str, str]:
+    """What a model answered, by key."""
+    lines = (seed_folder / "answers" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return {record["key"]: record["response"] for record in map(json.loads, lines)}
+
+
+def rewrite_again(seed_folder: Path, name: str, sizes: Sizes, config: RewriterConfig, scoring: ScoringConfig) -> None:
+    """What a generation of the rewriter makes of the first annotations, scored: seed_folder/generations/NAME.json."""
+    from polite_flamingo.filters.scorer import Scorer
+    from polite_flamingo.flamingo.rewriter import Rewriter
+
+    file = seed_folder / "generations" / f"{name}.json"
+    if file.exists():
+        return
+    every = samples_of(seed_folder / "data" / "annotations")
+    samples = every[:: max(1, len(every) // sizes.generations)][: sizes.generations]
+    texts = Rewriter(_of(config, seed_folder, name)).rewrite(samples)
+    rewritten = [replace(s, rewritten=t) for s, t in zip(samples, texts, strict=True) if not isinstance(t, BadSample)]
+    scored = Scorer(scoring).score(rewritten)
+    records: Sequence[Any] = [
+        {"key": s.key, "dataset": s.dataset, "task": s.task, "raw": s.response, "rewritten": s.rewritten, **found}
+        for s, found in zip(rewritten, scored, strict=True)
+        if not isinstance(found, BadSample)
+    ]
+    write_atomically(file, json.dumps(records))

@@ -1,0 +1,122 @@
+"""An endpoint as a contestant, against a real server on this machine."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from PIL import Image as Pillow
+
+from polite_flamingo.endpoint import EndpointDown, ServerConfig
+from polite_flamingo.evaluation.asking import EndpointContestant, content, data_url
+from polite_flamingo.sample import BadSample, Image, Sample, Turn
+
+QUICK = ServerConfig(timeout=5.0, attempts=1, pause=0.0, concurrency=2, give_up_after=2)
+
+
+def picture(kind: str) -> Image:
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (4, 3), "red").save(buffer, kind)
+    return Image(extension="x", data=buffer.getvalue())
+
+
+def sample(name: str, instruction: str = "What is it?", images: tuple[Image, ...] = ()) -> Sample:
+    return Sample(
+        key=name, dataset="d", task="vqa", images=images, turns=(Turn(instruction=instruction, response="Answer: x"),)
+    )
+
+
+class Talker(BaseHTTPRequestHandler):
+    """Answers "about QUESTION"; a question may ask for trouble."""
+
+    def log_message(self, *arguments: Any) -> None:
+        """Quiet."""
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append(body)  # type: ignore[attr-defined]
+        asked = body["messages"][0]["content"]
+        text = asked if isinstance(asked, str) else " ".join(part.get("text", "") for part in asked)
+        status = 500 if "fail" in text else 400 if "refuse" in text else 200
+        said: Any = None if "say nothing" in text else f" about {text.strip()}\n"
+        answer = {"choices": [{"message": {"content": said}}]} if "no choice" not in text else {"choices": []}
+        found = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(found)))
+        self.end_headers()
+        self.wfile.write(found)
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    found = ThreadingHTTPServer(("127.0.0.1", 0), Talker)
+    found.seen = []  # type: ignore[attr-defined]
+    threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield found
+    found.shutdown()
+    found.server_close()
+
+
+def contestant(server: ThreadingHTTPServer, config: ServerConfig = QUICK) -> EndpointContestant:
+    return EndpointContestant("a-model", f"http://127.0.0.1:{server.server_port}/v1", max_tokens=7, config=config)
+
+
+def test_answers_come_in_order_and_failures_in_their_places(server: ThreadingHTTPServer) -> None:
+    asked = [sample("a"), sample("b", "refuse"), sample("c", "say nothing"), sample("d", "no choice"), sample("e", "?")]
+    found = contestant(server).answer(asked)
+    assert [one if isinstance(one, str) else one.reason for one in found if one is not None] == [
+        "about What is it?", "answering_failed", "answering_failed", "answering_failed", "about ?",
+    ]  # fmt: skip
+    assert isinstance(found[1], BadSample) and "b: HTTP 400" in found[1].detail
+    body = server.seen[0]  # type: ignore[attr-defined]
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("a-model", 7, 0)
+
+
+def test_the_annotation_is_not_shown(server: ThreadingHTTPServer) -> None:
+    contestant(server).answer([sample("a")])
+    assert "Answer: x" not in json.dumps(server.seen)  # type: ignore[attr-defined]
+
+
+def test_images_stand_where_their_marks_stand() -> None:
+    found = content(sample("a", "Compare <image> with <image>.", (picture("PNG"), picture("JPEG"))))
+    assert isinstance(found, list)
+    assert [part["type"] for part in found] == ["text", "image_url", "text", "image_url", "text"]
+    assert [part["text"] for part in found if part["type"] == "text"] == ["Compare", "with", "."]
+    assert [part["image_url"]["url"][:15] for part in found if part["type"] == "image_url"] == [
+        "data:image/png;", "data:image/jpeg",
+    ]  # fmt: skip
+    assert content(sample("a", "No picture.")) == "No picture."
+
+
+def test_pictures_travel_as_they_are_or_as_png() -> None:
+    jpeg, tiff = picture("JPEG"), picture("TIFF")
+    assert base64.b64decode(data_url(jpeg).partition(",")[2]) == jpeg.data
+    kind, _, data = data_url(tiff).partition(",")
+    assert kind == "data:image/png;base64"
+    assert Pillow.open(io.BytesIO(base64.b64decode(data))).size == (4, 3)
+
+
+def test_a_broken_picture_fails_its_own_sample(server: ThreadingHTTPServer) -> None:
+    broken = sample("b", "<image>What?", (Image(extension="png", data=b"no picture"),))
+    found = contestant(server).answer([sample("a"), broken])
+    assert found[0] == "about What is it?"
+    assert isinstance(found[1], BadSample) and found[1].reason == "corrupt_image"
+
+
+def test_a_server_that_goes_down_keeps_what_it_said_and_is_asked_no_more(server: ThreadingHTTPServer) -> None:
+    asked = [sample("a"), *(sample(f"f{n}", "fail") for n in range(4)), sample("z")]
+    one = contestant(server, ServerConfig(timeout=5.0, attempts=1, pause=0.0, concurrency=1, give_up_after=2))
+    found = one.answer(asked)
+    assert found[0] == "about What is it?" and isinstance(found[1], BadSample) and found[2:] == [None] * 4
+    assert isinstance(one.down, EndpointDown) and len(server.seen) == 3  # type: ignore[attr-defined]
+
+
+def test_a_server_that_never_answered_is_an_error(server: ThreadingHTTPServer) -> None:
+    with pytest.raises(EndpointDown):
+        contestant(server).answer([sample(f"f{n}", "fail") for n in range(6)])

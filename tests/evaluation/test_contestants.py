@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from polite_flamingo.evaluation.contestants import Checkpoint, Endpoint, Recorded, contestants_of
+from polite_flamingo.evaluation.responses import read_responses, write_responses
+from polite_flamingo.flamingo.config import FlamingoConfig
+from polite_flamingo.flamingo.saved import FILE, write_config
+from polite_flamingo.sample import BadSample
+
+MODEL = FlamingoConfig(vision="zoo:clip", language_model="zoo:flamingo", tokenizer="zoo:flamingo")
+
+
+def test_all_forms(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / FILE).write_text(write_config(tmp_path / "model", MODEL))
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(
+        yaml.safe_dump({"rewriter": {"flamingo": {"vision": "a", "language_model": "b", "tokenizer": "c"}}})
+    )
+    (tmp_path / "said.jsonl").write_text("")
+    found = contestants_of(
+        {
+            "folder": str(tmp_path / "model"),
+            "profile": str(profile),
+            "file": f"recorded:{tmp_path}/said.jsonl",
+            "server": "endpoint:org/a@model@https://host:8000/v1",
+        }
+    )
+    assert found == {
+        "folder": Checkpoint(flamingo=FlamingoConfig(folder=str(tmp_path / "model"))),
+        "profile": Checkpoint(flamingo=FlamingoConfig(vision="a", language_model="b", tokenizer="c")),
+        "file": Recorded(path=tmp_path / "said.jsonl"),
+        "server": Endpoint(model="org/a@model", url="https://host:8000/v1"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("gpt-4", r"contestant x: 'gpt-4' is neither there nor of a known form \(a model's folder"),
+        ("recorded:nowhere.jsonl", "contestant x: there is no file 'nowhere.jsonl'"),
+        ("endpoint:gpt", "is not endpoint:MODEL@http"),
+        ("endpoint:@http://host/v1", "is not endpoint:MODEL@http"),
+        ("{folder}", "holds no flamingo.yaml; ray_jobs.train writes it"),
+        ("{folder}/other.yaml", "has no section rewriter.flamingo"),
+        ("base:{folder}/other.yaml", "has no section training.base"),
+        ("base:nowhere.yaml", "neither there nor of a known form"),
+        ("{folder}/typo.yaml", "vison"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "other.yaml").write_text("scoring: {nli: zoo:nli}\n")
+    (tmp_path / "typo.yaml").write_text("rewriter: {flamingo: {vison: a}}\n")
+    with pytest.raises(ValueError, match=message) as error:
+        contestants_of({"x": line.format(folder=tmp_path)})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["raw annotation", "a/b", "", "..", "a b"])
+def test_a_name_must_be_one_of_a_folder(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be a name"):
+        contestants_of({name: "recorded:x"})
+
+
+def test_answers_and_failures_survive_the_file(tmp_path: Path) -> None:
+    answers = {
+        "a/b/1": "A dog.\nTwo lines, “quoted”.", "a/b/2": "", "a/b/3": BadSample("corrupt_image", "cut short"),
+        "a/b/4": "half \ud800",
+    }  # fmt: skip
+    write_responses(tmp_path / "said.jsonl", answers)
+    found = read_responses(tmp_path / "said.jsonl")
+    assert list(found) == list(answers)
+    bad = found.pop("a/b/3")
+    assert isinstance(bad, BadSample) and (bad.reason, bad.detail) == ("corrupt_image", "cut short")
+    assert found == {key: answer for key, answer in answers.items() if key != "a/b/3"}
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[]", '{"key": "a"}', '{"key": 1, "response": "x"}', '{"key": "a", "response": null}',
+             '{"key": "a", "failed": "bad luck"}'],
+)  # fmt: skip
+def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "said.jsonl").write_text('{"key": "first", "response": "x"}\n\n' + line + "\n")
+    with pytest.raises(ValueError, match=r"said.jsonl, line 3: each line must be like"):
+        read_responses(tmp_path / "said.jsonl")
+
+
+def test_a_key_answered_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "said.jsonl").write_text('{"key": "a", "response": "x"}\n' * 2)
+    with pytest.raises(ValueError, match="line 2: 'a' was answered on an earlier line"):
+        read_responses(tmp_path / "said.jsonl")
+    (tmp_path / "said.jsonl").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        read_responses(tmp_path / "said.jsonl")
+
+
+def test_the_base_of_the_tiny_profile_is_its_model_without_the_rewriter_s_lora() -> None:
+    profile = Path(__file__).parents[2] / "profiles" / "tiny.yaml"
+    found = contestants_of({"polite": str(profile), "base": f"base:{profile}"})
+    polite, base = found["polite"], found["base"]
+    assert isinstance(polite, Checkpoint) and isinstance(base, Checkpoint)
+    assert base.flamingo == dataclasses.replace(polite.flamingo, lora="") != polite.flamingo
+
+
+def test_a_folder_s_model_is_checked_at_once(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(write_config(tmp_path, dataclasses.replace(MODEL, vision="x")) + "surprise: 1\n")
+    with pytest.raises(ValueError, match="surprise"):
+        contestants_of({"x": str(tmp_path)})
