@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.evaluation.judging import Judged
-from polite_flamingo.paper.results import ROLES, Example, HeldOut, PaperResults, Seed, example_of, rewrite_of
+from polite_flamingo.paper.results import (
+    ROLES,
+    Example,
+    Generation,
+    HeldOut,
+    PaperResults,
+    Seed,
+    example_of,
+    rewrite_of,
+)
 from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import Sample
 from polite_flamingo.shapes.evaluation_sets import SETS
 from ray_jobs.paper_steps import read_answers, samples_of
 
-GENERATIONS = {"first": "polite", "second": "polite_gen2"}
+GENERATIONS: dict[Generation, str] = {"first": "polite", "second": "polite_gen2"}
 SHOWN = 2
 """Samples of each held-out set, and of each dataset of annotations, that the report shows; with one seed's pictures."""
 

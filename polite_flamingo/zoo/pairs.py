@@ -44,6 +44,8 @@ class Pair:
     keeps: Callable[[str], bool]
     others: tuple[str, ...] = ()
     """Polite statements of wrong answers (VQA only)."""
+    wrong: tuple[str, ...] = ()
+    """The wrong answers themselves, in the same order."""
 
 
 def random_pair(rng: random.Random, task: str | None = None) -> Pair:
@@ -106,6 +108,7 @@ def _question(rng: random.Random, *, reasoned: bool) -> Pair:
         polite=question.polite(wording, reasoned=reasoned),
         keeps=lambda text: question.keeps_meaning(text, reasoned=reasoned),
         others=tuple(question.statement(other, wording) for other in question.others),
+        wrong=question.others,
     )  # fmt: skip
 
 

@@ -139,6 +139,12 @@ def test_any_text_is_said_without_an_error_and_the_same_again(text: str, command
         assert shorten(text, random.Random(seed))
 
 
+def test_misspelling_always_shows_where_there_is_a_word() -> None:
+    for seed in range(200):
+        assert follow("typos", "Answer: aaa", random.Random(seed)) != "Answer: aaa"
+    assert follow("typos", "2", random.Random(0)) == "2"
+
+
 def test_key_words_keep_their_order_and_are_never_none() -> None:
     assert key_words("There are 3.5 well-known dogs in the park's corner") == [
         "3.5",

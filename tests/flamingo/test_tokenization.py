@@ -84,6 +84,15 @@ def test_a_tokenizer_that_has_them_stays_as_it_is(tiny):
     assert ours.decode(ours.encode("he is running, isn't he ?")) == "he is running, isn't he ?"
 
 
+def test_a_text_may_be_encoded_without_its_beginning_and_no_special_token_hides_from_packing(legacy, tiny):
+    for tokenizer, spelled in ((legacy, ("</s>", "<s>", "<PAD>")), (load_tokenizer(tiny.config), ("</s>", "<pad>"))):
+        text = "a <image> b"
+        assert tokenizer.encode(text) == [*tokenizer.begin_ids, *tokenizer.encode(text, begin=False)]
+        assert not set(tokenizer.encode("he is running", begin=False)) & set(tokenizer.special_ids)
+        for mark in (*spelled, "<image>", "<|endofchunk|>"):
+            assert set(tokenizer.encode(f"a{mark}b", begin=False)) & set(tokenizer.special_ids), mark
+
+
 def _without_added_tokens(tokenizer):
     import json
 

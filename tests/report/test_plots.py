@@ -86,6 +86,12 @@ def test_names_are_escaped_and_cut_to_their_room() -> None:
     assert "…" in bars("x", [Bar(name="n" * 200, value=1.0)])
 
 
+def test_long_column_names_take_two_lines() -> None:
+    names = [f"twice the epochs {number}" for number in range(12)]
+    words = Page(str(heat_map("many", names, names, [[Cell(text="1")] * 12] * 12))).words
+    assert words.count("twice the") == 24 and "epochs 11" in words and "…" not in words
+
+
 def test_ticks_are_round() -> None:
     assert ticks(0, 100, 4) == [0, 50, 100] and ticks(-2.3, 5.1, 4) == [-2, 0, 2, 4]
     assert number(-0.0004) == "0" and number(-1.5) == "−1.5"

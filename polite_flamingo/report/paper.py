@@ -1,0 +1,307 @@
+"""The results of a repeated paper -> one HTML page, and the same as Markdown.
+
+Every verdict is computed (`paper/claims.py`); a cell holds the mean over seeds and half its interval. The paper's own
+figures stand beside, marked as such. What a dataset or a model said is escaped (`template.py`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from polite_flamingo.paper.claims import ABLATIONS, GENERATIONS_PUBLISHED, MARGIN, PUBLISHED, Finding, findings
+from polite_flamingo.paper.measures import (
+    MEASURES,
+    REWRITING,
+    Measure,
+    Spread,
+    gain,
+    level,
+    of_annotations,
+    rewritten,
+    shown,
+    tax,
+)
+from polite_flamingo.paper.results import GENERATIONS, PaperResults, Role
+from polite_flamingo.report.paper_charts import reward_boxes, stage_lines
+from polite_flamingo.report.template import fill
+from polite_flamingo.shards import write_atomically
+
+MARKS = {"shown": "✓", "not shown": "○", "disagrees": "✗"}
+
+TABLE: tuple[tuple[Role, str], ...] = (
+    ("base", "base, untuned"),
+    ("text_only", "text only"),
+    ("stage_1", "after stage 1"),
+    ("stage_2", "after stage 2"),
+    ("clever", "Clever Flamingo (after stage 3)"),
+    ("raw", "tuned on raw annotations"),
+)
+COLUMNS = ("captions", "accuracy_in", "accuracy_out", "changes_sts", "changes_rouge", "politeness", "win")
+TEXT_COLUMNS = ("text_accuracy", "text_politeness")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A number, half its interval over seeds, and what stands under it."""
+
+    text: str
+    reach: str = ""
+    under: str = ""
+
+    @property
+    def plain(self) -> str:
+        """In one line."""
+        return self.text + (f" ± {self.reach}" if self.reach else "") + (f" ({self.under})" if self.under else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of a table."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+def cell(spread: Spread, measure: Measure, *, sign: bool = False, under: str = "") -> Cell:
+    """A mean over seeds, "±" half of its interval."""
+    reach = None if spread.low is None or spread.high is None else (spread.high - spread.low) / 2
+    return Cell(
+        text=shown(spread.value, measure, sign=sign, unit=False),
+        reach="" if reach is None else shown(reach, measure, unit=False),
+        under=under,
+    )
+
+
+def model_rows(results: PaperResults) -> list[Row]:
+    """The paper's table 1 as measured here; the first row is the annotations themselves."""
+    rows = [
+        Row(
+            name="raw annotations",
+            cells=tuple(
+                cell(of_annotations(results, key), MEASURES[key]) if key == "politeness" else Cell(text="–")
+                for key in COLUMNS
+            ),
+        )
+    ]
+    for role, name in TABLE:
+        if role in results.roles:
+            rows.append(Row(name=name, cells=tuple(cell(level(results, role, key), MEASURES[key]) for key in COLUMNS)))
+    return rows
+
+
+def text_rows(results: PaperResults) -> list[Row]:
+    """What models can do without pictures, and the alignment tax against the one that never saw any."""
+    rows = []
+    for role, name in TABLE:
+        if role in results.roles:
+            cells = [cell(level(results, role, key), MEASURES[key]) for key in TEXT_COLUMNS]
+            if "text_only" in results.roles:
+                taxed = role != "text_only"
+                cells += [
+                    cell(tax(results, role, key), MEASURES[key], sign=True) if taxed else Cell(text="–")
+                    for key in TEXT_COLUMNS
+                ]
+            rows.append(Row(name=name, cells=tuple(cells)))
+    return rows
+
+
+def ablation_rows(results: PaperResults) -> list[Row]:
+    """The paper's table 3: what each change does; under each difference, what the paper says of it."""
+    rows = []
+    for role, (name, *said) in ABLATIONS.items():
+        if role not in results.roles:
+            continue
+        cells = []
+        for key, paper in zip(("accuracy_in", "accuracy_out", "politeness"), said, strict=True):
+            cells.append(cell(level(results, role, key), MEASURES[key]))
+            if role != "clever":
+                under = f"paper: {paper}" if paper else ""
+                cells.append(cell(gain(results, role, "clever", key), MEASURES[key], sign=True, under=under))
+            else:
+                cells.append(Cell(text=""))
+        rows.append(Row(name=name, cells=tuple(cells)))
+    return rows
+
+
+def generation_rows(results: PaperResults) -> list[Row]:
+    """Both generations of the rewriter."""
+    return [
+        Row(
+            name=f"{generation} generation",
+            cells=tuple(cell(rewritten(results, generation, key), measure) for key, measure in REWRITING.items()),
+        )
+        for generation in GENERATIONS
+        if any(generation in seed.rewrites for seed in results.seeds)
+    ]
+
+
+def measured(finding: Finding) -> str:
+    """The number of a claim in words."""
+    one = cell(finding.spread, finding.claim.measure, sign=finding.claim.against == 0)
+    return f"{one.text}{f' ± {one.reach}' if one.reach else ''}{_unit(finding)}"
+
+
+def _unit(finding: Finding) -> str:
+    """Differences of shares are points, not per cent."""
+    unit = finding.claim.measure.unit
+    return " points" if unit == " %" and finding.claim.against == 0 else unit
+
+
+def remarks(finding: Finding) -> list[str]:
+    """What else is known of a claim's number: within seeds, seed by seed, the margin."""
+    claim, spread = finding.claim, finding.spread
+    said = []
+    if finding.margin is not None:
+        said.append(f"a loss of at most {shown(finding.margin, claim.measure)} counts as none")
+    if spread.within:
+        ends = [shown(end, claim.measure, sign=claim.against == 0, unit=False) for end in spread.within]
+        said.append(f"within these seeds {' to '.join(ends)}")
+    if spread.seeds:
+        said.append(f"{finding.agreeing} of {len(spread.seeds)} seeds agree")
+    if finding.verdict == "not shown" and finding.within_agrees and finding.agreeing == len(spread.seeds):
+        said.append("these models show it; so few seeds cannot say that others would")
+    return said
+
+
+def tally(found: Sequence[Finding]) -> str:
+    """How many claims have which verdict, in words."""
+    counts: Counter[str] = Counter(finding.verdict for finding in found)
+    parts = [f"{counts[verdict]} {verdict}" for verdict in MARKS]
+    return f"{', '.join(parts)} of {len(found)} claims"
+
+
+def render(results: PaperResults) -> str:
+    """The page's HTML."""
+    found = findings(results)
+    return fill(
+        "paper",
+        styles=("plots",),
+        results=results,
+        run=results.run,
+        started=datetime.fromisoformat(results.run.started).strftime("%-d %B %Y, %H:%M %Z").strip(),
+        seeds=[seed.number for seed in results.seeds],
+        findings=[(finding, measured(finding), remarks(finding)) for finding in found],
+        counts=Counter(finding.verdict for finding in found),
+        marks=MARKS,
+        margin=MARGIN,
+        rewards=[reward_boxes(results, width=width) for width in (360, 1060)],
+        generations=generation_rows(results),
+        generations_published=GENERATIONS_PUBLISHED,
+        generation_columns=list(REWRITING.values()),
+        politeness=stage_lines(results, ("politeness",), y_label="reward", width=520),
+        accuracy=stage_lines(results, ("accuracy_in", "accuracy_out", "text_accuracy"), y_label="per cent", width=520),
+        ablations=ablation_rows(results),
+        models=model_rows(results),
+        model_columns=[MEASURES[key] for key in COLUMNS],
+        texts=text_rows(results),
+        text_columns=[MEASURES[key] for key in TEXT_COLUMNS],
+        taxed="text_only" in results.roles,
+        published=PUBLISHED,
+        rises=_rises(results),
+        examples={kind: [one for one in results.examples if one.kind == kind] for kind in ("rewritten", "answered")},
+        counted=_counts(results),
+    )
+
+
+def _rises(results: PaperResults) -> list[tuple[str, str]]:
+    """The two rises of the headline: (from → to, of what), where the results hold them."""
+    found = []
+    if any("first" in seed.rewrites for seed in results.seeds):
+        ends = [shown(rewritten(results, "first", key).value, REWRITING[key]) for key in ("reward_raw", "reward")]
+        found.append((" → ".join(ends), "mean reward, annotations → rewritten"))
+    if {"base", "clever"} <= {*results.roles}:
+        before, after = (level(results, role, "accuracy_in").value or 0.0 for role in _ENDS)
+        found.append(
+            (f"{100 * before:.0f} → {100 * after:.0f} %", "right about unseen pictures, base → Clever Flamingo")
+        )
+    return found
+
+
+_ENDS: tuple[Role, Role] = ("base", "clever")
+
+
+def _counts(results: PaperResults) -> list[tuple[str, list[int | None]]]:
+    """What was counted, a column a seed."""
+    names = dict.fromkeys(name for seed in results.seeds for name in seed.counts)
+    return [(name, [seed.counts.get(name) for seed in results.seeds]) for name in names]
+
+
+def write_paper(results: PaperResults, path: Path) -> None:
+    """Write the page, atomically."""
+    write_atomically(path, render(results))
+
+
+def to_markdown(results: PaperResults, title: str = "The paper repeated on Shapes") -> str:
+    """The tables without the pictures."""
+    found = findings(results)
+    lines = [
+        f"# {title}",
+        "",
+        f"{len(results.seeds)} seeds, {results.minutes:.0f} minutes, {results.hardware}. `{results.run.command}`",
+        f"Distorted by {results.speaker}.",
+        "",
+        *(line for caveat in results.caveats for line in (caveat, "")),
+        "Mean ± half of the 95 % interval over seeds (Student's t); verdicts are made of it. The column “paper” holds "
+        "the paper's own figures (arXiv 2307.01003): other models, other data.",
+        "",
+        f"## What was claimed, what showed: {tally(found)}",
+        "",
+        *_table(
+            ["", "claim", "measured", "", "paper"],
+            [
+                [f"{MARKS[one.verdict]} {one.verdict}", one.claim.text, f"{one.claim.what}: **{measured(one)}**",
+                 "; ".join(remarks(one)), one.claim.paper]
+                for one in found
+            ],
+        ),
+        "",
+        "## Models (table 1)",
+        "",
+        *_rows(["", *(f"{MEASURES[key].label}{MEASURES[key].unit}" for key in COLUMNS)], model_rows(results)),
+        "",
+        "The paper's own, of other models and other data, in hundredths:",
+        "",
+        *_table(
+            ["", "", ""], [[one.name, column, figures] for one in PUBLISHED for column, figures in one.numbers]
+        ),
+        "",
+        "## Without pictures: the alignment tax",
+        "",
+        *_rows(
+            ["", *(MEASURES[key].label for key in TEXT_COLUMNS), "tax, accuracy", "tax, politeness"],
+            text_rows(results),
+        ),
+        "",
+        "## Ablations (table 3)",
+        "",
+        *_rows(
+            ["", "in domain, %", "less Clever", "out of domain, %", "less Clever", "politeness", "less Clever"],
+            ablation_rows(results),
+        ),
+        "",
+        "## Generations of the rewriter (figure 4)",
+        "",
+        *_table(
+            ["", *(one.label + one.unit for one in REWRITING.values())],
+            [
+                *([row.name, *(one.plain for one in row.cells)] for row in generation_rows(results)),
+                *([one.name, *(figure for _, figure in one.numbers)] for one in GENERATIONS_PUBLISHED),
+            ],
+        ),
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _rows(head: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    return _table(head, [[row.name, *(one.plain for one in row.cells)] for row in rows])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    escaped = [[text.replace("|", "\\|") for text in row] for row in (head, *rows)]
+    marks = ["---"] * len(head)
+    return ["| " + " | ".join(row) + " |" for row in (escaped[0], marks, *escaped[1:])]
