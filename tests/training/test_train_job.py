@@ -8,7 +8,9 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +26,8 @@ from polite_flamingo.packing import PackingConfig
 from ray_jobs import train
 from ray_jobs.console import JobFailed
 from ray_jobs.train import TrainConfig
-from training import checkpoints, curve
+from training import checkpoints, curve, trainer
+from training.loop import Tally
 from training.stages import CONNECTOR, StageConfig, Stages, TrainingConfig
 from training.workers import StreamingConfig, WorkersConfig
 from training.world import ALONE
@@ -136,6 +139,16 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: TrainConfig, tm
     assert "fsdp divides" in refused(
         training=replace(job.training, stages=muon), workers=WorkersConfig(count=2, parallel="fsdp")
     )
+
+
+def test_a_mixture_of_which_nothing_is_left_is_no_success(
+    job: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "running_ray", lambda workers: nullcontext())
+    monkeypatch.setattr(trainer, "train", lambda work, show: Tally(skipped=Counter(bad_field=42)))
+    with pytest.raises(JobFailed, match=r"every sample was left out \(bad_field 42\)"):
+        train.train(replace(job, out=str(tmp_path / "out")))
+    assert not (tmp_path / "out" / "stats.json").exists()
 
 
 def test_polite_stages_learn_to_rewrite(job: TrainConfig) -> None:
