@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.sample import IMAGE_MARK, Sample
-from polite_flamingo.shapes.evaluation_sets import HELD_OUT, MISCOUNTED, SETS, write_evaluation
+from polite_flamingo.shapes.evaluation_sets import HELD_OUT, SETS, UNJUDGED, write_evaluation
 from polite_flamingo.shapes.grammar import parse
 from polite_flamingo.shapes.instruct import Instructions, random_text, write_instruct
 from polite_flamingo.shapes.questions import KINDS
@@ -167,7 +167,7 @@ def test_the_judges_tell_right_from_wrong_and_polite_from_terse_where_texts_are_
 
     nli = Nli(str(ZOO / "nli"), device="cpu", batch_size=64)
     reward = Politeness(str(ZOO / "reward"), device="cpu", batch_size=64)
-    kinds = tuple(kind for kind in KINDS if kind not in MISCOUNTED)
+    kinds = tuple(kind for kind in KINDS if kind not in UNJUDGED)
     rng = random.Random(4)
     for make in (lambda r: reading(r, kinds), knowledge, lambda r: note(r, kinds)):
         exchanges = [drawn(rng, make, reserved=True) for _ in range(SIZE)]
