@@ -10,7 +10,8 @@ one is meant. So the paper fills the window with further samples as later turns 
 - rows may be filled by best fit, and samples may share a row without seeing each other (`join="isolated"`);
 - text attends images of its own sample only, whatever shares the row.
 
-What cannot be packed is counted with its reason (`Skipped`). Nothing here decodes an image, shuffles shards or builds a
+What cannot be packed is counted with its reason (`Skipped`). Which samples share a row is decided in `filling.py`.
+Nothing here decodes an image, shuffles shards or builds a
 tensor (`training/`).
 
 [PF] arXiv 2307.01003; the reference is `InstructionDataset` of ChenDelong1999/instruct_flamingo.
@@ -19,22 +20,17 @@ tensor (`training/`).
 from __future__ import annotations
 
 import random
-from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from heapq import heappop, heappush
-from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
+from polite_flamingo.filling import FILLS
 from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Sample
 
 if TYPE_CHECKING:  # it imports torch, which a command's --help need not
     from polite_flamingo.flamingo.tokenization import Tokenizer
-
-LOOK_AHEAD = 16
-"""Samples that `fill="random"` looks at for one that still fits the row, before it closes the row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +188,7 @@ def pack(
     rng.shuffle(pieces)
     # What a sample is longer by as the first of its row; at a boundary of words it may differ by a token.
     extra = max((len(piece.opening.ids) - len(piece) for piece in pieces), default=0)
-    bins = _FILLS[config.fill](pieces, config.window - extra, config.max_images)
+    bins = FILLS[config.fill](pieces, config.window - extra, config.max_images)
     for members in bins:
         rng.shuffle(members)  # else best fit would always show the longest first
     rng.shuffle(bins)
@@ -374,91 +370,3 @@ def _row(members: Sequence[_Piece]) -> Row:
         row.images += piece.images
         row.keys.append(piece.key)
     return row
-
-
-def _alone(pieces: Sequence[_Piece], window: int, max_images: int) -> list[list[_Piece]]:
-    return [[piece] for piece in pieces]
-
-
-def _next_fit(pieces: Sequence[_Piece], window: int, max_images: int) -> list[list[_Piece]]:
-    """In the order given; a row takes the first of the next `LOOK_AHEAD` that fits, and is closed where none does."""
-    source, ahead = iter(pieces), list[_Piece]()
-    bins: list[list[_Piece]] = []
-    while True:
-        ahead += islice(source, LOOK_AHEAD - len(ahead))
-        if not ahead:
-            return bins
-        members = [ahead.pop(0)]
-        room, slots = window - len(members[0]), max_images - len(members[0].images)
-        while True:
-            ahead += islice(source, LOOK_AHEAD - len(ahead))
-            fits = (n for n, piece in enumerate(ahead) if len(piece) <= room and len(piece.images) <= slots)
-            if (place := next(fits, None)) is None:
-                break
-            members.append(piece := ahead.pop(place))
-            room, slots = room - len(piece), slots - len(piece.images)
-        bins.append(members)
-
-
-def _fewest(pieces: Sequence[_Piece], window: int, max_images: int) -> list[list[_Piece]]:
-    """Best fit, or equally long rows where they are no more: those pad least beside each other.
-
-    Best fit comes within a percent or two of the least possible number of rows where tokens are scarce; where images
-    are, as in rows of short answers about a picture each, it uses up the texts that should fill the rows between them.
-    """
-    fitted = min((_best_fit(pieces, window, max_images, weight) for weight in (1, 0)), key=len)
-    tokens, images = sum(map(len, pieces)), sum(len(piece.images) for piece in pieces)
-    least = max(-(-tokens // window), -(-images // max_images) if images else 0)
-    for count in range(least, len(fitted) + 1, max(1, least // 250)):
-        if (levelled := _levelled(pieces, count, window, max_images)) is not None:
-            return levelled
-    return fitted
-
-
-def _best_fit(pieces: Sequence[_Piece], window: int, max_images: int, weight: int) -> list[list[_Piece]]:
-    """Those that claim most of a row first, each into the row that it leaves fullest among those that take its images.
-
-    A piece claims its share of the tokens, plus `weight` times its share of the images: ordered by tokens alone,
-    long texts often fill rows without an image, and leave rows of nothing but images.
-    """
-    bins: list[list[_Piece]] = []
-    # Rows by how many images they still take: sorted pairs of room and number, so that a row is found by bisection.
-    open_rows: list[list[tuple[int, int]]] = [[] for _ in range(max_images + 1)]
-
-    def claim(piece: _Piece) -> float:
-        return len(piece) / window + weight * len(piece.images) / max(1, max_images)
-
-    for piece in sorted(pieces, key=claim, reverse=True):
-        shown, best = len(piece.images), None
-        for slots in range(shown, max_images + 1):
-            place = bisect_left(open_rows[slots], (len(piece), -1))
-            if place < len(open_rows[slots]) and (best is None or open_rows[slots][place][0] < best[0]):
-                best = (open_rows[slots][place][0], slots, place)
-        if best is None:
-            slots, room, number = max_images, window, len(bins)
-            bins.append([])
-        else:
-            slots = best[1]
-            room, number = open_rows[slots].pop(best[2])
-        bins[number].append(piece)
-        insort(open_rows[slots - shown], (room - len(piece), number))
-    return bins
-
-
-def _levelled(pieces: Sequence[_Piece], count: int, window: int, max_images: int) -> list[list[_Piece]] | None:
-    """`count` rows: the longest first, each into the row with most room that takes its images; None if one is left."""
-    bins: list[list[_Piece]] = [[] for _ in range(count)]
-    roomy: list[list[tuple[int, int]]] = [[] for _ in range(max_images + 1)]  # heaps of (minus room, number)
-    roomy[max_images] = [(-window, number) for number in range(count)]
-    for piece in sorted(pieces, key=len, reverse=True):
-        shown = len(piece.images)
-        slots = min((n for n in range(shown, max_images + 1) if roomy[n]), key=lambda n: roomy[n][0], default=None)
-        if slots is None or -roomy[slots][0][0] < min(len(piece), window):  # an empty row takes any, as elsewhere
-            return None
-        room, number = heappop(roomy[slots])
-        bins[number].append(piece)
-        heappush(roomy[slots - shown], (room + len(piece), number))
-    return bins
-
-
-_FILLS = {"random": _next_fit, "best_fit": _fewest, "alone": _alone}
