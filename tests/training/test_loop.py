@@ -236,3 +236,26 @@ def test_the_learning_rate_rises_falls_and_ends_at_nothing() -> None:
     assert learning_rate(stage, 0.0) == 0 and learning_rate(stage, 0.05) == pytest.approx(0.5)
     assert learning_rate(stage, 0.1) == pytest.approx(1.0) and learning_rate(stage, 0.55) == pytest.approx(0.5)
     assert learning_rate(stage, 1.0) == pytest.approx(0.0)
+
+
+def test_gradient_checkpointing_runs_layers_again_and_changes_nothing(
+    tiny, mixture, tmp_path: Path, undisturbed
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    plain = LlamaMLP.forward
+    calls = [0]
+
+    def counted(self: LlamaMLP, x: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return plain(self, x)
+
+    LlamaMLP.forward = counted
+    try:
+        updates, _ = train(tiny, mixture, tmp_path / "again", gradient_checkpointing=True)
+        again, calls[0] = calls[0], 0
+        train(tiny, mixture, tmp_path / "once")
+    finally:
+        LlamaMLP.forward = plain
+    assert order(updates) == order(undisturbed[1]) and [u.loss for u in updates] == losses(undisturbed[1])
+    assert again == 2 * calls[0] > 0
