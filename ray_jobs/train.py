@@ -158,6 +158,11 @@ def run(config: TrainConfig, start: FlamingoConfig, mixture: Mapping[str, Ingred
                 tally = train(work, show)
             except TrainingStopped as error:
                 raise console.JobFailed(str(error)) from error
+        if tally.rows == 0:
+            raise console.JobFailed(
+                f"there was nothing to train on: every sample was left out ({left_out(tally.skipped)}); mend the "
+                "mixture and give --fresh"
+            )
         lines = curve.read(out)
         failures = out / FAILURES
         return {
@@ -209,13 +214,12 @@ def progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
 def summary(stage: str, stats: Mapping[str, Any], out: Path) -> str:
     """The table at the end."""
     rows, tokens, seconds = stats["rows"], stats["tokens"], max(stats["seconds"], 1e-9)
-    left_out = ", ".join(f"{reason} {count:,}" for reason, count in sorted(stats["skipped"].items()))
     share = tokens / max(1, rows * stats["window"])
     table = [
         ("updates", f"{stats['updates']:,}"),
         ("samples", f"{stats['samples']:,} in {rows:,} rows"),
         ("cut at the window", f"{stats['cut']:,}"),
-        ("left out", left_out or "0"),
+        ("left out", left_out(stats["skipped"]) or "0"),
         ("images that did not decode", f"{stats['broken_images']:,}"),
         ("tokens", f"{tokens:,}, of them trained {stats['trained_tokens']:,}"),
         ("fill", f"{share:.1%} of the rows"),
@@ -225,6 +229,11 @@ def summary(stage: str, stats: Mapping[str, Any], out: Path) -> str:
         ("model", str(out / "model")),
     ]
     return console.table(table, f"stage {stage}")
+
+
+def left_out(skipped: Mapping[str, int]) -> str:
+    """Reasons and their counts."""
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(skipped.items()))
 
 
 def clear(root: Path) -> None:

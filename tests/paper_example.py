@@ -92,5 +92,5 @@ def examples() -> tuple[Example, ...]:
     )  # fmt: skip
     return (
         example_of(sample, "rewritten", {"first generation": "It is red.", "second generation": "The circle is red."}),
-        example_of(sample, "answered", {"Clever Flamingo": "The circle is red.", "base": ""}),
+        example_of(sample, "answered", {"model direct": "The circle is red.", "model base": ""}),
     )

@@ -22,7 +22,12 @@ from training.world import Parallel, World
 
 @dataclass(frozen=True, kw_only=True)
 class RankJob:
-    """A stage for every rank. `dealt`: they share out the rows that a single rank would have in each update."""
+    """A stage for every rank.
+
+    Attributes:
+        dealt: they share out the rows that a single rank would have in each update.
+        stop: it is interrupted after so many updates, and begun again.
+    """
 
     config: TrainingConfig
     stage: StageName
@@ -30,6 +35,11 @@ class RankJob:
     out: Path
     parallel: Parallel = "ddp"
     dealt: bool = False
+    stop: int = 0
+
+
+class Interrupted(Exception):
+    """A test pulls the plug."""
 
 
 class Dealt(LocalStream):
@@ -51,7 +61,13 @@ class Dealt(LocalStream):
 
 def run_rank(world: World, job: RankJob) -> list[Update]:
     """One rank's part of a stage."""
-    updates: list[Update] = []
+    updates: dict[int, Update] = {}
+    stop = job.stop
+
+    def note(update: Update) -> None:
+        if update.step == stop:
+            raise Interrupted
+        updates[update.step] = update
 
     def stream(model, world: World) -> LocalStream:
         return (Dealt if job.dealt else LocalStream)(
@@ -59,8 +75,12 @@ def run_rank(world: World, job: RankJob) -> list[Update]:
             job.config.shards_a_group, world.rank, world.size,
         )  # fmt: skip
 
-    train_stage(job.config, job.stage, job.config.base, stream, job.out, world, updates.append)
-    return updates
+    while True:
+        try:
+            train_stage(job.config, job.stage, job.config.base, stream, job.out, world, note)
+            return list(updates.values())
+        except Interrupted:
+            stop = 0
 
 
 def run_ranks(size: int, jobs: Sequence[RankJob], scratch: Path) -> list[list[Update]]:

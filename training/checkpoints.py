@@ -10,6 +10,7 @@ read; `save` and `save_model` remove it.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -92,7 +94,9 @@ def save(
 
     def write(new: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tuned.items()}, str(new / TUNED_FILE))
-        torch.save(dict(optimizer), new / "optimizer.pt")
+        buffer = io.BytesIO()  # into a file of its own making, torch hides a full disk behind another error
+        torch.save(dict(optimizer), buffer)
+        (new / "optimizer.pt").write_bytes(buffer.getbuffer())
         (new / "state.json").write_text(json.dumps(state) + "\n")
 
     _write(folder / f"step-{step:06d}", write)
@@ -166,8 +170,10 @@ def _write(folder: Path, write: Any) -> None:
             folder.rename(old)
         new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # what its writer raises where the disk is full
+            raise OSError(str(error)) from error
         raise
 
 

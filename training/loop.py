@@ -271,16 +271,19 @@ class _Run:
             most = max(world.gather(len(batches)))
             batches += [self._batch([]) for _ in range(most - len(batches))]
         sums = torch.zeros(2, device=world.device)
+        each: list[Tensor] = []
         for number, batch in enumerate(batches):
             with self._unsynced(wait=number < len(batches) - 1):
                 lost, right = self.step(batch)
                 (lost * (world.size / max(1.0, trained))).backward()
+            each.append(lost.detach())
             sums += torch.stack([lost.detach(), right.float()])
         loss, accuracy = (value / max(1.0, trained) for value in world.sum(sums.tolist()))
         norm = self.optimiser.norm()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.optimiser.clear()
-            raise LossNotFinite(self._where(rows, loss, norm))
+            suspects = [row for piece, lost in zip(pieces, each, strict=False) if not lost.isfinite() for row in piece]
+            raise LossNotFinite(self._where(rows, suspects, loss, norm))
         rate = learning_rate(stage, share)
         self.optimiser.step(rate)
         self.done += 1
@@ -332,13 +335,15 @@ class _Run:
             rows, self.features, empty=self.empty, pad_id=self.model.tokenizer.pad_id, device=self.world.device
         )
 
-    def _where(self, rows: list[Row], loss: float, norm: float) -> str:
+    def _where(self, rows: list[Row], suspects: list[Row], loss: float, norm: float) -> str:
+        """What a user reads, the same at every rank: the samples of the micro-batches whose own loss is no number."""
         kept = checkpoints.newest(self.folder) if self.folder else None
-        keys = [key for row in rows for key in row.keys]
+        blamed, every = zip(*self.world.gather((_keys(suspects), _keys(rows))), strict=True)
+        keys = [key for part in (blamed if any(blamed) else every) for key in part]
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         return (
-            f"update {self.done + 1}: loss {loss}, gradient norm {norm}; this worker's samples were "
-            f"{', '.join(keys[:3]) or 'none'}{more}. Nothing of it was kept; the last good checkpoint is "
+            f"update {self.done + 1}: loss {loss}, gradient norm {norm}, on the samples {', '.join(keys[:3])}{more}. "
+            "Nothing of it was kept; the last good checkpoint is "
             f"{kept.folder if kept else 'the start'}. Lower the learning rate or raise the warm-up"
         )
 
@@ -358,3 +363,7 @@ class _Run:
         reasons = [reason for reason in self.world.gather(failed) if reason]
         if reasons:  # at every rank: one that went on alone would wait for the others for ever
             raise OSError(reasons[0])
+
+
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return [key for row in rows for key in row.keys]

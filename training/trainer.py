@@ -197,6 +197,8 @@ def _explained(error: BaseException) -> BaseException:
     inner = error.controller_failure if isinstance(error, ray.train.ControllerError) else error
     if isinstance(inner, TrainingStopped):
         return inner
+    if is_final(inner):
+        return TrainingStopped(one_line(inner))
     if isinstance(error, ray.train.ControllerError):
         return TrainingStopped(f"the workers could not start: {one_line(inner)}")
     return error

@@ -57,15 +57,17 @@ class World:
             return module
         if self.parallel == "ddp":
             return nn.parallel.DistributedDataParallel(module)
+        from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
 
+        mesh = init_device_mesh(torch.device(self.device).type, (self.size,))
         for block in blocks:
-            fully_shard(block)
+            fully_shard(block, mesh=mesh)
         # open_flamingo knows the parts of the blocks by other names too. What is frozen beside the blocks stays whole:
         # image features are encoded outside of the step, and it is little beside the blocks.
         blocked = {parameter for block in blocks for parameter in block.parameters()}
         frozen = {parameter for parameter in module.parameters() if not parameter.requires_grad}
-        fully_shard(module, ignored_params=blocked | frozen)
+        fully_shard(module, mesh=mesh, ignored_params=blocked | frozen)
         return module
 
 

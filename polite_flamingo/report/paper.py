@@ -40,6 +40,13 @@ TABLE: tuple[tuple[Role, str], ...] = (
     ("clever", "Clever Flamingo (after stage 3)"),
     ("raw", "tuned on raw annotations"),
 )
+TITLES: dict[Role, str] = {
+    **dict(TABLE),
+    "raw_2": "tuned on raw annotations, after stage 2",
+    "direct": "no stage 1",
+    "unfrozen": "LoRA unfrozen in stage 2",
+    "twice": "twice the epochs of stage 2",
+}
 COLUMNS = ("captions", "accuracy_in", "accuracy_out", "changes_sts", "changes_rouge", "politeness", "win")
 TEXT_COLUMNS = ("text_accuracy", "text_politeness")
 
@@ -203,6 +210,7 @@ def render(results: PaperResults) -> str:
         published=PUBLISHED,
         rises=_rises(results),
         examples={kind: [one for one in results.examples if one.kind == kind] for kind in ("rewritten", "answered")},
+        titles={results.roles[role]: title for role, title in TITLES.items() if role in results.roles},
         counted=_counts(results),
     )
 

@@ -44,7 +44,7 @@ def test_each_claim_stands_with_its_verdict_its_number_and_the_papers(results: P
 
 def test_what_models_said_is_text_and_nothing_else(text: str) -> None:
     assert "&lt;b&gt;red&lt;/b&gt;" in text and "<b>red" not in text
-    assert "an empty answer" in text
+    assert "<h4>no stage 1</h4><p" in text and "<h4>base, untuned</h4>" in text and "an empty answer" in text
     assert text.count('src="data:image/webp;base64,') == 2
 
 

@@ -15,12 +15,13 @@ from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
 from polite_flamingo.flamingo.saved import opened
 from polite_flamingo.packing import Packed, PackingConfig
-from training import checkpoints
+from training import checkpoints, loop
 from training.data import Ingredient, LocalStream, stream
 from training.loop import LossNotFinite, Tally, Update
 from training.optimiser import learning_rate
 from training.stage import train_stage
 from training.stages import CONNECTOR, StageConfig, StageName, Stages, TrainingConfig
+from training.step import Batch, Step, make_batch
 
 PACKING = PackingConfig(window=160, max_images=4)
 LORA = StageConfig(
@@ -165,6 +166,28 @@ def test_a_loss_that_is_no_number_stops_with_the_samples_and_keeps_what_was_good
     assert all(torch.isfinite(t).all() for t in torch.load(kept.folder / "optimizer.pt").popitem()[1].values())
 
 
+def test_the_samples_of_the_micro_batch_at_fault_are_named(
+    tiny, mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys: list[list[str]] = []
+    calls = iter(range(99))
+
+    def noted(rows, *arguments, **named):
+        keys.append([key for row in rows for key in row.keys])
+        return make_batch(rows, *arguments, **named)
+
+    def poisoned(self: Step, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        lost, right = honest(self, batch)
+        return (lost * math.nan if next(calls) == 3 else lost), right  # the second micro-batch of the second update
+
+    honest = Step.forward
+    monkeypatch.setattr(loop, "make_batch", noted)
+    monkeypatch.setattr(Step, "forward", poisoned)
+    with pytest.raises(LossNotFinite, match="update 2: loss nan") as caught:
+        train(tiny, mixture, tmp_path)
+    assert keys[3][0] in str(caught.value) and not any(f"{key}," in str(caught.value) for key in keys[2])
+
+
 def test_what_is_half_written_is_not_read(tiny, mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tiny, mixture, tmp_path, stop=5)
     folder = tmp_path / "checkpoints"
@@ -213,3 +236,26 @@ def test_the_learning_rate_rises_falls_and_ends_at_nothing() -> None:
     assert learning_rate(stage, 0.0) == 0 and learning_rate(stage, 0.05) == pytest.approx(0.5)
     assert learning_rate(stage, 0.1) == pytest.approx(1.0) and learning_rate(stage, 0.55) == pytest.approx(0.5)
     assert learning_rate(stage, 1.0) == pytest.approx(0.0)
+
+
+def test_gradient_checkpointing_runs_layers_again_and_changes_nothing(
+    tiny, mixture, tmp_path: Path, undisturbed
+) -> None:
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    plain = LlamaMLP.forward
+    calls = [0]
+
+    def counted(self: LlamaMLP, x: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        return plain(self, x)
+
+    LlamaMLP.forward = counted
+    try:
+        updates, _ = train(tiny, mixture, tmp_path / "again", gradient_checkpointing=True)
+        again, calls[0] = calls[0], 0
+        train(tiny, mixture, tmp_path / "once")
+    finally:
+        LlamaMLP.forward = plain
+    assert order(updates) == order(undisturbed[1]) and [u.loss for u in updates] == losses(undisturbed[1])
+    assert again == 2 * calls[0] > 0

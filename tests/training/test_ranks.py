@@ -23,10 +23,10 @@ STAGES = Stages(
     ),
     clever_2=StageConfig(tune=CONNECTOR, learning_rate=0.005, batch=4, micro_batch=2, packing=PACKING),
 )
-CASES = {
-    "ddp, connector": ("ddp", "clever-2"),
-    "fsdp, connector": ("fsdp", "clever-2"),
-    "fsdp, lora": ("fsdp", "clever-1"),
+CASES = {  # the last one is interrupted after its checkpoint of update 4
+    "ddp, connector": ("ddp", "clever-2", 0),
+    "fsdp, connector": ("fsdp", "clever-2", 0),
+    "fsdp, lora, resumed": ("fsdp", "clever-1", 6),
 }
 
 
@@ -40,10 +40,12 @@ def tuned(out: Path) -> dict[str, torch.Tensor]:
 def runs(tiny, mixture, tmp_path_factory):
     """The job of each case and its updates on two ranks."""
     root = tmp_path_factory.mktemp("ranks")
-    config = TrainingConfig(base=tiny.config, stages=STAGES, shards_a_group=2, dtype="float32", checkpoint_steps=100)
+    config = TrainingConfig(base=tiny.config, stages=STAGES, shards_a_group=2, dtype="float32", checkpoint_steps=4)
     jobs = {
-        name: RankJob(config=config, stage=stage, mixture=mixture, out=root / name, parallel=parallel, dealt=True)
-        for name, (parallel, stage) in CASES.items()
+        name: RankJob(
+            config=config, stage=stage, mixture=mixture, out=root / name, parallel=parallel, dealt=True, stop=stop
+        )
+        for name, (parallel, stage, stop) in CASES.items()
     }
     return dict(zip(jobs, zip(jobs.values(), run_ranks(2, list(jobs.values()), root), strict=True), strict=True))
 
@@ -52,7 +54,7 @@ def runs(tiny, mixture, tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_train_as_one_does_on_the_same_rows(runs, tmp_path: Path, name: str) -> None:
     job, together = runs[name]
-    alone = run_rank(ALONE, replace(job, out=tmp_path))
+    alone = run_rank(ALONE, replace(job, out=tmp_path, stop=0))
     assert len(alone) > 5 and [u.samples for u in together] == [u.samples for u in alone]
     assert [u.trained_tokens for u in together] == [u.trained_tokens for u in alone]
     assert [u.learning_rate for u in together] == pytest.approx([u.learning_rate for u in alone])

@@ -1,0 +1,230 @@
+"""A stage on Ray: what it leaves, what it refuses, a worker that is killed, a disk that is full."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+from train_ranks import RankJob, run_rank, run_ranks
+
+from polite_flamingo.flamingo.checkpoint import load_flamingo
+from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
+from polite_flamingo.packing import PackingConfig
+from ray_jobs import train
+from ray_jobs.console import JobFailed
+from ray_jobs.train import TrainConfig
+from training import checkpoints, curve, trainer
+from training.loop import Tally
+from training.stages import CONNECTOR, StageConfig, Stages, TrainingConfig
+from training.workers import StreamingConfig, WorkersConfig
+from training.world import ALONE
+
+PACKING = PackingConfig(window=160, max_images=4, fill="alone")
+STAGES = Stages(
+    polite=StageConfig(tune=("lora",), lora=LoraSettings(r=2, alpha=2)),
+    clever_1=StageConfig(
+        tune=("lora",), lora=LoraSettings(r=2, alpha=2), learning_rate=0.02, batch=2, epochs=3, packing=PACKING
+    ),
+    clever_2=StageConfig(tune=CONNECTOR, learning_rate=0.01, batch=8, packing=PACKING),
+)
+EVERY = 4  # updates between two checkpoints
+
+
+@pytest.fixture(scope="module")
+def job(tiny, mixture, tmp_path_factory) -> TrainConfig:
+    """Two workers, 63 short updates."""
+    return TrainConfig(
+        stage="clever-1", data=dict(mixture), out=str(tmp_path_factory.mktemp("killed") / "out"),
+        training=TrainingConfig(
+            base=tiny.config, stages=STAGES, shards_a_group=2, dtype="float32", checkpoint_steps=EVERY
+        ),
+        workers=WorkersConfig(count=2, cpus=1, streaming=StreamingConfig(tasks=1, task_cpus=0.5)),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def killed(job: TrainConfig, ray_session: None) -> Path:
+    """What the job left, one of whose workers was killed in the middle of the second epoch."""
+    out = Path(job.out)
+
+    def kill_in_mid_epoch() -> None:
+        wait_until(lambda: bool(lines := curve.read(out)) and lines[-1]["epoch"] > 1.2)
+        workers = [p for p in psutil.Process().children(recursive=True) if is_train_worker(p)]
+        assert len(workers) == 2, "found other processes than the two workers"
+        workers[1].send_signal(signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_in_mid_epoch)
+    killer.start()
+    train.train(job)
+    killer.join()
+    return out
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_worker_changes_nothing(job: TrainConfig, killed: Path, tmp_path: Path) -> None:
+    deaths = [json.loads(line) for line in (killed / "failures.jsonl").read_text().splitlines()]
+    assert len(deaths) == 1 and deaths[0]["reason"] == "a worker died (killed, or out of memory)"
+    assert 20 < deaths[0]["step"] < 60 and deaths[0]["step"] % EVERY == 0, "it went on from a checkpoint in mid-run"
+
+    undisturbed = RankJob(config=job.training, stage=job.stage, mixture=train.mixture_of(job), out=tmp_path / "out")
+    (expected,) = run_ranks(2, [undisturbed], tmp_path)
+    found = curve.read(killed)
+    assert [line["step"] for line in found] == list(range(1, len(expected) + 1)), "no update is there twice"
+    order = ("samples", "tokens", "trained_tokens", "progress", "learning_rate")
+    assert [[line[name] for name in order] for line in found] == [
+        [getattr(update, name) for name in order] for update in expected
+    ], "the same samples in the same order"
+    assert len({line["tokens"] for line in found}) > 5, "another order would show"
+    assert [line["loss"] for line in found] == pytest.approx([update.loss for update in expected], rel=1e-4)
+
+    after, before = (
+        load_flamingo(FlamingoConfig(folder=str(out / "model")), merge=False).state_dict()
+        for out in (killed, undisturbed.out)
+    )
+    assert after.keys() == before.keys() and any("lora_B" in name for name in after)
+    for name in before:
+        torch.testing.assert_close(after[name], before[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_is_finished_is_not_done_again_and_nothing_else_gets_in(
+    job: TrainConfig, killed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "run", None)  # starting any work would raise
+    train.train(replace(job, training=replace(job.training, keep_checkpoints=5), workers=WorkersConfig()))
+    printed = capsys.readouterr().out
+    assert "is finished" in printed and str(killed / "model") in printed
+    assert f"samples                     {3 * 42} in 126 rows" in printed and "restarts                    1" in printed
+    assert "learning_rate: 0.02" in (killed / "config.yaml").read_text()
+    steps = [event.step for event in events(killed) if event.summary.value]
+    assert steps == [line["step"] for line in curve.read(killed)], "TensorBoard shows no update twice either"
+    with pytest.raises(ValueError, match=r"another configuration .*--fresh"):
+        train.train(replace(job, training=replace(job.training, seed=1)))
+    with pytest.raises(ValueError, match=r"another configuration .*--fresh"):
+        train.train(replace(job, data={"seen": job.data["seen"]}))
+
+
+def test_what_cannot_work_is_refused_before_anything_starts(job: TrainConfig, tmp_path: Path) -> None:
+    job = replace(job, out=str(tmp_path / "out"))
+
+    def refused(**changes: object) -> str:
+        with pytest.raises(ValueError) as caught:
+            train.train(replace(job, **changes))
+        assert not (tmp_path / "out").exists()
+        return str(caught.value)
+
+    assert "data 'gone': input " in refused(data={**job.data, "gone": "no/such/folder"})
+    assert "is no trained model" in refused(init=str(tmp_path))
+    assert "5 workers for 4 groups" in refused(workers=WorkersConfig(count=5))
+    assert "3 workers for a batch of 2 rows" in refused(workers=WorkersConfig(count=3))
+    assert "workers.gpus 0" in refused(training=replace(job.training, device="cuda"))
+    muon = replace(STAGES, clever_1=replace(STAGES.clever_1, optimizer="muon"))
+    assert "fsdp divides" in refused(
+        training=replace(job.training, stages=muon), workers=WorkersConfig(count=2, parallel="fsdp")
+    )
+
+
+def test_a_mixture_of_which_nothing_is_left_is_no_success(
+    job: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "running_ray", lambda workers: nullcontext())
+    monkeypatch.setattr(trainer, "train", lambda work, show: Tally(skipped=Counter(bad_field=42)))
+    with pytest.raises(JobFailed, match=r"every sample was left out \(bad_field 42\)"):
+        train.train(replace(job, out=str(tmp_path / "out")))
+    assert not (tmp_path / "out" / "stats.json").exists()
+
+
+def test_polite_stages_learn_to_rewrite(job: TrainConfig) -> None:
+    mixture = train.mixture_of(replace(job, stage="polite", data={"pairs": "some/pairs"}))
+    assert (mixture["pairs"].protocol, mixture["pairs"].response) == ("rewriting", "rewritten")
+    assert Path(mixture["pairs"].shards).is_absolute(), "workers may have another working directory"
+    assert train.mixture_of(replace(job, data={"pairs": "some/pairs"}))["pairs"].protocol == "chat"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with little room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_full_disk_ends_the_job_in_one_line_and_room_lets_it_go_on(
+    job: TrainConfig, small_disk: Path, ray_session: None
+) -> None:
+    out = small_disk / "out"
+    job = replace(
+        job, stage="clever-2", out=str(out), workers=replace(job.workers, count=1),
+        training=replace(job.training, checkpoint_steps=1),
+    )  # fmt: skip
+    rank = RankJob(config=job.training, stage=job.stage, mixture=train.mixture_of(job), out=small_disk / "measured")
+    expected = run_rank(ALONE, rank)
+    whole = checkpoints.newest(rank.out / "checkpoints")
+    assert whole is not None
+    size = sum(file.stat().st_size for file in whole.folder.iterdir())
+    assert size > 100_000, "it must outweigh the logs"
+    filler = small_disk / "filler"
+    room = os.statvfs(small_disk)
+    filler.write_bytes(bytes(room.f_bavail * room.f_frsize - size * 3 // 2))  # for one checkpoint and the logs
+
+    with pytest.raises(JobFailed, match=r"^update 2: no checkpoint could be written: .*[Nn]o space left") as caught:
+        train.train(job)
+    assert "\n" not in str(caught.value)
+    kept = checkpoints.newest(out / "checkpoints")
+    assert kept is not None and kept.step == 1 and load_file(str(kept.folder / "tuned.safetensors"))
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-000001"], "nothing half-written is left"
+    assert not (out / "model").exists() and not (out / "stats.json").exists()
+
+    filler.unlink()
+    again = run_rank(ALONE, replace(rank, out=out))
+    assert [update.step for update in again] == [update.step for update in expected[1:]]
+    assert [update.loss for update in again] == pytest.approx([update.loss for update in expected[1:]], rel=1e-4)
+    assert (out / "model" / "flamingo.yaml").exists()
+
+
+def events(out: Path) -> list:
+    """The events of the one TensorBoard file of a run."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    (file,) = (out / "tensorboard").iterdir()
+    data, found = file.read_bytes(), []
+    while data:  # length, its checksum, the event, its checksum
+        length = int.from_bytes(data[:8], "little")
+        found.append(Event.FromString(data[12 : 12 + length]))
+        data = data[16 + length :]
+    return found
+
+
+def is_train_worker(process: psutil.Process) -> bool:
+    return any("RayTrainWorker" in part for part in process.cmdline())
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
