@@ -34,8 +34,8 @@ TEN_PERCENT = 0.1
 """Of PF-1M in stages 1 and 3 ([PF], section 4)."""
 
 TEXT_EPOCHS = 3
-"""Of the model that the alignment tax is counted from: text is a third of what stage 1 learns from, and a model that has
-learnt less than the others would hide their tax."""
+"""Of the model that the alignment tax is counted from: text is a third of what stage 1 learns from, and a model that
+has learnt less than the others would hide their tax."""
 
 CAPTIONS_AND_BOXES = 100.0
 """Beside 209 and 77 of the other kinds. Only detailed descriptions can have it, a fifth of the responses,
