@@ -2,8 +2,8 @@
 
 One request has several attempts: a lost connection, a time-out, an answer that is no JSON and the statuses that mean
 "later" are tried again, after a pause that doubles or as long as the server's Retry-After asks for. What the server
-refuses for good is the request's own fault (`Refused`); a server that rejects the key or the address, or that fails
-again and again, is down (`EndpointDown`), so that a million requests are not sent into the void.
+refuses for good is the request's own fault (`Refused`); a server that rejects the key or the address, that points
+elsewhere, or that fails again and again is down (`EndpointDown`): nothing more is sent to it.
 
 The key comes from an environment variable and goes into one header; it is cut out of whatever the server says, and
 redirects, which would carry it elsewhere, are not followed. What is asked and what an answer means is the caller's
@@ -19,14 +19,17 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 MOST_BYTES = 16 << 20
 """Of an answer; more is no text."""
 
-LATER = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+LATER = frozenset({408, 409, 425, 429})
+"""Statuses, beside those of 500 and more, that another attempt may not meet."""
+
+Read = TypeVar("Read")
 
 
 class EndpointDown(ConnectionError):
@@ -88,40 +91,57 @@ class Server:
         self._opener = urllib.request.build_opener(_NoRedirects)
         self._lock = threading.Lock()
         self._failures_in_a_row = 0
+        self._down = ""
 
-    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The server's JSON object.
+    def post(self, path: str, body: Mapping[str, Any], read: Callable[[dict[str, Any]], Read]) -> Read:
+        """What `read` makes of the server's JSON object.
+
+        Args:
+            path: below the server's base, such as /chat/completions.
+            body: the request.
+            read: takes what is wanted out of an answer. Where it cannot (a LookupError, a TypeError) the request is
+                tried again, but a server that answers in JSON is not down.
 
         Raises:
             Refused: the request is at fault, or its attempts are used up.
             EndpointDown: the server is.
         """
-        problem, wait = "", 0.0
+        problem, wait, alive = "", 0.0, False
         for attempt in range(self.config.attempts):
             if attempt:
                 time.sleep(min(self.config.longest_pause, wait))
+            if self._down:
+                raise EndpointDown(self._down)
             wait = self.config.pause * 2**attempt
             try:
-                answer = self._once(path, body)
+                answer = read(self._once(path, body))
                 self._count(failed=False)
                 return answer
             except urllib.error.HTTPError as error:
                 with error:
                     problem = f"HTTP {error.code}: {self._without_key(_message(error))}"
                 if error.code == 404:
-                    raise EndpointDown(f"{self.url} knows no {path}, or not this model ({problem})") from None
+                    self._give_up(f"{self.url} knows no {path}, or not this model ({problem})")
                 if error.code in (401, 403):
-                    raise EndpointDown(
+                    self._give_up(
                         f"{self.url} rejects the request's key (HTTP {error.code}); set the environment variable "
                         f"{self.config.api_key_variable}"
-                    ) from None
-                if error.code not in LATER:
+                    )
+                if error.code < 400:
+                    self._give_up(
+                        f"{self.url} points elsewhere (HTTP {error.code}), and is not followed; name the place"
+                    )
+                if error.code < 500 and error.code not in LATER:
                     self._count(failed=False)
                     raise Refused(problem) from None
                 wait = max(wait, _seconds(error.headers.get("Retry-After")))
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                problem = str(getattr(error, "reason", "") or error) or type(error).__name__
-        self._count(failed=True, problem=problem)
+            except EndpointDown:
+                raise
+            except (LookupError, TypeError) as error:
+                problem, alive = f"not an answer of this API ({type(error).__name__}: {error})", True
+            except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+                problem = self._without_key(str(getattr(error, "reason", "") or error) or type(error).__name__)
+        self._count(failed=not alive, problem=problem)
         raise Refused(f"{self.config.attempts} attempts: {problem}")
 
     def _once(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,11 +174,15 @@ class Server:
         with self._lock:
             self._failures_in_a_row = self._failures_in_a_row + 1 if failed else 0
             if self._failures_in_a_row >= self.config.give_up_after:
-                raise EndpointDown(
+                self._give_up(
                     f"{self.url} failed {self._failures_in_a_row} requests in a row, each after "
                     f"{self.config.attempts} attempts; the last: {problem}. Is it running? The same command goes on "
                     "where it stopped"
                 )
+
+    def _give_up(self, why: str) -> NoReturn:
+        self._down = why
+        raise EndpointDown(why) from None
 
 
 def _message(error: urllib.error.HTTPError) -> str:

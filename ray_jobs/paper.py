@@ -21,13 +21,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.report.paper import to_markdown, write_paper
-
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.ledger import OutputLayout, exclusive
+from polite_flamingo.report.paper import to_markdown, write_paper
 from polite_flamingo.shards import write_atomically
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, build

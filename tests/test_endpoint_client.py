@@ -109,61 +109,64 @@ def misbehaving() -> Iterator[Misbehaving]:
 )
 def test_what_may_pass_is_tried_again(misbehaving: Misbehaving, trouble: str) -> None:
     misbehaving.plan = [trouble, trouble]
-    assert Server(misbehaving.url, QUICK).post("/ask", {"n": 1}) == {"echo": {"n": 1}}
+    assert Server(misbehaving.url, QUICK).post("/ask", {"n": 1}, dict) == {"echo": {"n": 1}}
     assert misbehaving.seen == [{"n": 1}] * 3 and misbehaving.paths == ["/v1/ask"] * 3
 
 
 def test_attempts_end_and_the_reason_is_told(misbehaving: Misbehaving) -> None:
     misbehaving.plan = ["503"] * 3
     with pytest.raises(Refused, match="3 attempts: HTTP 503: the server says why"):
-        Server(misbehaving.url, QUICK).post("/ask", {})
+        Server(misbehaving.url, QUICK).post("/ask", {}, dict)
 
 
 def test_what_the_server_refuses_is_asked_once(misbehaving: Misbehaving) -> None:
     misbehaving.plan = ["400"]
     with pytest.raises(Refused, match=r"^HTTP 400: the server says why$"):
-        Server(misbehaving.url, QUICK).post("/ask", {})
+        Server(misbehaving.url, QUICK).post("/ask", {}, dict)
     assert len(misbehaving.seen) == 1
 
 
 def test_a_wrong_address_is_told_at_once(misbehaving: Misbehaving) -> None:
     misbehaving.plan = ["404"]
     with pytest.raises(EndpointDown, match=r"/v1 knows no /ask, or not this model \(HTTP 404: the server says why\)"):
-        Server(misbehaving.url, QUICK).post("/ask", {})
+        Server(misbehaving.url, QUICK).post("/ask", {}, dict)
 
 
 def test_a_server_that_drips_is_not_waited_for(misbehaving: Misbehaving) -> None:
     misbehaving.plan = ["drip"]
     quick = ServerConfig(timeout=0.3, attempts=2, pause=0.0, longest_pause=0.0)
-    assert Server(misbehaving.url, quick).post("/ask", {}) == {"echo": {}}
+    assert Server(misbehaving.url, quick).post("/ask", {}, dict) == {"echo": {}}
 
 
 def test_an_endless_answer_is_cut(misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endpoint, "MOST_BYTES", 10)
     misbehaving.plan = ["drip"]
     with pytest.raises(Refused, match="came back"):
-        Server(misbehaving.url, ServerConfig(attempts=1)).post("/ask", {})
+        Server(misbehaving.url, ServerConfig(attempts=1)).post("/ask", {}, dict)
 
 
 def test_the_key_is_sent_and_told_to_nobody(misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_KEY", "a secret key")
-    misbehaving.plan = ["echo", "401", "redirect", "tell"]
+    misbehaving.plan = ["echo", "tell", "401", "redirect"]
     server = Server(misbehaving.url, QUICK)
-    server.post("/ask", {})
+    server.post("/ask", {}, dict)
     assert misbehaving.keys == ["Bearer a secret key"]
-    with pytest.raises(EndpointDown, match="set the environment variable TEST_KEY") as rejected:
-        server.post("/ask", {})
-    with pytest.raises(Refused, match="HTTP 302") as redirected:
-        server.post("/ask", {})
     with pytest.raises(Refused, match=r"HTTP 400: you sent Bearer \(the key\)") as told:
-        server.post("/ask", {})
+        server.post("/ask", {}, dict)
+    with pytest.raises(EndpointDown, match="set the environment variable TEST_KEY") as rejected:
+        server.post("/ask", {}, dict)
+    with pytest.raises(EndpointDown, match="set the environment variable TEST_KEY"):
+        server.post("/ask", {}, dict)
+    assert len(misbehaving.seen) == 3, "nothing more is sent to a server that is down"
+    with pytest.raises(EndpointDown, match="HTTP 302") as redirected:
+        Server(misbehaving.url, QUICK).post("/ask", {}, dict)
     assert "secret" not in f"{rejected.value}{redirected.value}{told.value}{server.config}"
     assert not any(path.startswith("GET") for path in misbehaving.paths), "no redirect is followed"
 
 
 def test_without_a_key_none_is_sent(misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEST_KEY", raising=False)
-    Server(misbehaving.url, QUICK).post("/ask", {})
+    Server(misbehaving.url, QUICK).post("/ask", {}, dict)
     assert misbehaving.keys == [None]
 
 
@@ -174,9 +177,9 @@ def test_one_who_fails_again_and_again_is_down() -> None:
         server = Server(f"http://127.0.0.1:{taken.getsockname()[1]}/v1", config)
         for _ in range(2):
             with pytest.raises(Refused, match="refused"):
-                server.post("/ask", {})
+                server.post("/ask", {}, dict)
         with pytest.raises(EndpointDown, match=r"failed 3 requests in a row.*Is it running"):
-            server.post("/ask", {})
+            server.post("/ask", {}, dict)
 
 
 def test_a_success_between_failures_is_no_row_of_them(misbehaving: Misbehaving) -> None:
@@ -185,9 +188,9 @@ def test_a_success_between_failures_is_no_row_of_them(misbehaving: Misbehaving) 
     for trouble in (True, False, True, False):
         if trouble:
             with pytest.raises(Refused):
-                server.post("/ask", {})
+                server.post("/ask", {}, dict)
         else:
-            server.post("/ask", {})
+            server.post("/ask", {}, dict)
 
 
 def test_nonsense_is_refused_before_anything_is_sent() -> None:

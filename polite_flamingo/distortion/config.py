@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from polite_flamingo.endpoint import ServerConfig
+
 Kind = Literal["llm", "text", "captions_and_boxes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -34,41 +36,25 @@ class Shares:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointConfig:
-    """An OpenAI-compatible server.
+class EndpointConfig(ServerConfig):
+    """An OpenAI-compatible server; how patiently it is asked is as for any.
 
     Attributes:
         url: its base, such as http://127.0.0.1:8000/v1
         model: as the server calls it.
         api: completions continues the robot's words and is what the paper did; chat asks for them, where a server
             offers nothing else.
-        api_key_variable: the environment variable that holds the key; it is read by the workers and written nowhere.
-        concurrency: requests under way at once, of each worker.
-        timeout: seconds for one request, from the connection to the last byte.
-        attempts: at most, for one request; between them a pause that doubles, or what the server's Retry-After says.
-        pause: seconds before the second attempt.
-        longest_pause: seconds, whatever the server asks for.
-        give_up_after: requests in a row that failed for good; then the server counts as down and nothing more is sent.
     """
 
     url: str = "http://127.0.0.1:8000/v1"
     model: str = ""
     api: Literal["completions", "chat"] = "completions"
-    api_key_variable: str = "OPENAI_API_KEY"
-    concurrency: int = 16
-    timeout: float = 120.0
-    attempts: int = 5
-    pause: float = 1.0
-    longest_pause: float = 60.0
-    give_up_after: int = 32
 
     def __post_init__(self) -> None:
+        """Raises ValueError for what could never ask anything."""
+        super().__post_init__()
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"distortion.endpoint.url must begin with http:// or https://, not {self.url[:60]!r}")
-        if min(self.concurrency, self.attempts, self.give_up_after) < 1:
-            raise ValueError("distortion.endpoint: concurrency, attempts and give_up_after must be at least 1")
-        if self.timeout <= 0 or self.pause < 0 or self.longest_pause < self.pause:
-            raise ValueError("distortion.endpoint: needs timeout > 0 and 0 <= pause <= longest_pause")
 
 
 @dataclass(frozen=True, kw_only=True)

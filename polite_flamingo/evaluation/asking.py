@@ -71,14 +71,14 @@ class EndpointContestant:
             "max_tokens": self._max_tokens,
             "temperature": 0,
         }
-        answer = self._server.post("/chat/completions", body)
-        try:
-            text = answer["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError):
-            text = None
-        if not isinstance(text, str):
-            raise BadSample("answering_failed", f"{sample.key}: the server's answer holds no text")
-        return text.strip()
+        return self._server.post("/chat/completions", body, _text).strip()
+
+
+def _text(answer: dict[str, Any]) -> str:
+    text = answer["choices"][0]["message"]["content"]
+    if not isinstance(text, str):
+        raise TypeError("no text")
+    return text
 
 
 def content(sample: Sample) -> str | list[dict[str, Any]]:
