@@ -249,7 +249,8 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
     lines = [
         f"# {title}",
         "",
-        f"{len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''}, {results.minutes:.0f} minutes, {results.hardware}. `{results.run.command}`",
+        f"{len(results.seeds)} seed{'s' if len(results.seeds) > 1 else ''}, {results.minutes:.0f} minutes, "
+        f"{results.hardware}. `{results.run.command}`",
         f"Distorted by {results.speaker}.",
         "",
         *(line for caveat in results.caveats for line in (caveat, "")),
