@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.ledger import OutputLayout, exclusive
 from polite_flamingo.report.paper import to_markdown, write_paper
+from polite_flamingo.run_info import RunInfo
 from polite_flamingo.shards import write_atomically
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, build
@@ -89,11 +91,7 @@ def paper(config: PaperConfig) -> None:
     layout = OutputLayout(root=out)
     started = time.monotonic()
     with exclusive(out):
-        refuse_other_sizes(config, out)
-        run = read_run(layout)
-        if run is None:
-            identity = hashlib.sha256((out / "config.yaml").read_bytes()).hexdigest()[:12]
-            run = begin_run(identity, base_models(config), (out / "config.yaml").read_text())
+        run = begin_or_resume(config, layout)
         with running_ray(config.pools), _steps(config) as steps:
             _rewriters(config, out, steps)
             for seed in range(config.seeds):
@@ -114,18 +112,30 @@ def _seed(out: Path, seed: int) -> Path:
     return (out / f"seed-{seed}").absolute()
 
 
-def refuse_other_sizes(config: PaperConfig, out: Path) -> None:
-    """Clear the folder if asked; raise ValueError where it holds another configuration's work."""
-    import shutil
+def begin_or_resume(config: PaperConfig, layout: OutputLayout) -> RunInfo:
+    """The run that `layout` holds, or a new one, written; more seeds may be added to a run.
 
-    file = out / "config.yaml"
-    wanted = console.to_yaml(replace(config, fresh=False, out="", seeds=1))
+    Raises:
+        ValueError: the folder holds the work of another configuration or of other models.
+    """
+    resolved = console.to_yaml(replace(config, fresh=False, out="", seeds=1))
+    models = base_models(config)
+    identity = hashlib.sha256(f"{resolved}{json.dumps(models)}".encode()).hexdigest()[:12]
     if config.fresh:
-        for folder in out.glob("seed-*"):
+        for folder in layout.root.glob("seed-*"):
             shutil.rmtree(folder)
-    elif file.exists() and file.read_text() != wanted:
-        raise ValueError(f"{out} holds another configuration's work (config.yaml); give another --out, or --fresh")
-    write_atomically(file, wanted)
+        layout.run.unlink(missing_ok=True)
+    run = read_run(layout)
+    if run is None:
+        run = begin_run(identity, models, resolved)
+        write_atomically(layout.config, resolved)
+        write_run(layout, run)
+    elif run.config_hash != identity:
+        raise ValueError(
+            f"{layout.root} holds the work of another configuration or of other models (its own: {layout.config}); "
+            "give another --out, or --fresh"
+        )
+    return run
 
 
 def base_models(config: PaperConfig) -> dict[str, dict[str, str]]:
@@ -223,7 +233,8 @@ def _tuning(config: PaperConfig, out: Path, steps: _Steps) -> None:
             if run.stage in ("polite", "polite-gen2"):
                 again = (home, run.name, config.sizes, config.rewriter, config.scoring)
                 steps.start(f"{title} rewrites", done[run.name], rewrite_again, *again)
-        steps.start(f"seed {seed}: base answers", [], answer, home, "base", config.rewriter)
+        base = replace(config.rewriter, flamingo=config.training.base)
+        steps.start(f"seed {seed}: base answers", [], answer, home, "base", base)
     steps.finish()
 
 

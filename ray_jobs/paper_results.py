@@ -40,6 +40,8 @@ CAVEATS = (
     "the reward model prefers the wordings that the good responses use.",
     "All models start from one shipped base, so seeds differ in scenes, distortions, order and fresh weights, not in "
     "what the base had learnt.",
+    "Out of domain means left out of tuning on pictures: the shipped base has met all kinds of question, texts ask of "
+    "all of them, and one hard scene in 25 is as crowded as the crowded set's.",
 )
 
 

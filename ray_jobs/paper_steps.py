@@ -213,7 +213,7 @@ def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -
 
 
 def answer(seed_folder: Path, name: str, config: RewriterConfig) -> None:
-    """A model's answers to every evaluation sample, as seed_folder/answers/NAME.jsonl; the base is called "base"."""
+    """A model's answers to every evaluation sample, in seed_folder/answers; "base" is the model of `config` itself."""
     from polite_flamingo.flamingo.rewriter import Rewriter, chatting
 
     file = seed_folder / "answers" / f"{name}.jsonl"
@@ -231,7 +231,7 @@ def answer(seed_folder: Path, name: str, config: RewriterConfig) -> None:
 
 def _of(config: RewriterConfig, seed_folder: Path, name: str) -> RewriterConfig:
     if name == "base":
-        return replace(config, flamingo=replace(config.flamingo, lora=""))
+        return config
     return replace(config, flamingo=FlamingoConfig(folder=str(seed_folder / "runs" / name / "model")))
 
 

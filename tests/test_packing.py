@@ -39,9 +39,6 @@ class Words:
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
         return [*(self.begin_ids if begin else []), *(self._ids[word] for word in self._pattern.findall(text))]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        raise NotImplementedError
-
 
 def guanaco(instruction: str, beginning: str) -> str:
     """The fixture's template: as ours, but its images are not followed by `<|endofchunk|>`."""

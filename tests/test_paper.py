@@ -1,0 +1,62 @@
+"""The plan of `make paper`, and what its folder refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from polite_flamingo.ledger import OutputLayout
+from polite_flamingo.paper.results import ROLES
+from ray_jobs import console
+from ray_jobs.paper import PaperConfig, begin_or_resume
+from ray_jobs.paper_steps import plan
+from ray_jobs.run_info import Work, add_work, write_run
+
+TINY = str(Path(__file__).parents[1] / "profiles" / "tiny.yaml")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PaperConfig:
+    return console.parse("paper", "", PaperConfig, ["--profile", TINY, "--out", str(tmp_path)])
+
+
+def test_every_run_starts_from_one_before_it_and_every_role_is_played(config: PaperConfig) -> None:
+    runs = plan(Path("seed"), config.training)
+    names = [run.name for run in runs]
+    assert len(set(names)) == len(names)
+    assert all(run.start == "" or run.start in names[:place] for place, run in enumerate(runs))
+    assert {run.name for run in runs if run.answers} | {"base"} == set(ROLES)
+
+
+def test_ablations_differ_from_the_recipe_in_what_they_are_called_after(config: PaperConfig) -> None:
+    runs = {run.name: run for run in plan(Path("seed"), config.training)}
+    raw, polite = runs["raw_2"].data["pf"], runs["stage_2"].data["pf"]
+    assert (raw.response, polite.response) == ("raw", "rewritten") and replace(raw, response="rewritten") == polite
+    assert runs["direct_2"].data == runs["stage_2"].data and runs["direct_2"].start == ""
+    assert runs["unfrozen_2"].changes == {"tune": ("lora", "perceiver", "cross_attention")}
+    assert runs["twice_2"].changes == {"epochs": 2 * config.training.stages.clever_2.epochs}
+    assert {runs[name].start for name in ("stage_2", "unfrozen_2", "twice_2")} == {"stage_1"}
+    assert runs["clever"].data["pf"].fraction == 0.1 and polite.fraction == 1.0
+    assert set(runs["text_only"].data) == {"text"}
+
+
+def test_a_folder_of_another_configuration_is_refused_and_seeds_may_be_added(config: PaperConfig) -> None:
+    layout = OutputLayout(root=Path(config.out))
+    first = begin_or_resume(config, layout)
+    assert begin_or_resume(replace(config, seeds=5), layout) == first
+    other = replace(config, sizes=replace(config.sizes, evaluation=9))
+    with pytest.raises(ValueError, match="another configuration"):
+        begin_or_resume(other, layout)
+    with pytest.raises(ValueError, match="another configuration"):
+        begin_or_resume(replace(config, scoring=replace(config.scoring, nli="zoo:reward")), layout)
+
+
+def test_fresh_forgets_the_work_and_its_time(config: PaperConfig) -> None:
+    layout = OutputLayout(root=Path(config.out))
+    write_run(layout, add_work(begin_or_resume(config, layout), Work(), 600.0))
+    (layout.root / "seed-0" / "data").mkdir(parents=True)
+    assert begin_or_resume(config, layout).seconds["wall"] == 600.0
+    assert "wall" not in begin_or_resume(replace(config, fresh=True), layout).seconds
+    assert not (layout.root / "seed-0").exists()
