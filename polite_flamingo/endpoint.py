@@ -181,8 +181,8 @@ class Server:
                 )
 
     def _give_up(self, why: str) -> NoReturn:
-        self._down = why
-        raise EndpointDown(why) from None
+        self._down = self._down or why  # of threads that fail together the first one's reason stands
+        raise EndpointDown(self._down) from None
 
 
 def _message(error: urllib.error.HTTPError) -> str:

@@ -1,0 +1,85 @@
+"""What the HTTP side asks of the models, and how: the line between `app.py` and whatever runs the engines.
+
+On one side prompts are put together, images fetched and checked, answers formatted. On the other, engines and scorers
+run: in this process (`local.py`), or on replicas of Ray Serve (`deployments.py`). Everything that crosses the line is
+small and picklable. Nothing here knows HTTP or Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from polite_flamingo.flamingo.sampling import Decoding
+from polite_flamingo.sample import BadSample, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """One turn of a conversation as text.
+
+    Attributes:
+        prompt: by the protocol of `prompts.py`, an image tag an image.
+        response: what was answered; "" in the last turn, whose answer is asked for.
+    """
+
+    prompt: str
+    response: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One text that is wanted.
+
+    Attributes:
+        model: by the name that clients use.
+        exchanges: the conversation; the last one has no response yet.
+        images: encoded bytes, in the order of the tags.
+        decoding: `max_new_tokens` 0 is as many as there is room for.
+        request_id: for the logs.
+    """
+
+    model: str
+    exchanges: tuple[Exchange, ...]
+    images: tuple[bytes, ...] = ()
+    decoding: Decoding = field(default_factory=Decoding)
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What came since the delta before.
+
+    Attributes:
+        text: final; no later delta changes it.
+        tokens: how many were chosen.
+        finish: "" but for the last: "stop" or "length".
+        prompt_tokens: of the prompt, an image counts as one; the same in each delta.
+    """
+
+    text: str
+    tokens: int
+    finish: str = ""
+    prompt_tokens: int = 0
+
+
+class Backend(Protocol):
+    """Runs models. All methods may be called by any number of tasks at once."""
+
+    def stream(self, ask: Ask) -> AsyncIterator[Delta]:
+        """The answer, piece by piece; closing the iterator (`aclose`) cancels it and frees its slot.
+
+        Raises (while it is read):
+            ApiError: 400 for a request at fault ("context_length_exceeded", "invalid_image"), 503 with Retry-After
+                where there is no room, 500 where the engine failed.
+        """
+
+    async def score(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | BadSample]:
+        """`Scorer.score` of rewritten samples. Raises ApiError 503 or 500."""
+
+    async def figures(self) -> dict[str, dict[str, float]]:
+        """Numbers of every engine now, by a name that says which: {"clever-flamingo/0": {"streams": 3, ...}}."""
+
+    async def ready(self) -> bool:
+        """Whether every model answers."""
