@@ -265,6 +265,21 @@ def encode(turns: Sequence[Exchange], tokenizer: Tokenizer, bos: str) -> list[En
     ]
 
 
+def conversation_ids(turns: Sequence[Exchange], tokenizer: Tokenizer) -> list[int]:
+    """Ids of a conversation whose last turn is to be answered, as a row of training holds them up to that answer.
+
+    Args:
+        turns: in order; the last one's target is not looked at.
+        tokenizer: of the model.
+
+    Raises:
+        BadSample: a text spells out a special token.
+    """
+    before = encode(turns[:-1], tokenizer, "first")
+    ids = [token for turn in before for token in (*turn.prompt, *turn.target)]
+    return ids + _prompt(turns[-1], tokenizer, begin=len(turns) == 1)
+
+
 def _prompt(turn: Exchange, tokenizer: Tokenizer, *, begin: bool) -> list[int]:
     return _ids(turn.prompt, tokenizer, begin=begin, images=turn.images)
 

@@ -19,7 +19,7 @@ import yaml
 
 Config = TypeVar("Config")
 
-SECTIONS = ("rewriter", "scoring", "thresholds", "pools", "distortion", "training", "workers", "evaluation")
+SECTIONS = ("rewriter", "scoring", "thresholds", "pools", "distortion", "training", "workers", "evaluation", "serving")
 """Top-level keys of a profile. One profile serves every job: each reads its own sections and passes over the others."""
 
 

@@ -8,24 +8,11 @@ small and picklable. Nothing here knows HTTP or Ray.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from polite_flamingo.flamingo.sampling import Decoding
+from polite_flamingo.packing import Exchange
 from polite_flamingo.sample import BadSample, Sample
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exchange:
-    """One turn of a conversation as text.
-
-    Attributes:
-        prompt: by the protocol of `prompts.py`, an image tag an image.
-        response: what was answered; "" in the last turn, whose answer is asked for.
-    """
-
-    prompt: str
-    response: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,16 +21,22 @@ class Ask:
 
     Attributes:
         model: by the name that clients use.
-        exchanges: the conversation; the last one has no response yet.
+        exchanges: the conversation; the last one's target, the answer, is "".
         images: encoded bytes, in the order of the tags.
-        decoding: `max_new_tokens` 0 is as many as there is room for.
+        max_tokens: of the answer; 0 is as many as there is room for.
+        temperature, top_k, top_p, stop, seed: as `flamingo.sampling.Decoding`; temperature 0 is greedy, top_k 0 is all.
         request_id: for the logs.
     """
 
     model: str
     exchanges: tuple[Exchange, ...]
     images: tuple[bytes, ...] = ()
-    decoding: Decoding = field(default_factory=Decoding)
+    max_tokens: int = 0
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
     request_id: str = ""
 
 

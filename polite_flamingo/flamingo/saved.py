@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from polite_flamingo.flamingo.config import FlamingoConfig
+from polite_flamingo.hub import resolve
 
 FILE = "flamingo.yaml"
 INSIDE = "./"
@@ -47,7 +48,7 @@ def opened(config: FlamingoConfig) -> FlamingoConfig:
         return config
     from jsonargparse import ArgumentError, ArgumentParser
 
-    folder = Path(config.folder)
+    folder = Path(resolve(config.folder))
     file = folder / FILE
     if not file.is_file():
         raise ValueError(f"{folder} is no trained model: it holds no {FILE} (ray_jobs.train writes OUT/model)")

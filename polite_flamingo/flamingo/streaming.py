@@ -22,8 +22,9 @@ import queue
 import threading
 import traceback
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -67,6 +68,8 @@ class _Ticket:
     request: Request
     loop: asyncio.AbstractEventLoop
     items: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    """Nothing more will come."""
     tokens: int = 0
     characters: int = 0
 
@@ -87,9 +90,10 @@ class Stream(AsyncIterator[Piece]):
     (`asyncio.wait` over a task), not cut it off (`asyncio.wait_for`).
     """
 
-    def __init__(self, ticket: _Ticket, cancel: Callable[[_Ticket], None]):
+    def __init__(self, ticket: _Ticket, cancel: Callable[[_Ticket], None], pause: float):
         """Made by `AsyncEngine.stream`."""
-        self._ticket, self._cancel, self._ended = ticket, cancel, False
+        self._ticket, self._cancel, self._pause, self._ended = ticket, cancel, pause, False
+        self._begun = False
 
     async def __anext__(self) -> Piece:
         """The next piece.
@@ -100,16 +104,25 @@ class Stream(AsyncIterator[Piece]):
         """
         if self._ended:
             raise StopAsyncIteration
+        items = self._ticket.items
         try:
-            item = await self._ticket.items.get()
+            if self._begun and self._pause and not self._ticket.over.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._pause):
+                        await self._ticket.over.wait()
+            found = [await items.get()]
         except BaseException:
             self.close()
             raise
-        if isinstance(item, Exception):
+        while not isinstance(found[-1], Exception) and not items.empty():
+            found.append(items.get_nowait())
+        self._begun = True
+        last = found[-1]
+        if isinstance(last, Exception):  # what came before it is of no use any more
             self._ended = True
-            raise item
-        self._ended = bool(item.finish)
-        return item
+            raise last
+        self._ended = bool(last.finish)
+        return last if len(found) == 1 else _joined([one for one in found if isinstance(one, Piece)])
 
     def close(self) -> None:
         """Want no more: the request is cancelled where it is not done."""
@@ -164,11 +177,17 @@ class AsyncEngine:
         """Close, cancelling what is open."""
         await self.aclose()
 
-    def stream(self, request: Request) -> Stream:
+    @property
+    def open_streams(self) -> int:
+        """Requests that wait or run."""
+        return self._streams
+
+    def stream(self, request: Request, *, pause: float = 0.0) -> Stream:
         """Queue a request; its pieces come as an async iterator. To be called in a running event loop.
 
         Args:
             request: a fresh one, which belongs to the engine from now on.
+            pause: seconds between two pieces, but for the first and the last; what comes meanwhile is one piece.
 
         Raises:
             Overloaded: too many wait.
@@ -188,7 +207,7 @@ class AsyncEngine:
                 raise Overloaded(f"{self._streams} requests are open already; try again later")
             self._streams += 1
             self._inbox.put(("submit", ticket))
-        return Stream(ticket, self._cancel)
+        return Stream(ticket, self._cancel, pause)
 
     def metrics(self, ceilings: Ceilings | None = None) -> dict[str, float]:
         """`Metrics.summary`, and how many `streams` are open, are `waiting` for a slot, and how many `slots` there are.
@@ -324,3 +343,14 @@ class AsyncEngine:
 def _hand_out(items: list[tuple[_Ticket, Piece | Exception]]) -> None:
     for ticket, item in items:
         ticket.items.put_nowait(item)
+        if isinstance(item, Exception) or item.finish:
+            ticket.over.set()
+
+
+def _joined(pieces: Sequence[Piece]) -> Piece:
+    """What several pieces say together."""
+    return Piece(
+        tuple(token for piece in pieces for token in piece.tokens),
+        "".join(piece.text for piece in pieces),
+        pieces[-1].finish,
+    )

@@ -1,0 +1,170 @@
+"""What the service is: its models, its limits, who may use it. Frozen dataclasses, filled by a profile.
+
+The same profile serves every job; here its sections `rewriter`, `scoring`, `thresholds` and `serving` are read. Nothing
+here imports torch, FastAPI or Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.flamingo.config import RewriterConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """What one request may ask for. What is too much is refused in one line that names the limit.
+
+    Attributes:
+        body_bytes: of a request; an uploaded file has a limit of its own (`batches.file_bytes`).
+        images: of one conversation.
+        image_bytes: encoded, of one image.
+        image_pixels: of one image, from its header; more is refused before anything is decoded.
+        text_characters: of one message.
+        messages: of one conversation.
+        choices: `n` of one request.
+        rewrites: of one call of /v1/rewrite.
+        seconds: for a whole answer; 0 for no limit.
+    """
+
+    body_bytes: int = 32 << 20
+    images: int = 16
+    image_bytes: int = 8 << 20
+    image_pixels: int = 64_000_000
+    text_characters: int = 100_000
+    messages: int = 200
+    choices: int = 8
+    rewrites: int = 64
+    seconds: float = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessConfig:
+    """Who may use it, and how much.
+
+    Attributes:
+        keys: a file of hashed API keys (`python -m serving.keys`); "" lets everybody in.
+        requests_per_minute: a key's, where the file says nothing else of it; 0 for no limit. Each ingress replica
+            counts for itself.
+        concurrent_requests: a key's at once; 0 for no limit.
+    """
+
+    keys: str = ""
+    requests_per_minute: int = 0
+    concurrent_requests: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteImagesConfig:
+    """Images that a request names by an http(s) URL.
+
+    Attributes:
+        hosts: that may be asked, exact names or `*.example.org`; none by default.
+        seconds: for one image, everything included.
+    """
+
+    hosts: tuple[str, ...] = ()
+    seconds: float = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchesConfig:
+    """Asynchronous bulk jobs.
+
+    Attributes:
+        folder: where uploaded files, jobs and results lie; "" turns bulk jobs off.
+        file_bytes: of one uploaded file.
+        at_once: jobs that run together; others wait.
+        keep_days: files and jobs older than that are deleted.
+    """
+
+    folder: str = ""
+    file_bytes: int = 512 << 20
+    at_once: int = 1
+    keep_days: float = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingConfig:
+    """The section `serving` of a profile.
+
+    Attributes:
+        chat: the model that answers: Clever Flamingo.
+        chat_name: as clients call it.
+        rewriter_name: as clients call Polite Flamingo.
+        waiting: requests of one engine replica beyond those that have a slot; more are turned away with 503.
+        flush_seconds: pieces of a stream come no closer together than that, but for its first and its last: each costs
+            a message between processes.
+        limits: of one request.
+        access: keys and rates.
+        remote_images: by URL.
+        batches: bulk jobs.
+    """
+
+    chat: RewriterConfig
+    chat_name: str = "clever-flamingo"
+    rewriter_name: str = "polite-flamingo"
+    waiting: int = 64
+    flush_seconds: float = 0.05
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
+    remote_images: RemoteImagesConfig = field(default_factory=RemoteImagesConfig)
+    batches: BatchesConfig = field(default_factory=BatchesConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceConfig:
+    """Everything that the service depends on.
+
+    Attributes:
+        rewriter: Polite Flamingo.
+        scoring: the filters' models.
+        thresholds: of the verdicts.
+        serving: the rest.
+    """
+
+    rewriter: RewriterConfig
+    serving: ServingConfig
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+
+
+def from_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> ServiceConfig:
+    """The service that a profile describes.
+
+    Args:
+        profile: a YAML file; sections that belong to other jobs are passed over.
+        overrides: values by dotted names, such as {"serving.access.keys": "keys.json"}.
+
+    Raises:
+        ValueError: a file, a key or a value that does not fit; one line.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    own = {one.name for one in fields(ServiceConfig)}
+    try:
+        content = yaml.safe_load(Path(profile).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"profile {profile}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"profile {profile} must hold sections such as `rewriter:`")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(ServiceConfig, as_group=False)
+    parser.add_argument("--profile", action="config")
+    text = yaml.safe_dump({key: value for key, value in content.items() if key in own})
+    changes = [
+        f"--{name}={value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).strip()}"
+        for name, value in (overrides or {}).items()
+    ]
+    try:
+        found = parser.instantiate(parser.parse_args(["--profile", text, *changes]))
+        return ServiceConfig(**{name: found[name] for name in own})
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ValueError(f"profile {profile}: {' '.join(str(error).split())}") from None

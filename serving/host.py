@@ -1,0 +1,124 @@
+"""One model and its engines in this process, shared by everybody who asks: what an engine replica is made of.
+
+A conversation becomes token ids as training made them (`packing.encode`), is continued by the engine that has the
+fewest requests, and comes back piece by piece. It knows no web framework and no Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.flamingo.engines import Engines
+from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.requests import Request
+from polite_flamingo.flamingo.rewriter import Rewriter, chatting, rewriting
+from polite_flamingo.flamingo.sampling import Decoding
+from polite_flamingo.flamingo.streaming import AsyncEngine, EngineClosed, EngineFailed, Overloaded
+from polite_flamingo.packing import conversation_ids
+from polite_flamingo.sample import BadSample
+from serving.backend import Ask, Delta
+from serving.errors import ApiError, overloaded, server_error
+
+
+class EngineHost:
+    """Loads a model once and answers until it is closed.
+
+    Attributes:
+        name: of the model, as clients call it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: RewriterConfig,
+        *,
+        chat: bool,
+        waiting: int = 64,
+        flush_seconds: float = 0.05,
+        model: FlamingoModel | None = None,
+    ):
+        """Load the model that `config` names.
+
+        Args:
+            name: of the model.
+            config: of the model and its engines; one beam.
+            chat: the model answers (else it rewrites); what its prompts begin with follows from it.
+            waiting: requests beyond those that have a slot.
+            flush_seconds: between two pieces of a stream.
+            model: where it is loaded already.
+
+        Raises:
+            ValueError: the config wants beam search, whose texts do not come in pieces.
+        """
+        if config.generation.num_beams > 1:
+            raise ValueError(f"{name}: a served model decodes with one beam; set generation.num_beams to 1")
+        self.name = name
+        rewriter = Rewriter(config, model, chatting if chat else rewriting)
+        self._tokenizer, self._positions = rewriter.model.tokenizer, rewriter.positions
+        decoder = rewriter.decoder
+        engines = decoder.engines if isinstance(decoder, Engines) else [decoder]
+        self._engines = [AsyncEngine(engine, max_waiting=waiting) for engine in engines]  # type: ignore[arg-type]
+        self._flush = flush_seconds
+
+    async def stream(self, ask: Ask) -> AsyncIterator[Delta]:
+        """See `Backend.stream`."""
+        request = self._request(ask)
+        prompt = len(request.ids)
+        engine = min(self._engines, key=lambda one: one.open_streams)
+        try:
+            async with aclosing(engine.stream(request, pause=self._flush)) as pieces:
+                async for piece in pieces:
+                    yield Delta(piece.text, len(piece.tokens), piece.finish, prompt)
+        except Overloaded:
+            raise overloaded(f"{self.name} has no room for another request; try again later") from None
+        except EngineClosed:
+            raise overloaded(f"{self.name} is shutting down; try again") from None
+        except BadSample as bad:
+            raise _at_fault(bad) from None
+        except EngineFailed as failed:
+            raise server_error(f"{self.name} failed while it answered; try again", "engine_failed") from failed
+
+    def figures(self) -> dict[str, dict[str, float]]:
+        """Of each engine, by "NAME/NUMBER"."""
+        return {f"{self.name}/{number}": engine.metrics() for number, engine in enumerate(self._engines)}
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the engines work."""
+        return all(engine.failure is None for engine in self._engines)
+
+    async def aclose(self, *, drain: bool = False) -> None:
+        """Take no more; with `drain`, after what is open has ended."""
+        await asyncio.gather(*(engine.aclose(drain=drain) for engine in self._engines))
+
+    def _request(self, ask: Ask) -> Request:
+        try:
+            ids = conversation_ids(ask.exchanges, self._tokenizer)
+        except BadSample as bad:
+            raise _at_fault(bad) from None
+        room = self._positions - len(ids)
+        if room < max(1, ask.max_tokens):
+            raise ApiError(
+                400,
+                f"{self.name} reads {self._positions} tokens; the conversation has {len(ids)} and asks for "
+                f"{max(1, ask.max_tokens)} more: shorten it, or lower max_tokens",
+                code="context_length_exceeded",
+                param="messages",
+            )
+        decoding = Decoding(
+            max_new_tokens=ask.max_tokens or room,
+            temperature=ask.temperature,
+            top_k=ask.top_k,
+            top_p=ask.top_p,
+            stop=ask.stop,
+            seed=ask.seed,
+        )
+        return Request(ids=ids, images=list(ask.images), decoding=decoding)
+
+
+def _at_fault(bad: BadSample) -> ApiError:
+    image = "image" in bad.reason
+    return ApiError(400, bad.detail, code="invalid_image" if image else bad.reason, param="messages")

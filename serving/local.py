@@ -1,0 +1,52 @@
+"""The models in this very process: for tests, and to try the HTTP side without a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from polite_flamingo.sample import BadSample, Sample
+from serving.backend import Ask, Delta
+from serving.errors import ApiError
+from serving.host import EngineHost
+
+
+class Scores(Protocol):
+    """What `Scorer` does."""
+
+    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any] | BadSample]:
+        """The scores of each sample."""
+
+
+class LocalBackend:
+    """See `Backend`. Closed by `aclose`."""
+
+    def __init__(self, hosts: Sequence[EngineHost], scorer: Scores | None = None):
+        self._hosts = {host.name: host for host in hosts}
+        self._scorer = scorer
+        self._scoring = asyncio.Lock()
+
+    async def stream(self, ask: Ask) -> AsyncIterator[Delta]:
+        """See `Backend`."""
+        async for delta in self._hosts[ask.model].stream(ask):
+            yield delta
+
+    async def score(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | BadSample]:
+        """See `Backend`."""
+        if self._scorer is None:
+            raise ApiError(503, "this server has no filters", "server_error", "no_filters")
+        async with self._scoring:
+            return list(await asyncio.to_thread(self._scorer.score, samples))
+
+    async def figures(self) -> dict[str, dict[str, float]]:
+        """See `Backend`."""
+        return {name: figures for host in self._hosts.values() for name, figures in host.figures().items()}
+
+    async def ready(self) -> bool:
+        """See `Backend`."""
+        return all(host.healthy for host in self._hosts.values())
+
+    async def aclose(self) -> None:
+        """Cancel what is open."""
+        await asyncio.gather(*(host.aclose() for host in self._hosts.values()))
