@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 
+from serving import rewrite
 from serving.backend import Backend
 from serving.config import ServiceConfig
 from serving.errors import ApiError
@@ -25,6 +26,7 @@ def create_app(config: ServiceConfig, backend: Backend) -> FastAPI:
         """200 when every model answers, else 503."""
         return Response(status_code=200 if await backend.ready() else 503)
 
+    app.include_router(rewrite.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     return app
