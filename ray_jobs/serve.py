@@ -135,7 +135,7 @@ def set_serve_environment() -> None:
 
     Measured in docs/serving.md: each of them saves time of the processors for every request or piece.
     """
-    os.environ.setdefault("RAY_worker_niceness", "0")  # noqa: SIM112 (Ray's spelling); a service is not a background job
+    os.environ.setdefault("RAY_worker_niceness", "0")
     os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
     os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
     os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")

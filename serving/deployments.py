@@ -18,14 +18,13 @@ asked again elsewhere, and goes on where it was.
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -54,7 +53,7 @@ class Board:
     def __init__(self) -> None:
         self._reports: dict[str, tuple[float, Figures]] = {}
 
-    def report(self, replica: str, figures: Figures) -> None:
+    async def report(self, replica: str, figures: Figures) -> None:
         """Of one replica, all its engines."""
         self._reports[replica] = (asyncio.get_running_loop().time(), figures)
 
@@ -72,7 +71,7 @@ class Board:
 class EngineReplica:
     """One model, its weights and its engines."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Serve awaits it; a loop must run for the report
         self, name: str, config: RewriterConfig, chat: bool, waiting: int, flush_seconds: float, board: DeploymentHandle
     ):
         from serving.host import EngineHost
@@ -81,7 +80,7 @@ class EngineReplica:
         self._board = board
         self._reporting = asyncio.create_task(self._report())
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Delta | ApiError]:
+    async def stream(self, ask: Ask) -> AsyncGenerator[Delta | ApiError, None]:
         """The answer; what goes wrong comes as the last item, for Ray would wrap what is raised."""
         try:
             async with aclosing(self._host.stream(ask)) as deltas:
@@ -92,13 +91,15 @@ class EngineReplica:
 
     async def check_health(self) -> None:
         """Called by Serve; a replica whose engine is lost for good is replaced."""
+        if self._reporting.done():
+            await self._reporting  # raises what ended it
         if not self._host.healthy:
             raise RuntimeError("the engine failed again and again")
 
     async def _report(self) -> None:
         name = serve.get_replica_context().replica_id.unique_id
         while True:
-            with suppress(RayError, DeploymentUnavailableError):  # a board that restarts hears of it in a second
+            with suppress(RayActorError, DeploymentUnavailableError):  # a new board hears of it a second later
                 await self._board.report.remote(name, self._host.figures())
             await asyncio.sleep(REPORT_SECONDS)
 
@@ -146,7 +147,7 @@ class RayBackend:
         self._engines = {name: handle.options(stream=True, method_name="stream") for name, handle in engines.items()}
         self._scoring, self._board = scoring, board
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Delta]:
+    async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
         """See `Backend`. A replica that dies is replaced by another one, which writes the same text again.
 
         Texts are the same on every replica, but for rounding. What the client has already is skipped, and where the
@@ -199,7 +200,7 @@ class RayBackend:
         return set(self._engines) <= reporting
 
 
-async def _read(response: Any) -> AsyncIterator[Any]:
+async def _read(response: Any) -> AsyncGenerator[Any, None]:
     """The items of a streaming response, which is cancelled when nobody reads on."""
     ended = False
     try:
