@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from serving import logs, metrics, reference
+from serving import logs, metrics, reference, rewrite
 from serving.backend import Backend
 from serving.config import ServiceConfig
 from serving.errors import ApiError
@@ -43,6 +43,7 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
         """200 when every model answers, else 503."""
         return Response(status_code=200 if await backend.ready() else 503)
 
+    app.include_router(rewrite.router)
     app.include_router(metrics.router)
     app.include_router(reference.router)
     app.add_exception_handler(ApiError, _api_error)
