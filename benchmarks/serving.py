@@ -244,8 +244,8 @@ class Report:
 
     def table(self, runs: Runs, options: argparse.Namespace) -> None:
         """A row for each contestant and number of clients."""
-        head = ("contestant", "clients", "requests/s", "tokens/s", "first text p50, s", "p99, s", "whole p50, s", "p99, s")
-        self.say("", f"| {' | '.join((*head, 'answers', 'errors'))} |")
+        waits = "first text p50, s | p99, s | whole p50, s | p99, s"
+        self.say("", f"| contestant | clients | requests/s | tokens/s | {waits} | answers | errors |")
         self.say("|---|---|---|---|---|---|---|---|---|---|")
         for clients in options.clients:
             for name in (BASELINE, BARE, LOCAL, SERVE):

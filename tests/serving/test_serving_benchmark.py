@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tiny_flamingo import Tiny
 
 from benchmarks.bare_engine import asking
 from benchmarks.chat_requests import bodies, understood
@@ -18,9 +19,6 @@ from benchmarks.serving_figures import differing, figures, percentile, ratios, s
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
 from serving.config import ServiceConfig, ServingConfig
 from serving.host import EngineHost
-from tiny_flamingo import Tiny, tiny
-
-__all__ = ["tiny"]
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 
