@@ -167,8 +167,8 @@ class ServingConfig:
         chat: the model that answers: Clever Flamingo.
         chat_name: as clients call it.
         rewriter_name: as clients call Polite Flamingo.
-        waiting: requests of one engine beyond those that have a slot, so that a freed one is filled at once; more wait in
-            the router (`scale`).
+        waiting: requests of one engine beyond those that have a slot, so that a freed one is filled at once; more wait
+            in the router (`scale`).
         flush_seconds: pieces of a stream come no closer together than that, but for its first and its last: each costs
             a message between processes.
         limits: of one request.

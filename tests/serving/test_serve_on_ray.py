@@ -1,4 +1,4 @@
-"""The service on Ray Serve as a whole: replicas that die, are replaced, are full or drain, and what callers see of it."""
+"""The service on Ray Serve: replicas that die, are replaced, are full or drain, and what callers see of it."""
 
 from __future__ import annotations
 
