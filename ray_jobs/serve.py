@@ -127,8 +127,7 @@ def _ray(scale: ScaleConfig) -> Iterator[None]:
         ray.init(**quiet)
     elif not joined:
         cpus = max(os.cpu_count() or 1, math.ceil(scale.needed("CPU"))) + SPARE_CPUS
-        context = ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-        os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]  # for the bulk jobs that replicas start
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         check_size(ray.cluster_resources(), _Needs(scale))
