@@ -43,7 +43,7 @@ _GRACE = 5.0
 _EVENTS = (
     "With `stream`, server-sent events. Each is `data: ` and a chunk: the first of each choice has the role, the next "
     "ones pieces of `content`, the last a `finish_reason`; with `stream_options.include_usage` one more has no choices "
-    "but the usage. `data: [DONE]` is the end. An answer that fails on the way ends with `data: {\"error\": …}` instead."
+    'but the usage. `data: [DONE]` is the end. An answer that fails on the way ends with `data: {"error": …}`.'
 )
 _EXAMPLE = (
     'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1700000000,"model":"clever-flamingo",'
@@ -114,8 +114,8 @@ def _model(name: str, request: Request) -> dict[str, Any]:
 
 def _check_model(name: str, serving: ServingConfig) -> None:
     if name not in (serving.chat_name, serving.rewriter_name):
-        models = f"{serving.chat_name} and {serving.rewriter_name}"
-        raise ApiError(404, f"there is no model {name[:80]!r}; there are {models}", code="model_not_found", param="model")
+        why = f"there is no model {name[:80]!r}; there are {serving.chat_name} and {serving.rewriter_name}"
+        raise ApiError(404, why, code="model_not_found", param="model")
 
 
 async def _answer(body: ChatRequest, request: Request, serving: ServingConfig) -> Response:
@@ -127,7 +127,7 @@ async def _answer(body: ChatRequest, request: Request, serving: ServingConfig) -
         async with asyncio.timeout_at(deadline):
             asks = await _asks(body, request, serving)
         deltas = _choices(state.backend, asks)
-        tag = _tag(body.model, serving)
+        tag = _tag(body.model, state.fingerprint)
         if not body.stream:
             async with aclosing(deltas), asyncio.timeout_at(deadline):
                 return JSONResponse(await _whole(deltas, len(asks), tag))
@@ -179,7 +179,7 @@ async def _asks(body: ChatRequest, request: Request, serving: ServingConfig) -> 
 
 
 def _sampling(body: ChatRequest, own: GenerationConfig) -> tuple[float, int, float]:
-    """Temperature, top_k and top_p: the request's, else the model's own where it samples, else those that do nothing."""
+    """Temperature, top_k, top_p: the request's, else the model's own where it samples, else those that do nothing."""
     temperature, top_k, top_p = (own.temperature, own.top_k, own.top_p) if own.do_sample else (0.0, 0, 1.0)
     if body.temperature is not None:
         temperature = body.temperature if body.temperature >= _GREEDY_BELOW else 0.0
@@ -209,11 +209,11 @@ async def _choices(backend: Backend, asks: Sequence[Ask]) -> AsyncGenerator[tupl
     open_ones = len(asks)
     try:
         while open_ones:
-            number, delta = await news.get()
-            if isinstance(delta, Exception):
-                raise delta
-            open_ones -= bool(delta.finish)
-            yield number, delta
+            number, found = await news.get()
+            if isinstance(found, Exception):
+                raise found
+            open_ones -= bool(found.finish)
+            yield number, found
     finally:
         for task in tasks:
             task.cancel()
@@ -236,14 +236,14 @@ async def _finished(backend: Backend, ask: Ask) -> AsyncGenerator[Delta]:
             await deltas.aclose()
 
 
-def _tag(model: str, serving: ServingConfig) -> dict[str, Any]:
+def _tag(model: str, mark: str) -> dict[str, Any]:
     """What all chunks of an answer say."""
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "",
         "created": int(time.time()),
         "model": model,
-        "system_fingerprint": fingerprint(serving),
+        "system_fingerprint": mark,
     }
 
 
@@ -319,8 +319,8 @@ async def _events(
             yield f"{text}data: {json.dumps(error.body())}\n\n".encode()
             return
         except Exception:
-            error = server_error("the server failed while it answered; try again")
-            yield f"data: {json.dumps(error.body())}\n\n".encode()
+            failed = server_error("the server failed while it answered; try again")
+            yield f"data: {json.dumps(failed.body())}\n\n".encode()
             raise
     if with_usage:
         text += f'{head}],"usage":{json.dumps(_usage(prompt, completion))}}}\n\n'

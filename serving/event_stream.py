@@ -65,7 +65,7 @@ class EventStream(Response):
         self._events, self._deadline = events, deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI wants it. A stream that its client does not read ends without its end, so that the connection is cut."""
+        """As ASGI wants it. A stream that its client does not read is left without its end: the connection is cut."""
         with suppress(ClientGone, TimeoutError):
             await unless_gone(receive, self._write(send))
 

@@ -1,9 +1,9 @@
 """The URL of an image -> its encoded bytes, or one clear line why not.
 
-A data URL is measured before it is decoded, and its header is read before anybody decodes the pixels: what would be too
-large is refused for what it says of itself. An http(s) URL is fetched only from hosts that the server's operator named,
-by `sources/download.py`, whose gates see to it that no request of ours reaches the inside of a network. What such a host
-answered, and where it is, is not told to the client: that would make the server a probe.
+A data URL is measured before it is decoded, and the image's header is read before anybody decodes pixels: what would be
+too large is refused for what it says of itself. An http(s) URL is fetched only from hosts that the server's operator
+named, by `sources/download.py`, whose gates see to it that no request of ours reaches the inside of a network. What such
+a host answered, and where it is, is not told to the client: that would make the server a probe.
 
 All of it runs on threads, base64 in pieces: the event loop has other requests to carry. Nothing here decodes pixels.
 """
@@ -135,7 +135,7 @@ class Pictures:
         return self._checked(image, found.data)
 
     def _not_fetched(self, image: Shown) -> ApiError:
-        why = f"the image could not be fetched: its host must be public, and answer with it in {self._remote.seconds:g} s"
+        why = f"it could not be fetched: its host must be public, and send an image within {self._remote.seconds:g} s"
         return _at_fault(image, why, "remote_image_failed")
 
     def _too_large(self, image: Shown) -> ApiError:

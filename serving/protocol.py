@@ -3,7 +3,7 @@
 As strict as OpenAI where a field is known: types are not guessed, ranges are kept, and a field that would change the
 answer in a way that is not built is refused by name (`NEUTRAL`), never passed over in silence. Fields that change no
 answer (`IGNORED`) and fields that nobody knows are ignored, as other servers of this protocol do: clients and
-evaluators send each server the extensions of all of them, and a client that is newer than the server must go on working.
+evaluators send each server the extensions of all of them, and one that is newer than the server must go on working.
 
 The models document the service and check what comes in. Answers are built of plain dicts in `chat.py`: the models of
 answers are their documentation, which a test holds them to.
@@ -329,18 +329,19 @@ class ModelList(BaseModel):
     data: list[Model]
 
 
+_WRONG: dict[int | str, str] = {
+    400: "The request is at fault; `error.param` names the field.",
+    401: "No key, or none that is known.",
+    404: "There is no such model.",
+    413: "The body is too large.",
+    429: "More requests than the key may make; Retry-After says when to come back.",
+    500: "The server failed.",
+    503: "The server has no room now; Retry-After says when to come back.",
+    504: "The answer took longer than the server allows.",
+    "4XX": "The request is at fault in another way.",
+}
+
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse, "description": description}
-    for status, description in {
-        400: "The request is at fault; `error.param` names the field.",
-        401: "No key, or none that is known.",
-        404: "There is no such model.",
-        413: "The body is too large.",
-        429: "More requests than the key may make; Retry-After says when to come back.",
-        500: "The server failed.",
-        503: "The server has no room now; Retry-After says when to come back.",
-        504: "The answer took longer than the server allows.",
-        "4XX": "The request is at fault in another way.",
-    }.items()
+    status: {"model": ErrorResponse, "description": description} for status, description in _WRONG.items()
 }
 """For `responses=` of a route."""

@@ -74,11 +74,10 @@ def at_fault(location: Sequence[str | int], body: Any) -> str:
         return ".".join(map(str, steps))
     found: list[str] = []
     for number, step in enumerate(steps):
-        if isinstance(body, dict) and step in body:
+        inside = isinstance(body, list) and isinstance(step, int) and step < len(body)
+        if inside or (isinstance(body, dict) and step in body):
             body = body[step]
-        elif isinstance(body, list) and isinstance(step, int) and step < len(body):
-            body = body[step]
-        elif not (number == len(steps) - 1 and isinstance(body, dict)):
+        elif number < len(steps) - 1 or not isinstance(body, dict):
             continue
         found.append(str(step))
     return ".".join(found)

@@ -43,7 +43,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Seconds but for `attempts` and `size`: to connect, between two bytes, for one image with redirects and retries."""
+    """Seconds but for `attempts` and `size`: to connect, between two bytes, for an image with redirects and retries."""
 
     connect: float = 10.0
     read: float = 15.0
