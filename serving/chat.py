@@ -27,8 +27,10 @@ from polite_flamingo.flamingo.config import GenerationConfig
 from serving.backend import Ask, Backend, Delta
 from serving.config import ServingConfig
 from serving.conversation import read_conversation
+from serving.disconnects import unless_gone
 from serving.errors import ApiError, overloaded, server_error
-from serving.event_stream import ClientGone, EventStream, unless_gone
+from serving.event_stream import EventStream
+from serving.metrics import Usage
 from serving.protocol import ERRORS, ChatCompletion, ChatRequest, Model, ModelList, refuse_unsupported
 from serving.validation import JsonRoute
 
@@ -80,10 +82,7 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
             code="unsupported_model",
             param="model",
         )
-    try:
-        return await unless_gone(request.receive, _answer(body, request, serving))
-    except ClientGone:
-        return Response(status_code=499)
+    return await unless_gone(request, _answer(body, request, serving))
 
 
 @router.get("/models", tags=["models"], response_model=ModelList, responses=ERRORS)
@@ -130,7 +129,7 @@ async def _answer(body: ChatRequest, request: Request, serving: ServingConfig) -
         tag = _tag(body.model, state.fingerprint)
         if not body.stream:
             async with aclosing(deltas), asyncio.timeout_at(deadline):
-                return JSONResponse(await _whole(deltas, len(asks), tag))
+                return JSONResponse(await _whole(deltas, len(asks), tag, request.state.usage))
         try:
             async with asyncio.timeout_at(deadline):
                 first = await anext(deltas)
@@ -139,8 +138,8 @@ async def _answer(body: ChatRequest, request: Request, serving: ServingConfig) -
             raise
     except TimeoutError:
         raise _too_late(serving) from None
-    usage = bool(body.stream_options and body.stream_options.include_usage)
-    events = _events(first, deltas, len(asks), tag, usage, deadline, _too_late(serving))
+    told = bool(body.stream_options and body.stream_options.include_usage)
+    events = _events(first, deltas, len(asks), tag, told, deadline, _too_late(serving), request.state.usage)
     return EventStream(events, None if deadline is None else deadline + _GRACE)
 
 
@@ -158,7 +157,8 @@ async def _asks(body: ChatRequest, request: Request, serving: ServingConfig) -> 
         raise ApiError(400, why, code="limit_exceeded", param="n")
     conversation = read_conversation(body.messages, serving.limits)
     images = tuple(await request.app.state.pictures.load(conversation.images))
-    temperature, top_k, top_p = _sampling(body, serving.chat.generation)
+    own = serving.chat.generation
+    temperature, top_k, top_p = _sampling(body, own)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     seed = random.getrandbits(63) if body.seed is None else body.seed
     return [
@@ -170,6 +170,7 @@ async def _asks(body: ChatRequest, request: Request, serving: ServingConfig) -> 
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            no_repeat_ngram_size=own.no_repeat_ngram_size,
             stop=stop,
             seed=(seed + number) % 2**64,
             request_id=getattr(request.state, "request_id", ""),
@@ -256,15 +257,21 @@ def _usage(prompt: int, completion: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-async def _whole(deltas: AsyncIterator[tuple[int, Delta]], count: int, tag: dict[str, Any]) -> dict[str, Any]:
+async def _whole(
+    deltas: AsyncIterator[tuple[int, Delta]], count: int, tag: dict[str, Any], usage: Usage
+) -> dict[str, Any]:
     """See `ChatCompletion`."""
     texts: list[list[str]] = [[] for _ in range(count)]
     finishes = [""] * count
     prompt = completion = 0
-    async for number, delta in deltas:
-        texts[number].append(delta.text)
-        finishes[number] = delta.finish
-        prompt, completion = delta.prompt_tokens, completion + delta.tokens
+    try:
+        async for number, delta in deltas:
+            usage.first_token()
+            texts[number].append(delta.text)
+            finishes[number] = delta.finish
+            prompt, completion = delta.prompt_tokens, completion + delta.tokens
+    finally:
+        usage.count(tag["model"], prompt, completion)
     choices = [
         {
             "index": number,
@@ -285,6 +292,7 @@ async def _events(
     with_usage: bool,
     deadline: float | None,
     too_late: ApiError,
+    usage: Usage,
 ) -> AsyncGenerator[bytes]:
     """Server-sent events, see `ChatChunk`. The first delta is given because it was waited for already."""
     head = json.dumps({**tag, "object": "chat.completion.chunk"}, separators=(",", ":"))[:-1]
@@ -295,11 +303,12 @@ async def _events(
         choice = f'{{"index":{number},"delta":{delta},"logprobs":null,"finish_reason":{finish}}}'
         return f"{head}{choice}{tail}"
 
-    async with aclosing(deltas):
-        text = "".join(chunk(number, '{"role":"assistant","content":""}') for number in range(count))
-        prompt = completion = 0
-        found: tuple[int, Delta] | None = first
-        try:
+    text = "".join(chunk(number, '{"role":"assistant","content":""}') for number in range(count))
+    prompt = completion = 0
+    found: tuple[int, Delta] | None = first
+    usage.first_token()
+    try:
+        async with aclosing(deltas):
             while found:
                 number, delta = found
                 prompt, completion = delta.prompt_tokens, completion + delta.tokens
@@ -312,16 +321,17 @@ async def _events(
                     text = ""
                 async with asyncio.timeout_at(deadline):
                     found = await anext(deltas, None)
-        except TimeoutError:
-            yield f"{text}data: {json.dumps(too_late.body())}\n\n".encode()
-            return
-        except ApiError as error:
-            yield f"{text}data: {json.dumps(error.body())}\n\n".encode()
-            return
-        except Exception:
-            failed = server_error("the server failed while it answered; try again")
-            yield f"data: {json.dumps(failed.body())}\n\n".encode()
-            raise
+    except (ApiError, TimeoutError) as error:
+        failed = error if isinstance(error, ApiError) else too_late
+        usage.failed(failed.code or failed.type)
+        yield f"{text}data: {json.dumps(failed.body())}\n\n".encode()
+        return
+    except Exception:
+        failed = server_error("the server failed while it answered; try again", "internal_error")
+        yield f"{text}data: {json.dumps(failed.body())}\n\n".encode()
+        raise
+    finally:
+        usage.count(tag["model"], prompt, completion)
     if with_usage:
         text += f'{head}],"usage":{json.dumps(_usage(prompt, completion))}}}\n\n'
     yield f"{text}data: [DONE]\n\n".encode()

@@ -27,18 +27,11 @@ from polite_flamingo.prompts import SYSTEM, chat_prompt
 from polite_flamingo.sample import IMAGE_MARK
 from serving.config import LimitsConfig
 from serving.errors import ApiError
+from serving.pictures import Shown
 from serving.protocol import ImagePart, Message, TextPart
 
 _SPECIAL = re.compile(r"<(image|/?s|unk|pad|PAD|\|[^<>|\s]{1,40}\|)>")
 """Special tokens of the tokenizers that language models of this kind have, `<|endofchunk|>` among them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shown:
-    """An image that a conversation shows: its URL, and the path of the field that names it."""
-
-    url: str
-    param: str
 
 
 @dataclass(frozen=True, kw_only=True)

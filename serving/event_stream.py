@@ -1,60 +1,30 @@
-"""Answers whose client may go away before their end: work that stops then, and server-sent events.
+"""Server-sent events to a client that may go away or stop reading.
 
-Web frameworks notice a client that went away when they next write to it, or not at all. Here whoever listens for it
-cancels the work at once, because that work holds a slot of an engine.
+Web frameworks notice a client that went away when they next write to it. Here somebody listens for it meanwhile, and
+closes the events at once, because what makes them holds a slot of an engine.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
-from typing import Any, TypeVar
 
+from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-T = TypeVar("T")
-
-
-class ClientGone(Exception):
-    """Nobody waits for this answer any more."""
-
-
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """What the work gives; cancelled, and that awaited, when the client goes away or the caller is cancelled.
-
-    Args:
-        receive: of ASGI; the request's body has been read.
-        work: to be done.
-
-    Raises:
-        ClientGone: the client went away first.
-    """
-    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_gone(receive))
-    try:
-        await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
-    finally:
-        working.cancel()
-        gone.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+from serving.disconnects import unless_gone
+from serving.errors import ApiError
 
 
 class EventStream(Response):
-    """Server-sent events, written as they come. When the client goes away their generator is closed."""
+    """Writes events as they come. Their generator is closed whatever ends the stream."""
 
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[bytes], deadline: float | None = None):
-        """Begin with the first event.
+        """Nothing is written yet.
 
         Args:
             events: whole ones, one or several at a time.
@@ -66,8 +36,8 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI wants it. A stream that its client does not read is left without its end: the connection is cut."""
-        with suppress(ClientGone, TimeoutError):
-            await unless_gone(receive, self._write(send))
+        with suppress(ApiError, TimeoutError):  # of a client that is gone, and one that does not read
+            await unless_gone(Request(scope, receive), self._write(send))
 
     async def _write(self, send: Send) -> None:
         async with aclosing(self._events) as events, asyncio.timeout_at(self._deadline):

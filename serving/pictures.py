@@ -2,8 +2,8 @@
 
 A data URL is measured before it is decoded, and the image's header is read before anybody decodes pixels: what would be
 too large is refused for what it says of itself. An http(s) URL is fetched only from hosts that the server's operator
-named, by `sources/download.py`, whose gates see to it that no request of ours reaches the inside of a network. What such
-a host answered, and where it is, is not told to the client: that would make the server a probe.
+named, by `sources/download.py`, whose gates see to it that no request of ours reaches the inside of a network. What
+such a host answered, and where it is, is not told to the client: that would make the server a probe.
 
 All of it runs on threads, base64 in pieces: the event loop has other requests to carry. Nothing here decodes pixels.
 """
@@ -14,13 +14,13 @@ import asyncio
 import binascii
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 from polite_flamingo.images import inspect
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import download
 from serving.config import LimitsConfig, RemoteImagesConfig
-from serving.conversation import Shown
 from serving.errors import ApiError, overloaded
 
 _PIECE = 1 << 18
@@ -34,6 +34,14 @@ _WAITING = 8
 
 _LONGEST_HEAD = 200
 _LONGEST_URL = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """An image that a request shows: its URL, and the path of the field that names it."""
+
+    url: str
+    param: str
 
 
 class Pictures:
