@@ -238,4 +238,8 @@ def from_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None
         found = parser.instantiate(parser.parse_args(["--profile", text, *changes]))
         return ServiceConfig(**{name: found[name] for name in own})
     except (ArgumentError, ValueError, TypeError) as error:
-        raise ValueError(f"profile {profile}: {' '.join(str(error).split())}") from None
+        lacking = " and ".join(
+            f"`{name}`" for name in ("rewriter", "serving") if not isinstance(content.get(name), dict)
+        )
+        reason = f"(it has no section {lacking}) " if lacking else ""
+        raise ValueError(f"profile {profile}: {reason}{' '.join(str(error).split())}") from None
