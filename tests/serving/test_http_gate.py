@@ -230,8 +230,6 @@ def test_a_client_that_leaves_ends_its_stream_and_is_written_down_as_gone(server
         assert wanted in eventually(client, wanted)
         free = 'open_requests{ingress="local"} 0.0'
         assert free in eventually(client, free), "its place is free again"
-            "its place is free again"
-        )
 
 
 def eventually(client: httpx2.Client, wanted: str) -> str:
