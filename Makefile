@@ -1,4 +1,4 @@
-# Two commands matter on a fresh machine with Python 3.11: `make demo` and `make test`. Both set themselves up into .venv.
+# Three commands matter on a fresh machine with Python 3.11: `make demo`, `make serve` and `make test`. All set themselves up into .venv.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -7,17 +7,18 @@ VENV ?= .venv
 PYTHON ?= python3.11
 OUT ?= out/demo
 PAPER ?= out/paper
+PORT ?= 8000
 TESTS ?= tests
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: help setup demo paper test lint format types clean
+.PHONY: help setup demo paper serve test lint format types clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 	@echo
-	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) PAPER=$(PAPER) TESTS=$(TESTS), as in 'make test TESTS=tests/test_sample.py'"
+	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) PAPER=$(PAPER) PORT=$(PORT) TESTS=$(TESTS), as in 'make test TESTS=tests/test_sample.py'"
 
 setup: $(STAMP)  ## set up .venv from requirements.lock (done once; again when that file changes)
 	@echo "$(VENV) is ready"
@@ -27,6 +28,9 @@ demo: setup  ## build PF-mini from raw annotations on a local Ray; ends with the
 
 paper: setup  ## repeat the paper on drawn scenes, three seeds, most of an hour; ends with the path of its report
 	$(BIN)/python -m ray_jobs.paper --profile profiles/tiny.yaml --out $(PAPER)
+
+serve: setup  ## chat and rewrite over HTTP on this machine, at http://127.0.0.1:8000, until Ctrl-C
+	$(BIN)/python -m ray_jobs.serve --profile profiles/tiny.yaml --port $(PORT) --serving.batches.folder out/serve
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest $(TESTS)

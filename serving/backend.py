@@ -7,7 +7,7 @@ small and picklable. Nothing here knows HTTP or Ray.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -60,7 +60,7 @@ class Delta:
 class Backend(Protocol):
     """Runs models. All methods may be called by any number of tasks at once."""
 
-    def stream(self, ask: Ask) -> AsyncIterator[Delta]:
+    def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
         """The answer, piece by piece; closing the iterator (`aclose`) cancels it and frees its slot.
 
         Raises (while it is read):

@@ -92,6 +92,62 @@ class BatchesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReplicasConfig:
+    """How many processes do one thing, and when there are more.
+
+    Attributes:
+        min: replicas at least.
+        max: replicas at most; more than `min` makes the number follow the requests under way.
+        cpus: logical CPUs a replica takes of the cluster.
+        gpus: GPUs a replica takes.
+        ongoing: requests that one replica has at once; others wait in the router.
+        queued: requests that wait in a router at most; more are turned away with 503.
+        target: requests under way a replica that the number of replicas aims at; 0 is 0.7 of `ongoing`.
+        upscale_seconds: that the need for more must last.
+        downscale_seconds: that the need for fewer must last.
+    """
+
+    min: int = 1
+    max: int = 1
+    cpus: float = 0.5
+    gpus: float = 0.0
+    ongoing: int = 128
+    queued: int = 64
+    target: float = 0.0
+    upscale_seconds: float = 10.0
+    downscale_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for numbers that mean nothing."""
+        if not 1 <= self.min <= self.max or self.ongoing < 1 or self.queued < 1:
+            raise ValueError("scale: needs 1 <= min <= max, and ongoing and queued of at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleConfig:
+    """The deployments on Ray Serve.
+
+    Attributes:
+        ingress: the HTTP side.
+        chat: engines of the model that answers.
+        rewriting: engines of the model that rewrites.
+        scoring: the filters' models.
+        drain_seconds: that a replica which is to go has for the answers it is writing.
+    """
+
+    ingress: ReplicasConfig = ReplicasConfig(ongoing=1000)
+    chat: ReplicasConfig = ReplicasConfig()
+    rewriting: ReplicasConfig = ReplicasConfig()
+    scoring: ReplicasConfig = ReplicasConfig()
+    drain_seconds: float = 60.0
+
+    def needed(self, kind: str) -> float:
+        """Logical "CPU"s or "GPU"s that the least number of replicas takes."""
+        pools = (self.ingress, self.chat, self.rewriting, self.scoring)
+        return sum(pool.min * (pool.gpus if kind == "GPU" else pool.cpus) for pool in pools)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServingConfig:
     """The section `serving` of a profile.
 
@@ -106,6 +162,7 @@ class ServingConfig:
         access: keys and rates.
         remote_images: by URL.
         batches: bulk jobs.
+        scale: replicas.
     """
 
     chat: RewriterConfig
@@ -117,6 +174,7 @@ class ServingConfig:
     access: AccessConfig = field(default_factory=AccessConfig)
     remote_images: RemoteImagesConfig = field(default_factory=RemoteImagesConfig)
     batches: BatchesConfig = field(default_factory=BatchesConfig)
+    scale: ScaleConfig = field(default_factory=ScaleConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

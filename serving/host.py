@@ -7,7 +7,7 @@ fewest requests, and comes back piece by piece. It knows no web framework and no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from polite_flamingo.flamingo.config import RewriterConfig
@@ -63,7 +63,7 @@ class EngineHost:
         self._engines = [AsyncEngine(engine, max_waiting=waiting) for engine in engines]  # type: ignore[arg-type]
         self._flush = flush_seconds
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Delta]:
+    async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
         """See `Backend.stream`."""
         request = self._request(ask)
         prompt = len(request.ids)

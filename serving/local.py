@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol
 
 from polite_flamingo.sample import BadSample, Sample
@@ -27,10 +28,11 @@ class LocalBackend:
         self._scorer = scorer
         self._scoring = asyncio.Lock()
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Delta]:
+    async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
         """See `Backend`."""
-        async for delta in self._hosts[ask.model].stream(ask):
-            yield delta
+        async with aclosing(self._hosts[ask.model].stream(ask)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def score(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | BadSample]:
         """See `Backend`."""

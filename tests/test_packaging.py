@@ -132,7 +132,7 @@ def test_an_installed_wheel_finds_its_models(wheel: zipfile.ZipFile, tmp_path: P
 
 def test_the_zoo_stays_small_enough_to_ship() -> None:
     weights = ROOT / "polite_flamingo" / "zoo" / "weights"
-    assert sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) < 30e6
+    assert sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) < 34e6
 
 
 def test_commands_of_the_readme_exist() -> None:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 
 from polite_flamingo.hub import ZOO
-from polite_flamingo.zoo import evaluate, train
+from polite_flamingo.zoo import clever, evaluate, train
 from polite_flamingo.zoo.documents import Batches, notes_written_out, repeated, rewriting, seen_and_answered
 from polite_flamingo.zoo.judges import garble, nli_case
 from polite_flamingo.zoo.pairs import random_pair, well_formed
 
 MODELS = ("clip", "flamingo", "polite_flamingo", "nli", "reward")
+CLEVER = "clever_flamingo"
+"""Made by `ray_jobs.paper`, not by `zoo.train`."""
 
 
-def test_all_weights_together_stay_under_30_megabytes_and_are_safetensors() -> None:
+def test_all_weights_together_stay_under_34_megabytes_and_are_safetensors() -> None:
     files = [file for file in ZOO.rglob("*") if file.is_file()]
-    assert sum(file.stat().st_size for file in files) < 30e6
+    assert sum(file.stat().st_size for file in files) < 34e6
     weights = {file.suffix for file in files if file.stat().st_size > 200_000}
     assert weights == {".safetensors"}
 
@@ -27,6 +32,12 @@ def test_all_weights_together_stay_under_30_megabytes_and_are_safetensors() -> N
 def test_every_model_has_a_card_with_its_recipe(name: str) -> None:
     card = (ZOO / name / "README.md").read_text()
     assert f"python -m polite_flamingo.zoo.train {name}" in card and "seed" in card
+
+
+def test_the_card_of_clever_flamingo_says_how_it_was_trained_and_chosen() -> None:
+    card = (ZOO / CLEVER / "README.md").read_text()
+    assert "python -m ray_jobs.paper --profile profiles/tiny.yaml" in card
+    assert "python -m polite_flamingo.zoo.clever out/paper/seed-*/runs/clever/model" in card
 
 
 @pytest.mark.parametrize("name", sorted(evaluate.MEASURES))
@@ -44,8 +55,9 @@ def test_measured_again_on_a_small_held_out_set_the_figures_are_near_the_recorde
     recorded = json.loads((ZOO / name / "figures.json").read_text())["figures"]
     measured = evaluate.MEASURES[name](60, ZOO)
     for figure in (f for f in measured if f in evaluate.BARS):
-        # 60 cases: a share of 0.95 has a standard error of 0.03
-        assert abs(measured[figure] - recorded[figure]) < 0.09, (figure, measured[figure], recorded[figure])
+        # three standard errors of 60 cases: 0.09 for a share of 0.95
+        near = max(0.09, 3 * math.sqrt(recorded[figure] * (1 - recorded[figure]) / 60))
+        assert abs(measured[figure] - recorded[figure]) < near, (figure, measured[figure], recorded[figure])
 
 
 def test_auc_counts_ties_as_half() -> None:
@@ -99,8 +111,8 @@ def test_every_recipe_runs_from_scratch_and_its_models_load(tmp_path) -> None:
     for name in train.ORDER:
         train.train(name, tmp_path, seed=1, scale=0.003)
     assert {folder.name for folder in tmp_path.iterdir()} == set(MODELS)
-    for name, measure in evaluate.MEASURES.items():
-        figures = measure(20, tmp_path)
+    for name in set(evaluate.MEASURES) - {CLEVER}:
+        figures = evaluate.MEASURES[name](20, tmp_path)
         assert all(0 <= figures[f] <= 1 for f in figures if f in evaluate.BARS), name
 
 
@@ -108,3 +120,68 @@ def test_a_recipe_that_lacks_its_foundation_says_which(tmp_path, capsys) -> None
     with pytest.raises(SystemExit):
         train.main(["polite_flamingo", "--out", str(tmp_path)])
     assert "polite_flamingo builds on clip" in capsys.readouterr().err
+
+
+def test_clever_flamingo_answers_and_every_turn_of_a_conversation_ends() -> None:
+    """The profile's `serving.chat` names it; an answer that did not end would run to the limit."""
+    import yaml
+
+    from polite_flamingo.flamingo.config import FlamingoConfig, GenerationConfig, RewriterConfig
+    from polite_flamingo.flamingo.requests import Request
+    from polite_flamingo.flamingo.rewriter import Rewriter, chatting
+    from polite_flamingo.flamingo.sampling import Decoding
+    from polite_flamingo.packing import Exchange, conversation_ids
+    from polite_flamingo.prompts import chat_prompt
+    from polite_flamingo.shapes.draw import draw, encode
+
+    profile = yaml.safe_load((Path(__file__).parents[1] / "profiles" / "tiny.yaml").read_text())
+    flamingo = FlamingoConfig(**profile["serving"]["chat"]["flamingo"])
+    assert flamingo.folder == f"zoo:{CLEVER}"
+    config = RewriterConfig(flamingo=flamingo, generation=GenerationConfig(num_beams=1, do_sample=False))
+    model = Rewriter(config, prompt=chatting)
+    picture = encode(draw(random_pair(random.Random(3), "captioning").scenes[0]), "png")
+    asked = [
+        "<image>What is in the image?",
+        "Describe the image in detail.",
+        "How many shapes are there?",
+        "Thank you!",
+    ]
+    said: list[Exchange] = []
+    for number, question in enumerate(asked):
+        prompt = chat_prompt(question, first=not number)
+        turn = Exchange(prompt=prompt, target="", images=question.count("<image>"))
+        ids = conversation_ids([*said, turn], model.model.tokenizer)
+        request = Request(ids=ids, images=[picture], decoding=Decoding(max_new_tokens=160, temperature=0.0))
+        model.decoder.generate([request])
+        assert request.finish == "stop" and request.text.strip(), (question, request.text)
+        assert "###" not in request.text and "Human" not in request.text
+        said.append(Exchange(prompt=prompt, target=request.text.strip(), images=turn.images))
+    assert len({one.target for one in said}) > 1, "it says the same whatever is asked"
+
+
+def test_of_several_trained_models_the_best_is_kept_in_half_precision(tmp_path, monkeypatch) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for name in ("first", "second", "third"):
+        shutil.copytree(ZOO / CLEVER, tmp_path / name)
+        for file in clever.WEIGHTS:
+            whole = {key: tensor.float() for key, tensor in load_file(tmp_path / name / file).items()}
+            save_file(whole, str(tmp_path / name / file))
+    reached = {"first": 0.4, "second": 0.6, "third": 0.5}
+    monkeypatch.setattr(clever, "measure", lambda folder, size, seed: {clever.ACCURACY: reached[folder.name]})
+    (tmp_path / "second" / "lora" / "adapter_config.json").write_text('{"told": "apart"}')
+    out = tmp_path / "out"
+    clever.main([*(str(tmp_path / name) for name in reached), "--out", str(out)])
+    assert (out / "lora" / "adapter_config.json").read_text() == '{"told": "apart"}'
+    assert (out / "flamingo.yaml").read_text() == (ZOO / CLEVER / "flamingo.yaml").read_text()
+    for file in clever.WEIGHTS:
+        kept, shipped = load_file(out / file), load_file(ZOO / CLEVER / file)
+        assert kept.keys() == shipped.keys() and all(tensor.dtype == torch.float16 for tensor in kept.values())
+        assert all(torch.equal(kept[key], shipped[key]) for key in kept)
+
+
+def test_a_folder_that_training_did_not_leave_is_refused(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        clever.main([str(tmp_path)])
+    assert "is no trained model: it holds no flamingo.yaml" in capsys.readouterr().err

@@ -32,8 +32,11 @@ BARS: dict[str, tuple[str, float]] = {
     "NLI accuracy": (">=", 0.95),
     "NLI accuracy on terse answers": (">=", 0.95),
     "reward orders polite > raw > garbled": (">=", 0.97),
+    "accuracy in domain": (">=", 0.45),
+    "preferred to the annotation": (">=", 0.95),
+    "well-formed answers": (">=", 0.80),
 }
-"""What each figure has to reach."""
+"""What each figure has to reach; for Clever Flamingo a floor, no goal (in `make paper` the base is right in 0.36)."""
 
 
 def sample_of(pair: Pair, key: str) -> Sample:
@@ -162,8 +165,15 @@ def reward(size: int, weights: Path) -> dict[str, float]:
     }
 
 
+def clever(size: int, weights: Path) -> dict[str, float]:
+    """How right, polite and well-formed answers are."""
+    from polite_flamingo.zoo.clever import NAME, measure
+
+    return measure(weights / NAME, size, SEED)
+
+
 MEASURES: dict[str, Callable[[int, Path], dict[str, float]]] = {
-    "polite_flamingo": rewriter, "clip": clip, "nli": nli, "reward": reward,
+    "polite_flamingo": rewriter, "clip": clip, "nli": nli, "reward": reward, "clever_flamingo": clever,
 }  # fmt: skip
 
 
@@ -201,8 +211,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.write:
             content = {"seed": SEED, "cases": options.size, "figures": {k: round(v, 4) for k, v in figures.items()}}
             (options.weights / name / "figures.json").write_text(json.dumps(content, indent=1) + "\n")
+            cases = "questions in domain" if name == "clever_flamingo" else "cases each (classes a fifth of it)"
             measured = (
-                f"{options.size} cases each (classes a fifth of it), seed {SEED!r}, on scenes never trained on; "
+                f"{options.size} {cases}, seed {SEED!r}, on scenes never trained on; "
                 "measured again by `python -m polite_flamingo.zoo.evaluate`."
             )
             write_card(options.weights, name, table(figures), measured)

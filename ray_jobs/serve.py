@@ -1,0 +1,210 @@
+"""Clever Flamingo and Polite Flamingo over HTTP, from this machine.
+
+    python -m ray_jobs.serve --profile profiles/tiny.yaml --port 8000
+
+Starts Ray Serve (on the cluster of RAY_ADDRESS where it is set, else on a Ray of its own) and runs the service until
+Ctrl-C or SIGTERM; then what is being answered is finished, and nothing new is taken. A second Ctrl-C ends at once. A
+cluster that should go on serving without this command wants `serve deploy serving/tiny.yaml` instead.
+
+What is offered and how it is called: docs/serving.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import signal
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.flamingo.config import RewriterConfig
+from ray_jobs import console
+from ray_jobs.cluster import check_size, set_environment
+from ray_jobs.console import JobFailed
+from serving.config import ScaleConfig, ServiceConfig, ServingConfig
+
+NAME = "polite-flamingo"
+
+SPARE_CPUS = 3
+"""Logical ones that a private Ray has beyond those of the service: a bulk job's actors and tasks take them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """What is served, and where.
+
+    Attributes:
+        rewriter: Polite Flamingo.
+        serving: Clever Flamingo, limits, keys, replicas.
+        scoring: the filters' models.
+        thresholds: of the verdicts.
+        host: address to listen on; 0.0.0.0 lets other machines in, so name a file of keys (serving.access.keys) first.
+        port: of the service; several services on one machine need a port each.
+    """
+
+    rewriter: RewriterConfig
+    serving: ServingConfig
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+    @property
+    def service(self) -> ServiceConfig:
+        """Without the place."""
+        return ServiceConfig(
+            rewriter=self.rewriter, serving=self.serving, scoring=self.scoring, thresholds=self.thresholds
+        )
+
+
+def run(config: ServeConfig) -> None:
+    """Serve until a signal comes.
+
+    Raises:
+        JobFailed: the port is taken, or the service does not come up.
+    """
+    started = time.monotonic()
+    stop = threading.Event()
+    with _ray(config.serving.scale), _signals(stop):
+        from ray import serve
+        from ray.serve.schema import LoggingConfig
+
+        from serving.deployments import build
+
+        _check_port(config.host, config.port)
+        print(f"{NAME}: starting; the models are loaded …", flush=True)
+        serve.start(http_options={"host": config.host, "port": config.port, "keep_alive_timeout_s": 75})
+        try:
+            quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
+            serve.run(build(config.service), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
+            url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
+            _await_health(url, stop)
+            if not stop.is_set():
+                print(_welcome(config, url, time.monotonic() - started), flush=True)
+            stop.wait()
+            print(f"{NAME}: finishing what is being answered …", flush=True)
+            serve.delete(NAME)
+        finally:
+            serve.shutdown()
+    print(f"{NAME}: stopped")
+
+
+@contextmanager
+def _ray(scale: ScaleConfig) -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start a private Ray with room for the service."""
+    set_environment()
+    set_serve_environment()
+    import ray
+
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        cpus = max(os.cpu_count() or 1, math.ceil(scale.needed("CPU"))) + SPARE_CPUS
+        context = ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]  # for the bulk jobs that replicas start
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    try:
+        check_size(ray.cluster_resources(), _Needs(scale))
+        yield
+    finally:
+        ray.shutdown()
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """`cluster.Needs` of the service."""
+
+    scale: ScaleConfig
+    autoscaling: bool = False
+
+    def needed(self, kind: str) -> float:
+        return self.scale.needed(kind)
+
+
+def set_serve_environment() -> None:
+    """What Ray Serve's processes read from the environment. What the user has set stays.
+
+    Measured in docs/serving.md: each of them saves time of the processors for every request or piece.
+    """
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
+    os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
+    os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
+    os.environ.setdefault("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1000")
+
+
+@contextmanager
+def _signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and the first Ctrl-C set `stop`; the second Ctrl-C interrupts as usual."""
+
+    def ask(number: int, frame: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Raises JobFailed where another process listens: Serve would go on without a word, and be unreachable."""
+    import socket
+
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise JobFailed(
+                f"cannot listen on {host}:{port} ({error.strerror}); name another one with --port"
+            ) from None
+
+
+def _await_health(url: str, stop: threading.Event, patience: float = 120.0) -> None:
+    """Until /health says 200. Raises JobFailed after `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while not stop.is_set():
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, TimeoutError) as error:
+            if time.monotonic() > deadline:
+                raise JobFailed(f"the service did not become healthy in {patience:.0f} s ({error})") from None
+        stop.wait(0.5)
+
+
+def _welcome(config: ServeConfig, url: str, seconds: float) -> str:
+    serving = config.serving
+    keys = f"from {serving.access.keys}" if serving.access.keys else "none asked for (serving.access.keys)"
+    rows = [
+        ("chat page", f"{url}/"),
+        ("OpenAI base URL", f"{url}/v1"),
+        ("models", f"{serving.chat_name} answers, {serving.rewriter_name} rewrites (/v1/rewrite)"),
+        ("API", f"{url}/docs"),
+        ("health, metrics", f"{url}/health  {url}/metrics"),
+        ("API keys", keys),
+        ("bulk jobs", serving.batches.folder or "off (serving.batches.folder)"),
+    ]
+    return console.table(rows, f"{NAME}: ready after {seconds:.0f} s; Ctrl-C ends it")
+
+
+def main() -> None:
+    """The command."""
+    console.run("serve", "Serve Clever Flamingo and Polite Flamingo over HTTP.", ServeConfig, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,286 @@
+"""The service on Ray Serve: the one place here that knows Ray.
+
+    ingress    the HTTP side (`app.py`), no GPU; grows with the connections
+    chat       an engine replica of Clever Flamingo a process; grows with the requests under way
+    rewriting  the same of Polite Flamingo
+    scoring    the filters' models
+    board      what the replicas' engines are doing, for /metrics; one small process
+    bulk       runs bulk jobs, where a folder for them is named; one small process
+
+Serve's router sends a request to the less loaded of two replicas, starts and stops replicas as `ReplicasConfig` says,
+and lets a replica that goes finish what it streams. What is ours is in `RayBackend`: a request whose replica dies is
+asked again elsewhere, and goes on where it was.
+
+    serve deploy serving/tiny.yaml      on a cluster: `app` below builds the application from `args`
+    python -m ray_jobs.serve            on this machine alone
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.sample import BadSample, Sample
+from serving.backend import Ask, Delta
+from serving.config import ReplicasConfig, ServiceConfig, from_profile
+from serving.errors import ApiError, overloaded, server_error
+
+ATTEMPTS = 4
+"""At a request, its first included: as many replicas may die under it, less one."""
+
+REPORT_SECONDS = 1.0
+"""Between two reports of a replica to the board."""
+
+FORGET_AFTER = 10.0
+"""Seconds after which a replica that does not report is gone."""
+
+Figures = dict[str, dict[str, float]]
+
+
+class Board:
+    """What every engine said of itself last."""
+
+    def __init__(self) -> None:
+        self._reports: dict[str, tuple[float, Figures]] = {}
+
+    async def report(self, replica: str, figures: Figures) -> None:
+        """Of one replica, all its engines."""
+        self._reports[replica] = (asyncio.get_running_loop().time(), figures)
+
+    async def figures(self) -> Figures:
+        """Of all replicas that reported lately, the engines of each model numbered through."""
+        now = asyncio.get_running_loop().time()
+        self._reports = {name: one for name, one in self._reports.items() if now - one[0] < FORGET_AFTER}
+        return {
+            f"{engine}@{replica}": values
+            for replica, (_, figures) in sorted(self._reports.items())
+            for engine, values in figures.items()
+        }
+
+
+class EngineReplica:
+    """One model, its weights and its engines."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it; a loop must run for the report
+        self, name: str, config: RewriterConfig, chat: bool, waiting: int, flush_seconds: float, board: DeploymentHandle
+    ):
+        from serving.host import EngineHost
+
+        self._host = EngineHost(name, config, chat=chat, waiting=waiting, flush_seconds=flush_seconds)
+        self._board = board
+        self._reporting = asyncio.create_task(self._report())
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Delta | ApiError, None]:
+        """The answer; what goes wrong comes as the last item, for Ray would wrap what is raised."""
+        try:
+            async with aclosing(self._host.stream(ask)) as deltas:
+                async for delta in deltas:
+                    yield delta
+        except ApiError as error:
+            yield error
+
+    async def check_health(self) -> None:
+        """Called by Serve; a replica whose engine is lost for good is replaced."""
+        if self._reporting.done():
+            await self._reporting  # raises what ended it
+        if not self._host.healthy:
+            raise RuntimeError("the engine failed again and again")
+
+    async def _report(self) -> None:
+        name = serve.get_replica_context().replica_id.unique_id
+        while True:
+            with suppress(RayActorError, DeploymentUnavailableError):  # a new board hears of it a second later
+                await self._board.report.remote(name, self._host.figures())
+            await asyncio.sleep(REPORT_SECONDS)
+
+
+class ScoringReplica:
+    """One copy of each filter's model. Requests that wait are scored together."""
+
+    def __init__(self, config: ScoringConfig, together: int):
+        from polite_flamingo.filters.scorer import Scorer
+
+        self._scorer = Scorer(config)
+        self._waiting: list[tuple[Sequence[Sample], asyncio.Future[list[Any]]]] = []
+        self._together = together
+        self._working: asyncio.Task[None] | None = None
+
+    async def score(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | BadSample]:
+        """See `Backend.score`."""
+        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((samples, future))
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            taken, self._waiting = self._waiting[: self._together], self._waiting[self._together :]
+            wanted = [(samples, future) for samples, future in taken if not future.done()]
+            try:
+                found = await asyncio.to_thread(self._scorer.score, [one for samples, _ in wanted for one in samples])
+            except Exception as error:  # each of those who wait must hear of it, whatever it is
+                for _, future in wanted:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for samples, future in wanted:
+                mine, found = found[: len(samples)], found[len(samples) :]
+                if not future.done():
+                    future.set_result(mine)
+
+
+class RayBackend:
+    """`Backend` over the handles of the deployments."""
+
+    def __init__(self, engines: Mapping[str, DeploymentHandle], scoring: DeploymentHandle, board: DeploymentHandle):
+        self._engines = {name: handle.options(stream=True, method_name="stream") for name, handle in engines.items()}
+        self._scoring, self._board = scoring, board
+
+    async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
+        """See `Backend`. A replica that dies is replaced by another one, which writes the same text again.
+
+        Texts are the same on every replica, but for rounding. What the client has already is skipped, and where the
+        new text disagrees with it the answer ends with an error instead.
+        """
+        given, tokens = "", 0
+        for attempt in range(ATTEMPTS):
+            text, count = "", 0
+            try:
+                async with aclosing(_read(self._engines[ask.model].remote(ask))) as items:
+                    async for item in items:
+                        if isinstance(item, ApiError):
+                            raise item
+                        text, count = text + item.text, count + item.tokens
+                        if len(text) < len(given) and not item.finish:
+                            continue
+                        if not text.startswith(given):
+                            raise server_error("the replica that wrote this answer died; ask again", "replica_died")
+                        yield Delta(text[len(given) :], max(0, count - tokens), item.finish, item.prompt_tokens)
+                        given, tokens = text, max(tokens, count)
+                        if item.finish:
+                            return
+            except BackPressureError:
+                raise overloaded(f"{ask.model} has no room for another request; try again later") from None
+            except (RayActorError, DeploymentUnavailableError) as error:
+                if attempt == ATTEMPTS - 1:
+                    raise server_error(f"{ask.model}: replicas died one after the other; try again later") from error
+                await asyncio.sleep(0.1 * 2**attempt)
+
+    async def score(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | BadSample]:
+        """See `Backend`."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return await self._scoring.score.remote(list(samples))
+            except BackPressureError:
+                raise overloaded("the filters have no room for another request; try again later") from None
+            except (RayActorError, DeploymentUnavailableError) as error:
+                if attempt == ATTEMPTS - 1:
+                    raise server_error("the filters died one after the other; try again later") from error
+                await asyncio.sleep(0.1 * 2**attempt)
+        raise AssertionError
+
+    async def figures(self) -> Figures:
+        """See `Backend`."""
+        return await self._board.figures.remote()
+
+    async def ready(self) -> bool:
+        """See `Backend`: each model has a replica that reports."""
+        reporting = {name.partition("/")[0] for name in await self.figures()}
+        return set(self._engines) <= reporting
+
+
+async def _read(response: Any) -> AsyncGenerator[Any, None]:
+    """The items of a streaming response, which is cancelled when nobody reads on."""
+    ended = False
+    try:
+        async for item in response:
+            yield item
+        ended = True
+    finally:
+        if not ended:
+            response.cancel()
+
+
+class Ingress:
+    """The HTTP side."""
+
+    def __init__(
+        self,
+        config: ServiceConfig,
+        engines: Mapping[str, DeploymentHandle],
+        scoring: DeploymentHandle,
+        board: DeploymentHandle,
+    ):
+        self._config, self._backend = config, RayBackend(engines, scoring, board)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve in the replica."""
+        from serving.app import create_app
+
+        return create_app(self._config, self._backend)
+
+
+def build(config: ServiceConfig) -> serve.Application:
+    """The application, to be run by `serve.run`."""
+    serving, scale = config.serving, config.serving.scale
+    board = _deployment(Board, "board", ReplicasConfig(cpus=0.0, ongoing=1000), scale.drain_seconds).bind()
+
+    def engine(name: str, label: str, model: RewriterConfig, chat: bool, replicas: ReplicasConfig) -> Any:
+        made = _deployment(EngineReplica, label, replicas, scale.drain_seconds)
+        return made.bind(name, model, chat, serving.waiting, serving.flush_seconds, board)
+
+    engines = {
+        serving.chat_name: engine(serving.chat_name, "chat", serving.chat, True, scale.chat),
+        serving.rewriter_name: engine(serving.rewriter_name, "rewriting", config.rewriter, False, scale.rewriting),
+    }
+    scoring = _deployment(ScoringReplica, "scoring", scale.scoring, scale.drain_seconds).bind(config.scoring, 64)
+    ingress = serve.ingress()(Ingress)
+    return _deployment(ingress, "ingress", scale.ingress, scale.drain_seconds).bind(config, engines, scoring, board)
+
+
+def _deployment(made_of: type, name: str, replicas: ReplicasConfig, drain_seconds: float) -> Any:
+    """One deployment with its numbers."""
+    numbers: dict[str, Any] = {"num_replicas": replicas.min}
+    if replicas.max > replicas.min:
+        numbers = {
+            "autoscaling_config": {
+                "min_replicas": replicas.min,
+                "max_replicas": replicas.max,
+                "target_ongoing_requests": replicas.target or max(1.0, 0.7 * replicas.ongoing),
+                "upscale_delay_s": replicas.upscale_seconds,
+                "downscale_delay_s": replicas.downscale_seconds,
+            }
+        }
+    return serve.deployment(
+        name=name,
+        ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+        max_ongoing_requests=replicas.ongoing,
+        max_queued_requests=replicas.queued,
+        graceful_shutdown_timeout_s=drain_seconds,
+        graceful_shutdown_wait_loop_s=0.5,
+        health_check_period_s=5.0,
+        **numbers,
+    )(made_of)
+
+
+def app(args: dict[str, Any]) -> serve.Application:
+    """For `serve deploy`: `args` has `profile` and, under `set`, values by dotted names.
+
+    Raises:
+        ValueError: a profile or a value that does not fit.
+    """
+    unknown = set(args) - {"profile", "set"}
+    if unknown:
+        raise ValueError(f"args: unknown {', '.join(sorted(unknown))}; give `profile`, and `set` with dotted names")
+    return build(from_profile(args.get("profile", "profiles/tiny.yaml"), args.get("set")))
