@@ -12,7 +12,7 @@ export function make(tag, properties = {}, ...children) {
     else if (name in node && !name.startsWith("aria")) node[name] = value;
     else node.setAttribute(name, value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
   return node;
 }
 

@@ -113,6 +113,8 @@ export function startRewriting(service) {
   return { add: (chosen) => tray.add(chosen), focus: () => instruction.focus() };
 }
 
+const removed = (count) => (count === 1 ? "One paragraph was removed, as it does not fit the picture" : `${count} paragraphs were removed, as they do not fit the picture`);
+
 // Everything that came of one rewriting.
 function drawn(found, raw) {
   const side = (name, title, text) =>
@@ -127,11 +129,11 @@ function drawn(found, raw) {
       make(
         "details",
         { className: "removed" },
-        make("summary", {}, `${found.removed_paragraphs.length} paragraph(s) removed, as they do not fit the picture`),
+        make("summary", {}, removed(found.removed_paragraphs.length)),
         ...found.removed_paragraphs.map((one) => make("p", { dir: "auto" }, one.text)),
       ),
     reward(found.reward_before, found.reward_after),
     found.verdicts.length > 0 && make("h3", {}, "What the filters say ", make("span", {}, `judged as: ${words}`)),
-    found.verdicts.length > 0 && verdicts(found.verdicts),
+    found.verdicts.length > 0 && make("div", {}, verdicts(found.verdicts)),
   );
 }

@@ -15,6 +15,8 @@ const CHECKS = {
   reward: "Politeness can be measured",
 };
 
+const FORM = new Set(["min_words", "min_characters", "max_words", "max_characters", "unchanged", "repetition"]);
+
 const REASONS = {
   too_short: "it is too short",
   too_long: "it is too long",
@@ -33,9 +35,17 @@ export function judgement({ kept, reason }) {
   return make("div", { className: `judgement ${kept ? "kept" : "rejected"}` }, make("strong", {}, words), make("span", {}, why));
 }
 
-// One line for each check: its name, number, bar, verdict.
+// One line for each check: its name, number, bar, verdict. What is said of length and form is folded while all is well.
 export function verdicts(list) {
-  return make("ul", { className: "verdicts" }, ...list.map(line));
+  const lines = (those) => make("ul", { className: "verdicts" }, ...those.map(line));
+  const form = list.filter(({ filter }) => FORM.has(filter));
+  const rest = list.filter(({ filter }) => !FORM.has(filter));
+  const failed = form.filter(({ keep }) => !keep).length;
+  const words = failed ? `${failed} of ${form.length} checks fail` : `all ${form.length} checks pass`;
+  return [
+    rest.length > 0 && lines(rest),
+    make("details", { className: failed ? "form failed" : "form", open: failed > 0 || rest.length === 0 }, make("summary", {}, make("b", {}, "Length and form"), make("span", {}, words)), lines(form)),
+  ];
 }
 
 function line({ filter, label, score, threshold, rule, keep, reason }) {
@@ -63,16 +73,18 @@ function line({ filter, label, score, threshold, rule, keep, reason }) {
 // The reward model's opinion before and after, on one scale.
 export function reward(before, after) {
   if (before === null || after === null) return null;
-  const low = Math.min(0, before, after);
-  const span = Math.max(1, before, after) - low;
+  const reach = 1.15 * Math.max(5, Math.abs(before), Math.abs(after));
+  const share = (number) => `${(50 * (number + reach)) / reach}%`;
   const row = (words, value, name) => {
     const fill = make("span", { className: "fill" });
-    fill.style.width = `${(100 * (value - low)) / span}%`;
+    const zero = make("span", { className: "limit" });
+    fill.style.width = share(value);
+    zero.style.left = share(0);
     return make(
       "div",
       { className: name },
       make("dt", {}, words),
-      make("dd", {}, make("div", { className: "meter", "aria-hidden": "true" }, fill), make("b", {}, round(value))),
+      make("dd", {}, make("div", { className: "meter", "aria-hidden": "true" }, fill, zero), make("b", {}, round(value))),
     );
   };
   const change = after - before;
@@ -96,4 +108,4 @@ function scale(filter, score, threshold) {
   return [Math.min(0, score), Math.max(threshold * 2, score * 1.15)];
 }
 
-const round = (value) => new Intl.NumberFormat("en", { maximumFractionDigits: 2 }).format(value);
+const round = (value) => new Intl.NumberFormat("en", { maximumFractionDigits: 2 }).format(value).replace("-", "−");
