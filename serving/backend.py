@@ -24,7 +24,8 @@ class Ask:
         exchanges: the conversation; the last one's target, the answer, is "".
         images: encoded bytes, in the order of the tags.
         max_tokens: of the answer; 0 is as many as there is room for.
-        temperature, top_k, top_p, stop, seed: as `flamingo.sampling.Decoding`; temperature 0 is greedy, top_k 0 is all.
+        temperature, top_k, top_p, no_repeat_ngram_size, stop, seed: as `flamingo.sampling.Decoding`; temperature 0 is
+            greedy, top_k 0 is all.
         request_id: for the logs.
     """
 
@@ -35,6 +36,7 @@ class Ask:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    no_repeat_ngram_size: int = 0
     stop: tuple[str, ...] = ()
     seed: int = 0
     request_id: str = ""

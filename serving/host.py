@@ -113,6 +113,7 @@ class EngineHost:
             temperature=ask.temperature,
             top_k=ask.top_k,
             top_p=ask.top_p,
+            no_repeat_ngram_size=ask.no_repeat_ngram_size,
             stop=ask.stop,
             seed=ask.seed,
         )
