@@ -1,9 +1,9 @@
 """The page at `/`: a chat with Clever Flamingo and a rewriting playground, as plain files that need no build.
 
-The files lie in `page/`: HTML, CSS, ES modules, drawings. They are read once and served by exact name from memory, so no
-path is ever put together from a request. The page loads nothing from anywhere else, and its policy forbids the browser
-to: no inline script or style, no other host, and no text that becomes markup (Trusted Types). It talks to the same
-routes as every client; what it must know beforehand is in `page/settings.json`. No model is known here.
+The files lie in `page/`: HTML, CSS, ES modules, drawings. They are read once and served by exact name from memory, so
+no path is ever put together from a request. The page loads nothing from anywhere else, and its policy forbids the
+browser to: no inline script or style, no other host, and no text that becomes markup (Trusted Types). It talks to the
+same routes as every client; what it must know beforehand is in `page/settings.json`. No model is known here.
 """
 
 from __future__ import annotations
@@ -43,13 +43,10 @@ POLICY = "; ".join((
     "require-trusted-types-for 'script'",
     "trusted-types 'none'",
 ))  # fmt: skip
-"""The page's Content-Security-Policy. `data:` and `blob:` are pictures that the user chose."""
+"""Stricter than the gate's own policy, which stands beside it. `data:` and `blob:` are pictures that users chose."""
 
 HEADERS = {
     "Content-Security-Policy": POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-cache",  # kept, but asked about each time: a new version shows at once
 }
 
