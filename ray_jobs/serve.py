@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -101,7 +102,10 @@ def serve_until(stop: threading.Event, config: ServeConfig) -> None:
         serve.start(http_options={"host": config.host, "port": config.port, "keep_alive_timeout_s": 75})
         try:
             quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
-            serve.run(build(config.service), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
+            try:
+                serve.run(build(config.service), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
+            except RuntimeError as error:  # of Serve; which names deployments, not reasons
+                raise JobFailed(f"the service did not start: {_why_not_deployed() or error}") from None
             url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
             _await_health(url, stop)
             if not stop.is_set():
@@ -200,6 +204,20 @@ def _await_health(url: str, stop: threading.Event, patience: float = 120.0) -> N
             if time.monotonic() > deadline:
                 raise JobFailed(f"the service did not become healthy in {patience:.0f} s ({error})") from None
         stop.wait(0.5)
+
+
+def _why_not_deployed() -> str:
+    """The last line of what Serve knows of the deployments that failed; "" where it knows nothing."""
+    from ray import serve
+
+    application = serve.status().applications.get(NAME)
+    reasons = []
+    for name, deployment in application.deployments.items() if application else ():
+        lines = [line.strip() for line in deployment.message.splitlines() if line.strip()]
+        if deployment.status == "DEPLOY_FAILED" and lines:
+            said = next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), lines[-1])
+            reasons.append(f"{name}: {said}")
+    return "; ".join(reasons)
 
 
 def _welcome(config: ServeConfig, url: str, seconds: float) -> str:
