@@ -32,6 +32,7 @@ from ray.serve.handle import DeploymentHandle
 
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.flamingo.saved import opened
 from polite_flamingo.sample import BadSample, Sample
 from serving.backend import Ask, Delta
 from serving.config import ReplicasConfig, ServiceConfig, from_profile
@@ -263,8 +264,16 @@ class Ingress:
 
 
 def build(config: ServiceConfig) -> serve.Application:
-    """The application, to be run by `serve.run`."""
+    """The application, to be run by `serve.run`.
+
+    Raises:
+        ValueError: a model cannot be served; better here, in one line, than in replicas that fail again and again.
+    """
     serving, scale = config.serving, config.serving.scale
+    for name, model in ((serving.chat_name, serving.chat), (serving.rewriter_name, config.rewriter)):
+        opened(model.flamingo)
+        if model.generation.num_beams > 1:
+            raise ValueError(f"{name}: texts of a beam search do not come in pieces; set generation.num_beams to 1")
     board = _deployment(Board, "board", ReplicasConfig(cpus=0.0, ongoing=1000), scale.drain_seconds).bind()
 
     def engine(name: str, label: str, model: RewriterConfig, chat: bool, replicas: ReplicasConfig) -> Any:
