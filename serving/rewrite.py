@@ -39,7 +39,7 @@ from serving.rewrite_protocol import (
     Usage,
     request_schema,
 )
-from serving.rewriting import fetched, result_of, sample_of, validated
+from serving.rewriting import check_model, fetched, result_of, sample_of, validated
 
 router = APIRouter(tags=["rewriting"])
 
@@ -192,13 +192,6 @@ def _asked(body: Any, config: ServiceConfig) -> RewriteOne | RewriteMany:
             param="items",
         )
     return asked
-
-
-def check_model(name: str | None, config: ServiceConfig) -> None:
-    """Raise ApiError 404 for another model than the rewriter."""
-    if name not in (None, config.serving.rewriter_name):
-        message = f"{name[:80]!r} does not rewrite; {config.serving.rewriter_name!r} does"
-        raise ApiError(404, message, code="model_not_found", param="model")
 
 
 def _told(item: _Item, config: ServiceConfig) -> Any:

@@ -30,7 +30,7 @@ from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Turn, Verdict,
 from polite_flamingo.selection import split_paragraphs
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.reading import checked
-from serving.config import LimitsConfig, ServingConfig
+from serving.config import LimitsConfig, ServiceConfig, ServingConfig
 from serving.errors import ApiError
 from serving.rewrite_protocol import (
     Content,
@@ -64,6 +64,13 @@ def validated(model: type[Model], value: Any, where: str = "") -> Model:
         path = ".".join(filter(None, (where, *(str(part) for part in first["loc"]))))
         message = f"{path}: {first['msg']}" if path else first["msg"]
         raise ApiError(400, message, code="invalid_value", param=path or None) from None
+
+
+def check_model(name: str | None, config: ServiceConfig) -> None:
+    """Raise ApiError 404 for another model than the rewriter."""
+    if name not in (None, config.serving.rewriter_name):
+        message = f"{name[:80]!r} does not rewrite; {config.serving.rewriter_name!r} does"
+        raise ApiError(404, message, code="model_not_found", param="model")
 
 
 def references(content: Content, limits: LimitsConfig, where: str = "") -> list[tuple[str, str]]:
