@@ -1,16 +1,21 @@
-"""Whose CPU time a job on Ray takes: seconds by kind of process, sampled from outside while it runs."""
+"""Whose CPU time and memory a job or a service on Ray takes, by kind of process, seen from outside while it runs."""
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 _KINDS = (
+    (r"ray::ServeReplica:[^:]*:(\w+)", r"\1"),
+    (r"ray::ProxyActor|haproxy", "proxy"),
+    (r"ray::ServeController", "Serve's controller"),
     (r"ray::MapWorker\(MapBatches\((\w+)\)\)", r"\1"),
     (r"ray::_?(Stats|Autoscal|Datasets)\w*", "Ray Data's own actors"),
     (r"ray::", "tasks (read, commit) and idle workers"),
@@ -67,6 +72,45 @@ class CpuByKind:
             if counted:
                 self._spent[kind] += used - self._used.get(name, 0.0)
             self._used[name] = used
+
+
+def cpu_of(root: int) -> Counter[str]:
+    """CPU seconds that a process and its descendants have taken so far, by kind; those that ended are not counted."""
+    spent: Counter[str] = Counter()
+    for member, kind in _tree(root):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            times = member.cpu_times()
+            spent[kind] += times.user + times.system
+    return spent
+
+
+def memory_of(root: int) -> Counter[str]:
+    """Bytes that a process and its descendants hold for themselves (USS), by kind."""
+    held: Counter[str] = Counter()
+    for member, kind in _tree(root):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            held[kind] += member.memory_full_info().uss
+    return held
+
+
+def pids_of(root: int, kind: str) -> list[int]:
+    """The process ids of a kind below `root`."""
+    return [member.pid for member, found in _tree(root) if found == kind]
+
+
+def pin(root: int, choose: Callable[[str], set[int]]) -> None:
+    """Keep every thread of a process and its descendants on the cores that `choose` names for its kind."""
+    for member, kind in _tree(root):
+        for thread in Path(f"/proc/{member.pid}/task").glob("*"):
+            with suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread.name), choose(kind))
+
+
+def _tree(root: int) -> Iterator[tuple[psutil.Process, str]]:
+    top = psutil.Process(root)
+    for member in [top, *top.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            yield member, "command" if member == top else kind_of(" ".join(member.cmdline()))
 
 
 def kind_of(command: str) -> str:

@@ -1,7 +1,8 @@
 """The HTTP side, whole: a FastAPI application over a `Backend`, the same in one process and on Ray Serve.
 
 Each family of routes has a file: `chat.py` (/v1/chat/completions, /v1/models), `rewrite.py` (/v1/rewrite), `bulk.py`
-(/v1/files, /v1/batches), `page/` (/). `gate.py` stands before all of them: keys, rates, sizes, request ids, the log.
+(/v1/files, /v1/batches), `page/` (/), `metrics.py` (/metrics), `reference.py` (/docs). `gate.py` stands before all of
+them: keys, rates, sizes, request ids, the log.
 """
 
 from __future__ import annotations
@@ -9,17 +10,33 @@ from __future__ import annotations
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
-from serving import rewrite
+from serving import logs, metrics, reference, rewrite
 from serving.backend import Backend
 from serving.config import ServiceConfig
 from serving.errors import ApiError
+from serving.gate import RATE_HEADERS, Gate
+from serving.keys import KeyRing
+
+MULTIPART_BYTES = 64 << 10
+"""What an upload has besides its file."""
 
 
-def create_app(config: ServiceConfig, backend: Backend) -> FastAPI:
-    """The application; `app.state.config` and `app.state.backend` are what its routes use."""
-    app = FastAPI(title="Polite Flamingo on Ray", version="1", docs_url="/docs", redoc_url=None)
-    app.state.config, app.state.backend = config, backend
+def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = True) -> FastAPI:
+    """The application; `app.state.config`, `app.state.backend` and `app.state.metrics` are what its routes use.
+
+    Args:
+        config: of the service.
+        backend: runs the models.
+        answer_id: answers carry x-request-id; False behind Ray Serve's proxy, which adds it.
+
+    Raises:
+        ValueError: the file of API keys cannot be read; one line.
+    """
+    app = FastAPI(title="Polite Flamingo on Ray", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app.state.config, app.state.backend, app.state.metrics = config, backend, metrics.Metrics()
 
     @app.get("/health", tags=["service"])
     async def health() -> Response:
@@ -27,9 +44,36 @@ def create_app(config: ServiceConfig, backend: Backend) -> FastAPI:
         return Response(status_code=200 if await backend.ready() else 503)
 
     app.include_router(rewrite.router)
+    app.include_router(metrics.router)
+    app.include_router(reference.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    _guard(app, config, answer_id)
     return app
+
+
+def _guard(app: FastAPI, config: ServiceConfig, answer_id: bool) -> None:
+    """Put the gate before all routes, and what lets other web pages read answers before the gate."""
+    serving, access = config.serving, config.serving.access
+    if access.log:
+        logs.write_to_stderr()
+    app.add_middleware(
+        Gate,
+        config=serving,
+        metrics=app.state.metrics,
+        ring=KeyRing(access.keys) if access.keys else None,
+        bodies={"/v1/files": serving.batches.file_bytes + MULTIPART_BYTES} if serving.batches.folder else {},
+        answer_id=answer_id,
+    )
+    if access.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id", "retry-after", *RATE_HEADERS],
+        )
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
@@ -41,4 +85,17 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return await _api_error(request, ApiError(400, f"{where}: {first['msg']}", param=where or None))
+    return await _api_error(request, ApiError(400, f"{where or 'body'}: {first['msg']}", param=where or None))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """What the router and FastAPI find themselves: no such path (404), no such method (405), a body that is no JSON."""
+    assert isinstance(error, HTTPException)
+    message = {
+        404: "there is nothing at this URL; /docs lists what there is",
+        405: f"this URL does not take {request.method}",
+    }.get(error.status_code, str(error.detail))
+    answer = ApiError(
+        error.status_code, message, "server_error" if error.status_code >= 500 else "invalid_request_error"
+    )
+    return JSONResponse(answer.body(), error.status_code, error.headers)

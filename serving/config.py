@@ -24,6 +24,7 @@ class LimitsConfig:
 
     Attributes:
         body_bytes: of a request; an uploaded file has a limit of its own (`batches.file_bytes`).
+        body_seconds: for a request's body to arrive, and a second more for every 64 KiB that came.
         images: of one conversation.
         image_bytes: encoded, of one image.
         image_pixels: of one image, from its header; more is refused before anything is decoded.
@@ -35,6 +36,7 @@ class LimitsConfig:
     """
 
     body_bytes: int = 32 << 20
+    body_seconds: float = 30.0
     images: int = 16
     image_bytes: int = 8 << 20
     image_pixels: int = 64_000_000
@@ -47,18 +49,27 @@ class LimitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AccessConfig:
-    """Who may use it, and how much.
+    """Who may use it, and how much. Each ingress replica counts for itself.
 
     Attributes:
         keys: a file of hashed API keys (`python -m serving.keys`); "" lets everybody in.
-        requests_per_minute: a key's, where the file says nothing else of it; 0 for no limit. Each ingress replica
-            counts for itself.
-        concurrent_requests: a key's at once; 0 for no limit.
+        requests_per_minute: a key's, where the file says nothing else of it; 0 for no limit. Without keys, all clients
+            share one limit.
+        concurrent_requests: a key's at once, in the same way.
+        open_requests: of everybody at once; more are turned away with 503 before their bodies are read; 0 for no limit.
+        open_metrics: /metrics asks for no key.
+        origins: web pages of these origins, such as "https://example.org", may call; "*" for all. The chat page of this
+            server may always.
+        log: one line of JSON for each request, without content.
     """
 
     keys: str = ""
     requests_per_minute: int = 0
     concurrent_requests: int = 0
+    open_requests: int = 512
+    open_metrics: bool = False
+    origins: tuple[str, ...] = ()
+    log: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,4 +244,8 @@ def from_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None
         found = parser.instantiate(parser.parse_args(["--profile", text, *changes]))
         return ServiceConfig(**{name: found[name] for name in own})
     except (ArgumentError, ValueError, TypeError) as error:
-        raise ValueError(f"profile {profile}: {' '.join(str(error).split())}") from None
+        lacking = " and ".join(
+            f"`{name}`" for name in ("rewriter", "serving") if not isinstance(content.get(name), dict)
+        )
+        reason = f"(it has no section {lacking}) " if lacking else ""
+        raise ValueError(f"profile {profile}: {reason}{' '.join(str(error).split())}") from None

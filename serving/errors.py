@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,8 +33,8 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """Retry-After in whole seconds, at least 1, where there is one."""
-        return {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
+        """Retry-After in whole seconds, rounded up, at least 1, where there is one."""
+        return {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """All fields: a plain exception would keep its positional arguments only."""

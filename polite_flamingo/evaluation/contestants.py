@@ -1,6 +1,6 @@
 """Who takes part: a line of the command -> a checkpoint, an endpoint or a file of recorded answers.
 
-    out/clever/model                      a folder that ray_jobs.train wrote
+    out/clever/model                      a folder that ray_jobs.train wrote; zoo:clever_flamingo is the embedded one
     profiles/tiny.yaml                    the model of a profile's `rewriter` section
     base:profiles/tiny.yaml               the untuned model of its `training.base`
     endpoint:MODEL@http://host:8000/v1    an OpenAI-compatible server; images travel in the request
@@ -22,8 +22,9 @@ import yaml
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.saved import FILE, opened
+from polite_flamingo.hub import resolve
 
-FORMS = "a model's folder, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
+FORMS = "a model's folder, zoo:NAME, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,10 @@ def _contestant(name: str, line: str) -> Contestant:
         return Endpoint(model=model, url=f"http{url}")
     if kind == "base" and Path(rest).is_file():
         return Checkpoint(flamingo=_of_profile(name, Path(rest), "training", "base"))
-    path = Path(line)
+    try:
+        path = Path(resolve(line))
+    except FileNotFoundError as error:
+        raise ValueError(f"contestant {name}: {error}") from None
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return Checkpoint(flamingo=_of_profile(name, path, "rewriter", "flamingo"))
     if path.is_dir():

@@ -10,6 +10,7 @@ from polite_flamingo.evaluation.contestants import Checkpoint, Endpoint, Recorde
 from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.saved import FILE, write_config
+from polite_flamingo.hub import ZOO
 from polite_flamingo.sample import BadSample
 
 MODEL = FlamingoConfig(vision="zoo:clip", language_model="zoo:flamingo", tokenizer="zoo:flamingo")
@@ -26,6 +27,7 @@ def test_all_forms(tmp_path: Path) -> None:
     found = contestants_of(
         {
             "folder": str(tmp_path / "model"),
+            "embedded": "zoo:clever_flamingo",
             "profile": str(profile),
             "file": f"recorded:{tmp_path}/said.jsonl",
             "server": "endpoint:org/a@model@https://host:8000/v1",
@@ -33,6 +35,7 @@ def test_all_forms(tmp_path: Path) -> None:
     )
     assert found == {
         "folder": Checkpoint(flamingo=FlamingoConfig(folder=str(tmp_path / "model"))),
+        "embedded": Checkpoint(flamingo=FlamingoConfig(folder=str(ZOO / "clever_flamingo"))),
         "profile": Checkpoint(flamingo=FlamingoConfig(vision="a", language_model="b", tokenizer="c")),
         "file": Recorded(path=tmp_path / "said.jsonl"),
         "server": Endpoint(model="org/a@model", url="https://host:8000/v1"),
@@ -51,6 +54,8 @@ def test_all_forms(tmp_path: Path) -> None:
         ("base:{folder}/other.yaml", "has no section training.base"),
         ("base:nowhere.yaml", "neither there nor of a known form"),
         ("{folder}/typo.yaml", "vison"),
+        ("zoo:nothing", "contestant x: model 'zoo:nothing': .* does not exist"),
+        ("zoo:nli", "holds no flamingo.yaml"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, line: str, message: str) -> None:

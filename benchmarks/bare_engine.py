@@ -1,0 +1,100 @@
+"""The engine without HTTP: what the overhead of the service is measured against.
+
+    python -m benchmarks.bare_engine --profile profiles/tiny.yaml --bodies BODIES --engines 1
+
+The same requests as a client sends, already understood, go from as many tasks into the same `EngineHost` as an engine
+replica has. Each line on stdin is a run, as JSON: {"clients", "seconds", "first", "out"}; it is answered by a line that
+begins with `RESULT`, and OUT gets what `benchmarks.load` writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from benchmarks.chat_requests import understood
+from benchmarks.load import Ask as Send
+from benchmarks.load import Record, closed_loop
+from serving.backend import Ask
+from serving.config import ServiceConfig, from_profile
+from serving.errors import ApiError
+from serving.host import EngineHost
+
+
+def host_of(config: ServiceConfig, engines: int) -> EngineHost:
+    """Clever Flamingo as the service runs it, with so many engines in this process."""
+    chat = config.serving.chat
+    chat = replace(chat, engine=replace(chat.engine, copies=engines))
+    serving = config.serving
+    return EngineHost(serving.chat_name, chat, chat=True, waiting=serving.waiting, flush_seconds=serving.flush_seconds)
+
+
+def asking(host: EngineHost, bodies: Sequence[bytes], began: float) -> Send:
+    """Asks the host what a server would be asked."""
+
+    async def ask(record: Record) -> None:
+        body = json.loads(bodies[record.number % len(bodies)])
+        turns, images = understood(body["messages"])
+        wanted = Ask(model=host.name, exchanges=turns, images=images, max_tokens=body.get("max_tokens", 0))
+        try:
+            async with aclosing(host.stream(wanted)) as deltas:
+                async for delta in deltas:
+                    if delta.text:
+                        record.first = record.first or time.perf_counter() - began
+                        record.pieces += 1
+                        record.text += delta.text
+                    record.tokens += delta.tokens
+            record.status = 200
+        except ApiError as error:
+            record.status, record.error, record.code = error.status, "http", str(error.code)
+        record.end = time.perf_counter() - began
+
+    return ask
+
+
+async def run(host: EngineHost, bodies: Sequence[bytes], wanted: dict[str, float]) -> dict[str, object]:
+    """One run: the records, the window, the CPU seconds of the whole process."""
+    began, cpu = time.perf_counter(), time.process_time()
+    records, window = await closed_loop(
+        asking(host, bodies, began),
+        lambda: time.perf_counter() - began,
+        clients=int(wanted["clients"]),
+        seconds=wanted["seconds"],
+        first=int(wanted["first"]),
+        drain=30.0,
+    )
+    return {"records": [asdict(one) for one in records], "window": window, "cpu": time.process_time() - cpu}
+
+
+def main() -> None:
+    """Load, then run as told until stdin ends."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", required=True)
+    parser.add_argument("--bodies", type=Path, required=True)
+    parser.add_argument("--engines", type=int, default=1)
+    parser.add_argument("--override", action="append", default=[], help="NAME=VALUE of the profile")
+    options = parser.parse_args()
+    config = from_profile(options.profile, dict(one.split("=", 1) for one in options.override))
+    bodies = options.bodies.read_bytes().splitlines()
+
+    async def serve() -> None:
+        host = host_of(config, options.engines)
+        await run(host, bodies, {"clients": 8, "seconds": 1.0, "first": len(bodies) - 1000})
+        print("RESULT {}", flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            wanted = json.loads(line)
+            Path(wanted["out"]).write_text(json.dumps(await run(host, bodies, wanted)))
+            print("RESULT {}", flush=True)
+
+    asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    main()

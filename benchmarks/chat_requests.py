@@ -1,0 +1,117 @@
+"""What the serving benchmark asks: conversations about drawn scenes, as bodies of /v1/chat/completions.
+
+Drawn with a seed: questions about a picture, descriptions, pairs of pictures, second turns about the picture of the
+first, texts alone (`SHARES`). All are greedy, so that every contestant must answer the same. Pictures are new in each
+request, as with many users: no cache of images helps, but where a conversation goes on.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.packing import Exchange
+from polite_flamingo.prompts import chat_prompt
+from polite_flamingo.sample import IMAGE_MARK
+from polite_flamingo.shapes.draw import draw, encode
+from polite_flamingo.shapes.instruct import random_text
+from polite_flamingo.shapes.questions import ask
+from polite_flamingo.shapes.scene import Scene, random_change, random_scene
+from polite_flamingo.sources.instructions import INSTRUCTIONS
+
+Messages = list[dict[str, Any]]
+
+
+def bodies(count: int, seed: int, model: str) -> list[bytes]:
+    """So many requests, each the JSON of a streamed one that wants its usage told."""
+    rng = random.Random(seed)
+    found: list[Messages] = []
+    while len(found) < count:
+        make = rng.choices(list(SHARES), list(SHARES.values()))[0]
+        found += make(rng)
+    more = {"model": model, "temperature": 0, "stream": True, "stream_options": {"include_usage": True}}
+    return [json.dumps({**more, "messages": messages}).encode() for messages in found[:count]]
+
+
+def write(path: Path, requests: Sequence[bytes]) -> None:
+    """A body a line, as `benchmarks.load` reads them."""
+    path.write_bytes(b"\n".join(requests) + b"\n")
+
+
+def question(rng: random.Random) -> list[Messages]:
+    """One question about one picture."""
+    scene = random_scene(rng)
+    return [[user(ask(rng, scene).text, picture(rng, scene))]]
+
+
+def description(rng: random.Random) -> list[Messages]:
+    """One picture, to be described: the longest answers."""
+    return [[user(rng.choice(INSTRUCTIONS["captioning"]), picture(rng, random_scene(rng)))]]
+
+
+def pair(rng: random.Random) -> list[Messages]:
+    """Two pictures, and what has changed."""
+    before = random_scene(rng)
+    after, _ = random_change(rng, before)
+    asked = rng.choice(INSTRUCTIONS["change_captioning"])
+    return [[user(asked, picture(rng, before), picture(rng, after))]]
+
+
+def two_turns(rng: random.Random) -> list[Messages]:
+    """A question, and the same conversation with its answer and a second question: the picture is sent again."""
+    scene = random_scene(rng)
+    first, second = ask(rng, scene), ask(rng, scene)
+    opening = user(first.text, picture(rng, scene))
+    answer = {"role": "assistant", "content": first.polite()}
+    return [[opening], [opening, answer, user(second.text)]]
+
+
+def text(rng: random.Random) -> list[Messages]:
+    """No picture."""
+    exchange = random_text(rng)
+    return [[user(f"{exchange.question}\n\n{exchange.given}")]]
+
+
+SHARES: dict[Callable[[random.Random], list[Messages]], float] = {
+    question: 0.4,
+    description: 0.2,
+    pair: 0.1,
+    two_turns: 0.15,
+    text: 0.15,
+}
+"""How often each kind is drawn; `two_turns` gives two requests."""
+
+
+def user(said: str, *pictures: str) -> dict[str, Any]:
+    """A message: its pictures, then the text."""
+    if not pictures:
+        return {"role": "user", "content": said}
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
+    return {"role": "user", "content": [*parts, {"type": "text", "text": said}]}
+
+
+def picture(rng: random.Random, scene: Scene) -> str:
+    """The scene, drawn, as a data URL."""
+    extension, kind = rng.choice((("jpg", "jpeg"), ("png", "png")))
+    return f"data:image/{kind};base64,{base64.b64encode(encode(draw(scene), extension)).decode()}"
+
+
+def understood(messages: Messages) -> tuple[tuple[Exchange, ...], tuple[bytes, ...]]:
+    """A conversation of this file as a server must understand it: its turns as the models read them, and its images.
+
+    Written apart from the service's own reading, so that equal answers say something of both.
+    """
+    turns, images = [], []
+    for place in range(0, len(messages), 2):
+        content = messages[place]["content"]
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+        said = "".join(IMAGE_MARK if part["type"] == "image_url" else part["text"] for part in parts)
+        answer = messages[place + 1]["content"] if place + 1 < len(messages) else ""
+        turns.append(Exchange(prompt=chat_prompt(said, first=place == 0), target=answer, images=len(urls)))
+        images += [base64.b64decode(url.partition(",")[2]) for url in urls]
+    return tuple(turns), tuple(images)

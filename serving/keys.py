@@ -1,0 +1,300 @@
+"""API keys: a file of their hashes, and the command that makes, lists and revokes them.
+
+    python -m serving.keys new "the demo page" --requests-per-minute 60
+    python -m serving.keys list
+    python -m serving.keys revoke key_1f0c9a2e
+
+A key is 256 random bits and is shown once. The file holds its SHA-256: a slow hash guards passwords, which can be
+guessed from a list; nobody guesses 256 random bits, at any speed, so that a fast hash is as safe and costs a request
+microseconds. A running server reads the file anew when it changes. It knows no HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+PREFIX = "pf-"
+LOOK_EVERY = 1.0
+"""Seconds between two looks at whether the file has changed."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """What is known of an API key, which is never the key itself.
+
+    Attributes:
+        id: names it in logs and to `revoke`; says nothing of the key.
+        name: whose it is, or what for.
+        sha256: of the whole key, in hexadecimal.
+        created, expires, revoked: ISO 8601 with a time zone; "" for never.
+        requests_per_minute, concurrent_requests: None for what the profile says, 0 for no limit.
+    """
+
+    id: str
+    name: str
+    sha256: str
+    created: str
+    expires: str = ""
+    revoked: str = ""
+    requests_per_minute: int | None = None
+    concurrent_requests: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, which names the field."""
+        for one in ("id", "name", "sha256", "created", "expires", "revoked"):
+            if not isinstance(getattr(self, one), str):
+                raise ValueError(f"`{one}` must be a text")
+        for one in ("requests_per_minute", "concurrent_requests"):
+            value = getattr(self, one)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                raise ValueError(f"`{one}` must be a number of requests, 0 for no limit")
+        if not self.id:
+            raise ValueError("`id` must not be empty")
+        if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
+            raise ValueError("`sha256` must be 64 hexadecimal digits")
+        for one in ("created", "expires", "revoked"):
+            _seconds(one, getattr(self, one))
+
+    def state(self, now: float) -> str:
+        """ "active", "expired" or "revoked" at `now`, in seconds since 1970."""
+        if self.revoked:
+            return "revoked"
+        return "expired" if self.expires and _seconds("expires", self.expires) <= now else "active"
+
+
+def _seconds(field: str, text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).timestamp() if text else 0.0
+    except (ValueError, OverflowError):
+        raise ValueError(f"`{field}` must be a date such as 2030-12-31T00:00:00+00:00") from None
+
+
+def read_keys(path: Path) -> list[Key]:
+    """All keys of a file, in its order.
+
+    Raises:
+        ValueError: it is not there, or not what it should be; one line, without a hash.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        why = error.strerror or "cannot be read"
+        raise ValueError(f"{path}: {why}; `python -m serving.keys new NAME --file {path}` makes one") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path}: not a JSON file") from None
+    records = content.get("keys") if isinstance(content, dict) else None
+    if not isinstance(records, list):
+        raise ValueError(f'{path}: must hold {{"keys": [...]}}')
+    known, found = {one.name for one in fields(Key)}, []
+    for number, record in enumerate(records):
+        try:
+            if not isinstance(record, dict) or not record.keys() <= known:
+                raise ValueError(f"must be an object with fields of {', '.join(sorted(known))}")
+            found.append(Key(**record))
+        except (ValueError, TypeError) as error:  # TypeError: a field is missing, and the message says which
+            raise ValueError(f"{path}: keys[{number}]: {str(error).replace('Key.__init__() ', '')}") from None
+    for unique in ("id", "sha256"):
+        if len({getattr(key, unique) for key in found}) < len(found):
+            raise ValueError(f"{path}: two keys have the same `{unique}`")
+    return found
+
+
+def write_keys(path: Path, keys: Sequence[Key]) -> None:
+    """Whole or not at all, readable by its owner only."""
+    text = json.dumps({"keys": [asdict(key) for key in keys]}, indent=2, ensure_ascii=False) + "\n"
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)  # made with mode 0600
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class KeyRing:
+    """The keys of a file, as they are now. For one thread."""
+
+    def __init__(self, path: Path | str, clock: Callable[[], float] = time.monotonic):
+        """Read the file. Raises ValueError as `read_keys`."""
+        self._path, self._clock = Path(path), clock
+        self._version = self._look()
+        self._by_digest = _by_digest(read_keys(self._path))
+        self._looked = clock()
+
+    def find(self, secret: bytes) -> Key | None:
+        """The key that this is, whatever its state; None for what is no key of ours."""
+        self._refresh()
+        digest = hashlib.sha256(secret).digest()
+        key = self._by_digest.get(digest)
+        return key if key is not None and hmac.compare_digest(bytes.fromhex(key.sha256), digest) else None
+
+    def _refresh(self) -> None:
+        """A file that went bad or away changes nothing: who has a key keeps it until the file says otherwise."""
+        now = self._clock()
+        if now - self._looked < LOOK_EVERY:
+            return
+        self._looked = now
+        version = self._look()
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self._by_digest = _by_digest(read_keys(self._path))
+        except ValueError as error:
+            _log.error("the API keys stay as they were: %s", error)
+        else:
+            _log.info("API keys read anew: %d", len(self._by_digest))
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _by_digest(keys: Sequence[Key]) -> dict[bytes, Key]:
+    return {bytes.fromhex(key.sha256): key for key in keys}
+
+
+def new_key(
+    name: str, *, days: float = 0, requests_per_minute: int | None = None, concurrent_requests: int | None = None
+) -> tuple[str, Key]:
+    """A fresh key and what is kept of it. Args: as of `Key`; days: until it expires, 0 for never."""
+    secret = PREFIX + secrets.token_urlsafe(32)
+    now = datetime.now(UTC).replace(microsecond=0)
+    try:
+        expires = (now + timedelta(days=days)).isoformat() if days else ""
+    except OverflowError:
+        raise ValueError(f"--days {days:g} is beyond the calendar") from None
+    return secret, Key(
+        id=f"key_{secrets.token_hex(4)}",
+        name=name,
+        sha256=hashlib.sha256(secret.encode()).hexdigest(),
+        created=now.isoformat(),
+        expires=expires,
+        requests_per_minute=requests_per_minute,
+        concurrent_requests=concurrent_requests,
+    )
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """While one command changes the file, another waits: the lock is on its folder, so nothing is left behind."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _new(options: argparse.Namespace) -> None:
+    secret, key = new_key(
+        options.name,
+        days=options.days,
+        requests_per_minute=options.requests_per_minute,
+        concurrent_requests=options.concurrent_requests,
+    )
+    options.file.parent.mkdir(parents=True, exist_ok=True)
+    with _held(options.file):
+        write_keys(options.file, [*(read_keys(options.file) if options.file.exists() else []), key])
+    until = f" until {key.expires}" if key.expires else ""
+    print(f"{key.id} for {key.name!r}{until}, in {options.file}. The key, shown this once:", file=sys.stderr)
+    print(secret)
+
+
+def _list(options: argparse.Namespace) -> None:
+    now = time.time()
+    rows = [("ID", "STATE", "CREATED", "EXPIRES", "PER MINUTE", "AT ONCE", "NAME")]
+    for key in read_keys(options.file):
+        limits = [
+            "default" if value is None else str(value) for value in (key.requests_per_minute, key.concurrent_requests)
+        ]
+        rows.append(
+            (key.id, key.state(now), key.created[:10], key.expires[:10] or "never", limits[0], limits[1], key.name)
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _revoke(options: argparse.Namespace) -> None:
+    with _held(options.file):
+        keys = read_keys(options.file)
+        if options.id not in {key.id for key in keys}:
+            raise ValueError(f"{options.file} has no key {options.id}; `python -m serving.keys list` shows them")
+        now = datetime.now(UTC).replace(microsecond=0).isoformat()
+        write_keys(
+            options.file,
+            [replace(key, revoked=key.revoked or now) if key.id == options.id else key for key in keys],
+        )
+    print(f"{options.id} is revoked; running servers know within a second or two")
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--file", type=Path, default=Path("keys.json"), help="the file of keys (%(default)s)")
+    parser = argparse.ArgumentParser(prog="python -m serving.keys", description="API keys of the service.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    new = commands.add_parser("new", parents=[common], help="make a key; it is shown once, on stdout")
+    new.add_argument("name", help="whose it is, or what for")
+    new.add_argument("--days", type=_days, default=0, help="until it expires (never)")
+    new.add_argument("--requests-per-minute", type=_count, metavar="N", help="0 for no limit (what the profile says)")
+    new.add_argument("--concurrent-requests", type=_count, metavar="N", help="0 for no limit (what the profile says)")
+    new.set_defaults(do=_new)
+    commands.add_parser("list", parents=[common], help="all keys, also dead ones").set_defaults(do=_list)
+    revoke = commands.add_parser("revoke", parents=[common], help="a key is not let in any more")
+    revoke.add_argument("id", help="such as key_1f0c9a2e")
+    revoke.set_defaults(do=_revoke)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError("must be a whole number, 0 for no limit")
+    return int(text)
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = 0.0
+    if not 0 < days < float("inf"):
+        raise argparse.ArgumentTypeError("must be a number of days above 0")
+    return days
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.do(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

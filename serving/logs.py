@@ -1,0 +1,61 @@
+"""What is written down of requests and failures: who, what, how long; never what was said.
+
+Lines go to the loggers `serving.access` (JSON, one line a request) and `serving.failures`. An exception's message may
+quote a prompt, so that a failure is logged by its types and its places in the code, without its messages.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import traceback
+from datetime import UTC, datetime
+from typing import Any
+
+_access = logging.getLogger("serving.access")
+_failures = logging.getLogger("serving.failures")
+
+
+def write_to_stderr() -> None:
+    """Let the loggers of this package say INFO and, where nobody else listens to them, write to stderr."""
+    own = logging.getLogger("serving")
+    own.setLevel(logging.INFO)
+    if own.hasHandlers():
+        return
+    for logger, form in ((own, "%(asctime)s %(levelname)s %(name)s: %(message)s"), (_access, "%(message)s")):
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(form))
+        logger.addHandler(handler)
+    _access.propagate = False  # its lines are JSON alone
+
+
+def request_line(**fields: Any) -> None:
+    """One request is over. Args: fields: what is told, JSON types; empty ones are left out."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    told = {"time": now, **{name: value for name, value in fields.items() if value not in ("", None)}}
+    _access.info("%s", json.dumps(told, separators=(",", ":")))
+
+
+def failure(request_id: str, route: str, error: BaseException) -> None:
+    """What nobody expected. Args: request_id: the client was told it; route: the template of the path."""
+    _failures.error("request %s to %s failed\n%s", request_id, route, without_messages(error))
+
+
+def without_messages(error: BaseException) -> str:
+    """A traceback with files, lines and types, of its causes too, but with no message and no value."""
+    parts: list[str] = []
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        number = f" (errno {current.errno})" if isinstance(current, OSError) and current.errno is not None else ""
+        lines = traceback.StackSummary.extract(traceback.walk_tb(current.__traceback__)).format()
+        parts.append(f"{''.join(lines)}{type(current).__module__}.{type(current).__qualname__}{number}")
+        if isinstance(current, BaseExceptionGroup):
+            parts[-1] += "".join(f"\n{_indented(without_messages(one))}" for one in current.exceptions)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    return "\nwhich came of:\n".join(parts)
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  | {line}" for line in text.splitlines())
