@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from polite_flamingo.filters.judge import Thresholds
-from polite_flamingo.sample import BadSample, Quarantined, Sample
-from polite_flamingo.shards import decode_record
+from polite_flamingo.sample import Quarantined, Sample
 from serving.config import ServiceConfig
 from serving.errors import ApiError
 from serving.rewrite_protocol import Content, RewriteOne
-from serving.rewriting import check_model, references, result_of, validated
+from serving.rewriting import check_model, parsed, references, result_of, validated
 
 ENDPOINT = "/v1/rewrite"
 
@@ -71,10 +70,7 @@ def _read(data: bytes, number: int, config: ServiceConfig, taken: set[bytes]) ->
     """Raises nothing for content."""
     custom_id = ""
     try:
-        try:
-            record = decode_record(data)
-        except BadSample as bad:
-            raise ApiError(400, f"no JSON: {bad.detail}", code="bad_json") from None
+        record = parsed(data)
         if not isinstance(record, dict):
             raise _invalid("", f"a line must be a JSON object, not {type(record).__name__}")
         name = record.get("custom_id")

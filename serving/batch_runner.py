@@ -183,7 +183,12 @@ class BatchRunner:
         folder = self._store.job_folder(job.id)
         work = folder / "work"
         known: dict[str, tuple[int, int]] = {}
-        command = [*self._build, f"--profile={work / 'profile.yaml'}", f"--input={work / 'in'}", f"--out={work / 'out'}"]
+        command = [
+            *self._build,
+            f"--profile={work / 'profile.yaml'}",
+            f"--input={work / 'in'}",
+            f"--out={work / 'out'}",
+        ]
         with (folder / "build.log").open("ab") as output:
             process = subprocess.Popen(  # polled: asyncio's own children need a loop on the main thread
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment,

@@ -219,7 +219,7 @@ class BatchStore:
         return sorted(mine, key=lambda one: (one.created, one.id))
 
     def unfinished(self, ended: set[str]) -> list[Job]:
-        """Everybody's jobs that have not ended, oldest first; ids of others are added to `ended`, and not read again."""
+        """Everybody's jobs that have not ended, oldest first; those that have join `ended` and are not read again."""
         found = [job for name in _names(self.root / "jobs") if name not in ended and (job := self._job(name))]
         ended.update(job.id for job in found if job.status in ENDED)
         return sorted((job for job in found if job.status not in ENDED), key=lambda one: (one.created, one.id))

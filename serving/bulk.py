@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -18,7 +17,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.batch_lines import ENDPOINT
-from serving.batch_store import BatchStore, Job, StoredFile
+from serving.batch_store import BatchStore, Job
 from serving.config import BatchesConfig
 from serving.errors import ApiError
 from serving.upload import receive_form
@@ -26,9 +25,6 @@ from serving.upload import receive_form
 router = APIRouter(tags=["bulk jobs"])
 
 PURPOSE = "batch"
-
-_FORM_BYTES = 64 << 10
-"""Of a form beside its file's bytes."""
 
 
 class FileObject(BaseModel):
@@ -134,11 +130,6 @@ class BatchRequest(BaseModel):
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
         default=None, max_length=16
     )
-
-
-def body_limits(config: BatchesConfig) -> dict[str, int]:
-    """Paths whose bodies may be larger than others, and how large, for the gate."""
-    return {"/v1/files": config.file_bytes + _FORM_BYTES} if config.folder else {}
 
 
 _FORM = {
