@@ -36,6 +36,16 @@ NAME = "polite-flamingo"
 SPARE_CPUS = 3
 """Logical ones that a private Ray has beyond those of the service: a bulk job's actors and tasks take them."""
 
+SERVE_ENVIRONMENT = {
+    "RAY_worker_niceness": "0",  # a service is no background job
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # pieces of a stream go from process to process, not through Ray's objects
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # threads of one process take turns at Python's lock
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",  # ten times a second by default, in each process
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
@@ -66,14 +76,21 @@ class ServeConfig:
 
 
 def run(config: ServeConfig) -> None:
-    """Serve until a signal comes.
+    """Serve until a signal comes; see `serve_until`."""
+    stop = threading.Event()
+    with _signals(stop):
+        serve_until(stop, config)
+
+
+def serve_until(stop: threading.Event, config: ServeConfig) -> None:
+    """Serve until `stop` is set, then finish what is being answered.
 
     Raises:
+        ValueError: the cluster is too small, or a model cannot be served as it is configured.
         JobFailed: the port is taken, or the service does not come up.
     """
     started = time.monotonic()
-    stop = threading.Event()
-    with _ray(config.serving.scale), _signals(stop):
+    with _ray(config.serving.scale):
         from ray import serve
         from ray.serve.schema import LoggingConfig
 
@@ -99,15 +116,16 @@ def run(config: ServeConfig) -> None:
 
 @contextmanager
 def _ray(scale: ScaleConfig) -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS, or start a private Ray with room for the service."""
+    """Join the cluster of RAY_ADDRESS, or start a private Ray with room for the service; one that runs here is used."""
     set_environment()
     set_serve_environment()
     import ray
 
+    joined = ray.is_initialized()
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
+    if not joined and os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
-    else:
+    elif not joined:
         cpus = max(os.cpu_count() or 1, math.ceil(scale.needed("CPU"))) + SPARE_CPUS
         context = ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
         os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]  # for the bulk jobs that replicas start
@@ -116,7 +134,8 @@ def _ray(scale: ScaleConfig) -> Iterator[None]:
         check_size(ray.cluster_resources(), _Needs(scale))
         yield
     finally:
-        ray.shutdown()
+        if not joined:
+            ray.shutdown()
 
 
 @dataclass(frozen=True)
@@ -133,13 +152,11 @@ class _Needs:
 def set_serve_environment() -> None:
     """What Ray Serve's processes read from the environment. What the user has set stays.
 
-    Measured in docs/serving.md: each of them saves time of the processors for every request or piece.
+    On a cluster that others started they have to be set there, before Ray starts; without them all is the same, at some
+    more time of the processors for every request.
     """
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD", "0")
-    os.environ.setdefault("RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP", "0")
-    os.environ.setdefault("RAY_SERVE_USE_GRPC_BY_DEFAULT", "1")
-    os.environ.setdefault("RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE", "1000")
+    for name, value in SERVE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The HTTP side, whole: a FastAPI application over a `Backend`, the same in one process and on Ray Serve.
 
 Each family of routes has a file: `chat.py` (/v1/chat/completions, /v1/models), `rewrite.py` (/v1/rewrite), `bulk.py`
-(/v1/files, /v1/batches), `page/` (/), `metrics.py` (/metrics), `reference.py` (/docs). `gate.py` stands before all of
+(/v1/files, /v1/batches), `page.py` (/), `metrics.py` (/metrics), `reference.py` (/docs). `gate.py` stands before all of
 them: keys, rates, sizes, request ids, the log.
 """
 
@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from serving import bulk, chat, logs, metrics, reference, rewrite
+from serving import bulk, chat, logs, metrics, page, reference, rewrite
 from serving.backend import Backend
 from serving.config import ServiceConfig
 from serving.errors import ApiError
@@ -54,6 +54,7 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
     app.include_router(bulk.router)
     app.include_router(metrics.router)
     app.include_router(reference.router)
+    app.include_router(page.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

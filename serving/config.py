@@ -119,8 +119,9 @@ class ReplicasConfig:
         max: replicas at most; more than `min` makes the number follow the requests under way.
         cpus: logical CPUs a replica takes of the cluster.
         gpus: GPUs a replica takes.
-        ongoing: requests that one replica has at once; others wait in the router.
-        queued: requests that wait in a router at most; more are turned away with 503.
+        ongoing: requests that one replica has at once; others wait in the router. 0 is, for engines, as many as they
+            take (their slots and `serving.waiting`), else 128.
+        queued: requests that wait in a router at most, those included that just pass; more are turned away with 503.
         target: requests under way a replica that the number of replicas aims at; 0 is 0.7 of `ongoing`.
         upscale_seconds: that the need for more must last.
         downscale_seconds: that the need for fewer must last.
@@ -130,16 +131,16 @@ class ReplicasConfig:
     max: int = 1
     cpus: float = 0.5
     gpus: float = 0.0
-    ongoing: int = 128
-    queued: int = 64
+    ongoing: int = 0
+    queued: int = 256
     target: float = 0.0
     upscale_seconds: float = 10.0
     downscale_seconds: float = 300.0
 
     def __post_init__(self) -> None:
         """Raises ValueError for numbers that mean nothing."""
-        if not 1 <= self.min <= self.max or self.ongoing < 1 or self.queued < 1:
-            raise ValueError("scale: needs 1 <= min <= max, and ongoing and queued of at least 1")
+        if not 1 <= self.min <= self.max or self.ongoing < 0 or self.queued < 1:
+            raise ValueError("scale: needs 1 <= min <= max, ongoing not negative and queued of at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +175,8 @@ class ServingConfig:
         chat: the model that answers: Clever Flamingo.
         chat_name: as clients call it.
         rewriter_name: as clients call Polite Flamingo.
-        waiting: requests of one engine replica beyond those that have a slot; more are turned away with 503.
+        waiting: requests of one engine beyond those that have a slot, so that a freed one is filled at once; more wait
+            in the router (`scale`).
         flush_seconds: pieces of a stream come no closer together than that, but for its first and its last: each costs
             a message between processes.
         limits: of one request.
@@ -187,7 +189,7 @@ class ServingConfig:
     chat: RewriterConfig
     chat_name: str = "clever-flamingo"
     rewriter_name: str = "polite-flamingo"
-    waiting: int = 64
+    waiting: int = 16
     flush_seconds: float = 0.05
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     access: AccessConfig = field(default_factory=AccessConfig)

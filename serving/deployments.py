@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI
@@ -237,6 +238,9 @@ def build(config: ServiceConfig) -> serve.Application:
     board = _deployment(Board, "board", ReplicasConfig(cpus=0.0, ongoing=1000), scale.drain_seconds).bind()
 
     def engine(name: str, label: str, model: RewriterConfig, chat: bool, replicas: ReplicasConfig) -> Any:
+        engines = max(1, model.engine.copies if model.device == "cpu" else 1)
+        ongoing = replicas.ongoing or engines * (model.engine.slots + serving.waiting)
+        replicas = replace(replicas, ongoing=ongoing)
         made = _deployment(EngineReplica, label, replicas, scale.drain_seconds)
         return made.bind(name, model, chat, serving.waiting, serving.flush_seconds, board)
 
@@ -251,13 +255,14 @@ def build(config: ServiceConfig) -> serve.Application:
 
 def _deployment(made_of: type, name: str, replicas: ReplicasConfig, drain_seconds: float) -> Any:
     """One deployment with its numbers."""
+    ongoing = replicas.ongoing or 128
     numbers: dict[str, Any] = {"num_replicas": replicas.min}
     if replicas.max > replicas.min:
         numbers = {
             "autoscaling_config": {
                 "min_replicas": replicas.min,
                 "max_replicas": replicas.max,
-                "target_ongoing_requests": replicas.target or max(1.0, 0.7 * replicas.ongoing),
+                "target_ongoing_requests": replicas.target or max(1.0, 0.7 * ongoing),
                 "upscale_delay_s": replicas.upscale_seconds,
                 "downscale_delay_s": replicas.downscale_seconds,
             }
@@ -265,7 +270,7 @@ def _deployment(made_of: type, name: str, replicas: ReplicasConfig, drain_second
     return serve.deployment(
         name=name,
         ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
-        max_ongoing_requests=replicas.ongoing,
+        max_ongoing_requests=ongoing,
         max_queued_requests=replicas.queued,
         graceful_shutdown_timeout_s=drain_seconds,
         graceful_shutdown_wait_loop_s=0.5,

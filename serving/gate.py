@@ -131,6 +131,8 @@ class Gate:
         if refusal is not None:
             return refusal
         visit.scope["state"]["client"] = client
+        if path == "/metrics":  # also of a server that is too busy for anything else
+            return None
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 18 or int(length) > visit.most_bytes:
             return "large_body", _large_body(visit.most_bytes)

@@ -9,11 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from ray_jobs.serve import SERVE_ENVIRONMENT
+
 settings.register_profile("steady", deadline=None)  # no test depends on how busy the machine is
 settings.load_profile("steady")
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); tests have time-outs, and often a busy machine
 os.environ.pop("RAY_ADDRESS", None)
+os.environ.update(SERVE_ENVIRONMENT, PYTEST_CURRENT_RUN=str(os.getpid()))
 _HERE = Path(__file__).parent
 os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors of tests
     [str(_HERE.parent), str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -57,6 +57,13 @@ class Tried:
     closed: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
 
+    def forget(self) -> None:
+        """Before the next test."""
+        self.bodies.clear()
+        self.clients.clear()
+        for event in (self.streaming, self.closed, self.go_on):
+            event.clear()
+
 
 def configured(
     *, access: AccessConfig | None = None, limits: LimitsConfig | None = None, batches: BatchesConfig | None = None

@@ -1,0 +1,117 @@
+"""The page at `/`: a chat with Clever Flamingo and a rewriting playground, as plain files that need no build.
+
+The files lie in `page/`: HTML, CSS, ES modules, drawings. They are read once and served by exact name from memory, so
+no path is ever put together from a request. The page loads nothing from anywhere else, and its policy forbids the
+browser to: no inline script or style, no other host, and no text that becomes markup (Trusted Types). It talks to the
+same routes as every client; what it must know beforehand is in `page/settings.json`. No model is known here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from serving.config import ServiceConfig
+from serving.errors import ApiError
+
+FOLDER = Path(__file__).parent / "page"
+
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+}
+
+POLICY = "; ".join((
+    "default-src 'none'",
+    "script-src 'self'",
+    "style-src 'self'",
+    "img-src 'self' data: blob:",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+    "require-trusted-types-for 'script'",
+    "trusted-types 'none'",
+))  # fmt: skip
+"""Stricter than the gate's own policy, which stands beside it. `data:` and `blob:` are pictures that users chose."""
+
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cache-Control": "no-cache",  # kept, but asked about each time: a new version shows at once
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of the page, ready to be sent."""
+
+    content: bytes
+    type: str
+    etag: str
+
+
+@cache
+def files() -> Mapping[str, File]:
+    """All files of the page by name."""
+    found = {}
+    for path in sorted(FOLDER.iterdir()):
+        if path.suffix in TYPES:
+            content = path.read_bytes()
+            found[path.name] = File(content, TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
+    return found
+
+
+def settings(config: ServiceConfig) -> dict[str, Any]:
+    """What the page must know of the service; nothing that a stranger may not."""
+    serving = config.serving
+    limits = serving.limits
+    return {
+        "chat": serving.chat_name,
+        "rewriter": serving.rewriter_name,
+        "keys": bool(serving.access.keys),
+        "images": limits.images,
+        "image_bytes": limits.image_bytes,
+        "text_characters": limits.text_characters,
+        "thresholds": asdict(config.thresholds),
+    }
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+async def index(request: Request) -> Response:
+    """The page."""
+    return _answer(request, files()["index.html"])
+
+
+@router.get("/page/settings.json")
+async def page_settings(request: Request) -> dict[str, Any]:
+    """See `settings`."""
+    return settings(request.app.state.config)
+
+
+@router.api_route("/page/{name}", methods=["GET", "HEAD"])
+async def file(request: Request, name: str) -> Response:
+    """One of the page's files."""
+    found = files().get(name)
+    if found is None:
+        raise ApiError(404, "the page has no such file", code="not_found")
+    return _answer(request, found)
+
+
+def _answer(request: Request, found: File) -> Response:
+    headers = HEADERS | {"ETag": found.etag}
+    known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+    if found.etag in known or "*" in known:
+        return Response(status_code=304, headers=headers)
+    return Response(found.content, headers=headers, media_type=found.type)

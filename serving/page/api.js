@@ -1,0 +1,111 @@
+// The service as this page calls it: OpenAI's chat protocol, streamed, and /v1/rewrite. Whatever goes wrong becomes a
+// `ServiceError` with the server's own words; being stopped by the user is an `AbortError`, as fetch has it.
+
+export class ServiceError extends Error {
+  // status: of HTTP, 0 where no answer came; retryAfter: seconds, null where the server named none;
+  // lost: the connection broke after the answer had begun.
+  constructor(message, { status = 0, code = null, retryAfter = null, lost = false } = {}) {
+    super(message);
+    Object.assign(this, { status, code, retryAfter, lost });
+  }
+}
+
+// Pieces of an answer: { text, finish, usage }, each only where it came.
+export async function* chat(body, key, signal) {
+  const options = { include_usage: true };
+  const answer = await post("v1/chat/completions", { ...body, stream: true, stream_options: options }, key, signal);
+  let done = false;
+  for await (const data of events(answer.body)) {
+    if (data === "[DONE]") {
+      done = true;
+      continue;
+    }
+    const chunk = parsed(data);
+    if (chunk.error) throw new ServiceError(chunk.error.message ?? "the server failed", { status: 500, code: chunk.error.code });
+    const choice = chunk.choices?.[0];
+    yield { text: choice?.delta?.content ?? "", finish: choice?.finish_reason ?? null, usage: chunk.usage ?? null };
+  }
+  if (!done) throw lost();
+}
+
+// The answer of /v1/rewrite.
+export async function rewrite(body, key, signal) {
+  const answer = await post("v1/rewrite", body, key, signal);
+  try {
+    return await answer.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw lost();
+  }
+}
+
+// What the page must know of the service before anything is asked.
+export async function settings() {
+  const answer = await fetch("page/settings.json");
+  if (!answer.ok) throw await refused(answer);
+  return answer.json();
+}
+
+async function post(route, body, key, signal) {
+  const headers = { "Content-Type": "application/json" };
+  if (key) headers.Authorization = `Bearer ${key}`;
+  let answer;
+  try {
+    answer = await fetch(route, { method: "POST", headers, body: JSON.stringify(body), signal, credentials: "omit" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ServiceError("The server cannot be reached. Is it still running, and are you connected?");
+  }
+  if (!answer.ok) throw await refused(answer);
+  return answer;
+}
+
+async function refused(answer) {
+  const body = await answer.json().catch(() => null); // a proxy before the service may answer in HTML
+  const seconds = Number.parseFloat(answer.headers.get("Retry-After") ?? "");
+  return new ServiceError(body?.error?.message ?? `The server answered ${answer.status} ${answer.statusText}`.trim(), {
+    status: answer.status,
+    code: body?.error?.code ?? null,
+    retryAfter: Number.isFinite(seconds) ? Math.max(0, seconds) : null,
+  });
+}
+
+const lost = () => new ServiceError("The connection was lost before the answer was complete.", { lost: true });
+
+function parsed(data) {
+  try {
+    return JSON.parse(data);
+  } catch {
+    throw new ServiceError("The server sent something that is no answer.", { lost: true });
+  }
+}
+
+// The `data` of each server-sent event. Events may be cut anywhere on their way, also within a character.
+async function* events(stream) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  let data = [];
+  try {
+    for (;;) {
+      let piece;
+      try {
+        piece = await reader.read();
+      } catch (error) {
+        if (error.name === "AbortError") throw error;
+        throw lost();
+      }
+      if (piece.done) return;
+      const lines = (rest + piece.value).split(/\r\n|\n|\r(?!$)/);
+      rest = lines.pop();
+      for (const line of lines) {
+        if (line.startsWith("data:")) data.push(line.slice(5).replace(/^ /, ""));
+        else if (line === "" && data.length) {
+          yield data.join("\n");
+          data = [];
+        }
+      }
+    }
+  } finally {
+    await reader.cancel().catch(() => {}); // broken already: nothing is left to cancel
+  }
+}

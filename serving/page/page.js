@@ -1,0 +1,107 @@
+// Where the page begins: tabs, colours, and what is dropped or pasted anywhere.
+
+import * as api from "./api.js";
+import { startChat } from "./chat.js";
+import { announce, byId } from "./dom.js";
+import { filesOf } from "./pictures.js";
+import { startRewriting } from "./rewriting.js";
+import { startSettings } from "./settings.js";
+
+let service = { chat: "clever-flamingo", rewriter: "polite-flamingo", keys: false, images: 16, text_characters: 100_000, thresholds: {} };
+const known = () => service;
+
+function startTabs() {
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  const select = (tab, focus) => {
+    for (const one of tabs) {
+      const chosen = one === tab;
+      one.setAttribute("aria-selected", String(chosen));
+      one.tabIndex = chosen ? 0 : -1;
+      byId(one.getAttribute("aria-controls")).hidden = !chosen;
+    }
+    const name = tab.id.replace("tab-", "");
+    byId("new-chat").hidden = name !== "chat";
+    document.title = name === "chat" ? "Clever Flamingo" : "Rewriting · Polite Flamingo";
+    history.replaceState(null, "", name === "chat" ? location.pathname : `#${name}`);
+    if (focus) tab.focus();
+  };
+  tabs.forEach((tab, place) => {
+    tab.addEventListener("click", () => select(tab, false));
+    tab.addEventListener("keydown", (event) => {
+      const to = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: tabs.length - 1 }[event.key];
+      if (to === undefined) return;
+      event.preventDefault();
+      select(tabs[(to + tabs.length) % tabs.length], true);
+    });
+  });
+  const fromAddress = () => select(byId(`tab-${location.hash.slice(1)}`) ?? tabs[0], false);
+  window.addEventListener("hashchange", fromAddress);
+  fromAddress();
+}
+
+function startTheme() {
+  const button = byId("theme");
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  const dark = () => (document.documentElement.dataset.theme ?? (system.matches ? "dark" : "light")) === "dark";
+  const show = () => button.setAttribute("aria-pressed", String(dark()));
+  button.addEventListener("click", () => {
+    const theme = dark() ? "light" : "dark";
+    document.documentElement.dataset.theme = theme;
+    try {
+      localStorage.setItem("flamingo.theme", theme);
+    } catch {
+      announce("The browser does not let the page remember this."); // storage is forbidden
+    }
+    show();
+  });
+  system.addEventListener("change", show);
+  show();
+}
+
+// Pictures that are dropped or pasted anywhere go to the panel that is open.
+function startGifts(panels) {
+  const open = () => (byId("panel-chat").hidden ? panels.rewriting : panels.chat);
+  const withFiles = (event) => event.dataTransfer?.types.includes("Files") && !document.querySelector("dialog[open]");
+  const over = byId("drop");
+  let depth = 0; // of nested elements that the pointer is in
+  const leave = () => {
+    depth = 0;
+    over.hidden = true;
+  };
+  document.addEventListener("dragenter", (event) => {
+    if (!withFiles(event)) return;
+    depth += 1;
+    over.hidden = false;
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (withFiles(event) && --depth <= 0) leave();
+  });
+  document.addEventListener("dragover", (event) => {
+    if (withFiles(event)) event.preventDefault();
+  });
+  document.addEventListener("drop", (event) => {
+    if (!withFiles(event)) return;
+    event.preventDefault(); // else the browser would leave the page for the picture
+    leave();
+    open().add(filesOf(event.dataTransfer));
+    open().focus();
+  });
+  document.addEventListener("paste", (event) => {
+    const files = filesOf(event.clipboardData).filter((file) => file.type.startsWith("image/"));
+    if (!files.length || document.querySelector("dialog[open]")) return;
+    event.preventDefault();
+    open().add(files);
+  });
+}
+
+startTheme();
+startSettings();
+const panels = { chat: startChat(known), rewriting: startRewriting(known) };
+startTabs();
+startGifts(panels);
+if (matchMedia("(pointer: fine)").matches && !byId("panel-chat").hidden) panels.chat.focus();
+try {
+  service = await api.settings();
+} catch (error) {
+  announce(error.message); // what was guessed above will do, and asking will say what is wrong
+}
