@@ -223,18 +223,14 @@ async def _choices(backend: Backend, asks: Sequence[Ask]) -> AsyncGenerator[tupl
 
 async def _finished(backend: Backend, ask: Ask) -> AsyncGenerator[Delta]:
     """The deltas of an ask, up to a proper end."""
-    deltas: AsyncIterator[Delta] = backend.stream(ask)
-    try:
+    async with aclosing(backend.stream(ask)) as deltas:
         async for delta in deltas:
             if delta.finish not in ("", "stop", "length"):
                 break
             yield delta
             if delta.finish:
                 return
-        raise overloaded(f"{ask.model} ended this answer before its end, as it shuts down; try again")
-    finally:
-        if isinstance(deltas, AsyncGenerator):
-            await deltas.aclose()
+    raise overloaded(f"{ask.model} ended this answer before its end, as it shuts down; try again")
 
 
 def _tag(model: str, mark: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """JSON bodies of requests: read fast and strictly, and what is wrong with them told in OpenAI's words.
 
-A body may hold megabytes of base64 in one string. The standard library's JSON reads 150 MB/s of it, pydantic's 2 GB/s,
+A body may hold megabytes of base64 in one string. The standard library takes ten times as long to read it as pydantic,
 and everybody else waits meanwhile; besides, pydantic's refuses half a surrogate pair, which no tokenizer takes.
 """
 
@@ -10,11 +10,13 @@ import json
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-import pydantic_core
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 
 from serving.errors import ApiError
+
+_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 _LONGEST = 300
 """Characters of a message: some repeat what they found."""
@@ -37,9 +39,9 @@ class _Request(Request):
     async def json(self) -> Any:
         """The body. Raises json.JSONDecodeError, which FastAPI makes a validation error of."""
         try:
-            return pydantic_core.from_json(await self.body(), allow_inf_nan=False)
-        except ValueError as error:
-            raise json.JSONDecodeError(str(error), "", 0) from None
+            return _JSON.validate_json(await self.body())
+        except ValidationError as error:
+            raise json.JSONDecodeError(error.errors(include_input=False)[0]["msg"], "", 0) from None
 
 
 def as_api_error(errors: Sequence[Any], body: Any) -> ApiError:
