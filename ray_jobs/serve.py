@@ -97,7 +97,7 @@ def serve_until(stop: threading.Event, config: ServeConfig) -> None:
     from serving.deployments import build
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    _check_port(config.host, config.port)
+    check_port(config.host, config.port)
     application = build(config.service)
     print(f"{NAME}: starting; the models are loaded …", flush=True)
     serve.start(http_options={"host": config.host, "port": config.port, "keep_alive_timeout_s": 75})
@@ -176,7 +176,7 @@ def _signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
     """Raises JobFailed where another process listens: Serve would go on without a word, and be unreachable."""
     import socket
 
@@ -200,8 +200,8 @@ def _await_health(url: str, stop: threading.Event, patience: float = 120.0) -> N
         except (urllib.error.URLError, TimeoutError) as error:
             if time.monotonic() > deadline:
                 raise JobFailed(
-                    f"the service did not become healthy in {patience:.0f} s at {url} ({error}); where Serve ran on this "
-                    "cluster before, it keeps its own address"
+                    f"the service did not become healthy in {patience:.0f} s at {url} ({error}); where Serve ran on "
+                    "this cluster before, it keeps its own address"
                 ) from None
         stop.wait(0.5)
 
