@@ -188,6 +188,7 @@ class Stage:
 @pytest.fixture(scope="module")
 def stage(browser: Browser, tiny: Tiny, model_v2: FlamingoModel) -> Iterator[Stage]:
     config = service_config(tiny)
+    config = replace(config, serving=replace(config.serving, access=AccessConfig(log=False)))
     hosts = [
         EngineHost(name, config.rewriter, chat=chat, model=model_v2, flush_seconds=0.0)
         for name, chat in ((config.serving.chat_name, True), (config.serving.rewriter_name, False))
