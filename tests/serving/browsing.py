@@ -134,11 +134,12 @@ class Visit:
         self.page.evaluate(
             """([how, files]) => {
                 const transfer = new DataTransfer();
-                for (const [name, type, bytes] of files) transfer.items.add(new File([new Uint8Array(bytes)], name, { type }));
-                const told = { bubbles: true, cancelable: true };
-                if (how === "paste") document.activeElement.dispatchEvent(new ClipboardEvent("paste", { ...told, clipboardData: transfer }));
+                for (const [name, type, bytes] of files)
+                    transfer.items.add(new File([new Uint8Array(bytes)], name, { type }));
+                const told = { bubbles: true, cancelable: true, clipboardData: transfer, dataTransfer: transfer };
+                if (how === "paste") document.activeElement.dispatchEvent(new ClipboardEvent("paste", told));
                 else for (const kind of ["dragenter", "dragover", "drop"])
-                    document.body.dispatchEvent(new DragEvent(kind, { ...told, dataTransfer: transfer }));
+                    document.body.dispatchEvent(new DragEvent(kind, told));
             }""",
             [how, [(name, kind, list(data)) for name, kind, data in files]],
         )
@@ -172,7 +173,8 @@ class Stage:
         if access is not None:
             config = replace(self.config, serving=replace(self.config.serving, access=access))
             with serving_on_a_port(create_app(config, self.backend)) as (host, port):
-                with replace(self, config=config, url=f"http://{host}:{port}/").visit(**context) as visit:
+                guarded = replace(self, config=config, url=f"http://{host}:{port}/")
+                with guarded.visit(**context) as visit:
                     yield visit
             return
         self.backend.reset()

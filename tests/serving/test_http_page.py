@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from browsing import Stage, Visit, needs_chromium
 from browsing import browser as browser
 from browsing import stage as stage
@@ -56,7 +55,7 @@ def test_a_newcomer_gets_an_answer_in_one_click_and_goes_on_talking(visit: Visit
 def test_an_answer_is_seen_while_it_comes_and_stopping_it_frees_its_slot(visit: Visit) -> None:
     visit.backend.free.clear()
     visit.send("Talk to me")
-    visit.page.wait_for_function("document.querySelector('.message.busy .text')?.textContent.length > 0")
+    visit.page.wait_for_function("() => document.querySelector('.message.busy .text')?.textContent.length > 0")
     soon(lambda: visit.backend.open_streams == 1)
     assert visit.page.locator("#stop").is_visible() and not visit.page.locator("#send").is_visible()
     visit.page.keyboard.press("Escape")
@@ -120,16 +119,17 @@ def test_screen_readers_hear_the_whole_answer_once(visit: Visit) -> None:
         """() => {
             window.heard = [];
             const status = document.getElementById("status");
-            new MutationObserver(() => status.textContent && window.heard.push(status.textContent)).observe(status, { childList: true });
+            const hear = () => status.textContent && window.heard.push(status.textContent);
+            new MutationObserver(hear).observe(status, { childList: true });
         }"""
     )
     visit.backend.free.clear()
     visit.backend.says = ["Two ", "circles", "."]
     visit.send("How many?")
-    visit.page.wait_for_function("window.heard.length === 1")
+    visit.page.wait_for_function("() => window.heard.length === 1")
     visit.backend.free.set()
     visit.wait_for_answer()
-    visit.page.wait_for_function("window.heard.length === 2")
+    visit.page.wait_for_function("() => window.heard.length === 2")
     assert visit.page.evaluate("window.heard") == ["Clever Flamingo is answering", "Clever Flamingo: Two circles."]
 
 
@@ -231,7 +231,9 @@ def test_a_failure_in_the_middle_keeps_what_came(visit: Visit) -> None:
 
 def test_a_lost_connection_is_said_and_keeps_what_came(visit: Visit) -> None:
     piece = 'data: {"choices": [{"index": 0, "delta": {"content": "Half an ans"}, "finish_reason": null}]}\n\n'
-    visit.page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=piece))
+    visit.page.route(
+        "**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=piece)
+    )
     visit.send("Go on")
     visit.page.get_by_role("alert").get_by_text("The connection was lost").wait_for()
     assert visit.wait_for_answer() == "Half an ans"
@@ -277,7 +279,12 @@ def test_pictures_too_large_to_keep_are_forgotten_oldest_first(visit: Visit, tmp
 def test_settings_travel_with_the_request(visit: Visit) -> None:
     page = visit.page
     page.click("#open-settings")
-    for name, value in {"Temperature": "0.5", "Longest answer": "3", "Seed": "7", "System message": "Be brief."}.items():
+    for name, value in {
+        "Temperature": "0.5",
+        "Longest answer": "3",
+        "Seed": "7",
+        "System message": "Be brief.",
+    }.items():
         page.get_by_label(name).fill(value)
     page.get_by_role("button", name="Done").click()
     visit.send("Hello")
