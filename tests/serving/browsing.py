@@ -53,7 +53,7 @@ class Numbers:
 
 
 class Directed(LocalBackend):
-    """The tiny engines, or the words of `says`; a stream waits after its first piece while `free` is not set."""
+    """The tiny engines, or the words of `says`; a stream waits after its first words while `free` is not set."""
 
     def __init__(self, hosts: Sequence[EngineHost], numbers: Numbers):
         super().__init__(hosts, numbers)
@@ -76,12 +76,14 @@ class Directed(LocalBackend):
         self.asked.append(ask)
         if self.refuses:
             raise self.refuses.pop(0)
+        said = ""
         async with aclosing(self._pieces(ask)) as pieces:
             async for piece in pieces:
                 yield piece
                 if self.fails:
                     raise self.fails
-                while not self.free.is_set():
+                said += piece.text
+                while said.strip() and not self.free.is_set():
                     await asyncio.sleep(0.005)
 
     async def _pieces(self, ask: Ask) -> AsyncIterator[Delta]:
