@@ -124,6 +124,7 @@ function drawn(found, raw) {
   return make(
     "section",
     { className: "card result", "aria-label": "Result" },
+    make("h2", { className: "hidden" }, "Result"),
     found.kept !== null && judgement(found),
     make("div", { className: "sides" }, side("raw", "Raw annotation", raw), side("polite", "Polite Flamingo", found.response)),
     found.removed_paragraphs.length > 0 &&
