@@ -34,10 +34,8 @@ def request_line(**fields: Any) -> None:
     """One request is over. Args: fields: what is told, JSON types; empty ones are left out."""
     if not _access.isEnabledFor(logging.INFO):
         return
-    told: dict[str, Any] = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-    for name, value in fields.items():
-        if value is not None and value != "":
-            told[name] = value
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    told = {"time": now, **{name: value for name, value in fields.items() if value is not None and value != ""}}
     record = _access.makeRecord(_access.name, logging.INFO, "", 0, _line(told), (), None)
     _access.handle(record)  # `info` would look for the line of code that logs: a third of the cost
 
