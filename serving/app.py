@@ -7,18 +7,22 @@ them: keys, rates, sizes, request ids, the log.
 
 from __future__ import annotations
 
+import time
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from serving import logs, metrics, page, reference, rewrite
+from serving import chat, logs, metrics, page, reference, rewrite
 from serving.backend import Backend
 from serving.config import ServiceConfig
 from serving.errors import ApiError
 from serving.gate import RATE_HEADERS, Gate
 from serving.keys import KeyRing
+from serving.pictures import Pictures
+from serving.validation import as_api_error
 
 MULTIPART_BYTES = 64 << 10
 """What an upload has besides its file."""
@@ -37,12 +41,15 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
     """
     app = FastAPI(title="Polite Flamingo on Ray", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.config, app.state.backend, app.state.metrics = config, backend, metrics.Metrics()
+    app.state.pictures = Pictures(config.serving.limits, config.serving.remote_images)
+    app.state.started, app.state.fingerprint = int(time.time()), chat.fingerprint(config.serving)
 
     @app.get("/health", tags=["service"])
     async def health() -> Response:
         """200 when every model answers, else 503."""
         return Response(status_code=200 if await backend.ready() else 503)
 
+    app.include_router(chat.router)
     app.include_router(rewrite.router)
     app.include_router(metrics.router)
     app.include_router(reference.router)
@@ -84,9 +91,7 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body")
-    return await _api_error(request, ApiError(400, f"{where or 'body'}: {first['msg']}", param=where or None))
+    return await _api_error(request, as_api_error(error.errors(), error.body))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -28,7 +28,7 @@ class LimitsConfig:
         images: of one conversation.
         image_bytes: encoded, of one image.
         image_pixels: of one image, from its header; more is refused before anything is decoded.
-        text_characters: of one message.
+        text_characters: of one conversation.
         messages: of one conversation.
         choices: `n` of one request.
         rewrites: of one call of /v1/rewrite.
@@ -79,10 +79,12 @@ class RemoteImagesConfig:
     Attributes:
         hosts: that may be asked, exact names or `*.example.org`; none by default.
         seconds: for one image, everything included.
+        at_once: images fetched together, a thread each; some more wait, others are turned away.
     """
 
     hosts: tuple[str, ...] = ()
     seconds: float = 10.0
+    at_once: int = 8
 
 
 @dataclass(frozen=True, kw_only=True)

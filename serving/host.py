@@ -61,7 +61,7 @@ class EngineHost:
         decoder = rewriter.decoder
         engines = decoder.engines if isinstance(decoder, Engines) else [decoder]
         self._engines = [AsyncEngine(engine, max_waiting=waiting) for engine in engines]  # type: ignore[arg-type]
-        self._flush = flush_seconds
+        self._flush, self._usual_tokens = flush_seconds, config.generation.max_new_tokens
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
         """See `Backend.stream`."""
@@ -109,7 +109,7 @@ class EngineHost:
                 param="messages",
             )
         decoding = Decoding(
-            max_new_tokens=ask.max_tokens or room,
+            max_new_tokens=ask.max_tokens or min(room, self._usual_tokens),
             temperature=ask.temperature,
             top_k=ask.top_k,
             top_p=ask.top_p,

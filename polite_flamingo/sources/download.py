@@ -43,7 +43,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Seconds but for `attempts`: to connect, between two bytes, for one image with redirects and retries."""
+    """Seconds but for `attempts` and `size`: to connect, between two bytes, for an image with redirects and retries."""
 
     connect: float = 10.0
     read: float = 15.0
@@ -51,6 +51,8 @@ class Limits:
     attempts: int = 3
     pause: float = 1.0
     """Before the second attempt; doubled before each further one."""
+    size: int = MAX_IMAGE_BYTES
+    """Bytes of an image, at most."""
 
 
 class _Retry(Exception):
@@ -89,6 +91,11 @@ def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image
     raise BadSample("missing_image", f"{given[:120]!r} did not come in {limits.attempts} attempts ({failure})")
 
 
+def check_url(url: str, hosts: Sequence[str]) -> None:
+    """Raises `BadSample` for a URL that `fetch` would not even look up: no http(s), credentials, a host not named."""
+    _target(url, hosts)
+
+
 def check_hosts(hosts: Sequence[str]) -> None:
     """Raises `SourceError` for an entry that no host could ever match: a URL, a port, a lone star."""
     for entry in hosts:
@@ -117,7 +124,7 @@ def _follow(url: str, hosts: Sequence[str], limits: Limits, deadline: float) -> 
             elif answer.status != 200:
                 raise BadSample("missing_image", f"{url[:120]!r}: the server says {answer.status}")
             else:
-                return _body(answer, url, deadline)
+                return _body(answer, url, limits.size, deadline)
     raise BadSample("missing_image", f"{url[:120]!r}: redirected more than {MAX_REDIRECTS} times")
 
 
@@ -241,19 +248,19 @@ def _shut(line: socket.socket) -> None:
         socket.socket.shutdown(line, socket.SHUT_RDWR)
 
 
-def _body(answer: http.client.HTTPResponse, url: str, deadline: float) -> bytes:
+def _body(answer: http.client.HTTPResponse, url: str, size: int, deadline: float) -> bytes:
     """The whole body, piece by piece, so that what is too much is never held."""
     promised = answer.length
-    if promised is not None and promised > MAX_IMAGE_BYTES:
-        raise BadSample("image_too_large", f"{url[:120]!r}: {promised} bytes, at most {MAX_IMAGE_BYTES} are read")
+    if promised is not None and promised > size:
+        raise BadSample("image_too_large", f"{url[:120]!r}: {promised} bytes, at most {size} are read")
     data = bytearray()
     while promised is None or len(data) < promised:
         piece = answer.read1(1 << 16)
         if not piece:
             break
         data += piece
-        if len(data) > MAX_IMAGE_BYTES:
-            raise BadSample("image_too_large", f"{url[:120]!r}: more than {MAX_IMAGE_BYTES} bytes")
+        if len(data) > size:
+            raise BadSample("image_too_large", f"{url[:120]!r}: more than {size} bytes")
     if time.monotonic() >= deadline:
         raise _Retry("the time is over")
     if promised is not None and len(data) < promised:

@@ -292,8 +292,8 @@ def test_a_connection_that_stays_open_after_the_body_is_not_waited_for(site: Sit
     assert fetch(f"{site.url}/hold", [HERE], Limits(read=1.0, attempts=1)).data == data
 
 
-def test_a_body_without_end_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "MAX_IMAGE_BYTES", 100_000)
+def test_a_body_without_end_is_left(site: Site) -> None:
+    limits = Limits(size=100_000)
     sent = []
 
     def endless(handler: BaseHTTPRequestHandler) -> None:
@@ -304,8 +304,8 @@ def test_a_body_without_end_is_left(site: Site, monkeypatch: pytest.MonkeyPatch)
             sent.append(1)
 
     site.pages |= {"/endless": endless, "/promise": plain(200, b"", Content_Length="100001")}
-    assert "more than 100000 bytes" in refused(f"{site.url}/endless", HERE).detail
-    bad = refused(f"{site.url}/promise", HERE)
+    assert "more than 100000 bytes" in refused(f"{site.url}/endless", HERE, limits=limits).detail
+    bad = refused(f"{site.url}/promise", HERE, limits=limits)
     assert bad.reason == "image_too_large" and "100001 bytes, at most 100000" in bad.detail
     assert len(site.asked) == 2
 

@@ -1,0 +1,171 @@
+"""The URL of an image -> its encoded bytes, or one clear line why not.
+
+A data URL is measured before it is decoded, and the image's header is read before anybody decodes pixels: what would be
+too large is refused for what it says of itself. An http(s) URL is fetched only from hosts that the server's operator
+named, by `sources/download.py`, whose gates see to it that no request of ours reaches the inside of a network. What
+such a host answered, and where it is, is not told to the client: that would make the server a probe.
+
+All of it runs on threads, base64 in pieces: the event loop has other requests to carry. Nothing here decodes pixels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from polite_flamingo.images import inspect
+from polite_flamingo.sample import BadSample
+from polite_flamingo.sources import download
+from serving.config import LimitsConfig, RemoteImagesConfig
+from serving.errors import ApiError, overloaded
+
+_PIECE = 1 << 18
+"""Characters of base64 decoded in one go, a multiple of 4: it takes 1.5 ms, in which no other thread runs."""
+
+_READERS = 2
+"""Threads for data URLs. What they do is short, and mostly not done in parallel."""
+
+_WAITING = 8
+"""Downloads that may wait, for each that runs."""
+
+_LONGEST_HEAD = 200
+_LONGEST_URL = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """An image that a request shows: its URL, and the path of the field that names it."""
+
+    url: str
+    param: str
+
+
+class Pictures:
+    """Gets images. One for a server, which lives as long as that."""
+
+    def __init__(self, limits: LimitsConfig, remote: RemoteImagesConfig):
+        """Raises SourceError for a host of the list that no URL can name."""
+        download.check_hosts(remote.hosts)
+        self._limits, self._remote = limits, remote
+        self._readers = ThreadPoolExecutor(_READERS, "pictures")
+        self._downloads = ThreadPoolExecutor(remote.at_once, "downloads")
+        self._open = 0
+
+    async def load(self, images: Sequence[Shown]) -> list[bytes]:
+        """Their encoded bytes, in order; each URL is read once.
+
+        Raises:
+            ApiError: 400 for the first at fault; 503 where too many downloads wait.
+        """
+        distinct = list({image.url: image for image in images}.values())
+        if not distinct:
+            return []
+        tasks = [asyncio.ensure_future(self._load(image)) for image in distinct]
+        try:
+            found = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        of = {image.url: data for image, data in zip(distinct, found, strict=True)}
+        return [of[image.url] for image in images]
+
+    async def _load(self, image: Shown) -> bytes:
+        scheme = image.url[:8].lower()
+        if scheme.startswith("data:"):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._readers, partial(self._read, image))
+        if scheme.startswith(("http:", "https:")):
+            return await self._fetch(image)
+        raise _at_fault(image, "the URL must be data:image/…;base64,…, or http(s) where the server allows it")
+
+    def _read(self, image: Shown) -> bytes:
+        """The bytes within a data URL."""
+        head, comma, text = image.url.partition(",")
+        kind = head[:_LONGEST_HEAD].lower()
+        if not (comma and kind.startswith("data:image/") and kind.endswith(";base64") and len(head) <= _LONGEST_HEAD):
+            raise _at_fault(image, "a data URL must begin with data:image/…;base64,")
+        self._check_size(image, len(text) // 4 * 3 - text.count("=", -2))
+        data = bytearray()
+        try:
+            for start in range(0, len(text), _PIECE):
+                piece = text[start : start + _PIECE]
+                if piece.endswith("=") and start + _PIECE < len(text):
+                    raise binascii.Error("padding before the end")
+                data += binascii.a2b_base64(piece, strict_mode=True)
+        except ValueError as error:  # also for what is not ASCII
+            raise _at_fault(image, f"no base64 ({error})") from None
+        return self._checked(image, bytes(data))
+
+    async def _fetch(self, image: Shown) -> bytes:
+        """The bytes at an http(s) URL."""
+        remote = self._remote
+        if not remote.hosts:
+            raise _at_fault(
+                image,
+                "this server fetches no images; send the image itself, as data:image/…;base64,…",
+                "remote_images_disabled",
+            )
+        if len(image.url) > _LONGEST_URL:
+            raise _at_fault(image, f"a URL may have {_LONGEST_URL} characters")
+        try:
+            download.check_url(image.url, remote.hosts)
+        except BadSample as bad:
+            raise _at_fault(image, f"this server does not fetch it: {bad.detail}", "remote_image_refused") from None
+        if self._open >= remote.at_once * (1 + _WAITING):
+            raise overloaded("too many images are being fetched; try again later")
+        limits = download.Limits(
+            connect=remote.seconds,
+            read=remote.seconds,
+            total=remote.seconds,
+            attempts=2,
+            pause=0.2,
+            size=self._limits.image_bytes,
+        )
+        self._open += 1
+        try:
+            async with asyncio.timeout(remote.seconds):
+                fetch = partial(download.fetch, image.url, remote.hosts, limits)
+                found = await asyncio.get_running_loop().run_in_executor(self._downloads, fetch)
+        except BadSample as bad:
+            if bad.reason == "image_too_large":
+                raise self._too_large(image) from None
+            if bad.reason in ("corrupt_image", "empty_image"):
+                raise _at_fault(image, "what the URL gave is no image that can be read") from None
+            raise self._not_fetched(image) from None
+        except TimeoutError:
+            raise self._not_fetched(image) from None
+        finally:
+            self._open -= 1
+        return self._checked(image, found.data)
+
+    def _not_fetched(self, image: Shown) -> ApiError:
+        why = f"it could not be fetched: its host must be public, and send an image within {self._remote.seconds:g} s"
+        return _at_fault(image, why, "remote_image_failed")
+
+    def _too_large(self, image: Shown) -> ApiError:
+        return _at_fault(image, f"an image may have {self._limits.image_bytes} bytes", "image_too_large")
+
+    def _check_size(self, image: Shown, size: int) -> None:
+        if size > self._limits.image_bytes:
+            raise self._too_large(image)
+
+    def _checked(self, image: Shown, data: bytes) -> bytes:
+        """The data, if its header is that of an image of a size that may be decoded."""
+        self._check_size(image, len(data))
+        try:
+            header = inspect(data)
+        except BadSample as bad:
+            too_large = bad.reason == "image_too_large"
+            raise _at_fault(image, bad.detail, "image_too_large" if too_large else "invalid_image") from None
+        if header.width * header.height > self._limits.image_pixels:
+            why = f"{header.width}x{header.height} pixels; an image may have {self._limits.image_pixels}"
+            raise _at_fault(image, why, "image_too_large")
+        return data
+
+
+def _at_fault(image: Shown, why: str, code: str = "invalid_image") -> ApiError:
+    return ApiError(400, f"{image.param}: {why}", code=code, param=image.param)

@@ -1,0 +1,107 @@
+"""The chat service, whole and on a port of its own: the tiny Flamingo of random weights behind uvicorn, no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import openai
+from gated import serving_on_a_port
+from PIL import Image as Pillow
+from tiny_flamingo import Tiny
+
+from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
+from polite_flamingo.flamingo.model import FlamingoModel
+from serving.app import create_app
+from serving.backend import Ask
+from serving.config import AccessConfig, LimitsConfig, RemoteImagesConfig, ServiceConfig, ServingConfig
+from serving.host import EngineHost
+from serving.local import LocalBackend
+
+CHAT = "clever-flamingo"
+
+
+def chat_config(
+    tiny: Tiny, *, limits: LimitsConfig | None = None, remote: RemoteImagesConfig | None = None
+) -> ServiceConfig:
+    model = RewriterConfig(
+        flamingo=tiny.config,
+        generation=GenerationConfig(max_new_tokens=24, num_beams=1, do_sample=False, no_repeat_ngram_size=0),
+        engine=EngineConfig(slots=4),
+        device="cpu",
+        dtype="float32",
+    )
+    serving = ServingConfig(
+        chat=model,
+        limits=limits or LimitsConfig(),
+        remote_images=remote or RemoteImagesConfig(),
+        access=AccessConfig(log=False),
+    )
+    return ServiceConfig(rewriter=model, serving=serving)
+
+
+class Watched(LocalBackend):
+    """Remembers what was asked."""
+
+    def __init__(self, hosts: Sequence[EngineHost]):
+        super().__init__(hosts)
+        self.asked: list[Ask] = []
+
+    def stream(self, ask: Ask) -> Any:
+        self.asked.append(ask)
+        return super().stream(ask)
+
+
+@dataclass(frozen=True)
+class ChatService:
+    url: str
+    backend: Watched
+    host: EngineHost
+
+    def client(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, **options)
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def figures(self) -> dict[str, float]:
+        return self.host.figures()[f"{CHAT}/0"]
+
+
+@contextlib.contextmanager
+def running(config: ServiceConfig, model: FlamingoModel) -> Iterator[ChatService]:
+    host = EngineHost(CHAT, config.serving.chat, chat=True, model=model, waiting=256, flush_seconds=0.0)
+    backend = Watched([host])
+    try:
+        with serving_on_a_port(create_app(config, backend)) as (name, port):
+            yield ChatService(f"http://{name}:{port}", backend, host)
+    finally:
+        asyncio.run(backend.aclose())
+
+
+def picture(shade: int, size: int = 16) -> bytes:
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (size, size), (shade, 255 - shade, 90)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def data_url(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def image(data: bytes) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": data_url(data)}}
+
+
+def text(words: str) -> dict[str, str]:
+    return {"type": "text", "text": words}
+
+
+def user(*content: Any) -> dict[str, Any]:
+    """A message of one text, or of parts."""
+    return {"role": "user", "content": content[0] if isinstance(content[0], str) else list(content)}
