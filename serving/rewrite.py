@@ -65,7 +65,10 @@ async def rewrite(request: Request) -> RewriteAnswer | RewriteList:
     config: ServiceConfig = request.app.state.config
     body = await asyncio.to_thread(_parsed, await request.body())
     asked = _asked(body, config)
-    return await unless_gone(request, answer(asked, config, request.app.state.backend, _request_id(request)))
+    told = await unless_gone(request, answer(asked, config, request.app.state.backend, _request_id(request)))
+    if told.usage is not None:
+        request.state.usage.count(config.serving.rewriter_name, told.usage.prompt_tokens, told.usage.completion_tokens)
+    return told
 
 
 async def answer(
