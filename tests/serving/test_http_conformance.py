@@ -37,7 +37,7 @@ CHECKS = (
 
 
 STEADY = settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     derandomize=True,
     phases=[Phase.explicit, Phase.generate],
