@@ -1,4 +1,4 @@
-"""The page's examples: drawn by Shapes, and questions that the model of the tiny profile answers right as it is served."""
+"""The page's examples: drawn by Shapes, and asked what the tiny profile's model answers right as it is served."""
 
 from __future__ import annotations
 
@@ -59,11 +59,9 @@ def test_a_newcomer_gets_a_right_answer_to_each() -> None:
     host = EngineHost(config.serving.chat_name, config.serving.chat, chat=True)
     with serving_on_a_port(create_app(config, LocalBackend([host]))) as (address, port):
         answers = [_answer(f"http://{address}:{port}", json.loads(f"[{names}]"), words) for names, words in asked]
-    assert answers == [
-        "The shape you see in the centre is a heart, as it has two round lobes and one tip.",
-        "The star in the image is blue, as the star in the bottom left is painted blue.",
-        "Comparing the two images, the small blue star has moved from the centre to the left.",
-    ]
+    wanted = ["is a heart", "is blue", "the small blue star has moved from the centre to the left"]
+    assert len(answers) == len(wanted)
+    assert [words for words, answer in zip(wanted, answers, strict=True) if words not in answer] == [], answers
 
 
 def _answer(url: str, pictures: list[str], words: str) -> str:
