@@ -344,4 +344,4 @@ _WRONG: dict[int | str, str] = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description} for status, description in _WRONG.items()
 }
-"""For `responses=` of a route."""
+"""What any route may answer, for the document."""
