@@ -27,7 +27,7 @@ from rewriting_service import data_url, png
 from run_batches import bulk_config, runner
 
 from serving.app import create_app
-from serving.batch_runner import BatchRunner, end_orphan
+from serving.batch_runner import BatchRunner, builds_of
 from serving.batch_store import BatchStore
 from serving.config import AccessConfig, BatchesConfig, ServiceConfig
 from serving.errors import ApiError
@@ -290,10 +290,10 @@ def test_jobs_that_have_nothing_to_do(shared: Site) -> None:
 
 
 def test_a_job_that_is_cancelled_keeps_what_it_has(shared: Site) -> None:
-    """Ten rows are rewritten, the eleventh hangs, the fifth of all is none; whoever cancels gets the ten."""
+    """Ten rows are rewritten, the eleventh waits for ever, the fifth of all is none; whoever cancels gets the ten."""
     client = shared.client()
     names = [f"row {number}" for number in range(14)]
-    lines = [line(name, "hang" if name == "row 11" else "a row") for name in names]
+    lines = [line(name, "wait" if name == "row 11" else "a row") for name in names]
     job = start(client, upload(client, *lines[:4], b"{}", *lines[4:]))
     process: list[psutil.Process] = []
 
@@ -301,8 +301,7 @@ def test_a_job_that_is_cancelled_keeps_what_it_has(shared: Site) -> None:
         shown = client.batches.retrieve(job.id)
         if shown.request_counts and shown.request_counts.completed == 10 and shown.status == "in_progress":
             assert shown.request_counts.failed == 1 and shown.request_counts.total == 15
-            noted = json.loads((shared.store.job_folder(job.id) / "process.json").read_text())
-            process.append(psutil.Process(noted["pid"]))
+            process.append(psutil.Process(building(shared.store.job_folder(job.id))))
             client.batches.cancel(job.id)
         return ended(client, job)()
 
@@ -318,7 +317,7 @@ def test_a_job_that_takes_too_long_expires_with_what_it_has(tmp_path: Path) -> N
     with site(bulk_config(tmp_path / "jobs"), tmp_path) as made:
         client = made.client()
         job = start(
-            client, upload(client, *(line(str(n), "hang" if n == 7 else "a") for n in range(8))), completion_window="2h"
+            client, upload(client, *(line(str(n), "wait" if n == 7 else "a") for n in range(8))), completion_window="2h"
         )
         batches = runner(made.config)
 
@@ -349,74 +348,88 @@ def test_a_build_that_dies_is_started_again_and_one_that_cannot_work_fails(share
     assert {one["error"]["code"] for one in bad} == {"batch_failed", "invalid_json"}
 
 
+def waiting_job(client: openai.OpenAI) -> tuple[Any, set[str]]:
+    """A job whose first shard of three is soon finished; the others wait to be released. And its lines' names."""
+    names = [f"row {number:02}" for number in range(15)]
+    lines = [line(name, "a row" if number < 5 else "wait") for number, name in enumerate(names)]
+    return start(client, upload(client, *lines)), set(names)
+
+
+def building(folder: Path, *before: int) -> int:
+    """The build's process once its first shard is finished, if it is none of those before; else 0."""
+    finished = list(folder.glob("work/out/manifests/*.json"))
+    return next((pid for pid in builds_of(folder / "work" / "out") if finished and pid not in before), 0)
+
+
 def test_a_runner_that_is_killed_loses_no_line(shared: Site) -> None:
     """Killed once while its build works, which goes on alone, and once more after that was taken over."""
     client = shared.client()
-    names = {f"row {number}" for number in range(30)}
-    file = upload(client, *(line(one, "a slow row") for one in sorted(names)))
-    job = start(client, file)
+    job, names = waiting_job(client)
     folder = shared.store.job_folder(job.id)
-    done: list[int] = []
-    orphans: list[psutil.Process] = []
-    for shards in (1, 3):
+    orphans: list[int] = []
+    for _ in range(2):
         with subprocess.Popen([sys.executable, str(HERE / "run_batches.py"), str(shared.store.root)]) as killed:
-            wait_until(lambda shards=shards: len(list(folder.glob("work/out/manifests/*.json"))) >= shards)
+            wait_until(lambda: building(folder, *orphans))
             killed.send_signal(signal.SIGKILL)
-        orphans.append(psutil.Process(json.loads((folder / "process.json").read_text())["pid"]))
-        assert orphans[-1].is_running(), "the build outlives its runner: that is what the next one has to deal with"
-        done.append(len(list(folder.glob("work/out/manifests/*.json"))))
-    run(shared.config, ended(client, job))
-    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in orphans)
+        orphans.append(building(folder, *orphans))
+        assert orphans[-1] and psutil.pid_exists(orphans[-1]), (
+            "the build outlives its runner: the next one has to deal with that"
+        )
+    assert len(set(orphans)) == 2 and not is_alive(orphans[0])
+
+    def finished() -> bool:
+        if building(folder, *orphans):
+            (folder / "work" / "out" / "released").touch()
+        return ended(client, job)()
+
+    run(shared.config, finished)
+    assert not is_alive(orphans[1])
     job, good, _ = accounted(client, job, names)
-    assert job.status == "completed" and len(good) == 30
-    assert 0 < done[0] <= done[1] < 6, "killed too late: the test shows nothing"
+    assert job.status == "completed" and len(good) == 15
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; one whose parent has not asked for its end does not."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_runner_that_stops_ends_its_build_and_the_next_goes_on(shared: Site) -> None:
     client = shared.client()
-    job = start(client, upload(client, *(line(str(number), "a slow row") for number in range(15))))
+    job, names = waiting_job(client)
     folder = shared.store.job_folder(job.id)
-    run(shared.config, lambda: bool(list(folder.glob("work/out/manifests/*.json"))))
-    noted = json.loads((folder / "process.json").read_text())
-    assert not psutil.pid_exists(noted["pid"])
+    run(shared.config, lambda: bool(building(folder)))
+    assert not building(folder)
     assert client.batches.retrieve(job.id).status == "in_progress"
+    (folder / "work" / "out" / "released").touch()
     run(shared.config, ended(client, job))
-    assert accounted(client, job, {str(number) for number in range(15)})[0].status == "completed"
+    assert accounted(client, job, names)[0].status == "completed"
 
 
 def test_two_runners_do_not_share_a_folder(shared: Site) -> None:
     """The second waits until the first has ended, as at a redeployment."""
     client = shared.client()
+    job, names = waiting_job(client)
+    folder = shared.store.job_folder(job.id)
 
     async def both() -> None:
         first, second = runner(shared.config), runner(shared.config)
         first.start()
-        await asyncio.sleep(0.1)
+        while not (old := building(folder)):
+            await asyncio.sleep(0.02)
         second.start()
-        job = start(client, upload(client, *(line(str(number), "a slow row") for number in range(10))))
-        processes: set[int] = set()
-        file = shared.store.job_folder(job.id) / "process.json"
-        handed_over = False
+        for _ in range(20):
+            await asyncio.sleep(0.02)
+            assert building(folder) == old
+        await first.stop()
+        while not building(folder, old):
+            await asyncio.sleep(0.02)
+        (folder / "work" / "out" / "released").touch()
         while not await asyncio.to_thread(ended(client, job)):
-            await asyncio.sleep(0.01)
-            if file.exists():
-                processes.add(json.loads(file.read_text())["pid"])
-            if processes and not handed_over:
-                handed_over = True
-                await first.stop()
+            await asyncio.sleep(0.02)
         await second.stop()
-        assert len(processes) == 2
 
     asyncio.run(both())
-
-
-def test_another_process_of_the_same_number_is_left_alone(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as other:
-        (tmp_path / "process.json").write_text(json.dumps({"pid": other.pid, "started": "1", "host": "elsewhere"}))
-        end_orphan(tmp_path / "process.json")
-        assert other.poll() is None
-        other.kill()
-    assert not (tmp_path / "process.json").exists()
+    accounted(client, job, names)
 
 
 def test_old_files_and_jobs_are_swept(tmp_path: Path) -> None:
