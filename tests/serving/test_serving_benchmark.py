@@ -207,7 +207,10 @@ def test_the_baseline_answers_as_the_bare_engine_does(
         client = Client(baseline, asked)
         host = EngineHost("clever-flamingo", served.serving.chat, chat=True, flush_seconds=0.0)
         found: tuple[list[Record], list[Record]] = [], []
-        senders: list[Callable[[Record], object]] = [client.ask, asking(host, asked, 0.0)]
+        senders: list[Callable[[Record], object]] = [
+            client.ask,
+            asking(host, served.serving.chat.generation.no_repeat_ngram_size, asked, 0.0),
+        ]
         for records, ask in zip(found, senders, strict=True):
             records += [Record(number, 0.0) for number in range(len(asked))]
             await asyncio.gather(*map(ask, records))  # type: ignore[arg-type]
