@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from serving import chat, logs, metrics, page, reference, rewrite
+from serving import bulk, chat, logs, metrics, page, reference, rewrite
 from serving.backend import Backend
 from serving.config import ServiceConfig
 from serving.errors import ApiError
@@ -51,6 +51,7 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
 
     app.include_router(chat.router)
     app.include_router(rewrite.router)
+    app.include_router(bulk.router)
     app.include_router(metrics.router)
     app.include_router(reference.router)
     app.include_router(page.router)

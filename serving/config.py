@@ -94,13 +94,19 @@ class BatchesConfig:
     Attributes:
         folder: where uploaded files, jobs and results lie; "" turns bulk jobs off.
         file_bytes: of one uploaded file.
+        key_bytes: of all files that a key has uploaded and not deleted.
+        lines: of one job.
         at_once: jobs that run together; others wait.
+        waiting: jobs of a key that have not ended; more are turned away with 429.
         keep_days: files and jobs older than that are deleted.
     """
 
     folder: str = ""
     file_bytes: int = 512 << 20
+    key_bytes: int = 8 << 30
+    lines: int = 50_000
     at_once: int = 1
+    waiting: int = 100
     keep_days: float = 30.0
 
 
@@ -202,12 +208,14 @@ class ServiceConfig:
         scoring: the filters' models.
         thresholds: of the verdicts.
         serving: the rest.
+        pools: section of that name, as it stands: the workers of bulk jobs, which `ray_jobs.build_pf1m` reads.
     """
 
     rewriter: RewriterConfig
     serving: ServingConfig
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     thresholds: Thresholds = field(default_factory=Thresholds)
+    pools: dict[str, Any] = field(default_factory=dict)
 
 
 def from_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> ServiceConfig:

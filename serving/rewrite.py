@@ -21,11 +21,11 @@ from polite_flamingo.flamingo.sampling import seed_of
 from polite_flamingo.packing import Exchange
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.shards import decode_record
 from serving.backend import Ask, Backend
 from serving.config import ServiceConfig
 from serving.disconnects import unless_gone
 from serving.errors import ApiError
+from serving.pictures import Pictures
 from serving.rewrite_protocol import (
     Content,
     Options,
@@ -39,7 +39,7 @@ from serving.rewrite_protocol import (
     Usage,
     request_schema,
 )
-from serving.rewriting import fetched, result_of, sample_of, validated
+from serving.rewriting import check_model, fetched, parsed, result_of, sample_of, validated
 
 router = APIRouter(tags=["rewriting"])
 
@@ -62,14 +62,15 @@ class _Item:
 )
 async def rewrite(request: Request) -> RewriteAnswer | RewriteList:
     """One annotation (`instruction`, `raw`, `image` or `images`) or several (`items`), with what every filter says."""
-    config: ServiceConfig = request.app.state.config
-    body = await asyncio.to_thread(_parsed, await request.body())
+    state = request.app.state
+    config: ServiceConfig = state.config
+    body = parsed(await request.body())
     asked = _asked(body, config)
-    return await unless_gone(request, answer(asked, config, request.app.state.backend, _request_id(request)))
+    return await unless_gone(request, answer(asked, config, state.backend, state.pictures, _request_id(request)))
 
 
 async def answer(
-    asked: RewriteOne | RewriteMany, config: ServiceConfig, backend: Backend, request_id: str = ""
+    asked: RewriteOne | RewriteMany, config: ServiceConfig, backend: Backend, pictures: Pictures, request_id: str = ""
 ) -> RewriteAnswer | RewriteList:
     """Rewrite and score what was asked.
 
@@ -83,7 +84,7 @@ async def answer(
     paths = [""] if alone else [f"items.{number}" for number in range(len(contents))]
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(_rewritten(content, asked, path, config, backend, request_id))
+            group.create_task(_rewritten(content, asked, path, config, backend, pictures, request_id))
             for content, path in zip(contents, paths, strict=True)
         ]
     items = [task.result() for task in tasks]
@@ -134,12 +135,18 @@ def ask_of(sample: Sample, config: ServiceConfig, options: Options | None = None
 
 
 async def _rewritten(
-    content: Content, options: Options, where: str, config: ServiceConfig, backend: Backend, request_id: str
+    content: Content,
+    options: Options,
+    where: str,
+    config: ServiceConfig,
+    backend: Backend,
+    pictures: Pictures,
+    request_id: str,
 ) -> _Item:
     serving = config.serving
     item = _Item()
     try:
-        sample = sample_of(content, await fetched(content, serving, where))
+        sample = sample_of(content, await fetched(content, pictures, serving.limits, where))
         ask = ask_of(sample, config, options, request_id)
         text, prompt, tokens = "", 0, 0
         async with asyncio.timeout(serving.limits.seconds or None):
@@ -170,13 +177,6 @@ async def _score(items: Sequence[_Item], backend: Backend) -> None:
             item.sample = replace(item.sample, scores=dict(scores))
 
 
-def _parsed(body: bytes) -> Any:
-    try:
-        return decode_record(body)
-    except BadSample as bad:
-        raise ApiError(400, f"the body is no JSON: {bad.detail}", code="bad_json") from None
-
-
 def _asked(body: Any, config: ServiceConfig) -> RewriteOne | RewriteMany:
     """Raises ApiError."""
     if not isinstance(body, dict):
@@ -192,13 +192,6 @@ def _asked(body: Any, config: ServiceConfig) -> RewriteOne | RewriteMany:
             param="items",
         )
     return asked
-
-
-def check_model(name: str | None, config: ServiceConfig) -> None:
-    """Raise ApiError 404 for another model than the rewriter."""
-    if name not in (None, config.serving.rewriter_name):
-        message = f"{name[:80]!r} does not rewrite; {config.serving.rewriter_name!r} does"
-        raise ApiError(404, message, code="model_not_found", param="model")
 
 
 def _told(item: _Item, config: ServiceConfig) -> Any:

@@ -22,6 +22,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
+import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from polite_flamingo.filters.judge import CHECKS, Thresholds, first_failure, judge
@@ -30,8 +31,9 @@ from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Turn, Verdict,
 from polite_flamingo.selection import split_paragraphs
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.reading import checked
-from serving.config import LimitsConfig, ServingConfig
+from serving.config import LimitsConfig, ServiceConfig
 from serving.errors import ApiError
+from serving.pictures import Pictures, Shown
 from serving.rewrite_protocol import (
     Content,
     RemovedParagraph,
@@ -47,6 +49,14 @@ _CHECKS = {check.filter: check for check in CHECKS}
 _TASKS_OF_INSTRUCTIONS = {
     wording: task for task in ("captioning", "classification", "change_captioning") for wording in INSTRUCTIONS[task]
 }
+
+
+def parsed(data: bytes) -> Any:
+    """JSON types. Raises ApiError 400 for what is no JSON, or holds what nothing can write, like half a character."""
+    try:
+        return pydantic_core.from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise ApiError(400, f"no JSON: {error}", code="invalid_json") from None
 
 
 def validated(model: type[Model], value: Any, where: str = "") -> Model:
@@ -66,8 +76,15 @@ def validated(model: type[Model], value: Any, where: str = "") -> Model:
         raise ApiError(400, message, code="invalid_value", param=path or None) from None
 
 
-def references(content: Content, limits: LimitsConfig, where: str = "") -> list[tuple[str, str]]:
-    """(field, URL) of each image. Raises ApiError 400 for what is given twice, too long or too many."""
+def check_model(name: str | None, config: ServiceConfig) -> None:
+    """Raise ApiError 404 for another model than the rewriter."""
+    if name not in (None, config.serving.rewriter_name):
+        message = f"{name[:80]!r} does not rewrite; {config.serving.rewriter_name!r} does"
+        raise ApiError(404, message, code="model_not_found", param="model")
+
+
+def references(content: Content, limits: LimitsConfig, where: str = "") -> list[Shown]:
+    """The URL of each image. Raises ApiError 400 for what is given twice, too long or too many."""
     prefix = f"{where}." if where else ""
     for name in ("instruction", "raw"):
         length = len(getattr(content, name))
@@ -77,18 +94,26 @@ def references(content: Content, limits: LimitsConfig, where: str = "") -> list[
     if content.image is not None and content.images is not None:
         raise ApiError(400, f"{prefix}image and images: give one of them", code="invalid_value", param=prefix + "image")
     if content.image is not None:
-        found = [(f"{prefix}image", content.image)]
+        found = [Shown(url=content.image, param=f"{prefix}image")]
     else:
-        found = [(f"{prefix}images.{number}", url) for number, url in enumerate(content.images or ())]
+        urls = content.images or ()
+        found = [Shown(url=url, param=f"{prefix}images.{number}") for number, url in enumerate(urls)]
     if len(found) > limits.images:
         message = f"{prefix}images are {len(found)}; limits.images is {limits.images}"
         raise ApiError(400, message, code="too_many_images", param=f"{prefix}images")
     return found
 
 
-async def fetched(content: Content, config: ServingConfig, where: str = "") -> list[bytes]:
-    """The images of one rewriting, in order. Raises ApiError 400 that names the field at fault."""
-    return [await fetch_picture(url, field, config) for field, url in references(content, config.limits, where)]
+async def fetched(content: Content, pictures: Pictures, limits: LimitsConfig, where: str = "") -> list[bytes]:
+    """The images of one rewriting, in order. Raises ApiError that names the field at fault.
+
+    Args:
+        content: what was asked.
+        pictures: fetches them.
+        limits: of a request.
+        where: path of `content` in what the client sent.
+    """
+    return await pictures.load(references(content, limits, where))
 
 
 def sample_of(
@@ -192,20 +217,6 @@ def _told(verdict: Verdict, thresholds: Thresholds) -> RewriteVerdict:
         keep=verdict.keep,
         reason=verdict.reason,
     )
-
-
-async def fetch_picture(url: str, field: str, config: ServingConfig) -> bytes:
-    """Until pictures.py is there."""
-    import base64
-    import binascii
-
-    head, comma, data = url.partition(",")
-    if not (head.startswith("data:") and head.endswith(";base64") and comma):
-        raise ApiError(400, f"{field}: give a data URL", code="invalid_image", param=field)
-    try:
-        return base64.b64decode(data, validate=True)
-    except binascii.Error as error:
-        raise ApiError(400, f"{field}: {error}", code="invalid_image", param=field) from None
 
 
 def _content_key(instruction: str, raw: str, images: Sequence[bytes]) -> str:

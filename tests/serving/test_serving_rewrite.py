@@ -125,10 +125,10 @@ def test_of_many_each_fails_alone_and_says_why(tiny: Tiny, model_v2: FlamingoMod
         assert [one["error"] is None for one in answer["data"]] == [True, *[False] * 5, True]
         assert [one["result"] is None for one in answer["data"]] == [False, *[True] * 5, False]
         assert [one["error"]["code"] for one in answer["data"][1:-1]] == [
-            "corrupt_image", "missing_image", "missing_image", "bad_field", "context_length_exceeded",
+            "invalid_image", "missing_image", "missing_image", "bad_field", "context_length_exceeded",
         ]  # fmt: skip
         alone = await post(service, bad[0])
-        assert alone.status_code == 400 and alone.json()["error"]["code"] == "corrupt_image"
+        assert alone.status_code == 400 and alone.json()["error"]["code"] == "invalid_image"
 
     with_service(service_config(tiny), model_v2, scorer, use)
 
@@ -137,7 +137,8 @@ def test_of_many_each_fails_alone_and_says_why(tiny: Tiny, model_v2: FlamingoMod
     ("body", "status", "says"),
     [
         (b"{", 400, "no JSON"),
-        (b'{"instruction": NaN}', 400, "NaN is not JSON"),
+        (b'{"instruction": NaN}', 400, "no JSON"),
+        (b'{"instruction": "\\ud800"}', 400, "no JSON"),
         (b"[]", 400, "must be a JSON object"),
         ({"instruction": "What?"}, 400, "raw: Field required"),
         ({"items": []}, 400, "items"),

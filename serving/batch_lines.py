@@ -1,0 +1,142 @@
+"""The lines of a bulk job: JSON that asks for one rewriting each, and the lines of its two result files.
+
+    {"custom_id": "a", "method": "POST", "url": "/v1/rewrite", "body": {"instruction": …, "raw": …, "image": …}}
+
+Whatever the bytes, each line that is not blank comes out once, as what is to be rewritten or as why it will not be.
+Memory holds one line, which may be as long as a request (`limits.body_bytes`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.sample import Quarantined, Sample
+from serving.config import ServiceConfig
+from serving.errors import ApiError
+from serving.rewrite_protocol import Content, RewriteOne
+from serving.rewriting import check_model, parsed, references, result_of, validated
+
+ENDPOINT = "/v1/rewrite"
+
+_LONGEST_ID = 512
+_BLANK = b" \t\r\n\v\f"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line.
+
+    Attributes:
+        number: of the file's first line is 1; blank ones count.
+        custom_id: "" where it could not be read.
+        content: what is to be rewritten, where it could be read.
+        error: why not, else.
+    """
+
+    number: int
+    custom_id: str = ""
+    content: Content | None = None
+    error: ApiError | None = None
+
+
+def read_lines(file: BinaryIO, config: ServiceConfig) -> Iterator[Line]:
+    """The lines that are not blank, in order; a `custom_id` that is there again is an error of the later line.
+
+    Args:
+        file: at its beginning.
+        config: limits, and the model's name.
+    """
+    taken: set[bytes] = set()
+    most = config.serving.limits.body_bytes
+    number = 0
+    while data := file.readline(most + 2):
+        number += 1
+        too_long = len(data.rstrip(b"\r\n")) > most
+        while too_long and not data.endswith(b"\n") and (more := file.readline(1 << 20)):
+            data = more
+        if too_long:
+            message = f"the line is longer than {most} bytes (limits.body_bytes)"
+            yield Line(number=number, error=ApiError(400, message, code="line_too_long"))
+        elif data.strip(_BLANK):
+            yield _read(data, number, config, taken)
+
+
+def _read(data: bytes, number: int, config: ServiceConfig, taken: set[bytes]) -> Line:
+    """Raises nothing for content."""
+    custom_id = ""
+    try:
+        record = parsed(data)
+        if not isinstance(record, dict):
+            raise _invalid("", f"a line must be a JSON object, not {type(record).__name__}")
+        name = record.get("custom_id")
+        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_ID:
+            raise _invalid("custom_id", f"must be a string of 1 to {_LONGEST_ID} characters")
+        custom_id = name
+        digest = hashlib.sha256(custom_id.encode()).digest()[:16]
+        if digest in taken:
+            raise ApiError(400, "custom_id occurs before in this file", code="duplicate_custom_id", param="custom_id")
+        taken.add(digest)
+        if record.get("method") != "POST":
+            raise _invalid("method", "must be 'POST'")
+        if record.get("url") != ENDPOINT:
+            raise _invalid("url", f"must be {ENDPOINT!r}")
+        return Line(number=number, custom_id=custom_id, content=_content(record.get("body"), config))
+    except ApiError as error:
+        return Line(number=number, custom_id=custom_id, error=error)
+
+
+def _content(body: Any, config: ServiceConfig) -> Content:
+    """Raises ApiError."""
+    if not isinstance(body, dict):
+        raise _invalid("body", "must be a JSON object, as for /v1/rewrite")
+    asked = validated(RewriteOne, body, "body")
+    check_model(asked.model, config)
+    for name in ("temperature", "top_p", "seed", "max_tokens"):
+        if getattr(asked, name) is not None:
+            raise _invalid(f"body.{name}", "a bulk job has the server's settings; leave it out")
+    if not asked.scores:
+        raise _invalid("body.scores", "a bulk job always scores; leave it out")
+    references(asked, config.serving.limits, "body")
+    return asked
+
+
+def output_line(sample: Sample, job: str, model: str, thresholds: Thresholds) -> str:
+    """A line of the output file, of a sample that was rewritten and scored."""
+    result = result_of(sample, model, thresholds)
+    response = {"status_code": 200, "request_id": _request_id(job, sample.meta["line"]), "body": result.model_dump()}
+    return _line(job, sample.meta["line"], sample.meta["custom_id"], response, None)
+
+
+def error_line(job: str, number: int, custom_id: str, error: ApiError) -> str:
+    """A line of the error file."""
+    response = {"status_code": error.status, "request_id": _request_id(job, number), "body": error.body()}
+    return _line(job, number, custom_id, response, {"code": error.code, "message": error.message})
+
+
+def quarantined(row: Quarantined) -> ApiError:
+    """Why the build has no text for a line, in words for the client."""
+    return ApiError(400, row.detail.removeprefix(f"{row.key}: "), code=row.reason)
+
+
+def _line(job: str, number: int, custom_id: str, response: Any, error: Any) -> str:
+    record = {
+        "id": _request_id(job, number),
+        "custom_id": custom_id or None,
+        "line": number,
+        "response": response,
+        "error": error,
+    }
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _request_id(job: str, number: int) -> str:
+    return f"{job.replace('batch-', 'batch_req_', 1)}_{number}"
+
+
+def _invalid(field: str, why: str) -> ApiError:
+    return ApiError(400, f"{field}: {why}" if field else why, code="invalid_value", param=field or None)

@@ -1,0 +1,228 @@
+"""The two ends of a bulk job: its lines become shards for `build_pf1m`, and what that made becomes the result files.
+
+    WORK/in/00000.tar     samples, their line and custom_id in `meta`
+    WORK/invalid.jsonl    error lines, of lines that are no rewriting
+    WORK/profile.yaml     the server's models, filters and thresholds, and the pools of its profile
+    WORK/out/             of the build
+
+Each line ends in exactly one of the two result files, also where the build was stopped: what it did not come to is an
+error that says why. Both ends can be run again from the beginning. Nothing here starts a process
+(`batch_runner.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+import yaml
+
+from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, shard_names
+from polite_flamingo.sample import Sample, make_key
+from polite_flamingo.shards import read_shard, write_atomically, write_shard
+from serving.batch_lines import Line, error_line, output_line, quarantined, read_lines
+from serving.config import ServiceConfig
+from serving.errors import ApiError
+from serving.pictures import Pictures
+from serving.rewriting import fetched, sample_of
+
+SHARD_ROWS = 256
+SHARD_BYTES = 64 << 20
+"""A shard is what is lost when a build is killed, and the step in which a job's progress is seen."""
+
+_AT_ONCE = 16
+"""Lines whose images are fetched together."""
+
+
+class Refused(Exception):
+    """A job that cannot begin. Args: code, message; both for the client."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code, self.message = code, message
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Lines in all, and those that are no rewriting."""
+
+    total: int
+    invalid: int
+
+
+async def prepare(source: Path, work: Path, job: str, config: ServiceConfig, pictures: Pictures) -> Counts:
+    """Make WORK of a file of lines; what an earlier attempt left there is deleted.
+
+    Args:
+        source: the file.
+        work: the job's folder for this.
+        job: its id.
+        config: limits, and what the build is to run.
+        pictures: fetches images.
+
+    Raises:
+        Refused: the file is gone, has no line, or too many.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "in").mkdir(parents=True)
+    write_atomically(work / "profile.yaml", profile_of(config))
+    most = config.serving.batches.lines
+    total = invalid = 0
+    shards = _Shards(work / "in")
+    try:
+        file = source.open("rb")
+    except FileNotFoundError:
+        raise Refused("input_file_not_found", "the input file was deleted") from None
+    with file, (work / "invalid.jsonl").open("w", encoding="utf-8") as errors:
+        lines = read_lines(file, config)
+        while chunk := await asyncio.to_thread(_some, lines):
+            total += len(chunk)
+            if total > most:
+                raise Refused("too_many_lines", f"a job may have {most} lines (serving.batches.lines)")
+            for line, sample in zip(
+                chunk, await asyncio.gather(*(_sample(line, config, pictures) for line in chunk)), strict=True
+            ):
+                if isinstance(sample, Sample):
+                    await asyncio.to_thread(shards.add, sample)
+                else:
+                    errors.write(error_line(job, line.number, line.custom_id, sample))
+                    invalid += 1
+        await asyncio.to_thread(shards.close)
+        _sync(errors)
+    if not total:
+        raise Refused("empty_file", "the input file has no line")
+    return Counts(total=total, invalid=invalid)
+
+
+def profile_of(config: ServiceConfig) -> str:
+    """The YAML by which `ray_jobs.build_pf1m` runs exactly the server's models."""
+    sections: dict[str, Any] = {
+        name: dataclasses.asdict(getattr(config, name)) for name in ("rewriter", "scoring", "thresholds")
+    }
+    return yaml.safe_dump(_plain(sections | ({"pools": config.pools} if config.pools else {})), sort_keys=False)
+
+
+def progress(work: Path, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """Lines that the build has rewritten and quarantined, by its manifests.
+
+    Args:
+        work: the job's folder.
+        known: of shards that were finished before; filled.
+    """
+    layout = OutputLayout(root=work / "out")
+    for name in layout.finished():
+        if name not in known:
+            manifest = read_manifest(layout.manifest(name))
+            known[name] = (manifest.scored, manifest.quarantined)
+    return sum(one[0] for one in known.values()), sum(one[1] for one in known.values())
+
+
+def write_results(
+    work: Path, job: str, config: ServiceConfig, output: Path, errors: Path, missing: ApiError | None
+) -> tuple[int, int]:
+    """Write both result files, synced; returns how many lines each has.
+
+    Args:
+        work: the job's folder.
+        job: its id.
+        config: names the model.
+        output: file to write.
+        errors: file to write.
+        missing: of lines that the build did not come to; None where it came to all of them.
+
+    Raises:
+        ValueError: the build's output is damaged.
+    """
+    thresholds = Thresholds(**yaml.safe_load((work / "profile.yaml").read_text(encoding="utf-8"))["thresholds"])
+    name = config.serving.rewriter_name
+    completed = failed = 0
+    with output.open("w", encoding="utf-8") as good, errors.open("w", encoding="utf-8") as bad:
+        with (work / "invalid.jsonl").open(encoding="utf-8") as invalid:
+            for line in invalid:
+                bad.write(line)
+                failed += 1
+        for sample, outcome in _outcomes(work):
+            if isinstance(outcome, Sample):
+                good.write(output_line(outcome, job, name, thresholds))
+                completed += 1
+            else:
+                error = outcome or missing
+                if error is None:
+                    raise ValueError(f"line {sample.meta['line']} is missing in the output of a finished build")
+                bad.write(error_line(job, sample.meta["line"], sample.meta["custom_id"], error))
+                failed += 1
+        _sync(good)
+        _sync(bad)
+    return completed, failed
+
+
+def _outcomes(work: Path) -> Iterator[tuple[Sample, Sample | ApiError | None]]:
+    """Every sample of the input with what the build made of it; None where it did not come to it."""
+    layout = OutputLayout(root=work / "out")
+    finished = set(layout.finished())
+    shards = shard_names(str(work / "in")) if any((work / "in").iterdir()) else {}
+    for name, path in shards.items():
+        made: Mapping[str, Sample | ApiError] = {}
+        if name in finished:
+            made = {sample.key: sample for sample in read_scored(layout, name)} | {
+                row.key: quarantined(row) for row in read_quarantine(layout.quarantine(name))
+            }
+        for sample in read_shard(path):
+            if not isinstance(sample, Sample):
+                raise ValueError(f"{path}: {sample.detail}")
+            yield sample, made.get(sample.key)
+
+
+class _Shards:
+    """Collects samples and writes a shard when there are enough."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._count = folder, 0
+        self._rows: list[Sample] = []
+        self._bytes = 0
+
+    def add(self, sample: Sample) -> None:
+        self._rows.append(sample)
+        self._bytes += sum(len(image.data) for image in sample.images)
+        if len(self._rows) >= SHARD_ROWS or self._bytes >= SHARD_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._rows:
+            write_shard(self._folder / f"{self._count:05}.tar", self._rows)
+            self._count, self._rows, self._bytes = self._count + 1, [], 0
+
+
+async def _sample(line: Line, config: ServiceConfig, pictures: Pictures) -> Sample | ApiError:
+    if line.content is None:
+        assert line.error is not None
+        return line.error
+    try:
+        images = await fetched(line.content, pictures, config.serving.limits, "body")
+        meta = {"line": line.number, "custom_id": line.custom_id}
+        return sample_of(line.content, images, key=make_key("rewrite", "line", line.number), meta=meta)
+    except ApiError as error:
+        return error
+
+
+def _some(lines: Iterator[Line]) -> list[Line]:
+    return list(islice(lines, _AT_ONCE))
+
+
+def _sync(file: TextIO | BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

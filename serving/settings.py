@@ -1,0 +1,92 @@
+"""The settings of the service as tables for people, made of the dataclasses that hold them: none can be missing.
+
+    python -m serving.settings docs/serving.md      puts them into the page, between its two marks
+
+What a setting means is said once, in the docstrings of `config.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from serving.config import ReplicasConfig, ScaleConfig, ServingConfig
+
+BEGIN = "<!-- settings: python -m serving.settings docs/serving.md -->"
+END = "<!-- end of settings -->"
+
+
+def meanings(config: type) -> dict[str, str]:
+    """What the docstring of a config says of each field."""
+    listed = (inspect.getdoc(config) or "").partition("Attributes:\n")[2]
+    found = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", listed, re.MULTILINE | re.DOTALL)
+    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
+
+
+def rows(config: type, prefix: str) -> Iterator[tuple[str, Any, str]]:
+    """Name, default and meaning of every setting in `config` and in what it holds, but for models and replicas."""
+    said = meanings(config)
+    for field in dataclasses.fields(config):
+        if field.default_factory is not dataclasses.MISSING:
+            yield from rows(type(field.default_factory()), f"{prefix}{field.name}.")
+        elif field.default is not dataclasses.MISSING and not isinstance(field.default, ReplicasConfig):
+            yield prefix + field.name, field.default, said[field.name]
+
+
+def tables() -> str:
+    """Markdown: everything under `serving`, then what each of the deployments has."""
+    deployments = [one.name for one in dataclasses.fields(ScaleConfig) if isinstance(one.default, ReplicasConfig)]
+    some = f"Each of {', '.join(f'`serving.scale.{name}`' for name in deployments)} has:"
+    return "\n\n".join((_table(rows(ServingConfig, "serving.")), some, _table(rows(ReplicasConfig, ""))))
+
+
+def _table(found: Iterator[tuple[str, Any, str]]) -> str:
+    lines = [f"| `{name}` | {_shown(default)} | {_escaped(text)} |" for name, default, text in found]
+    return "\n".join(["| setting | default | |", "| --- | --- | --- |", *lines])
+
+
+def _shown(value: Any) -> str:
+    if value in ("", ()):
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and value >= 1 << 20 and not value % (1 << 20):
+        return f"{value >> 20} MiB ({value})"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def put_into(page: str) -> str:
+    """The page with its tables as they are now.
+
+    Raises:
+        ValueError: it has not the two marks.
+    """
+    head, begin, rest = page.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page must hold the lines {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n\n{tables()}\n\n{END}{tail}"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m serving.settings", description=__doc__.splitlines()[0])
+    parser.add_argument("page", type=Path, help="a Markdown file with the two marks; it is written anew")
+    page = parser.parse_args(arguments).page
+    try:
+        page.write_text(put_into(page.read_text(encoding="utf-8")), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        parser.error(f"{page}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""`python tests/serving/run_batches.py FOLDER`: a runner over tiny builds in a process of its own, to be killed."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
+from serving import batch_work
+from serving.batch_runner import BatchRunner
+from serving.config import BatchesConfig, LimitsConfig, ServiceConfig, ServingConfig
+
+TINY_BUILD = (sys.executable, str(Path(__file__).with_name("tiny_build.py")))
+
+
+def bulk_config(folder: Path, **batches: object) -> ServiceConfig:
+    """A service of no models, whose jobs lie in `folder`."""
+    model = RewriterConfig(flamingo=FlamingoConfig(vision="none", language_model="none", tokenizer="none"))
+    settings = replace(BatchesConfig(folder=str(folder)), **batches)
+    limits = LimitsConfig(body_bytes=20_000, text_characters=2000, images=4)
+    return ServiceConfig(rewriter=model, serving=ServingConfig(chat=model, batches=settings, limits=limits))
+
+
+def runner(config: ServiceConfig) -> BatchRunner:
+    """One whose builds are tiny, and whose shards are so too."""
+    batch_work.SHARD_ROWS = 5
+    return BatchRunner(config, build=TINY_BUILD, poll_seconds=0.02)
+
+
+async def main() -> None:
+    runner(bulk_config(Path(sys.argv[1]))).start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
