@@ -229,7 +229,7 @@ class Ingress:
         """Called by Serve in the replica."""
         from serving.app import create_app
 
-        return create_app(self._config, self._backend)
+        return create_app(self._config, self._backend, answer_id=False)  # Serve's proxy adds x-request-id
 
 
 def build(config: ServiceConfig) -> serve.Application:

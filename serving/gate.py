@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,6 +49,7 @@ SECURITY_HEADERS = (
 )
 RATE_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 Refusal = tuple[str, ApiError]
@@ -147,10 +148,11 @@ class Gate:
         usual = access.requests_per_minute, access.concurrent_requests
         if self._ring is None:
             return (self._from_elsewhere(visit) if visit.scope["method"] not in _SAFE_METHODS else None), "", usual
-        scheme, _, secret = visit.sent.get(b"authorization", b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not secret.strip():
+        scheme, _, value = visit.sent.get(b"authorization", b"").partition(b" ")
+        secret = value.strip()
+        if scheme.lower() != b"bearer" or not secret:
             return ("no_key", _no_key("send an API key: `Authorization: Bearer KEY`", "missing_api_key")), "", usual
-        key = self._ring.find(secret.strip())
+        key = self._ring.find(secret)
         if key is None:
             return ("wrong_key", _no_key("this API key is not known here")), "", usual
         if (state := key.state(self._calendar())) != "active":
@@ -246,7 +248,7 @@ class _Visit:
         self.scope = scope
         self.sent: dict[bytes, bytes] = dict(scope["headers"])
         given = self.sent.get(b"x-request-id", b"")
-        self.id = given.decode() if _SANE_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        self.id = given.decode() if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
         self.usage = Usage()
         own = {"client": "", "request_id": self.id, "usage": self.usage}
         scope["state"] = {**scope.get("state", {}), **own}
@@ -305,7 +307,7 @@ class _Visit:
         self.refusal = None
         if self.started:
             return
-        body = json.dumps(error.body(), separators=(",", ":")).encode()
+        body = _encode(error.body()).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         headers += [(name.lower().encode(), value.encode()) for name, value in error.headers().items()]
         if error.status == 401:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 _access = logging.getLogger("serving.access")
+_line = json.JSONEncoder(separators=(",", ":")).encode
 _failures = logging.getLogger("serving.failures")
 
 
@@ -31,9 +32,12 @@ def write_to_stderr() -> None:
 
 def request_line(**fields: Any) -> None:
     """One request is over. Args: fields: what is told, JSON types; empty ones are left out."""
+    if not _access.isEnabledFor(logging.INFO):
+        return
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    told = {"time": now, **{name: value for name, value in fields.items() if value not in ("", None)}}
-    _access.info("%s", json.dumps(told, separators=(",", ":")))
+    told = {"time": now, **{name: value for name, value in fields.items() if value is not None and value != ""}}
+    record = _access.makeRecord(_access.name, logging.INFO, "", 0, _line(told), (), None)
+    _access.handle(record)  # `info` would look for the line of code that logs: a third of the cost
 
 
 def failure(request_id: str, route: str, error: BaseException) -> None:

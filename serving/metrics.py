@@ -94,6 +94,7 @@ class Metrics:
         self._turned_away = Counter(name + "turned_away", "Requests that the gate refused", ["reason"], registry=own)
         self._broken = Counter(name + "broken_streams", "Streams that ended in an error", ["code"], registry=own)
         self.open = Gauge(name + "open_requests", "Requests let in and not over", registry=own)
+        self._of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._engines = _Engines()
         own.register(self._engines)
         ProcessCollector(registry=own)
@@ -113,8 +114,13 @@ class Metrics:
             usage: what its route told.
         """
         method = method if method in METHODS else "other"
-        self._requests.labels(route, method, status).inc()
-        self._seconds.labels(route, method).observe(seconds)
+        found = self._of_route.get((route, method, status))
+        if found is None:  # kept, because to find them by their labels costs more than to count
+            found = self._requests.labels(route, method, status), self._seconds.labels(route, method)
+            self._of_route[route, method, status] = found
+        count, took = found
+        count.inc()
+        took.observe(seconds)
         if usage.to_first_token is not None:
             self._first.labels(route).observe(usage.to_first_token)
         for model, (prompt, completion) in usage.tokens.items():

@@ -66,7 +66,11 @@ async def rewrite(request: Request) -> RewriteAnswer | RewriteList:
     config: ServiceConfig = state.config
     body = parsed(await request.body())
     asked = _asked(body, config)
-    return await unless_gone(request, answer(asked, config, state.backend, state.pictures, _request_id(request)))
+    work = answer(asked, config, state.backend, state.pictures, _request_id(request))
+    told = await unless_gone(request, work)
+    if told.usage is not None:
+        request.state.usage.count(config.serving.rewriter_name, told.usage.prompt_tokens, told.usage.completion_tokens)
+    return told
 
 
 async def answer(

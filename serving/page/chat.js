@@ -11,9 +11,9 @@ import { loadConversation, saveConversation } from "./store.js";
 const NAME = "Clever Flamingo";
 const ANOTHER = 0.7; // temperature of "Answer again", where the user chose none: greedy text would be the same
 const EXAMPLES = [
-  { pictures: ["example-1.png"], text: "Describe the image in detail." },
   { pictures: ["example-1.png"], text: "What shape is in the centre?" },
-  { pictures: ["example-2.png", "example-3.png"], text: "What has changed between the two images?" },
+  { pictures: ["example-2.png"], text: "What colour is the star? Why?" },
+  { pictures: ["example-3.png", "example-4.png"], text: "What has changed between the two images?" },
 ];
 
 // `service()` is what `page/settings.json` says. Gives { add(files), focus() } to the page.

@@ -19,9 +19,10 @@ const TASKS = {
 };
 
 const EXAMPLES = [
-  { name: "A caption", pictures: ["example-1.png"], instruction: "Describe the image in detail.", raw: "large blue star, large red heart, small yellow circle" },
-  { name: "An answer", pictures: ["example-1.png"], instruction: "What shape is in the centre?", raw: "Answer: heart" },
-  { name: "A change", pictures: ["example-2.png", "example-3.png"], instruction: "What has changed between the two images?", raw: "the circle on the left turns from green to orange" },
+  { name: "A caption", pictures: ["example-1.png"], instruction: "Describe the image in detail.", raw: "large red heart, small green circle" },
+  { name: "An answer", pictures: ["example-2.png"], instruction: "What colour is the star?", raw: "Answer: blue" },
+  { name: "A change", pictures: ["example-3.png", "example-4.png"], instruction: "What has changed between the two images?", raw: "small blue star moves from the centre to the left" },
+  { name: "A wrong caption", pictures: ["example-2.png"], instruction: "Describe the image in detail.", raw: "three small purple crosses on a pink ground" },
 ];
 
 // `service()` is what `page/settings.json` says. Gives { add(files), focus() } to the page.
@@ -123,6 +124,7 @@ function drawn(found, raw) {
   return make(
     "section",
     { className: "card result", "aria-label": "Result" },
+    make("h2", { className: "hidden" }, "Result"),
     found.kept !== null && judgement(found),
     make("div", { className: "sides" }, side("raw", "Raw annotation", raw), side("polite", "Polite Flamingo", found.response)),
     found.removed_paragraphs.length > 0 &&

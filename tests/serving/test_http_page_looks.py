@@ -1,0 +1,243 @@
+"""The rewriting playground, keys, and what everybody needs: names, contrast, small screens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import Stage, Visit, needs_chromium
+from browsing import browser as browser
+from browsing import stage as stage
+from browsing import visit as visit
+
+from polite_flamingo.shapes.draw import draw, encode
+from polite_flamingo.shapes.scene import Scene, Thing
+from serving import keys, page
+from serving.config import AccessConfig
+from serving.errors import overloaded
+
+pytestmark = needs_chromium
+
+SEEN = """() => {
+    // Contrast of every text that is seen against the first ground behind it that covers, by WCAG 2.
+    const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    const rgba = (colour) => {
+        pen.clearRect(0, 0, 1, 1);
+        pen.fillStyle = colour;
+        pen.fillRect(0, 0, 1, 1);
+        return [...pen.getImageData(0, 0, 1, 1).data];
+    };
+    const light = ([r, g, b]) => {
+        const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+    };
+    const found = [];
+    const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (walk.nextNode()) {
+        const text = walk.currentNode.textContent.trim();
+        const holder = walk.currentNode.parentElement;
+        if (!text || holder.closest(".hidden, .skip, noscript, :disabled") || !holder.checkVisibility()) continue;
+        let ground = holder;
+        while (ground && rgba(getComputedStyle(ground).backgroundColor)[3] < 255) ground = ground.parentElement;
+        const a = light(rgba(getComputedStyle(holder).color));
+        const b = light(rgba(getComputedStyle(ground ?? document.body).backgroundColor));
+        found.push([text.slice(0, 40), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]);
+    }
+    return found;
+}"""
+
+CONTROLS = {
+    "button",
+    "textbox",
+    "tab",
+    "combobox",
+    "spinbutton",
+    "link",
+    "checkbox",
+    "dialog",
+    "tabpanel",
+    "image",
+    "log",
+}
+
+
+def nameless(visit: Visit) -> list[str]:
+    """Roles of what a screen reader would stop at without a word to say, by Chromium's accessibility tree."""
+    session = visit.page.context.new_cdp_session(visit.page)
+    nodes: list[dict[str, Any]] = session.send("Accessibility.getFullAXTree")["nodes"]
+    told = [node for node in nodes if not node["ignored"] and node["role"]["value"] in CONTROLS]
+    assert len(told) > 8, "nothing was looked at"
+    return [node["role"]["value"] for node in told if not node.get("name", {}).get("value")]
+
+
+def faint(visit: Visit) -> list[tuple[str, float]]:
+    found = visit.page.evaluate(SEEN)
+    assert len(found) > 5, "nothing was looked at"
+    return [(text, ratio) for text, ratio in found if ratio < 4.5]
+
+
+def rewrite(visit: Visit, raw: str = "Answer: blue") -> None:
+    visit.page.fill("#instruction", "What colour is the star?")
+    visit.page.fill("#annotation", raw)
+    visit.page.get_by_role("button", name="Rewrite").click()
+
+
+def test_raw_and_polite_stand_side_by_side_with_every_verdict(visit: Visit) -> None:
+    visit.page.click("#tab-rewriting")
+    visit.backend.says = ["The star in the image", " is blue. 🦩"]
+    visit.page.get_by_role("button", name="An answer").click()
+    result = visit.page.locator(".result")
+    result.wait_for()
+    assert result.locator(".judgement").inner_text().startswith("Kept")
+    assert result.locator(".side.raw .text").inner_text() == "Answer: blue"
+    assert result.locator(".side.polite .text").inner_text() == "The star in the image is blue. 🦩"
+    assert "7.75 politer" in result.locator(".reward").inner_text()
+    [line] = result.locator(".verdicts:visible li").all_inner_texts()
+    assert "Does not contradict the annotation" in line and "5 kept above 0" in line and "passes" in line
+    result.locator("summary").click()
+    assert result.locator(".verdicts:visible li").count() == 7
+    widths = result.locator(".meter .fill").evaluate_all("nodes => nodes.map((node) => node.style.width)")
+    assert len(set(widths)) > 3 and all(width.endswith("%") for width in widths)
+    [asked] = visit.backend.asked
+    assert asked.model == "polite-flamingo" and len(asked.images) == 1 and "Answer: blue" in asked.exchanges[0].prompt
+
+
+def test_a_rejection_says_which_filter_and_why(visit: Visit) -> None:
+    visit.page.click("#tab-rewriting")
+    visit.backend.says = ["<b>no</b>"]
+    visit.backend.numbers.scores |= {"words": 1, "nli": [4.0, -1.0, -2.0], "reward": -4.0}
+    visit.give_files("drop", [("star.png", "image/png", page.files()["example-2.png"].content)])
+    visit.page.locator("#rewrite-tray li").wait_for()
+    visit.page.select_option("#task", "vqa")
+    rewrite(visit)
+    result = visit.page.locator(".result")
+    result.wait_for()
+    assert result.locator(".judgement").inner_text().replace("\n", " ") == "Rejected Because it is too short."
+    assert result.locator(".side.polite .text").inner_text() == "<b>no</b>"
+    assert "0.5 less polite" in result.locator(".reward").inner_text()
+    failed = " ".join(result.locator(".verdicts:visible .failed").all_inner_texts())
+    assert "it contradicts the annotation" in failed and "it is too short" in failed
+
+
+def test_rewriting_that_fails_says_so_and_can_be_stopped(visit: Visit) -> None:
+    visit.page.click("#tab-rewriting")
+    rewrite(visit, raw="<|endofchunk|>")
+    visit.page.get_by_role("alert").wait_for()
+    visit.backend.refuses = [overloaded("no room", retry_after=3)]
+    rewrite(visit)
+    visit.page.get_by_role("alert").get_by_text("You can try again in 3 s.").wait_for()
+    visit.backend.free.clear()
+    visit.page.get_by_role("button", name="Try again").click()
+    visit.page.get_by_role("button", name="Stop").click()
+    visit.page.get_by_role("button", name="Rewrite").wait_for()
+
+
+def test_a_key_is_asked_for_and_kept_in_this_tab_only(stage: Stage, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    secret, key = keys.new_key("page")
+    keys.write_keys(file, [key])
+    with stage.visit(access=AccessConfig(keys=str(file), log=False)) as visit:
+        visit.go()
+        visit.send("Hello")
+        visit.page.get_by_role("button", name="Enter the API key").click()
+        assert visit.page.evaluate("document.activeElement.id") == "key"
+        visit.page.keyboard.type(secret)
+        visit.page.keyboard.press("Enter")
+        assert visit.wait_for_answer()
+        assert visit.page.get_by_role("alert").count() == 0
+        assert secret in visit.page.evaluate("JSON.stringify(sessionStorage)")
+        assert secret not in visit.page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_has_a_name_and_can_be_read(stage: Stage, scheme: str) -> None:
+    with stage.visit(color_scheme=scheme) as visit:
+        visit.go()
+        assert nameless(visit) == [] and faint(visit) == []
+        visit.backend.says = ["Some `code`, **bold**\n- and a list"]
+        visit.give_files("drop", [("a.png", "image/png", page.files()["example-1.png"].content)] * 2)
+        visit.page.locator("#tray li").nth(1).wait_for()
+        assert nameless(visit) == []
+        visit.send("What is it?")
+        visit.wait_for_answer()
+        visit.backend.refuses = [overloaded("no room", retry_after=30)]
+        visit.send("And now?")
+        visit.page.get_by_role("alert").wait_for()
+        assert nameless(visit) == [] and faint(visit) == []
+        visit.page.click("#open-settings")
+        assert nameless(visit) == [] and faint(visit) == []
+        visit.page.click("#close-settings")
+        visit.page.click("#tab-rewriting")
+        visit.backend.numbers.scores |= {"words": 1, "clip_paragraphs": [3.0]}
+        visit.backend.says = ["Two words"]
+        visit.page.get_by_role("button", name="A wrong caption").click()
+        visit.page.locator(".result").wait_for()
+        assert nameless(visit) == [] and faint(visit) == []
+
+
+def test_it_fits_a_phone(stage: Stage) -> None:
+    with stage.visit(viewport={"width": 360, "height": 640}, is_mobile=True, has_touch=True) as visit:
+        visit.go()
+        visit.backend.says = ["A_very_long_word_" * 20, "\n```\n" + "code " * 60 + "\n```"]
+        visit.give_files("drop", [(f"{n}.png", "image/png", page.files()["example-1.png"].content) for n in range(4)])
+        visit.page.locator("#tray li").nth(3).wait_for()
+        visit.send("And_another_long_word_" * 20)
+        visit.wait_for_answer()
+        check_small(visit)
+        visit.page.get_by_role("button", name="Settings").tap()
+        check_small(visit)
+        visit.page.keyboard.press("Escape")
+        visit.page.get_by_role("tab", name="Rewriting").tap()
+        visit.page.get_by_role("button", name="A caption").tap()
+        visit.page.locator(".result").wait_for()
+        check_small(visit)
+
+
+def check_small(visit: Visit) -> None:
+    """Nothing sticks out to the right, no field makes the phone zoom, no button is too small for a finger."""
+    out = visit.page.evaluate(
+        """[...document.querySelectorAll("main *, header *, dialog[open] *")]
+            .filter((node) => node.checkVisibility() && !node.closest(".hidden, pre, svg"))
+            .filter((node) => node.getBoundingClientRect().right > innerWidth + 1)
+            .map((node) => node.outerHTML.slice(0, 80))"""
+    )
+    assert out == []
+    sizes = visit.page.locator("input:visible, textarea:visible, select:visible").evaluate_all(
+        "nodes => nodes.map((node) => parseFloat(getComputedStyle(node).fontSize))"
+    )
+    assert sizes and min(sizes) >= 16
+    boxes = visit.page.locator("button:visible").evaluate_all(
+        "nodes => nodes.map((node) => node.getBoundingClientRect()).map(({ width, height }) => Math.min(width, height))"
+    )
+    assert boxes and min(boxes) >= 24
+
+
+def thing(name: str, cell: int, *centre: float) -> Thing:
+    size, colour, shape = name.split()
+    return Thing(size=size, colour=colour, shape=shape, cell=cell, centre=(centre[0], centre[1]))
+
+
+EXAMPLES = {
+    "example-1.png": Scene(
+        things=(
+            thing("large red heart", 4, 48.89, 48.31),
+            thing("small green circle", 8, 81.06, 77.76),
+        ),
+        background="grey",
+        pattern="dotted",
+    ),
+    "example-2.png": Scene(
+        things=(thing("large orange heart", 5, 79.5, 47.17), thing("small blue star", 6, 22.43, 81.45)),
+        background="beige",
+        pattern="striped",
+    ),
+    "example-3.png": Scene(things=(thing("small blue star", 4, 50.46, 53.95),), background="pink", pattern="plain"),
+    "example-4.png": Scene(things=(thing("small blue star", 3, 18.46, 53.95),), background="pink", pattern="plain"),
+}
+
+
+def test_the_examples_are_drawn_by_shapes() -> None:
+    assert {name: encode(draw(scene), "png") for name, scene in EXAMPLES.items()} == {
+        name: file.content for name, file in page.files().items() if name.endswith(".png")
+    }
