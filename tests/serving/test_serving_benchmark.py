@@ -15,6 +15,7 @@ from benchmarks.bare_engine import asking
 from benchmarks.chat_requests import bodies, understood
 from benchmarks.load import Client, Record, closed_loop, open_loop
 from benchmarks.one_at_a_time import start
+from benchmarks.processes import kind_of
 from benchmarks.serving_figures import differing, figures, percentile, ratios, slope, texts, together
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
 from serving.config import ServiceConfig, ServingConfig
@@ -165,6 +166,20 @@ def test_percentiles_slope_and_texts() -> None:
     assert [percentile(values, p) for p in (0, 50, 99, 100)] == [1, 100, 198, 200]
     assert slope([0, 1, 2], [5, 7, 9]) == pytest.approx(2)
     assert differing(texts([run([2.0, 2.5])], 10), {0: "text 0", 1: "another", 7: "text 7"}) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("ray::ServeReplica:polite-flamingo:chat.initialize_and_get_metadata", "chat"),
+        ("ray::ServeReplica:polite-flamingo:ingress", "ingress"),
+        ("ray::ProxyActor", "proxy"),
+        ("/somewhere/haproxy -db -f /somewhere/haproxy.cfg", "proxy"),
+        ("ray::DashboardAgent", "node agents"),
+    ],
+)
+def test_processes_of_the_service_are_told_apart(command: str, kind: str) -> None:
+    assert kind_of(command) == kind
 
 
 def test_requests_are_drawn_by_their_seed_and_are_what_the_models_read() -> None:
