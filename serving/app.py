@@ -71,6 +71,7 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    reference.tell_of_the_gate(app, keys=bool(config.serving.access.keys))
     _guard(app, config, answer_id)
     return app
 
@@ -100,6 +101,8 @@ def _guard(app: FastAPI, config: ServiceConfig, answer_id: bool) -> None:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    if error.status == 500:  # what a route says of a failure is for the client; what it came of is for the log
+        logs.failure(request.state.request_id, getattr(request.scope.get("route"), "path", "none"), error)
     return JSONResponse(error.body(), error.status, error.headers())
 
 
