@@ -76,5 +76,8 @@ class Backend(Protocol):
     async def figures(self) -> dict[str, dict[str, float]]:
         """Numbers of every engine now, by a name that says which: {"clever-flamingo/0": {"streams": 3, ...}}."""
 
+    async def ingresses(self, own: list[Any]) -> Mapping[str, list[Any]]:
+        """What each HTTP process counted (`Metrics.families`), by a name; `own` is the caller's."""
+
     async def ready(self) -> bool:
         """Whether every model answers."""

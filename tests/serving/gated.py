@@ -32,6 +32,7 @@ class NoModels:
     def __init__(self) -> None:
         self.figures_now: Mapping[str, dict[str, float]] | Exception = FIGURES
         self.well = True
+        self.others: dict[str, list[Any]] = {}
 
     async def stream(self, ask: Ask) -> AsyncIterator[Delta]:
         yield Delta(ask.model, 1, "stop", 1)
@@ -43,6 +44,9 @@ class NoModels:
         if isinstance(self.figures_now, Exception):
             raise self.figures_now
         return dict(self.figures_now)
+
+    async def ingresses(self, own: list[Any]) -> dict[str, list[Any]]:
+        return {"local": own, **self.others}
 
     async def ready(self) -> bool:
         return self.well
