@@ -145,7 +145,7 @@ def check_size(resources: dict[str, float], pools: Needs) -> None:
         if needed > there:
             raise ValueError(
                 f"the workers need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait for ever; "
-                f"lower pools.* or workers.* in number or in {kind.lower()}s, or use a larger cluster"
+                f"lower pools.*, workers.* or serving.scale.* in number or in {kind.lower()}s, or use a larger cluster"
             )
 
 

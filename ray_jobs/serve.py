@@ -15,6 +15,7 @@ import importlib.util
 import logging
 import math
 import os
+import re
 import signal
 import socket
 import threading
@@ -88,66 +89,65 @@ class ServeConfig:
 
 
 def run(config: ServeConfig) -> None:
-    """Serve until a signal comes; see `serve_until`."""
+    """Serve until a signal comes; see `serve_until`. Raises ValueError where the cluster is too small."""
     stop = threading.Event()
-    with _signals(stop):
+    with _ray(config.serving.scale), _signals(stop):  # in this order: a Ray that starts takes SIGTERM for itself
         serve_until(stop, config)
 
 
 def serve_until(stop: threading.Event, config: ServeConfig) -> None:
-    """Serve until `stop` is set, then finish what is being answered.
+    """Serve on the Ray that this process has joined until `stop` is set, then finish what is being answered.
 
     Raises:
-        ValueError: the cluster is too small, or a model cannot be served as it is configured.
+        ValueError: a model cannot be served as it is configured.
         JobFailed: the port is taken, or the service does not come up.
     """
     started = time.monotonic()
-    with _ray(config.serving.scale):
-        from ray import serve
-        from ray.serve.schema import LoggingConfig
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
 
-        from serving.deployments import build
+    from serving.deployments import build
 
-        _check_port(config.host, config.port)
-        print(f"{NAME}: starting; the models are loaded …", flush=True)
-        serve.start(http_options={"host": config.host, "port": config.port, "keep_alive_timeout_s": 75})
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    check_port(config.host, config.port)
+    application = build(config.service)
+    print(f"{NAME}: starting; the models are loaded …", flush=True)
+    serve.start(http_options={"host": config.host, "port": config.port, "keep_alive_timeout_s": 75})
+    try:
+        quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
         try:
-            quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
-            serve.run(build(config.service), name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
-            url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
-            _await_health(url, stop)
-            if not stop.is_set():
-                print(_welcome(config, url, time.monotonic() - started), flush=True)
-            stop.wait()
-            print(f"{NAME}: finishing what is being answered …", flush=True)
-            serve.delete(NAME)
-        finally:
-            serve.shutdown()
-    print(f"{NAME}: stopped")
+            serve.run(application, name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
+        except RuntimeError as error:  # of Serve; it names deployments, not reasons
+            raise JobFailed(f"the service did not start: {_why_not_deployed() or error}") from None
+        url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
+        _await_health(url, stop)
+        if not stop.is_set():
+            print(_welcome(config, url, time.monotonic() - started), flush=True)
+        stop.wait()
+        print(f"{NAME}: finishing what is being answered …", flush=True)
+    finally:
+        serve.delete(NAME)  # and nothing else: others may be served on the same cluster
+    print(f"{NAME}: stopped", flush=True)
 
 
 @contextmanager
 def _ray(scale: ScaleConfig) -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS, or start a private Ray with room for the service; one that runs here is used."""
+    """Join the cluster of RAY_ADDRESS, or start a private Ray with room for the service."""
     set_environment()
     set_serve_environment()
     import ray
 
-    joined = ray.is_initialized()
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if not joined and os.environ.get("RAY_ADDRESS"):
+    if os.environ.get("RAY_ADDRESS"):
         ray.init(**quiet)
-    elif not joined:
+    else:
         cpus = max(os.cpu_count() or 1, math.ceil(scale.needed("CPU"))) + SPARE_CPUS
-        context = ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-        os.environ["RAY_ADDRESS"] = context.address_info["gcs_address"]  # for the bulk jobs that replicas start
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
     try:
         check_size(ray.cluster_resources(), _Needs(scale))
         yield
     finally:
-        if not joined:
-            ray.shutdown()
+        ray.shutdown()
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _signals(stop: threading.Event) -> Iterator[None]:
             signal.signal(one, handler)
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
     """Raises JobFailed where another process listens: Serve would go on without a word, and be unreachable."""
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -218,8 +218,25 @@ def _await_health(url: str, stop: threading.Event, patience: float = 120.0) -> N
                 return
         except (urllib.error.URLError, TimeoutError) as error:
             if time.monotonic() > deadline:
-                raise JobFailed(f"the service did not become healthy in {patience:.0f} s ({error})") from None
+                raise JobFailed(
+                    f"the service did not become healthy in {patience:.0f} s at {url} ({error}); where Serve ran on "
+                    "this cluster before, it keeps its own address"
+                ) from None
         stop.wait(0.5)
+
+
+def _why_not_deployed() -> str:
+    """The last line of what Serve knows of the deployments that failed; "" where it knows nothing."""
+    from ray import serve
+
+    application = serve.status().applications.get(NAME)
+    reasons = []
+    for name, deployment in application.deployments.items() if application else ():
+        lines = [line.strip() for line in deployment.message.splitlines() if line.strip()]
+        if deployment.status == "DEPLOY_FAILED" and lines:
+            said = next((line for line in reversed(lines) if re.match(r"[\w.]+(Error|Exception)\b", line)), lines[-1])
+            reasons.append(f"{name}: {said}")
+    return "; ".join(reasons)
 
 
 def _welcome(config: ServeConfig, url: str, seconds: float) -> str:

@@ -22,6 +22,7 @@ from serving.errors import ApiError
 from serving.gate import RATE_HEADERS, Gate
 from serving.keys import KeyRing
 from serving.pictures import Pictures
+from serving.protocol import ERRORS
 from serving.validation import as_api_error
 
 MULTIPART_BYTES = 64 << 10
@@ -39,12 +40,24 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
     Raises:
         ValueError: the file of API keys cannot be read; one line.
     """
-    app = FastAPI(title="Polite Flamingo on Ray", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="Polite Flamingo on Ray",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=ERRORS,
+    )
     app.state.config, app.state.backend, app.state.metrics = config, backend, metrics.Metrics()
     app.state.pictures = Pictures(config.serving.limits, config.serving.remote_images)
     app.state.started, app.state.fingerprint = int(time.time()), chat.fingerprint(config.serving)
 
-    @app.get("/health", tags=["service"])
+    @app.get(
+        "/health",
+        tags=["service"],
+        response_class=Response,
+        responses={200: {"description": "Every model answers."}, 503: {"description": "Not every model answers."}},
+    )
     async def health() -> Response:
         """200 when every model answers, else 503."""
         return Response(status_code=200 if await backend.ready() else 503)
@@ -58,6 +71,8 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
+    if config.serving.access.keys:
+        reference.tell_of_keys(app)
     _guard(app, config, answer_id)
     return app
 
@@ -87,6 +102,8 @@ def _guard(app: FastAPI, config: ServiceConfig, answer_id: bool) -> None:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
+    if error.status == 500:  # what a route says of a failure is for the client; what it came of is for the log
+        logs.failure(request.state.request_id, getattr(request.scope.get("route"), "path", "none"), error)
     return JSONResponse(error.body(), error.status, error.headers())
 
 

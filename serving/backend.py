@@ -23,7 +23,7 @@ class Ask:
         model: by the name that clients use.
         exchanges: the conversation; the last one's target, the answer, is "".
         images: encoded bytes, in the order of the tags.
-        max_tokens: of the answer; 0 is the model's own `max_new_tokens`, or fewer where there is less room.
+        max_tokens: of the answer, a chat's at most; 0 is the model's own `max_new_tokens`, or what there is room for.
         temperature, top_k, top_p, no_repeat_ngram_size, stop, seed: as `flamingo.sampling.Decoding`; temperature 0 is
             greedy, top_k 0 is all.
         request_id: for the logs.
@@ -75,6 +75,9 @@ class Backend(Protocol):
 
     async def figures(self) -> dict[str, dict[str, float]]:
         """Numbers of every engine now, by a name that says which: {"clever-flamingo/0": {"streams": 3, ...}}."""
+
+    async def ingresses(self, own: list[Any]) -> Mapping[str, list[Any]]:
+        """What each HTTP process counted (`Metrics.families`), by a name; `own` is the caller's."""
 
     async def ready(self) -> bool:
         """Whether every model answers."""

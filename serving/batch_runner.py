@@ -101,9 +101,7 @@ class BatchRunner:
         return self._main.exception()
 
     async def _run(self) -> None:
-        root = self._store.root
-        root.mkdir(parents=True, exist_ok=True)
-        with (root / ".runner").open("w") as lock:
+        with (self._store.make_root() / ".runner").open("w") as lock:
             while not _locked(lock.fileno()):
                 await asyncio.sleep(self._poll)
             running: dict[str, asyncio.Task[None]] = {}

@@ -138,9 +138,14 @@ class BatchStore:
         self.config, self.now = config, now
         self.root = Path(config.folder).absolute()
 
+    def make_root(self) -> Path:
+        """The folder, made where it is not there; only the service's own user may look into it."""
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.root
+
     def new_upload(self) -> Path:
         """A folder to write `data` into, for `add_file`; its name is the file's id."""
-        folder = self.root / "uploads" / f"file-{secrets.token_hex(16)}"
+        folder = self.make_root() / "uploads" / f"file-{secrets.token_hex(16)}"
         folder.mkdir(parents=True)
         return folder
 

@@ -21,8 +21,9 @@ from serving.batch_store import BatchStore, Job
 from serving.config import BatchesConfig
 from serving.errors import ApiError
 from serving.upload import receive_form
+from serving.validation import JsonRoute
 
-router = APIRouter(tags=["bulk jobs"])
+router = APIRouter(tags=["bulk jobs"], route_class=JsonRoute)
 
 PURPOSE = "batch"
 

@@ -31,7 +31,7 @@ from serving.disconnects import unless_gone
 from serving.errors import ApiError, overloaded, server_error
 from serving.event_stream import EventStream
 from serving.metrics import Usage
-from serving.protocol import ERRORS, ChatCompletion, ChatRequest, Model, ModelList, refuse_unsupported
+from serving.protocol import ChatCompletion, ChatRequest, Model, ModelList, refuse_unsupported
 from serving.validation import JsonRoute
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
@@ -59,7 +59,6 @@ _EXAMPLE = (
     tags=["chat"],
     response_model=ChatCompletion,
     responses={
-        **ERRORS,
         200: {
             "description": "The whole answers, or with `stream` their pieces.",
             "content": {
@@ -85,7 +84,7 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
     return await unless_gone(request, _answer(body, request, serving))
 
 
-@router.get("/models", tags=["models"], response_model=ModelList, responses=ERRORS)
+@router.get("/models", tags=["models"], response_model=ModelList)
 async def list_models(request: Request) -> Response:
     """The models: one chats, the other rewrites."""
     serving = request.app.state.config.serving
@@ -93,7 +92,7 @@ async def list_models(request: Request) -> Response:
     return JSONResponse({"object": "list", "data": data})
 
 
-@router.get("/models/{model:path}", tags=["models"], response_model=Model, responses=ERRORS)
+@router.get("/models/{model:path}", tags=["models"], response_model=Model)
 async def retrieve_model(model: str, request: Request) -> Response:
     """One of them."""
     _check_model(model, request.app.state.config.serving)

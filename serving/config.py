@@ -28,7 +28,7 @@ class LimitsConfig:
         images: of one conversation.
         image_bytes: encoded, of one image.
         image_pixels: of one image, from its header; more is refused before anything is decoded.
-        text_characters: of one conversation.
+        text_characters: of all messages of one conversation; of one annotation to rewrite.
         messages: of one conversation.
         choices: `n` of one request.
         rewrites: of one call of /v1/rewrite.

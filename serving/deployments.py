@@ -18,11 +18,12 @@ asked again elsewhere, and goes on where it was.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.exceptions import RayActorError
@@ -31,6 +32,7 @@ from ray.serve.handle import DeploymentHandle
 
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.flamingo.saved import opened
 from polite_flamingo.sample import BadSample, Sample
 from serving.backend import Ask, Delta
 from serving.config import ReplicasConfig, ServiceConfig, from_profile
@@ -49,24 +51,29 @@ Figures = dict[str, dict[str, float]]
 
 
 class Board:
-    """What every engine said of itself last."""
+    """What every replica said of itself last: an engine its figures, an ingress what it counted."""
 
     def __init__(self) -> None:
-        self._reports: dict[str, tuple[float, Figures]] = {}
+        self._reports: dict[str, tuple[float, str, Any]] = {}
 
-    async def report(self, replica: str, figures: Figures) -> None:
-        """Of one replica, all its engines."""
-        self._reports[replica] = (asyncio.get_running_loop().time(), figures)
+    async def report(self, replica: str, kind: str, said: Any) -> None:
+        """Of one replica. Args: kind: "engines" or "ingress"."""
+        self._reports[replica] = (asyncio.get_running_loop().time(), kind, said)
 
-    async def figures(self) -> Figures:
-        """Of all replicas that reported lately, the engines of each model numbered through."""
+    async def read(self, kind: str) -> dict[str, Any]:
+        """What replicas of this kind reported lately, by the replica."""
         now = asyncio.get_running_loop().time()
         self._reports = {name: one for name, one in self._reports.items() if now - one[0] < FORGET_AFTER}
-        return {
-            f"{engine}@{replica}": values
-            for replica, (_, figures) in sorted(self._reports.items())
-            for engine, values in figures.items()
-        }
+        return {name: said for name, (_, of, said) in sorted(self._reports.items()) if of == kind}
+
+
+async def _report(board: DeploymentHandle, kind: str, say: Callable[[], Any]) -> None:
+    """Tell the board, again and again."""
+    name = serve.get_replica_context().replica_id.unique_id
+    while True:
+        with suppress(RayActorError, DeploymentUnavailableError):  # a new board hears of it a second later
+            await board.report.remote(name, kind, say())
+        await asyncio.sleep(REPORT_SECONDS)
 
 
 class EngineReplica:
@@ -78,8 +85,7 @@ class EngineReplica:
         from serving.host import EngineHost
 
         self._host = EngineHost(name, config, chat=chat, waiting=waiting, flush_seconds=flush_seconds)
-        self._board = board
-        self._reporting = asyncio.create_task(self._report())
+        self._reporting = asyncio.create_task(_report(board, "engines", self._host.figures))
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta | ApiError, None]:
         """The answer; what goes wrong comes as the last item, for Ray would wrap what is raised."""
@@ -96,13 +102,6 @@ class EngineReplica:
             await self._reporting  # raises what ended it
         if not self._host.healthy:
             raise RuntimeError("the engine failed again and again")
-
-    async def _report(self) -> None:
-        name = serve.get_replica_context().replica_id.unique_id
-        while True:
-            with suppress(RayActorError, DeploymentUnavailableError):  # a new board hears of it a second later
-                await self._board.report.remote(name, self._host.figures())
-            await asyncio.sleep(REPORT_SECONDS)
 
 
 class ScoringReplica:
@@ -193,7 +192,13 @@ class RayBackend:
 
     async def figures(self) -> Figures:
         """See `Backend`."""
-        return await self._board.figures.remote()
+        reports: dict[str, Figures] = await self._board.read.remote("engines")
+        return {f"{engine}@{name}": values for name, figures in reports.items() for engine, values in figures.items()}
+
+    async def ingresses(self, own: list[Any]) -> Mapping[str, list[Any]]:
+        """See `Backend`."""
+        name = serve.get_replica_context().replica_id.unique_id
+        return {**await self._board.read.remote("ingress"), name: own}
 
     async def ready(self) -> bool:
         """See `Backend`: each model has a replica that reports."""
@@ -213,8 +218,26 @@ async def _read(response: Any) -> AsyncGenerator[Any, None]:
             response.cancel()
 
 
+class Bulk:
+    """Runs the jobs of a folder; exactly one process may."""
+
+    async def __init__(self, config: ServiceConfig):  # type: ignore[misc]  # Serve awaits it; the runner needs its loop
+        from serving.batch_runner import BatchRunner
+
+        self._runner = BatchRunner(config, {"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
+        self._runner.start()
+
+    async def check_health(self) -> None:
+        """Called by Serve; a runner that ended is started anew."""
+        if self._runner.failure is not None:
+            raise self._runner.failure
+
+    async def __del__(self) -> None:
+        await self._runner.stop()
+
+
 class Ingress:
-    """The HTTP side."""
+    """The HTTP side. It does not call `bulk`: routes and runner meet in the folder; it is here to be deployed."""
 
     def __init__(
         self,
@@ -222,19 +245,35 @@ class Ingress:
         engines: Mapping[str, DeploymentHandle],
         scoring: DeploymentHandle,
         board: DeploymentHandle,
+        bulk: DeploymentHandle | None,
     ):
-        self._config, self._backend = config, RayBackend(engines, scoring, board)
+        self._config, self._backend, self._board = config, RayBackend(engines, scoring, board), board
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica."""
         from serving.app import create_app
 
-        return create_app(self._config, self._backend, answer_id=False)  # Serve's proxy adds x-request-id
+        app = create_app(self._config, self._backend, answer_id=False)
+        self._reporting = asyncio.create_task(_report(self._board, "ingress", app.state.metrics.families))
+        return app
+
+    async def check_health(self) -> None:
+        """Called by Serve."""
+        if self._reporting.done():
+            await self._reporting  # raises what ended it
 
 
 def build(config: ServiceConfig) -> serve.Application:
-    """The application, to be run by `serve.run`."""
+    """The application, to be run by `serve.run`.
+
+    Raises:
+        ValueError: a model cannot be served; better here, in one line, than in replicas that fail again and again.
+    """
     serving, scale = config.serving, config.serving.scale
+    for name, model in ((serving.chat_name, serving.chat), (serving.rewriter_name, config.rewriter)):
+        opened(model.flamingo)
+        if model.generation.num_beams > 1:
+            raise ValueError(f"{name}: texts of a beam search do not come in pieces; set generation.num_beams to 1")
     board = _deployment(Board, "board", ReplicasConfig(cpus=0.0, ongoing=1000), scale.drain_seconds).bind()
 
     def engine(name: str, label: str, model: RewriterConfig, chat: bool, replicas: ReplicasConfig) -> Any:
@@ -249,8 +288,10 @@ def build(config: ServiceConfig) -> serve.Application:
         serving.rewriter_name: engine(serving.rewriter_name, "rewriting", config.rewriter, False, scale.rewriting),
     }
     scoring = _deployment(ScoringReplica, "scoring", scale.scoring, scale.drain_seconds).bind(config.scoring, 64)
-    ingress = serve.ingress()(Ingress)
-    return _deployment(ingress, "ingress", scale.ingress, scale.drain_seconds).bind(config, engines, scoring, board)
+    one = ReplicasConfig(cpus=0.0)
+    bulk = _deployment(Bulk, "bulk", one, scale.drain_seconds).bind(config) if serving.batches.folder else None
+    ingress = _deployment(serve.ingress()(Ingress), "ingress", scale.ingress, scale.drain_seconds)
+    return ingress.bind(config, engines, scoring, board, bulk)
 
 
 def _deployment(made_of: type, name: str, replicas: ReplicasConfig, drain_seconds: float) -> Any:

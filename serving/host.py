@@ -64,7 +64,7 @@ class EngineHost:
         decoder = rewriter.decoder
         engines = decoder.engines if isinstance(decoder, Engines) else [decoder]
         self._engines = [AsyncEngine(engine, max_waiting=waiting) for engine in engines]  # type: ignore[arg-type]
-        self._flush, self._usual_tokens = flush_seconds, config.generation.max_new_tokens
+        self._chat, self._flush, self._usual_tokens = chat, flush_seconds, config.generation.max_new_tokens
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
         """See `Backend.stream`."""
@@ -104,16 +104,18 @@ class EngineHost:
         except BadSample as bad:
             raise _at_fault(bad) from None
         room = self._positions - len(ids)
-        if room < max(1, ask.max_tokens):
+        # An answer may end where the model does: evaluators ask for 1,024 tokens and more. A rewriting must be whole.
+        needed = 1 if self._chat else max(1, ask.max_tokens)
+        if room < needed:
             raise ApiError(
                 400,
                 f"{self.name} reads {self._positions} tokens; the conversation has {len(ids)} and asks for "
-                f"{max(1, ask.max_tokens)} more: shorten it, or lower max_tokens",
+                f"{needed} more: shorten it{'' if self._chat else ', or lower max_tokens'}",
                 code="context_length_exceeded",
                 param="messages",
             )
         decoding = Decoding(
-            max_new_tokens=ask.max_tokens or min(room, self._usual_tokens),
+            max_new_tokens=min(room, ask.max_tokens or self._usual_tokens),
             temperature=ask.temperature,
             top_k=ask.top_k,
             top_p=ask.top_p,

@@ -45,6 +45,10 @@ class LocalBackend:
         """See `Backend`."""
         return {name: figures for host in self._hosts.values() for name, figures in host.figures().items()}
 
+    async def ingresses(self, own: list[Any]) -> Mapping[str, list[Any]]:
+        """See `Backend`: there is one."""
+        return {"local": own}
+
     async def ready(self) -> bool:
         """See `Backend`."""
         return all(host.healthy for host in self._hosts.values())

@@ -2,7 +2,8 @@
 
 A route gets a `Usage` as `request.state.usage` and says when the first token came and how many there were; the gate
 counts the rest. Labels are bounded: templates of routes, names of models, stable words; never what a client wrote.
-Each application has a registry of its own. Numbers are of this process; Prometheus adds up over replicas.
+Each application has a registry of its own. Whichever ingress replica is asked, it answers for all of them, each
+under its own label: Prometheus does not see who is behind the proxy.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
@@ -95,8 +96,6 @@ class Metrics:
         self._broken = Counter(name + "broken_streams", "Streams that ended in an error", ["code"], registry=own)
         self.open = Gauge(name + "open_requests", "Requests let in and not over", registry=own)
         self._of_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._engines = _Engines()
-        own.register(self._engines)
         ProcessCollector(registry=own)
 
     def turned_away(self, reason: str) -> None:
@@ -129,39 +128,60 @@ class Metrics:
         if usage.failure:
             self._broken.labels(usage.failure).inc()
 
-    def text(self, engines: Mapping[str, Mapping[str, float]] | None) -> bytes:
-        """In Prometheus' format. Args: engines: figures of each by its name; None where they could not be had."""
-        self._engines.figures = engines
-        return generate_latest(self.registry)
+    def families(self) -> list[Metric]:
+        """All numbers now; may be pickled."""
+        return list(self.registry.collect())
 
 
-class _Engines(Collector):
-    """What the engines said last, a gauge for each of their figures."""
+class _All(Collector):
+    """Every ingress replica's families, told apart by a label, and what the engines said last."""
 
-    def __init__(self) -> None:
-        self.figures: Mapping[str, Mapping[str, float]] | None = None
+    def __init__(
+        self, ingresses: Mapping[str, Sequence[Metric]], engines: Mapping[str, Mapping[str, float]] | None
+    ) -> None:
+        self._ingresses, self._engines = ingresses, engines
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
+        together: dict[str, Metric] = {}
+        for name, families in self._ingresses.items():
+            for family in families:
+                same = together.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                same.samples += [one._replace(labels={**one.labels, "ingress": name}) for one in family.samples]
+        yield from together.values()
         reached = GaugeMetricFamily("polite_flamingo_engines_reached", "Whether the engines gave their figures")
-        reached.add_metric([], float(self.figures is not None))
+        reached.add_metric([], float(self._engines is not None))
         yield reached
-        families: dict[str, GaugeMetricFamily] = {}
-        for engine, numbers in (self.figures or {}).items():
+        figures: dict[str, GaugeMetricFamily] = {}
+        for engine, numbers in (self._engines or {}).items():
             for figure, number in numbers.items():
                 name = "polite_flamingo_engine_" + re.sub(r"\W", "_", figure, flags=re.ASCII)
-                if name not in families:
-                    families[name] = GaugeMetricFamily(name, "See Metrics.summary", labels=["engine"])
-                families[name].add_metric([engine], number)
-        yield from families.values()
+                if name not in figures:
+                    figures[name] = GaugeMetricFamily(name, "See Metrics.summary", labels=["engine"])
+                figures[name].add_metric([engine], number)
+        yield from figures.values()
+
+
+def text(ingresses: Mapping[str, Sequence[Metric]], engines: Mapping[str, Mapping[str, float]] | None) -> bytes:
+    """In Prometheus' format.
+
+    Args:
+        ingresses: families of each ingress replica by its name.
+        engines: figures of each by its name; None where they could not be had.
+    """
+    registry = CollectorRegistry()
+    registry.register(_All(ingresses, engines))
+    return generate_latest(registry)
 
 
 @router.get("/metrics", tags=["service"], response_class=Response)
 async def metrics(request: Request) -> Response:
     """For Prometheus: requests, tokens, waiting, and every engine's figures."""
-    figures = None
+    own = request.app.state.metrics.families()
+    figures, ingresses = None, {"": own}
     try:
         async with asyncio.timeout(ENGINE_SECONDS):
+            ingresses = await request.app.state.backend.ingresses(own)
             figures = await request.app.state.backend.figures()
     except Exception as error:  # the other numbers matter most when the engines do not answer
         _log.warning("the engines gave no figures: %s", type(error).__name__)
-    return Response(request.app.state.metrics.text(figures), media_type=CONTENT_TYPE_LATEST)
+    return Response(text(ingresses, figures), media_type=CONTENT_TYPE_LATEST)

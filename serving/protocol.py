@@ -180,7 +180,7 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(None, ge=0, le=1, description="The model's own by default.")
     top_k: int | None = Field(None, ge=-1, description="vLLM's extension; 0 and -1 are all tokens.")
     max_tokens: int | None = Field(
-        None, ge=1, description="Of the answer. As many as the model has room for by default."
+        None, ge=1, description="Of the answer, at most: it ends where the context does. The model's own by default."
     )
     max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of `max_tokens`; give one.")
     stop: (
@@ -344,4 +344,4 @@ _WRONG: dict[int | str, str] = {
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorResponse, "description": description} for status, description in _WRONG.items()
 }
-"""For `responses=` of a route."""
+"""What any route may answer, for the document."""

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
+
+from serving.gate import OPEN
 
 _FOLDER = Path(__file__).parent / "reference_page"
 router = APIRouter(include_in_schema=False)
@@ -48,6 +50,22 @@ def page(document: Mapping[str, Any]) -> str:
     ]
     schemas = document.get("components", {}).get("schemas", {})
     return environment.get_template("docs.html").render(info=document["info"], operations=operations, schemas=schemas)
+
+
+def tell_of_keys(app: FastAPI) -> None:
+    """Let the application's OpenAPI document say which routes ask for an API key."""
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = described()  # kept by FastAPI: the changes below are made once, and change nothing when made again
+        document.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, methods in document["paths"].items():
+            for method, operation in methods.items():
+                if path not in OPEN or method != "get":
+                    operation["security"] = [{"key": []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def kind(schema: Mapping[str, Any]) -> str:

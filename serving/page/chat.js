@@ -21,6 +21,7 @@ export function startChat(service) {
   let messages = loadConversation();
   let running = null; // the AbortController of the answer that is being written
   let editing = null; // place of the message that is being changed
+  const shown = new WeakMap(); // message -> its node, and whether it is drawn as the last of its side
   const scroll = byId("scroll");
   const composer = startComposer({ limits: service, send, noted: announce });
 
@@ -126,16 +127,25 @@ export function startChat(service) {
     byId("editing").hidden = true;
   }
 
+  // Shows all messages. What is there already stays, and with it what is selected or focused in it.
   function draw() {
+    const box = byId("messages");
     const lastOfUser = messages.findLastIndex((message) => message.role === "user");
-    const shown = messages.map((message, place) => {
-      if (message.role === "user") return userMessage(message, place === lastOfUser ? () => edit(place) : null);
-      const view = assistantMessage(NAME);
-      view.finish(message, place === messages.length - 1 ? another : null);
-      return view.node;
+    messages.forEach((message, place) => {
+      const last = place === (message.role === "user" ? lastOfUser : messages.length - 1);
+      if (shown.get(message)?.last !== last) shown.set(message, { last, node: node(message, last, place) });
+      const wanted = shown.get(message).node;
+      if (box.children[place] !== wanted) box.insertBefore(wanted, box.children[place] ?? null);
     });
-    byId("messages").replaceChildren(...shown);
+    while (box.children.length > messages.length) box.lastChild.remove();
     byId("welcome").hidden = messages.length > 0;
+  }
+
+  function node(message, last, place) {
+    if (message.role === "user") return userMessage(message, last ? () => edit(place) : null);
+    const view = assistantMessage(NAME);
+    view.finish(message, last ? another : null);
+    return view.node;
   }
 
   function busy(now) {

@@ -21,6 +21,7 @@ from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from serving.app import create_app
 from serving.backend import Ask, Delta
 from serving.config import AccessConfig, BatchesConfig, LimitsConfig, ServiceConfig, ServingConfig
+from serving.errors import server_error
 
 FIGURES = {"clever-flamingo/0": {"streams": 3.0, "slots": 8.0}, "polite-flamingo/0": {"streams": 1.0, "slots": 4.0}}
 
@@ -31,6 +32,7 @@ class NoModels:
     def __init__(self) -> None:
         self.figures_now: Mapping[str, dict[str, float]] | Exception = FIGURES
         self.well = True
+        self.others: dict[str, list[Any]] = {}
 
     async def stream(self, ask: Ask) -> AsyncIterator[Delta]:
         yield Delta(ask.model, 1, "stop", 1)
@@ -42,6 +44,9 @@ class NoModels:
         if isinstance(self.figures_now, Exception):
             raise self.figures_now
         return dict(self.figures_now)
+
+    async def ingresses(self, own: list[Any]) -> dict[str, list[Any]]:
+        return {"local": own, **self.others}
 
     async def ready(self) -> bool:
         return self.well
@@ -116,6 +121,10 @@ def application(config: ServiceConfig, backend: NoModels | None = None) -> tuple
             raise KeyError(body["prompt"])
         except KeyError as error:
             raise RuntimeError(f"cannot work on {body['prompt']}") from error
+
+    @app.post("/v1/try/fail_known")
+    async def fail_known(body: dict[str, Any]) -> None:
+        raise server_error("the model failed; try again", "engine_failed") from KeyError(body["prompt"])
 
     @app.post("/v1/try/fail_late")
     async def fail_late(body: dict[str, Any]) -> StreamingResponse:

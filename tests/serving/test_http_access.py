@@ -293,7 +293,14 @@ def test_nothing_that_a_client_said_is_written_down(
     caplog.set_level(logging.DEBUG, "uvicorn")
     with guarded(tmp_path) as server, server.client("plain") as client:
         good = {"prompt": mark}
-        for path in ("/v1/try/json", "/v1/try/fail", f"/v1/try/echo/{mark}", f"/v1/{mark}", f"/v1/try/json?q={mark}"):
+        for path in (
+            "/v1/try/json",
+            "/v1/try/fail",
+            "/v1/try/fail_known",
+            f"/v1/try/echo/{mark}",
+            f"/v1/{mark}",
+            f"/v1/try/json?q={mark}",
+        ):
             client.post(path, json=good)
         client.post("/v1/try/json", content=f"{{{mark}".encode(), headers={"content-type": "application/json"})
         with contextlib.suppress(httpx2.HTTPError):
@@ -309,6 +316,7 @@ def test_nothing_that_a_client_said_is_written_down(
         "the failures are there, with their places"
     )
     assert 'raise keyerror(body["prompt"])' in everything, "also what they came of"
+    assert 'from keyerror(body["prompt"])' in everything, "and what a route's own error came of"
     assert mark not in everything
     for secret, key in SECRETS.values():
         assert secret.lower() not in everything and key.sha256 not in everything

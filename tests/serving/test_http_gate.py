@@ -226,9 +226,10 @@ def test_a_client_that_leaves_ends_its_stream_and_is_written_down_as_gone(server
             pieces = answer.iter_raw()
             assert next(pieces) == b"data: 1\n\n" and not tried.closed.is_set()
         assert tried.closed.wait(10), "the route's generator was closed"
-        wanted = 'polite_flamingo_requests_total{method="POST",route="/v1/try/stream",status="499"} 1.0'
+        wanted = 'polite_flamingo_requests_total{ingress="local",method="POST",route="/v1/try/stream",status="499"} 1.0'
         assert wanted in eventually(client, wanted)
-        assert "open_requests 0.0" in eventually(client, "open_requests 0.0"), "its place is free again"
+        free = 'open_requests{ingress="local"} 0.0'
+        assert free in eventually(client, free), "its place is free again"
 
 
 def eventually(client: httpx2.Client, wanted: str) -> str:

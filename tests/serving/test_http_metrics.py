@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Mapping
 
 import httpx2
@@ -11,22 +12,29 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.app import create_app
 from serving.config import AccessConfig, LimitsConfig
-from serving.metrics import Metrics, Usage
+from serving.metrics import Metrics, Usage, text
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
-def parsed(text: str) -> Samples:
-    families = list(text_string_to_metric_families(text))
+HERE = "local"
+"""What `LocalBackend` and the tests' call the one HTTP process; figures of engines have no such label."""
+
+
+def parsed(said: str) -> Samples:
+    families = list(text_string_to_metric_families(said))
     assert families
     samples = [sample for family in families for sample in family.samples]
-    found = {(one.name, frozenset(one.labels.items())): one.value for one in samples}
+    found = {
+        (one.name, frozenset({**one.labels, "ingress": one.labels.get("ingress", HERE)}.items())): one.value
+        for one in samples
+    }
     assert len(found) == len(samples), "no number is told twice"
     return found
 
 
 def value(samples: Samples, name: str, labels: Mapping[str, str] | None = None) -> float:
-    return samples[name, frozenset((labels or {}).items())]
+    return samples[name, frozenset({"ingress": HERE, **(labels or {})}.items())]
 
 
 def total(samples: Samples, name: str) -> float:
@@ -70,7 +78,7 @@ def test_buckets_of_a_histogram_are_cumulative_and_end_with_all() -> None:
     metrics = Metrics()
     for seconds in (0.001, 0.02, 0.02, 7.0, 1000.0):
         metrics.finished("/v1/x", "POST", 200, seconds, Usage())
-    samples = parsed(metrics.text({}).decode())
+    samples = parsed(text({HERE: metrics.families()}, {}).decode())
     name, labels = "polite_flamingo_request_seconds", {"route": "/v1/x", "method": "POST"}
     counts = [value(samples, f"{name}_bucket", labels | {"le": le}) for le in ("0.005", "0.025", "5.0", "10.0", "+Inf")]
     assert counts == [1, 3, 3, 4, 5] and value(samples, f"{name}_count", labels) == 5
@@ -102,6 +110,25 @@ def test_every_figure_of_every_engine_is_a_gauge() -> None:
     asyncio.run(run())
 
 
+def test_whichever_ingress_replica_is_asked_it_answers_for_all_of_them() -> None:
+    backend, elsewhere = NoModels(), Metrics()
+    for _ in range(3):
+        elsewhere.finished("/v1/x", "POST", 200, 1.0, Usage())
+    backend.others = {"ingress-2": pickle.loads(pickle.dumps(elsewhere.families()))}
+    app = create_app(configured(), backend)
+
+    async def run() -> Samples:
+        async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://service") as client:
+            await client.get("/health")
+            return parsed((await client.get("/metrics")).text)
+
+    samples = asyncio.run(run())
+    requests, labels = "polite_flamingo_requests_total", {"method": "POST", "route": "/v1/x", "status": "200"}
+    assert value(samples, requests, labels | {"ingress": "ingress-2"}) == 3
+    assert total(samples, requests) == 4
+    assert value(samples, "polite_flamingo_open_requests", {"ingress": "ingress-2"}) == 0
+
+
 def test_a_stream_that_breaks_is_counted_by_its_code() -> None:
     metrics, usage = Metrics(), Usage()
     usage.failed("engine_failed")
@@ -110,7 +137,7 @@ def test_a_stream_that_breaks_is_counted_by_its_code() -> None:
     usage.first_token()
     assert usage.to_first_token == first is not None, "only the first counts"
     metrics.finished("/v1/chat/completions", "POST", 200, 1.0, usage)
-    samples = parsed(metrics.text(None).decode())
+    samples = parsed(text({HERE: metrics.families()}, None).decode())
     assert value(samples, "polite_flamingo_broken_streams_total", {"code": "engine_failed"}) == 1
 
 

@@ -11,8 +11,6 @@ from browsing import browser as browser
 from browsing import stage as stage
 from browsing import visit as visit
 
-from polite_flamingo.shapes.draw import draw, encode
-from polite_flamingo.shapes.scene import Scene, Thing
 from serving import keys, page
 from serving.config import AccessConfig
 from serving.errors import overloaded
@@ -211,33 +209,3 @@ def check_small(visit: Visit) -> None:
         "nodes => nodes.map((node) => node.getBoundingClientRect()).map(({ width, height }) => Math.min(width, height))"
     )
     assert boxes and min(boxes) >= 24
-
-
-def thing(name: str, cell: int, *centre: float) -> Thing:
-    size, colour, shape = name.split()
-    return Thing(size=size, colour=colour, shape=shape, cell=cell, centre=(centre[0], centre[1]))
-
-
-EXAMPLES = {
-    "example-1.png": Scene(
-        things=(
-            thing("large red heart", 4, 48.89, 48.31),
-            thing("small green circle", 8, 81.06, 77.76),
-        ),
-        background="grey",
-        pattern="dotted",
-    ),
-    "example-2.png": Scene(
-        things=(thing("large orange heart", 5, 79.5, 47.17), thing("small blue star", 6, 22.43, 81.45)),
-        background="beige",
-        pattern="striped",
-    ),
-    "example-3.png": Scene(things=(thing("small blue star", 4, 50.46, 53.95),), background="pink", pattern="plain"),
-    "example-4.png": Scene(things=(thing("small blue star", 3, 18.46, 53.95),), background="pink", pattern="plain"),
-}
-
-
-def test_the_examples_are_drawn_by_shapes() -> None:
-    assert {name: encode(draw(scene), "png") for name, scene in EXAMPLES.items()} == {
-        name: file.content for name, file in page.files().items() if name.endswith(".png")
-    }

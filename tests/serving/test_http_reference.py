@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from pathlib import Path
 
 import httpx2
 from gated import NoModels, configured
 
 from serving.app import create_app
+from serving.config import AccessConfig
+from serving.keys import new_key, write_keys
 from serving.reference import kind, page
 
 
@@ -29,6 +32,18 @@ def test_the_page_tells_every_route_and_every_schema_and_loads_nothing_from_else
     loaded = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert loaded and not any("//" in one for one in loaded) and "url(" not in css and "@import" not in css
     assert "<script" not in html and "style=" not in html, "the content policy would stop either"
+
+
+def test_the_document_says_which_routes_ask_for_a_key(tmp_path: Path) -> None:
+    _, key = new_key("x")
+    write_keys(tmp_path / "keys.json", [key])
+    for keys in ("", str(tmp_path / "keys.json")):
+        app = create_app(configured(access=AccessConfig(keys=keys)), NoModels())
+        document = app.openapi()
+        assert document == app.openapi(), "told twice, it says the same"
+        rewrite, health = document["paths"]["/v1/rewrite"]["post"], document["paths"]["/health"]["get"]
+        assert ("security" in rewrite) == ("securitySchemes" in document["components"]) == bool(keys)
+        assert "security" not in health
 
 
 def test_what_a_document_says_is_text_not_markup() -> None:

@@ -178,6 +178,7 @@ def test_a_job_from_upload_to_download(shared: Site) -> None:
     counts = job.request_counts
     assert counts is not None and (counts.total, counts.completed, counts.failed) == (18, 12, 6)
     assert not list(shared.store.job_folder(job.id).glob("work")), "the work is done and its files are gone"
+    assert shared.store.root.stat().st_mode & 0o777 == 0o700, "others on this machine must not read what clients sent"
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file.id)

@@ -133,7 +133,7 @@ def test_the_models_are_listed(client: openai.OpenAI) -> None:
         ({"n": 9}, "limit_exceeded", "n"),
         ({"max_tokens": 0}, "invalid_value", "max_tokens"),
         ({"max_tokens": 4, "max_completion_tokens": 4}, "invalid_value", "max_tokens"),
-        ({"max_tokens": 100_000}, "context_length_exceeded", "messages"),
+        ({"messages": [user("x" * 600)], "max_tokens": 4}, "context_length_exceeded", "messages"),
         ({"stop": ["a"] * 5}, "invalid_value", "stop"),
         ({"stop": 5}, "invalid_type", "stop"),
         ({"stream_options": {"include_usage": True}}, "invalid_value", "stream_options"),

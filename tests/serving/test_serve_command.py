@@ -1,0 +1,81 @@
+"""The command and the files for `serve deploy`, as far as they go without Ray running."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_jobs.console import JobFailed
+from ray_jobs.serve import check_port
+from serving.config import ScaleConfig, from_profile
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "serving").glob("*.yaml"))
+
+
+def test_there_is_a_file_for_the_tiny_models_and_one_for_the_published() -> None:
+    assert [file.name for file in FILES] == ["clever-9b.yaml", "tiny.yaml"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_ray_serve_takes_the_file_and_the_service_its_arguments(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from serving.deployments import app
+
+    monkeypatch.chdir(ROOT)
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(file.read_text()))
+    (application,) = schema.applications
+    assert application.import_path == "serving.deployments:app" and application.route_prefix == "/"
+    assert app(application.args)._bound_deployment.name == "ingress"
+
+
+def test_only_the_service_with_keys_listens_to_other_machines() -> None:
+    for file in FILES:
+        content = yaml.safe_load(file.read_text())
+        outside = content["http_options"]["host"] != "127.0.0.1"
+        keys = content["applications"][0]["args"]["set"].get("serving.access.keys", "")
+        assert bool(keys) == outside, file.name
+
+
+def test_what_cannot_be_served_is_told_before_anything_starts() -> None:
+    from serving.deployments import app, build
+
+    beams = from_profile(ROOT / "profiles/tiny.yaml", {"serving.chat.generation.num_beams": 3})
+    with pytest.raises(ValueError, match=r"clever-flamingo: .*num_beams to 1"):
+        build(beams)
+    with pytest.raises(ValueError, match=r"nowhere is no trained model"):
+        build(from_profile(ROOT / "profiles/tiny.yaml", {"serving.chat.flamingo.folder": "nowhere"}))
+    with pytest.raises(ValueError, match="unknown port"):
+        app({"profile": "profiles/tiny.yaml", "port": 1})
+
+
+def test_a_taken_port_is_told_in_one_line() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(JobFailed, match=rf"cannot listen on 127.0.0.1:{port} .*--port"):
+            check_port("127.0.0.1", port)
+    check_port("127.0.0.1", port)
+
+
+def test_a_cluster_needs_what_the_least_replicas_take() -> None:
+    scale = ScaleConfig()
+    assert scale.needed("CPU") == 2.0 and scale.needed("GPU") == 0
+    assert replace(scale, chat=replace(scale.chat, min=3, max=5, gpus=1.0)).needed("GPU") == 3
+
+
+def test_help_names_the_sections_and_the_place() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.serve", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0
+    for option in ("--profile", "--port", "--host", "--serving.access.keys", "--serving.scale.chat.max"):
+        assert option in done.stdout
