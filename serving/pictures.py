@@ -26,9 +26,6 @@ from serving.errors import ApiError, overloaded
 _PIECE = 1 << 18
 """Characters of base64 decoded in one go, a multiple of 4: it takes 1.5 ms, in which no other thread runs."""
 
-_SMALL = 1 << 15
-"""Characters of a data URL that is read at once: handing it to a thread takes longer."""
-
 _READERS = 2
 """Threads for data URLs. What they do is short, and mostly not done in parallel."""
 
@@ -79,8 +76,6 @@ class Pictures:
     async def _load(self, image: Shown) -> bytes:
         scheme = image.url[:8].lower()
         if scheme.startswith("data:"):
-            if len(image.url) <= _SMALL:
-                return self._read(image)
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._readers, partial(self._read, image))
         if scheme.startswith(("http:", "https:")):
