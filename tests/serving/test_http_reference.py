@@ -54,15 +54,19 @@ def test_what_a_document_says_is_text_not_markup() -> None:
         "responses": {"200": {"description": "fine"}},
     }
     thing = {"properties": {"a": {"type": "string", "default": "<b>"}, "b": {}}, "required": ["b"]}
+    inline = {
+        "content": {"multipart/form-data": {"schema": {"anyOf": [{"type": "object", "properties": {"file": {}}}]}}}
+    }
     html = page(
         {
             "info": {"title": "t", "version": "1"},
-            "paths": {"/x": {"get": operation}},
+            "paths": {"/x": {"get": operation, "post": operation | {"requestBody": inline}}},
             "components": {"schemas": {"Thing": thing}},
         }
     )
     assert "<script>" not in html and "&lt;script&gt;" in html and "<b>" not in html.replace("<b>200</b>", "")
     assert "<code>n</code> (required)" in html and "<code>b</code> (required)" in html and 'id="Thing"' in html
+    assert "multipart/form-data</code> object" in html and "<td><code>file</code></td>" in html
 
 
 def test_schemas_are_told_in_a_few_words() -> None:
