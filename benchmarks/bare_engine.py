@@ -36,13 +36,19 @@ def host_of(config: ServiceConfig, engines: int) -> EngineHost:
     return EngineHost(serving.chat_name, chat, chat=True, waiting=serving.waiting, flush_seconds=serving.flush_seconds)
 
 
-def asking(host: EngineHost, bodies: Sequence[bytes], began: float) -> Send:
-    """Asks the host what a server would be asked."""
+def asking(host: EngineHost, ngram: int, bodies: Sequence[bytes], began: float) -> Send:
+    """Asks the host what a server would be asked, whose model repeats no n-grams of this size."""
 
     async def ask(record: Record) -> None:
         body = json.loads(bodies[record.number % len(bodies)])
         turns, images = understood(body["messages"])
-        wanted = Ask(model=host.name, exchanges=turns, images=images, max_tokens=body.get("max_tokens", 0))
+        wanted = Ask(
+            model=host.name,
+            exchanges=turns,
+            images=images,
+            max_tokens=body.get("max_tokens", 0),
+            no_repeat_ngram_size=ngram,
+        )
         try:
             async with aclosing(host.stream(wanted)) as deltas:
                 async for delta in deltas:
@@ -59,11 +65,11 @@ def asking(host: EngineHost, bodies: Sequence[bytes], began: float) -> Send:
     return ask
 
 
-async def run(host: EngineHost, bodies: Sequence[bytes], wanted: dict[str, float]) -> dict[str, object]:
+async def run(host: EngineHost, ngram: int, bodies: Sequence[bytes], wanted: dict[str, float]) -> dict[str, object]:
     """One run: the records, the window, the CPU seconds of the whole process."""
     began, cpu = time.perf_counter(), time.process_time()
     records, window = await closed_loop(
-        asking(host, bodies, began),
+        asking(host, ngram, bodies, began),
         lambda: time.perf_counter() - began,
         clients=int(wanted["clients"]),
         seconds=wanted["seconds"],
@@ -86,11 +92,12 @@ def main() -> None:
 
     async def serve() -> None:
         host = host_of(config, options.engines)
-        await run(host, bodies, {"clients": 8, "seconds": 1.0, "first": len(bodies) - 1000})
+        ngram = config.serving.chat.generation.no_repeat_ngram_size
+        await run(host, ngram, bodies, {"clients": 8, "seconds": 1.0, "first": len(bodies) - 1000})
         print("RESULT {}", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             wanted = json.loads(line)
-            Path(wanted["out"]).write_text(json.dumps(await run(host, bodies, wanted)))
+            Path(wanted["out"]).write_text(json.dumps(await run(host, ngram, bodies, wanted)))
             print("RESULT {}", flush=True)
 
     asyncio.run(serve())

@@ -50,8 +50,10 @@ class Reference:
         if self._model.attention == "v2":
             ends.append(self._tokenizer.end_of_chunk_id)
         self._ends = ends
-        greedy = replace(config.generation, do_sample=False, no_repeat_ngram_size=0)  # as the service reads a request
-        self._extra = arguments(greedy) | {"eos_token_id": ends, "pad_token_id": self._tokenizer.pad_id}
+        self._extra = arguments(replace(config.generation, do_sample=False)) | {
+            "eos_token_id": ends,
+            "pad_token_id": self._tokenizer.pad_id,
+        }
 
     def answer(self, body: dict[str, Any], count: list[int]) -> Iterator[str]:
         """The text as it comes; `count` gets the number of chosen tokens."""

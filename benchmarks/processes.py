@@ -16,6 +16,7 @@ _KINDS = (
     (r"ray::ServeReplica:[^:]*:(\w+)", r"\1"),
     (r"ray::ProxyActor|haproxy", "proxy"),
     (r"ray::ServeController", "Serve's controller"),
+    (r"ray::(Dashboard|RuntimeEnv)Agent", "node agents"),
     (r"ray::MapWorker\(MapBatches\((\w+)\)\)", r"\1"),
     (r"ray::_?(Stats|Autoscal|Datasets)\w*", "Ray Data's own actors"),
     (r"ray::", "tasks (read, commit) and idle workers"),

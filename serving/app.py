@@ -71,7 +71,8 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    reference.tell_of_the_gate(app, keys=bool(config.serving.access.keys))
+    if config.serving.access.keys:
+        reference.tell_of_keys(app)
     _guard(app, config, answer_id)
     return app
 

@@ -178,7 +178,8 @@ class ServingConfig:
         waiting: requests of one engine beyond those that have a slot, so that a freed one is filled at once; more wait
             in the router (`scale`).
         flush_seconds: pieces of a stream come no closer together than that, but for its first and its last: each costs
-            a message between processes.
+            a message between processes. Where an engine writes many answers, up to ten times as far apart
+            (`host.pause_between`).
         limits: of one request.
         access: keys and rates.
         remote_images: by URL.

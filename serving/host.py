@@ -22,6 +22,9 @@ from polite_flamingo.sample import BadSample
 from serving.backend import Ask, Delta
 from serving.errors import ApiError, overloaded, server_error
 
+UNHURRIED = 4
+"""Streams of an engine whose pieces may come every `flush_seconds`."""
+
 
 class EngineHost:
     """Loads a model once and answers until it is closed.
@@ -47,7 +50,7 @@ class EngineHost:
             config: of the model and its engines; one beam.
             chat: the model answers (else it rewrites); what its prompts begin with follows from it.
             waiting: requests beyond those that have a slot.
-            flush_seconds: between two pieces of a stream.
+            flush_seconds: between two pieces of a stream; more where many are open, see `pause_between`.
             model: where it is loaded already.
 
         Raises:
@@ -69,7 +72,8 @@ class EngineHost:
         prompt = len(request.ids)
         engine = min(self._engines, key=lambda one: one.open_streams)
         try:
-            async with aclosing(engine.stream(request, pause=self._flush)) as pieces:
+            pause = pause_between(self._flush, engine.open_streams)
+            async with aclosing(engine.stream(request, pause=pause)) as pieces:
                 async for piece in pieces:
                     yield Delta(piece.text, len(piece.tokens), piece.finish, prompt)
         except Overloaded:
@@ -120,6 +124,15 @@ class EngineHost:
             seed=ask.seed,
         )
         return Request(ids=ids, images=list(ask.images), decoding=decoding)
+
+
+def pause_between(flush_seconds: float, streams: int) -> float:
+    """Seconds between two pieces of a stream while so many are open.
+
+    A piece costs the same however long it is, so an engine sends no more of them in a second when more streams share
+    it: what is saved goes to the answers. But no reader waits longer than ten times the usual.
+    """
+    return flush_seconds * min(max(1.0, streams / UNHURRIED), 10.0)
 
 
 def _at_fault(bad: BadSample) -> ApiError:

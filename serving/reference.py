@@ -17,15 +17,6 @@ from fastapi.responses import HTMLResponse, Response
 
 from serving.gate import OPEN
 
-GATE_ANSWERS = {
-    "401": "No API key that is known, in force and in its place",
-    "408": "The body came too slowly",
-    "413": "The body is too large",
-    "429": "Too many requests of this key; Retry-After says when to ask again",
-    "500": "The server failed; its log knows more of the request id",
-    "503": "The server has no room; Retry-After says when to ask again",
-}
-"""In OpenAI's format of errors, all of them."""
 _FOLDER = Path(__file__).parent / "reference_page"
 router = APIRouter(include_in_schema=False)
 
@@ -61,27 +52,17 @@ def page(document: Mapping[str, Any]) -> str:
     return environment.get_template("docs.html").render(info=document["info"], operations=operations, schemas=schemas)
 
 
-def tell_of_the_gate(app: FastAPI, *, keys: bool) -> None:
-    """Let the application's OpenAPI document say what stands before its routes: the key, and the gate's answers.
-
-    Args:
-        app: its routes may be added before or after.
-        keys: whether it asks for API keys.
-    """
+def tell_of_keys(app: FastAPI) -> None:
+    """Let the application's OpenAPI document say which routes ask for an API key."""
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = described()  # kept by FastAPI: the changes below are made once, and change nothing when made again
-        if keys:
-            document.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, methods in document["paths"].items():
             for method, operation in methods.items():
-                open_to_all = path in OPEN and method == "get"
-                if keys and not open_to_all:
+                if path not in OPEN or method != "get":
                     operation["security"] = [{"key": []}]
-                for status, meaning in ({} if open_to_all else GATE_ANSWERS).items():
-                    if status != "401" or keys:
-                        operation["responses"].setdefault(status, {"description": meaning})
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -15,6 +15,7 @@ from benchmarks.bare_engine import asking
 from benchmarks.chat_requests import bodies, understood
 from benchmarks.load import Client, Record, closed_loop, open_loop
 from benchmarks.one_at_a_time import start
+from benchmarks.processes import kind_of
 from benchmarks.serving_figures import differing, figures, percentile, ratios, slope, texts, together
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
 from serving.config import ServiceConfig, ServingConfig
@@ -167,6 +168,20 @@ def test_percentiles_slope_and_texts() -> None:
     assert differing(texts([run([2.0, 2.5])], 10), {0: "text 0", 1: "another", 7: "text 7"}) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("ray::ServeReplica:polite-flamingo:chat.initialize_and_get_metadata", "chat"),
+        ("ray::ServeReplica:polite-flamingo:ingress", "ingress"),
+        ("ray::ProxyActor", "proxy"),
+        ("/somewhere/haproxy -db -f /somewhere/haproxy.cfg", "proxy"),
+        ("ray::DashboardAgent", "node agents"),
+    ],
+)
+def test_processes_of_the_service_are_told_apart(command: str, kind: str) -> None:
+    assert kind_of(command) == kind
+
+
 def test_requests_are_drawn_by_their_seed_and_are_what_the_models_read() -> None:
     drawn = bodies(60, 3, "clever-flamingo")
     assert drawn == bodies(60, 3, "clever-flamingo") != bodies(60, 4, "clever-flamingo")
@@ -207,7 +222,10 @@ def test_the_baseline_answers_as_the_bare_engine_does(
         client = Client(baseline, asked)
         host = EngineHost("clever-flamingo", served.serving.chat, chat=True, flush_seconds=0.0)
         found: tuple[list[Record], list[Record]] = [], []
-        senders: list[Callable[[Record], object]] = [client.ask, asking(host, asked, 0.0)]
+        senders: list[Callable[[Record], object]] = [
+            client.ask,
+            asking(host, served.serving.chat.generation.no_repeat_ngram_size, asked, 0.0),
+        ]
         for records, ask in zip(found, senders, strict=True):
             records += [Record(number, 0.0) for number in range(len(asked))]
             await asyncio.gather(*map(ask, records))  # type: ignore[arg-type]

@@ -44,6 +44,16 @@ def test_the_published_profile_serves_clever_on_the_engine_and_needs_one_beam_fo
     assert config.serving.scale.needed("GPU") == 2.5
 
 
+@pytest.mark.parametrize("name", ["tiny.yaml", "clever-9b.yaml"])
+def test_what_is_deployed_on_a_cluster_can_be_streamed_by_both_models(name: str) -> None:
+    deployed = yaml.safe_load((PROFILES.parent / "serving" / name).read_text(encoding="utf-8"))
+    given = deployed["applications"][0]["args"]
+    config = from_profile(PROFILES.parent / given["profile"], given["set"])
+    assert config.serving.chat.generation.num_beams == config.rewriter.generation.num_beams == 1
+    open_to_all = deployed["http_options"]["host"] != "127.0.0.1"
+    assert config.serving.access.keys or not open_to_all, "who listens to other machines asks for keys"
+
+
 def test_sections_of_other_jobs_are_passed_over() -> None:
     sections = set(yaml.safe_load(TINY.read_text(encoding="utf-8")))
     assert {"training", "distortion"} <= sections, "nothing to pass over"
