@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--profile", default="profiles/tiny.yaml")
     parser.add_argument("--runs", type=int, default=7)
     options = parser.parse_args()
-    found = asyncio.run(measure(from_profile(options.profile), options.runs))
+    found = asyncio.run(measure(from_profile(options.profile, {"serving.access.log": False}), options.runs))
     print(f"{'items':>5}  {'way':<8} {'wall ms':>9} {'CPU ms':>9}")
     for (count, way), seconds in found.items():
         wall, cpu = (1000 * statistics.median(column) for column in zip(*seconds, strict=True))

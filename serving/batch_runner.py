@@ -15,13 +15,11 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
-import json
 import logging
 import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,7 +28,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.shards import write_atomically
 from serving.batch_store import BatchStore, Job, Status
 from serving.batch_work import Refused, prepare, progress, write_results
 from serving.config import ServiceConfig
@@ -127,7 +124,7 @@ class BatchRunner:
         """One job, from wherever it is, to its end."""
         folder = self._store.job_folder(job.id)
         try:
-            await asyncio.to_thread(end_orphan, folder / "process.json")
+            await asyncio.to_thread(_end_orphans, folder / "work" / "out")
             ending = job.ending
             if not ending:
                 job, ending = await self._worked(job)
@@ -193,7 +190,6 @@ class BatchRunner:
                 start_new_session=True,
             )  # fmt: skip
         try:
-            write_atomically(folder / "process.json", json.dumps(_identity(process.pid)))
             while process.poll() is None:
                 if early := self._early(job):
                     return job, early
@@ -254,30 +250,27 @@ _MISSING: dict[Status, ApiError | None] = {
 }
 
 
-def end_orphan(file: Path) -> None:
-    """End the build that a runner which was killed has left behind, if it still runs.
+def builds_of(out: Path) -> list[int]:
+    """Process ids of builds into this folder, whoever started them: no other command has its name (Linux).
 
     Args:
-        file: where that runner noted it.
+        out: of a job, which has its id of 128 random bits in it.
     """
-    try:
-        noted = json.loads(file.read_text())
-    except FileNotFoundError:
-        return
-    if _identity(noted["pid"]) == noted:
-        log.warning("the build %d of a runner that is gone is ended", noted["pid"])
+    argument = os.fsencode(f"--out={out}")
+    found = []
+    for name in os.listdir("/proc") if Path("/proc/self/cmdline").exists() else ():  # noqa: PTH208
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if name.isdigit() and argument in Path("/proc", name, "cmdline").read_bytes().split(b"\0"):
+                found.append(int(name))
+    return found
+
+
+def _end_orphans(out: Path) -> None:
+    """End the build that a runner which was killed has left behind, if it still runs, and all that it has started."""
+    for pid in builds_of(out):
+        log.warning("the build %d of a runner that is gone is ended", pid)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(noted["pid"], signal.SIGKILL)
-    file.unlink(missing_ok=True)
-
-
-def _identity(pid: int) -> dict[str, Any]:
-    """What tells a process from all others, also those that get its number later or elsewhere."""
-    try:
-        started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
-        started = ""
-    return {"pid": pid, "started": started, "host": socket.gethostname()}
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

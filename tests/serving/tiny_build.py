@@ -1,7 +1,7 @@
 """`build_pf1m` in small, in a process of its own: the same options, shards and ledger, models of three lines, no Ray.
 
-What an annotation says decides what happens to it: "kill" ends this process the first time, "slow" takes a moment,
-"raise" is quarantined, "hang" waits for ever.
+What an annotation says decides what happens to it: "kill" ends this process the first time, "wait" waits until there
+is a file OUT/released, "raise" is quarantined.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ SCORES = {
 """That every threshold likes."""
 
 
-def outcome(row: Sample, shard: str, index: int, killed: Path) -> Sample | Quarantined:
+def outcome(row: Sample, shard: str, index: int, out: Path) -> Sample | Quarantined:
     """A row as the build leaves it."""
-    if "hang" in row.response:
-        time.sleep(3600)
-    if "slow" in row.response:
-        time.sleep(0.1)
-    if "kill" in row.response and not killed.exists():
-        killed.touch()
+    while "wait" in row.response and not (out / "released").exists():
+        time.sleep(0.01)
+    if "kill" in row.response and not (out / "killed").exists():
+        (out / "killed").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     if "raise" in row.response:
         detail = f"{row.key}: RuntimeError: cannot digest it"
@@ -52,7 +50,7 @@ def main() -> None:
     with exclusive(layout.root):
         for name, path in unfinished(layout, shard_names(options.input)).items():
             rows = [
-                row if isinstance(row, Quarantined) else outcome(row, str(path), index, layout.root / "killed")
+                row if isinstance(row, Quarantined) else outcome(row, str(path), index, layout.root)
                 for index, row in enumerate(read_shard(path))
             ]
             commit_shard(
