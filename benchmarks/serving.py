@@ -97,15 +97,17 @@ def main() -> None:
         changes = dict(one.split("=", 1) for one in options.set)
         setting = Setting(profile=options.profile, changes=changes, bodies=root / "bodies.jsonl", root=root)
         report.head(len(asked))
-        if not options.without_table:
-            runs = compete(options, setting)
-            report.table(runs, options)
-            report.same_texts(runs, len(asked))
-            runs |= pinned(options, setting)
-            report.goals(runs)
-            report.keep("runs", runs)
-        trials(options, setting, report)
-    report.write()
+        try:
+            if not options.without_table:
+                runs = compete(options, setting)
+                report.table(runs, options)
+                report.same_texts(runs, len(asked))
+                runs |= pinned(options, setting)
+                report.goals(runs)
+                report.keep("runs", runs)
+            trials(options, setting, report)
+        finally:
+            report.write()
 
 
 def compete(options: argparse.Namespace, setting: Setting) -> Runs:

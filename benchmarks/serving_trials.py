@@ -32,9 +32,9 @@ def overload(server: Server, capacity: Figures, *, seconds: float) -> Found:
     rate = 5 * capacity.requests
     part = server.load("--rate", f"{rate}", "--seconds", f"{seconds}", "--drain", "60", "--timeout", "60")["parts"][0]
     records = part["records"]
-    settled = [one for one in records if DEADLINE < one["end"] <= seconds] if seconds > 2 * DEADLINE else records
-    span = seconds - DEADLINE if seconds > 2 * DEADLINE else seconds
-    good = within([one["end"] - one["start"] for one in settled if not one["error"]], DEADLINE) / span
+    begin = DEADLINE if seconds > 2 * DEADLINE else 0.0  # by then the first have waited in full queues
+    settled = [one for one in records if begin < one["end"] <= seconds and not one["error"]]
+    good = within([one["end"] - one["start"] for one in settled], DEADLINE) / (seconds - begin)
     refused = [one for one in records if one["status"] in (429, 503)]
     told = sum(one["retry_after"] for one in refused)
     whole = [one["first"] - one["start"] for one in records if not one["error"]]
@@ -100,7 +100,7 @@ def soak(server: Server, capacity: Figures, *, minutes: float, every: float = 10
     growth = 60 * slope([moment for moment, _ in half], totals)
     over_half = growth * minutes / 2 / max(totals)
     lines = [
-        f"{rate:.0f} requests/s, 80 % of what it can, for {minutes:.0f} minutes: {len(records)} requests, "
+        f"{rate:.0f} requests/s, 80 % of what it can, for {minutes:g} minutes: {len(records)} requests, "
         f"{by_outcome(records)}.",
         f"Memory of all processes (USS) in the second half, when caches are full: {min(totals):.0f} to "
         f"{max(totals):.0f} MB, {growth:+.2f} MB a minute, {100 * over_half:+.1f} % over that half: "

@@ -5,141 +5,22 @@ The service is real, on a port; the build is `tiny_build.py`, in a process of it
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
 import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
-import psutil
 import pytest
-import uvicorn
+from bulk_site import Site, accounted, ended, line, read, run, site, start, upload
 from rewriting_service import data_url, png
-from run_batches import bulk_config, runner
+from run_batches import bulk_config
 
-from serving.app import create_app
-from serving.batch_runner import BatchRunner, builds_of
+from serving.batch_runner import BatchRunner
 from serving.batch_store import BatchStore
-from serving.config import AccessConfig, BatchesConfig, ServiceConfig
+from serving.config import BatchesConfig
 from serving.errors import ApiError
-from serving.keys import new_key, write_keys
-from serving.local import LocalBackend
-
-HERE = Path(__file__).parent
-
-
-def line(custom_id: str, raw: str = "a plain row", **body: Any) -> str:
-    asked = {"instruction": "Say it nicely.", "raw": raw} | body
-    return json.dumps({"custom_id": custom_id, "method": "POST", "url": "/v1/rewrite", "body": asked})
-
-
-class Site:
-    """A service on a port, with two keys."""
-
-    def __init__(self, config: ServiceConfig, folder: Path):
-        made = {name: new_key(name) for name in ("ann", "bob")}
-        write_keys(folder / "keys.json", [key for _, key in made.values()])
-        self.secrets = {name: secret for name, (secret, _) in made.items()}
-        access = AccessConfig(keys=str(folder / "keys.json"), log=False)
-        self.config = replace(config, serving=replace(config.serving, access=access))
-        self.store = BatchStore(config.serving.batches)
-        self.server = uvicorn.Server(
-            uvicorn.Config(create_app(self.config, LocalBackend([])), port=0, log_level="error", lifespan="off")
-        )
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}/v1"
-
-    def client(self, key: str = "ann") -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.url, api_key=self.secrets[key], max_retries=0)
-
-
-@contextlib.contextmanager
-def site(config: ServiceConfig, folder: Path) -> Iterator[Site]:
-    """A service without a runner."""
-    made = Site(config, folder)
-    thread = threading.Thread(target=made.server.run)
-    thread.start()
-    try:
-        wait_until(lambda: made.server.started)
-        yield made
-    finally:
-        made.server.should_exit = True
-        thread.join()
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("bulk")
-    with site(bulk_config(folder / "jobs", file_bytes=50_000), folder) as made:
-        yield made
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
-
-
-def upload(client: openai.OpenAI, *lines: str | bytes, **changes: Any) -> Any:
-    data = b"\n".join(one.encode() if isinstance(one, str) else one for one in lines)
-    return client.files.create(**({"file": ("lines.jsonl", data), "purpose": "batch"} | changes))
-
-
-def start(client: openai.OpenAI, file: Any, **changes: Any) -> Any:
-    wanted = {"input_file_id": file.id, "endpoint": "/v1/rewrite", "completion_window": "24h"}
-    return client.batches.create(**(wanted | changes))
-
-
-def run(config: ServiceConfig, until: Callable[[], bool], made: BatchRunner | None = None) -> None:
-    """A runner, for as long as it takes."""
-
-    async def work() -> None:
-        batches = made or runner(config)
-        batches.start()
-        try:
-            deadline = time.monotonic() + 60
-            while not until():
-                assert batches.failure is None
-                assert time.monotonic() < deadline, "it never happened"
-                await asyncio.sleep(0.02)
-        finally:
-            await batches.stop()
-
-    asyncio.run(work())
-
-
-def read(client: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
-    """The lines of a result file."""
-    return [json.loads(one) for one in client.files.content(file).text.splitlines()] if file else []
-
-
-def ended(client: openai.OpenAI, *jobs: Any) -> Callable[[], bool]:
-    words = ("completed", "failed", "cancelled", "expired")
-    return lambda: all(client.batches.retrieve(job.id).status in words for job in jobs)
-
-
-def accounted(client: openai.OpenAI, job: Any, names: set[str | None]) -> tuple[Any, list[Any], list[Any]]:
-    """Asserts that each line is in exactly one result file, and that the counts say so."""
-    job = client.batches.retrieve(job.id)
-    good, bad = read(client, job.output_file_id), read(client, job.error_file_id)
-    assert sorted(str(one["custom_id"]) for one in good + bad) == sorted(map(str, names))
-    numbers = [one["line"] for one in good + bad]
-    assert len(numbers) == len(set(numbers))
-    counts = job.request_counts
-    assert (counts.completed, counts.failed, counts.total) == (len(good), len(bad), len(good) + len(bad))
-    return job, good, bad
 
 
 def test_a_job_from_upload_to_download(shared: Site) -> None:
@@ -287,149 +168,6 @@ def test_jobs_that_have_nothing_to_do(shared: Site) -> None:
     assert [job.errors.data[0].code for job in found[:2] if job.errors] == ["empty_file", "input_file_not_found"]
     assert found[2].output_file_id is None
     accounted(client, jobs[2], [None, None])  # type: ignore[arg-type]
-
-
-def test_a_job_that_is_cancelled_keeps_what_it_has(shared: Site) -> None:
-    """Ten rows are rewritten, the eleventh waits for ever, the fifth of all is none; whoever cancels gets the ten."""
-    client = shared.client()
-    names = [f"row {number}" for number in range(14)]
-    lines = [line(name, "wait" if name == "row 11" else "a row") for name in names]
-    job = start(client, upload(client, *lines[:4], b"{}", *lines[4:]))
-    process: list[psutil.Process] = []
-
-    def finished() -> bool:
-        shown = client.batches.retrieve(job.id)
-        if shown.request_counts and shown.request_counts.completed == 10 and shown.status == "in_progress":
-            assert shown.request_counts.failed == 1 and shown.request_counts.total == 15
-            process.append(psutil.Process(building(shared.store.job_folder(job.id))))
-            client.batches.cancel(job.id)
-        return ended(client, job)()
-
-    run(shared.config, finished)
-    job, good, bad = accounted(client, job, {*names, None})
-    assert job.status == "cancelled" and [one["custom_id"] for one in good] == names[:10]
-    assert {one["error"]["code"] for one in bad} == {"batch_cancelled", "invalid_value"}
-    assert not process[0].is_running()
-
-
-def test_a_job_that_takes_too_long_expires_with_what_it_has(tmp_path: Path) -> None:
-    """The clock is the store's."""
-    with site(bulk_config(tmp_path / "jobs"), tmp_path) as made:
-        client = made.client()
-        job = start(
-            client, upload(client, *(line(str(n), "wait" if n == 7 else "a") for n in range(8))), completion_window="2h"
-        )
-        batches = runner(made.config)
-
-        def finished() -> bool:
-            if (shown := client.batches.retrieve(job.id)).request_counts and shown.request_counts.completed == 5:
-                batches._store.now = lambda: time.time() + 2 * 3600
-            return ended(client, job)()
-
-        run(made.config, finished, batches)
-        job, good, bad = accounted(client, job, {str(number) for number in range(8)})
-        assert job.status == "expired" and len(good) == 5
-        assert {one["error"]["code"] for one in bad} == {"batch_expired"}
-
-
-def test_a_build_that_dies_is_started_again_and_one_that_cannot_work_fails(shared: Site) -> None:
-    client = shared.client()
-    names = {str(number) for number in range(12)}
-    job = start(client, upload(client, *(line(one, "kill" if one == "7" else "a row") for one in names)))
-    run(shared.config, ended(client, job))
-    job, good, _ = accounted(client, job, names)
-    assert job.status == "completed" and len(good) == 12
-
-    job = start(client, upload(client, line("a"), b"{"))
-    broken = BatchRunner(shared.config, build=(sys.executable, "-c", "raise SystemExit(2)"), poll_seconds=0.02)
-    run(shared.config, ended(client, job), broken)
-    job, _, bad = accounted(client, job, {"a", None})
-    assert job.status == "failed" and job.errors.data[0].code == "build_failed"
-    assert {one["error"]["code"] for one in bad} == {"batch_failed", "invalid_json"}
-
-
-def waiting_job(client: openai.OpenAI) -> tuple[Any, set[str]]:
-    """A job whose first shard of three is soon finished; the others wait to be released. And its lines' names."""
-    names = [f"row {number:02}" for number in range(15)]
-    lines = [line(name, "a row" if number < 5 else "wait") for number, name in enumerate(names)]
-    return start(client, upload(client, *lines)), set(names)
-
-
-def building(folder: Path, *before: int) -> int:
-    """The build's process once its first shard is finished, if it is none of those before; else 0."""
-    finished = list(folder.glob("work/out/manifests/*.json"))
-    return next((pid for pid in builds_of(folder / "work" / "out") if finished and pid not in before), 0)
-
-
-def test_a_runner_that_is_killed_loses_no_line(shared: Site) -> None:
-    """Killed once while its build works, which goes on alone, and once more after that was taken over."""
-    client = shared.client()
-    job, names = waiting_job(client)
-    folder = shared.store.job_folder(job.id)
-    orphans: list[int] = []
-    for _ in range(2):
-        with subprocess.Popen([sys.executable, str(HERE / "run_batches.py"), str(shared.store.root)]) as killed:
-            wait_until(lambda: building(folder, *orphans))
-            killed.send_signal(signal.SIGKILL)
-        orphans.append(building(folder, *orphans))
-        assert orphans[-1] and psutil.pid_exists(orphans[-1]), (
-            "the build outlives its runner: the next one has to deal with that"
-        )
-    assert len(set(orphans)) == 2 and not is_alive(orphans[0])
-
-    def finished() -> bool:
-        if building(folder, *orphans):
-            (folder / "work" / "out" / "released").touch()
-        return ended(client, job)()
-
-    run(shared.config, finished)
-    assert not is_alive(orphans[1])
-    job, good, _ = accounted(client, job, names)
-    assert job.status == "completed" and len(good) == 15
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it runs; one whose parent has not asked for its end does not."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
-def test_a_runner_that_stops_ends_its_build_and_the_next_goes_on(shared: Site) -> None:
-    client = shared.client()
-    job, names = waiting_job(client)
-    folder = shared.store.job_folder(job.id)
-    run(shared.config, lambda: bool(building(folder)))
-    assert not building(folder)
-    assert client.batches.retrieve(job.id).status == "in_progress"
-    (folder / "work" / "out" / "released").touch()
-    run(shared.config, ended(client, job))
-    assert accounted(client, job, names)[0].status == "completed"
-
-
-def test_two_runners_do_not_share_a_folder(shared: Site) -> None:
-    """The second waits until the first has ended, as at a redeployment."""
-    client = shared.client()
-    job, names = waiting_job(client)
-    folder = shared.store.job_folder(job.id)
-
-    async def both() -> None:
-        first, second = runner(shared.config), runner(shared.config)
-        first.start()
-        while not (old := building(folder)):
-            await asyncio.sleep(0.02)
-        second.start()
-        for _ in range(20):
-            await asyncio.sleep(0.02)
-            assert building(folder) == old
-        await first.stop()
-        while not building(folder, old):
-            await asyncio.sleep(0.02)
-        (folder / "work" / "out" / "released").touch()
-        while not await asyncio.to_thread(ended(client, job)):
-            await asyncio.sleep(0.02)
-        await second.stop()
-
-    asyncio.run(both())
-    accounted(client, job, names)
 
 
 def test_old_files_and_jobs_are_swept(tmp_path: Path) -> None:
