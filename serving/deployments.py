@@ -85,6 +85,7 @@ class EngineReplica:
         from serving.host import EngineHost
 
         self._host = EngineHost(name, config, chat=chat, waiting=waiting, flush_seconds=flush_seconds)
+        await self._host.warm_up()
         self._reporting = asyncio.create_task(_report(board, "engines", self._host.figures))
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta | ApiError, None]:

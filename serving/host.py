@@ -7,9 +7,11 @@ fewest requests, and comes back piece by piece. It knows no web framework and no
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from polite_flamingo import images
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.engines import Engines
 from polite_flamingo.flamingo.model import FlamingoModel
@@ -17,8 +19,8 @@ from polite_flamingo.flamingo.requests import Request
 from polite_flamingo.flamingo.rewriter import Rewriter, chatting, rewriting
 from polite_flamingo.flamingo.sampling import Decoding
 from polite_flamingo.flamingo.streaming import AsyncEngine, EngineClosed, EngineFailed, Overloaded
-from polite_flamingo.packing import conversation_ids
-from polite_flamingo.sample import BadSample
+from polite_flamingo.packing import Exchange, conversation_ids
+from polite_flamingo.sample import IMAGE_MARK, BadSample
 from serving.backend import Ask, Delta
 from serving.errors import ApiError, overloaded, server_error
 
@@ -84,6 +86,25 @@ class EngineHost:
             raise _at_fault(bad) from None
         except EngineFailed as failed:
             raise server_error(f"{self.name} failed while it answered; try again", "engine_failed") from failed
+
+    async def warm_up(self) -> None:
+        """Each engine says two words about a picture: what its first use compiles is not for a client to await."""
+        prompt = (chatting if self._chat else rewriting)(IMAGE_MARK, "Answer: black")
+        picture = io.BytesIO()
+        images.black().save(picture, "PNG")
+        asked = Ask(
+            model=self.name,
+            exchanges=(Exchange(prompt=prompt, target="", images=1),),
+            images=(picture.getvalue(),),
+            max_tokens=2,
+        )
+
+        async def answer() -> None:
+            async with aclosing(self.stream(asked)) as deltas:
+                async for _ in deltas:
+                    pass
+
+        await asyncio.gather(*(answer() for _ in self._engines))  # each takes the engine that has the fewest
 
     def figures(self) -> dict[str, dict[str, float]]:
         """Of each engine, by "NAME/NUMBER"."""
