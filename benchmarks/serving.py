@@ -28,6 +28,7 @@ import math
 import os
 import platform
 import shlex
+import signal
 import statistics
 import sys
 import tempfile
@@ -84,6 +85,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="folder for serving-DATE.md and .json")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that servers are ended as well
     if options.quick:
         options.clients, options.rounds, options.seconds = [1, MANY], 1, 2.0
     config = from_profile(options.profile, dict(one.split("=", 1) for one in options.set))
