@@ -5,7 +5,7 @@
     FOLDER/files/ID/file.json    whose it is, its name, size and dates; ID appears here whole, by a rename
     FOLDER/jobs/ID/job.json      what the job is and how far; written when it is made, then by the runner alone
     FOLDER/jobs/ID/cancel        there when somebody wants it to end
-    FOLDER/jobs/ID/work/         the runner's
+    FOLDER/jobs/ID/work          the runner's folder
 
 Any number of processes may use one folder. Ids hold 128 random bits, and whatever is asked for belongs to the key that
 made it: to others it is not there. Nothing here runs a job (`batch_runner.py`) or reads a line (`batch_lines.py`).
