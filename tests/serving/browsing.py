@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from gated import serving_on_a_port
+from held import hold
 from playwright.sync_api import Browser, Page, sync_playwright
 from rewriting_service import service_config
 from tiny_flamingo import Tiny
@@ -53,11 +54,14 @@ class Numbers:
 
 
 class Directed(LocalBackend):
-    """The tiny engines, or the words of `says`; a stream waits after its first words while `free` is not set."""
+    """The tiny engines, or the words of `says`; both rest after the first words while `free` is not set."""
 
     def __init__(self, hosts: Sequence[EngineHost], numbers: Numbers):
         super().__init__(hosts, numbers)
         self.hosts, self.numbers, self.free = hosts, numbers, threading.Event()
+        for host in hosts:
+            for engine in host._engines:
+                hold(engine, self.free)
         self.reset()
 
     def reset(self) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import base64
 import contextlib
 import io
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import openai
 from gated import serving_on_a_port
+from held import hold
 from PIL import Image as Pillow
 from tiny_flamingo import Tiny
 
@@ -62,12 +64,22 @@ class ChatService:
     url: str
     backend: Watched
     host: EngineHost
+    free: threading.Event
 
     def client(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, **options)
 
     def async_client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, answers stop after their first words (`held.py`)."""
+        self.free.clear()
+        try:
+            yield
+        finally:
+            self.free.set()
 
     def figures(self) -> dict[str, float]:
         return self.host.figures()[f"{CHAT}/0"]
@@ -76,11 +88,14 @@ class ChatService:
 @contextlib.contextmanager
 def running(config: ServiceConfig, model: FlamingoModel) -> Iterator[ChatService]:
     host = EngineHost(CHAT, config.serving.chat, chat=True, model=model, waiting=256, flush_seconds=0.0)
-    backend = Watched([host])
+    backend, free = Watched([host]), threading.Event()
+    free.set()
+    hold(host._engines[0], free)
     try:
         with serving_on_a_port(create_app(config, backend)) as (name, port):
-            yield ChatService(f"http://{name}:{port}", backend, host)
+            yield ChatService(f"http://{name}:{port}", backend, host, free)
     finally:
+        free.set()
         asyncio.run(backend.aclose())
 
 

@@ -234,11 +234,11 @@ def test_the_system_s_word_follows_the_trained_sentence(client: openai.OpenAI, s
 
 def test_a_client_that_goes_away_frees_its_slots(service: ChatService) -> None:
     before = service.figures()["generated_tokens"]
-    with service.client() as client:
+    with service.held(), service.client() as client:
         stream = ask(client, user("Talk."), stream=True, n=8, temperature=2, seed=3, max_tokens=400)
         next(iter(stream))
         stream.close()
-    until_idle(service)
+        until_idle(service)
     assert service.figures()["generated_tokens"] - before < 8 * 200, "none was written to its end"
 
 
@@ -255,8 +255,9 @@ def test_so_does_one_that_waits_for_a_whole_answer(service: ChatService) -> None
                 await asyncio.sleep(0.001)
             asking.cancel()
 
-    asyncio.run(leave())
-    until_idle(service)
+    with service.held():
+        asyncio.run(leave())
+        until_idle(service)
     assert service.figures()["generated_tokens"] - before < 8 * 200
 
 

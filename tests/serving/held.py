@@ -1,0 +1,30 @@
+"""An engine that can be held in the middle of its answers, so that tests of who leaves need no luck."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from polite_flamingo.flamingo.requests import Request
+from polite_flamingo.flamingo.streaming import AsyncEngine
+
+
+def hold(service: AsyncEngine, free: threading.Event) -> None:
+    """From now on the engine rests while `free` is not set and a text that is open has words.
+
+    It still admits and cancels, as between any two steps. Without this a tiny engine writes an answer to its end
+    before anybody has read its beginning.
+    """
+    engine = service._engine
+    step, open_texts = engine.step, set[Request]()
+
+    def held() -> list[Request]:
+        open_texts.difference_update([request for request in open_texts if request.done])
+        if not free.is_set() and any(request.text.strip() for request in open_texts):
+            time.sleep(0.002)  # the engine's own thread, which would otherwise take the core from those who read
+            return []
+        touched = step()
+        open_texts.update(touched)
+        return touched
+
+    engine.step = held  # type: ignore[method-assign]
