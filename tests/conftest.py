@@ -7,16 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-from ray_jobs.serve import SERVE_ENVIRONMENT
+from ray_jobs.serve import set_serve_environment
 
-settings.register_profile("steady", deadline=None)  # no test depends on how busy the machine is
+settings.register_profile(
+    "steady",
+    deadline=None,  # no test depends on how busy the machine is
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,  # there the same examples each time; who works on the code searches for new ones
+)
 settings.load_profile("steady")
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); tests have time-outs, and often a busy machine
 os.environ.pop("RAY_ADDRESS", None)
-os.environ.update(SERVE_ENVIRONMENT, PYTEST_CURRENT_RUN=str(os.getpid()))
+os.environ["PYTEST_CURRENT_RUN"] = str(os.getpid())
+set_serve_environment()
 _HERE = Path(__file__).parent
 os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors of tests
     [str(_HERE.parent), str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
