@@ -226,7 +226,7 @@ def test_a_checkpoint_is_on_disk_once_it_has_its_name(tmp_path: Path, monkeypatc
     sync, rename = os.fsync, Path.rename
 
     def synced(descriptor: int) -> None:
-        done.append(("sync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        done.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
         sync(descriptor)
 
     def renamed(self: Path, target: Path) -> Path:
