@@ -283,6 +283,7 @@ def _deployment(made_of: type, name: str, replicas: ReplicasConfig, drain_second
     ongoing = replicas.ongoing or 128
     numbers: dict[str, Any] = {"num_replicas": replicas.min}
     if replicas.max > replicas.min:
+        window = max(2.0, replicas.upscale_seconds)
         numbers = {
             "autoscaling_config": {
                 "min_replicas": replicas.min,
@@ -290,6 +291,8 @@ def _deployment(made_of: type, name: str, replicas: ReplicasConfig, drain_second
                 "target_ongoing_requests": replicas.target or max(1.0, 0.7 * ongoing),
                 "upscale_delay_s": replicas.upscale_seconds,
                 "downscale_delay_s": replicas.downscale_seconds,
+                "look_back_period_s": window,  # Ray's 30 s would hide a need that began a moment ago
+                "metrics_interval_s": window / 4,
             }
         }
     return serve.deployment(
