@@ -1,6 +1,7 @@
 """Serving four ways: one request at a time, the bare engine, HTTP in one process, and the service on Ray Serve.
 
-    python -m benchmarks.serving --profile profiles/tiny.yaml [--rounds 3] [--overload] [--kill] [--soak 20]
+    python -m benchmarks.serving --profile profiles/tiny.yaml [--rounds 3] [--overload] [--kill] [--autoscale]
+                                [--soak 20]
 
 All answer the same streamed chat requests, greedily, with the same model (`chat_requests.py`):
 
@@ -16,8 +17,8 @@ medians over the rounds, waits are of all requests. The baseline answers all num
 only 32 in the others. Then one engine alone on core 0 is measured bare and under Serve, with everything else of the
 service and the clients on core 1.
 
-`--overload`, `--kill` and `--soak` (minutes) try the service further (`serving_trials.py`); `--quick` shows in a minute
-or two that everything works, and measures nothing.
+`--overload`, `--kill`, `--autoscale` and `--soak` (minutes) try the service further (`serving_trials.py`); `--quick`
+shows in a minute or two that everything works, and measures nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ from benchmarks.serving_contestants import (
     ray_serve,
 )
 from benchmarks.serving_figures import Figures, differing, figures, percentile, ratios, texts, together
-from benchmarks.serving_trials import kill, overload, soak
+from benchmarks.serving_trials import autoscale, kill, overload, soak
 from serving.config import from_profile
 
 BASELINE, BARE, LOCAL, SERVE = "one at a time", "bare engine", "HTTP, no Serve", "Ray Serve"
@@ -81,6 +82,7 @@ def main() -> None:
     parser.add_argument("--without-table", action="store_true", help="only what the next options ask for")
     parser.add_argument("--overload", action="store_true", help="five times what it can, for a minute")
     parser.add_argument("--kill", action="store_true", help="SIGKILL an engine replica under load")
+    parser.add_argument("--autoscale", action="store_true", help="load for two engine replicas, then none, at one")
     parser.add_argument("--soak", type=float, default=0.0, help="minutes at 80 %% of what it can")
     parser.add_argument("--out", type=Path, default=None, help="folder for serving-DATE.md and .json")
     parser.add_argument("--quick", action="store_true")
@@ -176,7 +178,7 @@ def pinned(options: argparse.Namespace, setting: Setting) -> Runs:
 
 def trials(options: argparse.Namespace, setting: Setting, report: Report) -> None:
     """What else was asked for."""
-    if not (options.overload or options.kill or options.soak):
+    if not (options.overload or options.kill or options.autoscale or options.soak):
         return
     server = ray_serve(setting, options.engines)
     try:
@@ -190,6 +192,13 @@ def trials(options: argparse.Namespace, setting: Setting, report: Report) -> Non
             report.trial("Soak", soak(server, capacity, minutes=options.soak))
     finally:
         server.end()
+    if options.autoscale:
+        server = ray_serve(setting, 1, max=2, upscale_seconds=2, downscale_seconds=10)
+        try:
+            server.run(Run(clients=4, seconds=2.0, first=0))
+            report.trial("Replicas by load", autoscale(server, clients=100, seconds=40 if options.quick else 60))
+        finally:
+            server.end()
 
 
 def line_of(one: Figures) -> str:

@@ -240,11 +240,20 @@ def http_without_serve(setting: Setting, engines: int) -> Server:
     return Server("http_without_serve", setting, command, port)
 
 
-def ray_serve(setting: Setting, engines: int, *, client_cores: str = "") -> Server:
-    """The service as a user starts it, with so many replicas of the model that answers."""
+def ray_serve(setting: Setting, engines: int, *, client_cores: str = "", **scale: float) -> Server:
+    """The service as a user starts it.
+
+    Args:
+        setting: of the benchmark.
+        engines: replicas of the model that answers.
+        client_cores: as of `Server`.
+        scale: what else `serving.scale` says of these replicas.
+    """
     port = free_port()
-    scale = {"serving.scale.chat.min": str(engines), "serving.scale.chat.max": str(engines)}
-    changes = [part for name, value in (setting.changes | scale).items() for part in (f"--{name}", value)]
+    of_chat = {
+        f"serving.scale.chat.{name}": f"{value}" for name, value in {"min": engines, "max": engines, **scale}.items()
+    }
+    changes = [part for name, value in (setting.changes | of_chat).items() for part in (f"--{name}", value)]
     command = [sys.executable, "-m", "ray_jobs.serve", "--profile", setting.profile, "--port", str(port), *changes]
     return Server("ray_serve", setting, command, port, client_cores=client_cores)
 

@@ -5,11 +5,15 @@ Requests come at random moments (an open loop), and no client tries again: what 
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import signal
+import subprocess
 import time
+import urllib.request
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.processes import memory_of, pids_of
@@ -83,6 +87,56 @@ def kill(server: Server, capacity: Figures, *, seconds: float) -> Found:
         "rate": rate, "replicas": len(before), "requests": len(records), "outcomes": outcomes(records),
         "open": len(open_then), "failed": len(failed), "seconds_to_new_process": back - killed if back else None,
     }  # fmt: skip
+
+
+def autoscale(server: Server, *, clients: int, seconds: float) -> Found:
+    """More clients than one replica is meant for, then one: when a second replica comes, and when it goes."""
+    before = len(pids_of(server.pid, REPLICA))
+    load = server.begin("--clients", f"{clients}", "--seconds", f"{seconds}", "--drain", "60", "--timeout", "60")
+    started = _until(load, lambda: len(pids_of(server.pid, REPLICA)) > before)
+    answering = started + _until(load, lambda: _engines(server) > before)
+    busy = server.finished(load)["records"]
+    load = server.begin("--clients", "1", "--seconds", f"{seconds}", "--drain", "60", "--timeout", "60")
+    fewer = _until(load, lambda: len(pids_of(server.pid, REPLICA)) <= before)
+    quiet = server.finished(load)["records"]
+    settled = min(answering + 5.0, seconds)  # new engines have met most shapes by then
+    rates = [rate_between(busy, 0.0, started), rate_between(busy, settled, seconds)]
+    lines = [
+        f"{clients} clients, {before} replica: another process {_seconds(started)} after the first request, answering "
+        f"{_seconds(answering)} after it. {rates[0]:.1f} requests/s until it was started, {rates[1]:.1f} from five "
+        f"seconds after it answered. Of {len(busy)} requests: {by_outcome(busy)}.",
+        f"Then one client: {before} replica again {_seconds(fewer)} later. "
+        f"Of {len(quiet)} requests: {by_outcome(quiet)}.",
+    ]
+    return lines, {
+        "clients": clients, "seconds_to_process": started, "seconds_to_answers": answering, "rates": rates,
+        "seconds_to_fewer": fewer, "busy": outcomes(busy), "quiet": outcomes(quiet),
+    }  # fmt: skip
+
+
+def rate_between(records: Sequence[Mapping[str, Any]], begin: float, end: float) -> float:
+    """Whole answers a second."""
+    return sum(begin <= one["end"] < end for one in records if not one["error"]) / max(1e-9, end - begin)
+
+
+def _until(load: subprocess.Popen[bytes], true: Callable[[], bool]) -> float:
+    """Seconds until it is; infinite where the load ended before."""
+    began = time.monotonic()
+    while not true():
+        if load.poll() is not None:
+            return math.inf
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def _seconds(found: float) -> str:
+    return f"{found:.1f} s" if math.isfinite(found) else "(never)"
+
+
+def _engines(server: Server) -> int:
+    """That answer chats, as /metrics tells."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=20) as answer:
+        return len(re.findall(rb'^polite_flamingo_engine_streams\{engine="clever', answer.read(), re.MULTILINE))
 
 
 def soak(server: Server, capacity: Figures, *, minutes: float, every: float = 10.0) -> Found:

@@ -123,7 +123,7 @@ class ReplicasConfig:
             take (their slots and `serving.waiting`), else 128.
         queued: requests that wait in a router at most, those included that just pass; more are turned away with 503.
         target: requests under way a replica that the number of replicas aims at; 0 is 0.7 of `ongoing`.
-        upscale_seconds: that the need for more must last.
+        upscale_seconds: that the need for more must last; it is a mean over as long.
         downscale_seconds: that the need for fewer must last.
     """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ray_jobs.serve import SERVE_ENVIRONMENT
+from ray_jobs.serve import set_serve_environment
 
 # No test depends on how busy the machine is, nor on luck: the same examples in every run. Who looks for more says
 # --hypothesis-profile=searching, where each run has examples of its own.
@@ -19,7 +19,8 @@ settings.load_profile("steady")
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); tests have time-outs, and often a busy machine
 os.environ.pop("RAY_ADDRESS", None)
-os.environ.update(SERVE_ENVIRONMENT, PYTEST_CURRENT_RUN=str(os.getpid()))
+os.environ["PYTEST_CURRENT_RUN"] = str(os.getpid())
+set_serve_environment()
 _HERE = Path(__file__).parent
 os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors of tests
     [str(_HERE.parent), str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])]

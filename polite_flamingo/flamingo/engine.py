@@ -126,6 +126,7 @@ class Engine:
             self._waiting.remove(request)
         elif request in self._slots.rows:
             self._slots.free(self._slots.rows.index(request))
+        self.metrics.cancelled += 1
         self._finish(request, "cancelled")
 
     def abandon(self) -> None:

@@ -88,6 +88,7 @@ class Metrics:
         padded: tokens run with them that stand for nothing, to make rows equally long.
         reused: prompt tokens taken from a kept beginning instead.
         generated: tokens chosen.
+        cancelled: requests that nobody wanted to the end.
         steps: of decoding.
         occupied: slots decoding, summed over the steps.
         offered: slots that there were, summed over the steps.
@@ -106,6 +107,7 @@ class Metrics:
     padded: int = 0
     reused: int = 0
     generated: int = 0
+    cancelled: int = 0
     steps: int = 0
     occupied: int = 0
     offered: int = 0
@@ -154,8 +156,8 @@ class Metrics:
     def summary(self, ceilings: Ceilings | None = None) -> dict[str, float]:
         """All of it as plain numbers, for JSON; rates of what has not happened are 0.
 
-        - `prompt_tokens`, `padding_tokens`, `reused_prompt_tokens`, `generated_tokens`, `decode_steps`, `images`,
-          `encoded_images`: counts.
+        - `prompt_tokens`, `padding_tokens`, `reused_prompt_tokens`, `generated_tokens`, `cancelled_requests`,
+          `decode_steps`, `images`, `encoded_images`: counts.
         - `prefill_tokens_per_second`: prompt tokens run; `decode_tokens_per_second`: tokens of steps of decoding over
           the seconds of these and of choosing.
         - `occupancy`: share of slots that decoded, over the steps. `image_hit_rate`: share of the images that needed no
@@ -172,6 +174,7 @@ class Metrics:
             "padding_tokens": self.padded,
             "reused_prompt_tokens": self.reused,
             "generated_tokens": self.generated,
+            "cancelled_requests": self.cancelled,
             "decode_steps": self.steps,
             "images": self.images,
             "encoded_images": self.encoded,

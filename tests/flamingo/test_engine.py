@@ -211,6 +211,7 @@ def test_a_cancelled_request_leaves_its_slot_to_others(
             assert request.finish in ("cancelled", "stop", "length")
         else:
             assert request.tokens == expected[number]
+    assert engine.metrics.cancelled == sum(request.finish == "cancelled" for request in requests) >= 1
 
 
 def test_too_little_memory_halves_the_slots_and_loses_nothing(

@@ -56,6 +56,20 @@ def test_what_cannot_be_served_is_told_before_anything_starts() -> None:
         app({"profile": "profiles/tiny.yaml", "port": 1})
 
 
+def test_replicas_follow_the_need_of_the_last_seconds() -> None:
+    from serving.deployments import build
+
+    more = {
+        "serving.scale.ingress.max": 3,
+        "serving.scale.ingress.target": 7,
+        "serving.scale.ingress.upscale_seconds": 4,
+    }
+    made = build(from_profile(ROOT / "profiles/tiny.yaml", more))._bound_deployment
+    scaling = made._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (1, 3, 7)
+    assert scaling.upscale_delay_s == 4 and scaling.metrics_interval_s < scaling.look_back_period_s <= 4
+
+
 def test_a_taken_port_is_told_in_one_line() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -133,6 +134,29 @@ def test_of_many_each_fails_alone_and_says_why(tiny: Tiny, model_v2: FlamingoMod
         assert alone.status_code == 400 and alone.json()["error"]["code"] == "invalid_image"
 
     with_service(service_config(tiny), model_v2, scorer, use)
+
+
+class Fragile(Scorer):
+    """The filters' models, but for one text."""
+
+    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any] | BadSample]:
+        if any("crash" in sample.response for sample in samples):
+            raise RuntimeError(f"index out of range in {samples[0].response}")
+        return super().score(samples)
+
+
+def test_a_text_that_the_filters_fail_on_fails_alone_and_it_is_our_fault(tiny: Tiny, model_v2: FlamingoModel) -> None:
+    crash = CONTENTS[3] | {"raw": "crash"}
+
+    async def use(service: Service) -> None:
+        one, two, three = (await post(service, {"items": [CONTENTS[3], crash, CONTENTS[3]]})).json()["data"]
+        assert one["result"]["scores"] == three["result"]["scores"] and "words" in one["result"]["scores"]
+        assert (two["error"]["code"], two["error"]["type"], two["result"]) == ("scoring_failed", "server_error", None)
+        alone = await post(service, crash)
+        assert alone.status_code == 500 and "out of range" not in alone.text + str(two)
+        assert (await post(service, crash | {"scores": False})).status_code == 200
+
+    with_service(service_config(tiny), model_v2, Fragile(SCORING), use)
 
 
 @pytest.mark.parametrize(
