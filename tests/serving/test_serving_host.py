@@ -11,8 +11,8 @@ from serving.host import EngineHost, pause_between
 
 
 def test_a_host_that_nobody_told_does_as_a_profile_that_says_nothing() -> None:
-    own = inspect.signature(EngineHost).parameters
-    assert (own["waiting"].default, own["flush_seconds"].default) == (ServingConfig.waiting, ServingConfig.flush_seconds)
+    own, profile = inspect.signature(EngineHost).parameters, ServingConfig
+    assert (own["waiting"].default, own["flush_seconds"].default) == (profile.waiting, profile.flush_seconds)
 
 
 def test_an_engine_sends_no_more_pieces_the_more_streams_it_has() -> None:
