@@ -1,13 +1,14 @@
 """The actors of an evaluation: one lets a checkpoint answer, one judges what all contestants answered.
 
 Answers are put on disk shard by shard as they come, so that a contestant is asked once for all (`record_answers`).
+Both run under the guard of builds: a sample that the judges cannot take costs its own numbers only.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,13 +19,16 @@ import pyarrow as pa
 from actors.commit import whole_shard
 from actors.rewriting import RewriterActor, Rewrites
 from actors.rows import blocks
+from actors.stage import StageSettings
 from polite_flamingo import journal
-from polite_flamingo.evaluation.judging import Answer, Judges, first_turn, joined, judge
+from polite_flamingo.evaluation.judging import Answer, Judged, Judges, first_turn, joined, judge, not_judged
 from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.guard import Guard
+from polite_flamingo.journal import ShardJournal
 from polite_flamingo.ledger import OutputLayout
-from polite_flamingo.sample import BadSample, Reason, Sample
+from polite_flamingo.sample import BadSample, Quarantined, Reason, Sample
 from polite_flamingo.shards import write_atomically
 
 RECORDED = pa.schema([("name", pa.string()), ("rows_in", pa.int64())])
@@ -81,7 +85,6 @@ class Judging:
         contestants: name -> files that hold its answers, "{shard}" for the shard's name; a missing one holds none.
         identities: shard -> what its numbers depend on; stored with them.
         by: what the samples are summed under.
-        rows_per_call: rows judged together.
     """
 
     scoring: ScoringConfig
@@ -89,43 +92,69 @@ class Judging:
     contestants: Mapping[str, str]
     identities: Mapping[str, str]
     by: Literal["task", "dataset"]
-    rows_per_call: int
 
 
 class JudgingActor:
     """Holds the judges; writes OUT/judged/SHARD.json."""
 
-    def __init__(self, judging: Judging):
+    def __init__(self, judging: Judging, settings: StageSettings):
         self._judging = judging
-        self._judges = Judges(judging.scoring)
+        self._journal = settings.journal("judging")
+        self._guard = Guard(
+            reason="judging_failed",
+            rows_per_call=settings.rows_per_call,
+            max_failures_in_a_row=settings.max_failures_in_a_row,
+        )
+        with self._journal.loading(patience=settings.actors + 1):
+            self._judges = self.load(judging.scoring)
+
+    def load(self, config: ScoringConfig) -> Judges:
+        """The models."""
+        return Judges(config)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Judge whole shards; returns one row (of schema `RECORDED`) a shard."""
-        judging, done = self._judging, []
+        judging, layout, done = self._judging, OutputLayout(root=Path(self._judging.out)), []
         for block in blocks(table):
-            whole = whole_shard(OutputLayout(root=Path(judging.out)), block)
+            whole = whole_shard(layout, block)
             if whole is None:
                 continue
-            samples = [row for row in whole.rows if isinstance(row, Sample)]
             unreadable: dict[str, int] = {}
             for row in whole.rows:
                 if not isinstance(row, Sample):
                     unreadable[row.reason] = unreadable.get(row.reason, 0) + 1
             answers = {name: _answers(path, whole.name) for name, path in judging.contestants.items()}
-            size = judging.rows_per_call
-            parts = [
-                judge(samples[start : start + size], answers, self._judges, by=judging.by)
-                for start in range(0, len(samples), size)
-            ]
+            parts, failures = self._judged(whole.rows, answers, self._journal.open(whole.name))
             record = {
                 "identity": judging.identities[whole.name],
                 "unreadable": unreadable,
+                "not_judged": failures,
                 "judged": joined(parts).to_json(),
             }
             text = json.dumps(record, ensure_ascii=False, allow_nan=False)
             write_atomically(Path(judging.out) / "judged" / f"{whole.name}.json", text + "\n")
+            journal.forget(layout.journal, whole.name)
+            shutil.rmtree(layout.parts / whole.name, ignore_errors=True)
             done.append({"name": whole.name, "rows_in": whole.shard_rows})
         return pa.Table.from_pylist(done, schema=RECORDED)
+
+    def _judged(
+        self, rows: Sequence[Sample | Quarantined], answers: Mapping[str, Mapping[str, Answer]], note: ShardJournal
+    ) -> tuple[list[Judged], dict[str, str]]:
+        """Every sample once, with its numbers or without; why the latter, by their keys."""
+        by, parts, failures = self._judging.by, [], {}
+
+        def work(samples: list[Sample]) -> Judged:
+            return judge(samples, answers, self._judges, by=by)
+
+        for indices, found in self._guard.parts(work, rows, note):
+            if isinstance(found, BadSample):
+                [sample] = [row for row in (rows[index] for index in indices) if isinstance(row, Sample)]
+                parts.append(not_judged(sample, answers, found.reason, by=by))
+                failures[sample.key] = str(found)
+            else:
+                parts.append(found)
+        return parts, failures
 
 
 def _answers(path: str, shard: str) -> Mapping[str, Answer]:

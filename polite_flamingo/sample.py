@@ -47,6 +47,7 @@ Reason = Literal[
     "rewriting_failed",
     "answering_failed",
     "scoring_failed",
+    "judging_failed",
     "distortion_failed",
     "not_distorted",
     "killed_worker",

@@ -45,7 +45,8 @@ from ray_jobs.cluster import PoolsConfig, running_ray
 from ray_jobs.fingerprint import answering_hash, short_hash
 from ray_jobs.run_info import begin_run
 
-OWN = ("responses", "judged", "results.json", "results.md", "report.html", "config.yaml", "evaluation.json")
+FOLDERS = ("responses", "judged", "journal", "parts")
+OWN = (*FOLDERS, "results.json", "results.md", "report.html", "config.yaml", "evaluation.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,27 +299,23 @@ def judge_on_ray(
 ) -> None:
     """Judge whole shards on a pool of actors."""
     import ray
-    from ray.data import ActorPoolStrategy
 
     from actors.answering import Judging, JudgingActor
     from actors.source import ShardDatasource
-    from ray_jobs.pipeline import configure_data
+    from ray_jobs.pipeline import configure_data, stage
 
     configure_data()
-    pools = config.pools
+    pools, layout = config.pools, OutputLayout(root=Path(config.out).resolve())
+    layout.clear_parts()
+    journal.clear(layout.journal)
     judging = Judging(
-        scoring=config.scoring, out=str(Path(config.out).resolve()), contestants=files, identities=identities,
-        by=config.evaluation.by, rows_per_call=pools.scoring.rows_per_call,
-    )  # fmt: skip
+        scoring=config.scoring, out=str(layout.root), contestants=files, identities=identities, by=config.evaluation.by
+    )
     judged = ray.data.read_datasource(
         ShardDatasource(shards, ""), override_num_blocks=len(shards), num_cpus=pools.task_cpus
-    ).map_batches(
-        JudgingActor, fn_constructor_args=(judging,), batch_size=None, batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=pools.scoring.min_actors, max_size=pools.scoring.max_actors),
-        num_cpus=pools.scoring.cpus, num_gpus=pools.scoring.gpus, max_restarts=3, max_task_retries=3,
-    )  # fmt: skip
+    ).map_batches(**stage(JudgingActor, judging, pools.scoring, pools, layout))
     print(f"judging {len(shards):,} shards")
-    with console.progress(len(shards), lambda: 0) as advance:
+    with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "judging")) as advance:
         for shard in judged.iter_rows():
             advance(1, shard["rows_in"])
 
@@ -353,6 +350,8 @@ def conclude(config: EvaluateConfig, contestants: Mapping[str, Contestant], shar
     for record in records.values():
         for reason, count in record["unreadable"].items():
             unreadable[reason] = unreadable.get(reason, 0) + count
+        for key, why in record.get("not_judged", {}).items():
+            print(f"the judges failed on {key}: {why}")
     kinds = {name: config.contestants[name] for name in contestants}
     facts = {"input": config.input, "unreadable": unreadable, "contestants": kinds, "by": config.evaluation.by}
     write_atomically(out / "results.json", json.dumps({**facts, **results.to_json()}, indent=1, ensure_ascii=False))

@@ -95,7 +95,7 @@ def train(config: TrainConfig) -> None:
                 write_run(layout, begin_run(identity, models, resolved))
             write_atomically(layout.config, resolved)
             stats = run(config, start, mixture, layout.root)
-            write_atomically(layout.stats, json.dumps(stats, indent=1) + "\n")
+            write_atomically(layout.stats, json.dumps(stats, indent=1, allow_nan=False) + "\n")
         print(summary(config.stage, json.loads(layout.stats.read_text()), layout.root))
 
 
@@ -215,6 +215,7 @@ def summary(stage: str, stats: Mapping[str, Any], out: Path) -> str:
     """The table at the end."""
     rows, tokens, seconds = stats["rows"], stats["tokens"], max(stats["seconds"], 1e-9)
     share = tokens / max(1, rows * stats["window"])
+    losses = stats["first_loss"], stats["last_loss"]
     table = [
         ("updates", f"{stats['updates']:,}"),
         ("samples", f"{stats['samples']:,} in {rows:,} rows"),
@@ -224,7 +225,7 @@ def summary(stage: str, stats: Mapping[str, Any], out: Path) -> str:
         ("tokens", f"{tokens:,}, of them trained {stats['trained_tokens']:,}"),
         ("fill", f"{share:.1%} of the rows"),
         ("speed", f"{tokens / seconds:,.0f} tokens/s, {stats['trained_tokens'] / seconds:,.0f} trained"),
-        ("loss", f"{stats['first_loss']:.4f} → {stats['last_loss']:.4f}"),
+        ("loss", " → ".join("none" if loss is None else f"{loss:.4f}" for loss in losses)),
         ("restarts", f"{stats['restarts']:,}"),
         ("model", str(out / "model")),
     ]

@@ -37,6 +37,7 @@ from polite_flamingo.sample import BadSample, Sample
 from serving.backend import Ask, Delta
 from serving.config import ReplicasConfig, ServiceConfig, from_profile
 from serving.errors import ApiError, overloaded, server_error
+from serving.scoring import Scoring
 
 ATTEMPTS = 4
 """At a request, its first included: as many replicas may die under it, less one."""
@@ -106,39 +107,21 @@ class EngineReplica:
 
 
 class ScoringReplica:
-    """One copy of each filter's model. Requests that wait are scored together."""
+    """One copy of each filter's model."""
 
     def __init__(self, config: ScoringConfig, together: int):
         from polite_flamingo.filters.scorer import Scorer
 
-        self._scorer = Scorer(config)
-        self._waiting: list[tuple[Sequence[Sample], asyncio.Future[list[Any]]]] = []
-        self._together = together
-        self._working: asyncio.Task[None] | None = None
+        self._scoring = Scoring(Scorer(config), together=together)
 
     async def score(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | BadSample]:
         """See `Backend.score`."""
-        future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
-        self._waiting.append((samples, future))
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work())
-        return await future
+        return await self._scoring.score(samples)
 
-    async def _work(self) -> None:
-        while self._waiting:
-            taken, self._waiting = self._waiting[: self._together], self._waiting[self._together :]
-            wanted = [(samples, future) for samples, future in taken if not future.done()]
-            try:
-                found = await asyncio.to_thread(self._scorer.score, [one for samples, _ in wanted for one in samples])
-            except Exception as error:  # each of those who wait must hear of it, whatever it is
-                for _, future in wanted:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for samples, future in wanted:
-                mine, found = found[: len(samples)], found[len(samples) :]
-                if not future.done():
-                    future.set_result(mine)
+    async def check_health(self) -> None:
+        """Called by Serve; a replica whose models fail on everything is replaced."""
+        if not self._scoring.healthy:
+            raise RuntimeError("the filters failed again and again")
 
 
 class RayBackend:

@@ -5,19 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
 from serving.backend import Ask, Delta
 from serving.errors import ApiError
 from serving.host import EngineHost
-
-
-class Scores(Protocol):
-    """What `Scorer` does."""
-
-    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any] | BadSample]:
-        """The scores of each sample."""
+from serving.scoring import Scores, Scoring
 
 
 class LocalBackend:
@@ -25,8 +19,7 @@ class LocalBackend:
 
     def __init__(self, hosts: Sequence[EngineHost], scorer: Scores | None = None):
         self._hosts = {host.name: host for host in hosts}
-        self._scorer = scorer
-        self._scoring = asyncio.Lock()
+        self._scoring = None if scorer is None else Scoring(scorer)
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
         """See `Backend`."""
@@ -36,10 +29,9 @@ class LocalBackend:
 
     async def score(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | BadSample]:
         """See `Backend`."""
-        if self._scorer is None:
+        if self._scoring is None:
             raise ApiError(503, "this server has no filters", "server_error", "no_filters")
-        async with self._scoring:
-            return list(await asyncio.to_thread(self._scorer.score, samples))
+        return await self._scoring.score(samples)
 
     async def figures(self) -> dict[str, dict[str, float]]:
         """See `Backend`."""

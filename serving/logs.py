@@ -45,6 +45,11 @@ def failure(request_id: str, route: str, error: BaseException) -> None:
     _failures.error("request %s to %s failed\n%s", request_id, route, without_messages(error))
 
 
+def scoring_failure(error: BaseException) -> None:
+    """The filters raised on a single sample."""
+    _failures.error("the filters failed on a sample\n%s", without_messages(error))
+
+
 def without_messages(error: BaseException) -> str:
     """A traceback with files, lines and types, of its causes too, but with no message and no value."""
     parts: list[str] = []

@@ -24,7 +24,7 @@ from polite_flamingo.sample import BadSample, Sample
 from serving.backend import Ask, Backend
 from serving.config import ServiceConfig
 from serving.disconnects import unless_gone
-from serving.errors import ApiError
+from serving.errors import ApiError, server_error
 from serving.pictures import Pictures
 from serving.rewrite_protocol import (
     Content,
@@ -174,7 +174,10 @@ async def _score(items: Sequence[_Item], backend: Backend) -> None:
     found = await backend.score([item.sample for item in waiting if item.sample is not None]) if waiting else []
     for item, scores in zip(waiting, found, strict=True):
         assert item.sample is not None
-        if isinstance(scores, BadSample):
+        if isinstance(scores, BadSample) and scores.reason == "scoring_failed":  # its detail is for our own eyes
+            why = "the filters failed on this text; with `scores: false` it is rewritten only"
+            item.error = server_error(why, scores.reason)
+        elif isinstance(scores, BadSample):
             detail = scores.detail.removeprefix(f"{item.sample.key}: ")
             item.error = ApiError(400, f"cannot be scored: {detail}", code=scores.reason)
         else:

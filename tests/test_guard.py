@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo import journal as journal_module
-from polite_flamingo.guard import Guard, ModelBroken
+from polite_flamingo.guard import Bisector, Guard, ModelBroken
 from polite_flamingo.journal import MAX_DEATHS_PER_SHARD, Journal, ShardJournal, WorkerKeepsDying
 from polite_flamingo.sample import BadSample, Quarantined, Sample, Turn, make_key
 
@@ -97,6 +97,29 @@ def test_a_row_that_raises_is_quarantined_alone(note: Callable[[], ShardJournal]
     assert isinstance(bad, Quarantined)
     assert (bad.index, bad.detail) == (5, "d/s/5: RuntimeError: index 7")
     assert bad.payload == "a.tar#d/s/5.json"
+
+
+def test_parts_are_in_order_and_hold_each_sample_once(note: Callable[[], ShardJournal]) -> None:
+    """`work` may return one thing for all of its samples, as the judges of an evaluation do."""
+    gone = Quarantined(key="x", shard="a.tar", index=2, reason="bad_json", detail="")
+    rows = [sample(0), sample(1), gone, *(sample(n) for n in range(3, 8))]
+
+    def joined(samples: list[Sample]) -> str:
+        return " ".join(s.response for s in poisoned(RuntimeError("no"), 4)(samples))
+
+    parts = list(guard().parts(joined, rows, note()))
+    assert [indices for indices, _ in parts] == [[0, 1], [3], [4], [5, 6, 7]]
+    assert [found for _, found in parts if isinstance(found, str)] == ["row 0 row 1", "row 3", "row 5 row 6 row 7"]
+    assert [found.reason for _, found in parts if isinstance(found, BadSample)] == ["rewriting_failed"]
+
+
+def test_a_model_that_works_again_is_not_broken() -> None:
+    bisector = Bisector(reason="scoring_failed", max_failures_in_a_row=2)
+    work = poisoned(RuntimeError("CUDA"), 0, 1, 2)
+    with pytest.raises(ModelBroken, match="3 rows in a row ended in scoring_failed"):
+        bisector.run(work, [sample(n) for n in range(4)])
+    assert bisector.broken
+    assert [len(part) for part, _ in bisector.run(work, [sample(3), sample(4)])] == [2] and not bisector.broken
 
 
 def test_a_bad_sample_keeps_its_own_reason_and_does_not_accuse_the_model(note: Callable[[], ShardJournal]) -> None:

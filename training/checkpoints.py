@@ -3,8 +3,8 @@
     OUT/checkpoints/step-000120/   tuned.safetensors, optimizer.pt, state.json
     OUT/model/                     flamingo.yaml, tuned.safetensors and lora/, of what was tuned
 
-Each is written under a temporary name, synced and renamed. What was cut short keeps its temporary name and is never
-read; `save` and `save_model` remove it.
+Each is written under a temporary name, synced and renamed, and the rename is synced too: what `save` returned from is
+there after a loss of power. What was cut short keeps its temporary name and is never read; `sweep` removes it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from training.stages import CONNECTOR
 TUNED_FILE = "tuned.safetensors"
 LORA_FOLDER = "lora"
 _STEP = re.compile(r"step-(\d+)")
+_CUT_SHORT = re.compile(r"(step-\d+)\.(tmp|old)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,20 @@ class Checkpoint:
         return optimizer
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a run that was cut short left under `folder`; nobody else may be writing there.
+
+    A checkpoint that was to be replaced, and whose successor did not come, gets its name back.
+    """
+    for path in sorted(folder.glob("step-*")):
+        if found := _CUT_SHORT.fullmatch(path.name):
+            whole = folder / found[1]
+            if found[2] == "old" and not whole.exists():
+                path.rename(whole)
+            else:
+                shutil.rmtree(path)
+
+
 def newest(folder: Path) -> Checkpoint | None:
     """The last whole checkpoint under `folder`; None where there is none."""
     found = {int(m[1]): path for path in folder.glob("step-*") if (m := _STEP.fullmatch(path.name))}
@@ -97,7 +112,7 @@ def save(
         buffer = io.BytesIO()  # into a file of its own making, torch hides a full disk behind another error
         torch.save(dict(optimizer), buffer)
         (new / "optimizer.pt").write_bytes(buffer.getbuffer())
-        (new / "state.json").write_text(json.dumps(state) + "\n")
+        (new / "state.json").write_text(json.dumps(state, allow_nan=False) + "\n")
 
     _write(folder / f"step-{step:06d}", write)
     steps = sorted(
@@ -155,26 +170,34 @@ def _absolute(config: FlamingoConfig) -> FlamingoConfig:
 
 
 def _write(folder: Path, write: Any) -> None:
-    """Fill a temporary folder, sync every file of it, and put it in the place of `folder`."""
+    """Fill a temporary folder, sync everything in it, put it in the place of `folder`, and sync that it is there."""
     new, old = folder.with_name(f"{folder.name}.tmp"), folder.with_name(f"{folder.name}.old")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
         write(new)
-        for file in new.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
+        for path in (*new.rglob("*"), new):
+            _sync(path)
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         new.rename(folder)
+        _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
         if isinstance(error, SafetensorError):  # what its writer raises where the disk is full
             raise OSError(str(error)) from error
         raise
+
+
+def _sync(path: Path) -> None:
+    """Put a file on disk, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class Update:
 
 @dataclass(kw_only=True)
 class Tally:
-    """What a run has done, over all ranks and all its attempts; JSON types."""
+    """What a run has done, over all ranks and all its attempts; JSON types. Without an update there is no loss."""
 
     rows: int = 0
     samples: int = 0
@@ -100,8 +100,8 @@ class Tally:
     skipped: Counter[str] = field(default_factory=Counter)
     broken_images: int = 0
     seconds: float = 0.0
-    first_loss: float = math.nan
-    last_loss: float = math.nan
+    first_loss: float | None = None
+    last_loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Inverse of `from_json`."""
@@ -110,7 +110,9 @@ class Tally:
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Tally:
         """Inverse of `to_json`."""
-        return Tally(**{**record, "skipped": Counter(record["skipped"])})
+        losses = {name: record[name] for name in ("first_loss", "last_loss")}
+        known = {name: None if loss is None or math.isnan(loss) else loss for name, loss in losses.items()}
+        return Tally(**{**record, **known, "skipped": Counter(record["skipped"])})  # checkpoints before had NaN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +188,9 @@ class _Run:
         return self.model.vision_encoder.positional_embedding.shape[0] - 1  # the class token is not among the patches
 
     def _resume(self) -> None:
+        if self.folder and self.world.rank == 0:
+            checkpoints.sweep(self.folder)
+        self.world.gather(None)  # nobody looks for a checkpoint before
         found = checkpoints.newest(self.folder) if self.folder else None
         if found is None:
             return

@@ -4,9 +4,9 @@ The annotations themselves are always contestants: `RAW`, and where samples were
 is the raw annotation, so the accuracy and the Rouge-L of `RAW` say only how the judge takes a text compared with
 itself; its reward is what the others are to be compared with.
 
-An empty answer is an answer and is scored as it stands. What has no answer (none was recorded, or the contestant
-failed on it) is None, and counted with its reason. A score that is not finite is None too. Of a conversation the first
-turn is judged (`first_turn`): only it is the same for all contestants.
+An empty answer is an answer and is scored as it stands. What has no answer (none was recorded, the contestant failed on
+it, or the judges did: `not_judged`) is None, and counted with its reason. A score that is not finite is None too. Of a
+conversation the first turn is judged (`first_turn`): only it is the same for all contestants.
 
 All texts of a call go through each model together, each distinct one once: hand over what you have at once.
 """
@@ -70,7 +70,7 @@ class Judged:
         scores: contestant -> metric -> one number a sample, None where the metric is not the task's, where there is no
             answer, or where the number is not finite. Beside `METRICS` there are "words" (0 for an empty answer, None
             for no answer) and "exact" (1 where the answer is the annotation, character by character).
-        missing: contestant -> reason -> how many samples have no answer.
+        missing: contestant -> reason -> how many samples have no answer, or could not be judged.
         unscored: contestant -> metric -> how many numbers were not finite.
     """
 
@@ -128,6 +128,28 @@ def judge(
     )
     _score(judged, samples, answers, judges)
     return judged
+
+
+def not_judged(
+    sample: Sample, contestants: Iterable[str], reason: str, *, by: Literal["task", "dataset"] = "task"
+) -> Judged:
+    """The part of a sample on which the judges failed: nobody has a number there, and all for this reason.
+
+    Args:
+        sample: alone at fault, whoever's answer it was: means are over samples that all have a number of.
+        contestants: beside the annotations.
+        reason: one of `sample.REASONS`.
+        by: see `judge`.
+    """
+    names = (RAW, *((REWRITTEN,) if sample.rewritten is not None else ()), *contestants)
+    return Judged(
+        contestants=names,
+        keys=[sample.key],
+        tasks=[getattr(sample, by)],
+        scores={name: {metric: [None] for metric in (*METRICS, "words", "exact")} for name in names},
+        missing={name: {reason: 1} for name in names},
+        unscored={name: {} for name in names},
+    )
 
 
 def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judged:

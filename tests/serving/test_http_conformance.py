@@ -47,7 +47,7 @@ STEADY = settings(
 
 class NoFilters:
     def score(self, samples: Sequence[Sample]) -> list[dict[str, Any] | BadSample]:
-        return [BadSample("scoring_failed", "there are no filters here") for _ in samples]
+        return [BadSample("unsupported", "there are no filters here") for _ in samples]
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from held import hold
 from rewriting_service import SCORING, Service, data_url, limited, png, service_config, with_service
 from tiny_flamingo import Tiny
 
@@ -133,6 +136,29 @@ def test_of_many_each_fails_alone_and_says_why(tiny: Tiny, model_v2: FlamingoMod
     with_service(service_config(tiny), model_v2, scorer, use)
 
 
+class Fragile(Scorer):
+    """The filters' models, but for one text."""
+
+    def score(self, samples: Sequence[Sample]) -> list[dict[str, Any] | BadSample]:
+        if any("crash" in sample.response for sample in samples):
+            raise RuntimeError(f"index out of range in {samples[0].response}")
+        return super().score(samples)
+
+
+def test_a_text_that_the_filters_fail_on_fails_alone_and_it_is_our_fault(tiny: Tiny, model_v2: FlamingoModel) -> None:
+    crash = CONTENTS[3] | {"raw": "crash"}
+
+    async def use(service: Service) -> None:
+        one, two, three = (await post(service, {"items": [CONTENTS[3], crash, CONTENTS[3]]})).json()["data"]
+        assert one["result"]["scores"] == three["result"]["scores"] and "words" in one["result"]["scores"]
+        assert (two["error"]["code"], two["error"]["type"], two["result"]) == ("scoring_failed", "server_error", None)
+        alone = await post(service, crash)
+        assert alone.status_code == 500 and "out of range" not in alone.text + str(two)
+        assert (await post(service, crash | {"scores": False})).status_code == 200
+
+    with_service(service_config(tiny), model_v2, Fragile(SCORING), use)
+
+
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
@@ -204,7 +230,7 @@ def test_a_client_that_goes_away_frees_its_slots(tiny: Tiny, model_v2: FlamingoM
                 first = False
                 return {"type": "http.request", "body": RewriteOne(**CONTENTS[3]).model_dump_json().encode()}
             while not await streams():
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
             return {"type": "http.disconnect"}
 
         sent: list[Any] = []
@@ -213,9 +239,11 @@ def test_a_client_that_goes_away_frees_its_slots(tiny: Tiny, model_v2: FlamingoM
             sent.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/v1/rewrite", "headers": [], "query_string": b""}
+        [host] = service.backend._hosts.values()
+        hold(host._engines[0], threading.Event())  # else the answer may be whole before anybody has left
         await service.app(scope, receive, send)
         while await streams():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         assert sent[0]["status"] == 499
         assert not service.backend.scored
 

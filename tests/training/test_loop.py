@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
 from polite_flamingo.flamingo.saved import opened
 from polite_flamingo.packing import Packed, PackingConfig
+from ray_jobs.train import summary
 from training import checkpoints, loop
 from training.data import Ingredient, LocalStream, stream
 from training.loop import LossNotFinite, Tally, Update
@@ -192,8 +194,9 @@ def test_what_is_half_written_is_not_read(tiny, mixture, tmp_path: Path, monkeyp
     train(tiny, mixture, tmp_path, stop=5)
     folder = tmp_path / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {"step-000002", "step-000004"}
-    (folder / "step-000006.tmp").mkdir()
-    (folder / "step-000006.tmp" / "tuned.safetensors").write_bytes(b"half")
+    for step in ("step-000006", "step-000003"):  # the next one, and one that is not written again: other intervals
+        (folder / f"{step}.tmp").mkdir()
+        (folder / f"{step}.tmp" / "tuned.safetensors").write_bytes(b"half")
     found = checkpoints.newest(folder)
     assert found is not None and found.step == 4
 
@@ -204,6 +207,40 @@ def test_what_is_half_written_is_not_read(tiny, mixture, tmp_path: Path, monkeyp
     with pytest.raises(OSError, match=r"update 6: no checkpoint could be written.*No space"):
         train(tiny, mixture, tmp_path)
     assert {path.name for path in folder.iterdir()} == {"step-000002", "step-000004"}
+
+
+def test_a_checkpoint_cut_short_while_it_was_replaced_gets_its_name_back(tmp_path: Path) -> None:
+    for name in ("step-000002", "step-000002.old", "step-000004.old", "step-000004.tmp", "step-notes.tmp", "mine.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text(json.dumps({"of": name}))
+    checkpoints.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"step-000002", "step-000004", "step-notes.tmp", "mine.old"}
+    found = checkpoints.newest(tmp_path)
+    assert found is not None and found.state == {"of": "step-000004.old"}
+    checkpoints.sweep(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_is_on_disk_once_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a loss of power a file has what was synced, and a folder the names that were."""
+    done: list[tuple[str, str]] = []
+    sync, rename = os.fsync, Path.rename
+
+    def synced(descriptor: int) -> None:
+        done.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        sync(descriptor)
+
+    def renamed(self: Path, target: Path) -> Path:
+        done.append(("rename", str(self)))
+        return rename(self, target)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    folder = tmp_path / "checkpoints"
+    checkpoints.save(folder, 7, {"weight": torch.zeros(2)}, {"state": {}}, {"positions": []}, keep=1)
+    new = folder / "step-000007.tmp"
+    before, after = done[: done.index(("rename", str(new)))], done[done.index(("rename", str(new))) + 1 :]
+    files = {new / name for name in ("tuned.safetensors", "optimizer.pt", "state.json")}
+    assert {("sync", str(path)) for path in (*files, new)} <= set(before) and ("sync", str(folder)) in after
 
 
 def test_a_checkpoint_of_another_stage_or_other_ranks_is_refused(tiny, mixture, tmp_path: Path) -> None:
@@ -229,6 +266,15 @@ class Forgetful(LocalStream):
 def test_an_epoch_without_rows_ends(tiny, mixture, tmp_path: Path) -> None:
     updates, tally = train(tiny, mixture, tmp_path, stream_class=Forgetful)
     assert updates == [] and tally is not None and tally.rows == 0
+    assert tally.first_loss is None and tally.last_loss is None
+    state = tmp_path / "checkpoints" / "step-000000" / "state.json"
+    record = json.loads(state.read_text(), parse_constant=pytest.fail)["tally"]
+    assert Tally.from_json(record) == tally == Tally.from_json(record | {"first_loss": math.nan})
+    assert "loss                        none → none" in summary("clever-1", table_of(tally), tmp_path)
+
+
+def table_of(tally: Tally) -> dict[str, object]:
+    return {**tally.to_json(), "updates": 0, "window": 160, "restarts": 0}
 
 
 def test_the_learning_rate_rises_falls_and_ends_at_nothing() -> None:

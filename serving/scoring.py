@@ -1,0 +1,83 @@
+"""The filters as a service: requests that wait are scored together, and only samples at fault fail.
+
+A call of many samples costs little more than one of few, so whatever has come while the filters were busy goes through
+them at once. A sample on which they raise is found by bisecting, as in a build (`guard.Bisector`), and has nothing to
+do with the others of the call. It runs the models in a thread; where they are loaded is the caller's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from polite_flamingo.guard import Bisector
+from polite_flamingo.sample import BadSample, Sample
+from serving import logs
+
+FAILURES_IN_A_ROW = 256
+"""Samples on which the models may raise one after the other before they are held to be broken: more than one request
+brings (`limits.rewrites`), so that one client's texts alone do not fail another's."""
+
+Scored = Mapping[str, Any] | BadSample
+
+
+class Scores(Protocol):
+    """What `Scorer` does."""
+
+    def score(self, samples: Sequence[Sample]) -> Sequence[Scored]:
+        """The scores of each sample, in order, or why there are none."""
+
+
+class Scoring:
+    """One copy of the models. Used from one event loop."""
+
+    def __init__(self, models: Scores, *, together: int = 64, failures_in_a_row: int = FAILURES_IN_A_ROW):
+        """Args: together: requests that go through the models at once."""
+        self._models, self._together = models, together
+        self._bisector = Bisector(reason="scoring_failed", max_failures_in_a_row=failures_in_a_row)
+        self._waiting: list[tuple[Sequence[Sample], asyncio.Future[list[Scored]]]] = []
+        self._working: asyncio.Task[None] | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the models work, as far as anyone has seen."""
+        return not self._bisector.broken
+
+    async def score(self, samples: Sequence[Sample]) -> list[Scored]:
+        """See `Backend.score`. Raises what the models raise once they are broken."""
+        future: asyncio.Future[list[Scored]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((samples, future))
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
+        return await future
+
+    async def _work(self) -> None:
+        while self._waiting:
+            taken, self._waiting = self._waiting[: self._together], self._waiting[self._together :]
+            wanted = [(samples, future) for samples, future in taken if not future.done()]
+            try:
+                found = await asyncio.to_thread(self._run, [one for samples, _ in wanted for one in samples])
+            except Exception as error:  # the models are broken: each of those who wait must hear of it
+                for _, future in wanted:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for samples, future in wanted:
+                mine, found = found[: len(samples)], found[len(samples) :]
+                if not future.done():
+                    future.set_result(mine)
+
+    def _run(self, samples: list[Sample]) -> list[Scored]:
+        found: list[Scored] = []
+        for _, scores in self._bisector.run(self._logged, samples) if samples else ():
+            found += [scores] if isinstance(scores, BadSample) else scores
+        return found
+
+    def _logged(self, samples: list[Sample]) -> Sequence[Scored]:
+        try:
+            return self._models.score(samples)
+        except Exception as error:
+            if len(samples) == 1:
+                logs.scoring_failure(error)
+            raise
