@@ -63,6 +63,8 @@ def test_mistakes_end_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path
     bad = tmp_path / "bad.yaml"
     bad.write_text("rewriter:\n  flamingo:\n    visoin: zoo:clip\n")
     assert "flamingo.visoin" in refused(capsys, "--profile", str(bad), "--input", "a", "--out", "b")
+    bad.write_text("thresholds: {sts: 0.7}\npools: {rewritting: {}}\n")  # of which jsonargparse says nothing
+    assert "'pools.rewritting' is not accepted; did you mean 'rewriting'?" in refused(capsys, "--profile", str(bad))
     bad.write_text("rewriter: [\n")
     assert "parsing" in refused(capsys, "--profile", str(bad), "--input", "a", "--out", "b")
     assert "does not exist" in refused(capsys, "--profile", "absent.yaml", "--input", "a", "--out", "b")

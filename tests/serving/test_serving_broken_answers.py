@@ -19,7 +19,7 @@ from patience import PATIENCE
 from serving.app import create_app
 from serving.backend import Ask, Delta
 from serving.config import LimitsConfig
-from serving.errors import ApiError, overloaded
+from serving.errors import ApiError, overloaded, server_error
 
 Script = Sequence[Delta | Exception | None]
 """What comes of an ask, in order; None never comes."""
@@ -30,11 +30,11 @@ class Scripted(NoModels):
 
     def __init__(self, *scripts: Script):
         super().__init__()
-        self._scripts, self.open = list(scripts), 0
+        self._scripts, self.open, self.asked = list(scripts), 0, 0
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
         script = self._scripts.pop(0)
-        self.open += 1
+        self.open, self.asked = self.open + 1, self.asked + 1
         try:
             for one in script:
                 if one is None:
@@ -106,6 +106,17 @@ def test_an_answer_that_takes_too_long_is_given_up(stream: bool) -> None:
     answer, _ = asked([PIECE, None], seconds=0.05, stream=stream)
     error = events(answer)[-1]["error"] if stream else answer.json()["error"]
     assert error["code"] == "timeout" and "0.05 s" in error["message"]
+
+
+@pytest.mark.parametrize("status", [500, 504])
+def test_openai_s_client_asks_again_but_not_for_what_took_too_long(status: int) -> None:
+    backend = Scripted([server_error("the engine failed")] if status == 500 else [None], [PIECE, END])
+    with serving_on_a_port(create_app(configured(limits=LimitsConfig(seconds=0.2)), backend)) as (host, port):
+        client = openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=1)
+        with client, suppress(openai.InternalServerError):
+            answer = client.chat.completions.create(model=CHAT, messages=[user("Hi")])
+            assert status == 500 and answer.choices[0].message.content == PIECE.text
+    assert backend.asked == (2 if status == 500 else 1), "requests that reached the engines"
 
 
 @pytest.mark.parametrize("last", [[Delta("", 0, "cancelled", 5)], []])
