@@ -74,7 +74,7 @@ def killed(job: TrainConfig, ray_session: None) -> Path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_killed_worker_changes_nothing(job: TrainConfig, killed: Path, tmp_path: Path) -> None:
     deaths = [json.loads(line) for line in (killed / "failures.jsonl").read_text().splitlines()]
     assert len(deaths) == 1 and deaths[0]["reason"] == "a worker died (killed, or out of memory)"
@@ -102,7 +102,7 @@ def test_a_killed_worker_changes_nothing(job: TrainConfig, killed: Path, tmp_pat
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_what_is_finished_is_not_done_again_and_nothing_else_gets_in(
     job: TrainConfig, killed: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,7 +171,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_full_disk_ends_the_job_in_one_line_and_room_lets_it_go_on(
     job: TrainConfig, small_disk: Path, ray_session: None
 ) -> None:
