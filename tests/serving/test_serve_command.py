@@ -108,7 +108,7 @@ def test_a_cluster_needs_what_the_least_replicas_take() -> None:
 
 def test_help_names_the_sections_and_the_place() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "ray_jobs.serve", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "ray_jobs.serve", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0
     for option in ("--profile", "--port", "--host", "--serving.access.keys", "--serving.scale.chat.max"):

@@ -19,7 +19,7 @@ from patience import PATIENCE
 from serving.app import create_app
 from serving.backend import Ask, Delta
 from serving.config import LimitsConfig
-from serving.errors import ApiError, overloaded, server_error
+from serving.errors import ApiError, overloaded
 
 Script = Sequence[Delta | Exception | None]
 """What comes of an ask, in order; None never comes."""
@@ -110,9 +110,9 @@ def test_an_answer_that_takes_too_long_is_given_up(stream: bool) -> None:
 
 @pytest.mark.parametrize("status", [500, 504])
 def test_openai_s_client_asks_again_but_not_for_what_took_too_long(status: int) -> None:
-    backend = Scripted([server_error("the engine failed")] if status == 500 else [None], [PIECE, END])
-    with serving_on_a_port(create_app(configured(limits=LimitsConfig(seconds=0.2)), backend)) as (host, port):
-        client = openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=1)
+    backend = Scripted([ApiError(status, "it went wrong", "server_error")], [PIECE, END])
+    with serving_on_a_port(create_app(configured(), backend)) as (host, port):
+        client = openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=1, timeout=PATIENCE)
         with client, suppress(openai.InternalServerError):
             answer = client.chat.completions.create(model=CHAT, messages=[user("Hi")])
             assert status == 500 and answer.choices[0].message.content == PIECE.text
