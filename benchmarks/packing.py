@@ -9,7 +9,8 @@ the same window and so many tokens, padding included, in a micro-batch as the pr
     padded to the window    one sample a row, as many rows in a micro-batch as packed ones have
     padded to the longest   one sample a row, in shuffled order, as many rows as fit the tokens when each is padded to
                             the longest of the micro-batch: the fairer baseline
-    random, best fit        ours; samples are turns of one conversation (multi_turn) or do not see each other (isolated)
+    random, best fit        ours; samples are turns of one conversation (multi_turn) or do not see each other
+                            (isolated); rows come in any order, or about equally long ones together (by length)
 
 A run is one pass over all samples by the trainer's own step: tensors made, forward, backward. The optimiser's update is
 not in it, because contestants with fewer micro-batches would make fewer. Features of images are kept, so their encoding
@@ -36,6 +37,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -176,15 +178,17 @@ def group(stage: StageConfig, model: FlamingoModel, count: int) -> list[str]:
         "",
         f"A group of {len(samples)} samples, only packed:",
         "",
-        "| rows | rows | non-padding, of the window | rows with all the images they may have | least rows possible |",
-        "|" + "---|" * 5,
+        "| rows | rows | non-padding, of the window | non-padding, as run | rows with all the images they may have "
+        "| least rows possible |",
+        "|" + "---|" * 6,
     ]
     for label, packed in every_packing(stage, model, samples, readings).items():
         images = sum(len(row.images) for row in packed.rows)
         most = stage.packing.max_images
         full = sum(len(row.images) == most for row in packed.rows) / len(packed.rows)
         least = max(-(-packed.tokens // packed.window), -(-images // most))
-        lines.append(f"| {label} | {len(packed.rows)} | {1 - packed.padding:.1%} | {full:.0%} | {least} |")
+        run = Contestant(micro_batches=cut(packed.rows, stage.micro_batch), isolated=False).non_padding()
+        lines.append(f"| {label} | {len(packed.rows)} | {1 - packed.padding:.1%} | {run:.1%} | {full:.0%} | {least} |")
     return lines
 
 
@@ -248,7 +252,7 @@ def every_packing(
 ) -> dict[str, Packed]:
     """The same samples in rows of every kind."""
 
-    def packed(**changes: str) -> Packed:
+    def packed(**changes: Any) -> Packed:
         config: PackingConfig = replace(stage.packing, **changes)
         found = pack(samples, model.tokenizer, config, model.attention, random.Random(0), readings)
         assert not found.skipped, found.skipped[0]
@@ -259,7 +263,15 @@ def every_packing(
         for fill in ("random", "best_fit")
         for join in ("isolated", "multi_turn")
     }
-    return {"alone": packed(fill="alone"), **shared}
+    ordered = {
+        f"{join}, by length": packed(fill="best_fit", join=join, group_by_length=True)
+        for join in ("isolated", "multi_turn")
+    }
+    return {
+        "alone": packed(fill="alone"),
+        **shared,
+        **{f"best_fit, {label}": found for label, found in ordered.items()},
+    }
 
 
 def cut(rows: Sequence[Row], count: int) -> list[list[Row]]:

@@ -66,7 +66,8 @@ def post(url: str, samples: Sequence[Sample]) -> list[str]:
 async def measure(config: ServiceConfig, runs: int) -> dict[tuple[int, str], list[tuple[float, float]]]:
     """(items, way) -> (wall-clock, CPU) seconds of each run; a first run of all is not kept."""
     name = config.serving.rewriter_name
-    backend = LocalBackend([EngineHost(name, config.rewriter, chat=False)], Scorer(config.scoring))
+    host = EngineHost(name, config.rewriter, chat=False, waiting=config.serving.limits.rewrites)  # no router waits here
+    backend = LocalBackend([host], Scorer(config.scoring))
     server = uvicorn.Server(uvicorn.Config(create_app(config, backend), port=0, log_level="error", lifespan="off"))
     serving = asyncio.create_task(server.serve())
     while not server.started:

@@ -29,135 +29,37 @@ import shutil
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from polite_flamingo.ledger import OutputLayout, exclusive, read_quarantine, write_quarantine
+from polite_flamingo.ingest_result import (
+    Gathered,
+    IngestConfig,
+    Ingested,
+    Part,
+    fingerprint,
+    is_finished,
+    known_size,
+    read_result,
+    refuse_to_replace,
+    shards_of,
+)
+from polite_flamingo.ledger import exclusive, read_quarantine, write_quarantine
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.shards import write_atomically, write_shard
-from polite_flamingo.sources import SOURCES, Row, SourceError, SourceOptions
+from polite_flamingo.sources import SOURCES, Row, SourceError
 from polite_flamingo.sources.base import Context, Record, Source, make, plan
+
+__all__ = ["IngestConfig", "Ingested", "Spread", "Tick", "ingest", "ingest_all", "preview_rows"]
 
 MAX_SHARD_BYTES = 512 << 20
 """A shard is a block in a worker's memory: a part with larger images is split, NAME-00007.tar and NAME-00007-1.tar."""
-
-FORMAT = 1
-"""Of the work in progress; another one is thrown away."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IngestConfig:
-    """What to read and where to write.
-
-    Attributes:
-        source: a name in `SOURCES`.
-        options: where the source's files lie.
-        out: the folder of the shards; sources may share one.
-        name: of the shards, and of the dataset where the source is one for own data; "" takes the source's.
-        samples_per_shard: a shard is the unit of resume, so an interrupted build repeats at most this much a worker.
-        seed: of the choice, where records are sampled.
-        threads: images read at once by one worker; 0 decides by how long the first ones take.
-        fresh: replace the shards that the same name has in `out`.
-    """
-
-    source: str
-    options: SourceOptions
-    out: Path
-    name: str = ""
-    samples_per_shard: int = 1000
-    seed: int = 0
-    threads: int = 0
-    fresh: bool = False
-
-    def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise ValueError(f"no source is called {self.source!r}; there are: {', '.join(SOURCES)}")
-        if self.samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard must be at least 1, not {self.samples_per_shard}")
-        if self.threads < 0:
-            raise ValueError(f"threads must be at least 1, or 0 to decide by itself, not {self.threads}")
-        if self.name and not self.name.replace("_", "").replace("-", "").isalnum():
-            raise ValueError(f"name {self.name!r} becomes part of file names: use letters, digits, '_' and '-'")
-        if self.options.columns and not SOURCES[self.source].columns:
-            raise ValueError(f"{self.source} is no table: it takes no columns")
-        known = SOURCES[self.source].extra
-        for name in self.options.extra:
-            if name not in known:
-                raise ValueError(f"{self.source} knows no extra {name!r}; it knows: {', '.join(known) or 'none'}")
-
-    @property
-    def shard_name(self) -> str:
-        """What the names of the shards begin with."""
-        return self.name or self.source
-
-    @property
-    def read_options(self) -> SourceOptions:
-        """The options as the source reads them."""
-        own = self.name if SOURCES[self.source].use == "own data" else ""
-        return dataclasses.replace(self.options, dataset=own)
-
-    @property
-    def work(self) -> Path:
-        """The folder of the work in progress."""
-        return self.out / "ingest" / self.shard_name
-
-    @property
-    def result(self) -> Path:
-        """What came of it."""
-        return self.out / "ingest" / f"{self.shard_name}.json"
-
-    @property
-    def quarantine(self) -> Path:
-        """What could not become a sample."""
-        return OutputLayout(root=self.out).quarantine(self.shard_name)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gathered:
-    """The records of a source, spooled: how many rows there were, and how many of them are good so far."""
-
-    rows_in: int
-    records: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One built part: its staged shards, how many samples they hold, what is quarantined by reason."""
-
-    number: int
-    written: int
-    shards: tuple[str, ...]
-    reasons: Mapping[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ingested:
-    """What came of it."""
-
-    name: str
-    rows_in: int
-    written: int
-    left_out: int
-    shards: tuple[Path, ...]
-    quarantine: Path | None
-    reasons: Mapping[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def quarantined(self) -> int:
-        """Rows that did not become samples."""
-        return sum(self.reasons.values())
-
-    def __post_init__(self) -> None:
-        assert self.rows_in == self.written + self.quarantined + self.left_out, self
-
 
 Tick = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and of how much (0: not known)."""
@@ -200,9 +102,9 @@ def ingest_all(
             locks.enter_context(_locked(config))
             if config.fresh:
                 _empty(config.work)
-        new = [config for config in configs if config.fresh or _known_size(config) is None]
+        new = [config for config in configs if config.fresh or known_size(config) is None]
         for config in new:
-            _refuse_to_replace(config)
+            refuse_to_replace(config)
         if len(new) == 1:
             gather(new[0], lambda rows: tick(f"{new[0].shard_name}: rows read", rows, 0))
         else:
@@ -210,7 +112,7 @@ def ingest_all(
                 if error:
                     raise SourceError(error)
                 tick("sources read", done, len(new))
-        counts = choose([_known_size(config) or 0 for config in configs])
+        counts = choose([known_size(config) or 0 for config in configs])
         todo: list[tuple[IngestConfig, int]] = []
         total = 0
         for config, count in zip(configs, counts, strict=True):
@@ -230,30 +132,6 @@ def ingest_all(
             read_result(config) if is_finished(config, count) else finish(config, count, seconds)
             for config, count in zip(configs, counts, strict=True)
         ]
-
-
-def is_finished(config: IngestConfig, count: int | None) -> bool:
-    """Whether `out` holds the shards of the same input.
-
-    Raises:
-        SourceError: it holds shards of this name that were made of something else, and `fresh` is not set.
-    """
-    if (config.work / "gathered.json").exists():
-        return False
-    found = _result(config)
-    present = {path.name for path in shards_of(config)}
-    if found.get("fingerprint") == fingerprint(config, count) and present == set(found["shards"]):
-        return True
-    _refuse_to_replace(config)
-    return False
-
-
-def _refuse_to_replace(config: IngestConfig) -> None:
-    present = shards_of(config)
-    if present and not config.fresh:
-        raise SourceError(
-            f"{present[0]} is there already, made of another input: pass --fresh to replace the shards of this name"
-        )
 
 
 def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None) -> Gathered:
@@ -368,21 +246,6 @@ def finish(config: IngestConfig, count: int | None, seconds: float = 0.0) -> Ing
     return read_result(config)
 
 
-def read_result(config: IngestConfig) -> Ingested:
-    """Of a finished ingest."""
-    found = _result(config)
-    return Ingested(
-        name=config.shard_name,
-        rows_in=found["rows_in"],
-        written=found["written"],
-        left_out=found["left_out"],
-        shards=tuple(config.out / name for name in found["shards"]),
-        quarantine=config.quarantine if config.quarantine.exists() else None,
-        reasons=found["reasons"],
-        seconds=found["seconds"],
-    )
-
-
 def preview_rows(config: IngestConfig, count: int, look_at: int = 2000) -> tuple[list[Row], int, Counter[str]]:
     """What an ingest would write, without writing: samples spread over the first records of the source.
 
@@ -409,23 +272,6 @@ def preview_rows(config: IngestConfig, count: int, look_at: int = 2000) -> tuple
     return [rows[number] for number in sorted(rows)], len(rows), reasons
 
 
-def fingerprint(config: IngestConfig, count: int | None) -> str:
-    """Of everything that decides what the shards hold, as far as it can be seen without reading the files whole."""
-    options = config.options
-    files = [[str(path), *_stamp(path)] for path in (*options.annotations, *filter(None, [options.images]))]
-    parts = [
-        FORMAT, config.source, config.shard_name, config.samples_per_shard, config.seed, count, files, options.split,
-        sorted(options.columns.items()), sorted(options.extra.items()), sorted(options.download_from),
-    ]  # fmt: skip
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def shards_of(config: IngestConfig) -> list[Path]:
-    """The finished shards of this name."""
-    start = f"{config.shard_name}-{'[0-9]' * 5}"
-    return sorted([*config.out.glob(f"{start}.tar"), *config.out.glob(f"{start}-*.tar")])
-
-
 _STAGED = ".staged"
 """Ends the name of a built shard of an unfinished ingest; `ledger.shard_names` does not see it."""
 
@@ -433,15 +279,6 @@ _STAGED = ".staged"
 def _draw(seed: int, key: str) -> int:
     """A number from 0 to 2^64 - 1 that hangs on seed and key alone: the records of the smallest ones are chosen."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest(), "big")
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change; zeros for what is not there (whoever reads it will say so)."""
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0)
-    return (0 if path.is_dir() else found.st_size, found.st_mtime_ns)
 
 
 def _empty(folder: Path) -> None:
@@ -463,20 +300,6 @@ def _part_file(config: IngestConfig, number: int) -> Path:
 def _read_part(path: Path) -> Part:
     values = json.loads(path.read_text(encoding="utf-8"))
     return Part(**{**values, "shards": tuple(values["shards"])})
-
-
-def _result(config: IngestConfig) -> dict[str, Any]:
-    return json.loads(config.result.read_text(encoding="utf-8")) if config.result.exists() else {}
-
-
-def _known_size(config: IngestConfig) -> int | None:
-    """The number of records, where this input has been gathered: now, or by an ingest that is finished."""
-    for path in (config.work / "gathered.json", config.result):
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["gathered"] == fingerprint(config, None):
-                return int(found["records"])
-    return None
 
 
 def _gather_job(config: IngestConfig) -> str:

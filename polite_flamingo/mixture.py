@@ -34,6 +34,7 @@ from typing import Any, Literal
 import yaml
 
 from polite_flamingo.ingest import IngestConfig
+from polite_flamingo.profile_keys import refuse_empty_strangers
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 
 
@@ -218,6 +219,7 @@ def load_mixture(path: Path, **overrides: Any) -> Mixture:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Mixture, "mixture")
     try:
+        refuse_empty_strangers(content, Mixture)
         made: Mixture = parser.instantiate(parser.parse_object({"mixture": content})).mixture
     except (ArgumentError, ValueError, TypeError, KeyError) as error:
         raise SourceError(f"{path}: {' '.join(str(error).split())}") from None

@@ -11,8 +11,7 @@ one is meant. So the paper fills the window with further samples as later turns 
 - text attends images of its own sample only, whatever shares the row.
 
 What cannot be packed is counted with its reason (`Skipped`). Which samples share a row is decided in `filling.py`.
-Nothing here decodes an image, shuffles shards or builds a
-tensor (`training/`).
+Nothing here decodes an image, shuffles shards or builds a tensor (`training/`).
 
 [PF] arXiv 2307.01003; the reference is `InstructionDataset` of ChenDelong1999/instruct_flamingo.
 """
@@ -33,6 +32,10 @@ if TYPE_CHECKING:  # it imports torch, which a command's --help need not
     from polite_flamingo.flamingo.tokenization import Tokenizer
 
 
+ALIKE = 64
+"""Rows of about the same length that follow each other, where they do: some micro-batches."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PackingConfig:
     """How rows are filled.
@@ -47,6 +50,8 @@ class PackingConfig:
             one by one.
         bos: "first": one where a conversation begins. "every": one before each prompt and each response as well, the
             latter supervised, which is what the reference's tokenizer calls gave.
+        group_by_length: rows of about the same length follow each other, so that those of a micro-batch pad each other
+            little, also where images fill rows before tokens do; else rows come in any order.
     """
 
     window: int = 1024
@@ -54,6 +59,7 @@ class PackingConfig:
     fill: Literal["random", "best_fit", "alone"] = "random"
     join: Literal["multi_turn", "isolated"] = "multi_turn"
     bos: Literal["first", "every"] = "first"
+    group_by_length: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for rows that could hold nothing."""
@@ -121,7 +127,7 @@ class Packed:
 
     Attributes:
         window: of the rows.
-        rows: in a random order.
+        rows: in a random order; see `PackingConfig.group_by_length`.
         cut: keys of samples longer than the window, whose end is missing.
         skipped: samples that are in no row.
     """
@@ -193,6 +199,11 @@ def pack(
         rng.shuffle(members)  # else best fit would always show the longest first
     rng.shuffle(bins)
     packed.rows = [_row(members) for members in bins]
+    if config.group_by_length:
+        packed.rows.sort(key=lambda row: len(row.ids))
+        blocks = [packed.rows[start : start + ALIKE] for start in range(0, len(packed.rows), ALIKE)]
+        rng.shuffle(blocks)
+        packed.rows = [row for block in blocks for row in block]
     assert all(len(row.ids) <= config.window and len(row.images) <= config.max_images for row in packed.rows)
     return packed
 

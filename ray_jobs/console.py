@@ -17,6 +17,8 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
+from polite_flamingo.profile_keys import refuse_empty_strangers
+
 Config = TypeVar("Config")
 
 SECTIONS = ("rewriter", "scoring", "thresholds", "pools", "distortion", "training", "workers", "evaluation", "serving")
@@ -72,15 +74,15 @@ def parse(name: str, description: str, config_class: type[Config], arguments: Se
     for flag in flags:
         parser.add_argument(f"--{flag}", action="store_true", help=_help_of(config_class, flag))
     try:
-        foreign = [section for section in SECTIONS if section not in {field.name for field in fields}]
-        options = parser.instantiate(parser.parse_args(_own_sections(arguments, foreign)))
+        options = parser.instantiate(parser.parse_args(_own_sections(arguments, config_class)))
         return config_class(**{field.name: options[field.name] for field in fields})
     except (ArgumentError, ValueError, TypeError) as error:
         fail(name, f"{error} (--help lists the options)")
 
 
-def _own_sections(arguments: Sequence[str], foreign: Sequence[str]) -> list[str]:
-    """The arguments, `--profile FILE` replaced by the YAML text that FILE holds without the `foreign` sections."""
+def _own_sections(arguments: Sequence[str], config_class: Any) -> list[str]:
+    """The arguments, `--profile FILE` replaced by the YAML text that FILE holds without the sections of other jobs."""
+    foreign = set(SECTIONS) - {field.name for field in dataclasses.fields(config_class)}
     own: list[str] = []
     rest = iter(arguments)
     for argument in rest:
@@ -97,7 +99,9 @@ def _own_sections(arguments: Sequence[str], foreign: Sequence[str]) -> list[str]
             raise ValueError(f"--profile: problem parsing {file}: {error}") from None
         if not isinstance(content, dict):
             raise ValueError(f"--profile: {file} must hold sections such as `rewriter:`")
-        own += ["--profile", yaml.safe_dump({key: value for key, value in content.items() if key not in foreign})]
+        content = {key: value for key, value in content.items() if key not in foreign}
+        refuse_empty_strangers(content, config_class)
+        own += ["--profile", yaml.safe_dump(content)]
     return own
 
 

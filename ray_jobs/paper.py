@@ -89,18 +89,16 @@ def paper(config: PaperConfig) -> None:
     """Do the whole of it, or what is left."""
     out = Path(config.out)
     layout = OutputLayout(root=out)
-    started = time.monotonic()
     with exclusive(out):
-        run = begin_or_resume(config, layout)
-        with running_ray(config.pools), _steps(config) as steps:
+        clock = _Clock(layout, begin_or_resume(config, layout))
+        with clock.running(), running_ray(config.pools), _steps(config, clock) as steps:
             _rewriters(config, out, steps)
             for seed in range(config.seeds):
                 build(_building(config, _seed(out, seed)))
                 steps.tell(f"seed {seed}: PF-mini")
             _tuning(config, out, steps)
             _judging(config, out, steps)
-        run = add_work(run, Work(), time.monotonic() - started)
-        write_run(layout, run)
+        run = clock.note()
         results = collect(out, range(config.seeds), config.distortion.speaker, run)
         write_atomically(out / "results.json", json.dumps(results.to_json()))
         write_atomically(out / "results.md", to_markdown(results))
@@ -138,6 +136,28 @@ def begin_or_resume(config: PaperConfig, layout: OutputLayout) -> RunInfo:
     return run
 
 
+class _Clock:
+    """Minutes of all attempts: noted in OUT/run.json with each step, so that an attempt that is killed counts too."""
+
+    def __init__(self, layout: OutputLayout, run: RunInfo):
+        """Starts now. Args: run: as the attempts before have left it."""
+        self._layout, self._before, self._started = layout, run, time.monotonic()
+
+    def note(self) -> RunInfo:
+        """The run as it is now, also on disk."""
+        run = add_work(self._before, Work(), time.monotonic() - self._started)
+        write_run(self._layout, run)
+        return run
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Note the time also of what fails or is interrupted."""
+        try:
+            yield
+        finally:
+            self.note()
+
+
 def base_models(config: PaperConfig) -> dict[str, dict[str, str]]:
     """What the trained models start from, and the judges."""
     return model_fingerprints(replace(config.rewriter, flamingo=config.training.base), config.scoring)
@@ -146,10 +166,10 @@ def base_models(config: PaperConfig) -> dict[str, dict[str, str]]:
 class _Steps:
     """Work under way on Ray, in the order of a graph, with a bar."""
 
-    def __init__(self, bar: Any, gpus: float):
+    def __init__(self, bar: Any, clock: _Clock, gpus: float):
         import ray
 
-        self._bar, self._ray = bar, ray
+        self._bar, self._clock, self._ray = bar, clock, ray
         self._remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(_work)
         self._open: dict[Any, str] = {}
 
@@ -172,6 +192,7 @@ class _Steps:
 
     def tell(self, title: str) -> None:
         """A step is done."""
+        self._clock.note()
         self._bar.set_postfix_str(title)
         self._bar.update()
 
@@ -185,7 +206,7 @@ def _work(function: Callable[..., None], arguments: tuple[Any, ...], *needs: Non
 
 
 @contextmanager
-def _steps(config: PaperConfig) -> Iterator[_Steps]:
+def _steps(config: PaperConfig, clock: _Clock) -> Iterator[_Steps]:
     from tqdm import tqdm
 
     runs = plan(Path(), config.training)
@@ -193,7 +214,7 @@ def _steps(config: PaperConfig) -> Iterator[_Steps]:
     # data and pairs, PF-mini, what the rewriters write again, the verdict; then the runs and the answers
     total = config.seeds * (2 + 1 + 2 + 1 + len(runs) + asked)
     with tqdm(total=total, unit="step", dynamic_ncols=True, smoothing=0) as bar:
-        yield _Steps(bar, config.gpus)
+        yield _Steps(bar, clock, config.gpus)
 
 
 def _rewriters(config: PaperConfig, out: Path, steps: _Steps) -> None:

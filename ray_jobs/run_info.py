@@ -45,9 +45,9 @@ class Work:
 
 
 def add_work(run: RunInfo, work: Work, wall_seconds: float) -> RunInfo:
-    """Add an attempt that came to its end: a run has several where it was interrupted, or where shards were added.
+    """Add an attempt: a run has several where it was interrupted, or where shards were added.
 
-    An attempt that was killed counts neither with its rows nor with its time.
+    An attempt that was killed counts neither with its rows nor with its time, but as far as its job has noted them.
     """
     found = {**work.seconds, "wall": wall_seconds}
     seconds = {name: round(run.seconds.get(name, 0.0) + found.get(name, 0.0), 6) for name in {**run.seconds, **found}}

@@ -96,7 +96,7 @@ def _guard(app: FastAPI, config: ServiceConfig, answer_id: bool) -> None:
             allow_origins=access.origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type", "x-request-id"],
-            expose_headers=["x-request-id", "retry-after", *RATE_HEADERS],
+            expose_headers=["x-request-id", "retry-after", "x-should-retry", *RATE_HEADERS],
         )
 
 

@@ -16,6 +16,7 @@ import yaml
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.profile_keys import refuse_empty_strangers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,13 +241,14 @@ def from_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(ServiceConfig, as_group=False)
     parser.add_argument("--profile", action="config")
-    text = yaml.safe_dump({key: value for key, value in content.items() if key in own})
+    mine = {key: value for key, value in content.items() if key in own}
     changes = [
         f"--{name}={value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).strip()}"
         for name, value in (overrides or {}).items()
     ]
     try:
-        found = parser.instantiate(parser.parse_args(["--profile", text, *changes]))
+        refuse_empty_strangers(mine, ServiceConfig)
+        found = parser.instantiate(parser.parse_args(["--profile", yaml.safe_dump(mine), *changes]))
         return ServiceConfig(**{name: found[name] for name in own})
     except (ArgumentError, ValueError, TypeError) as error:
         lacking = " and ".join(

@@ -33,8 +33,12 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """Retry-After in whole seconds, rounded up, at least 1, where there is one."""
-        return {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        """Retry-After in whole seconds, rounded up, at least 1, where there is one.
+
+        What took too long would again: OpenAI's clients repeat a 504 unless `x-should-retry` tells them not to.
+        """
+        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        return headers | ({"x-should-retry": "false"} if self.status == 504 else {})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """All fields: a plain exception would keep its positional arguments only."""

@@ -22,6 +22,7 @@ from polite_flamingo.flamingo.streaming import AsyncEngine, EngineClosed, Engine
 from polite_flamingo.packing import Exchange, conversation_ids
 from polite_flamingo.sample import IMAGE_MARK, BadSample
 from serving.backend import Ask, Delta
+from serving.config import ServingConfig
 from serving.errors import ApiError, overloaded, server_error
 
 UNHURRIED = 4
@@ -41,8 +42,8 @@ class EngineHost:
         config: RewriterConfig,
         *,
         chat: bool,
-        waiting: int = 64,
-        flush_seconds: float = 0.05,
+        waiting: int = ServingConfig.waiting,
+        flush_seconds: float = ServingConfig.flush_seconds,
         model: FlamingoModel | None = None,
     ):
         """Load the model that `config` names.

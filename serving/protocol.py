@@ -337,7 +337,7 @@ _WRONG: dict[int | str, str] = {
     429: "More requests than the key may make; Retry-After says when to come back.",
     500: "The server failed.",
     503: "The server has no room now; Retry-After says when to come back.",
-    504: "The answer took longer than the server allows.",
+    504: "The answer took longer than the server allows; `x-should-retry: false` tells clients not to ask again.",
     "4XX": "The request is at fault in another way.",
 }
 

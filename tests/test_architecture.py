@@ -205,7 +205,7 @@ print(len(names))
 def import_behind_a_wall(blocked: str, *names: str) -> int:
     """Import modules in a fresh interpreter where the packages of `blocked` cannot be found; returns how many."""
     done = subprocess.run(
-        [sys.executable, "-c", BLOCK_AND_IMPORT, blocked, *names], cwd=ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", BLOCK_AND_IMPORT, blocked, *names], cwd=ROOT, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return int(done.stdout.split()[-1])

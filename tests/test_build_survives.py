@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import fake_actors
-import psutil
 import pytest
 from build_world import config, outcome, results, stats, text_row, write_world
+from patience import wait_until
+from processes import descendants, family, kill
 
 from polite_flamingo import journal
 from polite_flamingo.ledger import OutputLayout
@@ -28,7 +27,7 @@ from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.cluster import PoolConfig, PoolsConfig
 from ray_jobs.run_info import read_run
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 REPO = Path(__file__).parents[1]
 
 
@@ -172,11 +171,10 @@ def test_killing_an_actor_changes_nothing(undisturbed: tuple[Path, Path], tmp_pa
     killed: list[int] = []
 
     def kill_when_busy() -> None:
-        wait_until(lambda: journal.rows_done(out / "journal", "rewriting") > 0)
-        actors = [p for p in psutil.process_iter(["cmdline"]) if is_rewriter(p)]
-        for actor in actors[:1]:
-            killed.append(actor.pid)
-            actor.send_signal(signal.SIGKILL)
+        wait_until(lambda: journal.rows_done(out / "journal", "rewriting") > 0, 300)
+        actors = descendants("MapWorker(MapBatches(FakeRewriterActor))")[:1]
+        killed.extend(actor.pid for actor in actors)
+        kill(actors)
 
     killer = threading.Thread(target=kill_when_busy)
     killer.start()
@@ -193,16 +191,15 @@ def test_killing_the_job_and_starting_it_again_changes_nothing(
     source, expected = undisturbed
     out = tmp_path / "out"
     with start_driver(source, out) as driver:
-        wait_until(lambda: len(OutputLayout(root=out).finished()) >= 1 or driver.poll() is not None)
+        wait_until(lambda: len(OutputLayout(root=out).finished()) >= 1 or driver.poll() is not None, 300)
         assert driver.poll() is None, "the job ended before it could be killed"
-        doomed = psutil.Process(driver.pid).children(recursive=True) if whole_cluster else []
-        for process in (psutil.Process(driver.pid), *doomed):
-            process.send_signal(signal.SIGKILL)
+        doomed = family(driver.pid)
+        kill(doomed if whole_cluster else doomed[:1])
         driver.wait()
     done_before = OutputLayout(root=out).finished()
     time.sleep(2)
     with start_driver(source, out) as again:
-        assert again.wait(timeout=300) == 0
+        assert again.wait(timeout=500) == 0
     assert 0 < len(done_before) < 6, "killed too late: the test shows nothing"
     assert results(out) == results(expected)
 
@@ -212,14 +209,3 @@ def start_driver(source: Path, out: Path) -> subprocess.Popen[bytes]:
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, str(REPO / "tests" / "run_fake_build.py"), str(source), str(out)]
     return subprocess.Popen(command, env=environment, cwd=REPO)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-
-
-def is_rewriter(process: psutil.Process) -> bool:
-    return any("MapWorker(MapBatches(FakeRewriterActor))" in part for part in process.info["cmdline"] or [])

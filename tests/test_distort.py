@@ -76,7 +76,7 @@ def files(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_shards_become_pairs_once_and_what_fails_has_a_reason(
     tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +149,7 @@ def test_shards_become_pairs_once_and_what_fails_has_a_reason(
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_speaker_that_is_broken_ends_the_job_instead_of_quarantining_everything(
     tmp_path: Path, ray_session: None
 ) -> None:

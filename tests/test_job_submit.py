@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -12,9 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from build_world import outcome, results, write_world
+from processes import family, kill
 
 from polite_flamingo.ledger import OutputLayout
 
@@ -23,21 +24,24 @@ REPO = Path(__file__).parents[1]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Different ones."""
+    with contextlib.ExitStack() as probes:
+        found = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in found:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in found]
 
 
 @pytest.fixture
 def head() -> Iterator[dict[str, str]]:
     """A head node with its own ports and folder; the environment for `ray job submit`. Ends only its own processes."""
     folder = tempfile.mkdtemp(prefix="r")  # socket paths must stay short
-    dashboard = free_port()
+    gcs, dashboard, agent = free_ports(3)
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
     path = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # as an activated environment
     environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPO / "tests"), "PATH": path}
-    ports = {"--port": free_port(), "--dashboard-port": dashboard, "--dashboard-agent-listen-port": free_port()}
+    ports = {"--port": gcs, "--dashboard-port": dashboard, "--dashboard-agent-listen-port": agent}
     options = [f"{name}={port}" for name, port in ports.items()]
     command = [*RAY, "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={folder}", *options]
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -45,13 +49,12 @@ def head() -> Iterator[dict[str, str]]:
             wait_for_port(dashboard, process)
             yield {**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
         finally:
-            for child in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
-                child.kill()
+            kill(family(process.pid))
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         assert process.poll() is None, "ray start failed"
         with socket.socket() as probe:

@@ -91,7 +91,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     shutil.copytree(ROOT, folder / "tree", ignore=left_out)
     build = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
     done = subprocess.run(
-        [sys.executable, "-c", build, str(folder)], cwd=folder / "tree", capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", build, str(folder)], cwd=folder / "tree", capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return zipfile.ZipFile(folder / done.stdout.splitlines()[-1])
@@ -123,7 +123,7 @@ def test_an_installed_wheel_finds_its_models(wheel: zipfile.ZipFile, tmp_path: P
         env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     for line in done.stdout.splitlines():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from reference import SHARED, golden
 from polite_flamingo import hub
 from polite_flamingo.flamingo.attention import image_numbers
 from polite_flamingo.flamingo.tokenization import LegacyLlamaTokenizer, TransformersTokenizer
-from polite_flamingo.packing import Exchange, Packed, PackingConfig, Reading, Row, encode, exchanges, pack
+from polite_flamingo.packing import ALIKE, Exchange, Packed, PackingConfig, Reading, Row, encode, exchanges, pack
 from polite_flamingo.prompts import SYSTEM, chat_prompt, rewriting_prompt
 from polite_flamingo.sample import Image, Sample, Turn
 
@@ -120,6 +121,7 @@ CONFIGS = st.builds(
     fill=st.sampled_from(["random", "best_fit", "alone"]),
     join=st.sampled_from(["multi_turn", "isolated"]),
     bos=st.sampled_from(["first", "every"]),
+    group_by_length=st.booleans(),
 )
 MODELS = st.sampled_from(["v1", "v2"])
 
@@ -236,7 +238,7 @@ def test_the_strategies_reach_what_the_properties_are_about():
     """Else they might all hold for want of a case."""
     seen = set()
 
-    @settings(deadline=None, max_examples=200, database=None, derandomize=True)
+    @settings(deadline=None, max_examples=300, database=None, derandomize=True)
     @given(samples=conversations(), config=CONFIGS)
     def look(samples, config):
         made = packed(samples, config)
@@ -434,6 +436,21 @@ def test_where_images_are_scarce_rows_take_all_they_may_and_are_equally_long():
     assert len(made.rows) == 40 and all(len(row.images) == 10 for row in made.rows)
     lengths = [len(row.ids) for row in made.rows]
     assert min(lengths) > 0.9 * max(lengths)
+
+
+def test_rows_grouped_by_length_pad_each_other_little_and_blocks_of_them_come_in_any_order():
+    samples = realistic(1500, seed=3, images=[0, 1, 2], longest=60)
+    config = PackingConfig(fill="best_fit", window=196, max_images=3)
+    plain, grouped = (packed(samples, replace(config, group_by_length=by)).rows for by in (False, True))
+    assert sorted(plain, key=lambda row: row.keys) == sorted(grouped, key=lambda row: row.keys), "the same rows"
+
+    def filled(rows: list[Row]) -> float:
+        batches = [[len(row.ids) for row in rows[start : start + 8]] for start in range(0, len(rows), 8)]
+        return sum(map(sum, batches)) / sum(len(batch) * max(batch) for batch in batches)
+
+    assert filled(grouped) > 0.97 > filled(plain)
+    lengths = [len(row.ids) for row in grouped]
+    assert lengths != sorted(lengths) and len(lengths) > 3 * ALIKE
 
 
 def test_packing_by_length_does_not_order_rows_or_turns_by_length():

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.paper.results import ROLES
 from ray_jobs import console
-from ray_jobs.paper import PaperConfig, begin_or_resume
+from ray_jobs.paper import PaperConfig, begin_or_resume, paper
 from ray_jobs.paper_steps import plan
-from ray_jobs.run_info import Work, add_work, write_run
+from ray_jobs.run_info import Work, add_work, read_run, write_run
 
 TINY = str(Path(__file__).parents[1] / "profiles" / "tiny.yaml")
 
@@ -51,6 +54,49 @@ def test_a_folder_of_another_configuration_is_refused_and_seeds_may_be_added(con
         begin_or_resume(other, layout)
     with pytest.raises(ValueError, match="another configuration"):
         begin_or_resume(replace(config, scoring=replace(config.scoring, nli="zoo:reward")), layout)
+
+
+def test_every_attempt_counts_with_its_minutes_however_it_ended(
+    config: PaperConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, now, noted = OutputLayout(root=Path(config.out)), [0.0], []
+
+    class Stopped(Exception):
+        """Ctrl-C, a full disk, a model that fails."""
+
+    def wall() -> float:
+        found = read_run(layout)
+        assert found is not None
+        return found.seconds["wall"]
+
+    def rewriters(config: PaperConfig, out: Path, steps: Any) -> None:
+        for seconds in (100, 20):
+            now[0] += seconds
+            steps.tell("a step")
+            noted.append(wall())  # as a SIGKILL would leave it
+        now[0] += 3
+        if len(noted) == 2:
+            raise Stopped
+
+    shown = []
+
+    def collect(*given: Any) -> Any:
+        shown.append(given[-1])
+        return SimpleNamespace(to_json=dict)
+
+    for name in ("build", "_building", "_tuning", "_judging", "write_paper"):
+        monkeypatch.setattr(f"ray_jobs.paper.{name}", lambda *_: None)
+    monkeypatch.setattr("ray_jobs.paper.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("ray_jobs.paper.running_ray", lambda pools: contextlib.nullcontext())
+    monkeypatch.setattr("ray_jobs.paper._rewriters", rewriters)
+    monkeypatch.setattr("ray_jobs.paper.to_markdown", lambda results: "")
+    monkeypatch.setattr("ray_jobs.paper.collect", collect)
+    with pytest.raises(Stopped):
+        paper(config)
+    assert noted == [100.0, 120.0] and wall() == 123.0
+    now[0] += 1000  # the machine was off
+    paper(config)
+    assert noted[2:] == [223.0, 243.0] and wall() == 246.0 == shown[0].seconds["wall"]
 
 
 def test_fresh_forgets_the_work_and_its_time(config: PaperConfig) -> None:

@@ -32,7 +32,7 @@ def test_a_private_ray_turns_strangers_away(tmp_path: Path) -> None:
         env=env,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith("its own workers are let in\n")

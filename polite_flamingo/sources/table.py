@@ -23,11 +23,9 @@ on at the next line, so that a quotation mark that is never closed does not swal
 from __future__ import annotations
 
 import csv
-import functools
 import itertools
 import json
 import math
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -37,6 +35,7 @@ from typing import Any
 from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Image, Sample, Turn
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
 from polite_flamingo.sources.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
+from polite_flamingo.sources.parquet import Rows, cell_at, is_place, parquet_rows
 from polite_flamingo.sources.reading import (
     MAX_IMAGE_BYTES,
     SourceError,
@@ -68,12 +67,7 @@ DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "\\t": "\t"}
 _HEAD = 100
 """Rows of a JSON file that are looked at for the names of its columns; not every row has every column."""
 
-_BATCH = 64
-"""Rows of a Parquet file decoded at once, where they hold images."""
-
 _DEPTH = 20
-
-Rows = Iterator[dict[str, Any] | BadSample]
 
 
 @dataclass(frozen=True)
@@ -163,7 +157,7 @@ def _columns(path: Path, names: list[str], given: Mapping[str, str]) -> dict[str
 def _open(path: Path, file: int, options: SourceOptions) -> _Table:
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
     if kind == "parquet":
-        return _parquet_table(path, file)
+        return _Table(*parquet_rows(path, file))
     if kind in ("jsonl", "ndjson", "json"):
         rows = json_records(path) if kind == "json" else json_lines(path)
         head = list(itertools.islice(rows, _HEAD))
@@ -251,112 +245,6 @@ def delimited(path: Path, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL) -> I
                 yield cells
 
 
-def _pyarrow(path: Path) -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise SourceError(f"{path}: pyarrow, which reads Parquet, is not installed: pip install pyarrow") from None
-    return pyarrow
-
-
-def _holds_bytes(arrow: Any, kind: Any) -> bool:
-    """Whether a column's type is an image's: bytes, {bytes, path}, or a list of either."""
-    types = arrow.types
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        return _holds_bytes(arrow, kind.value_type)
-    if types.is_struct(kind):
-        return any(_holds_bytes(arrow, field.type) for field in kind)
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
-def _parquet_table(path: Path, file: int) -> _Table:
-    """A Parquet file. Cells with bytes are not read here: in their place stands where `build` will find them."""
-    arrow = _pyarrow(path)
-    try:
-        table = arrow.parquet.ParquetFile(path)
-        schema = table.schema_arrow
-    except (OSError, ValueError, arrow.ArrowException) as error:
-        raise SourceError(f"{path} cannot be read as Parquet ({_line(error)}); was it downloaded whole?") from None
-    large = {field.name for field in schema if _holds_bytes(arrow, field.type)}
-
-    def rows(columns: set[str]) -> Rows:
-        number = 0
-        try:
-            for batch in table.iter_batches(columns=sorted(columns - large), batch_size=1024):
-                for row in _decoded(batch):
-                    if isinstance(row, dict):
-                        row |= {name: {"file": file, "row": number, "column": name} for name in columns & large}
-                    yield row
-                    number += 1
-        except (OSError, ValueError, arrow.ArrowException) as error:
-            raise SourceError(f"{path} cannot be read from row {number} on ({_line(error)})") from None
-
-    return _Table(list(schema.names), rows)
-
-
-def _decoded(batch: Any) -> Rows:
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:  # of one cell: the others are good
-        for number in range(batch.num_rows):
-            try:
-                yield batch.slice(number, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
-                yield BadSample("bad_field", f"a cell is not UTF-8: {error.reason} at byte {error.start}")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-class _Cells:
-    """The cells of a Parquet column by row number. Going on is cheap; going back begins the row group again."""
-
-    def __init__(self, path: Path, column: str):
-        self._file = _pyarrow(path).parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)  # by page
-        self._column = column
-        counts = (self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups))
-        self._starts = [0, *itertools.accumulate(counts)]
-        self._batches: Iterator[Any] = iter(())
-        self._group = -1
-        self._values: Any = ()
-        self._first = 0
-        self._lock = threading.Lock()
-
-    def __getitem__(self, row: int) -> Any:
-        with self._lock:
-            if not 0 <= row < self._starts[-1]:
-                raise IndexError(row)
-            group = next(number for number, start in enumerate(self._starts[1:]) if row < start)
-            if group != self._group or row < self._first:
-                self._group, self._first, self._values = group, self._starts[group], ()
-                self._batches = self._file.iter_batches(_BATCH, row_groups=[group], columns=[self._column])
-            while row >= self._first + len(self._values):
-                values = next(self._batches).column(0)  # what raises leaves the rows before it where they are
-                self._first += len(self._values)
-                self._values = values
-            return self._values[row - self._first].as_py()
-
-
-@functools.lru_cache(maxsize=4)
-def _cells(path: Path, column: str, changed: int) -> _Cells:
-    return _Cells(path, column)
-
-
-def _referred(value: dict[str, Any], options: SourceOptions) -> Any:
-    """The cell of a Parquet file that `value` tells the place of."""
-    file, row, column = value["file"], value["row"], value["column"]
-    try:
-        if isinstance(row, bool) or not isinstance(row, int) or not isinstance(column, str):
-            raise TypeError("no place in a file")
-        path = options.annotations[file]
-        return _cells(path, column, path.stat().st_mtime_ns)[row]
-    # The place may be junk (TypeError, IndexError) or lie behind the end (StopIteration); the rest is what pyarrow
-    # raises on a damaged or unknown file: its ArrowInvalid is a ValueError, ArrowNotImplementedError its namesake.
-    except (TypeError, IndexError, StopIteration, OSError, ValueError, NotImplementedError, SourceError) as error:
-        raise BadSample("missing_image", f"the image cannot be read from Parquet: {_line(error)}") from None
-
-
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One row, one sample."""
     rationale = _text(record.get("rationale"), "rationale")
@@ -435,8 +323,8 @@ def _text(value: Any, name: str) -> str:
 
 
 def _images(value: Any, context: Context) -> list[Image]:
-    if isinstance(value, dict) and value.keys() == {"file", "row", "column"}:
-        value = _referred(value, context.options)
+    if is_place(value):
+        value = cell_at(value, context.options)
     value = _listed(value)
     separator = context.options.extra.get("image_separator")
     if isinstance(value, str):

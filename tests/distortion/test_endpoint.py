@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from good_responses import good
+from patience import PATIENCE
 
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, Shares
@@ -41,6 +41,7 @@ class Server(ThreadingHTTPServer):
         self.headers: list[dict[str, str]] = []
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
+        self.crowded = threading.Event()
         self.closing = threading.Event()
 
     @property
@@ -61,17 +62,11 @@ class Handler(BaseHTTPRequestHandler):
             self.server.bodies.append(body)
             self.server.paths.append(self.path)
             self.server.headers.append(dict(self.headers))
-            self.server.at_once += 1
-            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
-        try:
-            self.act(self.server.script[min(number, len(self.server.script) - 1)], body)
-        finally:
-            with self.server.lock:
-                self.server.at_once -= 1
+        self.act(self.server.script[min(number, len(self.server.script) - 1)], body)
 
     def act(self, word: str, body: dict[str, Any]) -> None:
         if word == "hang":
-            self.server.closing.wait(30)
+            self.server.closing.wait(2 * PATIENCE)
         elif word == "trickle":
             self.send_response(200)
             self.end_headers()
@@ -84,8 +79,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b'{"choices": [{"te')
         elif word == "slam":
             self.connection.close()
-        elif word == "slow":
-            self.server.closing.wait(0.05)
+        elif word == "crowd":
+            self.crowd()
             self.answer(json.dumps(said("short", body)))
         elif word.isdecimal():
             self.send_response(int(word))
@@ -102,6 +97,19 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(json.dumps(said(word[7:], body, "length")))
         else:
             self.answer(json.dumps(said(word, body)))
+
+    def crowd(self) -> None:
+        """Nobody is answered before somebody else asks, too; then a moment is left for one too many."""
+        server = self.server
+        with server.lock:
+            server.at_once += 1
+            server.most_at_once = max(server.most_at_once, server.at_once)
+            if server.at_once > 1:
+                server.crowded.set()
+        server.crowded.wait(PATIENCE)
+        server.closing.wait(0.05)
+        with server.lock:  # before the answer: who has it may ask again at once
+            server.at_once -= 1
 
     def answer(self, text: str) -> None:
         self.send_response(200)
@@ -137,7 +145,7 @@ def serve() -> Iterator[Any]:
 
 
 def config(server: Server, **changes: Any) -> DistortionConfig:
-    settings = {"attempts": 3, "pause": 0.01, "longest_pause": 0.05, "timeout": 5.0, **changes}
+    settings = {"attempts": 3, "pause": 0.01, "longest_pause": 0.05, "timeout": PATIENCE, **changes}
     endpoint = EndpointConfig(url=server.url, model="robot", **settings)
     return DistortionConfig(speaker="endpoint", shares=Shares(llm=1, text=0, captions_and_boxes=0), endpoint=endpoint)
 
@@ -205,10 +213,9 @@ def test_trouble_that_passes_costs_only_another_attempt(serve: Any, trouble: str
 
 @pytest.mark.parametrize("trouble", ["hang", "trickle"])
 def test_a_server_that_does_not_come_to_an_end_is_left(serve: Any, trouble: str) -> None:
-    started = time.monotonic()
+    """It would hang for minutes, and trickle for ever. The good answer has as little time, and so many tries."""
     server = serve(trouble, "Anna")
-    assert EndpointSpeaker(config(server, timeout=0.3)).say([request()]) == ["Anna"]
-    assert time.monotonic() - started < 20, "the server would hang for 30 s and trickle for ever"
+    assert EndpointSpeaker(config(server, timeout=0.3, attempts=50)).say([request()]) == ["Anna"]
 
 
 def test_trouble_that_does_not_pass_fails_the_row_and_says_why(serve: Any) -> None:
@@ -251,16 +258,16 @@ def test_a_server_that_is_down_is_given_up(serve: Any) -> None:
 
 
 def test_no_more_requests_are_under_way_than_allowed(serve: Any) -> None:
-    server = serve("slow")
+    server = serve("crowd")
     answers = EndpointSpeaker(config(server, concurrency=3)).say([request(n) for n in range(12)])
     assert answers == ["short"] * 12
     assert 2 <= server.most_at_once <= 3
 
 
 def test_pairs_come_of_a_server_that_misbehaves_now_and_then(serve: Any) -> None:
-    """Whatever it does, each row is a pair or has a reason, in its place."""
+    """Whatever it does, each row is a pair or has a reason, in its place; either of two may meet every trouble."""
     server = serve("Anna", "500", "cut", "length Ann", "413", "raw {", "ok then", "429", "", "robot talk")
-    rows = distort([good(n) for n in range(12)], replace(config(server, concurrency=2), draws=2))
+    rows = distort([good(n) for n in range(12)], replace(config(server, concurrency=2, attempts=9), draws=9))
     assert [row.key for row in rows] == [good(n).key for n in range(12)]
     outcome = Counter(row.response if isinstance(row, Sample) else row.reason for row in rows)
     assert outcome["robot talk"] > 5 and outcome["distortion_failed"] == 1, outcome

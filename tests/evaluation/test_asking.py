@@ -11,13 +11,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 from PIL import Image as Pillow
 
 from polite_flamingo.endpoint import EndpointDown, ServerConfig
 from polite_flamingo.evaluation.asking import EndpointContestant, content, data_url
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
 
-QUICK = ServerConfig(timeout=5.0, attempts=1, pause=0.0, concurrency=2, give_up_after=2)
+QUICK = ServerConfig(timeout=PATIENCE, attempts=1, pause=0.0, concurrency=2, give_up_after=2)
 
 
 def picture(kind: str) -> Image:
@@ -111,7 +112,7 @@ def test_a_broken_picture_fails_its_own_sample(server: ThreadingHTTPServer) -> N
 
 def test_a_server_that_goes_down_keeps_what_it_said_and_is_asked_no_more(server: ThreadingHTTPServer) -> None:
     asked = [sample("a"), *(sample(f"f{n}", "fail") for n in range(4)), sample("z")]
-    one = contestant(server, ServerConfig(timeout=5.0, attempts=1, pause=0.0, concurrency=1, give_up_after=2))
+    one = contestant(server, ServerConfig(timeout=PATIENCE, attempts=1, pause=0.0, concurrency=1, give_up_after=2))
     found = one.answer(asked)
     assert found[0] == "about What is it?" and isinstance(found[1], BadSample) and found[2:] == [None] * 4
     assert isinstance(one.down, EndpointDown) and len(server.seen) == 3  # type: ignore[attr-defined]

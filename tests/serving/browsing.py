@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from gated import serving_on_a_port
 from held import hold
+from patience import PATIENCE
 from playwright.sync_api import Browser, Page, sync_playwright
 from rewriting_service import service_config
 from tiny_flamingo import Tiny
@@ -111,7 +112,7 @@ class Visit:
     addresses: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(1000 * PATIENCE)
         self.page.on("console", lambda said: self._heard(said.type, said.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("request", lambda request: self.addresses.append(request.url))
@@ -121,8 +122,9 @@ class Visit:
             self.complaints.append(text)
 
     def go(self, where: str = "") -> Visit:
-        with self.page.expect_response("**/page/settings.json"):
-            self.page.goto(self.url + where)
+        """To the page, until its script has come to its end: it knows the service's limits then."""
+        self.page.goto(self.url + where)
+        self.page.evaluate("() => import('/page/page.js')")
         return self
 
     def send(self, text: str) -> None:
@@ -159,7 +161,7 @@ class Visit:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=1000 * PATIENCE)
         yield started
         started.close()
 

@@ -15,6 +15,7 @@ from typing import Any
 import openai
 import pytest
 import uvicorn
+from patience import PATIENCE, wait_until
 from run_batches import bulk_config, runner
 
 from serving.app import create_app
@@ -49,7 +50,7 @@ class Site:
         return f"http://127.0.0.1:{self.server.servers[0].sockets[0].getsockname()[1]}/v1"
 
     def client(self, key: str = "ann") -> openai.OpenAI:
-        return openai.OpenAI(base_url=self.url, api_key=self.secrets[key], max_retries=0)
+        return openai.OpenAI(base_url=self.url, api_key=self.secrets[key], max_retries=0, timeout=PATIENCE)
 
 
 @contextlib.contextmanager
@@ -73,13 +74,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield made
 
 
-def wait_until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)
-
-
 def upload(client: openai.OpenAI, *lines: str | bytes, **changes: Any) -> Any:
     data = b"\n".join(one.encode() if isinstance(one, str) else one for one in lines)
     return client.files.create(**({"file": ("lines.jsonl", data), "purpose": "batch"} | changes))
@@ -97,7 +91,7 @@ def run(config: ServiceConfig, until: Callable[[], bool], made: BatchRunner | No
         batches = made or runner(config)
         batches.start()
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + PATIENCE
             while not until():
                 assert batches.failure is None
                 assert time.monotonic() < deadline, "it never happened"

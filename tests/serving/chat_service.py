@@ -14,6 +14,7 @@ from typing import Any
 import openai
 from gated import serving_on_a_port
 from held import hold
+from patience import PATIENCE
 from PIL import Image as Pillow
 from tiny_flamingo import Tiny
 
@@ -67,10 +68,10 @@ class ChatService:
     free: threading.Event
 
     def client(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, **options)
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE, **options)
 
     def async_client(self) -> openai.AsyncOpenAI:
-        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

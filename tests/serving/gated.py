@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
+from patience import PATIENCE
 
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from serving.app import create_app
@@ -96,7 +97,7 @@ def application(config: ServiceConfig, backend: NoModels | None = None) -> tuple
     @app.post("/v1/try/wait")
     async def wait() -> str:
         tried.streaming.set()
-        await asyncio.to_thread(tried.go_on.wait, 20)
+        await asyncio.to_thread(tried.go_on.wait, PATIENCE)
         return "done"
 
     @app.post("/v1/try/stream")

@@ -73,7 +73,8 @@ def with_service(
     """Run `use` on a service that lives for as long."""
 
     async def run() -> Any:
-        host = EngineHost(config.serving.rewriter_name, config.rewriter, chat=False, model=model, flush_seconds=0.0)
+        name, waiting = config.serving.rewriter_name, config.serving.limits.rewrites  # of one request; no router waits
+        host = EngineHost(name, config.rewriter, chat=False, model=model, waiting=waiting, flush_seconds=0.0)
         backend = Watched([host], scorer)
         app = create_app(config, backend)
         try:

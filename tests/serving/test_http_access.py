@@ -7,7 +7,6 @@ import contextlib
 import json
 import logging
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import httpx2
 import openai
 import pytest
 from gated import Tried, application, configured, serving_on_a_port
+from patience import PATIENCE, wait_until
 
 from serving.config import AccessConfig
 from serving.gate import OPEN, Gate
@@ -37,7 +37,7 @@ class Guarded:
 
     def client(self, name: str = "") -> httpx2.Client:
         headers = {"Authorization": f"Bearer {SECRETS[name][0]}"} if name else {}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=20)
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=PATIENCE)
 
 
 @contextlib.contextmanager
@@ -121,7 +121,7 @@ def test_a_key_opens_whatever_the_case_of_its_scheme_and_the_route_knows_whose_i
 
 def test_the_openai_client_understands_every_way_of_being_turned_away(server: Guarded) -> None:
     def ask(key: str) -> None:
-        with openai.OpenAI(base_url=f"{server.url}/v1/try", api_key=key, max_retries=0) as client:
+        with openai.OpenAI(base_url=f"{server.url}/v1/try", api_key=key, max_retries=0, timeout=PATIENCE) as client:
             client.post("/json", cast_to=object, body={"a": 1})
 
     ask(SECRETS["plain"][0])
@@ -180,18 +180,10 @@ def test_a_client_that_leaves_gives_its_place_back(server: Guarded) -> None:
         wait_until(lambda: server.tried.closed.is_set())
 
 
-def wait_until(true: Any) -> None:
-    for _ in range(500):
-        if true():
-            return
-        time.sleep(0.02)
-    raise AssertionError("never came true")
-
-
 def test_the_key_file_is_replaced_while_the_server_runs(server: Guarded) -> None:
     secret, key = new_key("newcomer")
     before = read_keys(server.keys)
-    with server.client("plain") as plain, httpx2.Client(base_url=server.url) as client:
+    with server.client("plain") as plain, httpx2.Client(base_url=server.url, timeout=PATIENCE) as client:
         client.headers["Authorization"] = f"Bearer {secret}"
         assert client.post("/v1/try/echo/x").status_code == 401
         kept = [one for one in before if one.id != SECRETS["plain"][1].id]

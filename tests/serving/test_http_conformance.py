@@ -10,6 +10,7 @@ import schemathesis
 from chat_service import CHAT, chat_config
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
+from patience import PATIENCE
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -77,7 +78,7 @@ def test_every_operation_does_as_the_document_says(document: Any) -> None:
             @STEADY
             @given(case=operation.as_strategy(generation_mode=mode))
             def try_it(case: Any) -> None:
-                case.call_and_validate(checks=CHECKS)
+                case.call_and_validate(checks=CHECKS, timeout=PATIENCE)  # schemathesis gives ten seconds
 
             tried.append((operation.label, mode.value))
             try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from chat_service import CHAT, ChatService, chat_config, data_url, image, picture, running, text, user
+from patience import PATIENCE
 from PIL import Image as Pillow
 from tiny_flamingo import Tiny
 
@@ -29,7 +30,7 @@ def service(tiny: Tiny, model_v2: FlamingoModel) -> Iterator[ChatService]:
 def post(service: ChatService, payload: dict[str, Any], **headers: str) -> dict[str, Any]:
     sent = {"Content-Type": "application/json", **headers}
     request = urllib.request.Request(f"{service.url}/v1/chat/completions", json.dumps(payload).encode(), sent)
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         found: dict[str, Any] = json.load(answer)
     return found
 

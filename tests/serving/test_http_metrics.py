@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import httpx2
 from gated import FIGURES, NoModels, application, configured, serving_on_a_port
+from patience import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.app import create_app
@@ -44,7 +45,10 @@ def total(samples: Samples, name: str) -> float:
 def test_requests_add_up_by_route_status_and_time() -> None:
     app, tried = application(configured(limits=LimitsConfig(body_bytes=10)))
     tried.go_on.set()
-    with serving_on_a_port(app) as (host, port), httpx2.Client(base_url=f"http://{host}:{port}") as client:
+    with (
+        serving_on_a_port(app) as (host, port),
+        httpx2.Client(base_url=f"http://{host}:{port}", timeout=PATIENCE) as client,
+    ):
         for name in ("a", "b", "c"):
             client.post(f"/v1/try/echo/{name}")
         client.post("/v1/try/stream")

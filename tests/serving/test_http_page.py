@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from browsing import Stage, Visit, needs_chromium
 from browsing import browser as browser
 from browsing import stage as stage
 from browsing import visit as visit
+from patience import wait_until
 from PIL import Image
 
 from polite_flamingo import images
@@ -25,14 +24,6 @@ def picture(size: tuple[int, int], colour: str = "red", kind: str = "PNG") -> by
     buffer = io.BytesIO()
     Image.new("RGB", size, colour).save(buffer, kind)
     return buffer.getvalue()
-
-
-def soon(true: Callable[[], bool]) -> None:
-    """Wait for what happens on the server's side."""
-    until = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def test_a_newcomer_gets_an_answer_in_one_click_and_goes_on_talking(visit: Visit) -> None:
@@ -56,11 +47,11 @@ def test_an_answer_is_seen_while_it_comes_and_stopping_it_frees_its_slot(visit: 
     visit.backend.free.clear()
     visit.send("Talk to me")
     visit.page.wait_for_function("() => document.querySelector('.message.busy .text')?.textContent.length > 0")
-    soon(lambda: visit.backend.open_streams == 1)
+    wait_until(lambda: visit.backend.open_streams == 1)
     assert visit.page.locator("#stop").is_visible() and not visit.page.locator("#send").is_visible()
     visit.page.keyboard.press("Escape")
     text = visit.wait_for_answer()
-    soon(lambda: visit.backend.open_streams == 0)
+    wait_until(lambda: visit.backend.open_streams == 0)
     assert text and visit.page.locator(".facts").inner_text().startswith("stopped")
     assert visit.page.locator("#send").is_visible()
     visit.backend.free.set()
@@ -197,7 +188,7 @@ def test_the_last_message_can_be_changed(visit: Visit) -> None:
     assert visit.page.input_value("#text") == "" and not visit.page.locator("#editing").is_visible()
     visit.page.get_by_role("button", name="Change and send again").click()
     visit.send("What colour is it?")
-    soon(lambda: len(visit.backend.asked) == 2)
+    wait_until(lambda: len(visit.backend.asked) == 2)
     visit.wait_for_answer()
     [exchange] = visit.backend.asked[1].exchanges
     assert "What colour is it?" in exchange.prompt and "What is it\n" not in exchange.prompt

@@ -9,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from gated import serving_on_a_port
+from patience import PATIENCE
 
 from polite_flamingo import hub  # noqa: F401  (first: repairs torchvision's import)
 from polite_flamingo.shapes.draw import draw, encode
@@ -70,5 +71,5 @@ def _answer(url: str, pictures: list[str], words: str) -> str:
     message = {"role": "user", "content": [*content, {"type": "text", "text": words}]}
     body = json.dumps({"model": "clever-flamingo", "messages": [message]}).encode()
     request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=120) as answer:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
         return str(json.load(answer)["choices"][0]["message"]["content"])

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 from gated import application, configured, serving_on_a_port
+from patience import PATIENCE
 
 from polite_flamingo.filters.judge import CHECKS, REJECTIONS
 from serving import page
@@ -37,7 +38,7 @@ def get(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Get]:
     with serving_on_a_port(app) as (host, port):
 
         def ask(path: str, method: str = "GET", **headers: str) -> Answer:
-            connection = http.client.HTTPConnection(host, port, timeout=20)
+            connection = http.client.HTTPConnection(host, port, timeout=PATIENCE)
             connection.request(method, path, headers=headers)
             answer = connection.getresponse()
             found = Answer(answer.status, answer.headers, answer.read())

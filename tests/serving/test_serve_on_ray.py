@@ -29,7 +29,7 @@ from serving.host import EngineHost
 if TYPE_CHECKING:  # it imports ray.serve, before the environment for it is set
     from serving.deployments import RayBackend
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 Answer = TypeVar("Answer")
 

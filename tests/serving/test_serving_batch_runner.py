@@ -12,7 +12,8 @@ from typing import Any
 
 import openai
 import psutil
-from bulk_site import Site, accounted, ended, line, run, site, start, upload, wait_until
+from bulk_site import Site, accounted, ended, line, run, site, start, upload
+from patience import wait_until
 from run_batches import bulk_config, runner
 
 from serving.batch_runner import BatchRunner, builds_of
@@ -121,7 +122,10 @@ def test_a_runner_that_is_killed_loses_no_line(shared: Site) -> None:
 
 def is_alive(pid: int) -> bool:
     """Whether it runs; one whose parent has not asked for its end does not."""
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_runner_that_stops_ends_its_build_and_the_next_goes_on(shared: Site) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import own_time
 import pytest
+from patience import PATIENCE
 from tiny_flamingo import Tiny
 
 from benchmarks.bare_engine import asking
@@ -63,9 +66,11 @@ async def asked(answers: list[bytes], cut: int = 10**9, close: bool = False, **l
     asyncio.get_running_loop().set_exception_handler(quiet)  # clients that are done close their connections
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
-        client = Client(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", [b'{"question": 1}'], timeout=20)
+        client = Client(
+            f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", [b'{"question": 1}'], timeout=PATIENCE
+        )
         if "rate" in loop:
-            return (await open_loop(client.ask, client.now, first=0, drain=20, **loop))[0]
+            return (await open_loop(client.ask, client.now, first=0, drain=PATIENCE, **loop))[0]
         records = [Record(number, client.now()) for number in range(len(answers))]
         for record in records:
             await client.ask(record)
@@ -108,37 +113,45 @@ def test_a_connection_that_ends_early_is_an_error_and_a_new_one_is_made() -> Non
 
 
 def test_nobody_listens() -> None:
-    async def ask() -> Record:
-        client, record = Client("http://127.0.0.1:9", [b"{}"]), Record(0, 0.0)
+    async def ask(port: int) -> Record:
+        client, record = Client(f"http://127.0.0.1:{port}", [b"{}"]), Record(0, 0.0)
         await client.ask(record)
         return record
 
-    assert asyncio.run(ask()).error == "connect"
+    with socket.socket() as taken:  # bound and not listening: every connection is refused
+        taken.bind(("127.0.0.1", 0))
+        assert asyncio.run(ask(taken.getsockname()[1])).error == "connect"
 
 
 def test_an_open_loop_asks_as_often_as_it_was_told_whatever_the_answers() -> None:
+    """When it asks is drawn by a seed, and no clock decides how often."""
     records = asyncio.run(asked([HEAD + chunked(GOOD, 50)], rate=400.0, seconds=0.5))
     assert 140 < len(records) < 260 and all(not one.error for one in records)
     assert [one.number for one in sorted(records, key=lambda one: one.start)] == list(range(len(records)))
 
 
 def test_a_closed_loop_counts_from_when_every_client_was_answered() -> None:
-    clock = iter(range(10**6))
+    """By a clock of its own. Four clients hear at once, the fifth, which asks last, after five seconds."""
     busy, most = 0, 0
 
-    async def ask(record: Record) -> None:
-        nonlocal busy, most
-        busy += 1
-        most = max(most, busy)
-        await asyncio.sleep(0.001)
-        busy -= 1
-        record.end = float(next(clock))
+    async def run() -> tuple[list[Record], tuple[float, float]]:
+        now = asyncio.get_running_loop().time
 
-    records, (begin, end) = asyncio.run(
-        closed_loop(ask, lambda: float(next(clock)), clients=5, seconds=0.05, first=40, drain=5)
-    )
-    assert most == 5 and len(records) > 10 and sum(one.end < begin for one in records) == 5
-    assert sorted(one.number for one in records) == list(range(40, 40 + len(records))) and begin < end
+        async def ask(record: Record) -> None:
+            nonlocal busy, most
+            busy += 1
+            most = max(most, busy)
+            await asyncio.sleep(4.5 if record.number == 44 else 1)
+            busy -= 1
+            record.end = now()
+
+        return await closed_loop(ask, now, clients=5, seconds=10, first=40, drain=5)
+
+    records, (begin, end) = own_time.run(run())
+    assert most == 5 and (begin, end) == (4.5, 14.5)
+    assert sum(one.end < begin for one in records) == 4 * 4, "what came before the fifth was answered"
+    assert sum(begin <= one.end <= end for one in records) == 4 * 10 + 1 + 10
+    assert sorted(one.number for one in records) == list(range(40, 40 + len(records)))
 
 
 def run(ends: list[float], error: str = "", tokens: int = 10) -> dict[str, object]:

@@ -10,9 +10,11 @@ from typing import Any
 
 import httpx2
 import openai
+import own_time
 import pytest
 from chat_service import CHAT, user
 from gated import NoModels, configured, serving_on_a_port
+from patience import PATIENCE
 
 from serving.app import create_app
 from serving.backend import Ask, Delta
@@ -28,11 +30,11 @@ class Scripted(NoModels):
 
     def __init__(self, *scripts: Script):
         super().__init__()
-        self._scripts, self.open = list(scripts), 0
+        self._scripts, self.open, self.asked = list(scripts), 0, 0
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
         script = self._scripts.pop(0)
-        self.open += 1
+        self.open, self.asked = self.open + 1, self.asked + 1
         try:
             for one in script:
                 if one is None:
@@ -55,7 +57,7 @@ def asked(*scripts: Script, seconds: float = 20.0, **changes: Any) -> tuple[http
         async with httpx2.AsyncClient(transport=transport, base_url="http://service") as client:
             return await client.post("/v1/chat/completions", json=body)
 
-    answer = asyncio.run(ask())
+    answer = own_time.run(ask())
     assert not backend.open, "every stream is closed"
     return answer, backend
 
@@ -91,7 +93,7 @@ def test_what_nobody_expected_is_told_without_what_it_says() -> None:
     assert answer.status_code == 500 and "secret" not in answer.text
     backend = Scripted([PIECE, RuntimeError("a secret")])
     with serving_on_a_port(create_app(configured(), backend)) as (host, port):  # which cuts the connection then
-        client = openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=0)
+        client = openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
         with client, pytest.raises(openai.APIError) as caught:
             list(client.chat.completions.create(model=CHAT, messages=[user("Hi")], stream=True))
     assert caught.value.code == "internal_error" and "secret" not in str(caught.value.body)
@@ -104,6 +106,17 @@ def test_an_answer_that_takes_too_long_is_given_up(stream: bool) -> None:
     answer, _ = asked([PIECE, None], seconds=0.05, stream=stream)
     error = events(answer)[-1]["error"] if stream else answer.json()["error"]
     assert error["code"] == "timeout" and "0.05 s" in error["message"]
+
+
+@pytest.mark.parametrize("status", [500, 504])
+def test_openai_s_client_asks_again_but_not_for_what_took_too_long(status: int) -> None:
+    backend = Scripted([ApiError(status, "it went wrong", "server_error")], [PIECE, END])
+    with serving_on_a_port(create_app(configured(), backend)) as (host, port):
+        client = openai.OpenAI(base_url=f"http://{host}:{port}/v1", api_key="none", max_retries=1, timeout=PATIENCE)
+        with client, suppress(openai.InternalServerError):
+            answer = client.chat.completions.create(model=CHAT, messages=[user("Hi")])
+            assert status == 500 and answer.choices[0].message.content == PIECE.text
+    assert backend.asked == (2 if status == 500 else 1), "requests that reached the engines"
 
 
 @pytest.mark.parametrize("last", [[Delta("", 0, "cancelled", 5)], []])
@@ -124,8 +137,7 @@ def test_choices_come_as_they_come_and_each_has_its_end() -> None:
     assert ends == {0: "stop", 1: "length"}
 
 
-def test_a_client_that_stops_reading_is_left_at_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.chat._GRACE", 0.05)
+def test_a_client_that_stops_reading_is_left_at_the_time_limit() -> None:
     backend = Scripted([PIECE] * 100)
     app = create_app(configured(limits=LimitsConfig(seconds=0.05)), backend)
     body = json.dumps({"model": CHAT, "messages": [user("Hi")], "stream": True}).encode()
@@ -150,5 +162,5 @@ def test_a_client_that_stops_reading_is_left_at_the_time_limit(monkeypatch: pyte
         with suppress(ApiError):
             await app(scope, receive, send)
 
-    asyncio.run(call())
+    own_time.run(call())
     assert [one["type"] for one in sent] == ["http.response.start", "http.response.body"] and not backend.open

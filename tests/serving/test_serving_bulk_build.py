@@ -38,7 +38,7 @@ def test_the_build_gets_the_very_models_of_the_service(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_job_by_the_true_build(tmp_path: Path) -> None:
     config = from_profile(PROFILE, {"serving.batches.folder": str(tmp_path / "jobs")})
     contents: dict[str, dict[str, str]] = {

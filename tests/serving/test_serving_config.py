@@ -138,6 +138,7 @@ def test_what_does_not_fit_is_refused_in_one_line_that_names_it(name: str, value
         ("training: {}\n", "no section `rewriter` and `serving`"),
         ("rewriter: {flamingo: {folder: x}}\nserving: {chat: {flamingo: {}}}\n", "folder"),
         ("rewriter: {flamingo: {folder: x}}\nserving: {chat: {flamingo: {folder: x}}, limts: {images: 3}}\n", "limts"),
+        ("rewriter: {flamingo: {folder: x}}\nserving: {chat: {flamingo: {folder: x}}, limts: {}}\n", "mean 'limits'"),
         ("a: [\n", "expected"),
         ("- a\n", "sections such as"),
         ("", "sections such as"),

@@ -1,10 +1,18 @@
-"""What an engine replica is made of: how often it sends."""
+"""What an engine replica is made of: how often it sends, and how many may wait."""
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
-from serving.host import pause_between
+from serving.config import ServingConfig
+from serving.host import EngineHost, pause_between
+
+
+def test_a_host_that_nobody_told_does_as_a_profile_that_says_nothing() -> None:
+    own, profile = inspect.signature(EngineHost).parameters, ServingConfig
+    assert (own["waiting"].default, own["flush_seconds"].default) == (profile.waiting, profile.flush_seconds)
 
 
 def test_an_engine_sends_no_more_pieces_the_more_streams_it_has() -> None:

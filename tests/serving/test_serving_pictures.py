@@ -16,6 +16,7 @@ import pytest
 from chat_service import data_url, picture
 from hypothesis import example, given
 from hypothesis import strategies as st
+from patience import PATIENCE
 from PIL import Image as Pillow
 
 from polite_flamingo.sources.reading import SourceError
@@ -135,7 +136,7 @@ class Site(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         type(self).asked.append(self.path)
         if self.path == "/slow":
-            type(self).over.wait(20)
+            type(self).over.wait(2 * PATIENCE)
         status = {"/elsewhere": 302, "/none": 404}.get(self.path, 200)
         data = b"<html>" if self.path == "/page" else noise(60) if self.path == "/large" else picture(9)
         self.send_response(status)
@@ -163,7 +164,7 @@ def site() -> Iterator[tuple[str, type[Site]]]:
         server.server_close()
 
 
-HERE = RemoteImagesConfig(hosts=("127.0.0.1",), seconds=10.0)
+HERE = RemoteImagesConfig(hosts=("127.0.0.1",), seconds=PATIENCE)
 
 
 def test_urls_are_fetched_from_named_hosts_only_and_each_once(site: tuple[str, type[Site]]) -> None:
@@ -186,7 +187,7 @@ def test_what_a_host_answered_is_not_told(site: tuple[str, type[Site]]) -> None:
     url, _ = site
     told = {refused(f"{url}/{page}", remote=HERE).message for page in ("none", "elsewhere")}
     closed = RemoteImagesConfig(hosts=("localhost", "127.0.0.1"), seconds=2.0)
-    told |= {refused("http://127.0.0.1:9/", remote=closed).message.replace("2 s", "10 s")}
+    told |= {refused("http://127.0.0.1:9/", remote=closed).message.replace("2 s", f"{PATIENCE:g} s")}
     assert len(told) == 1 and "404" not in told.pop()
     assert refused(f"{url}/page", remote=HERE).code == "invalid_image"
     assert refused(f"{url}/large", remote=HERE, image_bytes=5000).code == "image_too_large"
@@ -210,7 +211,7 @@ def test_a_slow_host_holds_nobody_longer_than_allowed_and_few_wait_for_it(site: 
     url, pages = site
     quick = RemoteImagesConfig(hosts=("127.0.0.1",), seconds=0.3, at_once=1)
     assert refused(f"{url}/slow", remote=quick).code == "remote_image_failed"
-    crowd = RemoteImagesConfig(hosts=("127.0.0.1",), seconds=20.0, at_once=1)
+    crowd = RemoteImagesConfig(hosts=("127.0.0.1",), seconds=PATIENCE, at_once=1)
     with pytest.raises(ApiError) as caught:
         load(*(f"{url}/slow?{number}" for number in range(10)), f"{url}/slow", remote=crowd)
     assert caught.value.status == 503 and caught.value.retry_after

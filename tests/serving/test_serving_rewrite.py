@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from held import hold
 from rewriting_service import SCORING, Service, data_url, limited, png, service_config, with_service
 from tiny_flamingo import Tiny
 
@@ -228,7 +230,7 @@ def test_a_client_that_goes_away_frees_its_slots(tiny: Tiny, model_v2: FlamingoM
                 first = False
                 return {"type": "http.request", "body": RewriteOne(**CONTENTS[3]).model_dump_json().encode()}
             while not await streams():
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
             return {"type": "http.disconnect"}
 
         sent: list[Any] = []
@@ -237,9 +239,11 @@ def test_a_client_that_goes_away_frees_its_slots(tiny: Tiny, model_v2: FlamingoM
             sent.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/v1/rewrite", "headers": [], "query_string": b""}
+        [host] = service.backend._hosts.values()
+        hold(host._engines[0], threading.Event())  # else the answer may be whole before anybody has left
         await service.app(scope, receive, send)
         while await streams():
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
         assert sent[0]["status"] == 499
         assert not service.backend.scored
 

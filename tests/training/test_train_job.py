@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
+from patience import wait_until
+from processes import descendants, kill
 from safetensors.torch import load_file
 from train_ranks import RankJob, run_rank, run_ranks
 
@@ -61,10 +60,10 @@ def killed(job: TrainConfig, ray_session: None) -> Path:
     out = Path(job.out)
 
     def kill_in_mid_epoch() -> None:
-        wait_until(lambda: bool(lines := curve.read(out)) and lines[-1]["epoch"] > 1.2)
-        workers = [p for p in psutil.Process().children(recursive=True) if is_train_worker(p)]
+        wait_until(lambda: bool(lines := curve.read(out)) and lines[-1]["epoch"] > 1.2, 600)
+        workers = descendants("RayTrainWorker")
         assert len(workers) == 2, "found other processes than the two workers"
-        workers[1].send_signal(signal.SIGKILL)
+        kill(workers[1:])
 
     killer = threading.Thread(target=kill_in_mid_epoch)
     killer.start()
@@ -217,14 +216,3 @@ def events(out: Path) -> list:
         found.append(Event.FromString(data[12 : 12 + length]))
         data = data[16 + length :]
     return found
-
-
-def is_train_worker(process: psutil.Process) -> bool:
-    return any("RayTrainWorker" in part for part in process.cmdline())
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.01)

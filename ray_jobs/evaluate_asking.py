@@ -1,0 +1,128 @@
+"""The first half of an evaluation: every contestant answers, once.
+
+    OUT/responses/NAME/SHARD.jsonl     what it said, and why not where it did not
+    OUT/responses/NAME/contestant.json who stands behind the name
+
+Models answer on Ray, an endpoint is asked from this process, a file is copied. Nothing here judges an answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from polite_flamingo import journal
+from polite_flamingo.evaluation.asking import EndpointContestant
+from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded
+from polite_flamingo.evaluation.judging import first_turn
+from polite_flamingo.evaluation.responses import read_responses, write_responses
+from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.ledger import OutputLayout, names_in
+from polite_flamingo.sample import Sample
+from polite_flamingo.shards import read_shard, write_atomically
+from ray_jobs import console
+from ray_jobs.evaluate_config import EvaluateConfig
+from ray_jobs.fingerprint import answering_hash, short_hash
+
+
+def identity(contestant: Contestant, config: EvaluateConfig) -> str:
+    """What decides a contestant's answers.
+
+    Raises:
+        ValueError: it needs a profile.
+    """
+    if isinstance(contestant, Checkpoint):
+        return answering_hash(answering(contestant, config), config.pools.rewriting.rows_per_call)
+    if isinstance(contestant, Endpoint):
+        return short_hash(["endpoint", contestant.model, contestant.url, config.evaluation.max_tokens])
+    return short_hash(["recorded", contestant.path.read_text(encoding="utf-8", errors="replace")])
+
+
+def answering(contestant: Checkpoint, config: EvaluateConfig) -> RewriterConfig:
+    """The model in the place of the profile's own."""
+    if config.rewriter is None:
+        raise ValueError("a contestant is a model: give --profile FILE, whose section `rewriter` says how it decodes")
+    return replace(config.rewriter, flamingo=contestant.flamingo)
+
+
+def refuse_other_models(out: Path, contestants: Mapping[str, Contestant], identities: Mapping[str, str]) -> None:
+    """Note who stands behind each name; ValueError where another model answered under it. A file may change."""
+    for name, contestant in contestants.items():
+        file = out / "responses" / name / "contestant.json"
+        kind = type(contestant).__name__.lower()
+        if file.exists():
+            known = json.loads(file.read_text(encoding="utf-8"))
+            both_recorded = known["kind"] == kind == "recorded"
+            if not both_recorded and (known["kind"], known["identity"]) != (kind, identities[name]):
+                raise ValueError(
+                    f"contestant {name}: another model, or the same with other settings, has answered under this name "
+                    f"in {out}; give it another name, another --out, or --fresh"
+                )
+        if isinstance(contestant, Recorded):
+            write_responses(file.parent / "recorded.jsonl", read_responses(contestant.path))
+        write_atomically(file, json.dumps({"kind": kind, "identity": identities[name]}) + "\n")
+
+
+def answers_of(out: Path, name: str, contestant: Contestant) -> Path:
+    """The files of a contestant's answers, with "{shard}" for the shard's name."""
+    return (
+        out.resolve() / "responses" / name / ("recorded.jsonl" if isinstance(contestant, Recorded) else "{shard}.jsonl")
+    )
+
+
+def ask_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shards: Mapping[str, Path]) -> None:
+    """From this process, as the network is what one waits for: the key stays here."""
+    contestant = EndpointContestant(
+        endpoint.model, endpoint.url, max_tokens=config.evaluation.max_tokens, config=config.evaluation.server
+    )
+    asked = 0
+    for shard, path in shards.items():
+        file = Path(config.out) / "responses" / name / f"{shard}.jsonl"
+        known = read_responses(file) if file.exists() else {}
+        samples = [first_turn(row) for row in read_shard(path) if isinstance(row, Sample)]
+        missing = [sample for sample in samples if not isinstance(known.get(sample.key), str)]
+        if not missing:
+            continue
+        asked += len(missing)
+        for sample, answer in zip(missing, contestant.answer(missing), strict=True):
+            if answer is not None:
+                known[sample.key] = answer
+        write_responses(file, known)
+        if contestant.down is not None:
+            raise contestant.down
+    if asked:
+        print(f"{name}: asked for {asked:,} answers")
+
+
+def answer_on_ray(
+    config: EvaluateConfig, name: str, model: RewriterConfig, shards: Mapping[str, Path], identity: str
+) -> None:
+    """Let a checkpoint answer whole shards on a pool of actors."""
+    import ray
+
+    from actors.answering import AnsweringActor, record_answers
+    from actors.source import ShardDatasource
+    from ray_jobs.pipeline import configure_data, stage
+
+    configure_data()
+    pools, layout = config.pools, OutputLayout(root=Path(config.out).resolve() / "responses" / name)
+    layout.clear_parts()
+    journal.clear(layout.journal)
+    print(f"{name}: answers {len(shards):,} shards")
+    recorded = (
+        ray.data.read_datasource(
+            ShardDatasource(shards, identity), override_num_blocks=len(shards), num_cpus=pools.task_cpus
+        )
+        .map_batches(**stage(AnsweringActor, model, pools.rewriting, pools, layout))
+        .map_batches(
+            record_answers, fn_kwargs={"folder": str(layout.root)}, batch_size=None, batch_format="pyarrow",
+            num_cpus=pools.task_cpus,
+        )
+    )  # fmt: skip
+    with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "rewriting")) as advance:
+        for shard in recorded.iter_rows():
+            advance(1, shard["rows_in"])
+    missing = sorted(set(shards) - set(names_in(layout.root, ".jsonl")))
+    assert not missing, f"shards were not answered: {console.names_of(missing)}"

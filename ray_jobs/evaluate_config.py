@@ -1,0 +1,59 @@
+"""What an evaluation depends on. Filled by a profile and the command line (`evaluate.py`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from polite_flamingo.endpoint import ServerConfig
+from polite_flamingo.evaluation.bootstrap import Resampling
+from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.flamingo.config import RewriterConfig
+from ray_jobs.cluster import PoolsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How an evaluation judges and asks.
+
+    Attributes:
+        by: what samples are summed under, their task or their dataset.
+        examples: samples shown of each kind: by chance, and furthest apart.
+        max_tokens: of an endpoint's answer.
+        server: how patiently endpoints are asked.
+        resampling: of the intervals.
+    """
+
+    by: Literal["task", "dataset"] = "task"
+    examples: int = 8
+    max_tokens: int = 512
+    server: ServerConfig = field(default_factory=ServerConfig)
+    resampling: Resampling = field(default_factory=Resampling)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Everything an evaluation depends on.
+
+    Attributes:
+        input: a folder of .tar shards whose responses are the ground truth, one .tar, or a glob in quotes.
+        out: the output folder; on several machines, one that all of them see.
+        contestants: name -> a model's folder, a profile's .yaml, endpoint:MODEL@URL or recorded:FILE.jsonl; on the
+            command line --contestants.NAME WHAT, as often as there are contestants.
+        text_only: the contestant whose performance the alignment tax is counted from; "" counts none.
+        rewriter: how models decode and use the machine; its own model takes no part.
+        scoring: the judges.
+        evaluation: how they are used.
+        pools: rewriting: actors that hold a model which answers; scoring: actors that hold the judges.
+        fresh: delete what an earlier evaluation left in `out` and start over.
+    """
+
+    input: str
+    out: str = "out/evaluation"
+    contestants: dict[str, str] = field(default_factory=dict)
+    text_only: str = ""
+    rewriter: RewriterConfig | None = None
+    scoring: ScoringConfig = field(default_factory=ScoringConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    pools: PoolsConfig = field(default_factory=PoolsConfig)
+    fresh: bool = False
