@@ -18,13 +18,16 @@ import os
 import re
 import signal
 import socket
+import stat
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
@@ -47,6 +50,14 @@ HAPROXY = {
 }
 """HAProxy, which Ray brings along on Linux, hands requests to the ingress: its own proxy in Python takes about as long
 for a request and a piece as the whole ingress."""
+
+HAPROXY_FILES = {
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+}
+"""Where its files lie, in a folder of ours: Ray lets everybody on the machine write to the socket that commands it."""
 
 SERVE_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # a service is no background job
@@ -172,6 +183,24 @@ def set_serve_environment() -> None:
         os.environ.setdefault(name, value)
     for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
         os.environ.setdefault(name, str(_free_port()))  # else two services on a machine want the same
+    if not all(os.environ.get(name) for name in HAPROXY_FILES):
+        folder = private_folder()
+        for name, file in HAPROXY_FILES.items():
+            os.environ.setdefault(name, str(folder / file))
+
+
+def private_folder(parent: Path = Path("/tmp")) -> Path:
+    """A folder that nobody else can look into, the same each time; short, as the name of a socket has a hundred bytes.
+
+    Where somebody else has made one of that name, or has opened it, another one is made.
+    """
+    folder = parent / f"pf-haproxy-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="pf-haproxy-", dir=parent))
 
 
 def _free_port() -> int:

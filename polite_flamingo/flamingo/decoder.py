@@ -195,7 +195,7 @@ class Decoder:
             cache: gets their keys and values.
             limit: positions to look at, above every position of the call.
             media: keys and values (layers, B, H, N, E) of the image that each row sees, and whether it sees one
-                (B, 1, 1); None where no row does.
+                (B, 1, 1); None where no row does. Best of `step_rows`: what more rows see is of no matter.
             shared_B: how many of a row's first positions hold what the cache's last row holds.
         """
         count = len(ids_B)
@@ -203,6 +203,9 @@ class Decoder:
             shared_B = torch.zeros_like(positions_B)
         rows = torch.arange(count, device=self.device)
         bias = None if self.compiled else self._bias(torch.arange(limit, device=self.device), positions_B)
+        size = self.step_rows(count) if media is None else len(media[2])
+        if size > count:
+            ids_B = F.pad(ids_B, (0, size - count))  # what becomes of these rows is not looked at
         x, rotary = self._embed(ids_B[:, None]), self._rotary(positions_B[:, None])
         seen = 0
         for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
@@ -219,7 +222,11 @@ class Decoder:
                 keys, values = cache.data[:, number, :count, :, :limit]
                 found = look(query, keys, values, bias, self.scale)
             x = layer.feed_forward(x + layer.out(found))
-        return self._logits(x[:, 0])
+        return self._logits(x[:count, 0])
+
+    def step_rows(self, count: int) -> int:
+        """Rows that a step of so many runs: a few more, where each number of them costs memory (`layers.rounded`)."""
+        return layers.rounded(count) if layers.multiplied_by_onednn(self.embedding) else count
 
     def _project(self, layer: LlamaLayer | MptLayer, x: Tensor) -> Tensor:
         """(B, T, D) -> queries, keys, values side by side, (B, T, heads, E)."""
@@ -263,12 +270,13 @@ class Decoder:
         return query.transpose(1, 2)
 
     def _attend_compiled(self, number: int, qkv: Tensor, positions_B: Tensor, shared_B: Tensor, cache: Cache) -> Tensor:
-        """Store one token a row and attend: (B, heads, E) -> (B, 1, H E)."""
-        found = torch.empty(len(qkv), self.heads, self.width, dtype=self.dtype)
+        """Store one token a row and attend: (B, heads, E) -> (B, 1, H E); rows without a position get zeros."""
+        found, count = torch.zeros(len(qkv), self.heads, self.width, dtype=self.dtype), len(positions_B)
         native = kernels()
         native.attend_step(
-            native.array(qkv), native.array(cache.data), number, positions_B.numpy(), cache.rows - 1, shared_B.numpy(),
-            self._cos.numpy(), self._sin.numpy(), self._slopes.numpy(), self.scale, native.array(found),
+            native.array(qkv[:count]), native.array(cache.data), number, positions_B.numpy(), cache.rows - 1,
+            shared_B.numpy(), self._cos.numpy(), self._sin.numpy(), self._slopes.numpy(), self.scale,
+            native.array(found[:count]),
         )  # fmt: skip
         return found.flatten(1)[:, None]
 

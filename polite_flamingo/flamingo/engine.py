@@ -329,7 +329,7 @@ class Engine:
             positions = [request.ready for request in self._slots.rows]
             return self._static.run(ids, positions, not self._slots.blind), self._static
         lengths = [request.ready for request in requests]
-        shown = self._slots.seen(len(ids))
+        shown = self._slots.seen(self.decoder.step_rows(len(ids)))
         device = self.decoder.device
         shared = upload([request.shared for request in requests], device) if self._slots.sharing else None
         positions = upload(lengths, device)

@@ -7,7 +7,7 @@ model, L positions, H heads of keys, E width of a head.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import torch
@@ -18,6 +18,36 @@ from torch.nn import functional as F
 def compiled(x: Tensor) -> bool:
     """Whether `kernels.py` decodes with weights like this; the residual stream is float32 then."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
+
+
+def rounded(rows: int) -> int:
+    """Rows that a function of oneDNN is run on, where there are so many: at most a quarter more, but for a few.
+
+    oneDNN compiles for each number of rows anew, and torch and it keep a thousand results each for as long as the
+    process lives: some 0.6 MB for a product, 0.05 MB for a GELU. Nearly every piece of prompts has another number of
+    tokens, so memory would grow by a GB, and each new number costs a millisecond. Here are four between powers of two.
+    """
+    step = max(4, 1 << (rows - 1).bit_length() >> 3)
+    return -(-rows // step) * step
+
+
+def multiplied_by_onednn(weight: Tensor) -> bool:
+    """Whether products with weights like this are oneDNN's; those of float32 are MKL's, which keeps nothing."""
+    return weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float16)
+
+
+def gelu_by_onednn(weight: Tensor) -> bool:
+    """Whether GELUs between weights like this are oneDNN's: those of float32 are, too."""
+    return multiplied_by_onednn(weight) or compiled(weight)
+
+
+def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, rounding: bool) -> Tensor:
+    """function(x), for one that takes each row (the last dimension) by itself; with `rounding` on `rounded` rows."""
+    rows = x.numel() // x.shape[-1]
+    more = rounded(rows) - rows if rounding else 0
+    if not more:
+        return function(x)
+    return function(F.pad(x.reshape(rows, -1), (0, 0, 0, more)))[:rows].unflatten(0, x.shape[:-1])
 
 
 @functools.cache
@@ -40,6 +70,7 @@ class Linear:
         self.weight = _fused([m.weight for m in plain])
         biases = [m.bias for m in plain]
         self.bias = None if biases[0] is None else torch.cat(biases).detach()
+        self._rounds = multiplied_by_onednn(self.weight)
         self.loras: list[tuple[int, int, Tensor, Tensor, float]] = []
         start = 0
         for module, base in zip(modules, plain, strict=True):
@@ -52,6 +83,9 @@ class Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in) -> (…, out)."""
+        return by_rows(self._product, x, self._rounds)
+
+    def _product(self, x: Tensor) -> Tensor:
         y = F.linear(x, self.weight, self.bias)
         for start, end, a, b, scale in self.loras:
             y[..., start:end] += F.linear(F.linear(x, a), b) * scale
@@ -139,6 +173,7 @@ class Cross:
         self.gate = block.attn_gate.detach().tanh()
         self.ff_norm, self.ff_up, self.ff_down = LayerNorm(block.ff[0]), Linear(block.ff[1]), Linear(block.ff[3])
         self.ff_gate = block.ff_gate.detach().tanh()
+        self._rounds = gelu_by_onednn(self.ff_up.weight)
 
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sees: Tensor) -> Tensor:
         """x (B, T, D) plus what it sees of keys and values (B, H, M N, E); nothing where `sees` (B, T, 1) is 0."""
@@ -152,7 +187,10 @@ class Cross:
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The block's second half; it acts on every position, seeing or not."""
-        return x + self.ff_down(F.gelu(self.ff_up(self.ff_norm(x)))) * self.ff_gate
+        return x + by_rows(self._fed_forward, x, self._rounds) * self.ff_gate
+
+    def _fed_forward(self, x: Tensor) -> Tensor:
+        return self.ff_down(F.gelu(self.ff_up(self.ff_norm(x))))
 
 
 class LlamaLayer:
@@ -164,11 +202,15 @@ class LlamaLayer:
         self.qkv = Linear(attention.q_proj, attention.k_proj, attention.v_proj)
         self.out = Linear(attention.o_proj)
         self.up, self.down, self.act = Linear(mlp.gate_proj, mlp.up_proj), Linear(mlp.down_proj), mlp.act_fn
+        self._rounds = multiplied_by_onednn(self.up.weight)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """x (B, T, D) plus its feed-forward."""
+        return x + by_rows(self._fed_forward, x, self._rounds)
+
+    def _fed_forward(self, x: Tensor) -> Tensor:
         gate, up = self.up(self.ff_norm(x)).chunk(2, dim=-1)
-        return x + self.down(self.act(gate) * up)
+        return self.down(self.act(gate) * up)
 
 
 class MptLayer:
@@ -179,7 +221,11 @@ class MptLayer:
         self.qkv, self.out = Linear(layer.attn.Wqkv), Linear(layer.attn.out_proj)
         self.clip = layer.attn.clip_qkv
         self.up, self.down = Linear(layer.ffn.up_proj), Linear(layer.ffn.down_proj)
+        self._rounds = gelu_by_onednn(self.up.weight)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """x (B, T, D) plus its feed-forward."""
-        return x + self.down(F.gelu(self.up(self.ff_norm(x))))
+        return x + by_rows(self._fed_forward, x, self._rounds)
+
+    def _fed_forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(self.ff_norm(x))))

@@ -82,13 +82,14 @@ class MediaCache:
     Attributes:
         hits: images that were there when asked for.
         misses: images that had to be encoded.
+        bytes: of what is kept.
     """
 
     def __init__(self, model: FlamingoModel, decoder: Decoder, max_bytes: int = 512 << 20):
         """Args: max_bytes: of keys and values kept (74 kB an image of the tiny model, 1 MB of the 9B model)."""
         self._model, self._decoder, self._max_bytes = model, decoder, max_bytes
         self._kept: OrderedDict[str, Media] = OrderedDict()
-        self._bytes = 0
+        self.bytes = 0
         self.hits = self.misses = 0
 
     def get(self, encoded: Mapping[str, bytes]) -> dict[str, Media | BadSample]:
@@ -118,9 +119,9 @@ class MediaCache:
 
     def _keep(self, name: str, media: Media) -> None:
         self._kept[name] = media
-        self._bytes += _size(media)
-        while self._bytes > self._max_bytes and len(self._kept) > 1:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        self.bytes += _size(media)
+        while self.bytes > self._max_bytes and len(self._kept) > 1:
+            self.bytes -= _size(self._kept.popitem(last=False)[1])
 
 
 def _size(media: Media) -> int:

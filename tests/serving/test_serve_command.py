@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 from ray_jobs.console import JobFailed
-from ray_jobs.serve import check_port
+from ray_jobs.serve import HAPROXY_FILES, check_port, private_folder
 from serving.config import ScaleConfig, from_profile
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +79,25 @@ def test_a_taken_port_is_told_in_one_line() -> None:
         with pytest.raises(JobFailed, match=rf"cannot listen on 127.0.0.1:{port} .*--port"):
             check_port("127.0.0.1", port)
     check_port("127.0.0.1", port)
+
+
+def test_nobody_else_on_the_machine_can_command_haproxy(tmp_path: Path) -> None:
+    """Ray lets everybody write to the socket: what keeps others away is its folder."""
+    for name, file in HAPROXY_FILES.items():
+        assert Path(os.environ[name]).name == file or not file, "set when the tests began"
+    socket_file = Path(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"])
+    assert socket_file.parent.stat().st_mode & 0o777 == 0o700 and socket_file.parent.stat().st_uid == os.getuid()
+    node = 56  # letters of its folder in ours; a socket's name may have 107
+    assert len(str(socket_file)) + node + len("/.12345.tmp") < 107
+
+    usual = private_folder(tmp_path)
+    assert usual == private_folder(tmp_path) and usual.stat().st_mode & 0o777 == 0o700
+    usual.chmod(0o755)
+    other = private_folder(tmp_path)
+    assert other != usual and other.stat().st_mode & 0o777 == 0o700
+    usual.rmdir()
+    usual.symlink_to(tmp_path)  # somebody was faster
+    assert private_folder(tmp_path) not in (usual, tmp_path)
 
 
 def test_a_cluster_needs_what_the_least_replicas_take() -> None:
