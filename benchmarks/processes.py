@@ -86,11 +86,15 @@ def cpu_of(root: int) -> Counter[str]:
 
 
 def memory_of(root: int) -> Counter[str]:
-    """Bytes that a process and its descendants hold for themselves (USS), by kind."""
+    """Bytes that a process and its descendants hold in memory and in no file, by kind.
+
+    Pages of libraries would come and go in the sum with the other processes that share them.
+    """
     held: Counter[str] = Counter()
     for member, kind in _tree(root):
-        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            held[kind] += member.memory_full_info().uss
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, OSError):
+            rollup = Path(f"/proc/{member.pid}/smaps_rollup").read_text()
+            held[kind] += sum(1024 * int(found) for found in re.findall(r"^Anonymous: +(\d+) kB", rollup, re.MULTILINE))
     return held
 
 

@@ -156,7 +156,7 @@ def soak(server: Server, capacity: Figures, *, minutes: float, every: float = 10
     lines = [
         f"{rate:.0f} requests/s, 80 % of what it can, for {minutes:g} minutes: {len(records)} requests, "
         f"{by_outcome(records)}.",
-        f"Memory of all processes (USS) in the second half, when caches are full: {min(totals):.0f} to "
+        f"Memory of all processes (anonymous pages) in the second half, when caches are full: {min(totals):.0f} to "
         f"{max(totals):.0f} MB, {growth:+.2f} MB a minute, {100 * over_half:+.1f} % over that half: "
         f"{'flat' if over_half < 0.02 else 'NOT flat'} (wanted below 2 %).",
         "",
