@@ -226,7 +226,7 @@ class Decoder:
 
     def step_rows(self, count: int) -> int:
         """Rows that a step of so many runs: a few more, where each number of them costs memory (`layers.rounded`)."""
-        return layers.rounded(count) if layers.multiplied_by_onednn(self.embedding) else count
+        return layers.rounded(count) if self.compiled and layers.multiplied_by_onednn(self.embedding) else count
 
     def _project(self, layer: LlamaLayer | MptLayer, x: Tensor) -> Tensor:
         """(B, T, D) -> queries, keys, values side by side, (B, T, heads, E)."""

@@ -77,3 +77,14 @@ def test_added_rows_change_nothing_and_are_taken_away() -> None:
     assert torch.equal(by_rows(function, x, rounding=True), torch.cat([x, -x], dim=-1))
     assert torch.equal(by_rows(function, x, rounding=False), torch.cat([x, -x], dim=-1))
     assert seen == [20, 18]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_of_an_odd_number_decode_where_attention_is_torchs(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr("polite_flamingo.flamingo.layers.compiled", lambda x: False)
+    engine = Engine(tiny.load().to(dtype), EngineConfig(slots=3), ends=[])
+    made = [Request(ids=[5, 6, 7 + number], decoding=Decoding(max_new_tokens=4)) for number in range(3)]
+    engine.generate(made)
+    assert [len(request.tokens) for request in made] == [4, 4, 4]
