@@ -29,9 +29,10 @@ import shutil
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from polite_flamingo.ingest_result import (
     Part,
     fingerprint,
     is_finished,
+    known_notes,
     known_size,
     read_result,
     refuse_to_replace,
@@ -55,14 +57,18 @@ from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.shards import write_atomically, write_shard
 from polite_flamingo.sources import SOURCES, Row, SourceError
 from polite_flamingo.sources.base import Context, Record, Source, make, plan
+from polite_flamingo.sources.shelf import Shelf
 
-__all__ = ["IngestConfig", "Ingested", "Spread", "Tick", "ingest", "ingest_all", "preview_rows"]
+__all__ = ["IngestConfig", "Ingested", "Preview", "Say", "Spread", "Tick", "ingest", "ingest_all", "preview_rows"]
 
 MAX_SHARD_BYTES = 512 << 20
 """A shard is a block in a worker's memory: a part with larger images is split, NAME-00007.tar and NAME-00007-1.tar."""
 
 Tick = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and of how much (0: not known)."""
+
+Say = Callable[[str, Mapping[str, int]], None]
+"""Is told what a source noted (`Shelf.note`): its shards' name, and each line with how often it was noted."""
 
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Does independent jobs, in any order and anywhere; `map` does them here."""
@@ -79,6 +85,7 @@ def ingest_all(
     *,
     spread: Spread = map,
     tick: Tick = lambda step, done, total: None,
+    say: Say = lambda name, notes: None,
 ) -> list[Ingested]:
     """All steps for several sources; what is finished already, of the same input, is not done again.
 
@@ -87,6 +94,7 @@ def ingest_all(
         choose: from the numbers of records of the sources, how many to sample of each; None takes all.
         spread: who does the work.
         tick: sees how it goes.
+        say: hears each source's notes when its annotations are read, before a shard is written.
 
     Raises:
         SourceError: an annotation file as a whole is unusable, or the folder holds other shards of such a name.
@@ -112,6 +120,8 @@ def ingest_all(
                 if error:
                     raise SourceError(error)
                 tick("sources read", done, len(new))
+        for config in configs:
+            say(config.shard_name, known_notes(config))
         counts = choose([known_size(config) or 0 for config in configs])
         todo: list[tuple[IngestConfig, int]] = []
         total = 0
@@ -156,7 +166,8 @@ def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None
             (config.work / "records.jsonl").open("wb") as spool,
             (config.work / "quarantine.jsonl").open("w", encoding="utf-8") as bad,
         ):
-            for rows_in, row in enumerate(plan(source, config.read_options), start=1):
+            shelf = Shelf()
+            for rows_in, row in enumerate(plan(source, config.read_options, shelf), start=1):
                 if isinstance(row, Quarantined):
                     bad.write(row.to_json() + "\n")
                 else:
@@ -171,7 +182,7 @@ def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None
         raise
     np.save(config.work / "offsets.npy", np.frombuffer(offsets, dtype=np.uint64))
     np.save(config.work / "draws.npy", np.frombuffer(draws, dtype=np.uint64))
-    gathered = Gathered(rows_in=rows_in, records=len(offsets))
+    gathered = Gathered(rows_in=rows_in, records=len(offsets), notes=shelf.notes)
     write_atomically(done, json.dumps({"gathered": wanted, **dataclasses.asdict(gathered)}))
     return gathered
 
@@ -238,6 +249,7 @@ def finish(config: IngestConfig, count: int | None, seconds: float = 0.0) -> Ing
         "written": sum(part.written for part in parts),
         "left_out": gathered["records"] - chosen,
         "reasons": dict(Counter(row.reason for row in rows).most_common()),
+        "notes": gathered.get("notes", {}),
         "shards": [path.name for path in finals.values()],
         "seconds": seconds,
     }
@@ -246,20 +258,35 @@ def finish(config: IngestConfig, count: int | None, seconds: float = 0.0) -> Ing
     return read_result(config)
 
 
-def preview_rows(config: IngestConfig, count: int, look_at: int = 2000) -> tuple[list[Row], int, Counter[str]]:
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What an ingest would write.
+
+    Attributes:
+        rows: in the order of the files, quarantined ones among them.
+        looked_at: how many records were read.
+        reasons: of those quarantined, with their counts.
+        notes: what the source noted (`Shelf.note`), with how often.
+    """
+
+    rows: Sequence[Row]
+    looked_at: int
+    reasons: Mapping[str, int]
+    notes: Mapping[str, int]
+
+
+def preview_rows(config: IngestConfig, count: int, look_at: int = 2000) -> Preview:
     """What an ingest would write, without writing: samples spread over the first records of the source.
 
     Args:
         config: what to read; `out` is not touched.
         count: of samples, at most.
         look_at: records that are read, at most.
-
-    Returns:
-        Rows in the order of the files, quarantined ones among them; how many were looked at; reasons and their counts.
     """
     source = SOURCES[config.source]
     context = source.context(config.read_options)
-    seen = list(islice(plan(source, config.read_options), look_at))
+    shelf = Shelf()
+    seen = list(islice(plan(source, config.read_options, shelf), look_at))
     rows: dict[int, Row] = {number: row for number, row in enumerate(seen) if isinstance(row, Quarantined)}
     records = [(number, row) for number, row in enumerate(seen) if isinstance(row, Record)]
     samples = 0
@@ -269,7 +296,9 @@ def preview_rows(config: IngestConfig, count: int, look_at: int = 2000) -> tuple
         rows[number] = made = make(source, record, context)
         samples += isinstance(made, Sample)
     reasons = Counter(row.reason for row in rows.values() if isinstance(row, Quarantined))
-    return [rows[number] for number in sorted(rows)], len(rows), reasons
+    return Preview(
+        rows=[rows[number] for number in sorted(rows)], looked_at=len(rows), reasons=reasons, notes=shelf.notes
+    )
 
 
 _STAGED = ".staged"

@@ -90,10 +90,11 @@ class IngestConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """The records of a source, spooled: how many rows there were, and how many of them are good so far."""
+    """The records of a source, spooled: how many rows there were, how many of them are good so far, and its notes."""
 
     rows_in: int
     records: int
+    notes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +118,7 @@ class Ingested:
     shards: tuple[Path, ...]
     quarantine: Path | None
     reasons: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -164,6 +166,7 @@ def read_result(config: IngestConfig) -> Ingested:
         shards=tuple(config.out / name for name in found["shards"]),
         quarantine=config.quarantine if config.quarantine.exists() else None,
         reasons=found["reasons"],
+        notes=found.get("notes", {}),
         seconds=found["seconds"],
     )
 
@@ -200,9 +203,19 @@ def _result(config: IngestConfig) -> dict[str, Any]:
 
 def known_size(config: IngestConfig) -> int | None:
     """The number of records, where this input has been gathered: now, or by an ingest that is finished."""
+    found = _gathered(config)
+    return None if found is None else int(found["records"])
+
+
+def known_notes(config: IngestConfig) -> dict[str, int]:
+    """What the source noted, where this input has been gathered."""
+    return (_gathered(config) or {}).get("notes", {})
+
+
+def _gathered(config: IngestConfig) -> dict[str, Any] | None:
     for path in (config.work / "gathered.json", config.result):
         if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if found["gathered"] == fingerprint(config, None):
-                return int(found["records"])
+                return found
     return None

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -220,12 +220,18 @@ def summary(results: Sequence[Ingested]) -> Table:
     return table
 
 
+def print_notes(name: str, notes: Mapping[str, int]) -> None:
+    """What a source guessed, passed over or ignored, a line each with how often."""
+    for text, times in notes.items():
+        print(f"{name}: {text}" + (f" ({times:,} times)" if times > 1 else ""))
+
+
 def _ingest(
     configs: Sequence[IngestConfig], choose: Callable[[Sequence[int]], Sequence[int | None]], *, local: bool
 ) -> int:
     console = Console()
     with _progress(console) as tick, OnRay(console) as ray:
-        results = ingest_all(configs, choose, spread=map if local else ray, tick=tick)
+        results = ingest_all(configs, choose, spread=map if local else ray, tick=tick, say=print_notes)
     console.print(summary(results))
     for result in results:
         if result.quarantine:
@@ -267,23 +273,25 @@ def _preview(args: argparse.Namespace, config: IngestConfig) -> int:
 
     source = SOURCES[config.source]
     path = (args.out or Path()) / f"preview-{config.shard_name}.html"
-    rows, looked_at, reasons = preview_rows(config, args.preview)
+    found = preview_rows(config, args.preview)
+    print_notes(config.shard_name, found.notes)
     path.parent.mkdir(parents=True, exist_ok=True)
     command = shlex.join(["python", "-m", "ray_jobs.ingest", *sys.argv[1:]])
     write_preview(
         path,
         source=source,
         options=config.options,
-        rows=rows,
-        looked_at=looked_at,
-        reasons=reasons,
+        rows=found.rows,
+        looked_at=found.looked_at,
+        reasons=found.reasons,
+        notes=found.notes,
         command=command,
         name=config.shard_name,
     )
-    bad = sum(reasons.values())
-    found = f"{len(rows) - bad} samples and {bad} quarantined of {looked_at:,} records looked at"
-    print(f"{config.shard_name}: {found}: {path}")
-    return 0 if len(rows) > bad else 1
+    bad = sum(found.reasons.values())
+    samples = len(found.rows) - bad
+    print(f"{config.shard_name}: {samples} samples and {bad} quarantined of {found.looked_at:,} records: {path}")
+    return 0 if samples else 1
 
 
 def _config(args: argparse.Namespace) -> IngestConfig:

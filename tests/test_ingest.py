@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from polite_flamingo.ingest import IngestConfig, Spread, ingest, ingest_all, pre
 from polite_flamingo.ledger import exclusive, read_quarantine, shard_names
 from polite_flamingo.sample import Sample
 from polite_flamingo.shards import read_shard
-from polite_flamingo.sources import SourceError, SourceOptions
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.shelf import Shelf
 from ray_jobs.ingest import main
 
 QUESTIONS = 7
@@ -188,13 +190,39 @@ def test_own_data_is_called_by_its_name_and_a_dataset_by_its_own(raw: SourceOpti
 
 
 def test_a_preview_writes_nothing(raw: SourceOptions, tmp_path: Path) -> None:
-    rows, looked_at, reasons = preview_rows(config(raw, tmp_path / "out"), 3)
-    samples = [row for row in rows if isinstance(row, Sample)]
-    assert len(samples) == 3 and looked_at == len(rows) and sum(reasons.values()) == len(rows) - 3
-    assert [row.key for row in rows] == sorted(row.key for row in rows)  # in the order of the file
+    found = preview_rows(config(raw, tmp_path / "out"), 3)
+    samples = [row for row in found.rows if isinstance(row, Sample)]
+    assert len(samples) == 3 and found.looked_at == len(found.rows)
+    assert sum(found.reasons.values()) == len(found.rows) - 3
+    assert [row.key for row in found.rows] == sorted(row.key for row in found.rows)  # in the order of the file
     assert not (tmp_path / "out").exists()
-    rows, looked_at, reasons = preview_rows(config(raw, tmp_path / "out"), 99)
-    assert (looked_at, reasons) == (QUESTIONS, {"missing_image": MISSING})
+    found = preview_rows(config(raw, tmp_path / "out"), 99)
+    assert (found.looked_at, found.reasons) == (QUESTIONS, {"missing_image": MISSING})
+
+
+def test_what_a_source_notes_is_said_before_a_shard_is_written_and_kept(
+    raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clevr = SOURCES["clevr"]
+
+    def noting(options: SourceOptions, shelf: Shelf) -> Iterator[Any]:
+        for row in clevr.records(options, shelf):
+            shelf.note("field 'mood' is ignored")
+            yield row
+
+    monkeypatch.setitem(SOURCES, "clevr", dataclasses.replace(clevr, records=noting))
+    heard: list[tuple[str, dict[str, int], list[Path]]] = []
+    out = tmp_path / "out"
+
+    def say(name: str, notes: Mapping[str, int]) -> None:
+        heard.append((name, dict(notes), list(out.rglob("*.tar*"))))
+
+    for _ in ("an ingest", "the same again, which has nothing to do"):
+        (result,) = ingest_all([config(raw, out)], say=say)
+        assert result.notes == {"field 'mood' is ignored": QUESTIONS}
+    assert heard[0] == ("clevr", {"field 'mood' is ignored": QUESTIONS}, [])
+    assert heard[1][:2] == heard[0][:2]
+    assert preview_rows(config(raw, tmp_path / "other"), 3).notes == result.notes
 
 
 def test_wrong_settings_are_refused_with_a_remedy(raw: SourceOptions, tmp_path: Path) -> None:

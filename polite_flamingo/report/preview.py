@@ -80,6 +80,7 @@ def write_preview(
     looked_at: int,
     reasons: Mapping[str, int],
     command: str,
+    notes: Mapping[str, int] | None = None,
     name: str = "",
 ) -> None:
     """Write the page, atomically.
@@ -92,6 +93,7 @@ def write_preview(
         looked_at: how many records were read to choose them.
         reasons: how many of those could not become samples, by reason.
         command: that shows this page.
+        notes: what the source guessed, passed over or ignored, with how often.
         name: of the shards that would be written; "" takes the source's.
     """
     failures: dict[str, list[Quarantined]] = {reason: [] for reason in sorted(reasons, key=lambda r: -reasons[r])}
@@ -104,6 +106,7 @@ def write_preview(
         shards=name or source.name,
         evidence=EVIDENCE[source.evidence],
         facts=list(_facts(options)),
+        notes=notes or {},
         cards=[_card(row, source) for row in rows if isinstance(row, Sample)],
         failures=[(reason, reasons[reason], shown) for reason, shown in failures.items()],
         most=FAILURES,

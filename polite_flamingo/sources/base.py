@@ -177,13 +177,18 @@ class Record:
         return Record(key=key, place=Place(file=file, part=part), number=number, data=data)
 
 
-def plan(source: Source, options: SourceOptions) -> Iterator[Record | Quarantined]:
+def plan(source: Source, options: SourceOptions, shelf: Shelf | None = None) -> Iterator[Record | Quarantined]:
     """The records of a source in order, with keys; what has no usable id or repeats one is quarantined at once.
+
+    Args:
+        source: who reads.
+        options: what to read.
+        shelf: for the notes on it afterwards (`Shelf.notes`); by default one of its own.
 
     Raises:
         SourceError: a file as a whole is unusable, or none of its records is of the wanted split.
     """
-    shelf = Shelf()
+    shelf = Shelf() if shelf is None else shelf
     others: set[str] = set()
     place = None
     kept = False

@@ -1,5 +1,8 @@
 """Records that wait for the records they belong to: captions for their image, answers for their question.
 
+Beside them lie the notes of whoever reads: what was guessed, passed over or ignored, each with how often. They are
+printed before anything is written, and kept with what came of the ingest.
+
 SQLite's private temporary database: it stays in memory while it is small, moves to disk (`SQLITE_TMPDIR`, else /tmp)
 when it is not, and vanishes with the process. A dictionary would be faster and would not fit.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +31,21 @@ class Shelf:
         self._database.execute("BEGIN")
         self._waiting: list[tuple[str, str, str]] = []
         self._indexed = False
+        self._notes: Counter[str] = Counter()
+
+    @property
+    def notes(self) -> dict[str, int]:
+        """What was noted, in the order of the first time, and how often; see `note`."""
+        return dict(self._notes)
+
+    def note(self, text: str, times: int = 1) -> None:
+        """Note what a user should know of the whole input: a guess, what is passed over, what is ignored.
+
+        Args:
+            text: one line, the same for each record that it is about (so never a record's own content).
+            times: how many records, files or cells this call is about.
+        """
+        self._notes[text] += times
 
     def put(self, part: str, key: str, value: Any) -> None:
         """Put a value of JSON types; a (part, key) may have many."""
