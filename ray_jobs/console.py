@@ -29,6 +29,10 @@ class JobFailed(RuntimeError):
     """A job that cannot go on, for a reason that the message explains; no traceback is needed."""
 
 
+class AllFailed(JobFailed):
+    """A job came to its end, and every row of it failed: the message says how, most often. Exit status 1."""
+
+
 def run(
     name: str,
     description: str,
@@ -47,7 +51,7 @@ def run(
     except (ValueError, OSError, JobFailed) as error:
         if os.environ.get("POLITE_FLAMINGO_TRACEBACK"):
             raise
-        fail(name, str(error) or type(error).__name__)
+        fail(name, str(error) or type(error).__name__, 1 if isinstance(error, AllFailed) else 2)
     except KeyboardInterrupt:
         print(f"\n{name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
@@ -105,10 +109,10 @@ def _own_sections(arguments: Sequence[str], config_class: Any) -> list[str]:
     return own
 
 
-def fail(name: str, message: str) -> NoReturn:
-    """One line to stderr and exit status 2."""
+def fail(name: str, message: str, status: int = 2) -> NoReturn:
+    """One line to stderr, and the exit status."""
     print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def to_yaml(config: Any) -> str:

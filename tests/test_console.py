@@ -147,3 +147,18 @@ def test_help_names_every_section() -> None:
     for option in ("--profile", "--input", "--out", "--fresh", "--thresholds.sts", "--pools.rewriting.max_actors"):
         assert option in found.stdout
     assert "delete what an earlier run left" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("no"), 2), (console.JobFailed("no"), 2), (console.AllFailed("no"), 1)]
+)
+def test_a_job_of_which_every_row_failed_ends_with_status_1(
+    error: Exception, status: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def job(config: SelectConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["select", *COMMON[:2], "--out", "out"])
+    with pytest.raises(SystemExit) as exit:
+        console.run("select", "", SelectConfig, job)
+    assert exit.value.code == status and capsys.readouterr().err == "select: error: no\n"
