@@ -26,7 +26,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from polite_flamingo.hints import commonest, hint
 from polite_flamingo.ingest import IngestConfig, Ingested, Tick, ingest_all, preview_rows
+from polite_flamingo.ledger import read_quarantine
 from polite_flamingo.mixture import load_mixture
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.catalogue import as_text, named
@@ -236,14 +238,25 @@ def _ingest(
     for result in results:
         if result.quarantine:
             print(f"{result.name}: reasons and places: {result.quarantine}")
-        if not result.written:
-            print(f"{result.name}: nothing was written: does --images name the right folder?")
+        if result.quarantined > result.rows_in / 2:
+            what = "most rows were quarantined" if result.written else "nothing was written"
+            print(f"{result.name}: {what}: {hint(result.reasons)}")
+            print(f"{result.name}: for example {_example(result)}")
+        elif not result.rows_in:
+            print(f"{result.name}: nothing was written: the annotation files hold no record")
     written = sum(result.written for result in results)
     if written:
         shards = sum(len(result.shards) for result in results)
         seconds = max(result.seconds for result in results)
         print(f"{written:,} samples in {shards:,} shard{'s' * (shards > 1)}, {seconds:.1f} s: {configs[0].out}")
     return 0 if written else 1
+
+
+def _example(result: Ingested) -> str:
+    """The first quarantined row of the commonest reason: its place, and what is wrong with it."""
+    assert result.quarantine is not None
+    row = next(row for row in read_quarantine(result.quarantine) if row.reason == commonest(result.reasons))
+    return f"{row.payload}: {row.detail}"
 
 
 def _mixture(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polite_flamingo import images
+from polite_flamingo.hints import hint
 from polite_flamingo.report.gallery import Thumbnail, printable, thumbnail
 from polite_flamingo.report.page import TASK_NAMES
 from polite_flamingo.report.template import fill
@@ -109,6 +110,7 @@ def write_preview(
         notes=notes or {},
         cards=[_card(row, source) for row in rows if isinstance(row, Sample)],
         failures=[(reason, reasons[reason], shown) for reason, shown in failures.items()],
+        hint=hint(reasons),
         most=FAILURES,
         looked_at=looked_at,
         quarantined=sum(reasons.values()),

@@ -183,9 +183,9 @@ def test_a_picture_that_does_not_decode_is_named(show: Any) -> None:
     assert "does not decode: corrupt_image" in words(text) and "jpg, 10 bytes" in text and "<img" not in text
 
 
-def test_where_images_are_missing_the_folder_is_asked_for(show: Any) -> None:
+def test_where_nothing_becomes_a_sample_the_hint_is_that_of_the_commonest_reason(show: Any) -> None:
     text = words(show(bad(), looked_at=2000, reasons={"missing_image": 1999, "bad_field": 1}))
-    assert "No record became a sample." in text and "does --images name the folder" in text
+    assert "No record became a sample." in text and "does --images name the right folder" in text
     assert "missing_image 1,999, 1 of them shown" in text and "bad_field10.1 %" in text
     assert "--images name" not in words(show(bad("bad_field")))
 
