@@ -8,7 +8,8 @@ one is meant. So the paper fills the window with further samples as later turns 
 - a sample with more images than a row may hold is left out and counted. The reference drops its last images and keeps
   their `<image>` tags, which then attend evenly to all images of the row;
 - rows may be filled by best fit, and samples may share a row without seeing each other (`join="isolated"`);
-- text attends images of its own sample only, whatever shares the row.
+- text attends images of its own sample only, whatever shares the row;
+- a turn that is not to be learned (`Turn.learned`) is read and not supervised.
 
 What cannot be packed is counted with its reason (`Skipped`). Which samples share a row is decided in `filling.py`.
 Nothing here decodes an image, shuffles shards or builds a tensor (`training/`).
@@ -84,11 +85,12 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """One turn as text: `target` is learned, `images` is how many the prompt shows."""
+    """One turn as text: what is said (`target`), how many images the prompt shows, whether the target is learned."""
 
     prompt: str
     target: str
     images: int
+    learned: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +240,8 @@ def exchanges(sample: Sample, reading: Reading = Reading(), *, first: bool = Tru
             if reading.protocol == "rewriting"
             else chat_prompt(turn.instruction, first=opens)
         )
-        found.append(Exchange(prompt=prompt, target=target, images=turn.instruction.count(IMAGE_MARK)))
+        images = turn.instruction.count(IMAGE_MARK)
+        found.append(Exchange(prompt=prompt, target=target, images=images, learned=turn.learned))
     return found
 
 
@@ -249,6 +252,7 @@ class EncodedTurn:
     prompt: list[int]
     target: list[int]
     images: int
+    learned: bool = True
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)
@@ -271,6 +275,7 @@ def encode(turns: Sequence[Exchange], tokenizer: Tokenizer, bos: str) -> list[En
             _prompt(turn, tokenizer, begin=every or number == 0),
             [*_ids(turn.target, tokenizer, begin=every, images=0), tokenizer.eos_id],
             turn.images,
+            turn.learned,
         )
         for number, turn in enumerate(turns)
     ]
@@ -354,6 +359,9 @@ def _piece(sample: Sample, reading: Reading, tokenizer: Tokenizer, config: Packi
     if not turns:
         size = len(whole[0].prompt)
         raise BadSample("text_too_long", f"{sample.key}: a prompt of {size} tokens, the window is {config.window}")
+    if not any(turn.learned for turn in turns):
+        learned = next(number for number, turn in enumerate(whole) if turn.learned)
+        raise BadSample("text_too_long", f"{sample.key}: turn {learned}, the first to learn, lies behind the window")
     opening = later = _tokens(turns, tokenizer, attention)
     if config.join == "multi_turn" and config.fill != "alone":
         again = exchanges(sample, reading, first=False)[0]
@@ -381,7 +389,7 @@ def _tokens(turns: Sequence[EncodedTurn], tokenizer: Tokenizer, attention: str) 
     loss: list[bool] = []
     for turn in turns:
         ids += [*turn.prompt, *turn.target]
-        loss += [False] * len(turn.prompt) + [True] * len(turn.target)
+        loss += [False] * len(turn.prompt) + [turn.learned] * len(turn.target)
     return _Tokens(ids, loss, image_numbers(turns, tokenizer.image_id, attention))
 
 

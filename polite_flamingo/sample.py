@@ -44,6 +44,7 @@ Reason = Literal[
     "empty_response",
     "text_too_long",
     "unsupported",
+    "excluded",
     "rewriting_failed",
     "answering_failed",
     "scoring_failed",
@@ -72,10 +73,19 @@ class BadSample(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One exchange. `instruction` holds an `IMAGE_MARK` for each image it shows; `response` is the raw annotation."""
+    """One exchange. `instruction` holds an `IMAGE_MARK` for each image it shows; `response` is the raw annotation.
+
+    `learned` is False where the source says that the response must not be learned: it stays as context of what follows.
+    """
 
     instruction: str
     response: str
+    learned: bool = True
+
+    def to_record(self) -> dict[str, Any]:
+        """JSON types. A turn that is learned, as nearly all are, does not say so."""
+        record: dict[str, Any] = {"instruction": self.instruction, "response": self.response}
+        return record if self.learned else record | {"learned": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +164,19 @@ class Sample:
         return self.instruction.replace(IMAGE_MARK, "").strip()
 
     def validate(self) -> Sample:
-        """Return self, or raise `BadSample` ("bad_field", "missing_image", "empty_response", "text_too_long")."""
+        """Return self, or raise `BadSample`.
+
+        Its reason is "unsafe_name", "bad_field", "missing_image", "empty_image", "empty_response", "text_too_long", or
+        "excluded" where no turn is to be learned.
+        """
         if self.key != _safe(self.key) or not self.key:
             raise BadSample("unsafe_name", f"key {self.key[:80]!r} is not a safe path (see make_key)")
         if self.task not in TASKS:
             raise BadSample("bad_field", f"{self.key}: task {self.task!r} is none of {', '.join(TASKS)}")
         if not self.turns:
             raise BadSample("bad_field", f"{self.key}: no turns")
+        if not any(turn.learned for turn in self.turns):
+            raise BadSample("excluded", f"{self.key}: none of its responses is to be learned")
         marks = 0
         for turn in self.turns:
             marks += turn.instruction.count(IMAGE_MARK)
@@ -190,7 +206,7 @@ class Sample:
             "key": self.key,
             "dataset": self.dataset,
             "task": self.task,
-            "turns": [{"instruction": t.instruction, "response": t.response} for t in self.turns],
+            "turns": [turn.to_record() for turn in self.turns],
             "images": [image.extension for image in self.images],
             "meta": dict(self.meta),
         }
@@ -220,7 +236,10 @@ class Sample:
                 and isinstance(turn.get("response"), str)
             ):
                 raise BadSample("bad_field", f"{record['key']}: a turn needs the strings 'instruction' and 'response'")
-            turns.append(Turn(instruction=turn["instruction"], response=turn["response"]))
+            learned = turn.get("learned", True)
+            if not isinstance(learned, bool):
+                raise BadSample("bad_field", f"{record['key']}: field 'learned' of a turn must be true or false")
+            turns.append(Turn(instruction=turn["instruction"], response=turn["response"], learned=learned))
         for name in ("meta", "scores", "provenance"):
             if not isinstance(record.get(name, {}), dict):
                 raise BadSample("bad_field", f"{record['key']}: field {name!r} must be an object")

@@ -307,6 +307,40 @@ def test_the_turns_of_a_dialogue_stay_together_and_see_its_image():
     assert {row.media[place] for place in places if row.loss[place]} == {number}, "of both turns"
 
 
+def talk(*turns: Turn) -> Sample:
+    return Sample(key="made/train/d", dataset="made", task="text", turns=turns)
+
+
+@pytest.mark.parametrize("join", ["multi_turn", "isolated"])
+def test_a_turn_that_is_not_learned_is_read_and_not_supervised(join):
+    said = Turn(instruction="Which colour?", response="a blue circle", learned=False)
+    dialogue = talk(
+        Turn(instruction="What is it?", response="a circle"), said, Turn(instruction="Sure?", response="red")
+    )
+    samples, config = [one(0), dialogue, one(1)], PackingConfig(join=join)
+    (row,) = packed(samples, config).rows
+    places = parts(row)[row.keys.index(dialogue.key)]
+    learned = TOKENIZER.decode([row.ids[place] for place in places if row.loss[place]])
+    assert "a circle" in learned and "red" in learned and "blue" not in learned
+    labels = [row.ids[place] if row.loss[place] else -100 for place in places]
+    masked = [*TOKENIZER.encode("a blue circle", begin=False), TOKENIZER.eos_id]
+    start = next(n for n, _ in enumerate(places) if [row.ids[p] for p in places[n : n + len(masked)]] == masked)
+    assert labels[start : start + len(masked)] == [-100] * len(masked), "its end is not learned either"
+    (as_if,) = packed([one(0), replace(dialogue, turns=(*dialogue.turns[:1], replace(said, learned=True),
+                                                        *dialogue.turns[2:])), one(1)], config).rows  # fmt: skip
+    assert as_if.ids == row.ids and as_if.media == row.media, "a mask changes nothing but the loss"
+    assert sum(as_if.loss) - sum(row.loss) == len(masked)
+
+
+def test_a_sample_that_teaches_nothing_is_skipped_and_says_why():
+    mute = Turn(instruction="Which?", response="a circle " * 60, learned=False)
+    late = talk(mute, Turn(instruction="And now?", response="red"))
+    made = packed([talk(mute), one(1)], PackingConfig(window=64))
+    assert [(one.reason, one.key) for one in made.skipped] == [("excluded", "made/train/d")]
+    made = packed([late, one(1)], PackingConfig(window=64))
+    assert made.reasons() == {"text_too_long": 1} and "turn 1, the first to learn" in made.skipped[0].detail
+
+
 def test_a_sample_longer_than_the_window_keeps_its_prompt_and_loses_the_end_of_its_response():
     long = one(0, response="red circle " * 200)
     made = packed([long, one(1)], PackingConfig(window=128))

@@ -46,6 +46,7 @@ def test_a_good_sample_passes_and_reads_as_its_parts() -> None:
         ({"key": "a/b.c"}, "unsafe_name"),
         ({"task": "poetry"}, "bad_field"),
         ({"turns": ()}, "bad_field"),
+        ({"turns": (Turn(instruction="<image>", response="a", learned=False),)}, "excluded"),
         ({"turns": (Turn(instruction="<image>", response=" \n"),)}, "empty_response"),
         ({"turns": (Turn(instruction="<image>", response="x" * (MAX_TEXT_CHARACTERS + 1)),)}, "text_too_long"),
         ({"turns": (Turn(instruction="<image>", response="\ud83d"),)}, "bad_field"),
@@ -86,6 +87,10 @@ def test_a_record_is_the_sample_without_its_bytes(instruction, response, task, r
         ({"key": 1, "dataset": "d", "task": "vqa", "turns": []}, "'key' must be str"),
         ({"key": "a", "dataset": "d", "task": "vqa", "turns": {}}, "'turns' must be list"),
         ({"key": "a", "dataset": "d", "task": "vqa", "turns": ["hi"]}, "'instruction' and 'response'"),
+        (
+            {"key": "a", "dataset": "d", "task": "vqa", "turns": [{"instruction": "", "response": "", "learned": 0}]},
+            "'learned' of a turn must be true or false",
+        ),
         ({"key": "a", "dataset": "d", "task": "vqa", "turns": [], "meta": 3}, "'meta' must be an object"),
         ({"key": "a", "dataset": "d", "task": "vqa", "turns": [], "rewritten": 3}, "'rewritten' must be a string"),
     ],
@@ -94,6 +99,17 @@ def test_a_malformed_record_names_its_first_fault(record: object, named: str) ->
     with pytest.raises(BadSample, match=named) as error:
         Sample.from_record(record, ())
     assert error.value.reason == "bad_field"
+
+
+def test_a_turn_that_is_not_learned_says_so_and_no_other_does() -> None:
+    mask = (*GOOD.turns, Turn(instruction="And this?", response="no", learned=False))
+    sample = dataclasses.replace(GOOD, turns=mask).validate()
+    record = json.loads(json.dumps(sample.to_record()))
+    assert Sample.from_record(record, GOOD.images) == sample
+    assert record["turns"] == [
+        {"instruction": "<image>What colour?", "response": "Answer: red"},  # as before there were masks
+        {"instruction": "And this?", "response": "no", "learned": False},
+    ]
 
 
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS), min_size=2, max_size=2, unique=True))

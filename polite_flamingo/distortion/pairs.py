@@ -62,7 +62,7 @@ def single_turns(rows: Iterable[Row], turns: Literal["first", "all"]) -> list[Ro
     """Each dialogue as single exchanges, with the images that they show; what is quarantined passes through.
 
     A single-turn sample keeps its key. The exchanges of a dialogue are called KEY/turn0, KEY/turn1 …, of which the
-    first is the only one where `turns` says so.
+    first is the only one where `turns` says so. One that is not to be learned is quarantined.
     """
     found: list[Row] = []
     for row in rows:
@@ -71,16 +71,18 @@ def single_turns(rows: Iterable[Row], turns: Literal["first", "all"]) -> list[Ro
             continue
         seen = 0
         for number, turn in enumerate(row.turns[: 1 if turns == "first" else None]):
-            marks = turn.instruction.count(IMAGE_MARK)
-            found.append(
-                replace(
-                    row,
-                    key=f"{row.key}/turn{number}",
-                    turns=(turn,),
-                    images=row.images[seen : seen + marks],
-                    provenance={**row.provenance, "turn": number, "turns": len(row.turns)},
-                )
+            marks, key = turn.instruction.count(IMAGE_MARK), f"{row.key}/turn{number}"
+            one: Row = replace(
+                row,
+                key=key,
+                turns=(turn,),
+                images=row.images[seen : seen + marks],
+                provenance={**row.provenance, "turn": number, "turns": len(row.turns)},
             )
+            if not turn.learned:
+                detail = f"{key}: a response that is not to be learned makes no pair"
+                one = Quarantined(key=key, shard="", index=len(found), reason="excluded", detail=detail)
+            found.append(one)
             seen += marks
     return found
 

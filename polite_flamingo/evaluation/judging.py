@@ -33,6 +33,8 @@ REWRITTEN = "rewritten annotation"
 NO_RESPONSE = "no_response"
 """Reason of a sample that a contestant was not asked, or whose answer is in no file."""
 
+NO_TRUTH = BadSample("excluded", "its first response is not to be learned, so nothing can be compared with it")
+
 Answer = str | BadSample
 """What a contestant said, or why it said nothing."""
 
@@ -117,7 +119,10 @@ def judge(
     if rewritten := {sample.key: sample.rewritten for sample in samples if sample.rewritten is not None}:
         entered[REWRITTEN] = rewritten
     entered |= responses
-    answers = {name: [_readable(given.get(sample.key)) for sample in samples] for name, given in entered.items()}
+    answers = {
+        name: [_readable(given.get(sample.key)) if sample.turns[0].learned else NO_TRUTH for sample in samples]
+        for name, given in entered.items()
+    }
     judged = Judged(
         contestants=tuple(entered),
         keys=[sample.key for sample in samples],

@@ -68,7 +68,7 @@ class Card:
     category: str
     place: str
     pictures: tuple[Picture, ...]
-    turns: tuple[tuple[Text, Text], ...]
+    turns: tuple[tuple[Text, Text, bool], ...]
     meta: Text
 
 
@@ -138,7 +138,7 @@ def _card(sample: Sample, source: Source) -> Card:
     meta = {name: value for name, value in sample.meta.items() if name != "source"}
     turns, seen = [], 0
     for turn in sample.turns:
-        turns.append((_text(turn.instruction, seen), _text(turn.response)))
+        turns.append((_text(turn.instruction, seen), _text(turn.response), turn.learned))
         seen += turn.instruction.count(IMAGE_MARK)
     return Card(
         key=sample.key,

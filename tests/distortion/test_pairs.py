@@ -158,6 +158,15 @@ def test_every_row_becomes_a_pair_or_a_reason(texts: list[str], seed: int) -> No
             assert row.response.split() != (row.rewritten or "").split() and row.validate()
 
 
+def test_a_turn_that_is_not_to_be_learned_makes_no_pair_and_is_named() -> None:
+    talk = good(0, ("Who?", "That is Anna, who lives here."), ("Why?", "Because."), ("Where?", "In the old house."))
+    talk = replace(talk, turns=(talk.turns[0], replace(talk.turns[1], learned=False), talk.turns[2]))
+    rows = distort([talk], DistortionConfig(turns="all"))
+    assert [row.key for row in rows] == [f"{talk.key}/turn{n}" for n in range(3)]
+    assert [isinstance(row, Sample) for row in rows] == [True, False, True]
+    assert isinstance(rows[1], Quarantined) and rows[1].reason == "excluded"
+
+
 BOX = {"image_id": 442786, "category_id": 18, "bbox": [16, 12, 32, 24]}
 
 

@@ -177,6 +177,15 @@ def test_of_a_conversation_the_first_turn_is_judged_with_its_own_images() -> Non
     assert judged.scores[RAW]["sts"] == [None], "the first turn shows one image"
 
 
+def test_an_annotation_that_is_not_to_be_learned_is_no_truth_for_anybody() -> None:
+    talk = dataclasses.replace(SAMPLES[4], turns=(
+        dataclasses.replace(SAMPLES[4].turns[0], learned=False), Turn(instruction="And?", response="Hi."),
+    )).validate()  # fmt: skip
+    judged = judge([talk, SAMPLES[1]], {"a": {"t": "Hello", "v": "red"}}, fakes())
+    assert judged.missing == {RAW: {"excluded": 1}, "a": {"excluded": 1}}
+    assert judged.scores["a"]["reward"][0] is None and judged.scores["a"]["reward"][1] is not None
+
+
 def test_parts_join_to_the_whole() -> None:
     answers = {"model": {"c": "red", "v": "", "t": BadSample("unsupported", "")}}
     whole = judge(SAMPLES, answers, fakes())
