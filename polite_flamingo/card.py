@@ -40,6 +40,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo) -> str:
     """The card's Markdown; the front matter is what dataset hubs read."""
     assert len(dataclasses.fields(thresholds)) == len(CHECKS) + 1, "every threshold is in the table"
     total = statistics.total()
+    warning = run.world.warning(statistics.of_another_world()) if run.world else ""
     sources = sum(name != UNKNOWN for name in statistics.datasets)
     values = [(check, getattr(thresholds, check.filter)) for check in CHECKS]
     single = ["clip_single", str(thresholds.clip_single).lower(), "whether CLIPScore judges texts of one paragraph too"]
@@ -56,6 +57,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo) -> str:
         f"Mean reward: {_mean(total.reward_raw.value)} of annotations, {_mean(total.reward_kept.value)} of kept texts.",
         f"CLIPScore removed {total.paragraphs_removed:,} paragraphs from kept texts.",
         "",
+        *([f"**{_line(warning)}**", ""] if warning else []),
         "## Counts",
         "",
         *_counts(statistics, total),
@@ -73,7 +75,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo) -> str:
         "",
         *_table(
             ["threshold", "value", "meaning"],
-            [*([c.filter, f"{value:g}", f"{c.label}, {c.rule(value)}"] for c, value in values), single],
+            [*([c.filter, "–" if v is None else f"{v:g}", f"{c.label}, {c.rule(v)}"] for c, v in values), single],
         ),
         "",
         "## Files",

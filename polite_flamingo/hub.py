@@ -48,8 +48,8 @@ def fingerprint(name: str) -> str:
 
     A file counts by its name, size, first and last 32 MiB (so weights of many GB cost a moment; an edit in the middle
     of a larger file that keeps its size is not seen). A folder counts by all its files but those that only describe the
-    model (its card, its figures): a corrected card must not make an output folder foreign. A hub name counts by what
-    the local cache holds, else by the name alone.
+    model (its card, its figures, its world): a corrected card must not make an output folder foreign. A hub name counts
+    by what the local cache holds, else by the name alone.
     """
     path = Path(resolve(name))
     if not path.exists():
@@ -59,7 +59,7 @@ def fingerprint(name: str) -> str:
     files = [path]
     if path.is_dir():
         found = (file for file in path.rglob("*") if file.is_file())
-        files = sorted(file for file in found if file.suffix != ".md" and file.name != "figures.json")
+        files = sorted(file for file in found if file.suffix != ".md" and file.name not in _DESCRIBING)
     digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
@@ -73,6 +73,7 @@ def fingerprint(name: str) -> str:
 
 
 _FINGERPRINTED = 32 << 20
+_DESCRIBING = ("figures.json", "world.json")
 
 
 def _cached_snapshot(name: str) -> Path | None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from polite_flamingo.world import World
+
 PACKAGES = ("torch", "transformers", "open_clip_torch", "open_flamingo", "peft", "sentence-transformers", "ray")
 
 
@@ -36,6 +38,7 @@ class RunInfo:
         models: in the order of use.
         versions: of Python and packages.
         config: resolved, as YAML or JSON text.
+        world: the only one that its models, or some of them, know; None where they are confined to none.
     """
 
     title: str
@@ -48,15 +51,18 @@ class RunInfo:
     models: tuple[ModelInfo, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     config: str = ""
+    world: World | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON types only; `from_json` is its inverse."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "world": self.world.to_json() if self.world else None}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> RunInfo:
         """Inverse of `to_json`."""
-        return RunInfo(**{**record, "models": tuple(ModelInfo(**model) for model in record["models"])})
+        models = tuple(ModelInfo(**model) for model in record["models"])
+        world = World.from_json(record["world"]) if record.get("world") else None
+        return RunInfo(**{**record, "models": models, "world": world})
 
 
 def installed_versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ from polite_flamingo.filters.judge import CHECKS, FILTERS, Check, Thresholds, fi
 from polite_flamingo.filters.paragraphs import join_paragraphs, paragraphs
 from polite_flamingo.sample import Sample, Verdict
 from polite_flamingo.statistics import Statistics, pick
+from polite_flamingo.world import World
 
 DUPLICATE = Verdict(filter="duplicates", keep=False, reason="duplicate_key")
 
@@ -40,7 +41,12 @@ class Selection:
 
 
 def select_shard(
-    samples: Iterable[Sample], *, shard: str, thresholds: Thresholds, duplicates: frozenset[bytes] = frozenset()
+    samples: Iterable[Sample],
+    *,
+    shard: str,
+    thresholds: Thresholds,
+    duplicates: frozenset[bytes] = frozenset(),
+    world: World | None = None,
 ) -> Selection:
     """Judge every sample of a scored shard.
 
@@ -49,6 +55,7 @@ def select_shard(
         shard: its name, by which the report finds a sample again.
         thresholds: where each filter cuts.
         duplicates: digests of the keys that an earlier shard has (`Duplicates.of`).
+        world: the only one that the models know; rows that speak of another one are counted.
 
     Raises:
         ValueError: a sample's scores do not fit its text.
@@ -73,6 +80,8 @@ def select_shard(
             removed = len(kept.scores.get("filtered_paragraphs", ()))
             selection.kept.append(kept)
         _count(selection.statistics, sample, verdicts, failure, removed)
+        if world is not None:
+            selection.statistics.dataset(sample.dataset).foreign += world.is_foreign(sample)
         _offer(selection.statistics, sample, shard, verdicts, failure, thresholds)
     return selection
 
@@ -174,7 +183,7 @@ def _offer(
         statistics.offer(f"worst/{failure.reason}", pick(sample.key, shard, distance))
     failed = [verdict for verdict in verdicts if not verdict.keep]
     for verdict in verdicts:
-        if verdict.filter not in _CHECKS or verdict.score is None:
+        if verdict.filter not in _CHECKS or verdict.score is None or getattr(thresholds, verdict.filter) is None:
             continue
         if failure is None:
             statistics.offer(f"over/{verdict.filter}", pick(sample.key, shard, _distance(verdict, thresholds)))

@@ -17,6 +17,7 @@ from typing import Any
 
 from polite_flamingo.filters.judge import CHECKS, REJECTIONS, UNSCORED, Sense
 from polite_flamingo.sample import Quarantined
+from polite_flamingo.world import another
 
 UNIT = 10_000
 """Scores are stored with four decimals: everything is counted in ten-thousandths, which add up exactly in any order."""
@@ -84,8 +85,10 @@ class Histogram:
         """How many values were counted."""
         return sum(self.bins.values())
 
-    def satisfying(self, sense: Sense, threshold: float) -> int:
-        """How many values are `sense` a threshold that lies on an edge of the bins."""
+    def satisfying(self, sense: Sense, threshold: float | None) -> int:
+        """How many values are `sense` a threshold that lies on an edge of the bins; all of them where it is None."""
+        if threshold is None:
+            return self.total
         edge = self.bin(threshold)
         match sense:
             case "at_least":
@@ -124,13 +127,17 @@ class Curve:
 
 @dataclass(kw_only=True)
 class DatasetCounts:
-    """One dataset's row of the funnel: `rows == kept + rejected + quarantined`."""
+    """One dataset's row of the funnel: `rows == kept + rejected + quarantined`.
+
+    `foreign` of the kept and rejected have words that the models never met (`world.py`).
+    """
 
     tasks: Counter[str] = field(default_factory=Counter)
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     quarantined: Counter[str] = field(default_factory=Counter)
     paragraphs_removed: int = 0
+    foreign: int = 0
     reward_raw: Mean = field(default_factory=Mean)
     reward: Mean = field(default_factory=Mean)
     reward_raw_kept: Mean = field(default_factory=Mean)
@@ -148,6 +155,7 @@ class DatasetCounts:
         self.rejected.update(other.rejected)
         self.quarantined.update(other.quarantined)
         self.paragraphs_removed += other.paragraphs_removed
+        self.foreign += other.foreign
         for name in ("reward_raw", "reward", "reward_raw_kept", "reward_kept"):
             getattr(self, name).merge(getattr(other, name))
 
@@ -209,6 +217,12 @@ class Statistics:
         for counts in self.datasets.values():
             total.merge(counts)
         return total
+
+    def of_another_world(self) -> dict[str, tuple[int, int]]:
+        """The datasets whose rows the models cannot know: foreign rows, and rows that have a text to tell by."""
+        return another(
+            {name: (counts.foreign, counts.kept + counts.rejected.total()) for name, counts in self.datasets.items()}
+        )
 
     def count_quarantined(self, rows: Iterable[Quarantined]) -> None:
         """Count the records of a shard's quarantine file."""
@@ -318,5 +332,6 @@ def _dataset(record: Mapping[str, Any]) -> DatasetCounts:
         rejected=Counter(record["rejected"]),
         quarantined=Counter(record["quarantined"]),
         paragraphs_removed=record["paragraphs_removed"],
+        foreign=record["foreign"],
         **{name: Mean(**record[name]) for name in ("reward_raw", "reward", "reward_raw_kept", "reward_kept")},
     )

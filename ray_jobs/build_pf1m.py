@@ -23,6 +23,7 @@ from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
 from polite_flamingo.shards import write_atomically
+from polite_flamingo.world import World, another, look_at, world_of
 from ray_jobs import console, select
 from ray_jobs.cluster import PoolsConfig, running_ray
 from ray_jobs.fingerprint import config_hash, model_fingerprints
@@ -85,9 +86,11 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         if todo:
             resolved = console.to_yaml(replace(config, fresh=False))
             run = read_run(layout)
+            world = world_of(model["name"] for model in models.values())
+            say_another_world(world, todo)
             if run is None or run.config_hash != identity:
                 run = begin_run(identity, models, resolved)  # of another, no shard was finished
-            run = replace(run, config=resolved)
+            run = replace(run, config=resolved, world=world)
             write_atomically(layout.config, resolved)
             write_run(layout, run)
             layout.stats.unlink(missing_ok=True)
@@ -97,6 +100,16 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         if todo or not select.is_current(layout, config.thresholds):
             select.select(layout, config.thresholds)
         select.print_summary(layout)
+
+
+def say_another_world(world: World | None, shards: Mapping[str, Path]) -> None:
+    """Print, before any work, that the input speaks of what the models do not know, as far as its first rows tell."""
+    if world is None:
+        return
+    look = look_at(world, shards)
+    words = [word for word, _ in look.words.most_common(3)]
+    if warning := world.warning(another(look.counts), words):
+        print(f"{warning} (Of the first rows; the report counts all.)")
 
 
 def identify(config: BuildConfig) -> tuple[str, dict[str, dict[str, str]]]:

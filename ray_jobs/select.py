@@ -26,9 +26,11 @@ from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.ledger import OutputLayout, exclusive, names_in, read_manifest, read_quarantine, read_scored
 from polite_flamingo.report.gallery import collect_gallery
 from polite_flamingo.report.page import write_report
+from polite_flamingo.run_info import RunInfo
 from polite_flamingo.selection import select_shard
 from polite_flamingo.shards import write_atomically, write_shard
 from polite_flamingo.statistics import Statistics, rejections
+from polite_flamingo.world import World
 from ray_jobs import console
 from ray_jobs.replay_ledger import settle
 from ray_jobs.run_info import read_run
@@ -59,14 +61,16 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> None:
     repeated = duplicates.find(
         [(name, layout.keys(name)) for name in names if name in with_keys], scratch=layout.scratch
     )
+    run = read_run(layout)
+    assert run is not None, "a finished shard comes from a run"
     total = Statistics()
     for name in names:
-        total.merge(_select_shard(layout, name, thresholds, repeated.of(name)))
+        total.merge(_select_shard(layout, name, thresholds, repeated.of(name), run.world))
     join_exports(out=layout.root, names=names)
     for path_of, suffix in ((layout.pf1m, ".tar"), (layout.verdicts, ".jsonl")):
         for name in {*names_in(path_of("").parent, suffix)} - {*names}:
             path_of(name).unlink()
-    _write_pages(layout, thresholds, total)
+    _write_pages(layout, thresholds, run, total)
     rows_in = sum(read_manifest(layout.manifest(name)).rows_in for name in names)
     counts = total.total()
     assert rows_in == counts.rows, f"{rows_in} rows came in, {counts.rows} are accounted for"
@@ -80,6 +84,7 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> None:
         "reward_after": counts.reward.value,
         "reward_kept_before": counts.reward_raw_kept.value,
         "reward_kept_after": counts.reward_kept.value,
+        "another_world": run.world.warning(total.of_another_world()) if run.world else "",
         "thresholds": dataclasses.asdict(thresholds),
         "statistics": total.to_json(),
     }
@@ -118,12 +123,17 @@ def print_summary(layout: OutputLayout) -> None:
         rows.append(("samples/s", f"{run.rows_per_second:.2f} ({run.seconds['wall']:.0f} s, start of Ray included)"))
     rows.append(("report", str(layout.report)))
     print(console.table(rows, f"{layout.root}"))
+    if stats["another_world"]:
+        print(stats["another_world"])
 
 
-def _select_shard(layout: OutputLayout, name: str, thresholds: Thresholds, repeated: frozenset[bytes]) -> Statistics:
+def _select_shard(
+    layout: OutputLayout, name: str, thresholds: Thresholds, repeated: frozenset[bytes], world: World | None
+) -> Statistics:
     """Select one shard; return its statistics, quarantined rows included."""
     manifest = read_manifest(layout.manifest(name))
-    selection = select_shard(read_scored(layout, name), shard=name, thresholds=thresholds, duplicates=repeated)
+    samples = read_scored(layout, name)
+    selection = select_shard(samples, shard=name, thresholds=thresholds, duplicates=repeated, world=world)
     if selection.kept:
         write_shard(layout.pf1m(name), selection.kept)
     else:
@@ -141,10 +151,8 @@ def _select_shard(layout: OutputLayout, name: str, thresholds: Thresholds, repea
     return selection.statistics
 
 
-def _write_pages(layout: OutputLayout, thresholds: Thresholds, total: Statistics) -> None:
+def _write_pages(layout: OutputLayout, thresholds: Thresholds, run: RunInfo, total: Statistics) -> None:
     """The card and the report."""
-    run = read_run(layout)
-    assert run is not None, "a finished shard comes from a run"
     write_card(total, thresholds, run, layout.card)
     gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
     write_report(total, thresholds, run, gallery, layout.report)

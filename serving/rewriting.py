@@ -213,7 +213,7 @@ def _told(verdict: Verdict, thresholds: Thresholds) -> RewriteVerdict:
         label=check.label if check else "reward of the annotation and of the text",
         score=verdict.score if verdict.score is not None and math.isfinite(verdict.score) else None,
         threshold=threshold,
-        rule=check.rule(threshold) if check and threshold is not None else "kept if both are numbers",
+        rule=check.rule(threshold) if check else "kept if both are numbers",
         keep=verdict.keep,
         reason=verdict.reason,
     )

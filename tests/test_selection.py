@@ -139,6 +139,7 @@ def test_the_what_if_curve_says_what_another_selection_would_keep(check: Check) 
         "unchanged": [0.2, 0.5, 1.0], "repetition": [0.02, 0.1, 0.9], "sts": [0.0, 0.55, 0.9],
         "clip": [5.0, 20.0, 26.25],
         "nli_margin": [-3.0, 1.5, 4.0],
+        "nli_entailment": [-3.0, 0.0, 3.0],
     }  # fmt: skip
     moved = set()
     for value in values[check.filter]:

@@ -49,6 +49,8 @@ class Thresholds:
         clip_single: judge a text of one paragraph as well. [R] scores only texts with a blank line in them.
         nli_margin: how far the better of entailment and neutral must lie above contradiction (logits), exclusive.
             0 is [R]'s rule: drop where contradiction is the (first) maximum.
+        nli_entailment: how far entailment must lie above both others (logits), exclusive: with 0 only answers are kept
+            that NLI finds entailed. Not asked by default, as in [PF], which keeps the neutral too. Ours.
     """
 
     min_words: int = 3
@@ -61,6 +63,7 @@ class Thresholds:
     clip: float = 17.0
     clip_single: bool = False
     nli_margin: float = 0.0
+    nli_entailment: float | None = None
 
 
 Sense = Literal["at_least", "at_most", "below", "above"]
@@ -74,10 +77,11 @@ class Check:
         filter: name of the check and of its field in `Thresholds`.
         stage: one of rules, sts, clipscore, nli; a task's stages are in `FILTERS`.
         reason: the rejection's stable word.
-        sense: the score is kept when it is `sense` the threshold.
+        sense: the score is kept when it is `sense` the threshold, and always where the threshold is None.
         score: the number, NaN where it is missing, None where the check does not apply to this sample.
         label: what the number is, for people.
         step: resolution of the number in histograms and what-if curves.
+        offered: where the check would cut, of one that is not asked by default; its what-if curve shows it there.
     """
 
     filter: str
@@ -87,9 +91,12 @@ class Check:
     score: Callable[[Mapping[str, Any], Thresholds], float | None]
     label: str
     step: float
+    offered: float | None = None
 
-    def passes(self, score: float, threshold: float) -> bool:
-        """Whether `score` is kept; NaN never is."""
+    def passes(self, score: float, threshold: float | None) -> bool:
+        """Whether `score` is kept; NaN never is, unless nothing is asked (None)."""
+        if threshold is None:
+            return True
         match self.sense:
             case "at_least":
                 return score >= threshold
@@ -100,8 +107,10 @@ class Check:
             case "above":
                 return score > threshold
 
-    def rule(self, threshold: float) -> str:
+    def rule(self, threshold: float | None) -> str:
         """The check in words, without its number's name: "kept from 0.4"."""
+        if threshold is None:
+            return "not asked"
         words = {"at_least": "kept from", "at_most": "kept up to", "below": "kept below", "above": "kept above"}
         return f"{words[self.sense]} {threshold:g}"
 
@@ -143,16 +152,35 @@ def nli_margin(logits: Any) -> float:
 
     Positive exactly where contradiction is not the first maximum.
     """
+    contradiction, entailment, neutral = _logits(logits)
+    return round(max(entailment, neutral) - contradiction, 4)
+
+
+def entailment_margin(logits: Any) -> float:
+    """entailment - max(contradiction, neutral) of the same logits; NaN if they are none.
+
+    Positive exactly where entailment is the only maximum.
+    """
+    contradiction, entailment, neutral = _logits(logits)
+    return round(entailment - max(contradiction, neutral), 4)
+
+
+def _logits(logits: Any) -> tuple[float, float, float]:
+    """Three numbers; all NaN where one of them is missing, so that no arithmetic on them looks like a score."""
     if not isinstance(logits, list | tuple) or len(logits) != 3:
-        return math.nan
+        return math.nan, math.nan, math.nan
     contradiction, entailment, neutral = map(_number, logits)
     if any(map(math.isnan, (contradiction, entailment, neutral))):
-        return math.nan
-    return round(max(entailment, neutral) - contradiction, 4)
+        return math.nan, math.nan, math.nan
+    return contradiction, entailment, neutral
 
 
 def _contradiction(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
     return nli_margin(scores.get("nli"))
+
+
+def _entailment(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
+    return entailment_margin(scores.get("nli"))
 
 
 CHECKS: tuple[Check, ...] = (
@@ -174,6 +202,8 @@ CHECKS: tuple[Check, ...] = (
           label="CLIPScore of the best paragraph", step=0.25),
     Check(filter="nli_margin", stage="nli", reason="nli_contradiction", sense="above", score=_contradiction,
           label="entailment or neutral over contradiction (logits)", step=0.1),
+    Check(filter="nli_entailment", stage="nli", reason="nli_not_entailed", sense="above", score=_entailment,
+          label="entailment over neutral and contradiction (logits)", step=0.1, offered=0.0),
 )  # fmt: skip
 
 STAGES: tuple[str, ...] = ("rules", "sts", "clipscore", "nli")

@@ -77,10 +77,14 @@ def reward_chart(statistics: Statistics, *, width: float) -> Markup:
     return _svg(frame, title, body)
 
 
-def what_if_chart(check: Check, curve: Curve, threshold: float, *, width: float) -> Markup:
-    """Share of the judged samples that would be kept, as this one threshold moves and all others stay."""
+def what_if_chart(check: Check, curve: Curve, value: float | None, *, width: float) -> Markup:
+    """Share of the judged samples that would be kept, as this one threshold moves and all others stay.
+
+    Of a check that is not asked (None) the dot shows what it would keep where it is offered.
+    """
     judged = curve.scores.total
-    if not judged:
+    threshold = check.offered if value is None else value
+    if not judged or threshold is None:
         return Markup("")
     low, high = _quantile(curve.scores, 0.01), _quantile(curve.scores, 0.98) + check.step
     if low - (high - low) < threshold < high + (high - low):  # near enough to be drawn in its place
@@ -95,15 +99,19 @@ def what_if_chart(check: Check, curve: Curve, threshold: float, *, width: float)
     values = [low + i * step for i in range(round((high - low) / step) + 1)]
     line = [(frame.x(v), frame.y(curve.deciding.satisfying(check.sense, v) / judged)) for v in values]
     body += f'<polyline class="curve" points="{_points(line)}"/>'
-    kept = curve.kept / judged
+    now = curve.kept / judged
+    kept = now if value is not None else curve.deciding.satisfying(check.sense, threshold) / judged
     x, y = frame.x(threshold), frame.y(kept)
     arrow = " →" if threshold > high else " ←" if threshold < low else ""
     body += f'<line class="threshold" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.above - 17}" y2="{frame.floor}"/>'
-    body += f'<circle class="now" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
+    kind = "offered" if value is None else "now"
+    body += f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
     anchor, shift = ("start", 5) if x < frame.width * 0.6 else ("end", -5)
     body += f'<text class="tag now" x="{x + shift:.1f}" y="{frame.above - 7}" text-anchor="{anchor}">'
-    body += f"{kept:.0%} at {_text(threshold)}{arrow}</text>"
+    body += f"{kept:.0%} at {_text(threshold)}{arrow}{f', now {now:.0%}' if value is None else ''}</text>"
     title = f"{check.label}, {check.rule(threshold)}: {kept:.1%} of {judged:,} judged samples are kept"
+    if value is None:
+        title = f"{title.removesuffix('are kept')}would be kept; it is not asked: {now:.1%} are"
     return _svg(frame, title, body)
 
 

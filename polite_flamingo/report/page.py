@@ -43,6 +43,7 @@ REASON_NAMES = {
     "sts_low": "other meaning",
     "clip_low": "not in the image",
     "nli_contradiction": "contradicts the answer",
+    "nli_not_entailed": "does not say the answer",
     "unscored": "without a score",
 }
 CHECK_NAMES = {
@@ -55,6 +56,7 @@ CHECK_NAMES = {
     "sts": "STS",
     "clip": "CLIPScore",
     "nli_margin": "NLI",
+    "nli_entailment": "NLI, entailed only",
 }
 TASK_NAMES = {
     "captioning": "captioning",
@@ -107,6 +109,7 @@ def render(statistics: Statistics, thresholds: Thresholds, run: RunInfo, gallery
         run=run,
         started=datetime.fromisoformat(run.started).strftime("%-d %B %Y, %H:%M %Z").strip(),
         thresholds=thresholds,
+        warning=run.world.warning(statistics.of_another_world()) if run.world else "",
         total=statistics.total(),
         funnel=funnel(statistics),
         datasets=[(name, counts, slices(counts)) for name, counts in sorted(statistics.datasets.items())],
@@ -163,5 +166,6 @@ def _by_interest(statistics: Statistics) -> list[Check]:
     return sorted(CHECKS, key=lambda check: (check.stage == "rules", STAGES.index(check.stage)))
 
 
-def _value(thresholds: Thresholds, check: Check) -> float:
-    return float(getattr(thresholds, check.filter))
+def _value(thresholds: Thresholds, check: Check) -> float | None:
+    value = getattr(thresholds, check.filter)
+    return None if value is None else float(value)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from polite_flamingo.world import FILE, World
+from polite_flamingo.zoo.pairs import vocabulary
 
 CARDS: dict[str, str] = {
     "clip": """\
@@ -94,3 +98,10 @@ def write_card(folder: Path, name: str, figures_table: str, measured: str) -> No
     figures = f"\n## Held-out figures\n\n{measured}\n\n{figures_table}\n" if figures_table else ""
     text = f"# zoo:{name}\n\n{CARDS[name]}{figures}"
     (folder / name / "README.md").write_text(text, encoding="utf-8")
+
+
+def write_world(folder: Path) -> None:
+    """Write `folder/world.json`: that this model knows Shapes alone, and which words it has met there."""
+    world = World(name="Shapes", what="drawn scenes of coloured shapes", words=vocabulary())
+    record = {key: value for key, value in world.to_json().items() if key != "models"}
+    (folder / FILE).write_text(json.dumps(record) + "\n", encoding="utf-8")

@@ -25,6 +25,7 @@ from polite_flamingo.shapes.scene import CANVAS, Scene, random_change, random_sc
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.instructions import ask as put
 from polite_flamingo.sources.responses import answer_response, captions_and_boxes, change_response, class_response
+from polite_flamingo.world import words_of
 
 CLASS_TEMPLATE = "a photo of a {}."
 
@@ -119,6 +120,13 @@ _MAKERS: dict[str, tuple[float, Callable[[random.Random], Pair]]] = {
     "vqa_rationale": (0.13, lambda rng: _question(rng, reasoned=True)),
     "vqa": (0.30, lambda rng: _question(rng, reasoned=False)),
 }
+
+
+def vocabulary(draws: int = 3000) -> frozenset[str]:
+    """Every word of what the zoo is trained on: a closed list, of which 500 draws show all."""
+    rng = random.Random(0)
+    pairs = [random_pair(rng) for _ in range(draws)]
+    return frozenset().union(*(words_of(pair.instruction, pair.raw, pair.polite) for pair in pairs))
 
 
 def well_formed(text: str) -> bool:

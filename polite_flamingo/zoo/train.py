@@ -27,6 +27,7 @@ ORDER = ("clip", "flamingo", "polite_flamingo", "nli", "reward")
 def train(name: str, out: Path, *, seed: int, scale: float) -> None:
     """Train one model into `out/NAME`; `scale` shortens every recipe (for tests)."""
     from polite_flamingo.zoo import clip, flamingo, judges, language_model
+    from polite_flamingo.zoo.cards import write_world
 
     def steps(full: int) -> int:
         return max(2, round(full * scale))
@@ -43,6 +44,7 @@ def train(name: str, out: Path, *, seed: int, scale: float) -> None:
         judges.train_nli(out / "nli", seed=seed, steps=steps(judges.NLI_STEPS))
     else:
         judges.train_reward(out / "reward", seed=seed, steps=steps(judges.REWARD_STEPS))
+    write_world(out / name)
 
 
 def main(arguments: list[str] | None = None) -> None:
