@@ -40,6 +40,7 @@ Reason = Literal[
     "corrupt_image",
     "image_too_large",
     "empty_image",
+    "unsupported_image",
     "missing_annotation",
     "empty_response",
     "text_too_long",

@@ -133,7 +133,7 @@ class Pictures:
         except BadSample as bad:
             if bad.reason == "image_too_large":
                 raise self._too_large(image) from None
-            if bad.reason in ("corrupt_image", "empty_image"):
+            if bad.reason in ("corrupt_image", "empty_image", "unsupported_image"):
                 raise _at_fault(image, "what the URL gave is no image that can be read") from None
             raise self._not_fetched(image) from None
         except TimeoutError:

@@ -42,7 +42,7 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF"])
 def test_every_format_of_the_datasets_decodes(kind: str) -> None:
     image = images.decode(encode(Pillow.new("RGB", (5, 3), RED), kind))
     assert (image.mode, image.size) == ("RGB", (5, 3))
@@ -59,7 +59,7 @@ def test_no_bytes_have_their_own_reason() -> None:
     assert caught.value.reason == "empty_image"
 
 
-@pytest.mark.parametrize("data", [b"\xff\xd8\xff", b"<svg/>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\x00" * 100, b"GIF89a"])
+@pytest.mark.parametrize("data", [b"\xff\xd8\xff", b"a picture, I say", b"\x00" * 100, b"GIF89a"])
 def test_what_is_no_image_is_corrupt(data: bytes) -> None:
     with pytest.raises(BadSample) as caught:
         images.decode(data)
@@ -145,7 +145,7 @@ def test_a_broken_exif_block_does_not_cost_the_photo() -> None:
     assert near(images.decode(whole).getpixel((4, 4)), RED)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
 def test_of_an_animation_the_first_frame_is_seen(kind: str) -> None:
     frames = [Pillow.new("RGB", (8, 8), colour) for colour in (RED, (0, 0, 255))]
     data = encode(frames[0], kind, save_all=True, append_images=frames[1:])

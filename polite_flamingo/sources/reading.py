@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.images import Header, inspect
+from polite_flamingo.images import EXTENSION_OF, Header, inspect
 from polite_flamingo.sample import BadSample, Image
 
 MAX_IMAGE_BYTES = 100 << 20
@@ -26,11 +26,6 @@ MAX_IMAGE_BYTES = 100 << 20
 
 MAX_TEXT_FILE_BYTES = 20 << 20
 """Of annotation files that describe one image (XML, label lines)."""
-
-EXTENSION_OF = {
-    "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "PPM": "ppm",
-    "JPEG2000": "jp2",
-}  # fmt: skip
 
 
 class SourceError(ValueError):

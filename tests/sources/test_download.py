@@ -280,7 +280,8 @@ def test_what_comes_is_no_image_or_none_at_all(site: Site) -> None:
         "/page": plain(200, b"<html>gone</html>", Content_Type="image/png"),
         "/none": plain(200, Content_Type="image/png"),
     }
-    assert [refused(f"{site.url}/{name}", HERE).reason for name in ("page", "none")] == ["corrupt_image", "empty_image"]
+    page, none = (refused(f"{site.url}/{name}", HERE) for name in ("page", "none"))
+    assert (page.reason, none.reason) == ("unsupported_image", "empty_image") and "an HTML page" in page.detail
 
 
 def test_a_connection_that_stays_open_after_the_body_is_not_waited_for(site: Site) -> None:

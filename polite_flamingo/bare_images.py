@@ -1,0 +1,109 @@
+"""An encoded image without what lies beside its pixels.
+
+Pillow gives up a good picture for what is written beside it: three megabytes of text in a PNG, a colour profile that it
+does not know, a segment of a JPEG that was cut, a TIFF tag that points beyond the file. Of these, only the orientation
+matters here. So where a file does not open, `images.py` tries it again as this module leaves it: the pixels, what it
+takes to read them, and EXIF. Nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_TRANSPARENCY = {0: 2, 2: 6}
+"""Bytes that tRNS needs by colour type; 1 of the others."""
+
+_TIFF_TAGS = {
+    254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 330, 332,
+    338, 339, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531, 532,
+}  # fmt: skip
+"""What it takes to read the pixels (TIFF 6.0), the orientation, and whether they are those of a thumbnail."""
+
+_ORIENTATION = 274
+
+
+def without_metadata(data: bytes) -> bytes:
+    """The same picture, bare; the bytes as they are where there is nothing to leave out or the format is another."""
+    if data.startswith(_PNG):
+        return _PNG + b"".join(_png(data))
+    if data.startswith(b"\xff\xd8\xff"):
+        return b"\xff\xd8" + b"".join(_jpeg(data))
+    if data[:4] in (b"II*\x00", b"MM\x00*"):
+        return _tiff(data)
+    if data[4:8] == b"ftyp":  # HEIC, AVIF: the item that is EXIF is called something that nobody reads
+        return re.sub(rb"(infe.{8})Exif", rb"\1skip", data, flags=re.DOTALL)
+    return data
+
+
+def _png(data: bytes) -> Iterator[bytes]:
+    """The chunks to keep, and whatever is after the last whole one: it may be the picture that was cut."""
+    at, colours = len(_PNG), 0
+    while at + 12 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 12 + size
+        if end > len(data):
+            break
+        if kind == b"IHDR" and size > 9:
+            colours = data[at + 17]
+        whole = zlib.crc32(data[at + 4 : end - 4]).to_bytes(4, "big") == data[end - 4 : end]
+        useful = kind == b"eXIf" or (kind == b"tRNS" and size >= _TRANSPARENCY.get(colours, 1))
+        if kind in _CRITICAL or (useful and whole):
+            yield data[at:end]
+        at = end
+        if kind == b"IEND":
+            return
+    yield data[at:]
+
+
+def _jpeg(data: bytes) -> Iterator[bytes]:
+    """The segments to keep up to the scan, and all that follows."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill
+            at += 1
+            continue
+        size = int.from_bytes(data[at + 2 : at + 4], "big")
+        end = at + 2 + size
+        if marker == 0xDA or size < 2 or end > len(data):
+            break
+        body = data[at + 4 : end]
+        if (
+            not (0xE0 <= marker <= 0xEF or marker == 0xFE)
+            or _tells_colours(marker, body)
+            or body.startswith(b"Exif\0\0")
+        ):
+            yield data[at:end]
+        at = end
+    yield data[at:]
+
+
+def _tells_colours(marker: int, body: bytes) -> bool:
+    """JFIF and Adobe segments, if whole: they say what the components are."""
+    jfif = marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14
+    return jfif or (marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12)
+
+
+def _tiff(data: bytes) -> bytes:
+    """The first directory with the tags that pixels need, in the place of the one that was there."""
+    order = "<" if data[:1] == b"I" else ">"
+    (at,) = struct.unpack_from(f"{order}I", data, 4) if len(data) >= 8 else (len(data),)
+    if at + 2 > len(data):
+        return data
+    (count,) = struct.unpack_from(f"{order}H", data, at)
+    end = at + 2 + 12 * count
+    if end + 4 > len(data):
+        return data
+    entries = [data[start : start + 12] for start in range(at + 2, end, 12)]
+    kept = [entry for entry in entries if _is_needed(*struct.unpack_from(f"{order}HHI", entry))]
+    directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
+    return data[:at] + directory + data[at + len(directory) :]
+
+
+def _is_needed(tag: int, kind: int, count: int) -> bool:
+    return tag in _TIFF_TAGS and (tag != _ORIENTATION or count == 1)
