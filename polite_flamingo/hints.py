@@ -21,8 +21,8 @@ HINTS: dict[str, str] = {
     "corrupt_image": "the pictures do not decode: were they downloaded whole, and are they pictures?",
     "image_too_large": "the pictures are larger than a model can use: make smaller copies of them",
     "empty_image": "the picture files have no bytes: were they downloaded whole?",
-    "unsupported_image": "the files are of a format that is not read, or not pictures at all: the details say what they "
-    "are and what to do",
+    "unsupported_image": "the files are of a format that is not read, or no pictures: the details say what they are "
+    "and what to do",
     "missing_annotation": "the rows have no response to read: is it the file with the answers, and, of a table, does "
     "--columns name the right response?",
     "empty_response": "the responses are empty: is it the file with the answers, and, of a table, does --columns name "
