@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from polite_flamingo.filters.judge import CHECKS, REJECTIONS, Thresholds
+from polite_flamingo.origin import NOTHING, Annotations
 from polite_flamingo.run_info import RunInfo
 from polite_flamingo.shards import write_atomically
 from polite_flamingo.statistics import UNKNOWN, DatasetCounts, Statistics
@@ -31,13 +32,22 @@ made this folder is under Apache-2.0, which says nothing about the data.
 """
 
 
-def write_card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, path: Path) -> None:
+def write_card(
+    statistics: Statistics, thresholds: Thresholds, run: RunInfo, path: Path, annotations: Annotations = NOTHING
+) -> None:
     """Write the card, atomically."""
-    write_atomically(path, card(statistics, thresholds, run))
+    write_atomically(path, card(statistics, thresholds, run, annotations))
 
 
-def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo) -> str:
-    """The card's Markdown; the front matter is what dataset hubs read."""
+def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotations: Annotations = NOTHING) -> str:
+    """The card's Markdown; the front matter is what dataset hubs read.
+
+    Args:
+        statistics: of the selection.
+        thresholds: of the selection.
+        run: that made the samples.
+        annotations: what became of annotation records before they were rows of the build, as far as it is known.
+    """
     assert len(dataclasses.fields(thresholds)) == len(CHECKS) + 1, "every threshold is in the table"
     total = statistics.total()
     warning = run.world.warning(statistics.of_another_world()) if run.world else ""
@@ -53,7 +63,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo) -> str:
         f"# {_line(run.title)}",
         "",
         f"{total.kept:,} instructions with polite responses, rewritten by Polite Flamingo (arXiv 2307.01003) from "
-        f"{total.rows:,} raw annotations of {sources} datasets, and filtered.",
+        f"{total.rows + annotations.before:,} raw annotations of {sources} datasets, and filtered.",
         f"Mean reward: {_mean(total.reward_raw.value)} of annotations, {_mean(total.reward_kept.value)} of kept texts.",
         f"CLIPScore removed {total.paragraphs_removed:,} paragraphs from kept texts.",
         "",
@@ -63,6 +73,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo) -> str:
         *_counts(statistics, total),
         "",
         "Every row is kept, rejected (by its first failing filter) or quarantined (not readable or not processable).",
+        *_before(annotations),
         "",
         "## How it was made",
         "",
@@ -108,6 +119,21 @@ def _counts(statistics: Statistics, total: DatasetCounts) -> Iterator[str]:
         yield ""
         reasons_of = ", ".join(f"{_line(reason)} {count:,}" for reason, count in sorted(total.quarantined.items()))
         yield f"Quarantined: {reasons_of}."
+
+
+def _before(annotations: Annotations) -> Iterator[str]:
+    """What never became a row of the build."""
+    if not annotations.before:
+        return
+    reasons = ", ".join(f"{_line(reason)} {count:,}" for reason, count in annotations.quarantined.items())
+    parts = [f"{sum(annotations.quarantined.values()):,} were quarantined ({reasons})"] if reasons else []
+    parts += [f"{annotations.left_out:,} were left out by sampling"] if annotations.left_out else []
+    parts += [f"{annotations.not_read:,} lie in shards that were not read here"] if annotations.not_read else []
+    yield ""
+    yield (
+        f"Before that, at ingest: of {annotations.rows:,} annotation records of {_line(', '.join(annotations.names))}, "
+        f"{'; '.join(parts)}; {annotations.rows_in:,} are rows in."
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from polite_flamingo.origin import IngestCounts
 from polite_flamingo.world import World
 
 PACKAGES = ("torch", "transformers", "open_clip_torch", "open_flamingo", "peft", "sentence-transformers", "ray")
@@ -39,6 +40,7 @@ class RunInfo:
         versions: of Python and packages.
         config: resolved, as YAML or JSON text.
         world: the only one that its models, or some of them, know; None where they are confined to none.
+        ingests: that made its input shards, as far as their results lie beside them.
     """
 
     title: str
@@ -52,6 +54,7 @@ class RunInfo:
     versions: Mapping[str, str] = field(default_factory=dict)
     config: str = ""
     world: World | None = None
+    ingests: tuple[IngestCounts, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON types only; `from_json` is its inverse."""
@@ -62,7 +65,8 @@ class RunInfo:
         """Inverse of `to_json`."""
         models = tuple(ModelInfo(**model) for model in record["models"])
         world = World.from_json(record["world"]) if record.get("world") else None
-        return RunInfo(**{**record, "models": models, "world": world})
+        ingests = tuple(IngestCounts(**ingest) for ingest in record.get("ingests", ()))
+        return RunInfo(**{**record, "models": models, "world": world, "ingests": ingests})
 
 
 def installed_versions() -> dict[str, str]:

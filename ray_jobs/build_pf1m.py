@@ -28,7 +28,7 @@ from ray_jobs import console, select
 from ray_jobs.cluster import PoolsConfig, running_ray
 from ray_jobs.fingerprint import config_hash, model_fingerprints
 from ray_jobs.replay_ledger import settle
-from ray_jobs.run_info import Work, add_work, begin_run, read_run, write_run
+from ray_jobs.run_info import Work, add_ingests, add_work, begin_run, read_run, write_run
 
 SAMPLED_MANIFESTS = 1000
 SHARDS_A_RUN = 10_000
@@ -70,6 +70,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
     Raises:
         ValueError: the input, the output folder or the pools are not right; the message says what to do.
         JobFailed: the models failed.
+        AllFailed: every row was quarantined.
     """
     shards = shard_names(config.input)
     layout = OutputLayout(root=Path(config.out))
@@ -90,7 +91,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
             say_another_world(world, todo)
             if run is None or run.config_hash != identity:
                 run = begin_run(identity, models, resolved)  # of another, no shard was finished
-            run = replace(run, config=resolved, world=world)
+            run = replace(add_ingests(run, shards.values()), config=resolved, world=world)
             write_atomically(layout.config, resolved)
             write_run(layout, run)
             layout.stats.unlink(missing_ok=True)
@@ -99,7 +100,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
             write_run(layout, add_work(run, work, time.monotonic() - started))
         if todo or not select.is_current(layout, config.thresholds):
             select.select(layout, config.thresholds)
-        select.print_summary(layout)
+        select.conclude(layout)
 
 
 def say_another_world(world: World | None, shards: Mapping[str, Path]) -> None:

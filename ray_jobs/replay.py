@@ -55,7 +55,7 @@ def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_ac
         process(shards, build, layout, identity, rewriting_actor, scoring_actor)
         settle(layout)
         select.select(layout, build.thresholds)
-        select.print_summary(layout)
+        select.conclude(layout)
 
 
 def main() -> None:

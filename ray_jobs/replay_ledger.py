@@ -103,6 +103,11 @@ def settle(layout: OutputLayout) -> None:
         path.unlink()
 
 
+def source_of(name: str) -> str:
+    """The shard that an extra shard was replayed from, at first hand or not; any other shard itself."""
+    return name.partition("~replay-")[0]
+
+
 def _families(names: Sequence[str]) -> dict[str, list[str]]:
     """Each shard with the extra shards replayed from it, and from those in turn."""
     families = {name: [name] for name in names}

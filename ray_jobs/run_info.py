@@ -6,11 +6,13 @@ import json
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from polite_flamingo.ledger import OutputLayout
+from polite_flamingo.origin import ingests_of
 from polite_flamingo.run_info import ModelInfo, RunInfo, installed_versions
 from polite_flamingo.shards import write_atomically
 
@@ -54,6 +56,16 @@ def add_work(run: RunInfo, work: Work, wall_seconds: float) -> RunInfo:
     rows = run.rows + work.rows
     rate = round(rows / seconds["wall"], 2) if seconds["wall"] else 0.0
     return replace(run, rows=rows, seconds=seconds, rows_per_second=rate)
+
+
+def add_ingests(run: RunInfo, shards: Iterable[Path]) -> RunInfo:
+    """Note the ingests that made these shards, beside those of shards of earlier attempts.
+
+    Raises:
+        ValueError: the result of one cannot be read.
+    """
+    known = {ingest.where: ingest for ingest in (*run.ingests, *ingests_of(shards))}
+    return replace(run, ingests=tuple(known.values()))
 
 
 def write_run(layout: OutputLayout, run: RunInfo) -> None:

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from polite_flamingo import duplicates
 from polite_flamingo.card import write_card
 from polite_flamingo.exports import export_shard, join_exports
 from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.hints import commonest, hint
 from polite_flamingo.ledger import OutputLayout, exclusive, names_in, read_manifest, read_quarantine, read_scored
+from polite_flamingo.origin import Annotations, annotations_of
 from polite_flamingo.report.gallery import collect_gallery
 from polite_flamingo.report.page import write_report
 from polite_flamingo.run_info import RunInfo
@@ -32,7 +35,7 @@ from polite_flamingo.shards import write_atomically, write_shard
 from polite_flamingo.statistics import Statistics, rejections
 from polite_flamingo.world import World
 from ray_jobs import console
-from ray_jobs.replay_ledger import settle
+from ray_jobs.replay_ledger import settle, source_of
 from ray_jobs.run_info import read_run
 
 
@@ -70,11 +73,14 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> None:
     for path_of, suffix in ((layout.pf1m, ".tar"), (layout.verdicts, ".jsonl")):
         for name in {*names_in(path_of("").parent, suffix)} - {*names}:
             path_of(name).unlink()
-    _write_pages(layout, thresholds, run, total)
-    rows_in = sum(read_manifest(layout.manifest(name)).rows_in for name in names)
+    rows = _rows_by_shard(layout, names)
+    annotations = annotations_of(run.ingests, rows)
+    _write_pages(layout, thresholds, run, total, annotations)
+    rows_in = sum(rows.values())
     counts = total.total()
     assert rows_in == counts.rows, f"{rows_in} rows came in, {counts.rows} are accounted for"
     stats: dict[str, Any] = {
+        "annotations": annotations.to_json(),
         "shards": len(names),
         "rows_in": rows_in,
         "kept": counts.kept,
@@ -104,13 +110,36 @@ def read_stats(layout: OutputLayout) -> dict[str, Any]:
     return dict(json.loads(layout.stats.read_text(encoding="utf-8")))
 
 
+def conclude(layout: OutputLayout) -> None:
+    """Print the table at the end of a job, and say plainly where nothing came of it.
+
+    Raises:
+        AllFailed: every row was quarantined.
+    """
+    print_summary(layout)
+    stats = read_stats(layout)
+    rows, quarantined = stats["rows_in"], stats["quarantined"]
+    if rows and sum(quarantined.values()) == rows:
+        folder = layout.quarantine("").parent
+        raise console.AllFailed(
+            f"all {rows:,} rows were quarantined: {hint(quarantined)}; {folder} has each row's detail"
+        )
+    if rows and not stats["kept"]:
+        reason = commonest(stats["rejected"])
+        print(
+            f"nothing was kept: every row that could be read was rejected, most often as {reason} "
+            f"({stats['rejected'][reason]:,}). The report shows samples and what other thresholds would keep; "
+            "ray_jobs.select applies them in seconds."
+        )
+
+
 def print_summary(layout: OutputLayout) -> None:
     """The table at the end of a job."""
     stats = read_stats(layout)
     run = read_run(layout)
     rejected, quarantined = stats["rejected"], stats["quarantined"]
     rows = [
-        ("rows in", f"{stats['rows_in']:,} in {stats['shards']:,} shards"),
+        *_origin_rows(stats),
         ("kept", f"{stats['kept']:,}" + (f" ({stats['kept'] / stats['rows_in']:.0%})" if stats["rows_in"] else "")),
         ("rejected", f"{sum(rejected.values()):,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in rejected.items()),
@@ -125,6 +154,25 @@ def print_summary(layout: OutputLayout) -> None:
     print(console.table(rows, f"{layout.root}"))
     if stats["another_world"]:
         print(stats["another_world"])
+
+
+def _origin_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The lines from the annotation files to the rows of the build."""
+    origin = stats["annotations"]
+    shards = f"{stats['shards']:,} shard{'s' * (stats['shards'] != 1)}"
+    unknown = stats["rows_in"] - origin["rows_in"]
+    if not origin["rows"]:
+        return [("rows in", f"{stats['rows_in']:,} in {shards}")]
+    rows = [("annotations", f"{origin['rows']:,} of {', '.join(origin['names'])}")]
+    if quarantined := origin["quarantined"]:
+        rows.append(("  quarantined", f"{sum(quarantined.values()):,} at ingest"))
+        rows += [(f"    {reason}", f"{count:,}") for reason, count in quarantined.items()]
+    if origin["left_out"]:
+        rows.append(("  left out", f"{origin['left_out']:,} by sampling at ingest"))
+    if origin["not_read"]:
+        rows.append(("  not read", f"{origin['not_read']:,} in shards that are not in this build or cannot be read"))
+    more = f", {unknown:,} of them of no known ingest" if unknown else ""
+    return [*rows, ("rows in", f"{stats['rows_in']:,} in {shards}{more}")]
 
 
 def _select_shard(
@@ -151,11 +199,22 @@ def _select_shard(
     return selection.statistics
 
 
-def _write_pages(layout: OutputLayout, thresholds: Thresholds, run: RunInfo, total: Statistics) -> None:
+def _rows_by_shard(layout: OutputLayout, names: Sequence[str]) -> Counter[Path]:
+    """How many rows came in with each input shard; what was replayed counts with the shard that it came from."""
+    rows: Counter[Path] = Counter()
+    for name in names:
+        source = source_of(name)
+        rows[Path(read_manifest(layout.manifest(source)).shard)] += read_manifest(layout.manifest(name)).rows_in
+    return rows
+
+
+def _write_pages(
+    layout: OutputLayout, thresholds: Thresholds, run: RunInfo, total: Statistics, annotations: Annotations
+) -> None:
     """The card and the report."""
-    write_card(total, thresholds, run, layout.card)
+    write_card(total, thresholds, run, layout.card, annotations)
     gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
-    write_report(total, thresholds, run, gallery, layout.report)
+    write_report(total, thresholds, run, gallery, layout.report, annotations)
 
 
 def _number(value: float | None) -> str:
@@ -171,7 +230,7 @@ def job(config: SelectConfig) -> None:
         layout.sweep()
         settle(layout)
         select(layout, config.thresholds)
-        print_summary(layout)
+        conclude(layout)
 
 
 def thresholds_of_build(arguments: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from polite_flamingo.filters.judge import CHECKS, STAGES, UNSCORED, Check, Thresholds
+from polite_flamingo.origin import NOTHING, Annotations
 from polite_flamingo.report.charts import reward_chart, what_if_chart
 from polite_flamingo.report.gallery import Group, check_of
 from polite_flamingo.report.template import fill
@@ -96,14 +97,33 @@ class Slice:
 
 
 def write_report(
-    statistics: Statistics, thresholds: Thresholds, run: RunInfo, gallery: Sequence[Group], path: Path
+    statistics: Statistics,
+    thresholds: Thresholds,
+    run: RunInfo,
+    gallery: Sequence[Group],
+    path: Path,
+    annotations: Annotations = NOTHING,
 ) -> None:
     """Write the page, atomically."""
-    write_atomically(path, render(statistics, thresholds, run, gallery))
+    write_atomically(path, render(statistics, thresholds, run, gallery, annotations))
 
 
-def render(statistics: Statistics, thresholds: Thresholds, run: RunInfo, gallery: Sequence[Group]) -> str:
-    """The page's HTML."""
+def render(
+    statistics: Statistics,
+    thresholds: Thresholds,
+    run: RunInfo,
+    gallery: Sequence[Group],
+    annotations: Annotations = NOTHING,
+) -> str:
+    """The page's HTML.
+
+    Args:
+        statistics: of the selection.
+        thresholds: of the selection.
+        run: that made the samples.
+        gallery: the samples to show.
+        annotations: what became of annotation records before they were rows of the build, as far as it is known.
+    """
     return fill(
         "page",
         run=run,
@@ -111,6 +131,9 @@ def render(statistics: Statistics, thresholds: Thresholds, run: RunInfo, gallery
         thresholds=thresholds,
         warning=run.world.warning(statistics.of_another_world()) if run.world else "",
         total=statistics.total(),
+        annotations=annotations,
+        whole=statistics.total().rows + annotations.before,
+        before=_before(annotations),
         funnel=funnel(statistics),
         datasets=[(name, counts, slices(counts)) for name, counts in sorted(statistics.datasets.items())],
         rewards=[reward_chart(statistics, width=width) for width in (360, 1060)],
@@ -149,6 +172,22 @@ def funnel(statistics: Statistics) -> list[Step]:
             left -= removed
     assert left == total.kept, (left, total.kept)
     return steps
+
+
+def _before(annotations: Annotations) -> list[tuple[str, str, int, str]]:
+    """What took annotation records out before the build: name, note, how many, reasons."""
+    reasons = " · ".join(f"{reason} {count:,}" for reason, count in annotations.quarantined.items())
+    steps = [
+        (
+            "Quarantined at ingest",
+            "annotations that could not become a row",
+            sum(annotations.quarantined.values()),
+            reasons,
+        ),
+        ("Left out", "by sampling at ingest", annotations.left_out, ""),
+        ("Not read", "in shards that are not in this build, or cannot be read", annotations.not_read, ""),
+    ]
+    return [step for step in steps if step[2]]
 
 
 def slices(counts: DatasetCounts) -> list[Slice]:

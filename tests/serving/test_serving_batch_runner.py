@@ -93,6 +93,15 @@ def test_a_build_that_dies_is_started_again_and_one_that_cannot_work_fails(share
     assert {one["error"]["code"] for one in bad} == {"batch_failed", "invalid_json"}
 
 
+def test_a_job_of_which_every_line_fails_is_completed_with_its_errors(shared: Site) -> None:
+    """Its build ends with status 1, as one that broke down does; it did its work."""
+    client = shared.client()
+    job = start(client, upload(client, line("a", "raise"), line("b", "raise")))
+    run(shared.config, ended(client, job))
+    job, _, bad = accounted(client, job, {"a", "b"})
+    assert job.status == "completed" and {one["error"]["code"] for one in bad} == {"rewriting_failed"}
+
+
 def test_a_runner_that_is_killed_loses_no_line(shared: Site) -> None:
     """Killed once while its build works, which goes on alone, and once more after that was taken over."""
     client = shared.client()

@@ -1,7 +1,7 @@
 """`build_pf1m` in small, in a process of its own: the same options, shards and ledger, models of three lines, no Ray.
 
 What an annotation says decides what happens to it: "kill" ends this process the first time, "wait" waits until there
-is a file OUT/released, "raise" is quarantined.
+is a file OUT/released, "raise" is quarantined; where nothing else is there, the exit status is 1, as of a build.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from pathlib import Path
 
 import yaml
 
-from polite_flamingo.ledger import Manifest, OutputLayout, commit_shard, exclusive, shard_names, unfinished
+from polite_flamingo.ledger import (
+    Manifest,
+    OutputLayout,
+    commit_shard,
+    exclusive,
+    read_manifest,
+    shard_names,
+    unfinished,
+)
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.shards import read_shard
 
@@ -62,6 +70,9 @@ def main() -> None:
                     config_hash="tiny",
                 ),
             )  # fmt: skip
+        layout.stats.write_text("{}")
+        if not any(read_manifest(layout.manifest(name)).scored for name in layout.finished()):
+            raise SystemExit(1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""Where a build's rows come from: the ingests that made its shards, so that counts begin at the annotation files.
+
+    annotation records = quarantined at ingest + left out by sampling + not read here + rows of the build's shards
+
+An ingest leaves its result beside its shards (`ingest_result.py`: FOLDER/ingest/NAME.json beside FOLDER/NAME-00000.tar
+and so on). A build notes the results of its input (`ingests_of`); a selection joins them with the rows that the
+manifests count (`annotations_of`). "Not read here" are rows of shards of such an ingest that are not part of the build
+(it was given some of them) or that could not be read as a whole. Shards that no result lies beside are counted from the
+shards on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_SHARD = re.compile(r"(?P<name>.+)-\d{5,}(-\d+)?\.tar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestCounts:
+    """One finished ingest: `rows_in == written + left_out + all of reasons`."""
+
+    folder: str
+    name: str
+    rows_in: int
+    written: int
+    left_out: int
+    reasons: Mapping[str, int]
+
+    @property
+    def where(self) -> tuple[str, str]:
+        """What tells it from others."""
+        return self.folder, self.name
+
+
+def ingests_of(shards: Iterable[Path]) -> list[IngestCounts]:
+    """The ingests whose results lie beside these shards, each once.
+
+    Raises:
+        ValueError: a result cannot be read; the message says what to do.
+    """
+    found: dict[tuple[str, str], IngestCounts] = {}
+    for folder, name in sorted({where for path in shards if (where := _ingest_of(path))}):
+        file = Path(folder) / "ingest" / f"{name}.json"
+        if not file.is_file():
+            continue
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            counts = {field: int(record[field]) for field in ("rows_in", "written", "left_out")}
+            reasons = {str(reason): int(count) for reason, count in record["reasons"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{file} is not the result of an ingest ({type(error).__name__}: {error}); ingest again, or delete it "
+                "to have rows counted from the shards on"
+            ) from None
+        found[folder, name] = IngestCounts(folder=folder, name=name, reasons=reasons, **counts)
+    return list(found.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotations:
+    """What became of annotation records before a build read them.
+
+    Attributes:
+        names: of the ingests.
+        rows: annotation records in all.
+        quarantined: at ingest, by reason.
+        left_out: by sampling.
+        not_read: in shards of these ingests that are not part of the build or could not be read.
+        rows_in: in the build's shards of these ingests.
+    """
+
+    names: tuple[str, ...] = ()
+    rows: int = 0
+    quarantined: Mapping[str, int] = field(default_factory=dict)
+    left_out: int = 0
+    not_read: int = 0
+    rows_in: int = 0
+
+    def __post_init__(self) -> None:
+        assert self.rows == self.before + self.rows_in, self
+
+    @property
+    def before(self) -> int:
+        """How many never reached the build."""
+        return sum(self.quarantined.values()) + self.left_out + self.not_read
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types only."""
+        return {**dataclasses.asdict(self), "names": list(self.names)}
+
+
+NOTHING = Annotations()
+"""Nothing is known: counts begin at the shards."""
+
+
+def annotations_of(ingests: Iterable[IngestCounts], rows: Mapping[Path, int]) -> Annotations:
+    """Join ingests with what a build counted.
+
+    An ingest that says it wrote fewer rows than its shards hold is not theirs (the folder was ingested again since): it
+    is left out of the counts, as one without a result.
+
+    Args:
+        ingests: noted by the build.
+        rows: of each input shard that was read.
+    """
+    read: Counter[tuple[str, str]] = Counter()
+    for path, count in rows.items():
+        if where := _ingest_of(path):
+            read[where] += count
+    known = [ingest for ingest in ingests if ingest.where in read and ingest.written >= read[ingest.where]]
+    quarantined: Counter[str] = Counter()
+    for ingest in known:
+        quarantined.update(ingest.reasons)
+    return Annotations(
+        names=tuple(sorted({ingest.name for ingest in known})),
+        rows=sum(ingest.rows_in for ingest in known),
+        quarantined=dict(quarantined.most_common()),
+        left_out=sum(ingest.left_out for ingest in known),
+        not_read=sum(ingest.written - read[ingest.where] for ingest in known),
+        rows_in=sum(read[ingest.where] for ingest in known),
+    )
+
+
+def _ingest_of(shard: Path) -> tuple[str, str] | None:
+    """The folder, absolute, and the name of the ingest that a shard would be of."""
+    match = _SHARD.fullmatch(shard.name)
+    return (os.path.abspath(shard.parent), match["name"]) if match else None  # noqa: PTH100
