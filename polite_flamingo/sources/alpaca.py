@@ -18,17 +18,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Context, Evidence, Place, Source, SourceOptions, numbered
+from polite_flamingo.sources.base import Context, Evidence, Place, Source, SourceOptions
 from polite_flamingo.sources.conversations import text_sample
+from polite_flamingo.sources.files import file_records
 from polite_flamingo.sources.reading import entry, fingerprint, value_of, verbatim
 from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import json_records
 
 
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The instructions."""
-    for path in options.annotations:
-        yield from numbered(Place(file=path.name, part="instructions"), json_records(path))
+    return file_records(options, shelf, "instructions")
 
 
 def builder(name: str, answer: str) -> Callable[[str, Any, Context], Sample]:

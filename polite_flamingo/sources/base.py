@@ -69,12 +69,15 @@ class Context:
         return fetch(url, self.options.download_from)
 
     def local_or_downloaded(self, url: object, *names: str) -> Image:
-        """The first of `names` in the image folder; where there is none and the user has named hosts, that of `url`."""
+        """The first of `names` in the image folder; where there is none, that of `url` if the user has named hosts."""
         try:
             return self.images.read(*names)[0]
         except BadSample as bad:
-            if bad.reason != "missing_image" or not self.options.download_from:
+            if bad.reason != "missing_image":
                 raise
+            if not self.options.download_from:
+                what = f"{bad.detail}, and no host is named to download it from (--download)"
+                raise BadSample("missing_image", what) from None
             return self.download(url)
 
 
@@ -141,10 +144,14 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where records come from: `part` names the list inside the file ("" where the file is the list)."""
+    """Where records come from: `part` names the list inside the file ("" where the file is the list).
+
+    `split` is that of all its records, where the file's own name says it; it goes into the keys and is not kept.
+    """
 
     file: str
     part: str = ""
+    split: str = ""
 
     def quarantined(self, number: int, reason: Reason, detail: str, key: str = "") -> Quarantined:
         """The row of record `number` (from 0), which cannot become a sample."""
@@ -197,7 +204,7 @@ def plan(source: Source, options: SourceOptions, shelf: Shelf | None = None) -> 
         try:
             if isinstance(data, BadSample):
                 raise data
-            split = split_of(data if source.split_in_record else None, options)
+            split = split_of(data if source.split_in_record else None, options, place.split)
             if options.split and split != options.split:
                 others.add(split)
                 continue
@@ -224,11 +231,11 @@ def choice(options: SourceOptions, name: str, *allowed: Word) -> Word:
     raise SourceError(f"extra {name}={chosen[:40]!r}: it must be one of {', '.join(allowed)}")
 
 
-def split_of(record: Any, options: SourceOptions) -> str:
-    """The record's own split where it names one, else the one of the options."""
+def split_of(record: Any, options: SourceOptions, of_file: str = "") -> str:
+    """The record's own split where it names one, else its file's, else the one of the options."""
     if isinstance(record, dict) and record.get("split"):
         return text(record, "split")
-    return options.split or "train"
+    return of_file or options.split or "train"
 
 
 def make(source: Source, record: Record, context: Context) -> Row:

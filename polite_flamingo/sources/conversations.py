@@ -20,10 +20,10 @@ from itertools import groupby
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Reason, Sample, Turn, unmarked
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.files import file_records
 from polite_flamingo.sources.reading import entry, fingerprint, identity, list_of, value_of, verbatim
 from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import json_records
 
 Said = list[tuple[str, str]]
 """(speaker, text) in order; a speaker is "human", "assistant" or "system"."""
@@ -37,8 +37,7 @@ SPEAKERS = {
 
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The conversations."""
-    for path in options.annotations:
-        yield from numbered(Place(file=path.name, part="conversations"), json_records(path))
+    return file_records(options, shelf, "conversations")
 
 
 def identify(record: Any) -> str:

@@ -15,17 +15,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.conversations import text_sample
+from polite_flamingo.sources.files import file_records
 from polite_flamingo.sources.reading import as_text, entry, finite, identity, list_of, value_of, verbatim
 from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import json_records
 
 
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The trees."""
-    for path in options.annotations:
-        yield from numbered(Place(file=path.name, part="trees"), json_records(path))
+    return file_records(options, shelf, "trees")
 
 
 def identify(record: Any) -> str:

@@ -20,10 +20,11 @@ from typing import Any
 
 from polite_flamingo.exports import MARKER
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Task, Turn, unmarked
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice, numbered
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
+from polite_flamingo.sources.files import file_records
+from polite_flamingo.sources.pictures import pictures
 from polite_flamingo.sources.reading import entry, fingerprint, finite, value_of, verbatim
 from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import json_records
 
 RESPONSES = ("output", "original")
 SCORES = ("reward", "rouge_score", "sts_similarity")
@@ -32,8 +33,7 @@ SCORES = ("reward", "rouge_score", "sts_similarity")
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The records. Raises `SourceError` for a response that does not exist."""
     choice(options, "response", *RESPONSES)
-    for path in options.annotations:
-        yield from numbered(Place(file=path.name, part="records"), json_records(path))
+    return file_records(options, shelf, "records")
 
 
 def instruction_of(text: str) -> tuple[str, list[str], int]:
@@ -73,7 +73,7 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
         dataset="pf1m",
         task=task_of(record, len(names)),
         turns=(Turn(instruction=said, response=unmarked(response)),),
-        images=tuple(context.images.read(name)[0] for name in names),
+        images=tuple(pictures(names, context)),
         meta={"images": names, **texts, **scores} | ({"unmarked": marks} if marks else {}),
     )
 

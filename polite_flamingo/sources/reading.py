@@ -1,8 +1,8 @@
 """Reading annotation and image files that nobody vouches for.
 
 JSON is read strictly (UTF-8, with or without a byte order mark), fields are checked before use, and image names cannot
-lead out of the image folder: not by `..`, not by an absolute path, not through a symbolic link. Nothing here unpickles
-or opens a connection (`download.py` does, where it is asked to).
+lead out of the image folder: not by `..`, not by an absolute path elsewhere, not through a symbolic link. Nothing here
+unpickles or opens a connection (`download.py` does, where it is asked to).
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from polite_flamingo.images import EXTENSION_OF, Header, inspect
 from polite_flamingo.sample import BadSample, Image
+from polite_flamingo.sources.paths import other_spellings, relative
 
 MAX_IMAGE_BYTES = 100 << 20
 """A larger file is not read at all; the largest image of the source datasets has 30 MB."""
@@ -235,14 +237,16 @@ class ImageFolder:
         """The path of the first of `names` that is a file inside the folder."""
         if self.root is None:
             raise BadSample("missing_image", "the record has an image and no image folder is given: pass --images")
-        for name in names:
-            if name.startswith("/") or "\0" in name or ".." in name.split("/"):
-                raise BadSample("unsafe_name", f"image name {name[:80]!r} leads out of the image folder")
-            path = self.root / name
+        root = self.root
+        as_given = (relative(name, root) for name in names)
+        others = (spelling for name in names for spelling in other_spellings(relative(name, root), root))
+        for spelling in chain(as_given, others):
+            path = root / spelling
             try:
                 if path.is_file():
                     if not self._inside(path):
-                        raise BadSample("unsafe_name", f"{name[:80]!r} is a link that leads out of the image folder")
+                        what = f"{spelling[:80]!r} is a link that leads out of the image folder"
+                        raise BadSample("unsafe_name", what)
                     return path
             except (OSError, ValueError) as error:  # a name that no file system takes names no file
                 if isinstance(error, BadSample):

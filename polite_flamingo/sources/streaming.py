@@ -1,27 +1,28 @@
-"""Annotation files one record at a time: a 700 MB file takes the memory of a record, not of ten times its size.
+"""Annotation files of text one record at a time: a 700 MB file takes the memory of a record, not of ten times its size.
 
 `members` and `elements` walk a JSON file with the standard library's own scanner over a sliding window of text. A
 streaming parser such as ijson would refuse the whole file for one `NaN` or one byte of another encoding; here both stay
 inside their record, which `reading.py` then refuses alone. `json_lines` and `lines` do the same for files of lines.
-Each file is opened as it is or, by its first bytes, through gzip.
+Each file is opened as it is or, by its first bytes, through what it was packed with (`unpacking.py`). Which of these
+readers a file needs is for `kinds.py` to say.
 
 What is wrong with a file as a whole is a `SourceError`: not JSON, cut short, another shape, a record of absurd size.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from json.decoder import JSONDecodeError
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading import SourceError, kind_of
+from polite_flamingo.sources.unpacking import open_bytes
 
 WINDOW = 1 << 20
 """Characters read at once."""
@@ -30,12 +31,13 @@ MAX_RECORD = 64 << 20
 """Characters of one record, at most: a file that promises more is no annotation file."""
 
 _SPACE = " \t\r\n"
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+"""Byte order marks of encodings that are not read. iconv leaves them out."""
 
 
-def elements(path: Path) -> Iterator[Any]:
+def elements(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[Any]:
     """The elements of a file that is one JSON list. Raises `SourceError`."""
-    with _window(path) as window:
+    with _window(path, decoder) as window:
         if window.peek() != "[":
             raise SourceError(
                 f"{path}: expected a list, found {window.kind()}; see --list for the files of this source"
@@ -44,13 +46,13 @@ def elements(path: Path) -> Iterator[Any]:
         window.finish()
 
 
-def members(path: Path, *, objects: bool = False) -> Iterator[tuple[str, Any]]:
+def members(path: Path, *, objects: bool = False, decoder: json.JSONDecoder | None = None) -> Iterator[tuple[str, Any]]:
     """The members of a file that is one JSON object: name and value, or, where the value is a list, its iterator.
 
     With `objects`, a value that is an object (of id -> record) is an iterator too: of its values.
     An iterator that is left before its end is skipped. Raises `SourceError`, also while iterating.
     """
-    with _window(path) as window:
+    with _window(path, decoder) as window:
         for name in _names(window, path):
             if (kind := window.peek()) == "[" or (objects and kind == "{"):
                 rest = _elements(window) if kind == "[" else _values(window)
@@ -88,37 +90,27 @@ def listed(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]:
             raise SourceError(f"{path}: expected {wanted}, found no {name!r}; see --list for the files of this source")
 
 
-def json_records(path: Path) -> Iterator[Any]:
-    """The records of a file that is one JSON list, one object written over several lines, or JSON lines.
-
-    Yields:
-        JSON values; a `BadSample` in the place of a line that is not JSON.
-
-    Raises:
-        SourceError: the list or the object is broken.
-    """
-    with _window(path) as window:
-        begins = window.peek()
-        alone = window.line() == "{"
-        if alone:
-            yield window.value()
-            window.finish()
-    if not alone:
-        yield from elements(path) if begins == "[" else json_lines(path)
-
-
 def is_list(path: Path) -> bool:
     """Whether a JSON file is a list (else it is an object, or nothing that can be read). Raises `SourceError`."""
     with _window(path) as window:
         return window.peek() == "["
 
 
-def json_lines(path: Path) -> Iterator[Any]:
+def only_value(path: Path, decoder: json.JSONDecoder | None = None) -> Any:
+    """The value of a file that is one. Raises `SourceError`, also where anything follows it."""
+    with _window(path, decoder) as window:
+        value = window.value()
+        window.finish()
+        return value
+
+
+def json_lines(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[Any]:
     """The value of each line that is not blank; a `BadSample` in the place of one that is not JSON."""
+    decode = (decoder or json.JSONDecoder()).decode
     for line in lines(path):
         if line.strip():
             try:
-                yield json.loads(line)
+                yield decode(line)
             except RecursionError:
                 yield BadSample("bad_json", "the line is nested too deeply")
             except ValueError as error:
@@ -136,32 +128,43 @@ def lines(path: Path) -> Iterator[str]:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[IO[str]]:
-    """The text of a file, gzip or not, its bytes that are not UTF-8 as lone surrogates. Raises `SourceError`."""
-    try:
-        with path.open("rb") as raw:
-            start = raw.read(2)
-            if start in _UTF_16:
-                raise SourceError(f"{path} is UTF-16, not UTF-8: convert it first, for example with iconv")
-            raw.seek(0)
-            unpacked: Any = gzip.GzipFile(fileobj=raw) if start == b"\x1f\x8b" else raw
-            yield io.TextIOWrapper(unpacked, encoding="utf-8-sig", errors="surrogateescape", newline="\n")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise SourceError(f"{path} does not unpack ({error}); was it downloaded whole?") from None
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None
+    """The text of a file, packed or not, its bytes that are not UTF-8 as lone surrogates. Raises `SourceError`.
+
+    Lines end with a line feed, before which a carriage return may stand; in a file that begins without any line feed,
+    with a carriage return, as on the first Macs.
+    """
+    with open_bytes(path) as raw:
+        start = raw.peek(1 << 16)
+        if encoding := other_encoding(start):
+            remedy = f"convert it first: iconv -f {encoding} -t UTF-8 {quote(str(path))} > {quote(f'{path}.utf8')}"
+            raise SourceError(f"{path} is {encoding}, not UTF-8: {remedy}")
+        ends = "\r" if b"\r" in start and b"\n" not in start else "\n"
+        yield io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=ends)
+
+
+def other_encoding(start: bytes) -> str:
+    """UTF-16 or UTF-32 with the order of its bytes, if a file that begins so is written in it; else ""."""
+    for mark, encoding in _MARKS.items():
+        if start.startswith(mark):
+            return encoding
+    if len(start) >= 4 and start[0] and not start[1]:
+        return "UTF-32LE" if not any(start[1:4]) else "UTF-16LE" if start[2] and not start[3] else ""
+    if len(start) >= 4 and not start[0]:
+        return "UTF-32BE" if not any(start[:3]) and start[3] else "UTF-16BE" if start[1] and not start[2] else ""
+    return ""
 
 
 class _Window:
     """The part of a text that is being parsed; what lies before `at` is let go when more is read."""
 
-    def __init__(self, file: IO[str], path: Path):
+    def __init__(self, file: IO[str], path: Path, decoder: json.JSONDecoder | None = None):
         self._file = file
         self._path = path
         self._text = ""
         self._at = 0
         self._lines = 1
         self._column = 1
-        self._decode = json.JSONDecoder().raw_decode
+        self._decode = (decoder or json.JSONDecoder()).raw_decode
 
     def peek(self) -> str:
         """The next character that is not white space, "" at the end."""
@@ -285,6 +288,6 @@ def _elements(window: _Window) -> Iterator[Any]:
 
 
 @contextmanager
-def _window(path: Path) -> Iterator[_Window]:
+def _window(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[_Window]:
     with open_text(path) as file:
-        yield _Window(file, path)
+        yield _Window(file, path, decoder)

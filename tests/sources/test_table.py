@@ -19,11 +19,12 @@ from raw_dataset import Raw, both
 from record_strategies import JUNK, spoiled
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base, table
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base, pictures
 from polite_flamingo.sources.base import make, plan
+from polite_flamingo.sources.delimited import delimited
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.reading import checked
-from polite_flamingo.sources.table import FIELDS, delimited
+from polite_flamingo.sources.table import FIELDS
 
 VQA = {"image": "path", "instruction": "question", "response": "answer"}
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -158,7 +159,6 @@ WRONG_FILES: list[tuple[str, bytes, str]] = [
     ("t.csv", b"", "is empty"),
     ("t.csv", b"\n\n", "is empty"),
     ("t.csv", b'"path,answer\n', "the first line must name the columns"),
-    ("t.csv", b"path,answer\ra,b\r", "the first line must name the columns"),
     ("t.csv", b"\xff\xfep\x00", "UTF-16"),
     ("t.csv", b"pat\xe9,answer\n", r"the columns are: 'pat\\udce9', 'answer'"),
     ("t.csv.gz", gzip.compress(b"path,answer\n" + b"x" * 99999)[:-12], "does not unpack"),
@@ -290,7 +290,8 @@ def test_each_bad_row_of_json_lines_costs_itself_alone(raw: Raw) -> None:
 def test_a_column_may_be_missing_from_the_first_rows(raw: Raw) -> None:
     rows = [{"question": "a?", "answer": "b"}, {"question": "c?", "answer": "d", "site": "here"}]
     path = raw.text("t.jsonl", "\n".join(map(json.dumps, rows)))
-    samples, _ = read(raw, path, columns={"instruction": "question", "response": "answer", "meta.site": "site"})
+    columns = {"instruction": "question", "response": "answer", "meta.site": "site"}
+    samples, _ = read(raw, path, columns=columns, images=False)
     assert [sample.meta["site"] for sample in samples] == [None, "here"]
 
 
@@ -332,10 +333,8 @@ def test_the_task_follows_from_what_a_row_has(raw: Raw) -> None:
         assert samples == [] and {row.reason for row in quarantined} == {reason}
     _, quarantined = read(raw, path, columns=full, task="text")
     assert [row.detail for row in quarantined] == ["the task is text, and the row has an image"] * 5
-    for columns in ({"image": "i"}, {}):
-        columns |= {"instruction": "q", "response": "a"}
-        _, quarantined = read(raw, path, columns=columns, images=False, task="vqa")
-        assert [row.reason for row in quarantined] == ["missing_image"] * 5
+    _, quarantined = read(raw, path, columns={"instruction": "q", "response": "a"}, images=False, task="vqa")
+    assert [row.reason for row in quarantined] == ["missing_image"] * 5
 
 
 def test_text_keeps_its_lines(raw: Raw) -> None:
@@ -478,7 +477,7 @@ def test_a_damaged_parquet_file_gives_no_wrong_images(raw: Raw) -> None:
 def test_what_is_too_large_or_too_deep(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     path = raw.root / "t.parquet"
     path.write_bytes(as_parquet([{"image": raw.image("a.png"), "caption": "x"}]))
-    monkeypatch.setattr(table, "MAX_IMAGE_BYTES", 50)
+    monkeypatch.setattr(pictures, "MAX_IMAGE_BYTES", 50)
     assert [row.reason for row in read(raw, path)[1]] == ["image_too_large"]
     deep = raw.text("t.jsonl", '{"prompt": "a", "answer": "b", "site": ' + "[" * 60 + "]" * 60 + "}")
     assert [row.reason for row in read(raw, deep, columns={"meta.site": "site"}, images=False)[1]] == ["bad_field"]

@@ -1,0 +1,93 @@
+"""Values of annotation files as JSON types, and numbers as they stand in the file."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from polite_flamingo.sample import BadSample
+from polite_flamingo.sources.reading import kind_of, verbatim
+
+_DEPTH = 20
+
+
+class Number(float):
+    """A number of a JSON file that knows how it is written there: 1.10, 1e5, -0."""
+
+    def __new__(cls, written: str) -> Number:
+        """Of the text of a number in JSON."""
+        found = super().__new__(cls, written)
+        found.written = written
+        return found
+
+    written: str
+
+
+class Decoder(json.JSONDecoder):
+    """JSON, in which an object that has a name twice is noticed.
+
+    Attributes:
+        repeated: the name that the values read since it was cleared have twice in one object; "" for none.
+    """
+
+    def __init__(self, *, as_written: bool = False):
+        numbers: dict[str, Any] = {"parse_float": Number, "parse_int": _integer} if as_written else {}
+        super().__init__(object_pairs_hook=self._object, **numbers)
+        self.repeated = ""
+
+    def _object(self, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            self.repeated = next(name for name in found if names.count(name) > 1)
+        return found
+
+    def checked(self, value: Any) -> Any:
+        """A value that was just read; a `BadSample` in its place if it repeats a name."""
+        repeated, self.repeated = self.repeated, ""
+        return BadSample("bad_json", f"an object says {repeated[:60]!r} twice") if repeated else value
+
+
+def _integer(written: str) -> int | Number:
+    return Number(written) if written == "-0" else int(written)
+
+
+def plain(value: Any, what: str, depth: int = 0) -> Any:
+    """A value as JSON types; dates and the like become text, NaN and infinity (pandas' "missing") become null.
+
+    Args:
+        value: of whatever a reader of files gives.
+        what: what to call it in an error.
+        depth: of the lists and objects around it.
+
+    Raises:
+        BadSample: `bad_field` for bytes, for what is nested too deeply, and for text that cannot be UTF-8 or has a NUL.
+    """
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if depth < _DEPTH and isinstance(value, list | tuple):
+        return [plain(item, what, depth + 1) for item in value]
+    if depth < _DEPTH and isinstance(value, dict):
+        return {plain(str(name), what): plain(item, what, depth + 1) for name, item in value.items()}
+    if isinstance(value, bytes | list | tuple | dict):
+        raise BadSample("bad_field", f"{what} holds {kind_of(value)}, which is no text")
+    found = verbatim(format(value, "f") if isinstance(value, Decimal) else str(value), what)
+    if "\0" in found:
+        raise BadSample("bad_field", f"{what} holds a NUL byte")
+    return found
+
+
+def as_written(value: Any) -> Any:
+    """A value with the numbers in it, at any depth, as the text by which the file writes them, where that is known."""
+    if isinstance(value, Number):
+        return value.written
+    if isinstance(value, list):
+        return [as_written(item) for item in value]
+    if isinstance(value, dict):
+        return {name: as_written(item) for name, item in value.items()}
+    return value

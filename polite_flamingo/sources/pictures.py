@@ -1,0 +1,243 @@
+"""What annotations write where a picture is meant, as that picture: the one way for every source.
+
+A path, in all the spellings of `paths.py`; an address, fetched only from hosts that the user named; a `data:` URL;
+base64 as it is; bytes, in Parquet and Arrow; an object that has one of these under a name of `NAMES`, as Hugging Face's
+data sets, OpenAI's and Anthropic's messages have it; and a list of any of these, also written into a cell of text, as
+JSON or as Python prints it.
+
+    for reference in references(value, context):     # str or bytes
+        read(reference, context)                     # -> Image
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from polite_flamingo.sample import BadSample, Image
+from polite_flamingo.sources.base import Context
+from polite_flamingo.sources.files import cell_at, is_place
+from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, checked, kind_of, verbatim
+
+NAMES = (
+    "bytes", "path", "url", "image_url", "image", "file_name", "filename", "file", "file_path", "image_path", "base64",
+    "b64_json", "data", "source",
+)  # fmt: skip
+"""Under which an object has its picture; the first that is there and not empty counts."""
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
+_FTYP = b"ftyp"
+_LONGEST_NAME = 1024
+"""Characters: a longer text without a dot, of the letters of base64, is not a path."""
+
+_DEPTH = 5
+
+
+def references(value: Any, context: Context, separator: str = "") -> list[str | bytes]:
+    """The pictures that a value names, in order: texts (paths, addresses, base64) and bytes, none of them empty.
+
+    Args:
+        value: whatever an annotation has there.
+        context: for cells of Parquet and Arrow, which are read here.
+        separator: of several in one text; "" for none.
+
+    Raises:
+        BadSample: `bad_field` for what names no picture, `missing_image` for a cell that cannot be read.
+    """
+    return list(_references(value, context, separator, 0))
+
+
+def _references(value: Any, context: Context, separator: str, depth: int) -> Iterator[str | bytes]:
+    if depth > _DEPTH:
+        raise BadSample("bad_field", "what should be an image is nested too deeply")
+    if is_place(value):
+        value = cell_at(value, context.options)
+    if isinstance(value, str):
+        value = _written(value)
+    if isinstance(value, str) and separator:
+        yield from (part.strip() for part in value.split(separator) if part.strip())
+    elif isinstance(value, str | bytes):
+        if value or isinstance(value, bytes):
+            yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _references(item, context, separator, depth + 1)
+    elif isinstance(value, dict):
+        yield from _references(_of_object(value), context, "", depth + 1)
+    elif value is not None:
+        raise BadSample("bad_field", f"an image must be a path or, in Parquet, bytes, not {kind_of(value)}")
+
+
+def _of_object(value: dict[str, Any]) -> Any:
+    """What an object has under the first of `NAMES`."""
+    there = [name for name in NAMES if name in value]
+    for name in there:
+        found = value[name]
+        if name == "bytes" and isinstance(found, list) and found and all(_is_byte(item) for item in found):
+            return bytes(found)
+        if found not in (None, "", b"", [], {}):
+            return found
+    if b"" in [value[name] for name in there]:
+        return b""
+    what = f"an object without {', '.join(NAMES[:5])} or the like" if not there else "an object that is empty"
+    raise BadSample("bad_field", f"an image must be a path or, in Parquet, bytes, not {what}")
+
+
+def _is_byte(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 256
+
+
+def _written(text: str) -> Any:
+    """A list or an object that a text is, as JSON or as Python prints it, bytes that it prints; else the text."""
+    start = text.lstrip()[:2]
+    if start[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            pass  # as Python prints it, or a path
+    if start in ("['", '["', "{'", "b'", 'b"') or start in ("[b", "[{"):
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return text
+    return text
+
+
+def read(
+    reference: str | bytes, context: Context, places: Callable[[str], Iterable[str]] = lambda name: [name]
+) -> Image:
+    """The picture of one of `references`.
+
+    Args:
+        reference: a path, an address, a `data:` URL, base64, or bytes.
+        context: the image folder, and the hosts that may be asked.
+        places: where in the folder a path is looked for.
+
+    Raises:
+        BadSample: `missing_image`, `unsafe_name`, `image_too_large`, `bad_field`, or what `images.inspect` says.
+    """
+    if isinstance(reference, bytes):
+        return _of_bytes(reference, context, places)
+    text = verbatim(reference, "the image")
+    if "\0" in text:
+        raise BadSample("bad_field", "the image holds a NUL byte")
+    start = text[:40].lower()
+    if start.startswith("data:"):
+        return _checked(_of_data_url(text), "the image in its data URL")
+    if start.startswith(("http://", "https://")):
+        return context.local_or_downloaded(text.strip(), *places(text.strip()))
+    if (scheme := re.match(r"([a-z][a-z0-9+.]+)://", start)) and scheme[1] != "file":
+        what = f"{text[:120]!r} is not fetched: only http and https are, from hosts named with --download"
+        raise BadSample("missing_image", f"{what}; copy such files into the folder of --images")
+    if (data := _of_base64(text)) is not None:
+        return _checked(data, "the image in base64")
+    if not text.strip():
+        raise BadSample("bad_field", "an image must be a path or, in Parquet, bytes, not blanks")
+    return context.images.read(*places(text))[0]
+
+
+def pictures(
+    value: Any, context: Context, places: Callable[[str], Iterable[str]] = lambda name: [name], separator: str = ""
+) -> list[Image]:
+    """The pictures that a value names, read. Raises `BadSample` as `references` and `read`."""
+    return [read(reference, context, places) for reference in references(value, context, separator)]
+
+
+def name_of(reference: str | bytes) -> str:
+    """What to call a reference in `meta`: a path or an address as it is, anything else by what it is."""
+    if isinstance(reference, bytes):
+        return "(bytes)"
+    if reference[:5].lower() == "data:":
+        return "(data URL)"
+    return reference if len(reference) <= _LONGEST_NAME and _of_base64(reference) is None else "(base64)"
+
+
+def needs_folder(value: Any) -> bool:
+    """Whether a value names a file: neither bytes, nor an address, nor text that holds the picture itself."""
+    if isinstance(value, str):
+        found = _written(value)
+        if not isinstance(found, str):
+            return needs_folder(found)
+        is_file = "://" not in found[:20] or found[:7].lower() == "file://"
+        return bool(found.strip()) and is_file and found[:5].lower() != "data:" and _of_base64(found) is None
+    if isinstance(value, list):
+        return any(map(needs_folder, value))
+    if isinstance(value, dict) and not is_place(value):
+        try:
+            return needs_folder(_of_object(value))
+        except BadSample:
+            return False
+    return False
+
+
+def _of_bytes(data: bytes, context: Context, places: Callable[[str], Iterable[str]]) -> Image:
+    """A column of bytes may hold paths or base64 instead of pictures."""
+    try:
+        return _checked(data, "the image in the row")
+    except BadSample as bad:
+        if bad.reason != "corrupt_image" or not data[:64].isascii():
+            raise
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise bad from None
+        if _of_base64(text) is None and not (len(text) < _LONGEST_NAME and re.search(r"\.\w{3,4}$", text)):
+            raise
+        return read(text, context, places)
+
+
+def _checked(data: bytes, what: str) -> Image:
+    if len(data) > MAX_IMAGE_BYTES:
+        raise BadSample("image_too_large", f"{what} has {len(data)} bytes, at most {MAX_IMAGE_BYTES} are read")
+    return checked(data, what)[0]
+
+
+def _of_data_url(url: str) -> bytes:
+    head, comma, body = url.partition(",")
+    if not comma:
+        raise BadSample("bad_field", "the image's data URL has no comma")
+    if len(body) > MAX_IMAGE_BYTES * 3:
+        raise BadSample("image_too_large", f"the image's data URL has {len(url)} characters")
+    data = unquote_to_bytes(body)
+    if not head.lower().rstrip().endswith(";base64"):
+        return data
+    try:
+        return _decoded(data.decode("ascii", "replace"))
+    except (binascii.Error, ValueError) as error:
+        raise BadSample("corrupt_image", f"the image's data URL is not base64: {error}") from None
+
+
+def _of_base64(text: str) -> bytes | None:
+    """The bytes of a text that is base64 of a picture, or so long that it is no path; None for any other."""
+    if len(text) < 32 or not _BASE64.match(text.strip()[:64]):
+        return None
+    try:
+        start = _decoded(re.sub(r"\s+", "", text[:200])[:64])
+    except (binascii.Error, ValueError):
+        return None
+    if not start.startswith(_MAGIC) and start[4:8] != _FTYP and len(text) <= _LONGEST_NAME:
+        return None
+    if len(text) > MAX_IMAGE_BYTES * 3:
+        raise BadSample("image_too_large", f"the image in base64 has {len(text)} characters")
+    packed = "".join(text.split())
+    if not _BASE64.fullmatch(packed):
+        return None
+    try:
+        return _decoded(packed)
+    except (binascii.Error, ValueError) as error:
+        if len(text) <= _LONGEST_NAME:
+            return None
+        raise BadSample("corrupt_image", f"the image in base64 cannot be read: {error}") from None
+
+
+def _decoded(text: str) -> bytes:
+    """Base64 with or without white space and padding, in either alphabet."""
+    packed = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
+    return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)

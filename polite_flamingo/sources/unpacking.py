@@ -1,0 +1,95 @@
+"""Files as bytes, through gzip, bzip2, xz, Zstandard or LZ4 where their first bytes say that they are packed so.
+
+The name plays no part: `a.jsonl` that was packed and `a.jsonl.gz` that was not are both read.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from polite_flamingo.sources.reading import SourceError
+
+PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\x04\x22\x4d\x18": "lz4",
+}
+"""How a file is packed, by its first bytes."""
+
+SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4")
+"""What packers add to a name."""
+
+_BUFFER = 1 << 16
+
+
+def packing(start: bytes) -> str:
+    """How a file is packed that begins so; "" where it is not."""
+    return next((name for magic, name in PACKED.items() if start.startswith(magic)), "")
+
+
+def unpacked_name(name: str) -> str:
+    """A file's name without what packers add to it."""
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[Any]:
+    """The bytes of a file, unpacked: an `io.BufferedReader`. Raises `SourceError`, also while it is read."""
+    try:
+        with io.BufferedReader(io.FileIO(path), _BUFFER) as raw:
+            packed = packing(raw.peek(8))
+            yield io.BufferedReader(_Unpacked(path, packed, raw), _BUFFER) if packed else raw
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None
+
+
+class _Unpacked(io.RawIOBase):
+    """What a codec gives, its damages as `SourceError`."""
+
+    def __init__(self, path: Path, packed: str, raw: IO[bytes]):
+        self._path = path
+        self._codec = _codec(path, packed, raw)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` as far as the codec goes at once; 0 at the end."""
+        try:
+            data = self._codec.read(len(buffer))
+        except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno and not isinstance(error, gzip.BadGzipFile):
+                raise
+            raise SourceError(f"{self._path} does not unpack ({error}); was it downloaded whole?") from None
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _codec(path: Path, packed: str, raw: IO[bytes]) -> Any:
+    if packed == "gzip":
+        return gzip.GzipFile(fileobj=raw)
+    if packed == "bzip2":
+        return bz2.BZ2File(raw)
+    if packed == "xz":
+        return lzma.LZMAFile(raw)
+    try:
+        import pyarrow
+    except ImportError:
+        remedy = f"pip install pyarrow, or unpack the file first ({packed} -d {path.name})"
+        raise SourceError(
+            f"{path} is packed with {packed}, and pyarrow, which unpacks it, is missing: {remedy}"
+        ) from None
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), packed)
