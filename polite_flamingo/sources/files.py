@@ -21,13 +21,14 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.images import EXTENSION_OF
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.arrow import Cells, Rows, arrow_rows
 from polite_flamingo.sources.base import Place, SourceOptions
 from polite_flamingo.sources.cells import Decoder, plain
 from polite_flamingo.sources.delimited import delimited, delimiter_of
 from polite_flamingo.sources.kinds import Kind, kind_of_file
-from polite_flamingo.sources.reading import EXTENSION_OF, SourceError, file_name
+from polite_flamingo.sources.reading import SourceError, file_name
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.streaming import elements, json_lines, members, only_value
 
