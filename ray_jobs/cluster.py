@@ -6,20 +6,20 @@ it a private one is started and ends with the job.
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
 import secrets
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from polite_flamingo.guard import ModelBroken
 from polite_flamingo.journal import WorkerKeepsDying
 from ray_jobs.console import JobFailed
+from ray_jobs.ray_start import joined_ray, private_ray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,36 +89,37 @@ class Needs(Protocol):
 
 
 @contextmanager
-def running_ray(pools: Needs) -> Iterator[None]:
+def running_ray(pools: Needs, spare_cpus: int = 0) -> Iterator[None]:
     """Join the cluster of `RAY_ADDRESS` or start one; leave it again. A Ray this process has already joined is used.
 
+    Args:
+        pools: what the job needs of it.
+        spare_cpus: logical ones that a Ray started here has beyond what is needed.
+
     Raises:
+        RayUnavailable: there is no Ray to be had; one line with a remedy.
         ValueError: the cluster is too small for `pools`: the job would hang without a word.
         JobFailed: from inside: the job's own reason, out of Ray's wrapping.
     """
     set_environment()
     import ray
 
-    joined = ray.is_initialized()
-    if not joined:
-        quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(**quiet)
-        else:
-            cpus = max(os.cpu_count() or 1, math.ceil(pools.needed("CPU")))
-            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-    try:
-        if not pools.autoscaling:
-            check_size(ray.cluster_resources(), pools)
-        yield
-    except Exception as error:
-        reason = _reason(error)
-        if reason is None:
-            raise
-        raise JobFailed(reason) from error
-    finally:
-        if not joined:
-            ray.shutdown()
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            if address := os.environ.get("RAY_ADDRESS"):
+                stack.enter_context(joined_ray(address))
+            else:
+                cpus = max(os.cpu_count() or 1, math.ceil(pools.needed("CPU"))) + spare_cpus
+                stack.enter_context(private_ray(cpus))
+        try:
+            if not pools.autoscaling:
+                check_size(ray.cluster_resources(), pools)
+            yield
+        except Exception as error:
+            reason = _reason(error)
+            if reason is None:
+                raise
+            raise JobFailed(reason) from error
 
 
 def set_environment() -> None:

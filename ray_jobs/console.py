@@ -1,7 +1,7 @@
 """What a user sees: options with help, one-line errors, a progress bar, tables.
 
-Every entry point goes through `run`, so that a mistake of the user ends with one line and exit status 2, an
-interruption with a hint, and a mistake of ours with its traceback.
+Every entry point goes through `run`, so that a mistake of the user ends with one line and exit status 2, work that
+failed with one line and 1, and a mistake of ours with its traceback. Signals: interruption.py.
 """
 
 from __future__ import annotations
@@ -26,11 +26,15 @@ SECTIONS = ("rewriter", "scoring", "thresholds", "pools", "distortion", "trainin
 
 
 class JobFailed(RuntimeError):
-    """A job that cannot go on, for a reason that the message explains; no traceback is needed."""
+    """A job that cannot go on, for a reason that the message explains; no traceback is needed. Exit status 1."""
+
+
+class CannotStart(JobFailed):
+    """A job whose surroundings are not such that it can begin. Exit status 2."""
 
 
 class AllFailed(JobFailed):
-    """A job came to its end, and every row of it failed: the message says how, most often. Exit status 1."""
+    """A job came to its end, and every row of it failed: the message says how, most often."""
 
 
 def run(
@@ -51,8 +55,12 @@ def run(
     except (ValueError, OSError, JobFailed) as error:
         if os.environ.get("POLITE_FLAMINGO_TRACEBACK"):
             raise
-        fail(name, str(error) or type(error).__name__, 1 if isinstance(error, AllFailed) else 2)
-    except KeyboardInterrupt:
+        fail(
+            name,
+            str(error) or type(error).__name__,
+            1 if isinstance(error, JobFailed) and not isinstance(error, CannotStart) else 2,
+        )
+    except KeyboardInterrupt:  # only where the command was not started by `python -m` (interruption.py)
         print(f"\n{name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
         sys.exit(130)
 

@@ -3,7 +3,7 @@
     python -m ray_jobs.serve --profile profiles/tiny.yaml --port 8000
 
 Starts Ray Serve (on the cluster of RAY_ADDRESS where it is set, else on a Ray of its own) and runs the service until
-Ctrl-C or SIGTERM; then what is being answered is finished, and nothing new is taken. A second Ctrl-C ends at once. A
+Ctrl-C or SIGTERM; then what is being answered is finished, and nothing new is taken. A second one ends at once. A
 cluster that should go on serving without this command wants `serve deploy serving/tiny.yaml` instead.
 
 What is offered and how it is called: docs/serving.md.
@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import math
 import os
 import re
-import signal
 import socket
 import stat
 import tempfile
@@ -24,20 +22,22 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
-from ray_jobs import console
-from ray_jobs.cluster import check_size, set_environment
-from ray_jobs.console import JobFailed
+from ray_jobs import console, interruption
+from ray_jobs.cluster import PoolsConfig, running_ray
+from ray_jobs.console import CannotStart, JobFailed
 from serving.config import ScaleConfig, ServiceConfig, ServingConfig
 
 NAME = "polite-flamingo"
+
+SPARE_SECONDS = 8.0
+"""Beyond those that open answers have, in which a service that was asked to end has to be gone; then it is ended."""
 
 SPARE_CPUS = 3
 """Logical ones that a private Ray has beyond those of the service: a bulk job's actors and tasks take them."""
@@ -81,6 +81,7 @@ class ServeConfig:
         serving: Clever Flamingo, limits, keys, replicas.
         scoring: the filters' models.
         thresholds: of the verdicts.
+        pools: the workers of bulk jobs.
         host: address to listen on; 0.0.0.0 lets other machines in, so name a file of keys (serving.access.keys) first.
         port: of the service; several services on one machine need a port each.
     """
@@ -89,6 +90,7 @@ class ServeConfig:
     serving: ServingConfig
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     thresholds: Thresholds = field(default_factory=Thresholds)
+    pools: PoolsConfig = field(default_factory=PoolsConfig)
     host: str = "127.0.0.1"
     port: int = 8000
 
@@ -96,15 +98,20 @@ class ServeConfig:
     def service(self) -> ServiceConfig:
         """Without the place."""
         return ServiceConfig(
-            rewriter=self.rewriter, serving=self.serving, scoring=self.scoring, thresholds=self.thresholds
+            rewriter=self.rewriter,
+            serving=self.serving,
+            scoring=self.scoring,
+            thresholds=self.thresholds,
+            pools=asdict(self.pools),
         )
 
 
 def run(config: ServeConfig) -> None:
     """Serve until a signal comes; see `serve_until`. Raises ValueError where the cluster is too small."""
-    stop = threading.Event()
-    with _ray(config.serving.scale), _signals(stop):  # in this order: a Ray that starts takes SIGTERM for itself
-        serve_until(stop, config)
+    set_serve_environment()
+    with running_ray(_Needs(config.serving.scale), SPARE_CPUS):
+        serve_until(threading.Event(), config)
+    interruption.exit_if_asked()
 
 
 def serve_until(stop: threading.Event, config: ServeConfig) -> None:
@@ -112,7 +119,8 @@ def serve_until(stop: threading.Event, config: ServeConfig) -> None:
 
     Raises:
         ValueError: a model cannot be served as it is configured.
-        JobFailed: the port is taken, or the service does not come up.
+        CannotStart: the port is taken.
+        JobFailed: the service does not come up.
     """
     started = time.monotonic()
     from ray import serve
@@ -135,31 +143,12 @@ def serve_until(stop: threading.Event, config: ServeConfig) -> None:
         _await_health(url, stop)
         if not stop.is_set():
             print(_welcome(config, url, time.monotonic() - started), flush=True)
+        interruption.ask(stop.set, config.serving.scale.drain_seconds + SPARE_SECONDS)
         stop.wait()
         print(f"{NAME}: finishing what is being answered …", flush=True)
     finally:
         serve.delete(NAME)  # and nothing else: others may be served on the same cluster
     print(f"{NAME}: stopped", flush=True)
-
-
-@contextmanager
-def _ray(scale: ScaleConfig) -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS, or start a private Ray with room for the service."""
-    set_environment()
-    set_serve_environment()
-    import ray
-
-    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        cpus = max(os.cpu_count() or 1, math.ceil(scale.needed("CPU"))) + SPARE_CPUS
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-    try:
-        check_size(ray.cluster_resources(), _Needs(scale))
-        yield
-    finally:
-        ray.shutdown()
 
 
 @dataclass(frozen=True)
@@ -210,31 +199,14 @@ def _free_port() -> int:
         return int(trial.getsockname()[1])
 
 
-@contextmanager
-def _signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and the first Ctrl-C set `stop`; the second Ctrl-C interrupts as usual."""
-
-    def ask(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
 def check_port(host: str, port: int) -> None:
-    """Raises JobFailed where another process listens: Serve would go on without a word, and be unreachable."""
+    """Raises CannotStart where another process listens: Serve would go on without a word, and be unreachable."""
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((host, port))
         except OSError as error:
-            raise JobFailed(
+            raise CannotStart(
                 f"cannot listen on {host}:{port} ({error.strerror}); name another one with --port"
             ) from None
 

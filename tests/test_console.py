@@ -150,9 +150,15 @@ def test_help_names_every_section() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status"), [(ValueError("no"), 2), (console.JobFailed("no"), 2), (console.AllFailed("no"), 1)]
+    ("error", "status"),
+    [
+        (ValueError("no"), 2),
+        (console.CannotStart("no"), 2),
+        (console.JobFailed("no"), 1),
+        (console.AllFailed("no"), 1),
+    ],
 )
-def test_a_job_of_which_every_row_failed_ends_with_status_1(
+def test_work_that_failed_ends_with_status_1_and_what_could_not_begin_with_2(
     error: Exception, status: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def job(config: SelectConfig) -> None:

@@ -1,0 +1,130 @@
+"""Commands ended from outside: one line, the exit status of the cause, no process left. Real signals, no Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+from patience import PATIENCE, wait_until
+
+from ray_jobs import leftovers
+
+REPO = Path(__file__).parents[1]
+HINT = "interrupted; the same command goes on where it stopped\n"
+ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+def started(command: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", f"ray_jobs.{command}", *arguments],
+        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def blocked(pid: int) -> int:
+    """The signals that a process has blocked, as bits."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("SigBlk:")), 16)
+
+
+def send(process: subprocess.Popen[str], signals: Sequence[int]) -> None:
+    for one in signals:
+        process.send_signal(one)
+
+
+@pytest.mark.parametrize("command", ["build_pf1m", "ingest"])
+def test_a_signal_among_the_imports_is_one_line(command: str) -> None:
+    with started(command, "--help") as process:
+        wait_until(lambda: blocked(process.pid) & 1 << (signal.SIGINT - 1))  # its first line of ours has run
+        send(process, [signal.SIGINT, signal.SIGINT])
+        _, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (130, f"{command}: {HINT}")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize(("one", "status"), ENDS)
+def test_a_signal_in_the_middle_is_one_line_and_its_own_status(
+    tmp_path: Path, one: int, status: int, times: int
+) -> None:
+    profile = tmp_path / "profile.yaml"
+    os.mkfifo(profile)
+    with started("select", "--out", str(tmp_path), "--profile", str(profile)) as process:
+        with profile.open("w"):  # opens when the command reads it, and has it wait for a word
+            send(process, [one] * times)
+            process.wait(PATIENCE)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, said) == (status, f"select: {HINT}")
+
+
+def test_who_ignores_a_signal_goes_on_ignoring_it(tmp_path: Path) -> None:
+    """As below `nohup`."""
+    profile = tmp_path / "profile.yaml"
+    os.mkfifo(profile)
+    command = [sys.executable, "-m", "ray_jobs.select", "--out", str(tmp_path), "--profile", str(profile)]
+    with subprocess.Popen(
+        ["nohup", *command],
+        cwd=REPO,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        with profile.open("w") as writer:
+            process.send_signal(signal.SIGHUP)
+            writer.write("thresholds: {sts: 0.7}\n")
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 2 and "holds no finished shard" in said
+
+
+PARENT = """
+import subprocess, time
+print(subprocess.Popen(["sleep", "900"], start_new_session=True).pid, flush=True)
+time.sleep(900)
+"""
+DRIVER = """
+import os, subprocess, sys, time
+from ray_jobs import leftovers
+os.environ[leftovers.MARK] = sys.argv[1]
+with leftovers.guarded(sys.argv[1]):
+    for _ in range(2):
+        parent = subprocess.Popen([sys.executable, "-c", sys.argv[2]], start_new_session=True)
+        print(parent.pid, flush=True)
+    time.sleep(900)
+"""
+
+
+def guards(driver: int) -> list[psutil.Process]:
+    """Those of a driver that run."""
+    children = psutil.Process(driver).children()
+    return [one for one in children if leftovers.alive(one.pid) and any("leftovers" in part for part in one.cmdline())]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_nothing_outlives_its_parent_or_a_killed_driver() -> None:
+    """Children in sessions of their own (as HAProxy and builds may be): no signal to a process group reaches them."""
+    mark = f"test-{os.getpid()}"
+    with subprocess.Popen(
+        [sys.executable, "-c", DRIVER, mark, PARENT], cwd=REPO, stdout=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout is not None
+        printed = {int(driver.stdout.readline()) for _ in range(4)}
+        try:
+            assert leftovers.marked(mark).keys() == printed
+            (guard,) = guards(driver.pid)
+            guard.kill()
+            wait_until(lambda: [one for one in guards(driver.pid) if one != guard])  # another one takes its place
+            child, parent = next((pid, parent) for pid, parent in leftovers.marked(mark).items() if parent in printed)
+            os.kill(parent, signal.SIGKILL)
+            wait_until(lambda: not leftovers.alive(child))
+            assert driver.poll() is None and len(leftovers.marked(mark)) == 2
+            driver.kill()
+            wait_until(lambda: not leftovers.marked(mark))
+        finally:
+            leftovers.end_all(mark)
+            driver.kill()
