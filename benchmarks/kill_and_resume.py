@@ -142,7 +142,10 @@ def differing_files(one: Path, other: Path) -> int:
 def files(out: Path) -> dict[str, bytes]:
     """The bytes of scored, quarantined and selected rows and of the exports."""
     paths = [
-        p for folder in ("scored", "quarantine", "pf1m", "images") for p in (out / folder).rglob("*") if p.is_file()
+        p
+        for folder in ("scored", "quarantine", "pf1m", "parquet", "images")
+        for p in (out / folder).rglob("*")
+        if p.is_file()
     ]
     return {str(p.relative_to(out)): p.read_bytes() for p in [*paths, out / "pf1m.json", out / "llava.json"]}
 

@@ -12,10 +12,14 @@ from polite_flamingo.run_info import RunInfo
 from polite_flamingo.shards import write_atomically
 from polite_flamingo.statistics import UNKNOWN, DatasetCounts, Statistics
 
+DATA_FILES = ("configs:", "- config_name: default", "  data_files:", "  - split: train", "    path: parquet/*.parquet")
+"""What `load_dataset` takes of the folder. Without it, it would guess by names: scored and quarantined rows as well."""
+
 FILES = """\
 | file | what it holds |
 |---|---|
-| `pf1m/NAME.tar` | kept samples as WebDataset: `KEY.json` (text, scores), `KEY.0.jpg` … (images, bit by bit) |
+| `parquet/*.parquet` | kept samples, a row each, with the images (bit by bit): what `load_dataset` reads, see below |
+| `pf1m/*.tar` | the same as WebDataset: `KEY.json` (text, scores), `KEY.0.jpg`, `KEY.1.jpg` … (images, bit by bit) |
 | `pf1m.json` | the same as records of PF-1M; image paths are relative to this folder |
 | `llava.json`, `dataset_info.json` | for LLaVA and LLaMA-Factory; those with several `images` have no `image` |
 | `images/` | the files that both name |
@@ -23,6 +27,26 @@ FILES = """\
 | `scored/NAME.tar` | every rewritten sample with all scores: select again with other thresholds, no model needed |
 | `quarantine/NAME.jsonl` | what could not be read or processed, with reasons |
 | `report.html`, `stats.json` | the run to look at, and its figures |
+"""
+
+LOADING = """\
+```python
+from datasets import load_dataset
+
+rows = load_dataset("THIS_FOLDER", split="train")  # of parquet/: the images of a row are rows[0]["images"]
+rows = load_dataset("webdataset", data_files="THIS_FOLDER/pf1m/*.tar", split="train")  # rows[0]["0.jpg"] …
+
+import glob, webdataset
+
+rows = webdataset.WebDataset(sorted(glob.glob("THIS_FOLDER/pf1m/*.tar")), shardshuffle=False).decode("pil")
+```
+
+- `instruction` has an `<image>` where each image is seen, `response` is the raw annotation, `rewritten` the polite one;
+  in the tars, `json` has them as `turns` and `rewritten`. `scores`, `meta` and `provenance` are JSON text:
+  `json.loads(row["scores"])`.
+- In the tars every image is called .jpg, whatever its format (`json["images"]` tells): libraries take their columns
+  from names, and decoders go by content. Where rows have different numbers of images, tars with more of them come first
+  by name: keep that order for `datasets`, which takes its columns from the first tar.
 """
 
 LICENCE = """\
@@ -59,6 +83,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         "task_categories: [image-to-text, visual-question-answering]",
         "language: [en]",
         f"size_categories: [{_size(total.kept)}]",
+        *(DATA_FILES if total.kept else []),
         "---",
         f"# {_line(run.title)}",
         "",
@@ -92,6 +117,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         "## Files",
         "",
         FILES,
+        *(["## Loading", "", LOADING] if total.kept else []),
         "## Licence",
         "",
         LICENCE,

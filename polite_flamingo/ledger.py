@@ -3,7 +3,7 @@
     OUT/scored/NAME.tar       every sample of input shard NAME, rewritten, with all scores (OUT/pairs, of distort)
     OUT/quarantine/NAME.jsonl what could not be read or processed, with reasons; absent when nothing was
     OUT/manifests/NAME.json   written last: its presence says that the other two are complete
-    OUT/pf1m/NAME.tar         kept samples, by `select`
+    OUT/pf1m, OUT/parquet     kept samples, by `select`
 
 There is one manifest a shard and nothing that holds all keys, so that the ledger works at any number of rows. The
 folder must be one that every worker sees (a local disk for one machine, a shared file system for several).
@@ -34,6 +34,7 @@ _FOLDERS = (
     "quarantine",
     "keys",
     "pf1m",
+    "parquet",
     "verdicts",
     "exports",
     "images",
@@ -69,9 +70,9 @@ class OutputLayout:
         """The records of what failed; there is no file where nothing did."""
         return self.root / "quarantine" / f"{name}.jsonl"
 
-    def pf1m(self, name: str) -> Path:
-        """The kept samples of a shard."""
-        return self.root / "pf1m" / f"{name}.tar"
+    def parquet(self, name: str) -> Path:
+        """The kept samples of a shard, as Parquet; there is no file where none was kept."""
+        return self.root / "parquet" / f"{name}.parquet"
 
     def verdicts(self, name: str) -> Path:
         """What each check said of each sample of a shard."""

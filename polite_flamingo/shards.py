@@ -8,6 +8,8 @@ complete, and the same samples give the same bytes.
     KEY.json   `Sample.to_record()`, UTF-8
     KEY.0.jpg  the first image, as it came from the source; KEY.1.png the second …
 
+What is exported is the same with the fewest differences between rows (`uniform.py`): every image is called .jpg.
+
 Nothing here decodes an image or extracts a member to disk. What a job knows of its shards (manifests, quarantine,
 layout of the output folder) is in `ledger.py`.
 """
@@ -19,11 +21,13 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
+from polite_flamingo.uniform import FREE, is_uniform, uniform_record
 
 MAX_JSON_BYTES = 8 << 20
 MAX_IMAGE_BYTES = 256 << 20
@@ -91,47 +95,58 @@ def read_shard(path: Path | str) -> list[Sample | Quarantined]:
     return rows
 
 
-def write_shard(path: Path | str, samples: Iterable[Sample]) -> None:
+def write_shard(path: Path | str, samples: Iterable[Sample], *, uniform: bool = False) -> None:
     """Write samples as a tar, atomically. The bytes depend on nothing but the samples and their order.
+
+    Args:
+        path: of the tar.
+        samples: valid ones, in order.
+        uniform: as other libraries want it: `uniform_record`, and one extension for all images.
 
     Raises:
         BadSample: a sample is not valid (`Sample.validate`).
         ValueError: two samples share a key, an image's extension is odd, or a score is not finite.
     """
-    buffered = _tmp_name(Path(path))
+    names: set[str] = set()
+    with replacing(Path(path)) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for sample in samples:
+            sample.validate()
+            name = member_name(sample.key)
+            if name in names:
+                raise ValueError(f"{path}: two samples have the key {sample.key!r}")
+            names.add(name)
+            _add(tar, f"{name}.json", encode_record(sample, uniform=uniform))
+            for number, image in enumerate(sample.images):
+                if not _EXTENSION.fullmatch(image.extension):
+                    raise ValueError(f"{sample.key}: image extension {image.extension!r} is not like 'jpg'")
+                _add(tar, f"{name}.{number}.{'jpg' if uniform else image.extension}", image.data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[io.BufferedWriter]:
+    """A file that takes the place of `path`, synced, when the block ends without an error; else nothing has changed."""
+    buffered = _tmp_name(path)
     buffered.parent.mkdir(parents=True, exist_ok=True)
-    keys: set[str] = set()
     try:
         with buffered.open("wb") as file:
-            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-                for sample in samples:
-                    sample.validate()
-                    if sample.key in keys:
-                        raise ValueError(f"{path}: two samples have the key {sample.key!r}")
-                    keys.add(sample.key)
-                    _add(tar, f"{sample.key}.json", encode_record(sample))
-                    for number, image in enumerate(sample.images):
-                        if not _EXTENSION.fullmatch(image.extension):
-                            raise ValueError(f"{sample.key}: image extension {image.extension!r} is not like 'jpg'")
-                        _add(tar, f"{sample.key}.{number}.{image.extension}", image.data)
-            _commit(file, buffered, Path(path))
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            buffered.replace(path)
     except BaseException:
         buffered.unlink(missing_ok=True)
         raise
+
+
+def member_name(key: str) -> str:
+    """What a key's members are called: libraries pass over names with a part that begins with `__`."""
+    return re.sub(r"(?:^|(?<=/))__", "~5F_", key)
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> None:
     """Write a file under a temporary name, sync it, rename it: it is there whole or not at all."""
-    path = Path(path)
-    buffered = _tmp_name(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with buffered.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            _commit(file, buffered, path)
-    except BaseException:
-        buffered.unlink(missing_ok=True)
-        raise
+    with replacing(Path(path)) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 def sweep_temporary(folder: Path | str) -> list[Path]:
@@ -144,9 +159,10 @@ def sweep_temporary(folder: Path | str) -> list[Path]:
     return stale
 
 
-def encode_record(sample: Sample) -> bytes:
+def encode_record(sample: Sample, *, uniform: bool = False) -> bytes:
     """The bytes of `KEY.json`. Raises `ValueError` for what JSON or UTF-8 cannot hold (NaN, lone surrogates)."""
-    return json.dumps(sample.to_record(), ensure_ascii=False, allow_nan=False).encode()
+    record = uniform_record(sample) if uniform else sample.to_record()
+    return json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
 
 
 def decode_record(data: bytes) -> object:
@@ -267,8 +283,11 @@ def _to_sample(group: _Group) -> Sample:
     except BadSample as error:
         raise BadSample(error.reason, f"{group.member}: {error.detail}") from None
     images = tuple(group.images[number] for number in sorted(group.images))
+    if isinstance(record, dict) and is_uniform(record):
+        record = {**record, **{name: decode_record(record[name].encode()) for name in FREE}}
+        images = _as_listed(images, record.get("images"))
     sample = Sample.from_record(record, images)
-    if sample.key != group.key:
+    if group.key not in (sample.key, member_name(sample.key)):
         raise BadSample("bad_field", f"{group.member}: its key is {sample.key[:80]!r}; it must be the member's name")
     listed = record.get("images", []) if isinstance(record, dict) else []
     if sorted(group.images) != list(range(len(images))) or (isinstance(listed, list) and len(listed) > len(images)):
@@ -276,6 +295,18 @@ def _to_sample(group: _Group) -> Sample:
             "missing_image", f"{group.key}: has images {sorted(group.images)} of {max(len(listed), len(images))}"
         )
     return sample.validate()
+
+
+def _as_listed(images: tuple[Image, ...], extensions: object) -> tuple[Image, ...]:
+    """The images with the extensions that the record gives them, if it does."""
+    if not isinstance(extensions, list) or len(extensions) != len(images):
+        return images
+    return tuple(
+        Image(extension=extension, data=image.data)
+        if isinstance(extension, str) and _EXTENSION.fullmatch(extension)
+        else image
+        for image, extension in zip(images, extensions, strict=True)
+    )
 
 
 def _shard_record(path: Path, reason: Reason, detail: str, index: int, key: str = "") -> Quarantined:
@@ -296,12 +327,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     for part in (header, data, bytes(padding)):
         tar.fileobj.write(part)
     tar.offset += len(header) + len(data) + padding
-
-
-def _commit(file: io.BufferedWriter, buffered: Path, path: Path) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-    buffered.replace(path)
 
 
 def _tmp_name(path: Path) -> Path:

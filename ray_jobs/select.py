@@ -3,8 +3,9 @@
     python -m ray_jobs.select --out out/demo --thresholds.sts 0.5
 
 Thresholds that are not named stay as the build had them. Reads OUT/scored and OUT/quarantine; writes OUT/pf1m,
-OUT/verdicts, the exports, the card, the report and, last, OUT/stats.json. Checks that every row that came in is kept,
-rejected or quarantined. It runs one shard at a time and holds one shard in memory; nothing it does changes a score.
+OUT/parquet, OUT/verdicts, the exports, the card, the report and, last, OUT/stats.json. Checks that every row that came
+in is kept, rejected or quarantined. It runs one shard at a time and holds one in memory; nothing it does changes a
+score.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.hints import commonest, hint
 from polite_flamingo.ledger import OutputLayout, exclusive, names_in, read_manifest, read_quarantine, read_scored
 from polite_flamingo.origin import Annotations, annotations_of
+from polite_flamingo.parquet_export import write_parquet
 from polite_flamingo.report.gallery import collect_gallery
 from polite_flamingo.report.page import write_report
 from polite_flamingo.run_info import RunInfo
 from polite_flamingo.selection import select_shard
-from polite_flamingo.shards import write_atomically, write_shard
+from polite_flamingo.shards import write_atomically
 from polite_flamingo.statistics import Statistics, rejections
+from polite_flamingo.tar_export import forget_tars, place_tars, write_tars
 from polite_flamingo.world import World
 from ray_jobs import console
 from ray_jobs.replay_ledger import settle, source_of
@@ -67,10 +70,12 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> None:
     run = read_run(layout)
     assert run is not None, "a finished shard comes from a run"
     total = Statistics()
+    forget_tars(layout.root)
     for name in names:
         total.merge(_select_shard(layout, name, thresholds, repeated.of(name), run.world))
+    place_tars(layout.root)
     join_exports(out=layout.root, names=names)
-    for path_of, suffix in ((layout.pf1m, ".tar"), (layout.verdicts, ".jsonl")):
+    for path_of, suffix in ((layout.parquet, ".parquet"), (layout.verdicts, ".jsonl")):
         for name in {*names_in(path_of("").parent, suffix)} - {*names}:
             path_of(name).unlink()
     rows = _rows_by_shard(layout, names)
@@ -182,10 +187,8 @@ def _select_shard(
     manifest = read_manifest(layout.manifest(name))
     samples = read_scored(layout, name)
     selection = select_shard(samples, shard=name, thresholds=thresholds, duplicates=repeated, world=world)
-    if selection.kept:
-        write_shard(layout.pf1m(name), selection.kept)
-    else:
-        layout.pf1m(name).unlink(missing_ok=True)
+    write_tars(selection.kept, out=layout.root, name=name)
+    write_parquet(selection.kept, layout.parquet(name))
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in selection.records)
     write_atomically(layout.verdicts(name), lines)
     export_shard(selection.kept, out=layout.root, name=name)

@@ -53,7 +53,7 @@ def config(source: Path, out: Path, rows_per_call: int = 4) -> BuildConfig:
 
 def results(out: Path) -> dict[str, bytes]:
     """Every file whose bytes must not depend on how often a job was killed, by its path below `out`."""
-    folders = ("scored", "quarantine", "keys", "pf1m", "verdicts", "images")
+    folders = ("scored", "quarantine", "keys", "pf1m", "parquet", "verdicts", "images")
     files = [path for folder in folders for path in sorted((out / folder).rglob("*")) if path.is_file()]
     files += [out / "pf1m.json", out / "llava.json"]
     return {str(path.relative_to(out)): path.read_bytes() for path in files}

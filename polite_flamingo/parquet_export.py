@@ -1,0 +1,86 @@
+"""Kept samples -> OUT/parquet/NAME.parquet, with their pictures: what `load_dataset(OUT)` reads and dataset hubs show.
+
+One row a sample, the same columns whatever the sample. Texts and pictures are those of the shards, bit by bit; the
+schema says in the words of Hugging Face's `datasets` that the bytes are pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from polite_flamingo.sample import Sample
+from polite_flamingo.shards import replacing
+from polite_flamingo.uniform import FREE, free_text
+
+ROWS = 100
+BYTES = 32 << 20
+"""Of pictures: a row group ends after so many rows or bytes, since readers hold a whole one, and viewers fetch one."""
+
+_TEXTS = ("key", "dataset", "task", "instruction", "response", "rewritten")
+_NUMBERS = ("reward", "reward_raw", "rouge_l", "sts")
+_PICTURE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+
+
+def _schema() -> pyarrow.Schema:
+    features: dict[str, Any] = {
+        **{name: {"dtype": "string", "_type": "Value"} for name in _TEXTS},
+        "images": {"feature": {"_type": "Image"}, "_type": "Sequence"},
+        **{name: {"dtype": "float64", "_type": "Value"} for name in _NUMBERS},
+        **{name: {"dtype": "string", "_type": "Value"} for name in FREE},
+    }
+    kinds = {"string": pyarrow.string(), "float64": pyarrow.float64(), None: pyarrow.list_(_PICTURE)}
+    fields = [(name, kinds[feature.get("dtype")]) for name, feature in features.items()]
+    return pyarrow.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
+
+
+SCHEMA = _schema()
+"""`response` is the raw annotation, `rewritten` the polite one; a number that a task has not is null."""
+
+
+def write_parquet(samples: Sequence[Sample], path: Path) -> None:
+    """Write the kept samples of one shard, in order, atomically; no samples, no file."""
+    if not samples:
+        path.unlink(missing_ok=True)
+        return
+    with (
+        replacing(path) as file,
+        pyarrow.parquet.ParquetWriter(
+            file, SCHEMA, use_dictionary=["dataset", "task"], write_page_index=True
+        ) as writer,
+    ):
+        for group in _groups(samples):
+            writer.write_table(pyarrow.Table.from_pylist([_row(sample) for sample in group], SCHEMA))
+
+
+def _groups(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
+    group: list[Sample] = []
+    held = 0
+    for sample in samples:
+        size = sum(len(image.data) for image in sample.images)
+        if group and (len(group) == ROWS or held + size > BYTES):
+            yield group
+            group, held = [], 0
+        group.append(sample)
+        held += size
+    yield group
+
+
+def _row(sample: Sample) -> dict[str, Any]:
+    pictures = [
+        {"bytes": image.data, "path": f"{hashlib.sha256(image.data).hexdigest()[:24]}.{image.extension}"}
+        for image in sample.images
+    ]
+    texts = (sample.key, sample.dataset, sample.task, sample.instruction, sample.response, sample.rewritten)
+    return {
+        **dict(zip(_TEXTS, texts, strict=True)),
+        "images": pictures,
+        **{name: sample.scores.get(name) for name in _NUMBERS},
+        **{name: free_text(sample, name) for name in FREE},
+    }
