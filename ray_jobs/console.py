@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 
 from polite_flamingo.profile_keys import refuse_empty_strangers
+from ray_jobs.submitted import refuse_relative_data
 
 Config = TypeVar("Config")
 
@@ -51,6 +52,9 @@ def run(
     arguments = sys.argv[1:]
     config = parse(name, description, config_class, [*defaults(arguments), *arguments])
     try:
+        refuse_relative_data(config)
+        if hasattr(config, "out"):
+            print(f"{name}: output in {Path(config.out).absolute()}", flush=True)
         job(config)
     except (ValueError, OSError, JobFailed) as error:
         if os.environ.get("POLITE_FLAMINGO_TRACEBACK"):

@@ -32,6 +32,7 @@ from polite_flamingo.ledger import read_quarantine
 from polite_flamingo.mixture import load_mixture
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.catalogue import as_text, named
+from ray_jobs.submitted import refuse_relative
 
 RAY_PAYS = 8
 """Jobs from which on a private Ray is started: about as long as its start takes."""
@@ -58,6 +59,14 @@ def main(arguments: list[str] | None = None) -> int:
             width = shutil.get_terminal_size((100, 24)).columns
             print(as_text(named(args.list or SOURCES), details=bool(args.list), width=width))
             return 0
+        refuse_relative(
+            {
+                "--annotations": args.annotations or (),
+                "--images": [args.images] if args.images else (),
+                "--root": [args.root] if args.mixture else (),
+                "--out": [args.out or "."],
+            }
+        )
         if args.mixture:
             return _mixture(args)
         wanted = ["source", "annotations"] + ["images"] * _needs_images(args) + ["out"] * (args.preview is None)
