@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.images import EXTENSIONS
 from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 
@@ -174,7 +177,9 @@ def read_result(config: IngestConfig) -> Ingested:
 def fingerprint(config: IngestConfig, count: int | None) -> str:
     """Of everything that decides what the shards hold, as far as it can be seen without reading the files whole."""
     options = config.options
-    files = [[str(path), *_stamp(path)] for path in (*options.annotations, *filter(None, [options.images]))]
+    named = [*options.annotations, *filter(None, [options.images])]
+    inside = chain.from_iterable(map(_inside, options.annotations))
+    files = [[str(path), *_stamp(path)] for path in (*named, *inside)]
     parts = [
         FORMAT, config.source, config.shard_name, config.samples_per_shard, config.seed, count, files, options.split,
         sorted(options.columns.items()), sorted(options.extra.items()), sorted(options.download_from),
@@ -186,6 +191,14 @@ def shards_of(config: IngestConfig) -> list[Path]:
     """The finished shards of this name."""
     start = f"{config.shard_name}-{'[0-9]' * 5}"
     return sorted([*config.out.glob(f"{start}.tar"), *config.out.glob(f"{start}-*.tar")])
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The files below a folder of annotations that are no pictures, and the folders; none where it is a file."""
+    found = []
+    for at, _, names in os.walk(folder):
+        found += [Path(at), *(Path(at, name) for name in names if Path(name).suffix[1:].lower() not in EXTENSIONS)]
+    return sorted(found)
 
 
 def _stamp(path: Path) -> tuple[int, int]:

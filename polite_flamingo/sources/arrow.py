@@ -125,7 +125,7 @@ def arrow_rows(
     try:
         gaps = _whole_with_gaps(arrow, table, names)
         for name in gaps:
-            note(f"column {name!r} holds whole numbers and gaps, written as 3.0: taken as whole numbers, as 3")
+            note(f"{path.name}: column {name!r} is whole numbers with gaps, kept as 3.0: they become text as 3")
         converts = {
             field.name: _to_int if field.name in gaps else _convert(arrow, field.type, features.get(field.name))
             for field in fields

@@ -21,7 +21,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.images import EXTENSION_OF
+from polite_flamingo.images import EXTENSIONS
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.arrow import Cells, Rows, arrow_rows
 from polite_flamingo.sources.base import Place, SourceOptions
@@ -31,6 +31,7 @@ from polite_flamingo.sources.kinds import Kind, kind_of_file
 from polite_flamingo.sources.reading import SourceError, file_name
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.streaming import elements, json_lines, members, only_value
+from polite_flamingo.sources.unpacking import unpacked_name
 
 WRAPPERS = ("data", "rows", "records", "examples", "samples", "items", "instances", "annotations", "train")
 """Names under which an object holds the list of the records."""
@@ -49,7 +50,8 @@ _NOT_RECORDS = re.compile(
 )
 """Names of files that lie beside a dataset."""
 
-_PICTURES = {f".{extension}" for extension in EXTENSION_OF.values()} | {".jpeg", ".tiff", ".avif", ".heic", ".svg"}
+_OF_ANNOTATIONS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+_PICTURES = {f".{extension}" for extension in EXTENSIONS} | {".svg"}
 _SPLITS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "testing": "test", "eval": "test",
@@ -113,6 +115,8 @@ def _in_folder(folder: Path, number: int, shelf: Shelf) -> Iterator[AnnotationFi
             try:
                 kind = kind_of_file(path)
             except SourceError as error:
+                if unpacked_name(path.name).lower().endswith(_OF_ANNOTATIONS):
+                    raise  # it should be one, and is something else: not downloaded, or damaged
                 passed[str(error).removeprefix(f"{path} is ").split(":")[0].split(", not annotations")[0]] += 1
                 continue
             found.append(
@@ -200,7 +204,7 @@ def no_nonsense(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
     first = list(islice(rows, NOTHING_READ))
     if len(first) == NOTHING_READ and all(isinstance(row, BadSample) for row in first):
         raise SourceError(
-            f"{path}: none of the first {NOTHING_READ} lines is a record ({first[0].detail}); is it the file?"
+            f"{path}: none of the first {NOTHING_READ} lines is a record ({first[0].detail}); is it the right file?"
         )
     yield from chain(first, rows)
 
@@ -209,9 +213,9 @@ def json_rows(file: AnnotationFile, shelf: Shelf, *, as_written: bool = False) -
     """The records of a file of JSON."""
     decoder = Decoder(as_written=as_written)
     if file.kind == "JSON object":
-        found, member = _of_object(file.path, decoder)
-        if member:
-            shelf.note(f"{file.name} is one object: the records are those of its list {member!r}")
+        found, what = _of_object(file.path, decoder)
+        if what:
+            shelf.note(f"{file.name} is one object: {what}")
     else:
         found = (elements if file.kind == "JSON list" else json_lines)(file.path, decoder)
     for value in found:
@@ -219,23 +223,32 @@ def json_rows(file: AnnotationFile, shelf: Shelf, *, as_written: bool = False) -
 
 
 def _of_object(path: Path, decoder: Decoder) -> tuple[Iterator[Any], str]:
-    """The records of an object, and the name of the list that holds them; "" where it is one record itself."""
-    names = {}
+    """The records of an object, and what was taken for them; "" where it is one record itself."""
+    lists, others, inner = [], [], []
     for name, value in members(path):
-        names[name] = isinstance(value, Iterator) and isinstance(next(value, None), dict)
-    lists = [name for name in WRAPPERS if names.get(name)]
-    if len(lists) == 1 and not {"conversations", "messages"} & set(names):
-        return (item for name, value in members(path, decoder=decoder) if name == lists[0] for item in value), lists[0]
-    record = only_value(path, decoder)
-    columns = [value for value in record.values() if isinstance(value, dict) and len(value) > 0]
-    if (
-        len(record) > 1
-        and len(columns) == len(record)
-        and all(column.keys() == columns[0].keys() for column in columns)
-    ):
+        if isinstance(value, Iterator) and isinstance(next(value, None), dict) and name in WRAPPERS:
+            lists.append(name)
+        else:
+            others.append(name)
+            inner.append(value.keys() if isinstance(value, dict) else set())
+    if len(lists) == 1 and not {"conversations", "messages"} & set(others):
+        left = f", the rest of it is left out: {', '.join(map(repr, others))[:200]}" if others else ""
+        found = (item for name, value in members(path, decoder=decoder) if name == lists[0] for item in value)
+        return map(_unwrapped, found), f"the records are those of its list {lists[0]!r}{left}"
+    common = set.intersection(*map(set, inner)) if len(inner) > 1 and not lists else set()
+    if common and all(name.isdecimal() for name in common):
         remedy = "write it as records: in pandas, to_json(path, orient='records', lines=True)"
-        raise SourceError(f"{path} is one object of objects with the same names, not a list of records: {remedy}")
-    return iter([record]), ""
+        raise SourceError(f"{path} is one object of columns, not a list of records: {remedy}")
+    if common:
+        named = ({"id": name} | value for name, value in members(path, decoder=decoder))
+        return named, "the records are its members, their names the ids"
+    return iter([only_value(path, decoder)]), ""
+
+
+def _unwrapped(row: Any) -> Any:
+    """The record in a row of the dataset viewer's answers."""
+    found = row.get("row") if isinstance(row, dict) and "row_idx" in row else None
+    return found if isinstance(found, dict) else row
 
 
 def _delimited_rows(path: Path) -> Rows:

@@ -73,8 +73,8 @@ REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"GGUF", "the weights of a model (GGUF)", ""),
     (0, b"\x7fELF", "a program", ""),
     (0, b"MZ", "a program of Windows", ""),
-    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself", "run `git lfs pull` in the clone"),
-    (0, b"version https://hawser", "a Git LFS pointer, not the file itself", "run `git lfs pull` in the clone"),
+    (0, b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` in the clone"),
+    (0, b"version https://hawser", "a Git LFS pointer", "run `git lfs pull` in the clone"),
 )  # fmt: skip
 """Offset, bytes, what a file is that has them there, and what to do ("": nothing but to give another file)."""
 

@@ -182,7 +182,7 @@ def _of_bytes(data: bytes, context: Context, places: Callable[[str], Iterable[st
     try:
         return _checked(data, "the image in the row")
     except BadSample as bad:
-        if bad.reason != "corrupt_image" or not data[:64].isascii():
+        if bad.reason not in ("corrupt_image", "unsupported_image") or not data[:64].isascii():
             raise
         try:
             text = data.decode()
@@ -216,7 +216,7 @@ def _of_data_url(url: str) -> bytes:
 
 def _of_base64(text: str) -> bytes | None:
     """The bytes of a text that is base64 of a picture, or so long that it is no path; None for any other."""
-    if len(text) < 32 or not _BASE64.match(text.strip()[:64]):
+    if len(text) < 32 or " " in text.strip() or not _BASE64.match(text.strip()[:64]):
         return None
     try:
         start = _decoded(re.sub(r"\s+", "", text[:200])[:64])

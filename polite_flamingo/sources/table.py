@@ -220,7 +220,8 @@ def _open(file: AnnotationFile, options: SourceOptions, shelf: Shelf) -> _Table:
     keys = dict.fromkeys(name for row in head if isinstance(row, dict) for name in row)
     if file.kind == "empty" and not _NAMED.search(file.path.name.lower()):
         raise SourceError(f"{file.path} is empty, and is no .csv, .tsv, .jsonl, .json or .parquet file")
-    return _Table(list(keys), lambda columns: itertools.chain(head, rows))
+    remedy = "" if head else " (the file is empty)"
+    return _Table(list(keys), lambda columns: itertools.chain(head, rows), remedy=remedy)
 
 
 def _is_text_table(path: Path) -> bool:
