@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import gzip
 import io
@@ -24,6 +25,7 @@ from polite_flamingo.sources.base import make, plan
 from polite_flamingo.sources.delimited import delimited
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.reading import checked
+from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.table import FIELDS
 
 VQA = {"image": "path", "instruction": "question", "response": "answer"}
@@ -601,3 +603,107 @@ def test_build_takes_whatever_was_spooled(raw: Raw, record: dict[str, Any]) -> N
         both([source.build("table/train/0", record, context).validate()])
     except BadSample as bad:
         assert bad.detail
+
+
+def noted(raw: Raw, *files: Path, columns: dict[str, str] | None = None, images: bool = False) -> dict[str, int]:
+    options = SourceOptions(annotations=files, images=raw.images if images else None, columns=columns or {})
+    shelf = Shelf()
+    list(plan(SOURCES["table"], options, shelf))
+    return shelf.notes
+
+
+def test_alpacas_input_follows_the_instruction(raw: Raw) -> None:
+    rows = [
+        {"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"},
+        {"instruction": "Hi", "output": "x"},
+    ]
+    path = raw.text("t.jsonl", "\n".join(map(json.dumps, rows)))
+    for columns in (None, {"instruction": "instruction", "input": "input", "response": "output"}):
+        samples, _ = read(raw, path, columns=columns, images=False)
+        assert [sample.instruction for sample in samples] == ["Translate.\n\nGuten Tag", "Hi"]
+        assert samples[0].meta["instruction"] == "Translate." and "instruction" not in samples[1].meta
+    alone = raw.text("u.jsonl", json.dumps({"input": "Guten Tag", "output": "Good day"}))
+    assert said(read(raw, alone, images=False)[0]) == [("table/train/u-0", "text", "Guten Tag", "Good day")]
+
+
+def test_what_is_guessed_and_what_is_left_out_is_noted(raw: Raw) -> None:
+    path = raw.text("t.csv", "Question,answer,context,choices\na,b,c,d\n")
+    assert noted(raw, path) == {
+        "t.csv: columns taken by their names: response = 'answer', instruction = 'Question'": 1,
+        "t.csv: columns left out: 'context', 'choices' (--columns meta.NAME=COLUMN … keeps one)": 1,
+    }
+    given = {"instruction": "Question", "response": "answer", "meta.c": "context"}
+    assert noted(raw, path, columns=given) == {
+        "t.csv: columns left out: 'choices' (--columns meta.NAME=COLUMN … keeps one)": 1
+    }
+    late = [{"question": "a", "answer": "b"}] * 150 + [{"question": "a", "answer": "b", "hint": "c"}] * 2
+    notes = noted(raw, raw.text("u.jsonl", "\n".join(map(json.dumps, late))))
+    assert notes["u.jsonl: left out: column 'hint', which the first 100 rows do not have"] == 2
+
+
+def test_pictures_that_are_asked_for_and_found_in_no_column_are_an_error(raw: Raw) -> None:
+    path = raw.text("t.csv", "foto,question,answer\na.png,b,c\n")
+    with pytest.raises(SourceError, match=r"no column is taken for the image.*'foto', 'question', 'answer'"):
+        read(raw, path)
+    with pytest.raises(SourceError, match=r"column 'foto' names files of pictures: pass their folder with --images"):
+        read(raw, path, columns={"image": "foto", "response": "answer"}, images=False)
+    data = base64.b64encode(raw.image("a.png")).decode()
+    samples, _ = read(raw, raw.text("u.csv", f"image,caption\n{data},x\n"), images=False)
+    assert len(samples) == 1
+
+
+def test_numbers_stand_as_the_file_writes_them(raw: Raw) -> None:
+    written = ["1.10", "1e5", "9007199254740993", "-0", "0.30000000000000004", "1.0", "1e400", "12"]
+    lines = "\n".join(f'{{"question": {number}, "answer": {number}, "n": {number}}}' for number in written)
+    columns = {"instruction": "question", "response": "answer", "meta.n": "n"}
+    samples, quarantined = read(raw, raw.text("t.jsonl", lines), columns=columns, images=False)
+    assert quarantined == [] and [sample.response for sample in samples] == written
+    assert [sample.instruction for sample in samples] == written
+    assert samples[0].meta["n"] == 1.1 and samples[2].meta["n"] == 9007199254740993
+    cells = [*written, "007", "1,234", "NA", "None", "null", "nan", "two\nlines", "#N/A", "TRUE"]
+    csv_file = raw.root / "t.csv"
+    with csv_file.open("w", newline="") as file:
+        csv.writer(file).writerows([["question", "answer"], *([cell, cell] for cell in cells)])
+    samples, quarantined = read(raw, csv_file, images=False)
+    assert quarantined == [] and [sample.response for sample in samples] == cells
+
+
+@pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "\ufeffSEP=;\n", ""])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_tables_as_spreadsheets_write_them(raw: Raw, first: str, ends: str) -> None:
+    text = "prompt;answer\nOne, two; or three?;3,14\n".replace("; or", ", or")
+    path = raw.root / "t.csv"
+    path.write_bytes((first + text).replace("\r\n", "\n").replace("\n", ends).encode())
+    samples, _ = read(raw, path, images=False)
+    assert said(samples) == [("table/train/t-0", "text", "One, two, or three?", "3,14")]
+
+
+def test_the_delimiter_is_the_one_that_cuts_all_lines_alike(raw: Raw) -> None:
+    for name, text in {
+        "a.tsv": "prompt\tanswer, short\nWhat, then, is it?\tred\n",
+        "b.csv": "prompt;answer\na, b, c;d, e\nf;g\n",
+        "c.csv": "prompt|answer\na, b;|c\n",
+    }.items():
+        columns = {"instruction": "prompt", "response": "answer, short" if name == "a.tsv" else "answer"}
+        _, quarantined = read(raw, raw.text(name, text), columns=columns, images=False)
+        assert quarantined == []
+    assert "b.csv: cells are taken to be separated by: semicolon" in noted(raw, raw.root / "b.csv")
+
+
+def test_a_table_without_a_header(raw: Raw) -> None:
+    path = raw.text("t.csv", "What is it?,red\nAnd this?,blue\n")
+    with pytest.raises(SourceError, match=r"'What is it\?', 'red' \(if that is a row already: --extra header=none"):
+        read(raw, path, images=False)
+    samples, _ = read(raw, path, columns={"instruction": "1", "response": "2"}, images=False, header="none")
+    assert [sample.response for sample in samples] == ["red", "blue"]
+
+
+def test_a_cell_may_be_longer_than_the_csv_module_allows(raw: Raw) -> None:
+    before = csv.field_size_limit()
+    data = raw.image("a.tif", width=400, height=300)
+    assert len(base64.b64encode(data)) > before
+    text = f"image,caption\n{base64.b64encode(data).decode()},x\na.tif,y\n"
+    quoted = f'"{base64.encodebytes(data).decode()}",z\n'
+    samples, quarantined = read(raw, raw.text("t.csv", text + quoted))
+    assert quarantined == [] and [sample.images[0].data for sample in samples] == [data] * 3
+    assert csv.field_size_limit() == before
