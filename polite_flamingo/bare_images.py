@@ -11,9 +11,23 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_JP2 = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
+_JP2_BOXES = {
+    b"jP  ": 12,
+    b"ftyp": 8,
+    b"jp2h": 8,
+    b"ihdr": 22,
+    b"bpcc": 9,
+    b"colr": 15,
+    b"pclr": 12,
+    b"cmap": 12,
+    b"cdef": 10,
+}
+"""What it takes to read JPEG 2000 (ISO 15444-1, annex I), with the bytes that each has at least."""
+
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _TRANSPARENCY = {0: 2, 2: 6}
 """Bytes that tRNS needs by colour type; 1 of the others."""
@@ -35,6 +49,10 @@ def without_metadata(data: bytes) -> bytes:
         return b"\xff\xd8" + b"".join(_jpeg(data))
     if data[:4] in (b"II*\x00", b"MM\x00*"):
         return _tiff(data)
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return b"".join(_gif(data))
+    if data.startswith(_JP2):
+        return b"".join(_boxes(data, _JP2_BOXES))
     if data[4:8] == b"ftyp":  # HEIC, AVIF: the item that is EXIF is called something that nobody reads
         return re.sub(rb"(infe.{8})Exif", rb"\1skip", data, flags=re.DOTALL)
     return data
@@ -87,6 +105,39 @@ def _tells_colours(marker: int, body: bytes) -> bool:
     """JFIF and Adobe segments, if whole: they say what the components are."""
     jfif = marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14
     return jfif or (marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12)
+
+
+def _gif(data: bytes) -> Iterator[bytes]:
+    """All from the first picture on, and before it whole control blocks alone: they say what is transparent."""
+    palette = 3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0
+    at = 13 + palette
+    yield data[:at]
+    while data[at : at + 1] == b"\x21":
+        end = at + 2
+        while end < len(data) and data[end]:
+            end += 1 + data[end]
+        end += 1
+        if data[at + 1 : at + 3] == b"\xf9\x04":
+            yield data[at:end]
+        at = end
+    yield data[at:]
+
+
+def _boxes(data: bytes, needed: Mapping[bytes, int]) -> Iterator[bytes]:
+    """The boxes of JPEG 2000 that are needed and whole, and the picture's own, which is the last."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if kind == b"jp2c" or size < 8:
+            break
+        box = data[at : at + size]
+        if kind == b"jp2h":
+            inner = b"".join(_boxes(box[8:], needed))
+            yield (8 + len(inner)).to_bytes(4, "big") + kind + inner
+        elif size >= needed.get(kind, size + 1):
+            yield box
+        at += size
+    yield data[at:]
 
 
 def _tiff(data: bytes) -> bytes:

@@ -47,6 +47,8 @@ rows = webdataset.WebDataset(sorted(glob.glob("THIS_FOLDER/pf1m/*.tar")), shards
 - In the tars every image is called .jpg, whatever its format (`json["images"]` tells): libraries take their columns
   from names, and decoders go by content. Where rows have different numbers of images, tars with more of them come first
   by name: keep that order for `datasets`, which takes its columns from the first tar.
+- Images are the bytes of their source. Where Pillow alone refuses one: HEIC wants `pillow_heif.register_heif_opener()`,
+  a PNG with megabytes of text or profile `PIL.PngImagePlugin.MAX_TEXT_CHUNK = 1 << 30`.
 """
 
 LICENCE = """\

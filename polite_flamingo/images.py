@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image as Pillow
 
 from polite_flamingo.bare_images import without_metadata
-from polite_flamingo.not_images import HEIF_BRANDS, brands, describe
+from polite_flamingo.not_images import HEIF_BRANDS, as_text, brands, describe
 from polite_flamingo.sample import BadSample
 
 if TYPE_CHECKING:
@@ -205,7 +205,10 @@ def _not_opened(data: bytes, error: Exception) -> BadSample:
     if not data.strip(b"\0"):
         return BadSample("corrupt_image", f"{len(data)} bytes, all of them zero: the file was never filled")
     formats = ", ".join(FORMATS)
-    return BadSample("corrupt_image", f"{len(data)} bytes are not a {formats} or HEIC image ({type(error).__name__})")
+    detail = f"{len(data)} bytes are not a {formats} or HEIC image ({type(error).__name__})"
+    if (start := as_text(data)) is not None:
+        detail = f"a text of {len(data)} bytes, not an image; it begins {start!r}"
+    return BadSample("corrupt_image", detail)
 
 
 def _refusal(what: str, error: Exception) -> BadSample:

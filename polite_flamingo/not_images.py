@@ -100,7 +100,9 @@ HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"
 _PICTURES = re.compile(r"avif|avis|mif1|msf1|jp2 |jpx |jpm ")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
 _PAGE = re.compile(
-    r"(?:<\?xml[^>]*\?>|<!--.*?-->|\s)*<(?:!doctype\s+html|html|head|body|title|meta|script|div|p)\b", re.I | re.S
+    r"(?:<\?xml[^>]*\?>|<!--.*?-->|\s)*"
+    r"<(?:!doctype\s+html|html|head|body|title|meta|link|style|script|center|table|div|h[1-6]|img|br|hr|p|a)\b",
+    re.I | re.S,
 )
 _DRAWING = re.compile(r"<(?:\w+:)?svg[\s>/]")
 _SHOWN = 4096
@@ -121,6 +123,15 @@ def describe(data: bytes) -> str | None:
     if data[-18:] == b"TRUEVISION-XFILE.\x00":
         return f"TGA is not read: {_CONVERT}"
     return _text(data)
+
+
+def as_text(data: bytes) -> str | None:
+    """How bytes that are nothing but a readable text begin; None for all else."""
+    try:
+        start = data[:_SHOWN].decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        return None
+    return start.splitlines()[0][:60] if start and all(c.isprintable() or c in "\t\n\r" for c in start) else None
 
 
 def brands(data: bytes) -> list[bytes]:

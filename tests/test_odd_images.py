@@ -71,6 +71,21 @@ def jpeg(*segments: tuple[int, bytes]) -> bytes:
     return plain[:2] + written + plain[2:]
 
 
+def gif(block: bytes) -> bytes:
+    """A GIF with one more block before its picture."""
+    plain = encode(MARKED.quantize(), "GIF")
+    at = plain.index(b"\x2c")
+    return plain[:at] + block + plain[at:]
+
+
+def jpeg2000(box: bytes) -> bytes:
+    """A JPEG 2000 file with one more box in its header."""
+    plain = encode(MARKED, "JPEG2000")
+    at = plain.index(b"jp2h") - 4
+    size = int.from_bytes(plain[at : at + 4], "big")
+    return plain[:at] + struct.pack(">I", size + len(box)) + plain[at + 4 : at + size] + box + plain[at + size :]
+
+
 def tiff(*entries: tuple[int, int, int, int], order: str = "<") -> bytes:
     """An uncompressed TIFF of one strip, its directory with these entries (tag, type, count, value) as well."""
     pixels = MARKED.tobytes()
@@ -130,6 +145,10 @@ BESIDE_THE_PIXELS = {
     "a TIFF's text beyond its end": tiff((270, 2, 1000, 99_999_999)),
     "a TIFF's metadata beyond its end": tiff((700, 1, 1000, 99_999_999), (34675, 7, 100, 99_999_999), order=">"),
     "a tag of four billion values": tiff((270, 2, 0xFFFFFFFF, 8), (274, 3, 500, 99_999_999)),
+    "a GIF's extension without content": gif(b"\x21\xff\x0bNETSCAPE2.0\0"),
+    "a GIF's control block cut short": gif(b"\x21\xf9\x02\0\0\0"),
+    "a resolution of JPEG 2000 cut short": jpeg2000(b"\0\0\0\x0ares \0\0"),
+    "a colour space of JPEG 2000 that is empty": jpeg2000(b"\0\0\0\x08colr"),
     "an AVIF's EXIF": spoiled(encode(MARKED, "AVIF", quality=95, exif=described()), b"hello"),
 }
 
@@ -225,6 +244,7 @@ NAMED = {
     "AVI": b"RIFF\0\0\0\0AVI LIST",
     "HTML": b"\n<!-- x --><!DOCTYPE html>\n<html><title>Sign in</title>",
     "HTML page": b"<html>gone</html>",
+    "HTML page, not": b"<h1>403 Forbidden</h1>",
     "XML": b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
     "JSON": b'{"message": "rate limit exceeded"}',
     "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
@@ -253,6 +273,11 @@ def test_a_page_in_utf_16_is_a_page() -> None:
 @pytest.mark.parametrize("data", [b"{not json", b"\xff\xfe", b"<", b"RIFF", b"\0\0\0\x14ftyp", bytes(8) + b"\xff\x0a"])
 def test_what_nobody_knows_stays_corrupt(data: bytes) -> None:
     assert refused_at_all(data) == "corrupt_image"
+
+
+def test_a_text_is_quoted() -> None:
+    bad = refused(b"Not Found\nnginx")
+    assert bad.reason == "corrupt_image" and "it begins 'Not Found'" in bad.detail
 
 
 def test_zero_bytes_are_called_that() -> None:
