@@ -21,6 +21,7 @@ from actors.rewriting import RewriterActor, Rewrites
 from actors.rows import blocks
 from actors.stage import StageSettings
 from polite_flamingo import journal
+from polite_flamingo.answers import Unfinished, ending
 from polite_flamingo.evaluation.judging import Answer, Judged, Judges, first_turn, joined, judge, not_judged
 from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.filters.scorer import ScoringConfig
@@ -37,7 +38,7 @@ RECORDED = pa.schema([("name", pa.string()), ("rows_in", pa.int64())])
 class AnsweringActor(RewriterActor):
     """Holds a model that answers by itself: it sees the instruction and the images, not the annotation.
 
-    An answer travels as the sample's `rewritten`.
+    An answer travels as the sample's `rewritten`, and as `finish_reason` in its provenance that it was cut.
     """
 
     reason: Reason = "answering_failed"
@@ -52,7 +53,16 @@ class AnsweringActor(RewriterActor):
         """Everything may be answered."""
 
     def _work(self, samples: list[Sample]) -> list[Sample | BadSample]:
-        return super()._work([replace(first_turn(sample), rewritten=None) for sample in samples])
+        answered = super()._work([replace(first_turn(sample), rewritten=None) for sample in samples])
+        return [_noted(one) if isinstance(one, Sample) else one for one in answered]
+
+
+def _noted(sample: Sample) -> Sample:
+    """An answer that did not come to its end says so in the provenance: only plain texts travel between actors."""
+    answer = sample.rewritten
+    if not isinstance(answer, Unfinished):
+        return sample
+    return replace(sample, rewritten=str(answer), provenance={**sample.provenance, "finish_reason": answer.why})
 
 
 def record_answers(table: pa.Table, folder: str) -> pa.Table:
@@ -65,7 +75,7 @@ def record_answers(table: pa.Table, folder: str) -> pa.Table:
             answers: dict[str, Answer] = {}
             for row in whole.rows:
                 if isinstance(row, Sample):
-                    answers[row.key] = row.rewritten or ""
+                    answers[row.key] = ending(row.rewritten or "", row.provenance.get("finish_reason"))
                 elif row.key:  # else what could not be read: a shard's record, and no sample that could be judged
                     answers.setdefault(row.key, BadSample(row.reason, row.detail))  # type: ignore[arg-type]
             write_responses(layout.root / f"{whole.name}.jsonl", answers)

@@ -33,11 +33,19 @@ Read = TypeVar("Read")
 
 
 class EndpointDown(ConnectionError):
-    """Nothing more should be sent; the message says why, and what to do."""
+    """Nothing more should be sent; the message says why, and what to do. `status` is HTTP's, None where none came."""
+
+    def __init__(self, message: str, status: int | None = None):
+        super().__init__(message)
+        self.status = status
 
 
 class Refused(ValueError):
-    """This request failed for good; others may not."""
+    """This request failed for good; others may not. `status` is HTTP's, None where none came."""
+
+    def __init__(self, message: str, status: int | None = None):
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +101,27 @@ class Server:
         self._failures_in_a_row = 0
         self._down = ""
 
-    def post(self, path: str, body: Mapping[str, Any], read: Callable[[dict[str, Any]], Read]) -> Read:
+    def try_out(self, path: str, body: Mapping[str, Any], read: Callable[[dict[str, Any]], Read]) -> Read:
+        """As `post`, before work begins: two attempts at most, and what fails is the server's fault.
+
+        Raises:
+            EndpointDown: whatever is wrong, in one line.
+        """
+        try:
+            return self.post(path, body, read, attempts=min(2, self.config.attempts))
+        except Refused as refused:
+            raise EndpointDown(f"{self.url} does not answer as it should: {refused}{self._hint(refused)}",
+                               refused.status) from None  # fmt: skip
+
+    def _hint(self, refused: Refused) -> str:
+        if refused.status is not None:
+            return ""
+        known = "" if self.url.endswith("/v1") else ", and does its address end in /v1"
+        return f". Is it running{known}?"
+
+    def post(
+        self, path: str, body: Mapping[str, Any], read: Callable[[dict[str, Any]], Read], attempts: int | None = None
+    ) -> Read:
         """What `read` makes of the server's JSON object.
 
         Args:
@@ -101,13 +129,16 @@ class Server:
             body: the request.
             read: takes what is wanted out of an answer. Where it cannot (a LookupError, a TypeError) the request is
                 tried again, but a server that answers in JSON is not down.
+            attempts: instead of the configuration's.
 
         Raises:
             Refused: the request is at fault, or its attempts are used up.
             EndpointDown: the server is.
         """
         problem, wait, alive = "", 0.0, False
-        for attempt in range(self.config.attempts):
+        status: int | None = None
+        attempts = attempts or self.config.attempts
+        for attempt in range(attempts):
             if attempt:
                 time.sleep(min(self.config.longest_pause, wait))
             if self._down:
@@ -118,31 +149,36 @@ class Server:
                 self._count(failed=False)
                 return answer
             except urllib.error.HTTPError as error:
+                status = error.code
                 with error:
                     problem = f"HTTP {error.code}: {self._without_key(_message(error))}"
                 if error.code == 404:
-                    self._give_up(f"{self.url} knows no {path}, or not this model ({problem})")
+                    known = "" if self.url.endswith("/v1") else "; does its address end in /v1?"
+                    self._give_up(f"{self.url} knows no {path}, or not this model ({problem}){known}", 404)
                 if error.code in (401, 403):
                     self._give_up(
                         f"{self.url} rejects the request's key (HTTP {error.code}); set the environment variable "
-                        f"{self.config.api_key_variable}"
+                        f"{self.config.api_key_variable}",
+                        error.code,
                     )
                 if error.code < 400:
                     self._give_up(
-                        f"{self.url} points elsewhere (HTTP {error.code}), and is not followed; name the place"
+                        f"{self.url} points elsewhere (HTTP {error.code}), and is not followed; name the place",
+                        error.code,
                     )
                 if error.code < 500 and error.code not in LATER:
                     self._count(failed=False)
-                    raise Refused(problem) from None
+                    raise Refused(problem, status) from None
                 wait = max(wait, _seconds(error.headers.get("Retry-After")))
             except EndpointDown:
                 raise
             except (LookupError, TypeError) as error:
-                problem, alive = f"not an answer of this API ({type(error).__name__}: {error})", True
+                problem, alive, status = f"not an answer of this API ({type(error).__name__}: {error})", True, 200
             except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
+                status = None
                 problem = self._without_key(str(getattr(error, "reason", "") or error) or type(error).__name__)
         self._count(failed=not alive, problem=problem)
-        raise Refused(f"{self.config.attempts} attempts: {problem}")
+        raise Refused(f"{attempts} attempts: {problem}", status)
 
     def _once(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         deadline = time.monotonic() + self.config.timeout
@@ -158,9 +194,13 @@ class Server:
                     raise TimeoutError(f"no whole answer in {self.config.timeout:g} s")
                 if len(found) > MOST_BYTES:
                     raise ValueError(f"more than {MOST_BYTES >> 20} MiB came back")
-        answer = json.loads(found)
+        try:
+            answer = json.loads(found)
+        except ValueError:
+            start = self._without_key(found[:4096].decode("utf-8", "replace"))[:60]
+            raise ValueError(f"what came back is not JSON: {start!r}") from None
         if not isinstance(answer, dict):
-            raise ValueError("the answer is no JSON object")
+            raise ValueError("the answer is not a JSON object")
         return answer
 
     def _key(self) -> str:
@@ -180,9 +220,9 @@ class Server:
                     "where it stopped"
                 )
 
-    def _give_up(self, why: str) -> NoReturn:
+    def _give_up(self, why: str, status: int | None = None) -> NoReturn:
         self._down = self._down or why  # of threads that fail together the first one's reason stands
-        raise EndpointDown(self._down) from None
+        raise EndpointDown(self._down, status) from None
 
 
 def _message(error: urllib.error.HTTPError) -> str:

@@ -8,7 +8,8 @@ robot, randomly augmented, or exchanged for COCO's captions and boxes. Shards of
 rewritten ones, so ray_jobs.train reads both alike. OUT/preview.html shows some, side by side.
 
 The shard is the unit of commit and of resume, as in ray_jobs.build_pf1m: the same command goes on where it stopped.
-Rows in = pairs + quarantined; a dialogue counts as many rows as exchanges are taken of it.
+Rows in = pairs + quarantined; a dialogue counts as many rows as exchanges are taken of it. A server is asked once
+before anything else; where not one row became a pair the exit status is 1.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.pairs import caption_index, single_turns
 from polite_flamingo.distortion.retrieval import index_name
+from polite_flamingo.distortion.speakers import ASKED_PLAINLY
 from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.ledger import (
     OutputLayout,
@@ -46,7 +48,7 @@ from ray_jobs.build_pf1m import SHARDS_A_RUN, refuse_other_configuration
 from ray_jobs.cluster import PoolsConfig, running_ray
 from ray_jobs.run_info import Work, add_work, begin_run, read_run, write_run
 
-VERSION = 1
+VERSION = 2
 """Raised when the code makes other pairs of the same samples and settings."""
 SHOWN = 8
 """Pairs of each kind on the page."""
@@ -97,7 +99,9 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
 
     Raises:
         ValueError: the input, the output folder or the pools are not right; the message says what to do.
+        EndpointDown: the speaker's server does not answer as it should.
         JobFailed: the speaker failed.
+        AllFailed: not one row became a pair.
     """
     shards = shard_names(config.input)
     layout = OutputLayout(root=Path(config.out), samples="pairs")
@@ -113,6 +117,7 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
         if done := [name for name in shards if name not in todo]:
             print(f"{len(done)} of {len(shards)} shards are already done: {console.names_of(done)}")
         if todo:
+            try_out(config.distortion)
             resolved = console.to_yaml(replace(config, fresh=False, again=False))
             run = read_run(layout)
             if run is None or run.config_hash != identity:
@@ -127,6 +132,19 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
         if todo or not layout.stats.exists():
             summarise(layout)
         print_summary(layout)
+        refuse_nothing(layout)
+
+
+def try_out(config: DistortionConfig) -> None:
+    """Ask a speaker's server once, so that what is wrong with it shows before Ray starts."""
+    if config.speaker != "endpoint" or not config.shares.llm:
+        return
+    from polite_flamingo.distortion.endpoint import EndpointSpeaker
+
+    wording = EndpointSpeaker(config).try_out()
+    print(f"{config.endpoint.model} at {config.endpoint.url} answers ({wording})")
+    if wording == ASKED_PLAINLY:
+        print("it does not continue a begun turn: it is asked for a careless annotator's note, not for a robot's words")
 
 
 def speaker_of(config: DistortionConfig) -> dict[str, dict[str, str]]:
@@ -149,7 +167,7 @@ def config_hash(config: DistortionConfig, models: Mapping[str, Mapping[str, str]
         "speaker": {**models["speaker"], "name": ""} if config.speaker == "local" else models["speaker"],
         "api": config.endpoint.api if config.speaker == "endpoint" else "",
         "dtype": config.local.dtype if config.speaker == "local" else "",
-        "words": [conversation.PRAISE, conversation.prefill(), COMMANDS],
+        "words": [conversation.PRAISE, conversation.prefill(), conversation.ASKED, COMMANDS],
         "captions": index_name(config.retrieval.annotations) if config.retrieval.annotations else "",
         "described": config.retrieval.datasets,
     }
@@ -246,9 +264,34 @@ def print_summary(layout: OutputLayout) -> None:
         rows.append((f"  {kind}", f"{number:,}" + (f"   said by {spoken}" if kind == "llm" else "")))
     for gone, number in stats.get("instead_of", {}).items():
         rows.append(("  of them instead of", f"{number:,}   {gone}"))
+    if orders := stats.get("followed", {}):
+        rows.append(("extra orders", ", ".join(f"{number:,} {_FOLLOWED[one]}" for one, number in orders.items())))
+    if not_taken := stats.get("not_taken", {}):
+        rows.append(("not taken", f"{sum(not_taken.values()):,} draws: {_counts(not_taken)}"))
     rows.append(("quarantined", f"{stats['quarantined_rows']:,}"))
     rows += [(f"  {reason}", f"{number:,}") for reason, number in stats.get("quarantined", {}).items()]
     print(console.table([*rows, ("page", str(layout.preview))], f"\n{layout.root}"))
+
+
+def refuse_nothing(layout: OutputLayout) -> None:
+    """Raise `AllFailed` where rows came in and none became a pair."""
+    stats = json.loads(layout.stats.read_text(encoding="utf-8"))
+    if stats["pairs"] or not stats["rows_in"]:
+        return
+    names = layout.finished()
+    rows = (row for name in names for row in read_quarantine(layout.quarantine(name)))
+    reason = max(stats["quarantined"], key=lambda one: stats["quarantined"][one])
+    detail = next((row.detail for row in rows if row.reason == reason), "")
+    raise console.AllFailed(
+        f"not one of {stats['rows_in']:,} rows became a pair: {_counts(stats['quarantined'])}. For example {detail}"
+    )
+
+
+_FOLLOWED = {"yes": "followed", "no": "not followed", "not checkable": "cannot be checked"}
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items())
 
 
 def main() -> None:

@@ -22,7 +22,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, contestants_of
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
@@ -32,7 +31,15 @@ from polite_flamingo.ledger import exclusive, names_in, shard_names
 from polite_flamingo.shards import sweep_temporary, write_atomically
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
-from ray_jobs.evaluate_asking import answer_on_ray, answering, answers_of, ask_endpoint, identity, refuse_other_models
+from ray_jobs.evaluate_asking import (
+    answer_on_ray,
+    answering,
+    answers_of,
+    ask_endpoint,
+    identity,
+    refuse_other_models,
+    try_out_endpoint,
+)
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.evaluate_judging import conclude, judge_identity, judge_on_ray, stale
 
@@ -45,8 +52,9 @@ def evaluate(config: EvaluateConfig) -> None:
 
     Raises:
         ValueError: a contestant, the input or the output folder is not right; the message says what to do.
-        EndpointDown: an endpoint cannot be reached; what it has answered is kept.
+        EndpointDown: an endpoint does not answer as it should; what it has answered is kept.
         JobFailed: a model failed.
+        AllFailed: a contestant has no answer to any sample. The report is there all the same.
     """
     shards = shard_names(config.input)
     contestants = contestants_of(config.contestants)
@@ -61,7 +69,9 @@ def evaluate(config: EvaluateConfig) -> None:
         refuse_other_models(out, contestants, identities)
         write_atomically(out / "config.yaml", console.to_yaml(replace(config, fresh=False)))
         answer_all(config, contestants, shards, digests, identities)
-        print_summary(conclude(config, contestants, shards), out)
+        results = conclude(config, contestants, shards)
+        print_summary(results, out)
+        refuse_the_silent(results, contestants)
 
 
 def clear(out: Path) -> None:
@@ -93,6 +103,9 @@ def answer_all(
     for name, contestant in contestants.items():
         sweep_temporary(out / "responses" / name)
         if isinstance(contestant, Endpoint):
+            try_out_endpoint(config, name, contestant, shards)
+    for name, contestant in contestants.items():
+        if isinstance(contestant, Endpoint):
             ask_endpoint(config, name, contestant, shards)
     pending: dict[str, dict[str, Path]] = {}
     for name, contestant in contestants.items():
@@ -117,16 +130,25 @@ def print_summary(results: Results, out: Path) -> None:
     rows: list[tuple[str, str]] = [("samples", f"{results.samples:,} in {len(results.tasks)} tasks")]
     for name in results.contestants:
         given, rate = results.answers[name], results.wins.rates.get(name, {}).get(RAW)
-        parts: list[Any] = [f"reward {shown('reward', results.reward[name].value)}"]
+        parts = [f"reward {shown('reward', results.reward[name].value)}"]
         if rate is not None:
             parts.append(f"preferred to the raw annotation {shown('accuracy', rate.value)}")
-        if given.answered < results.samples:
-            parts.append(f"{results.samples - given.answered:,} samples without an answer")
-        rows.append((name, ", ".join(parts)))
+        rows.append((name, ", ".join([*parts, *given.trouble()])))
     for name, tax in results.tax.get("reward", {}).items():
         rows.append((f"tax of {name}", f"{shown('reward', tax.total.value, sign=True)} (reward, all tasks)"))
     rows.append(("report", str(out / "report.html")))
     print(console.table(rows, f"{out}"))
+
+
+def refuse_the_silent(results: Results, contestants: Mapping[str, Contestant]) -> None:
+    """Raise `AllFailed` for a contestant that has not answered a single sample."""
+    for name in contestants:
+        given = results.answers[name]
+        if not given.answered:
+            why = ", ".join(f"{count:,} {reason}" for reason, count in given.missing.items())
+            raise console.AllFailed(
+                f"{name} has no answer to any of {results.samples:,} samples: {why}; details are in responses/{name}"
+            )
 
 
 def main() -> None:

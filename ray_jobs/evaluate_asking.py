@@ -9,14 +9,15 @@ Models answer on Ray, an endpoint is asked from this process, a file is copied. 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from polite_flamingo import journal
+from polite_flamingo.endpoint import EndpointDown
 from polite_flamingo.evaluation.asking import EndpointContestant
 from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded
-from polite_flamingo.evaluation.judging import first_turn
+from polite_flamingo.evaluation.judging import Answer, first_turn
 from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.ledger import OutputLayout, names_in
@@ -72,19 +73,43 @@ def answers_of(out: Path, name: str, contestant: Contestant) -> Path:
     )
 
 
-def ask_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shards: Mapping[str, Path]) -> None:
-    """From this process, as the network is what one waits for: the key stays here."""
-    contestant = EndpointContestant(
-        endpoint.model, endpoint.url, max_tokens=config.evaluation.max_tokens, config=config.evaluation.server
-    )
-    asked = 0
+def contestant_at(config: EvaluateConfig, endpoint: Endpoint) -> EndpointContestant:
+    """The model behind an endpoint, not asked yet."""
+    evaluation = config.evaluation
+    return EndpointContestant(endpoint.model, endpoint.url, max_tokens=evaluation.max_tokens, config=evaluation.server)
+
+
+def try_out_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shards: Mapping[str, Path]) -> None:
+    """Ask for the first missing answer and keep it; before any work, so that a wrong address costs seconds.
+
+    Raises:
+        EndpointDown: the server does not answer as it should.
+    """
+    for file, known, missing in _missing(config, name, shards):
+        try:
+            known[missing[0].key] = contestant_at(config, endpoint).try_out(missing[0])
+        except EndpointDown as down:
+            raise EndpointDown(f"contestant {name}: {down}", down.status) from None
+        write_responses(file, known)
+        return
+
+
+def _missing(
+    config: EvaluateConfig, name: str, shards: Mapping[str, Path]
+) -> Iterator[tuple[Path, dict[str, Answer], list[Sample]]]:
+    """Of each shard with answers missing: the file of answers, what is in it, and the samples without one."""
     for shard, path in shards.items():
         file = Path(config.out) / "responses" / name / f"{shard}.jsonl"
         known = read_responses(file) if file.exists() else {}
         samples = [first_turn(row) for row in read_shard(path) if isinstance(row, Sample)]
-        missing = [sample for sample in samples if not isinstance(known.get(sample.key), str)]
-        if not missing:
-            continue
+        if missing := [sample for sample in samples if not isinstance(known.get(sample.key), str)]:
+            yield file, known, missing
+
+
+def ask_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shards: Mapping[str, Path]) -> None:
+    """From this process, as the network is what one waits for: the key stays here."""
+    contestant, asked = contestant_at(config, endpoint), 0
+    for file, known, missing in _missing(config, name, shards):
         asked += len(missing)
         for sample, answer in zip(missing, contestant.answer(missing), strict=True):
             if answer is not None:

@@ -29,13 +29,16 @@ from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.fingerprint import short_hash
 from ray_jobs.run_info import begin_run
 
+JUDGED = 2
+"""Raised when the code makes other numbers of the same answers."""
+
 
 def judge_identity(config: EvaluateConfig) -> str:
     """What decides the numbers of given answers."""
     from polite_flamingo.hub import fingerprint
 
     models = [fingerprint(name) for name in (config.scoring.nli, config.scoring.sts, config.scoring.reward)]
-    return short_hash([models, config.evaluation.by])
+    return short_hash([JUDGED, models, config.evaluation.by])
 
 
 def stale(

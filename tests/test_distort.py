@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ from polite_flamingo.distortion.pairs import distort as distort_samples
 from polite_flamingo.distortion.rules import RuleSpeaker
 from polite_flamingo.distortion.speakers import Request, Speaker
 from polite_flamingo.distortion.summary import count, pick, total
-from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.endpoint import EndpointDown
+from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, write_quarantine
 from polite_flamingo.report.distortion import write_distortion_page
 from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn
@@ -30,7 +32,7 @@ from polite_flamingo.shards import write_shard
 from ray_jobs import console
 from ray_jobs.cluster import PoolConfig, PoolsConfig
 from ray_jobs.console import JobFailed
-from ray_jobs.distort import DistortConfig, config_hash, distort, speaker_of, summarise
+from ray_jobs.distort import DistortConfig, config_hash, distort, refuse_nothing, speaker_of, summarise, try_out
 
 REPO = Path(__file__).parents[1]
 PROFILES = REPO / "profiles"
@@ -270,6 +272,47 @@ def test_text_from_anywhere_cannot_leave_its_place(tmp_path: Path) -> None:
     text = page(tmp_path, evil)
     assert_self_contained(text)
     assert not {tag for tag, _ in Page(text).tags} & {"img", "script"} and "\x00" not in text
+
+
+def test_the_page_tells_what_was_not_believed_and_which_orders_were_not_followed(tmp_path: Path) -> None:
+    text = page(
+        tmp_path, pairs_of(3), not_taken={"echo": 40, "cut": 2}, followed={"yes": 2, "no": 1}, not_followed={"typos": 1}
+    )
+    read = " ".join(Page(text).words.split())
+    assert "42 draws not taken: 40 echo, 2 cut" in read and "Extra orders that were not followed" in read
+
+
+def test_a_server_is_asked_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write_world(tmp_path / "in", shards=1)
+    with socket.socket() as taken:  # bound and not listening
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+        endpoint = EndpointConfig(url=address, model="m", pause=0.0, attempts=2)
+        spoken = DistortionConfig(speaker="endpoint", endpoint=endpoint)
+        monkeypatch.setattr("ray_jobs.distort.running_ray", None)  # starting Ray would raise
+        with pytest.raises(EndpointDown, match=r"does not answer as it should.*refused.*Is it running") as raised:
+            distort(job(source, tmp_path / "out", distortion=spoken))
+        assert "\n" not in str(raised.value)
+        try_out(replace(spoken, shares=Shares(llm=0)))  # nobody is needed
+
+
+def test_not_one_pair_is_a_failure_that_says_why(tmp_path: Path) -> None:
+    layout = OutputLayout(root=tmp_path, samples="pairs")
+    gone = Quarantined(
+        key="k", shard="s", index=0, reason="not_distorted", detail="k: 4 draws of llm, none taken: 4 echo"
+    )
+    write_quarantine(layout.quarantine("s"), [gone, gone])
+    layout.manifest("s").parent.mkdir()
+    layout.manifest("s").write_text("{}")
+    told = {"rows_in": 2, "pairs": 0, "quarantined": {"not_distorted": 2}}
+    layout.stats.write_text(json.dumps(told))
+    with pytest.raises(
+        console.AllFailed, match=r"not one of 2 rows became a pair: 2 not_distorted\. .*none taken: 4 echo"
+    ):
+        refuse_nothing(layout)
+    for fine in ({**told, "pairs": 1}, {**told, "rows_in": 0}):
+        layout.stats.write_text(json.dumps(fine))
+        refuse_nothing(layout)
 
 
 def test_a_page_of_nothing_is_a_page(tmp_path: Path) -> None:

@@ -10,17 +10,21 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from polite_flamingo.endpoint import ServerConfig
+from polite_flamingo.endpoint import EndpointDown, ServerConfig
 from polite_flamingo.evaluation.bootstrap import Resampling
-from polite_flamingo.sample import Image, Sample, Turn
+from polite_flamingo.evaluation.contestants import Recorded
+from polite_flamingo.evaluation.judging import RAW, judge
+from polite_flamingo.evaluation.results import summarise
+from polite_flamingo.sample import BadSample, Image, Sample, Turn
 from polite_flamingo.shards import write_shard
 from ray_jobs import console
-from ray_jobs.evaluate import EvaluateConfig, evaluate
+from ray_jobs.evaluate import EvaluateConfig, evaluate, refuse_the_silent
 from tests.page_reader import Page, assert_readable_aloud, assert_self_contained
 
 PROFILE = Path(__file__).parents[1] / "profiles" / "tiny.yaml"
@@ -160,6 +164,33 @@ def test_an_endpoint_is_asked_again_only_for_what_it_failed_on(shards: Path, ser
     assert file.read_text().count('"response": "It is red."') == 3
     assert len(server.asked) == before + 1 and "Say hello" in server.asked[-1]
     assert "Again." not in "".join(server.asked), "of a conversation the first turn is asked"
+
+
+def test_endpoints_are_tried_out_before_any_work(shards: Path, server: Any, no_ray: None) -> None:
+    """A second server that does not answer shows before the first one is asked for everything."""
+    lines = {
+        "served": f"endpoint:m@http://127.0.0.1:{server.server_port}/v1",
+        "gone": f"endpoint:m@http://127.0.0.1:{closed_port()}/v1",
+    }
+    with pytest.raises(EndpointDown, match=r"contestant gone: .* Is it running"):
+        evaluate(config(shards, lines))
+    assert len(server.asked) == 1
+    with pytest.raises(Stopped):
+        evaluate(config(shards, {"served": lines["served"]}))
+    assert len(server.asked) == 5, "the first answer was kept; one picture cannot be sent"
+
+
+@pytest.mark.parametrize("said", ["no_response", "answering_failed"])
+def test_a_contestant_without_any_answer_ends_in_status_1_and_a_report(said: str) -> None:
+    turn = Turn(instruction="a", response="b")
+    samples = [Sample(key=f"s{n}", dataset="d", task="captioning", turns=(turn,)) for n in range(2)]
+    answers: Any = {} if said == "no_response" else {one.key: BadSample("answering_failed", "") for one in samples}
+    fake = SimpleNamespace(score=lambda pairs: [0.0 for _ in pairs])
+    judges: Any = SimpleNamespace(reward=fake, nli=fake, sts=fake)
+    results = summarise(judge(samples, {"m": answers}, judges), resampling=Resampling(draws=10))
+    with pytest.raises(console.AllFailed, match=f"m has no answer to any of 2 samples: 2 {said}"):
+        refuse_the_silent(results, {"m": Recorded(path=Path("said.jsonl"))})
+    refuse_the_silent(results, {RAW: Recorded(path=Path("said.jsonl"))})
 
 
 def test_another_model_under_the_same_name_and_other_input_are_refused(shards: Path, server: Any, no_ray: None) -> None:

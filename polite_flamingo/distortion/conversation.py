@@ -11,6 +11,7 @@ A text model sees no image: the marks of images are left out of the instruction.
 from __future__ import annotations
 
 import hashlib
+import re
 
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.speakers import Request
@@ -24,6 +25,12 @@ PRAISE = (
     "Thank you, that is a wonderful answer! Now please sum it up: keep only the information that is crucial, "
     "and write nothing after the summary."
 )
+
+ASKED = (
+    "Below are a question and a good answer. Write what a terse and careless annotator would have noted down instead: "
+    "the bare facts in a few words, no manners, no whole sentences."
+)
+NOTE_ONLY = "Write the note and nothing else."
 
 
 def prefill(command: str = "") -> str:
@@ -52,13 +59,39 @@ def plain_prompt(request: Request) -> str:
     return f"{said}{names['assistant']}{prefill(request.command)}"
 
 
+def begun_messages(request: Request, *, system: bool = True) -> list[dict[str, str]]:
+    """The same with the assistant's last turn begun, for servers and templates that continue it.
+
+    Args:
+        request: what is to be said tersely.
+        system: whether there is a system message; else its text stands before the first instruction.
+    """
+    first, second, *rest = messages(request)
+    before = [first, second] if system else [{**second, "content": f"{first['content']}\n\n{second['content']}"}]
+    return [*before, *rest, {"role": "assistant", "content": prefill(request.command)}]
+
+
 def asking_messages(request: Request) -> list[dict[str, str]]:
-    """For servers that cannot continue a turn: the human dictates its beginning."""
-    *before, last = messages(request)
-    dictated = (
-        f"{last['content']}\nBegin your reply with exactly these words and go on from there: {prefill(request.command)}"
-    )
-    return [*before, {**last, "content": dictated}]
+    """For servers that cannot continue a turn: no robot, one plain question. Small models say a robot's words back."""
+    habit = f" That annotator's habit: {_habit(request.command)}." if request.command else ""
+    return [
+        {
+            "role": "user",
+            "content": f"{ASKED}{habit} {NOTE_ONLY}\n\nQuestion: {request.instruction}\nGood answer: "
+            f"{request.response}\nNote:",
+        }
+    ]
+
+
+def instructions(command: str) -> tuple[str, ...]:
+    """Everything that a model is told beside the question and the good response: what it must not say back."""
+    order = (COMMANDS[command], _habit(command)) if command else ()
+    return (SYSTEM, PRAISE, prefill(command), f"{ASKED} {NOTE_ONLY}", *order)
+
+
+def _habit(command: str) -> str:
+    """An order as it is told of somebody else: "leave out all punctuation marks"."""
+    return COMMANDS[command].removeprefix("I ")
 
 
 def quoted(text: str) -> str:
@@ -67,16 +100,29 @@ def quoted(text: str) -> str:
     return text[: min(ends)].strip() if ends else ""
 
 
-def quoted_after_asking(text: str, command: str) -> str:
-    """Of a reply to `asking_messages`: the quotation, whether the model repeated the dictated words or only went on."""
-    start = prefill(command)
-    if text.lstrip().startswith(start):
-        rest = text.lstrip()[len(start) :]
-        return quoted(rest) or ("" if any(mark in rest for mark in CLOSING) else rest.strip())
-    marks = [place for place, character in enumerate(text) if character in CLOSING]
-    if len(marks) >= 2:
-        return text[marks[0] + 1 : marks[1]].strip()
-    return text[: marks[0]].strip() if marks else text.strip()
+def continued(text: str, command: str) -> tuple[str, bool]:
+    """What a model said in a begun turn: the quotation, and whether it was closed; else all that there is.
+
+    The begun words may stand before it: llama.cpp returns them, vLLM does not, and some models begin again of their own
+    accord.
+    """
+    begun = r"\s+".join(re.escape(word) for word in prefill(command).removesuffix(QUOTE).split())
+    again = re.match(rf"\s*{begun}\s*[\"“]", text) or re.search(r"low quality,? is:?\s*[\"“]", text)
+    rest = text[again.end() :] if again else text
+    if not (marks := [place for place, character in enumerate(rest) if character in CLOSING]):
+        return rest.strip(), False
+    found = quoted(rest)
+    if (not found or found.endswith(":")) and len(marks) > 1:  # the quotation was opened once more
+        found = quoted(rest[marks[0] + 1 :])
+    return found, True
+
+
+def noted(text: str) -> str:
+    """What a model said when it was asked for a note: without the label and the quotation marks around it."""
+    text = re.sub(r"\A\s*(?:\*\*)?note(?:\*\*)?:(?:\*\*)?\s*", "", text, flags=re.IGNORECASE).strip()
+    if len(text) > 1 and text[0] in CLOSING and text[-1] in CLOSING:
+        return text[1:-1].strip()
+    return text
 
 
 def number_of(seed: str) -> int:

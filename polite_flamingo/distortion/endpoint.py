@@ -2,27 +2,32 @@
 
 Many requests are under way at once. What a busy, broken or refusing server means is for `polite_flamingo/endpoint.py`;
 what it will not take fails as a row.
+
+A server of chats is asked once before anything else how it can be spoken to: whether it continues a begun turn, and
+whether its template has a system role; else it is asked plainly (`conversation.asking_messages`).
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 
+from polite_flamingo.answers import Unfinished, first_choice, without_reasoning
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.conversation import (
     CLOSING,
     asking_messages,
+    begun_messages,
+    continued,
+    noted,
     number_of,
     plain_prompt,
-    quoted,
-    quoted_after_asking,
 )
-from polite_flamingo.distortion.speakers import Request
-from polite_flamingo.endpoint import Refused, Server
+from polite_flamingo.distortion.speakers import ASKED_PLAINLY, CHAT_WORDINGS, TRIAL, Request, Wording
+from polite_flamingo.endpoint import EndpointDown, Refused, Server
 from polite_flamingo.sample import BadSample
 
 
@@ -35,11 +40,42 @@ class EndpointSpeaker:
         self._config = config
         self._endpoint = config.endpoint
         self._server = Server(config.endpoint.url, config.endpoint)
+        self._wording: Wording | None = None if config.endpoint.api == "chat" else "completion"
+        self._finding_out = threading.Lock()
 
     @property
     def name(self) -> str:
         """The server's model."""
         return self._endpoint.model
+
+    @property
+    def wording(self) -> Wording:
+        """How the server is spoken to. Of chats it is found out by asking, the first time.
+
+        Raises:
+            EndpointDown: it answers in no way.
+        """
+        with self._finding_out:
+            if self._wording is None:
+                self._wording = self._found_out()
+        return self._wording
+
+    def try_out(self) -> Wording:
+        """Ask the server once, so that what is wrong with it shows before work begins; returns how it is spoken to.
+
+        Raises:
+            EndpointDown: it does not answer; says why, and what to do.
+        """
+        if self._endpoint.api == "chat":
+            return self.wording
+        try:
+            self._server.try_out("/completions", self._body(TRIAL, "completion"), first_choice)
+        except EndpointDown as down:
+            hint = "" if "/completions" not in str(down) else (
+                "; a server that only chats, such as make serve's, takes --distortion.endpoint.api chat"
+            )  # fmt: skip
+            raise EndpointDown(f"{down}{hint}") from None
+        return "completion"
 
     def say(self, requests: Sequence[Request]) -> list[str | BadSample]:
         """All at once, as many under way as the configuration allows.
@@ -47,23 +83,44 @@ class EndpointSpeaker:
         Raises:
             EndpointDown: the server is; requests that are not under way yet are not sent.
         """
+        wording = self.wording
         with ThreadPoolExecutor(self._endpoint.concurrency) as threads:
-            asked = [threads.submit(self._ask, request) for request in requests]
+            asked = [threads.submit(self._ask, request, wording) for request in requests]
             try:
                 return [one.result() for one in asked]
             finally:
                 for one in asked:
                     one.cancel()
 
-    def _ask(self, request: Request) -> str | BadSample:
-        chat = self._endpoint.api == "chat"
-        path = "/chat/completions" if chat else "/completions"
+    def _ask(self, request: Request, wording: Wording) -> str | BadSample:
+        path = "/completions" if wording == "completion" else "/chat/completions"
         try:
-            return self._server.post(path, self._body(request), partial(_answer, request=request, chat=chat))
+            text = self._server.post(path, self._body(request, wording), first_choice)
         except Refused as refused:
             return BadSample("distortion_failed", str(refused))
+        return said(text, request.command, wording)
 
-    def _body(self, request: Request) -> dict[str, Any]:
+    def _found_out(self) -> Wording:
+        """The first wording that the server takes. One that ignores what it does not know closes no quotation."""
+        refused: list[EndpointDown] = []
+        wordings: list[Wording] = [*CHAT_WORDINGS, ASKED_PLAINLY]
+        while wordings:
+            wording = wordings.pop(0)
+            try:
+                text = self._server.try_out(
+                    "/chat/completions", {**self._body(TRIAL, wording), "temperature": 0}, first_choice
+                )
+            except EndpointDown as down:
+                if down.status not in (400, 422, 500, 501):
+                    raise
+                refused.append(down)
+                continue
+            if wording == ASKED_PLAINLY or continued(without_reasoning(text), TRIAL.command)[1]:
+                return wording
+            wordings = [ASKED_PLAINLY]
+        raise refused[0]
+
+    def _body(self, request: Request, wording: Wording) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._endpoint.model,
             "max_tokens": self._config.max_new_tokens,
@@ -71,19 +128,17 @@ class EndpointSpeaker:
             "top_p": self._config.top_p,
             "seed": number_of(request.seed),
         }
-        if self._endpoint.api == "chat":
+        if wording == "completion":
+            return {**body, "prompt": plain_prompt(request), "stop": list(CLOSING[:2])}
+        if wording == ASKED_PLAINLY:
             return {**body, "messages": asking_messages(request)}
-        return {**body, "prompt": plain_prompt(request), "stop": list(CLOSING[:2])}
+        begun = begun_messages(request, system=wording == "begun turn")
+        return {**body, "messages": begun, "continue_final_message": True, "add_generation_prompt": False}
 
 
-def _answer(answer: dict[str, Any], *, request: Request, chat: bool) -> str:
-    """The distorted text of a server's answer; "" where it was cut before the quotation ended."""
-    choice = answer["choices"][0]
-    text = choice["message"]["content"] if chat else choice["text"]
-    if not isinstance(text, str):
-        raise TypeError("no text")
-    text = text.encode("utf-8", "replace").decode()  # JSON may name halves of surrogate pairs
-    cut = choice.get("finish_reason") == "length"
-    if chat:
-        return "" if cut else quoted_after_asking(text, request.command)
-    return quoted(text) if any(mark in text for mark in CLOSING) else "" if cut else text.strip()
+def said(text: str, command: str, wording: Wording) -> str:
+    """The distorted text of a server's answer; where it was cut before the quotation ended, `Unfinished` and empty."""
+    why = text.why if isinstance(text, Unfinished) else None
+    text = without_reasoning(text.encode("utf-8", "replace").decode())  # JSON may name halves of surrogate pairs
+    found, closed = (noted(text), False) if wording == ASKED_PLAINLY else continued(text, command)
+    return found if closed or why is None else Unfinished("", why)

@@ -11,14 +11,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from polite_flamingo import hub
+from polite_flamingo.answers import Unfinished, without_reasoning
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
-from polite_flamingo.distortion.conversation import CLOSING, messages, number_of, plain_prompt, prefill, quoted
-from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.distortion.conversation import (
+    CLOSING,
+    begun_messages,
+    continued,
+    number_of,
+    plain_prompt,
+)
+from polite_flamingo.distortion.speakers import CHAT_WORDINGS, TRIAL, Request, Wording
+from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample
 
 # isort: split
 import torch
+from jinja2.exceptions import TemplateError
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -57,6 +66,7 @@ class LocalSpeaker:
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
         self._closing = closing_tokens(self._tokenizer).to(device)
+        self.wording = _wording(self._tokenizer, local.model)
         self._window = getattr(self._model.config, "max_position_embeddings", None)
 
     def say(self, requests: Sequence[Request]) -> list[str | BadSample]:
@@ -75,16 +85,16 @@ class LocalSpeaker:
             places = fitting[start : start + self._config.local.batch]
             texts = self._continued([prompts[place] for place in places], [requests[place].seed for place in places])
             for place, text in zip(places, texts, strict=True):
-                said[place] = quoted(text)
+                found, closed = continued(without_reasoning(text), requests[place].command)
+                said[place] = found if closed else Unfinished("", "length")
         return said
 
     def _ids(self, request: Request) -> list[int]:
         """By the model's own chat template where it has one."""
-        if self._tokenizer.chat_template:
-            chat = [*messages(request), {"role": "assistant", "content": prefill(request.command)}]
-            text = self._tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True)
-            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-        return list(self._tokenizer(plain_prompt(request))["input_ids"])
+        if self.wording == "completion":
+            return list(self._tokenizer(plain_prompt(request))["input_ids"])
+        text = _chat(self._tokenizer, request, self.wording)
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @torch.inference_mode()
     def _continued(self, prompts: Sequence[list[int]], seeds: Sequence[str]) -> list[str]:
@@ -110,6 +120,32 @@ class LocalSpeaker:
             TopPLogitsWarper(self._config.top_p),
             _OwnNoise(seeds),
         ]
+
+
+def _wording(tokenizer: Any, model: str) -> Wording:
+    """How a model's own chat template can be used, if it has one: some refuse a system message, others drop it.
+
+    Raises:
+        ValueError: it cannot be used at all.
+    """
+    if not tokenizer.chat_template:
+        return "completion"
+    problem = ""
+    for wording in CHAT_WORDINGS:
+        try:
+            if SYSTEM in _chat(tokenizer, TRIAL, wording):
+                return wording
+        except (TemplateError, ValueError) as error:  # what a template raises, and what transformers makes of a bad one
+            problem = problem or str(error)
+    raise ValueError(
+        f"distortion.local.model {model!r}: its chat template cannot be used ({problem or 'it drops messages'}); "
+        "give a model that can chat, or one without a template"
+    )
+
+
+def _chat(tokenizer: Any, request: Request, wording: Wording) -> str:
+    chat = begun_messages(request, system=wording == "begun turn")
+    return str(tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True))
 
 
 class _OwnNoise(LogitsProcessor):

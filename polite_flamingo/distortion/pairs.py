@@ -4,12 +4,19 @@ A pair is a single-turn `Sample` whose `response` is the distorted text and whos
 looks like a row that was rewritten; `provenance["distortion"]` holds the kind and everything that was drawn. All is
 drawn from the sample's key and the seed of the configuration: a retry gives the same pair, if the speaker does.
 
-    {"kind": "llm", "speaker": "rules", "command": "typos", "draws": 1}
+    {"kind": "llm", "speaker": "rules", "command": "typos", "followed": "yes", "draws": 1}
+    {"kind": "llm", "speaker": "guanaco", "wording": "completion", "command": "", "draws": 3, "not_taken": {"echo": 2}}
     {"kind": "text", "keep_first": 2, "words": {"action": "swap", "rate": 0.31}, "draws": 1}
     {"kind": "captions_and_boxes", "image_id": "442786", "captions": 5, "boxes": 3, …}
 
 A kind that cannot be had for a sample (no captions of its image; a text so short that nothing can be changed) gives way
-to another, noted as `instead_of` with the reason. Nothing here starts Ray or knows of files of shards.
+to another, noted as `instead_of` with the reason.
+
+What a language model says is believed only after a look (`checks.py`): with a fault it is drawn again, and where every
+draw has one the sample has no pair. An extra order that was not followed is noted, not drawn again: the text is a
+distortion all the same.
+
+Nothing here starts Ray or knows of files of shards.
 """
 
 from __future__ import annotations
@@ -17,13 +24,17 @@ from __future__ import annotations
 import random
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from polite_flamingo.distortion.checks import fault
 from polite_flamingo.distortion.config import KINDS, DistortionConfig, Kind
+from polite_flamingo.distortion.orders import followed
 from polite_flamingo.distortion.retrieval import CaptionIndex, NotThere, index_name, write_index
+from polite_flamingo.distortion.rules import RuleSpeaker
 from polite_flamingo.distortion.speakers import Request, Speaker, load_speaker
 from polite_flamingo.distortion.text import augment
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Quarantined, Sample, unmarked
@@ -111,6 +122,7 @@ class _Wanted:
     kind: Kind
     facts: dict[str, Any]
     draws: int = 0
+    not_taken: Counter[str] = field(default_factory=Counter)
 
 
 class Distorter:
@@ -181,29 +193,56 @@ class Distorter:
         if requests:
             assert self._speaker is not None, "llm was drawn without a share"
             said = self._speaker.say(requests)
-        results: list[tuple[_Wanted, str | BadSample, dict[str, Any]]] = [
-            (one, text, {"speaker": self._speaker.name if self._speaker else "", "command": request.command})
+        results: list[tuple[_Wanted, str | BadSample, Request | None, dict[str, Any]]] = [
+            (one, text, request, self._facts(request, text))
             for one, request, text in zip(spoken, requests, said, strict=True)
         ]
-        augmented = (one for one in wanted if one.kind == "text")
-        results += [(one, *augment(one.sample.response, self._seed(one))) for one in augmented]
-        again = []
-        for one, text, drawn in results:
-            one.draws += 1
-            if isinstance(text, BadSample):
-                made[one.place] = text
-            elif usable(text, one.sample):
-                made[one.place] = pair(one.sample, text, {"kind": one.kind, **drawn, "draws": one.draws, **one.facts})
-            elif one.draws < self._config.draws:
-                again.append(one)
-            elif one.kind == "text" and self._config.shares.llm:
-                facts = {"instead_of": {"kind": "text", "reason": "not_distorted"}}
-                again.append(_Wanted(place=one.place, sample=one.sample, kind="llm", facts=facts))
-            else:
-                made[one.place] = BadSample(
-                    "not_distorted", f"{one.sample.key}: {one.draws} draws of {one.kind} were empty or changed nothing"
-                )
-        return again
+        for one in wanted:
+            if one.kind == "text":
+                augmented, drawn = augment(one.sample.response, self._seed(one))
+                results.append((one, augmented, None, drawn))
+        return [
+            again for one, text, request, drawn in results if (again := self._judge(one, text, request, drawn, made))
+        ]
+
+    def _facts(self, request: Request, text: str | BadSample) -> dict[str, Any]:
+        """What the provenance says of a spoken text."""
+        assert self._speaker is not None
+        wording = getattr(self._speaker, "wording", "")
+        facts = {"speaker": self._speaker.name, **({"wording": wording} if wording else {}), "command": request.command}
+        if request.command and isinstance(text, str):
+            facts["followed"] = followed(request.command, text, request.response)
+        return facts
+
+    def _judge(
+        self, one: _Wanted, text: str | BadSample, request: Request | None, drawn: dict[str, Any],
+        made: dict[int, Sample | BadSample],
+    ) -> _Wanted | None:  # fmt: skip
+        """What one draw came to: a pair or a reason in `made`, or what has to be drawn again."""
+        one.draws += 1
+        if isinstance(text, BadSample):
+            made[one.place] = text
+            return None
+        wrong = self._wrong(text, one.sample, request)
+        if wrong is None:
+            not_taken = {"not_taken": dict(sorted(one.not_taken.items()))} if one.not_taken else {}
+            distortion = {"kind": one.kind, **drawn, "draws": one.draws, **not_taken, **one.facts}
+            made[one.place] = pair(one.sample, text, distortion)
+            return None
+        one.not_taken[wrong] += 1
+        if one.draws < self._config.draws:
+            return one
+        if one.kind == "text" and self._config.shares.llm:
+            facts = {"instead_of": {"kind": "text", "reason": "not_distorted"}}
+            return _Wanted(place=one.place, sample=one.sample, kind="llm", facts=facts)
+        made[one.place] = none_taken(one.sample.key, one.kind, one.not_taken, text)
+        return None
+
+    def _wrong(self, text: str, sample: Sample, request: Request | None) -> str | None:
+        """Why a text is not taken. Rules and augmentation work on the response and cannot say anything else."""
+        if request is not None and not isinstance(self._speaker, RuleSpeaker) and (found := fault(text, request)):
+            return found
+        return None if usable(text, sample) else "unchanged" if re.search(r"\w", text) else "empty"
 
     def _request(self, one: _Wanted) -> Request:
         rng = random.Random(f"{self._seed(one)} command")
@@ -224,6 +263,26 @@ def pair(sample: Sample, text: str, distortion: dict[str, Any]) -> Sample:
     return replace(
         sample, turns=(turn,), rewritten=sample.response, provenance={**sample.provenance, "distortion": distortion}
     ).validate()
+
+
+_NONE_TAKEN = re.compile(r"\d+ draws of \w+, none taken: (\d+ \w+(?:, \d+ \w+)*)")
+
+
+def none_taken(key: str, kind: Kind, not_taken: Counter[str], last: str) -> BadSample:
+    """Why a sample has no pair: what was wrong with each draw, and the beginning of the last."""
+    reasons = ", ".join(f"{times} {reason}" for reason, times in not_taken.most_common())
+    start = f"; the last: {' '.join(last.split())[:80]!r}" if last.strip() else ""
+    return BadSample("not_distorted", f"{key}: {not_taken.total()} draws of {kind}, none taken: {reasons}{start}")
+
+
+def reasons_of(row: Quarantined) -> Counter[str]:
+    """The draws of a quarantined row that were not taken, by reason: inverse of `none_taken`."""
+    found = _NONE_TAKEN.match(row.detail.removeprefix(f"{row.key}: ")) if row.reason == "not_distorted" else None
+    counted: Counter[str] = Counter()
+    for one in found[1].split(", ") if found else ():
+        times, _, reason = one.partition(" ")
+        counted[reason] += int(times)
+    return counted
 
 
 def usable(text: str, sample: Sample) -> bool:

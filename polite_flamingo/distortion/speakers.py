@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.sample import BadSample
@@ -30,8 +30,21 @@ class Request:
     command: str = ""
 
 
+TRIAL = Request(
+    seed="trial",
+    instruction="What is the weather like in the picture?",
+    response="The weather in the picture appears to be sunny and warm. The sky is blue, without a single cloud.",
+)
+"""What a server or a chat template is tried out with."""
+
+Wording = Literal["completion", "begun turn", "begun turn, system text in the first turn", "asked plainly"]
+"""How a language model is spoken to; it stands in the provenance of each pair."""
+CHAT_WORDINGS: tuple[Wording, ...] = ("begun turn", "begun turn, system text in the first turn")
+ASKED_PLAINLY: Wording = "asked plainly"
+
+
 class Speaker(Protocol):
-    """Says good responses tersely."""
+    """Says good responses tersely. A language model has a `wording`, too, which rules have not."""
 
     @property
     def name(self) -> str:

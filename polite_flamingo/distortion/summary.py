@@ -7,21 +7,30 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from polite_flamingo.distortion.config import KINDS
+from polite_flamingo.distortion.pairs import reasons_of
 from polite_flamingo.sample import Quarantined, Sample
 
 Counts = dict[str, dict[str, int]]
+
+COUNTED = (
+    "kinds", "speakers", "wordings", "commands", "followed", "not_followed", "steps", "datasets", "instead_of", "draws",
+    "not_taken",
+)  # fmt: skip
 
 SHARDS_LOOKED_AT = 40
 """For the page, at most: kinds are mixed in every shard."""
 
 
 def count(rows: Sequence[Sample | Quarantined]) -> Counts:
-    """Pairs of a shard by kind, speaker, command, step of augmentation, data set, and what stands in for another."""
-    counted: dict[str, Counter[str]] = {
-        name: Counter() for name in ("kinds", "speakers", "commands", "steps", "datasets", "instead_of", "draws")
-    }
+    """Pairs of a shard by kind, speaker, command, step of augmentation, data set, and what stands in for another.
+
+    `not_taken` counts what was drawn and not believed, of rows without a pair as well; `followed` and `not_followed`
+    what became of the extra orders.
+    """
+    counted: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
     for row in rows:
         if not isinstance(row, Sample):
+            counted["not_taken"].update(reasons_of(row))
             continue
         done = row.provenance["distortion"]
         counted["kinds"][done["kind"]] += 1
@@ -29,10 +38,17 @@ def count(rows: Sequence[Sample | Quarantined]) -> Counts:
         if done["kind"] == "llm":
             counted["speakers"][done["speaker"]] += 1
             counted["commands"][done["command"] or "none"] += 1
+            if "wording" in done:
+                counted["wordings"][done["wording"]] += 1
+            if "followed" in done:
+                counted["followed"][done["followed"]] += 1
+                if done["followed"] == "no":
+                    counted["not_followed"][done["command"]] += 1
         if done["kind"] == "text":
             counted["steps"].update(_steps(done))
         if "draws" in done:
             counted["draws"][str(done["draws"])] += 1
+        counted["not_taken"].update(done.get("not_taken", {}))
         if "instead_of" in done:
             counted["instead_of"][f"{done['instead_of']['kind']}: {done['instead_of']['reason']}"] += 1
     return {name: dict(sorted(counter.items())) for name, counter in counted.items()}

@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from polite_flamingo import images
+from polite_flamingo.answers import first_choice, stripped
 from polite_flamingo.endpoint import EndpointDown, Refused, Server, ServerConfig
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample
 
+SIMPLE = "What colour is a clear sky by day? Answer in one word."
 SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
@@ -64,21 +66,33 @@ class EndpointContestant:
             raise self.down
         return answers
 
-    def _ask(self, sample: Sample) -> str:
-        body = {
+    def try_out(self, sample: Sample) -> str | BadSample:
+        """The first answer, before any other is asked for: what is wrong with the server shows here.
+
+        Where the server refuses the sample it is asked something simple: the sample may be at fault.
+
+        Raises:
+            EndpointDown: the server does not answer as it should; says why, in one line.
+        """
+        try:
+            return self._ask(sample, attempts=min(2, self._server.config.attempts))
+        except BadSample as bad:
+            return bad
+        except Refused as refused:
+            self._server.try_out("/chat/completions", self._body(SIMPLE), first_choice)
+            return BadSample("answering_failed", f"{sample.key}: {refused}")
+
+    def _ask(self, sample: Sample, attempts: int | None = None) -> str:
+        body = self._body(content(sample))
+        return stripped(self._server.post("/chat/completions", body, first_choice, attempts))
+
+    def _body(self, asked: str | list[dict[str, Any]]) -> dict[str, Any]:
+        return {
             "model": self._model,
-            "messages": [{"role": "user", "content": content(sample)}],
+            "messages": [{"role": "user", "content": asked}],
             "max_tokens": self._max_tokens,
             "temperature": 0,
         }
-        return self._server.post("/chat/completions", body, _text).strip()
-
-
-def _text(answer: dict[str, Any]) -> str:
-    text = answer["choices"][0]["message"]["content"]
-    if not isinstance(text, str):
-        raise TypeError("no text")
-    return text
 
 
 def content(sample: Sample) -> str | list[dict[str, Any]]:

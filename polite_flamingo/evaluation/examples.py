@@ -10,6 +10,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from polite_flamingo.answers import without_reasoning
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Answer, Judged, first_turn
 from polite_flamingo.evaluation.metrics import METRICS, shown
 from polite_flamingo.sample import BadSample, Sample
@@ -78,6 +79,8 @@ def example(pick: Pick, sample: Sample, answers: Mapping[str, Mapping[str, Answe
         answer: Answer | None = answers.get(name, {}).get(sample.key)
         if name in (RAW, REWRITTEN):
             answer = sample.response if name == RAW else sample.rewritten
+        elif isinstance(answer, str):
+            answer = without_reasoning(answer)
         numbers = tuple(
             (METRICS[metric].label.partition(" (")[0], "right" if number else "wrong") if METRICS[metric].share
             else (METRICS[metric].label, shown(metric, number))

@@ -4,8 +4,10 @@ The annotations themselves are always contestants: `RAW`, and where samples were
 is the raw annotation, so the accuracy and the Rouge-L of `RAW` say only how the judge takes a text compared with
 itself; its reward is what the others are to be compared with.
 
-An empty answer is an answer and is scored as it stands. What has no answer (none was recorded, the contestant failed on
-it, or the judges did: `not_judged`) is None, and counted with its reason. A score that is not finite is None too. Of a
+What a model said is looked at first (`polite_flamingo/answers.py`): its reasoning is no part of the answer; an empty
+answer is a wrong one, which has nothing in common with the truth; and what is empty, cut, withheld, full of markup or
+declines is counted by its kind. What has no answer (none was recorded, the contestant failed on it, or the judges did:
+`not_judged`) is None, and counted with its reason. A score that is not finite is None too. Of a
 conversation the first turn is judged (`first_turn`): only it is the same for all contestants.
 
 All texts of a call go through each model together, each distinct one once: hand over what you have at once.
@@ -17,9 +19,10 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from polite_flamingo.answers import BROKEN, Fault, faults, says_nothing, without_reasoning
 from polite_flamingo.evaluation.metrics import METRICS, metrics_of
 from polite_flamingo.evaluation.politeness import Politeness
 from polite_flamingo.evaluation.rouge_l import rouge_l
@@ -35,8 +38,12 @@ NO_RESPONSE = "no_response"
 
 NO_TRUTH = BadSample("excluded", "its first response is not to be learned, so nothing can be compared with it")
 
+ABOUT = ("words", "exact", "empty", "whole")
+"""Of each answer, beside its metrics: its words; 1 where it is the annotation, character by character; 1 where it says
+nothing; 1 where it came to its end and is nothing but an answer."""
+
 Answer = str | BadSample
-"""What a contestant said, or why it said nothing."""
+"""What a contestant said (`answers.Unfinished` where it was cut), or why it said nothing."""
 
 
 class Scores(Protocol):
@@ -70,10 +77,10 @@ class Judged:
         keys: of the samples.
         tasks: what each sample is summed under: its task, or its dataset.
         scores: contestant -> metric -> one number a sample, None where the metric is not the task's, where there is no
-            answer, or where the number is not finite. Beside `METRICS` there are "words" (0 for an empty answer, None
-            for no answer) and "exact" (1 where the answer is the annotation, character by character).
+            answer, or where the number is not finite. Beside `METRICS` there are those of `ABOUT`, None for no answer.
         missing: contestant -> reason -> how many samples have no answer, or could not be judged.
         unscored: contestant -> metric -> how many numbers were not finite.
+        faults: contestant -> one of `answers.FAULTS` -> how many answers have it.
     """
 
     contestants: tuple[str, ...]
@@ -82,6 +89,7 @@ class Judged:
     scores: dict[str, dict[str, list[float | None]]]
     missing: dict[str, dict[str, int]]
     unscored: dict[str, dict[str, int]]
+    faults: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON types; `from_json` is its inverse."""
@@ -119,19 +127,23 @@ def judge(
     if rewritten := {sample.key: sample.rewritten for sample in samples if sample.rewritten is not None}:
         entered[REWRITTEN] = rewritten
     entered |= responses
-    answers = {
-        name: [_readable(given.get(sample.key)) if sample.turns[0].learned else NO_TRUTH for sample in samples]
+    given_to = {
+        name: [
+            _readable(given.get(sample.key), asked=name in responses) if sample.turns[0].learned else NO_TRUTH
+            for sample in samples
+        ]
         for name, given in entered.items()
     }
     judged = Judged(
         contestants=tuple(entered),
         keys=[sample.key for sample in samples],
         tasks=[getattr(sample, by) for sample in samples],
-        scores={name: {metric: [None] * len(samples) for metric in (*METRICS, "words", "exact")} for name in entered},
-        missing={name: _reasons(given) for name, given in answers.items()},
+        scores={name: {metric: [None] * len(samples) for metric in (*METRICS, *ABOUT)} for name in entered},
+        missing={name: _reasons(given) for name, given in given_to.items()},
         unscored={name: {} for name in entered},
+        faults={name: {} for name in entered},
     )
-    _score(judged, samples, answers, judges)
+    _score(judged, samples, given_to, judges)
     return judged
 
 
@@ -151,9 +163,10 @@ def not_judged(
         contestants=names,
         keys=[sample.key],
         tasks=[getattr(sample, by)],
-        scores={name: {metric: [None] for metric in (*METRICS, "words", "exact")} for name in names},
+        scores={name: {metric: [None] for metric in (*METRICS, *ABOUT)} for name in names},
         missing={name: {reason: 1} for name in names},
         unscored={name: {} for name in names},
+        faults={name: {} for name in names},
     )
 
 
@@ -170,9 +183,10 @@ def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judge
         contestants=names,
         keys=[key for part in parts for key in part.keys],
         tasks=[task for part in parts for task in part.tasks],
-        scores={name: {metric: [] for metric in (*METRICS, "words", "exact")} for name in names},
+        scores={name: {metric: [] for metric in (*METRICS, *ABOUT)} for name in names},
         missing={name: {} for name in names},
         unscored={name: {} for name in names},
+        faults={name: {} for name in names},
     )
     for part in parts:
         for name in names:
@@ -180,7 +194,11 @@ def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judge
             for metric, numbers in whole.scores[name].items():
                 numbers += known.get(metric) or [None] * len(part.keys)
             missing = part.missing[name] if name in part.scores else {NO_RESPONSE: len(part.keys)}
-            for total, more in ((whole.missing[name], missing), (whole.unscored[name], part.unscored.get(name, {}))):
+            for total, more in (
+                (whole.missing[name], missing),
+                (whole.unscored[name], part.unscored.get(name, {})),
+                (whole.faults[name], part.faults.get(name, {})),
+            ):
                 for reason, count in more.items():
                     total[reason] = total.get(reason, 0) + count
     return whole
@@ -195,25 +213,46 @@ def first_turn(sample: Sample) -> Sample:
 
 
 def _score(
-    judged: Judged, samples: Sequence[Sample], answers: Mapping[str, Sequence[Answer | None]], judges: Judges
+    judged: Judged, samples: Sequence[Sample], given_to: Mapping[str, Sequence[Answer | None]], judges: Judges
 ) -> None:
     """Fill in the numbers: all pairs of texts of a metric in one call of its model."""
     wanted: dict[str, list[tuple[str, int]]] = {metric: [] for metric in METRICS}
-    for name, given in answers.items():
+    for name, given in given_to.items():
         for place, (sample, answer) in enumerate(zip(samples, given, strict=True)):
             if not isinstance(answer, str):
                 continue
-            judged.scores[name]["words"][place] = float(len(answer.split()))
-            judged.scores[name]["exact"][place] = float(answer == sample.response)
+            empty = _note(judged, name, place, sample, answer)
             for metric in metrics_of(sample):
-                wanted[metric].append((name, place))
+                if empty and metric != "reward":  # no judge was made for a text that is none
+                    judged.scores[name][metric][place] = 0.0
+                else:
+                    wanted[metric].append((name, place))
     for metric, places in wanted.items():
-        texts = [(samples[place], str(answers[name][place])) for name, place in places]
+        texts = [(samples[place], str(given_to[name][place])) for name, place in places]
         for (name, place), number in zip(places, _numbers(metric, texts, judges), strict=True):
             if math.isfinite(number):
                 judged.scores[name][metric][place] = round(number, 4)
             else:
                 judged.unscored[name][metric] = judged.unscored[name].get(metric, 0) + 1
+
+
+def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) -> bool:
+    """What can be said of an answer without a judge; whether it is empty. Annotations are data, and only that asked."""
+    if name in (RAW, REWRITTEN):
+        found: list[Fault] = ["empty"] if says_nothing(answer) else []
+    else:
+        found = faults(answer, (sample.instruction, sample.response))
+    for fault in found:
+        judged.faults[name][fault] = judged.faults[name].get(fault, 0) + 1
+    about = {
+        "words": float(len(answer.split())),
+        "exact": float(answer == sample.response),
+        "empty": float("empty" in found),
+        "whole": float(not BROKEN.intersection(found)),
+    }
+    for one, number in about.items():
+        judged.scores[name][one][place] = number
+    return "empty" in found
 
 
 def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -> Sequence[float]:
@@ -243,9 +282,10 @@ def entailed(logits: Sequence[float]) -> float:
     return float(label(logits) == "entailment") if all(map(math.isfinite, logits)) else math.nan
 
 
-def _readable(answer: Answer | None) -> Answer | None:
-    """An answer that a tokenizer can read, or why there is none."""
+def _readable(answer: Answer | None, *, asked: bool) -> Answer | None:
+    """An answer that a tokenizer can read, or why there is none; of one that was asked for, without its reasoning."""
     if isinstance(answer, str):
+        answer = without_reasoning(answer) if asked else answer
         try:
             answer.encode()
         except UnicodeEncodeError:

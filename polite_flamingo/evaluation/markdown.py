@@ -18,6 +18,11 @@ def to_markdown(results: Results, title: str = "Evaluation") -> str:
         f"{results.samples:,} samples, {len(results.contestants)} contestants. In brackets: {confidence} intervals, "
         f"{results.resampling.draws:,} draws of the samples, paired over contestants. "
         "The raw annotation is the ground truth: its own accuracy, Rouge-L and STS say nothing of quality.",
+        *(
+            f"\n**{name}: {', '.join(trouble)}.**"
+            for name, one in results.answers.items()
+            if (trouble := one.trouble())
+        ),
         "",
     ]
     for task, result in results.tasks.items():
@@ -58,11 +63,12 @@ def to_markdown(results: Results, title: str = "Evaluation") -> str:
         )  # fmt: skip
     lines += ["", "## Answers", ""]
     lines += _table(
-        ["", "answered", "empty", "words", "equal to the annotation", "not answered", "without a number"],
+        ["", "answered", "empty", "else wrong", "words", "equal to the annotation", "not answered", "without a number"],
         [
             [
-                name, f"{one.answered:,}", f"{one.empty:,}", "–" if one.words is None else f"{one.words:.1f}",
-                shown("accuracy", one.exact), _counts(one.missing), _counts(one.unscored),
+                name, f"{one.answered:,}", f"{one.empty:,}", _counts(one.faults),
+                "–" if one.words is None else f"{one.words:.1f}", shown("accuracy", one.exact), _counts(one.missing),
+                _counts(one.unscored),
             ]
             for name, one in results.answers.items()
         ],

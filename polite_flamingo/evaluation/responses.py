@@ -1,7 +1,8 @@
 """Recorded answers: one JSON line a sample, `{"key": …, "response": …}`.
 
-An answer that failed is a line too, `{"key": …, "failed": reason, "detail": …}`, so that it is counted with its reason
-and not taken for one that was never asked for. What an evaluation records of a model is such a file, and can be handed
+An answer that did not come to its end says so, `"finish_reason": "length"` or `"content_filter"`. One that failed is a
+line too, `{"key": …, "failed": reason, "detail": …}`, so that it is counted with its reason and not taken for one that
+was never asked for. What an evaluation records of a model is such a file, and can be handed
 to the next one as `recorded:FILE`.
 """
 
@@ -11,6 +12,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from polite_flamingo.answers import Unfinished, ending
 from polite_flamingo.evaluation.judging import Answer
 from polite_flamingo.sample import REASONS, BadSample
 from polite_flamingo.shards import write_atomically
@@ -24,6 +26,8 @@ def write_responses(path: Path, answers: Mapping[str, Answer]) -> None:
             record = {"key": key, "failed": answer.reason, "detail": answer.detail}
         else:
             record = {"key": key, "response": answer}
+            if isinstance(answer, Unfinished):
+                record["finish_reason"] = answer.why
         lines.append(json.dumps(record) + "\n")  # ASCII: a model's half of a surrogate pair must not end the job here
     write_atomically(path, "".join(lines))
 
@@ -67,4 +71,4 @@ def _answer(record: Mapping[str, object]) -> tuple[str, Answer]:
     response = record["response"]
     if not isinstance(response, str):
         raise TypeError
-    return key, response
+    return key, ending(response, record.get("finish_reason"))

@@ -42,7 +42,8 @@ class Answers:
 
     Attributes:
         answered: samples with an answer, empty ones included.
-        empty: answers without a word.
+        empty: answers that say nothing.
+        faults: what else is wrong with answers (`answers.FAULTS`) -> how many; one may have several.
         missing: reason -> samples without an answer.
         unscored: metric -> answers whose number was not finite.
         words: mean of an answer.
@@ -55,6 +56,23 @@ class Answers:
     unscored: dict[str, int]
     words: float | None
     exact: float | None
+    faults: dict[str, int] = field(default_factory=dict)
+
+    def trouble(self) -> list[str]:
+        """What a reader must know before any number of this contestant, the gravest first; nothing of most."""
+        found = [f"{self.empty:,} of {self.answered:,} answers are empty"] if self.empty else []
+        found += [f"{count:,} {FAULTS[fault]}" for fault, count in self.faults.items()]
+        found += [f"{count:,} without an answer ({reason})" for reason, count in self.missing.items()]
+        return found
+
+
+FAULTS = {
+    "cut": "cut by the limit of tokens",
+    "filtered": "withheld by a filter",
+    "leaked": "with marks of the conversation in them",
+    "declined": "declined",
+}
+"""How answers are named, beside empty ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,10 +126,12 @@ def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | N
     names = judged.contestants
     if text_only and text_only not in names:
         raise ValueError(f"text_only names {text_only!r}, which is none of the contestants ({', '.join(names)})")
+    wins = win_rates(_preferable(judged), names, resampling)
     numbers = {metric: matrix([judged.scores[name][metric] for name in names]) for metric in METRICS}
     places = {
         task: np.flatnonzero(np.array(judged.tasks, dtype=object) == task) for task in dict.fromkeys(judged.tasks)
     }
+    numbers["reward"] = _rewards(judged)
     rewards_CN = np.full((len(names), len(judged.keys)), np.nan)
     for where in places.values():
         rewards_CN[:, where] = shared(numbers["reward"][:, where])
@@ -123,7 +143,7 @@ def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | N
             for stream, (task, where) in enumerate(places.items())
         },
         reward=dict(zip(names, intervals(rewards_CN, resampling), strict=True)),
-        wins=win_rates(numbers["reward"], names, resampling),
+        wins=wins,
         text_only=text_only,
         tax=_taxes(numbers, places, names, text_only, resampling) if text_only else {},
         answers={name: _answers(judged, name) for name in names},
@@ -164,12 +184,36 @@ def _taxes(
     return {metric: found for metric, found in taxes.items() if found}
 
 
+def _rewards(judged: Judged) -> np.ndarray:
+    """Rewards (C, N). An empty answer counts as the least that any answer got: reward models were trained on texts."""
+    rewards_CN = matrix([judged.scores[name]["reward"] for name in judged.contestants])
+    known = rewards_CN[np.isfinite(rewards_CN)]
+    return np.where(_about(judged, "empty") == 1, known.min(), rewards_CN) if known.size else rewards_CN
+
+
+def _preferable(judged: Judged) -> np.ndarray:
+    """Rewards (C, N), moved so that a whole answer is above any other, and an empty one below any."""
+    rewards_CN = _rewards(judged)
+    known = rewards_CN[np.isfinite(rewards_CN)]
+    span = float(known.max() - known.min()) + 1 if known.size else 0.0
+    lower_CN = (_about(judged, "whole") == 0).astype(float) + (_about(judged, "empty") == 1)
+    return rewards_CN - span * lower_CN
+
+
+def _about(judged: Judged, what: str) -> np.ndarray:
+    """One of `judging.ABOUT` (C, N); not-a-number where nothing is known."""
+    unknown: list[float | None] = [None] * len(judged.keys)
+    return matrix([judged.scores[name].get(what, unknown) for name in judged.contestants])
+
+
 def _answers(judged: Judged, name: str) -> Answers:
+    counted = judged.faults.get(name, {})
     words = [count for count in judged.scores[name]["words"] if count is not None]
     exact = [one for one in judged.scores[name]["exact"] if one is not None]
     return Answers(
         answered=len(words),
-        empty=sum(count == 0 for count in words),
+        empty=counted.get("empty", sum(count == 0 for count in words)),
+        faults={fault: counted[fault] for fault in FAULTS if fault in counted},
         missing=judged.missing[name],
         unscored=judged.unscored[name],
         words=sum(words) / len(words) if words else None,

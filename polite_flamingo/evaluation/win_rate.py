@@ -1,5 +1,8 @@
 """Who is preferred to whom, and how often: the share of samples on which the reward of one answer is the greater.
 
+Only whole answers are preferred: one that is cut, withheld or full of markup loses to any that is not, and an empty one
+to all (`results.py` moves the rewards so).
+
 [PF] section 5 compares models by it, as a difference of mean rewards has no scale that people know. A tie counts half
 for either, so that two rates of a pair add up to one; how many ties there were is told beside.
 """

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from polite_flamingo.answers import ending
 from polite_flamingo.flamingo.beams import BeamSearch
 from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
@@ -71,7 +72,10 @@ class Rewriter:
         self.decoder = new_decoder(self.model, config, prompt)
 
     def rewrite(self, samples: Sequence[Sample]) -> list[str | BadSample]:
-        """One entry a sample, in order: its polite text, or the `BadSample` that says why there is none."""
+        """One entry a sample, in order: its text, or the `BadSample` that says why there is none.
+
+        A text that the limit of tokens cut is an `answers.Unfinished`.
+        """
         asked: list[Request | BadSample] = []
         for sample in samples:
             try:
@@ -114,7 +118,7 @@ class Rewriter:
             return asked
         if asked.error is not None:
             return BadSample(asked.error.reason, f"{sample.key}: {asked.error.detail}")
-        return asked.text.strip()
+        return ending(asked.text.strip(), asked.finish)
 
 
 def new_decoder(

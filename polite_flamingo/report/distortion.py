@@ -75,6 +75,13 @@ def write_distortion_page(
         kind_names=KIND_NAMES,
         tables=[
             ("Extra orders to the robot", {_order(name): number for name, number in stats.get("commands", {}).items()}),
+            ("Were the extra orders followed, as far as that can be counted?", stats.get("followed", {})),
+            (
+                "Extra orders that were not followed",
+                {_order(name): number for name, number in stats.get("not_followed", {}).items()},
+            ),
+            ("Draws that were not taken", stats.get("not_taken", {})),
+            ("How the robot was spoken to", stats.get("wordings", {})),
             ("Steps of augmentation", stats.get("steps", {})),
             ("In the place of a kind that could not be had", stats.get("instead_of", {})),
             ("Data sets", stats.get("datasets", {})),

@@ -14,6 +14,7 @@ import pytest
 from good_responses import good
 from patience import PATIENCE
 
+from polite_flamingo.answers import Unfinished
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, Shares
 from polite_flamingo.distortion.conversation import PRAISE, prefill
@@ -93,6 +94,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(word[4:])
         elif word == "endless":
             self.answer("x" * (MOST_BYTES + 100))
+        elif word.startswith("template "):
+            self.templated(word.split(" ", 2)[1], word.split(" ", 2)[2], body)
         elif word.startswith("length "):
             self.answer(json.dumps(said(word[7:], body, "length")))
         else:
@@ -110,6 +113,23 @@ class Handler(BaseHTTPRequestHandler):
         server.closing.wait(0.05)
         with server.lock:  # before the answer: who has it may ask again at once
             server.at_once -= 1
+
+    def templated(self, kind: str, text: str, body: dict[str, Any]) -> None:
+        """A server of chats whose template, or whose protocol, does not know everything."""
+        roles = [message["role"] for message in body["messages"]]
+        if kind == "no-system" and "system" in roles:
+            return self.refuse(400, "System role not supported")
+        if kind == "no-begun" and "continue_final_message" in body:
+            return self.refuse(422, "extra fields not permitted: continue_final_message")
+        if kind == "jinja" and "system" in roles:
+            return self.refuse(500, "Jinja Exception: System role not supported")
+        begun = body["messages"][-1]["content"] if kind == "returns-begun" and roles[-1] == "assistant" else ""
+        return self.answer(json.dumps(said(f"{begun}{text}", body)))
+
+    def refuse(self, status: int, why: str) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps({"error": {"message": why}}).encode())
 
     def answer(self, text: str) -> None:
         self.send_response(200)
@@ -179,19 +199,85 @@ def test_the_robots_words_are_begun_and_continued_up_to_the_quotation_mark(
     [
         'Anna"',
         f'{prefill()}Anna"',
-        f"{prefill()}Anna",
+        'template returns-begun Anna"',
+        'My shortest rewriting of it, and of low quality, is: "Anna". Done.',
         'Of course: "Anna"',
-        "Anna",
         "“Anna” is my summary",
+        '<think>Who lives "here"?</think>Anna"',
     ],
 )
-def test_a_server_of_chats_only_is_asked_for_the_words(serve: Any, reply: str) -> None:
+def test_a_server_of_chats_continues_the_robots_turn(serve: Any, reply: str) -> None:
     server = serve(reply)
-    assert EndpointSpeaker(config(server, api="chat")).say([request()]) == ["Anna"]
-    assert server.paths == ["/v1/chat/completions"]
-    roles = [message["role"] for message in server.bodies[0]["messages"]]
-    assert roles == ["system", "user", "assistant", "user"]
-    assert prefill() in server.bodies[0]["messages"][-1]["content"] and "Authorization" not in server.headers[0]
+    speaker = EndpointSpeaker(config(server, api="chat"))
+    assert speaker.say([request()]) == ["Anna"] and speaker.wording == "begun turn"
+    assert server.paths == ["/v1/chat/completions"] * 2, "it is tried out once before"
+    body = server.bodies[1]
+    assert [message["role"] for message in body["messages"]] == ["system", "user", "assistant", "user", "assistant"]
+    assert body["messages"][-1]["content"] == prefill() and "Authorization" not in server.headers[0]
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+    speaker.say([request(2)])
+    assert len(server.bodies) == 3, "and not again"
+
+
+@pytest.mark.parametrize(
+    ("server_says", "wording", "roles"),
+    [
+        ('template no-system Anna"', "begun turn, system text in the first turn", "user assistant user assistant"),
+        ('template jinja Anna"', "begun turn, system text in the first turn", "user assistant user assistant"),
+        ("template no-begun Anna", "asked plainly", "user"),
+        ("Anna", "asked plainly", "user"),  # the fields were ignored: a new turn was begun, and no quotation closed
+        ("Note: “Anna”", "begun turn", "system user assistant user assistant"),
+    ],
+)
+def test_a_server_of_chats_is_spoken_to_as_it_can_be(serve: Any, server_says: str, wording: str, roles: str) -> None:
+    server = serve(server_says)
+    speaker = EndpointSpeaker(config(server, api="chat", attempts=1))
+    assert speaker.try_out() == wording
+    tried = len(server.bodies)
+    assert speaker.say([request(1, "typos"), request(2)]) == ["Anna"] * 2
+    assert len(server.bodies) == tried + 2
+    said_to = server.bodies[-1]["messages"]
+    assert " ".join(message["role"] for message in said_to) == roles
+    assert "It is Anna, who lives here." in json.dumps(said_to)
+    if wording.endswith("first turn"):
+        assert said_to[0]["content"] == f"{SYSTEM}\n\nWho is it?"
+    if wording == "asked plainly":
+        assert any("put in several spelling mistakes" in json.dumps(body) for body in server.bodies[-2:])
+    (row,) = distort([good(1)], replace(config(server, api="chat", attempts=1), command_share=0))
+    assert isinstance(row, Sample) and row.provenance["distortion"]["wording"] == wording
+
+
+@pytest.mark.parametrize("api", ["completions", "chat"])
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        ("404", r"/v1 knows no /(chat/)?completions, or not this model \(HTTP 404"),
+        ("401", "HTTP 401.*OPENAI_API_KEY"),
+        ("302", "points elsewhere"),
+        ("400", r"does not answer as it should: HTTP 400: no"),
+        ("503", r"does not answer as it should: 2 attempts: HTTP 503"),
+        ("raw <html>A web page", r"not JSON: '<html>A web page'. Is it running"),
+        ('raw {"choices": []}', "not an answer of this API"),
+        ("slam", "Is it running"),
+    ],
+)
+def test_what_is_wrong_with_a_server_shows_before_work_begins(
+    serve: Any, api: str, trouble: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    server = serve(trouble)
+    with pytest.raises(EndpointDown, match=message) as raised:
+        EndpointSpeaker(config(server, api=api)).try_out()
+    assert "\n" not in str(raised.value)
+    if api == "completions" and trouble == "404":
+        assert "takes --distortion.endpoint.api chat" in str(raised.value)
+
+
+@pytest.mark.parametrize("end", ["length", "content_filter"])
+def test_what_did_not_come_to_its_end_says_why(serve: Any, end: str) -> None:
+    cut = json.dumps({"choices": [{"finish_reason": end, "text": "Anna lives in"}]})
+    (text,) = EndpointSpeaker(config(serve(f"raw {cut}"))).say([request()])
+    assert isinstance(text, Unfinished) and (text, text.why) == ("", end)
 
 
 def test_a_text_that_was_cut_before_its_end_is_no_answer(serve: Any) -> None:

@@ -13,6 +13,7 @@ from polite_flamingo.distortion.conversation import CLOSING, plain_prompt, prefi
 from polite_flamingo.distortion.local import LocalSpeaker, closing_tokens
 from polite_flamingo.distortion.pairs import distort
 from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample, Sample
 
 # isort: split
@@ -98,6 +99,31 @@ def test_a_model_with_a_chat_template_is_spoken_to_by_it(folder: Path, tmp_path:
     text = tokenizer.decode(speaker._ids(requests(2)[1]))
     assert text.startswith("<system>") and text.count("</s>") == 4 and "###" not in text
     assert text.endswith(f"<assistant>{prefill('no_punctuation')}"), "the turn is left open"
+
+
+REFUSES = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+DROPS = TEMPLATE.replace("%}<{{", "%}{% if m['role'] != 'system' %}<{{").replace("{% endfor", "{% endif %}{% endfor")
+
+
+@pytest.mark.parametrize("template", [REFUSES + TEMPLATE, DROPS], ids=["refuses", "drops"])
+def test_where_a_template_has_no_system_role_its_text_stands_before_the_first_instruction(
+    folder: Path, tmp_path: Path, template: str
+) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = template
+    transformers.AutoModelForCausalLM.from_pretrained(folder).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    speaker = LocalSpeaker(config(tmp_path, max_new_tokens=4))
+    assert speaker.wording == "begun turn, system text in the first turn"
+    text = tokenizer.decode(speaker._ids(requests(2)[1]))
+    assert text.startswith(f"<user>{SYSTEM}\n\nWho?</s><assistant>") and text.endswith(prefill("no_punctuation"))
+    (said,) = speaker.say(requests(1))
+    assert isinstance(said, str)
+
+    tokenizer.chat_template = TEMPLATE + "{{ raise_exception('No chats.') }}"
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"chat template cannot be used \(No chats\.\)"):
+        LocalSpeaker(config(tmp_path))
 
 
 def test_what_does_not_fit_the_window_is_refused_alone(folder: Path) -> None:

@@ -13,10 +13,13 @@ from good_responses import PICTURE, drawn, good
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from polite_flamingo.answers import Unfinished
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, LocalConfig, RetrievalConfig, Shares
+from polite_flamingo.distortion.conversation import prefill
 from polite_flamingo.distortion.pairs import distort, single_turns
 from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.distortion.summary import count
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.shards import read_shard, write_shard
 
@@ -98,6 +101,43 @@ def test_what_is_empty_or_unchanged_is_drawn_again_and_counted() -> None:
 
     (row,) = distort([sample], DistortionConfig(shares=SPOKEN, draws=3), Parrot(""))
     assert isinstance(row, Quarantined) and row.reason == "not_distorted" and "3 draws of llm" in row.detail
+
+
+def test_an_echo_is_drawn_again_counted_and_never_taken() -> None:
+    """What a real model said in 12 of 14 pairs. Each draw has a seed of its own; the counts are whole."""
+    echo, copy = prefill(), good(1).response.upper()
+    config = DistortionConfig(shares=SPOKEN, command_share=0)
+    parrot = Parrot(echo, copy, "I'm sorry, but I can't help with that.", "fine thing, liked")
+    (row,) = distort([good(1)], config, parrot)
+    assert isinstance(row, Sample) and row.response == "fine thing, liked"
+    facts = row.provenance["distortion"]
+    assert facts["draws"] == 4 and facts["not_taken"] == {"declined": 1, "echo": 1, "near_copy": 1}
+    assert len({request.seed for request in parrot.asked}) == 4
+
+    cut = Unfinished("", "length")
+    rows = distort([good(1), good(2)], config, Parrot(echo, cut, cut, echo, echo))
+    assert [row.reason for row in rows if isinstance(row, Quarantined)] == ["not_distorted"] * 2
+    assert isinstance(rows[0], Quarantined)
+    assert rows[0].detail.startswith(f"{rows[0].key}: 4 draws of llm, none taken: 3 echo, 1 cut; the last: 'As a cold")
+    counted = count([row, *rows])
+    assert counted["not_taken"] == {"cut": 2, "declined": 1, "echo": 7, "near_copy": 1}
+    assert counted["draws"] == {"4": 1}
+
+
+def test_an_order_that_was_not_followed_is_noted_and_counted() -> None:
+    samples = [good(n) for n in range(60)]
+    rows = distort(samples, DistortionConfig(shares=SPOKEN, command_share=1), Parrot("Fine thing, it is liked."))
+    facts = [row.provenance["distortion"] for row in rows if isinstance(row, Sample)]
+    assert len(facts) == 60 and all(fact["draws"] == 1 for fact in facts)
+    verdicts = {fact["command"]: fact["followed"] for fact in facts}
+    assert verdicts["five_words"] == "yes" and verdicts["upper_case"] == "no"
+    assert verdicts["wrong_tenses"] == "not checkable"
+    counted = count([row for row in rows if isinstance(row, Sample)])
+    assert counted["followed"].keys() == {"yes", "no", "not checkable"} and sum(counted["followed"].values()) == 60
+    assert (
+        sum(counted["not_followed"].values()) == counted["followed"]["no"]
+        and "five_words" not in counted["not_followed"]
+    )
 
 
 def test_a_text_that_grew_too_long_is_drawn_again() -> None:

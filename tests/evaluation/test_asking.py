@@ -14,6 +14,7 @@ import pytest
 from patience import PATIENCE
 from PIL import Image as Pillow
 
+from polite_flamingo.answers import Unfinished
 from polite_flamingo.endpoint import EndpointDown, ServerConfig
 from polite_flamingo.evaluation.asking import EndpointContestant, content, data_url
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
@@ -44,9 +45,12 @@ class Talker(BaseHTTPRequestHandler):
         self.server.seen.append(body)  # type: ignore[attr-defined]
         asked = body["messages"][0]["content"]
         text = asked if isinstance(asked, str) else " ".join(part.get("text", "") for part in asked)
-        status = 500 if "fail" in text else 400 if "refuse" in text else 200
+        refuse_all = getattr(self.server, "refuse_all", False)
+        status = 500 if "fail" in text else 400 if "refuse" in text or refuse_all else 200
         said: Any = None if "say nothing" in text else f" about {text.strip()}\n"
-        answer = {"choices": [{"message": {"content": said}}]} if "no choice" not in text else {"choices": []}
+        finish = "length" if "cut" in text else "content_filter" if "filter" in text else "stop"
+        choice = {"message": {"content": said}, "finish_reason": finish}
+        answer = {"choices": [choice]} if "no choice" not in text else {"choices": []}
         found = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(found)))
@@ -121,3 +125,25 @@ def test_a_server_that_goes_down_keeps_what_it_said_and_is_asked_no_more(server:
 def test_a_server_that_never_answered_is_an_error(server: ThreadingHTTPServer) -> None:
     with pytest.raises(EndpointDown):
         contestant(server).answer([sample(f"f{n}", "fail") for n in range(6)])
+
+
+def test_what_was_cut_or_withheld_says_so(server: ThreadingHTTPServer) -> None:
+    found = contestant(server).answer([sample("a", "cut"), sample("b", "filter"), sample("c", "say nothing, cut")])
+    assert [(one, one.why) for one in found if isinstance(one, Unfinished)] == [
+        ("about cut", "length"), ("about filter", "content_filter"), ("", "length"),
+    ]  # fmt: skip
+
+
+def test_the_first_answer_is_asked_for_alone_and_shows_whether_the_server_is_at_fault(
+    server: ThreadingHTTPServer,
+) -> None:
+    one = contestant(server)
+    assert one.try_out(sample("a")) == "about What is it?" and len(server.seen) == 1  # type: ignore[attr-defined]
+    refused = one.try_out(sample("b", "refuse"))
+    assert isinstance(refused, BadSample) and "HTTP 400" in refused.detail, "something simple was answered"
+    assert len(server.seen) == 3  # type: ignore[attr-defined]
+    broken = one.try_out(sample("c", "<image>What?", (Image(extension="png", data=b"no picture"),)))
+    assert isinstance(broken, BadSample) and broken.reason == "corrupt_image"
+    server.refuse_all = True  # type: ignore[attr-defined]
+    with pytest.raises(EndpointDown, match=r"does not answer as it should: HTTP 400"):
+        one.try_out(sample("a"))

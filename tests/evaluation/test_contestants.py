@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from polite_flamingo.answers import Unfinished
 from polite_flamingo.evaluation.contestants import Checkpoint, Endpoint, Recorded, contestants_of
 from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.flamingo.config import FlamingoConfig
@@ -75,12 +76,13 @@ def test_a_name_must_be_one_of_a_folder(name: str) -> None:
 def test_answers_and_failures_survive_the_file(tmp_path: Path) -> None:
     answers = {
         "a/b/1": "A dog.\nTwo lines, “quoted”.", "a/b/2": "", "a/b/3": BadSample("corrupt_image", "cut short"),
-        "a/b/4": "half \ud800",
+        "a/b/cut": Unfinished("A dog", "length"), "a/b/4": "half \ud800",
     }  # fmt: skip
     write_responses(tmp_path / "said.jsonl", answers)
     found = read_responses(tmp_path / "said.jsonl")
     assert list(found) == list(answers)
-    bad = found.pop("a/b/3")
+    bad, cut = found.pop("a/b/3"), found["a/b/cut"]
+    assert isinstance(cut, Unfinished) and cut.why == "length"
     assert isinstance(bad, BadSample) and (bad.reason, bad.detail) == ("corrupt_image", "cut short")
     assert found == {key: answer for key, answer in answers.items() if key != "a/b/3"}
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from polite_flamingo.answers import Unfinished
+from polite_flamingo.evaluation.bootstrap import Resampling
 from polite_flamingo.evaluation.judging import (
     NO_RESPONSE,
     RAW,
@@ -22,7 +24,9 @@ from polite_flamingo.evaluation.judging import (
     joined,
     judge,
 )
+from polite_flamingo.evaluation.markdown import to_markdown
 from polite_flamingo.evaluation.metrics import METRICS, TASK_METRICS
+from polite_flamingo.evaluation.results import summarise
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import TASKS, BadSample, Image, Sample, Turn
 from tests.reference import golden
@@ -203,3 +207,47 @@ def test_of_an_instruction_with_a_text_that_it_speaks_of_judges_read_the_instruc
     judge([dataclasses.replace(sample, meta={"instruction": "What colour is the circle?"})], {}, judges)
     assert judges.reward.calls == [[("What colour is the circle?", "Answer: red")]]
     assert "There is" not in "".join(judges.nli.calls[0][0])
+
+
+def test_an_empty_answer_is_wrong_and_never_preferred() -> None:
+    """A reward model likes a blank: six of six empty answers were once preferred in 83 % of samples."""
+    judges = fakes(lambda question, answer: 9.0 if not answer.strip() else 0.0 if "Answer" in answer else 1.0)
+    judges.nli = Fake(lambda premise, hypothesis: [0.0, 9.0, 0.0])  # and an NLI model takes one for the right answer
+    answers = {
+        "silent": {sample.key: "  " for sample in SAMPLES},
+        "model": {sample.key: "It is." for sample in SAMPLES},
+    }
+    found = summarise(judge(SAMPLES, answers, judges), text_only="silent", resampling=Resampling(draws=50))
+    for other in (RAW, "model"):
+        assert found.wins.rates["silent"][other].value == 0.0 and found.wins.rates[other]["silent"].value == 1.0
+    assert found.reward["silent"].value == 0.0 < found.reward["model"].value, "the least that any answer got"
+    assert found.mean("silent", "accuracy", "vqa") == 0.0 and found.mean("model", "accuracy", "vqa") == 1.0
+    assert found.mean("silent", "sts", "change_captioning") == 0.0
+    given = found.answers["silent"]
+    assert (given.answered, given.empty) == (5, 5) and given.trouble() == ["5 of 5 answers are empty"]
+    assert "**silent: 5 of 5 answers are empty.**" in to_markdown(found)
+    assert found.answers["model"].trouble() == [] and found.tax["reward"]["model"].total.value < 0
+
+
+def test_what_is_cut_withheld_or_full_of_markup_is_counted_and_loses_to_a_whole_answer() -> None:
+    answers = {
+        "long": {
+            "c": Unfinished("a red circle and a great deal more of it, and", "length"),
+            "v": Unfinished("red, and more than that it is", "content_filter"),
+            "d": "the circle is gone<|im_end|>\n<|im_start|>user\nand what else is there?",
+            "n": "I'm sorry, but I can't see the images, as I am only a model of language.",
+            "t": "<think>What may they want to hear from me?</think>\nHello",
+        },
+        "short": {sample.key: "It is." for sample in SAMPLES},
+    }
+    judged = judge(SAMPLES, answers, fakes())
+    assert judged.faults["long"] == {"cut": 1, "filtered": 1, "leaked": 1, "declined": 1}
+    assert judged.scores["long"]["whole"] == [0.0, 0.0, 0.0, 1.0, 1.0]
+    assert judged.scores["long"]["words"][4] == 1.0, "reasoning is no part of the answer"
+    found = summarise(judged, resampling=Resampling(draws=50))
+    assert found.wins.rates["long"]["short"].value == 0.2, "only the refusal is longer, and whole"
+    assert found.answers["long"].trouble() == [
+        "1 cut by the limit of tokens", "1 withheld by a filter", "1 with marks of the conversation in them",
+        "1 declined",
+    ]  # fmt: skip
+    assert found.answers[RAW].trouble() == []

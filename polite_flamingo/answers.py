@@ -1,0 +1,152 @@
+"""A language model's answer before anybody believes it: is it whole, does it say anything, what in it is no answer?
+
+Models and servers hand over texts that are cut at the token limit, withheld by a filter, empty, nothing but reasoning,
+that run on into the next turn of the conversation, or decline. Here such texts are told apart; what is done with them
+is the caller's business (`distortion/checks.py`, `evaluation/judging.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+Fault = Literal["empty", "cut", "filtered", "leaked", "declined"]
+"""What can be wrong with any answer: nothing in it, ended by the token limit, withheld by the server's filter, signs of
+the conversation's protocol in it, or a model that declines to answer."""
+FAULTS: tuple[Fault, ...] = get_args(Fault)
+
+BROKEN: frozenset[Fault] = frozenset({"empty", "cut", "filtered", "leaked"})
+"""Without any of these an answer is whole. One that declines is whole, too."""
+
+_ENDINGS: dict[str, Fault] = {"length": "cut", "content_filter": "filtered"}
+
+_TAG = r"(?:think|thinking|thought|thoughts|reasoning)"
+_REASONING = re.compile(rf"\A\s*<({_TAG})>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+_REASONED = re.compile(rf"\A(?:(?!<{_TAG}>).)*?</{_TAG}>", re.DOTALL | re.IGNORECASE)
+"""Some templates open the block in the prompt, so that only its end is in the answer."""
+
+_MARKUP = re.compile(
+    r"<[|｜][^<>|｜\n]{1,40}[|｜]>"  # <|im_end|>, <|eot_id|>, DeepSeek's of full width
+    r"|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+    rf"|</?{_TAG}>"
+    r"|^[ \t]*#{2,}[ \t]*(?:human|user|assistant|assistent|system|instruction|response|input)\b"
+    r"|^[ \t]*(?:\*\*)?(?:human|user|assistant|assistent|system)(?:\*\*)?[ \t]*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+_DECLINES = re.compile(
+    r"\W*(?:(?:i am|i'm|im|we are|we're) (?:(?:very|so|really|truly) )?(?:sorry|afraid)"
+    r"|sorry|(?:my )?apologies|i apologi[sz]e)"
+    r"\b.{0,60}?\b(?:can't|cannot|can not|unable|not able|won't|don't|do not|not possible)\b"
+    r"|\W*(?:i|we) (?:can't|cannot|can not|won't|will not|am unable to|am not able to|are unable to|are not able to)"
+    r" (?:\w+ )?(?:help|assist|comply|fulfil|fulfill|provide|answer|respond|do that|continue|see|view|access|generate"
+    r"|rewrite|process|identify|summari[sz]e|discuss|support)\b"
+    r"|\W*as an? (?:ai|artificial intelligence|(?:large )?language model|assistant|virtual assistant)\b"
+    r"|\W*(?:i am|i'm) (?:just |only )?an? (?:ai|artificial intelligence|(?:large )?language model)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class Unfinished(str):
+    """A text that did not come to its end; otherwise a string as any other.
+
+    Attributes:
+        why: "length" (the limit of tokens) or "content_filter", as OpenAI's protocol names them.
+    """
+
+    why: str
+
+    def __new__(cls, text: str, why: str) -> Unfinished:
+        """Any other reason than the two is refused with ValueError."""
+        if why not in _ENDINGS:
+            raise ValueError(f"an answer ends early by {', '.join(_ENDINGS)}, not {why!r}")
+        made = super().__new__(cls, text)
+        made.why = why
+        return made
+
+    def __getnewargs__(self) -> tuple[str, str]:  # type: ignore[override]  # a str is made of one argument, this of two
+        return str(self), self.why
+
+
+def ending(text: str, why: object) -> str:
+    """`text`, marked as unfinished where `why` (a finish reason) says so."""
+    return Unfinished(text, why) if isinstance(why, str) and why in _ENDINGS else text
+
+
+def stripped(text: str) -> str:
+    """Without blanks around it, and as unfinished as it was."""
+    return ending(text.strip(), getattr(text, "why", None))
+
+
+def first_choice(answer: Mapping[str, Any]) -> str:
+    """The text of an OpenAI-compatible server's first choice, of a chat or a completion; `Unfinished` where it is.
+
+    A message without content is an empty answer where the server says why: it was cut, filtered, or all reasoning.
+
+    Raises:
+        LookupError, TypeError: that is not such an answer.
+    """
+    choice = answer["choices"][0]
+    why = choice.get("finish_reason")
+    if "message" not in choice:
+        text = choice["text"]
+    else:
+        message = choice["message"]
+        text = message["content"]
+        if text is None:
+            text = message.get("refusal")
+        if text is None and (why in _ENDINGS or any(message.get(name) for name in ("reasoning_content", "reasoning"))):
+            text = ""
+    if not isinstance(text, str):
+        raise TypeError("no text")
+    return ending(text, why)
+
+
+def without_reasoning(text: str) -> str:
+    """The answer without the reasoning before it; "" where the reasoning never ended."""
+    rest = _REASONING.sub("", text, count=1)
+    rest = _REASONED.sub("", rest, count=1) if rest == text else rest
+    if rest == text:
+        return text
+    return ending(rest.strip(), getattr(text, "why", None))
+
+
+def faults(answer: str, given: Iterable[str] = ()) -> list[Fault]:
+    """What is wrong with an answer, in the order of `FAULTS`; nothing of most.
+
+    Args:
+        answer: without its reasoning.
+        given: texts that it may repeat: a question about markup has markup in its answer.
+    """
+    found: set[Fault] = set()
+    if says_nothing(answer):
+        found.add("empty")
+    if isinstance(answer, Unfinished):
+        found.add(_ENDINGS[answer.why])
+    given = list(given)
+    if any(mark not in text_of(given) for mark in markup(answer)):
+        found.add("leaked")
+    if declines(answer) and not any(map(declines, given)):
+        found.add("declined")
+    return [fault for fault in FAULTS if fault in found]
+
+
+def text_of(given: Iterable[str]) -> str:
+    """All of them, in small letters."""
+    return "\n".join(given).lower()
+
+
+def markup(text: str) -> list[str]:
+    """Special tokens and names of roles that belong to a conversation's protocol, in small letters."""
+    return [match[0].strip().lower() for match in _MARKUP.finditer(text)]
+
+
+def declines(text: str) -> bool:
+    """Whether a text begins as models begin that will not or cannot answer (English only)."""
+    return bool(_DECLINES.match(text.replace("’", "'")))
+
+
+def says_nothing(text: str) -> bool:
+    """Whether there is neither a letter nor a digit nor a symbol: blanks, invisible signs and punctuation only."""
+    return all(unicodedata.category(character)[0] not in "LNSM" for character in text)

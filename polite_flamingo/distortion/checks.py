@@ -1,0 +1,122 @@
+"""Is what a language model said a distortion of the good response? Small models say many other things instead.
+
+    empty       no letter, digit or symbol
+    cut         ended by the limit of tokens, before the quotation was closed
+    filtered    withheld by the server's filter
+    leaked      special tokens or names of roles, which belong to the conversation's protocol
+    declined    "I'm sorry, but I can't …", where the good response does not say so
+    echo        the robot's own instructions, the praise, the system message or the question said back
+    near_copy   the good response as it was, up to case, punctuation, blanks and a few words
+    too_long    more than a turn may hold
+
+What has such a fault is never taken. All is decided by the words, without a model: a text that merely invents things
+passes (`docs/distortion.md` says how often). The rule-based speaker is not checked so: it makes its texts out of the
+response.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from polite_flamingo import answers
+from polite_flamingo.distortion.conversation import instructions
+from polite_flamingo.distortion.orders import followed
+from polite_flamingo.distortion.shorten import STOP_WORDS
+from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.evaluation.rouge_l import common_subsequence
+from polite_flamingo.sample import MAX_TEXT_CHARACTERS, unmarked
+
+Fault = answers.Fault | Literal["echo", "near_copy", "too_long"]
+
+RUN = 5
+"""So many words in a row out of the instructions, and not out of the response, are an echo of them."""
+ALIKE = 0.9
+"""From this share of common words on, a text is a near copy: one word of ten left out is, two are not."""
+FORM = frozenset({"no_punctuation", "upper_case", "lower_case", "typos", "plain", "repetition", "echo"})
+"""Orders that change little of the words. A near copy that verifiably follows one is the distortion asked for, unless
+the response is like that already."""
+
+_WORD = re.compile(
+    r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]+"
+)
+"""Letters and digits in a row; of scripts that put no blanks between words, each character."""
+
+
+def fault(text: str, request: Request) -> Fault | None:
+    """Why a text cannot be taken for a distortion of the request's response; None where it can."""
+    if len(unmarked(text)) > MAX_TEXT_CHARACTERS:
+        return "too_long"
+    if found := answers.faults(text, (request.instruction, request.response)):
+        return found[-1] if found[0] == "empty" and len(found) > 1 else found[0]  # empty because it was cut
+    if is_echo(text, request):
+        return "echo"
+    if is_near_copy(text, request.response) and not _ordered(text, request):
+        return "near_copy"
+    return None
+
+
+def is_echo(text: str, request: Request) -> bool:
+    """Whether a text says the instructions or the question back instead of the response."""
+    said, response, question = words(text), words(request.response), words(request.instruction)
+    told = [words(part) for part in instructions(request.command)]
+    own = set().union(*(_runs(part, RUN) for part in told)) - _runs(response, RUN) - _runs(question, RUN)
+    if own & _runs(said, RUN):
+        return True
+    meant, known = _content(said), _content(response)
+    start = said[:3]
+    if len(_content(start) - known) >= 2 and any(_contains(part, start) for part in told):  # "Keep only the …"
+        return True
+    hits = meant & (set().union(*map(_content, told)) - known - _content(question))
+    if len(hits) >= max(3, 0.3 * len(meant)) or (len(hits) >= 2 and not meant & known):
+        return True
+    if len(said) > 1 and hits and hits == meant and not set(said) & set(response):
+        return any(_contains(part, said) for part in told)
+    return _share(said, question) >= 0.8 > _share(said, response)
+
+
+def is_near_copy(text: str, response: str) -> bool:
+    """Whether a text is the response but for case, punctuation, blanks and few words; or the response with more."""
+    said, known = words(text), words(response)
+    if said == known or (4 <= len(known) <= len(said) < 1.5 * len(known) and _contains(said, known)):
+        return True
+    return 2 * common_subsequence(known, said) >= ALIKE * (len(known) + len(said))
+
+
+def _ordered(text: str, request: Request) -> bool:
+    """Whether what little a near copy changed is what the order asked for."""
+    command, response = request.command, request.response
+    return command in FORM and (followed(command, text, response), followed(command, response, response)) == (
+        "yes",
+        "no",
+    )
+
+
+def words(text: str) -> list[str]:
+    """The words in small letters, signs left out."""
+    return _WORD.findall(text.casefold().replace("’", "'").replace("'", ""))
+
+
+def _content(said: Iterable[str]) -> set[str]:
+    """The words that carry the meaning, endings cut off: waste, wastes and wasted are one."""
+    return {re.sub(r"(?<=\w{3})(?:ings?|ed|es|s|e|d)$", "", word) for word in said if word not in STOP_WORDS}
+
+
+def _runs(said: Sequence[str], length: int) -> set[tuple[str, ...]]:
+    return {tuple(said[start : start + length]) for start in range(len(said) - length + 1)}
+
+
+def _contains(whole: Sequence[str], part: Sequence[str]) -> bool:
+    return bool(part) and tuple(part) in _runs(whole, len(part))
+
+
+def _share(said: Sequence[str], source: Sequence[str]) -> float:
+    """The share of words that stand in runs of three (all of them, of fewer) that `source` has, too."""
+    length = min(3, len(said))
+    if not length:
+        return 0.0
+    known = _runs(source, length)
+    found = {n for start in range(len(said) - length + 1) if tuple(said[start : start + length]) in known
+             for n in range(start, start + length)}  # fmt: skip
+    return len(found) / len(said)

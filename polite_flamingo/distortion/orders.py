@@ -1,0 +1,152 @@
+"""Was an extra order (`commands.py`) followed? Looked at wherever that is mechanical, and never claimed where not.
+
+"yes" and "no" are about what can be counted in the text and in the good response. Some orders can only be caught not
+being followed (an exchanged word can be missed, not that it means the same); the rest, such as `wrong_tenses` and
+`metaphors`, would need a reader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from difflib import SequenceMatcher
+from itertools import combinations, islice
+from typing import Literal
+
+from polite_flamingo.distortion.shorten import key_words, unmarked_text
+from polite_flamingo.distortion.text import sentences
+from polite_flamingo.sources.responses import BOXES_FOLLOW
+
+Followed = Literal["yes", "no", "not checkable"]
+Check = Callable[[str, str], bool | None]
+"""(text, good response) -> whether the order was followed; None where that cannot be told."""
+
+
+def followed(command: str, text: str, response: str) -> Followed:
+    """Whether `text`, made of `response`, is as the order wants it. Lines of boxes are left out, as the rules do."""
+    check = CHECKS.get(command)
+    found = check(text.partition(BOXES_FOLLOW)[0].strip(), response) if check else None
+    return "not checkable" if found is None else "yes" if found else "no"
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+(?:['’.,-]\w+)*", text)
+
+
+def _vocabulary(text: str) -> set[str]:
+    return {word.lower() for word in re.findall(r"[^\W\d_]+", text)}
+
+
+def _no_punctuation(text: str, response: str) -> bool:
+    return text == text.lower() and not re.search(r"[.,;:!?…\"“”()](?!\d)|[。、，！？；：]", text)
+
+
+def _upper_case(text: str, response: str) -> bool | None:
+    return text == text.upper() if text.upper() != text.lower() else None
+
+
+def _lower_case(text: str, response: str) -> bool | None:
+    return text == text.lower() if text.upper() != text.lower() else None
+
+
+def _shortest(text: str, response: str) -> bool:
+    return len(_words(text)) <= max(5, len(_words(response)) // 4)
+
+
+def _five_words(text: str, response: str) -> bool:
+    return len(_words(text)) == 5
+
+
+def _commas(text: str, response: str) -> bool | None:
+    items = [item for item in re.split(r"[,，、]", text) if item.strip()]
+    if len(items) < 2:
+        return None if len(_words(text)) < 3 else False
+    return max(len(_words(item)) for item in items) <= 6
+
+
+def _plain(text: str, response: str) -> bool:
+    return "\n" not in text and unmarked_text(text) == text
+
+
+def _repetition(text: str, response: str) -> bool:
+    said = [word.lower() for word in _words(text)]
+    length = min(3, len(said) // 2)
+    runs = [tuple(said[start : start + length]) for start in range(len(said) - length + 1)] if length else []
+    return len(set(runs)) < len(runs)
+
+
+def _echo(text: str, response: str) -> bool:
+    parts = [Counter(word.lower() for word in _words(part)) for part in sentences(text)]
+    for one, other in islice(combinations(filter(None, parts), 2), 200):
+        common = (one & other).total()
+        if 2 * common >= 0.6 * (one.total() + other.total()) or common == min(one.total(), other.total()):
+            return True
+    return False
+
+
+def _reversed(text: str, response: str) -> bool | None:
+    """Where each sentence of the text comes from is told by its words; one sentence has no order."""
+    origins = [_vocabulary(part) for part in sentences(response)]
+    said = [_vocabulary(part) for part in sentences(text)]
+    if min(len(origins), len(said)) < 2:
+        return None
+    places = [max(range(len(origins)), key=lambda place: len(part & origins[place])) for part in said]
+    if any(not part & origins[place] for part, place in zip(said, places, strict=True)) or len(set(places)) < 2:
+        return None
+    return places == sorted(places, reverse=True)
+
+
+def _typos(text: str, response: str) -> bool:
+    """A misspelt word is no word of the response, is close to one, and not the same word with another ending."""
+    known = _vocabulary(response) | {"answer", "rationale"}
+    strangers = [word for word in _vocabulary(text) if len(word) > 2 and word not in known]
+    return any(_misspelt(word, one) for word in strangers for one in known)
+
+
+def _misspelt(word: str, known: str) -> bool:
+    longer, shorter = sorted((word, known), key=len, reverse=True)
+    if len(shorter) < 3 or len(longer) - len(shorter) > 2:
+        return False
+    ending = longer[len(shorter) - 1 :] if longer.startswith(shorter[:-1]) else ""
+    if ending and re.fullmatch(r"\w?(s|es|d|ed|r|er|ly|ies|ied|n|en|est|ing)?", ending):
+        return False
+    return SequenceMatcher(None, word, known, autojunk=False).ratio() >= 0.75
+
+
+def _drop_words(text: str, response: str) -> bool | None:
+    """Any summary skips words; what is as long as the response skipped none."""
+    return None if len(_words(text)) < len(_words(response)) else False
+
+
+def _other_words(text: str, response: str) -> bool | None:
+    """Whether anything was exchanged or added; that it fits cannot be told."""
+    known = _vocabulary(response)
+    return None if any(word not in known for word in _vocabulary(text)) else False
+
+
+def _reworded(text: str, response: str) -> bool | None:
+    """Mostly the response's own words are no other words."""
+    said = {word.lower() for word in key_words(text)}
+    kept = said & {word.lower() for word in key_words(response)}
+    return None if len(kept) <= len(said) / 2 else False
+
+
+CHECKS: dict[str, Check] = {
+    "no_punctuation": _no_punctuation,
+    "upper_case": _upper_case,
+    "lower_case": _lower_case,
+    "shortest": _shortest,
+    "five_words": _five_words,
+    "commas": _commas,
+    "plain": _plain,
+    "repetition": _repetition,
+    "echo": _echo,
+    "reversed": _reversed,
+    "typos": _typos,
+    "drop_words": _drop_words,
+    "swap_synonyms": _other_words,
+    "metaphors": _other_words,
+    "irrelevant": _other_words,
+    "reworded": _reworded,
+}

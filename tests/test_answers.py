@@ -1,0 +1,106 @@
+"""What a model hands over as an answer, told apart before anybody believes it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+
+from polite_flamingo.answers import (
+    Unfinished,
+    declines,
+    ending,
+    faults,
+    first_choice,
+    says_nothing,
+    without_reasoning,
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        ("A dog lies on the grass.", []),
+        ("42", []),
+        ("👍", []),
+        ("=", []),
+        ("", ["empty"]),
+        (" \n\t\u200b\ufeff", ["empty"]),
+        ("“…”", ["empty"]),
+        (Unfinished("A dog lies on the", "length"), ["cut"]),
+        (Unfinished("", "length"), ["empty", "cut"]),
+        (Unfinished("A dog", "content_filter"), ["filtered"]),
+        ("A dog.<|im_end|>\n<|im_start|>user", ["leaked"]),
+        ("A dog.</s>", ["leaked"]),
+        ("A dog.<｜end▁of▁sentence｜>", ["leaked"]),
+        ("A dog.\n### Human: And the cat?", ["leaked"]),
+        ("Assistant: A dog.", ["leaked"]),
+        ("A dog. [/INST]", ["leaked"]),
+        ("The user: a dog. The assistant is human.", []),
+        ("I'm sorry, but I can't see the picture.", ["declined"]),
+        ("I’m really sorry, but as a model I am unable to help.", ["declined"]),
+        ("As an AI language model, I have no eyes.", ["declined"]),
+        ("I cannot assist with that request.", ["declined"]),
+        ("Sorry for the delay: it is red.", []),
+        ("The dog cannot see the cat.", []),
+    ],
+)
+def test_what_is_wrong_with_an_answer(answer: str, wrong: list[str]) -> None:
+    assert faults(answer) == wrong
+
+
+def test_what_the_question_holds_is_no_fault_of_the_answer() -> None:
+    assert faults("It ends with <|im_end|>.", ["Which token ends ChatML, <|IM_END|> or </s>?"]) == []
+    assert faults("It ends with </s>.", ["Which token ends ChatML?"]) == ["leaked"]
+    assert faults("I'm sorry, but I can't do that.", ["", "I am sorry, I cannot do that."]) == []
+    assert not declines("I can help with that.")
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<think>A dog, I think.</think>\n\nA dog.", "A dog."),
+        ("  <THINKING>\nhm\n</THINKING> A dog.", "A dog."),
+        ("A dog? Yes.\n</think>\nA dog.", "A dog."),
+        ("<think>A dog, or is it", ""),
+        ("<think></think>A dog.", "A dog."),
+        (" A dog. ", " A dog. "),
+        ("Write <think> and </think> around it.", "Write <think> and </think> around it."),
+    ],
+)
+def test_reasoning_is_no_part_of_the_answer(text: str, answer: str) -> None:
+    assert without_reasoning(text) == answer
+    cut = without_reasoning(Unfinished(text, "length"))
+    assert isinstance(cut, Unfinished) and cut == answer, "it stays cut"
+
+
+def choice(finish: Any = "stop", **message: Any) -> dict[str, Any]:
+    return {"choices": [{"finish_reason": finish, "message": message}]}
+
+
+def test_the_first_choice_of_a_server_is_read_with_its_ending() -> None:
+    assert first_choice(choice(content="red")) == "red"
+    assert first_choice({"choices": [{"text": "red"}]}) == "red", "a server may not say why it ended"
+    assert not isinstance(first_choice(choice(None, content="red")), Unfinished)
+    for finish in ("length", "content_filter"):
+        found = first_choice(choice(finish, content="red"))
+        assert isinstance(found, Unfinished) and (found, found.why) == ("red", finish)
+        found = first_choice(choice(finish, content=None))
+        assert isinstance(found, Unfinished) and says_nothing(found)
+    assert first_choice(choice(content=None, reasoning_content="It may be red")) == ""
+    assert first_choice(choice(content=None, refusal="I can't help with that.")) == "I can't help with that."
+    for broken in ({}, {"choices": []}, choice(content=None), choice(content=5), choice(text="red")):
+        with pytest.raises((LookupError, TypeError)):
+            first_choice(broken)
+
+
+def test_an_unfinished_text_is_a_text_and_stays_unfinished() -> None:
+    cut = Unfinished("A dog", "length")
+    assert cut == "A dog" and f"{cut}!" == "A dog!"
+    for same in (pickle.loads(pickle.dumps(cut)), copy.deepcopy(cut)):
+        assert isinstance(same, Unfinished) and (same, same.why) == (cut, "length")
+    assert type(ending("A dog", "stop")) is str and type(ending("A dog", None)) is str
+    with pytest.raises(ValueError, match="length, content_filter"):
+        Unfinished("A dog", "stop")
