@@ -19,6 +19,7 @@ from typing import Protocol
 from polite_flamingo.guard import ModelBroken
 from polite_flamingo.journal import WorkerKeepsDying
 from ray_jobs.console import JobFailed
+from ray_jobs.progress import phase
 from ray_jobs.ray_start import joined_ray, private_ray
 
 
@@ -102,6 +103,9 @@ def running_ray(pools: Needs, spare_cpus: int = 0) -> Iterator[None]:
         JobFailed: from inside: the job's own reason, out of Ray's wrapping.
     """
     set_environment()
+    if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
+        address = os.environ.get("RAY_ADDRESS")
+        phase(f"joining Ray at {address}" if address else "starting Ray")
     import ray
 
     with ExitStack() as stack:

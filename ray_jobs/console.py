@@ -9,15 +9,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
 
 from polite_flamingo.profile_keys import refuse_empty_strangers
+from ray_jobs.progress import progress as progress
 from ray_jobs.submitted import refuse_relative_data
 
 Config = TypeVar("Config")
@@ -143,45 +142,6 @@ def names_of(names: Sequence[str], most: int = 12) -> str:
     """A list of names that stays readable when there are thousands."""
     more = f" … and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-@contextmanager
-def progress(shards: int, rows_in_work: Callable[[], int]) -> Iterator[Callable[[int, int], None]]:
-    """A bar over shards that also counts rows; gives `advance(shards, rows)`.
-
-    Args:
-        shards: in all.
-        rows_in_work: rows done in shards that are not; asked once a second, so that a large shard shows life.
-    """
-    from tqdm import tqdm
-
-    rows = shown = 0
-    stop = threading.Event()
-    bar = tqdm(total=shards, unit="shard", dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10)
-
-    def show(in_work: int) -> None:
-        nonlocal shown
-        shown = max(shown, rows + in_work)  # a row scored but not yet committed must not be taken back
-        bar.set_postfix_str(f"{shown:,} rows", refresh=sys.stderr.isatty())
-
-    def watch() -> None:
-        while not stop.wait(1.0):
-            show(rows_in_work())
-
-    def advance(shards: int, more_rows: int) -> None:
-        nonlocal rows
-        rows += more_rows
-        show(0)
-        bar.update(shards)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield advance
-    finally:
-        stop.set()
-        watcher.join()
-        bar.close()
 
 
 def _plain(value: Any) -> Any:

@@ -203,7 +203,8 @@ def process(
         distorting = stage(actor or DistortionActor, given, pools.distorting, pools, layout)
         prepare = partial(single_turns, turns=config.distortion.turns)
         names, work, stats = list(shards), Work(), []
-        with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "distortion")) as advance:
+        rows_done = partial(journal.rows_done, layout.journal, "distortion")
+        with console.progress(len(shards), rows_done, "starting the workers") as advance:
             for start in range(0, len(names), SHARDS_A_RUN):
                 some = {name: shards[name] for name in names[start : start + SHARDS_A_RUN]}
                 source = ShardDatasource(some, identity, prepare)

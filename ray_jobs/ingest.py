@@ -171,8 +171,7 @@ class OneTask:
 class OnRay:
     """Spreads jobs as Ray Data tasks. Ray is joined or started with the first that are worth it, left at the end."""
 
-    def __init__(self, console: Console):
-        self._console = console
+    def __init__(self) -> None:
         self._stack = ExitStack()
 
     def __enter__(self) -> OnRay:
@@ -205,7 +204,6 @@ class OnRay:
         from ray_jobs.cluster import running_ray
 
         if not ray.is_initialized():
-            self._console.print("starting Ray …" if not os.environ.get("RAY_ADDRESS") else "joining the cluster …")
             self._stack.enter_context(running_ray(OneTask()))
 
 
@@ -241,7 +239,7 @@ def _ingest(
     configs: Sequence[IngestConfig], choose: Callable[[Sequence[int]], Sequence[int | None]], *, local: bool
 ) -> int:
     console = Console()
-    with _progress(console) as tick, OnRay(console) as ray:
+    with _progress(console) as tick, OnRay() as ray:
         results = ingest_all(configs, choose, spread=map if local else ray, tick=tick, say=print_notes)
     console.print(summary(results))
     for result in results:

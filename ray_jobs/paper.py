@@ -213,7 +213,8 @@ def _steps(config: PaperConfig, clock: _Clock) -> Iterator[_Steps]:
     asked = sum(run.answers for run in runs) + 1
     # data and pairs, PF-mini, what the rewriters write again, the verdict; then the runs and the answers
     total = config.seeds * (2 + 1 + 2 + 1 + len(runs) + asked)
-    with tqdm(total=total, unit="step", dynamic_ncols=True, smoothing=0) as bar:
+    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}{postfix}"
+    with tqdm(total=total, dynamic_ncols=True, bar_format=form) as bar:
         yield _Steps(bar, clock, config.gpus)
 
 

@@ -176,13 +176,16 @@ def run(config: TrainConfig, start: FlamingoConfig, mixture: Mapping[str, Ingred
 
 @contextmanager
 def progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """A bar over the stage; gives a function that takes new lines of the curve."""
+    """A bar over the stage; gives a function that takes new lines of the curve.
+
+    The time that is left is shown from a tenth of what is to be done on.
+    """
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
     bar = tqdm(
         total=1.0,
-        bar_format="{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
+        bar_format="{percentage:3.0f}%|{bar}| {elapsed}{postfix}",
         dynamic_ncols=True,
         mininterval=0.5 if terminal else 10,
     )
@@ -198,6 +201,8 @@ def progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
         elif first["step"] <= seen["step"]:
             bar.write(f"a worker died; training goes on after update {first['step'] - 1}", file=sys.stderr)
         seen.update(last)
+        if last["progress"] - bar.initial >= 0.1 * (1 - bar.initial):
+            bar.bar_format = "{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
         bar.set_postfix_str(
             f"update {last['step']}, epoch {last['epoch']:.2f}, loss {last['loss']:.4f}, "
             f"lr {last['learning_rate']:.2e}, {last['tokens_per_second']:,.0f} tokens/s",

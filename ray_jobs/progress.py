@@ -1,0 +1,176 @@
+"""How a job goes, on the screen: what it is doing from the first second on, then rows, and a time when there is one.
+
+Starting Ray and loading models take a minute in which no row is done, and a rate from before them is no rate. So the
+clock of an estimate starts with the first row that is seen finished, and none is given before a tenth of the shards
+is done. A terminal gets a bar; anything else (a log, a submitted job) gets a line for each phase, for the first rows,
+and then for each tenth, at most one in ten seconds, at least one a minute.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+SETTLED = 10.0
+"""Seconds from the first finished row on before a rate is worth saying."""
+
+TENTH = 0.1
+MOST_OFTEN, AT_LEAST = 10.0, 60.0
+"""Seconds between two lines of a log."""
+
+
+def phase(text: str) -> None:
+    """Say what is being done now, before there is anything to count."""
+    print(f"{text} …", file=sys.stderr, flush=True)
+
+
+@dataclass(kw_only=True)
+class Pace:
+    """Rows as they come, and what can be said of them. It reads no clock: whoever asks tells the time.
+
+    Attributes:
+        shards: in all.
+        waiting: what is done until the first row is.
+    """
+
+    shards: int
+    waiting: str = "loading models"
+    shards_done: int = 0
+    rows_committed: int = 0
+    rows_seen: int = 0
+    first: tuple[float, int] | None = None
+
+    def see(self, now: float, rows_in_work: int) -> None:
+        """Take in the rows done in shards that are not; a row that was seen is never taken back."""
+        self.rows_seen = max(self.rows_seen, self.rows_committed + rows_in_work)
+        if self.first is None and self.rows_seen:
+            self.first = now, self.rows_seen
+
+    def advance(self, now: float, shards: int, rows: int) -> None:
+        """Take in finished shards."""
+        self.shards_done += shards
+        self.rows_committed += rows
+        self.see(now, 0)
+
+    def rate(self, now: float) -> float | None:
+        """Rows a second since the first were seen; None while that means nothing."""
+        if self.first is None or now - self.first[0] < SETTLED or self.rows_seen <= self.first[1]:
+            return None
+        return (self.rows_seen - self.first[1]) / (now - self.first[0])
+
+    def left(self, now: float) -> float | None:
+        """Seconds to the end, if the shards to come are like those that are done; None while nobody can tell."""
+        rate = self.rate(now)
+        if rate is None or not self.shards_done or self.shards_done < TENTH * self.shards:
+            return None
+        total = self.rows_committed / self.shards_done * self.shards
+        return max(0.0, total - self.rows_seen) / rate
+
+    def words(self, now: float) -> str:
+        """What to show beside the shards."""
+        if not self.rows_seen and self.shards_done < self.shards:
+            return self.waiting if not self.shards_done else ""
+        said = [f"{self.rows_seen:,} row{'s' * (self.rows_seen != 1)}"]
+        if rate := self.rate(now):
+            said.append(f"{rate:.3g} rows/s" if rate < 100 else f"{rate:,.0f} rows/s")
+        if self.shards_done < self.shards and (left := self.left(now)) is not None:
+            said.append(f"about {duration(left)} left")
+        return ", ".join(said)
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 40 s, 3 min, 2 h 10 min."""
+    if seconds < 90:
+        return f"{max(1, round(seconds)):d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+@dataclass(kw_only=True)
+class Lines:
+    """When a log gets its next line."""
+
+    said: float = -AT_LEAST
+    tenths: int = 0
+    started: bool = False
+    ended: bool = False
+
+    def due(self, now: float, pace: Pace) -> bool:
+        """Whether something happened that is worth one; counts it as said."""
+        tenths = int(10 * pace.shards_done / pace.shards)
+        first = not self.started and pace.rows_seen > 0
+        further = tenths > self.tenths and now - self.said >= MOST_OFTEN
+        end = pace.shards_done == pace.shards
+        if self.ended or not (first or further or end or now - self.said >= AT_LEAST):
+            return False
+        self.said, self.tenths, self.started, self.ended = now, tenths, pace.rows_seen > 0, end
+        return True
+
+
+@contextmanager
+def progress(
+    shards: int, rows_in_work: Callable[[], int], waiting: str = "loading models"
+) -> Iterator[Callable[[int, int], None]]:
+    """A bar over shards that also counts rows, or lines where nobody watches; gives `advance(shards, rows)`.
+
+    Args:
+        shards: in all.
+        rows_in_work: rows done in shards that are not; asked once a second, so that a large shard shows life.
+        waiting: what is done until the first row is.
+    """
+    pace, stop, lock = Pace(shards=shards, waiting=waiting), threading.Event(), threading.Lock()
+    show, close = (_bar if sys.stderr.isatty() else _lines)(pace)
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            found = rows_in_work()
+            with lock:
+                pace.see(time.monotonic(), found)
+                show()
+
+    def advance(shards: int, rows: int) -> None:
+        with lock:
+            pace.advance(time.monotonic(), shards, rows)
+            show()
+
+    show()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield advance
+    finally:
+        stop.set()
+        watcher.join()
+        close()
+
+
+def _bar(pace: Pace) -> tuple[Callable[[], None], Callable[[], None]]:
+    from tqdm import tqdm
+
+    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} shards, {elapsed}{postfix}"
+    bar = tqdm(total=pace.shards, bar_format=form, dynamic_ncols=True, mininterval=0.5)
+
+    def show() -> None:
+        bar.set_postfix_str(pace.words(time.monotonic()), refresh=False)
+        bar.update(pace.shards_done - bar.n)
+        bar.refresh()
+
+    return show, bar.close
+
+
+def _lines(pace: Pace) -> tuple[Callable[[], None], Callable[[], None]]:
+    lines, began = Lines(), time.monotonic()
+
+    def show() -> None:
+        now = time.monotonic()
+        if lines.due(now, pace):
+            words = pace.words(now)
+            done = f"{pace.shards_done:,} of {pace.shards:,} shards after {duration(now - began)}"
+            started = pace.rows_seen or pace.shards_done
+            print(f"{done}: {words}" if started else f"{words} …", file=sys.stderr, flush=True)
+
+    return show, lambda: None
