@@ -98,9 +98,10 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
             started = time.monotonic()
             work = process(todo, config, layout, identity, rewriting_actor, scoring_actor)
             write_run(layout, add_work(run, work, time.monotonic() - started))
+        changed = None
         if todo or not select.is_current(layout, config.thresholds):
-            select.select(layout, config.thresholds)
-        select.conclude(layout)
+            changed = select.select(layout, config.thresholds)
+        select.conclude(layout, changed)
 
 
 def say_another_world(world: World | None, shards: Mapping[str, Path]) -> None:

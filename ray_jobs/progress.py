@@ -171,6 +171,7 @@ def _lines(pace: Pace) -> tuple[Callable[[], None], Callable[[], None]]:
             words = pace.words(now)
             done = f"{pace.shards_done:,} of {pace.shards:,} shards after {duration(now - began)}"
             started = pace.rows_seen or pace.shards_done
-            print(f"{done}: {words}" if started else f"{words} …", file=sys.stderr, flush=True)
+            waited = f" ({duration(now - began)})" if now - began >= 1 else ""
+            print(f"{done}: {words}" if started else f"{words} …{waited}", file=sys.stderr, flush=True)
 
     return show, lambda: None

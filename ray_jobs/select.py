@@ -23,6 +23,7 @@ import yaml
 
 from polite_flamingo import duplicates
 from polite_flamingo.card import write_card
+from polite_flamingo.difference import Difference
 from polite_flamingo.exports import export_shard, join_exports
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.hints import commonest, hint
@@ -55,12 +56,16 @@ class SelectConfig:
     thresholds: Thresholds = field(default_factory=Thresholds)
 
 
-def select(layout: OutputLayout, thresholds: Thresholds) -> None:
+def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     """Make the selection and everything that depends on it.
+
+    Returns:
+        What differs from the selection before; None where there was none, or it was not finished.
 
     Raises:
         ValueError: a scored shard is damaged; says which and what to do.
     """
+    changed = _begin_difference(layout, thresholds)
     layout.stats.unlink(missing_ok=True)
     names = layout.finished()
     with_keys = set(names_in(layout.keys("").parent, ".keys"))
@@ -72,7 +77,7 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> None:
     total = Statistics()
     forget_tars(layout.root)
     for name in names:
-        total.merge(_select_shard(layout, name, thresholds, repeated.of(name), run.world))
+        total.merge(_select_shard(layout, name, thresholds, repeated.of(name), run.world, changed))
     place_tars(layout.root)
     join_exports(out=layout.root, names=names)
     for path_of, suffix in ((layout.parquet, ".parquet"), (layout.verdicts, ".jsonl")):
@@ -80,9 +85,11 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> None:
             path_of(name).unlink()
     rows = _rows_by_shard(layout, names)
     annotations = annotations_of(run.ingests, rows)
-    _write_pages(layout, thresholds, run, total, annotations)
-    rows_in = sum(rows.values())
     counts = total.total()
+    if changed:
+        changed.paragraphs = changed.paragraphs[0], counts.paragraphs_removed
+    _write_pages(layout, thresholds, run, total, annotations, changed)
+    rows_in = sum(rows.values())
     assert rows_in == counts.rows, f"{rows_in} rows came in, {counts.rows} are accounted for"
     stats: dict[str, Any] = {
         "annotations": annotations.to_json(),
@@ -97,9 +104,22 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> None:
         "reward_kept_after": counts.reward_kept.value,
         "another_world": run.world.warning(total.of_another_world()) if run.world else "",
         "thresholds": dataclasses.asdict(thresholds),
+        "changed": changed.to_json() if changed else None,
         "statistics": total.to_json(),
     }
     write_atomically(layout.stats, json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
+    return changed
+
+
+def _begin_difference(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
+    """Of the selection that is there; the shards are yet to be compared."""
+    if not layout.stats.exists():
+        return None
+    stats, now = read_stats(layout), dataclasses.asdict(thresholds)
+    before = stats["thresholds"]
+    moved = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
+    datasets = stats["statistics"]["datasets"].values()
+    return Difference(thresholds=moved, paragraphs=(sum(counts["paragraphs_removed"] for counts in datasets), 0))
 
 
 def is_current(layout: OutputLayout, thresholds: Thresholds) -> bool:
@@ -115,13 +135,15 @@ def read_stats(layout: OutputLayout) -> dict[str, Any]:
     return dict(json.loads(layout.stats.read_text(encoding="utf-8")))
 
 
-def conclude(layout: OutputLayout) -> None:
-    """Print the table at the end of a job, and say plainly where nothing came of it.
+def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
+    """Print the table at the end of a job, what changed, and say plainly where nothing came of it.
 
     Raises:
         AllFailed: every row was quarantined.
     """
     print_summary(layout)
+    if changed:
+        print(console.table(changed.rows(), "against the selection before"))
     stats = read_stats(layout)
     rows, quarantined = stats["rows_in"], stats["quarantined"]
     if rows and sum(quarantined.values()) == rows:
@@ -181,14 +203,21 @@ def _origin_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _select_shard(
-    layout: OutputLayout, name: str, thresholds: Thresholds, repeated: frozenset[bytes], world: World | None
+    layout: OutputLayout,
+    name: str,
+    thresholds: Thresholds,
+    repeated: frozenset[bytes],
+    world: World | None,
+    changed: Difference | None,
 ) -> Statistics:
-    """Select one shard; return its statistics, quarantined rows included."""
+    """Select one shard; return its statistics, quarantined rows included, and add to what has changed."""
     manifest = read_manifest(layout.manifest(name))
     samples = read_scored(layout, name)
     selection = select_shard(samples, shard=name, thresholds=thresholds, duplicates=repeated, world=world)
     write_tars(selection.kept, out=layout.root, name=name)
     write_parquet(selection.kept, layout.parquet(name))
+    if changed:
+        changed.compare(_verdicts(layout, name), selection.records)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in selection.records)
     write_atomically(layout.verdicts(name), lines)
     export_shard(selection.kept, out=layout.root, name=name)
@@ -202,6 +231,14 @@ def _select_shard(
     return selection.statistics
 
 
+def _verdicts(layout: OutputLayout, name: str) -> list[dict[str, Any]]:
+    """The records that the selection before left of a shard; none of one that it did not know."""
+    path = layout.verdicts(name)
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
 def _rows_by_shard(layout: OutputLayout, names: Sequence[str]) -> Counter[Path]:
     """How many rows came in with each input shard; what was replayed counts with the shard that it came from."""
     rows: Counter[Path] = Counter()
@@ -212,12 +249,17 @@ def _rows_by_shard(layout: OutputLayout, names: Sequence[str]) -> Counter[Path]:
 
 
 def _write_pages(
-    layout: OutputLayout, thresholds: Thresholds, run: RunInfo, total: Statistics, annotations: Annotations
+    layout: OutputLayout,
+    thresholds: Thresholds,
+    run: RunInfo,
+    total: Statistics,
+    annotations: Annotations,
+    changed: Difference | None,
 ) -> None:
     """The card and the report."""
     write_card(total, thresholds, run, layout.card, annotations)
     gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
-    write_report(total, thresholds, run, gallery, layout.report, annotations)
+    write_report(total, thresholds, run, gallery, layout.report, annotations, changed.rows() if changed else ())
 
 
 def _number(value: float | None) -> str:
@@ -232,8 +274,8 @@ def job(config: SelectConfig) -> None:
     with exclusive(layout.root):
         layout.sweep()
         settle(layout)
-        select(layout, config.thresholds)
-        conclude(layout)
+        changed = select(layout, config.thresholds)
+        conclude(layout, changed)
 
 
 def thresholds_of_build(arguments: Sequence[str]) -> list[str]:

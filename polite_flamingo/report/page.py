@@ -103,9 +103,10 @@ def write_report(
     gallery: Sequence[Group],
     path: Path,
     annotations: Annotations = NOTHING,
+    changed: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the page, atomically."""
-    write_atomically(path, render(statistics, thresholds, run, gallery, annotations))
+    write_atomically(path, render(statistics, thresholds, run, gallery, annotations, changed))
 
 
 def render(
@@ -114,6 +115,7 @@ def render(
     run: RunInfo,
     gallery: Sequence[Group],
     annotations: Annotations = NOTHING,
+    changed: Sequence[tuple[str, str]] = (),
 ) -> str:
     """The page's HTML.
 
@@ -123,6 +125,7 @@ def render(
         run: that made the samples.
         gallery: the samples to show.
         annotations: what became of annotation records before they were rows of the build, as far as it is known.
+        changed: what differs from the selection before (`Difference.rows`).
     """
     return fill(
         "page",
@@ -132,6 +135,7 @@ def render(
         warning=run.world.warning(statistics.of_another_world()) if run.world else "",
         total=statistics.total(),
         annotations=annotations,
+        changed=changed,
         whole=statistics.total().rows + annotations.before,
         before=_before(annotations),
         funnel=funnel(statistics),
