@@ -4,9 +4,10 @@
     gpteacher        [{instruction, input, response}], some with `example_input` instead of an input
     instructionwild  [{instruction, input, output}], its inputs all empty
 
-The input follows the instruction after a blank line; then `meta["instruction"]` is the instruction alone. Texts are
-verbatim but for white space around them. The records have no ids: a key is the content's hash, so a copy is a
-duplicate.
+The input follows the instruction after a blank line (also Dolly's `context`); then `meta["instruction"]`
+is the instruction alone. Texts are verbatim but for white space around them. A `history` of earlier exchanges becomes
+the first turns, a `system` message stays in `meta`, and of a preferred and a rejected answer the first is the response.
+What other fields do is in `meanings.py`. A key is the content's hash, so a copy is a duplicate.
 
 Of InstructionWild, the seeds (JSON lines) were seen; they have no responses and are quarantined one by one as
 `missing_annotation`. The file with responses is known from its documentation only.
@@ -14,14 +15,15 @@ Of InstructionWild, the seeds (JSON lines) were seen; they have no responses and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
 from polite_flamingo.sources.base import Context, Evidence, Place, Source, SourceOptions
-from polite_flamingo.sources.conversations import text_sample
+from polite_flamingo.sources.conversations import SYSTEM_KEPT, text_sample
+from polite_flamingo.sources.fields import Found, empty, look, noted
 from polite_flamingo.sources.files import file_records
-from polite_flamingo.sources.reading import entry, fingerprint, value_of, verbatim
+from polite_flamingo.sources.reading import entry, fingerprint, list_of, value_of, verbatim
 from polite_flamingo.sources.shelf import Shelf
 
 
@@ -34,17 +36,58 @@ def builder(name: str, answer: str) -> Callable[[str, Any, Context], Sample]:
     """The `build` of a dataset whose responses are in the field `answer`."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
-        instruction = _text(record, "instruction")
-        if record.get(answer) is None:
-            raise BadSample("missing_annotation", f"the instruction has no {answer!r}")
-        if not instruction:
-            raise BadSample("bad_field", "the instruction is empty")
-        given = next((name for name in ("input", "example_input") if record.get(name)), None)
-        parts = [instruction, _text(record, given) if given else ""]
-        turn = Turn(instruction="\n\n".join(filter(None, parts)), response=_text(record, answer))
-        return text_sample(name, key, [turn], {"instruction": instruction} if parts[1] else {})
+        found = Found()
+        turns, meta = _exchanges(record, answer, found)
+        return text_sample(name, key, turns, found.meta | meta)
 
     return build
+
+
+def reader(answer: str) -> Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]:
+    """The `records` of a dataset whose responses are in the field `answer`: what is kept of them is noted."""
+
+    def notes(record: dict[str, Any]) -> Iterable[str]:
+        found = Found()
+        _exchanges(record, answer, found)
+        return found.notes
+
+    return lambda options, shelf: noted(records(options, shelf), notes, shelf)
+
+
+def _exchanges(record: Any, answer: str, found: Found) -> tuple[list[Turn], dict[str, Any]]:
+    """The turns of a record and its `meta`; `found` is told of all other fields."""
+    if not empty(record.get("image")) or not empty(record.get("images")):
+        raise BadSample("unsupported", "the record names an image: read such a file with --source table")
+    instruction = _text(record, "instruction")
+    if record.get(answer) is None and isinstance(record.get("chosen"), str):
+        answer = "chosen"
+    if record.get(answer) is None:
+        raise BadSample("missing_annotation", f"the instruction has no {answer!r}")
+    if not instruction:
+        raise BadSample("bad_field", "the instruction is empty")
+    given = next((name for name in ("input", "example_input", "context") if record.get(name)), None)
+    parts = [instruction, _text(record, given) if given else ""]
+    told = [name for name in ("input", "example_input", "context") if name == given or not record.get(name)]
+    look(record, {"instruction", answer, "history", "system", "image", "images", *told}, found)
+    if found.by_turn is not None:
+        raise BadSample("unsupported", f"{found.why} says of several turns whether they are learned")
+    turns = [*_earlier(record), Turn(instruction="\n\n".join(filter(None, parts)), response=_text(record, answer))]
+    meta = {"instruction": instruction} if parts[1] and len(turns) == 1 else {}
+    if not empty(record.get("system")):
+        meta["system"] = _text(record, "system")
+        found.note(SYSTEM_KEPT)
+    return turns, meta
+
+
+def _earlier(record: dict[str, Any]) -> Iterator[Turn]:
+    """The turns of `history`, as LLaMA-Factory has them: [[human, assistant], …]."""
+    if empty(record.get("history")):
+        return
+    for number, pair in enumerate(list_of(record, "history")):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise BadSample("bad_field", f"history[{number}] must be what the human says and what the assistant says")
+        asked, said = (verbatim(text, f"a text of history[{number}]").strip() for text in pair)
+        yield Turn(instruction=asked, response=said)
 
 
 def _text(record: dict[str, Any], name: str) -> str:
@@ -64,7 +107,7 @@ def _source(
         published=published,
         licence=licence,
         evidence=evidence,
-        records=records,
+        records=reader(answer),
         identify=lambda record: fingerprint(entry(record)),
         build=builder(name, answer),
         images="none",

@@ -1,13 +1,18 @@
 """LLaVA's format: conversations about images. LLaVA-Instruct-150K's three parts, and data of your own.
 
     {id, image: name or [name, …], images: [name, …], conversations: [{from, value}, …]}
+    {images: [name, …], messages: [{role, content: [{type: "image", …}, {type: "text", text}]}, …]}
 
-Turns become samples as in `conversations.py`. Each `<image>` that the human says stands for one image, in order; the
-line break between it and the text goes. Where images are named and no mark is there, they are shown first; any other
-number of marks than of images is quarantined. An `<image>` that the assistant says shows nothing: it becomes
-"(image)", counted in `meta["unmarked"]`. Boxes stay as they are.
+The layouts that are read are those of `messages.py`; turns become samples as in `conversations.py`. Each `<image>` that
+the human says stands for one image, in order, and so do the marks of other models (`meanings.PLACEHOLDERS`), of which
+`<image_2>` is the second image and `<img>a.jpg</img>` brings its own; the line break between a mark and the text goes.
+Where images are named and no mark is there, they are shown first; any other number of marks than of images is
+quarantined. An `<image>` that the assistant says shows nothing: it becomes "(image)", counted in `meta["unmarked"]`.
 
-A name may be a URL, fetched only where its host is allowed. LLaVA-Instruct's names lack the prefix `COCO_train2014_` of
+Boxes that are plain numbers stay as they are. `<ref-object>` and `<bbox>` become the names and boxes of the record's
+`objects`, and the marks of Qwen-VL and InternVL what they say, in the words of our own responses (`markup.py`).
+
+A picture may be whatever `pictures.py` reads: a path, an address, base64, bytes in Parquet. LLaVA-Instruct's names lack the prefix `COCO_train2014_` of
 the files in COCO's folder: both are looked for.
 
 The three parts are known from records quoted in documentation; the layout is that of LLaVA's own files.
@@ -15,24 +20,52 @@ The three parts are known from records quoted in documentation; the layout is th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from polite_flamingo.images import inspect
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample, Task, Turn, unmarked
+from polite_flamingo.sources import markup
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
-from polite_flamingo.sources.conversations import exchanges, identify, records, said_in
-from polite_flamingo.sources.reading import verbatim
+from polite_flamingo.sources.conversations import exchanges, identify, reader
+from polite_flamingo.sources.fields import medium_of
+from polite_flamingo.sources.markup import Shown
+from polite_flamingo.sources.meanings import PICTURE_ENDINGS
+from polite_flamingo.sources.messages import Talk, read_talk
+from polite_flamingo.sources.pictures import name_of, read, references
 from polite_flamingo.sources.shelf import Shelf
 
 OWN_TASKS: tuple[Task, ...] = ("dialogue", "vqa", "vqa_rationale", "captioning", "classification", "change_captioning")
 
 
-def image_names(record: dict[str, Any]) -> list[str]:
-    """The images of a record: those of `images`, else those of `image`; none where neither names any."""
-    field = "images" if record.get("images") else "image"
-    given = record.get(field) or []
-    names = given if isinstance(given, list) else [given]
-    return [verbatim(name, f"an image name in field {field!r}") for name in names]
+def pictures_of(shown: Sequence[Shown], named: Sequence[Any], numbered_from: int | None) -> list[Any]:
+    """What each mark shows, in order.
+
+    Args:
+        shown: the places of pictures in the texts.
+        named: the pictures that the record's own fields name.
+        numbered_from: the number of the first of them; None: 1, or 0 where a mark has that number.
+
+    Raises:
+        BadSample: `missing_image`: the places and the pictures do not fit.
+    """
+    numbers = [one.number for one in shown if one.number is not None]
+    marks = sum(one.number is None and one.reference is None for one in shown)
+    if marks != (0 if numbers else len(named)) or (numbers and not named):
+        what = f"{marks + len(numbers)} {IMAGE_MARK} marks in what the human says, {len(named)} images"
+        raise BadSample(
+            "missing_image", what + (", some of the marks with numbers and some without" if numbers and marks else "")
+        )
+    first = (0 if 0 in numbers else 1) if numbered_from is None else numbered_from
+    if numbers and {number - first for number in numbers} != set(range(len(named))):
+        raise BadSample("missing_image", f"marks with the numbers {sorted(set(numbers))}, {len(named)} images")
+    rest = iter(named)
+    return [
+        named[one.number - first] if one.number is not None else next(rest) if one.reference is None else one.reference
+        for one in shown
+    ]
 
 
 def shown(text: str) -> str:
@@ -52,38 +85,104 @@ def builder(name: str, places: Callable[[str], list[str]]) -> Callable[[str, Any
     """The `build` of a dataset whose images lie at `places` of their names."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
-        names, said = image_names(record), said_in(record)
-        turns, meta = exchanges(said)
-        if names and not any(IMAGE_MARK in text for speaker, text in said if speaker == "human"):
-            turns[0] = Turn(instruction=IMAGE_MARK * len(names) + turns[0].instruction, response=turns[0].response)
-            meta["marks_added"] = len(names)
-        marks = sum(turn.instruction.count(IMAGE_MARK) for turn in turns)
-        if marks != len(names):
-            raise BadSample("missing_image", f"{marks} {IMAGE_MARK} marks in what the human says, {len(names)} images")
+        talk = read_talk(record)
+        turns, places_shown, meta = exchanges(talk.messages, talk.found)
+        named = _named(talk, context)
+        if named and not any(one.shown for one in talk.messages):
+            turns[0] = replace(turns[0], instruction=IMAGE_MARK * len(named) + turns[0].instruction)
+            places_shown = [Shown() for _ in named]
+            meta["marks_added"] = len(named)
+        wanted = pictures_of([_given(one, context) for one in places_shown], named, talk.numbered_from)
         if unmarkable := sum(turn.response.count(IMAGE_MARK) for turn in turns):
             meta["unmarked"] = unmarkable
+        if not wanted:
+            _no_picture_missed(talk)
+        images = tuple(read(one, context, places) for one in wanted)
+        turns = [
+            replace(turn, instruction=shown(turn.instruction), response=unmarked(turn.response))
+            for turn in _located(turns, talk.objects, [images[wanted.index(one)] for one in named or wanted])
+        ]
         return Sample(
             key=key,
             dataset=name,
             task=choice(context.options, "task", *OWN_TASKS),
-            turns=tuple(Turn(instruction=shown(turn.instruction), response=unmarked(turn.response)) for turn in turns),
-            images=tuple(_image(context, image, places(image)) for image in names),
-            meta=meta | ({"images": names} if names else {}),
+            turns=tuple(turns),
+            images=images,
+            meta=talk.found.meta | meta | ({"images": [name_of(one) for one in wanted]} if wanted else {}),
         )
 
     return build
 
 
-def _image(context: Context, name: str, places: list[str]) -> Image:
-    if name.startswith(("http://", "https://")):
-        return context.local_or_downloaded(name, *places)
-    return context.images.read(*places)[0]
+def _no_picture_missed(talk: Talk) -> None:
+    """Raise `BadSample` where an unknown field of a record without pictures names one."""
+    for name, value in talk.found.meta.items():
+        names = value if isinstance(value, list) else [value]
+        if any(isinstance(one, str) and _PICTURE.fullmatch(one.strip()) for one in names):
+            raise BadSample(
+                "unsupported", f"field {name[:40]!r} may name a picture, and no known field does: call it 'image'"
+            )
+
+
+_PICTURE = re.compile(rf"[^\n]{{1,1000}}\.(?:{'|'.join(PICTURE_ENDINGS)})", re.I)
+
+
+def _located(turns: list[Turn], objects: markup.Objects | None, images: Sequence[Image]) -> list[Turn]:
+    """The turns with objects and boxes in words. Of a record without pictures, they are text.
+
+    Args:
+        turns: of the whole conversation.
+        objects: what its placeholders stand for.
+        images: as the objects count them: in the order of the record's field, else of the texts.
+    """
+    if not images:
+        return turns
+    texts = [text for turn in turns for text in (turn.instruction, turn.response)]
+    if objects is not None:
+        headers = [inspect(image.data) for image in images]
+        texts = objects.located(texts, [(header.width, header.height) for header in headers])
+    texts = [markup.in_words(text) for text in texts]
+    return [
+        replace(turn, instruction=asked, response=said)
+        for turn, asked, said in zip(turns, texts[::2], texts[1::2], strict=True)
+    ]
+
+
+def _references(value: Any, context: Context, what: str) -> list[str | bytes]:
+    """The pictures that a value names. Raises `BadSample`, which names `what`."""
+    try:
+        found = references(value, context)
+    except BadSample as bad:
+        raise BadSample(bad.reason, f"{what}: {bad.detail}") from None
+    for one in found:
+        if medium := medium_of(one):
+            raise BadSample("unsupported", f"{what}: {str(one)[:80]!r} is {medium}, not a picture")
+        if isinstance(one, str) and "\0" in one:
+            raise BadSample("unsafe_name", f"{what}: {one[:80]!r} leads out of the image folder")
+    return found
+
+
+def _named(talk: Talk, context: Context) -> list[str | bytes]:
+    """The pictures that the record's own fields name."""
+    what = f"an image name in field {talk.pictures_in!r}"
+    return [one for value in talk.pictures for one in _references(value, context, what)]
+
+
+def _given(place: Shown, context: Context) -> Shown:
+    """A place whose own picture, where it has one, is a reference."""
+    if place.reference is None:
+        return place
+    what = "the picture in a message"
+    found = _references(place.reference, context, what)
+    if len(found) != 1:
+        raise BadSample("bad_field", f"{what} is {len(found)} pictures, not one")
+    return replace(place, reference=found[0])
 
 
 def own_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The conversations. Raises `SourceError` for a task that does not exist."""
     choice(options, "task", *OWN_TASKS)
-    return records(options, shelf)
+    return reader(read_talk)(options, shelf)
 
 
 def _part(name: str, title: str, file: str) -> Source:
@@ -97,7 +196,7 @@ def _part(name: str, title: str, file: str) -> Source:
         published="Hugging Face: liuhaotian/LLaVA-Instruct-150K",
         licence="CC BY-NC 4.0, and the terms of OpenAI",
         evidence="transcribed",
-        records=records,
+        records=reader(read_talk),
         identify=identify,
         build=builder(name, in_coco),
     )

@@ -3,9 +3,10 @@
     {message_tree_id, tree_state, prompt: {text, role, rank, lang, deleted, review_result, replies: [{…}, …]}}
 
 From the prompt on: the best reply of the assistant, the human's best reply to it that is answered, and so on. Best is
-the lowest `rank` (0, 1, …); unranked replies (null or missing) come last, and of equals the first. What is deleted, or
-was not accepted in review, is no reply; where a file says nothing of reviews, all is accepted. A prompt without a
-reply of use is quarantined. A file of messages with their replies in them (no `prompt` around the root) is read as
+the lowest `rank` (0, 1, …); unranked replies (null or missing) come last, and of equals the first. What is deleted, was
+not accepted in review, is labelled as one of `FLAWS` by most, or is called bad by another field (`meanings.py`), is no
+reply; where a file says nothing of reviews, all is accepted. A tree that moderators stopped is quarantined, and so is a
+prompt without a reply of use. A file of messages with their replies in them (no `prompt` around the root) is read as
 well; one of single messages, whose replies are lines of their own, is not.
 """
 
@@ -17,14 +18,30 @@ from typing import Any
 from polite_flamingo.sample import BadSample, Sample, Turn
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.conversations import text_sample
+from polite_flamingo.sources.fields import Found, look, noted
 from polite_flamingo.sources.files import file_records
 from polite_flamingo.sources.reading import as_text, entry, finite, identity, list_of, value_of, verbatim
 from polite_flamingo.sources.shelf import Shelf
 
+FLAWS = frozenset({
+    "spam", "fails_task", "lang_mismatch", "pii", "not_appropriate", "hate_speech", "sexual_content",
+})  # fmt: skip
+"""Labels (yes or no, averaged over people) that a message should not have."""
+
+STOPPED = ("aborted_low_grade", "halted_by_moderator")
+"""States of trees that are not to be used."""
+
+OF_TREE = frozenset({"message_tree_id", "tree_state", "prompt", "origin"})
+OF_MESSAGE = frozenset({
+    "message_id", "parent_id", "message_tree_id", "tree_state", "user_id", "created_date", "text", "role", "lang",
+    "rank", "deleted", "review_result", "review_count", "replies", "labels",
+})  # fmt: skip
+"""Fields of the format. Those that only say which message it is, by whom and when, are not kept."""
+
 
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The trees."""
-    return file_records(options, shelf, "trees")
+    return noted(file_records(options, shelf, "trees"), lambda record: _path(record)[1].notes, shelf)
 
 
 def identify(record: Any) -> str:
@@ -34,20 +51,35 @@ def identify(record: Any) -> str:
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One tree, one conversation."""
+    turns, found, meta = _path(record)
+    return text_sample("oasst1", key, turns, found.meta | meta)
+
+
+def _path(record: dict[str, Any]) -> tuple[list[Turn], Found, dict[str, Any]]:
+    """The turns of the best path, what is kept of its messages, and its language."""
+    found = Found()
+    if record.get("tree_state") in STOPPED:
+        raise BadSample("excluded", f"the tree's state is {record['tree_state']!r}")
+    if "prompt" in record:
+        look(record, OF_TREE, found)
     prompt = record.get("prompt", record)
     if prompt is None or not _usable(entry(prompt), "prompter"):
         raise BadSample("missing_annotation", "the prompt is deleted, was not accepted, or is no prompt")
     language = prompt.get("lang")
     meta = {"language": as_text(language, "field 'lang'")} if language is not None else {}
-    turns = []
+    turns: list[Turn] = []
     answer = _best(prompt, "assistant")
     while prompt and answer:
+        for what, message in (("prompt", prompt), ("answer", answer)):
+            look(message, OF_MESSAGE, found, "message", f"turns[{len(turns)}].{what}.")
+        if any(isinstance(one.get("replies"), list) and len(one["replies"]) > 1 for one in (prompt, answer)):
+            found.note("replies beside the best one are left out")
         turns.append(Turn(instruction=_text(prompt), response=_text(answer)))
         followed = ((reply, _best(reply, "assistant")) for reply in _replies(answer, "prompter"))
         prompt, answer = next(((reply, best) for reply, best in followed if best), (None, None))
     if not turns:
         raise BadSample("missing_annotation", "the prompt has no reply of use; were messages given instead of trees?")
-    return text_sample("oasst1", key, turns, meta)
+    return turns, found, meta
 
 
 def _best(message: dict[str, Any], role: str) -> dict[str, Any] | None:
@@ -65,7 +97,28 @@ def _replies(message: dict[str, Any], role: str) -> list[dict[str, Any]]:
 def _usable(message: dict[str, Any], role: str) -> bool:
     reviewed = "review_result" in message or "review_count" in message
     accepted = message.get("review_result") is True or not reviewed
-    return message.get("role") == role and not message.get("deleted") and accepted and bool(_text(message))
+    fit = message.get("role") == role and not message.get("deleted") and accepted and bool(_text(message))
+    return fit and not _flawed(message)
+
+
+def _flawed(message: dict[str, Any]) -> bool:
+    """Whether people's labels, or other fields, call a message bad."""
+    labels = message.get("labels")
+    if isinstance(labels, dict):
+        if isinstance(labels.get("name"), list) and isinstance(labels.get("value"), list):
+            labels = dict(zip(labels["name"], labels["value"], strict=False))
+        for name, label in labels.items():
+            value = label.get("value") if isinstance(label, dict) else label
+            if name in FLAWS and isinstance(value, int | float) and value >= 0.5:
+                return True
+    told = Found()
+    try:
+        look(message, OF_MESSAGE, told, "message")
+    except BadSample as bad:
+        if bad.reason != "excluded":
+            raise
+        return True
+    return told.bad or told.learned is False
 
 
 def _text(message: dict[str, Any]) -> str:

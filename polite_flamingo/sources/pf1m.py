@@ -4,7 +4,7 @@
 
 By default a sample's response is `output`, the polite text: to train on, to mix with other data, to look at. With the
 extra `response=original` it is the raw annotation: to have it rewritten by another model. The other text stays in
-`meta` under its own name, and so do the scores that are one number.
+`meta` under its own name, and so do the scores. What other fields do is in `meanings.py`.
 
 A record does not name its task. That of a sample follows from which semantic score the record has: NLI is for answers
 (vqa), STS for descriptions of one image (captioning) or of several (change captioning); one that has neither is a
@@ -20,7 +20,9 @@ from typing import Any
 
 from polite_flamingo.exports import MARKER
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Task, Turn, unmarked
+from polite_flamingo.sources import markup
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
+from polite_flamingo.sources.fields import Found, look, noted
 from polite_flamingo.sources.files import file_records
 from polite_flamingo.sources.pictures import pictures
 from polite_flamingo.sources.reading import entry, fingerprint, finite, value_of, verbatim
@@ -28,12 +30,28 @@ from polite_flamingo.sources.shelf import Shelf
 
 RESPONSES = ("output", "original")
 SCORES = ("reward", "rouge_score", "sts_similarity")
+OTHER_SCORES = ("filtered_paragraphs", "paragraph_clip_scores")
+"""Those of paragraphs."""
 
 
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The records. Raises `SourceError` for a response that does not exist."""
     choice(options, "response", *RESPONSES)
-    return file_records(options, shelf, "records")
+    return noted(file_records(options, shelf, "records"), lambda record: others_of(record).notes, shelf)
+
+
+def others_of(record: dict[str, Any]) -> Found:
+    """What is kept beside the texts and the scores of one number."""
+    found = Found()
+    look(record, {"input", "nli_similarity", *RESPONSES, *SCORES, *OTHER_SCORES}, found)
+    if found.by_turn is not None:
+        raise BadSample("unsupported", f"{found.why} says of several turns whether they are learned")
+    kept = Found()
+    for name in OTHER_SCORES:
+        if record.get(name) is not None:
+            kept.keep(name, name, record[name])
+    found.meta |= kept.meta
+    return found
 
 
 def instruction_of(text: str) -> tuple[str, list[str], int]:
@@ -61,6 +79,7 @@ def task_of(record: dict[str, Any], images: int) -> Task:
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One record, one sample."""
     said, names, marks = instruction_of(verbatim(value_of(record, "input"), "field 'input'"))
+    markup.check(said, pictured=bool(names))
     texts = {name: verbatim(record[name], f"field {name!r}") for name in RESPONSES if record.get(name) is not None}
     chosen = choice(context.options, "response", *RESPONSES)
     if chosen not in texts:
@@ -74,7 +93,7 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
         task=task_of(record, len(names)),
         turns=(Turn(instruction=said, response=unmarked(response)),),
         images=tuple(pictures(names, context)),
-        meta={"images": names, **texts, **scores} | ({"unmarked": marks} if marks else {}),
+        meta={**others_of(record).meta, "images": names, **texts, **scores} | ({"unmarked": marks} if marks else {}),
     )
 
 

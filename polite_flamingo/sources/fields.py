@@ -1,0 +1,291 @@
+"""What the fields of a record say beside its texts: honoured, or a `BadSample`, or kept and noted (`meanings.py`).
+
+A source reads its own fields, names them, and asks `look` about the rest. So no field is lost without a word, whatever
+others call it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from polite_flamingo.sample import BadSample
+from polite_flamingo.sources.base import Place
+from polite_flamingo.sources.meanings import (
+    BAD_WORDS,
+    FIELDS,
+    MEDIA,
+    MEDIA_ASIDE,
+    MEDIA_ENDINGS,
+    MODALITY_NAMES,
+    OPINIONS,
+    ROLES,
+    Field,
+    Where,
+)
+from polite_flamingo.sources.reading import kind_of
+from polite_flamingo.sources.shelf import Shelf
+
+MOST_NOTES = 100
+"""Distinct notes of one source; a file whose fields have another name in each record would fill the screen."""
+
+RESERVED = frozenset({
+    "source", "images", "instruction", "system", "joined", "left_out_before", "left_out_after", "unmarked",
+    "marks_added",
+})  # fmt: skip
+"""Names that `meta` has for what this project says; a field of the record is kept as `record.NAME`."""
+
+
+_DEPTH = 50
+
+
+@dataclass
+class Found:
+    """What is known of a record beside its texts.
+
+    Attributes:
+        meta: what is kept, by its place in the record: `rating`, `messages[2].name`.
+        notes: what should be said of the record, each once.
+        learned: whether it says that it is learned; None where it says nothing.
+        bad: whether it calls the answer bad.
+        why: the field that says so, or that it is not learned.
+        by_turn: one answer for each message or each response, where a field of the record gives a list; else None.
+    """
+
+    meta: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    learned: bool | None = None
+    bad: bool = False
+    why: str = ""
+    by_turn: list[bool] | None = None
+
+    def note(self, text: str) -> None:
+        """Say it of this record."""
+        self.notes[text] = None
+
+    def keep(self, place: str, name: str, value: Any, says: str = "") -> None:
+        """Keep a field in `meta`, and say so."""
+        self.meta[_writable(f"record.{place}" if place in RESERVED else place)] = _writable(value)
+        self.note(
+            f"field {_short(name)}: {says}; kept in meta"
+            if says
+            else f"field {_short(name)} is not known; kept in meta"
+        )
+
+
+def look(
+    fields: Mapping[str, Any], read: Collection[str], found: Found, where: Where = "record", place: str = ""
+) -> None:
+    """Go through the fields that a source does not read itself.
+
+    Args:
+        fields: of a record, a message or a part.
+        read: names that the source uses.
+        found: is filled.
+        where: whose fields they are.
+        place: what a field's name follows in `meta`: "", or "messages[2].".
+
+    Raises:
+        BadSample: `unsupported` for what cannot be read, `excluded` for what is not to be used; each names the field.
+    """
+    for name, value in fields.items():
+        if name in read or value is None:
+            continue
+        what = f"field {_short(name)}" + (f" of {place[:-1]}" if place else "")
+        medium = _medium(name, value, where)
+        if medium and not empty(value):
+            raise BadSample("unsupported", f"{what} holds {medium}: only pictures and text are read")
+        if medium:
+            continue
+        for known in _known(name, where):
+            if _honour(known, name, value, what, found, where, place):
+                break
+        else:
+            found.keep(f"{place}{name}", name, value)
+
+
+def truth(value: Any, *, numbers: bool = True) -> bool | None:
+    """True or false, as it is or as 0, 1 (with `numbers`) or a word; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return bool(value) if numbers and value in (0, 1) else None
+    if isinstance(value, str):
+        return (_WORDS | (_DIGITS if numbers else {})).get(value.strip().lower())
+    return None
+
+
+_WORDS = {"true": True, "yes": True, "false": False, "no": False}
+_DIGITS = {"1": True, "0": False, "1.0": True, "0.0": False}
+
+
+def noted(records: Iterable[tuple[Place, int, Any]], notes: Any, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The records, and on the shelf what `notes(record)` says of each; of one that is quarantined, nothing is said."""
+    said: set[str] = set()
+    for place, number, record in records:
+        try:
+            lines = notes(record) if isinstance(record, dict) else ()
+        except BadSample:
+            lines = ()
+        for line in lines:
+            if line not in said and len(said) >= MOST_NOTES:
+                line = "more fields are not known; kept in meta"
+            said.add(line)
+            shelf.note(line)
+        yield place, number, record
+
+
+def empty(value: Any) -> bool:
+    """Whether a field holds nothing: null, "", [], {}, also written as JSON in a string."""
+    return (
+        value is None
+        or (isinstance(value, str | list | dict) and (not value or value in ("[]", "{}", "null")))
+        or (isinstance(value, str) and not value.strip())
+    )
+
+
+def _honour(known: Field, name: str, value: Any, what: str, found: Found, where: Where, place: str) -> bool:
+    """Whether the field is done with."""
+    if known.kind == "refused":
+        if empty(value) or value is False:
+            return True
+        if isinstance(value, int | float):
+            return False
+        raise BadSample("unsupported", f"{what} holds {known.says}, which is not read")
+    if known.kind == "kept":
+        found.keep(f"{place}{name}", name, value, known.says)
+        return True
+    if known.kind == "opinion":
+        if not _bad_opinion(name, value):
+            return False
+        return _excluded(what, value, found, where)
+    if known.kind in ("learn", "mask"):
+        return _learning(known.kind == "learn", name, value, what, found, where)
+    told = truth(value, numbers=known.numbers)
+    if told is None:
+        return False
+    if told == (known.kind == "good"):
+        return True
+    if known.kind == "gone":
+        raise BadSample("excluded", f"{what} says that it is not to be used")
+    return _excluded(what, value, found, where)
+
+
+def _excluded(what: str, value: Any, found: Found, where: Where) -> bool:
+    """Of one message, its answer is not learned; of a record, nothing is."""
+    if where == "record":
+        raise BadSample("excluded", f"{what} calls the answer bad ({_short(str(value))})")
+    found.bad, found.why = True, what
+    return True
+
+
+def _learning(learn: bool, name: str, value: Any, what: str, found: Found, where: Where) -> bool:
+    if (
+        where == "record"
+        and isinstance(value, list)
+        and value
+        and not any(isinstance(item, dict | list) for item in value)
+    ):
+        flags = [truth(item) for item in value]
+        if None in flags or found.by_turn is not None:
+            raise BadSample("unsupported", f"{what} does not say yes or no of each turn, or another field does")
+        found.by_turn, found.why = [bool(flag) == learn for flag in flags], what
+        return True
+    told = truth(value)
+    if told is None and isinstance(value, str):
+        return _masked_role(value, what)
+    if told is None and where == "message":
+        raise BadSample("unsupported", f"{what} is {kind_of(value)}: a response is learned or it is not (1 or 0)")
+    if told is None:
+        return False
+    if told == learn:
+        found.learned = found.learned is not False
+    elif where == "record":
+        raise BadSample("excluded", f"{what} says that it is not to be learned")
+    else:
+        found.learned, found.why = False, what
+    return True
+
+
+def _masked_role(value: str, what: str) -> bool:
+    """NeMo's mask names the speaker who is not learned; whether it is the human."""
+    role = value.strip().lower()
+    if ROLES.get(role) == "assistant":
+        raise BadSample("unsupported", f"{what}: the human's words would be learned instead of the answers")
+    return role in ROLES
+
+
+def _bad_opinion(name: str, value: Any) -> bool:
+    plain = _plain(name)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return value is False and plain in OPINIONS
+    if isinstance(value, str):
+        word = value.strip().lower().replace("-", "_").replace(" ", "_")
+        return word in BAD_WORDS or (plain in OPINIONS and word in ("negative", "no", "false", "_1", "0"))
+    return plain in OPINIONS and value < 0
+
+
+def _known(name: str, where: Where) -> Iterator[Field]:
+    yield from _BY_NAME.get((where, _plain(name)), ())
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+_BY_NAME: dict[tuple[str, str], list[Field]] = {}
+for _field in FIELDS:
+    for _where in _field.where:
+        for _name in _field.names:
+            _BY_NAME.setdefault((_where, _plain(_name)), []).append(_field)
+
+
+def _medium(name: str, value: Any, where: Where) -> str:
+    """What a field is for if not for pictures and text: "a video", "audio"; else ""."""
+    if isinstance(value, bool | int | float):
+        return ""
+    words = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower().replace("-", "_").split("_")
+    if where == "record" and _plain(name) in MODALITY_NAMES:
+        said = " ".join(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
+        for word in re.findall(r"[a-z]+", str(said).lower()):
+            if word in MEDIA:
+                return MEDIA[word]
+    if words[-1] not in MEDIA_ASIDE:
+        for word in words:
+            if word in MEDIA:
+                return MEDIA[word]
+        return "" if medium_of(value) == "a document" else medium_of(value)
+    return ""
+
+
+def medium_of(value: Any) -> str:
+    """What a name, or a list of names, is a file of if not of a picture: "a video", "audio", "a document"; else ""."""
+    names = value if isinstance(value, list) else [value]
+    for one in names:
+        if isinstance(one, str) and len(one) < 4096 and "\n" not in one.strip():
+            found = re.fullmatch(r"\S*[^\s.]\.([A-Za-z0-9]{2,4})(?:[?#]\S*)?", one.strip())
+            if found and found[1].lower() in MEDIA_ENDINGS:
+                return MEDIA_ENDINGS[found[1].lower()]
+    return ""
+
+
+def _short(text: str) -> str:
+    return repr(_writable(text if len(text) <= 40 else text[:37] + "…"))
+
+
+def _writable(value: Any, depth: int = 0) -> Any:
+    """A value as JSON can be written: NaN and infinity are null, half a surrogate pair is "?"."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if depth > _DEPTH and isinstance(value, list | dict):
+        return f"({kind_of(value)} nested too deeply)"
+    if isinstance(value, list):
+        return [_writable(item, depth + 1) for item in value]
+    if isinstance(value, dict):
+        return {_writable(str(name)): _writable(item, depth + 1) for name, item in value.items()}
+    return value

@@ -1,0 +1,376 @@
+"""Fields and placeholders that change what a record of conversation means: the one list, and what becomes of each.
+
+Other projects write, beside the texts, what must not be learned, which answers are bad, what is shown that is no
+picture. Whoever passes over that teaches something else than the file says. So each field of a record, of a message and
+of a content part is one of these:
+
+- read: the source itself uses it (each source says which);
+- in `FIELDS`: it is honoured, or the record is quarantined under its name, or it is kept in `meta` for a stated reason;
+- unknown: kept in `meta`.
+
+What is kept is said (`Shelf.note`), once a record. Null says nothing. `fields.py` goes by this list, `markup.py` by
+`PLACEHOLDERS`; `docs/formats.md` is made of both. Add a name here, and it is honoured everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Where = Literal["record", "message", "part"]
+
+Kind = Literal["learn", "mask", "good", "bad", "gone", "opinion", "refused", "kept"]
+"""What a field does:
+
+learn    true, 1: the response is learned; false, 0: it is not
+mask     the other way round
+good     false: the answer is called bad, and is not learned
+bad      true: the answer is called bad, and is not learned
+gone     true: the record, or this message, is not to be used at all
+opinion  a word, or a negative number, may call the answer bad
+refused  whatever is in it, it is not a conversation about pictures: the record is quarantined
+kept     kept in `meta`, with the reason why it does nothing
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """Fields of one meaning.
+
+    Attributes:
+        names: as they are written; case, "_" and "-" make no difference.
+        where: whose fields they are.
+        kind: what they do.
+        says: of what is refused or kept, why.
+        numbers: whether 0 and 1 are false and true, where other data sets use the name for numbers too.
+    """
+
+    names: tuple[str, ...]
+    kind: Kind
+    where: tuple[Where, ...] = ("record", "message")
+    says: str = ""
+    numbers: bool = True
+
+
+ANYWHERE: tuple[Where, ...] = ("record", "message", "part")
+
+FIELDS: tuple[Field, ...] = (
+    Field(
+        names=(
+            "weight", "train", "training", "trainable", "is_train", "do_train", "learn", "learned", "learnable", "loss",
+            "compute_loss", "calculate_loss", "has_loss", "is_loss", "use_loss", "loss_mask", "loss_weight",
+            "loss_scale", "supervise", "supervised", "train_on", "train_on_turn", "train_this", "include_in_loss",
+            "assistant_masks", "assistant_mask", "train_mask", "turn_mask", "turn_weights", "weights",
+        ),
+        kind="learn",
+    ),
+    Field(
+        names=(
+            "mask", "masked", "is_masked", "mask_loss", "ignore_loss", "no_loss", "skip_loss", "no_train",
+            "exclude_loss", "exclude_from_loss", "exclude_from_training", "do_not_train", "dont_train", "not_train",
+            "context_only",
+        ),
+        kind="mask",
+    ),
+    Field(names=("skip", "skipped", "ignore", "ignored"), kind="mask", where=("message",)),
+    Field(names=("skip", "skipped", "ignore", "ignored"), kind="gone", where=("record",)),
+    Field(
+        names=(
+            "deleted", "is_deleted", "removed", "is_removed", "exclude", "excluded", "is_excluded", "discard",
+            "discarded", "drop", "dropped", "hidden", "is_hidden", "disabled", "blacklisted", "blocked", "withdrawn",
+            "retracted", "banned", "do_not_use", "dont_use", "to_delete", "to_remove",
+        ),
+        kind="gone",
+    ),
+    Field(
+        names=(
+            "kto_tag", "kto_label", "is_correct", "is_good", "is_accepted", "is_approved", "is_valid", "is_preferred",
+            "is_chosen", "is_desirable", "is_safe", "is_helpful", "is_usable", "is_clean", "is_response_correct",
+            "answer_correct", "answer_is_correct", "response_is_correct", "review_result", "passed_filter",
+            "passes_filter", "quality_ok", "is_high_quality", "is_faithful", "is_factual", "is_grounded", "is_ok",
+            "accepted", "approved", "desirable", "usable", "keep", "valid",
+        ),
+        kind="good",
+    ),
+    Field(
+        names=("label", "correct", "good", "safe", "helpful", "preferred", "passed", "pass", "ok", "liked", "chosen"),
+        kind="good",
+        numbers=False,
+    ),
+    Field(
+        names=(
+            "toxic", "is_toxic", "bad", "is_bad", "incorrect", "is_incorrect", "wrong", "is_wrong", "is_rejected",
+            "flagged", "is_flagged", "harmful", "is_harmful", "unsafe", "is_unsafe", "spam", "is_spam", "nsfw",
+            "is_nsfw", "hallucination", "hallucinated", "has_hallucination", "is_hallucination", "is_hallucinated",
+            "corrupt", "corrupted", "is_corrupted", "failed", "is_failed", "invalid", "is_invalid", "low_quality",
+            "is_low_quality", "undesirable", "is_undesirable", "disliked", "truncated", "is_truncated", "is_error",
+            "has_error", "needs_review", "is_broken", "broken", "offensive", "is_offensive", "is_negative", "is_noise",
+            "noisy", "is_noisy", "rejected",
+        ),
+        kind="bad",
+    ),
+    Field(
+        names=(
+            "verdict", "feedback", "user_feedback", "vote", "votes", "thumb", "thumbs", "opinion", "judgement",
+            "judgment", "preference", "decision", "review", "review_status", "status", "finish_reason", "stop_reason",
+            "correctness", "label", "labels", "quality_label",
+        ),
+        kind="opinion",
+    ),
+    Field(
+        names=(
+            "tools", "tool_calls", "tool_call", "tool_call_id", "tool_use", "tool_results", "functions",
+            "function_call", "function_calls",
+        ),
+        kind="refused",
+        where=ANYWHERE,
+        says="calls of tools",
+    ),
+    Field(
+        names=(
+            "input_ids", "token_ids", "tokens", "attention_mask", "completion_mask", "prompt_ids", "completion_ids",
+            "labels_ids", "pixel_values",
+        ),
+        kind="refused",
+        where=ANYWHERE,
+        says="tokens of a certain model",
+    ),
+    Field(
+        names=("train_detail", "training_detail", "train_details", "train_spans", "loss_spans", "spans_to_train"),
+        kind="refused",
+        where=ANYWHERE,
+        says="which parts of a text are learned",
+    ),
+    Field(
+        names=("point_cloud", "pointcloud", "points_3d", "depth", "depth_map", "mesh"),
+        kind="refused",
+        where=ANYWHERE,
+        says="something else than pictures",
+    ),
+    Field(
+        names=("file", "files", "file_id", "file_ids", "input_file", "document", "pdf", "pdfs", "attachments"),
+        kind="refused",
+        where=("message", "part"),
+        says="a file",
+    ),
+    Field(
+        names=("pdf", "pdfs", "attachments", "document_file"),
+        kind="refused",
+        where=("record",),
+        says="a file",
+    ),
+    Field(
+        names=(
+            "rejected", "rejected_response", "rejected_responses", "rejected_message", "rejected_messages",
+            "rejected_answer", "rejected_images", "rejected_conversations", "negative_response", "negative_responses",
+            "bad_response",
+        ),
+        kind="kept",
+        says="the answer that was not preferred: it is not taught",
+    ),
+    Field(
+        names=(
+            "score", "scores", "rating", "ratings", "quality", "quality_score", "reward", "rewards", "rank", "ranking",
+            "helpfulness", "toxicity", "confidence", "difficulty", "chosen_score", "rejected_score", "score_chosen",
+            "score_rejected", "relevance_ratings", "relevance_min", "formatting_ratings", "formatting_min",
+            "visual_dependency_ratings", "visual_dependency_min", "image_correspondence_ratings",
+            "image_correspondence_min", "margin",
+        ),
+        kind="kept",
+        says="a rating: nothing here knows from where on it is good",
+    ),
+    Field(
+        names=(
+            "reasoning_content", "reasoning", "reasoning_details", "thinking", "thought", "thoughts", "think", "cot",
+            "chain_of_thought", "scratchpad",
+        ),
+        kind="kept",
+        says="thoughts before the answer: they are not taught",
+    ),
+    Field(names=("name",), kind="kept", where=("message",), says="a speaker's name: it is not shown"),
+    Field(names=("redacted", "is_redacted"), kind="kept", says="the text is taken as it stands"),
+    Field(names=("objects",), kind="kept", where=("record",), says="no placeholder in the texts shows them"),
+)  # fmt: skip
+"""The first that fits a name and a place counts, but a field of kind "good" leaves words to "opinion"."""
+
+BAD_WORDS = frozenset({
+    "bad", "reject", "rejected", "incorrect", "wrong", "dislike", "disliked", "thumbs_down", "thumbsdown", "down",
+    "downvote", "downvoted", "undesirable", "fail", "failed", "unsafe", "harmful", "toxic", "spam", "invalid",
+    "deleted", "removed", "discarded", "hallucinated", "hallucination", "low_quality", "refused", "error", "length",
+    "max_tokens", "content_filter", "👎",
+})  # fmt: skip
+"""Of `opinion`: the answer is bad, or ended early."""
+
+OPINIONS = frozenset({"feedback", "userfeedback", "vote", "votes", "thumb", "thumbs", "opinion", "preference"})
+"""Of `opinion`: those where "negative", "no" and negative numbers are a verdict too, not a class."""
+
+MEDIA = {
+    **dict.fromkeys(("video", "videos", "movie", "movies", "videopath"), "a video"),
+    **dict.fromkeys(
+        ("audio", "audios", "speech", "speeches", "sound", "sounds", "wav", "wavs", "voice", "music", "audiopath"),
+        "audio",
+    ),
+}
+"""Words in the name of a field whose content is no picture: `video`, `video_path`, `audioUrl`."""
+
+MEDIA_ASIDE = frozenset({
+    "id", "ids", "title", "caption", "length", "duration", "fps", "category", "topic", "seconds", "time", "start",
+    "end", "width", "height", "source", "dataset", "type", "url", "name",
+})  # fmt: skip
+"""Last words of a name that only tells something of a video or a sound: `video_id`."""
+
+MEDIA_ENDINGS = {
+    **dict.fromkeys(("mp4", "avi", "mov", "mkv", "webm", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp"), "a video"),
+    **dict.fromkeys(("wav", "mp3", "flac", "ogg", "m4a", "aac", "opus", "wma"), "audio"),
+    **dict.fromkeys(("pdf", "docx", "pptx", "ply", "pcd", "obj", "glb"), "a document"),
+}
+"""Endings of files that are no pictures."""
+
+PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif", "heic", "svg")
+
+MODALITY_NAMES = frozenset({"type", "datatype", "modality", "modalities", "mediatype", "inputtype", "taskmodality"})
+"""Fields of a record whose word may say that it is about a video or a sound."""
+
+IMAGE_NAMES = (
+    "images", "image", "image_path", "image_paths", "image_file", "image_files", "image_url", "image_urls", "img",
+    "imgs", "img_path", "img_paths", "picture", "pictures", "photo", "photos",
+)  # fmt: skip
+"""Fields of a record that name its pictures, the first that names any counts."""
+
+ROLES = {
+    "human": "human", "user": "human", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
+    "bard": "assistant", "bing": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant",
+    "prompter": "human", "system": "system", "developer": "system",
+}  # fmt: skip
+"""Who speaks, as others write it. Tools, functions and observations are no part of a sample."""
+
+Becomes = Literal["picture", "object", "box", "refused", "noted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placeholder:
+    """What stands in a text for something else.
+
+    Attributes:
+        example: as it is written.
+        pattern: a regular expression, without regard to case; a group is what `takes` says.
+        becomes: what becomes of it.
+        takes: what the group is: the picture's "path", or its "number" among the record's.
+        says: of what is refused or noted, what it is.
+        text: whether a text about other things may hold it: in data sets of text it then is text.
+        html: whether it may be an element of HTML, in a text that has others.
+    """
+
+    example: str
+    pattern: str
+    becomes: Becomes
+    takes: Literal["", "path", "number"] = ""
+    says: str = ""
+    text: bool = False
+    html: bool = False
+
+
+PLACEHOLDERS: tuple[Placeholder, ...] = (
+    # Pictures. Longer forms stand before the shorter ones that they hold.
+    Placeholder(
+        example="<|vision_start|><|image_pad|><|vision_end|>",
+        pattern=r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>|(?:<\|image_pad\|>)+",
+        becomes="picture",
+    ),
+    Placeholder(
+        example="<img><IMG_CONTEXT></img>",
+        pattern=r"<img>\s*(?:(?:<imagehere>|<image>|(?:<img_context>)+)\s*)?</img>|(?:<img_context>)+|<imagehere>",
+        becomes="picture",
+    ),
+    Placeholder(example="(<image>./</image>)", pattern=r"\(<image>\./</image>\)|<image>\./</image>", becomes="picture"),
+    Placeholder(example="<img>path</img>", pattern=r"<img>([^<>\n]{1,4096})</img>", becomes="picture", takes="path"),
+    Placeholder(
+        example="<image>path.jpg</image>",
+        pattern=rf"<image>([^<>\n]{{1,4096}}\.(?:{'|'.join(PICTURE_ENDINGS)}))</image>",
+        becomes="picture",
+        takes="path",
+    ),
+    Placeholder(
+        example="<fake_token_around_image><image><fake_token_around_image>",
+        pattern=r"<fake_token_around_image>(?:<image>)+<fake_token_around_image>",
+        becomes="picture",
+    ),
+    Placeholder(
+        example="<im_start><im_patch><im_end>", pattern=r"<im_start>(?:<im_patch>)*<im_end>|(?:<im_patch>)+",
+        becomes="picture",
+    ),
+    Placeholder(
+        example="<start_of_image>", pattern=r"<start_of_image>(?:(?:<image_soft_token>)*<end_of_image>)?",
+        becomes="picture",
+    ),
+    Placeholder(
+        example="<image_1>, <|image_1|>, <image 1>", pattern=r"<\|?image[ _-]?(\d{1,3})\|?>", becomes="picture",
+        takes="number",
+    ),
+    Placeholder(
+        example="<|image|>, <image_placeholder>, <image_token>, <image_soft_token>",
+        pattern=r"<\|image\|>|<\|?image_(?:placeholder|token|soft_token)\|?>",
+        becomes="picture",
+    ),
+    Placeholder(example="[IMG], [IMAGE]", pattern=r"\[img\](?!.*?\[/img\])|\[image\]", becomes="picture", text=True),
+    Placeholder(example="<image>", pattern=r"<image>", becomes="picture", text=True),
+    # Objects and boxes.
+    Placeholder(example="<ref-object>", pattern=r"<ref-object>", becomes="object"),
+    Placeholder(example="<bbox>", pattern=r"<bbox>", becomes="box", text=True, html=True),
+    # What cannot be read.
+    Placeholder(
+        example="<video>, <audio>, <|video_pad|>, <|AUDIO|>, <SpeechHere>",
+        pattern=(
+            r"<\|?(?:video|audio|speech|sound|voice|music)"
+            r"(?:here|[_-]?(?:pad|bos|eos|start|end|token|placeholder|\d{1,3}))?\|?>"
+        ),
+        becomes="refused",
+        says="a video or a sound",
+        html=True,
+    ),
+    Placeholder(example="<cot-process>", pattern=r"<cot-process>", becomes="refused", says="a place for a reward"),
+    Placeholder(
+        example="<grounding>, <phrase>dog</phrase><object>, <patch_index_0044>",
+        pattern=r"<grounding>|<patch_index_\d+>|<phrase>.*?</phrase>\s*<object>",
+        becomes="refused",
+        says="Kosmos's marks of places",
+    ),
+    Placeholder(
+        example="<loc_12>, <loc0012>, <seg012>, [SEG]", pattern=r"<loc_?\d{1,4}>|<seg_?\d{1,3}>|\[seg\]",
+        becomes="refused", says="places or shapes in tokens of a certain model",
+    ),
+    Placeholder(
+        example="{<40><12><60><80>}", pattern=r"\{<\d{1,3}>(?:<\d{1,3}>){3}", becomes="refused",
+        says="MiniGPT-v2's marks of places",
+    ),
+    Placeholder(
+        example="<boxes>, <ph_st>, <points>", pattern=r"<boxes>|<ph_st>|<points>", becomes="refused",
+        says="Shikra's placeholders of places",
+    ),
+    Placeholder(
+        example="<quad>, <|quad_start|>",
+        pattern=r"<quad>|<\|quad_start\|>",
+        becomes="refused",
+        says="corners of places",
+    ),
+    Placeholder(
+        example="<region>, <region1>, <mask>", pattern=r"<\|?(?:region|mask)_?\d{0,3}\|?>", becomes="refused",
+        says="a region of a picture",
+        text=True,
+        html=True,
+    ),
+    Placeholder(
+        example="<image-x>, <|vision_pad|>", pattern=r"<\|?(?:image|img|vision|visual|picture|photo)[\w-]*\|?>",
+        becomes="refused", says="not known as a mark of a picture",
+        text=True,
+        html=True,
+    ),
+    # What is text, and should be known.
+    Placeholder(
+        example="<think>",
+        pattern=r"</?think(?:ing)?>",
+        becomes="noted",
+        says="thoughts: they are taught as they stand",
+        text=True,
+    ),
+)  # fmt: skip

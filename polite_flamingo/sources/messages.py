@@ -1,0 +1,376 @@
+"""The messages of a record, in the layouts that people have: who says what, which pictures stand where.
+
+    {conversations: [{from, value}]}, {messages: [{role, content}]}      LLaVA, ShareGPT, OpenAI
+    content: "…" or [{type: "text", text}, {type: "image", …}, …]        the parts of OpenAI, TRL, Qwen, Anthropic
+    {texts: [{user, assistant}]}, {conversation: [{human, assistant}]}   pairs: the Cauldron, FineVision, ms-swift
+    {prompt, completion}, {prompt, chosen, rejected}                     TRL; texts or messages
+    {conversations, chosen, rejected}                                    LLaMA-Factory: `chosen` is the answer
+
+Fields beside these are looked at by `fields.py`. Nothing here reads a picture or decides which turns are whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from polite_flamingo.sample import IMAGE_MARK, BadSample
+from polite_flamingo.sources import markup
+from polite_flamingo.sources.fields import Found, empty, look
+from polite_flamingo.sources.markup import Shown
+from polite_flamingo.sources.meanings import IMAGE_NAMES, ROLES
+from polite_flamingo.sources.reading import entry, list_of, value_of, verbatim
+
+LISTS = ("conversations", "messages", "conversation", "dialogue", "dialog", "texts")
+"""Fields that may hold the messages; the first that is there does."""
+
+SYSTEM = ("system", "system_prompt", "system_message")
+ASKS = ("user", "human", "question", "query", "instruction", "prompt", "input")
+ANSWERS = ("assistant", "gpt", "answer", "response", "output", "completion", "bot")
+"""Fields of a pair: the first that is there says what the human, or the assistant, says."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one speaker ("human", "assistant" or "system") says.
+
+    `text` has the mark `<image>` where a picture is shown, and `shown` these pictures. `bad` is of a human's message
+    that calls what it asks for, or its answer, bad. `why` names the field that says so, or that it is not learned.
+    """
+
+    speaker: str
+    text: str
+    shown: tuple[Shown, ...] = ()
+    learned: bool = True
+    bad: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """A message whose texts are as they are written, its pictures between them."""
+
+    speaker: str
+    pieces: tuple[str | Shown, ...]
+    learned: bool = True
+    bad: bool = False
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        return "".join(piece for piece in self.pieces if isinstance(piece, str))
+
+
+@dataclass
+class Talk:
+    """A record, read.
+
+    Attributes:
+        messages: in order.
+        pictures: what the record's own fields name: each a name, or whatever holds the picture.
+        pictures_in: the field that names them.
+        pictured: whether it shows pictures at all, of its fields or in its texts.
+        numbered_from: the number of the first of them, where the record says so.
+        objects: names and boxes that placeholders in the texts stand for.
+        found: what is kept and said of all else.
+    """
+
+    messages: list[Message]
+    pictures: list[Any] = field(default_factory=list)
+    pictures_in: str = ""
+    pictured: bool = False
+    numbered_from: int | None = None
+    objects: markup.Objects | None = None
+    found: Found = field(default_factory=Found)
+
+
+def read_talk(record: dict[str, Any]) -> Talk:
+    """Read a record of any of the layouts.
+
+    Raises:
+        BadSample: it is none, or says that it is not to be used, or holds what is not read.
+    """
+    talk = Talk([])
+    name, entries = _entries(record)
+    talk.pictures, talk.numbered_from, named = _pictures(record)
+    talk.pictures_in = named[0]
+    read = {"id", name, *named, *SYSTEM}
+    read |= {one for one in ("prompt", "completion") if name == "prompt"}
+    read |= {"chosen"} if _is_answer(record.get("chosen")) else set()
+    look(record, read | {"objects"}, talk.found)
+    raw = [
+        _Raw("system", (verbatim(record[one], f"field {one!r}"),))
+        for one in SYSTEM
+        if record.get(one) is not None and record[one] != ""
+    ]
+    first = len(raw)
+    for number, one in enumerate(entries):
+        raw += _read_entry(one, name, number, talk.found)
+    _finish(talk, _flagged(raw, first, len(entries), talk.found), record)
+    return talk
+
+
+def talk_by_turns(record: dict[str, Any]) -> Talk:
+    """Read a record of UltraChat: the human begins, they take turns."""
+    talk = Talk([])
+    talk.pictures, talk.numbered_from, named = _pictures(record)
+    talk.pictures_in = named[0]
+    look(record, {"id", "data", *named}, talk.found)
+    raw = [
+        _Raw("assistant" if number % 2 else "human", (verbatim(text, f"data[{number}]"),))
+        for number, text in enumerate(list_of(record, "data"))
+    ]
+    _finish(talk, _flagged(raw, 0, len(raw), talk.found), record)
+    return talk
+
+
+def _entries(record: dict[str, Any]) -> tuple[str, list[Any]]:
+    """The messages of a record as it has them, and the field that they are of."""
+    chosen = record.get("chosen") if _is_answer(record.get("chosen")) else None
+    name = next((one for one in LISTS if record.get(one) is not None), "")
+    if name:
+        entries = list_of({name: _parsed(record[name])}, name)
+        return name, _with_chosen(entries, chosen)
+    if record.get("prompt") is not None and (chosen is not None or record.get("completion") is not None):
+        asked = _as_messages(record["prompt"], "user", "prompt")
+        what = "completion" if record.get("completion") is not None else "chosen"
+        answer = _as_messages(record[what], "assistant", what)
+        return "prompt", answer if answer[: len(asked)] == asked else [*asked, *answer]
+    if isinstance(_parsed(chosen), list):
+        return "chosen", _parsed(chosen)
+    return "conversations", list_of(record, "conversations")
+
+
+def _with_chosen(entries: list[Any], chosen: Any) -> list[Any]:
+    """The messages with the answer that was preferred, which may be in them already."""
+    if chosen is None:
+        return entries
+    answer = _as_messages(chosen, "assistant", "chosen")
+    if answer[: len(entries)] == entries:
+        return answer
+    last = entries[-1] if entries and isinstance(entries[-1], dict) else {}
+    role = last.get("from", last.get("role"))
+    if isinstance(role, str) and ROLES.get(role.lower()) == "assistant":
+        if len(answer) == 1 and _said(answer[0]) == _said(last):
+            return entries
+        raise BadSample("unsupported", "field 'chosen' is another answer than the conversation ends with")
+    return [*entries, *answer]
+
+
+def _is_answer(value: Any) -> bool:
+    """Whether `chosen` holds an answer, not a verdict."""
+    return isinstance(value, str | dict | list) and not empty(value)
+
+
+def _said(message: dict[str, Any]) -> Any:
+    return message.get("value", message.get("content"))
+
+
+def _as_messages(value: Any, role: str, name: str) -> list[Any]:
+    value = _parsed(value)
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    if isinstance(value, dict):
+        return [value]
+    return list_of({name: value}, name)
+
+
+def _parsed(value: Any) -> Any:
+    """A list written as JSON in a string, as tables have it, as that list; any other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        found = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, list) and all(isinstance(one, dict) for one in found) else value
+
+
+def _pictures(record: dict[str, Any]) -> tuple[list[Any], int | None, list[str]]:
+    """The pictures that the record's fields name, the number of the first where it is said, and those fields."""
+    found: list[Any] = []
+    first = None
+    named = []
+    for name in IMAGE_NAMES:
+        value = record.get(name)
+        if empty(value):
+            continue
+        if isinstance(value, dict) and all(key.startswith("<") for key in value):  # MiniCPM: {"<image_00>": path}
+            numbers = [int(digits) for key in value if (digits := "".join(filter(str.isdigit, key)))]
+            if len(numbers) != len(value) or sorted(numbers) != list(range(min(numbers), min(numbers) + len(numbers))):
+                raise BadSample("bad_field", f"the places in field {name!r} are not numbered in a row")
+            first = min(numbers)
+            value = [value[key] for _, key in sorted(zip(numbers, value, strict=True))]
+        pictures = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
+        if not found:
+            found = pictures
+            named.append(name)
+        elif all(one in found for one in pictures):
+            named.append(name)
+        else:
+            raise BadSample("bad_field", f"fields {named[0]!r} and {name!r} name different pictures")
+    return found, first, named or ["image", "images"]
+
+
+def _read_entry(one: Any, name: str, number: int, found: Found) -> list[_Raw]:
+    """The message, or the two of a pair."""
+    what, fields = f"{name}[{number}]", entry(one)
+    if "from" not in fields and "role" not in fields:
+        asks = next((key for key in ASKS if isinstance(fields.get(key), str)), None)
+        answers = next((key for key in ANSWERS if isinstance(fields.get(key), str)), None)
+        if asks and answers:
+            own = Found()
+            look(fields, {asks, answers}, own, "message", f"{what}.")
+            _add(found, own)
+            human = _message("human", fields[asks], f"{what}.{asks}", own, found)
+            return [human, _message("assistant", fields[answers], f"{what}.{answers}", own, found)]
+    role_field = "from" if "from" in fields else "role"
+    role = verbatim(value_of(fields, role_field), f"the role of {what}")
+    if role.lower() not in ROLES:
+        raise BadSample("unsupported", f"{what} is said by {role[:40]!r}, who is neither human nor assistant")
+    said = next((key for key in ("value", "content", "text") if key in fields), "content")
+    value = value_of(fields, said)
+    read = {role_field, said}
+    if value is None and isinstance(fields.get("refusal"), str):
+        value = fields["refusal"]
+        read.add("refusal")
+    own = Found()
+    look(fields, read, own, "message", f"{what}.")
+    _add(found, own)
+    return [_message(ROLES[role.lower()], value, what, own, found)]
+
+
+def _message(speaker: str, value: Any, what: str, own: Found, found: Found) -> _Raw:
+    pieces = _content(value, what, found)
+    if speaker != "human" and any(isinstance(piece, Shown) for piece in pieces):
+        raise BadSample("unsupported", f"{what}: a picture that the {speaker} shows")
+    if own.learned and speaker == "human":
+        found.note("the human's words are never learned, whatever the fields of a message say")
+    learned = speaker != "assistant" or (own.learned is not False and not own.bad)
+    return _Raw(speaker, tuple(pieces), learned, own.bad and speaker == "human", own.why)
+
+
+def _content(value: Any, what: str, found: Found) -> list[str | Shown]:
+    """A message's texts and pictures, in order."""
+    if not isinstance(value, list | dict):
+        return [verbatim(value, f"the text of {what}")]
+    pieces: list[str | Shown] = []
+    for number, part in enumerate(value if isinstance(value, list) else [value]):
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
+        pieces.append(_part(entry(part), f"{what}[{number}]", found))
+    return pieces
+
+
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "")
+IMAGE_PARTS = ("image", "image_url", "input_image", "image_file", "img", "image_path", "image_pil", "")
+HELD = ("image", "image_url", "input_image", "path", "url", "image_path", "base64", "bytes", "data", "source", "img")
+"""Fields of a part that name or hold its picture; the first that is there does."""
+
+
+def _part(part: dict[str, Any], what: str, found: Found) -> str | Shown:
+    kind = part.get("type") or ""
+    if not isinstance(kind, str) or kind not in (*TEXT_PARTS, *IMAGE_PARTS):
+        raise BadSample("unsupported", f"{what} is of type {str(kind)[:40]!r}: only text and pictures are read")
+    said = next((key for key in ("text", "refusal", "input_text", "output_text") if part.get(key) is not None), None)
+    held = next((key for key in HELD if not empty(part.get(key))), None)
+    own = Found()
+    if kind in TEXT_PARTS and (said or kind) and not (held and not said):
+        look(part, {"type", said or "text"}, own, "part", f"{what}.")
+        _add(found, own)
+        return verbatim(value_of(part, said or "text"), f"the text of {what}")
+    look(part, {"type", "text", "index", held or ""}, own, "part", f"{what}.")
+    _add(found, own)
+    if said and str(part[said]).strip():
+        raise BadSample("unsupported", f"{what} has a text beside its picture")
+    index = part.get("index")
+    if held is None and isinstance(index, int) and not isinstance(index, bool):
+        return Shown(number=index)
+    return Shown(reference=part[held] if held else None)
+
+
+def _add(found: Found, own: Found) -> None:
+    found.meta |= own.meta
+    found.notes |= own.notes
+
+
+def _flagged(raw: list[_Raw], first: int, entries: int, found: Found) -> list[_Raw]:
+    """The messages, with what a field of the record says of each, or of each answer.
+
+    Args:
+        raw: in order.
+        first: the number of the first that is in the record's list.
+        entries: how long that list is.
+        found: of the record.
+    """
+    if found.by_turn is None:
+        return raw
+    answers = [number for number, one in enumerate(raw) if one.speaker == "assistant"]
+    spoken = list(range(first, len(raw)))
+    which = {len(spoken): spoken, entries: spoken if entries == len(spoken) else [], len(answers): answers}
+    numbers = which.get(len(found.by_turn), [])
+    if len(numbers) != len(found.by_turn):
+        said = f"{len(found.by_turn)} turns whether they are learned; it has {len(answers)} answers"
+        raise BadSample("unsupported", f"a field of the record says of {said}")
+    silent = {number for number, flag in zip(numbers, found.by_turn, strict=True) if not flag}
+    return [
+        replace(one, learned=False, why=found.why) if number in silent and one.speaker == "assistant" else one
+        for number, one in enumerate(raw)
+    ]
+
+
+def _finish(talk: Talk, raw: Sequence[_Raw], record: dict[str, Any]) -> None:
+    """Fill in the messages: places of pictures become marks; what stands for something that is not read is refused."""
+    talk.pictured = bool(talk.pictures) or any(
+        isinstance(piece, Shown) or (one.speaker == "human" and markup.names_picture(piece))
+        for one in raw
+        for piece in one.pieces
+    )
+    objects = record.get("objects")
+    if not empty(objects) and any("<bbox>" in one.text or "<ref-object>" in one.text for one in raw):
+        talk.objects = markup.Objects.read(objects)
+    elif not empty(objects):
+        look({"objects": objects}, (), talk.found)
+    for one in raw:
+        if one.speaker == "human":
+            one = _linked(one, talk.pictures)
+        if one.speaker == "human" or talk.pictured:
+            markup.check(one.text, pictured=talk.pictured, objects=talk.objects is not None)
+        if one.speaker != "human" and talk.pictured and markup.names_picture(one.text):
+            raise BadSample("unsupported", f"a picture's path in what the {one.speaker} says")
+        if one.speaker == "assistant" and markup.thinks(one.text):
+            talk.found.note("answers hold thoughts ('<think>'): they are taught as they stand")
+        talk.messages.append(_marked(one, talk.pictured))
+
+
+_LINK = re.compile(r"!\[[^\]\n]*\]\(([^()\s]+)\)")
+
+
+def _linked(one: _Raw, pictures: Sequence[Any]) -> _Raw:
+    """A message in which Markdown that shows one of the record's pictures is a numbered mark of it."""
+    first = {name: number for number, name in reversed(list(enumerate(pictures, start=1))) if isinstance(name, str)}
+
+    def mark(link: re.Match[str]) -> str:
+        return f"<image_{first[link[1]]}>" if link[1] in first else link[0]
+
+    pieces = (_LINK.sub(mark, piece) if isinstance(piece, str) else piece for piece in one.pieces)
+    return replace(one, pieces=tuple(pieces)) if first else one
+
+
+def _marked(one: _Raw, pictured: bool) -> Message:
+    """A message whose text, if it is the human's, has a mark for each picture."""
+    if one.speaker != "human":
+        return Message(one.speaker, one.text, (), one.learned, one.bad, one.why)
+    texts, shown = [], []
+    for piece in one.pieces:
+        if isinstance(piece, Shown):
+            texts.append(IMAGE_MARK)
+            shown.append(piece)
+        else:
+            text, there = markup.with_marks(piece, pictured=pictured)
+            texts.append(text)
+            shown += there
+    return Message(one.speaker, "".join(texts), tuple(shown), one.learned, one.bad, one.why)
