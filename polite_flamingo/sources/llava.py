@@ -12,8 +12,8 @@ quarantined. An `<image>` that the assistant says shows nothing: it becomes "(im
 Boxes that are plain numbers stay as they are. `<ref-object>` and `<bbox>` become the names and boxes of the record's
 `objects`, and the marks of Qwen-VL and InternVL what they say, in the words of our own responses (`markup.py`).
 
-A picture may be whatever `pictures.py` reads: a path, an address, base64, bytes in Parquet. LLaVA-Instruct's names lack the prefix `COCO_train2014_` of
-the files in COCO's folder: both are looked for.
+A picture may be whatever `pictures.py` reads: a path, an address, base64, bytes in Parquet. LLaVA-Instruct's names lack
+the prefix `COCO_train2014_` of the files in COCO's folder: both are looked for.
 
 The three parts are known from records quoted in documentation; the layout is that of LLaVA's own files.
 """
