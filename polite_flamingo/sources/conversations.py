@@ -24,11 +24,10 @@ from itertools import groupby
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Reason, Sample, Turn, unmarked
-from polite_flamingo.sources import markup
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.fields import Found, noted
 from polite_flamingo.sources.files import file_records
-from polite_flamingo.sources.markup import Shown
+from polite_flamingo.sources.markup import Shown, check_placeholders
 from polite_flamingo.sources.meanings import ROLES
 from polite_flamingo.sources.messages import Message, Talk, read_talk, talk_by_turns
 from polite_flamingo.sources.reading import entry, fingerprint, identity
@@ -133,7 +132,7 @@ def text_sample(name: str, key: str, turns: Iterable[Turn], meta: dict[str, Any]
     """
     turns = list(turns)
     for turn in turns:
-        markup.check(turn.instruction, pictured=False)
+        check_placeholders(turn.instruction, pictured=False)
     marks = sum((turn.instruction + turn.response).count(IMAGE_MARK) for turn in turns)
     return Sample(
         key=key,

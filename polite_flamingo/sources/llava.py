@@ -27,11 +27,10 @@ from typing import Any
 
 from polite_flamingo.images import inspect
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample, Task, Turn, unmarked
-from polite_flamingo.sources import markup
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
 from polite_flamingo.sources.conversations import exchanges, identify, reader
 from polite_flamingo.sources.fields import medium_of
-from polite_flamingo.sources.markup import Shown
+from polite_flamingo.sources.markup import Objects, Shown, in_words
 from polite_flamingo.sources.meanings import PICTURE_ENDINGS
 from polite_flamingo.sources.messages import Talk, read_talk
 from polite_flamingo.sources.pictures import name_of, read, references
@@ -127,7 +126,7 @@ def _no_picture_missed(talk: Talk) -> None:
 _PICTURE = re.compile(rf"[^\n]{{1,1000}}\.(?:{'|'.join(PICTURE_ENDINGS)})", re.I)
 
 
-def _located(turns: list[Turn], objects: markup.Objects | None, images: Sequence[Image]) -> list[Turn]:
+def _located(turns: list[Turn], objects: Objects | None, images: Sequence[Image]) -> list[Turn]:
     """The turns with objects and boxes in words. Of a record without pictures, they are text.
 
     Args:
@@ -141,7 +140,7 @@ def _located(turns: list[Turn], objects: markup.Objects | None, images: Sequence
     if objects is not None:
         headers = [inspect(image.data) for image in images]
         texts = objects.located(texts, [(header.width, header.height) for header in headers])
-    texts = [markup.in_words(text) for text in texts]
+    texts = [in_words(text) for text in texts]
     return [
         replace(turn, instruction=asked, response=said)
         for turn, asked, said in zip(turns, texts[::2], texts[1::2], strict=True)

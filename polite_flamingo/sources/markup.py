@@ -51,7 +51,7 @@ def places(text: str) -> Iterator[tuple[Placeholder, re.Match[str], str]]:
         yield PLACEHOLDERS[number], match, taken[1] if taken else ""
 
 
-def check(text: str, *, pictured: bool, objects: bool = False) -> None:
+def check_placeholders(text: str, *, pictured: bool, objects: bool = False) -> None:
     """Refuse what stands for something that is not read.
 
     Args:

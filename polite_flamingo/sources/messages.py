@@ -18,9 +18,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample
-from polite_flamingo.sources import markup
 from polite_flamingo.sources.fields import Found, empty, look
-from polite_flamingo.sources.markup import Shown
+from polite_flamingo.sources.markup import Objects, Shown, check_placeholders, names_picture, thinks, with_marks
 from polite_flamingo.sources.meanings import IMAGE_NAMES, ROLES
 from polite_flamingo.sources.reading import entry, list_of, value_of, verbatim
 
@@ -83,7 +82,7 @@ class Talk:
     pictures_in: str = ""
     pictured: bool = False
     numbered_from: int | None = None
-    objects: markup.Objects | None = None
+    objects: Objects | None = None
     found: Found = field(default_factory=Found)
 
 
@@ -325,23 +324,23 @@ def _flagged(raw: list[_Raw], first: int, entries: int, found: Found) -> list[_R
 def _finish(talk: Talk, raw: Sequence[_Raw], record: dict[str, Any]) -> None:
     """Fill in the messages: places of pictures become marks; what stands for something that is not read is refused."""
     talk.pictured = bool(talk.pictures) or any(
-        isinstance(piece, Shown) or (one.speaker == "human" and markup.names_picture(piece))
+        isinstance(piece, Shown) or (one.speaker == "human" and names_picture(piece))
         for one in raw
         for piece in one.pieces
     )
     objects = record.get("objects")
     if not empty(objects) and any("<bbox>" in one.text or "<ref-object>" in one.text for one in raw):
-        talk.objects = markup.Objects.read(objects)
+        talk.objects = Objects.read(objects)
     elif not empty(objects):
         look({"objects": objects}, (), talk.found)
     for one in raw:
         if one.speaker == "human":
             one = _linked(one, talk.pictures)
         if one.speaker == "human" or talk.pictured:
-            markup.check(one.text, pictured=talk.pictured, objects=talk.objects is not None)
-        if one.speaker != "human" and talk.pictured and markup.names_picture(one.text):
+            check_placeholders(one.text, pictured=talk.pictured, objects=talk.objects is not None)
+        if one.speaker != "human" and talk.pictured and names_picture(one.text):
             raise BadSample("unsupported", f"a picture's path in what the {one.speaker} says")
-        if one.speaker == "assistant" and markup.thinks(one.text):
+        if one.speaker == "assistant" and thinks(one.text):
             talk.found.note("answers hold thoughts ('<think>'): they are taught as they stand")
         talk.messages.append(_marked(one, talk.pictured))
 
@@ -370,7 +369,7 @@ def _marked(one: _Raw, pictured: bool) -> Message:
             texts.append(IMAGE_MARK)
             shown.append(piece)
         else:
-            text, there = markup.with_marks(piece, pictured=pictured)
+            text, there = with_marks(piece, pictured=pictured)
             texts.append(text)
             shown += there
     return Message(one.speaker, "".join(texts), tuple(shown), one.learned, one.bad, one.why)

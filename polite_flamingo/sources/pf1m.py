@@ -20,10 +20,10 @@ from typing import Any
 
 from polite_flamingo.exports import MARKER
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Task, Turn, unmarked
-from polite_flamingo.sources import markup
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
 from polite_flamingo.sources.fields import Found, look, noted
 from polite_flamingo.sources.files import file_records
+from polite_flamingo.sources.markup import check_placeholders
 from polite_flamingo.sources.pictures import pictures
 from polite_flamingo.sources.reading import entry, fingerprint, finite, value_of, verbatim
 from polite_flamingo.sources.shelf import Shelf
@@ -79,7 +79,7 @@ def task_of(record: dict[str, Any], images: int) -> Task:
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One record, one sample."""
     said, names, marks = instruction_of(verbatim(value_of(record, "input"), "field 'input'"))
-    markup.check(said, pictured=bool(names))
+    check_placeholders(said, pictured=bool(names))
     texts = {name: verbatim(record[name], f"field {name!r}") for name in RESPONSES if record.get(name) is not None}
     chosen = choice(context.options, "response", *RESPONSES)
     if chosen not in texts:
