@@ -118,6 +118,9 @@ def text_turns(talk: Talk) -> tuple[list[Turn], dict[str, Any]]:
     """The turns of a conversation without pictures, and its `meta`. Raises `BadSample` where it shows one."""
     if talk.pictured:
         raise BadSample("unsupported", "the record names an image: read such a file with --source llava")
+    if talk.found.unread:
+        what = f"column {talk.found.unread[0][:40]!r} holds bytes, which no text is"
+        raise BadSample("unsupported", f"{what}: drop it, or read the file with --source llava if it is a picture")
     if talk.objects is not None:
         raise BadSample("unsupported", "field 'objects' names places in a picture, and the record has none")
     turns, _, meta = exchanges(talk.messages, talk.found)

@@ -14,6 +14,7 @@ from typing import Any
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.base import Place
+from polite_flamingo.sources.files import is_place
 from polite_flamingo.sources.meanings import (
     BAD_WORDS,
     FIELDS,
@@ -52,6 +53,7 @@ class Found:
         learned: whether it says that it is learned; None where it says nothing.
         bad: whether it calls the answer bad.
         why: the field that says so, or that it is not learned.
+        unread: fields that hold bytes, of Parquet or Arrow, which are left out.
         by_turn: one answer for each message or each response, where a field of the record gives a list; else None.
     """
 
@@ -60,6 +62,7 @@ class Found:
     learned: bool | None = None
     bad: bool = False
     why: str = ""
+    unread: list[str] = field(default_factory=list)
     by_turn: list[bool] | None = None
 
     def note(self, text: str) -> None:
@@ -99,6 +102,10 @@ def look(
         if medium and not empty(value):
             raise BadSample("unsupported", f"{what} holds {medium}: only pictures and text are read")
         if medium:
+            continue
+        if is_place(value):
+            found.unread.append(name)
+            found.note(f"column {_short(name)} holds bytes and is not known; left out")
             continue
         for known in _known(name, where):
             if _honour(known, name, value, what, found, where, place):
@@ -245,7 +252,7 @@ for _field in FIELDS:
 
 def _medium(name: str, value: Any, where: Where) -> str:
     """What a field is for if not for pictures and text: "a video", "audio"; else ""."""
-    if isinstance(value, bool | int | float):
+    if isinstance(value, int | float) and value is not True:  # a field `is_video` says it as well
         return ""
     words = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower().replace("-", "_").split("_")
     if where == "record" and _plain(name) in MODALITY_NAMES:

@@ -115,12 +115,13 @@ def builder(name: str, places: Callable[[str], list[str]]) -> Callable[[str, Any
 
 def _no_picture_missed(talk: Talk) -> None:
     """Raise `BadSample` where an unknown field of a record without pictures names one."""
+    known = "and no known field does: call it 'image'"
+    if talk.found.unread:
+        raise BadSample("unsupported", f"column {talk.found.unread[0][:40]!r} holds bytes, maybe a picture, {known}")
     for name, value in talk.found.meta.items():
         names = value if isinstance(value, list) else [value]
         if any(isinstance(one, str) and _PICTURE.fullmatch(one.strip()) for one in names):
-            raise BadSample(
-                "unsupported", f"field {name[:40]!r} may name a picture, and no known field does: call it 'image'"
-            )
+            raise BadSample("unsupported", f"field {name[:40]!r} may name a picture, {known}")
 
 
 _PICTURE = re.compile(rf"[^\n]{{1,1000}}\.(?:{'|'.join(PICTURE_ENDINGS)})", re.I)

@@ -20,17 +20,18 @@ from typing import Literal
 Where = Literal["record", "message", "part"]
 
 Kind = Literal["learn", "mask", "good", "bad", "gone", "opinion", "refused", "kept"]
-"""What a field does:
 
-learn    true, 1: the response is learned; false, 0: it is not
-mask     the other way round
-good     false: the answer is called bad, and is not learned
-bad      true: the answer is called bad, and is not learned
-gone     true: the record, or this message, is not to be used at all
-opinion  a word, or a negative number, may call the answer bad
-refused  whatever is in it, it is not a conversation about pictures: the record is quarantined
-kept     kept in `meta`, with the reason why it does nothing
-"""
+DOES: dict[Kind, str] = {
+    "learn": "honoured: false or 0, and the response is not learned (of a record, one answer a turn, or all)",
+    "mask": "honoured: true or 1, and the response is not learned",
+    "good": "honoured: false, and the answer is not learned; of a record, it is quarantined (excluded)",
+    "bad": "honoured: true, and the answer is not learned; of a record, it is quarantined (excluded)",
+    "gone": "honoured: true, and the record is quarantined (excluded)",
+    "opinion": "honoured: a word or a negative number that calls the answer bad, and it is not learned (excluded)",
+    "refused": "quarantined (unsupported) unless empty",
+    "kept": "kept in meta, and counted",
+}
+"""What becomes of a field of each kind, as the documentation says it."""
 
 
 @dataclass(frozen=True, kw_only=True)

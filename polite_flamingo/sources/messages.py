@@ -294,6 +294,7 @@ def _part(part: dict[str, Any], what: str, found: Found) -> str | Shown:
 def _add(found: Found, own: Found) -> None:
     found.meta |= own.meta
     found.notes |= own.notes
+    found.unread += own.unread
 
 
 def _flagged(raw: list[_Raw], first: int, entries: int, found: Found) -> list[_Raw]:

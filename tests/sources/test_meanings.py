@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +23,8 @@ from polite_flamingo.sources.shelf import Shelf
 
 def read(raw: Raw, record: Any, source: str = "llava") -> tuple[Any, dict[str, int]]:
     """The row of one record, and what was noted."""
-    options = SourceOptions(annotations=(raw.json("r.json", [record]),), images=raw.images)
+    file = record if isinstance(record, Path) else raw.json("r.json", [record])
+    options = SourceOptions(annotations=(file,), images=raw.images)
     shelf, found = Shelf(), SOURCES[source]
     rows = [
         row if isinstance(row, Quarantined) else make(found, row, found.context(options))
@@ -59,6 +63,7 @@ def pictures(raw: Raw) -> Raw:
         (talk("What happens?", "A dog runs.", videos=["v.mp4"]), "field 'videos' holds a video"),
         (talk("What?", "A dog.", videoPath="v"), "field 'videoPath' holds a video"),
         (talk("What?", "A dog.", clip="v.webm"), "field 'clip' holds a video"),
+        (talk("What?", "A dog.", is_video=True), "field 'is_video' holds a video"),
         (talk("What?", "A dog.", modality="video"), "field 'modality' holds a video"),
         (talk("Transcribe.", "Hello.", audios=["s.wav"]), "field 'audios' holds audio"),
         (talk("Transcribe.", ("Hello.", {"audio": {"id": "x"}})), "field 'audio' of messages[1] holds audio"),
@@ -348,6 +353,25 @@ def test_messages_of_parts(pictures: Raw) -> None:
     assert "with --source llava" in row.detail
     row, _ = read(pictures, talk([text], [image]))
     assert isinstance(row, Quarantined) and "a picture that the assistant shows" in row.detail
+
+
+def test_parquet_of_conversations_and_columns_that_nobody_knows(pictures: Raw) -> None:
+    held = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    picture = pa.array([{"bytes": pictures_of(pictures, "a"), "path": None}], held)
+    said = [{"from": "human", "value": "a", "weight": None}, {"from": "gpt", "value": "b", "weight": 0.0},
+            {"from": "human", "value": "c", "weight": 0.0}, {"from": "gpt", "value": "d", "weight": 1.0}]  # fmt: skip
+
+    def row(source: str, **columns: Any) -> tuple[Any, dict[str, int]]:
+        path = pictures.root / "t.parquet"
+        pq.write_table(pa.table({"conversations": [said], **columns}), path)
+        return read(pictures, path, source)
+
+    sample, notes = row("llava", image=picture, thumb=picture)
+    assert (told(sample)[0], len(sample.images)) == (("<image>a", "b"), 1)
+    assert [turn.learned for turn in sample.turns] == [False, True]
+    assert "thumb" not in sample.meta and "column 'thumb' holds bytes and is not known; left out" in notes
+    assert row("llava", thumb=picture)[0].reason == row("sharegpt", thumb=picture)[0].reason == "unsupported"
+    assert row("sharegpt")[0].turns == row("llava")[0].turns
 
 
 def test_other_sources_go_by_the_same_list(raw: Raw) -> None:
