@@ -25,7 +25,7 @@ from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Reason, Sample, Turn, unmarked
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.fields import Found, noted
+from polite_flamingo.sources.fields import Found, noted, present
 from polite_flamingo.sources.files import file_records
 from polite_flamingo.sources.markup import Shown, check_placeholders
 from polite_flamingo.sources.meanings import ROLES
@@ -152,7 +152,7 @@ def builder(name: str, read: Callable[[dict[str, Any]], Talk]) -> Callable[[str,
     """The `build` of a dataset whose conversations `read` reads."""
 
     def build(key: str, record: Any, context: Context) -> Sample:
-        talk = read(record)
+        talk = read(present(entry(record), context.options))
         turns, meta = text_turns(talk)
         return text_sample(name, key, turns, talk.found.meta | meta)
 

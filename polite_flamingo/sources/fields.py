@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.base import Place
-from polite_flamingo.sources.files import is_place
+from polite_flamingo.sources.base import Place, SourceOptions
+from polite_flamingo.sources.files import cell_at, is_place
 from polite_flamingo.sources.meanings import (
     BAD_WORDS,
     FIELDS,
@@ -114,6 +114,30 @@ def look(
             found.keep(f"{place}{name}", name, value)
 
 
+def present(record: dict[str, Any], options: SourceOptions, unless: Collection[str] = ()) -> dict[str, Any]:
+    """The record without the cells of Parquet and Arrow that hold nothing: a column of videos may be empty in a row.
+
+    Args:
+        record: of any source.
+        options: where the cells lie.
+        unless: fields that are not looked at: those whose pictures are read anyway.
+
+    Raises:
+        BadSample: a cell cannot be read.
+    """
+    return {
+        name: value
+        for name, value in record.items()
+        if not (is_place(value) and name not in unless and _holds_nothing(cell_at(value, options)))
+    }
+
+
+def _holds_nothing(cell: Any) -> bool:
+    if isinstance(cell, dict):
+        return all(map(_holds_nothing, cell.values()))
+    return not cell if cell is None or isinstance(cell, bytes | str | list) else False
+
+
 def truth(value: Any, *, numbers: bool = True) -> bool | None:
     """True or false, as it is or as 0, 1 (with `numbers`) or a word; None for anything else."""
     if isinstance(value, bool):
@@ -134,7 +158,7 @@ def noted(records: Iterable[tuple[Place, int, Any]], notes: Any, shelf: Shelf) -
     said: set[str] = set()
     for place, number, record in records:
         try:
-            lines = notes(record) if isinstance(record, dict) else ()
+            lines = notes(_unseen(record)) if isinstance(record, dict) else ()
         except BadSample:
             lines = ()
         for line in lines:
@@ -143,6 +167,11 @@ def noted(records: Iterable[tuple[Place, int, Any]], notes: Any, shelf: Shelf) -
             said.add(line)
             shelf.note(line)
         yield place, number, record
+
+
+def _unseen(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without cells of bytes that may hold a video or a sound, or nothing: that is seen when it is built."""
+    return {name: value for name, value in record.items() if not (is_place(value) and _medium(name, value, "record"))}
 
 
 def empty(value: Any) -> bool:

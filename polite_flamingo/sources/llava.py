@@ -29,11 +29,12 @@ from polite_flamingo.images import inspect
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample, Task, Turn, unmarked
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
 from polite_flamingo.sources.conversations import exchanges, identify, reader
-from polite_flamingo.sources.fields import medium_of
+from polite_flamingo.sources.fields import medium_of, present
 from polite_flamingo.sources.markup import Objects, Shown, in_words
-from polite_flamingo.sources.meanings import PICTURE_ENDINGS
+from polite_flamingo.sources.meanings import IMAGE_NAMES, PICTURE_ENDINGS
 from polite_flamingo.sources.messages import Talk, read_talk
 from polite_flamingo.sources.pictures import name_of, read, references
+from polite_flamingo.sources.reading import entry
 from polite_flamingo.sources.shelf import Shelf
 
 OWN_TASKS: tuple[Task, ...] = ("dialogue", "vqa", "vqa_rationale", "captioning", "classification", "change_captioning")
@@ -84,7 +85,7 @@ def builder(name: str, places: Callable[[str], list[str]]) -> Callable[[str, Any
     """The `build` of a dataset whose images lie at `places` of their names."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
-        talk = read_talk(record)
+        talk = read_talk(present(entry(record), context.options, IMAGE_NAMES))
         turns, places_shown, meta = exchanges(talk.messages, talk.found)
         named = _named(talk, context)
         if named and not any(one.shown for one in talk.messages):

@@ -370,6 +370,11 @@ def test_parquet_of_conversations_and_columns_that_nobody_knows(pictures: Raw) -
     assert (told(sample)[0], len(sample.images)) == (("<image>a", "b"), 1)
     assert [turn.learned for turn in sample.turns] == [False, True]
     assert "thumb" not in sample.meta and "column 'thumb' holds bytes and is not known; left out" in notes
+    nothing = pa.array([None], held)
+    sample, notes = row("llava", image=picture, video=nothing, audio=nothing, thumb=nothing)
+    assert len(sample.images) == 1 and "answers that are not to be learned stay as context" in notes
+    assert isinstance(row("sharegpt", image=nothing, videos=nothing)[0], Sample)
+    assert "field 'video' holds a video" in row("llava", image=picture, video=picture)[0].detail
     assert row("llava", thumb=picture)[0].reason == row("sharegpt", thumb=picture)[0].reason == "unsupported"
     assert row("sharegpt")[0].turns == row("llava")[0].turns
 
