@@ -36,6 +36,9 @@ class Shown:
 
 _GROUP = re.compile(r"(?<!\\)\((?!\?)")
 _ALL = re.compile("|".join(f"(?P<p{n}>{_GROUP.sub('(?:', one.pattern)})" for n, one in enumerate(PLACEHOLDERS)), re.I)
+_OPENS = re.compile(r"[<\[({]")
+"""What every placeholder begins with."""
+
 _TAKEN = {n: re.compile(one.pattern, re.I) for n, one in enumerate(PLACEHOLDERS) if one.takes}
 _HTML = re.compile(
     r"</(?:div|p|a|ul|li|span|head|body|html|script|style|video|audio|picture|svg|table)>|<!doctype|\bhtml", re.I
@@ -45,7 +48,12 @@ _MEDIA_FILE = re.compile(rf"<(?:video|audio)>\s*[^<>\n]+\.(?:{'|'.join(MEDIA_END
 
 def places(text: str) -> Iterator[tuple[Placeholder, re.Match[str], str]]:
     """The placeholders of a text in order, with what their group says."""
-    for match in _ALL.finditer(text):
+    end = 0
+    for start in _OPENS.finditer(text):  # to try all patterns at each letter would take milliseconds a text
+        match = _ALL.match(text, start.start()) if start.start() >= end else None
+        if match is None:
+            continue
+        end = match.end()
         number = int((match.lastgroup or "p0")[1:])
         taken = _TAKEN[number].fullmatch(match[0]) if number in _TAKEN else None
         yield PLACEHOLDERS[number], match, taken[1] if taken else ""
