@@ -56,7 +56,7 @@ REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"fLaC", "a sound", ""),
     (0, b"OggS", "a sound", ""),
     (0, b"PK\x05\x06", "an empty zip archive", ""),
-    (257, b"ustar\0", "a tar archive", "unpack it first (tar -xf); one of pictures with captions beside them "
+    (257, b"ustar\0", "a tar archive", "unpack it first (tar -xf {path}); one of pictures with captions beside them "
      "(WebDataset) is read by --source cc3m"),
     (0, b"7z\xbc\xaf", "a 7z archive", _UNPACK),
     (0, b"Rar!", "a RAR archive", _UNPACK),
@@ -65,7 +65,8 @@ REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"{\\rtf", "an RTF document", ""),
     (0, b"\x93NUMPY", "a NumPy array", ""),
     (0, b"\x89HDF", "an HDF5 file", "write its rows as JSON lines or Parquet"),
-    (0, b"SQLite format 3", "an SQLite database", "write a table of it as CSV: sqlite3 -header -csv"),
+    (0, b"SQLite format 3", "an SQLite database", "write a table of it as CSV: "
+     "sqlite3 -header -csv {path} 'select * from TABLE' > TABLE.csv"),
     (0, b"Obj\x01", "an Avro file", "write its rows as Parquet"),
     (0, b"ORC", "an ORC file", "write its rows as Parquet"),
     (0, b"FEA1", "a Feather file of version 1", "write its rows again, with a newer pyarrow, as Parquet"),
@@ -101,7 +102,8 @@ def kind_of_file(path: Path) -> Kind:
     if start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
         with path.open("rb") as file:
             if packed := packing(file.read(8)):
-                raise SourceError(f"{path} is a {packed} file of Parquet or Arrow: unpack it first ({packed} -d)")
+                remedy = f"{packed} -dc {quote(str(path))} > {quote(f'{path}.unpacked')}"
+                raise SourceError(f"{path} is a {packed} file of Parquet or Arrow: unpack it first ({remedy})")
         return {b"P": "Parquet", b"A": "Arrow file"}.get(start[:1], "Arrow stream")  # type: ignore[return-value]
     if not start and (named := _NAMED.get(path.suffix.lower())):
         return named
@@ -116,7 +118,8 @@ def refused_as(path: Path, start: bytes) -> str:
     """What a file is that cannot be read, with what to do; "" where it may be one that can."""
     for offset, magic, what, remedy in REFUSED:
         if start[offset:].startswith(magic) and not ((offset or len(magic) < 4) and _is_text(start)):
-            return f"{what}, not annotations" + (f": {remedy}" if remedy else ": give the file with the annotations")
+            todo = remedy.format(path=quote(str(path))) or "give the file with the annotations"
+            return f"{what}, not annotations: {todo}"
     if start.startswith(b"PK\x03\x04"):
         return _zip(path)
     if _PICKLE.match(start):

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from polite_flamingo.images import EXTENSION_OF, Header, inspect
@@ -42,7 +43,8 @@ def read_text(path: Path) -> str:
         raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None
     except UnicodeDecodeError as error:
         where = f"byte 0x{error.object[error.start]:02x} at {error.start}"
-        raise SourceError(f"{path} is not UTF-8 ({where}): convert it first, for example with iconv") from None
+        remedy = f"iconv -f CP1252 -t UTF-8 {quote(str(path))} > {quote(f'{path}.utf8')}"
+        raise SourceError(f"{path} is not UTF-8 ({where}): convert it first; if Windows wrote it: {remedy}") from None
 
 
 def load_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:

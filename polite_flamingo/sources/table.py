@@ -27,9 +27,7 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Sample, Turn
 from polite_flamingo.sources.arrow import arrow_columns
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
 from polite_flamingo.sources.cells import as_written, plain
+from polite_flamingo.sources.columns import FIELDS, Table, columns_of, mapping, say_columns
 from polite_flamingo.sources.delimited import DELIMITERS, delimited, delimiter_of
 from polite_flamingo.sources.files import AnnotationFile, annotation_files, is_place, no_nonsense, rows_of
 from polite_flamingo.sources.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
@@ -47,40 +46,10 @@ from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.unpacking import unpacked_name
 from polite_flamingo.sources.vqa import majority
 
-FIELDS = ("response", "instruction", "input", "image", "task", "id", "split", "rationale")
-OBVIOUS = {
-    "response": {"response", "answer", "answers", "caption", "captions", "output"},
-    "instruction": {"instruction", "question", "prompt"},
-    "image": {"image", "images", "image_path", "img", "img_path", "file_name"},
-    "id": {"id", "uid"},
-    "split": {"split"},
-    "rationale": {"rationale", "explanation"},
-}
-"""Names of columns that need no mapping; capitals, blanks and hyphens are overlooked. `input` too, see `_guessed`."""
-
 _NAMED = re.compile(r"\.(csv|tsv|tab|jsonl|ndjson|json|parquet|arrow)\b")
 
 _HEAD = 100
 """Rows of a JSON file that are looked at for the names of its columns; not every row has every column."""
-
-
-@dataclass(frozen=True)
-class _Table:
-    """The names of the columns, the rows, and which columns hold bytes.
-
-    The rows are of these columns at least, and of no others if that saves reading.
-    """
-
-    names: list[str]
-    rows: Callable[[set[str]], Iterator[Any]]
-    pictures: frozenset[str] = frozenset()
-    remedy: str = ""
-    """For an error about the columns."""
-
-    @cached_property
-    def known(self) -> set[str]:
-        """The names, to look them up."""
-        return set(self.names)
 
 
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
@@ -91,25 +60,23 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
     stems = set()
     for file in annotation_files(options, shelf):
         table = _open(file, options, shelf)
-        columns = _columns(file.path, table, options.columns)
-        _check_images(file.path, table, columns, options)
+        columns = columns_of(file.path, table, options)
         guessed = {} if columns.items() <= options.columns.items() else {"columns": columns}
         place = Place(file=file.name, part="rows", split=file.split)
         stem = unpacked_name(place.file).rpartition(".")[0]
         if stem in stems and "id" not in columns:
             raise SourceError(f"two files are called {stem!r}, and so would be their rows: map a column to id")
         stems.add(stem)
-        _say_columns(file.name, table.names, columns, options.columns, shelf)
+        say_columns(file.name, table.names, columns, options.columns, shelf)
         wants_folder = options.images is None and "image" in columns
         late: dict[str, int] = {}
         for number, row in enumerate(table.rows(set(columns.values()))):
             if wants_folder and isinstance(row, dict) and row.get(columns["image"]):
                 wants_folder = False  # of the first picture only: others may be addresses
                 if needs_folder(row[columns["image"]]) and not options.download_from:
-                    what = f"column {columns['image']!r} names files of pictures"
-                    raise SourceError(
-                        f"{file.path}: {what}: pass their folder with --images, or leave it out of --columns"
-                    )
+                    what = f"column {columns['image']!r} names files of pictures: pass their folder with --images"
+                    without = mapping({field: name for field, name in columns.items() if field != "image"})
+                    raise SourceError(f"{file.path}: {what}, or leave them out ({without})")
             if isinstance(row, dict) and file.kind.startswith("JSON"):
                 for name in row.keys() - table.known:
                     late[name] = late.get(name, 0) + 1
@@ -119,34 +86,6 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
                 shelf.note(
                     f"{file.name}: left out: column {name[:60]!r}, which the first {_HEAD} rows do not have", times
                 )
-
-
-def _check_images(path: Path, table: _Table, columns: Mapping[str, str], options: SourceOptions) -> None:
-    """Raises `SourceError` for pictures that are asked for in no column, and for bytes that are asked for as `meta`."""
-    if options.images is not None and "image" not in columns:
-        there = ", ".join(map(repr, table.names))[:400]
-        remedy = (
-            f"say which names the pictures with --columns image=NAME …, or leave --images out; the columns are: {there}"
-        )
-        raise SourceError(f"{path}: --images is given, and no column is taken for the image: {remedy}")
-    for field, column in columns.items():
-        if field.startswith("meta.") and column in table.pictures:
-            raise SourceError(f"{path}: column {column[:60]!r} holds bytes, which meta cannot keep: leave {field} out")
-
-
-def _say_columns(
-    file: str, names: Sequence[str], columns: Mapping[str, str], given: Mapping[str, str], shelf: Shelf
-) -> None:
-    """What was taken for what, and what is left out."""
-    guessed = [f"{field} = {column!r}" for field, column in columns.items() if field not in given]
-    if guessed:
-        shelf.note(f"{file}: columns taken by their names: {', '.join(guessed)}")
-    left = [
-        name for name in dict.fromkeys(names) if name not in columns.values() and not name.startswith("__index_level")
-    ]
-    if left:
-        remedy = "--columns meta.NAME=COLUMN … keeps one"
-        shelf.note(f"{file}: columns left out: {', '.join(map(repr, left))[:600]} ({remedy})")
 
 
 def _record(
@@ -172,63 +111,26 @@ def _cell(value: Any, column: str, field: str) -> Any:
     return plain(value if field.startswith("meta.") else as_written(value), what)
 
 
-def _columns(path: Path, table: _Table, given: Mapping[str, str]) -> dict[str, str]:
-    """Field -> column, as given or, where no field is, as the columns' own names suggest."""
-    names = table.names
-    there = f"; the columns are: {', '.join(map(repr, names))[:400]}{table.remedy}"
-    for field in given:
-        if field not in FIELDS and not (field.startswith("meta.") and field not in ("meta.", "meta.source")):
-            raise SourceError(f"--columns knows no {field[:40]!r}; it knows: {', '.join(FIELDS)} and meta.NAME")
-    columns = dict(given)
-    if all(field.startswith("meta.") for field in given):
-        columns |= _guessed(path, names)
-    for column in columns.values():
-        if names.count(column) != 1:
-            what = "several columns" if column in names else "no column"
-            raise SourceError(f"{path} has {what} {column[:60]!r}{there}")
-    if "response" not in columns or not {"image", "instruction"} & set(columns):
-        needed = "--columns response=NAME and image=NAME, instruction=NAME or both"
-        raise SourceError(f"{path}: say which columns are which: {needed}{there}")
-    return columns
-
-
-def _guessed(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Field -> column, by the columns' own names."""
-    columns = {}
-    plain_names = {name: re.sub(r"[\s-]+", "_", name.strip().lower()) for name in names}
-    for field, usual in OBVIOUS.items():
-        found = [name for name in plain_names if plain_names[name] in usual]
-        if len(found) > 1:
-            which = " and ".join(map(repr, found))[:120]
-            raise SourceError(f"{path}: {which} could both be the {field}: say which with --columns {field}=NAME …")
-        if found:
-            columns[field] = found[0]
-    inputs = [name for name in plain_names if plain_names[name] == "input"]
-    if len(inputs) == 1:  # Alpaca's: what the instruction speaks of; alone, it is what is asked
-        columns["input" if "instruction" in columns else "instruction"] = inputs[0]
-    return columns
-
-
-def _open(file: AnnotationFile, options: SourceOptions, shelf: Shelf) -> _Table:
+def _open(file: AnnotationFile, options: SourceOptions, shelf: Shelf) -> Table:
     if file.kind == "delimited text" or (file.kind == "empty" and _is_text_table(file.path)):
         return _delimited(file.path, options, shelf)
     if file.kind in ("Parquet", "Arrow file", "Arrow stream"):
         names, pictures = arrow_columns(file.path, file.kind)
-        return _Table(names, lambda columns: rows_of(file, shelf, columns), frozenset(pictures))
+        return Table(names, lambda columns: rows_of(file, shelf, columns), frozenset(pictures))
     rows = rows_of(file, shelf, as_written=True)
     head = list(itertools.islice(rows, _HEAD))
     keys = dict.fromkeys(name for row in head if isinstance(row, dict) for name in row)
     if file.kind == "empty" and not _NAMED.search(file.path.name.lower()):
         raise SourceError(f"{file.path} is empty, and is no .csv, .tsv, .jsonl, .json or .parquet file")
     remedy = "" if head else " (the file is empty)"
-    return _Table(list(keys), lambda columns: itertools.chain(head, rows), remedy=remedy)
+    return Table(list(keys), lambda columns: itertools.chain(head, rows), remedy=remedy)
 
 
 def _is_text_table(path: Path) -> bool:
     return unpacked_name(path.name).lower().endswith((".csv", ".tsv", ".tab"))
 
 
-def _delimited(path: Path, options: SourceOptions, shelf: Shelf) -> _Table:
+def _delimited(path: Path, options: SourceOptions, shelf: Shelf) -> Table:
     delimiter, named = delimiter_of(path, options.extra.get("delimiter", ""))
     if not options.extra.get("delimiter") and delimiter not in ",\t":
         name = next((name for name, character in DELIMITERS.items() if character == delimiter), repr(delimiter))
@@ -248,7 +150,7 @@ def _delimited(path: Path, options: SourceOptions, shelf: Shelf) -> _Table:
     remedy = (
         "" if "header" in options.extra else " (if that is a row already: --extra header=none calls them 1, 2, 3 …)"
     )
-    return _Table(names, lambda columns: no_nonsense(path, rows), remedy=remedy)
+    return Table(names, lambda columns: no_nonsense(path, rows), remedy=remedy)
 
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:

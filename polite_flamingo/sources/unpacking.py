@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 from polite_flamingo.sources.reading import SourceError
@@ -88,7 +89,8 @@ def _codec(path: Path, packed: str, raw: IO[bytes]) -> Any:
     try:
         import pyarrow
     except ImportError:
-        remedy = f"pip install pyarrow, or unpack the file first ({packed} -d {path.name})"
+        command = f"{packed} -dc {quote(str(path))} > {quote(f'{path}.unpacked')}"
+        remedy = f"pip install pyarrow, or unpack the file first ({command})"
         raise SourceError(
             f"{path} is packed with {packed}, and pyarrow, which unpacks it, is missing: {remedy}"
         ) from None

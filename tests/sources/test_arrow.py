@@ -41,7 +41,8 @@ def read(
 def parquet(path: Path, table: Any) -> Path:
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(table, path, row_group_size=2)
+    views = "view" in str(table.schema)  # pyarrow cannot cut them yet
+    pyarrow.parquet.write_table(table, path, row_group_size=None if views else 2)
     return path
 
 

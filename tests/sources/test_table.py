@@ -22,11 +22,11 @@ from record_strategies import JUNK, spoiled
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base, pictures
 from polite_flamingo.sources.base import make, plan
+from polite_flamingo.sources.columns import FIELDS
 from polite_flamingo.sources.delimited import delimited
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.reading import checked
 from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.table import FIELDS
 
 VQA = {"image": "path", "instruction": "question", "response": "answer"}
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,110 @@
+"""Which column of a table is which field of a sample: as the user says, or as the columns' own names suggest."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from shlex import quote
+from typing import Any
+
+from polite_flamingo.sources.base import SourceOptions
+from polite_flamingo.sources.reading import SourceError
+from polite_flamingo.sources.shelf import Shelf
+
+FIELDS = ("response", "instruction", "input", "image", "task", "id", "split", "rationale")
+OBVIOUS = {
+    "response": {"response", "answer", "answers", "caption", "captions", "output"},
+    "instruction": {"instruction", "question", "prompt"},
+    "input": {"input"},
+    "image": {"image", "images", "image_path", "img", "img_path", "file_name"},
+    "id": {"id", "uid"},
+    "split": {"split"},
+    "rationale": {"rationale", "explanation"},
+}
+"""Names of columns that need no mapping, capitals, blanks and hyphens aside. A lone `input` is the instruction."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """The names of the columns, the rows, and which columns hold bytes.
+
+    The rows are of these columns at least, and of no others if that saves reading. `remedy` is for an error about the
+    columns.
+    """
+
+    names: list[str]
+    rows: Callable[[set[str]], Iterator[Any]]
+    pictures: frozenset[str] = frozenset()
+    remedy: str = ""
+
+    @cached_property
+    def known(self) -> set[str]:
+        """The names, to look them up."""
+        return set(self.names)
+
+
+def columns_of(path: Path, table: Table, options: SourceOptions) -> dict[str, str]:
+    """Field -> column, as `options.columns` says or, where it says only `meta`, as the columns' own names suggest.
+
+    Raises:
+        SourceError: a field or a column is not there, a name fits several fields, pictures are asked for (`--images`)
+            and no column is taken for them, or bytes are to be kept as `meta`.
+    """
+    given, names = options.columns, table.names
+    there = f"; the columns are: {', '.join(map(repr, names))[:400]}{table.remedy}"
+    for field in given:
+        if field not in FIELDS and not (field.startswith("meta.") and field not in ("meta.", "meta.source")):
+            raise SourceError(f"--columns knows no {field[:40]!r}; it knows: {', '.join(FIELDS)} and meta.NAME")
+    columns = dict(given)
+    if all(field.startswith("meta.") for field in given):
+        columns |= _guessed(path, names)
+    for column in columns.values():
+        if names.count(column) != 1:
+            what = "several columns" if column in names else "no column"
+            raise SourceError(f"{path} has {what} {column[:60]!r}{there}")
+    if "response" not in columns or not {"image", "instruction"} & set(columns):
+        needed = "--columns response=NAME and image=NAME, instruction=NAME or both"
+        raise SourceError(f"{path}: say which columns are which: {needed}{there}")
+    if options.images is not None and "image" not in columns:
+        remedy = f"say which one it is ({mapping({'image': 'NAME'} | columns)}), or leave --images out"
+        raise SourceError(f"{path}: --images is given, and no column is taken for the image: {remedy}{there}")
+    for field, column in columns.items():
+        if field.startswith("meta.") and column in table.pictures:
+            raise SourceError(f"{path}: column {column[:60]!r} holds bytes, which meta cannot keep: leave {field} out")
+    return columns
+
+
+def mapping(columns: Mapping[str, str]) -> str:
+    """A mapping as one writes it on the command line."""
+    return " ".join(["--columns", *(f"{field}={quote(column)}" for field, column in columns.items())])
+
+
+def say_columns(
+    file: str, names: Sequence[str], columns: Mapping[str, str], given: Mapping[str, str], shelf: Shelf
+) -> None:
+    """Note what was taken for what, and what is left out; pandas' index is no column."""
+    guessed = [f"{field} = {column!r}" for field, column in columns.items() if field not in given]
+    if guessed:
+        shelf.note(f"{file}: columns taken by their names: {', '.join(guessed)}")
+    taken = set(columns.values())
+    left = [name for name in dict.fromkeys(names) if name not in taken and not name.startswith("__index_level")]
+    if left:
+        remedy = "--columns meta.NAME=COLUMN … keeps one"
+        shelf.note(f"{file}: columns left out: {', '.join(map(repr, left))[:600]} ({remedy})")
+
+
+def _guessed(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Field -> column, by the columns' own names."""
+    usual = {name: re.sub(r"[\s-]+", "_", name.strip().lower()) for name in names}
+    found = {field: [name for name in usual if usual[name] in known] for field, known in OBVIOUS.items()}
+    columns = {field: candidates[0] for field, candidates in found.items() if candidates}
+    for field, candidates in found.items():
+        if len(candidates) > 1:
+            which = " and ".join(map(repr, candidates))[:120]
+            raise SourceError(f"{path}: {which} could both be the {field}: say which, for example {mapping(columns)}")
+    if "input" in columns and "instruction" not in columns:  # else Alpaca's: what the instruction speaks of
+        columns["instruction"] = columns.pop("input")
+    return columns
