@@ -22,28 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.discovery import OUTPUT_FOLDERS
 from polite_flamingo.duplicates import write_keys
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.shards import read_shard, sweep_temporary, write_atomically, write_shard
-
-_FOLDERS = (
-    "scored",
-    "pairs",
-    "captions",
-    "manifests",
-    "quarantine",
-    "keys",
-    "pf1m",
-    "parquet",
-    "verdicts",
-    "exports",
-    "images",
-    "journal",
-    "engine",
-    "parts",
-    "replay",
-    "scratch",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +141,7 @@ class OutputLayout:
 
     def clear(self) -> None:
         """Delete everything a build made here, and nothing else: inputs may lie in the same folder."""
-        for path in (self.root / name for name in _FOLDERS):
+        for path in (self.root / name for name in OUTPUT_FOLDERS):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.config, self.run, self.ray_stats, self.pf1m_json, self.llava_json, self.stats, self.report,
                      self.preview, self.card):  # fmt: skip
@@ -175,7 +157,7 @@ class OutputLayout:
 
     def sweep(self) -> None:
         """Remove what killed writers left here. Images are left to the selection, which writes them and is repeated."""
-        for folder in _FOLDERS:
+        for folder in OUTPUT_FOLDERS:
             if folder != "images":
                 sweep_temporary(self.root / folder)
         for path in self.root.glob("*.tmp-*"):

@@ -10,6 +10,9 @@ complete, and the same samples give the same bytes.
 
 What is exported is the same with the fewest differences between rows (`uniform.py`): every image is called .jpg.
 
+A shard that other tools have packed again is read too: names that begin with `./`, extensions in capitals, columns that
+are not ours, and files that a system leaves (`tar_members.is_companion`), which are passed over.
+
 Nothing here decodes an image or extracts a member to disk. What a job knows of its shards (manifests, quarantine,
 layout of the output folder) is in `ledger.py`.
 """
@@ -21,19 +24,24 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
+from polite_flamingo.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
 from polite_flamingo.uniform import FREE, is_uniform, uniform_record
 
 MAX_JSON_BYTES = 8 << 20
 MAX_IMAGE_BYTES = 256 << 20
 """A larger member is not read at all: a header may promise any size."""
 
-_MEMBER = re.compile(r"(?P<key>.*/[^/.]+|[^/.]+)\.(?:(?P<json>json)|(?P<number>\d{1,4})\.(?P<extension>[a-z0-9]{1,8}))")
+_MEMBER = re.compile(
+    r"(?P<key>.*/[^/.]+|[^/.]+)\.(?:(?P<json>json)|(?P<number>\d{1,4})\.(?P<extension>[a-z0-9]{1,8}))",
+    re.IGNORECASE | re.DOTALL,
+)
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
 BROKEN_TAR = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError)
 """What `tarfile` raises on damaged bytes: its own errors, and those of the number parsing under them."""
@@ -48,6 +56,7 @@ class _Group:
     json: bytes | None = None
     images: dict[int, Image] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    places: list[int] = field(default_factory=list)
     problem: tuple[Reason, str] | None = None
 
 
@@ -79,12 +88,12 @@ def read_shard(path: Path | str) -> list[Sample | Quarantined]:
                 continue
             rows.append(
                 Quarantined(
-                    key=group.key,
-                    shard=str(path),
+                    key=printable(group.key),
+                    shard=printable(str(path)),
                     index=len(rows),
                     reason=error.reason,
-                    detail=error.detail,
-                    payload=f"{path}#{group.member}",
+                    detail=printable(error.detail),
+                    payload=printable(f"{path}#{group.member}"),
                 )
             )
     if damage is not None:
@@ -193,17 +202,24 @@ def _read_members(file: io.BufferedReader, groups: list[_Group]) -> str | None:
                 if member.size < 0 or tar.offset <= offset:
                     return f"member {member.name[:80]!r} leads backwards"
                 offset = tar.offset
-                if member.isdir():
+                name = plain_name(member.name)
+                if member.isdir() or is_companion(name):
                     continue
-                match = _MEMBER.fullmatch(member.name)
-                folder, slash, base = member.name.rpartition("/")
+                match = _MEMBER.fullmatch(name)
+                folder, slash, base = name.rpartition("/")
                 key = match["key"] if match else folder + slash + (base.partition(".")[0] or base)
-                slot = "json" if match and match["json"] else f"image {int(match['number'])}" if match else member.name
-                last = _group_for(key, slot, member.name, by_key, groups, last)
-                _take(tar, member, match, last)
+                slot = "json" if match and match["json"] else f"image {int(match['number'])}" if match else name
+                last = _group_for(key, slot, name, by_key, groups, last)
+                last.places.append(offset)
+                _take(tar, member, name, match, last)
             return after_the_end(file, tar.offset)
     except BROKEN_TAR as error:
+        file.seek(0)
+        if packed := packed_with(file.read(HEAD_BYTES)):
+            return f"packed with {packed[0]}; only plain tars are read: unpack it first ({packed[1]})"
         return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    finally:
+        _tell_apart(by_key)
 
 
 def after_the_end(file: io.BufferedReader, offset: int) -> str | None:
@@ -235,31 +251,42 @@ def _group_for(
     return group
 
 
-def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, match: re.Match[str] | None, group: _Group) -> None:
+def _tell_apart(by_key: Mapping[str, list[_Group]]) -> None:
+    """Mark the groups of a key whose members repeat, where nothing tells which picture belongs to which text.
+
+    That is known where each group stands together, and the first has all that others have.
+    """
+    for key, same in by_key.items():
+        apart = all(before.places[-1] < after.places[0] for before, after in pairwise(same))
+        if len(same) > 1 and not (apart and all(group.seen <= same[0].seen for group in same)):
+            for group in same:
+                detail = f"members of {key[:80]!r} repeat, and nothing tells which of them belong together"
+                group.problem = ("duplicate_key", detail)
+
+
+def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, match: re.Match[str] | None, group: _Group) -> None:
     """Read one member into its group, or note why not."""
-    name = PurePosixPath(member.name)
-    if name.is_absolute() or ".." in name.parts or "\0" in member.name:
-        _note(group, "unsafe_name", f"member {member.name[:80]!r} leads out of the shard")
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        _note(group, "unsafe_name", f"member {name[:80]!r} leads out of the shard")
     elif not member.isreg() or member.issparse():
         _note(
             group,
             "unsafe_name",
-            f"member {member.name[:80]!r} is a link, device or sparse file; only plain files are read",
+            f"member {name[:80]!r} is a link, device or sparse file; only plain files are read",
         )
     elif match is None:
         pass  # another tool's column: a row needs only KEY.json and KEY.N.EXT
     elif match["json"]:
         if member.size > MAX_JSON_BYTES:
-            _note(
-                group, "text_too_long", f"{member.name}: {member.size} bytes of JSON, at most {MAX_JSON_BYTES} are read"
-            )
+            _note(group, "text_too_long", f"{name}: {member.size} bytes of JSON, at most {MAX_JSON_BYTES} are read")
         else:
-            group.member = member.name
+            group.member = name
             group.json = _bytes(tar, member)
     elif member.size > MAX_IMAGE_BYTES:
-        _note(group, "image_too_large", f"{member.name}: {member.size} bytes, at most {MAX_IMAGE_BYTES} are read")
+        _note(group, "image_too_large", f"{name}: {member.size} bytes, at most {MAX_IMAGE_BYTES} are read")
     else:
-        group.images[int(match["number"])] = Image(extension=match["extension"], data=_bytes(tar, member))
+        group.images[int(match["number"])] = Image(extension=match["extension"].lower(), data=_bytes(tar, member))
 
 
 def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
@@ -310,8 +337,9 @@ def _as_listed(images: tuple[Image, ...], extensions: object) -> tuple[Image, ..
 
 
 def _shard_record(path: Path, reason: Reason, detail: str, index: int, key: str = "") -> Quarantined:
+    where = printable(str(path))
     return Quarantined(
-        key=key, shard=str(path), index=index, reason=reason, detail=f"{path}: {detail}", payload=str(path)
+        key=printable(key), shard=where, index=index, reason=reason, detail=f"{where}: {detail}", payload=where
     )
 
 

@@ -21,6 +21,7 @@ from polite_flamingo import journal
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.foreign import refuse_foreign
 from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
 from polite_flamingo.shards import write_atomically
 from polite_flamingo.world import World, another, look_at, world_of
@@ -74,6 +75,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
     """
     shards = shard_names(config.input)
     layout = OutputLayout(root=Path(config.out))
+    refuse_foreign((shards if config.fresh else unfinished(layout, shards)).values())
     identity, models = identify(config)
     with exclusive(layout.root):
         if config.fresh:

@@ -32,6 +32,7 @@ from polite_flamingo.distortion.pairs import caption_index, single_turns
 from polite_flamingo.distortion.retrieval import index_name
 from polite_flamingo.distortion.speakers import ASKED_PLAINLY
 from polite_flamingo.distortion.summary import count, pick, total
+from polite_flamingo.foreign import refuse_foreign
 from polite_flamingo.ledger import (
     OutputLayout,
     exclusive,
@@ -105,6 +106,7 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
     """
     shards = shard_names(config.input)
     layout = OutputLayout(root=Path(config.out), samples="pairs")
+    refuse_foreign((shards if config.fresh else unfinished(layout, shards)).values())
     models = speaker_of(config.distortion)
     identity = config_hash(config.distortion, models)
     with exclusive(layout.root):

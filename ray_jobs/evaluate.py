@@ -27,6 +27,7 @@ from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpo
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.evaluation.metrics import shown
 from polite_flamingo.evaluation.results import Results
+from polite_flamingo.foreign import refuse_foreign
 from polite_flamingo.ledger import exclusive, names_in, shard_names
 from polite_flamingo.shards import sweep_temporary, write_atomically
 from ray_jobs import console
@@ -57,6 +58,7 @@ def evaluate(config: EvaluateConfig) -> None:
         AllFailed: a contestant has no answer to any sample. The report is there all the same.
     """
     shards = shard_names(config.input)
+    refuse_foreign(shards.values())
     contestants = contestants_of(config.contestants)
     if config.text_only not in ("", RAW, REWRITTEN, *contestants):
         raise ValueError(f"text_only names {config.text_only!r}, which is none of {', '.join([RAW, *contestants])}")

@@ -97,7 +97,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--list", nargs="*", metavar="NAME", help="list the sources, the files each wants, and where they come from"
     )
-    made.add_argument("--source", metavar="NAME", help="a name of --list; own data: table, llava, sharegpt, pf1m")
+    made.add_argument(
+        "--source", metavar="NAME", help="a name of --list; own data: table, llava, sharegpt, pf1m, webdataset"
+    )
     made.add_argument(
         "--annotations", nargs="+", type=Path, metavar="FILE", help="annotation files or folders, any order"
     )

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.flamingo.config import FlamingoConfig
+from polite_flamingo.foreign import refuse_foreign
 from polite_flamingo.ledger import OutputLayout, exclusive
 from polite_flamingo.shards import write_atomically
 from ray_jobs import console
@@ -79,6 +80,7 @@ def train(config: TrainConfig) -> None:
     if not config.init:
         start = config.training.base
     shards = find_shards(mixture)
+    refuse_foreign(path for _, path in shards)
     refuse_impossible(config, len(shards))
     models = base_fingerprints(start)
     identity = training_hash(config.training, config.stage, start, models, mixture, shards)

@@ -168,6 +168,38 @@ def test_folders_and_foreign_columns_do_no_harm(tmp_path: Path) -> None:
     assert read_shard(path) == [good]
 
 
+def test_a_shard_that_was_packed_again_is_read_as_before(tmp_path: Path) -> None:
+    """`tar -C folder .` on a Mac: names begin with ./, companions lie between, and nothing is in order."""
+    good = [sample(n, images=2) for n in range(2)]
+    names = [(f"./{name}", data) for name, data in members(*good)]
+    left = [("./._x.json", b"\0\5\x16\7"), ("./.DS_Store", b"1"), ("__MACOSX/shapes/train/0.json", b"{")]
+    path = tar(tmp_path / "a.tar", [left[0], names[3], names[1], left[1], names[0], *names[4:], left[2], names[2]])
+    assert sorted(read_shard(path), key=lambda row: row.key) == good
+    loud = [(name.replace(".jpg", ".JPG").replace(".json", ".JSON"), data) for name, data in members(sample(1))]
+    assert read_shard(tar(tmp_path / "b.tar", loud)) == [sample(1)]
+
+
+def test_repeated_members_never_join_the_picture_of_one_row_with_the_text_of_another(tmp_path: Path) -> None:
+    (text, picture), (other_text, _) = members(sample(1)), members(sample(1, response="another"))
+    other_picture = (picture[0], b"another picture")
+    for order in ([text, other_text, picture, other_picture], [text, other_text, other_picture]):
+        path = tar(tmp_path / "a.tar", [*order, *members(sample(2))])
+        assert [reason for _, reason in outcome(path)] == ["duplicate_key", "duplicate_key", ""]
+
+
+def test_names_that_are_not_utf8_can_be_written_down(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", errors="surrogateescape") as file:
+        for name, data in [("\udce9.json", b"{}"), ("../\udce9.json", b"{}"), *members(sample(1))]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    rows = read_shard(tmp_path / "a.tar")
+    assert [row.reason for row in rows if isinstance(row, Quarantined)] == ["bad_field", "unsafe_name"]
+    for row in rows[:2]:
+        assert isinstance(row, Quarantined)
+        row.to_json().encode()
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [

@@ -22,6 +22,7 @@ from polite_flamingo.sources import (
     statements,
     table,
     vqa,
+    webdataset,
 )
 from polite_flamingo.sources.base import Row, Source, SourceOptions
 from polite_flamingo.sources.reading import SourceError
@@ -76,6 +77,7 @@ SOURCES: dict[str, Source] = {
     "llava": llava.LLAVA,
     "pf1m": pf1m.SOURCE,
     "table": table.SOURCE,
+    "webdataset": webdataset.SOURCE,
 }
 
 __all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]

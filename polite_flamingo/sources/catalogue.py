@@ -52,7 +52,7 @@ given with each member."""
 
 _CATEGORIES = ("captioning", "classification", "change captioning", "VQA with rationale", "VQA", "dialogue", "text")
 _FILE = re.compile(
-    r"[\w.*<>/-]+\.(?:json|jsonl|csv|tsv|token|txt|xml|parquet)(?:\.gz)?\b|[\w.-]+/[\w./-]*(?: [A-Z]\w*)*/?"
+    r"[\w.*<>/-]+\.(?:json|jsonl|csv|tsv|token|txt|xml|parquet|tar)(?:\.gz)?\b|[\w.-]+/[\w./-]*(?: [A-Z]\w*)*/?"
 )
 """A file, or a folder, whose name may have blanks before capitals."""
 
@@ -116,7 +116,7 @@ def _lines(source: Source, details: bool, width: int) -> Iterator[str]:
     yield _wrapped("format", _evidence(source.evidence) + (f": {EVIDENCE[source.evidence]}" if details else ""), width)
     if details:
         yield _wrapped("task", source.task, width)
-        yield _wrapped("images", {"none": "it has none"}.get(source.images, source.images), width)
+        yield _wrapped("images", {"none": "no folder of them is needed"}.get(source.images, source.images), width)
         if source.columns:
             yield _wrapped("columns", f"--columns FIELD=COLUMN …  the fields: {', '.join(source.columns)}", width)
         for name, what in source.extra.items():

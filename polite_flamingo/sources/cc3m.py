@@ -8,35 +8,32 @@ The captions are split into words; `captions.untokenised` undoes that. An image 
                   `names=url`, the URL's last part or its CRC-32; never both, because a URL may well end in `3.jpg`
     at its URL    where the user has named its host
 
-Tars are indexed by their headers, and a build reads the bytes of its one image where they lie; nothing is extracted.
-Rows in: the lines, or the samples of the tars, plus a row for each tar that is damaged. A first line `caption<TAB>url`,
+Which members of a tar are a sample is told by `tars.py`; a build reads the bytes of its one image where they lie.
+Rows in: the lines, or the samples of the tars, plus a row for each tar that is damaged. Beside lines, samples of tars
+that join none are counted in a note. A first line `caption<TAB>url`,
 which img2dataset wants there, is no record. The .tsv is known from a real file, the tars from img2dataset's code.
 """
 
 from __future__ import annotations
 
-import json
-import tarfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from polite_flamingo.images import EXTENSIONS
 from polite_flamingo.sample import BadSample, Image, Sample
-from polite_flamingo.shards import BROKEN_TAR, after_the_end
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.captions import captioned, untokenised
 from polite_flamingo.sources.reading import SourceError, as_text, entry, file_name, files_in, identity, value_of
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.sources.streaming import lines
+from polite_flamingo.sources.tars import TarRow, caption_field, rows_of
+from polite_flamingo.tar_members import printable
 
 NAME = "cc3m"
 
-MAX_TEXT_BYTES = 1 << 20
-"""Of a tar's .json or .txt member; img2dataset's have a few hundred."""
-
+_OF_TARS = ("truncated_tar", "unreadable_shard", "empty_shard")
 _IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 
 
@@ -51,19 +48,22 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
     if not tables:
         for given in options.annotations:
             for path in files_in(given, ".tar"):
-                yield from _samples(path, options)
+                yield from _samples(path, options, shelf)
         return
 
     tars = [tar for path in options.annotations if _is_tars(path) for tar in files_in(path, ".tar")]
     if options.images and not tars:
         tars = sorted(options.images.glob("*.tar"))
+    pictures = 0
     for path in tars:
-        for place, number, found in _samples(path, options):
-            if isinstance(found, BadSample):
+        for place, number, found in _samples(path, options, shelf):
+            if isinstance(found, BadSample) and found.reason in _OF_TARS:
                 yield place, number, found
-            elif (url := _joins(found["url"])) and found["part"]:
+                continue
+            pictures += 1
+            if isinstance(found, dict) and found["part"] and (url := _joins(found["url"])):
                 shelf.put("part", url, found["part"])
-    line = 0
+    line = joined = 0
     for path in tables:
         for number, row in enumerate(lines(path)):
             if not row.strip() or (number == 0 and row.lower() == "caption\turl"):
@@ -74,6 +74,7 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
                 yield Place(file=file_name(path), part="lines"), number, bad
             else:
                 part = shelf.get("part", joins)[:1] if tars and (joins := _joins(url)) else []
+                joined += bool(part) and shelf.first(f"joined {joins}")
                 data = {
                     "id": line,
                     "line": line,
@@ -83,12 +84,16 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
                 }
                 yield Place(file=file_name(path), part="lines"), number, data
             line += 1
+    if pictures > joined:
+        shelf.note("passed over: rows of the tars whose URL no line has, or that name none", pictures - joined)
 
 
 def build(key: str, record: Any, context: Context) -> Sample:
     """One line, one sample."""
     fields = entry(record)
-    caption = untokenised(as_text(value_of(fields, "caption"), "the caption"))
+    if value_of(fields, "caption") is None:
+        raise BadSample("missing_annotation", "the picture has no caption: no .txt, and no 'caption' in a .json")
+    caption = untokenised(as_text(fields["caption"], "the caption"))
     if not caption:
         raise BadSample("missing_annotation", "the caption is empty")
     url = as_text(fields["url"], "the URL") if fields.get("url") is not None else None
@@ -131,70 +136,35 @@ def _joins(url: Any) -> str:
         return ""
 
 
-def _samples(path: Path, options: SourceOptions) -> Iterator[tuple[Place, int, Any]]:
-    """What the tar holds, as `records` yields it: members of one name before the first dot, one after the other."""
-    place = Place(file=file_name(path), part="samples")
+def _samples(path: Path, options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """What the tar holds, as `records` yields it."""
     if options.images is not None and not (options.images / path.name).is_file():
         raise SourceError(f"{path} must lie in the folder that --images names: {options.images}")
     if options.images is None:
         raise SourceError(f"{path} is to be read for its images: pass its folder with --images too")
-    number, stem = -1, None
-    members: dict[str, Any] = {}
-    try:
-        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            offset = -1
-            while (member := tar.next()) is not None:
-                if member.size < 0 or tar.offset <= offset:
-                    raise tarfile.ReadError(f"member {member.name[:80]!r} leads backwards")
-                offset = tar.offset
-                tar.members.clear()  # type: ignore[attr-defined]  # which would hold every header of the tar
-                if not member.isreg() or member.issparse():
-                    continue
-                base, _, extension = PurePosixPath(member.name).name.partition(".")
-                if base != stem:
-                    if members:
-                        number += 1
-                        yield place, number, _sample(path, stem or "", members)
-                    stem, members = base, {}
-                _add(members, extension.lower(), tar, member)
-            damage = after_the_end(file, tar.offset)
-    except BROKEN_TAR as error:
-        damage = f"{type(error).__name__}: {error}"
-    if members:
-        number += 1
-        yield place, number, _sample(path, stem or "", members)
-    if damage:
-        yield (
-            Place(file=place.file),
-            number + 1,
-            BadSample("truncated_tar" if number >= 0 else "unreadable_shard", damage),
-        )
+    for number, row in enumerate(rows_of(path, shelf)):
+        if isinstance(row, BadSample):
+            yield Place(file=file_name(path)), number, row
+        else:
+            yield Place(file=file_name(path), part="samples"), number, _sample(path, row, shelf)
 
 
-def _add(members: dict[str, Any], extension: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
-    if extension in EXTENSIONS:
-        members.setdefault("image", [member.offset_data, member.size])
-    elif extension in ("json", "txt") and member.size <= MAX_TEXT_BYTES:
-        file = tar.extractfile(member)
-        assert file is not None  # a plain file always opens
-        members.setdefault(extension, file.read().decode("utf-8", "surrogateescape"))
-
-
-def _sample(path: Path, stem: str, members: dict[str, Any]) -> Any:
-    try:
-        said = json.loads(members["json"]) if "json" in members else {}
-    except RecursionError:
-        return BadSample("bad_json", f"{stem[:80]}.json is nested too deeply")
-    except ValueError as error:
-        return BadSample("bad_json", f"{stem[:80]}.json is not JSON ({error})")
+def _sample(path: Path, row: TarRow, shelf: Shelf) -> Any:
+    said = {} if row.json is None else row.json
+    if row.problem is not None:
+        return row.problem
     if not isinstance(said, dict):
-        return BadSample("bad_field", f"{stem[:80]}.json must be an object, not {type(said).__name__}")
-    return {
-        "id": stem,
-        "caption": said["caption"] if said.get("caption") is not None else members.get("txt"),
-        "url": said.get("url"),
-        "part": [path.name, *members["image"]] if "image" in members else None,
-    }
+        return BadSample("bad_field", f"{row.id[:80]}.json must be an object, not {type(said).__name__}")
+    if len(row.pictures) > 1:
+        names = " and ".join(printable(member.name) for member in row.pictures)
+        return BadSample("bad_field", f"a caption of {len(row.pictures)} pictures: {names[:200]}")
+    caption = said["caption"] if said.get("caption") is not None else row.text
+    if caption is None and (field := caption_field(said)):
+        shelf.note(f"guessed: the caption is field {field!r} of the .json")
+        caption = said[field]
+    picture = row.pictures[0] if row.pictures else None
+    part = [path.name, picture.offset, picture.size] if picture else None
+    return {"id": row.id, "caption": caption, "url": said.get("url"), "part": part}
 
 
 SOURCE = Source(

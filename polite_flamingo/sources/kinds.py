@@ -57,7 +57,7 @@ REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"OggS", "a sound", ""),
     (0, b"PK\x05\x06", "an empty zip archive", ""),
     (257, b"ustar\0", "a tar archive", "unpack it first (tar -xf {path}); one of pictures with captions beside them "
-     "(WebDataset) is read by --source cc3m"),
+     "(WebDataset) is read by --source webdataset"),
     (0, b"7z\xbc\xaf", "a 7z archive", _UNPACK),
     (0, b"Rar!", "a RAR archive", _UNPACK),
     (0, b"\xd0\xcf\x11\xe0", "an old Office document (.xls, .doc)", "save the sheet as CSV"),

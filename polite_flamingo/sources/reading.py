@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,9 +21,12 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from polite_flamingo.discovery import files_below
 from polite_flamingo.images import EXTENSION_OF, Header, inspect
 from polite_flamingo.sample import BadSample, Image
 from polite_flamingo.sources.paths import other_spellings, relative
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.tar_members import is_tar, packed_with, printable
 
 MAX_IMAGE_BYTES = 100 << 20
 """A larger file is not read at all; the largest image of the source datasets has 30 MB."""
@@ -84,6 +88,31 @@ def files_in(path: Path, suffix: str) -> Iterator[Path]:
     if not found:
         raise SourceError(f"{path} holds no *{suffix} file: name the folder that directly holds the annotations")
     yield from found
+
+
+def tars_below(path: Path, shelf: Shelf) -> list[Path]:
+    """`path` itself, or the tars below a folder, by name; what else lies there is noted. Raises `SourceError`."""
+    if not path.is_dir():
+        try:
+            with path.open("rb") as file:
+                head = file.read(tarfile.BLOCKSIZE)
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read ({error.strerror or error})") from None
+        if packed := packed_with(head):
+            detail = f"packed with {packed[0]}; only plain tars are read: unpack it first ({packed[1]})"
+            raise SourceError(f"{path} is {detail}")
+        if head and not is_tar(head):
+            raise SourceError(f"{path} is not a tar: give tars, or the folder that holds them")
+        return [path]
+    found = files_below(path, ingested=False)
+    for line in found.lines():
+        shelf.note(line)
+    if not found.files:
+        raise SourceError(f"{path} holds no .tar file ({'; '.join(found.lines()) or 'it is empty'})")
+    for name in found.files:
+        if printable(name) != name:
+            raise SourceError(f"{path}: the name {printable(name)!r} is not UTF-8: rename it")
+    return [path / name for name in sorted(found.files)]
 
 
 def small_text(path: Path, folder: Path | None) -> str:

@@ -18,8 +18,8 @@ from test_download import HERE, Site, picture, plain
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.base import Context
-from polite_flamingo.sources.cc3m import MAX_TEXT_BYTES
 from polite_flamingo.sources.reading import ImageFolder
+from polite_flamingo.sources.tars import MAX_TEXT_BYTES
 
 
 def read(raw: Raw, *files: Path, images: Path | None = None, **more: Any) -> tuple[list[Sample], list[Quarantined]]:
@@ -109,7 +109,7 @@ def test_each_bad_line_is_quarantined_once(raw: Raw) -> None:
     assert [row.response for row in samples] == ["good", "."]
     assert [(row.payload, row.reason) for row in quarantined] == [
         ("cc3m.tsv#lines[1]", "bad_field"), ("cc3m.tsv#lines[2]", "bad_field"),
-        ("cc3m.tsv#lines[4]", "missing_annotation"), ("cc3m.tsv#lines[5]", "corrupt_image"),
+        ("cc3m.tsv#lines[4]", "missing_annotation"), ("cc3m.tsv#lines[5]", "unsupported_image"),
         ("cc3m.tsv#lines[6]", "bad_field"), ("cc3m.tsv#lines[7]", "bad_field"),
     ]  # fmt: skip
 
@@ -176,8 +176,8 @@ def test_each_bad_sample_of_a_tar_is_quarantined_once(raw: Raw) -> None:
     assert [(row.payload, row.reason) for row in quarantined] == [
         (f"00000.tar#samples[{number}]", reason)
         for number, reason in enumerate(
-            ["bad_json", "bad_field", "bad_json", "bad_field", "bad_field", "bad_field", "missing_image",
-             "missing_image", "bad_field", "empty_image", "corrupt_image", "duplicate_key"], start=1
+            ["bad_json", "bad_field", "bad_json", "bad_field", "bad_field", "missing_annotation", "missing_image",
+             "missing_image", "bad_field", "empty_image", "unsupported_image", "duplicate_key", "unsafe_name"], start=1
         )
     ]  # fmt: skip
 

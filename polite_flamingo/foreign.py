@@ -1,0 +1,107 @@
+"""Tars that are not shards of this project, found by their first members before a job starts anything.
+
+Every row of such a tar would end in quarantine, after Ray has started and the models are loaded. Here that costs a
+fraction of a second, and the answer is the command that reads them.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tarfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from polite_flamingo.sample import BadSample
+from polite_flamingo.shards import BROKEN_TAR, MAX_JSON_BYTES, decode_record
+from polite_flamingo.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
+
+LOOKED_AT = 1000
+"""Shards at most, spread over all: opening each of a million takes minutes."""
+
+_MEMBERS = 64
+"""Of a tar, as many members are looked at until one is of this project."""
+
+_THREADS = 16
+_PICTURE = re.compile(r".*\.\d{1,4}\.\w{1,8}", re.DOTALL)
+"""As a shard names a picture, and as many other tools name one of several: it tells nothing."""
+
+
+def refuse_foreign(shards: Iterable[Path], say: Callable[[str], None] = print) -> None:
+    """Raise ValueError where a shard holds no sample of this project; the message says how to make some of it.
+
+    Args:
+        shards: of a job's input; of many, some are looked at. What is damaged or absent is left to its reader.
+        say: hears that members are passed over.
+    """
+    paths = list(shards)
+    paths = paths[:: len(paths) // LOOKED_AT + 1]
+    companions = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for path, (problem, others) in zip(paths, pool.map(_look, paths), strict=True):
+            if problem:
+                pool.shutdown(cancel_futures=True)
+                raise ValueError(problem)
+            if others:
+                companions.append(path)
+    if companions:
+        more = f" and {len(companions) - 1:,} other shards" if len(companions) > 1 else ""
+        where = printable(str(companions[0]))
+        say(f"passed over: members of {where}{more} that are no data (._*, .DS_Store, README and the like)")
+
+
+def _look(path: Path) -> tuple[str, bool]:
+    """What is wrong with a tar as input of a job ("" where nothing is seen to be), and whether it has companions."""
+    first, companions = "", False
+    try:
+        with path.open("rb") as file:
+            if packed := packed_with(file.read(HEAD_BYTES)):
+                detail = f"{path} is packed with {packed[0]}; only plain tars are read: unpack it first ({packed[1]})"
+                return printable(detail), False
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for _ in range(_MEMBERS):
+                    member = tar.next()
+                    if member is None or member.size < 0:
+                        break
+                    name = plain_name(member.name)
+                    if member.isdir():
+                        continue
+                    if is_companion(name):
+                        companions = True
+                        continue
+                    if not name.lower().endswith(".json"):
+                        first = first or ("" if _PICTURE.fullmatch(name) else name)
+                        continue
+                    ours = _is_ours(tar, member)
+                    if ours:
+                        return "", companions
+                    if ours is False:
+                        first = first or name
+    except BROKEN_TAR:
+        pass  # its reader says so, in the shard's row
+    return _message(path, first) if first else "", companions
+
+
+def _is_ours(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool | None:
+    """Whether a .json is a sample's record; None where it cannot be read."""
+    if not member.isreg() or member.size > MAX_JSON_BYTES:
+        return None
+    file = tar.extractfile(member)
+    assert file is not None  # a plain file always opens
+    try:
+        record = decode_record(file.read())
+    except BadSample:
+        return None
+    return isinstance(record, dict) and "key" in record and bool(record.keys() & {"turns", "task", "dataset"})
+
+
+def _message(path: Path, first: str) -> str:
+    command = shlex.join(
+        ["python", "-m", "ray_jobs.ingest", "--source", "webdataset", "--annotations", str(path.parent), "--out", "DIR"]
+    )
+    return printable(
+        f"{path} is not a shard of this project: it holds {first[:80]!r}, and no sample's .json beside it. If these "
+        f"are pictures with captions or conversations, make shards of them and give those as input: {command}"
+    )

@@ -1,0 +1,201 @@
+"""Tars of your own pictures and texts: WebDataset's, img2dataset's, or what `tar` packs of a folder.
+
+Which members are a row, and that each is accounted for, is told by `tars.py`. What a row is depends on its members:
+
+    0.jpg 0.txt            a picture and its caption
+    0.jpg 0.json           the .json names it: a caption, an instruction and a response, or a conversation as LLaVA's
+    0.0.jpg 0.1.jpg 0.json several pictures, in the order of their names, of a conversation or an instruction
+    0.json                 a conversation, or an instruction and its response, without a picture
+
+A caption is the .txt, or else a field of the .json (`CAPTION_FIELDS`); an instruction and its response are the fields
+of `INSTRUCTIONS` and `RESPONSES`. Which fields were taken is noted. The other fields of the .json that are text or
+numbers are kept in `meta`.
+
+A key is the tar's name and the row's, as many tars begin to count again. Rows in: the rows of the tars, plus a row for
+each tar that is damaged or empty.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from polite_flamingo.images import Header
+from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Image, Sample, Turn
+from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.captions import captioned
+from polite_flamingo.sources.instructions import ask
+from polite_flamingo.sources.llava import builder
+from polite_flamingo.sources.reading import (
+    ImageFolder,
+    SourceError,
+    entry,
+    file_name,
+    identity,
+    list_of,
+    tars_below,
+    value_of,
+    verbatim,
+)
+from polite_flamingo.sources.responses import answer_response
+from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.tars import TarRow, caption_field, rows_of
+from polite_flamingo.sources.vqa import majority
+from polite_flamingo.tar_members import printable
+
+NAME = "webdataset"
+INSTRUCTIONS = ("instruction", "question", "prompt", "query")
+RESPONSES = ("response", "answer", "answers", "output", "completion")
+CONVERSATIONS = ("conversations", "messages")
+
+
+def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """{id, said, text, pictures}: `said` is the .json, `pictures` are [name, annotation, path below it, offset, size].
+
+    Raises:
+        SourceError: a tar is packed, a folder holds none, or the task does not exist.
+    """
+    task = options.extra.get("task")
+    if task is not None and task not in TASKS:
+        raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
+    if options.images is not None:
+        shelf.note("ignored: --images, as the pictures lie in the tars")
+    for given, annotation in enumerate(options.annotations):
+        for path in tars_below(annotation, shelf):
+            below = path.relative_to(annotation).as_posix() if annotation.is_dir() else ""
+            name = below or file_name(path)
+            stem = PurePosixPath(name).with_suffix("").as_posix()
+            for number, row in enumerate(rows_of(path, shelf)):
+                if isinstance(row, BadSample):
+                    yield Place(file=name), number, row
+                else:
+                    yield (
+                        Place(file=name, part="rows"),
+                        number,
+                        row.problem or _record(row, stem, [given, below], shelf),
+                    )
+
+
+def _record(row: TarRow, tar: str, where: list[Any], shelf: Shelf) -> Any:
+    if row.json is not None and not isinstance(row.json, dict):
+        return BadSample("bad_field", f"the .json of {row.id[:80]} must be an object")
+    said = row.json or {}
+    if not any(said.get(name) for name in CONVERSATIONS):
+        question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
+        if question and answer:
+            shelf.note(f"guessed: field {question!r} of the .json is the instruction, {answer!r} the response")
+        elif row.text is None and (caption := caption_field(said)):
+            shelf.note(f"guessed: field {caption!r} of the .json is the caption")
+        elif row.text is not None and caption_field(said) is not None:
+            shelf.note("guessed: of a .txt and a caption in the .json, the .txt is the caption")
+    pictures = [[printable(member.name), *where, member.offset, member.size] for member in row.pictures]
+    return {"id": f"{tar}/{row.id}", "said": row.json, "text": row.text, "pictures": pictures}
+
+
+@dataclass(frozen=True)
+class _Members(ImageFolder):
+    """The pictures of a row, by their names in the tar."""
+
+    annotations: tuple[Path, ...] = ()
+    parts: Mapping[str, list[Any]] = field(default_factory=dict)
+
+    def read(self, *names: str) -> tuple[Image, Header]:
+        """As `ImageFolder.read`, from the tar."""
+        given, below, offset, size = self.parts[names[0]]
+        if not 0 <= given < len(self.annotations) or ".." in below.split("/") or "\0" in below:
+            raise BadSample("unsafe_name", f"{names[0][:80]!r} lies in no tar that was given")
+        tar = Path(os.path.realpath(self.annotations[given] / below))  # whoever gives a link to a tar wants it read
+        return ImageFolder(tar.parent).read_part(tar.name, offset, size)
+
+
+def build(key: str, record: Any, context: Context) -> Sample:
+    """One row, one sample."""
+    fields = entry(record)
+    parts = {}
+    for part in list_of(fields, "pictures"):
+        if not isinstance(part, list) or [type(value) for value in part] != [str, int, str, int, int]:
+            raise BadSample("bad_field", "a picture must be [name, annotation, path, offset, size]")
+        parts[verbatim(part[0], "a picture's name")] = part[1:]
+    images = _Members(None, annotations=context.options.annotations, parts=parts)
+    said = entry(fields["said"]) if fields.get("said") is not None else {}
+    meta = {name: value for name, value in said.items() if _is_plain(name, value)}
+    task = context.options.extra.get("task")
+    if any(said.get(name) for name in CONVERSATIONS):
+        kept = {name: value for name, value in said.items() if name not in ("image", "images")}
+        return _CONVERSATION(key, kept | {"images": list(parts)}, Context(context.options, images))
+    question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
+    if question and answer:
+        task = task or ("vqa" if parts else "text")
+        meta = {name: value for name, value in meta.items() if name not in (question, answer)}
+        asked = verbatim(said[question], f"field {question!r}")
+        asked = asked if IMAGE_MARK in asked else ask(asked, images=len(parts))
+        return Sample(
+            key=key,
+            dataset=NAME,
+            task=task,  # type: ignore[arg-type]  # checked by `records`
+            turns=(Turn(instruction=asked, response=_answer(said[answer], answer, task)),),
+            images=tuple(images.read(name)[0] for name in parts),
+            meta=meta,
+        )
+    caption = value_of(fields, "text")
+    if caption is None:
+        name = caption_field(said)
+        if name is None:
+            raise BadSample(
+                "missing_annotation", "the row has no .txt, and its .json no caption, response or conversation"
+            )
+        caption = said[name]
+        meta.pop(name, None)
+    captions = [verbatim(one, "the caption").strip() for one in (caption if isinstance(caption, list) else [caption])]
+    if not any(captions):
+        raise BadSample("missing_annotation", "the caption is empty")
+    if len(parts) != 1:
+        names = ", ".join(parts)
+        detail = f"one caption of {len(parts)} pictures: {names[:200]}" if parts else "the caption has no picture"
+        raise BadSample("bad_field" if parts else "missing_image", detail)
+    return captioned(NAME, key, captions, images.read(*parts)[0], meta)
+
+
+def _first(said: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if said.get(name) not in (None, "", [])), None)
+
+
+def _answer(value: Any, name: str, task: str) -> str:
+    if isinstance(value, list):
+        value, _ = majority([one if isinstance(one, dict) else verbatim(one, f"field {name!r}") for one in value])
+    text = verbatim(str(value) if type(value) in (int, float) else value, f"field {name!r}").strip()
+    if not text:
+        raise BadSample("empty_response", "the response is empty")
+    return answer_response(text, "") if task == "vqa" else text
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    """Whether a field can be kept in `meta` as it is."""
+    try:
+        verbatim(name, "a field's name")
+        return isinstance(value, bool | int) or (isinstance(value, str) and bool(verbatim(value, "a field")))
+    except BadSample:
+        return False
+
+
+_CONVERSATION = builder(NAME, lambda name: [name])
+
+SOURCE = Source(
+    name=NAME,
+    title="Your own tars of pictures and texts",
+    use="own data",
+    task="captioning",
+    category="captioning",
+    files="00000.tar … of WebDataset, img2dataset or `tar`, or their folder; 0.jpg with 0.txt or 0.json lie in them",
+    published="your own",
+    licence="your own",
+    evidence="real file",
+    records=records,
+    identify=lambda record: identity(entry(record), "id"),
+    build=build,
+    images="none",
+    extra={"task": f"the task of all rows: {', '.join(TASKS)}"},
+)
