@@ -33,6 +33,7 @@ from typing import Any, Literal
 
 import yaml
 
+from polite_flamingo import text_files
 from polite_flamingo.ingest import IngestConfig
 from polite_flamingo.profile_keys import refuse_empty_strangers
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
@@ -204,10 +205,12 @@ def load_mixture(path: Path, **overrides: Any) -> Mixture:
         ValueError: the file is no mixture; says where.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(text_files.read_text(path))
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror or error})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except text_files.NotText as error:
+        raise SourceError(str(error)) from None
+    except yaml.YAMLError as error:
         raise SourceError(f"{path} is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise SourceError(f"{path} holds no mapping: it needs 'sources' (see profiles/pf1m-mixture.yaml)")

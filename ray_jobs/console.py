@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 
 from polite_flamingo.profile_keys import refuse_empty_strangers
+from polite_flamingo.text_files import NotText, read_text
 from ray_jobs.progress import progress as progress
 from ray_jobs.submitted import refuse_relative_data
 
@@ -107,10 +108,12 @@ def _own_sections(arguments: Sequence[str], config_class: Any) -> list[str]:
             continue
         file = file or next(rest, "")
         try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+            content = yaml.safe_load(read_text(Path(file)))
         except FileNotFoundError:
             raise ValueError(f"--profile: {file!r} does not exist") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except NotText as error:
+            raise ValueError(f"--profile: {error}") from None
+        except yaml.YAMLError as error:
             raise ValueError(f"--profile: problem parsing {file}: {error}") from None
         if not isinstance(content, dict):
             raise ValueError(f"--profile: {file} must hold sections such as `rewriter:`")

@@ -260,6 +260,8 @@ def _outliving(mark: str) -> Iterator[None]:
         while not done.wait(0.5):
             lost = sorted(name for pid, name in needed.items() if not leftovers.alive(pid))
             if lost and not done.wait(0.5):
+                if interruption.received:  # it got the signal too: nothing is left to end in good order
+                    interruption.end("ended", 128 + interruption.received)
                 why = f"Ray's {lost[0]} was ended from outside (by the system, for its memory?)"
                 interruption.end(f"{why}; the same command goes on where it stopped", 1)
 

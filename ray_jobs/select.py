@@ -37,6 +37,7 @@ from polite_flamingo.selection import select_shard
 from polite_flamingo.shards import write_atomically
 from polite_flamingo.statistics import Statistics, rejections
 from polite_flamingo.tar_export import forget_tars, place_tars, write_tars
+from polite_flamingo.text_files import read_text
 from polite_flamingo.world import World
 from ray_jobs import console
 from ray_jobs.replay_ledger import settle, source_of
@@ -286,7 +287,7 @@ def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
     file = OutputLayout(root=Path(out)).config if out else None
     if file is None or not file.is_file():
         return []
-    found = (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("thresholds") or {}
+    found = (yaml.safe_load(read_text(file)) or {}).get("thresholds") or {}
     return [f"--thresholds.{name}={json.dumps(value)}" for name, value in found.items()]
 
 

@@ -23,6 +23,7 @@ from serving.gate import RATE_HEADERS, Gate
 from serving.keys import KeyRing
 from serving.pictures import Pictures
 from serving.protocol import ERRORS
+from serving.unframed import leave_old_bodies_unframed
 from serving.validation import as_api_error
 
 MULTIPART_BYTES = 64 << 10
@@ -40,6 +41,7 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
     Raises:
         ValueError: the file of API keys cannot be read; one line.
     """
+    leave_old_bodies_unframed()
     app = FastAPI(
         title="Polite Flamingo on Ray",
         version="1",

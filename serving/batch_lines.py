@@ -8,6 +8,7 @@ Memory holds one line, which may be as long as a request (`limits.body_bytes`).
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator
@@ -56,6 +57,8 @@ def read_lines(file: BinaryIO, config: ServiceConfig) -> Iterator[Line]:
     number = 0
     while data := file.readline(most + 2):
         number += 1
+        if number == 1:
+            data = data.removeprefix(codecs.BOM_UTF8)
         too_long = len(data.rstrip(b"\r\n")) > most
         while too_long and not data.endswith(b"\n") and (more := file.readline(1 << 20)):
             data = more

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from polite_flamingo.text_files import NotText, without_mark
 from serving.batch_lines import ENDPOINT
 from serving.batch_store import BatchStore, Job
 from serving.config import BatchesConfig
@@ -162,6 +164,7 @@ async def create_file(request: Request) -> dict[str, Any]:
     try:
         with (upload / "data").open("wb") as file:
             form = await receive_form(request.headers.get("content-type", ""), request.stream(), file, most, limit)
+        await asyncio.to_thread(_check_lines, upload / "data")
         if form.fields.get("purpose") != PURPOSE:
             raise ApiError(400, f"purpose: must be {PURPOSE!r}", code="invalid_value", param="purpose")
         keep = _seconds(form.fields.get("expires_after[seconds]"))
@@ -253,6 +256,19 @@ def cancel_batch(request: Request, batch_id: str) -> dict[str, Any]:
     job = store.job(batch_id, _owner(request))
     store.cancel(job)
     return _shown(store, job)
+
+
+def _check_lines(file: Path) -> None:
+    """Raises ApiError 400 for a file of which no line could be read: it would end in as many errors as it has lines."""
+    with file.open("rb") as data:
+        start = data.read(4)
+    why = "it is packed; unpack it first" if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX")) else ""
+    try:
+        without_mark(start)
+    except NotText as error:
+        why = f"it is {error}"
+    if why:
+        raise ApiError(400, f"file: {why}; send lines of JSON", code="invalid_file", param="file")
 
 
 _PRIVATE = {"Cache-Control": "private, no-store"}

@@ -17,6 +17,7 @@ from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.profile_keys import refuse_empty_strangers
+from polite_flamingo.text_files import NotText, read_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,8 +234,8 @@ def from_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None
 
     own = {one.name for one in fields(ServiceConfig)}
     try:
-        content = yaml.safe_load(Path(profile).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.safe_load(read_text(Path(profile)))
+    except (OSError, NotText, yaml.YAMLError) as error:
         raise ValueError(f"profile {profile}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"profile {profile} must hold sections such as `rewriter:`")

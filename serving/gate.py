@@ -16,11 +16,11 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import logs
+from serving import logs, unframed
 from serving.config import ServingConfig
 from serving.errors import ApiError, overloaded, server_error
 from serving.keys import KeyRing
@@ -105,7 +105,7 @@ class Gate:
             refusal = self._admit(visit)
             if refusal is None:
                 try:
-                    await self._app(scope, visit.receive, visit.send)
+                    await self._app(visit.scope, visit.receive, visit.send)
                 except Exception as error:
                     await self._fail(visit, error)
                 refusal = visit.refusal
@@ -132,6 +132,9 @@ class Gate:
         if refusal is not None:
             return refusal
         visit.scope["state"]["client"] = client
+        if visit.sent.get(b"content-encoding", b"identity").lower() != b"identity":
+            message = "bodies are taken as they are: unpack this one, and leave Content-Encoding out"
+            return "packed_body", ApiError(415, message, code="unsupported_encoding")
         if path == "/metrics":  # also of a server that is too busy for anything else
             return None
         length = headers.get(b"content-length", b"0")
@@ -216,13 +219,13 @@ class Gate:
         usage = visit.usage
         seconds = time.perf_counter() - usage.started
         status = LEFT if visit.left else visit.status
-        self._metrics.finished(visit.route, visit.scope["method"], status, seconds, usage)
+        self._metrics.finished(visit.route, visit.method, status, seconds, usage)
         if self._config.access.log:
             first = usage.to_first_token
             logs.request_line(
                 request_id=visit.id,
                 client=visit.scope["state"]["client"],
-                method=visit.scope["method"],
+                method=visit.method,
                 route=visit.route,
                 status=status,
                 seconds=round(seconds, 6),
@@ -239,25 +242,28 @@ class _Visit:
     """One request on its way in, and its answer on the way out. The route gets `receive` and `send`."""
 
     __slots__ = (
-        "_deadline", "_read", "_receive", "_seconds", "_send", "account", "bytes_in", "bytes_out", "complete",
-        "headers", "id", "left", "most_bytes", "refusal", "scope", "sent", "started", "status", "usage",
+        "_deadline", "_gathered", "_read", "_receive", "_seconds", "_send", "account", "bytes_in", "bytes_out",
+        "complete", "headers", "id", "left", "method", "most_bytes", "refusal", "scope", "sent", "started", "status",
+        "usage",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, seconds: float):
         self._receive, self._send, self._seconds = receive, send, seconds
-        self.scope = scope
+        self.method = scope["method"]
+        self.scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope  # its answer, without the body
         self.sent: dict[bytes, bytes] = dict(scope["headers"])
         given = self.sent.get(b"x-request-id", b"")
         self.id = given.decode() if _SANE_ID.fullmatch(given) else f"req_{secrets.token_hex(16)}"
         self.usage = Usage()
         own = {"client": "", "request_id": self.id, "usage": self.usage}
-        scope["state"] = {**scope.get("state", {}), **own}
+        self.scope["state"] = {**scope.get("state", {}), **own}
         self.headers: list[tuple[bytes, bytes]] = list(SECURITY_HEADERS)
         self.account: Account | None = None
         self.refusal: Refusal | None = None
         self.most_bytes = self.bytes_in = self.bytes_out = self.status = 0
         self.started = self.complete = self.left = self._read = False
         self._deadline = 0.0
+        self._gathered: tuple[Message, bytearray] | None = None
 
     @property
     def route(self) -> str:
@@ -297,10 +303,30 @@ class _Visit:
         if message["type"] == "http.response.start":
             self.started, self.status = True, message["status"]
             message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
+            if self._must_be_whole(message["headers"]):
+                self._gathered = message, bytearray()
+                return
         elif message["type"] == "http.response.body":
             self.bytes_out += len(message.get("body", b""))
             self.complete = not message.get("more_body", False)
+            if self.method == "HEAD":
+                message = {**message, "body": b""}
+            if self._gathered is not None:
+                start, body = self._gathered
+                body += message.get("body", b"")
+                if not self.complete:
+                    return
+                start["headers"].append((b"content-length", b"%d" % len(body)))
+                await self._send(start)
+                message = {"type": "http.response.body", "body": bytes(body)}
         await self._send(message)
+
+    def _must_be_whole(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Whether the server would send a body of these headers in chunks, which HTTP/1.0 does not know."""
+        scope = self.scope
+        if scope.get("http_version") != "1.0" or unframed.MARK in scope.get("extensions", {}):
+            return False
+        return not any(name.lower() == b"content-length" for name, _ in headers)
 
     async def answer(self, error: ApiError) -> None:
         """An error instead of the route's answer; nothing where that has begun, so that the server cuts it."""

@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from polite_flamingo.text_files import NotText, decoded
+
 PREFIX = "pf-"
 LOOK_EVERY = 1.0
 """Seconds between two looks at whether the file has changed."""
@@ -92,7 +94,9 @@ def read_keys(path: Path) -> list[Key]:
         ValueError: it is not there, or not what it should be; one line, without a hash.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(decoded(path.read_bytes()))
+    except NotText as error:
+        raise ValueError(f"{path}: not a JSON file, as it is {error}") from None
     except OSError as error:
         why = error.strerror or "cannot be read"
         raise ValueError(f"{path}: {why}; `python -m serving.keys new NAME --file {path}` makes one") from None

@@ -95,9 +95,7 @@ class ImageUrl(_Part):
         description="`data:image/…;base64,…`, or where the server allows it an http(s) URL.",
         examples=["data:image/png;base64,iVBORw0KGgo…"],
     )
-    detail: Literal["auto", "low", "high"] | None = Field(
-        None, description="Ignored: every image is seen at the model's own size."
-    )
+    detail: Any = Field(None, description="Ignored: every image is seen at the model's own size.")
 
 
 class ImagePart(_Part):
@@ -130,7 +128,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
     role: Literal["system", "developer", "user", "assistant"]
     content: Content | None = Field(None, description="May be null, or missing, only in an assistant's message.")
-    name: str | None = Field(None, description="Ignored.")
+    name: Any = Field(None, description="Ignored.")
 
 
 class StreamOptions(BaseModel):

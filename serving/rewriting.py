@@ -22,7 +22,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
-import pydantic_core
 from pydantic import BaseModel, ValidationError
 
 from polite_flamingo.filters.judge import CHECKS, Thresholds, first_failure, judge
@@ -31,6 +30,7 @@ from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Turn, Verdict,
 from polite_flamingo.selection import split_paragraphs
 from polite_flamingo.sources.instructions import INSTRUCTIONS
 from polite_flamingo.sources.reading import checked
+from serving import validation
 from serving.config import LimitsConfig, ServiceConfig
 from serving.errors import ApiError
 from serving.pictures import Pictures, Shown
@@ -54,7 +54,7 @@ _TASKS_OF_INSTRUCTIONS = {
 def parsed(data: bytes) -> Any:
     """JSON types. Raises ApiError 400 for what is no JSON, or holds what nothing can write, like half a character."""
     try:
-        return pydantic_core.from_json(data, allow_inf_nan=False)
+        return validation.parsed(data)
     except ValueError as error:
         raise ApiError(400, f"no JSON: {error}", code="invalid_json") from None
 

@@ -7,19 +7,25 @@ and everybody else waits meanwhile; besides, pydantic's refuses half a surrogate
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+import pydantic_core
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import TypeAdapter, ValidationError
 
+from polite_flamingo.text_files import without_mark
 from serving.errors import ApiError
-
-_JSON: TypeAdapter[Any] = TypeAdapter(Any)
 
 _LONGEST = 300
 """Characters of a message: some repeat what they found."""
+
+_OF_CONTENT = re.compile(r"messages\.\d+\.content(\..*)?")
+_REMEDY = (
+    '; send a string, or a list of parts such as {"type": "text", "text": "What is this?"} and '
+    '{"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo…"}}'
+)
 
 
 class JsonRoute(APIRoute):
@@ -39,9 +45,20 @@ class _Request(Request):
     async def json(self) -> Any:
         """The body. Raises json.JSONDecodeError, which FastAPI makes a validation error of."""
         try:
-            return _JSON.validate_json(await self.body())
-        except ValidationError as error:
-            raise json.JSONDecodeError(error.errors(include_input=False)[0]["msg"], "", 0) from None
+            return parsed(await self.body())
+        except ValueError as error:
+            raise json.JSONDecodeError(str(error), "", 0) from None
+
+
+def parsed(data: bytes) -> Any:
+    """JSON types, of a body or of a line.
+
+    Raises:
+        ValueError: it is empty, not UTF-8, not JSON, or holds what nothing can write: NaN, half of a surrogate pair.
+    """
+    if not data.strip():
+        raise ValueError("it is empty; send a JSON object")
+    return pydantic_core.from_json(without_mark(data), allow_inf_nan=False)
 
 
 def as_api_error(errors: Sequence[Any], body: Any) -> ApiError:
@@ -58,10 +75,12 @@ def as_api_error(errors: Sequence[Any], body: Any) -> ApiError:
     where = at_fault(first["loc"], body)
     if not where and not isinstance(body, dict):
         return ApiError(400, "the body must be a JSON object, sent as Content-Type: application/json")
+    remedy = _REMEDY if _OF_CONTENT.fullmatch(where) else ""
     if kind == "missing":
-        return ApiError(400, f"{where} is missing", code="missing_required_parameter", param=where)
+        return ApiError(400, f"{where} is missing{remedy}", code="missing_required_parameter", param=where)
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
-    return ApiError(400, f"{where or 'the body'}: {message}"[:_LONGEST], code=code, param=where or None)
+    told = f"{where or 'the body'}: {message}"[:_LONGEST]
+    return ApiError(400, f"{told}{remedy}", code=code, param=where or None)
 
 
 def at_fault(location: Sequence[str | int], body: Any) -> str:

@@ -24,6 +24,7 @@ from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.saved import FILE, opened
 from polite_flamingo.hub import resolve
 from polite_flamingo.profile_keys import refuse_empty_strangers
+from polite_flamingo.text_files import read_text
 
 FORMS = "a model's folder, zoo:NAME, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
 
@@ -99,7 +100,7 @@ def _of_profile(name: str, path: Path, section: str, part: str) -> FlamingoConfi
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--flamingo", type=FlamingoConfig)
     try:
-        given: Any = (yaml.safe_load(path.read_text(encoding="utf-8")) or {})[section][part]
+        given: Any = (yaml.safe_load(read_text(path)) or {})[section][part]
         refuse_empty_strangers(given, FlamingoConfig)
         found: FlamingoConfig = parser.instantiate(parser.parse_object({"flamingo": given})).flamingo
     except (KeyError, TypeError):

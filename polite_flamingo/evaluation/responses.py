@@ -16,6 +16,7 @@ from polite_flamingo.answers import Unfinished, ending
 from polite_flamingo.evaluation.judging import Answer
 from polite_flamingo.sample import REASONS, BadSample
 from polite_flamingo.shards import write_atomically
+from polite_flamingo.text_files import read_text
 
 
 def write_responses(path: Path, answers: Mapping[str, Answer]) -> None:
@@ -37,14 +38,10 @@ def read_responses(path: Path) -> dict[str, Answer]:
 
     Raises:
         OSError: there is no such file.
-        ValueError: a line is not as it should be, or a key is there twice; names the line.
+        ValueError: it is not UTF-8, a line is not as it should be, or a key is there twice; names the line.
     """
     answers: dict[str, Answer] = {}
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: {error}") from None
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -15,8 +15,9 @@ from typing import Literal, get_args
 
 from polite_flamingo.sources.delimited import looks_delimited
 from polite_flamingo.sources.reading import SourceError
-from polite_flamingo.sources.streaming import only_value, open_text, other_encoding
+from polite_flamingo.sources.streaming import only_value, open_text
 from polite_flamingo.sources.unpacking import open_bytes, packing, unpacked_name
+from polite_flamingo.text_files import other_encoding
 
 Kind = Literal[
     "JSON list", "JSON lines", "JSON object", "delimited text", "Parquet", "Arrow file", "Arrow stream",

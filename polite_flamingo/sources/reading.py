@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
+from polite_flamingo import text_files
 from polite_flamingo.discovery import files_below
 from polite_flamingo.images import EXTENSION_OF, Header, inspect
 from polite_flamingo.sample import BadSample, Image
@@ -42,13 +42,11 @@ class SourceError(ValueError):
 def read_text(path: Path) -> str:
     """A whole UTF-8 text file, without its byte order mark. Raises `SourceError`."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return text_files.read_text(path)
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None
-    except UnicodeDecodeError as error:
-        where = f"byte 0x{error.object[error.start]:02x} at {error.start}"
-        remedy = f"iconv -f CP1252 -t UTF-8 {quote(str(path))} > {quote(f'{path}.utf8')}"
-        raise SourceError(f"{path} is not UTF-8 ({where}): convert it first; if Windows wrote it: {remedy}") from None
+    except text_files.NotText as error:
+        raise SourceError(str(error)) from None
 
 
 def load_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
@@ -127,11 +125,11 @@ def small_text(path: Path, folder: Path | None) -> str:
             raise BadSample("unsafe_name", f"{path.name} is a link that leads out of {folder}")
         if path.stat().st_size > MAX_TEXT_FILE_BYTES:
             raise BadSample("text_too_long", f"{path.name}: more than {MAX_TEXT_FILE_BYTES} bytes")
-        return path.read_bytes().decode("utf-8-sig")
+        return text_files.decoded(path.read_bytes())
     except OSError as error:
         raise BadSample("missing_annotation", f"{path.name} cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise BadSample("bad_field", f"{path.name} is not UTF-8: {error.reason} at byte {error.start}") from None
+    except text_files.NotText as error:
+        raise BadSample("bad_field", f"{path.name} is {error}") from None
 
 
 def small_json(path: Path, folder: Path | None) -> Any:

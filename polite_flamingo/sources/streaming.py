@@ -23,6 +23,7 @@ from typing import IO, Any
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading import SourceError, kind_of
 from polite_flamingo.sources.unpacking import open_bytes
+from polite_flamingo.text_files import other_encoding
 
 WINDOW = 1 << 20
 """Characters read at once."""
@@ -31,8 +32,6 @@ MAX_RECORD = 64 << 20
 """Characters of one record, at most: a file that promises more is no annotation file."""
 
 _SPACE = " \t\r\n"
-_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-"""Byte order marks of encodings that are not read. iconv leaves them out."""
 
 
 def elements(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[Any]:
@@ -140,18 +139,6 @@ def open_text(path: Path) -> Iterator[IO[str]]:
             raise SourceError(f"{path} is {encoding}, not UTF-8: {remedy}")
         ends = "\r" if b"\r" in start and b"\n" not in start else "\n"
         yield io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline=ends)
-
-
-def other_encoding(start: bytes) -> str:
-    """UTF-16 or UTF-32 with the order of its bytes, if a file that begins so is written in it; else ""."""
-    for mark, encoding in _MARKS.items():
-        if start.startswith(mark):
-            return encoding
-    if len(start) >= 4 and start[0] and not start[1]:
-        return "UTF-32LE" if not any(start[1:4]) else "UTF-16LE" if start[2] and not start[3] else ""
-    if len(start) >= 4 and not start[0]:
-        return "UTF-32BE" if not any(start[:3]) and start[3] else "UTF-16BE" if start[1] and not start[2] else ""
-    return ""
 
 
 class _Window:

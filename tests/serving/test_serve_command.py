@@ -6,15 +6,19 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
-from ray_jobs.console import JobFailed
-from ray_jobs.serve import HAPROXY_FILES, check_port, private_folder
-from serving.config import ScaleConfig, from_profile
+from ray_jobs import console
+from ray_jobs.build_pf1m import BuildConfig
+from ray_jobs.cluster import PoolsConfig
+from ray_jobs.console import CannotStart
+from ray_jobs.serve import HAPROXY_FILES, ServeConfig, check_port, private_folder
+from serving.batch_work import profile_of
+from serving.config import ScaleConfig, ServiceConfig, from_profile
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "serving").glob("*.yaml"))
@@ -76,7 +80,7 @@ def test_a_taken_port_is_told_in_one_line() -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(JobFailed, match=rf"cannot listen on 127.0.0.1:{port} .*--port"):
+        with pytest.raises(CannotStart, match=rf"cannot listen on 127.0.0.1:{port} .*--port"):
             check_port("127.0.0.1", port)
     check_port("127.0.0.1", port)
 
@@ -104,6 +108,37 @@ def test_a_cluster_needs_what_the_least_replicas_take() -> None:
     scale = ScaleConfig()
     assert scale.needed("CPU") == 2.0 and scale.needed("GPU") == 0
     assert replace(scale, chat=replace(scale.chat, min=3, max=5, gpus=1.0)).needed("GPU") == 3
+
+
+def test_every_section_of_a_profile_arrives_in_the_service_and_in_its_bulk_jobs(tmp_path: Path) -> None:
+    """`make serve` and `serve deploy` read the same sections, and hand a bulk job those that are a build's."""
+    content = yaml.safe_load((ROOT / "profiles/tiny.yaml").read_text())
+    content["thresholds"] = {"sts": 0.61}
+    content["scoring"] = {**content.get("scoring", {}), "device": "cpu"}
+    content["pools"] = {
+        "rewriting": {"min_actors": 2, "max_actors": 5, "cpus": 0.1, "gpus": 0.2, "rows_per_call": 7},
+        "scoring": {"min_actors": 3, "max_actors": 4, "cpus": 0.3, "gpus": 0.4, "rows_per_call": 9},
+        "distorting": {"rows_per_call": 11},
+        "task_cpus": 0.15, "max_failures_in_a_row": 13, "autoscaling": True,
+    }  # fmt: skip
+    profile = tmp_path / "profile.yaml"
+    profile.write_text(yaml.safe_dump(content))
+    arguments = ["--profile", str(profile)]
+    sections = [one.name for one in fields(ServiceConfig)]
+    assert sections == [one.name for one in fields(ServeConfig) if one.name not in ("host", "port")]
+    made = console.parse("serve", "", ServeConfig, arguments)
+    service, deployed = made.service, from_profile(profile)
+    for name in sections[:-1]:
+        assert getattr(service, name) == getattr(deployed, name) == getattr(made, name), name
+
+    place = ["--input", "in", "--out", "out"]
+    asked = console.parse("build_pf1m", "", BuildConfig, [*arguments, *place])
+    for one in (service, deployed):
+        written = tmp_path / "bulk.yaml"
+        written.write_text(profile_of(one))
+        assert console.parse("build_pf1m", "", BuildConfig, ["--profile", str(written), *place]) == asked
+    for field in fields(asked.pools):
+        assert getattr(asked.pools, field.name) != getattr(PoolsConfig(), field.name), f"{field.name} was not tried"
 
 
 def test_help_names_the_sections_and_the_place() -> None:

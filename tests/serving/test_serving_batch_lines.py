@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 from pathlib import Path
@@ -29,7 +30,7 @@ def read(data: bytes) -> list[Line]:
 
 def lines_in(data: bytes) -> int:
     """Counted in another way: what stands between line feeds and is not blank."""
-    return sum(bool(one.strip()) for one in data.split(b"\n"))
+    return sum(bool(one.strip()) for one in data.removeprefix(codecs.BOM_UTF8).split(b"\n"))
 
 
 pieces = st.one_of(
@@ -94,3 +95,9 @@ def test_what_is_wrong_with_a_line_is_said(wrong: Any, says: str) -> None:
     assert good.error is None
     assert bad.error is not None and says in bad.error.message
     assert duplicate.error is not None and duplicate.error.code == "duplicate_custom_id"
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line() -> None:
+    both = json.dumps(line("a")).encode() + b"\n" + json.dumps(line("b")).encode()
+    assert read(codecs.BOM_UTF8 + both) == read(both)
+    assert [one.custom_id for one in read(codecs.BOM_UTF8 + both) if one.content] == ["a", "b"]

@@ -5,6 +5,7 @@ The service is real, on a port; the build is `tiny_build.py`, in a process of it
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -116,6 +117,8 @@ def test_lists_come_in_pages(tmp_path: Path) -> None:
         ({"purpose": "fine-tune"}, "purpose: must be 'batch'"),
         ({"file": ("a", b"x" * 50_001)}, "50,000 bytes"),
         ({"expires_after": {"anchor": "created_at", "seconds": 0}}, "number of seconds above 0"),
+        ({"file": ("a", '{"custom_id": "a"}'.encode("utf-16"))}, "UTF-16, not UTF-8: convert it first"),
+        ({"file": ("a", gzip.compress(b"{}"))}, "it is packed; unpack it first"),
     ],
 )
 def test_an_upload_that_does_not_fit_leaves_nothing(shared: Site, change: dict[str, Any], says: str) -> None:

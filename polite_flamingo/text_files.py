@@ -1,0 +1,72 @@
+"""The one decoder of text that others wrote, files and bodies: UTF-8, with or without a byte order mark.
+
+UTF-16 and UTF-32 (Excel's "Unicode text", PowerShell's `>`) are refused by name, with the remedy, whether they begin
+with a mark or not.
+"""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from shlex import quote
+
+_MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+"""Byte order marks of encodings that are not read. iconv leaves them out."""
+
+
+class NotText(ValueError):
+    """Bytes that are not UTF-8. Its message is one line: what they are, and what to do; the reader says where.
+
+    Attributes:
+        what: they are, such as "UTF-16, not UTF-8".
+        remedy: the beginning of a command, to be followed by the file's name.
+    """
+
+    def __init__(self, what: str, remedy: str, before: str = "convert it first"):
+        super().__init__(f"{what}: {before}: {remedy}")
+        self.what, self.remedy, self.before = what, remedy, before
+
+
+def other_encoding(start: bytes) -> str:
+    """UTF-16 or UTF-32 with the order of its bytes, if a file that begins so is written in it; else ""."""
+    for mark, encoding in _MARKS.items():
+        if start.startswith(mark):
+            return encoding
+    if len(start) >= 4 and start[0] and not start[1]:
+        return "UTF-32LE" if not any(start[1:4]) else "UTF-16LE" if start[2] and not start[3] else ""
+    if len(start) >= 4 and not start[0]:
+        return "UTF-32BE" if not any(start[:3]) and start[3] else "UTF-16BE" if start[1] and not start[2] else ""
+    return ""
+
+
+def without_mark(data: bytes) -> bytes:
+    """UTF-8 text as bytes, without its byte order mark; the rest is not looked at.
+
+    Args:
+        data: the beginning of a text, four bytes or more of it where it has them.
+
+    Raises:
+        NotText: it begins like UTF-16 or UTF-32.
+    """
+    if encoding := other_encoding(data[:4]):
+        raise NotText(f"{encoding}, not UTF-8", f"iconv -f {encoding} -t UTF-8")
+    return data.removeprefix(codecs.BOM_UTF8)
+
+
+def decoded(data: bytes) -> str:
+    """A whole text. Raises NotText."""
+    try:
+        return without_mark(data).decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        windows = "convert it first; if Windows wrote it"
+        raise NotText(f"not UTF-8 ({where})", "iconv -f CP1252 -t UTF-8", windows) from None
+
+
+def read_text(path: Path) -> str:
+    """A whole text file. Raises NotText, which names it and gives a command that can be run as it is, and OSError."""
+    try:
+        return decoded(path.read_bytes())
+    except NotText as error:
+        command = f"{error.remedy} {quote(str(path))} > {quote(f'{path}.utf8')}"
+        raise NotText(f"{path} is {error.what}", command, error.before) from None
