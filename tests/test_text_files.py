@@ -57,7 +57,5 @@ def test_every_reader_takes_a_mark_and_names_another_encoding(
 def test_what_is_text_and_what_is_not() -> None:
     assert decoded(b"") == "" and decoded(codecs.BOM_UTF8) == "" and decoded(b"a\0b") == "a\0b"
     assert decoded("\ufeffä\ufeff".encode()) == "ä\ufeff"
-    with pytest.raises(
-        NotText, match=r"not UTF-8 \(byte 0xe4 at 1\): convert it .* iconv -f CP1252"
-    ):
+    with pytest.raises(NotText, match=r"not UTF-8 \(byte 0xe4 at 1\): convert it .* iconv -f CP1252"):
         decoded(b"a\xe4")
