@@ -109,14 +109,14 @@ def annotations_of(ingests: Iterable[IngestCounts], rows: Mapping[Path, int]) ->
     is left out of the counts, as one without a result.
 
     Args:
-        ingests: noted by the build.
+        ingests: noted by the build; of one none of whose shards is done yet, no row was read.
         rows: of each input shard that was read.
     """
     read: Counter[tuple[str, str]] = Counter()
     for path, count in rows.items():
         if where := _ingest_of(path):
             read[where] += count
-    known = [ingest for ingest in ingests if ingest.where in read and ingest.written >= read[ingest.where]]
+    known = [ingest for ingest in ingests if ingest.written >= read[ingest.where]]
     quarantined: Counter[str] = Counter()
     for ingest in known:
         quarantined.update(ingest.reasons)

@@ -64,7 +64,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the dashboard never came up")
 
 
-def submit(environment: dict[str, str], *command: str) -> str:
+def submit(environment: dict[str, str], *command: str, status: int = 0) -> str:
     """`ray job submit`, tried again while the head's agent is still starting; returns what the job printed."""
     for attempt in range(10):
         done = subprocess.run(
@@ -74,7 +74,7 @@ def submit(environment: dict[str, str], *command: str) -> str:
         if "No available agent" not in done.stderr + done.stdout:
             break
         time.sleep(2 + attempt)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == status, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
@@ -90,3 +90,5 @@ def test_submitted_to_a_cluster_it_does_the_same(tmp_path: Path, head: dict[str,
     assert here.returncode == 0
     assert results(tmp_path / "here") == results(tmp_path / "out")
     assert len(OutputLayout(root=tmp_path / "here").finished()) == 3
+    told = submit(head, "python", "-m", "ray_jobs.select", "--out", "out/mine", status=1)
+    assert "select: error: --out out/mine: a submitted job runs in a temporary copy of the working directory" in told

@@ -99,6 +99,13 @@ def test_a_part_of_the_shards_is_a_part_of_the_annotations(tmp_path: Path) -> No
     assert some["annotations"] == Annotations(
         names=("mine",), rows=10, quarantined={"missing_image": 3}, not_read=4, rows_in=3
     ).to_json() | {"names": ["mine"]}
+    layout = OutputLayout(root=tmp_path / "out")
+    run = read_run(layout)
+    assert run is not None
+    write_run(layout, add_ingests(run, shard_names(str(tmp_path / "in")).values()))
+    select.select(layout, Thresholds())
+    begun = select.read_stats(layout)["annotations"]
+    assert (begun["rows"], begun["not_read"], begun["rows_in"]) == (20, 11, 3), "a build that has not come to yours"
     rest = built(tmp_path / "out", str(tmp_path / "in"))["annotations"]
     assert (rest["rows"], rest["not_read"], rest["rows_in"]) == (20, 0, 14)
 
