@@ -31,6 +31,7 @@ from polite_flamingo.journal import ShardJournal
 from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.sample import BadSample, Quarantined, Reason, Sample
 from polite_flamingo.shards import write_atomically
+from polite_flamingo.shared import Probe
 
 RECORDED = pa.schema([("name", pa.string()), ("rows_in", pa.int64())])
 
@@ -65,8 +66,14 @@ def _noted(sample: Sample) -> Sample:
     return replace(sample, rewritten=str(answer), provenance={**sample.provenance, "finish_reason": answer.why})
 
 
-def record_answers(table: pa.Table, folder: str) -> pa.Table:
-    """Write FOLDER/SHARD.jsonl of each whole shard; return one row (of schema `RECORDED`) a shard."""
+def record_answers(table: pa.Table, folder: str, probe: Probe | None = None) -> pa.Table:
+    """Write FOLDER/SHARD.jsonl of each whole shard; return one row (of schema `RECORDED`) a shard.
+
+    Raises:
+        OutOfReach: this machine does not see `probe`.
+    """
+    if probe is not None:
+        probe.check()
     layout = OutputLayout(root=Path(folder))
     done = []
     for block in blocks(table):
@@ -108,6 +115,7 @@ class JudgingActor:
     """Holds the judges; writes OUT/judged/SHARD.json."""
 
     def __init__(self, judging: Judging, settings: StageSettings):
+        settings.check()
         self._judging = judging
         self._journal = settings.journal("judging")
         self._guard = Guard(

@@ -19,6 +19,7 @@ from polite_flamingo import journal
 from polite_flamingo.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.shards import write_atomically
+from polite_flamingo.shared import Probe
 
 DONE = pa.schema(
     [
@@ -46,6 +47,7 @@ def commit_blocks(
     config_hash: str,
     stages: Sequence[str] = STAGES,
     describe: Describe = _nothing,
+    probe: Probe | None = None,
 ) -> pa.Table:
     """Commit what is complete; return one row (of schema `DONE`) a shard that is now on disk.
 
@@ -55,7 +57,13 @@ def commit_blocks(
         config_hash: of the run.
         stages: what the job calls the stages whose seconds the rows carry; one name for a job of one stage.
         describe: figures of a shard's rows for its manifest, beside the reasons of what was quarantined.
+        probe: what this machine must see in the output folder.
+
+    Raises:
+        OutOfReach: it does not see it.
     """
+    if probe is not None:
+        probe.check()
     done = []
     for block in blocks(table):
         whole = whole_shard(layout, block)

@@ -32,6 +32,7 @@ class DistortionActor:
     """Holds one speaker and answers blocks of single-turn good responses."""
 
     def __init__(self, work: DistortionWork, settings: StageSettings):
+        settings.check()
         self._journal = settings.journal("distortion")
         self._guard = Guard(
             reason="distortion_failed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,21 +34,23 @@ class Rewrites(Protocol):
 class RewriterActor:
     """Holds one copy of the rewriter and answers blocks of rows.
 
-    After each block its figures so far are in OUT/engine/HOST-PID.json: Ray ends actors without a word, so nothing can
-    be left to their end.
+    After each block its figures so far are in OUT/engine/HOST-PID-RANDOM.json: Ray ends actors without a word, so
+    nothing can be left to their end.
     """
 
     reason: Reason = "rewriting_failed"
     """Of a row on which the model raised."""
 
     def __init__(self, config: RewriterConfig, settings: StageSettings):
+        settings.check()
         self._journal = settings.journal("rewriting")
         self._guard = Guard(
             reason=self.reason,
             rows_per_call=settings.rows_per_call,
             max_failures_in_a_row=settings.max_failures_in_a_row,
         )
-        self._figures = OutputLayout(root=Path(settings.out)).engine / f"{socket.gethostname()}-{os.getpid()}.json"
+        mine = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # containers repeat the first two
+        self._figures = OutputLayout(root=Path(settings.out)).engine / f"{mine}.json"
         with self._journal.loading(patience=settings.actors + 1):
             self._rewriter = self.load(config)
 

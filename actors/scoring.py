@@ -25,6 +25,7 @@ class ScoringActor:
     """Holds one copy of each scoring model and answers blocks of rewritten rows."""
 
     def __init__(self, config: ScoringConfig, settings: StageSettings):
+        settings.check()
         self._journal = settings.journal("scoring")
         self._guard = Guard(
             reason="scoring_failed",

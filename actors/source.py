@@ -19,6 +19,7 @@ from actors.rows import Block, Row
 from polite_flamingo.guard import with_provenance
 from polite_flamingo.sample import Sample
 from polite_flamingo.shards import read_shard
+from polite_flamingo.shared import Seen
 
 SAMPLED_SHARDS = 1000
 
@@ -27,7 +28,7 @@ class ShardDatasource(Datasource):
     """Reads whole shards.
 
     Args:
-        shards: name -> path.
+        shards: name -> path; made absolute here, as workers have other working directories.
         config_hash: of the run; goes into each sample's provenance.
         prepare: makes other rows of those of a shard, before they are counted; None leaves them.
     """
@@ -37,7 +38,7 @@ class ShardDatasource(Datasource):
     ):
         super().__init__()
         self._prepare = prepare
-        self._shards = dict(shards)
+        self._shards = {name: path.absolute() for name, path in shards.items()}
         self._config_hash = config_hash
         self._bytes: int | None = None
 
@@ -54,16 +55,17 @@ class ShardDatasource(Datasource):
         """One task a shard, whatever `parallelism` says: a block must be a whole shard."""
         return [
             ReadTask(
-                partial(_read, name, str(path), self._config_hash, self._prepare),
-                BlockMetadata(num_rows=None, size_bytes=_size(path), input_files=[str(path)], exec_stats=None),
+                partial(_read, name, str(path), self._config_hash, self._prepare, size or None),
+                BlockMetadata(num_rows=None, size_bytes=size, input_files=[str(path)], exec_stats=None),
             )
-            for name, path in self._shards.items()
+            for name, path, size in ((name, path, _size(path)) for name, path in self._shards.items())
         ]
 
 
 def _read(
-    name: str, path: str, config_hash: str, prepare: Callable[[list[Row]], list[Row]] | None = None
+    name: str, path: str, config_hash: str, prepare: Callable[[list[Row]], list[Row]] | None, size: int | None
 ) -> list[pa.Table]:
+    Seen(path=path, size=size).check()
     rows = read_shard(path)
     if prepare is not None:
         rows = prepare(rows)
@@ -80,6 +82,6 @@ def _traced(row: Row, path: str, index: int, config_hash: str) -> Row:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return path.stat().st_size if path.is_file() else 0
     except OSError:
         return 0  # it will be reported when it is read

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, Sample, unmarked
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.shards import is_temporary, temporary_name, write_atomically
 
 MARKER = "<img_path>"
 """Opens and closes an image's path in a published record; there is no form with a slash."""
@@ -133,7 +133,7 @@ def _write_image(path: Path, data: bytes) -> None:
     if path.exists() and path.stat().st_size == len(data):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    temporary = temporary_name(path)
     temporary.write_bytes(data)
     temporary.replace(path)
 
@@ -151,7 +151,10 @@ def _lines(out: Path, names: Sequence[str], kind: str) -> Iterator[str]:
 
 def _join(path: Path, lines: Iterator[str]) -> int:
     """Write a JSON array of one record a line."""
-    temporary = path.with_name(f"{path.name}.tmp-joining")
+    for stale in path.parent.glob(f"{path.name}.tmp-*"):
+        if is_temporary(stale.name):  # of a selection that was killed here
+            stale.unlink(missing_ok=True)
+    temporary = temporary_name(path)
     count = 0
     with temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.write("[")

@@ -4,8 +4,10 @@ A row that raises is found by the worker itself (`guard.py`). A row that kills t
 decoder, the kernel's out-of-memory killer) takes the evidence along, and a scheduler that retries would feed it to one
 worker after another for ever. So a worker notes its rows before it starts on them. A successor that finds a note left
 behind counts a death against these rows; after two it runs them one by one, and the row that kills a third worker is
-condemned and never run again. Two chances, because most deaths (a preempted machine, an impatient operator) are not
-the rows' fault.
+condemned and never run again. Two chances, because most deaths (an impatient operator, a driver of a GPU) are not the
+rows' fault. A machine that is lost as a whole says nothing about the rows on it: a note names its machine, and a death
+on one that is gone by the time it is looked at does not count. Only the bound on all deaths of a shard does count
+them, as a row may bring down a whole machine.
 
 One small file a block of rows and stage; `clear` at the start of a job forgets deaths (of a job that was killed as a
 whole) but not condemned rows. This module runs nothing and knows no model.
@@ -15,10 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import socket
-from collections.abc import Iterator, Sequence
+import secrets
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,23 +37,40 @@ class WorkerKeepsDying(RuntimeError):
 
 @dataclass(kw_only=True)
 class _State:
-    """The note of one block of rows and stage. Rows are given by their place in the block."""
+    """The note of one block of rows and stage. Rows are given by their place in the block.
+
+    `node` is where the rows in `busy` run, `deaths` has for each call the nodes on which a worker died.
+    """
 
     busy: list[int] = dataclasses.field(default_factory=list)
     alone: bool = False
     call: int = -1
-    deaths: dict[str, int] = dataclasses.field(default_factory=dict)
+    node: str = ""
+    deaths: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     total_deaths: int = 0
     condemned: list[int] = dataclasses.field(default_factory=list)
     done: int = 0
 
 
-class Journal:
-    """The notes of one stage ("rewrite", "score") in `folder`, which all workers see."""
+LostNodes = Callable[[], Collection[str]]
+"""The machines that are gone, by whatever names `Journal.node` has."""
 
-    def __init__(self, folder: Path, stage: str):
+
+class Journal:
+    """The notes of one stage ("rewrite", "score") in `folder`, which all workers see.
+
+    Args:
+        folder: of the notes.
+        stage: of the work.
+        node: the machine that this worker runs on.
+        lost: the machines that are gone; asked only where somebody has died.
+    """
+
+    def __init__(self, folder: Path, stage: str, node: str = "", lost: LostNodes = tuple):
         self.folder = folder
         self.stage = stage
+        self.node = node
+        self.lost = lost
 
     def open(self, shard: str, first: int = 0) -> ShardJournal:
         """Start on the rows of a shard from index `first`; reads what a dead predecessor left.
@@ -60,26 +78,27 @@ class Journal:
         Raises:
             WorkerKeepsDying: too many died on this shard.
         """
-        return ShardJournal(self.folder / f"{shard}@{first}.{self.stage}.json", self.stage, shard)
+        return ShardJournal(self.folder / f"{shard}@{first}.{self.stage}.json", self.stage, shard, self.node, self.lost)
 
     @contextmanager
     def loading(self, patience: int) -> Iterator[None]:
         """Wrap the loading of a model: a marker stays behind where loading kills the process.
 
         Args:
-            patience: how many markers, of workers loading now or dead, are too many.
+            patience: how many markers, of workers loading now or dead, are too many. Lost machines do not count.
 
         Raises:
             WorkerKeepsDying: more than `patience` markers are there.
         """
-        mine = self.folder / f"{self.stage}.loading-{socket.gethostname()}-{os.getpid()}"
+        mine = self.folder / f"{self.stage}.loading-{secrets.token_hex(8)}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        if len(list(self.folder.glob(f"{self.stage}.loading-*"))) > patience:
+        markers = [_node_of(path) for path in self.folder.glob(f"{self.stage}.loading-*")]
+        if len(markers) > patience and len(_counted(markers, self.lost)) > patience:
             raise WorkerKeepsDying(
                 f"the {self.stage} worker's process died again and again while it loaded its models; "
                 "is there enough memory, and does the model load in a plain Python process?"
             )
-        mine.touch()
+        mine.write_text(self.node)
         yield
         mine.unlink(missing_ok=True)
 
@@ -87,18 +106,19 @@ class Journal:
 class ShardJournal:
     """The note of one block of rows and stage."""
 
-    def __init__(self, path: Path, stage: str, shard: str):
+    def __init__(self, path: Path, stage: str, shard: str, node: str = "", lost: LostNodes = tuple):
         self.path = path
+        self._lost = lost
         self._state = _read(path)
         state = self._state
         if state.busy:
             state.total_deaths += 1
-            if state.alone:
+            if state.alone and _counted([state.node], lost):
                 state.condemned = sorted({*state.condemned, *state.busy})
                 state.deaths.pop(str(state.call), None)
-            else:
-                state.deaths[str(state.call)] = state.deaths.get(str(state.call), 0) + 1
-        state.busy, state.done = [], 0
+            elif not state.alone:
+                state.deaths.setdefault(str(state.call), []).append(state.node)
+        state.busy, state.done, state.node = [], 0, node
         if state.total_deaths > MAX_DEATHS_PER_SHARD:
             raise WorkerKeepsDying(
                 f"the {stage} worker's process died {state.total_deaths} times on shard {shard} "
@@ -113,7 +133,8 @@ class ShardJournal:
 
     def suspicious(self, call: int) -> bool:
         """Whether the rows of this call killed so many workers that they should run one by one."""
-        return self._state.deaths.get(str(call), 0) >= DEATHS_BEFORE_NARROWING
+        died_on = self._state.deaths.get(str(call), [])
+        return len(died_on) >= DEATHS_BEFORE_NARROWING and len(_counted(died_on, self._lost)) >= DEATHS_BEFORE_NARROWING
 
     @contextmanager
     def busy(self, call: int, rows: Sequence[int], *, alone: bool) -> Iterator[None]:
@@ -154,6 +175,19 @@ def forget(folder: Path, shard: str) -> None:
 def rows_done(folder: Path, stage: str) -> int:
     """Rows that `stage` has finished in shards not yet committed; for a progress bar."""
     return sum(_read(path).done for path in folder.glob(f"*.{stage}.json"))
+
+
+def _counted(nodes: Sequence[str], lost: LostNodes) -> list[str]:
+    """Those of the machines that are not lost; an unnamed one is not."""
+    gone = lost() if any(nodes) else ()
+    return [node for node in nodes if node not in gone]
+
+
+def _node_of(marker: Path) -> str:
+    try:
+        return marker.read_text()
+    except FileNotFoundError:  # its worker has loaded in this moment
+        return ""
 
 
 def _read(path: Path) -> _State:

@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from polite_flamingo.discovery import OUTPUT_FOLDERS
 from polite_flamingo.duplicates import write_keys
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.shards import read_shard, sweep_temporary, write_atomically, write_shard
+from polite_flamingo.shards import is_temporary, read_shard, sweep_temporary, write_atomically, write_shard
+from polite_flamingo.shared import out_of_reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,8 @@ class OutputLayout:
             if folder != "images":
                 sweep_temporary(self.root / folder)
         for path in self.root.glob("*.tmp-*"):
-            path.unlink(missing_ok=True)
+            if is_temporary(path.name):
+                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +255,7 @@ def read_scored(layout: OutputLayout, name: str) -> list[Sample]:
         ValueError: the file does not hold what the manifest says; the message tells how to make it again.
     """
     expected = read_manifest(layout.manifest(name)).scored
-    rows = read_shard(layout.scored(name)) if expected else []
+    rows = read_shard(layout.scored(name)) if expected and layout.scored(name).exists() else []
     samples = [row for row in rows if isinstance(row, Sample)]
     if len(samples) != expected or len(samples) != len(rows):
         raise ValueError(
@@ -313,10 +315,15 @@ def _tars_below(folder: Path) -> list[str]:
     start = len(os.path.join(folder, ""))  # noqa: PTH118
     return [
         os.path.join(where, name)[start:]  # noqa: PTH118
-        for where, folders, files in os.walk(folder)
+        for where, folders, files in os.walk(folder, onerror=_cannot_list)
         for name in (*folders, *files)
         if name.endswith(".tar")
     ]
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    """`os.walk` would pass over a folder that it may not open, and its shards would be missed by nobody."""
+    raise out_of_reach(error.filename, error)
 
 
 @contextmanager

@@ -23,6 +23,8 @@ import io
 import json
 import os
 import re
+import secrets
+import stat
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
+from polite_flamingo.shared import about_content, out_of_reach
 from polite_flamingo.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
 from polite_flamingo.uniform import FREE, is_uniform, uniform_record
 
@@ -43,6 +46,7 @@ _MEMBER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
+_TEMPORARY = re.compile(r"\.tmp-(?:[0-9a-f]{1,16}|joining)$")
 BROKEN_TAR = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError)
 """What `tarfile` raises on damaged bytes: its own errors, and those of the number parsing under them."""
 
@@ -64,14 +68,19 @@ def read_shard(path: Path | str) -> list[Sample | Quarantined]:
     """Read a whole tar: valid samples and, in their places, one record for each row or shard that is not.
 
     Content never raises. The result has at least one item; the `index` of a record is its place in this list.
+
+    Raises:
+        OutOfReach: the file is absent or forbidden, or the way to it is broken: that says nothing about its rows.
     """
     path = Path(path)
     groups: list[_Group] = []
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return [_shard_record(path, "unreadable_shard", "is not a file", 0)]
         with path.open("rb") as file:
             damage = _read_members(file, groups)
     except OSError as error:
-        return [_shard_record(path, "unreadable_shard", str(error), 0)]
+        raise out_of_reach(path, error) from error
 
     rows: list[Sample | Quarantined] = []
     taken: set[str] = set()
@@ -134,7 +143,7 @@ def write_shard(path: Path | str, samples: Iterable[Sample], *, uniform: bool = 
 @contextmanager
 def replacing(path: Path) -> Iterator[io.BufferedWriter]:
     """A file that takes the place of `path`, synced, when the block ends without an error; else nothing has changed."""
-    buffered = _tmp_name(path)
+    buffered = temporary_name(path)
     buffered.parent.mkdir(parents=True, exist_ok=True)
     try:
         with buffered.open("wb") as file:
@@ -158,10 +167,23 @@ def write_atomically(path: Path | str, data: bytes | str) -> None:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
+def temporary_name(path: Path) -> Path:
+    """Beside `path`, and nobody else's: process ids repeat in containers and on other machines."""
+    return path.with_name(f"{path.name}.tmp-{secrets.token_hex(8)}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file has such a name. A shard may have `.tmp-` in the middle of its own."""
+    return _TEMPORARY.search(name) is not None
+
+
 def sweep_temporary(folder: Path | str) -> list[Path]:
-    """Remove what killed writers left under `folder`; return what was removed."""
+    """Remove what killed writers left under `folder`; return what was removed.
+
+    For whoever holds the folder's lock (`ledger.exclusive`): a living writer would lose its file.
+    """
     stale = sorted(
-        Path(where, name) for where, _, files in os.walk(folder) for name in files if ".tmp-" in name
+        Path(where, name) for where, _, files in os.walk(folder) for name in files if is_temporary(name)
     )  # a million files are walked over in a second; with a Path for each it is a minute
     for path in stale:
         path.unlink(missing_ok=True)
@@ -214,6 +236,8 @@ def _read_members(file: io.BufferedReader, groups: list[_Group]) -> str | None:
                 _take(tar, member, name, match, last)
             return after_the_end(file, tar.offset)
     except BROKEN_TAR as error:
+        if not about_content(error):
+            raise
         file.seek(0)
         if packed := packed_with(file.read(HEAD_BYTES)):
             return f"packed with {packed[0]}; only plain tars are read: unpack it first ({packed[1]})"
@@ -355,10 +379,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     for part in (header, data, bytes(padding)):
         tar.fileobj.write(part)
     tar.offset += len(header) + len(data) + padding
-
-
-def _tmp_name(path: Path) -> Path:
-    return path.with_name(f"{path.name}.tmp-{os.getpid()}")
 
 
 def _no_constant(name: str) -> float:

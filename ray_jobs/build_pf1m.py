@@ -27,7 +27,7 @@ from polite_flamingo.shards import write_atomically
 from polite_flamingo.world import World, another, look_at, world_of
 from ray_jobs import console, select
 from ray_jobs.cluster import PoolsConfig, running_ray
-from ray_jobs.fingerprint import config_hash, model_fingerprints
+from ray_jobs.fingerprint import by_name, config_hash, model_fingerprints
 from ray_jobs.replay_ledger import settle
 from ray_jobs.run_info import Work, add_ingests, add_work, begin_run, read_run, write_run
 
@@ -70,7 +70,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
 
     Raises:
         ValueError: the input, the output folder or the pools are not right; the message says what to do.
-        JobFailed: the models failed.
+        JobFailed: the models failed, or a machine does not see what the others see.
         AllFailed: every row was quarantined.
     """
     shards = shard_names(config.input)
@@ -153,35 +153,31 @@ def process(
     layout.clear_parts()
     journal.clear(layout.journal)
     with running_ray(config.pools):
-        import ray
-
         from actors.commit import commit_blocks
         from actors.rewriting import RewriterActor
         from actors.scoring import ScoringActor
         from actors.source import ShardDatasource
-        from ray_jobs.pipeline import configure_data, stage
+        from ray_jobs.pipeline import Line, configure_data, shared
 
         configure_data()
         pools = config.pools
-        rewriting = stage(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, pools, layout)
-        scoring = stage(scoring_actor or ScoringActor, config.scoring, pools.scoring, pools, layout)
+        models = model_fingerprints(config.rewriter, config.scoring)
+        own = {role: found for role, found in models.items() if role.startswith("rewriter")}
         names, work, stats = list(shards), Work(), []
-        with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "rewriting")) as advance:
+        with (
+            shared(layout.root) as probe,
+            console.progress(len(shards), lambda: journal.rows_done(layout.journal, "rewriting")) as advance,
+        ):
+            line = Line(pools=pools, layout=layout, probe=probe)
             for start in range(0, len(names), SHARDS_A_RUN):
                 some = {name: shards[name] for name in names[start : start + SHARDS_A_RUN]}
-                source = ShardDatasource(some, identity)
-                committed = (
-                    ray.data.read_datasource(source, override_num_blocks=len(some), num_cpus=pools.task_cpus)
-                    .map_batches(**rewriting)
-                    .map_batches(**scoring)
-                    .map_batches(
-                        commit_blocks,
-                        fn_kwargs={"layout": replace(layout, root=layout.root.resolve()), "config_hash": identity},
-                        batch_size=None,
-                        batch_format="pyarrow",
-                        num_cpus=pools.task_cpus,
-                    )
-                )
+                read = line.read(ShardDatasource(some, identity), len(some))
+                rewriter, scorer = rewriting_actor or RewriterActor, scoring_actor or ScoringActor
+                rewritten = line.actors(read, rewriter, config.rewriter, pools.rewriting, by_name(own))
+                others = by_name({role: models[role] for role in models.keys() - own.keys()})
+                scored = line.actors(rewritten, scorer, config.scoring, pools.scoring, others)
+                whole = replace(layout, root=layout.root.resolve())
+                committed = line.tasks(scored, commit_blocks, layout=whole, config_hash=identity)
                 for shard in committed.iter_rows():
                     advance(1, shard["rows_in"])
                     work.rows += shard["rows_in"]

@@ -11,13 +11,15 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from polite_flamingo.guard import ModelBroken
 from polite_flamingo.journal import WorkerKeepsDying
+from polite_flamingo.shared import reason_in
 from ray_jobs.console import JobFailed
 from ray_jobs.progress import phase
 from ray_jobs.ray_start import joined_ray, private_ray
@@ -56,7 +58,7 @@ class PoolsConfig:
         rewriting: actors that hold the rewriter.
         scoring: actors that hold all scoring models.
         distorting: actors that make pairs for training the rewriter; of ray_jobs.distort alone.
-        task_cpus: logical CPUs of a task that reads or writes one shard.
+        task_cpus: logical CPUs to leave for a task that reads or writes one shard.
         max_failures_in_a_row: more rows than that failing one after the other, for other reasons than their own bad
             content, end the job: the model is broken, not the rows.
         autoscaling: the cluster starts machines when they are asked for (cluster.yaml), so that its present size says
@@ -99,7 +101,8 @@ def running_ray(pools: Needs, spare_cpus: int = 0) -> Iterator[None]:
 
     Raises:
         RayUnavailable: there is no Ray to be had; one line with a remedy.
-        ValueError: the cluster is too small for `pools`: the job would hang without a word.
+        ValueError: the cluster is too small for `pools`, or others hold too much of it: the job would hang without a
+            word.
         JobFailed: from inside: the job's own reason, out of Ray's wrapping.
     """
     set_environment()
@@ -117,7 +120,7 @@ def running_ray(pools: Needs, spare_cpus: int = 0) -> Iterator[None]:
                 stack.enter_context(private_ray(cpus))
         try:
             if not pools.autoscaling:
-                check_size(ray.cluster_resources(), pools)
+                await_room(pools)
             yield
         except Exception as error:
             reason = _reason(error)
@@ -143,14 +146,56 @@ def set_environment() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def check_size(resources: dict[str, float], pools: Needs) -> None:
-    """Raise `ValueError` where a cluster of these resources would wait for ever."""
+ROOM_SECONDS = 15.0
+"""In which what others hold may become free: a job that has just ended gives its actors back one by one."""
+
+
+def await_room(pools: Needs, patience: float = ROOM_SECONDS) -> None:
+    """Raise `ValueError` where the Ray that this process has joined cannot start `pools` now, nor in `patience`."""
+    import ray
+
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return check_size(ray.cluster_resources(), pools, ray.available_resources())
+        except Occupied:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(0.5)
+
+
+class Occupied(ValueError):
+    """The cluster is large enough, and others hold what is needed."""
+
+
+def check_size(resources: Mapping[str, float], pools: Needs, free: Mapping[str, float] | None = None) -> None:
+    """Raise `ValueError` where a cluster of these resources would wait for ever.
+
+    Args:
+        resources: of the cluster.
+        pools: what is needed.
+        free: what of the resources nobody holds; all of them by default. Ray leaves out what there is none of.
+
+    Raises:
+        Occupied: there would be enough if others held less.
+        ValueError: there would not.
+    """
     for kind in ("CPU", "GPU"):
         needed, there = pools.needed(kind), resources.get(kind, 0.0)
         if needed > there:
             raise ValueError(
                 f"the workers need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait for ever; "
                 f"lower pools.*, workers.* or serving.scale.* in number or in {kind.lower()}s, or use a larger cluster"
+            )
+    if free is None:
+        return
+    for kind in ("CPU", "GPU"):
+        needed, there, left = pools.needed(kind), resources.get(kind, 0.0), free.get(kind, 0.0)
+        if needed > left + 1e-6:  # sums of fractions
+            raise Occupied(
+                f"the workers need {needed:g} {kind}s; of the cluster's {there:g}, others hold {there - left:g} and "
+                f"{left:g} are free: another job or a service runs there (`ray status`, `ray list actors` show which); "
+                f"wait for it or stop it, or lower pools.*, workers.* or serving.scale.* in {kind.lower()}s"
             )
 
 
@@ -162,6 +207,8 @@ def _reason(error: Exception) -> str | None:
     import ray
 
     text = str(error)
+    if reason := reason_in(text):
+        return reason
     ours = re.search(rf"^(?:\w+\.)*(?:{ModelBroken.__name__}|{WorkerKeepsDying.__name__}): (.+)$", text, re.MULTILINE)
     if ours:
         return ours[1]

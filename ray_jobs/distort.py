@@ -47,6 +47,7 @@ from polite_flamingo.shards import write_atomically
 from ray_jobs import console
 from ray_jobs.build_pf1m import SHARDS_A_RUN, refuse_other_configuration
 from ray_jobs.cluster import PoolsConfig, running_ray
+from ray_jobs.fingerprint import by_name
 from ray_jobs.run_info import Work, add_work, begin_run, read_run, write_run
 
 VERSION = 2
@@ -129,7 +130,8 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
             write_run(layout, run)
             layout.stats.unlink(missing_ok=True)
             started = time.monotonic()
-            work = process(todo, config, layout, identity, actor)
+            speaker = by_name(models) if config.distortion.speaker == "local" else {}
+            work = process(todo, config, layout, identity, actor, speaker)
             write_run(layout, add_work(run, work, time.monotonic() - started))
         if todo or not layout.stats.exists():
             summarise(layout)
@@ -184,47 +186,42 @@ def forget_failed(layout: OutputLayout) -> None:
 
 
 def process(
-    shards: Mapping[str, Path], config: DistortConfig, layout: OutputLayout, identity: str, actor: type | None = None
-) -> Work:
-    """Distort and commit shards on Ray. Afterwards each has its manifest; returns what was done."""
+    shards: Mapping[str, Path], config: DistortConfig, layout: OutputLayout, identity: str, actor: type | None,
+    models: Mapping[str, str],
+) -> Work:  # fmt: skip
+    """Distort and commit shards on Ray. Afterwards each has its manifest; returns what was done.
+
+    `models` has the fingerprints of what the actors load, by name.
+    """
     layout.sweep()
     layout.clear_parts()
     journal.clear(layout.journal)
     index = caption_index(config.distortion, layout.captions)
     with running_ray(_Needs(pools=config.pools)):
-        import ray
-
         from actors.commit import commit_blocks
         from actors.distortion import DistortionActor, DistortionWork
         from actors.source import ShardDatasource
-        from ray_jobs.pipeline import configure_data, stage
+        from ray_jobs.pipeline import Line, configure_data, shared
 
         configure_data()
         pools = config.pools
         given = DistortionWork(config=config.distortion, captions=str(index.path.resolve()) if index else "")
-        distorting = stage(actor or DistortionActor, given, pools.distorting, pools, layout)
         prepare = partial(single_turns, turns=config.distortion.turns)
         names, work, stats = list(shards), Work(), []
         rows_done = partial(journal.rows_done, layout.journal, "distortion")
-        with console.progress(len(shards), rows_done, "starting the workers") as advance:
+        with shared(layout.root) as probe, console.progress(len(shards), rows_done, "starting the workers") as advance:
+            line = Line(pools=pools, layout=layout, probe=probe)
             for start in range(0, len(names), SHARDS_A_RUN):
                 some = {name: shards[name] for name in names[start : start + SHARDS_A_RUN]}
-                source = ShardDatasource(some, identity, prepare)
-                committed = (
-                    ray.data.read_datasource(source, override_num_blocks=len(some), num_cpus=pools.task_cpus)
-                    .map_batches(**distorting)
-                    .map_batches(
-                        commit_blocks,
-                        fn_kwargs={
-                            "layout": replace(layout, root=layout.root.resolve()),
-                            "config_hash": identity,
-                            "stages": ("distortion",),
-                            "describe": count,
-                        },
-                        batch_size=None,
-                        batch_format="pyarrow",
-                        num_cpus=pools.task_cpus,
-                    )
+                read = line.read(ShardDatasource(some, identity, prepare), len(some))
+                distorted = line.actors(read, actor or DistortionActor, given, pools.distorting, models)
+                committed = line.tasks(
+                    distorted,
+                    commit_blocks,
+                    layout=replace(layout, root=layout.root.resolve()),
+                    config_hash=identity,
+                    stages=("distortion",),
+                    describe=count,
                 )
                 for shard in committed.iter_rows():
                     advance(1, shard["rows_in"])

@@ -48,8 +48,13 @@ FOLDERS = ("responses", "judged", "journal", "parts")
 OWN = (*FOLDERS, "results.json", "results.md", "report.html", "config.yaml", "evaluation.json")
 
 
-def evaluate(config: EvaluateConfig) -> None:
+def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judging_actor: type | None = None) -> None:
     """Do the whole job, or what is left of it.
+
+    Args:
+        config: of the job.
+        answering_actor: instead of `AnsweringActor`; for tests that do without a model.
+        judging_actor: instead of `JudgingActor`, likewise.
 
     Raises:
         ValueError: a contestant, the input or the output folder is not right; the message says what to do.
@@ -70,7 +75,7 @@ def evaluate(config: EvaluateConfig) -> None:
         digests = refuse_other_input(out, shards)
         refuse_other_models(out, contestants, identities)
         write_atomically(out / "config.yaml", console.to_yaml(replace(config, fresh=False)))
-        answer_all(config, contestants, shards, digests, identities)
+        answer_all(config, contestants, shards, digests, identities, answering_actor, judging_actor)
         results = conclude(config, contestants, shards)
         print_summary(results, out)
         refuse_the_silent(results, contestants)
@@ -99,6 +104,7 @@ def refuse_other_input(out: Path, shards: Mapping[str, Path]) -> dict[str, str]:
 def answer_all(
     config: EvaluateConfig, contestants: Mapping[str, Contestant], shards: Mapping[str, Path],
     digests: Mapping[str, str], identities: Mapping[str, str],
+    answering_actor: type | None = None, judging_actor: type | None = None,
 ) -> None:  # fmt: skip
     """Ask for every answer that is missing, then judge what has changed. Ray starts only if there is work for it."""
     out = Path(config.out)
@@ -122,9 +128,9 @@ def answer_all(
             contestant = contestants[name]
             assert isinstance(contestant, Checkpoint)
             if todo:
-                answer_on_ray(config, name, answering(contestant, config), todo, identities[name])
+                answer_on_ray(config, name, answering(contestant, config), todo, identities[name], answering_actor)
         if unjudged := stale(out, shards, digests, files, judges):
-            judge_on_ray(config, files, {name: shards[name] for name in unjudged}, unjudged)
+            judge_on_ray(config, files, {name: shards[name] for name in unjudged}, unjudged, judging_actor)
 
 
 def print_summary(results: Results, out: Path) -> None:

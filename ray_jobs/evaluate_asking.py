@@ -20,6 +20,7 @@ from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpo
 from polite_flamingo.evaluation.judging import Answer, first_turn
 from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.flamingo.saved import opened
 from polite_flamingo.ledger import OutputLayout, names_in
 from polite_flamingo.sample import Sample
 from polite_flamingo.shards import read_shard, write_atomically
@@ -122,31 +123,29 @@ def ask_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shards: 
 
 
 def answer_on_ray(
-    config: EvaluateConfig, name: str, model: RewriterConfig, shards: Mapping[str, Path], identity: str
-) -> None:
-    """Let a checkpoint answer whole shards on a pool of actors."""
-    import ray
-
+    config: EvaluateConfig, name: str, model: RewriterConfig, shards: Mapping[str, Path], identity: str,
+    actor: type | None = None,
+) -> None:  # fmt: skip
+    """Let a checkpoint answer whole shards on a pool of actors: `AnsweringActor`, or another that a test gives."""
     from actors.answering import AnsweringActor, record_answers
     from actors.source import ShardDatasource
-    from ray_jobs.pipeline import configure_data, stage
+    from polite_flamingo.hub import fingerprint
+    from ray_jobs.pipeline import Line, configure_data, shared
 
     configure_data()
     pools, layout = config.pools, OutputLayout(root=Path(config.out).resolve() / "responses" / name)
     layout.clear_parts()
     journal.clear(layout.journal)
     print(f"{name}: answers {len(shards):,} shards")
-    recorded = (
-        ray.data.read_datasource(
-            ShardDatasource(shards, identity), override_num_blocks=len(shards), num_cpus=pools.task_cpus
-        )
-        .map_batches(**stage(AnsweringActor, model, pools.rewriting, pools, layout))
-        .map_batches(
-            record_answers, fn_kwargs={"folder": str(layout.root)}, batch_size=None, batch_format="pyarrow",
-            num_cpus=pools.task_cpus,
-        )
-    )  # fmt: skip
-    with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "rewriting")) as advance:
+    models = {name: fingerprint(name) for name in opened(model.flamingo).model_names() if name}
+    with (
+        shared(layout.root) as probe,
+        console.progress(len(shards), lambda: journal.rows_done(layout.journal, "rewriting")) as advance,
+    ):
+        line = Line(pools=pools, layout=layout, probe=probe)
+        read = line.read(ShardDatasource(shards, identity), len(shards))
+        answered = line.actors(read, actor or AnsweringActor, model, pools.rewriting, models)
+        recorded = line.tasks(answered, record_answers, folder=str(layout.root))
         for shard in recorded.iter_rows():
             advance(1, shard["rows_in"])
     missing = sorted(set(shards) - set(names_in(layout.root, ".jsonl")))

@@ -26,7 +26,7 @@ from polite_flamingo.shards import read_shard, write_atomically
 from ray_jobs import console
 from ray_jobs.evaluate_asking import answers_of
 from ray_jobs.evaluate_config import EvaluateConfig
-from ray_jobs.fingerprint import short_hash
+from ray_jobs.fingerprint import by_name, short_hash
 from ray_jobs.run_info import begin_run
 
 JUDGED = 2
@@ -59,14 +59,13 @@ def stale(
 
 
 def judge_on_ray(
-    config: EvaluateConfig, files: Mapping[str, str], shards: Mapping[str, Path], identities: Mapping[str, str]
-) -> None:
-    """Judge whole shards on a pool of actors."""
-    import ray
-
+    config: EvaluateConfig, files: Mapping[str, str], shards: Mapping[str, Path], identities: Mapping[str, str],
+    actor: type | None = None,
+) -> None:  # fmt: skip
+    """Judge whole shards on a pool of actors: `JudgingActor`, or another that a test gives."""
     from actors.answering import Judging, JudgingActor
     from actors.source import ShardDatasource
-    from ray_jobs.pipeline import configure_data, stage
+    from ray_jobs.pipeline import Line, configure_data, shared
 
     configure_data()
     pools, layout = config.pools, OutputLayout(root=Path(config.out).resolve())
@@ -75,11 +74,15 @@ def judge_on_ray(
     judging = Judging(
         scoring=config.scoring, out=str(layout.root), contestants=files, identities=identities, by=config.evaluation.by
     )
-    judged = ray.data.read_datasource(
-        ShardDatasource(shards, ""), override_num_blocks=len(shards), num_cpus=pools.task_cpus
-    ).map_batches(**stage(JudgingActor, judging, pools.scoring, pools, layout))
+    models = by_name(judge_models(config))
     print(f"judging {len(shards):,} shards")
-    with console.progress(len(shards), lambda: journal.rows_done(layout.journal, "judging")) as advance:
+    with (
+        shared(layout.root) as probe,
+        console.progress(len(shards), lambda: journal.rows_done(layout.journal, "judging")) as advance,
+    ):
+        line = Line(pools=pools, layout=layout, probe=probe)
+        read = line.read(ShardDatasource(shards, ""), len(shards))
+        judged = line.actors(read, actor or JudgingActor, judging, pools.scoring, models)
         for shard in judged.iter_rows():
             advance(1, shard["rows_in"])
 

@@ -42,6 +42,11 @@ def model_fingerprints(rewriter: RewriterConfig, scoring: ScoringConfig) -> dict
     return {role: {"name": name, "fingerprint": fingerprint(name)} for role, name in names.items() if name}
 
 
+def by_name(models: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Name -> fingerprint of models by their roles, for a worker to compare with (`shared.refuse_other_models`)."""
+    return {model["name"]: model["fingerprint"] for model in models.values()}
+
+
 def config_hash(
     rewriter: RewriterConfig, scoring: ScoringConfig, models: dict[str, dict[str, str]], rows_per_call: int
 ) -> str:

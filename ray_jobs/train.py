@@ -31,7 +31,7 @@ from polite_flamingo.ledger import OutputLayout, exclusive
 from polite_flamingo.shards import write_atomically
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
-from ray_jobs.fingerprint import base_fingerprints, training_hash
+from ray_jobs.fingerprint import base_fingerprints, by_name, training_hash
 from ray_jobs.run_info import begin_run, read_run, write_run
 from training.data import Ingredient, find_shards
 from training.stages import StageName, TrainingConfig
@@ -96,7 +96,7 @@ def train(config: TrainConfig) -> None:
             if read_run(layout) is None:
                 write_run(layout, begin_run(identity, models, resolved))
             write_atomically(layout.config, resolved)
-            stats = run(config, start, mixture, layout.root)
+            stats = run(config, start, mixture, layout.root, by_name(models))
             write_atomically(layout.stats, json.dumps(stats, indent=1, allow_nan=False) + "\n")
         print(summary(config.stage, json.loads(layout.stats.read_text()), layout.root))
 
@@ -145,17 +145,21 @@ def refuse_other_configuration(layout: OutputLayout, identity: str) -> None:
         )
 
 
-def run(config: TrainConfig, start: FlamingoConfig, mixture: Mapping[str, Ingredient], out: Path) -> dict[str, Any]:
-    """Train on Ray; what there is to say of the finished run."""
+def run(
+    config: TrainConfig, start: FlamingoConfig, mixture: Mapping[str, Ingredient], out: Path, models: Mapping[str, str]
+) -> dict[str, Any]:
+    """Train on Ray; what there is to say of the finished run. `models` has the fingerprints of what `start` names."""
     began = time.time()
     with running_ray(config.workers):
+        from ray_jobs.pipeline import shared
         from training import curve
         from training.trainer import FAILURES, TrainingStopped, Work, train
 
-        work = Work(
-            config=config.training, stage=config.stage, start=start, mixture=mixture, out=out, workers=config.workers
-        )
-        with progress() as show:
+        with shared(out) as probe, progress() as show:
+            work = Work(
+                config=config.training, stage=config.stage, start=start, mixture=mixture, out=out,
+                workers=config.workers, probe=probe, models=models,
+            )  # fmt: skip
             try:
                 tally = train(work, show)
             except TrainingStopped as error:

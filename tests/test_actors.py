@@ -20,6 +20,7 @@ from actors.stage import StageSettings
 from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample, Turn
 from polite_flamingo.shards import write_shard
+from polite_flamingo.shared import OutOfReach
 
 GONE = Quarantined(
     key="notes/s0/x", shard="in/a.tar", index=2, reason="bad_json", detail="é\u2028", payload="in/a.tar#x"
@@ -97,16 +98,33 @@ def test_a_shard_without_a_good_row_still_gets_its_manifest(tmp_path: Path) -> N
 
 def test_the_source_reads_one_block_a_shard_and_notes_where_from(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [picture_row(1), text_row(0, 0)])
-    source = ShardDatasource({"a": tmp_path / "a.tar", "none": tmp_path / "none.tar"}, "hash")
-    tables = [list(task()) for task in source.get_read_tasks(parallelism=1)]
+    (tmp_path / "bad.tar").write_text("not a tar")
+    names = ("a", "bad", "none")
+    source = ShardDatasource({name: tmp_path / f"{name}.tar" for name in names}, "hash")
+    good, bad, absent = source.get_read_tasks(parallelism=1)
+    tables = [list(task()) for task in (good, bad)]
     assert [len(found) for found in tables] == [1, 1]
-    first, missing = blocks(tables[0][0])[0], blocks(tables[1][0])[0]
+    first, unreadable = blocks(tables[0][0])[0], blocks(tables[1][0])[0]
     assert [row.provenance["index"] for row in first.rows if isinstance(row, Sample)] == [0, 1]
     found = first.rows[0]
     assert isinstance(found, Sample)
     assert found.provenance["config"] == "hash"
     assert len(found.provenance["images_sha256"]) == 2
-    assert [row.reason for row in missing.rows if isinstance(row, Quarantined)] == ["unreadable_shard"]
+    assert [row.reason for row in unreadable.rows if isinstance(row, Quarantined)] == ["unreadable_shard"]
+    with pytest.raises(OutOfReach, match=r"none\.tar"):
+        list(absent())
+    (tmp_path / "a.tar").unlink()  # in the middle of a job
+    with pytest.raises(OutOfReach, match=r"a\.tar"):
+        list(good())
+
+
+def test_workers_are_told_where_a_relative_path_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shard(tmp_path / "a.tar", [text_row(0, 0)])
+    monkeypatch.chdir(tmp_path)
+    [task] = ShardDatasource({"a": Path("a.tar")}, "hash").get_read_tasks(parallelism=1)
+    monkeypatch.chdir("/")  # a worker's working directory is another
+    [found] = blocks(next(iter(task())))
+    assert found.shard == str(tmp_path / "a.tar")
 
 
 def test_actors_delegate_and_quarantine(tmp_path: Path) -> None:

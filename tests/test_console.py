@@ -78,6 +78,11 @@ def test_mistakes_end_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path
 
 def test_too_small_a_cluster_is_refused_before_it_hangs() -> None:
     check_size({"CPU": 2.0}, PoolsConfig())
+    check_size({"CPU": 2.0}, PoolsConfig(), {"CPU": 1.75})
+    with pytest.raises(ValueError, match=r"need 1\.75 CPUs; of the cluster's 8, others hold 7 and 1 are free"):
+        check_size({"CPU": 8.0}, PoolsConfig(), {"CPU": 1.0})
+    with pytest.raises(ValueError, match=r"need 1\.75 CPUs; of the cluster's 8, others hold 8 and 0 are free"):
+        check_size({"CPU": 8.0}, PoolsConfig(), {"memory": 1e9})
     with pytest.raises(ValueError, match=r"need 1\.75 CPUs and the cluster has 1, .*lower pools"):
         check_size({"CPU": 1.0}, PoolsConfig())
     with pytest.raises(ValueError, match=r"need 0\.5 GPUs and the cluster has 0"):

@@ -216,3 +216,54 @@ def test_a_model_that_kills_its_process_while_loading_is_given_up(tmp_path: Path
         (tmp_path / f"rewrite.loading-host-{dead}").touch()
     with pytest.raises(WorkerKeepsDying, match="while it loaded"), stage.loading(patience=2):
         pass
+
+
+def test_lost_machines_condemn_nobody(tmp_path: Path) -> None:
+    """Three machines are taken away in the middle of one call; each worker runs on a machine of its own."""
+    lost: set[str] = set()
+    nodes = iter("abcdefgh")
+
+    def note() -> ShardJournal:
+        return Journal(tmp_path, "rewrite", node=next(nodes), lost=lambda: lost).open("a")
+
+    def dying() -> None:
+        with pytest.raises(Died):
+            guard().run(poisoned(Died(), 6), [sample(n) for n in range(ROWS)], "a.tar", note())
+
+    dying()
+    dying()
+    assert note().suspicious(4), "two that died on machines which are still there"
+    lost.update("ab")  # which the cluster has noticed meanwhile
+    assert not note().suspicious(4)
+    dying()
+    lost.add("e")
+    rows = guard().run(polite, [sample(n) for n in range(ROWS)], "a.tar", note())
+    assert reasons(rows) == {} and all(isinstance(row, Sample) for row in rows)
+
+
+def test_the_death_of_a_lone_row_counts_unless_its_machine_is_lost(tmp_path: Path) -> None:
+    lost: set[str] = set()
+    nodes = iter("abcdefgh")
+    died = []
+    for name in nodes:
+        try:
+            note = Journal(tmp_path, "rewrite", node=name, lost=lambda: lost).open("a")
+            rows = guard().run(poisoned(Died(), 6), [sample(n) for n in range(ROWS)], "a.tar", note)
+            break
+        except Died:
+            died.append(name)
+            if name == "c":
+                lost.add(name)  # it had the row alone
+    assert died == ["a", "b", "c", "d"], "the third death was the machine's"
+    assert reasons(rows) == {6: "killed_worker"}
+
+
+def test_lost_machines_are_no_count_against_loading(tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        with pytest.raises(Died), Journal(tmp_path, "rewrite", node=name).loading(patience=9):
+            raise Died
+    stage = Journal(tmp_path, "rewrite", node="e", lost=lambda: {"a", "b", "c"})
+    with stage.loading(patience=1):
+        pass
+    with pytest.raises(WorkerKeepsDying, match="while it loaded"), stage.loading(patience=0):
+        pass

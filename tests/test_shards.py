@@ -268,7 +268,6 @@ def test_shards_that_are_none(tmp_path: Path) -> None:
         "text.tar": ["unreadable_shard"],
         "zero.tar": ["empty_shard"],
     }
-    assert [r for _, r in outcome(tmp_path / "absent.tar")] == ["unreadable_shard"]
 
 
 def test_concatenated_tars_are_noticed(tmp_path: Path) -> None:

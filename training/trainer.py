@@ -18,7 +18,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ray.train.torch import TorchTrainer, get_device
 
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.shared import Probe, reason_in, refuse_other_models
 from training import checkpoints
 from training.curve import Curve, Follower
 from training.data import Ingredient
@@ -50,7 +51,10 @@ class TrainingStopped(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What every worker is told. `out` is absolute."""
+    """What every worker is told.
+
+    `out` is absolute, `probe` is what each must see there, `models` the fingerprints of what `start` names.
+    """
 
     config: TrainingConfig
     stage: StageName
@@ -58,6 +62,8 @@ class Work:
     mixture: Mapping[str, Ingredient]
     out: Path
     workers: WorkersConfig
+    probe: Probe | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
 
 
 def train(work: Work, on_updates: Callable[[list[dict[str, Any]]], None] = lambda lines: None) -> Tally:
@@ -79,11 +85,7 @@ def train(work: Work, on_updates: Callable[[list[dict[str, Any]]], None] = lambd
     trainer = TorchTrainer(
         _in_worker,
         train_loop_config={"work": work},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.count,
-            use_gpu=workers.gpus > 0,
-            resources_per_worker={"CPU": workers.cpus} | ({"GPU": 1} if workers.gpus else {}),
-        ),
+        scaling_config=scaling(workers),
         run_config=ray.train.RunConfig(
             name="run",
             storage_path=str(storage),
@@ -118,9 +120,21 @@ def train(work: Work, on_updates: Callable[[list[dict[str, Any]]], None] = lambd
     return Tally.from_json(result.return_value)
 
 
+def scaling(workers: WorkersConfig) -> ray.train.ScalingConfig:
+    """What Ray Train is asked for."""
+    return ray.train.ScalingConfig(
+        num_workers=workers.count,
+        use_gpu=workers.gpus > 0,
+        resources_per_worker={"CPU": workers.cpus} | ({"GPU": 1} if workers.gpus else {}),
+    )
+
+
 def _in_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The whole stage, in one of the workers."""
     work: Work = settings["work"]
+    if work.probe is not None:
+        work.probe.check()
+    refuse_other_models(work.models)
     torch.set_num_threads(max(1, int(work.workers.cpus)))
     device = str(get_device()) if work.workers.gpus else "cpu"
     world = World.joined(device, work.workers.parallel)
@@ -177,6 +191,8 @@ def is_final(error: BaseException) -> bool:
     """Whether another attempt would end alike: a mistake in the input, a loss that is no number, no room left."""
     if isinstance(error, ConnectionError | TimeoutError):  # kinds of OSError that say that a peer is gone
         return False
+    if reason_in(str(error)) is not None:  # of a task that packs rows
+        return True
     return isinstance(error, ValueError | OSError | LossNotFinite | torch.OutOfMemoryError | MemoryError)
 
 
@@ -184,6 +200,8 @@ def one_line(error: BaseException) -> str:
     """What a failed worker says, as a user can read it."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "a worker ran out of memory; lower the stage's micro_batch, or set training.gradient_checkpointing"
+    if reason := reason_in(str(error)):
+        return reason
     if isinstance(error, ValueError | OSError | LossNotFinite):
         return " ".join(str(error).split())
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -20,6 +20,7 @@ from typing import Any
 
 from polite_flamingo import images
 from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.shards import temporary_name
 from polite_flamingo.sources.base import SourceOptions
 from polite_flamingo.sources.coco import described, records
 from polite_flamingo.sources.reading import found_id
@@ -58,8 +59,7 @@ def write_index(annotations: Sequence[str], path: Path) -> Counter[str]:
     if path.exists():
         return Counter()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    temporary.unlink(missing_ok=True)
+    temporary = temporary_name(path)
     counts: Counter[str] = Counter()
     with closing(sqlite3.connect(temporary)) as database:
         database.execute("CREATE TABLE image (id TEXT PRIMARY KEY, joined TEXT) WITHOUT ROWID")

@@ -1,0 +1,160 @@
+"""What all machines of a job must see alike: its input, its models, its output folder.
+
+A path is only a name. On another machine it may lead nowhere, to something else, or to a mount that has gone away, and
+none of that says anything about what was written there. So who reads content quarantines what is damaged
+(`shards.py`); a path that cannot be reached ends the job with one line, and the same command goes on where it stopped.
+Nothing here knows Ray: a job asks its workers by handing them a `Probe` and what the driver has `Seen`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+PATIENCE = 5.0
+"""Seconds in which a file that one machine has written must be seen by the others; network file systems cache."""
+
+_OF_CONTENT = frozenset({None, errno.EINVAL, errno.EFBIG, errno.EOVERFLOW, errno.EISDIR})
+"""What reading bytes that promise nonsense raises, such as a jump to before the beginning."""
+
+
+class OutOfReach(OSError):
+    """A path that this machine does not see as the job needs it; one line: which machine, which path, what to do."""
+
+
+def out_of_reach(path: Path | str, error: OSError) -> OutOfReach:
+    """The error in words."""
+    why = "it is not there" if error.errno == errno.ENOENT else (error.strerror or str(error))
+    return OutOfReach(
+        f"{path} cannot be read on machine {socket.gethostname()} ({why}); every machine of the job must see it under "
+        "this path and may read it; mend that and run the same command again: it goes on where it stopped"
+    )
+
+
+def about_content(error: Exception) -> bool:
+    """Whether an error while reading a file speaks of its bytes, and not of the way to them."""
+    return not isinstance(error, OSError) or error.errno in _OF_CONTENT
+
+
+def reason_in(text: str) -> str | None:
+    """The message of an `OutOfReach` in a traceback: an exception of another process arrives as its text."""
+    found = re.search(rf"^(?:\w+\.)*{OutOfReach.__name__}: (.+)$", text, re.MULTILINE)
+    return found[1] if found else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """An input as the driver sees it, for a worker to compare with: the file, or one entry of the folder.
+
+    Attributes:
+        path: of the file, or of the entry.
+        size: in bytes; None where only its presence counts.
+    """
+
+    path: str
+    size: int | None
+
+    @classmethod
+    def at(cls, path: Path) -> Seen:
+        """What is there; of a folder the first entry that the file system names. Raises `OutOfReach`."""
+        try:
+            if path.is_dir():
+                with os.scandir(path) as entries:
+                    entry = next(entries, None)
+                path = path if entry is None else Path(entry.path)
+            return cls(path=str(path.absolute()), size=path.stat().st_size if path.is_file() else None)
+        except OSError as error:
+            raise out_of_reach(path, error) from None
+
+    def check(self) -> None:
+        """Raise `OutOfReach` where it is not there, or is another file."""
+        try:
+            size = Path(self.path).stat().st_size
+        except OSError as error:
+            raise out_of_reach(self.path, error) from None
+        if self.size is not None and size != self.size:
+            raise OutOfReach(
+                f"{self.path} has {size:,} bytes on machine {socket.gethostname()} and {self.size:,} where the job was "
+                "started: it is another file or has changed; every machine of the job must see the same one"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A file of random name and content in the output folder, which every worker of the job must see.
+
+    Attributes:
+        path: absolute.
+        content: of the file.
+        host: the machine that has written it.
+    """
+
+    path: str
+    content: str
+    host: str
+
+    def check(self) -> None:
+        """Raise `OutOfReach` where this machine does not see what the driver has written."""
+        deadline = time.monotonic() + PATIENCE
+        while (why := self._missing()) is not None:
+            if time.monotonic() >= deadline:
+                raise OutOfReach(
+                    f"machine {socket.gethostname()} does not see in {Path(self.path).parent} what {self.host} has "
+                    f"written there ({why}): the output folder must be one that all machines of the job share; give "
+                    "another --out"
+                )
+            time.sleep(0.5)
+
+    def _missing(self) -> str | None:
+        try:
+            return None if Path(self.path).read_text(encoding="utf-8") == self.content else "it holds something else"
+        except OSError as error:
+            return error.strerror or str(error)
+
+
+@contextmanager
+def probing(folder: Path) -> Iterator[Probe]:
+    """Write a probe to a folder that this job alone works in; it is gone afterwards, as are those of killed jobs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".probe-*"):
+        stale.unlink(missing_ok=True)
+    path = folder.absolute() / f".probe-{secrets.token_hex(8)}"
+    probe = Probe(path=str(path), content=secrets.token_hex(16), host=socket.gethostname())
+    path.write_text(probe.content, encoding="utf-8")
+    try:
+        yield probe
+    finally:
+        with suppress(OSError):  # the folder may have gone; what ended the job is the error to tell
+            path.unlink(missing_ok=True)
+
+
+def refuse_other_models(models: Mapping[str, str]) -> None:
+    """Raise `OutOfReach` where this machine lacks files of a model, or holds others.
+
+    Args:
+        models: name -> `hub.fingerprint` on the machine that started the job. A model that had no files there (a hub's
+            name) is not looked at.
+    """
+    from polite_flamingo.hub import fingerprint
+
+    for name, expected in models.items():
+        if expected.startswith("name:"):
+            continue
+        try:
+            found = fingerprint(name)
+        except OSError as error:
+            raise out_of_reach(name, error) from None
+        if found != expected:
+            what = "does not see" if found.startswith("name:") else "holds other files of"
+            raise OutOfReach(
+                f"machine {socket.gethostname()} {what} the model {name} than the one where the job was started; give "
+                "an absolute path that all machines of the job share"
+            )

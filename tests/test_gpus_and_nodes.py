@@ -1,0 +1,51 @@
+"""The jobs where they are meant to run: on GPUs (logical ones), and on machines that are lost or see other disks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ray_jobs import console
+from ray_jobs.train import TrainConfig
+from serving.config import from_profile
+
+REPO = Path(__file__).parents[1]
+PUBLISHED = REPO / "profiles" / "openflamingo-9b-v1.yaml"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_every_job_runs_on_gpus_with_the_pools_of_the_published_profile(tmp_path: Path) -> None:
+    """Ray Data asks who wants GPUs for a `batch_size`, and with any it cuts large shards and joins small ones."""
+    done = subprocess.run(
+        [sys.executable, str(REPO / "tests" / "run_on_gpus.py"), str(tmp_path)],
+        cwd=REPO, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert found["build"] == {"odd": 7, "s0": 1, "s1": 70, "s2": 700}
+    assert found["replay"] == found["build"] | {"odd~replay-1": 1}
+    assert found["distort"] == 1 + 70 + 700 + 8
+    assert (found["evaluate"]["samples"], found["evaluate"]["answered"]) == (779, 779)
+
+
+def test_ray_train_and_ray_serve_take_the_gpus_of_the_published_profile() -> None:
+    from ray.serve._private.build_app import build_app
+
+    from serving.deployments import build
+    from training.trainer import scaling
+
+    wanted = ["--stage", "polite", "--data.pairs", "out/pairs", "--out", "out/polite"]
+    config = console.parse("train", "", TrainConfig, ["--profile", str(PUBLISHED), *wanted])
+    assert scaling(config.workers).total_resources == {"CPU": 64.0, "GPU": 8.0}
+
+    given = yaml.safe_load((REPO / "serving" / "clever-9b.yaml").read_text())["applications"][0]["args"]
+    built = build_app(build(from_profile(REPO / given["profile"], given["set"])), name="polite-flamingo")
+    gpus = {one.name: one.ray_actor_options.get("num_gpus") for one in built.deployments}
+    assert (gpus["chat"], gpus["rewriting"], gpus["scoring"]) == (1.0, 1.0, 0.5)
