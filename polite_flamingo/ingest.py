@@ -33,8 +33,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,7 @@ from polite_flamingo.ingest_result import (
 from polite_flamingo.ledger import exclusive, read_quarantine, write_quarantine
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.shards import write_atomically, write_shard
+from polite_flamingo.shared import Probe, Seen, probing
 from polite_flamingo.sources import SOURCES, Row, SourceError
 from polite_flamingo.sources.base import Context, Record, Source, make, plan
 from polite_flamingo.sources.shelf import Shelf
@@ -99,15 +102,19 @@ def ingest_all(
     Raises:
         SourceError: an annotation file as a whole is unusable, or the folder holds other shards of such a name.
         ValueError: two sources would have the same shards; or another process is at work on one.
+        OSError: the disk is full, or a worker does not see what the others see.
     """
+    configs = [config.located for config in configs]
     names = Counter((config.out, config.shard_name) for config in configs)
     for (_, name), times in names.items():
         if times > 1:
             raise ValueError(f"{times} sources would write shards called {name!r}: give them different names")
     with ExitStack() as locks:
         started = time.monotonic()
+        sights: dict[Path, _Sight] = {}
         for config in configs:
             locks.enter_context(_locked(config))
+            sights[config.work] = _Sight(probe=locks.enter_context(probing(config.work)), seen=_seen(config))
             if config.fresh:
                 _empty(config.work)
         new = [config for config in configs if config.fresh or known_size(config) is None]
@@ -116,7 +123,7 @@ def ingest_all(
         if len(new) == 1:
             gather(new[0], lambda rows: tick(f"{new[0].shard_name}: rows read", rows, 0))
         else:
-            for done, error in enumerate(spread(_gather_job, new), start=1):
+            for done, error in enumerate(spread(partial(_gather_job, sights=sights), new), start=1):
                 if error:
                     raise SourceError(error)
                 tick("sources read", done, len(new))
@@ -133,7 +140,7 @@ def ingest_all(
         before = total - len(todo)
         if total:
             tick("shards built", before, total)
-        for done, error in enumerate(spread(_build_job, todo), start=1):
+        for done, error in enumerate(spread(partial(_build_job, sights=sights), todo), start=1):
             if error:
                 raise OSError(error)
             tick("shards built", before + done, total)
@@ -314,7 +321,7 @@ def _empty(folder: Path) -> None:
     """Of everything but the lock that whoever calls holds."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
-        if path.name != ".lock":
+        if path.name != ".lock" and not path.name.startswith(".probe-"):
             path.unlink()
 
 
@@ -331,20 +338,49 @@ def _read_part(path: Path) -> Part:
     return Part(**{**values, "shards": tuple(values["shards"])})
 
 
-def _gather_job(config: IngestConfig) -> str:
+@dataclass(frozen=True, kw_only=True)
+class _Sight:
+    """What whoever works on a source must see as this machine does: its files, and the folder of the work."""
+
+    probe: Probe
+    seen: tuple[Seen, ...]
+
+    def check(self) -> None:
+        """Raises `OutOfReach`."""
+        self.probe.check()
+        for one in self.seen:
+            one.check()
+
+
+def _seen(config: IngestConfig) -> tuple[Seen, ...]:
+    """What is not there is for the source to say, in its own words."""
+    paths = (*config.options.annotations, config.options.images)
+    return tuple(Seen.at(path) for path in paths if path is not None and path.exists())
+
+
+def _gather_job(config: IngestConfig, sights: Mapping[Path, _Sight]) -> str:
     """Errors travel as text: an exception of a worker arrives as its traceback."""
     try:
+        sights[config.work].check()
         gather(config)
-    except SourceError as error:
+    except (SourceError, OSError) as error:
         return str(error)
     return ""
 
 
-def _build_job(job: tuple[IngestConfig, int]) -> str:
+def _build_job(job: tuple[IngestConfig, int], sights: Mapping[Path, _Sight] = MappingProxyType({})) -> str:
+    config, number = job
+    check = sights[config.work].check if config.work in sights else lambda: None
     try:
-        build_part(*job)
-    except OSError as error:  # a full disk, a folder that this machine does not see
-        return f"{job[0].shard_name}, part {job[1]}: {error}"
+        check()
+        build_part(config, number)
+        try:
+            check()
+        except OSError:  # the images went away meanwhile: rows that miss theirs are no result
+            _part_file(config, number).unlink(missing_ok=True)
+            raise
+    except (SourceError, OSError) as error:  # a full disk, a folder that this machine does not see
+        return f"{config.shard_name}, part {number}: {error}"
     return ""
 
 

@@ -65,6 +65,17 @@ class IngestConfig:
                 raise ValueError(f"{self.source} knows no extra {name!r}; it knows: {', '.join(known) or 'none'}")
 
     @property
+    def located(self) -> IngestConfig:
+        """With absolute paths: workers have other working directories."""
+        images = self.options.images
+        options = dataclasses.replace(
+            self.options,
+            annotations=tuple(path.absolute() for path in self.options.annotations),
+            images=None if images is None else images.absolute(),
+        )
+        return dataclasses.replace(self, options=options, out=self.out.absolute())
+
+    @property
     def shard_name(self) -> str:
         """What the names of the shards begin with."""
         return self.name or self.source

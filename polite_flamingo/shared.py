@@ -25,6 +25,12 @@ PATIENCE = 5.0
 _OF_CONTENT = frozenset({None, errno.EINVAL, errno.EFBIG, errno.EOVERFLOW, errno.EISDIR})
 """What reading bytes that promise nonsense raises, such as a jump to before the beginning."""
 
+_OF_THE_WAY = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO,
+     errno.ENXIO, errno.ENODEV, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENETUNREACH}
+)  # fmt: skip
+"""What a disk or a mount raises that fails or has gone away, whatever file is asked for."""
+
 
 class OutOfReach(OSError):
     """A path that this machine does not see as the job needs it; one line: which machine, which path, what to do."""
@@ -42,6 +48,14 @@ def out_of_reach(path: Path | str, error: OSError) -> OutOfReach:
 def about_content(error: Exception) -> bool:
     """Whether an error while reading a file speaks of its bytes, and not of the way to them."""
     return not isinstance(error, OSError) or error.errno in _OF_CONTENT
+
+
+def refuse_broken_way(path: Path | str, error: Exception) -> None:
+    """Raise `OutOfReach` for an error that other files would meet too; one image that is absent is its row's fault."""
+    if isinstance(error, OutOfReach):
+        raise error
+    if isinstance(error, OSError) and error.errno in _OF_THE_WAY:
+        raise out_of_reach(path, error) from None
 
 
 def reason_in(text: str) -> str | None:

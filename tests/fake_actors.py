@@ -9,10 +9,13 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from actors.rewriting import RewriterActor
 from actors.scoring import ScoringActor
+from actors.stage import StageSettings
+from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.sample import Sample
 
 
@@ -59,6 +62,14 @@ class FakeScoringActor(ScoringActor):
 class UnloadableActor(RewriterActor):
     def load(self, config: object) -> FakeRewriter:
         raise ValueError("checkpoint lacks 3 keys of the perceiver")
+
+
+class ElsewhereActor(RewriterActor):
+    """Runs on a machine where another disk has the path of the output folder."""
+
+    def __init__(self, config: RewriterConfig, settings: StageSettings):
+        assert settings.probe is not None
+        super().__init__(config, replace(settings, probe=replace(settings.probe, content="of another disk")))
 
 
 class CrashingLoadActor(RewriterActor):

@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fake_actors
 import pytest
 import yaml
+from build_world import config, outcome, write_world
 
+from polite_flamingo.ledger import OutputLayout
 from ray_jobs import console
+from ray_jobs.build_pf1m import build
 from ray_jobs.train import TrainConfig
 from serving.config import from_profile
 
@@ -42,10 +46,31 @@ def test_ray_train_and_ray_serve_take_the_gpus_of_the_published_profile() -> Non
     from training.trainer import scaling
 
     wanted = ["--stage", "polite", "--data.pairs", "out/pairs", "--out", "out/polite"]
-    config = console.parse("train", "", TrainConfig, ["--profile", str(PUBLISHED), *wanted])
-    assert scaling(config.workers).total_resources == {"CPU": 64.0, "GPU": 8.0}
+    training = console.parse("train", "", TrainConfig, ["--profile", str(PUBLISHED), *wanted])
+    assert scaling(training.workers).total_resources == {"CPU": 64.0, "GPU": 8.0}
 
     given = yaml.safe_load((REPO / "serving" / "clever-9b.yaml").read_text())["applications"][0]["args"]
     built = build_app(build(from_profile(REPO / given["profile"], given["set"])), name="polite-flamingo")
     gpus = {one.name: one.ray_actor_options.get("num_gpus") for one in built.deployments}
     assert (gpus["chat"], gpus["rewriting"], gpus["scoring"]) == (1.0, 1.0, 0.5)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_a_worker_cannot_reach_ends_the_job_and_mended_it_goes_on(tmp_path: Path, ray_session: None) -> None:
+    source, out = write_world(tmp_path / "in", shards=2), tmp_path / "out"
+    (source / "s1.tar").rename(tmp_path / "of-another-machine.tar")
+    (source / "s1.tar").symlink_to(tmp_path / "gone.tar")
+    job = config(source, out)
+    with pytest.raises(
+        console.JobFailed, match=rf"^{source}/s1.tar cannot be read on machine .*it is not there"
+    ) as error:
+        build(job, fake_actors.FakeRewriterActor, fake_actors.FakeScoringActor)
+    assert "\n" not in str(error.value)
+    with pytest.raises(console.JobFailed, match=rf"^machine .* does not see in {out} what .*another --out$"):
+        build(job, fake_actors.ElsewhereActor, fake_actors.FakeScoringActor)
+    assert "s1" not in OutputLayout(root=out).finished() and not list(out.glob(".probe-*"))
+    (source / "s1.tar").unlink()
+    (tmp_path / "of-another-machine.tar").rename(source / "s1.tar")
+    build(job, fake_actors.FakeRewriterActor, fake_actors.FakeScoringActor)
+    assert outcome(out) == {"scored": 20}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +18,7 @@ import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo import ingest as module
+from polite_flamingo import shared
 from polite_flamingo.ingest import IngestConfig, Spread, ingest, ingest_all, preview_rows
 from polite_flamingo.ledger import exclusive, read_quarantine, shard_names
 from polite_flamingo.sample import Sample
@@ -279,3 +283,85 @@ def test_the_list_and_the_help_need_no_model_and_no_ray() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "levir_cc  (LEVIR-CC)" in shown and "captions_SPLIT2014.json" in shown
+
+
+def elsewhere(change: Callable[[], object]) -> Spread:
+    """A worker on another machine, where `change` has happened."""
+
+    def spread(function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
+        change()
+        yield from map(function, jobs)
+
+    return spread
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["not there", "an empty folder, where nothing is mounted"])
+def test_images_that_a_worker_does_not_see_are_not_missing_rows(
+    raw: SourceOptions, tmp_path: Path, empty: bool
+) -> None:
+    assert raw.images is not None
+
+    def change() -> None:
+        (tmp_path / "images").rename(tmp_path / "elsewhere")
+        if empty:
+            (tmp_path / "images").mkdir()
+
+    with pytest.raises(OSError, match=r"clevr, part 0: .*/images/\d.png cannot be read on machine .*it is not there"):
+        ingest_all([config(raw, tmp_path / "out")], spread=elsewhere(change))
+    assert not list((tmp_path / "out").glob("*.tar")) and not (tmp_path / "out" / "quarantine").exists()
+    shutil.rmtree(tmp_path / "images", ignore_errors=True)
+    (tmp_path / "elsewhere").rename(tmp_path / "images")
+    again = ingest(config(raw, tmp_path / "out"))
+    assert (again.written, again.quarantined) == (QUESTIONS - MISSING, MISSING)
+
+
+def test_a_mount_that_goes_away_while_a_part_is_built_leaves_no_part(
+    raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = module._built
+
+    def unmounted(*arguments: Any) -> Iterator[Any]:
+        (tmp_path / "images").rename(tmp_path / "elsewhere")
+        (tmp_path / "images").mkdir()
+        yield from built(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_built", unmounted)
+        with pytest.raises(OSError, match="it is not there"):
+            ingest(config(raw, tmp_path / "out"))
+    assert not list((tmp_path / "out" / "ingest" / "clevr").glob("*.part"))
+    (tmp_path / "images").rmdir()
+    (tmp_path / "elsewhere").rename(tmp_path / "images")
+
+    def stale(path: Path) -> bytes:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", stale)
+        with pytest.raises(OSError, match="Stale file handle"):
+            ingest(config(raw, tmp_path / "out"))
+    assert ingest(config(raw, tmp_path / "out")).written == QUESTIONS - MISSING
+
+
+def test_a_worker_that_writes_to_another_disk_is_noticed(
+    raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "PATIENCE", 0.0)
+    work = tmp_path / "out" / "ingest" / "clevr"
+
+    def change() -> None:
+        work.rename(tmp_path / "of-the-driver")
+        work.mkdir()
+
+    with pytest.raises(OSError, match=rf"does not see in {work} what .* has written .*--out"):
+        ingest_all([config(raw, tmp_path / "out")], spread=elsewhere(change))
+
+
+def test_workers_are_told_where_relative_paths_lead(
+    raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    near = SourceOptions(annotations=(Path("q.json"),), images=Path("images"))
+    result = ingest_all([config(near, Path("out"))], spread=elsewhere(lambda: os.chdir("/")))[0]
+    assert (result.written, result.quarantined) == (QUESTIONS - MISSING, MISSING)
+    assert result.shards[0] == tmp_path / "out" / "clevr-00000.tar"

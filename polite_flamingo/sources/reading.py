@@ -24,6 +24,7 @@ from polite_flamingo import text_files
 from polite_flamingo.discovery import files_below
 from polite_flamingo.images import EXTENSION_OF, Header, inspect
 from polite_flamingo.sample import BadSample, Image
+from polite_flamingo.shared import refuse_broken_way
 from polite_flamingo.sources.paths import other_spellings, relative
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.tar_members import is_tar, packed_with, printable
@@ -127,6 +128,7 @@ def small_text(path: Path, folder: Path | None) -> str:
             raise BadSample("text_too_long", f"{path.name}: more than {MAX_TEXT_FILE_BYTES} bytes")
         return text_files.decoded(path.read_bytes())
     except OSError as error:
+        refuse_broken_way(path, error)
         raise BadSample("missing_annotation", f"{path.name} cannot be read: {error.strerror or error}") from None
     except text_files.NotText as error:
         raise BadSample("bad_field", f"{path.name} is {error}") from None
@@ -259,6 +261,7 @@ class ImageFolder:
                 raise BadSample("image_too_large", f"{path.name}: {size} bytes, at most {MAX_IMAGE_BYTES} are read")
             data = path.read_bytes()
         except OSError as error:
+            refuse_broken_way(path, error)
             raise BadSample("missing_image", f"{path.name} cannot be read: {error.strerror or error}") from None
         return checked(data, path.name)
 
@@ -278,6 +281,7 @@ class ImageFolder:
                         raise BadSample("unsafe_name", what)
                     return path
             except (OSError, ValueError) as error:  # a name that no file system takes names no file
+                refuse_broken_way(path, error)
                 if isinstance(error, BadSample):
                     raise
         raise BadSample("missing_image", f"none of {', '.join(names)[:200]} is in the image folder")
@@ -293,6 +297,7 @@ class ImageFolder:
                 file.seek(offset)
                 data = file.read(size)
         except (OSError, ValueError, OverflowError) as error:
+            refuse_broken_way(path, error)
             raise BadSample("missing_image", f"{what} cannot be read: {error}") from None
         if len(data) < size:
             raise BadSample("corrupt_image", f"{what}: the file ends after {len(data)} of {size} bytes")
@@ -326,6 +331,7 @@ class ImageFolder:
         except KeyError:
             raise BadSample("missing_image", f"{archive} holds no {member[:80]!r}") from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
+            refuse_broken_way(path, error)
             raise BadSample("corrupt_image", f"{archive}@{member[:80]}: {type(error).__name__}: {error}") from None
         return checked(data, f"{archive}@{member}")
 
