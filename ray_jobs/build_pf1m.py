@@ -178,7 +178,7 @@ def process(
                 scored = line.actors(rewritten, scorer, config.scoring, pools.scoring, others)
                 whole = replace(layout, root=layout.root.resolve())
                 committed = line.tasks(scored, commit_blocks, layout=whole, config_hash=identity)
-                for shard in committed.iter_rows():
+                for shard in line.results(committed):
                     advance(1, shard["rows_in"])
                     work.rows += shard["rows_in"]
                     for name in ("rewriting", "scoring"):

@@ -223,7 +223,7 @@ def process(
                     stages=("distortion",),
                     describe=count,
                 )
-                for shard in committed.iter_rows():
+                for shard in line.results(committed):
                     advance(1, shard["rows_in"])
                     work.rows += shard["rows_in"]
                     work.seconds["distortion"] += shard["rewriting_seconds"]

@@ -146,7 +146,7 @@ def answer_on_ray(
         read = line.read(ShardDatasource(shards, identity), len(shards))
         answered = line.actors(read, actor or AnsweringActor, model, pools.rewriting, models)
         recorded = line.tasks(answered, record_answers, folder=str(layout.root))
-        for shard in recorded.iter_rows():
+        for shard in line.results(recorded):
             advance(1, shard["rows_in"])
     missing = sorted(set(shards) - set(names_in(layout.root, ".jsonl")))
     assert not missing, f"shards were not answered: {console.names_of(missing)}"

@@ -83,7 +83,7 @@ def judge_on_ray(
         line = Line(pools=pools, layout=layout, probe=probe)
         read = line.read(ShardDatasource(shards, ""), len(shards))
         judged = line.actors(read, actor or JudgingActor, judging, pools.scoring, models)
-        for shard in judged.iter_rows():
+        for shard in line.results(judged):
             advance(1, shard["rows_in"])
 
 

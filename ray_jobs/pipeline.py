@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.source import ShardDatasource
-from actors.stage import StageSettings
+from actors.stage import StageSettings, lost_nodes
+from polite_flamingo import journal
 from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.shared import Probe, probing
+from ray_jobs import lost_machines
 from ray_jobs.cluster import PoolConfig, PoolsConfig
+from ray_jobs.lost_machines import Watch, watched
 
 LOOKING_SECONDS = 60.0
 """For the machines of a cluster to start a process that looks for the probe. Who takes longer looks when it works."""
@@ -75,11 +79,13 @@ class Line:
         pools: who works.
         layout: of the output folder.
         probe: what everybody must see there.
+        used: the pools that actors were taken from.
     """
 
     pools: PoolsConfig
     layout: OutputLayout
     probe: Probe
+    used: list[PoolConfig] = field(default_factory=list)
 
     def read(self, source: ShardDatasource, shards: int) -> Dataset:
         """The shards of a source, a block each."""
@@ -113,6 +119,7 @@ class Line:
             probe=self.probe,
             models=models or {},
         )
+        self.used.append(pool)
         return dataset.map_batches_internal(
             actor,
             fn_constructor_args=(model, settings),
@@ -135,6 +142,23 @@ class Line:
             batch_format="pyarrow",
             num_cpus=self._task_cpus,
         )
+
+    def results(self, dataset: Dataset) -> Iterator[dict[str, Any]]:
+        """What the last stage gives, as it comes.
+
+        Raises:
+            JobFailed: a machine was lost, and what is left cannot go on (`lost_machines.py`).
+        """
+        folder = self.layout.journal
+        watch = Watch(
+            self.used,
+            lambda: (journal.rows_done(folder, "*"), len(list(folder.glob("*.json")))),
+            lost_nodes,
+            ray.cluster_resources,
+            math.inf if self.pools.autoscaling else lost_machines.PATIENCE,
+        )
+        with watched(watch):
+            yield from dataset.iter_rows()
 
     @property
     def _task_cpus(self) -> float:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import yaml
 from build_world import config, outcome, write_world
 
 from polite_flamingo.ledger import OutputLayout
-from ray_jobs import console
+from ray_jobs import console, lost_machines
 from ray_jobs.build_pf1m import build
+from ray_jobs.cluster import PoolConfig
+from ray_jobs.lost_machines import Watch, watched
 from ray_jobs.train import TrainConfig
 from serving.config import from_profile
 
@@ -23,16 +27,19 @@ REPO = Path(__file__).parents[1]
 PUBLISHED = REPO / "profiles" / "openflamingo-9b-v1.yaml"
 
 
+def run(script: str, folder: Path) -> dict[str, Any]:
+    """What it says on its last line: it has a Ray of its own, and a process can have one at a time."""
+    command = [sys.executable, str(REPO / "tests" / script), str(folder)]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_every_job_runs_on_gpus_with_the_pools_of_the_published_profile(tmp_path: Path) -> None:
     """Ray Data asks who wants GPUs for a `batch_size`, and with any it cuts large shards and joins small ones."""
-    done = subprocess.run(
-        [sys.executable, str(REPO / "tests" / "run_on_gpus.py"), str(tmp_path)],
-        cwd=REPO, capture_output=True, text=True, timeout=500,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    found = run("run_on_gpus.py", tmp_path)
     assert found["build"] == {"odd": 7, "s0": 1, "s1": 70, "s2": 700}
     assert found["replay"] == found["build"] | {"odd~replay-1": 1}
     assert found["distort"] == 1 + 70 + 700 + 8
@@ -74,3 +81,37 @@ def test_what_a_worker_cannot_reach_ends_the_job_and_mended_it_goes_on(tmp_path:
     (tmp_path / "of-another-machine.tar").rename(source / "s1.tar")
     build(job, fake_actors.FakeRewriterActor, fake_actors.FakeScoringActor)
     assert outcome(out) == {"scored": 20}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_machine_that_is_lost_and_not_replaced_hangs_nothing_and_condemns_nobody(tmp_path: Path) -> None:
+    """Its actors start again on what is left and take every CPU of it; reading and writing must go on."""
+    assert run("run_on_nodes.py", tmp_path) == {"nodes": [False, True], "scored": 160}
+
+
+def test_a_job_that_can_not_go_on_with_what_is_left_says_so() -> None:
+    lost, rows, left = set[str](), [0], {"CPU": 8.0, "GPU": 2.0}
+    pools = [PoolConfig(min_actors=1, max_actors=2, cpus=2, gpus=1), PoolConfig(cpus=2)]
+    watch = Watch(pools, lambda: rows[0], lambda: lost, lambda: left, patience=60)
+    assert watch.look(0) is watch.look(1000) is None, "slow, but nothing was lost"
+    lost.add("a")
+    assert watch.look(1001) is watch.look(1002) is watch.look(2000) is None, "another machine came for it"
+    left["GPU"] = 1.0
+    rows[0] = 1
+    assert watch.look(2001) is watch.look(2060) is None
+    said = watch.look(2061)
+    assert said and "1 machine of the cluster went away and no row was finished for 60 s" in said and "\n" not in said
+    rows[0] = 2
+    assert watch.look(2062) is None, "it goes on after all"
+
+
+def test_the_main_thread_is_woken_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lost_machines, "LOOK_SECONDS", 0.01)
+    before = signal.getsignal(signal.SIGUSR1)
+    lost: set[str] = set()
+    watch = Watch([PoolConfig()], lambda: 0, lambda: lost, dict, patience=0)
+    with pytest.raises(console.JobFailed, match="1 machine of the cluster went away"), watched(watch):
+        lost.add("a")
+        threading.Event().wait()
+    assert signal.getsignal(signal.SIGUSR1) is before

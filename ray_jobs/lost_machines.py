@@ -1,0 +1,94 @@
+"""A job that has lost a machine goes on with what is left, or ends and says so; it does not wait for ever.
+
+Ray starts the actors of a lost machine again wherever there is room. Where what is left is too small for all of them,
+those that come first may take the room that another stage needs, and nothing moves any more. Nobody can tell that from
+a slow model but by waiting: so where a machine was lost, none came for it and no row was finished for `PATIENCE`, the
+job ends, and the same command goes on where it stopped with pools that fit.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+
+from ray_jobs.cluster import PoolConfig
+from ray_jobs.console import JobFailed
+
+PATIENCE = 600.0
+"""Seconds: a 9B model takes minutes to load, and a call of many rows takes minutes on a CPU."""
+LOOK_SECONDS = 5.0
+
+
+class Watch:
+    """Tells whether a job is stuck.
+
+    Args:
+        pools: of the job's actors.
+        rows_done: a number that changes with every row, and with every shard.
+        lost: the machines that are gone.
+        resources: of the machines that are there.
+        patience: seconds without a row.
+    """
+
+    def __init__(
+        self, pools: Collection[PoolConfig], rows_done: Callable[[], object], lost: Callable[[], Collection[str]],
+        resources: Callable[[], Mapping[str, float]], patience: float,
+    ):  # fmt: skip
+        self._wanted = {
+            "CPU": sum(pool.max_actors * pool.cpus for pool in pools),
+            "GPU": sum(pool.max_actors * pool.gpus for pool in pools),
+        }
+        self._rows_done, self._lost, self._resources, self._patience = rows_done, lost, resources, patience
+        self._gone = set(lost())
+        self._seen: object = None
+        self._since = 0.0
+
+    def look(self, now: float) -> str | None:
+        """Why the job cannot go on; None while it may. `now` in seconds, from any clock that runs on."""
+        lost = set(self._lost()) - self._gone
+        done = self._rows_done()
+        if not lost or done != self._seen:
+            self._seen, self._since = done, now
+            return None
+        left = self._resources()
+        if now - self._since < self._patience or all(left.get(kind, 0.0) >= n for kind, n in self._wanted.items()):
+            return None
+        there = ", ".join(f"{left.get(kind, 0.0):g} {kind}s" for kind in self._wanted)
+        return (
+            f"{len(lost)} machine{'s' * (len(lost) > 1)} of the cluster went away and no row was finished for "
+            f"{self._patience:.0f} s since; what is left ({there}) is less than the pools may take, so their actors "
+            "keep each other waiting; add machines or lower pools.*.max_actors, and run the same command again: it goes "
+            "on where it stopped"
+        )
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """End what the main thread does here, with `JobFailed`, once `watch` says so. Elsewhere nothing is watched."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stop, reasons = threading.Event(), list[str]()
+
+    def end(number: int, frame: object) -> None:
+        raise JobFailed(reasons[0])
+
+    def look() -> None:
+        while not stop.wait(LOOK_SECONDS):
+            if reason := watch.look(time.monotonic()):
+                reasons.append(reason)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)  # wakes it where it waits
+                return
+
+    before = signal.signal(signal.SIGUSR1, end)
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+        signal.signal(signal.SIGUSR1, before)
