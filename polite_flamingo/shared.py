@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -84,7 +85,8 @@ class Seen:
                 with os.scandir(path) as entries:
                     entry = next(entries, None)
                 path = path if entry is None else Path(entry.path)
-            return cls(path=str(path.absolute()), size=path.stat().st_size if path.is_file() else None)
+            found = path.stat()
+            return cls(path=str(path.absolute()), size=found.st_size if stat.S_ISREG(found.st_mode) else None)
         except OSError as error:
             raise out_of_reach(path, error) from None
 

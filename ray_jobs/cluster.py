@@ -212,6 +212,9 @@ def _reason(error: Exception) -> str | None:
     ours = re.search(rf"^(?:\w+\.)*(?:{ModelBroken.__name__}|{WorkerKeepsDying.__name__}): (.+)$", text, re.MULTILINE)
     if ours:
         return ours[1]
+    disk = re.search(r"^(?:\w+\.)*\w*Error: (\[Errno \d+\] .+)$", text, re.MULTILINE)  # full, or not for this user
+    if disk and isinstance(error, ray.exceptions.RayError):
+        return f"a worker failed: {disk[1]}"
     if isinstance(error, ray.exceptions.ActorDiedError):
         last = next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
         return f"a worker could not start: {last}"

@@ -30,6 +30,7 @@ from polite_flamingo.evaluation.results import Results
 from polite_flamingo.foreign import refuse_foreign
 from polite_flamingo.ledger import exclusive, names_in, shard_names
 from polite_flamingo.shards import sweep_temporary, write_atomically
+from polite_flamingo.shared import Seen
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.evaluate_asking import (
@@ -88,9 +89,11 @@ def clear(out: Path) -> None:
 
 
 def refuse_other_input(out: Path, shards: Mapping[str, Path]) -> dict[str, str]:
-    """The digests of the input's shards; ValueError where one has changed since it was answered."""
+    """The digests of the input's shards; ValueError where one has changed since, OutOfReach where one is not there."""
     from polite_flamingo.hub import fingerprint
 
+    for path in shards.values():
+        Seen.at(path)  # a path that leads nowhere would have a fingerprint too, of its name
     digests = {name: fingerprint(str(path)) for name, path in shards.items()}
     file = out / "evaluation.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}

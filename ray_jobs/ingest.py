@@ -195,7 +195,7 @@ class OnRay:
         configure_data()
         rows = [{"job": pickle.dumps((function, job))} for job in jobs]
         # several jobs a task: a task of its own for each quarter of a second of work would cost as much again
-        tasks = min(len(rows), max(4 * int(ray.cluster_resources()["CPU"]), len(rows) // 8))
+        tasks = min(len(rows), max(4 * int(ray.cluster_resources().get("CPU", 1)), len(rows) // 8))
         results = ray.data.from_items(rows, override_num_blocks=tasks).map(run_job, num_cpus=1)
         for row in results.iter_rows():
             yield row["result"]
