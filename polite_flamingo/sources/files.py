@@ -23,6 +23,7 @@ from typing import Any
 
 from polite_flamingo.images import EXTENSIONS
 from polite_flamingo.sample import BadSample
+from polite_flamingo.shared import out_of_reach, refuse_broken_way
 from polite_flamingo.sources.arrow import Cells, Rows, arrow_rows
 from polite_flamingo.sources.base import Place, SourceOptions
 from polite_flamingo.sources.cells import Decoder, plain
@@ -314,6 +315,7 @@ def cell_at(value: dict[str, Any], options: SourceOptions) -> Any:
 
     Raises:
         BadSample: `missing_image` where it cannot be read.
+        OutOfReach: the file that was read before is not there on this machine, or its mount has gone away.
     """
     file, row, column, inside = value["file"], value["row"], value["column"], value.get("inside", "")
     try:
@@ -328,8 +330,11 @@ def cell_at(value: dict[str, Any], options: SourceOptions) -> Any:
         for step in value.get("at", ()):
             found = found[step]
         return found
+    except FileNotFoundError as error:
+        raise out_of_reach(error.filename or str(file), error) from None
     # The place may be junk (TypeError, LookupError) or lie behind the end (StopIteration); the rest is what pyarrow
     # raises on a damaged or unknown file: its ArrowInvalid is a ValueError, ArrowNotImplementedError its namesake.
     except (TypeError, LookupError, StopIteration, OSError, ValueError, NotImplementedError) as error:
+        refuse_broken_way(str(file), error)
         detail = " ".join(str(error).split())[:200]
         raise BadSample("missing_image", f"the image cannot be read from its row: {detail}") from None
