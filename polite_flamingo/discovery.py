@@ -1,8 +1,8 @@
 """What lies below a folder: the files that are wanted, and how many others are passed over, of which kind.
 
-Links are followed, each folder once, whatever circle they make. What a run of this project wrote there is no input: the
-folders of its output (`OUTPUT_FOLDERS`) where its manifests lie beside them. Hidden files, packed tars and files
-of another kind are passed over and counted; whoever looks says so.
+Links are followed, each folder once, whatever circle they make. What a run of this project wrote is no input: its
+folders (`OUTPUT_FOLDERS`) where its manifests and its run.json lie beside them. Hidden files, packed tars and files of
+another kind are passed over and counted; whoever looks says so.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
-from polite_flamingo.tar_members import is_companion, printable
+from polite_flamingo.places import expanded, is_pattern
+from polite_flamingo.shared import out_of_reach
+from polite_flamingo.tar_members import HEAD_BYTES, is_companion, is_tar, printable
 
 OUTPUT_FOLDERS = (
     "scored",
@@ -37,6 +40,8 @@ OUTPUT_FOLDERS = (
 """Of a job's output folder, those that it writes."""
 
 PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lz4")
+_RUN_FILES = frozenset({"run.json", "config.yaml", "stats.json"})
+_JOBS = "what a job wrote (to read it, name the folder itself)"
 _MOST = 3
 """Names that a line shows."""
 
@@ -61,6 +66,25 @@ class Found:
         if len(shown := self.examples.setdefault(kind, [])) < _MOST:
             shown.append(path)
 
+    def sort_in(self, name: str, suffix: str, path: str) -> None:
+        """Take a file, or count it, by its name."""
+        if name.startswith("."):
+            self.pass_over("hidden files", path)
+        elif is_companion(name):
+            self.pass_over("no data by their names", path)
+        elif name.lower().endswith(suffix):
+            self.files.append(path)
+        else:
+            self.pass_over(_kind(path), path)
+
+    def add(self, other: Found, folder: str) -> None:
+        """Add what lies below a folder."""
+        self.files += [os.path.join(folder, file) for file in other.files]  # noqa: PTH118
+        for kind, times in other.passed.items():
+            for path in other.examples[kind]:
+                self.pass_over(kind, os.path.join(folder, path))  # noqa: PTH118
+            self.passed[kind] += times - len(other.examples[kind])
+
     def lines(self) -> Iterator[str]:
         """A line for each kind of what was passed over."""
         for kind, times in self.passed.items():
@@ -80,22 +104,25 @@ def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, 
         own: the output folder of whoever asks: what lies in it is not taken, nor, if it is `folder` itself, what a job
             writes there.
         ingested: whether shards that an ingest wrote are taken.
+
+    Raises:
+        OutOfReach: a folder may not be listed; its files would be missed by nobody.
     """
     found = Found()
     start = len(os.path.join(folder, ""))  # noqa: PTH118
     mine = _identity(own) if own is not None else None
     seen = {_identity(folder)}
-    for where, folders, files in os.walk(folder, followlinks=True):
+    for where, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
         inside = os.path.join(where, "")[start:]  # noqa: PTH118
-        output = "manifests" in folders or (mine is not None and _identity(where) == mine)
+        output = ("manifests" in folders and not _RUN_FILES.isdisjoint(files)) or (mine and _identity(where) == mine)
         results = _ingested(os.path.join(where, "ingest")) if "ingest" in folders else {}  # noqa: PTH118
         deeper = []
         for name in sorted(folders):
             identity = _identity(os.path.join(where, name))  # noqa: PTH118
             if name.lower().endswith(suffix):
                 found.files.append(inside + name)  # whoever reads it says that it is none
-            if (output and name in OUTPUT_FOLDERS) or identity == mine is not None:
-                found.pass_over("what a job wrote (to read it, name the folder itself)", inside + name)
+            if (output and name in OUTPUT_FOLDERS) or (mine and identity == mine):
+                found.pass_over(_JOBS, inside + name)
             elif results and name in ("ingest", "quarantine"):
                 pass  # what an ingest keeps for itself
             elif name.startswith(".") or is_companion(name):
@@ -108,17 +135,67 @@ def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, 
         folders[:] = deeper
         shards = {shard for result in results.values() for shard in result} if not ingested else set()
         for name in files:
-            if name.startswith("."):
-                found.pass_over("hidden files", inside + name)
-            elif is_companion(name):
-                found.pass_over("no data by their names", inside + name)
-            elif name in shards:
+            if name in shards:
                 found.pass_over("shards that an ingest wrote", inside + name)
-            elif name.lower().endswith(suffix):
-                found.files.append(inside + name)
-            elif not output:
-                found.pass_over(_kind(name), inside + name)
+            elif not output or name.lower().endswith(suffix):
+                found.sort_in(name, suffix, inside + name)
     return found
+
+
+def input_files(source: str, own: Path | None = None) -> tuple[Path, Found]:
+    """The tars that a folder, a tar or a pattern stands for, relative to a folder.
+
+    Args:
+        source: see `places.expanded` for patterns; of what matches one, folders are looked into.
+        own: as in `files_below`.
+
+    Raises:
+        ValueError: there is no such thing, or it lies in what the job writes.
+    """
+    path = Path(source)
+    if not is_pattern(source):
+        if not path.exists():
+            raise ValueError(
+                f"input {source} does not exist; give a folder of .tar shards, one .tar, or a pattern in quotes"
+            )
+        if own is not None and (folder := _written(path, own)):
+            raise ValueError(f"input {source} lies in {folder}, which this job writes: give another --out")
+        if path.is_dir():
+            return path, files_below(path, own=own)
+        found = Found()
+        with path.open("rb") as file:
+            tar = path.suffix.lower() == ".tar" or is_tar(file.read(HEAD_BYTES))
+        if tar:
+            found.files.append(path.name)
+        else:
+            found.sort_in(path.name, ".tar", path.name)
+        return path.parent, found
+    root, found = Path(_fixed(source)), Found()
+    for path in map(Path, expanded(source)):
+        inside = os.path.relpath(path, root)
+        if own is not None and _written(path, own):
+            found.pass_over(_JOBS, inside)
+        elif path.is_dir() and not path.name.lower().endswith(".tar"):
+            found.add(files_below(path, own=own), inside)
+        else:
+            found.sort_in(path.name, ".tar", inside)
+    return root, found
+
+
+def _fixed(pattern: str) -> str:
+    """The folders of a pattern before its first part that stands for several."""
+    parts = pattern.split("/")
+    first = next(number for number, part in enumerate(parts) if any(character in part for character in "*?[{"))
+    return "/".join(parts[:first]) or ("/" if first else ".")
+
+
+def _written(path: Path, own: Path) -> Path | None:
+    """The folder of a job's output that a path lies in, or None."""
+    root, found = own.resolve(), path.resolve()
+    for folder in OUTPUT_FOLDERS:
+        if found.is_relative_to(root / folder):
+            return own / folder
+    return None
 
 
 def _kind(name: str) -> str:
@@ -128,6 +205,11 @@ def _kind(name: str) -> str:
         return f"packed {packed} (unpack them first)"
     ending = os.path.splitext(lower)[1]  # noqa: PTH122
     return f"files ending in {ending}" if ending else "files without an extension"
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    """`os.walk` itself would pass over a folder that it may not open."""
+    raise out_of_reach(error.filename, error)
 
 
 def _identity(path: Path | str) -> tuple[int, int] | None:

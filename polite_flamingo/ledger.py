@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from polite_flamingo.discovery import OUTPUT_FOLDERS
+from polite_flamingo.discovery import OUTPUT_FOLDERS, input_files
 from polite_flamingo.duplicates import write_keys
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.shards import is_temporary, read_shard, sweep_temporary, write_atomically, write_shard
-from polite_flamingo.shared import out_of_reach
+from polite_flamingo.tar_members import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,31 +276,33 @@ def names_in(folder: Path, suffix: str) -> list[str]:
         return []
 
 
-def shard_names(source: str) -> dict[str, Path]:
-    """The input shards of a folder, a tar or a glob: name -> path, sorted by name.
+def shard_names(
+    source: str, own: Path | None = None, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Path]:
+    """The input shards of a folder, a tar or a pattern: name -> path, sorted by name.
 
-    A name is the path below the folder (or below the glob's fixed part) without `.tar`, `/` written as `__`.
+    A name is the path below the folder (or below the pattern's fixed part) without `.tar`, `/` written as `__`.
+
+    Args:
+        source: a folder (links in it are followed), a tar, or a pattern: `*`, `?`, `[`, `{a,b}`, `{00000..00099}`.
+        own: the output folder of the job: what it writes is no input.
+        say: hears what is passed over, a line a kind with its number.
 
     Raises:
-        ValueError: there are none, or two get the same name; says what to do.
+        ValueError: there are none, two get the same name, or a name is not UTF-8; says what to do.
     """
-    path = Path(source)
-    if any(character in source for character in "*?["):
-        fixed = 0
-        while not any(character in path.parts[fixed] for character in "*?["):
-            fixed += 1
-        root = Path(*path.parts[:fixed])
-        found = [str(shard.relative_to(root)) for shard in root.glob(str(Path(*path.parts[fixed:])))]
-    elif path.is_dir():
-        root, found = path, _tars_below(path)
-    elif path.exists():
-        root, found = path.parent, [path.name]
-    else:
-        raise ValueError(f"input {source} does not exist; give a folder of .tar shards, one .tar or a glob in quotes")
+    root, input_found = input_files(source, own)
+    found = input_found.files
     if not found:
-        raise ValueError(f"input {source} holds no .tar shard; ingest some first (python -m ray_jobs.ingest --help)")
+        passed = "; ".join(input_found.lines())
+        what = f"holds no .tar shard ({passed})" if passed else "holds no .tar shard"
+        raise ValueError(f"input {source} {what}; ingest some first (python -m ray_jobs.ingest --help)")
+    for line in input_found.lines():
+        say(line)
     names: dict[str, str] = {}
     for shard in sorted(found):
+        if printable(shard) != shard:
+            raise ValueError(f"the name of {printable(str(root / shard))} is not UTF-8: rename it")
         name = os.path.splitext(shard)[0].replace(os.sep, "__")  # noqa: PTH122
         if name in names:
             raise ValueError(
@@ -308,22 +310,6 @@ def shard_names(source: str) -> dict[str, Path]:
             )
         names[name] = shard
     return {name: root / names[name] for name in sorted(names)}
-
-
-def _tars_below(folder: Path) -> list[str]:
-    """Paths relative to the folder, as plain strings: a `Path` for each takes ten times as long."""
-    start = len(os.path.join(folder, ""))  # noqa: PTH118
-    return [
-        os.path.join(where, name)[start:]  # noqa: PTH118
-        for where, folders, files in os.walk(folder, onerror=_cannot_list)
-        for name in (*folders, *files)
-        if name.endswith(".tar")
-    ]
-
-
-def _cannot_list(error: OSError) -> NoReturn:
-    """`os.walk` would pass over a folder that it may not open, and its shards would be missed by nobody."""
-    raise out_of_reach(error.filename, error)
 
 
 @contextmanager

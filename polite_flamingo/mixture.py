@@ -35,6 +35,7 @@ import yaml
 
 from polite_flamingo import text_files
 from polite_flamingo.ingest import IngestConfig
+from polite_flamingo.places import local_path
 from polite_flamingo.profile_keys import refuse_empty_strangers
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 
@@ -112,9 +113,10 @@ class Mixture:
         """An `IngestConfig` a source, in order. Raises `ValueError` naming the entry that is wrong."""
         made = []
         for name, entry in self.sources.items():
+            given = [local_path(path, f"{name}: annotations") for path in entry.annotations]
             options = SourceOptions(
-                annotations=tuple(root / path for path in entry.annotations),
-                images=root / entry.images if entry.images else None,
+                annotations=tuple(root / path for path in given),
+                images=root / local_path(entry.images, f"{name}: images") if entry.images else None,
                 split=entry.split,
                 extra=entry.extra,
                 columns=entry.columns,

@@ -42,7 +42,7 @@ class BuildConfig:
     """Everything a build depends on.
 
     Attributes:
-        input: a folder of .tar shards, one .tar, or a glob in quotes.
+        input: a folder of .tar shards, one .tar, or a pattern in quotes.
         out: the output folder; on several machines, one that all of them see.
         rewriter: the model that rewrites, and how it decodes.
         scoring: the models that score.
@@ -73,8 +73,8 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         JobFailed: the models failed, or a machine does not see what the others see.
         AllFailed: every row was quarantined.
     """
-    shards = shard_names(config.input)
     layout = OutputLayout(root=Path(config.out))
+    shards = shard_names(config.input, layout.root, print)
     refuse_foreign((shards if config.fresh else unfinished(layout, shards)).values())
     identity, models = identify(config)
     with exclusive(layout.root):

@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
+from polite_flamingo.places import local_path
 from polite_flamingo.profile_keys import refuse_empty_strangers
 from polite_flamingo.text_files import NotText, read_text
 from ray_jobs.progress import progress as progress
@@ -91,9 +92,23 @@ def parse(name: str, description: str, config_class: type[Config], arguments: Se
         parser.add_argument(f"--{flag}", action="store_true", help=_help_of(config_class, flag))
     try:
         options = parser.instantiate(parser.parse_args(_own_sections(arguments, config_class)))
-        return config_class(**{field.name: options[field.name] for field in fields})
+        return config_class(**{field.name: _here(field.name, options[field.name]) for field in fields})
     except (ArgumentError, ValueError, TypeError) as error:
         fail(name, f"{error} (--help lists the options)")
+
+
+def _here(name: str, value: Any) -> Any:
+    """A field's value; paths as `local_path` gives them. Raises `ValueError`."""
+    if name in ("input", "out") or (name == "init" and value):
+        return local_path(value, f"--{name}")
+    if name != "data":
+        return value
+    return {
+        key: local_path(one, f"--data.{key}")
+        if isinstance(one, str)
+        else dataclasses.replace(one, shards=local_path(one.shards, f"--data.{key}"))
+        for key, one in value.items()
+    }
 
 
 def _own_sections(arguments: Sequence[str], config_class: Any) -> list[str]:

@@ -61,7 +61,7 @@ class DistortConfig:
     """Everything a distortion depends on.
 
     Attributes:
-        input: a folder of .tar shards of good responses, one .tar, or a glob in quotes.
+        input: a folder of .tar shards of good responses, one .tar, or a pattern in quotes.
         out: the output folder; on several machines, one that all of them see.
         distortion: which kinds, who speaks, what is drawn.
         pools: how many actors do the work (pools.distorting).
@@ -105,7 +105,7 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
         JobFailed: the speaker failed.
         AllFailed: not one row became a pair.
     """
-    shards = shard_names(config.input)
+    shards = shard_names(config.input, Path(config.out), print)
     layout = OutputLayout(root=Path(config.out), samples="pairs")
     refuse_foreign((shards if config.fresh else unfinished(layout, shards)).values())
     models = speaker_of(config.distortion)

@@ -63,7 +63,7 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
         JobFailed: a model failed.
         AllFailed: a contestant has no answer to any sample. The report is there all the same.
     """
-    shards = shard_names(config.input)
+    shards = shard_names(config.input, Path(config.out), print)
     refuse_foreign(shards.values())
     contestants = contestants_of(config.contestants)
     if config.text_only not in ("", RAW, REWRITTEN, *contestants):

@@ -36,7 +36,7 @@ class EvaluateConfig:
     """Everything an evaluation depends on.
 
     Attributes:
-        input: a folder of .tar shards whose responses are the ground truth, one .tar, or a glob in quotes.
+        input: a folder of .tar shards whose responses are the ground truth, one .tar, or a pattern in quotes.
         out: the output folder; on several machines, one that all of them see.
         contestants: name -> a model's folder, a profile's .yaml, endpoint:MODEL@URL or recorded:FILE.jsonl; on the
             command line --contestants.NAME WHAT, as often as there are contestants.

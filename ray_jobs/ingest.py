@@ -30,6 +30,7 @@ from polite_flamingo.hints import commonest, hint
 from polite_flamingo.ingest import IngestConfig, Ingested, Tick, ingest_all, preview_rows
 from polite_flamingo.ledger import read_quarantine
 from polite_flamingo.mixture import load_mixture
+from polite_flamingo.places import expanded, is_pattern, local_path
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.catalogue import as_text, named
 from ray_jobs.submitted import refuse_relative
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             width = shutil.get_terminal_size((100, 24)).columns
             print(as_text(named(args.list or SOURCES), details=bool(args.list), width=width))
             return 0
+        _make_local(args)
         refuse_relative(
             {
                 "--annotations": args.annotations or (),
@@ -100,11 +102,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--source", metavar="NAME", help="a name of --list; own data: table, llava, sharegpt, pf1m, webdataset"
     )
-    made.add_argument(
-        "--annotations", nargs="+", type=Path, metavar="FILE", help="annotation files or folders, any order"
-    )
-    made.add_argument("--images", type=Path, metavar="DIR", help="the folder that image names are relative to")
-    made.add_argument("--out", type=Path, metavar="DIR", help="where the shards go; several sources may share it")
+    made.add_argument("--annotations", nargs="+", metavar="FILE", help="annotation files or folders, any order")
+    made.add_argument("--images", metavar="DIR", help="the folder that image names are relative to")
+    made.add_argument("--out", metavar="DIR", help="where the shards go; several sources may share it")
     made.add_argument(
         "--split",
         default="",
@@ -151,8 +151,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--fresh", action="store_true", help="replace the shards of the same name in --out")
     made.add_argument("--local", action="store_true", help="work in this process only, without Ray")
     mixture = made.add_argument_group("several sources at once")
-    mixture.add_argument("--mixture", type=Path, metavar="FILE", help="YAML that names them, see profiles/")
-    mixture.add_argument("--root", type=Path, default=Path(), metavar="DIR", help="of its paths")
+    mixture.add_argument("--mixture", metavar="FILE", help="YAML that names them, see profiles/")
+    mixture.add_argument("--root", default=Path(), metavar="DIR", help="of its paths")
     mixture.add_argument("--sampling", help="all, ratio, counts, sqrt or paper, instead of the file's")
     mixture.add_argument("--total", type=int, metavar="N", help="records in all, for sqrt")
     mixture.add_argument("--skip_absent", action="store_true", help="leave out sources whose files are not there")
@@ -336,6 +336,16 @@ def _config(args: argparse.Namespace) -> IngestConfig:
         threads=args.threads,
         fresh=args.fresh,
     )
+
+
+def _make_local(args: argparse.Namespace) -> None:
+    """Paths as `local_path` gives them, patterns among the annotations as what they stand for. Raises ValueError."""
+    for name in ("images", "out", "root", "mixture"):
+        if getattr(args, name) is not None:
+            setattr(args, name, Path(local_path(getattr(args, name), f"--{name}")))
+    if args.annotations:
+        given = [local_path(path, "--annotations") for path in args.annotations]
+        args.annotations = [Path(one) for path in given for one in (expanded(path) if is_pattern(path) else [path])]
 
 
 def _paths(config: IngestConfig) -> Iterable[Path]:

@@ -79,7 +79,7 @@ def train(config: TrainConfig) -> None:
     mixture, start = mixture_of(config), FlamingoConfig(folder=str(Path(config.init).absolute()))
     if not config.init:
         start = config.training.base
-    shards = find_shards(mixture)
+    shards = find_shards(mixture, print)
     refuse_foreign(path for _, path in shards)
     refuse_impossible(config, len(shards))
     models = base_fingerprints(start)

@@ -68,7 +68,7 @@ def test_a_tar_without_a_sample_is_refused_with_the_command(tmp_path: Path, memb
     assert said.startswith(f"{path} is not a shard of this project") and "\n" not in said
     command = shlex.split(said[said.index("python -m ray_jobs.ingest") :])
     args = ingest.parser().parse_args(command[3:])
-    assert (args.source, args.annotations) == ("webdataset", [path.parent])
+    assert (args.source, args.annotations) == ("webdataset", [str(path.parent)])
 
 
 def test_packed_shards_are_refused_with_what_unpacks_them(tmp_path: Path) -> None:

@@ -143,3 +143,111 @@ def test_one_job_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
         other.wait()
         with exclusive(tmp_path):
             pass
+
+
+def told(source: Path | str, own: Path | None = None) -> tuple[list[str], set[str]]:
+    """The names of the shards, and what is passed over."""
+    lines: list[str] = []
+    return list(shard_names(str(source), own, lines.append)), set(lines)
+
+
+def test_what_lies_beside_shards_is_told_in_one_line_a_kind(tmp_path: Path) -> None:
+    names = [
+        "a.tar",
+        "B.TAR",
+        "c.tar.gz",
+        "d.tgz",
+        "e.tar.gz",
+        "f.parquet",
+        "._a.tar",
+        ".cache/g.tar",
+        "00000_stats.json",
+    ]
+    touch(*(tmp_path / name for name in [*names, *(f"{number}.jpg" for number in range(5))]))
+    shards, lines = told(tmp_path)
+    assert shards == ["B", "a"]
+    assert {line for line in lines if ".jpg" not in line} == {
+        "passed over, packed .tar.gz (unpack them first): c.tar.gz, e.tar.gz",
+        "passed over, packed .tgz (unpack them first): d.tgz",
+        "passed over, files ending in .parquet: f.parquet",
+        "passed over, hidden files: ._a.tar",
+        "passed over, hidden folders: .cache",
+        "passed over, no data by their names: 00000_stats.json",
+    }
+    (pictures,) = (line for line in lines if ".jpg" in line)
+    assert pictures.startswith("passed over, files ending in .jpg: ") and pictures.endswith(" and 2 more")
+    with pytest.raises(ValueError, match=r"holds no \.tar shard \(passed over, packed \.tgz .*: d\.tgz\)"):
+        shard_names(str(tmp_path / "d.tgz"))
+
+
+def test_links_are_followed_each_folder_once(tmp_path: Path) -> None:
+    touch(tmp_path / "far" / "x.tar", tmp_path / "in" / "a.tar", tmp_path / "one.tar")
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "far")
+    (tmp_path / "in" / "l.tar").symlink_to(tmp_path / "one.tar")
+    (tmp_path / "far" / "back").symlink_to(tmp_path / "in")
+    assert told(tmp_path / "in") == (
+        ["a", "l", "linked__x"], {"passed over, links to folders that are read already: linked/back"},
+    )  # fmt: skip
+
+
+def finished(root: Path) -> OutputLayout:
+    layout = OutputLayout(root=root)
+    touch(layout.run, layout.scored("a"), root / "pf1m" / "a.tar", layout.manifest("a"), layout.quarantine("a"))
+    touch(layout.report)
+    return layout
+
+
+JOBS = "passed over, what a job wrote (to read it, name the folder itself): "
+
+
+@pytest.mark.parametrize("out", ["in", "in/out", "in/deep/out"])
+def test_what_a_job_wrote_is_no_input_of_its_next_run(tmp_path: Path, out: str) -> None:
+    root = tmp_path / "in"
+    touch(root / "a.tar", root / "deep" / "b.tar")
+    before = told(root, tmp_path / out)
+    finished(tmp_path / out)
+    shards, lines = told(root, tmp_path / out)
+    assert (shards, before) == (["a", "deep__b"], (["a", "deep__b"], set()))
+    assert len(lines) == 1 and lines.pop().startswith(JOBS)
+    assert told(f"{root}/*.tar", tmp_path / out)[0] == ["a"]
+
+
+def test_other_runs_below_the_input_are_passed_over_unless_they_are_named(tmp_path: Path) -> None:
+    touch(tmp_path / "a.tar")
+    other = finished(tmp_path / "other")
+    shards, lines = told(tmp_path, tmp_path / "out")
+    assert shards == ["a"]
+    assert lines == {f"{JOBS}other/manifests, other/pf1m, other/quarantine and 1 more"}
+    assert told(other.root / "pf1m", tmp_path / "out")[0] == ["a"]
+    assert told(f"{other.root}/pf1m/*.tar", tmp_path / "out")[0] == ["a"]
+    with pytest.raises(ValueError, match=r"lies in .*other/pf1m, which this job writes: give another --out"):
+        shard_names(str(other.root / "pf1m"), other.root)
+    with pytest.raises(ValueError, match=r"holds no \.tar shard \(passed over, what a job wrote"):
+        shard_names(str(other.root))
+
+
+def test_the_output_of_an_ingest_is_read_without_its_bookkeeping(tmp_path: Path) -> None:
+    touch(tmp_path / "vqa-00000.tar", tmp_path / "quarantine" / "vqa.jsonl", tmp_path / "ingest" / "vqa.json")
+    (tmp_path / "ingest" / "vqa.json").write_text('{"shards": ["vqa-00000.tar"]}')
+    assert told(tmp_path) == (["vqa-00000"], set())
+
+
+def test_patterns_take_tars_and_tell_the_rest(tmp_path: Path) -> None:
+    touch(tmp_path / "a" / "0.tar", tmp_path / "a" / "1.tar", tmp_path / "b" / "2.tar", tmp_path / "notes.txt")
+    assert told(f"{tmp_path}/*") == (["a__0", "a__1", "b__2"], {"passed over, files ending in .txt: notes.txt"})
+    assert told(f"{tmp_path}/a/{{0..1}}.tar")[0] == ["0", "1"]
+    assert told(f"{tmp_path}/{{a,b}}")[0] == ["a__0", "a__1", "b__2"]
+    with pytest.raises(ValueError, match=r"nothing matches"):
+        shard_names(f"{tmp_path}/c*/*.tar")
+    with pytest.raises(ValueError, match=r"8 of the 10 files"):
+        shard_names(f"{tmp_path}/a/{{0..9}}.tar")
+    touch(tmp_path / "[1]" / "x.tar")
+    assert told(tmp_path / "[1]")[0] == ["x"]
+
+
+def test_odd_names_are_taken_and_unwritable_ones_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "a b\n.tar", tmp_path / "é.tar")
+    assert told(f"{tmp_path}/")[0] == ["a b\n", "é"]
+    touch(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tar")))
+    with pytest.raises(ValueError, match=r"caf\\udce9\.tar is not UTF-8: rename it"):
+        shard_names(str(tmp_path))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -59,8 +59,10 @@ class Group:
     shards: tuple[tuple[str, Path], ...]
 
 
-def find_shards(mixture: Mapping[str, Ingredient]) -> list[tuple[str, Path]]:
-    """Every shard of the mixture, in the order of the mixture.
+def find_shards(
+    mixture: Mapping[str, Ingredient], say: Callable[[str], None] = lambda line: None
+) -> list[tuple[str, Path]]:
+    """Every shard of the mixture, in the order of the mixture; `say` hears what is passed over.
 
     Raises:
         ValueError: an ingredient names no shard; the message says which.
@@ -68,7 +70,7 @@ def find_shards(mixture: Mapping[str, Ingredient]) -> list[tuple[str, Path]]:
     found = []
     for name, ingredient in mixture.items():
         try:
-            shards = shard_names(ingredient.shards)
+            shards = shard_names(ingredient.shards, say=say)
         except (ValueError, OSError) as error:
             raise ValueError(f"data {name!r}: {error}") from None
         found += [(name, path) for path in shards.values()]

@@ -63,7 +63,7 @@ def recorder(suffix: str) -> Callable[[SourceOptions, Shelf], Iterator[tuple[Pla
         for given in options.annotations:
             if given in lists:
                 continue
-            for file in files_in(given, suffix):
+            for file in files_in(given, suffix, shelf):
                 if not lists or chosen.pop(file.stem, ()) or not given.is_dir():
                     yield Place(file=file_name(file)), 0, [os.fsencode(file).hex(), given.is_dir()]
         for name, (path, number) in chosen.items():

@@ -47,13 +47,15 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
     tables = [path for path in options.annotations if not _is_tars(path)]
     if not tables:
         for given in options.annotations:
-            for path in files_in(given, ".tar"):
+            for path in files_in(given, ".tar", shelf):
                 yield from _samples(path, options, shelf)
         return
 
-    tars = [tar for path in options.annotations if _is_tars(path) for tar in files_in(path, ".tar")]
+    tars = [tar for path in options.annotations if _is_tars(path) for tar in files_in(path, ".tar", shelf)]
     if options.images and not tars:
-        tars = sorted(options.images.glob("*.tar"))
+        tars = sorted(
+            path for path in options.images.iterdir() if path.suffix.lower() == ".tar" and path.name[0] != "."
+        )
     pictures = 0
     for path in tars:
         for place, number, found in _samples(path, options, shelf):

@@ -120,7 +120,7 @@ def ai2d_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, 
     lists = [path for path in options.annotations if path.suffix == ".csv"]
     tested = {number.strip() for path in lists for number in read_text(path).split()}
     for given in options.annotations:
-        for file in () if given in lists else files_in(given, ".json"):
+        for file in () if given in lists else files_in(given, ".json", shelf):
             place = Place(file=file_name(file), part="questions")
             try:
                 content = entry(small_json(file, given if given.is_dir() else None))

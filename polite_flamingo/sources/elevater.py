@@ -148,7 +148,9 @@ class _Index:
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """The images as {id, set, image, folders, classes, template, facts}; also malformed entries of other files."""
     files = _Files()
-    paths = [one for path in options.annotations for one in (files_in(path, ".tsv") if path.is_dir() else [path])]
+    paths = [
+        one for path in options.annotations for one in (files_in(path, ".tsv", shelf) if path.is_dir() else [path])
+    ]
     for path in sorted(paths, key=lambda path: path.suffix == ".txt"):  # last: others name their sets
         yield from _load(path, files)
     images = ImageFolder.of(options.images)

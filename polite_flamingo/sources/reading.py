@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo import text_files
-from polite_flamingo.discovery import files_below
+from polite_flamingo.discovery import Found, files_below
 from polite_flamingo.images import EXTENSION_OF, Header, inspect
 from polite_flamingo.sample import BadSample, Image
 from polite_flamingo.shared import refuse_broken_way
@@ -78,15 +78,26 @@ def file_name(path: Path) -> str:
     return os.fsencode(path.name).decode("utf-8", "replace")
 
 
-def files_in(path: Path, suffix: str) -> Iterator[Path]:
-    """`path` itself, or the files with `suffix` directly in it, by name. Raises `SourceError` where there are none."""
+def files_in(path: Path, suffix: str, shelf: Shelf) -> Iterator[Path]:
+    """`path` itself, or the files with `suffix` directly in it, by name; what else lies there is noted.
+
+    Raises:
+        SourceError: there are none.
+    """
     if not path.is_dir():
         yield path
         return
-    found = sorted(item for item in path.iterdir() if item.suffix.lower() == suffix)
-    if not found:
+    found = Found()
+    for item in sorted(os.scandir(path), key=lambda item: item.name):
+        if item.is_dir():
+            found.pass_over("folders", item.name)
+        else:
+            found.sort_in(item.name, suffix, item.name)
+    if not found.files:
         raise SourceError(f"{path} holds no *{suffix} file: name the folder that directly holds the annotations")
-    yield from found
+    for line in found.lines():
+        shelf.note(line)
+    yield from (path / name for name in found.files)
 
 
 def tars_below(path: Path, shelf: Shelf) -> list[Path]:

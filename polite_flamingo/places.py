@@ -1,0 +1,115 @@
+"""Paths as users give them -> paths on this machine; what is not supported is refused in one line.
+
+Every job and every ingest sends its inputs and outputs through `local_path`: an address taken for a path would be read
+as an empty folder, or made as a folder called `s3:`.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from pathlib import Path
+
+from polite_flamingo.tar_members import printable
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/|(pipe):")
+"""One slash suffices: `Path` makes `s3:/x` of `s3://x`."""
+
+_HOME = re.compile(r"~[\w.-]*(/|$)")
+_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MOST = 1_000_000
+"""Paths that one pattern may stand for."""
+
+_REMEDIES = {
+    "file": "give the path alone, without file://",
+    "hf": "download it first (hf download), and give the folder",
+    "http": "download it first, and give the file",
+    "https": "download it first, and give the file",
+    "s3": "copy it first (aws s3 sync), or mount the bucket, and give the folder",
+    "gs": "copy it first (gcloud storage rsync), or mount the bucket, and give the folder",
+}
+
+
+def local_path(given: str | Path, option: str) -> str:
+    """A path on this machine, `~` and `$NAME` replaced where no file is called so.
+
+    Args:
+        given: by the user, on the command line or in a profile.
+        option: that gives it, for the message.
+
+    Raises:
+        ValueError: it is an address, is empty, or names a variable that is not set; says what to do.
+    """
+    path = str(given)
+    if not path or "\0" in path:
+        raise ValueError(f"{option} is {'empty' if not path else 'not a path'}: give a folder or a file")
+    if found := _ADDRESS.match(path):
+        kind = (found[1] or found[2]).lower()
+        remedy = _REMEDIES.get(kind, "copy it to a disk or mount it, and give the folder")
+        if option == "--out" and kind != "file":
+            remedy = "give a folder, and copy it there afterwards"
+        raise ValueError(f"{option} {printable(path)}: {kind}: is not supported, only paths of this machine: {remedy}")
+    if os.path.lexists(path):
+        return path
+    path = os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111
+    if _HOME.match(path):
+        raise ValueError(f"{option} {printable(path)}: nobody here is called so: give the path whole")
+    if (variable := _VARIABLE.search(path)) and not os.path.lexists(path):
+        raise ValueError(f"{option} {printable(path)}: {variable[0]} is not set: set it, or give the path whole")
+    return path
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path stands for several: it has `*`, `?`, `[` or `{a,b}`, and no file is called so."""
+    braces = any(_RANGE.fullmatch(inner) or "," in inner for inner in _BRACES.findall(path))
+    return (braces or any(character in path for character in "*?[")) and not os.path.lexists(path)
+
+
+def expanded(pattern: str) -> list[str]:
+    """The paths that a pattern stands for: `{00000..00099}` and `{a,b}` as in a shell, then `*`, `?` and `[`.
+
+    Raises:
+        ValueError: nothing matches, or some of the paths that braces name are not there; says how many.
+    """
+    found: list[str] = []
+    absent: list[str] = []
+    for path in _without_braces(pattern):
+        if os.path.lexists(path):
+            found.append(path)
+        elif any(character in path for character in "*?[") and (matched := glob.glob(path, recursive=True)):  # noqa: PTH207
+            found += sorted(matched)
+        else:
+            absent.append(path)
+    if not found:
+        raise ValueError(f"nothing matches {printable(pattern)}; is it right, seen from {Path.cwd()}?")
+    if absent:
+        absence = f"{len(absent):,} of the {len(found) + len(absent):,} files of {printable(pattern)} are not there"
+        raise ValueError(f"{absence}; the first is {printable(absent[0])}")
+    return list(dict.fromkeys(found))
+
+
+def _without_braces(pattern: str) -> list[str]:
+    parts = [""]
+    end = 0
+    for braces in _BRACES.finditer(pattern):
+        choices = _choices(braces[1])
+        before = pattern[end : braces.start()]
+        if len(parts) * len(choices) > _MOST:
+            raise ValueError(f"{pattern} stands for more than {_MOST:,} paths")
+        parts = [part + before + choice for part in parts for choice in choices]
+        end = braces.end()
+    return [part + pattern[end:] for part in parts]
+
+
+def _choices(inner: str) -> list[str]:
+    if bounds := _RANGE.fullmatch(inner):
+        first, last = bounds[1], bounds[2]
+        width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
+        step = 1 if int(first) <= int(last) else -1
+        if abs(int(last) - int(first)) >= _MOST:
+            raise ValueError(f"{{{inner}}} stands for more than {_MOST:,} paths")
+        return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
+    return inner.split(",") if "," in inner else [f"{{{inner}}}"]
