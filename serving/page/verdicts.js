@@ -12,6 +12,7 @@ const CHECKS = {
   sts: "Means what the annotation means",
   clip: "Fits the picture",
   nli_margin: "Does not contradict the annotation",
+  nli_entailment: "Says what the annotation says",
   reward: "Politeness can be measured",
 };
 
@@ -25,6 +26,7 @@ const REASONS = {
   sts_low: "its meaning is too far from the annotation’s",
   clip_low: "it does not fit the picture",
   nli_contradiction: "it contradicts the annotation",
+  nli_not_entailed: "it does not say what the annotation says",
   unscored: "a filter’s model gave no number",
 };
 
@@ -38,8 +40,9 @@ export function judgement({ kept, reason }) {
 // One line for each check: its name, number, bar, verdict. What is said of length and form is folded while all is well.
 export function verdicts(list) {
   const lines = (those) => make("ul", { className: "verdicts" }, ...those.map(line));
-  const form = list.filter(({ filter }) => FORM.has(filter));
-  const rest = list.filter(({ filter }) => !FORM.has(filter));
+  const asked = list.filter(({ rule }) => rule !== "not asked"); // a check without a threshold decides nothing
+  const form = asked.filter(({ filter }) => FORM.has(filter));
+  const rest = asked.filter(({ filter }) => !FORM.has(filter));
   const failed = form.filter(({ keep }) => !keep).length;
   const words = failed ? `${failed} of ${form.length} checks fail` : `all ${form.length} checks pass`;
   return [
