@@ -74,11 +74,12 @@ def test_what_a_worker_cannot_reach_ends_the_job_and_mended_it_goes_on(tmp_path:
     ) as error:
         build(job, fake_actors.FakeRewriterActor, fake_actors.FakeScoringActor)
     assert "\n" not in str(error.value)
+    assert "s1" not in OutputLayout(root=out).finished()
+    (source / "s1.tar").unlink()
+    (tmp_path / "of-another-machine.tar").rename(source / "s1.tar")
     with pytest.raises(console.JobFailed, match=rf"^machine .* does not see in {out} what .*another --out$"):
         build(job, fake_actors.ElsewhereActor, fake_actors.FakeScoringActor)
     assert "s1" not in OutputLayout(root=out).finished() and not list(out.glob(".probe-*"))
-    (source / "s1.tar").unlink()
-    (tmp_path / "of-another-machine.tar").rename(source / "s1.tar")
     build(job, fake_actors.FakeRewriterActor, fake_actors.FakeScoringActor)
     assert outcome(out) == {"scored": 20}
 
