@@ -26,6 +26,7 @@ from polite_flamingo.images import EXTENSION_OF, Header, inspect
 from polite_flamingo.sample import BadSample, Image
 from polite_flamingo.shared import refuse_broken_way
 from polite_flamingo.sources.paths import other_spellings, relative
+from polite_flamingo.sources.refused import refused_as
 from polite_flamingo.sources.shelf import Shelf
 from polite_flamingo.tar_members import is_tar, packed_with, printable
 
@@ -43,6 +44,9 @@ class SourceError(ValueError):
 def read_text(path: Path) -> str:
     """A whole UTF-8 text file, without its byte order mark. Raises `SourceError`."""
     try:
+        with path.open("rb") as file:
+            if what := refused_as(path, file.read(1 << 16)):
+                raise SourceError(f"{path} is {what}")
         return text_files.read_text(path)
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None

@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading import SourceError, kind_of
+from polite_flamingo.sources.refused import refused_as
 from polite_flamingo.sources.unpacking import open_bytes
 from polite_flamingo.text_files import other_encoding
 
@@ -134,6 +135,8 @@ def open_text(path: Path) -> Iterator[IO[str]]:
     """
     with open_bytes(path) as raw:
         start = raw.peek(1 << 16)
+        if what := refused_as(path, start):
+            raise SourceError(f"{path} is {what}")
         if encoding := other_encoding(start):
             remedy = f"convert it first: iconv -f {encoding} -t UTF-8 {quote(str(path))} > {quote(f'{path}.utf8')}"
             raise SourceError(f"{path} is {encoding}, not UTF-8: {remedy}")
