@@ -32,7 +32,8 @@ from polite_flamingo.sources.questions import only
 from polite_flamingo.sources.reading import SourceError, entry, finite, found_id, identity, text, value_of
 from polite_flamingo.sources.responses import distinct, region_response
 from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, is_list, members, open_text
+from polite_flamingo.sources.streaming import elements, is_list, members
+from polite_flamingo.sources.unpacking import open_bytes
 from polite_flamingo.sources.vqa import coco_names
 
 NAME = "refcocog"
@@ -119,9 +120,9 @@ def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
 
 
 def _refuse_pickle(path: Path) -> None:
-    with open_text(path) as file:
+    with open_bytes(path) as file:
         start = file.read(1)
-    if path.suffix in (".p", ".pkl", ".pickle") or start in ("\udc80", "("):
+    if path.suffix in (".p", ".pkl", ".pickle") or start in (b"\x80", b"("):
         raise SourceError(
             f"{path} is a pickle, which can run any code when it is read, so it is not: convert it to JSON where you "
             "trust it (a line that does so: docstring of polite_flamingo/sources/refcocog.py), or pass Google's JSON"
