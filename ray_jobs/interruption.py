@@ -28,6 +28,7 @@ received: signal.Signals | None = None
 _name = ""
 _screen = 2
 _ending = threading.Lock()
+_ended, _pointing = threading.Event(), threading.Lock()
 _cleanups: list[Callable[[], None]] = []
 _ask: tuple[Callable[[], None], float] | None = None
 
@@ -57,7 +58,8 @@ def listening() -> bool:
 def end(message: str, status: int) -> None:
     """Say one line, end what `cleaning_up` was told of, and this process, from whichever thread. Does not return."""
     _ending.acquire()  # for ever: nobody else may end, and the main thread waits at its exit
-    with suppress(OSError):
+    with suppress(OSError), _pointing:
+        _ended.set()
         error = "error: " if status < 128 else ""
         os.write(_screen, f"{_lead()}{_name}: {error}{' '.join(message.split())}\n".encode())
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -68,6 +70,13 @@ def end(message: str, status: int) -> None:
         with suppress(Exception):
             cleanup()
     os._exit(status)
+
+
+def point_stderr(descriptor: int) -> None:
+    """Have the standard error output go to `descriptor`, unless this process is being ended."""
+    with _pointing:
+        if not _ended.is_set():
+            os.dup2(descriptor, 2)
 
 
 @contextmanager

@@ -36,10 +36,28 @@ def marked(mark: str) -> dict[int, int]:
     return found
 
 
+def children(of: int) -> list[int]:
+    """Children of a process, zombies too (Linux)."""
+    found = []
+    for name in os.listdir("/proc") if Path("/proc/self").exists() else ():  # noqa: PTH208
+        with suppress(OSError):
+            if name.isdigit() and int(_stat(int(name))[1]) == of:
+                found.append(int(name))
+    return found
+
+
 def alive(pid: int) -> bool:
     """Whether a process runs: a zombie does not (Linux)."""
     try:
         return _stat(pid)[0] not in (b"Z", b"X")
+    except OSError:
+        return False
+
+
+def working(pid: int) -> bool:
+    """Whether a process has a core, wants one, or waits for a disk."""
+    try:
+        return _stat(pid)[0] in (b"R", b"D")
     except OSError:
         return False
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import resource
 import secrets
 import shutil
 import socket
@@ -26,12 +27,22 @@ from ray_jobs import interruption, leftovers
 _QUIET = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 _CONNECT_SECONDS = 5.0
-_START_SECONDS = 20.0
-_BUSY_START_SECONDS = 240.0
-"""A start takes 3 to 7 s; where all cores are busy with other things, several times as long: then it is waited for."""
+_LOOK_SECONDS = 0.2
+_JOIN_SECONDS = 20.0
+_IDLE_SECONDS = 12.0
+"""In which nothing of a starting Ray wants a core or the disk. A start takes 3 to 7 s, and several times as long where
+others have the cores: that is waited for. But one that hangs does nothing."""
+
+_START_SECONDS = 240.0
 
 _ROOM = 200 << 20
 """Bytes that a private Ray wants on the disk of its temporary folder, to begin with: logs, sockets, spilled objects."""
+
+_LONGEST_FOLDER = 40
+"""Characters of it: a socket's path has 107, of which Ray takes 66."""
+
+_FILES = 1024
+"""That a process of Ray may have open, at least."""
 
 _SUBMIT = "`ray job submit --working-dir . -- python -m ray_jobs.NAME …`"
 
@@ -47,8 +58,9 @@ def private_ray(cpus: int) -> Iterator[None]:
     Raises:
         RayUnavailable: it cannot be started.
     """
-    folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
     _check_folder(folder)
+    _check_limits()
     mark = secrets.token_hex(8)
     os.environ[leftovers.MARK] = mark
     with ExitStack() as stack:
@@ -59,9 +71,12 @@ def private_ray(cpus: int) -> Iterator[None]:
             stack.enter_context(leftovers.guarded(mark))
         import ray
 
+        with _held_back():
+            address = ray.util.get_node_ip_address()
+        _check_network(address)
         stack.callback(ray.shutdown)
         logs = f"its logs are in {folder / 'ray' / 'session_latest' / 'logs'}"
-        late = f"Ray did not start within {_START_SECONDS:.0f} s; {logs}. Is something stopping local connections?"
+        late = f"Ray does not start; {logs}"
         _init(late, lambda reason: f"Ray could not start: {reason}; {logs}", mark=mark,
               address="local", num_cpus=cpus, include_dashboard=False)  # fmt: skip
         if interruption.listening():
@@ -82,7 +97,7 @@ def joined_ray(address: str) -> Iterator[None]:
     import ray
 
     try:
-        late = f"no Ray answers at {at} within {_START_SECONDS:.0f} s; {remedy}"
+        late = f"no Ray answers at {at} within {_JOIN_SECONDS:.0f} s; {remedy}"
         _init(late, lambda reason: f"cannot join the Ray at {at}: {reason}; {remedy}")
         _check_workers(at)
         yield
@@ -135,10 +150,40 @@ def _check_folder(folder: Path) -> None:
             f"Ray could not start: {folder / 'ray'} cannot be written ({error.strerror}); "
             "make it writable, or set RAY_TMPDIR to another folder (a short path)"
         ) from error
+    if len(str(folder).encode()) > _LONGEST_FOLDER:
+        raise RayUnavailable(
+            f"Ray could not start: {folder} is too long a name for the sockets that lie in it; "
+            f"set RAY_TMPDIR to a folder of at most {_LONGEST_FOLDER} characters"
+        )
     if free < _ROOM:
         raise RayUnavailable(
             f"Ray could not start: {folder} has {free >> 20} MiB left, it wants {_ROOM >> 20}; {remedy}"
         )
+
+
+def _check_limits() -> None:
+    """Raise RayUnavailable where this process may open too few files; raise its own limit first, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _FILES and soft != resource.RLIM_INFINITY:
+        if hard != resource.RLIM_INFINITY and hard < _FILES:
+            raise RayUnavailable(
+                f"Ray could not start: this process may open {hard} files, and Ray needs {_FILES} or more; "
+                "raise the limit (`ulimit -n 8192`, or the container's)"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, hard))
+
+
+def _check_network(address: str) -> None:
+    """Raise RayUnavailable where this machine cannot reach its own `address`, by which Ray's processes speak."""
+    try:
+        with socket.create_server(("", 0)) as listening:
+            port = listening.getsockname()[1]
+            socket.create_connection((address, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise RayUnavailable(
+            f"Ray could not start: this machine cannot reach its own address {address} "
+            f"({error.strerror or error}); bring its network up (`ip link set lo up`), or let a firewall pass it"
+        ) from error
 
 
 def _check_reachable(address: str, nobody: str, remedy: str) -> None:
@@ -177,7 +222,7 @@ def _check_workers(at: str) -> None:
         for node in ray.nodes()
         if node["Alive"]
     }
-    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_START_SECONDS)  # a busy node says it later
+    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_JOIN_SECONDS)  # a busy node says it later
     for answer in done:
         try:
             reason = ray.get(answer)
@@ -196,7 +241,7 @@ def _held_back() -> Iterator[Any]:
     with tempfile.TemporaryFile() as file:
         sys.stderr.flush()
         screen = os.dup(2)
-        os.dup2(file.fileno(), 2)
+        interruption.point_stderr(file.fileno())
 
         def said() -> str:
             size = file.seek(0, os.SEEK_END)
@@ -207,7 +252,7 @@ def _held_back() -> Iterator[Any]:
             yield said
         finally:
             sys.stderr.flush()
-            os.dup2(screen, 2)
+            interruption.point_stderr(screen)
             os.close(screen)
 
 
@@ -217,18 +262,18 @@ def _deadline(message: str, mark: str) -> Iterator[None]:
     done = threading.Event()
 
     def watch() -> None:
-        began = time.monotonic()
+        began, idle = time.monotonic(), 0.0
         seen: dict[int, str] = {}
-        while not done.wait(0.25):
-            running = _daemons(mark) if mark else {}
-            if lost := sorted(name for pid, name in seen.items() if pid not in running):
+        while not done.wait(_LOOK_SECONDS):
+            seen |= _daemons() if mark else {}
+            if lost := sorted(name for pid, name in seen.items() if not leftovers.alive(pid)):
                 if done.wait(3.0):  # Ray has noticed it, and says why
                     return
                 interruption.end(f"Ray could not start: its {lost[0]} ended at once; {message.partition('; ')[2]}", 2)
-            seen |= running
-            past = time.monotonic() - began
-            busy = bool(mark) and os.getloadavg()[0] > (os.cpu_count() or 1)
-            if past > (_BUSY_START_SECONDS if busy else _START_SECONDS):
+            all_of_it = leftovers.marked(mark) if mark else {}
+            if all_of_it and not any(map(leftovers.working, (os.getpid(), *all_of_it))):
+                idle += _LOOK_SECONDS
+            if idle >= _IDLE_SECONDS or time.monotonic() - began >= (_START_SECONDS if mark else _JOIN_SECONDS):
                 interruption.end(message, 2)
 
     if interruption.listening():
@@ -239,10 +284,10 @@ def _deadline(message: str, mark: str) -> Iterator[None]:
         done.set()
 
 
-def _daemons(mark: str) -> dict[int, str]:
-    """The raylet and the GCS of a private Ray, by their process ids."""
+def _daemons() -> dict[int, str]:
+    """The raylet and the GCS that this process has started, by their process ids, also such as have died (Linux)."""
     found = {}
-    for pid in leftovers.marked(mark):
+    for pid in leftovers.children(os.getpid()):
         with suppress(OSError):
             name = Path(f"/proc/{pid}/comm").read_text().strip()
             if name in ("raylet", "gcs_server"):
@@ -254,7 +299,7 @@ def _daemons(mark: str) -> dict[int, str]:
 def _outliving(mark: str) -> Iterator[None]:
     """Inside, the death of a private Ray's raylet or GCS ends this process: Ray itself waits for a minute or more."""
     done = threading.Event()
-    needed = _daemons(mark)
+    needed = _daemons()
 
     def watch() -> None:
         while not done.wait(0.5):

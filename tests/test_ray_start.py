@@ -1,0 +1,53 @@
+"""A Ray that cannot be started or joined: one line that says why and what to do, before anything is begun."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+START = """
+import resource, sys
+from ray_jobs.ray_start import RayUnavailable, joined_ray, private_ray
+
+files, address = int(sys.argv[1]), sys.argv[2]
+if files:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+try:
+    with joined_ray(address) if address else private_ray(1):
+        print("it runs")
+except RayUnavailable as error:
+    print(error)
+"""
+
+
+def said(folder: str = "/tmp", files: int = 0, address: str = "") -> str:
+    """What comes of starting a Ray in `folder` with so many open files, or of joining one."""
+    done = subprocess.run(
+        [sys.executable, "-c", START, str(files), address],
+        cwd=REPO, env={"PATH": "/usr/bin:/bin", "RAY_TMPDIR": folder}, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1 and not done.stderr, done
+    return done.stdout
+
+
+def test_a_folder_that_is_none_or_too_long_a_name_is_told_before_ray_starts(tmp_path: Path) -> None:
+    assert "set RAY_TMPDIR to another folder" in said("/dev/null")
+    assert "set RAY_TMPDIR to a folder of at most 40 characters" in said(f"{tmp_path}/{'x' * 50}")
+
+
+def test_too_few_open_files_are_told_with_the_limit() -> None:
+    assert "this process may open 200 files" in said(files=200)
+
+
+@pytest.mark.parametrize("address", ["", "ray://"])
+def test_nobody_at_the_address_is_told_with_what_to_do(address: str) -> None:
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        found = said(address=f"{address}127.0.0.1:{taken.getsockname()[1]}")
+    assert found.startswith("nobody answers at RAY_ADDRESS=") and "`ray start --head`" in found
