@@ -169,7 +169,7 @@ def as_markdown(sources: Sequence[Source]) -> str:
         if use == "PF-1M":
             parts.append(_SUM.format(adopted(members), PF_1M))
     extras = [
-        f"- `{source.name}`: `--extra {name}=…`: {_escaped(what)}"
+        f"- `{source.name}`: `--extra {name}=…`: {escaped(what)}"
         for source in _in_order(sources)
         for name, what in source.extra.items()
     ]
@@ -188,12 +188,12 @@ def _table(members: Sequence[Source]) -> str:
     head = ["source", "category", "files", "published, licence of the annotations", "format known from"]
     rows = [
         [
-            f"`{source.name}`<br>{_escaped(source.title)}",
+            f"`{source.name}`<br>{escaped(source.title)}",
             source.category,
-            _escaped(source.files),
-            f"{_link(source.published)}<br>{_escaped(source.licence)}",
+            escaped(source.files),
+            f"{_link(source.published)}<br>{escaped(source.licence)}",
             f"**{source.evidence}**" if source.evidence == "documentation" else source.evidence,
-            *([_escaped(_adopted(source)) if source.adopted is not None else "–"] if counted else []),
+            *([escaped(_adopted(source)) if source.adopted is not None else "–"] if counted else []),
         ]
         for source in members
     ]
@@ -207,7 +207,7 @@ def _adopted(source: Source) -> str:
     return f"{source.adopted:,}{together}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Text in a cell of a Markdown table, where no character is to mean anything."""
     return re.sub(r"([\\`*|\[\]<]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
@@ -215,7 +215,7 @@ def _escaped(text: str) -> str:
 def _link(place: str) -> str:
     """A link where `place` is an address without its scheme."""
     return (
-        f"[{_escaped(place)}](https://{place})" if re.fullmatch(r"[\w-]+(\.[\w-]+)+(/\S*)?", place) else _escaped(place)
+        f"[{escaped(place)}](https://{place})" if re.fullmatch(r"[\w-]+(\.[\w-]+)+(/\S*)?", place) else escaped(place)
     )
 
 

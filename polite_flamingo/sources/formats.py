@@ -1,0 +1,227 @@
+"""docs/formats.md: what each source accepts, made of the code that reads it.
+
+    python -m polite_flamingo.sources.formats > docs/formats.md
+
+The functions that a source's module calls tell which files it takes, where its pictures may be, and whether it goes by
+the list of fields that change the meaning. Kinds of files, names and fields are the tables that those functions use.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from types import FunctionType
+
+from polite_flamingo.images import EXTENSION_OF
+from polite_flamingo.sources import SOURCES, meanings, webdataset
+from polite_flamingo.sources.base import Source
+from polite_flamingo.sources.catalogue import escaped
+from polite_flamingo.sources.columns import FIELDS as COLUMNS
+from polite_flamingo.sources.files import WRAPPERS
+from polite_flamingo.sources.kinds import READ
+from polite_flamingo.sources.pictures import NAMES
+from polite_flamingo.sources.refused import REFUSED
+from polite_flamingo.sources.tars import CAPTION_FIELDS
+from polite_flamingo.sources.unpacking import PACKED
+
+_PACKAGE = "polite_flamingo.sources"
+
+_INTRODUCTION = """\
+# Formats
+
+What `python -m ray_jobs.ingest` accepts. Generated from the code that reads it:
+`python -m polite_flamingo.sources.formats > docs/formats.md`. Where each dataset is published: [sources](sources.md).
+
+Every record of an annotation file, and every member of a tar, ends in a sample, in `OUT/quarantine/NAME.jsonl` with its
+reason and its place, or in a counted line of what was passed over. What is guessed (columns, delimiters, layouts) is
+printed before anything is written, and kept in `OUT/ingest/NAME.json`; look at it beforehand with `--preview`."""
+
+_BECOMES: dict[meanings.Becomes, str] = {
+    "picture": "the picture at that place",
+    "object": "the name of the record's next object",
+    "box": "the next box, as our responses write boxes",
+    "refused": "the record is quarantined (unsupported)",
+    "noted": "stays in the text, and is counted",
+}
+
+
+def files_of(source: Source) -> str:
+    """Which annotation files a source takes: "records" of any kind, "tars", or its "own" alone."""
+    found = _used(source)
+    if found & {f"{_PACKAGE}.files.file_records", f"{_PACKAGE}.files.annotation_files"}:
+        return "records"
+    tars = f"{_PACKAGE}.tars.rows_of" in found
+    return ("own or tars" if source.use == "PF-1M" else "tars") if tars else "own"
+
+
+def pictures_of(source: Source) -> str:
+    """Where its pictures may be: "anywhere", "tars", "folder", "folder, tars or addresses", "none"."""
+    if _used(source) & {f"{_PACKAGE}.pictures.pictures", f"{_PACKAGE}.pictures.read"}:
+        return "anywhere"
+    if files_of(source) == "tars":
+        return "tars"
+    if source.images == "none":
+        return "none"
+    return "folder, tars or addresses" if source.images == "optional" else "folder"
+
+
+def honours_meanings(source: Source) -> bool:
+    """Whether it goes by the list of fields and placeholders (`meanings.py`)."""
+    by = {f"{_PACKAGE}.fields.look", f"{_PACKAGE}.messages.read_talk", f"{_PACKAGE}.llava.builder"}
+    return bool(_used(source) & by)
+
+
+def as_markdown(sources: Sequence[Source]) -> str:
+    """The whole page."""
+    parts = [
+        _INTRODUCTION,
+        "## What each source accepts",
+        _table(["source", "layout", "annotation files", "pictures", "fields"], map(_row, sources)),
+        *_about_files(),
+        *_about_pictures(),
+        *_about_tars(),
+        "## Columns of `table`\n\n"
+        f"`--columns FIELD=COLUMN …`, of the fields {_listed(map(_code, COLUMNS))}. Without it the columns are guessed "
+        "by their names. The choice is printed; a column that is neither chosen nor asked for as `meta.NAME` is "
+        "named as left out. Class labels of Hugging Face become their names, and numbers stay as they are written.",
+        *_about_fields(),
+        *_about_placeholders(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(source: Source) -> list[str]:
+    files = {
+        "records": "[any kind](#annotation-files)",
+        "tars": "[tars](#tars)",
+        "own or tars": "its own, or [tars](#tars)",
+        "own": "its own",
+    }
+    pictures = {
+        "anywhere": "[any reference](#pictures)",
+        "tars": "in the tars",
+        "folder": "files below `--images`",
+        "folder, tars or addresses": "files below `--images`, in tars, or at their addresses with `--download`",
+        "none": "–",
+    }
+    if honours_meanings(source):
+        fields = "[honoured or named](#fields-that-change-the-meaning), all others kept in `meta`"
+    elif source.columns:
+        fields = "[columns](#columns-of-table) that are chosen"
+    else:
+        fields = "those of its layout"
+    return [
+        f"`{source.name}`",
+        escaped(source.files),
+        files[files_of(source)],
+        pictures[pictures_of(source)],
+        fields,
+    ]
+
+
+def _about_files() -> Iterator[str]:
+    yield (
+        "## Annotation files\n\n"
+        "What a file is, its bytes tell, not its name. A folder stands for the files in it, all of one kind; Hugging "
+        "Face's saved datasets and clones of the hub have their splits by the files' names."
+    )
+    yield _table(["kind", "what is read"], ([kind, escaped(what)] for kind, what in READ.items()))
+    refused = dict.fromkeys(what for _, _, what, _ in REFUSED)
+    yield (
+        f"Text may be packed with {_listed(PACKED.values())}. An object may hold its records under "
+        f"{_listed(map(_code, WRAPPERS))}. A byte order mark is taken off; UTF-16 and UTF-32 are refused with the "
+        f"command that converts them. Refused at once, by name: {_listed(refused)}, zip archives, Office "
+        "documents, Python pickles, weights (safetensors, PyTorch), HTML pages."
+    )
+
+
+def _about_pictures() -> Iterator[str]:
+    yield (
+        "## Pictures\n\n"
+        "A source that takes any reference reads a path below `--images` (relative, absolute, `file://`, with "
+        "backslashes, or beginning with the folder's own name), an address of a host named with `--download`, a "
+        "`data:` URL, base64, bytes of Parquet and Arrow (binary of any width, views, dictionaries), an object "
+        f"that has one of these under {_listed(map(_code, NAMES))}, and lists of them. What leads out of `--images` is "
+        "quarantined (`unsafe_name`)."
+    )
+    yield (
+        f"Formats: {_listed(EXTENSION_OF)}; HEIC (HEIF) with the extra `heic`. Any other is quarantined as "
+        "`unsupported_image`, with what it is."
+    )
+
+
+def _about_tars() -> Iterator[str]:
+    yield (
+        "## Tars\n\n"
+        "Of WebDataset, img2dataset, or of `tar`, in any order of their members: a picture with a `.txt` or a `.json` "
+        "of the same path, columns as `0.seg.png`, and folders of pictures beside folders of texts. A `.json` may "
+        f"hold a caption ({_listed(map(_code, CAPTION_FIELDS))}), an instruction "
+        f"({_listed(map(_code, webdataset.INSTRUCTIONS))}) and its response "
+        f"({_listed(map(_code, webdataset.RESPONSES))}), or a conversation "
+        f"({_listed(map(_code, webdataset.CONVERSATIONS))})."
+    )
+
+
+def _about_fields() -> Iterator[str]:
+    yield (
+        "## Fields that change the meaning\n\n"
+        "Of records, messages and content parts; case, `_` and `-` in a name make no difference. A field that is "
+        "neither here nor of the layout is kept in `meta`, and counted. Null says nothing."
+    )
+    yield _table(
+        ["fields", "of", "what becomes of them"],
+        (
+            [
+                _listed(map(_code, field.names)),
+                _listed(field.where),
+                escaped(meanings.DOES[field.kind] + (f": {field.says}" if field.says else "")),
+            ]
+            for field in meanings.FIELDS
+        ),
+    )
+    media: dict[str, list[str]] = {}
+    for name, medium in meanings.MEDIA.items():
+        media.setdefault(medium, []).append(_code(name))
+    words = "; or ".join(f"{_listed(names)} ({medium})" for medium, names in media.items())
+    yield (
+        f"A field whose name has {words} as a word and that is not empty, or that names a file of such a kind, "
+        "quarantines its record (`unsupported`)."
+    )
+
+
+def _about_placeholders() -> Iterator[str]:
+    yield "## Placeholders in texts"
+    yield _table(
+        ["placeholder", "what becomes of it"],
+        (
+            [_code(place.example), escaped(_BECOMES[place.becomes] + (f": {place.says}" if place.says else ""))]
+            for place in meanings.PLACEHOLDERS
+        ),
+    )
+
+
+def _code(text: str) -> str:
+    """As code in Markdown; a bar would end a table's cell."""
+    return "`" + text.replace("|", "\\|") + "`"
+
+
+def _used(source: Source) -> set[str]:
+    """The full names of the functions that the modules of a source's three functions have at hand."""
+    return {
+        f"{value.__module__}.{value.__qualname__}"
+        for function in (source.records, source.identify, source.build)
+        for value in vars(sys.modules[function.__module__]).values()
+        if isinstance(value, FunctionType)
+    }
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+if __name__ == "__main__":
+    print(as_markdown(list(SOURCES.values())), end="")
