@@ -37,6 +37,7 @@ def configure_data() -> None:
     context.memory_usage_poll_interval_s = None  # looking at a worker's pages every second is 2 % of a core for each GB
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # the job tells the cause itself
     warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated")  # Ray's own readers pass it
+    warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for")  # a few shards need fewer
 
 
 @contextmanager
