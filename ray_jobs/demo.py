@@ -63,9 +63,9 @@ def prepare(config: DemoConfig) -> None:
         ValueError: they are there, of another size or seed.
     """
     out = Path(config.out)
-    complete = out / "ingested" / "complete.json"
+    complete = out / "raw" / "complete.json"  # not beside the shards, where a build would say that it is passed over
     wanted = {"samples": config.samples, "samples_per_shard": config.samples_per_shard, "seed": config.seed}
-    if complete.exists():
+    if complete.exists() and (out / "ingested").is_dir():
         if json.loads(complete.read_text()) != wanted:
             raise ValueError(f"{out} holds a demo of another size or seed; give another --out, or --fresh")
         return
