@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 from PIL import Image as Pillow
-from rich.console import Console
 
 from polite_flamingo.ingest import IngestConfig, Ingested, ingest, ingest_all
 from polite_flamingo.sources import SourceOptions
@@ -64,7 +63,7 @@ def test_on_ray_it_is_the_same_also_when_workers_are_killed(
 ) -> None:
     alone = ingest(config(raw, tmp_path / "alone"))
     assert (alone.rows_in, alone.written, alone.quarantined) == (10 * PARTS, 5 * PARTS, 5 * PARTS)
-    with OnRay(Console()) as ray:
+    with OnRay() as ray:
         together = ingest_all([config(raw, tmp_path / "ray")], spread=ray)[0]
         assert outcome(together) == outcome(alone)
         killed = ingest_all([config(raw, tmp_path / "killed")], spread=lambda function, jobs: ray(build_or_die, jobs))[
