@@ -147,11 +147,19 @@ def arrow_rows(
         raise SourceError(f"{path} cannot be read from row {number} on ({_line(error)})") from None
 
 
-def arrow_columns(path: Path, kind: str) -> tuple[list[str], set[str]]:
-    """The names of a file's columns, and of those whose cells stand as places. Raises `SourceError`."""
+def arrow_columns(path: Path, kind: str) -> tuple[list[str], set[str], set[str]]:
+    """The names of a file's columns, of those whose cells stand as places, and of those of strings.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
     arrow = _pyarrow(path)
     schema = open_arrow(path, kind).schema
-    return list(schema.names), {field.name for field in schema if _is_picture(arrow, field.type)}
+    return (
+        list(schema.names),
+        {field.name for field in schema if _is_picture(arrow, field.type)},
+        {field.name for field in schema if _is_string(arrow, field.type)},
+    )
 
 
 def _storage(arrow: Any, kind: Any) -> Any:
@@ -170,6 +178,11 @@ def _is_bytes(arrow: Any, kind: Any) -> bool:
     types = arrow.types
     checks = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
     return any(check(kind) for check in checks)
+
+
+def _is_string(arrow: Any, kind: Any) -> bool:
+    types, kind = arrow.types, _storage(arrow, kind)
+    return any(check(kind) for check in (types.is_string, types.is_large_string, types.is_string_view))
 
 
 def _is_list(arrow: Any, kind: Any) -> bool:

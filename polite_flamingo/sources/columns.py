@@ -11,6 +11,7 @@ from shlex import quote
 from typing import Any
 
 from polite_flamingo.sources.base import SourceOptions
+from polite_flamingo.sources.fields import changes_meaning
 from polite_flamingo.sources.reading import SourceError
 from polite_flamingo.sources.shelf import Shelf
 
@@ -31,13 +32,14 @@ OBVIOUS = {
 class Table:
     """The names of the columns, the rows, and which columns hold bytes.
 
-    The rows are of these columns at least, and of no others if that saves reading. `remedy` is for an error about the
-    columns.
+    The rows are of the columns asked for at least, and of no others if that saves reading: then `strings` are those
+    that cost little. `remedy` is for an error about the columns.
     """
 
     names: list[str]
     rows: Callable[[set[str]], Iterator[Any]]
     pictures: frozenset[str] = frozenset()
+    strings: frozenset[str] = frozenset()
     remedy: str = ""
 
     @cached_property
@@ -91,6 +93,13 @@ def say_columns(
         shelf.note(f"{file}: columns taken by their names: {', '.join(guessed)}")
     taken = set(columns.values())
     left = [name for name in dict.fromkeys(names) if name not in taken and not name.startswith("__index_level")]
+    heeded = [name for name in left if changes_meaning(name)]
+    if heeded:
+        shelf.note(
+            f"{file}: columns that may exclude a row (a bad answer, not to be learned, a video): "
+            f"{', '.join(map(repr, heeded))[:600]} (--columns meta.NAME=COLUMN … makes one mere data)"
+        )
+    left = [name for name in left if name not in heeded]
     if left:
         remedy = "--columns meta.NAME=COLUMN … keeps one"
         shelf.note(f"{file}: columns left out: {', '.join(map(repr, left))[:600]} ({remedy})")

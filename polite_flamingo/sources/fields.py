@@ -23,6 +23,7 @@ from polite_flamingo.sources.meanings import (
     MEDIA_ENDINGS,
     MODALITY_NAMES,
     OPINIONS,
+    PICTURE_ENDINGS,
     ROLES,
     Field,
     Where,
@@ -41,6 +42,7 @@ RESERVED = frozenset({
 
 
 _DEPTH = 50
+_VERDICTS = ("learn", "mask", "gone", "good", "bad", "opinion")
 
 
 @dataclass
@@ -112,6 +114,23 @@ def look(
                 break
         else:
             found.keep(f"{place}{name}", name, value)
+
+
+def changes_meaning(name: str, value: Any = None) -> bool:
+    """Whether a field that nobody reads may change what its record means: by its name, or as it names a video."""
+    return any(known.kind in _VERDICTS for known in _known(name, "record")) or bool(_medium(name, value, "record"))
+
+
+def heed(fields: Mapping[str, Any]) -> None:
+    """Refuse a record of one answer for what its other fields say of it.
+
+    Raises:
+        BadSample: `unsupported` for a video or a sound, `excluded` for an answer that is bad or not to be learned.
+    """
+    found = Found()
+    look({name: value for name, value in fields.items() if changes_meaning(name, value)}, (), found)
+    if found.by_turn is not None and not all(found.by_turn):
+        raise BadSample("excluded", f"{found.why} says that it is not to be learned")
 
 
 def present(record: dict[str, Any], options: SourceOptions, unless: Collection[str] = ()) -> dict[str, Any]:
@@ -306,6 +325,15 @@ def medium_of(value: Any) -> str:
             if found and found[1].lower() in MEDIA_ENDINGS:
                 return MEDIA_ENDINGS[found[1].lower()]
     return ""
+
+
+def may_name_picture(value: Any) -> bool:
+    """Whether a field holds the name of a picture, or a list in which one is."""
+    names = value if isinstance(value, list) else [value]
+    return any(isinstance(one, str) and _PICTURE.fullmatch(one.strip()) is not None for one in names)
+
+
+_PICTURE = re.compile(rf"[^\n]{{1,1000}}\.(?:{'|'.join(PICTURE_ENDINGS)})", re.I)
 
 
 def _short(text: str) -> str:

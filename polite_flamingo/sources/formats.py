@@ -83,7 +83,9 @@ def as_markdown(sources: Sequence[Source]) -> str:
         "## Columns of `table`\n\n"
         f"`--columns FIELD=COLUMN …`, of the fields {_listed(map(_code, COLUMNS))}. Without it the columns are guessed "
         "by their names. The choice is printed; a column that is neither chosen nor asked for as `meta.NAME` is "
-        "named as left out. Class labels of Hugging Face become their names, and numbers stay as they are written.",
+        "named as left out. Such a column excludes the rows of which it says that the answer is bad or not to be "
+        "learned, or in which it holds or names a video or a sound; placeholders in texts are honoured as in other "
+        "layouts. Class labels of Hugging Face become their names, and numbers stay as they are written.",
         *_about_fields(),
         *_about_placeholders(),
     ]

@@ -20,7 +20,6 @@ The three parts are known from records quoted in documentation; the layout is th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,9 +28,9 @@ from polite_flamingo.images import inspect
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample, Task, Turn, unmarked
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
 from polite_flamingo.sources.conversations import exchanges, identify, reader
-from polite_flamingo.sources.fields import medium_of, present
+from polite_flamingo.sources.fields import may_name_picture, medium_of, present
 from polite_flamingo.sources.markup import Objects, Shown, in_words
-from polite_flamingo.sources.meanings import IMAGE_NAMES, PICTURE_ENDINGS
+from polite_flamingo.sources.meanings import IMAGE_NAMES
 from polite_flamingo.sources.messages import Talk, read_talk
 from polite_flamingo.sources.pictures import name_of, read, references
 from polite_flamingo.sources.reading import entry
@@ -120,12 +119,8 @@ def _no_picture_missed(talk: Talk) -> None:
     if talk.found.unread:
         raise BadSample("unsupported", f"column {talk.found.unread[0][:40]!r} holds bytes, maybe a picture, {known}")
     for name, value in talk.found.meta.items():
-        names = value if isinstance(value, list) else [value]
-        if any(isinstance(one, str) and _PICTURE.fullmatch(one.strip()) for one in names):
+        if may_name_picture(value):
             raise BadSample("unsupported", f"field {name[:40]!r} may name a picture, {known}")
-
-
-_PICTURE = re.compile(rf"[^\n]{{1,1000}}\.(?:{'|'.join(PICTURE_ENDINGS)})", re.I)
 
 
 def _located(turns: list[Turn], objects: Objects | None, images: Sequence[Image]) -> list[Turn]:

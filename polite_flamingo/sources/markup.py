@@ -112,6 +112,27 @@ def with_marks(text: str, *, pictured: bool) -> tuple[str, list[Shown]]:
     return "".join([*pieces, text[end:]]), shown
 
 
+def marked(text: str, pictures: int) -> str:
+    """One speaker's text about pictures that are given in their order: `<image>` for each place, boxes in words.
+
+    Args:
+        text: as it is written.
+        pictures: how many the record shows; with none, only `<image>` itself is a place.
+
+    Raises:
+        BadSample: `unsupported`: it stands for something that is not read, or for the pictures in another order.
+    """
+    check_placeholders(text, pictured=pictures > 0)
+    found, shown = with_marks(text, pictured=pictures > 0)
+    numbers = [place.number for place in shown if place.number is not None]
+    for place in shown:
+        if place.reference is not None:
+            raise BadSample("unsupported", f"{place.written[:60]!r} in a text names a picture: name it beside the text")
+    if numbers and (numbers[0] not in (0, 1) or numbers != list(range(numbers[0], numbers[0] + len(shown)))):
+        raise BadSample("unsupported", f"the pictures stand in a text in another order: {numbers}"[:200])
+    return in_words(found) if pictures else found
+
+
 _LABEL = r"<ref>(?P<a>.*?)</ref>|<\|object_ref_start\|>(?P<b>.*?)<\|object_ref_end\|>"
 _BOX = r"<box>(?P<c>.*?)</box>|<\|box_start\|>(?P<d>.*?)<\|box_end\|>"
 _GROUNDED = re.compile(f"{_LABEL}|{_BOX}", re.S)

@@ -15,6 +15,8 @@ What was taken for what, and which columns are left out, is noted. Only `respons
   these, or a list of them; with `--extra image_separator=X`, several in one text.
 - task: one of `sample.TASKS`, from a column or from `--extra task=NAME` for all rows. Else vqa where there is an
   instruction (vqa_rationale where the row has a `rationale`), captioning where there is none, text without images.
+- A column that is not taken, but may say that an answer is bad or not to be learned, or hold a video, excludes those
+  rows (`meanings.py`): `is_correct`, `train`, `video`. Taken as `meta.NAME` it is mere data.
 - id: else the file's name and the row's number. split, rationale (of questions), and `meta.NAME` to keep a column.
 
 Numbers become text as the file writes them: 1.10 of a JSON file stays 1.10. Rows in: the rows of the files, blank lines
@@ -37,8 +39,10 @@ from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, 
 from polite_flamingo.sources.cells import as_written, plain
 from polite_flamingo.sources.columns import FIELDS, Table, columns_of, mapping, say_columns
 from polite_flamingo.sources.delimited import DELIMITERS, delimited, delimiter_of
+from polite_flamingo.sources.fields import changes_meaning, heed, may_name_picture, present
 from polite_flamingo.sources.files import AnnotationFile, annotation_files, is_place, no_nonsense, rows_of
 from polite_flamingo.sources.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
+from polite_flamingo.sources.markup import marked
 from polite_flamingo.sources.pictures import needs_folder, pictures
 from polite_flamingo.sources.reading import SourceError, entry, file_name, identity, kind_of
 from polite_flamingo.sources.responses import answer_response, captions_and_boxes, change_response
@@ -53,7 +57,7 @@ _HEAD = 100
 
 
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
-    """The rows as {id, field: cell, meta: {name: cell}}."""
+    """The rows as {id, field: cell, meta: {name: cell}, beside: {name: cell}}; see `heed` for the last."""
     task = options.extra.get("task")
     if task is not None and task not in TASKS:
         raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
@@ -70,13 +74,19 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
         say_columns(file.name, table.names, columns, options.columns, shelf)
         wants_folder = options.images is None and "image" in columns
         late: dict[str, int] = {}
-        for number, row in enumerate(table.rows(set(columns.values()))):
+        guessed_none = "image" not in columns and "response" not in options.columns
+        if guessed_none:
+            _no_picture_missed(file.path, dict.fromkeys(table.pictures), columns, "holds bytes")
+        looked_at = {*table.strings, *filter(changes_meaning, table.known)}
+        for number, row in enumerate(table.rows(looked_at.union(columns.values()))):
             if wants_folder and isinstance(row, dict) and row.get(columns["image"]):
                 wants_folder = False  # of the first picture only: others may be addresses
                 if needs_folder(row[columns["image"]]) and not options.download_from:
                     what = f"column {columns['image']!r} names files of pictures: pass their folder with --images"
                     without = mapping({field: name for field, name in columns.items() if field != "image"})
                     raise SourceError(f"{file.path}: {what}, or leave them out ({without})")
+            if guessed_none and isinstance(row, dict):
+                _no_picture_missed(file.path, row, columns)
             if isinstance(row, dict) and file.kind.startswith("JSON"):
                 for name in row.keys() - table.known:
                     late[name] = late.get(name, 0) + 1
@@ -88,6 +98,16 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
                 )
 
 
+def _no_picture_missed(path: Path, cells: Mapping[str, Any], columns: dict[str, str], why: str = "") -> None:
+    """Raise `SourceError` where a cell may be, or name, a picture, and no column was taken for it."""
+    for name, cell in cells.items():
+        if name in columns.values() or changes_meaning(name, cell) or not (why or may_name_picture(cell)):
+            continue
+        what = why or f"may name a picture ({str(cell)[:60]!r})"
+        remedy = f"take it ({mapping({'image': name} | columns)}), or leave it out ({mapping(columns)})"
+        raise SourceError(f"{path}: column {name[:60]!r} {what}, and no column is taken for the image: {remedy}")
+
+
 def _record(
     row: Any, columns: Mapping[str, str], default_id: str, guessed: dict[str, Any]
 ) -> dict[str, Any] | BadSample:
@@ -96,11 +116,16 @@ def _record(
             return row
         given = entry(row)
         cells = {field: _cell(given.get(column), column, field) for field, column in columns.items()}
+        beside = {
+            name: plain(cell, f"column {name[:60]!r}")
+            for name, cell in given.items()
+            if name not in columns.values() and changes_meaning(name, cell)
+        }
     except BadSample as bad:
         return bad
     meta = {field[5:]: cell for field, cell in cells.items() if field.startswith("meta.")}
     kept = {field: cell for field, cell in cells.items() if field in FIELDS}
-    return {"id": default_id} | kept | {"meta": meta | guessed}
+    return {"id": default_id} | kept | {"meta": meta | guessed} | ({"beside": beside} if beside else {})
 
 
 def _cell(value: Any, column: str, field: str) -> Any:
@@ -115,8 +140,8 @@ def _open(file: AnnotationFile, options: SourceOptions, shelf: Shelf) -> Table:
     if file.kind == "delimited text" or (file.kind == "empty" and _is_text_table(file.path)):
         return _delimited(file.path, options, shelf)
     if file.kind in ("Parquet", "Arrow file", "Arrow stream"):
-        names, pictures = arrow_columns(file.path, file.kind)
-        return Table(names, lambda columns: rows_of(file, shelf, columns), frozenset(pictures))
+        names, pictures, strings = arrow_columns(file.path, file.kind)
+        return Table(names, lambda columns: rows_of(file, shelf, columns), frozenset(pictures), frozenset(strings))
     rows = rows_of(file, shelf, as_written=True)
     head = list(itertools.islice(rows, _HEAD))
     keys = dict.fromkeys(name for row in head if isinstance(row, dict) for name in row)
@@ -155,6 +180,7 @@ def _delimited(path: Path, options: SourceOptions, shelf: Shelf) -> Table:
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One row, one sample."""
+    heed(present(entry(record.get("beside", {})), context.options))
     meta = plain(entry(record.get("meta", {})), "meta")
     rationale = _text(record.get("rationale"), "rationale")
     images = pictures(record.get("image"), context, separator=context.options.extra.get("image_separator", ""))
@@ -168,7 +194,7 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
         given = _text(record.get("input"), "input")
         if not alone:
             raise BadSample("bad_field", "the instruction is empty")
-        asked = f"{alone}\n\n{given}" if given else alone
+        asked = marked(f"{alone}\n\n{given}" if given else alone, len(images))
         meta |= {"instruction": alone} if given else {}
         if IMAGE_MARK not in asked:
             asked = ask(asked, images=len(images))
@@ -180,11 +206,14 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
         )
     else:
         asked = instruction(task, key)
+    response = _worded(task, record.get("response"), rationale)
+    if IMAGE_MARK not in response:  # else `validate` says what is wrong
+        response = marked(response, len(images))
     return Sample(
         key=key,
         dataset="table",
         task=task,  # type: ignore[arg-type]  # checked by `validate`
-        turns=(Turn(instruction=asked, response=_worded(task, record.get("response"), rationale)),),
+        turns=(Turn(instruction=asked, response=response),),
         images=tuple(images),
         meta=meta,
     )

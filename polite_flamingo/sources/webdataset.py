@@ -8,8 +8,8 @@ Which members are a row, and that each is accounted for, is told by `tars.py`. W
     0.json                 a conversation, or an instruction and its response, without a picture
 
 A caption is the .txt, or else a field of the .json (`CAPTION_FIELDS`); an instruction and its response are the fields
-of `INSTRUCTIONS` and `RESPONSES`. Which fields were taken is noted. The other fields of the .json that are text or
-numbers are kept in `meta`.
+of `INSTRUCTIONS` and `RESPONSES`. Which fields were taken is noted. The other fields of the .json are honoured or kept
+in `meta` (`meanings.py`).
 
 A key is the tar's name and the row's, as many tars begin to count again. Rows in: the rows of the tars, plus a row for
 each tar that is damaged or empty.
@@ -18,7 +18,7 @@ each tar that is damaged or empty.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,8 +27,11 @@ from polite_flamingo.images import Header
 from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Image, Sample, Turn
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.captions import captioned
+from polite_flamingo.sources.fields import Found, look, noted
 from polite_flamingo.sources.instructions import ask
 from polite_flamingo.sources.llava import builder
+from polite_flamingo.sources.markup import marked
+from polite_flamingo.sources.messages import read_talk
 from polite_flamingo.sources.reading import (
     ImageFolder,
     SourceError,
@@ -52,7 +55,28 @@ RESPONSES = ("response", "answer", "answers", "output", "completion")
 CONVERSATIONS = ("conversations", "messages")
 
 
+IMG2DATASET = (
+    "url", "key", "status", "width", "height", "original_width", "original_height", "exif", "sha256", "md5",
+)  # fmt: skip
+"""Fields that img2dataset writes beside each picture: kept in `meta` without a note."""
+
+
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    """The rows, and on the shelf what should be said of their fields; see `_rows`."""
+    return noted(_rows(options, shelf), _notes, shelf)
+
+
+def _notes(record: dict[str, Any]) -> Iterable[str]:
+    said = record["said"] or {}
+    if any(said.get(name) for name in CONVERSATIONS):
+        return read_talk(said | {"images": [part[0] for part in record["pictures"]]}).found.notes
+    found = Found()
+    question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
+    _look(said, {question, answer} if question and answer else {caption_field(said)}, found)
+    return found.notes.keys() - {f"field {name!r} is not known; kept in meta" for name in IMG2DATASET}
+
+
+def _rows(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
     """{id, said, text, pictures}: `said` is the .json, `pictures` are [name, annotation, path below it, offset, size].
 
     Raises:
@@ -121,7 +145,7 @@ def build(key: str, record: Any, context: Context) -> Sample:
         parts[verbatim(part[0], "a picture's name")] = part[1:]
     images = _Members(None, annotations=context.options.annotations, parts=parts)
     said = entry(fields["said"]) if fields.get("said") is not None else {}
-    meta = {name: value for name, value in said.items() if _is_plain(name, value)}
+    found = Found()
     task = context.options.extra.get("task")
     if any(said.get(name) for name in CONVERSATIONS):
         kept = {name: value for name, value in said.items() if name not in ("image", "images")}
@@ -129,16 +153,16 @@ def build(key: str, record: Any, context: Context) -> Sample:
     question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
     if question and answer:
         task = task or ("vqa" if parts else "text")
-        meta = {name: value for name, value in meta.items() if name not in (question, answer)}
-        asked = verbatim(said[question], f"field {question!r}")
+        _look(said, (question, answer), found)
+        asked = marked(verbatim(said[question], f"field {question!r}"), len(parts))
         asked = asked if IMAGE_MARK in asked else ask(asked, images=len(parts))
         return Sample(
             key=key,
             dataset=NAME,
             task=task,  # type: ignore[arg-type]  # checked by `records`
-            turns=(Turn(instruction=asked, response=_answer(said[answer], answer, task)),),
+            turns=(Turn(instruction=asked, response=marked(_answer(said[answer], answer, task), len(parts))),),
             images=tuple(images.read(name)[0] for name in parts),
-            meta=meta,
+            meta=found.meta,
         )
     caption = value_of(fields, "text")
     if caption is None:
@@ -148,15 +172,20 @@ def build(key: str, record: Any, context: Context) -> Sample:
                 "missing_annotation", "the row has no .txt, and its .json no caption, response or conversation"
             )
         caption = said[name]
-        meta.pop(name, None)
-    captions = [verbatim(one, "the caption").strip() for one in (caption if isinstance(caption, list) else [caption])]
+        _look(said, (name,), found)
+    else:
+        _look(said, (), found)
+    captions = [
+        marked(verbatim(one, "the caption").strip(), len(parts))
+        for one in (caption if isinstance(caption, list) else [caption])
+    ]
     if not any(captions):
         raise BadSample("missing_annotation", "the caption is empty")
     if len(parts) != 1:
         names = ", ".join(parts)
         detail = f"one caption of {len(parts)} pictures: {names[:200]}" if parts else "the caption has no picture"
         raise BadSample("bad_field" if parts else "missing_image", detail)
-    return captioned(NAME, key, captions, images.read(*parts)[0], meta)
+    return captioned(NAME, key, captions, images.read(*parts)[0], found.meta)
 
 
 def _first(said: dict[str, Any], names: tuple[str, ...]) -> str | None:
@@ -172,13 +201,11 @@ def _answer(value: Any, name: str, task: str) -> str:
     return answer_response(text, "") if task == "vqa" else text
 
 
-def _is_plain(name: str, value: Any) -> bool:
-    """Whether a field can be kept in `meta` as it is."""
-    try:
-        verbatim(name, "a field's name")
-        return isinstance(value, bool | int) or (isinstance(value, str) and bool(verbatim(value, "a field")))
-    except BadSample:
-        return False
+def _look(said: Mapping[str, Any], read: Collection[str | None], found: Found) -> None:
+    """Go through the fields that are not read. Raises `BadSample` where one excludes the row."""
+    look(said, [name for name in read if name], found)
+    if found.by_turn is not None and not all(found.by_turn):
+        raise BadSample("excluded", f"{found.why} says that it is not to be learned")
 
 
 _CONVERSATION = builder(NAME, lambda name: [name])

@@ -707,3 +707,64 @@ def test_a_cell_may_be_longer_than_the_csv_module_allows(raw: Raw) -> None:
     samples, quarantined = read(raw, raw.text("t.csv", text + quoted))
     assert quarantined == [] and [sample.images[0].data for sample in samples] == [data] * 3
     assert csv.field_size_limit() == before
+
+
+def test_columns_beside_the_answer_can_exclude_it_unless_they_are_taken_as_data(tmp_path: Path) -> None:
+    raw = Raw(tmp_path)
+    table = raw.text(
+        "t.csv",
+        "question,answer,is_correct,weight,clip,note\n"
+        "a?,A,1,1,,fine\nb?,B,0,1,,\nc?,C,,0,,\nd?,D,,,walk.mp4,\ne?,E,,,,as walk.mp4 shows\n",
+    )
+    samples, quarantined = read(raw, table, images=False)
+    assert [sample.response for sample in samples] == ["A", "E"]
+    assert [(row.reason, row.detail.split("'")[1]) for row in quarantined] == [
+        ("excluded", "is_correct"),
+        ("excluded", "weight"),
+        ("unsupported", "clip"),
+    ]
+    said = {name: name for name in ("is_correct", "weight", "clip")}
+    samples, quarantined = read(raw, table, images=False, columns={f"meta.{name}": name for name in said})
+    assert (len(samples), quarantined) == (5, [])
+    assert samples[1].meta["is_correct"] == "0"
+
+
+def test_a_column_of_videos_excludes_the_rows_that_have_one(tmp_path: Path) -> None:
+    raw = Raw(tmp_path)
+    videos = [None, {"bytes": b"x", "path": "a.mp4"}, {"bytes": None, "path": None}]
+    rows = [{"question": f"{n}?", "answer": f"{n}", "video": video} for n, video in enumerate(videos)]
+    table = tmp_path / "t.parquet"
+    table.write_bytes(as_parquet(rows))
+    samples, quarantined = read(raw, table, images=False)
+    assert [sample.response for sample in samples] == ["0", "2"]
+    assert [row.reason for row in quarantined] == ["unsupported"]
+
+
+def test_placeholders_are_the_pictures_of_the_row_or_refused(tmp_path: Path) -> None:
+    raw = Raw(tmp_path)
+    raw.image("a.png")
+    rows = [
+        {"image": ["a.png", "a.png"], "question": "Is <image_1> as <image_2>?", "answer": "yes"},
+        {"image": ["a.png", "a.png"], "question": "Is <image_2> as <image_1>?", "answer": "yes"},
+        {"image": "a.png", "question": "What is in <video>?", "answer": "a dog"},
+        {"image": "a.png", "question": "Where is the dog?", "answer": "<ref>dog</ref><box>(100,200),(300,400)</box>"},
+        {"image": "a.png", "question": "Where is the dog?", "answer": "<loc0012>"},
+    ]
+    samples, quarantined = read(raw, raw.json("t.json", rows))
+    assert [(sample.instruction, sample.response) for sample in samples] == [
+        ("Is <image> as <image>?", "Answer: yes"),
+        ("<image>Where is the dog?", "Answer: dog: [0.100, 0.200, 0.300, 0.400]"),
+    ]
+    assert [row.reason for row in quarantined] == ["unsupported"] * 3
+
+
+def test_pictures_that_no_column_was_taken_for_are_asked_about(tmp_path: Path) -> None:
+    raw = Raw(tmp_path)
+    row = {"question": "What?", "answer": "a dog"}
+    parquet = tmp_path / "b.parquet"
+    parquet.write_bytes(as_parquet([row | {"portrait": {"bytes": b"x", "path": None}}]))
+    for table in (raw.text("a.csv", "question,answer,photo_path\nWhat?,a dog,img/7.JPG\n"), parquet):
+        with pytest.raises(SourceError, match=r"image=(photo_path|portrait).* or leave it out"):
+            read(raw, table, images=False)
+        samples, _ = read(raw, table, images=False, columns={"instruction": "question", "response": "answer"})
+        assert [sample.response for sample in samples] == ["a dog"]

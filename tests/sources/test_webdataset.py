@@ -45,7 +45,8 @@ def test_a_picture_and_its_caption(tmp_path: Path) -> None:
         ("webdataset/train/00000~2F1", "a cat", picture(), "webdataset"),
         ("webdataset/train/00000~2F2", "a cow", picture(), "webdataset"),
     ]
-    assert samples[1].meta == {"url": "http://a/", "width": 3, "captions": 1, "source": "00000.tar#rows[1]"}
+    kept = {"url": "http://a/", "width": 3, "exif": {}}
+    assert samples[1].meta == kept | {"captions": 1, "source": "00000.tar#rows[1]"}
     assert noted(tmp_path / "00000.tar") == {
         "guessed: field 'TEXT' of the .json is the caption": 1,
         "guessed: of a .txt and a caption in the .json, the .txt is the caption": 1,
@@ -179,3 +180,16 @@ def test_a_record_that_is_none_is_a_bad_sample(tmp_path: Path, record: Any) -> N
     context = Context(SourceOptions(annotations=(tmp_path,)), ImageFolder(None))
     with pytest.raises(BadSample):
         SOURCES["webdataset"].build("webdataset/train/a", record, context)
+
+
+def test_fields_of_the_json_exclude_a_row_or_are_kept(tmp_path: Path) -> None:
+    packed(tmp_path / "00000.tar", ("0.jpg", picture()), ("0.json", said(caption="a dog", similarity=0.31)),
+           ("1.jpg", picture()), ("1.json", said(caption="a cat", is_correct=False)),
+           ("2.jpg", picture()), ("2.json", said(question="What?", answer="a cow", video="a.mp4")),
+           ("3.jpg", picture()), ("3.json", said(question="What is <video>?", answer="a cow")),
+           ("4.jpg", picture()), ("4.json", said(question="<|image_pad|>What?", answer="a cow", train=0)),
+           ("5.jpg", picture()), ("5.json", said(question="<|image_pad|>What?", answer="a cow")))  # fmt: skip
+    samples, quarantined = read(tmp_path / "00000.tar")
+    assert [(row.instruction, row.response) for row in samples[1:]] == [("<image>What?", "Answer: a cow")]
+    assert samples[0].meta["similarity"] == 0.31
+    assert [row.reason for row in quarantined] == ["excluded", "unsupported", "unsupported", "excluded"]
