@@ -12,27 +12,45 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
-Fault = Literal["empty", "cut", "filtered", "leaked", "declined"]
-"""What can be wrong with any answer: nothing in it, ended by the token limit, withheld by the server's filter, signs of
-the conversation's protocol in it, or a model that declines to answer."""
+Fault = Literal["empty", "cut", "filtered", "aborted", "leaked", "echo", "declined"]
+"""What can be wrong with any answer: nothing in it, ended by the token limit, withheld by the server's filter, given up
+by the server half-way, signs of the conversation's protocol in it, the question said back (`repeats`), or a model that
+declines to answer."""
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
-BROKEN: frozenset[Fault] = frozenset({"empty", "cut", "filtered", "leaked"})
+BROKEN: frozenset[Fault] = frozenset({"empty", "cut", "filtered", "aborted", "leaked", "echo"})
 """Without any of these an answer is whole. One that declines is whole, too."""
 
-_ENDINGS: dict[str, Fault] = {"length": "cut", "content_filter": "filtered"}
+_ENDINGS: dict[str, Fault] = {"length": "cut", "content_filter": "filtered", "error": "aborted"}
 
-_TAG = r"(?:think|thinking|thought|thoughts|reasoning)"
-_REASONING = re.compile(rf"\A\s*<({_TAG})>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
+_OTHER_NAMES = {
+    **dict.fromkeys(("max_tokens", "max_output_tokens", "model_length", "model_context_window_exceeded"), "length"),
+    **dict.fromkeys(
+        ("safety", "content_filtered", "recitation", "blocklist", "prohibited_content", "guardrail_intervened"),
+        "content_filter",
+    ),
+    **dict.fromkeys(
+        ("abort", "aborted", "cancelled", "canceled", "timeout", "network_error", "insufficient_system_resource"),
+        "error",
+    ),
+}
+"""Finish reasons of Gemini's, Anthropic's, Mistral's, DeepSeek's, vLLM's and SGLang's servers, whatever their case."""
+
+_TAG = r"(?:(?:seed:)?think|thinking|thought|thoughts|reasoning)"
+_REASONING = re.compile(rf"\A\s*(?:<({_TAG})>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z))", re.DOTALL | re.IGNORECASE)
 _REASONED = re.compile(rf"\A(?:(?!<{_TAG}>).)*?</{_TAG}>", re.DOTALL | re.IGNORECASE)
 """Some templates open the block in the prompt, so that only its end is in the answer."""
 
 _MARKUP = re.compile(
     r"<[|｜][^<>|｜\n]{1,40}[|｜]>"  # <|im_end|>, <|eot_id|>, DeepSeek's of full width
-    r"|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+    r"|\[\|[a-z_ ]{1,40}\|\]"  # EXAONE's [|assistant|]
+    r"|</?s>|<(?:bos|eos|pad|unk|sep)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>"
+    r"|\[(?:TOOL_CALLS|/?THINK|PAD|UNK)\]"
     rf"|</?{_TAG}>"
     r"|^[ \t]*#{2,}[ \t]*(?:human|user|assistant|assistent|system|instruction|response|input)\b"
-    r"|^[ \t]*(?:\*\*)?(?:human|user|assistant|assistent|system)(?:\*\*)?[ \t]*:",
+    r"|^[ \t]*(?:\*\*)?(?:human|user|assistant|assistent|system)(?:\*\*)?[ \t]*:"
+    r"|^[ \t]*assistant[ \t]*\n"  # of Llama 3's header, where its special tokens were left out
+    r"|\b(?:human|user):[^\n]*\b(?:assistant|ai):",  # the next turns, in one line
     re.IGNORECASE | re.MULTILINE,
 )
 _DECLINES = re.compile(
@@ -52,13 +70,13 @@ class Unfinished(str):
     """A text that did not come to its end; otherwise a string as any other.
 
     Attributes:
-        why: "length" (the limit of tokens) or "content_filter", as OpenAI's protocol names them.
+        why: "length" (the limit of tokens) or "content_filter", as OpenAI's protocol names them, or "error".
     """
 
     why: str
 
     def __new__(cls, text: str, why: str) -> Unfinished:
-        """Any other reason than the two is refused with ValueError."""
+        """Any other reason is refused with ValueError."""
         if why not in _ENDINGS:
             raise ValueError(f"an answer ends early by {', '.join(_ENDINGS)}, not {why!r}")
         made = super().__new__(cls, text)
@@ -71,7 +89,15 @@ class Unfinished(str):
 
 def ending(text: str, why: object) -> str:
     """`text`, marked as unfinished where `why` (a finish reason) says so."""
-    return Unfinished(text, why) if isinstance(why, str) and why in _ENDINGS else text
+    known = _known(why)
+    return Unfinished(text, known) if known else text
+
+
+def _known(why: object) -> str:
+    """A finish reason of an answer that is not whole, by the name it has here; "" of any other."""
+    name = str(why).lower()
+    name = _OTHER_NAMES.get(name, name)
+    return name if name in _ENDINGS else ""
 
 
 def stripped(text: str) -> str:
@@ -87,16 +113,23 @@ def first_choice(answer: Mapping[str, Any]) -> str:
     Raises:
         LookupError, TypeError: that is not such an answer.
     """
-    choice = answer["choices"][0]
+    choices = answer.get("choices")
+    if not choices:
+        error = answer.get("error")
+        said = error.get("message") if isinstance(error, dict) else error
+        raise LookupError(f"it says {str(said)[:200]!r}" if said else "it has no choices")
+    choice = choices[0]
     why = choice.get("finish_reason")
     if "message" not in choice:
         text = choice["text"]
     else:
         message = choice["message"]
         text = message["content"]
+        if isinstance(text, list):  # of parts; Mistral's have the reasoning apart
+            text = "".join(part["text"] for part in text if part.get("type") == "text")
         if text is None:
             text = message.get("refusal")
-        if text is None and (why in _ENDINGS or any(message.get(name) for name in ("reasoning_content", "reasoning"))):
+        if text is None and (_known(why) or any(message.get(name) for name in ("reasoning_content", "reasoning"))):
             text = ""
     if not isinstance(text, str):
         raise TypeError("no text")
@@ -147,6 +180,15 @@ def declines(text: str) -> bool:
     return bool(_DECLINES.match(text.replace("’", "'")))
 
 
+def repeats(answer: str, question: str) -> bool:
+    """Whether an answer is the question said back, up to case, punctuation and blanks; three words or more."""
+    said = re.findall(r"\w+", answer.casefold())
+    return len(said) > 2 and said == re.findall(r"\w+", question.casefold())
+
+
 def says_nothing(text: str) -> bool:
-    """Whether there is neither a letter nor a digit nor a symbol: blanks, invisible signs and punctuation only."""
-    return all(unicodedata.category(character)[0] not in "LNSM" for character in text)
+    """Whether there is neither a letter nor a digit nor a symbol: blanks, invisible signs and punctuation only.
+
+    The sign for what could not be decoded says nothing either.
+    """
+    return all(unicodedata.category(character)[0] not in "LNSM" for character in text.replace("\ufffd", ""))

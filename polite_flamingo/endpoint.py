@@ -173,7 +173,8 @@ class Server:
             except EndpointDown:
                 raise
             except (LookupError, TypeError) as error:
-                problem, alive, status = f"not an answer of this API ({type(error).__name__}: {error})", True, 200
+                said = self._without_key(str(error))
+                problem, alive, status = f"not an answer of this API ({type(error).__name__}: {said})", True, 200
             except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
                 status = None
                 problem = self._without_key(str(getattr(error, "reason", "") or error) or type(error).__name__)

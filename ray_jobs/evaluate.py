@@ -23,10 +23,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, contestants_of
+from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded, contestants_of
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.evaluation.metrics import shown
-from polite_flamingo.evaluation.results import Results
+from polite_flamingo.evaluation.results import Answers, Results
 from polite_flamingo.foreign import refuse_foreign
 from polite_flamingo.ledger import exclusive, names_in, shard_names
 from polite_flamingo.shards import sweep_temporary, write_atomically
@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
         ValueError: a contestant, the input or the output folder is not right; the message says what to do.
         EndpointDown: an endpoint does not answer as it should; what it has answered is kept.
         JobFailed: a model failed.
-        AllFailed: a contestant has no answer to any sample. The report is there all the same.
+        AllFailed: a contestant has no whole answer to any sample. The report is there all the same.
     """
     shards = shard_names(config.input, Path(config.out), print)
     refuse_foreign(shards.values())
@@ -152,14 +152,22 @@ def print_summary(results: Results, out: Path) -> None:
 
 
 def refuse_the_silent(results: Results, contestants: Mapping[str, Contestant]) -> None:
-    """Raise `AllFailed` for a contestant that has not answered a single sample."""
-    for name in contestants:
+    """Raise `AllFailed` for a contestant without any answer, or, of those that were asked here, without a whole one."""
+    for name, contestant in contestants.items():
         given = results.answers[name]
-        if not given.answered:
-            why = ", ".join(f"{count:,} {reason}" for reason, count in given.missing.items())
+        if not (given.answered if isinstance(contestant, Recorded) else given.whole):
+            what = "whole answer" if given.answered else "answer"
             raise console.AllFailed(
-                f"{name} has no answer to any of {results.samples:,} samples: {why}; details are in responses/{name}"
+                f"{name} has no {what} to any of {results.samples:,} samples: {_why(given)}; "
+                f"details are in responses/{name}"
             )
+
+
+def _why(given: Answers) -> str:
+    """What became of the samples of a contestant without any whole answer."""
+    if given.answered:
+        return ", ".join(given.trouble())
+    return ", ".join(f"{count:,} {reason}" for reason, count in given.missing.items())
 
 
 def main() -> None:

@@ -38,7 +38,15 @@ from polite_flamingo.answers import (
         ("A dog.\n### Human: And the cat?", ["leaked"]),
         ("Assistant: A dog.", ["leaked"]),
         ("A dog. [/INST]", ["leaked"]),
+        ("A dog. Human: And the cat? Assistant: On the roof.", ["leaked"]),
+        ("assistant\n\nA dog.", ["leaked"]),
+        ("A dog.[|endofturn|]", ["leaked"]),
+        ("[TOOL_CALLS]A dog.", ["leaked"]),
+        ("[PAD][PAD]", ["leaked"]),
+        ("\ufffd\ufffd", ["empty"]),
+        (Unfinished("A do", "error"), ["aborted"]),
         ("The user: a dog. The assistant is human.", []),
+        ("An assistant", []),
         ("I'm sorry, but I can't see the picture.", ["declined"]),
         ("I’m really sorry, but as a model I am unable to help.", ["declined"]),
         ("As an AI language model, I have no eyes.", ["declined"]),
@@ -66,6 +74,8 @@ def test_what_the_question_holds_is_no_fault_of_the_answer() -> None:
         ("A dog? Yes.\n</think>\nA dog.", "A dog."),
         ("<think>A dog, or is it", ""),
         ("<think></think>A dog.", "A dog."),
+        ("[THINK]A dog, I think.[/THINK]A dog.", "A dog."),
+        ("<seed:think>A dog?</seed:think>A dog.", "A dog."),
         (" A dog. ", " A dog. "),
         ("Write <think> and </think> around it.", "Write <think> and </think> around it."),
     ],
@@ -94,6 +104,24 @@ def test_the_first_choice_of_a_server_is_read_with_its_ending() -> None:
     for broken in ({}, {"choices": []}, choice(content=None), choice(content=5), choice(text="red")):
         with pytest.raises((LookupError, TypeError)):
             first_choice(broken)
+
+
+@pytest.mark.parametrize(
+    ("finish", "why"),
+    [("MAX_TOKENS", "length"), ("model_length", "length"), ("SAFETY", "content_filter"), ("abort", "error"),
+     ("error", "error"), ("end_turn", ""), ("eos", "")],
+)  # fmt: skip
+def test_servers_have_other_names_for_an_early_end(finish: str, why: str) -> None:
+    assert getattr(first_choice(choice(finish, content="red")), "why", "") == why
+
+
+def test_an_answer_in_parts_is_read_and_an_error_in_the_place_of_one_is_quoted() -> None:
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "red"}]
+    assert first_choice(choice(content=parts)) == "red"
+    with pytest.raises(LookupError, match="it says 'the model is loading'"):
+        first_choice({"error": {"message": "the model is loading"}})
+    with pytest.raises(LookupError, match="no choices"):
+        first_choice({"choices": None})
 
 
 def test_an_unfinished_text_is_a_text_and_stays_unfinished() -> None:

@@ -3,6 +3,7 @@
     empty       no letter, digit or symbol
     cut         ended by the limit of tokens, before the quotation was closed
     filtered    withheld by the server's filter
+    aborted     given up by the server half-way
     leaked      special tokens or names of roles, which belong to the conversation's protocol
     declined    "I'm sorry, but I can't …", where the good response does not say so
     echo        the robot's own instructions, the praise, the system message or the question said back

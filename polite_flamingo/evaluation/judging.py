@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from polite_flamingo.answers import BROKEN, Fault, faults, says_nothing, without_reasoning
+from polite_flamingo.answers import BROKEN, Fault, faults, repeats, says_nothing, without_reasoning
 from polite_flamingo.evaluation.metrics import METRICS, metrics_of
 from polite_flamingo.evaluation.politeness import Politeness
 from polite_flamingo.evaluation.rouge_l import rouge_l
@@ -242,6 +242,9 @@ def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) ->
         found: list[Fault] = ["empty"] if says_nothing(answer) else []
     else:
         found = faults(answer, (sample.instruction, sample.response))
+        question = sample.instruction.replace(IMAGE_MARK, "")
+        if repeats(answer, question) and not repeats(sample.response, question):
+            found.append("echo")
     for fault in found:
         judged.faults[name][fault] = judged.faults[name].get(fault, 0) + 1
     about = {

@@ -48,6 +48,7 @@ class Answers:
         unscored: metric -> answers whose number was not finite.
         words: mean of an answer.
         exact: share of answers that are the annotation, character by character.
+        whole: answers that are neither empty nor cut, withheld, given up, full of marks or the question itself.
     """
 
     answered: int
@@ -57,6 +58,7 @@ class Answers:
     words: float | None
     exact: float | None
     faults: dict[str, int] = field(default_factory=dict)
+    whole: int = 0
 
     def trouble(self) -> list[str]:
         """What a reader must know before any number of this contestant, the gravest first; nothing of most."""
@@ -69,7 +71,9 @@ class Answers:
 FAULTS = {
     "cut": "cut by the limit of tokens",
     "filtered": "withheld by a filter",
+    "aborted": "given up half-way by the server",
     "leaked": "with marks of the conversation in them",
+    "echo": "that say the question back",
     "declined": "declined",
 }
 """How answers are named, beside empty ones."""
@@ -210,6 +214,7 @@ def _answers(judged: Judged, name: str) -> Answers:
     counted = judged.faults.get(name, {})
     words = [count for count in judged.scores[name]["words"] if count is not None]
     exact = [one for one in judged.scores[name]["exact"] if one is not None]
+    whole = judged.scores[name].get("whole", words)
     return Answers(
         answered=len(words),
         empty=counted.get("empty", sum(count == 0 for count in words)),
@@ -218,4 +223,5 @@ def _answers(judged: Judged, name: str) -> Answers:
         unscored=judged.unscored[name],
         words=sum(words) / len(words) if words else None,
         exact=sum(exact) / len(exact) if exact else None,
+        whole=sum(one != 0.0 for one in whole if one is not None),
     )
