@@ -395,6 +395,8 @@ def _nothing_of_use(members: list[Member]) -> str:
     names = ", ".join(printable(member.name) for member in members)[:200]
     if any(member.extension in ("tar", "tgz", "zip", "gz", "bz2", "xz", "zst") for member in members):
         return f"{names} is an archive within the tar: unpack the outer one first (tar -xf)"
+    if any(member.extension in ("jsonl", "ndjson", "csv", "tsv", "parquet", "arrow") for member in members):
+        return f"{names} lists annotations: unpack the tar (tar -xf), and read it with --source table or llava"
     return f"{names}: neither a picture nor a caption by its name"
 
 

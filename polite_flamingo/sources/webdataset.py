@@ -7,6 +7,8 @@ Which members are a row, and that each is accounted for, is told by `tars.py`. W
     0.0.jpg 0.1.jpg 0.json several pictures, in the order of their names, of a conversation or an instruction
     0.json                 a conversation, or an instruction and its response, without a picture
 
+A .json that is a list of objects is the messages of a conversation, as Megatron Energon packs LLaVA's.
+
 A caption is the .txt, or else a field of the .json (`CAPTION_FIELDS`); an instruction and its response are the fields
 of `INSTRUCTIONS` and `RESPONSES`. Which fields were taken is noted. The other fields of the .json are honoured or kept
 in `meta` (`meanings.py`).
@@ -31,7 +33,7 @@ from polite_flamingo.sources.fields import Found, look, noted
 from polite_flamingo.sources.instructions import ask
 from polite_flamingo.sources.llava import builder
 from polite_flamingo.sources.markup import marked
-from polite_flamingo.sources.messages import read_talk
+from polite_flamingo.sources.messages import LISTS, read_talk
 from polite_flamingo.sources.reading import (
     ImageFolder,
     SourceError,
@@ -52,7 +54,7 @@ from polite_flamingo.tar_members import printable
 NAME = "webdataset"
 INSTRUCTIONS = ("instruction", "question", "prompt", "query")
 RESPONSES = ("response", "answer", "answers", "output", "completion")
-CONVERSATIONS = ("conversations", "messages")
+CONVERSATIONS = LISTS
 
 
 IMG2DATASET = (
@@ -68,7 +70,7 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
 
 def _notes(record: dict[str, Any]) -> Iterable[str]:
     said = record["said"] or {}
-    if any(said.get(name) for name in CONVERSATIONS):
+    if _talks(said):
         return read_talk(said | {"images": [part[0] for part in record["pictures"]]}).found.notes
     found = Found()
     question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
@@ -104,10 +106,17 @@ def _rows(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, An
 
 
 def _record(row: TarRow, tar: str, where: list[Any], shelf: Shelf) -> Any:
-    if row.json is not None and not isinstance(row.json, dict):
-        return BadSample("bad_field", f"the .json of {row.id[:80]} must be an object")
-    said = row.json or {}
-    if not any(said.get(name) for name in CONVERSATIONS):
+    said = {} if row.json is None else row.json
+    if isinstance(said, list) and said and all(isinstance(one, dict) for one in said):
+        said = {"conversations": said}
+    if not isinstance(said, dict):
+        return BadSample(
+            "bad_field", f"the .json of {row.id[:80]} must be an object, or the messages of a conversation"
+        )
+    if {"key", "dataset", "task", "turns"} <= said.keys():
+        remedy = "give the tar to build_pf1m as --input, it needs no ingest"
+        return BadSample("unsupported", f"the .json of {row.id[:80]} is a sample of this project: {remedy}")
+    if not _talks(said):
         question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
         if question and answer:
             shelf.note(f"guessed: field {question!r} of the .json is the instruction, {answer!r} the response")
@@ -116,7 +125,7 @@ def _record(row: TarRow, tar: str, where: list[Any], shelf: Shelf) -> Any:
         elif row.text is not None and caption_field(said) is not None:
             shelf.note("guessed: of a .txt and a caption in the .json, the .txt is the caption")
     pictures = [[printable(member.name), *where, member.offset, member.size] for member in row.pictures]
-    return {"id": f"{tar}/{row.id}", "said": row.json, "text": row.text, "pictures": pictures}
+    return {"id": f"{tar}/{row.id}", "said": None if row.json is None else said, "text": row.text, "pictures": pictures}
 
 
 @dataclass(frozen=True)
@@ -147,7 +156,7 @@ def build(key: str, record: Any, context: Context) -> Sample:
     said = entry(fields["said"]) if fields.get("said") is not None else {}
     found = Found()
     task = context.options.extra.get("task")
-    if any(said.get(name) for name in CONVERSATIONS):
+    if _talks(said):
         kept = {name: value for name, value in said.items() if name not in ("image", "images")}
         return _CONVERSATION(key, kept | {"images": list(parts)}, Context(context.options, images))
     question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
@@ -186,6 +195,16 @@ def build(key: str, record: Any, context: Context) -> Sample:
         detail = f"one caption of {len(parts)} pictures: {names[:200]}" if parts else "the caption has no picture"
         raise BadSample("bad_field" if parts else "missing_image", detail)
     return captioned(NAME, key, captions, images.read(*parts)[0], found.meta)
+
+
+def _talks(said: dict[str, Any]) -> bool:
+    """Whether the .json is a conversation; a list of texts under one of its names may be captions."""
+    return any(
+        bool(value)
+        and (name in ("conversations", "messages") or (isinstance(value, list) and isinstance(value[0], dict)))
+        for name in CONVERSATIONS
+        if (value := said.get(name)) is not None
+    )
 
 
 def _first(said: dict[str, Any], names: tuple[str, ...]) -> str | None:

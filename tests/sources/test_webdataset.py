@@ -193,3 +193,27 @@ def test_fields_of_the_json_exclude_a_row_or_are_kept(tmp_path: Path) -> None:
     assert [(row.instruction, row.response) for row in samples[1:]] == [("<image>What?", "Answer: a cow")]
     assert samples[0].meta["similarity"] == 0.31
     assert [row.reason for row in quarantined] == ["excluded", "unsupported", "unsupported", "excluded"]
+
+
+def test_messages_alone_and_pairs_are_conversations_and_our_own_shards_need_no_ingest(tmp_path: Path) -> None:
+    """Megatron Energon packs the messages alone; the Cauldron's pairs are called `texts`."""
+    talk = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Red."}]
+    pairs = {"texts": [{"user": "Which?", "assistant": "The first."}]}
+    ours = {"key": "a", "dataset": "table", "task": "vqa", "turns": []}
+    members = [(f"{n}.json", json.dumps(one).encode()) for n, one in enumerate([talk, pairs, ours])]
+    path = packed(tmp_path / "a.tar", *((f"{n}.jpg", picture()) for n in range(3)), *members, ("list.jsonl", b"{}"))
+    samples, quarantined = read(path)
+    assert [(row.instruction, row.response, len(row.images)) for row in samples] == [
+        ("<image>What?", "Red.", 1),
+        ("<image>Which?", "The first.", 1),
+    ]
+    assert [(row.reason, row.detail) for row in quarantined] == [
+        (
+            "unsupported",
+            "the .json of 2 is a sample of this project: give the tar to build_pf1m as --input, it needs no ingest",
+        ),
+        (
+            "unsupported",
+            "list.jsonl lists annotations: unpack the tar (tar -xf), and read it with --source table or llava",
+        ),
+    ]
