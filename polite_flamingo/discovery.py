@@ -142,6 +142,20 @@ def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, 
     return found
 
 
+def own_output(folder: Path | str) -> set[str]:
+    """The names in a folder that a run of this project wrote there: an ingest, finished or begun, or another job."""
+    written: set[str] = set()
+    ingests = Path(folder, "ingest")
+    if ingests.is_dir():
+        results = _ingested(str(ingests))
+        if results or any(ingests.glob("*/.lock")):
+            written |= {"ingest", "quarantine"}.union(*results.values())
+            written |= {f"preview-{name.removesuffix('.json')}.html" for name in results}
+    if Path(folder, "manifests").is_dir() and any(Path(folder, name).is_file() for name in _RUN_FILES):
+        written |= {*OUTPUT_FOLDERS, *_RUN_FILES, "pf1m.json", "llava.json", "dataset_info.json", "report.html"}
+    return written
+
+
 def input_files(source: str, own: Path | None = None) -> tuple[Path, Found]:
     """The tars that a folder, a tar or a pattern stands for, relative to a folder.
 

@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.discovery import own_output
 from polite_flamingo.images import EXTENSIONS
 from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
@@ -189,7 +190,8 @@ def fingerprint(config: IngestConfig, count: int | None) -> str:
     """Of everything that decides what the shards hold, as far as it can be seen without reading the files whole."""
     options = config.options
     named = [*options.annotations, *filter(None, [options.images])]
-    inside = chain.from_iterable(map(_inside, options.annotations))
+    own = set(shards_of(config))  # in the folder before the result that lists them
+    inside = (path for path in chain.from_iterable(map(_inside, options.annotations)) if path not in own)
     files = [[str(path), *_stamp(path)] for path in (*named, *inside)]
     parts = [
         FORMAT, config.source, config.shard_name, config.samples_per_shard, config.seed, count, files, options.split,
@@ -205,20 +207,28 @@ def shards_of(config: IngestConfig) -> list[Path]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The files below a folder of annotations that are no pictures, and the folders; none where it is a file."""
+    """The files below a folder of annotations that are no pictures, and the folders; none where it is a file.
+
+    What a run of this project wrote there is left out, else an ingest would not know its own shards again.
+    """
     found = []
-    for at, _, names in os.walk(folder):
-        found += [Path(at), *(Path(at, name) for name in names if Path(name).suffix[1:].lower() not in EXTENSIONS)]
+    for at, folders, names in os.walk(folder):
+        written = own_output(at)
+        folders[:] = [name for name in folders if name not in written]
+        there = (name for name in names if name not in written and Path(name).suffix[1:].lower() not in EXTENSIONS)
+        found += [Path(at), *(Path(at, name) for name in there)]
     return sorted(found)
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change; zeros for what is not there (whoever reads it will say so)."""
+    """Size and time of change; zeros for what is not there (whoever reads it will say so), or has our own output."""
     try:
         found = path.stat()
     except OSError:
         return (0, 0)
-    return (0 if path.is_dir() else found.st_size, found.st_mtime_ns)
+    if path.is_dir():
+        return (0, 0 if own_output(path) else found.st_mtime_ns)
+    return (found.st_size, found.st_mtime_ns)
 
 
 def _result(config: IngestConfig) -> dict[str, Any]:

@@ -87,6 +87,22 @@ def test_a_finished_ingest_is_not_done_again(raw: SourceOptions, tmp_path: Path)
     assert ingest(config(raw, out, fresh=True)).shards == first.shards
 
 
+@pytest.mark.parametrize("out", ["data", "data/out"])
+def test_what_an_ingest_wrote_below_its_annotations_is_neither_read_nor_a_change_of_them(
+    tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.csv").write_text("question,answer\na?,a\nb?,\n")
+    options = SourceOptions(annotations=(tmp_path / "data",))
+    given = {"source": "table", "options": options, "out": tmp_path / out}
+    first = ingest(IngestConfig(**given))
+    assert (first.rows_in, first.written) == (2, 1) and first.quarantine is not None
+    again = ingest(IngestConfig(**given))
+    assert again.seconds == first.seconds  # it was finished: else these shards are of another input, and refused
+    other = ingest(IngestConfig(**given, name="two"))
+    assert (other.rows_in, other.written) == (2, 1)
+
+
 def test_old_shards_are_not_mixed_with_new_ones(raw: SourceOptions, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ingest(config(raw, out))

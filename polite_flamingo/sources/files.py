@@ -21,6 +21,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.discovery import own_output
 from polite_flamingo.images import EXTENSIONS
 from polite_flamingo.sample import BadSample
 from polite_flamingo.shared import out_of_reach, refuse_broken_way
@@ -143,7 +144,7 @@ def _in_folder(folder: Path, number: int, shelf: Shelf) -> Iterator[AnnotationFi
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder by name, through links, each folder once."""
+    """The files below a folder by name, through links, each folder once; not what a run of this project wrote."""
     seen = set()
     for at, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(at)
@@ -151,8 +152,9 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(at, name) for name in sorted(names))
+        written = own_output(at)
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in written)
+        yield from (Path(at, name) for name in sorted(names) if name not in written)
 
 
 def _split(inside: str, dictionary: bool) -> str:
@@ -226,8 +228,11 @@ def json_rows(file: AnnotationFile, shelf: Shelf, *, as_written: bool = False) -
 def _of_object(path: Path, decoder: Decoder) -> tuple[Iterator[Any], str]:
     """The records of an object, and what was taken for them; "" where it is one record itself."""
     lists, others, inner = [], [], []
+    plain_lists = 0
     for name, value in members(path):
-        if isinstance(value, Iterator) and isinstance(next(value, None), dict) and name in WRAPPERS:
+        first = next(value, None) if isinstance(value, Iterator) else None
+        plain_lists += isinstance(first, str | int | float)
+        if isinstance(first, dict) and name in WRAPPERS:
             lists.append(name)
         else:
             others.append(name)
@@ -237,7 +242,7 @@ def _of_object(path: Path, decoder: Decoder) -> tuple[Iterator[Any], str]:
         found = (item for name, value in members(path, decoder=decoder) if name == lists[0] for item in value)
         return map(_unwrapped, found), f"the records are those of its list {lists[0]!r}{left}"
     common = set.intersection(*map(set, inner)) if len(inner) > 1 and not lists else set()
-    if common and all(name.isdecimal() for name in common):
+    if (common and all(name.isdecimal() for name in common)) or 1 < len(others) == plain_lists:
         remedy = "write it as records: in pandas, to_json(path, orient='records', lines=True)"
         raise SourceError(f"{path} is one object of columns, not a list of records: {remedy}")
     if common:

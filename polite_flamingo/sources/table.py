@@ -147,6 +147,9 @@ def _open(file: AnnotationFile, options: SourceOptions, shelf: Shelf) -> Table:
     keys = dict.fromkeys(name for row in head if isinstance(row, dict) for name in row)
     if file.kind == "empty" and not _NAMED.search(file.path.name.lower()):
         raise SourceError(f"{file.path} is empty, and is no .csv, .tsv, .jsonl, .json or .parquet file")
+    if head and not any(isinstance(row, dict) for row in head):
+        what = head[0].detail if isinstance(head[0], BadSample) else f"the first is a {kind_of(head[0])}"
+        raise SourceError(f"{file.path}: none of its first records is an object that names its columns ({what})")
     remedy = "" if head else " (the file is empty)"
     return Table(list(keys), lambda columns: itertools.chain(head, rows), remedy=remedy)
 
