@@ -75,7 +75,8 @@ def _notes(record: dict[str, Any]) -> Iterable[str]:
     found = Found()
     question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
     _look(said, {question, answer} if question and answer else {caption_field(said)}, found)
-    return found.notes.keys() - {f"field {name!r} is not known; kept in meta" for name in IMG2DATASET}
+    quiet = {f"field {name!r} is not known; kept in meta" for name in IMG2DATASET}
+    return [note for note in found.notes if note not in quiet]
 
 
 def _rows(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
