@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from polite_flamingo.filters.judge import CHECKS, REJECTIONS, Thresholds
+from polite_flamingo.filters.judge import CHECKS, REJECTIONS, Thresholds, not_compared
 from polite_flamingo.origin import NOTHING, Annotations
 from polite_flamingo.run_info import RunInfo
 from polite_flamingo.shards import write_atomically
@@ -94,7 +94,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         f"Mean reward: {_mean(total.reward_raw.value)} of annotations, {_mean(total.reward_kept.value)} of kept texts.",
         f"CLIPScore removed {total.paragraphs_removed:,} paragraphs from kept texts.",
         "",
-        *([f"**{_line(warning)}**", ""] if warning else []),
+        *(f"**{_line(line)}**\n" for line in (warning, not_compared(total.tasks)) if line),
         "## Counts",
         "",
         *_counts(statistics, total),

@@ -166,7 +166,8 @@ def refuse_to_replace(config: IngestConfig) -> None:
     present = shards_of(config)
     if present and not config.fresh:
         raise SourceError(
-            f"{present[0]} is there already, made of another input: pass --fresh to replace the shards of this name"
+            f"{present[0]} is there already, made of another input: pass --fresh to replace the shards of this name, "
+            "or --name NAME to keep both"
         )
 
 

@@ -25,7 +25,7 @@ from polite_flamingo import duplicates
 from polite_flamingo.card import write_card
 from polite_flamingo.difference import Difference
 from polite_flamingo.exports import export_shard, join_exports
-from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.judge import Thresholds, not_compared
 from polite_flamingo.hints import commonest, hint
 from polite_flamingo.ledger import OutputLayout, exclusive, names_in, read_manifest, read_quarantine, read_scored
 from polite_flamingo.origin import Annotations, annotations_of
@@ -140,7 +140,7 @@ def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
     """Print the table at the end of a job, what changed, and say plainly where nothing came of it.
 
     Raises:
-        AllFailed: every row was quarantined.
+        AllFailed: every row was quarantined, or nothing was kept.
     """
     print_summary(layout)
     if changed:
@@ -154,7 +154,7 @@ def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
         )
     if rows and not stats["kept"]:
         reason = commonest(stats["rejected"])
-        print(
+        raise console.AllFailed(
             f"nothing was kept: every row that could be read was rejected, most often as {reason} "
             f"({stats['rejected'][reason]:,}). The report shows samples and what other thresholds would keep; "
             "ray_jobs.select applies them in seconds."
@@ -166,9 +166,17 @@ def print_summary(layout: OutputLayout) -> None:
     stats = read_stats(layout)
     run = read_run(layout)
     rejected, quarantined = stats["rejected"], stats["quarantined"]
+    statistics = Statistics.from_json(stats["statistics"])
+    total = statistics.total()
+    cut = total.paragraphs_removed
     rows = [
         *_origin_rows(stats),
         ("kept", f"{stats['kept']:,}" + (f" ({stats['kept'] / stats['rows_in']:.0%})" if stats["rows_in"] else "")),
+        *(
+            [("  shortened", f"by {cut:,} paragraphs that CLIPScore took out; scores are of the whole text")]
+            if cut
+            else []
+        ),
         ("rejected", f"{sum(rejected.values()):,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in rejected.items()),
         ("quarantined", f"{sum(quarantined.values()):,}"),
@@ -180,8 +188,16 @@ def print_summary(layout: OutputLayout) -> None:
         rows.append(("samples/s", f"{run.rows_per_second:.2f} ({run.seconds['wall']:.0f} s, start of Ray included)"))
     rows.append(("report", str(layout.report)))
     print(console.table(rows, f"{layout.root}"))
-    if stats["another_world"]:
-        print(stats["another_world"])
+    for line in (stats["another_world"], not_compared(total.tasks), _quarantined(layout, statistics)):
+        if line:
+            print(line)
+
+
+def _quarantined(layout: OutputLayout, statistics: Statistics) -> str:
+    """An example of what was quarantined most often, and where the rest is; "" where nothing was."""
+    found = statistics.quarantine.get(commonest(statistics.total().quarantined))
+    folder = layout.quarantine("").parent
+    return f"quarantined, for example: {found[0].detail[:200]} ({folder} has each row's detail)" if found else ""
 
 
 def _origin_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:

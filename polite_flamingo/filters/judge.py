@@ -31,6 +31,22 @@ scores paragraphs against the image for captions only, and has no check for the 
 UNSCORED = "unscored"
 
 
+def not_compared(tasks: Mapping[str, int]) -> str:
+    """One line on the rows whose task has rules alone; "" where there are none.
+
+    Args:
+        tasks: how many rows there are of each task.
+    """
+    found = {task: count for task, count in tasks.items() if count and FILTERS.get(task) == ("rules",)}
+    if not found:
+        return ""
+    return (
+        f"{sum(found.values()):,} rows of task {' and '.join(sorted(found))} were judged by rules alone: no filter "
+        "compares what was written with the annotation or the picture. Where they are questions or captions, say so at "
+        "ingest (--extra task=vqa)."
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
     """Where each filter cuts. The paper's value where it gives one; the others are ours and say so.

@@ -67,6 +67,8 @@ def columns_of(path: Path, table: Table, options: SourceOptions) -> dict[str, st
         if names.count(column) != 1:
             what = "several columns" if column in names else "no column"
             raise SourceError(f"{path} has {what} {column[:60]!r}{there}")
+    if "response" not in columns and {"conversations", "messages"} & set(names):
+        raise SourceError(f"{path} holds conversations: read it with --source llava, or sharegpt if without images")
     if "response" not in columns or not {"image", "instruction"} & set(columns):
         needed = "--columns response=NAME and image=NAME, instruction=NAME or both"
         raise SourceError(f"{path}: say which columns are which: {needed}{there}")

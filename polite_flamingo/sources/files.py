@@ -112,7 +112,7 @@ def _in_folder(folder: Path, number: int, shelf: Shelf) -> Iterator[AnnotationFi
         if path.suffix.lower() in _PICTURES:
             passed["pictures"] += 1
         elif _NOT_RECORDS.fullmatch(path.name):
-            passed["files that describe a dataset"] += 1
+            passed[path.name if path.name.startswith((".", "_")) else "files that describe a dataset"] += 1
         else:
             try:
                 kind = kind_of_file(path)
@@ -125,6 +125,7 @@ def _in_folder(folder: Path, number: int, shelf: Shelf) -> Iterator[AnnotationFi
                 AnnotationFile(path=path, number=number, inside=inside, kind=kind, split=_split(inside, dictionary))
             )
     described = [file for file in found if Path(file.inside).stem == "metadata"]
+    empty = [file.name for file in found if file.kind == "empty"]
     found = described or [file for file in found if file.kind != "empty"]
     families = Counter(_FAMILY.get(file.kind, "empty") for file in found)
     if not found:
@@ -134,7 +135,13 @@ def _in_folder(folder: Path, number: int, shelf: Shelf) -> Iterator[AnnotationFi
         )
     if len(families) > 1:
         kinds = ", ".join(f"{count} {family}" for family, count in families.items())
-        raise SourceError(f"{folder} holds annotation files of several kinds ({kinds}): name those to read, one by one")
+        first = {_FAMILY.get(file.kind, "empty"): file.inside for file in reversed(found)}
+        taken = ", ".join(f"{name} is taken for {family}" for family, name in first.items())
+        raise SourceError(
+            f"{folder} holds annotation files of several kinds ({kinds}): name those to read, one by one ({taken})"
+        )
+    for name in empty:
+        shelf.note(f"{name} is empty")
     for what, count in passed.items():
         shelf.note(f"{folder}: passed over, not annotations: {what}", count)
     for split, count in Counter(file.split for file in found).items():

@@ -61,7 +61,7 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
     task = options.extra.get("task")
     if task is not None and task not in TASKS:
         raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
-    stems = set()
+    stems: dict[str, str] = {}
     for file in annotation_files(options, shelf):
         table = _open(file, options, shelf)
         columns = columns_of(file.path, table, options)
@@ -69,8 +69,11 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
         place = Place(file=file.name, part="rows", split=file.split)
         stem = unpacked_name(place.file).rpartition(".")[0]
         if stem in stems and "id" not in columns:
-            raise SourceError(f"two files are called {stem!r}, and so would be their rows: map a column to id")
-        stems.add(stem)
+            remedy = "leave one out (name the files to read), or map a column to id"
+            raise SourceError(
+                f"{stems[stem]} and {place.file} are both called {stem!r}, and so would be their rows: {remedy}"
+            )
+        stems[stem] = place.file
         say_columns(file.name, table.names, columns, options.columns, shelf)
         wants_folder = options.images is None and "image" in columns
         late: dict[str, int] = {}

@@ -119,7 +119,7 @@ def test_without_an_id_a_row_is_named_after_its_file_and_number(raw: Raw) -> Non
         "table/train/first~2Ev2-0", "table/train/first~2Ev2-1", "table/train/second-0",
     ]  # fmt: skip
     same = raw.text("sub/second.csv", "answer,path\nz,a.png\n")
-    with pytest.raises(SourceError, match="two files are called 'second'"):
+    with pytest.raises(SourceError, match="are both called 'second'"):
         read(raw, second, same, columns={"image": "path", "response": "answer"})
 
 
