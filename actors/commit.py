@@ -101,6 +101,7 @@ def _commit(
             config_hash=config_hash,
             seconds=dict(zip(stages, seconds, strict=False)),
             stats={"quarantined": dict(sorted(reasons.items())), **describe(block.rows)},
+            input=block.input,
         ),
     )
     journal.forget(layout.journal, block.name)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
+from polite_flamingo.inputs import InputFile
 from polite_flamingo.sample import Image, Quarantined, Sample
 from polite_flamingo.shards import encode_record
 
@@ -24,6 +25,7 @@ SCHEMA = pa.schema(
         ("shard", pa.string()),
         ("index", pa.int64()),
         ("shard_rows", pa.int64()),
+        ("input", pa.string()),  # the shard as it was read (InputFile), as JSON; null where nobody asks
         ("key", pa.string()),
         ("record", pa.large_string()),  # KEY.json; null for a quarantined row
         ("images", pa.list_(pa.large_binary())),  # 32-bit offsets end at 2 GiB a block
@@ -45,6 +47,7 @@ class Block:
         first: index in the shard of the first row.
         shard_rows: of the whole shard.
         rows: of this block.
+        input: the shard as it was read.
         rewriting_seconds: spent on these rows.
         scoring_seconds: spent on these rows.
     """
@@ -54,6 +57,7 @@ class Block:
     first: int
     shard_rows: int
     rows: Sequence[Row]
+    input: InputFile | None = None
     rewriting_seconds: float = 0.0
     scoring_seconds: float = 0.0
 
@@ -66,6 +70,7 @@ class Block:
             "shard": [self.shard] * count,
             "index": list(range(self.first, self.first + count)),
             "shard_rows": [self.shard_rows] * count,
+            "input": [json.dumps(asdict(self.input)) if self.input else None] * count,
             "key": [row.key.encode("utf-8", "replace").decode() for row in self.rows],
             "record": [None if row is None else encode_record(row).decode() for row in good],
             "images": [[] if row is None else [image.data for image in row.images] for row in good],
@@ -101,11 +106,16 @@ def blocks(table: pa.Table) -> list[Block]:
             first=columns["index"][run[0]],
             shard_rows=columns["shard_rows"][run[0]],
             rows=[_row(columns, place) for place in run],
+            input=_input(columns["input"][run[0]]),
             rewriting_seconds=sum(columns["rewriting_seconds"][place] for place in run),
             scoring_seconds=sum(columns["scoring_seconds"][place] for place in run),
         )
         for run in runs
     ]
+
+
+def _input(record: str | None) -> InputFile | None:
+    return InputFile(**json.loads(record)) if record else None
 
 
 def _row(columns: dict[str, list], place: int) -> Row:

@@ -17,6 +17,7 @@ from ray.data.block import BlockMetadata
 
 from actors.rows import Block, Row
 from polite_flamingo.guard import with_provenance
+from polite_flamingo.inputs import InputFile
 from polite_flamingo.sample import Sample
 from polite_flamingo.shards import read_shard
 from polite_flamingo.shared import Seen
@@ -66,11 +67,12 @@ def _read(
     name: str, path: str, config_hash: str, prepare: Callable[[list[Row]], list[Row]] | None, size: int | None
 ) -> list[pa.Table]:
     Seen(path=path, size=size).check()
+    found = InputFile.at(Path(path))
     rows = read_shard(path)
     if prepare is not None:
         rows = prepare(rows)
     traced = [_traced(row, path, index, config_hash) for index, row in enumerate(rows)]
-    return [Block(name=name, shard=path, first=0, shard_rows=len(rows), rows=traced).to_table()]
+    return [Block(name=name, shard=path, first=0, shard_rows=len(rows), rows=traced, input=found).to_table()]
 
 
 def _traced(row: Row, path: str, index: int, config_hash: str) -> Row:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import random
 import subprocess
@@ -35,6 +36,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ import psutil
 from PIL import Image as Pillow
 
 from benchmarks.stand_ins import StandIn, StandInRewriterActor, StandInScoringActor
+from polite_flamingo.inputs import InputFile
 from polite_flamingo.ledger import (
     Manifest,
     OutputLayout,
@@ -57,7 +60,7 @@ from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import Image, Sample, Turn, make_key
 from polite_flamingo.shards import write_shard
 from ray_jobs import build_pf1m
-from ray_jobs.build_pf1m import BuildConfig, process, refuse_other_configuration
+from ray_jobs.build_pf1m import BuildConfig, process, refuse_changed_input, refuse_other_configuration
 from ray_jobs.cluster import PoolConfig, PoolsConfig, set_environment
 from ray_jobs.run_info import write_run
 
@@ -308,6 +311,7 @@ def run_ledger(options: argparse.Namespace) -> None:
             lambda: refuse_other_configuration(layout, "simulation"),
             lambda: [read_manifest(layout.manifest(name)).config_hash for name in finished],
         )
+        timed("same input?", lambda: refuse_changed_input(layout, {n: shards[n] for n in finished}))
         timed("remove what killed writers left (sweep)", layout.sweep, lambda: list(layout.root.rglob("*.tmp-*")))
         keys = layout.keys("").parent
         timed(
@@ -349,13 +353,14 @@ def fill(layout: OutputLayout, source: Path, count: int) -> None:
     )  # fmt: skip
     write_run(layout, run)
     write_manifest(layout.manifest("s0000000"), manifest)
-    data = layout.manifest("s0000000").read_bytes()
     source.mkdir()
     layout.keys("").parent.mkdir()
     for number in range(count):
-        (source / f"s{number:07d}.tar").touch()
+        path = source / f"s{number:07d}.tar"
+        path.touch()
         if number < count - 1:
-            layout.manifest(f"s{number:07d}").write_bytes(data)
+            record = asdict(replace(manifest, input=InputFile.at(path)))
+            layout.manifest(f"s{number:07d}").write_text(json.dumps(record, indent=1))
             layout.keys(f"s{number:07d}").touch()
 
 

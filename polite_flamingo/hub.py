@@ -43,13 +43,17 @@ def resolve(name: str) -> str:
     return str(path)
 
 
-def fingerprint(name: str) -> str:
+def fingerprint(name: str, *, whole: bool = False) -> str:
     """A short digest of the model behind `name`: it changes when the files do, not when they move.
 
     A file counts by its name, size, first and last 32 MiB (so weights of many GB cost a moment; an edit in the middle
     of a larger file that keeps its size is not seen). A folder counts by all its files but those that only describe the
     model (its card, its figures, its world): a corrected card must not make an output folder foreign. A hub name counts
     by what the local cache holds, else by the name alone.
+
+    Args:
+        name: of the model, or a path.
+        whole: see every byte.
     """
     path = Path(resolve(name))
     if not path.exists():
@@ -66,7 +70,9 @@ def fingerprint(name: str) -> str:
         digest.update(f"{file.relative_to(path).as_posix() if path.is_dir() else file.suffix}\0{size}\0".encode())
         with file.open("rb") as stream:
             digest.update(stream.read(_FINGERPRINTED))
-            if size > _FINGERPRINTED:
+            while whole and (chunk := stream.read(_FINGERPRINTED)):
+                digest.update(chunk)
+            if size > _FINGERPRINTED and not whole:
                 stream.seek(max(_FINGERPRINTED, size - _FINGERPRINTED))
                 digest.update(stream.read())
     return digest.hexdigest()[:16]

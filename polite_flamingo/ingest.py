@@ -67,6 +67,11 @@ __all__ = ["IngestConfig", "Ingested", "Preview", "Say", "Spread", "Tick", "inge
 MAX_SHARD_BYTES = 512 << 20
 """A shard is a block in a worker's memory: a part with larger images is split, NAME-00007.tar and NAME-00007-1.tar."""
 
+ALREADY = (
+    "its shards are here already, of the same annotation files; pictures that have changed under the same names would "
+    "not be noticed: --fresh reads all again"
+)
+
 Tick = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and of how much (0: not known)."""
 
@@ -133,7 +138,9 @@ def ingest_all(
         todo: list[tuple[IngestConfig, int]] = []
         total = 0
         for config, count in zip(configs, counts, strict=True):
-            if not is_finished(config, count):
+            if is_finished(config, count):
+                say(config.shard_name, {ALREADY: 1})
+            else:
                 parts = cut(config, count)
                 total += len(parts)
                 todo += [(config, number) for number in parts if not _part_file(config, number).exists()]

@@ -24,6 +24,7 @@ from typing import Any
 
 from polite_flamingo.discovery import OUTPUT_FOLDERS, input_files
 from polite_flamingo.duplicates import write_keys
+from polite_flamingo.inputs import InputFile
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.shards import is_temporary, read_shard, sweep_temporary, write_atomically, write_shard
 from polite_flamingo.tar_members import printable
@@ -175,6 +176,7 @@ class Manifest:
         config_hash: of the models, prompts and generation that made it (see `BuildConfig`).
         seconds: spent on the shard by stage.
         stats: anything worth summing over shards, JSON types only.
+        input: the input shard as it was read; None in manifests of earlier versions.
     """
 
     shard: str
@@ -184,6 +186,7 @@ class Manifest:
     config_hash: str
     seconds: Mapping[str, float] = field(default_factory=dict)
     stats: Mapping[str, Any] = field(default_factory=dict)
+    input: InputFile | None = None
 
     def __post_init__(self) -> None:
         assert self.rows_in == self.scored + self.quarantined, self
@@ -203,8 +206,10 @@ def unfinished(layout: OutputLayout, shards: Mapping[str, Path]) -> dict[str, Pa
 def read_manifest(path: Path) -> Manifest:
     """Inverse of `write_manifest`. Raises `ValueError` naming the file when it is not a manifest."""
     try:
-        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found = record.get("input")
+        return Manifest(**{**record, "input": None if found is None else InputFile(**found)})
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a manifest ({error}); delete it to have its shard made again") from None
 
 

@@ -3,9 +3,10 @@
     python -m ray_jobs.build_pf1m --profile profiles/tiny.yaml --input out/demo/ingested --out out/demo
 
 Rewrites and scores every row of every input shard on two pools of Ray actors, commits shard by shard, then selects
-(`ray_jobs/select.py`) and writes the report. A shard with a manifest is never opened again, so the same command after
-any interruption goes on where it stopped, and after the end finds nothing to do. What could not be processed lies in
-OUT/quarantine with its reason; `ray_jobs/replay.py` runs it again.
+(`ray_jobs/select.py`) and writes the report. A shard with a manifest is not made again, so the same command after any
+interruption goes on where it stopped, and after the end finds nothing to do. Where the input of such a shard has
+changed since, the folder is refused. What could not be processed lies in OUT/quarantine with its reason;
+`ray_jobs/replay.py` runs it again.
 
 Thresholds play no part in rewriting and scoring. Nothing here knows which models a profile names.
 """
@@ -22,13 +23,14 @@ from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.foreign import refuse_foreign
+from polite_flamingo.inputs import each
 from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
 from polite_flamingo.shards import write_atomically
 from polite_flamingo.world import World, another, look_at, world_of
 from ray_jobs import console, select
 from ray_jobs.cluster import PoolsConfig, running_ray
 from ray_jobs.fingerprint import by_name, config_hash, model_fingerprints
-from ray_jobs.replay_ledger import settle
+from ray_jobs.replay_ledger import settle, source_of
 from ray_jobs.run_info import Work, add_ingests, add_work, begin_run, read_run, write_run
 
 SAMPLED_MANIFESTS = 1000
@@ -84,6 +86,8 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         settle(layout)
         todo = unfinished(layout, shards)
         done = [name for name in shards if name not in todo]
+        refuse_changed_input(layout, {name: shards[name] for name in done})
+        say_other_input(layout, shards)
         if done:
             print(f"{len(done)} of {len(shards)} shards are already done: {console.names_of(done)}")
         if todo:
@@ -138,6 +142,38 @@ def refuse_other_configuration(layout: OutputLayout, identity: str) -> None:
                 f"{layout.root} holds shards of another configuration ({found}, now {identity}; it is in "
                 f"{layout.config}); give another --out, or --fresh to delete them and start over"
             )
+
+
+def refuse_changed_input(layout: OutputLayout, done: Mapping[str, Path]) -> None:
+    """Raise `ValueError` where a finished shard was made of something else than its input holds now.
+
+    Args:
+        layout: of the output folder.
+        done: the input of each finished shard, by name.
+    """
+
+    def still_there(name: str) -> bool | None:
+        made_of = read_manifest(layout.manifest(name)).input
+        return made_of.is_still_at(done[name]) if made_of else None
+
+    found = dict(each(list(done), still_there))
+    if changed := [name for name, same in found.items() if same is False]:
+        raise ValueError(
+            f"the input of {len(changed):,} of {len(done):,} finished shards has changed since {layout.root} was made: "
+            f"{console.names_of(changed)}; give another --out, or --fresh to delete all of it and start over; to make "
+            f"only these again, delete their manifests first ({layout.manifest('NAME')}, NAME~replay-*.json)"
+        )
+    if unknown := sum(same is None for same in found.values()):
+        print(
+            f"{unknown:,} of {len(done):,} finished shards were made by an earlier version: whether their input has "
+            "changed since cannot be checked"
+        )
+
+
+def say_other_input(layout: OutputLayout, shards: Mapping[str, Path]) -> None:
+    """Print which finished shards are not of this input: they stay part of what comes out."""
+    if others := [name for name in layout.finished() if source_of(name) not in shards]:
+        print(f"{layout.root} also holds {len(others):,} shards that are not in this input: {console.names_of(others)}")
 
 
 def process(

@@ -45,7 +45,7 @@ from polite_flamingo.ledger import (
 from polite_flamingo.report.distortion import write_distortion_page
 from polite_flamingo.shards import write_atomically
 from ray_jobs import console
-from ray_jobs.build_pf1m import SHARDS_A_RUN, refuse_other_configuration
+from ray_jobs.build_pf1m import SHARDS_A_RUN, refuse_changed_input, refuse_other_configuration, say_other_input
 from ray_jobs.cluster import PoolsConfig, running_ray
 from ray_jobs.fingerprint import by_name
 from ray_jobs.run_info import Work, add_work, begin_run, read_run, write_run
@@ -117,7 +117,10 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
         if config.again:
             forget_failed(layout)
         todo = unfinished(layout, shards)
-        if done := [name for name in shards if name not in todo]:
+        done = [name for name in shards if name not in todo]
+        refuse_changed_input(layout, {name: shards[name] for name in done})
+        say_other_input(layout, shards)
+        if done:
             print(f"{len(done)} of {len(shards)} shards are already done: {console.names_of(done)}")
         if todo:
             try_out(config.distortion)

@@ -1,21 +1,24 @@
 """How quarantined rows move to an extra shard without being lost or counted twice, whenever the job is killed.
 
-    OUT/replay/NAME~replay-1.json   intent: these records of NAME's quarantine are being tried again
+    OUT/replay/NAME~replay-1.json   intent: these records of NAME's quarantine are being tried again, from this input
     OUT/replay/NAME~replay-1.tar    their samples, read again from the input shard: the extra shard's input
 
 The extra shard's manifest is the commit. `settle`, at the start of every job, finishes what it implies: the records
-leave NAME's quarantine, and its manifest counts that many rows less. It derives both from what is on disk, so that it
-may be interrupted and repeated. An intent without that manifest was never committed and is forgotten.
+leave NAME's quarantine, its manifest counts that many rows less and takes a mended input for its own. It derives all
+from what is on disk, so that it may be interrupted and repeated. An intent without that manifest was never committed
+and is forgotten.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from polite_flamingo.guard import with_provenance
+from polite_flamingo.inputs import InputFile
 from polite_flamingo.ledger import (
     OutputLayout,
     names_in,
@@ -34,11 +37,19 @@ WHOLE_SHARD = ("truncated_tar", "unreadable_shard", "empty_shard")
 
 @dataclass(frozen=True, kw_only=True)
 class Again:
-    """Rows of one shard that can be read now. `taken` are the indices of the records they replace."""
+    """Rows of one shard that can be read now.
+
+    Attributes:
+        source: the shard's name.
+        samples: the rows.
+        taken: the indices of the records they replace.
+        input: the shard as it is now, where it was mended and its other rows are what they were; else None.
+    """
 
     source: str
     samples: tuple[Sample, ...]
     taken: tuple[int, ...]
+    input: InputFile | None = None
 
 
 def readable_again(layout: OutputLayout, reasons: Collection[str]) -> Iterator[Again]:
@@ -46,15 +57,20 @@ def readable_again(layout: OutputLayout, reasons: Collection[str]) -> Iterator[A
 
     A row that still cannot be read stays where it is. Of a file that was damaged and is whole now, every row that was
     never scored is taken.
+
+    Raises:
+        ValueError: a row that has been scored is another one now.
     """
     families = _families(layout.finished())
     for name in sorted(families.keys() & {*names_in(layout.quarantine("").parent, ".jsonl")}):
-        wanted = [row for row in read_quarantine(layout.quarantine(name)) if not reasons or row.reason in reasons]
+        held = read_quarantine(layout.quarantine(name))
+        wanted = [row for row in held if not reasons or row.reason in reasons]
         if not wanted:
             continue
         manifest = read_manifest(layout.manifest(name))
+        now = InputFile.at(Path(manifest.shard))
         rows = read_shard(manifest.shard)
-        scored = {sample.key for part in families[name] for sample in read_scored(layout, part)}
+        scored = {sample.key: _raw(sample) for part in families[name] for sample in read_scored(layout, part)}
         whole_now = not any(isinstance(row, Quarantined) and row.reason in WHOLE_SHARD for row in rows)
         damaged_before = any(row.reason in WHOLE_SHARD for row in wanted)
         keys = {row.key for row in wanted}
@@ -65,8 +81,18 @@ def readable_again(layout: OutputLayout, reasons: Collection[str]) -> Iterator[A
         )
         found = {sample.key for sample in samples}
         taken = tuple(row.index for row in wanted if (whole_now if row.reason in WHOLE_SHARD else row.key in found))
+        mended = manifest.input is not None and manifest.input.sha256 != now.sha256
+        if mended:
+            readable = {row.key: _raw(row) for row in rows if isinstance(row, Sample)}
+            if other := [key for key in scored.keys() & readable.keys() if scored[key] != readable[key]]:
+                raise ValueError(
+                    f"{manifest.shard} has changed in more than its quarantined rows: {min(other)} was scored as "
+                    f"another row; to make it again, delete {layout.manifest(name)} and any {name}~replay-*.json "
+                    "beside it, and run the build"
+                )
+            mended = scored.keys() <= readable.keys() <= scored.keys() | {row.key for row in held} | found
         if samples:
-            yield Again(source=name, samples=samples, taken=taken)
+            yield Again(source=name, samples=samples, taken=taken, input=now if mended else None)
 
 
 def declare(layout: OutputLayout, again: Again) -> tuple[str, Path]:
@@ -80,7 +106,8 @@ def declare(layout: OutputLayout, again: Again) -> tuple[str, Path]:
         number += 1
     tar = layout.replay / f"{name}.tar"
     write_shard(tar, again.samples)
-    write_atomically(intent, json.dumps({"source": again.source, "taken": again.taken}))
+    mended = None if again.input is None else asdict(again.input)
+    write_atomically(intent, json.dumps({"source": again.source, "taken": again.taken, "input": mended}))
     return name, tar
 
 
@@ -94,7 +121,8 @@ def settle(layout: OutputLayout) -> None:
             left = [row for row in read_quarantine(layout.quarantine(source)) if row.index not in taken]
             write_quarantine(layout.quarantine(source), left)
             manifest = read_manifest(layout.manifest(source))
-            manifest = replace(manifest, rows_in=manifest.scored + len(left), quarantined=len(left))
+            mended = InputFile(**intent["input"]) if intent.get("input") else manifest.input
+            manifest = replace(manifest, rows_in=manifest.scored + len(left), quarantined=len(left), input=mended)
             write_manifest(layout.manifest(source), manifest)
             if read_manifest(layout.manifest(path.stem)).quarantined == 0:
                 tar.unlink(missing_ok=True)  # else its records point into it
@@ -106,6 +134,13 @@ def settle(layout: OutputLayout) -> None:
 def source_of(name: str) -> str:
     """The shard that an extra shard was replayed from, at first hand or not; any other shard itself."""
     return name.partition("~replay-")[0]
+
+
+def _raw(sample: Sample) -> str:
+    """What a row was before it was scored."""
+    images = [hashlib.sha256(image.data).hexdigest() for image in sample.images]
+    record = replace(sample, rewritten=None, scores={}, provenance={}).to_record()
+    return json.dumps([record, images], sort_keys=True)
 
 
 def _families(names: Sequence[str]) -> dict[str, list[str]]:

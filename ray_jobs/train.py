@@ -7,6 +7,7 @@
     OUT/model        the result: `--rewriter.flamingo.folder OUT/model`
     OUT/checkpoints  what the same command goes on from, whatever ended it
     OUT/loss.jsonl   a line an update; OUT/tensorboard the same for TensorBoard
+    OUT/inputs.json  the shards as they were at the start; where one has changed since, the folder is refused
     OUT/stats.json   written last: the stage is done
 
 What a stage does is said in the profile (`training/stages.py`); the loop that does it (`training/loop.py`) knows no
@@ -15,11 +16,12 @@ Ray.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from typing import Any
 
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.foreign import refuse_foreign
+from polite_flamingo.inputs import InputFile, each
 from polite_flamingo.ledger import OutputLayout, exclusive
 from polite_flamingo.shards import write_atomically
 from ray_jobs import console
@@ -39,7 +42,7 @@ from training.workers import WorkersConfig
 
 MADE = (
     "checkpoints", "model", "tensorboard", "ray_train", "loss.jsonl", "failures.jsonl", "run.json", "config.yaml",
-    "stats.json",
+    "stats.json", "inputs.json",
 )  # fmt: skip
 """What a run leaves in its folder."""
 
@@ -89,6 +92,7 @@ def train(config: TrainConfig) -> None:
         if config.fresh:
             clear(layout.root)
         refuse_other_configuration(layout, identity)
+        refuse_changed_shards(layout, shards)
         if layout.stats.exists():
             print(f"{layout.root} is finished; --fresh would train it again")
         else:
@@ -142,6 +146,29 @@ def refuse_other_configuration(layout: OutputLayout, identity: str) -> None:
             f"{layout.root} holds a run of another configuration ({found.config_hash}, now {identity}; it is in "
             f"{layout.config}): another stage, recipe, model or mixture; give another --out, or --fresh to delete it "
             "and start over"
+        )
+
+
+def refuse_changed_shards(layout: OutputLayout, shards: Sequence[tuple[str, Path]]) -> None:
+    """Note the shards of a new run; raise `ValueError` where one has changed since.
+
+    Their order, names and sizes are part of the configuration.
+    """
+    file = layout.root / "inputs.json"
+    paths = {f"{number} {path.name}": path for number, (_, path) in enumerate(shards)}
+    begun = read_run(layout) is not None
+    if not (begun and file.exists()):
+        if begun:
+            print(f"{layout.root} is of an earlier version: whether its shards have changed since cannot be checked")
+        found = each(list(paths), lambda name: dataclasses.asdict(InputFile.at(paths[name])))
+        write_atomically(file, json.dumps(dict(found), indent=1) + "\n")
+        return
+    known = {name: InputFile(**one) for name, one in json.loads(file.read_text(encoding="utf-8")).items()}
+    same = each(list(paths), lambda name: known[name].is_still_at(paths[name]))
+    if changed := [str(paths[name]) for name, still in same if not still]:
+        raise ValueError(
+            f"{len(changed):,} of {len(paths):,} shards have changed since {layout.root} was begun: "
+            f"{console.names_of(changed, 3)}; give another --out, or --fresh to delete it and start over"
         )
 
 

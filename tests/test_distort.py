@@ -142,6 +142,12 @@ def test_shards_become_pairs_once_and_what_fails_has_a_reason(
     assert files(tmp_path / "out") == before and layout.manifest("s0").stat().st_mtime_ns == made
     assert "4 of 5 shards are already done: s0, s2, s3, s4" in capsys.readouterr().out
 
+    turn = Turn(instruction="<image>Describe it.", response="Red.")
+    write_shard(source / "s4.tar", [replace(described, turns=(turn,))])
+    with pytest.raises(ValueError, match=r"input of 1 of 5 finished shards has changed since .*: s4; give another"):
+        distort(config, MoodyActor)
+    write_shard(source / "s4.tar", [described])
+
     distort(replace(config, again=True))  # the plain rules do not choke
     assert "distortion_failed" not in json.loads(layout.stats.read_text())["quarantined"]
     assert layout.manifest("s0").stat().st_mtime_ns == made, "shards without such rows are left"

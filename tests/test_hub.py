@@ -39,6 +39,11 @@ def test_the_ends_of_a_large_file_are_read(tmp_path, monkeypatch):
         file.write_bytes(content)
         digests.add(hub.fingerprint(str(file)))
     assert len(digests) == 6
+    whole = set()
+    for content in (b"aaaa....bbbb", b"aaaa..Z.bbbb", b"aaaabbbb"):  # of an evaluation's input, the middle too
+        file.write_bytes(content)
+        whole.add(hub.fingerprint(str(file), whole=True))
+    assert len(whole) == 3 and hub.fingerprint(str(file)) in whole, "as before, where the ends are all of it"
 
 
 def test_a_name_that_is_nowhere_counts_by_itself():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from build_world import config, write_world
 
+from actors.commit import commit_blocks
+from actors.source import ShardDatasource
 from polite_flamingo.ledger import (
     Manifest,
     OutputLayout,
@@ -19,12 +24,16 @@ from polite_flamingo.ledger import (
     names_in,
     read_manifest,
     read_quarantine,
+    read_scored,
     shard_names,
     unfinished,
     write_manifest,
     write_quarantine,
 )
 from polite_flamingo.sample import Quarantined
+from ray_jobs import build_pf1m
+from ray_jobs.build_pf1m import BuildConfig, build
+from ray_jobs.run_info import Work
 
 
 def touch(*paths: Path) -> None:
@@ -251,3 +260,67 @@ def test_odd_names_are_taken_and_unwritable_ones_refused(tmp_path: Path) -> None
     touch(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tar")))
     with pytest.raises(ValueError, match=r"caf\\udce9\.tar is not UTF-8: rename it"):
         shard_names(str(tmp_path))
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds commit each row of their shards as it is, in this process, and select nothing."""
+
+    def process(shards: dict[str, Path], config: BuildConfig, layout: OutputLayout, *given: object) -> Work:
+        for task in ShardDatasource(shards, "hash").get_read_tasks(1):
+            for table in task():
+                commit_blocks(table, layout, "hash")
+        return Work()
+
+    monkeypatch.setattr(build_pf1m, "identify", lambda config: ("hash", {}))
+    monkeypatch.setattr(build_pf1m, "process", process)
+    for name in ("select", "is_current", "conclude"):
+        monkeypatch.setattr(build_pf1m.select, name, lambda *given: None)
+
+
+def test_another_dataset_of_the_same_names_is_never_taken_for_what_is_done(
+    tmp_path: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every ingest of a table calls its first shard table-00000, and tars are often of one size."""
+    layout, source = OutputLayout(root=tmp_path / "out"), write_world(tmp_path / "in", shards=3)
+    build(config(source, layout.root))
+    copied = shutil.copytree(source, tmp_path / "copied", copy_function=shutil.copyfile)
+    capsys.readouterr()
+    build(config(copied, layout.root))
+    assert capsys.readouterr().out == "3 of 3 shards are already done: s0, s1, s2\n"
+
+    before, first = (source / "s1.tar").stat(), layout.scored("s1").read_bytes()
+    write_world(source, shards=3, special={(1, 3): "a PLAIN row"})
+    os.utime(source / "s1.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (source / "s1.tar").stat().st_size == before.st_size
+    refused = r"input of 1 of 3 finished shards has changed since .*/out was made: s1; give another --out, or --fresh"
+    with pytest.raises(ValueError, match=refused) as told:
+        build(config(source, layout.root))
+    assert "\n" not in str(told.value) and layout.scored("s1").read_bytes() == first
+
+    layout.manifest("s1").unlink()  # as the message says
+    build(config(source, layout.root))
+    assert "2 of 3 shards are already done: s0, s2" in capsys.readouterr().out
+    assert "a PLAIN row 3" in [row.response for row in read_scored(layout, "s1")]
+    write_world(source, shards=2, rows=90)
+    with pytest.raises(ValueError, match=r"2 of 3 finished shards has changed since .* made: s0, s1;"):
+        build(config(source, layout.root))
+
+
+def test_what_cannot_be_compared_and_what_is_of_another_input_is_told(
+    tmp_path: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout, source = OutputLayout(root=tmp_path / "out"), write_world(tmp_path / "in", shards=2)
+    build(config(source, layout.root))
+    record = json.loads(layout.manifest("s0").read_text())
+    del record["input"]  # earlier versions wrote none
+    layout.manifest("s0").write_text(json.dumps(record))
+    layout.manifest("s1~replay-1").write_text(layout.manifest("s1").read_text())
+    capsys.readouterr()
+    build(config(source / "s0.tar", layout.root))
+    assert capsys.readouterr().out.splitlines() == [
+        "1 of 1 finished shards were made by an earlier version: whether their input has changed since cannot be "
+        "checked",
+        f"{layout.root} also holds 2 shards that are not in this input: s1, s1~replay-1",
+        "1 of 1 shards are already done: s0",
+    ]

@@ -11,6 +11,7 @@ from build_world import outcome, text_row, write_world
 from actors.commit import commit_blocks
 from actors.rows import Block, Row
 from polite_flamingo.guard import quarantine
+from polite_flamingo.inputs import InputFile
 from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.shards import read_shard
@@ -26,7 +27,8 @@ def process(out: Path, name: str, shard: Path, failing: tuple[str, ...] = ()) ->
         return row
 
     rows = [outcome_of(row, index) for index, row in enumerate(read_shard(shard))]
-    block = Block(name=name, shard=str(shard), first=0, shard_rows=len(rows), rows=rows)
+    found = InputFile.at(shard)
+    block = Block(name=name, shard=str(shard), first=0, shard_rows=len(rows), rows=rows, input=found)
     commit_blocks(block.to_table(), OutputLayout(root=out), "hash")
 
 
@@ -104,10 +106,32 @@ def test_a_mended_file_gives_the_rows_it_lost(tmp_path: Path) -> None:
     assert outcome(layout.root) == Counter(scored=4, truncated_tar=1)
     assert list(readable_again(layout, ())) == [], "it is still damaged"
     shard.write_bytes(whole)
+    assert not knows(layout, shard)
     assert list(readable_again(layout, ("bad_json",))) == []
     name, tar = declare(layout, only(list(readable_again(layout, ("truncated_tar",)))))
     process(layout.root, name, tar)
     settle(layout)
     assert outcome(layout.root) == {"scored": 10}
     assert read_quarantine(layout.quarantine("s0")) == []
+    assert knows(layout, shard), "else the next build would take its rows for those of another dataset"
     assert {s.key for n in layout.finished() for s in read_scored(layout, n)} == {text_row(0, n).key for n in range(10)}
+
+
+def knows(layout: OutputLayout, shard: Path) -> bool:
+    """Whether a build would find that nothing has changed."""
+    made_of = read_manifest(layout.manifest("s0")).input
+    return made_of is not None and made_of.is_still_at(shard)
+
+
+def test_a_replay_hides_no_other_change_of_its_shard(world: tuple[Path, OutputLayout]) -> None:
+    """Rows 3 and 7 failed. What has happened to the others meanwhile is not passed off as what was scored."""
+    shard, layout = world
+    write_world(shard.parent, shards=1, special={(0, 5): "a corrected row"})
+    with pytest.raises(ValueError, match=r"s0\.tar has changed in more than its quarantined rows: notes/s0/5 was"):
+        list(readable_again(layout, ()))
+    write_world(shard.parent, shards=1, rows=11)  # the failed rows are mended, and one is new
+    name, tar = declare(layout, only(list(readable_again(layout, ()))))
+    process(layout.root, name, tar)
+    settle(layout)
+    assert outcome(layout.root) == {"scored": 10}
+    assert not knows(layout, shard)

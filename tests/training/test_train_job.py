@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import threading
 from collections import Counter
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from build_world import write_world
 from patience import wait_until
 from processes import descendants, kill
 from safetensors.torch import load_file
@@ -21,9 +23,11 @@ from train_ranks import RankJob, run_rank, run_ranks
 
 from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
+from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.packing import PackingConfig
 from ray_jobs import train
 from ray_jobs.console import JobFailed
+from ray_jobs.run_info import begin_run, write_run
 from ray_jobs.train import TrainConfig
 from training import checkpoints, curve, trainer
 from training.loop import Tally
@@ -216,3 +220,23 @@ def events(out: Path) -> list:
         found.append(Event.FromString(data[12 : 12 + length]))
         data = data[16 + length :]
     return found
+
+
+def test_shards_that_have_changed_since_a_run_was_begun_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their sizes say little: a tar's is a multiple of 10,240 bytes."""
+    layout, path = OutputLayout(root=tmp_path / "out"), write_world(tmp_path / "in", shards=1) / "s0.tar"
+    layout.root.mkdir()
+    (layout.root / "inputs.json").write_text("{}")  # of a run that was killed before it began
+    train.refuse_changed_shards(layout, [("a", path)])
+    write_run(layout, begin_run("hash", {}, ""))
+    path = Path(shutil.copy(path, tmp_path / "s0.tar"))
+    train.refuse_changed_shards(layout, [("a", path)])
+    write_world(tmp_path, shards=1, special={(0, 3): "a PLAIN row"})
+    with pytest.raises(ValueError, match=r"1 of 1 shards have changed since .*/out was begun: .*s0\.tar; give another"):
+        train.refuse_changed_shards(layout, [("a", path)])
+    assert capsys.readouterr().out == ""
+    (layout.root / "inputs.json").unlink()
+    train.refuse_changed_shards(layout, [("a", path)])
+    assert "is of an earlier version: whether its shards have changed" in capsys.readouterr().out
