@@ -140,7 +140,7 @@ def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
     """Print the table at the end of a job, what changed, and say plainly where nothing came of it.
 
     Raises:
-        AllFailed: every row was quarantined, or nothing was kept.
+        AllFailed: every row was quarantined.
     """
     print_summary(layout)
     if changed:
@@ -154,7 +154,7 @@ def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
         )
     if rows and not stats["kept"]:
         reason = commonest(stats["rejected"])
-        raise console.AllFailed(
+        print(
             f"nothing was kept: every row that could be read was rejected, most often as {reason} "
             f"({stats['rejected'][reason]:,}). The report shows samples and what other thresholds would keep; "
             "ray_jobs.select applies them in seconds."
