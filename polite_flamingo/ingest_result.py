@@ -208,9 +208,9 @@ def shards_of(config: IngestConfig) -> list[Path]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The files below a folder of annotations that are no pictures, and the folders; none where it is a file.
+    """List the files and folders below a folder of annotations, without pictures; nothing for a file.
 
-    What a run of this project wrote there is left out, else an ingest would not know its own shards again.
+    What a run of this project wrote there is left out: else an ingest would take its own shards for new input.
     """
     found = []
     for at, folders, names in os.walk(folder):
@@ -222,7 +222,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of change; zeros for what is not there (whoever reads it will say so), or has our own output."""
+    """Size and modification time; zeros for what is missing (its reader says so) or holds our own output."""
     try:
         found = path.stat()
     except OSError:

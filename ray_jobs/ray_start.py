@@ -30,8 +30,8 @@ _CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
 _JOIN_SECONDS = 20.0
 _IDLE_SECONDS = 12.0
-"""In which nothing of a starting Ray wants a core or the disk. A start takes 3 to 7 s, and several times as long where
-others have the cores: that is waited for. But one that hangs does nothing."""
+"""A starting Ray that uses neither a core nor the disk for so long hangs. A start takes 3 to 7 s, and several times as
+long on a busy machine, where it still uses them."""
 
 _START_SECONDS = 240.0
 

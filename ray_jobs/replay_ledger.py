@@ -3,10 +3,10 @@
     OUT/replay/NAME~replay-1.json   intent: these records of NAME's quarantine are being tried again, from this input
     OUT/replay/NAME~replay-1.tar    their samples, read again from the input shard: the extra shard's input
 
-The extra shard's manifest is the commit. `settle`, at the start of every job, finishes what it implies: the records
-leave NAME's quarantine, its manifest counts that many rows less and takes a mended input for its own. It derives all
-from what is on disk, so that it may be interrupted and repeated. An intent without that manifest was never committed
-and is forgotten.
+The extra shard's manifest is the commit. `settle`, at the start of every job, finishes what it implies: it removes the
+records from NAME's quarantine, lowers the row count in NAME's manifest, and stores the repaired input there. It works
+from what is on disk alone, so it can be interrupted and repeated. An intent without that manifest was never committed
+and is dropped.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Again:
         source: the shard's name.
         samples: the rows.
         taken: the indices of the records they replace.
-        input: the shard as it is now, where it was mended and its other rows are what they were; else None.
+        input: the shard as it is now, if it was repaired and its other rows are unchanged; else None.
     """
 
     source: str
@@ -81,8 +81,8 @@ def readable_again(layout: OutputLayout, reasons: Collection[str]) -> Iterator[A
         )
         found = {sample.key for sample in samples}
         taken = tuple(row.index for row in wanted if (whole_now if row.reason in WHOLE_SHARD else row.key in found))
-        mended = manifest.input is not None and manifest.input.sha256 != now.sha256
-        if mended:
+        repaired = manifest.input is not None and manifest.input.sha256 != now.sha256
+        if repaired:
             readable = {row.key: _raw(row) for row in rows if isinstance(row, Sample)}
             if other := [key for key in scored.keys() & readable.keys() if scored[key] != readable[key]]:
                 raise ValueError(
@@ -90,9 +90,9 @@ def readable_again(layout: OutputLayout, reasons: Collection[str]) -> Iterator[A
                     f"another row; to make it again, delete {layout.manifest(name)} and any {name}~replay-*.json "
                     "beside it, and run the build"
                 )
-            mended = scored.keys() <= readable.keys() <= scored.keys() | {row.key for row in held} | found
+            repaired = scored.keys() <= readable.keys() <= scored.keys() | {row.key for row in held} | found
         if samples:
-            yield Again(source=name, samples=samples, taken=taken, input=now if mended else None)
+            yield Again(source=name, samples=samples, taken=taken, input=now if repaired else None)
 
 
 def declare(layout: OutputLayout, again: Again) -> tuple[str, Path]:
@@ -106,8 +106,8 @@ def declare(layout: OutputLayout, again: Again) -> tuple[str, Path]:
         number += 1
     tar = layout.replay / f"{name}.tar"
     write_shard(tar, again.samples)
-    mended = None if again.input is None else asdict(again.input)
-    write_atomically(intent, json.dumps({"source": again.source, "taken": again.taken, "input": mended}))
+    repaired = None if again.input is None else asdict(again.input)
+    write_atomically(intent, json.dumps({"source": again.source, "taken": again.taken, "input": repaired}))
     return name, tar
 
 
@@ -121,8 +121,8 @@ def settle(layout: OutputLayout) -> None:
             left = [row for row in read_quarantine(layout.quarantine(source)) if row.index not in taken]
             write_quarantine(layout.quarantine(source), left)
             manifest = read_manifest(layout.manifest(source))
-            mended = InputFile(**intent["input"]) if intent.get("input") else manifest.input
-            manifest = replace(manifest, rows_in=manifest.scored + len(left), quarantined=len(left), input=mended)
+            repaired = InputFile(**intent["input"]) if intent.get("input") else manifest.input
+            manifest = replace(manifest, rows_in=manifest.scored + len(left), quarantined=len(left), input=repaired)
             write_manifest(layout.manifest(source), manifest)
             if read_manifest(layout.manifest(path.stem)).quarantined == 0:
                 tar.unlink(missing_ok=True)  # else its records point into it

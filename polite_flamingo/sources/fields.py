@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from polite_flamingo.sample import BadSample
@@ -117,18 +118,29 @@ def look(
 
 
 def changes_meaning(name: str, value: Any = None) -> bool:
-    """Whether a field that nobody reads may change what its record means: by its name, or as it names a video."""
-    return any(known.kind in _VERDICTS for known in _known(name, "record")) or bool(_medium(name, value, "record"))
+    """Whether a field that nobody reads may change what its record means: by its name, or because it names a video."""
+    by_name, by_any_word = _told_by_name(name)
+    if by_name or not isinstance(value, str | list):
+        return by_name
+    if isinstance(value, str) and "." not in value and not by_any_word:  # as nearly all cells: it names no file
+        return False
+    return bool(_medium(name, value, "record"))
 
 
-def heed(fields: Mapping[str, Any]) -> None:
-    """Refuse a record of one answer for what its other fields say of it.
+@lru_cache(maxsize=1 << 16)
+def _told_by_name(name: str) -> tuple[bool, bool]:
+    """Whether the name alone says it, and whether a word of the value may."""
+    verdict = any(known.kind in _VERDICTS for known in _known(name, "record"))
+    return verdict or bool(_medium(name, None, "record")), _plain(name) in MODALITY_NAMES
+
+
+def look_at_one_answer(fields: Mapping[str, Any], read: Collection[str], found: Found) -> None:
+    """As `look`, for a record of one answer.
 
     Raises:
         BadSample: `unsupported` for a video or a sound, `excluded` for an answer that is bad or not to be learned.
     """
-    found = Found()
-    look({name: value for name, value in fields.items() if changes_meaning(name, value)}, (), found)
+    look(fields, read, found)
     if found.by_turn is not None and not all(found.by_turn):
         raise BadSample("excluded", f"{found.why} says that it is not to be learned")
 
@@ -328,12 +340,15 @@ def medium_of(value: Any) -> str:
 
 
 def may_name_picture(value: Any) -> bool:
-    """Whether a field holds the name of a picture, or a list in which one is."""
+    """Whether a field holds the name of a picture, or a list with one."""
     names = value if isinstance(value, list) else [value]
-    return any(isinstance(one, str) and _PICTURE.fullmatch(one.strip()) is not None for one in names)
+    return any(
+        isinstance(one, str) and one.strip().lower().endswith(_PICTURE_SUFFIXES) and len(one) < 1000 and "\n" not in one
+        for one in names
+    )
 
 
-_PICTURE = re.compile(rf"[^\n]{{1,1000}}\.(?:{'|'.join(PICTURE_ENDINGS)})", re.I)
+_PICTURE_SUFFIXES = tuple(f".{ending}" for ending in PICTURE_ENDINGS)
 
 
 def _short(text: str) -> str:

@@ -61,7 +61,7 @@ def kind_of_file(path: Path) -> Kind:
         return {b"P": "Parquet", b"A": "Arrow file"}.get(start[:1], "Arrow stream")  # type: ignore[return-value]
     if not start and (named := _NAMED.get(path.suffix.lower())):
         return named
-    with open_text(path) as file:  # refuses what is no text
+    with open_text(path) as file:  # raises for a file that is not text
         text = file.read(_HEAD)
     return _kind_of_text(path, text)
 

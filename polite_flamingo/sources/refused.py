@@ -59,7 +59,7 @@ _MARKUP = re.compile(r"\s*<(!doctype|html|head|body|\?xml|svg)[\s>]", re.IGNOREC
 
 
 def refused_as(path: Path, start: bytes) -> str:
-    """What a file is that cannot be read, with what to do; "" where it may be one that can."""
+    """Name a file that cannot hold annotations, and say what to do; "" if it may hold some."""
     for offset, magic, what, remedy in REFUSED:
         if start[offset:].startswith(magic) and not ((offset or len(magic) < 4) and _is_text(start)):
             todo = remedy.format(path=quote(str(path))) or "give the file with the annotations"
@@ -80,7 +80,7 @@ def refused_as(path: Path, start: bytes) -> str:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether few of the bytes are such as no text has: a stray NUL costs its row, not the file."""
+    """Whether nearly all bytes may stand in a text: a stray NUL costs its row, not the file."""
     strange = sum(start.count(byte) for byte in range(32) if byte not in b"\t\n\v\f\r\x1b\x1e")
     return strange * 20 <= len(start)
 

@@ -39,7 +39,7 @@ from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, 
 from polite_flamingo.sources.cells import as_written, plain
 from polite_flamingo.sources.columns import FIELDS, Table, columns_of, mapping, say_columns
 from polite_flamingo.sources.delimited import DELIMITERS, delimited, delimiter_of
-from polite_flamingo.sources.fields import changes_meaning, heed, may_name_picture, present
+from polite_flamingo.sources.fields import Found, changes_meaning, look_at_one_answer, may_name_picture, present
 from polite_flamingo.sources.files import AnnotationFile, annotation_files, is_place, no_nonsense, rows_of
 from polite_flamingo.sources.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
 from polite_flamingo.sources.markup import marked
@@ -57,7 +57,7 @@ _HEAD = 100
 
 
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
-    """The rows as {id, field: cell, meta: {name: cell}, beside: {name: cell}}; see `heed` for the last."""
+    """The rows as {id, field: cell, meta: {name: cell}, beside: {name: cell}}: beside are cells that may exclude it."""
     task = options.extra.get("task")
     if task is not None and task not in TASKS:
         raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
@@ -122,7 +122,7 @@ def _record(
         beside = {
             name: plain(cell, f"column {name[:60]!r}")
             for name, cell in given.items()
-            if name not in columns.values() and changes_meaning(name, cell)
+            if changes_meaning(name, cell) and name not in columns.values()
         }
     except BadSample as bad:
         return bad
@@ -186,7 +186,7 @@ def _delimited(path: Path, options: SourceOptions, shelf: Shelf) -> Table:
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One row, one sample."""
-    heed(present(entry(record.get("beside", {})), context.options))
+    look_at_one_answer(present(entry(record.get("beside", {})), context.options), (), Found())
     meta = plain(entry(record.get("meta", {})), "meta")
     rationale = _text(record.get("rationale"), "rationale")
     images = pictures(record.get("image"), context, separator=context.options.extra.get("image_separator", ""))

@@ -20,7 +20,7 @@ each tar that is damaged or empty.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,7 +29,7 @@ from polite_flamingo.images import Header
 from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Image, Sample, Turn
 from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
 from polite_flamingo.sources.captions import captioned
-from polite_flamingo.sources.fields import Found, look, noted
+from polite_flamingo.sources.fields import Found, look_at_one_answer, noted
 from polite_flamingo.sources.instructions import ask
 from polite_flamingo.sources.llava import builder
 from polite_flamingo.sources.markup import marked
@@ -55,8 +55,6 @@ NAME = "webdataset"
 INSTRUCTIONS = ("instruction", "question", "prompt", "query")
 RESPONSES = ("response", "answer", "answers", "output", "completion")
 CONVERSATIONS = LISTS
-
-
 IMG2DATASET = (
     "url", "key", "status", "width", "height", "original_width", "original_height", "exif", "sha256", "md5",
 )  # fmt: skip
@@ -74,7 +72,7 @@ def _notes(record: dict[str, Any]) -> Iterable[str]:
         return read_talk(said | {"images": [part[0] for part in record["pictures"]]}).found.notes
     found = Found()
     question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
-    _look(said, {question, answer} if question and answer else {caption_field(said)}, found)
+    look_at_one_answer(said, (question, answer) if question and answer else (caption_field(said) or "",), found)
     quiet = {f"field {name!r} is not known; kept in meta" for name in IMG2DATASET}
     return [note for note in found.notes if note not in quiet]
 
@@ -163,7 +161,7 @@ def build(key: str, record: Any, context: Context) -> Sample:
     question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
     if question and answer:
         task = task or ("vqa" if parts else "text")
-        _look(said, (question, answer), found)
+        look_at_one_answer(said, (question, answer), found)
         asked = marked(verbatim(said[question], f"field {question!r}"), len(parts))
         asked = asked if IMAGE_MARK in asked else ask(asked, images=len(parts))
         return Sample(
@@ -182,9 +180,9 @@ def build(key: str, record: Any, context: Context) -> Sample:
                 "missing_annotation", "the row has no .txt, and its .json no caption, response or conversation"
             )
         caption = said[name]
-        _look(said, (name,), found)
+        look_at_one_answer(said, (name,), found)
     else:
-        _look(said, (), found)
+        look_at_one_answer(said, (), found)
     captions = [
         marked(verbatim(one, "the caption").strip(), len(parts))
         for one in (caption if isinstance(caption, list) else [caption])
@@ -219,13 +217,6 @@ def _answer(value: Any, name: str, task: str) -> str:
     if not text:
         raise BadSample("empty_response", "the response is empty")
     return answer_response(text, "") if task == "vqa" else text
-
-
-def _look(said: Mapping[str, Any], read: Collection[str | None], found: Found) -> None:
-    """Go through the fields that are not read. Raises `BadSample` where one excludes the row."""
-    look(said, [name for name in read if name], found)
-    if found.by_turn is not None and not all(found.by_turn):
-        raise BadSample("excluded", f"{found.why} says that it is not to be learned")
 
 
 _CONVERSATION = builder(NAME, lambda name: [name])
