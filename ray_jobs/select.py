@@ -172,11 +172,7 @@ def print_summary(layout: OutputLayout) -> None:
     rows = [
         *_origin_rows(stats),
         ("kept", f"{stats['kept']:,}" + (f" ({stats['kept'] / stats['rows_in']:.0%})" if stats["rows_in"] else "")),
-        *(
-            [("  shortened", f"by {cut:,} paragraphs that CLIPScore took out; scores are of the whole text")]
-            if cut
-            else []
-        ),
+        *([("  shortened", f"{cut:,} paragraphs removed by CLIPScore; scores are of the whole text")] if cut else []),
         ("rejected", f"{sum(rejected.values()):,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in rejected.items()),
         ("quarantined", f"{sum(quarantined.values()):,}"),
