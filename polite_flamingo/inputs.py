@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from polite_flamingo.shared import out_of_reach
-
-Found = TypeVar("Found")
-_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """A file as it was when it was read. What is no file, such as a folder called `a.tar`, has the digest ""."""
+    """A file as it was when it was read. Anything but a file, such as a folder called `a.tar`, has the digest ""."""
 
     size: int
     mtime_ns: int
@@ -30,7 +24,7 @@ class InputFile:
 
     @classmethod
     def at(cls, path: Path) -> InputFile:
-        """What is there. Take it before reading: a file that changes meanwhile is then a changed one ever after.
+        """Record the file. Call it before reading: a file that changes meanwhile then counts as changed.
 
         Raises:
             OutOfReach: it cannot be read.
@@ -39,25 +33,15 @@ class InputFile:
         return cls(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, sha256=_digest(path))
 
     def is_still_at(self, path: Path) -> bool:
-        """Whether it is there unchanged; a copy of other times is. Raises `OutOfReach`.
+        """Whether the file has the same bytes. Raises `OutOfReach`.
 
-        The time of change (ctime) counts too: `cp -p` and `touch` set the other one, and tars are often of one size.
+        Same size and times are taken for the same bytes, ctime included: `cp -p` and `touch` set mtime, and many tars
+        have one size. Same size and other times: the digest decides.
         """
         stamp = _stamp(path)
         if stamp == (self.size, self.mtime_ns, self.ctime_ns):
             return True
         return stamp[0] == self.size and _digest(path) == self.sha256
-
-
-def each(names: Sequence[str], look: Callable[[str], Found]) -> Iterator[tuple[str, Found]]:
-    """Names in order with what `look` finds, several at once: on a network's file system each answer takes a while."""
-
-    def part(first: int) -> list[Found]:
-        return [look(name) for name in names[first::_THREADS]]
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(part, range(_THREADS)))
-    return ((name, parts[number % _THREADS][number // _THREADS]) for number, name in enumerate(names))
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

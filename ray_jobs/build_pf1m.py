@@ -23,7 +23,6 @@ from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.foreign import refuse_foreign
-from polite_flamingo.inputs import each
 from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
 from polite_flamingo.shards import write_atomically
 from polite_flamingo.world import World, another, look_at, world_of
@@ -156,7 +155,7 @@ def refuse_changed_input(layout: OutputLayout, done: Mapping[str, Path]) -> None
         made_of = read_manifest(layout.manifest(name)).input
         return made_of.is_still_at(done[name]) if made_of else None
 
-    found = dict(each(list(done), still_there))
+    found = {name: still_there(name) for name in done}
     if changed := [name for name, same in found.items() if same is False]:
         raise ValueError(
             f"the input of {len(changed):,} of {len(done):,} finished shards has changed since {layout.root} was made: "

@@ -29,7 +29,7 @@ from typing import Any
 
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.foreign import refuse_foreign
-from polite_flamingo.inputs import InputFile, each
+from polite_flamingo.inputs import InputFile
 from polite_flamingo.ledger import OutputLayout, exclusive
 from polite_flamingo.shards import write_atomically
 from ray_jobs import console
@@ -160,12 +160,11 @@ def refuse_changed_shards(layout: OutputLayout, shards: Sequence[tuple[str, Path
     if not (begun and file.exists()):
         if begun:
             print(f"{layout.root} is of an earlier version: whether its shards have changed since cannot be checked")
-        found = each(list(paths), lambda name: dataclasses.asdict(InputFile.at(paths[name])))
-        write_atomically(file, json.dumps(dict(found), indent=1) + "\n")
+        found = {name: dataclasses.asdict(InputFile.at(path)) for name, path in paths.items()}
+        write_atomically(file, json.dumps(found, indent=1) + "\n")
         return
     known = {name: InputFile(**one) for name, one in json.loads(file.read_text(encoding="utf-8")).items()}
-    same = each(list(paths), lambda name: known[name].is_still_at(paths[name]))
-    if changed := [str(paths[name]) for name, still in same if not still]:
+    if changed := [str(path) for name, path in paths.items() if not known[name].is_still_at(path)]:
         raise ValueError(
             f"{len(changed):,} of {len(paths):,} shards have changed since {layout.root} was begun: "
             f"{console.names_of(changed, 3)}; give another --out, or --fresh to delete it and start over"
