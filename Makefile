@@ -20,17 +20,17 @@ help:  ## show this list
 	@echo
 	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) PAPER=$(PAPER) PORT=$(PORT) TESTS=$(TESTS), as in 'make test TESTS=tests/test_sample.py'"
 
-setup: $(STAMP)  ## set up .venv from requirements.lock (done once; again when that file changes)
+setup: $(STAMP) $(BIN)/polite-flamingo  ## set up .venv from requirements.lock (done once; again when that file changes)
 	@echo "$(VENV) is ready"
 
 demo: setup  ## build PF-mini from raw annotations on a local Ray; ends with the path of the report
-	$(BIN)/python -m ray_jobs.demo --out $(OUT)
+	$(BIN)/polite-flamingo demo --out $(OUT)
 
 paper: setup  ## repeat the paper on drawn scenes, three seeds, most of an hour; ends with the path of its report
-	$(BIN)/python -m ray_jobs.paper --profile profiles/tiny.yaml --out $(PAPER)
+	$(BIN)/polite-flamingo paper --profile profiles/tiny.yaml --out $(PAPER)
 
 serve: setup  ## chat and rewrite over HTTP on this machine, at http://127.0.0.1:8000, until Ctrl-C
-	$(BIN)/python -m ray_jobs.serve --profile profiles/tiny.yaml --port $(PORT) --serving.batches.folder out/serve
+	$(BIN)/polite-flamingo serve --profile profiles/tiny.yaml --port $(PORT) --serving.batches.folder out/serve
 
 test: setup  ## run the tests
 	$(BIN)/python -m pytest $(TESTS)
@@ -63,3 +63,7 @@ $(STAMP): requirements.lock
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement requirements.lock
 	$(BIN)/python -c 'import torch, ray; print("torch", torch.__version__, "| ray", ray.__version__)'
 	@touch $@
+
+# The command, which runs this checkout: nothing is copied, and nothing is fetched.
+$(BIN)/polite-flamingo: | $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .

@@ -1,8 +1,9 @@
-"""The entry points: `python -m ray_jobs.NAME`, on a laptop or under `ray job submit`."""
+"""The entry points: `polite-flamingo NAME` or `python -m ray_jobs.NAME`, on a laptop or under `ray job submit`."""
 
 import sys
 
 from ray_jobs import interruption
 
-if sys.argv[:1] == ["-m"]:  # Python imports this package to find the command in it: before all that takes time
+# The first import of a command, before all those that take time: argv[0] is "-m" while Python looks for the module.
+if sys.argv[:1] == ["-m"] or sys.argv[0].endswith("/polite-flamingo"):
     interruption.listen(sys.orig_argv)

@@ -13,8 +13,9 @@ Thresholds play no part in rewriting and scoring. Nothing here knows which model
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -226,10 +227,12 @@ def process(
     return work
 
 
-def main() -> None:
-    """The command."""
-    console.run("build_pf1m", "Rewrite, score and select raw shards into a polite dataset.", BuildConfig, build)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return console.run(
+        "build", "Rewrite, score and select raw shards into a polite dataset.", BuildConfig, build, arguments
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

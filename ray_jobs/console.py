@@ -44,13 +44,14 @@ def run(
     description: str,
     config_class: type[Config],
     job: Callable[[Config], None],
+    arguments: Sequence[str] | None = None,
     defaults: Callable[[Sequence[str]], Sequence[str]] = lambda arguments: (),
-) -> None:
-    """Parse the command line into a config and do the job; turn what goes wrong into one line and an exit status.
+) -> int:
+    """Parse the command line into a config and do the job; return the exit status, after one line for what went wrong.
 
     `defaults` gives, for the user's arguments, arguments that stand before them and so yield to them.
     """
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
     config = parse(name, description, config_class, [*defaults(arguments), *arguments])
     try:
         refuse_relative_data(config)
@@ -60,14 +61,12 @@ def run(
     except (ValueError, OSError, JobFailed) as error:
         if os.environ.get("POLITE_FLAMINGO_TRACEBACK"):
             raise
-        fail(
-            name,
-            str(error) or type(error).__name__,
-            1 if isinstance(error, JobFailed) and not isinstance(error, CannotStart) else 2,
-        )
+        _say(name, str(error) or type(error).__name__)
+        return 1 if isinstance(error, JobFailed) and not isinstance(error, CannotStart) else 2
     except KeyboardInterrupt:  # only where the command was not started by `python -m` (interruption.py)
         print(f"\n{name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    return 0
 
 
 def parse(name: str, description: str, config_class: type[Config], arguments: Sequence[str]) -> Config:
@@ -81,8 +80,8 @@ def parse(name: str, description: str, config_class: type[Config], arguments: Se
     fields = dataclasses.fields(config_class)
     flags = [field.name for field in fields if field.default is False]
     parser = ArgumentParser(
-        prog=f"python -m ray_jobs.{name}",
-        usage=f"python -m ray_jobs.{name} [--profile FILE] [--section.field value …]",
+        prog=f"polite-flamingo {name}",
+        usage=f"polite-flamingo {name} [--profile FILE] [--section.field value …]",
         description=description,
         exit_on_error=False,
     )
@@ -140,8 +139,12 @@ def _own_sections(arguments: Sequence[str], config_class: Any) -> list[str]:
 
 def fail(name: str, message: str, status: int = 2) -> NoReturn:
     """One line to stderr, and the exit status."""
-    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+    _say(name, message)
     sys.exit(status)
+
+
+def _say(name: str, message: str) -> None:
+    print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
 
 
 def to_yaml(config: Any) -> str:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +94,10 @@ def prepare(config: DemoConfig) -> None:
     write_atomically(complete, json.dumps(wanted))
 
 
-def main() -> None:
-    """The command."""
-    console.run("demo", "Build PF-mini from drawn scenes, on this machine.", DemoConfig, demo)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return console.run("demo", "Build PF-mini from drawn scenes, on this machine.", DemoConfig, demo, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

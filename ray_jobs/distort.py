@@ -17,8 +17,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -297,10 +298,12 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in counts.items())
 
 
-def main() -> None:
-    """The command."""
-    console.run("distort", "Make pairs for training the rewriter out of good responses.", DistortConfig, distort)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return console.run(
+        "distort", "Make pairs for training the rewriter out of good responses.", DistortConfig, distort, arguments
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,7 +19,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -170,11 +171,11 @@ def _why(given: Answers) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in given.missing.items())
 
 
-def main() -> None:
-    """The command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
     description = "Let models answer, and measure accuracy, politeness and the alignment tax."
-    console.run("evaluate", description, EvaluateConfig, evaluate)
+    return console.run("evaluate", description, EvaluateConfig, evaluate, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -51,7 +51,7 @@ what is wrong with it and where it lies. Interrupted, the same command goes on w
 there are samples, 1 if every row was quarantined, and 2 if an annotation file as a whole is unusable."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, ingest, and print the counts."""
     made = parser()
     args = made.parse_args(arguments)
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="python -m ray_jobs.ingest",
+        prog="polite-flamingo ingest",
         description="Turn raw datasets (annotation files and images on disk) into shards of samples.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,7 +3,7 @@
 Ctrl-C, SIGTERM and SIGHUP are blocked in every thread, from the first import on, and one thread waits for them. So no
 library's own handler is ever called (Ray's C++ core prints a dump at SIGTERM), no KeyboardInterrupt breaks into an
 import or into Ray's shutdown, and a second signal changes nothing. The output folder needs no goodbye: what is
-committed is committed, as after SIGKILL. A service ends in good order instead (`ask`).
+committed is committed, as after SIGKILL. A service ends in good order instead, with status 0 (`ask`).
 
 Exit statuses: 0 done, 1 the work failed, 2 the command or its surroundings are wrong, 128 + number for a signal
 (129 SIGHUP, 130 Ctrl-C, 143 SIGTERM).
@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -38,8 +39,8 @@ def listen(command: Sequence[str]) -> None:
     global _name, _screen
     if _name:
         return
-    modules = [after for flag, after in itertools.pairwise(command) if flag == "-m"]
-    _name = (modules[0] if modules else "job").rpartition(".")[2]
+    names = [after for before, after in itertools.pairwise(command) if re.search(r"(^-m|/polite-flamingo)$", before)]
+    _name = (names or ["job"])[0].rpartition(".")[2].removesuffix("_pf1m")
     _screen = os.dup(2)
     if sys.stdout is not None:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # nothing printed is lost at the end
@@ -93,12 +94,6 @@ def ask(how: Callable[[], None], seconds: float) -> None:
     """From now on the first signal calls `how` and leaves `seconds` for an orderly end; a second one ends at once."""
     global _ask
     _ask = how, seconds
-
-
-def exit_if_asked() -> None:
-    """End with the status of the signal that was received, if there was one. Raises SystemExit."""
-    if received is not None:
-        sys.exit(128 + received)
 
 
 def _listen(wanted: Sequence[signal.Signals]) -> None:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -268,10 +269,10 @@ def _judging(config: PaperConfig, out: Path, steps: _Steps) -> None:
     steps.finish()
 
 
-def main() -> None:
-    """The command."""
-    console.run("paper", "Repeat the paper on drawn scenes, on this machine.", PaperConfig, paper)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return console.run("paper", "Repeat the paper on drawn scenes, on this machine.", PaperConfig, paper, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,8 @@ output folder add up before and after. Rows that are still bad stay in quarantin
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,10 +60,12 @@ def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_ac
         select.conclude(layout)
 
 
-def main() -> None:
-    """The command."""
-    console.run("replay", "Run quarantined rows again, after their cause was fixed.", ReplayConfig, replay)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return console.run(
+        "replay", "Run quarantined rows again, after their cause was fixed.", ReplayConfig, replay, arguments
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

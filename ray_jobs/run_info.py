@@ -26,7 +26,7 @@ def begin_run(config_hash: str, models: Mapping[str, Mapping[str, str]], config:
         config: resolved, as YAML.
     """
     main = sys.modules["__main__"].__spec__
-    program = ["python", "-m", main.name] if main else ["python", sys.argv[0]]
+    program = ["python", "-m", main.name] if main else [Path(sys.argv[0]).name]
     return RunInfo(
         title="Polite Flamingo on Ray",
         command=shlex.join([*program, *sys.argv[1:]]),

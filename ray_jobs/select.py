@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -303,11 +304,11 @@ def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
     return [f"--thresholds.{name}={json.dumps(value)}" for name, value in found.items()]
 
 
-def main() -> None:
-    """The command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
     description = "Apply other thresholds to scored shards; no model is loaded."
-    console.run("select", description, SelectConfig, job, defaults=thresholds_of_build)
+    return console.run("select", description, SelectConfig, job, arguments, defaults=thresholds_of_build)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

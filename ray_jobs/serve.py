@@ -17,11 +17,13 @@ import os
 import re
 import socket
 import stat
+import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -112,7 +114,6 @@ def run(config: ServeConfig) -> None:
     set_serve_environment()
     with running_ray(_Needs(config.serving.scale), SPARE_CPUS):
         serve_until(threading.Event(), config)
-    interruption.exit_if_asked()
 
 
 def serve_until(stop: threading.Event, config: ServeConfig) -> None:
@@ -257,10 +258,10 @@ def _welcome(config: ServeConfig, url: str, seconds: float) -> str:
     return console.table(rows, f"{NAME}: ready after {seconds:.0f} s; Ctrl-C ends it")
 
 
-def main() -> None:
-    """The command."""
-    console.run("serve", "Serve Clever Flamingo and Polite Flamingo over HTTP.", ServeConfig, run)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return console.run("serve", "Serve Clever Flamingo and Polite Flamingo over HTTP.", ServeConfig, run, arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -283,10 +283,12 @@ def clear(root: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def main() -> None:
-    """The command."""
-    console.run("train", "Train one stage, from a model and a mixture of shards to a model.", TrainConfig, train)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    return console.run(
+        "train", "Train one stage, from a model and a mixture of shards to a model.", TrainConfig, train, arguments
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -258,7 +258,7 @@ def _revoke(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--file", type=Path, default=Path("keys.json"), help="the file of keys (%(default)s)")
-    parser = argparse.ArgumentParser(prog="python -m serving.keys", description="API keys of the service.")
+    parser = argparse.ArgumentParser(prog="polite-flamingo keys", description="API keys of the service.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     new = commands.add_parser("new", parents=[common], help="make a key; it is shown once, on stdout")
     new.add_argument("name", help="whose it is, or what for")

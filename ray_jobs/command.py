@@ -1,0 +1,71 @@
+"""The command `polite-flamingo`: one name for every job, the same as `python -m ray_jobs.NAME`.
+
+    polite-flamingo build --profile profiles/tiny.yaml --input shards --out out/polite
+
+A job is imported only when it is asked for, so that the list of commands appears at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from polite_flamingo import __version__
+
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "make a dataset": {
+        "ingest": ("ray_jobs.ingest", "raw annotations and images -> shards"),
+        "build": ("ray_jobs.build_pf1m", "shards -> polite responses, scored, filtered and explained in a report"),
+        "select": ("ray_jobs.select", "apply other thresholds to a finished build, in seconds"),
+        "replay": ("ray_jobs.replay", "run the quarantined rows of a build again"),
+    },
+    "train and evaluate": {
+        "distort": ("ray_jobs.distort", "good responses -> pairs for training the rewriter"),
+        "train": ("ray_jobs.train", "a model and a mixture of shards -> a model"),
+        "evaluate": ("ray_jobs.evaluate", "let models answer; accuracy, politeness and the alignment tax"),
+    },
+    "serve": {
+        "serve": ("ray_jobs.serve", "chat and rewriting over HTTP"),
+        "keys": ("serving.keys", "create, list and revoke API keys"),
+    },
+    "try it": {
+        "demo": ("ray_jobs.demo", "build a small dataset from generated scenes, without a network"),
+        "paper": ("ray_jobs.paper", "repeat the paper's experiments with tiny models, about an hour"),
+    },
+}
+"""Group -> name -> module and what it does."""
+
+
+def overview() -> str:
+    """The list of commands, a line each."""
+    lines = ["usage: polite-flamingo COMMAND [options]", ""]
+    for group, commands in COMMANDS.items():
+        lines += [f"{group}:", *(f"  {name:<10}{does}" for name, (_, does) in commands.items()), ""]
+    return "\n".join(
+        [*lines, "polite-flamingo COMMAND --help lists a command's options; --version prints the version."]
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names; returns the exit status."""
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    modules = {name: module for commands in COMMANDS.values() for name, (module, _) in commands.items()}
+    if name in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    if name == "--version":
+        print(f"polite-flamingo {__version__}")
+        return 0
+    if name not in modules:
+        near = difflib.get_close_matches(name, modules, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(modules)}"
+        print(f"polite-flamingo: error: unknown command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    status: int | None = importlib.import_module(modules[name]).main(rest)
+    return status or 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""One command for every job: what it lists, what it starts, and what it says of a name that it does not know."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from polite_flamingo import __version__
+from ray_jobs.command import COMMANDS, main
+
+REPO = Path(__file__).parents[1]
+MODULES = {name: module for group in COMMANDS.values() for name, (module, _) in group.items()}
+
+
+@pytest.mark.parametrize("asked", [[], ["--help"], ["-h"], ["help"]])
+def test_alone_it_lists_every_command_with_what_it_does(asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(asked) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name in MODULES:
+        assert [line for line in lines if line.startswith(f"  {name} ")], name
+    assert max(map(len, lines)) <= 100
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"polite-flamingo {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("biuld", "did you mean 'build'?"), ("evalute", "'evaluate'"), ("xyz", "the commands are ingest,")],
+)
+def test_an_unknown_command_is_one_line_and_status_2(name: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"unknown command {name!r}" in said and says in said
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_each_name_starts_its_module_under_that_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (REPO / f"{MODULES[name].replace('.', '/')}.py").is_file()
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(MODULES[name]).main(["--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: polite-flamingo {name} ")
+
+
+def test_a_mistake_ends_with_the_status_that_the_module_alone_gives(tmp_path: Path) -> None:
+    arguments = ["--out", str(tmp_path / "none")]
+    one = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.command", "select", *arguments], cwd=REPO, capture_output=True
+    )
+    two = subprocess.run([sys.executable, "-m", "ray_jobs.select", *arguments], cwd=REPO, capture_output=True)
+    assert (one.returncode, one.stderr) == (two.returncode, two.stderr)
+    assert one.returncode == 2 and one.stderr.startswith(b"select: error: ")
+
+
+def test_the_list_loads_no_job() -> None:
+    code = (
+        "import sys, ray_jobs.command as c; c.main([]); assert not {'ray', 'torch', 'numpy', 'yaml'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True).returncode == 0
