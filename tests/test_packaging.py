@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from polite_flamingo import __version__
 from polite_flamingo.sources import SOURCES
 from ray_jobs import ingest
 
@@ -169,5 +170,5 @@ def test_links_of_the_pages_lead_somewhere() -> None:
 
 
 def test_the_version_has_a_changelog_entry() -> None:
-    version = PROJECT["project"]["version"]
+    version = __version__
     assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
