@@ -20,18 +20,18 @@ from actors.commit import whole_shard
 from actors.rewriting import RewriterActor, Rewrites
 from actors.rows import blocks
 from actors.stage import StageSettings
-from polite_flamingo import journal
-from polite_flamingo.answers import Unfinished, ending
+from polite_flamingo.endpoints.answers import Unfinished, ending
 from polite_flamingo.evaluation.judging import Answer, Judged, Judges, first_turn, joined, judge, not_judged
 from polite_flamingo.evaluation.responses import read_responses, write_responses
+from polite_flamingo.faults.guard import Guard
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.guard import Guard
-from polite_flamingo.journal import ShardJournal
-from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.sample import BadSample, Quarantined, Reason, Sample
-from polite_flamingo.shards import write_atomically
-from polite_flamingo.shared import Probe
+from polite_flamingo.storage import journal
+from polite_flamingo.storage.journal import ShardJournal
+from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.visibility import Probe
 
 RECORDED = pa.schema([("name", pa.string()), ("rows_in", pa.int64())])
 
@@ -46,7 +46,7 @@ class AnsweringActor(RewriterActor):
 
     def load(self, config: RewriterConfig) -> Rewrites:
         """The model, asked with the chat prompt."""
-        from polite_flamingo.flamingo.rewriter import Rewriter, chatting
+        from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 
         return Rewriter(config, prompt=chatting)
 

@@ -15,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from actors.rows import SCHEMA, Block, Row, blocks
-from polite_flamingo import journal
-from polite_flamingo.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.sample import Quarantined
-from polite_flamingo.shards import write_atomically
-from polite_flamingo.shared import Probe
+from polite_flamingo.storage import journal
+from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
+from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.visibility import Probe
 
 DONE = pa.schema(
     [

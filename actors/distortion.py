@@ -12,7 +12,7 @@ from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.pairs import Distorter, check_good
 from polite_flamingo.distortion.retrieval import CaptionIndex
 from polite_flamingo.distortion.speakers import Speaker, load_speaker
-from polite_flamingo.guard import Guard
+from polite_flamingo.faults.guard import Guard
 
 
 @dataclass(frozen=True, kw_only=True)

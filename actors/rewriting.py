@@ -14,11 +14,11 @@ from typing import Protocol
 import pyarrow as pa
 
 from actors.stage import StageSettings, run_blocks
+from polite_flamingo.faults.guard import Guard
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.guard import Guard
-from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.sample import BadSample, Reason, Sample
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.shards import write_atomically
 
 
 class Rewrites(Protocol):
@@ -56,7 +56,7 @@ class RewriterActor:
 
     def load(self, config: RewriterConfig) -> Rewrites:
         """The model. Importing it takes seconds, so the driver never does."""
-        from polite_flamingo.flamingo.rewriter import Rewriter
+        from polite_flamingo.rewriters.flamingo import Rewriter
 
         return Rewriter(config)
 

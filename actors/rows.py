@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 
-from polite_flamingo.inputs import InputFile
 from polite_flamingo.sample import Image, Quarantined, Sample
-from polite_flamingo.shards import encode_record
+from polite_flamingo.storage.input_files import InputFile
+from polite_flamingo.storage.shards import encode_record
 
 Row = Sample | Quarantined
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from actors.stage import StageSettings, run_blocks
+from polite_flamingo.faults.guard import Guard
 from polite_flamingo.filters.scorer import ScoringConfig
-from polite_flamingo.guard import Guard
 from polite_flamingo.sample import BadSample, Sample
 
 

@@ -16,11 +16,11 @@ from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from actors.rows import Block, Row
-from polite_flamingo.guard import with_provenance
-from polite_flamingo.inputs import InputFile
+from polite_flamingo.faults.guard import with_provenance
 from polite_flamingo.sample import Sample
-from polite_flamingo.shards import read_shard
-from polite_flamingo.shared import Seen
+from polite_flamingo.storage.input_files import InputFile
+from polite_flamingo.storage.shards import read_shard
+from polite_flamingo.storage.visibility import Seen
 
 SAMPLED_SHARDS = 1000
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 import ray
 
 from actors.rows import SCHEMA, Block, blocks
-from polite_flamingo.guard import Guard, Work
-from polite_flamingo.journal import Journal
-from polite_flamingo.ledger import OutputLayout
+from polite_flamingo.faults.guard import Guard, Work
 from polite_flamingo.sample import Sample
-from polite_flamingo.shared import Probe, refuse_other_models
+from polite_flamingo.storage.journal import Journal
+from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.visibility import Probe, refuse_other_models
 
 
 @dataclass(frozen=True, kw_only=True)

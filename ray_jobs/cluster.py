@@ -17,9 +17,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from polite_flamingo.guard import ModelBroken
-from polite_flamingo.journal import WorkerKeepsDying
-from polite_flamingo.shared import reason_in
+from polite_flamingo.faults.guard import ModelBroken
+from polite_flamingo.storage.journal import WorkerKeepsDying
+from polite_flamingo.storage.visibility import reason_in
 from ray_jobs.console import JobFailed
 from ray_jobs.progress import phase
 from ray_jobs.ray_start import joined_ray, private_ray

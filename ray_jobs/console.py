@@ -15,8 +15,8 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
-from polite_flamingo.places import local_path
 from polite_flamingo.profile_keys import refuse_empty_strangers
+from polite_flamingo.storage.user_paths import local_path
 from polite_flamingo.text_files import NotText, read_text
 from ray_jobs.progress import progress as progress
 from ray_jobs.submitted import refuse_relative_data

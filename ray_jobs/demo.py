@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polite_flamingo.ingest import IngestConfig, ingest
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.ingest.ingest import IngestConfig, ingest
+from polite_flamingo.storage.shards import write_atomically
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, build
 
@@ -71,7 +71,7 @@ def prepare(config: DemoConfig) -> None:
         if json.loads(complete.read_text()) != wanted:
             raise ValueError(f"{out} holds a demo of another size or seed; give another --out, or --fresh")
         return
-    from polite_flamingo.shapes.write import write_raw
+    from polite_flamingo.testbed.shapes.write import write_raw
 
     print(f"drawing scenes into {out / 'raw'} …")
     sources = write_raw(out / "raw", samples=config.samples, seed=config.seed)

@@ -25,7 +25,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo import journal
 from polite_flamingo.distortion import conversation
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
@@ -33,8 +32,10 @@ from polite_flamingo.distortion.pairs import caption_index, single_turns
 from polite_flamingo.distortion.retrieval import index_name
 from polite_flamingo.distortion.speakers import ASKED_PLAINLY
 from polite_flamingo.distortion.summary import count, pick, total
-from polite_flamingo.foreign import refuse_foreign
-from polite_flamingo.ledger import (
+from polite_flamingo.report.distortion import write_distortion_page
+from polite_flamingo.storage import journal
+from polite_flamingo.storage.foreign_shards import refuse_foreign
+from polite_flamingo.storage.ledger import (
     OutputLayout,
     exclusive,
     read_manifest,
@@ -43,8 +44,7 @@ from polite_flamingo.ledger import (
     shard_names,
     unfinished,
 )
-from polite_flamingo.report.distortion import write_distortion_page
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.storage.shards import write_atomically
 from ray_jobs import console
 from ray_jobs.build_pf1m import SHARDS_A_RUN, refuse_changed_input, refuse_other_configuration, say_other_input
 from ray_jobs.cluster import PoolsConfig, running_ray

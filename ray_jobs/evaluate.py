@@ -28,10 +28,10 @@ from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpo
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.evaluation.metrics import shown
 from polite_flamingo.evaluation.results import Answers, Results
-from polite_flamingo.foreign import refuse_foreign
-from polite_flamingo.ledger import exclusive, names_in, shard_names
-from polite_flamingo.shards import sweep_temporary, write_atomically
-from polite_flamingo.shared import Seen
+from polite_flamingo.storage.foreign_shards import refuse_foreign
+from polite_flamingo.storage.ledger import exclusive, names_in, shard_names
+from polite_flamingo.storage.shards import sweep_temporary, write_atomically
+from polite_flamingo.storage.visibility import Seen
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.evaluate_asking import (

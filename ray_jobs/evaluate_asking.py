@@ -13,17 +13,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from polite_flamingo import journal
-from polite_flamingo.endpoint import EndpointDown
+from polite_flamingo.endpoints.client import EndpointDown
 from polite_flamingo.evaluation.asking import EndpointContestant
 from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded
 from polite_flamingo.evaluation.judging import Answer, first_turn
 from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.flamingo.saved import opened
-from polite_flamingo.ledger import OutputLayout, names_in
+from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.sample import Sample
-from polite_flamingo.shards import read_shard, write_atomically
+from polite_flamingo.storage import journal
+from polite_flamingo.storage.ledger import OutputLayout, names_in
+from polite_flamingo.storage.shards import read_shard, write_atomically
 from ray_jobs import console
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.fingerprint import answering_hash, short_hash

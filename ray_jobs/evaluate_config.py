@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from polite_flamingo.endpoint import ServerConfig
+from polite_flamingo.endpoints.client import ServerConfig
 from polite_flamingo.evaluation.bootstrap import Resampling
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig

@@ -12,17 +12,17 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from polite_flamingo import journal
 from polite_flamingo.evaluation.contestants import Contestant, Recorded
 from polite_flamingo.evaluation.examples import Example, choose, example
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged, joined
 from polite_flamingo.evaluation.markdown import to_markdown
 from polite_flamingo.evaluation.responses import read_responses
 from polite_flamingo.evaluation.results import Results, summarise
-from polite_flamingo.ledger import OutputLayout
 from polite_flamingo.report.evaluation import page
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.shards import read_shard, write_atomically
+from polite_flamingo.storage import journal
+from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.shards import read_shard, write_atomically
 from ray_jobs import console
 from ray_jobs.evaluate_asking import answers_of
 from ray_jobs.evaluate_config import EvaluateConfig

@@ -17,7 +17,7 @@ from typing import Any
 from polite_flamingo import prompts
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
-from polite_flamingo.flamingo.saved import opened
+from polite_flamingo.flamingo.model.saved import opened
 from training.data import Ingredient
 from training.stages import StageName, TrainingConfig
 

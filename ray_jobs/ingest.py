@@ -1,7 +1,7 @@
 """`python -m ray_jobs.ingest`: raw datasets on disk -> shards that `build_pf1m` reads.
 
 The annotation files are streamed by one process a source; the shards are built by Ray Data tasks, which read the images
-(`polite_flamingo/ingest.py` says how, and why it can be interrupted). A source of a few shards is done in this process:
+(`polite_flamingo/ingest/` says how, and why it can be interrupted). A source of a few shards is done in this process:
 starting Ray would take longer.
 """
 
@@ -26,13 +26,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from polite_flamingo.hints import commonest, hint
-from polite_flamingo.ingest import IngestConfig, Ingested, Tick, ingest_all, preview_rows
-from polite_flamingo.ledger import read_quarantine
-from polite_flamingo.mixture import load_mixture
-from polite_flamingo.places import expanded, is_pattern, local_path
+from polite_flamingo.faults.hints import commonest, hint
+from polite_flamingo.ingest.ingest import IngestConfig, Ingested, Tick, ingest_all, preview_rows
+from polite_flamingo.ingest.mixture import load_mixture
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.catalogue import as_text, named
+from polite_flamingo.storage.ledger import read_quarantine
+from polite_flamingo.storage.user_paths import expanded, is_pattern, local_path
 from ray_jobs.submitted import refuse_relative
 
 RAY_PAYS = 8

@@ -27,10 +27,10 @@ from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
-from polite_flamingo.ledger import OutputLayout, exclusive
-from polite_flamingo.report.paper import to_markdown, write_paper
-from polite_flamingo.run_info import RunInfo
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.storage.ledger import OutputLayout, exclusive
+from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.testbed.paper.page import to_markdown, write_paper
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.cluster import PoolsConfig, running_ray

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.evaluation.judging import Judged
-from polite_flamingo.paper.results import (
+from polite_flamingo.sample import Sample
+from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.testbed.paper.results import (
     ROLES,
     Example,
     Generation,
@@ -20,9 +22,7 @@ from polite_flamingo.paper.results import (
     example_of,
     rewrite_of,
 )
-from polite_flamingo.run_info import RunInfo
-from polite_flamingo.sample import Sample
-from polite_flamingo.shapes.evaluation_sets import SETS
+from polite_flamingo.testbed.shapes.evaluation_sets import SETS
 from ray_jobs.paper_steps import read_answers, samples_of
 
 GENERATIONS: dict[Generation, str] = {"first": "polite", "second": "polite_gen2"}

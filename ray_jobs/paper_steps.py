@@ -20,12 +20,12 @@ from typing import Any
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
-from polite_flamingo.ingest import IngestConfig, ingest
-from polite_flamingo.ledger import shard_names
-from polite_flamingo.paper.results import ROLES
+from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sample import BadSample, Quarantined, Sample
-from polite_flamingo.shards import read_shard, write_atomically, write_shard
-from polite_flamingo.sources.base import SourceOptions
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.shards import read_shard, write_atomically, write_shard
+from polite_flamingo.testbed.paper.results import ROLES
 from training.data import Ingredient
 from training.stages import StageName, TrainingConfig
 
@@ -128,9 +128,9 @@ def plan(seed_folder: Path, training: TrainingConfig) -> list[Training]:
 
 def draw_data(folder: Path, sizes: Sizes, seed: int) -> None:
     """Draw Shapes and ingest them through the adapters of the real datasets, into folder/{llava,text,…}/*.tar."""
-    from polite_flamingo.shapes.evaluation_sets import HELD_OUT, write_evaluation
-    from polite_flamingo.shapes.instruct import write_instruct
-    from polite_flamingo.shapes.write import write_raw
+    from polite_flamingo.testbed.shapes.evaluation_sets import HELD_OUT, write_evaluation
+    from polite_flamingo.testbed.shapes.instruct import write_instruct
+    from polite_flamingo.testbed.shapes.write import write_raw
 
     done = folder / "complete.json"
     if done.exists():
@@ -192,8 +192,8 @@ def samples_of(folder: Path) -> list[Sample]:
 def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -> None:
     """One run into seed_folder/runs/NAME; interrupted, it goes on from its last checkpoint."""
     from training.data import stream
-    from training.stage import train_stage
-    from training.world import World
+    from training.distributed import World
+    from training.run_stage import train_stage
 
     out = seed_folder / "runs" / run.name
     if (out / "tally.json").exists():
@@ -214,7 +214,7 @@ def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -
 
 def answer(seed_folder: Path, name: str, config: RewriterConfig) -> None:
     """A model's answers to every evaluation sample, in seed_folder/answers; "base" is the model of `config` itself."""
-    from polite_flamingo.flamingo.rewriter import Rewriter, chatting
+    from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 
     file = seed_folder / "answers" / f"{name}.jsonl"
     if file.exists():
@@ -257,7 +257,7 @@ def read_answers(seed_folder: Path, name: str) -> dict[str, str]:
 def rewrite_again(seed_folder: Path, name: str, sizes: Sizes, config: RewriterConfig, scoring: ScoringConfig) -> None:
     """What a generation of the rewriter makes of the first annotations, scored: seed_folder/generations/NAME.json."""
     from polite_flamingo.filters.scorer import Scorer
-    from polite_flamingo.flamingo.rewriter import Rewriter
+    from polite_flamingo.rewriters.flamingo import Rewriter
 
     file = seed_folder / "generations" / f"{name}.json"
     if file.exists():

@@ -17,9 +17,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.source import ShardDatasource
 from actors.stage import StageSettings, lost_nodes
-from polite_flamingo import journal
-from polite_flamingo.ledger import OutputLayout
-from polite_flamingo.shared import Probe, probing
+from polite_flamingo.storage import journal
+from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.visibility import Probe, probing
 from ray_jobs import lost_machines
 from ray_jobs.cluster import PoolConfig, PoolsConfig
 from ray_jobs.lost_machines import Watch, watched

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polite_flamingo.ledger import OutputLayout, exclusive
 from polite_flamingo.sample import REASONS
+from polite_flamingo.storage.ledger import OutputLayout, exclusive
 from ray_jobs import console, select
 from ray_jobs.build_pf1m import BuildConfig, identify, process, refuse_other_configuration
 from ray_jobs.replay_ledger import declare, readable_again, settle

@@ -17,9 +17,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from polite_flamingo.guard import with_provenance
-from polite_flamingo.inputs import InputFile
-from polite_flamingo.ledger import (
+from polite_flamingo.faults.guard import with_provenance
+from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.storage.input_files import InputFile
+from polite_flamingo.storage.ledger import (
     OutputLayout,
     names_in,
     read_manifest,
@@ -28,8 +29,7 @@ from polite_flamingo.ledger import (
     write_manifest,
     write_quarantine,
 )
-from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.shards import read_shard, write_atomically, write_shard
+from polite_flamingo.storage.shards import read_shard, write_atomically, write_shard
 
 WHOLE_SHARD = ("truncated_tar", "unreadable_shard", "empty_shard")
 """Records that stand for a file, and so for any number of rows."""

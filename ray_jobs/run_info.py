@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from polite_flamingo.ledger import OutputLayout
-from polite_flamingo.origin import ingests_of
-from polite_flamingo.run_info import ModelInfo, RunInfo, installed_versions
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.provenance import ingests_of
+from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions
+from polite_flamingo.storage.shards import write_atomically
 
 
 def begin_run(config_hash: str, models: Mapping[str, Mapping[str, str]], config: str) -> RunInfo:

@@ -22,22 +22,29 @@ from typing import Any
 
 import yaml
 
-from polite_flamingo import duplicates
-from polite_flamingo.card import write_card
-from polite_flamingo.difference import Difference
-from polite_flamingo.exports import export_shard, join_exports
+from polite_flamingo.faults.hints import commonest, hint
 from polite_flamingo.filters.judge import Thresholds, not_compared
-from polite_flamingo.hints import commonest, hint
-from polite_flamingo.ledger import OutputLayout, exclusive, names_in, read_manifest, read_quarantine, read_scored
-from polite_flamingo.origin import Annotations, annotations_of
-from polite_flamingo.parquet_export import write_parquet
 from polite_flamingo.report.gallery import collect_gallery
 from polite_flamingo.report.page import write_report
-from polite_flamingo.run_info import RunInfo
-from polite_flamingo.selection import select_shard
-from polite_flamingo.shards import write_atomically
-from polite_flamingo.statistics import Statistics, rejections
-from polite_flamingo.tar_export import forget_tars, place_tars, write_tars
+from polite_flamingo.selection.card import write_card
+from polite_flamingo.selection.difference import Difference
+from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.statistics import Statistics, rejections
+from polite_flamingo.storage import duplicates
+from polite_flamingo.storage.json_exports import export_shard, join_exports
+from polite_flamingo.storage.ledger import (
+    OutputLayout,
+    exclusive,
+    names_in,
+    read_manifest,
+    read_quarantine,
+    read_scored,
+)
+from polite_flamingo.storage.parquet_export import write_parquet
+from polite_flamingo.storage.provenance import Annotations, annotations_of
+from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.tar_export import forget_tars, place_tars, write_tars
 from polite_flamingo.text_files import read_text
 from polite_flamingo.world import World
 from ray_jobs import console

@@ -128,7 +128,7 @@ def serve_until(stop: threading.Event, config: ServeConfig) -> None:
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
-    from serving.deployments import build
+    from serving.server.deployments import build
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     check_port(config.host, config.port)

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.flamingo.config import FlamingoConfig
-from polite_flamingo.foreign import refuse_foreign
-from polite_flamingo.inputs import InputFile
-from polite_flamingo.ledger import OutputLayout, exclusive
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.storage.foreign_shards import refuse_foreign
+from polite_flamingo.storage.input_files import InputFile
+from polite_flamingo.storage.ledger import OutputLayout, exclusive
+from polite_flamingo.storage.shards import write_atomically
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import base_fingerprints, by_name, training_hash
@@ -178,7 +178,7 @@ def run(
     began = time.time()
     with running_ray(config.workers):
         from ray_jobs.pipeline import shared
-        from training import curve
+        from training import log as curve
         from training.trainer import FAILURES, TrainingStopped, Work, train
 
         with shared(out) as probe, progress() as show:

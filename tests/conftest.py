@@ -21,9 +21,8 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); tests 
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["PYTEST_CURRENT_RUN"] = str(os.getpid())
 set_serve_environment()
-_HERE = Path(__file__).parent
 os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors of tests
-    [str(_HERE.parent), str(_HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
 

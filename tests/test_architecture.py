@@ -29,7 +29,12 @@ FORBIDDEN = {
 # These import torchvision, which hub.py has to repair first where torch is a CPU build.
 NEED_REPAIR = {"open_clip", "open_flamingo", "peft", "sentence_transformers", "torchvision"}
 # These start every job and every `--help`; torch and transformers would cost each of them ten seconds.
-LIGHT = ("polite_flamingo.sample", "polite_flamingo.prompts", "polite_flamingo.images", "polite_flamingo.sources")
+LIGHT = (
+    "polite_flamingo.sample",
+    "polite_flamingo.prompts",
+    "polite_flamingo.images.decoding",
+    "polite_flamingo.sources",
+)
 
 
 def modules() -> dict[str, Path]:
@@ -91,9 +96,9 @@ def test_the_walker_sees_every_way_to_import() -> None:
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    import ray.data\n"
         "def f():\n    from actors.pools import Pool\n"
-        "import importlib\nimportlib.import_module('serving.app')\n"
+        "import importlib\nimportlib.import_module('serving.server.app')\n"
     )
-    assert {"ray.data", "actors.pools", "actors.pools.Pool", "serving.app"} <= set(imported(source))
+    assert {"ray.data", "actors.pools", "actors.pools.Pool", "serving.server.app"} <= set(imported(source))
     assert not {"ray.data", "actors.pools"} & set(imported(source, at_import_time=True))
 
 

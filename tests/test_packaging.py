@@ -20,6 +20,7 @@ from polite_flamingo.sources import SOURCES
 from ray_jobs import ingest
 
 ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / "polite_flamingo" / "testbed" / "zoo" / "weights"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # open_flamingo's own pin, which the override of pyproject.toml and --no-deps exist to ignore.
 OVERRIDDEN = {("open-flamingo", "torch")}
@@ -115,7 +116,7 @@ def test_the_wheel_holds_everything_that_runs(wheel: zipfile.ZipFile) -> None:
 
 def test_an_installed_wheel_finds_its_models(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
     wheel.extractall(tmp_path / "site")
-    names = sorted(path.name for path in (ROOT / "polite_flamingo" / "zoo" / "weights").iterdir() if path.is_dir())
+    names = sorted(path.name for path in WEIGHTS.iterdir() if path.is_dir())
     assert {"clip", "flamingo", "polite_flamingo", "nli", "reward"} <= set(names)
     code = "import sys; from polite_flamingo import hub; [print(hub.resolve('zoo:' + name)) for name in sys.argv[1:]]"
     done = subprocess.run(
@@ -132,7 +133,7 @@ def test_an_installed_wheel_finds_its_models(wheel: zipfile.ZipFile, tmp_path: P
 
 
 def test_the_zoo_stays_small_enough_to_ship() -> None:
-    weights = ROOT / "polite_flamingo" / "zoo" / "weights"
+    weights = WEIGHTS
     assert sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) < 34e6
 
 

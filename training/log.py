@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.storage.shards import write_atomically
 
 if TYPE_CHECKING:  # it imports torch
     from training.loop import Update

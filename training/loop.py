@@ -21,14 +21,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.packing import Packed, Row
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.packing.rows import Packed, Row
 from training import checkpoints
+from training.distributed import ALONE, World, whole
 from training.features import Features
 from training.optimiser import Optimiser, learning_rate
 from training.stages import StageConfig
 from training.step import Batch, Step, make_batch, prepare
-from training.world import ALONE, World, whole
 
 
 class LossNotFinite(RuntimeError):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.distributed import whole
 from training.stages import StageConfig
-from training.world import whole
 
 
 def learning_rate(stage: StageConfig, progress: float) -> float:

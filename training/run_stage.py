@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import FlamingoConfig
-from polite_flamingo.flamingo.lora import add_lora, lora_layers
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.rewriter import choose_dtype
-from polite_flamingo.flamingo.saved import opened
+from polite_flamingo.flamingo.model.checkpoint import load_flamingo
+from polite_flamingo.flamingo.model.lora import add_lora, lora_layers
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.flamingo.model.saved import opened
+from polite_flamingo.rewriters.flamingo import choose_dtype
 from training import checkpoints
+from training.distributed import ALONE, World
 from training.loop import LoopConfig, Stream, Tally, Update, fit
 from training.stages import StageConfig, StageName, TrainingConfig
 from training.step import prepare
-from training.world import ALONE, World
 
 # isort: split
 import torch

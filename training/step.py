@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polite_flamingo.flamingo.config import Part
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.state_dict import part_of, unique_parameters
-from polite_flamingo.packing import Row
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.flamingo.model.state_dict import part_of, unique_parameters
+from polite_flamingo.packing.rows import Row
 from polite_flamingo.sample import BadSample
 from training.features import Features
 from training.stages import StageConfig

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from polite_flamingo.packing import Packed, PackingConfig, Row, Skipped
+from polite_flamingo.packing.rows import Packed, PackingConfig, Row, Skipped
 from training.data import Group, Ingredient, LocalStream, pack_group
 from training.workers import StreamingConfig
 
 if TYPE_CHECKING:  # both import torch and open_flamingo, which a task that packs does without
-    from polite_flamingo.flamingo.attention import Attention
-    from polite_flamingo.flamingo.tokenization import Tokenizer
+    from polite_flamingo.flamingo.model.attention import Attention
+    from polite_flamingo.flamingo.model.tokenization import Tokenizer
 
 _ROW = pa.struct(
     [

@@ -3,7 +3,7 @@
 A worker that dies takes its group of workers with it; Ray Train starts a new group, which goes on from the newest whole
 checkpoint in OUT/checkpoints. Ray's own checkpoints and reports are not used: a checkpoint that was just reported may
 not be registered when a worker dies, and a report waits for all workers and for the controller's next look at them.
-What a run has to say it writes to OUT (`curve.py`), where the driver reads it; so OUT must be a folder that all see.
+What a run has to say it writes to OUT (`log.py`), where the driver reads it; so OUT must be a folder that all see.
 
 Deaths are bounded by progress: so many in a row without a new checkpoint in between end the run. What no restart can
 mend (a wrong input, a loss that is no number, a full disk) ends it at once.
@@ -27,17 +27,17 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from polite_flamingo.flamingo.config import FlamingoConfig
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.shared import Probe, reason_in, refuse_other_models
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.storage.visibility import Probe, reason_in, refuse_other_models
 from training import checkpoints
-from training.curve import Curve, Follower
 from training.data import Ingredient
+from training.distributed import World
+from training.log import Curve, Follower
 from training.loop import LossNotFinite, Tally
-from training.stage import train_stage
+from training.run_stage import train_stage
 from training.stages import StageName, TrainingConfig
 from training.streaming import RayStream
 from training.workers import WorkersConfig
-from training.world import World
 
 FAILURES = "failures.jsonl"
 POLL_SECONDS = 0.5

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polite_flamingo.flamingo.layers import look
+from polite_flamingo.flamingo.model.layers import look
 
 BLOCK = 64
 """Positions that a program of the Triton kernel reads at once."""
@@ -35,7 +35,7 @@ def torchs_kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | No
 
 def seen_alone(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
     """A Triton kernel that reads the positions which the bias does not hide."""
-    from benchmarks.gpu_kernel import attend
+    from benchmarks.gpu.kernel import attend
 
     rows, heads, _, width = query.shape
     if bias is None:

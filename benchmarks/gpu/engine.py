@@ -1,7 +1,7 @@
 """The engine on one GPU at the size of OpenFlamingo-9B, beside what the GPU could do at best and the reference's loop.
 
-    python -m benchmarks.gpu_engine [--out FILE] [--semantics v2] [--budget-seconds 540]
-    python -m benchmarks.gpu_engine --shape tiny --device cpu      # does the program work? says nothing of a GPU
+    python -m benchmarks.gpu.engine [--out FILE] [--semantics v2] [--budget-seconds 540]
+    python -m benchmarks.gpu.engine --shape tiny --device cpu      # does the program work? says nothing of a GPU
 
 Weights are random and made on the device; no Ray, no download. One run measures
 
@@ -27,13 +27,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import gpu_measures
-from benchmarks.gpu_attention import LOOKS
-from benchmarks.gpu_model import MIX, SHAPES, SYSTEM, Ids, build, mixed
-from benchmarks.gpu_report import Report, ends, goal
-from polite_flamingo.flamingo.ceilings import Ceilings, measure
-from polite_flamingo.flamingo.metrics import Work
-from polite_flamingo.flamingo.model import FlamingoModel
+from benchmarks.gpu import measures
+from benchmarks.gpu.attention import LOOKS
+from benchmarks.gpu.model import MIX, SHAPES, SYSTEM, Ids, build, mixed
+from benchmarks.gpu.report import Report, ends, goal
+from polite_flamingo.flamingo.engine.metrics import Work
+from polite_flamingo.flamingo.engine.roofline import Ceilings, measure
+from polite_flamingo.flamingo.model.model import FlamingoModel
 
 SAMPLES = 1_170_000
 """That Polite Flamingo rewrote for PF-1M (arXiv 2307.01003)."""
@@ -170,8 +170,8 @@ class Bench:
             return
         context, count = self.options.context, self.options.steps
         self._reset_peak()
-        with gpu_measures.engine_of(self.model, look, slots=rows, cuda_graphs=graphs) as engine:
-            seconds = gpu_measures.steps(engine, self.shape, rows, context, count, self.options.runs, self.goes)
+        with measures.engine_of(self.model, look, slots=rows, cuda_graphs=graphs) as engine:
+            seconds = measures.steps(engine, self.shape, rows, context, count, self.options.runs, self.goes)
             work = Work(engine.decoder, self.model.latents_shape[0])
         if not seconds:
             return
@@ -228,8 +228,8 @@ class Bench:
         slots = max((one.rows for one in self.decoded.values()), default=min(self.options.batches))
         self._reset_peak()
         budget, count = self.options.prefill_tokens, self.options.requests
-        with gpu_measures.engine_of(self.model, look, slots=slots, prefill_tokens=budget) as engine:
-            runs = gpu_measures.whole(engine, self.shape, count, self.options.runs, self.goes, drawn=self.options.drawn)
+        with measures.engine_of(self.model, look, slots=slots, prefill_tokens=budget) as engine:
+            runs = measures.whole(engine, self.shape, count, self.options.runs, self.goes, drawn=self.options.drawn)
             spent, held = dict(engine.metrics.seconds), engine.slots
         requests = statistics.median(count / seconds for seconds, _ in runs)
         tokens = statistics.median(made / seconds for seconds, made in runs)
@@ -248,7 +248,7 @@ class Bench:
         tokenizer = self.model.tokenizer
         assert isinstance(tokenizer, Ids)
         requests = mixed(self.shape, tokenizer, 1000, seed=0)[: self.options.looped]
-        runs = gpu_measures.reference(self.model, requests, self.goes)
+        runs = measures.reference(self.model, requests, self.goes)
         seconds, tokens = sum(one for one, _ in runs), sum(one for _, one in runs)
         self.looped_tokens_a_second = tokens / seconds
         times = f"{self.tokens_a_second * seconds / tokens:.0f}" if self.tokens_a_second else "not measured"
@@ -268,13 +268,13 @@ class Bench:
             return
         rows = []
         large = 64 if self.options.shape == "9b" else 4
-        with gpu_measures.engine_of(self.model, self.options.look, slots=1) as engine:
+        with measures.engine_of(self.model, self.options.look, slots=1) as engine:
             for count in (large // 4, large):
-                found = gpu_measures.pixels_to_media(engine, self.model, count, self.options.runs, self.goes)
+                found = measures.pixels_to_media(engine, self.model, count, self.options.runs, self.goes)
                 rows.append(
                     f"pixels on the device, {count} at once | {count / statistics.median(found):.1f} | {len(found)}"
                 )
-            found = gpu_measures.bytes_to_media(engine, self.shape, 2 * large, self.options.runs, self.goes)
+            found = measures.bytes_to_media(engine, self.shape, 2 * large, self.options.runs, self.goes)
             width, height = self.shape.picture
             rate = 2 * large / statistics.median(found)
             rows.append(f"JPEGs of {width} × {height} in memory, as the engine does | {rate:.1f} | {len(found)}")
@@ -288,9 +288,9 @@ class Bench:
             if not self.goes():
                 break
             config = {"slots": count, "prefill_tokens": budget, "prefixes": 0}
-            with gpu_measures.engine_of(self.model, self.options.look, **config) as engine:
+            with measures.engine_of(self.model, self.options.look, **config) as engine:
                 length = self.options.context
-                found = gpu_measures.prompts(engine, count, length, self.options.runs, self.goes)
+                found = measures.prompts(engine, count, length, self.options.runs, self.goes)
                 work = Work(engine.decoder, self.model.latents_shape[0])
             seconds = statistics.median(found)
             pairs = count * length * (length + 1) // 2

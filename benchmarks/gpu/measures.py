@@ -1,4 +1,4 @@
-"""What `benchmarks/gpu_engine.py` measures, each a function that returns the seconds of its runs."""
+"""What `benchmarks/gpu/engine.py` measures, each a function that returns the seconds of its runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from unittest import mock
 
 import torch
 
-from benchmarks.gpu_attention import LOOKS
-from benchmarks.gpu_model import Ids, Shape, mixed, picture
-from polite_flamingo import images
-from polite_flamingo.flamingo import decoder, layers, media
+from benchmarks.gpu.attention import LOOKS
+from benchmarks.gpu.model import Ids, Shape, mixed, picture
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.sampling import Decoding
+from polite_flamingo.flamingo.engine import image_cache
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.model import decoder, layers
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.images import decoding
 
 Goes = Callable[[], bool]
 """Whether there is time for another run."""
@@ -129,7 +130,7 @@ def bytes_to_media(engine: Engine, shape: Shape, count: int, runs: int, goes: Go
     found: list[float] = []
     while len(found) < 2 or (len(found) <= runs and goes()):
         pictures = {str(number): picture(shape, rng) for number in range(count)}
-        engine.media = media.MediaCache(engine.media._model, engine.decoder)
+        engine.media = image_cache.MediaCache(engine.media._model, engine.decoder)
         found.append(timed(engine.decoder.device, lambda pictures=pictures: engine.media.get(pictures)))  # type: ignore[misc]
     return found[1:]
 
@@ -164,7 +165,7 @@ def reference(model: FlamingoModel, requests: Sequence[Request], goes: Goes) -> 
     tokenizer = model.tokenizer
 
     def run(request: Request) -> None:
-        prepared = [model.preprocess(images.decode(data)) for data in request.images]
+        prepared = [model.preprocess(decoding.decode(data)) for data in request.images]
         pixels = torch.stack(prepared)[None, :, None].to(device, dtype)
         ids = torch.tensor([request.ids], device=device)
         new = request.decoding.max_new_tokens

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from PIL import Image as Pillow
 
-from polite_flamingo.flamingo.attention import Attention
 from polite_flamingo.flamingo.config import CrossAttentionConfig, PerceiverConfig
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.sampling import Decoding
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.model.attention import Attention
+from polite_flamingo.flamingo.model.model import FlamingoModel
 
 # isort: split
 import open_clip

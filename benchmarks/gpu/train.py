@@ -1,7 +1,7 @@
 """Training on one GPU at the size of OpenFlamingo-9B: stage 1 (LoRA) and stage 2 (connector), without Ray.
 
-    python -m benchmarks.gpu_train [--out FILE] [--semantics v1] [--budget-seconds 540]
-    python -m benchmarks.gpu_train --shape tiny --device cpu       # does the program work? says nothing of a GPU
+    python -m benchmarks.gpu.train [--out FILE] [--semantics v1] [--budget-seconds 540]
+    python -m benchmarks.gpu.train --shape tiny --device cpu       # does the program work? says nothing of a GPU
 
 Weights are random and made on the device, rows are full of random tokens, images are features in memory, as the trainer
 keeps them: perceiver latents where only LoRA learns, patch tokens where the perceiver does. Each run is one micro-batch
@@ -36,14 +36,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu_measures import timed
-from benchmarks.gpu_model import SHAPES, Ids, build
-from benchmarks.gpu_report import Report, goal
-from polite_flamingo.flamingo.ceilings import measure
+from benchmarks.gpu.measures import timed
+from benchmarks.gpu.model import SHAPES, Ids, build
+from benchmarks.gpu.report import Report, goal
 from polite_flamingo.flamingo.config import LoraSettings
-from polite_flamingo.flamingo.lora import add_lora
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.packing import EncodedTurn, PackingConfig, Row, image_numbers
+from polite_flamingo.flamingo.engine.roofline import measure
+from polite_flamingo.flamingo.model.lora import add_lora
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.packing.rows import EncodedTurn, PackingConfig, Row, image_numbers
 from training.optimiser import Optimiser
 from training.stages import CONNECTOR, StageConfig
 from training.step import Step, make_batch, prepare

@@ -1,6 +1,6 @@
 """Ingest against `json.load` and a loop, on generated files of the size of VQA-v2 and of COCO captions with instances.
 
-    python -m benchmarks.ingest [--questions 650000] [--images 82783]
+    python -m benchmarks.pipeline.ingest [--questions 650000] [--images 82783]
 
 Both sets are generated in the datasets' formats (seeded), with a pool of 2,000 small JPEGs shared by all records: what
 is compared is how annotation files are read, joined and turned into shards, not the disk. The contestants write the

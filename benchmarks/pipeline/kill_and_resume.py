@@ -1,6 +1,6 @@
 """Kill a build at random moments, start it again, compare with an undisturbed run.
 
-    python -m benchmarks.kill_and_resume --input out/demo/ingested --runs 10
+    python -m benchmarks.pipeline.kill_and_resume --input out/demo/ingested --runs 10
 
 Each run draws whom to kill (the driver, one actor, the whole local cluster; always with SIGKILL) and when (uniformly
 within the time that the undisturbed run took after its first shard), then starts the same command until it ends by
@@ -23,9 +23,9 @@ from pathlib import Path
 
 import psutil
 
-from polite_flamingo.ledger import OutputLayout, read_quarantine, read_scored
+from polite_flamingo.storage.ledger import OutputLayout, read_quarantine, read_scored
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 COMMAND = "python -m ray_jobs.build_pf1m --profile profiles/tiny.yaml --input {input} --out {out}"
 VICTIMS = ("driver", "actor", "cluster")
 

@@ -1,4 +1,4 @@
-"""Contestant (d) of `benchmarks/rewriting.py`: the job on Ray, with a scoring actor that does nothing.
+"""Contestant (d) of `benchmarks/pipeline/rewriting.py`: the job on Ray, with a scoring actor that does nothing.
 
 What is measured: from the first row that meets a rewriter to the last manifest. All actors are up and warm then (they
 wait for each other), and so are the worker processes of the tasks that read and commit, started by a job of a few rows
@@ -22,12 +22,12 @@ from actors.rewriting import RewriterActor
 from actors.scoring import ScoringActor
 from actors.stage import StageSettings
 from benchmarks.processes import CpuByKind
-from polite_flamingo import images
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.ledger import OutputLayout, read_scored, shard_names
+from polite_flamingo.images import decoding
 from polite_flamingo.sample import Image, Sample, Turn
-from polite_flamingo.shards import write_shard
+from polite_flamingo.storage.ledger import OutputLayout, read_scored, shard_names
+from polite_flamingo.storage.shards import write_shard
 from ray_jobs.build_pf1m import BuildConfig, identify, process
 from ray_jobs.cluster import running_ray
 
@@ -48,7 +48,7 @@ def wait_for_all(out: str, count: int) -> None:
 def first_sample() -> Sample:
     """A question about a black picture."""
     buffer = io.BytesIO()
-    images.black().save(buffer, "PNG")
+    decoding.black().save(buffer, "PNG")
     return Sample(
         key="warm/up/0",
         dataset="warm",

@@ -1,6 +1,6 @@
 """What packing buys in training, beside rows of one sample, and what keeping the features of frozen images buys.
 
-    python -m benchmarks.packing --profile profiles/tiny.yaml [--stages clever-1 clever-2] [--runs 5] [--out FILE]
+    python -m benchmarks.pipeline.packing --profile profiles/tiny.yaml [--stages NAME …] [--runs 5] [--out FILE]
 
 Samples are Shapes, drawn with a seed: for a LoRA stage texts, LLaVA-like conversations and polite answers about
 pictures, as the paper mixes them, for a connector stage only the last. All contestants train on the same samples, with
@@ -42,17 +42,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.rewriter import choose_dtype
-from polite_flamingo.packing import Packed, PackingConfig, Reading, Row, pack
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.packing.rows import Packed, PackingConfig, Reading, Row, pack
+from polite_flamingo.rewriters.flamingo import choose_dtype
 from polite_flamingo.sample import Image, Sample, Turn, make_key
-from polite_flamingo.shapes.draw import draw
-from polite_flamingo.shapes.instruct import write_instruct
 from polite_flamingo.sources import SOURCES
-from polite_flamingo.zoo.pairs import random_pair
+from polite_flamingo.testbed.shapes.draw import draw
+from polite_flamingo.testbed.shapes.instruct import write_instruct
+from polite_flamingo.testbed.zoo.pairs import random_pair
 from ray_jobs import console
 from training.features import Features
-from training.stage import start_model
+from training.run_stage import start_model
 from training.stages import StageConfig, TrainingConfig
 from training.step import Batch, Step, make_batch, prepare
 
@@ -118,7 +118,7 @@ def head(options: argparse.Namespace) -> list[str]:
         "",
         f"{os.cpu_count()} CPU cores ({platform.machine()}), {options.threads} threads, load {os.getloadavg()[0]:.1f} "
         f"at the start; {versions}. {options.runs} runs, {options.clock} time.",
-        f"`python -m benchmarks.packing {shlex.join(sys.argv[1:])}`",
+        f"`python -m benchmarks.pipeline.packing {shlex.join(sys.argv[1:])}`",
     ]
 
 

@@ -1,6 +1,6 @@
-"""The contestants of `benchmarks/rewriting.py`, each in a process of its own that rewrites whenever it is told to.
+"""The contestants of `benchmarks.pipeline.rewriting`, each in its own process, rewriting whenever told to.
 
-    python -m benchmarks.rewriters --contestant NAME --profile FILE --shards FOLDER --out FOLDER --threads N
+    python -m benchmarks.pipeline.rewriters --contestant NAME --profile FILE --shards FOLDER --out FOLDER --threads N
 
 Each line on stdin is a run, as JSON: {"name": a label, "every": take each n-th picture, "dtype": …}; the answer is a
 line that begins with `RESULT`: seconds, samples, generated tokens. The texts go to OUT/NAME.json. A model is loaded and
@@ -26,20 +26,20 @@ import torch
 from PIL import Image as Pillow
 from torch import Tensor
 
-from benchmarks.on_ray import on_ray
-from polite_flamingo import images
-from polite_flamingo.flamingo.beams import BeamSearch, arguments
+from benchmarks.pipeline.on_ray import on_ray
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.flamingo.decoder import Cache, Decoder
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.engines import Engines
-from polite_flamingo.flamingo.media import MediaCache
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.rewriter import Rewriter, new_decoder
-from polite_flamingo.ledger import shard_names
+from polite_flamingo.flamingo.engine.beam_search import BeamSearch, arguments
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.engine_pool import Engines
+from polite_flamingo.flamingo.engine.image_cache import MediaCache
+from polite_flamingo.flamingo.model.decoder import Cache, Decoder
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.images import decoding
 from polite_flamingo.prompts import rewriting_prompt
+from polite_flamingo.rewriters.flamingo import Rewriter, new_decoder
 from polite_flamingo.sample import Sample
-from polite_flamingo.shards import read_shard
+from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.shards import read_shard
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
 
@@ -173,7 +173,7 @@ def generate_arguments(rewriter: Rewriter) -> dict[str, Any]:
 
 def pixels_of(model: FlamingoModel, sample: Sample) -> Tensor:
     """(T, 3, H, W); the black image where there is none."""
-    pictures = [Pillow.open(io.BytesIO(image.data)).convert("RGB") for image in sample.images] or [images.black()]
+    pictures = [Pillow.open(io.BytesIO(image.data)).convert("RGB") for image in sample.images] or [decoding.black()]
     return torch.stack([model.preprocess(picture) for picture in pictures])
 
 
@@ -251,7 +251,7 @@ def forgetting_beginnings(model: FlamingoModel, config: RewriterConfig) -> Decod
 
 def without_kernels(model: FlamingoModel, config: RewriterConfig) -> Decodes:
     """Norms, rotary positions, the cache and attention by torch's own operations, as on a GPU."""
-    with mock.patch("polite_flamingo.flamingo.layers.compiled", lambda x: False):
+    with mock.patch("polite_flamingo.flamingo.model.layers.compiled", lambda x: False):
         return new_decoder(model, config)
 
 

@@ -1,6 +1,6 @@
 """Rewriting four ways: the reference's loop, batched `generate`, the engine, and the job on Ray.
 
-    python -m benchmarks.rewriting --profile profiles/tiny.yaml [--samples 600] [--ray-samples 4000] [--runs 5]
+    python -m benchmarks.pipeline.rewriting --profile profiles/tiny.yaml [--samples 600] [--ray-samples 4000] [--runs 5]
 
 Samples are Shapes, drawn with a seed and ingested by the ordinary adapters: captions with boxes, classes with
 knowledge, pairs of images, and questions, of which a picture has one to ten, as in the VQA sets. All contestants
@@ -42,12 +42,12 @@ from unittest import mock
 
 import psutil
 
-from benchmarks.ingest import held
-from polite_flamingo.ingest import IngestConfig, ingest
-from polite_flamingo.ledger import shard_names
+from benchmarks.pipeline.ingest import held
+from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sample import Sample
-from polite_flamingo.shapes import write
-from polite_flamingo.shards import read_shard, write_shard
+from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.shards import read_shard, write_shard
+from polite_flamingo.testbed.shapes import write
 
 BATCHES = (8, 16, 32, 64)
 DTYPES = ("float32", "bfloat16")
@@ -133,13 +133,13 @@ def best(contestant: Contestant, label: str, choices: list[dict[str, Any]]) -> d
 
 
 class Contestant:
-    """A process of `benchmarks.rewriters`, whose memory is watched while it runs."""
+    """A process of `benchmarks.pipeline.rewriters`, whose memory is watched while it runs."""
 
     def __init__(self, name: str, options: argparse.Namespace, root: Path):
         self._out = root / name
         self._out.mkdir()
         command = [
-            sys.executable, "-m", "benchmarks.rewriters", "--contestant", name, "--profile", options.profile,
+            sys.executable, "-m", "benchmarks.pipeline.rewriters", "--contestant", name, "--profile", options.profile,
             "--shards", str(root / "shards"), "--out", str(self._out), "--threads", str(options.threads),
         ]  # fmt: skip
         log = (options.log or root / "log").open("a")
@@ -227,7 +227,7 @@ def print_head(options: argparse.Namespace) -> None:
     memory = psutil.virtual_memory().total >> 30
     print(f"{os.cpu_count()} CPU cores ({cpu or platform.machine()}), {memory} GiB; load {os.getloadavg()[0]:.1f}")
     print(", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "open-flamingo", "ray")))
-    print(f"python -m benchmarks.rewriting {shlex.join(sys.argv[1:])}   ({time.strftime('%Y-%m-%d')})")
+    print(f"python -m benchmarks.pipeline.rewriting {shlex.join(sys.argv[1:])}   ({time.strftime('%Y-%m-%d')})")
     print(f"{options.runs} runs, {options.threads} threads")
 
 

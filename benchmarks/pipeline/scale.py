@@ -1,8 +1,8 @@
 """SIMULATIONS of scale on one small machine: no model, no GPU, no cluster; the job's own pieces and real shards.
 
-    python -m benchmarks.scale actors --actors 1 4 16 64     does throughput grow with the number of GPU actors?
-    python -m benchmarks.scale memory --shards 100 1000 10000    does the driver's memory grow with the shards?
-    python -m benchmarks.scale ledger --manifests 1000000        how long until a job of that size knows what is left?
+    python -m benchmarks.pipeline.scale actors --actors 1 4 16 64   does throughput grow with the number of GPU actors?
+    python -m benchmarks.pipeline.scale memory --shards 100 1000 10000    does the driver's memory grow with the shards?
+    python -m benchmarks.pipeline.scale ledger --manifests 1000000   how long until such a job knows what is left?
 
 **actors**: `ray_jobs.build_pf1m.process` on a private Ray with as many logical CPUs as it asks for, whatever the
 machine has: shards are read, checked, journalled, committed with fsync as always, but the models are stand-ins that
@@ -45,9 +45,10 @@ from unittest import mock
 import psutil
 from PIL import Image as Pillow
 
-from benchmarks.stand_ins import StandIn, StandInRewriterActor, StandInScoringActor
-from polite_flamingo.inputs import InputFile
-from polite_flamingo.ledger import (
+from benchmarks.pipeline.stand_ins import StandIn, StandInRewriterActor, StandInScoringActor
+from polite_flamingo.sample import Image, Sample, Turn, make_key
+from polite_flamingo.storage.input_files import InputFile
+from polite_flamingo.storage.ledger import (
     Manifest,
     OutputLayout,
     names_in,
@@ -56,9 +57,8 @@ from polite_flamingo.ledger import (
     unfinished,
     write_manifest,
 )
-from polite_flamingo.run_info import RunInfo
-from polite_flamingo.sample import Image, Sample, Turn, make_key
-from polite_flamingo.shards import write_shard
+from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.shards import write_shard
 from ray_jobs import build_pf1m
 from ray_jobs.build_pf1m import BuildConfig, process, refuse_changed_input, refuse_other_configuration
 from ray_jobs.cluster import PoolConfig, PoolsConfig, set_environment
@@ -92,7 +92,7 @@ def main() -> None:
     one.add_argument("--seconds-per-row", type=float)
     options = parser.parse_args()
     if options.mode != "one":
-        print(f"SIMULATION: python -m benchmarks.scale {' '.join(sys.argv[1:])}")
+        print(f"SIMULATION: python -m benchmarks.pipeline.scale {' '.join(sys.argv[1:])}")
         print(f"{os.cpu_count()} CPU cores, {psutil.virtual_memory().total >> 30} GiB; Python {sys.version.split()[0]}")
     {"actors": run_actors, "memory": run_memory, "ledger": run_ledger, "one": run_one}[options.mode](options)
 
@@ -133,7 +133,12 @@ def run_memory(options: argparse.Namespace) -> None:
 
 def in_a_process(options: argparse.Namespace, actors: int, shards: int) -> dict[str, float]:
     """`run_one` in a fresh process; its figures."""
-    command = [sys.executable, "-m", "benchmarks.scale", *(["--folder", str(options.folder)] if options.folder else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.pipeline.scale",
+        *(["--folder", str(options.folder)] if options.folder else []),
+    ]
     command += ["one", "--actors", str(actors), "--shards", str(shards)]
     command += ["--rows-per-shard", str(options.rows_per_shard), "--seconds-per-row", str(options.seconds_per_row)]
     command += ["--shards-a-run", str(options.shards_a_run)]

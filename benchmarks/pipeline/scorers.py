@@ -1,4 +1,4 @@
-"""The contestants of `benchmarks.scoring`: the reference's functions, the scorer, and the scorer with one thing off.
+"""The contestants of `benchmarks.pipeline.scoring`: the reference's functions, the scorer, and it with one thing off.
 
 `contest` is what a contestant's process runs.
 """
@@ -18,15 +18,16 @@ from unittest import mock
 
 import psutil
 
-from polite_flamingo import hub, images
+from polite_flamingo import hub
 from polite_flamingo.filters import clipscore, packed, pair_classifier, sts
 from polite_flamingo.filters.judge import FILTERS
 from polite_flamingo.filters.nli import premise_and_hypothesis
 from polite_flamingo.filters.paragraphs import paragraphs
 from polite_flamingo.filters.scorer import Scorer, ScoringConfig
+from polite_flamingo.images import decoding
 from polite_flamingo.sample import Image, Sample, Turn, make_key
-from polite_flamingo.shapes.draw import draw, encode
-from polite_flamingo.zoo.pairs import random_pair
+from polite_flamingo.testbed.shapes.draw import draw, encode
+from polite_flamingo.testbed.zoo.pairs import random_pair
 
 PROPORTIONS = {"captioning": 28, "classification": 2, "change_captioning": 2, "vqa_rationale": 9, "vqa": 59}
 """Of PF-1M, in percent (arXiv 2307.01003, table of its sources)."""
@@ -273,7 +274,7 @@ class Reference:
 
     def clip_paragraphs(self, data: bytes, output: str) -> list[float]:
         """Paragraph by paragraph, sentence by sentence."""
-        image = images.decode(data)
+        image = decoding.decode(data)
         return [self.clip_score(image, text) for text in paragraphs(output)]
 
     def clip_score(self, image: Any, text: str) -> float:

@@ -1,6 +1,6 @@
 """The scorer beside the reference's functions, which take one sample at a time.
 
-    python -m benchmarks.scoring --profile profiles/tiny.yaml [--samples 512] [--runs 5]
+    python -m benchmarks.pipeline.scoring --profile profiles/tiny.yaml [--samples 512] [--runs 5]
 
 All score the same rewritten samples with the same weights, in turns, each in processes of its own:
 
@@ -36,7 +36,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.scorers import FILTERS_TIMED, PROPORTIONS, SWITCHES, Run, contest, drawn
+from benchmarks.pipeline.scorers import FILTERS_TIMED, PROPORTIONS, SWITCHES, Run, contest, drawn
 from polite_flamingo.filters.judge import FILTERS
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import Sample
@@ -94,7 +94,7 @@ def print_head(samples: Sequence[Sample], config: ScoringConfig, call: int, core
     """The command, the machine, the samples."""
     import torch
 
-    print(f"python -m benchmarks.scoring {' '.join(sys.argv[1:])}   ({time.strftime('%Y-%m-%d')})")
+    print(f"python -m benchmarks.pipeline.scoring {' '.join(sys.argv[1:])}   ({time.strftime('%Y-%m-%d')})")
     print(
         f"{cores} CPU cores, load {os.getloadavg()[0]:.1f}; torch {torch.__version__}, Python {sys.version.split()[0]}"
     )

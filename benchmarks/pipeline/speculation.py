@@ -1,6 +1,6 @@
 """Would drafting tokens from the prompt pay? How many would be right, counted on what the rewriter writes.
 
-    python -m benchmarks.speculation --profile profiles/tiny.yaml [--samples 300]
+    python -m benchmarks.pipeline.speculation --profile profiles/tiny.yaml [--samples 300]
 
 A rewrite copies much of the annotation it is given. So before a step the next few tokens could be guessed (what came
 after the last n tokens where they last occurred, in the prompt or the text so far), checked in one step, and kept as
@@ -16,10 +16,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.rewriters import read_all
-from benchmarks.rewriting import draw_samples
-from polite_flamingo.flamingo.rewriter import Rewriter
+from benchmarks.pipeline.rewriters import read_all
+from benchmarks.pipeline.rewriting import draw_samples
 from polite_flamingo.prompts import rewriting_prompt
+from polite_flamingo.rewriters.flamingo import Rewriter
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
 

@@ -1,10 +1,10 @@
 """The engine without HTTP: what the overhead of the service is measured against.
 
-    python -m benchmarks.bare_engine --profile profiles/tiny.yaml --bodies BODIES --engines 1
+    python -m benchmarks.serving.bare_engine --profile profiles/tiny.yaml --bodies BODIES --engines 1
 
 The same requests as a client sends, already understood, go from as many tasks into the same `EngineHost` as an engine
 replica has. Each line on stdin is a run, as JSON: {"clients", "seconds", "first", "out"}; it is answered by a line that
-begins with `RESULT`, and OUT gets what `benchmarks.load` writes.
+begins with `RESULT`, and OUT gets what `benchmarks.serving.load` writes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from contextlib import aclosing
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from benchmarks.chat_requests import understood
-from benchmarks.load import Ask as Send
-from benchmarks.load import Record, closed_loop
-from serving.backend import Ask
+from benchmarks.serving.chat_requests import understood
+from benchmarks.serving.load import Ask as Send
+from benchmarks.serving.load import Record, closed_loop
+from serving.backends.base import Ask
+from serving.backends.engine_host import EngineHost
 from serving.config import ServiceConfig, from_profile
 from serving.errors import ApiError
-from serving.host import EngineHost
 
 
 def host_of(config: ServiceConfig, engines: int) -> EngineHost:

@@ -14,14 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.packing import Exchange
+from polite_flamingo.packing.rows import Exchange
 from polite_flamingo.prompts import chat_prompt
 from polite_flamingo.sample import IMAGE_MARK
-from polite_flamingo.shapes.draw import draw, encode
-from polite_flamingo.shapes.instruct import random_text
-from polite_flamingo.shapes.questions import ask
-from polite_flamingo.shapes.scene import Scene, random_change, random_scene
-from polite_flamingo.sources.instructions import INSTRUCTIONS
+from polite_flamingo.sources.records.instructions import INSTRUCTIONS
+from polite_flamingo.testbed.shapes.draw import draw, encode
+from polite_flamingo.testbed.shapes.instruct import random_text
+from polite_flamingo.testbed.shapes.questions import ask
+from polite_flamingo.testbed.shapes.scene import Scene, random_change, random_scene
 
 Messages = list[dict[str, Any]]
 
@@ -38,7 +38,7 @@ def bodies(count: int, seed: int, model: str) -> list[bytes]:
 
 
 def write(path: Path, requests: Sequence[bytes]) -> None:
-    """A body a line, as `benchmarks.load` reads them."""
+    """A body a line, as `benchmarks.serving.load` reads them."""
     path.write_bytes(b"\n".join(requests) + b"\n")
 
 

@@ -1,6 +1,6 @@
-"""The contestants of `benchmarks/serving.py`: processes that are started once and asked again and again.
+"""The contestants of `benchmarks/serving/service.py`: processes that are started once and asked again and again.
 
-Each gives for a run what `benchmarks.load` found, and the CPU seconds that it and its clients took, by kind of process.
+Each gives for a run what `benchmarks.serving.load` found, and the CPU seconds of it and its clients, by process.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Contestant(Protocol):
     """Answers a run."""
 
     def run(self, run: Run) -> dict[str, Any]:
-        """What `benchmarks.load` writes, as `parts` of one or several generators; `cpu`, seconds by kind of process."""
+        """What `benchmarks.serving.load` writes, as `parts` of one or several generators; `cpu`, seconds by process."""
 
     def end(self) -> None:
         """Stop its processes."""
 
 
 class Server:
-    """A server in a process of its own, asked by `benchmarks.load` in another.
+    """A server in a process of its own, asked by `benchmarks.serving.load` in another.
 
     Attributes:
         pid: of the process that was started.
@@ -112,16 +112,16 @@ class Server:
         return self.load(*loop, "--seconds", str(run.seconds))
 
     def load(self, *arguments: str) -> dict[str, Any]:
-        """Run `benchmarks.load` with these arguments."""
+        """Run `benchmarks.serving.load` with these arguments."""
         before = cpu_of(self.pid)
         found = self.finished(self.begin(*arguments))
         cpu = {"client": found["cpu"]} | dict(cpu_of(self.pid) - before)
         return {"parts": [found], "cpu": cpu}
 
     def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start `benchmarks.load`."""
+        """Start `benchmarks.serving.load`."""
         command = [
-            sys.executable, "-m", "benchmarks.load", "--url", self.url, "--bodies", str(self._setting.bodies),
+            sys.executable, "-m", "benchmarks.serving.load", "--url", self.url, "--bodies", str(self._setting.bodies),
             "--out", str(self._result), "--cpus", self._cores, *arguments,
         ]  # fmt: skip
         return subprocess.Popen(command, env=environment_of())
@@ -154,7 +154,7 @@ class Bare:
     def __init__(self, setting: Setting, engines: int, *, core: int | None = None):
         """Load them; where `core` is given each stays on it."""
         command = [
-            sys.executable, "-m", "benchmarks.bare_engine", "--profile", setting.profile,
+            sys.executable, "-m", "benchmarks.serving.bare_engine", "--profile", setting.profile,
             "--bodies", str(setting.bodies), *setting.overrides(),
         ]  # fmt: skip
         self._root = setting.root
@@ -224,7 +224,7 @@ def one_at_a_time(setting: Setting, dtype: str) -> Server:
     """The reference's shape of server, with all cores for each answer."""
     port = free_port()
     command = [
-        sys.executable, "-m", "benchmarks.one_at_a_time", "--profile", setting.profile, "--port", str(port),
+        sys.executable, "-m", "benchmarks.serving.one_at_a_time", "--profile", setting.profile, "--port", str(port),
         "--dtype", dtype, "--threads", str(os.cpu_count() or 1), *setting.overrides(),
     ]  # fmt: skip
     return Server(f"one_at_a_time-{dtype}", setting, command, port)
@@ -234,8 +234,8 @@ def http_without_serve(setting: Setting, engines: int) -> Server:
     """The service's HTTP side and the engines in one process."""
     port = free_port()
     command = [
-        sys.executable, "-m", "benchmarks.http_without_serve", "--profile", setting.profile, "--port", str(port),
-        "--engines", str(engines), *setting.overrides(),
+        sys.executable, "-m", "benchmarks.serving.http_without_serve", "--profile", setting.profile,
+        "--port", str(port), "--engines", str(engines), *setting.overrides(),
     ]  # fmt: skip
     return Server("http_without_serve", setting, command, port)
 

@@ -1,6 +1,6 @@
 """The service's HTTP side over engines in the same process, without Ray: what Ray Serve costs is seen beside it.
 
-python -m benchmarks.http_without_serve --profile profiles/tiny.yaml --port 8002 --engines 2
+python -m benchmarks.serving.http_without_serve --profile profiles/tiny.yaml --port 8002 --engines 2
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import argparse
 
 import uvicorn
 
-from benchmarks.bare_engine import host_of
-from serving.app import create_app
+from benchmarks.serving.bare_engine import host_of
+from serving.backends.local import LocalBackend
 from serving.config import from_profile
-from serving.local import LocalBackend
+from serving.server.app import create_app
 
 
 def main() -> None:

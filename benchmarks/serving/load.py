@@ -1,7 +1,7 @@
 """Streaming chat requests at a server, many at once, as cheaply as Python can: what drives every contestant.
 
-    python -m benchmarks.load --url http://127.0.0.1:8000 --bodies BODIES --out FILE --clients 32 --seconds 10
-    python -m benchmarks.load --url http://127.0.0.1:8000 --bodies BODIES --out FILE --rate 40 --seconds 60
+    python -m benchmarks.serving.load --url http://127.0.0.1:8000 --bodies BODIES --out FILE --clients 32 --seconds 10
+    python -m benchmarks.serving.load --url http://127.0.0.1:8000 --bodies BODIES --out FILE --rate 40 --seconds 60
 
 `--clients` is a closed loop: each client asks, waits for the whole answer, asks again. `--rate` is an open one:
 requests start at random moments (Poisson, seeded) whatever became of the others, and wait is counted from the moment at

@@ -1,6 +1,6 @@
 """What a serving engine's process holds while it answers, with few sizes of products and with every one there is.
 
-    python -m benchmarks.memory --profile profiles/tiny.yaml [--rounds 6] [--answers 1000]
+    python -m benchmarks.serving.memory --profile profiles/tiny.yaml [--rounds 6] [--answers 1000]
 
 Two processes with an engine each (`EngineHost`, no HTTP, no Ray) take turns: in a round each answers the same so many
 chat requests, 48 at a time. One is as it is; the other multiplies as many rows as there are, not a few more
@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.bare_engine import asking, host_of
-from benchmarks.chat_requests import bodies, write
-from benchmarks.load import Record
-from polite_flamingo.flamingo import layers
+from benchmarks.serving.bare_engine import asking, host_of
+from benchmarks.serving.chat_requests import bodies, write
+from benchmarks.serving.load import Record
+from polite_flamingo.flamingo.model import layers
 from serving.config import from_profile
 
 CLIENTS = 48
@@ -110,7 +110,15 @@ def main() -> None:
 
 def start(options: argparse.Namespace, requests: Path, every_size: bool) -> subprocess.Popen[str]:
     """A process of one way."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--profile", options.profile, "--requests", str(requests)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.serving.memory",
+        "--profile",
+        options.profile,
+        "--requests",
+        str(requests),
+    ]
     command += [part for one in options.override for part in ("--override", one)]
     command += ["--every-size"] * every_size
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -1,6 +1,6 @@
 """What the gate costs a request: microseconds of this process's CPU time, beside the same application without it.
 
-    python -m benchmarks.gate [--requests 5000] [--rounds 9]
+    python -m benchmarks.serving.middleware [--requests 5000] [--rounds 9]
 
 Contestants are called as an ASGI server calls them, with the headers of the openai client, a body of 500 bytes and an
 answer of two messages; no socket and no route of FastAPI is in the figures. Rounds take turns; the fastest counts,
@@ -23,9 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from serving.config import AccessConfig, ServingConfig
-from serving.gate import Gate
-from serving.keys import KeyRing, new_key, write_keys
-from serving.metrics import Metrics
+from serving.http.keys import KeyRing, new_key, write_keys
+from serving.http.metrics import Metrics
+from serving.http.middleware import Gate
 
 Headers = list[tuple[bytes, bytes]]
 

@@ -1,6 +1,6 @@
 """The baseline of the serving benchmark: the shape of the reference's server, made as good as that shape allows.
 
-    python -m benchmarks.one_at_a_time --profile profiles/tiny.yaml --port 8001 --dtype float32 --threads 2
+    python -m benchmarks.serving.one_at_a_time --profile profiles/tiny.yaml --port 8001 --dtype float32 --threads 2
 
 A thread a connection, one answer at a time behind a lock, every prompt logged; each answer by open_flamingo and
 transformers' `generate`, images and prompt anew. Unlike the reference's it streams (transformers' own streamer), keeps
@@ -25,12 +25,12 @@ from typing import Any
 import torch
 from PIL import Image as Pillow
 
-from benchmarks.chat_requests import understood
-from polite_flamingo import images
-from polite_flamingo.flamingo.beams import arguments
+from benchmarks.serving.chat_requests import understood
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.flamingo.rewriter import Rewriter, chatting
-from polite_flamingo.packing import conversation_ids
+from polite_flamingo.flamingo.engine.beam_search import arguments
+from polite_flamingo.images import decoding
+from polite_flamingo.packing.rows import conversation_ids
+from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 from serving.config import ServiceConfig, from_profile
 
 # isort: split
@@ -60,7 +60,7 @@ class Reference:
         turns, pictures = understood(body["messages"])
         ids = conversation_ids(turns, self._tokenizer)
         new = body.get("max_tokens") or self._positions - len(ids)
-        shown = [Pillow.open(io.BytesIO(data)).convert("RGB") for data in pictures] or [images.black()]
+        shown = [Pillow.open(io.BytesIO(data)).convert("RGB") for data in pictures] or [decoding.black()]
         weight = self._model.lang_encoder.get_input_embeddings().weight
         vision_x = torch.stack([self._model.preprocess(one) for one in shown])[None, :, None].to(weight.dtype)
         lang_x = torch.tensor([ids])

@@ -1,6 +1,6 @@
 """What a call of /v1/rewrite costs beside its engine and its filters alone.
 
-    python -m benchmarks.rewrite_calls [--profile profiles/tiny.yaml] [--runs 7]
+    python -m benchmarks.serving.rewrite_calls [--profile profiles/tiny.yaml] [--runs 7]
 
 One process has the rewriter, the filters and the HTTP side (uvicorn, no Ray). The same rewritings, one and 32 of them,
 are asked for in three ways, in turns:
@@ -29,15 +29,15 @@ from typing import Any
 
 import uvicorn
 
-from benchmarks.scorers import drawn
+from benchmarks.pipeline.scorers import drawn
 from polite_flamingo.filters.scorer import Scorer
 from polite_flamingo.sample import Sample
-from serving.app import create_app
-from serving.backend import Backend
+from serving.backends.base import Backend
+from serving.backends.engine_host import EngineHost
+from serving.backends.local import LocalBackend
 from serving.config import ServiceConfig, from_profile
-from serving.host import EngineHost
-from serving.local import LocalBackend
-from serving.rewrite import ask_of
+from serving.rewrite.routes import ask_of
+from serving.server.app import create_app
 
 
 def content(sample: Sample) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Serving four ways: one request at a time, the bare engine, HTTP in one process, and the service on Ray Serve.
 
-    python -m benchmarks.serving --profile profiles/tiny.yaml [--rounds 3] [--overload] [--kill] [--autoscale]
+    python -m benchmarks.serving.service --profile profiles/tiny.yaml [--rounds 3] [--overload] [--kill] [--autoscale]
                                 [--soak 20]
 
 All answer the same streamed chat requests, greedily, with the same model (`chat_requests.py`):
@@ -43,8 +43,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.chat_requests import bodies, write
-from benchmarks.serving_contestants import (
+from benchmarks.serving.chat_requests import bodies, write
+from benchmarks.serving.contestants import (
     Bare,
     Contestant,
     Run,
@@ -54,8 +54,8 @@ from benchmarks.serving_contestants import (
     pinned_apart,
     ray_serve,
 )
-from benchmarks.serving_figures import Figures, differing, figures, percentile, ratios, texts, together
-from benchmarks.serving_trials import autoscale, kill, overload, soak
+from benchmarks.serving.figures import Figures, differing, figures, percentile, ratios, texts, together
+from benchmarks.serving.trials import autoscale, kill, overload, soak
 from serving.config import from_profile
 
 BASELINE, BARE, LOCAL, SERVE = "one at a time", "bare engine", "HTTP, no Serve", "Ray Serve"
@@ -251,7 +251,7 @@ class Report:
             "```",
             machine,
             ", ".join(f"{name} {version(name)}" for name in names),
-            f"python -m benchmarks.serving {shlex.join(sys.argv[1:])}",
+            f"python -m benchmarks.serving.service {shlex.join(sys.argv[1:])}",
             f"{options.rounds} rounds of {options.seconds:.0f} s a run; {options.engines} engines; {count} requests",
             "```",
         )

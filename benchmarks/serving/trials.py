@@ -1,4 +1,4 @@
-"""Parts of `benchmarks/serving.py`: the service under more than it can, for long, and with a replica killed.
+"""Parts of `benchmarks/serving/service.py`: the service under more than it can, for long, and with a replica killed.
 
 Requests come at random moments (an open loop), and no client tries again: what is counted is what became of each.
 """
@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.processes import memory_of, pids_of
-from benchmarks.serving_contestants import Server
-from benchmarks.serving_figures import Figures, name_of, percentile, slope
+from benchmarks.serving.contestants import Server
+from benchmarks.serving.figures import Figures, name_of, percentile, slope
 
 DEADLINE = 10.0
 """Seconds within which an answer is of use."""

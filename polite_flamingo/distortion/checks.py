@@ -21,12 +21,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from polite_flamingo import answers
 from polite_flamingo.distortion.conversation import instructions
 from polite_flamingo.distortion.orders import followed
 from polite_flamingo.distortion.shorten import STOP_WORDS
 from polite_flamingo.distortion.speakers import Request
-from polite_flamingo.evaluation.rouge_l import common_subsequence
+from polite_flamingo.endpoints import answers
+from polite_flamingo.filters.rouge_l import common_subsequence
 from polite_flamingo.sample import MAX_TEXT_CHARACTERS, unmarked
 
 Fault = answers.Fault | Literal["echo", "near_copy", "too_long"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from polite_flamingo.endpoint import ServerConfig
+from polite_flamingo.endpoints.client import ServerConfig
 
 Kind = Literal["llm", "text", "captions_and_boxes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

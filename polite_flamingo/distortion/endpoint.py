@@ -1,7 +1,7 @@
 """The terse robot behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp's server, or somebody's service.
 
-Many requests are under way at once. What a busy, broken or refusing server means is for `polite_flamingo/endpoint.py`;
-what it will not take fails as a row.
+Many requests are under way at once. `endpoints/client.py` says what a busy, broken or refusing server
+means; what it will not take fails as a row.
 
 A server of chats is asked once before anything else how it can be spoken to: whether it continues a begun turn, and
 whether its template has a system role; else it is asked plainly (`conversation.asking_messages`).
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from polite_flamingo.answers import Unfinished, first_choice, without_reasoning
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.conversation import (
@@ -27,7 +26,8 @@ from polite_flamingo.distortion.conversation import (
     plain_prompt,
 )
 from polite_flamingo.distortion.speakers import ASKED_PLAINLY, CHAT_WORDINGS, TRIAL, Request, Wording
-from polite_flamingo.endpoint import EndpointDown, Refused, Server
+from polite_flamingo.endpoints.answers import Unfinished, first_choice, without_reasoning
+from polite_flamingo.endpoints.client import EndpointDown, Refused, Server
 from polite_flamingo.sample import BadSample
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from polite_flamingo import hub
-from polite_flamingo.answers import Unfinished, without_reasoning
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.conversation import (
@@ -22,6 +21,7 @@ from polite_flamingo.distortion.conversation import (
     plain_prompt,
 )
 from polite_flamingo.distortion.speakers import CHAT_WORDINGS, TRIAL, Request, Wording
+from polite_flamingo.endpoints.answers import Unfinished, without_reasoning
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample
 

@@ -16,7 +16,7 @@ from typing import Literal
 
 from polite_flamingo.distortion.shorten import key_words, unmarked_text
 from polite_flamingo.distortion.text import sentences
-from polite_flamingo.sources.responses import BOXES_FOLLOW
+from polite_flamingo.sources.records.responses import BOXES_FOLLOW
 
 Followed = Literal["yes", "no", "not checkable"]
 Check = Callable[[str, str], bool | None]

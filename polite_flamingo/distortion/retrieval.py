@@ -18,13 +18,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo import images
+from polite_flamingo.images import decoding
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.shards import temporary_name
-from polite_flamingo.sources.base import SourceOptions
-from polite_flamingo.sources.coco import described, records
-from polite_flamingo.sources.reading import found_id
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.datasets.coco import described, records
+from polite_flamingo.sources.reading.checks import found_id
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.storage.shards import temporary_name
 
 
 class NotThere(Exception):
@@ -102,7 +102,7 @@ class CaptionIndex:
         record = joined["record"]
         try:
             if not ("width" in record and "height" in record):
-                header = images.inspect(sample.images[0].data)
+                header = decoding.inspect(sample.images[0].data)
                 record = {**record, "width": header.width, "height": header.height}
             response, meta = described({**joined, "record": record}, record["width"], record["height"])
         except BadSample as bad:

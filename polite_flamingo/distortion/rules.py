@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from polite_flamingo.distortion.following import RULES, follow
 from polite_flamingo.distortion.shorten import shorten
 from polite_flamingo.distortion.speakers import Request
-from polite_flamingo.shapes.terse import terse
+from polite_flamingo.testbed.shapes.terse import terse
 
 
 class RuleSpeaker:

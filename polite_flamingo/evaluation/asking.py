@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from polite_flamingo import images
-from polite_flamingo.answers import first_choice, stripped
-from polite_flamingo.endpoint import EndpointDown, Refused, Server, ServerConfig
+from polite_flamingo.endpoints.answers import first_choice, stripped
+from polite_flamingo.endpoints.client import EndpointDown, Refused, Server, ServerConfig
+from polite_flamingo.images import decoding
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample
 
 SIMPLE = "What colour is a clear sky by day? Answer in one word."
@@ -115,9 +115,9 @@ def content(sample: Sample) -> str | list[dict[str, Any]]:
 
 def data_url(image: Image) -> str:
     """An image inside a URL."""
-    kind, data = SENT_AS_THEY_ARE.get(images.inspect(image.data).format), image.data
+    kind, data = SENT_AS_THEY_ARE.get(decoding.inspect(image.data).format), image.data
     if kind is None:
         buffer = io.BytesIO()
-        images.decode(image.data).save(buffer, "PNG")
+        decoding.decode(image.data).save(buffer, "PNG")
         kind, data = "image/png", buffer.getvalue()
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -21,7 +21,7 @@ import yaml
 
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.flamingo.config import FlamingoConfig
-from polite_flamingo.flamingo.saved import FILE, opened
+from polite_flamingo.flamingo.model.saved import FILE, opened
 from polite_flamingo.hub import resolve
 from polite_flamingo.profile_keys import refuse_empty_strangers
 from polite_flamingo.text_files import read_text

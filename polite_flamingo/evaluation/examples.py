@@ -10,7 +10,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from polite_flamingo.answers import without_reasoning
+from polite_flamingo.endpoints.answers import without_reasoning
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Answer, Judged, first_turn
 from polite_flamingo.evaluation.metrics import METRICS, shown
 from polite_flamingo.sample import BadSample, Sample

@@ -4,7 +4,7 @@ The annotations themselves are always contestants: `RAW`, and where samples were
 is the raw annotation, so the accuracy and the Rouge-L of `RAW` say only how the judge takes a text compared with
 itself; its reward is what the others are to be compared with.
 
-What a model said is looked at first (`polite_flamingo/answers.py`): its reasoning is no part of the answer; an empty
+What a model said is looked at first (`endpoints/answers.py`): its reasoning is no part of the answer; an empty
 answer is a wrong one, which has nothing in common with the truth; and what is empty, cut, withheld, full of markup or
 declines is counted by its kind. What has no answer (none was recorded, the contestant failed on it, or the judges did:
 `not_judged`) is None, and counted with its reason. A score that is not finite is None too. Of a
@@ -22,11 +22,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from polite_flamingo.answers import BROKEN, Fault, faults, repeats, says_nothing, without_reasoning
+from polite_flamingo.endpoints.answers import BROKEN, Fault, faults, repeats, says_nothing, without_reasoning
 from polite_flamingo.evaluation.metrics import METRICS, metrics_of
-from polite_flamingo.evaluation.politeness import Politeness
-from polite_flamingo.evaluation.rouge_l import rouge_l
 from polite_flamingo.filters.nli import Nli, label, premise_and_hypothesis
+from polite_flamingo.filters.politeness import Politeness
+from polite_flamingo.filters.rouge_l import rouge_l
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.filters.sts import Sts
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample

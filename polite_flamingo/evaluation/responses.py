@@ -12,10 +12,10 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from polite_flamingo.answers import Unfinished, ending
+from polite_flamingo.endpoints.answers import Unfinished, ending
 from polite_flamingo.evaluation.judging import Answer
 from polite_flamingo.sample import REASONS, BadSample
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.text_files import read_text
 
 

@@ -15,9 +15,9 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from polite_flamingo.journal import ShardJournal
 from polite_flamingo.sample import BadSample, Quarantined, Reason, Sample
-from polite_flamingo.shards import encode_record
+from polite_flamingo.storage.journal import ShardJournal
+from polite_flamingo.storage.shards import encode_record
 
 Result = TypeVar("Result")
 

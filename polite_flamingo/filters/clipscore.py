@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo import images
 from polite_flamingo.filters import packed
 from polite_flamingo.filters.batches import by_tokens, distinct, like_lengths
 from polite_flamingo.filters.paragraphs import pieces
+from polite_flamingo.images import decoding
 from polite_flamingo.sample import BadSample
 
 
@@ -81,7 +81,7 @@ class ClipScore:
             pixels: dict[str, Any] = {}
             for name in batch:
                 try:
-                    pixels[name] = self._transform(images.without_extreme_aspect(images.decode(pictures[name])))
+                    pixels[name] = self._transform(decoding.without_extreme_aspect(decoding.decode(pictures[name])))
                 except BadSample as bad:
                     features[name] = bad
             if pixels:

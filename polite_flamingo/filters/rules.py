@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TypedDict
 
-from polite_flamingo.evaluation.rouge_l import rouge_l
+from polite_flamingo.filters.rouge_l import rouge_l
 
 NGRAM = 4
 """Words a repeated phrase must have to count: shorter ones repeat in honest lists ("a red circle, a red square")."""

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.evaluation.politeness import Politeness
 from polite_flamingo.filters.clipscore import ClipScore
 from polite_flamingo.filters.judge import FILTERS
 from polite_flamingo.filters.nli import Nli, premise_and_hypothesis
 from polite_flamingo.filters.paragraphs import paragraphs
+from polite_flamingo.filters.politeness import Politeness
 from polite_flamingo.filters.rules import rules
 from polite_flamingo.filters.sts import Sts
 from polite_flamingo.sample import BadSample, Sample

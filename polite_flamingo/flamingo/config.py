@@ -104,7 +104,7 @@ class GenerationConfig:
     """How the rewriter decodes. Defaults: the reference inferencer of Polite Flamingo (`max_new_tokens` … n-grams).
 
     With `num_beams` 1 the engine decodes, and sampling is seeded by each sample's key; with beams it is seeded by the
-    keys of the batch (`beams.py`). `do_sample=False` is greedy or plain beam search and needs no seed.
+    keys of the batch (`beam_search.py`). `do_sample=False` is greedy or plain beam search and needs no seed.
     """
 
     max_new_tokens: int = 1024
@@ -137,9 +137,9 @@ class EngineConfig:
         refills: free slots are filled when they are this part of all slots: prompts run together cost less.
         prefixes: prompt beginnings kept for reuse.
         media_bytes: of images' keys and values kept.
-        copies: engines that divide the requests, a thread each with torch's products on it alone (`engines.py`). For a
-            CPU, as many as it has cores to spare; a GPU does not look at it. Slots and the bounds above are of each.
-        cuda_graphs: a step of decoding is recorded once and replayed (`graphs.py`); a CPU does not look at it.
+        copies: engines that share the requests, each on its own thread (`engine_pool.py`). On a CPU, as many as
+            it has cores to spare; ignored on a GPU. Slots and the bounds above are per engine.
+        cuda_graphs: a step of decoding is recorded once and replayed (`cuda_graphs.py`); ignored on a CPU.
     """
 
     slots: int = 32

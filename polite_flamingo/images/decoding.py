@@ -2,7 +2,7 @@
 
 Every model reads images through `decode`, so that a rotated, transparent or 16-bit file looks the same to all of them.
 Nothing here encodes, resizes or normalises; colour profiles (ICC) are ignored, and no metadata costs a picture
-(`bare_images.py`). HEIC is read where its plug-in is installed. What is not read is named (`not_images.py`).
+(`metadata.py`). HEIC is read where its plug-in is installed. What is not read is named (`file_types.py`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image as Pillow
 
-from polite_flamingo.bare_images import without_metadata
-from polite_flamingo.not_images import HEIF_BRANDS, as_text, brands, describe
+from polite_flamingo.images.file_types import HEIF_BRANDS, as_text, brands, describe
+from polite_flamingo.images.metadata import without_metadata
 from polite_flamingo.sample import BadSample
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 A page saved under a picture's name, a pointer where the file should be, a format of another trade: "corrupt" would send
 people looking for damage that is not there. Told by the first bytes alone, never by a name; nothing is decoded, and
-nothing here decides what is read (`images.py` does).
+nothing here decides what is read (`decoding.py` does).
 """
 
 from __future__ import annotations

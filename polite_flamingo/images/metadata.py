@@ -2,7 +2,7 @@
 
 Pillow gives up a good picture for what is written beside it: three megabytes of text in a PNG, a colour profile that it
 does not know, a segment of a JPEG that was cut, a TIFF tag that points beyond the file. Of these, only the orientation
-matters here. So where a file does not open, `images.py` tries it again as this module leaves it: the pixels, what it
+matters here. So where a file does not open, `decoding.py` tries it again as this module leaves it: the pixels, what it
 takes to read them, and EXIF. Nothing is decoded.
 """
 

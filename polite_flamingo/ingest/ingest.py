@@ -41,7 +41,7 @@ from typing import Any
 
 import numpy as np
 
-from polite_flamingo.ingest_result import (
+from polite_flamingo.ingest.result import (
     Gathered,
     IngestConfig,
     Ingested,
@@ -54,13 +54,13 @@ from polite_flamingo.ingest_result import (
     refuse_to_replace,
     shards_of,
 )
-from polite_flamingo.ledger import exclusive, read_quarantine, write_quarantine
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.shards import write_atomically, write_shard
-from polite_flamingo.shared import Probe, Seen, probing
 from polite_flamingo.sources import SOURCES, Row, SourceError
-from polite_flamingo.sources.base import Context, Record, Source, make, plan
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.source import Context, Record, Source, make, plan
+from polite_flamingo.storage.ledger import exclusive, read_quarantine, write_quarantine
+from polite_flamingo.storage.shards import write_atomically, write_shard
+from polite_flamingo.storage.visibility import Probe, Seen, probing
 
 __all__ = ["IngestConfig", "Ingested", "Preview", "Say", "Spread", "Tick", "ingest", "ingest_all", "preview_rows"]
 

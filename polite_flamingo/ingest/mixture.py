@@ -34,10 +34,10 @@ from typing import Any, Literal
 import yaml
 
 from polite_flamingo import text_files
-from polite_flamingo.ingest import IngestConfig
-from polite_flamingo.places import local_path
+from polite_flamingo.ingest.ingest import IngestConfig
 from polite_flamingo.profile_keys import refuse_empty_strangers
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.storage.user_paths import local_path
 
 
 @dataclass(frozen=True, kw_only=True)

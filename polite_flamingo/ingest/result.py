@@ -16,10 +16,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.discovery import own_output
-from polite_flamingo.images import EXTENSIONS
-from polite_flamingo.ledger import OutputLayout
+from polite_flamingo.images.decoding import EXTENSIONS
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.storage.discovery import own_output
+from polite_flamingo.storage.ledger import OutputLayout
 
 FORMAT = 1
 """Of the work in progress; another one is thrown away."""

@@ -1,7 +1,7 @@
 """Which samples share a row: bin packing under two limits, tokens and images.
 
 A piece is anything with a length, its tokens, and a list of images. A piece longer than the window gets a row of its
-own. Nothing here knows what a token is (`packing.py`).
+own. Nothing here knows what a token is (`rows.py`).
 """
 
 from __future__ import annotations

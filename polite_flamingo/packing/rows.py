@@ -11,7 +11,7 @@ one is meant. So the paper fills the window with further samples as later turns 
 - text attends images of its own sample only, whatever shares the row;
 - a turn that is not to be learned (`Turn.learned`) is read and not supervised.
 
-What cannot be packed is counted with its reason (`Skipped`). Which samples share a row is decided in `filling.py`.
+What cannot be packed is counted with its reason (`Skipped`). Which samples share a row is decided in `bin_packing.py`.
 Nothing here decodes an image, shuffles shards or builds a tensor (`training/`).
 
 [PF] arXiv 2307.01003; the reference is `InstructionDataset` of ChenDelong1999/instruct_flamingo.
@@ -25,12 +25,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from polite_flamingo.filling import FILLS
+from polite_flamingo.packing.bin_packing import FILLS
 from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Sample
 
 if TYPE_CHECKING:  # it imports torch, which a command's --help need not
-    from polite_flamingo.flamingo.tokenization import Tokenizer
+    from polite_flamingo.flamingo.model.tokenization import Tokenizer
 
 
 ALIKE = 64

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 from polite_flamingo.filters.judge import Check
-from polite_flamingo.statistics import Curve, Histogram, Statistics
+from polite_flamingo.selection.statistics import Curve, Histogram, Statistics
 
 Point = tuple[float, float]
 

@@ -14,9 +14,9 @@ from typing import Any
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.report.gallery import Thumbnail, printable, thumbnail
 from polite_flamingo.report.template import fill
-from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import Sample
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.shards import write_atomically
 
 MAX_TEXT = 1500
 KIND_NAMES = {

@@ -17,7 +17,7 @@ from polite_flamingo.report.gallery import Thumbnail, thumbnail
 from polite_flamingo.report.page import TASK_NAMES
 from polite_flamingo.report.plots import Bar, Cell, bars, heat_map
 from polite_flamingo.report.template import fill
-from polite_flamingo.run_info import RunInfo
+from polite_flamingo.storage.run_info import RunInfo
 
 PICTURES = 4
 """Of a sample, at most."""

@@ -14,7 +14,6 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from polite_flamingo import images
 from polite_flamingo.filters.judge import (
     CHECKS,
     REJECTIONS,
@@ -25,9 +24,10 @@ from polite_flamingo.filters.judge import (
     judge,
     nli_margin,
 )
+from polite_flamingo.images import decoding
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.selection import split_paragraphs
-from polite_flamingo.statistics import Pick, Statistics
+from polite_flamingo.selection.selection import split_paragraphs
+from polite_flamingo.selection.statistics import Pick, Statistics
 
 MAX_SIDE = 320
 MAX_TEXT = 560
@@ -203,7 +203,7 @@ def printable(text: str) -> str:
 def thumbnail(data: bytes, side: int = MAX_SIDE, quality: int = 80) -> Thumbnail:
     """At most `side` pixels a side; small drawings without loss, photographs as WebP of a quality from 1 to 100."""
     try:
-        image = images.decode(data)
+        image = decoding.decode(data)
     except BadSample as bad:
         return Thumbnail(problem=bad.reason)
     image.thumbnail((side, side), Pillow.Resampling.LANCZOS)

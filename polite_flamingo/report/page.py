@@ -11,13 +11,13 @@ from datetime import datetime
 from pathlib import Path
 
 from polite_flamingo.filters.judge import CHECKS, STAGES, UNSCORED, Check, Thresholds
-from polite_flamingo.origin import NOTHING, Annotations
 from polite_flamingo.report.charts import reward_chart, what_if_chart
 from polite_flamingo.report.gallery import Group, check_of
 from polite_flamingo.report.template import fill
-from polite_flamingo.run_info import RunInfo
-from polite_flamingo.shards import write_atomically
-from polite_flamingo.statistics import UNKNOWN, DatasetCounts, Statistics, rejections, stage_of
+from polite_flamingo.selection.statistics import UNKNOWN, DatasetCounts, Statistics, rejections, stage_of
+from polite_flamingo.storage.provenance import NOTHING, Annotations
+from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.shards import write_atomically
 
 STAGE_NAMES = {
     "duplicates": "Duplicate keys",

@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polite_flamingo import images
-from polite_flamingo.hints import hint
+from polite_flamingo.faults.hints import hint
+from polite_flamingo.images import decoding
 from polite_flamingo.report.gallery import Thumbnail, printable, thumbnail
 from polite_flamingo.report.page import TASK_NAMES
 from polite_flamingo.report.template import fill
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Quarantined, Sample
-from polite_flamingo.shards import write_atomically
-from polite_flamingo.sources.base import Source, SourceOptions
 from polite_flamingo.sources.catalogue import EVIDENCE
+from polite_flamingo.sources.records.source import Source, SourceOptions
+from polite_flamingo.storage.shards import write_atomically
 
 MAX_SIDE = 1600
 QUALITY = 92
@@ -155,7 +155,7 @@ def _picture(image: Image) -> Picture:
     size = len(image.data)
     facts = [image.extension, f"{size / 1000:,.0f} kB" if size >= 1000 else f"{size} bytes"]
     try:
-        header = images.inspect(image.data)
+        header = decoding.inspect(image.data)
         facts.insert(1, f"{header.width} × {header.height}")
     except BadSample:  # the thumbnail says so
         pass

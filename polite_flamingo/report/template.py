@@ -18,16 +18,17 @@ from polite_flamingo.report.gallery import number, printable, readable
 FOLDER = Path(__file__).parent
 
 
-def fill(name: str, *, styles: Sequence[str] = (), **values: Any) -> str:
+def fill(name: str, *, styles: Sequence[str] = (), folder: Path = FOLDER, **values: Any) -> str:
     """The page's HTML; what cannot be encoded (half a surrogate pair) is shown as "?".
 
     Args:
         name: of the page's own .html and .css.
         styles: further .css files, between base.css and the page's own.
+        folder: where the page's own .html and .css lie.
         values: what the page is filled with.
     """
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
+        loader=jinja2.FileSystemLoader((folder, FOLDER)),
         autoescape=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=jinja2.StrictUndefined,
@@ -35,7 +36,8 @@ def fill(name: str, *, styles: Sequence[str] = (), **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": _count, "percent": _percent, "number": _number, "readable": readable}
-    style = "".join((FOLDER / f"{part}.css").read_text(encoding="utf-8") for part in ("base", *styles, name))
+    files = [*(FOLDER / f"{part}.css" for part in ("base", *styles)), folder / f"{name}.css"]
+    style = "".join(file.read_text(encoding="utf-8") for file in files)
     page = environment.get_template(f"{name}.html").render(style=Markup(style), **values)  # the style is ours
     return page.encode("utf-8", "replace").decode()
 

@@ -1,8 +1,8 @@
 """Polite Flamingo at work: samples in, one polite text each out.
 
 A sample becomes the prompt of the rewriting protocol and its images: a request, which the engine continues
-(`engine.py`), or a beam search where the settings ask for one (`beams.py`). What fails alone (a broken image, a text
-longer than the model reads) comes back as that sample's `BadSample` and spoils nobody else's; a model that fails
+(`engine.py`), or a beam search where the settings ask for one (`beam_search.py`). What fails alone (a broken image,
+a text longer than the model reads) comes back as that sample's `BadSample` and spoils nobody else's; a model that fails
 raises.
 
 Deterministic for a given list of samples; sampling is seeded by keys (see `GenerationConfig`). Greedy texts depend
@@ -17,18 +17,18 @@ from typing import Any
 
 import torch
 
-from polite_flamingo.answers import ending
-from polite_flamingo.flamingo.beams import BeamSearch
-from polite_flamingo.flamingo.checkpoint import load_flamingo
+from polite_flamingo.endpoints.answers import ending
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.decoder import Decoder
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.engines import Engines
-from polite_flamingo.flamingo.metrics import merged
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.sampling import Decoding, seed_of
-from polite_flamingo.flamingo.tokenization import Tokenizer
+from polite_flamingo.flamingo.engine.beam_search import BeamSearch
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.engine_pool import Engines
+from polite_flamingo.flamingo.engine.metrics import merged
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.sampling import Decoding, seed_of
+from polite_flamingo.flamingo.model.checkpoint import load_flamingo
+from polite_flamingo.flamingo.model.decoder import Decoder
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.flamingo.model.tokenization import Tokenizer
 from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
 

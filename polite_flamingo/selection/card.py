@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from polite_flamingo.filters.judge import CHECKS, REJECTIONS, Thresholds, not_compared
-from polite_flamingo.origin import NOTHING, Annotations
-from polite_flamingo.run_info import RunInfo
-from polite_flamingo.shards import write_atomically
-from polite_flamingo.statistics import UNKNOWN, DatasetCounts, Statistics
+from polite_flamingo.selection.statistics import UNKNOWN, DatasetCounts, Statistics
+from polite_flamingo.storage.provenance import NOTHING, Annotations
+from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.shards import write_atomically
 
 DATA_FILES = ("configs:", "- config_name: default", "  data_files:", "  - split: train", "    path: parquet/*.parquet")
 """What `load_dataset` takes of the folder. Without it, it would guess by names: scored and quarantined rows as well."""

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.duplicates import digest
 from polite_flamingo.filters.judge import CHECKS, FILTERS, Check, Thresholds, first_failure, judge
 from polite_flamingo.filters.paragraphs import join_paragraphs, paragraphs
 from polite_flamingo.sample import Sample, Verdict
-from polite_flamingo.statistics import Statistics, pick
+from polite_flamingo.selection.statistics import Statistics, pick
+from polite_flamingo.storage.duplicates import digest
 from polite_flamingo.world import World
 
 DUPLICATE = Verdict(filter="duplicates", keep=False, reason="duplicate_key")

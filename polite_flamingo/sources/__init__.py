@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polite_flamingo.sources import (
+from polite_flamingo.sources.datasets import (
     aerial,
     alpaca,
     captions,
@@ -24,8 +24,8 @@ from polite_flamingo.sources import (
     vqa,
     webdataset,
 )
-from polite_flamingo.sources.base import Row, Source, SourceOptions
-from polite_flamingo.sources.reading import SourceError
+from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.records.source import Row, Source, SourceOptions
 
 SOURCES: dict[str, Source] = {
     "coco_captions": coco.SOURCE,

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 from polite_flamingo.sources import SOURCES
-from polite_flamingo.sources.base import Evidence, Source, Use
+from polite_flamingo.sources.records.source import Evidence, Source, Use
 
 PF_1M = 975_782
 """Samples of PF-1M: what the paper adopted of all its datasets together (arXiv 2307.01003, section 4)."""

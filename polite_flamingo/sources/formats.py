@@ -12,17 +12,19 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType
 
-from polite_flamingo.images import EXTENSION_OF
-from polite_flamingo.sources import SOURCES, meanings, webdataset
-from polite_flamingo.sources.base import Source
+from polite_flamingo.images.decoding import EXTENSION_OF
+from polite_flamingo.sources import SOURCES
 from polite_flamingo.sources.catalogue import escaped
-from polite_flamingo.sources.columns import FIELDS as COLUMNS
-from polite_flamingo.sources.files import WRAPPERS
-from polite_flamingo.sources.kinds import READ
-from polite_flamingo.sources.pictures import NAMES
-from polite_flamingo.sources.refused import REFUSED
-from polite_flamingo.sources.tars import CAPTION_FIELDS
-from polite_flamingo.sources.unpacking import PACKED
+from polite_flamingo.sources.datasets import webdataset
+from polite_flamingo.sources.reading.kinds import READ
+from polite_flamingo.sources.reading.refused import REFUSED
+from polite_flamingo.sources.reading.tars import CAPTION_FIELDS
+from polite_flamingo.sources.reading.unpacking import PACKED
+from polite_flamingo.sources.records import meanings
+from polite_flamingo.sources.records.annotation_files import WRAPPERS
+from polite_flamingo.sources.records.columns import FIELDS as COLUMNS
+from polite_flamingo.sources.records.pictures import NAMES
+from polite_flamingo.sources.records.source import Source
 
 _PACKAGE = "polite_flamingo.sources"
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from polite_flamingo.places import expanded, is_pattern
-from polite_flamingo.shared import out_of_reach
-from polite_flamingo.tar_members import HEAD_BYTES, is_companion, is_tar, printable
+from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, is_tar, printable
+from polite_flamingo.storage.user_paths import expanded, is_pattern
+from polite_flamingo.storage.visibility import out_of_reach
 
 OUTPUT_FOLDERS = (
     "scored",

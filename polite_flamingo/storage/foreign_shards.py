@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.shards import BROKEN_TAR, MAX_JSON_BYTES, decode_record
-from polite_flamingo.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
+from polite_flamingo.storage.shards import BROKEN_TAR, MAX_JSON_BYTES, decode_record
+from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
 
 LOOKED_AT = 1000
 """Shards at most, spread over all: opening each of a million takes minutes."""

@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from polite_flamingo.shared import out_of_reach
+from polite_flamingo.storage.visibility import out_of_reach
 
 
 @dataclass(frozen=True, kw_only=True)

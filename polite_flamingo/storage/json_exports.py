@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, Sample, unmarked
-from polite_flamingo.shards import is_temporary, temporary_name, write_atomically
+from polite_flamingo.storage.shards import is_temporary, temporary_name, write_atomically
 
 MARKER = "<img_path>"
 """Opens and closes an image's path in a published record; there is no form with a slash."""

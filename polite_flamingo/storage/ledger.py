@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.discovery import OUTPUT_FOLDERS, input_files
-from polite_flamingo.duplicates import write_keys
-from polite_flamingo.inputs import InputFile
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.shards import is_temporary, read_shard, sweep_temporary, write_atomically, write_shard
-from polite_flamingo.tar_members import printable
+from polite_flamingo.storage.discovery import OUTPUT_FOLDERS, input_files
+from polite_flamingo.storage.duplicates import write_keys
+from polite_flamingo.storage.input_files import InputFile
+from polite_flamingo.storage.shards import is_temporary, read_shard, sweep_temporary, write_atomically, write_shard
+from polite_flamingo.storage.tar_members import printable
 
 
 @dataclass(frozen=True, kw_only=True)

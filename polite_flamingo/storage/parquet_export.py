@@ -16,8 +16,8 @@ import pyarrow
 import pyarrow.parquet
 
 from polite_flamingo.sample import Sample
-from polite_flamingo.shards import replacing
-from polite_flamingo.uniform import FREE, free_text
+from polite_flamingo.storage.shards import replacing
+from polite_flamingo.storage.uniform import FREE, free_text
 
 ROWS = 100
 BYTES = 32 << 20

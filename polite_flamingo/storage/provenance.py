@@ -2,7 +2,7 @@
 
     annotation records = quarantined at ingest + left out by sampling + not read here + rows of the build's shards
 
-An ingest leaves its result beside its shards (`ingest_result.py`: FOLDER/ingest/NAME.json beside FOLDER/NAME-00000.tar
+An ingest leaves its result beside its shards (`result.py`: FOLDER/ingest/NAME.json beside FOLDER/NAME-00000.tar
 and so on). A build notes the results of its input (`ingests_of`); a selection joins them with the rows that the
 manifests count (`annotations_of`). "Not read here" are rows of shards of such an ingest that are not part of the build
 (it was given some of them) or that could not be read as a whole. Shards that no result lies beside are counted from the

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.origin import IngestCounts
+from polite_flamingo.storage.provenance import IngestCounts
 from polite_flamingo.world import World
 
 PACKAGES = ("torch", "transformers", "open_clip_torch", "open_flamingo", "peft", "sentence-transformers", "ray")

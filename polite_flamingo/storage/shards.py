@@ -33,9 +33,9 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
-from polite_flamingo.shared import about_content, out_of_reach
-from polite_flamingo.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
-from polite_flamingo.uniform import FREE, is_uniform, uniform_record
+from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
+from polite_flamingo.storage.uniform import FREE, is_uniform, uniform_record
+from polite_flamingo.storage.visibility import about_content, out_of_reach
 
 MAX_JSON_BYTES = 8 << 20
 MAX_IMAGE_BYTES = 256 << 20

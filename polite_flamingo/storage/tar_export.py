@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polite_flamingo.sample import Sample
-from polite_flamingo.shards import write_shard
+from polite_flamingo.storage.shards import write_shard
 
 
 def forget_tars(out: Path) -> None:

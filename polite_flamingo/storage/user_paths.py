@@ -11,7 +11,7 @@ import os
 import re
 from pathlib import Path
 
-from polite_flamingo.tar_members import printable
+from polite_flamingo.storage.tar_members import printable
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/|(pipe):")
 """One slash suffices: `Path` makes `s3:/x` of `s3://x`."""

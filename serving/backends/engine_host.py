@@ -11,17 +11,17 @@ import io
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from polite_flamingo import images
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.flamingo.engines import Engines
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.rewriter import Rewriter, chatting, rewriting
-from polite_flamingo.flamingo.sampling import Decoding
-from polite_flamingo.flamingo.streaming import AsyncEngine, EngineClosed, EngineFailed, Overloaded
-from polite_flamingo.packing import Exchange, conversation_ids
+from polite_flamingo.flamingo.engine.async_engine import AsyncEngine, EngineClosed, EngineFailed, Overloaded
+from polite_flamingo.flamingo.engine.engine_pool import Engines
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.images import decoding as images
+from polite_flamingo.packing.rows import Exchange, conversation_ids
+from polite_flamingo.rewriters.flamingo import Rewriter, chatting, rewriting
 from polite_flamingo.sample import IMAGE_MARK, BadSample
-from serving.backend import Ask, Delta
+from serving.backends.base import Ask, Delta
 from serving.config import ServingConfig
 from serving.errors import ApiError, overloaded, server_error
 

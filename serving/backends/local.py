@@ -8,10 +8,10 @@ from contextlib import aclosing
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
-from serving.backend import Ask, Delta
+from serving.backends.base import Ask, Delta
+from serving.backends.engine_host import EngineHost
+from serving.backends.scoring import Scores, Scoring
 from serving.errors import ApiError
-from serving.host import EngineHost
-from serving.scoring import Scores, Scoring
 
 
 class LocalBackend:

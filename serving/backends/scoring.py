@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from polite_flamingo.guard import Bisector
+from polite_flamingo.faults.guard import Bisector
 from polite_flamingo.sample import BadSample, Sample
-from serving import logs
+from serving.http import logs
 
 FAILURES_IN_A_ROW = 256
 """Samples on which the models may raise one after the other before they are held to be broken: more than one request

@@ -19,8 +19,8 @@ from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.sample import Quarantined, Sample
 from serving.config import ServiceConfig
 from serving.errors import ApiError
-from serving.rewrite_protocol import Content, RewriteOne
-from serving.rewriting import check_model, parsed, references, result_of, validated
+from serving.rewrite.protocol import Content, RewriteOne
+from serving.rewrite.rewriting import check_model, parsed, references, result_of, validated
 
 ENDPOINT = "/v1/rewrite"
 

@@ -1,7 +1,7 @@
 """/v1/files and /v1/batches: bulk jobs as OpenAI's Batch API has them, so that its clients work unchanged.
 
 Upload lines that each ask for a rewriting, make a batch of them, look at it until it has ended, download what came of
-it. The routes only touch the folder (`batch_store.py`); `batch_runner.py` does the work. The one endpoint of a batch is
+it. The routes only touch the folder (`store.py`); `runner.py` does the work. The one endpoint of a batch is
 /v1/rewrite: bulk chat is not offered.
 """
 
@@ -18,12 +18,12 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from polite_flamingo.text_files import NotText, without_mark
-from serving.batch_lines import ENDPOINT
-from serving.batch_store import BatchStore, Job
+from serving.batches.lines import ENDPOINT
+from serving.batches.store import BatchStore, Job
+from serving.batches.upload import receive_form
 from serving.config import BatchesConfig
 from serving.errors import ApiError
-from serving.upload import receive_form
-from serving.validation import JsonRoute
+from serving.http.validation import JsonRoute
 
 router = APIRouter(tags=["bulk jobs"], route_class=JsonRoute)
 

@@ -1,6 +1,6 @@
 """Runs bulk jobs: one of these for a folder, in a process that lives as long as the service.
 
-A job's lines become shards (`batch_work.py`), `python -m ray_jobs.build_pf1m` rewrites and scores them in a process of
+A job's lines become shards (`work.py`), `python -m ray_jobs.build_pf1m` rewrites and scores them in a process of
 its own, and its output becomes the job's two result files. The folder says all there is to know: whoever starts next
 goes on with what has not ended. The build of a runner that was killed may still run then; it is ended and started
 again, and takes up its finished shards.
@@ -28,12 +28,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.ledger import OutputLayout
-from serving.batch_store import BatchStore, Job, Status
-from serving.batch_work import Refused, prepare, progress, write_results
+from polite_flamingo.storage.ledger import OutputLayout
+from serving.batches.store import BatchStore, Job, Status
+from serving.batches.work import Refused, prepare, progress, write_results
+from serving.chat.images import Pictures
 from serving.config import ServiceConfig
 from serving.errors import ApiError
-from serving.pictures import Pictures
 
 BUILD = (sys.executable, "-m", "ray_jobs.build_pf1m")
 
@@ -45,7 +45,7 @@ GRACE_SECONDS = 15.0
 
 SWEEP_SECONDS = 3600.0
 
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 log = logging.getLogger(__name__)
 

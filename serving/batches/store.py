@@ -8,7 +8,7 @@
     FOLDER/jobs/ID/work          the runner's folder
 
 Any number of processes may use one folder. Ids hold 128 random bits, and whatever is asked for belongs to the key that
-made it: to others it is not there. Nothing here runs a job (`batch_runner.py`) or reads a line (`batch_lines.py`).
+made it: to others it is not there. Nothing here runs a job (`runner.py`) or reads a line (`lines.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.storage.shards import write_atomically
 from serving.config import BatchesConfig
 from serving.errors import ApiError
 

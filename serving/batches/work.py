@@ -7,7 +7,7 @@
 
 Each line ends in exactly one of the two result files, also where the build was stopped: what it did not come to is an
 error that says why. Both ends can be run again from the beginning. Nothing here starts a process
-(`batch_runner.py`).
+(`runner.py`).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from typing import Any, BinaryIO, TextIO
 import yaml
 
 from polite_flamingo.filters.judge import Thresholds
-from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, shard_names
 from polite_flamingo.sample import Sample, make_key
-from polite_flamingo.shards import read_shard, write_atomically, write_shard
-from serving.batch_lines import Line, error_line, output_line, quarantined, read_lines
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, shard_names
+from polite_flamingo.storage.shards import read_shard, write_atomically, write_shard
+from serving.batches.lines import Line, error_line, output_line, quarantined, read_lines
+from serving.chat.images import Pictures
 from serving.config import ServiceConfig
 from serving.errors import ApiError
-from serving.pictures import Pictures
-from serving.rewriting import fetched, sample_of
+from serving.rewrite.rewriting import fetched, sample_of
 
 SHARD_ROWS = 256
 SHARD_BYTES = 64 << 20

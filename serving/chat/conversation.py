@@ -12,7 +12,7 @@ come in any order, so:
 - text that spells a special token is written with parentheses, "(image)", so that it stays text;
 - an assistant's message may be empty, as answers can be; a human's turn may not.
 
-Nothing here loads an image (`pictures.py`) or knows a tokenizer (`packing.conversation_ids` does, and refuses what is
+Nothing here loads an image (`images.py`) or knows a tokenizer (`packing.conversation_ids` does, and refuses what is
 special to that tokenizer alone).
 """
 
@@ -22,13 +22,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from polite_flamingo.packing import Exchange
+from polite_flamingo.packing.rows import Exchange
 from polite_flamingo.prompts import SYSTEM, chat_prompt
 from polite_flamingo.sample import IMAGE_MARK
+from serving.chat.images import Shown
+from serving.chat.protocol import ImagePart, Message, TextPart
 from serving.config import LimitsConfig
 from serving.errors import ApiError
-from serving.pictures import Shown
-from serving.protocol import ImagePart, Message, TextPart
 
 _SPECIAL = re.compile(r"<(image|/?s|unk|pad|PAD|\|[^<>|\s]{1,40}\|)>")
 """Special tokens of the tokenizers that language models of this kind have, `<|endofchunk|>` among them."""

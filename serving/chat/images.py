@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from polite_flamingo.images import inspect
+from polite_flamingo.images.decoding import inspect
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import download
+from polite_flamingo.sources.reading import download
 from serving.config import LimitsConfig, RemoteImagesConfig
 from serving.errors import ApiError, overloaded
 

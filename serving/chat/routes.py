@@ -1,7 +1,7 @@
 """/v1/chat/completions, whole and as a stream, and /v1/models: OpenAI's protocol over a `Backend`.
 
 A request is read (`protocol.py`), its messages become the conversation of training (`conversation.py`), its images are
-fetched (`pictures.py`), and each of its n choices is an `Ask`. A stream begins with the first piece of text: what goes
+fetched (`images.py`), and each of its n choices is an `Ask`. A stream begins with the first piece of text: what goes
 wrong before is an answer with a status of its own. A client that goes away takes its asks with it.
 
 A chunk is text between a beginning and an end that are made once a stream: at hundreds of streams, chunks are what this
@@ -24,15 +24,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from polite_flamingo.flamingo.config import GenerationConfig
-from serving.backend import Ask, Backend, Delta
+from serving.backends.base import Ask, Backend, Delta
+from serving.chat.conversation import read_conversation
+from serving.chat.protocol import ChatCompletion, ChatRequest, Model, ModelList, refuse_unsupported
 from serving.config import ServingConfig
-from serving.conversation import read_conversation
-from serving.disconnects import unless_gone
 from serving.errors import ApiError, overloaded, server_error
-from serving.event_stream import EventStream
-from serving.metrics import Usage
-from serving.protocol import ChatCompletion, ChatRequest, Model, ModelList, refuse_unsupported
-from serving.validation import JsonRoute
+from serving.http.disconnects import unless_gone
+from serving.http.event_stream import EventStream
+from serving.http.metrics import Usage
+from serving.http.validation import JsonRoute
 
 router = APIRouter(prefix="/v1", route_class=JsonRoute)
 

@@ -14,8 +14,8 @@ from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serving.disconnects import unless_gone
 from serving.errors import ApiError
+from serving.http.disconnects import unless_gone
 
 
 class EventStream(Response):

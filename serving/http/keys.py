@@ -1,8 +1,8 @@
 """API keys: a file of their hashes, and the command that makes, lists and revokes them.
 
-    python -m serving.keys new "the demo page" --requests-per-minute 60
-    python -m serving.keys list
-    python -m serving.keys revoke key_1f0c9a2e
+    python -m serving.http.keys new "the demo page" --requests-per-minute 60
+    python -m serving.http.keys list
+    python -m serving.http.keys revoke key_1f0c9a2e
 
 A key is 256 random bits and is shown once. The file holds its SHA-256: a slow hash guards passwords, which can be
 guessed from a list; nobody guesses 256 random bits, at any speed, so that a fast hash is as safe and costs a request
@@ -99,7 +99,7 @@ def read_keys(path: Path) -> list[Key]:
         raise ValueError(f"{path}: not a JSON file, as it is {error}") from None
     except OSError as error:
         why = error.strerror or "cannot be read"
-        raise ValueError(f"{path}: {why}; `python -m serving.keys new NAME --file {path}` makes one") from None
+        raise ValueError(f"{path}: {why}; `python -m serving.http.keys new NAME --file {path}` makes one") from None
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: not a JSON file") from None
     records = content.get("keys") if isinstance(content, dict) else None
@@ -246,7 +246,7 @@ def _revoke(options: argparse.Namespace) -> None:
     with _held(options.file):
         keys = read_keys(options.file)
         if options.id not in {key.id for key in keys}:
-            raise ValueError(f"{options.file} has no key {options.id}; `python -m serving.keys list` shows them")
+            raise ValueError(f"{options.file} has no key {options.id}; `python -m serving.http.keys list` shows them")
         now = datetime.now(UTC).replace(microsecond=0).isoformat()
         write_keys(
             options.file,

@@ -20,12 +20,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import logs, unframed
 from serving.config import ServingConfig
 from serving.errors import ApiError, overloaded, server_error
-from serving.keys import KeyRing
-from serving.metrics import Metrics, Usage
-from serving.rates import SECOND, Account, duration
+from serving.http import logs, unframed
+from serving.http.keys import KeyRing
+from serving.http.metrics import Metrics, Usage
+from serving.http.rates import SECOND, Account, duration
 
 OPEN = frozenset(("/", "/health", "/docs", "/docs.css", "/openapi.json", "/favicon.ico"))
 """Paths that anybody may GET; and those below `OPEN_BELOW`. All others ask for a key, also ones that do not exist."""

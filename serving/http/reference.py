@@ -15,9 +15,9 @@ import jinja2
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 
-from serving.gate import OPEN
+from serving.http.middleware import OPEN
 
-_FOLDER = Path(__file__).parent / "reference_page"
+_FOLDER = Path(__file__).parents[1] / "reference_page"
 router = APIRouter(include_in_schema=False)
 
 

@@ -27,14 +27,14 @@ from pydantic import BaseModel, ValidationError
 from polite_flamingo.filters.judge import CHECKS, Thresholds, first_failure, judge
 from polite_flamingo.filters.paragraphs import join_paragraphs
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Turn, Verdict, make_key
-from polite_flamingo.selection import split_paragraphs
-from polite_flamingo.sources.instructions import INSTRUCTIONS
-from polite_flamingo.sources.reading import checked
-from serving import validation
+from polite_flamingo.selection.selection import split_paragraphs
+from polite_flamingo.sources.reading.checks import checked
+from polite_flamingo.sources.records.instructions import INSTRUCTIONS
+from serving.chat.images import Pictures, Shown
 from serving.config import LimitsConfig, ServiceConfig
 from serving.errors import ApiError
-from serving.pictures import Pictures, Shown
-from serving.rewrite_protocol import (
+from serving.http import validation
+from serving.rewrite.protocol import (
     Content,
     RemovedParagraph,
     RewriteResult,

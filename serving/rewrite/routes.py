@@ -17,16 +17,16 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 
-from polite_flamingo.flamingo.sampling import seed_of
-from polite_flamingo.packing import Exchange
+from polite_flamingo.flamingo.engine.sampling import seed_of
+from polite_flamingo.packing.rows import Exchange
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
-from serving.backend import Ask, Backend
+from serving.backends.base import Ask, Backend
+from serving.chat.images import Pictures
 from serving.config import ServiceConfig
-from serving.disconnects import unless_gone
 from serving.errors import ApiError, server_error
-from serving.pictures import Pictures
-from serving.rewrite_protocol import (
+from serving.http.disconnects import unless_gone
+from serving.rewrite.protocol import (
     Content,
     Options,
     RewriteAnswer,
@@ -39,7 +39,7 @@ from serving.rewrite_protocol import (
     Usage,
     request_schema,
 )
-from serving.rewriting import check_model, fetched, parsed, result_of, sample_of, validated
+from serving.rewrite.rewriting import check_model, fetched, parsed, result_of, sample_of, validated
 
 router = APIRouter(tags=["rewriting"])
 

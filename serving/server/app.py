@@ -1,8 +1,8 @@
 """The HTTP side, whole: a FastAPI application over a `Backend`, the same in one process and on Ray Serve.
 
-Each family of routes has a file: `chat.py` (/v1/chat/completions, /v1/models), `rewrite.py` (/v1/rewrite), `bulk.py`
-(/v1/files, /v1/batches), `page.py` (/), `metrics.py` (/metrics), `reference.py` (/docs). `gate.py` stands before all of
-them: keys, rates, sizes, request ids, the log.
+Families of routes: `chat/routes.py` (/v1/chat/completions, /v1/models), `rewrite/routes.py` (/v1/rewrite),
+`batches/routes.py` (/v1/files, /v1/batches), `page.py` (/), `http/metrics.py` (/metrics), `http/reference.py` (/docs).
+`http/middleware.py` stands before all of them: keys, rates, sizes, request ids, the log.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from serving import bulk, chat, logs, metrics, page, reference, rewrite
-from serving.backend import Backend
+from serving.backends.base import Backend
+from serving.batches import routes as bulk
+from serving.chat import routes as chat
+from serving.chat.images import Pictures
+from serving.chat.protocol import ERRORS
 from serving.config import ServiceConfig
 from serving.errors import ApiError
-from serving.gate import RATE_HEADERS, Gate
-from serving.keys import KeyRing
-from serving.pictures import Pictures
-from serving.protocol import ERRORS
-from serving.unframed import leave_old_bodies_unframed
-from serving.validation import as_api_error
+from serving.http import logs, metrics, reference
+from serving.http.keys import KeyRing
+from serving.http.middleware import RATE_HEADERS, Gate
+from serving.http.unframed import leave_old_bodies_unframed
+from serving.http.validation import as_api_error
+from serving.rewrite import routes as rewrite
+from serving.server import page
 
 MULTIPART_BYTES = 64 << 10
 """What an upload has besides its file."""

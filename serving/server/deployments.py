@@ -32,12 +32,12 @@ from ray.serve.handle import DeploymentHandle
 
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.flamingo.saved import opened
+from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.sample import BadSample, Sample
-from serving.backend import Ask, Delta
+from serving.backends.base import Ask, Delta
+from serving.backends.scoring import Scoring
 from serving.config import ReplicasConfig, ServiceConfig, from_profile
 from serving.errors import ApiError, overloaded, server_error
-from serving.scoring import Scoring
 
 ATTEMPTS = 4
 """At a request, its first included: as many replicas may die under it, less one."""
@@ -83,7 +83,7 @@ class EngineReplica:
     async def __init__(  # type: ignore[misc]  # Serve awaits it; a loop must run for the report
         self, name: str, config: RewriterConfig, chat: bool, waiting: int, flush_seconds: float, board: DeploymentHandle
     ):
-        from serving.host import EngineHost
+        from serving.backends.engine_host import EngineHost
 
         self._host = EngineHost(name, config, chat=chat, waiting=waiting, flush_seconds=flush_seconds)
         await self._host.warm_up()
@@ -206,7 +206,7 @@ class Bulk:
     """Runs the jobs of a folder; exactly one process may."""
 
     async def __init__(self, config: ServiceConfig):  # type: ignore[misc]  # Serve awaits it; the runner needs its loop
-        from serving.batch_runner import BatchRunner
+        from serving.batches.runner import BatchRunner
 
         self._runner = BatchRunner(config, {"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
         self._runner.start()
@@ -235,7 +235,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve in the replica."""
-        from serving.app import create_app
+        from serving.server.app import create_app
 
         app = create_app(self._config, self._backend, answer_id=False)
         self._reporting = asyncio.create_task(_report(self._board, "ingress", app.state.metrics.families))

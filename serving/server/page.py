@@ -21,7 +21,7 @@ from fastapi.responses import Response
 from serving.config import ServiceConfig
 from serving.errors import ApiError
 
-FOLDER = Path(__file__).parent / "page"
+FOLDER = Path(__file__).parents[1] / "page"
 
 TYPES = {
     ".html": "text/html; charset=utf-8",

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from build_world import text_row
-from fake_actors import FakeRewriter, FakeRewriterActor, FakeScoringActor
 
 from actors.commit import commit_blocks
 from actors.rewriting import check_rewritable
 from actors.rows import SCHEMA, Block, blocks
 from actors.source import ShardDatasource
 from actors.stage import StageSettings
-from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample, Turn
-from polite_flamingo.shards import write_shard
-from polite_flamingo.shared import OutOfReach
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.storage.shards import write_shard
+from polite_flamingo.storage.visibility import OutOfReach
+from tests.support.build_world import text_row
+from tests.support.fake_actors import FakeRewriter, FakeRewriterActor, FakeScoringActor
 
 GONE = Quarantined(
     key="notes/s0/x", shard="in/a.tar", index=2, reason="bad_json", detail="é\u2028", payload="in/a.tar#x"

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.gpu_attention import LOOKS
+from benchmarks.gpu.attention import LOOKS
 
 SIZES = [(3, 4, 2, 100, 12, 1), (2, 3, 3, 64, 32, 3), (5, 4, 4, 130, 16, 1), (1, 1, 1, 1, 8, 1)]
 """Rows, heads, heads of keys, positions, width, heads of biases."""

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_engine
-from benchmarks.gpu_model import MIX, SHAPES, Ids, build, mixed
-from polite_flamingo.flamingo.decoder import Decoder
-from polite_flamingo.flamingo.graphs import StaticStep
-from polite_flamingo.flamingo.metrics import Work
+from benchmarks.gpu import engine
+from benchmarks.gpu.model import MIX, SHAPES, Ids, build, mixed
+from polite_flamingo.flamingo.engine.cuda_graphs import StaticStep
+from polite_flamingo.flamingo.engine.metrics import Work
+from polite_flamingo.flamingo.model.decoder import Decoder
 
 SMALL = ["--shape=tiny", "--device=cpu", "--context=12", "--steps=2", "--runs=1", "--requests=7", "--looped=1"]
 
@@ -24,7 +24,7 @@ def report(monkeypatch: pytest.MonkeyPatch, folder: Path, *more: str) -> str:
         "argv",
         ["gpu_engine", *SMALL, "--batches", "2", "3", "--out", str(folder / "results" / "report.md"), *more],
     )
-    gpu_engine.main()
+    engine.main()
     return (folder / "results" / "report.md").read_text()
 
 
@@ -75,7 +75,7 @@ def test_the_documented_arithmetic_is_that_of_the_true_shape(semantics: str) -> 
     model = build(SHAPES["9b"], semantics, torch.device("meta"), torch.bfloat16)  # type: ignore[arg-type]
     decoder = Decoder(model)
     work = Work(decoder, model.latents_shape[0])
-    documented = (Path(__file__).parents[1] / "docs" / "performance.md").read_text()
+    documented = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
     seeing = 256 if semantics == "v2" else 0
     step = {"places": 256 * 512, "seeing": seeing}
     assert work.weights == 15_361_662_976 and work.place == 524_288 and work.image == 1_048_576

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_train
-from benchmarks.gpu_model import SHAPES
+from benchmarks.gpu import train
+from benchmarks.gpu.model import SHAPES
 from polite_flamingo.flamingo.config import LoraSettings
 
 OPTIONS = argparse.Namespace(shape="tiny", semantics="v1", rows=[1], runs=1)
@@ -23,7 +23,7 @@ def test_every_stage_has_its_figures_and_none_is_called_a_gpus(monkeypatch: pyte
     out = tmp_path / "results" / "report.md"
     small = ["--shape=tiny", "--device=cpu", "--dtype=float32", "--rows", "1", "--runs=1", f"--out={out}"]
     monkeypatch.setattr(sys, "argv", ["gpu_train", *small])
-    gpu_train.main()
+    train.main()
     text = out.read_text()
     assert "No GPU took part" in text and "not measured here" in text and "nan" not in text
     for rows, window in ((1, 128), (4, 24)):
@@ -36,16 +36,16 @@ def test_every_stage_has_its_figures_and_none_is_called_a_gpus(monkeypatch: pyte
             assert found, text
             mfu, executed = map(float, found.groups())
             assert executed > mfu if checkpointing == "yes" else executed == mfu
-    for plan in gpu_train.SCHEDULE:
+    for plan in train.SCHEDULE:
         assert re.search(rf"\| {plan.name} \| \d+ \| [\d,.]+ \| [\d,.]+ \| {plan.hours} \| – \|", text)
 
 
 def test_without_time_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--shape=tiny", "--device=cpu", "--dtype=float32", "--rows", "1", "--budget-seconds=0"]
     monkeypatch.setattr(sys, "argv", ["gpu_train", *small])
-    gpu_train.main()
+    train.main()
     text = capsys.readouterr().out
-    assert text.count("not measured |") == len(gpu_train.SCHEDULE)
+    assert text.count("not measured |") == len(train.SCHEDULE)
 
 
 def test_lora_needs_four_operations_a_weight_and_token_and_checkpointing_two_more(
@@ -54,20 +54,20 @@ def test_lora_needs_four_operations_a_weight_and_token_and_checkpointing_two_mor
     """Measured where the language model is all there is: wide, few images, LoRA of rank 1, hardly any vocabulary."""
     wide = {**SHAPES["tiny"].language, "hidden_size": 512, "intermediate_size": 1376, "vocab_size": 32}
     monkeypatch.setitem(SHAPES, "tiny", replace(SHAPES["tiny"], language=wide, every=4))
-    lora = replace(gpu_train.LORA, lora=LoraSettings(r=1, alpha=1))
-    monkeypatch.setitem(gpu_train.STAGES, "stage 1", replace(gpu_train.STAGES["stage 1"], stage=lora, images=1))
-    bench = gpu_train.Bench("stage 1", OPTIONS, CPU, torch.float32)
+    lora = replace(train.LORA, lora=LoraSettings(r=1, alpha=1))
+    monkeypatch.setitem(train.STAGES, "stage 1", replace(train.STAGES["stage 1"], stage=lora, images=1))
+    bench = train.Bench("stage 1", OPTIONS, CPU, torch.float32)
     needed, executed = bench.operations(False), bench.operations(True)
     once = bench.multiplied() * bench.window
     assert needed / once == pytest.approx(4, rel=0.15)
     assert executed / once == pytest.approx(6, rel=0.15)
 
 
-@pytest.mark.parametrize("name", gpu_train.STAGES)
+@pytest.mark.parametrize("name", train.STAGES)
 def test_rows_are_full_and_only_what_the_stage_tunes_learns(name: str) -> None:
-    bench = gpu_train.Bench(name, OPTIONS, CPU, torch.float32)
+    bench = train.Bench(name, OPTIONS, CPU, torch.float32)
     row = bench.row(0)
-    filling = gpu_train.STAGES[name]
+    filling = train.STAGES[name]
     assert len(row.ids) == len(row.loss) == len(row.media) == len(row.turn) == bench.window
     assert len(row.images) == row.ids.count(bench.model.tokenizer.image_id) == filling.images == max(row.media)
     assert sum(row.loss) == pytest.approx(filling.learned * bench.window, rel=0.1)

@@ -7,8 +7,8 @@ from itertools import pairwise
 
 import torch
 
-from benchmarks.packing import Contestant, answers, conversations, cut, cut_by_tokens, widened
-from polite_flamingo.packing import Row
+from benchmarks.pipeline.packing import Contestant, answers, conversations, cut, cut_by_tokens, widened
+from polite_flamingo.packing.rows import Row
 from training.step import Batch
 
 

@@ -9,20 +9,20 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import own_time
 import pytest
-from patience import PATIENCE
-from tiny_flamingo import Tiny
 
-from benchmarks.bare_engine import asking
-from benchmarks.chat_requests import bodies, understood
-from benchmarks.load import Client, Record, closed_loop, open_loop
-from benchmarks.one_at_a_time import start
 from benchmarks.processes import kind_of
-from benchmarks.serving_figures import differing, figures, percentile, ratios, slope, texts, together
+from benchmarks.serving.bare_engine import asking
+from benchmarks.serving.chat_requests import bodies, understood
+from benchmarks.serving.figures import differing, figures, percentile, ratios, slope, texts, together
+from benchmarks.serving.load import Client, Record, closed_loop, open_loop
+from benchmarks.serving.one_at_a_time import start
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
+from serving.backends.engine_host import EngineHost
 from serving.config import ServiceConfig, ServingConfig
-from serving.host import EngineHost
+from tests.support import own_time
+from tests.support.patience import PATIENCE
+from tests.support.tiny_flamingo import Tiny
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -253,7 +253,7 @@ def test_the_baseline_answers_as_the_bare_engine_does(
 
 
 def test_bodies_come_back_from_their_file(tmp_path: Path) -> None:
-    from benchmarks.chat_requests import write
+    from benchmarks.serving.chat_requests import write
 
     drawn = bodies(5, 0, "m")
     write(tmp_path / "bodies", drawn)

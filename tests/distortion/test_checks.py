@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 
 import pytest
-from good_responses import drawn
 
-from polite_flamingo.answers import Unfinished
 from polite_flamingo.distortion.checks import fault
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.conversation import PRAISE, asking_messages, instructions, prefill
 from polite_flamingo.distortion.orders import CHECKS, followed
 from polite_flamingo.distortion.rules import RuleSpeaker
 from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.prompts import SYSTEM
+from tests.support.good_responses import drawn
 
 QUESTION = "What is the cat doing on the red couch in the living room?"
 RESPONSE = (

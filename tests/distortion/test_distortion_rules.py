@@ -14,9 +14,9 @@ from polite_flamingo.distortion.following import RULES, follow
 from polite_flamingo.distortion.rules import RuleSpeaker
 from polite_flamingo.distortion.shorten import key_words, shorten
 from polite_flamingo.distortion.speakers import Request
-from polite_flamingo.shapes.terse import terse
-from polite_flamingo.sources.responses import BOXES_FOLLOW
-from polite_flamingo.zoo.pairs import Pair, random_pair
+from polite_flamingo.sources.records.responses import BOXES_FOLLOW
+from polite_flamingo.testbed.shapes.terse import terse
+from polite_flamingo.testbed.zoo.pairs import Pair, random_pair
 
 GOOD = (
     "Certainly! The image shows **two dogs** that are playing with a ball on the green grass, which suggests a warm "

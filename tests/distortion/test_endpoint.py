@@ -11,19 +11,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from good_responses import good
-from patience import PATIENCE
 
-from polite_flamingo.answers import Unfinished
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, Shares
 from polite_flamingo.distortion.conversation import PRAISE, prefill
 from polite_flamingo.distortion.endpoint import EndpointSpeaker
 from polite_flamingo.distortion.pairs import distort
 from polite_flamingo.distortion.speakers import Request
-from polite_flamingo.endpoint import MOST_BYTES, EndpointDown
+from polite_flamingo.endpoints.answers import Unfinished
+from polite_flamingo.endpoints.client import MOST_BYTES, EndpointDown
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample, Sample
+from tests.support.good_responses import good
+from tests.support.patience import PATIENCE
 
 KEY = "sk-a-secret-of-this-test"
 

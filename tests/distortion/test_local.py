@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from good_responses import good
 
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, LocalConfig, Shares
@@ -15,6 +14,7 @@ from polite_flamingo.distortion.pairs import distort
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample, Sample
+from tests.support.good_responses import good
 
 # isort: split
 import torch

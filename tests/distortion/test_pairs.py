@@ -9,19 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from good_responses import PICTURE, drawn, good
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polite_flamingo.answers import Unfinished
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, LocalConfig, RetrievalConfig, Shares
 from polite_flamingo.distortion.conversation import prefill
 from polite_flamingo.distortion.pairs import distort, single_turns
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.distortion.summary import count
+from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.sample import BadSample, Quarantined, Sample
-from polite_flamingo.shards import read_shard, write_shard
+from polite_flamingo.storage.shards import read_shard, write_shard
+from tests.support.good_responses import PICTURE, drawn, good
 
 SPOKEN = Shares(llm=1, text=0, captions_and_boxes=0)
 AUGMENTED = Shares(llm=0, text=1, captions_and_boxes=0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.answers import (
+from polite_flamingo.endpoints.answers import (
     Unfinished,
     declines,
     ending,

@@ -11,10 +11,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from patience import PATIENCE
 
-from polite_flamingo import endpoint
-from polite_flamingo.endpoint import EndpointDown, Refused, Server, ServerConfig
+from polite_flamingo.endpoints import client
+from polite_flamingo.endpoints.client import EndpointDown, Refused, Server, ServerConfig
+from tests.support.patience import PATIENCE
 
 QUICK = ServerConfig(timeout=PATIENCE, attempts=3, pause=0.0, longest_pause=0.01, api_key_variable="TEST_KEY")
 
@@ -140,7 +140,7 @@ def test_a_server_that_drips_is_not_waited_for(misbehaving: Misbehaving) -> None
 
 
 def test_an_endless_answer_is_cut(misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(endpoint, "MOST_BYTES", 10)
+    monkeypatch.setattr(client, "MOST_BYTES", 10)
     misbehaving.plan = ["drip"]
     with pytest.raises(Refused, match="came back"):
         Server(misbehaving.url, ServerConfig(attempts=1)).post("/ask", {}, dict)

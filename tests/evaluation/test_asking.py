@@ -11,13 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from patience import PATIENCE
 from PIL import Image as Pillow
 
-from polite_flamingo.answers import Unfinished
-from polite_flamingo.endpoint import EndpointDown, ServerConfig
+from polite_flamingo.endpoints.answers import Unfinished
+from polite_flamingo.endpoints.client import EndpointDown, ServerConfig
 from polite_flamingo.evaluation.asking import EndpointContestant, content, data_url
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
+from tests.support.patience import PATIENCE
 
 QUICK = ServerConfig(timeout=PATIENCE, attempts=1, pause=0.0, concurrency=2, give_up_after=2)
 

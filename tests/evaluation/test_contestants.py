@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from polite_flamingo.answers import Unfinished
+from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.evaluation.contestants import Checkpoint, Endpoint, Recorded, contestants_of
 from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.flamingo.config import FlamingoConfig
-from polite_flamingo.flamingo.saved import FILE, write_config
+from polite_flamingo.flamingo.model.saved import FILE, write_config
 from polite_flamingo.hub import ZOO
 from polite_flamingo.sample import BadSample
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.answers import Unfinished
+from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.evaluation.bootstrap import Resampling
 from polite_flamingo.evaluation.judging import (
     NO_RESPONSE,
@@ -29,7 +29,7 @@ from polite_flamingo.evaluation.metrics import METRICS, TASK_METRICS
 from polite_flamingo.evaluation.results import summarise
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import TASKS, BadSample, Image, Sample, Turn
-from tests.reference import golden
+from tests.support.reference import golden
 
 PICTURE = Image(extension="png", data=b"never decoded here")
 

@@ -1,7 +1,7 @@
 """Rows that raise, rows that kill, models that are broken: each ends in the right place, and the rest goes on.
 
 A process that dies is played by an exception that nothing catches, `Died`: like a SIGKILL it leaves the journal's note
-behind. `tests/test_build_survives.py` does it with real processes.
+behind. `tests/ray_jobs/test_build_survives.py` does it with real processes.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo import journal as journal_module
-from polite_flamingo.guard import Bisector, Guard, ModelBroken
-from polite_flamingo.journal import MAX_DEATHS_PER_SHARD, Journal, ShardJournal, WorkerKeepsDying
+from polite_flamingo.faults.guard import Bisector, Guard, ModelBroken
 from polite_flamingo.sample import BadSample, Quarantined, Sample, Turn, make_key
+from polite_flamingo.storage import journal
+from polite_flamingo.storage.journal import MAX_DEATHS_PER_SHARD, Journal, ShardJournal, WorkerKeepsDying
 
 ROWS = 10
 Work = Callable[[list[Sample]], list[Sample]]
@@ -195,17 +195,17 @@ def test_a_new_job_forgets_deaths_but_not_the_condemned(tmp_path: Path, note: Ca
     survive(poisoned(Died(), 6), note)
     with pytest.raises(Died):
         guard().run(poisoned(Died(), 0), [sample(n) for n in range(ROWS)], "a.tar", note())
-    journal_module.clear(tmp_path)
+    journal.clear(tmp_path)
     assert note().condemned == {6}
     assert not note().suspicious(0)
-    journal_module.forget(tmp_path, "a")
+    journal.forget(tmp_path, "a")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_is_read_from_the_notes(tmp_path: Path, note: Callable[[], ShardJournal]) -> None:
     guard().run(polite, [sample(n) for n in range(ROWS)], "a.tar", note())
-    assert journal_module.rows_done(tmp_path, "rewrite") == ROWS
-    assert journal_module.rows_done(tmp_path, "score") == 0
+    assert journal.rows_done(tmp_path, "rewrite") == ROWS
+    assert journal.rows_done(tmp_path, "score") == 0
 
 
 def test_a_model_that_kills_its_process_while_loading_is_given_up(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from polite_flamingo.hints import HINTS, hint
+from polite_flamingo.faults.hints import HINTS, hint
 from polite_flamingo.sample import REASONS
 
 

@@ -11,7 +11,7 @@ import polite_flamingo.hub  # noqa: F401
 from polite_flamingo.filters.clipscore import ClipScore, digest, score_of_features
 from polite_flamingo.filters.paragraphs import join_paragraphs, paragraphs, pieces
 from polite_flamingo.sample import BadSample
-from tests.reference import golden
+from tests.support.reference import golden
 
 
 def picture(seed: int, size: tuple[int, int] = (40, 30)) -> bytes:

@@ -20,7 +20,7 @@ from polite_flamingo.filters.judge import (
 )
 from polite_flamingo.filters.nli import label
 from polite_flamingo.sample import TASKS, Image, Sample, Turn
-from tests.reference import golden
+from tests.support.reference import golden
 
 GOOD: dict[str, Any] = {
     "words": 12, "characters": 70, "same_text": False, "rouge_l": 0.4, "repetition": 0.0, "reward_raw": -2.0,

@@ -8,7 +8,7 @@ import pytest
 
 import polite_flamingo.hub  # noqa: F401
 from polite_flamingo.filters.nli import Nli, premise_and_hypothesis
-from tests.reference import golden
+from tests.support.reference import golden
 
 PAIRS = [
     premise_and_hypothesis(question="What colour is the circle?", output="The circle is red.", original="Answer: red"),

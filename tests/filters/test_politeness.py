@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import polite_flamingo.hub  # noqa: F401
-from polite_flamingo.evaluation.politeness import Politeness
+from polite_flamingo.filters.politeness import Politeness
 
 PAIRS = [
     ("What colour is the circle?", "Answer: red"),

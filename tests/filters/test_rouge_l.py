@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polite_flamingo.evaluation.rouge_l import common_subsequence, rouge_l, tokens
-from tests.reference import golden
+from polite_flamingo.filters.rouge_l import common_subsequence, rouge_l, tokens
+from tests.support.reference import golden
 
 
 def test_reproduces_the_reference_numbers() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import polite_flamingo.hub  # noqa: F401
-from benchmarks.scorers import Reference, drawn
-from benchmarks.scoring import largest_differences
+from benchmarks.pipeline.scorers import Reference, drawn
+from benchmarks.pipeline.scoring import largest_differences
 from polite_flamingo.filters import packed
 from polite_flamingo.filters.judge import Thresholds, judge
 from polite_flamingo.filters.scorer import Scorer, ScoringConfig

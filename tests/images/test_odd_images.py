@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from polite_flamingo import images
+from polite_flamingo.images import decoding
 from polite_flamingo.sample import BadSample
 
 RED = (220, 30, 40)
@@ -112,9 +112,9 @@ def is_marked(image: Pillow.Image, *, turned: bool = False) -> bool:
 
 def refused(data: bytes) -> BadSample:
     with pytest.raises(BadSample) as caught:
-        images.decode(data)
+        decoding.decode(data)
     with pytest.raises(BadSample) as seen:
-        images.inspect(data)
+        decoding.inspect(data)
     assert (seen.value.reason, seen.value.detail) == (caught.value.reason, caught.value.detail)
     assert "\n" not in caught.value.detail
     return caught.value
@@ -157,9 +157,9 @@ BESIDE_THE_PIXELS = {
 @pytest.mark.parametrize("name", BESIDE_THE_PIXELS)
 def test_nothing_beside_the_pixels_costs_the_picture(name: str) -> None:
     data = BESIDE_THE_PIXELS[name]
-    header = images.inspect(data)
+    header = decoding.inspect(data)
     assert (header.width, header.height) == (48, 32)
-    assert is_marked(images.decode(data))
+    assert is_marked(decoding.decode(data))
 
 
 def test_the_orientation_outlives_the_metadata_that_is_left_out() -> None:
@@ -169,13 +169,13 @@ def test_the_orientation_outlives_the_metadata_that_is_left_out() -> None:
         png(chunk(b"eXIf", exif.removeprefix(b"Exif\0\0")), chunk(b"gAMA", b"\0")),
         tiff((274, 3, 1, 6), (270, 2, 1000, 99_999_999)),
     ):
-        assert is_marked(images.decode(data), turned=True)
+        assert is_marked(decoding.decode(data), turned=True)
 
 
 def test_transparency_outlives_it_too() -> None:
     image = Pillow.new("RGBA", (8, 8), (0, 0, 0, 0))
     data = encode(image.quantize(), "PNG")
-    assert images.decode(data[:33] + chunk(b"gAMA", b"") + data[33:]).getpixel((4, 4)) == (255, 255, 255)
+    assert decoding.decode(data[:33] + chunk(b"gAMA", b"") + data[33:]).getpixel((4, 4)) == (255, 255, 255)
 
 
 def test_metadata_that_is_left_out_excuses_no_damage() -> None:
@@ -188,26 +188,26 @@ def test_metadata_that_is_left_out_excuses_no_damage() -> None:
 
 def refused_at_all(data: bytes) -> str:
     with pytest.raises(BadSample) as caught:
-        images.decode(data)
+        decoding.decode(data)
     return caught.value.reason
 
 
 def test_avif_is_read() -> None:
     data = encode(MARKED, "AVIF", quality=95)
-    assert images.inspect(data) == images.Header(format="AVIF", width=48, height=32)
-    assert images.EXTENSION_OF["AVIF"] == "avif" and is_marked(images.decode(data))
-    assert is_marked(images.decode(encode(MARKED, "AVIF", quality=95, exif=oriented(6))), turned=True)
+    assert decoding.inspect(data) == decoding.Header(format="AVIF", width=48, height=32)
+    assert decoding.EXTENSION_OF["AVIF"] == "avif" and is_marked(decoding.decode(data))
+    assert is_marked(decoding.decode(encode(MARKED, "AVIF", quality=95, exif=oriented(6))), turned=True)
     see_through = encode(Pillow.new("RGBA", (32, 32), (0, 0, 0, 0)), "AVIF")
-    assert images.decode(see_through).getpixel((9, 9)) == (255, 255, 255)
+    assert decoding.decode(see_through).getpixel((9, 9)) == (255, 255, 255)
     assert refused_at_all(data[:-30]) == "corrupt_image"
 
 
 def test_heic_is_read_where_its_plug_in_is(monkeypatch: pytest.MonkeyPatch) -> None:
     data = heic(MARKED)
-    assert images.inspect(data) == images.Header(format="HEIF", width=48, height=32)
-    assert images.EXTENSION_OF["HEIF"] == "heic" and is_marked(images.decode(data))
-    assert is_marked(images.decode(heic(MARKED, exif=oriented(6))), turned=True)
-    assert is_marked(images.decode(heic(MARKED, exif=b"Exif\0\0garbage")))
+    assert decoding.inspect(data) == decoding.Header(format="HEIF", width=48, height=32)
+    assert decoding.EXTENSION_OF["HEIF"] == "heic" and is_marked(decoding.decode(data))
+    assert is_marked(decoding.decode(heic(MARKED, exif=oriented(6))), turned=True)
+    assert is_marked(decoding.decode(heic(MARKED, exif=b"Exif\0\0garbage")))
     assert refused_at_all(data[:-30]) == refused_at_all(data[:150]) == "corrupt_image"
     assert "HEIF" not in Pillow.OPEN, "nothing is registered with Pillow, which others use as well"
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
@@ -220,7 +220,7 @@ def test_ten_bits_of_heic_become_eight() -> None:
     levels = np.full((8, 8, 3), (65535, 0, 0), np.uint16)
     buffer = io.BytesIO()
     pillow_heif.from_bytes(mode="RGB;16", size=(8, 8), data=levels.tobytes()).save(buffer)
-    red, green, blue = images.decode(buffer.getvalue()).getpixel((4, 4))  # type: ignore[misc]
+    red, green, blue = decoding.decode(buffer.getvalue()).getpixel((4, 4))  # type: ignore[misc]
     assert red > 250 and max(green, blue) < 5
 
 

@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from polite_flamingo import ingest as module
-from polite_flamingo import shared
-from polite_flamingo.ingest import IngestConfig, Spread, ingest, ingest_all, preview_rows
-from polite_flamingo.ledger import exclusive, read_quarantine, shard_names
+from polite_flamingo.ingest import ingest as module
+from polite_flamingo.ingest.ingest import IngestConfig, Spread, ingest, ingest_all, preview_rows
 from polite_flamingo.sample import Sample
-from polite_flamingo.shards import read_shard
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.storage import visibility
+from polite_flamingo.storage.ledger import exclusive, read_quarantine, shard_names
+from polite_flamingo.storage.shards import read_shard
 from ray_jobs.ingest import main
 
 QUESTIONS = 7
@@ -364,7 +364,7 @@ def test_a_mount_that_goes_away_while_a_part_is_built_leaves_no_part(
 def test_a_worker_that_writes_to_another_disk_is_noticed(
     raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "PATIENCE", 0.0)
+    monkeypatch.setattr(visibility, "PATIENCE", 0.0)
     work = tmp_path / "out" / "ingest" / "clevr"
 
     def change() -> None:

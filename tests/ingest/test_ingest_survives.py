@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from polite_flamingo.ingest import IngestConfig, Ingested, ingest, ingest_all
+from polite_flamingo.ingest.ingest import IngestConfig, Ingested, ingest, ingest_all
 from polite_flamingo.sources import SourceOptions
 from ray_jobs.ingest import OnRay
 
@@ -46,7 +46,7 @@ def outcome(result: Ingested) -> tuple[Any, ...]:
 
 def build_or_die(job: Any) -> str:
     """In a worker: the job after next kills its process once, with its shard half written."""
-    from polite_flamingo.ingest import _build_job
+    from polite_flamingo.ingest.ingest import _build_job
 
     found, number = job
     once = found.out / f"died-{number}"

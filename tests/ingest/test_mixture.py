@@ -11,14 +11,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polite_flamingo.ingest import ingest_all
-from polite_flamingo.mixture import Mixture, by_square_root, load_mixture, shares
+from polite_flamingo.ingest.ingest import ingest_all
+from polite_flamingo.ingest.mixture import Mixture, by_square_root, load_mixture, shares
 from polite_flamingo.sample import Sample
-from polite_flamingo.shards import read_shard
 from polite_flamingo.sources import SOURCES, SourceError
+from polite_flamingo.storage.shards import read_shard
 from ray_jobs.ingest import main
 
-PROFILE = Path(__file__).parents[1] / "profiles" / "pf1m-mixture.yaml"
+PROFILE = Path(__file__).parents[2] / "profiles" / "pf1m-mixture.yaml"
 SIZES = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(0, 10**6), min_size=1, max_size=6)
 
 

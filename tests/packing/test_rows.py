@@ -11,14 +11,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import SHARED, golden
 
 from polite_flamingo import hub
-from polite_flamingo.flamingo.attention import image_numbers
-from polite_flamingo.flamingo.tokenization import LegacyLlamaTokenizer, TransformersTokenizer
-from polite_flamingo.packing import ALIKE, Exchange, Packed, PackingConfig, Reading, Row, encode, exchanges, pack
+from polite_flamingo.flamingo.model.attention import image_numbers
+from polite_flamingo.flamingo.model.tokenization import LegacyLlamaTokenizer, TransformersTokenizer
+from polite_flamingo.packing.rows import ALIKE, Exchange, Packed, PackingConfig, Reading, Row, encode, exchanges, pack
 from polite_flamingo.prompts import SYSTEM, chat_prompt, rewriting_prompt
 from polite_flamingo.sample import Image, Sample, Turn
+from tests.support.reference import SHARED, golden
 
 TOKENIZER = TransformersTokenizer(str(hub.resolve("zoo:flamingo")))
 WORDS = ["a", "red", "circle", "is", "left", "of", "the", "blue", "square", "two", "\n", "?", "Ünïcödé", "東"]

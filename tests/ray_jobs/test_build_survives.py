@@ -13,22 +13,22 @@ import threading
 import time
 from pathlib import Path
 
-import fake_actors
 import pytest
-from build_world import config, outcome, results, stats, text_row, write_world
-from patience import wait_until
-from processes import descendants, family, kill
 
-from polite_flamingo import journal
-from polite_flamingo.ledger import OutputLayout
-from polite_flamingo.shards import write_shard
+from polite_flamingo.storage import journal
+from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console, replay, select
 from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.cluster import PoolConfig, PoolsConfig
 from ray_jobs.run_info import read_run
+from tests.support import fake_actors
+from tests.support.build_world import config, outcome, results, stats, text_row, write_world
+from tests.support.patience import wait_until
+from tests.support.processes import descendants, family, kill
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 
 
 def run(job: BuildConfig, rewriting: type = fake_actors.FakeRewriterActor) -> None:
@@ -70,7 +70,7 @@ def test_bad_shards_end_in_the_right_place_and_the_counts_add_up(
 
 def outcome_of_rows(out: Path) -> dict[str, int]:
     """As `outcome`, but a key may be scored in two shards: `select` rejects the second."""
-    from polite_flamingo.ledger import read_quarantine, read_scored
+    from polite_flamingo.storage.ledger import read_quarantine, read_scored
 
     layout = OutputLayout(root=out)
     counts: dict[str, int] = {"scored": 0}
@@ -207,5 +207,5 @@ def test_killing_the_job_and_starting_it_again_changes_nothing(
 def start_driver(source: Path, out: Path) -> subprocess.Popen[bytes]:
     """A job in its own process with its own Ray."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, str(REPO / "tests" / "run_fake_build.py"), str(source), str(out)]
+    command = [sys.executable, "-m", "tests.support.run_fake_build", str(source), str(out)]
     return subprocess.Popen(command, env=environment, cwd=REPO)

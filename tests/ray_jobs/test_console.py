@@ -14,7 +14,7 @@ from ray_jobs.cluster import PoolConfig, PoolsConfig, check_size
 from ray_jobs.replay import ReplayConfig
 from ray_jobs.select import SelectConfig, thresholds_of_build
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 TINY = str(REPO / "profiles" / "tiny.yaml")
 COMMON = ["--profile", TINY, "--input", "in", "--out", "out"]
 

@@ -7,16 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from build_world import outcome, results, stats
 
-from polite_flamingo.ledger import OutputLayout, read_scored
-from polite_flamingo.shards import read_shard
+from polite_flamingo.storage.ledger import OutputLayout, read_scored
+from polite_flamingo.storage.shards import read_shard
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
 from ray_jobs.demo import PROFILE, DemoConfig, demo
+from tests.support.build_world import outcome, results, stats
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
-WEIGHTS = Path(__file__).parents[1] / "polite_flamingo" / "zoo" / "weights"
+WEIGHTS = Path(__file__).parents[2] / "polite_flamingo" / "testbed" / "zoo" / "weights"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def built(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
 
 def test_the_profile_describes_the_zoo_as_it_was_trained() -> None:
     from polite_flamingo import hub
-    from polite_flamingo.zoo.flamingo import zoo_config
+    from polite_flamingo.testbed.zoo.flamingo import zoo_config
 
     arguments = ["--profile", str(PROFILE), "--input", "in", "--out", "out"]
     flamingo = console.parse("b", "", BuildConfig, arguments).rewriter.flamingo

@@ -13,8 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from build_world import text_row, write_world
-from page_reader import Page, assert_readable_aloud, assert_self_contained
 from PIL import Image as Pillow
 
 from actors.distortion import DistortionActor
@@ -23,18 +21,20 @@ from polite_flamingo.distortion.pairs import distort as distort_samples
 from polite_flamingo.distortion.rules import RuleSpeaker
 from polite_flamingo.distortion.speakers import Request, Speaker
 from polite_flamingo.distortion.summary import count, pick, total
-from polite_flamingo.endpoint import EndpointDown
-from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, write_quarantine
+from polite_flamingo.endpoints.client import EndpointDown
 from polite_flamingo.report.distortion import write_distortion_page
-from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn
-from polite_flamingo.shards import write_shard
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, write_quarantine
+from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console
 from ray_jobs.cluster import PoolConfig, PoolsConfig
 from ray_jobs.console import JobFailed
 from ray_jobs.distort import DistortConfig, config_hash, distort, refuse_nothing, speaker_of, summarise, try_out
+from tests.support.build_world import text_row, write_world
+from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 PROFILES = REPO / "profiles"
 
 

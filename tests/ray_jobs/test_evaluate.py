@@ -16,19 +16,19 @@ from typing import Any
 import pytest
 import yaml
 
-from polite_flamingo.answers import Unfinished
-from polite_flamingo.endpoint import EndpointDown, ServerConfig
+from polite_flamingo.endpoints.answers import Unfinished
+from polite_flamingo.endpoints.client import EndpointDown, ServerConfig
 from polite_flamingo.evaluation.bootstrap import Resampling
 from polite_flamingo.evaluation.contestants import Endpoint, Recorded
 from polite_flamingo.evaluation.judging import RAW, judge
 from polite_flamingo.evaluation.results import summarise
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
-from polite_flamingo.shards import write_shard
+from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console
 from ray_jobs.evaluate import EvaluateConfig, evaluate, refuse_the_silent
-from tests.page_reader import Page, assert_readable_aloud, assert_self_contained
+from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 
-PROFILE = Path(__file__).parents[1] / "profiles" / "tiny.yaml"
+PROFILE = Path(__file__).parents[2] / "profiles" / "tiny.yaml"
 
 
 class Server(BaseHTTPRequestHandler):
@@ -61,8 +61,8 @@ def server() -> Iterator[Any]:
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
     """Two shards of Shapes, of a question and a change each, one rewritten; a conversation, and a picture cut short."""
-    from polite_flamingo.zoo.evaluate import sample_of
-    from polite_flamingo.zoo.pairs import random_pair
+    from polite_flamingo.testbed.zoo.evaluate import sample_of
+    from polite_flamingo.testbed.zoo.pairs import random_pair
 
     rng = random.Random(3)
     pairs = [random_pair(rng, task) for task in ("vqa", "change_captioning", "vqa", "captioning")]

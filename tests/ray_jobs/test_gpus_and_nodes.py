@@ -10,26 +10,26 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import fake_actors
 import pytest
 import yaml
-from build_world import config, outcome, write_world
 
-from polite_flamingo.ledger import OutputLayout
+from polite_flamingo.storage.ledger import OutputLayout
 from ray_jobs import console, lost_machines
 from ray_jobs.build_pf1m import build
 from ray_jobs.cluster import PoolConfig
 from ray_jobs.lost_machines import Watch, watched
 from ray_jobs.train import TrainConfig
 from serving.config import from_profile
+from tests.support import fake_actors
+from tests.support.build_world import config, outcome, write_world
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 PUBLISHED = REPO / "profiles" / "openflamingo-9b-v1.yaml"
 
 
 def run(script: str, folder: Path) -> dict[str, Any]:
     """What it says on its last line: it has a Ray of its own, and a process can have one at a time."""
-    command = [sys.executable, str(REPO / "tests" / script), str(folder)]
+    command = [sys.executable, "-m", f"tests.support.{script}", str(folder)]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -39,7 +39,7 @@ def run(script: str, folder: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_every_job_runs_on_gpus_with_the_pools_of_the_published_profile(tmp_path: Path) -> None:
     """Ray Data asks who wants GPUs for a `batch_size`, and with any it cuts large shards and joins small ones."""
-    found = run("run_on_gpus.py", tmp_path)
+    found = run("run_on_gpus", tmp_path)
     assert found["build"] == {"odd": 7, "s0": 1, "s1": 70, "s2": 700}
     assert found["replay"] == found["build"] | {"odd~replay-1": 1}
     assert found["distort"] == 1 + 70 + 700 + 8
@@ -49,7 +49,7 @@ def test_every_job_runs_on_gpus_with_the_pools_of_the_published_profile(tmp_path
 def test_ray_train_and_ray_serve_take_the_gpus_of_the_published_profile() -> None:
     from ray.serve._private.build_app import build_app
 
-    from serving.deployments import build
+    from serving.server.deployments import build
     from training.trainer import scaling
 
     wanted = ["--stage", "polite", "--data.pairs", "out/pairs", "--out", "out/polite"]
@@ -88,7 +88,7 @@ def test_what_a_worker_cannot_reach_ends_the_job_and_mended_it_goes_on(tmp_path:
 @pytest.mark.slow
 def test_a_machine_that_is_lost_and_not_replaced_hangs_nothing_and_condemns_nobody(tmp_path: Path) -> None:
     """Its actors start again on what is left and take every CPU of it; reading and writing must go on."""
-    assert run("run_on_nodes.py", tmp_path) == {"nodes": [False, True], "scored": 160}
+    assert run("run_on_nodes", tmp_path) == {"nodes": [False, True], "scored": 160}
 
 
 def test_a_job_that_can_not_go_on_with_what_is_left_says_so() -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from patience import PATIENCE, wait_until
 
 from ray_jobs import leftovers
+from tests.support.patience import PATIENCE, wait_until
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 HINT = "interrupted; the same command goes on where it stopped\n"
 ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 

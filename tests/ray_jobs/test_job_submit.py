@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from build_world import outcome, results, write_world
-from processes import family, kill
 
-from polite_flamingo.ledger import OutputLayout
+from polite_flamingo.storage.ledger import OutputLayout
+from tests.support.build_world import outcome, results, write_world
+from tests.support.processes import family, kill
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
 
@@ -40,7 +40,7 @@ def head() -> Iterator[dict[str, str]]:
     gcs, dashboard, agent = free_ports(3)
     environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTHONPATH")}
     path = os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])  # as an activated environment
-    environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(REPO / "tests"), "PATH": path}
+    environment |= {"RAY_AUTH_MODE": "disabled", "PATH": path}
     ports = {"--port": gcs, "--dashboard-port": dashboard, "--dashboard-agent-listen-port": agent}
     options = [f"{name}={port}" for name, port in ports.items()]
     command = [*RAY, "start", "--head", "--block", "--num-cpus=4", f"--temp-dir={folder}", *options]
@@ -80,12 +80,14 @@ def submit(environment: dict[str, str], *command: str, status: int = 0) -> str:
 
 def test_submitted_to_a_cluster_it_does_the_same(tmp_path: Path, head: dict[str, str]) -> None:
     source = write_world(tmp_path / "in", shards=3, special={(1, 2): "raise"})
-    printed = submit(head, "python", "tests/run_fake_build.py", str(source), str(tmp_path / "out"))
+    printed = submit(head, "python", "-m", "tests.support.run_fake_build", str(source), str(tmp_path / "out"))
     assert "rows in" in printed
     assert "rewriting_failed" in printed
     assert outcome(tmp_path / "out") == {"scored": 29, "rewriting_failed": 1}
     here = subprocess.run(
-        [sys.executable, "tests/run_fake_build.py", str(source), str(tmp_path / "here")], cwd=REPO, timeout=400
+        [sys.executable, "-m", "tests.support.run_fake_build", str(source), str(tmp_path / "here")],
+        cwd=REPO,
+        timeout=400,
     )
     assert here.returncode == 0
     assert results(tmp_path / "here") == results(tmp_path / "out")

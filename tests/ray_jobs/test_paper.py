@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.ledger import OutputLayout
-from polite_flamingo.paper.results import ROLES
+from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.testbed.paper.results import ROLES
 from ray_jobs import console
 from ray_jobs.paper import PaperConfig, begin_or_resume, paper
 from ray_jobs.paper_steps import plan
 from ray_jobs.run_info import Work, add_work, read_run, write_run
 
-TINY = str(Path(__file__).parents[1] / "profiles" / "tiny.yaml")
+TINY = str(Path(__file__).parents[2] / "profiles" / "tiny.yaml")
 
 
 @pytest.fixture

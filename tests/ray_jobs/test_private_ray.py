@@ -28,7 +28,7 @@ def test_a_private_ray_turns_strangers_away(tmp_path: Path) -> None:
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}  # without the setting that tests make for their own Ray
     done = subprocess.run(
         [sys.executable, "-c", JOB, str(tmp_path)],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=env,
         capture_output=True,
         text=True,

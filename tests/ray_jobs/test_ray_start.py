@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 START = """
 import resource, sys
 from ray_jobs.ray_start import RayUnavailable, joined_ray, private_ray

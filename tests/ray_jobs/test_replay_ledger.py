@@ -6,16 +6,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from build_world import outcome, text_row, write_world
 
 from actors.commit import commit_blocks
 from actors.rows import Block, Row
-from polite_flamingo.guard import quarantine
-from polite_flamingo.inputs import InputFile
-from polite_flamingo.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.faults.guard import quarantine
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.shards import read_shard
+from polite_flamingo.storage.input_files import InputFile
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.storage.shards import read_shard
 from ray_jobs.replay_ledger import Again, declare, readable_again, settle
+from tests.support.build_world import outcome, text_row, write_world
 
 
 def process(out: Path, name: str, shard: Path, failing: tuple[str, ...] = ()) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from polite_flamingo.ledger import OutputLayout
+from polite_flamingo.storage.ledger import OutputLayout
 from ray_jobs.run_info import Work, add_work, begin_run, read_run, write_run
 
 

@@ -17,7 +17,7 @@ from ray_jobs.build_pf1m import BuildConfig
 from ray_jobs.cluster import PoolsConfig
 from ray_jobs.console import CannotStart
 from ray_jobs.serve import HAPROXY_FILES, ServeConfig, check_port, private_folder
-from serving.batch_work import profile_of
+from serving.batches.work import profile_of
 from serving.config import ScaleConfig, ServiceConfig, from_profile
 
 ROOT = Path(__file__).parents[2]
@@ -32,12 +32,12 @@ def test_there_is_a_file_for_the_tiny_models_and_one_for_the_published() -> None
 def test_ray_serve_takes_the_file_and_the_service_its_arguments(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    from serving.deployments import app
+    from serving.server.deployments import app
 
     monkeypatch.chdir(ROOT)
     schema = ServeDeploySchema.model_validate(yaml.safe_load(file.read_text()))
     (application,) = schema.applications
-    assert application.import_path == "serving.deployments:app" and application.route_prefix == "/"
+    assert application.import_path == "serving.server.deployments:app" and application.route_prefix == "/"
     assert app(application.args)._bound_deployment.name == "ingress"
 
 
@@ -50,7 +50,7 @@ def test_only_the_service_with_keys_listens_to_other_machines() -> None:
 
 
 def test_what_cannot_be_served_is_told_before_anything_starts() -> None:
-    from serving.deployments import app, build
+    from serving.server.deployments import app, build
 
     beams = from_profile(ROOT / "profiles/tiny.yaml", {"serving.chat.generation.num_beams": 3})
     with pytest.raises(ValueError, match=r"clever-flamingo: .*num_beams to 1"):
@@ -62,7 +62,7 @@ def test_what_cannot_be_served_is_told_before_anything_starts() -> None:
 
 
 def test_replicas_follow_the_need_of_the_last_seconds() -> None:
-    from serving.deployments import build
+    from serving.server.deployments import build
 
     more = {
         "serving.scale.ingress.max": 3,

@@ -15,25 +15,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from build_world import write_world
-from patience import wait_until
-from processes import descendants, kill
 from safetensors.torch import load_file
-from train_ranks import RankJob, run_rank, run_ranks
 
-from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
-from polite_flamingo.ledger import OutputLayout
-from polite_flamingo.packing import PackingConfig
+from polite_flamingo.flamingo.model.checkpoint import load_flamingo
+from polite_flamingo.packing.rows import PackingConfig
+from polite_flamingo.storage.ledger import OutputLayout
 from ray_jobs import train
 from ray_jobs.console import JobFailed
 from ray_jobs.run_info import begin_run, write_run
 from ray_jobs.train import TrainConfig
-from training import checkpoints, curve, trainer
+from tests.support.build_world import write_world
+from tests.support.patience import wait_until
+from tests.support.processes import descendants, kill
+from tests.support.train_ranks import RankJob, run_rank, run_ranks
+from training import checkpoints, log, trainer
+from training.distributed import ALONE
 from training.loop import Tally
 from training.stages import CONNECTOR, StageConfig, Stages, TrainingConfig
 from training.workers import StreamingConfig, WorkersConfig
-from training.world import ALONE
 
 PACKING = PackingConfig(window=160, max_images=4, fill="alone")
 STAGES = Stages(
@@ -64,7 +64,7 @@ def killed(job: TrainConfig, ray_session: None) -> Path:
     out = Path(job.out)
 
     def kill_in_mid_epoch() -> None:
-        wait_until(lambda: bool(lines := curve.read(out)) and lines[-1]["epoch"] > 1.2, 600)
+        wait_until(lambda: bool(lines := log.read(out)) and lines[-1]["epoch"] > 1.2, 600)
         workers = descendants("RayTrainWorker")
         assert len(workers) == 2, "found other processes than the two workers"
         kill(workers[1:])
@@ -86,7 +86,7 @@ def test_a_killed_worker_changes_nothing(job: TrainConfig, killed: Path, tmp_pat
 
     undisturbed = RankJob(config=job.training, stage=job.stage, mixture=train.mixture_of(job), out=tmp_path / "out")
     (expected,) = run_ranks(2, [undisturbed], tmp_path)
-    found = curve.read(killed)
+    found = log.read(killed)
     assert [line["step"] for line in found] == list(range(1, len(expected) + 1)), "no update is there twice"
     order = ("samples", "tokens", "trained_tokens", "progress", "learning_rate")
     assert [[line[name] for name in order] for line in found] == [
@@ -117,7 +117,7 @@ def test_what_is_finished_is_not_done_again_and_nothing_else_gets_in(
     assert f"samples                     {3 * 42} in 126 rows" in printed and "restarts                    1" in printed
     assert "learning_rate: 0.02" in (killed / "config.yaml").read_text()
     steps = [event.step for event in events(killed) if event.summary.value]
-    assert steps == [line["step"] for line in curve.read(killed)], "TensorBoard shows no update twice either"
+    assert steps == [line["step"] for line in log.read(killed)], "TensorBoard shows no update twice either"
     with pytest.raises(ValueError, match=r"another configuration .*--fresh"):
         train.train(replace(job, training=replace(job.training, seed=1)))
     with pytest.raises(ValueError, match=r"another configuration .*--fresh"):

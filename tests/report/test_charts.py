@@ -7,9 +7,9 @@ import pytest
 
 from polite_flamingo.filters.judge import CHECKS, Thresholds
 from polite_flamingo.report.charts import reward_chart, what_if_chart
-from polite_flamingo.selection import select_shard
-from polite_flamingo.statistics import Curve, Histogram, Statistics
-from tests.scored import scored, world
+from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.statistics import Curve, Histogram, Statistics
+from tests.support.scored import scored, world
 
 STATISTICS = select_shard(world(600), shard="s", thresholds=Thresholds()).statistics
 

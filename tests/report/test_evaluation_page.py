@@ -12,9 +12,9 @@ from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged
 from polite_flamingo.evaluation.metrics import METRICS
 from polite_flamingo.evaluation.results import summarise
 from polite_flamingo.report.evaluation import page
-from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
-from tests.page_reader import Page, assert_readable_aloud, assert_self_contained
+from polite_flamingo.storage.run_info import RunInfo
+from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 
 HOSTILE = "<script>alert(1)</script>\"'&{{ 7*7 }}\ud83d"
 RUN = RunInfo(title="A run", command="python -m ray_jobs.evaluate", started="2026-01-01T12:00:00+00:00", config="a: 1")

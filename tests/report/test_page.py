@@ -13,13 +13,13 @@ from PIL import Image as Pillow
 from polite_flamingo.filters.judge import CHECKS, Thresholds
 from polite_flamingo.report.gallery import MAX_SIDE, collect_gallery, readable, thumbnail
 from polite_flamingo.report.page import CHECK_NAMES, REASON_NAMES, STAGE_NAMES, TASK_NAMES, funnel, render, write_report
-from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import TASKS, Image, Quarantined, Sample, Turn
-from polite_flamingo.selection import select_shard
-from polite_flamingo.statistics import REJECTIONS, Statistics, stage_of
-from tests.page_reader import Page, assert_readable_aloud, assert_self_contained
-from tests.report_example import RUN, example, shards
-from tests.scored import scored
+from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.statistics import REJECTIONS, Statistics, stage_of
+from polite_flamingo.storage.run_info import RunInfo
+from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
+from tests.support.report_example import RUN, example, shards
+from tests.support.scored import scored
 
 
 @pytest.fixture(scope="module")

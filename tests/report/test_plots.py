@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from polite_flamingo.report.plots import Bar, Cell, Line, Point, bars, heat_map, lines, number, ticks
-from tests.page_reader import Page
+from tests.support.page_reader import Page
 
 HOSTILE = '<script>alert("1")</script>&'
 

@@ -16,7 +16,7 @@ from polite_flamingo.report.preview import FAILURES, FOLDED_FROM, LINES_FOLDED_F
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn
 from polite_flamingo.sources import SOURCES, SourceOptions
 from polite_flamingo.sources.catalogue import EVIDENCE
-from tests.page_reader import Page, assert_readable_aloud, assert_self_contained
+from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 
 COCO = SOURCES["coco_captions"]
 OPTIONS = SourceOptions(annotations=(Path("a/captions.json"),), images=Path("a/images"), split="val")

@@ -7,18 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from paper_example import example_results
-from test_evaluation_page import HOSTILE, world
 
 from polite_flamingo.evaluation.bootstrap import Resampling
 from polite_flamingo.evaluation.results import summarise
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.report import evaluation
 from polite_flamingo.report.page import write_report
-from polite_flamingo.report.paper import write_paper
-from polite_flamingo.run_info import ModelInfo, RunInfo
-from polite_flamingo.statistics import Statistics
-from tests.page_reader import Page, assert_self_contained
+from polite_flamingo.selection.statistics import Statistics
+from polite_flamingo.storage.run_info import ModelInfo, RunInfo
+from polite_flamingo.testbed.paper.page import write_paper
+from tests.report.test_evaluation_page import HOSTILE, world
+from tests.support.page_reader import Page, assert_self_contained
+from tests.support.paper_example import example_results
 
 BARE = RunInfo(title="A run", command="python -m ray_jobs.something", started="2026-01-01T12:00:00+00:00")
 WHOLE = replace(

@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image as Pillow
 
-from polite_flamingo import images, prompts
-from polite_flamingo.flamingo.beams import BeamSearch, arguments
+from polite_flamingo import prompts
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.rewriter import Rewriter, shared_beginning
-from polite_flamingo.flamingo.sampling import Decoding, choose, seed_of, uniforms
+from polite_flamingo.flamingo.engine.beam_search import BeamSearch, arguments
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.sampling import Decoding, choose, seed_of, uniforms
+from polite_flamingo.images import decoding
+from polite_flamingo.rewriters.flamingo import Rewriter, shared_beginning
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
 
 GREEDY = GenerationConfig(max_new_tokens=12, num_beams=1, do_sample=False, no_repeat_ngram_size=0)
@@ -82,7 +83,7 @@ def test_the_text_is_what_generate_says_to_the_protocols_prompt(rewriter, sample
     model, tokenizer = rewriter.model, rewriter.model.tokenizer
     ids = torch.tensor([tokenizer.encode(prompts.rewriting_prompt(one.instruction, one.response))])
     assert "<image><|endofchunk|>" in prompts.rewriting_prompt(one.instruction, one.response)
-    pixels = model.preprocess(images.decode(one.images[0].data))[None, None, None]
+    pixels = model.preprocess(decoding.decode(one.images[0].data))[None, None, None]
     out = model.generate(pixels, ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_id)
     assert rewriter.rewrite([one]) == [tokenizer.decode(out[0, ids.shape[1] :].tolist()).strip()]
 
@@ -167,7 +168,7 @@ def test_text_only_equals_the_references_black_image(tiny, attention):
     )
     model, tokenizer, one = rewriter.model, rewriter.model.tokenizer, sample("t", "a man")
     ids = torch.tensor([tokenizer.encode(prompts.rewriting_prompt(one.instruction, one.response))])
-    black = model.preprocess(images.black())[None, None, None]
+    black = model.preprocess(decoding.black())[None, None, None]
     out = model.generate(
         black, ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_id,
         eos_token_id=list(rewriter.decoder.ends),

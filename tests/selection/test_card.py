@@ -4,11 +4,11 @@ import dataclasses
 import re
 from pathlib import Path
 
-from polite_flamingo.card import card, write_card
 from polite_flamingo.filters.judge import Thresholds
-from polite_flamingo.run_info import RunInfo
-from polite_flamingo.statistics import Statistics
-from tests.report_example import RUN, example, shards
+from polite_flamingo.selection.card import card, write_card
+from polite_flamingo.selection.statistics import Statistics
+from polite_flamingo.storage.run_info import RunInfo
+from tests.support.report_example import RUN, example, shards
 
 
 def test_counts_models_and_thresholds_are_stated(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from polite_flamingo.filters.judge import Thresholds
-from polite_flamingo.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.sample import Sample
+from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from ray_jobs import select
 from ray_jobs.run_info import begin_run, write_run
 from ray_jobs.select import SelectConfig
-from tests.page_reader import Page
-from tests.scored import scored, world
+from tests.support.page_reader import Page
+from tests.support.scored import scored, world
 
 
 def commit(layout: OutputLayout, name: str, samples: list[Sample]) -> None:

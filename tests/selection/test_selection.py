@@ -6,12 +6,12 @@ import random
 
 import pytest
 
-from polite_flamingo.duplicates import digest
 from polite_flamingo.filters.judge import CHECKS, Check, Thresholds
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.selection import select_shard
-from polite_flamingo.statistics import PICKS, Statistics
-from tests.scored import scored, world
+from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.statistics import PICKS, Statistics
+from polite_flamingo.storage.duplicates import digest
+from tests.support.scored import scored, world
 
 TEXT = "A red circle.\n\nIn addition, a dog sleeps.\n\nThe wall is green."
 

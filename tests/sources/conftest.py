@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_dataset import SHARED, Raw, both
 
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceOptions
+from tests.support.raw_dataset import SHARED, Raw, both
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from typing import get_args
 
 import pytest
 
-from polite_flamingo.sources import SOURCES, coco, elevater
-from polite_flamingo.sources.base import Evidence, Source, Use
+from polite_flamingo.sources import SOURCES
 from polite_flamingo.sources.catalogue import (
     EVIDENCE,
     HEADINGS,
@@ -22,6 +21,8 @@ from polite_flamingo.sources.catalogue import (
     example,
     named,
 )
+from polite_flamingo.sources.datasets import coco, elevater
+from polite_flamingo.sources.records.source import Evidence, Source, Use
 from ray_jobs.ingest import parser
 
 ALL = list(SOURCES.values())

@@ -9,9 +9,9 @@ import pyarrow.parquet
 import pytest
 
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.base import Source
 from polite_flamingo.sources.formats import as_markdown, files_of, honours_meanings, pictures_of
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.source import Source
 
 ALL = list(SOURCES.values())
 

@@ -8,11 +8,11 @@ import sys
 from collections import Counter
 
 import pytest
-from raw_dataset import Raw
 
 from polite_flamingo.sample import TASKS
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
+from polite_flamingo.sources.records.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
+from tests.support.raw_dataset import Raw
 
 CATEGORIES = {"captioning", "classification", "change captioning", "VQA with rationale", "VQA"}
 
@@ -42,7 +42,7 @@ def test_a_task_has_at_least_five_wordings_and_all_are_used(task: str) -> None:
 
 
 def test_the_wording_hangs_on_the_key_alone_also_in_another_process() -> None:
-    code = "from polite_flamingo.sources.instructions import instruction; print(instruction('captioning', 'a/b/c'))"
+    code = "from polite_flamingo.sources.records import instructions as i; print(i.instruction('captioning', 'a/b/c'))"
     seen = set()
     for seed in ("0", "1"):
         run = [sys.executable, "-c", code]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.duplicates import digest, find, write_keys
+from polite_flamingo.storage.duplicates import digest, find, write_keys
 
 
 def write(folder: Path, shards: dict[str, list[str]]) -> list[tuple[str, Path]]:

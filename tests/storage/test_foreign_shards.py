@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.foreign import refuse_foreign
-from polite_flamingo.ledger import shard_names
 from polite_flamingo.sample import Image, Sample, Turn
-from polite_flamingo.shards import encode_record, read_shard, write_shard
+from polite_flamingo.storage.foreign_shards import refuse_foreign
+from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.shards import encode_record, read_shard, write_shard
 from ray_jobs import build_pf1m, console, distort, evaluate, ingest, train
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 TINY = str(REPO / "profiles" / "tiny.yaml")
 
 

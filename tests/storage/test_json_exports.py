@@ -8,12 +8,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from polite_flamingo.exports import export_shard, join_exports, llava_record, pf1m_record
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.sample import Sample
-from polite_flamingo.selection import select_shard
-from tests.reference import golden
-from tests.scored import scored, world
+from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.storage.json_exports import export_shard, join_exports, llava_record, pf1m_record
+from tests.support.reference import golden
+from tests.support.scored import scored, world
 
 
 def kept(samples: list[Sample]) -> list[Sample]:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from build_world import config, write_world
 
 from actors.commit import commit_blocks
 from actors.source import ShardDatasource
-from polite_flamingo.ledger import (
+from polite_flamingo.sample import Quarantined
+from polite_flamingo.storage.ledger import (
     Manifest,
     OutputLayout,
     exclusive,
@@ -30,10 +30,10 @@ from polite_flamingo.ledger import (
     write_manifest,
     write_quarantine,
 )
-from polite_flamingo.sample import Quarantined
 from ray_jobs import build_pf1m
 from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.run_info import Work
+from tests.support.build_world import config, write_world
 
 
 def touch(*paths: Path) -> None:
@@ -141,7 +141,7 @@ def test_input_errors_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_one_job_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
-    hold = "import sys, time, pathlib; from polite_flamingo.ledger import exclusive\n"
+    hold = "import sys, time, pathlib; from polite_flamingo.storage.ledger import exclusive\n"
     hold += "with exclusive(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None

@@ -18,15 +18,15 @@ import pytest
 import webdataset
 from PIL import Image as Pillow
 
-from polite_flamingo import parquet_export
 from polite_flamingo.filters.judge import Thresholds
-from polite_flamingo.ledger import Manifest, OutputLayout, commit_shard
-from polite_flamingo.parquet_export import write_parquet
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn, make_key
-from polite_flamingo.shards import read_shard, write_shard
+from polite_flamingo.storage import parquet_export
+from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
+from polite_flamingo.storage.parquet_export import write_parquet
+from polite_flamingo.storage.shards import read_shard, write_shard
 from ray_jobs import select
 from ray_jobs.run_info import begin_run, write_run
-from tests.scored import scored
+from tests.support.scored import scored
 
 KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "tif": "TIFF", "avif": "AVIF"}
 

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from polite_flamingo.filters.judge import Thresholds
-from polite_flamingo.ingest import IngestConfig, ingest
-from polite_flamingo.ledger import Manifest, OutputLayout, commit_shard, shard_names
-from polite_flamingo.origin import Annotations
+from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.shards import read_shard
 from polite_flamingo.sources import SourceOptions
+from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard, shard_names
+from polite_flamingo.storage.provenance import Annotations
+from polite_flamingo.storage.shards import read_shard
 from ray_jobs import console, select
 from ray_jobs.replay_ledger import declare, readable_again, settle
 from ray_jobs.run_info import add_ingests, begin_run, read_run, write_run
-from tests.page_reader import Page
-from tests.scored import draw, scored
+from tests.support.page_reader import Page
+from tests.support.scored import draw, scored
 
 
 def ingested(folder: Path, name: str, rows: int = 10, missing: int = 3, count: int | None = None) -> None:

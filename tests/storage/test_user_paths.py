@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.mixture import Entry, Mixture
-from polite_flamingo.places import expanded, is_pattern, local_path
+from polite_flamingo.ingest.mixture import Entry, Mixture
+from polite_flamingo.storage.user_paths import expanded, is_pattern, local_path
 from ray_jobs import console, ingest
 from ray_jobs.build_pf1m import BuildConfig
 from ray_jobs.distort import DistortConfig
@@ -16,7 +16,7 @@ from ray_jobs.replay import ReplayConfig
 from ray_jobs.select import SelectConfig
 from ray_jobs.train import TrainConfig
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 TINY = ["--profile", str(REPO / "profiles" / "tiny.yaml")]
 
 

@@ -1,7 +1,7 @@
 """A machine that does not see what the job needs says so in one line; nothing it cannot reach becomes a bad row.
 
 Other machines are played: by another content under the same path, or by a file whose reads fail as those of a mount
-that went away. `tests/test_gpus_and_nodes.py` and `test_build_survives.py` run the jobs around this.
+that went away. `tests/ray_jobs/test_gpus_and_nodes.py` and `test_build_survives.py` run the jobs around this.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import os
 from pathlib import Path
 
 import pytest
-from build_world import text_row
 
 from actors.commit import commit_blocks
 from actors.rows import Block
-from polite_flamingo import shared
 from polite_flamingo.hub import fingerprint
-from polite_flamingo.ledger import OutputLayout, shard_names
 from polite_flamingo.sample import Quarantined
-from polite_flamingo.shards import is_temporary, read_shard, sweep_temporary, temporary_name, write_shard
-from polite_flamingo.shared import OutOfReach, Seen, probing, reason_in, refuse_other_models
+from polite_flamingo.storage import visibility
+from polite_flamingo.storage.ledger import OutputLayout, shard_names
+from polite_flamingo.storage.shards import is_temporary, read_shard, sweep_temporary, temporary_name, write_shard
+from polite_flamingo.storage.visibility import OutOfReach, Seen, probing, reason_in, refuse_other_models
+from tests.support.build_world import text_row
 
 
 class FailingFile(io.RawIOBase):
@@ -104,7 +104,7 @@ def test_another_file_under_the_same_path_is_noticed(tmp_path: Path) -> None:
 
 
 def test_an_output_folder_of_another_machine_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shared, "PATIENCE", 0.0)
+    monkeypatch.setattr(visibility, "PATIENCE", 0.0)
     (tmp_path / ".probe-of-a-job-that-was-killed").touch()
     layout = OutputLayout(root=tmp_path)
     block = Block(name="a", shard="a.tar", first=0, shard_rows=1, rows=[text_row(0, 0)])

@@ -16,21 +16,21 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from gated import serving_on_a_port
-from held import hold
-from patience import PATIENCE
 from playwright.sync_api import Browser, Page, sync_playwright
-from rewriting_service import service_config
-from tiny_flamingo import Tiny
 
-from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import Sample
-from serving.app import create_app
-from serving.backend import Ask, Delta
+from serving.backends.base import Ask, Delta
+from serving.backends.engine_host import EngineHost
+from serving.backends.local import LocalBackend
 from serving.config import AccessConfig, ServiceConfig
 from serving.errors import ApiError
-from serving.host import EngineHost
-from serving.local import LocalBackend
+from serving.server.app import create_app
+from tests.support.gated import serving_on_a_port
+from tests.support.held import hold
+from tests.support.patience import PATIENCE
+from tests.support.rewriting_service import service_config
+from tests.support.tiny_flamingo import Tiny
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

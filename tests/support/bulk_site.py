@@ -15,15 +15,15 @@ from typing import Any
 import openai
 import pytest
 import uvicorn
-from patience import PATIENCE, wait_until
-from run_batches import bulk_config, runner
 
-from serving.app import create_app
-from serving.batch_runner import BatchRunner
-from serving.batch_store import BatchStore
+from serving.backends.local import LocalBackend
+from serving.batches.runner import BatchRunner
+from serving.batches.store import BatchStore
 from serving.config import AccessConfig, ServiceConfig
-from serving.keys import new_key, write_keys
-from serving.local import LocalBackend
+from serving.http.keys import new_key, write_keys
+from serving.server.app import create_app
+from tests.support.patience import PATIENCE, wait_until
+from tests.support.run_batches import bulk_config, runner
 
 
 def line(custom_id: str, raw: str = "a plain row", **body: Any) -> str:

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import openai
-from gated import serving_on_a_port
-from held import hold
-from patience import PATIENCE
 from PIL import Image as Pillow
-from tiny_flamingo import Tiny
 
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.model import FlamingoModel
-from serving.app import create_app
-from serving.backend import Ask
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from serving.backends.base import Ask
+from serving.backends.engine_host import EngineHost
+from serving.backends.local import LocalBackend
 from serving.config import AccessConfig, LimitsConfig, RemoteImagesConfig, ServiceConfig, ServingConfig
-from serving.host import EngineHost
-from serving.local import LocalBackend
+from serving.server.app import create_app
+from tests.support.gated import serving_on_a_port
+from tests.support.held import hold
+from tests.support.patience import PATIENCE
+from tests.support.tiny_flamingo import Tiny
 
 CHAT = "clever-flamingo"
 

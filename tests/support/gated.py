@@ -16,13 +16,13 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
-from patience import PATIENCE
 
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
-from serving.app import create_app
-from serving.backend import Ask, Delta
+from serving.backends.base import Ask, Delta
 from serving.config import AccessConfig, BatchesConfig, LimitsConfig, ServiceConfig, ServingConfig
 from serving.errors import server_error
+from serving.server.app import create_app
+from tests.support.patience import PATIENCE
 
 FIGURES = {"clever-flamingo/0": {"streams": 3.0, "slots": 8.0}, "polite-flamingo/0": {"streams": 1.0, "slots": 4.0}}
 

@@ -8,7 +8,7 @@ import random
 from PIL import Image as Pillow
 
 from polite_flamingo.sample import Image, Sample, Turn, make_key
-from polite_flamingo.zoo.pairs import random_pair
+from polite_flamingo.testbed.zoo.pairs import random_pair
 
 PNG = io.BytesIO()
 Pillow.new("RGB", (64, 48), "teal").save(PNG, "PNG")

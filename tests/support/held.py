@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.streaming import AsyncEngine
+from polite_flamingo.flamingo.engine.async_engine import AsyncEngine
+from polite_flamingo.flamingo.engine.requests import Request
 
 
 def hold(service: AsyncEngine, free: threading.Event) -> None:

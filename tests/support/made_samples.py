@@ -8,7 +8,7 @@ import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.sample import Image, Sample, Turn
-from polite_flamingo.shards import write_shard
+from polite_flamingo.storage.shards import write_shard
 from training.data import Ingredient
 
 

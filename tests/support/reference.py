@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-SHARED = Path(os.environ.get("POLITE_FLAMINGO_SHARED", Path(__file__).parents[1].parent / "shared"))
+SHARED = Path(os.environ.get("POLITE_FLAMINGO_SHARED", Path(__file__).parents[2].parent / "shared"))
 
 
 def golden(name: str) -> Any:

@@ -1,19 +1,19 @@
-"""A report of a made-up run, to look at: `python -m tests.report_example out/report-example`."""
+"""A report of a made-up run, to look at: `python -m tests.support.report_example out/report-example`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from polite_flamingo.duplicates import digest
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.report.gallery import Group, collect_gallery
 from polite_flamingo.report.page import write_report
-from polite_flamingo.run_info import ModelInfo, RunInfo, installed_versions
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.selection import select_shard
-from polite_flamingo.statistics import Statistics
-from tests.scored import world
+from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.statistics import Statistics
+from polite_flamingo.storage.duplicates import digest
+from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions
+from tests.support.scored import world
 
 RUN = RunInfo(
     title="A made-up run",

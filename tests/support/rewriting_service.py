@@ -12,17 +12,17 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 from PIL import Image as Pillow
-from tiny_flamingo import Tiny
 
 from polite_flamingo.filters.scorer import Scorer, ScoringConfig
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import Sample
-from serving.app import create_app
-from serving.backend import Ask
+from serving.backends.base import Ask
+from serving.backends.engine_host import EngineHost
+from serving.backends.local import LocalBackend
 from serving.config import LimitsConfig, ServiceConfig, ServingConfig
-from serving.host import EngineHost
-from serving.local import LocalBackend
+from serving.server.app import create_app
+from tests.support.tiny_flamingo import Tiny
 
 SCORING = ScoringConfig(batch_size=8, threads=1)
 

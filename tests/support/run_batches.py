@@ -1,4 +1,4 @@
-"""`python tests/serving/run_batches.py FOLDER`: a runner over tiny builds in a process of its own, to be killed."""
+"""`python -m tests.support.run_batches FOLDER`: a runner over tiny builds in a process of its own, to be killed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
-from serving import batch_work
-from serving.batch_runner import BatchRunner
+from serving.batches import work
+from serving.batches.runner import BatchRunner
 from serving.config import BatchesConfig, LimitsConfig, ServiceConfig, ServingConfig
 
 TINY_BUILD = (sys.executable, str(Path(__file__).with_name("tiny_build.py")))
@@ -25,7 +25,7 @@ def bulk_config(folder: Path, **batches: object) -> ServiceConfig:
 
 def runner(config: ServiceConfig) -> BatchRunner:
     """One whose builds are tiny, and whose shards are so too."""
-    batch_work.SHARD_ROWS = 5
+    work.SHARD_ROWS = 5
     return BatchRunner(config, build=TINY_BUILD, poll_seconds=0.02)
 
 

@@ -1,4 +1,4 @@
-"""`python tests/run_on_gpus.py FOLDER`: every job that maps actors, with the 9B profile's own pools, on logical GPUs.
+"""`python -m tests.support.run_on_gpus FOLDER`: all jobs that map actors, with the 9B pools, on logical GPUs.
 
 The models are three lines; the profile, the pools, Ray and its scheduling of GPUs are real. In a process of its own,
 because the Ray that tests share has no GPU. Says what came of it as JSON on the last line.
@@ -13,24 +13,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import fake_actors
 import ray
-from build_world import text_row, write_world
 
 from actors.answering import AnsweringActor, JudgingActor
 from actors.distortion import DistortionActor
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.rules import RuleSpeaker
 from polite_flamingo.distortion.speakers import Speaker
-from polite_flamingo.ledger import OutputLayout, read_manifest
-from polite_flamingo.shards import write_shard
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest
+from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.distort import DistortConfig, distort
 from ray_jobs.evaluate import EvaluateConfig, evaluate
 from ray_jobs.replay import ReplayConfig, replay
+from tests.support import fake_actors
+from tests.support.build_world import text_row, write_world
 
-PROFILE = Path(__file__).parents[1] / "profiles" / "openflamingo-9b-v1.yaml"
+PROFILE = Path(__file__).parents[2] / "profiles" / "openflamingo-9b-v1.yaml"
 SIZES = (1, 70, 700)
 """Rows of the shards: fewer and more than any `rows_per_call`, and never the number that Ray Data would like."""
 

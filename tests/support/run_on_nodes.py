@@ -1,4 +1,4 @@
-"""`python tests/run_on_nodes.py FOLDER`: a build on two nodes, one of which is killed in the middle and not replaced.
+"""`python -m tests.support.run_on_nodes FOLDER`: a build on two nodes, one of which is killed midway and not replaced.
 
 What is left has room for all actors and for nothing else. Says what came of it as JSON on the last line.
 """
@@ -11,15 +11,15 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import fake_actors
 import ray
-from build_world import config, outcome, write_world
-from patience import wait_until
 from ray.cluster_utils import Cluster
 
-from polite_flamingo import journal
+from polite_flamingo.storage import journal
 from ray_jobs.build_pf1m import build
 from ray_jobs.cluster import PoolConfig, PoolsConfig
+from tests.support import fake_actors
+from tests.support.build_world import config, outcome, write_world
+from tests.support.patience import wait_until
 
 
 def main(root: Path) -> None:

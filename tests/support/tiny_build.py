@@ -15,7 +15,8 @@ from pathlib import Path
 
 import yaml
 
-from polite_flamingo.ledger import (
+from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.storage.ledger import (
     Manifest,
     OutputLayout,
     commit_shard,
@@ -24,8 +25,7 @@ from polite_flamingo.ledger import (
     shard_names,
     unfinished,
 )
-from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.shards import read_shard
+from polite_flamingo.storage.shards import read_shard
 
 SCORES = {
     "words": 9, "characters": 50, "same_text": False, "rouge_l": 0.5, "repetition": 0.0, "reward_raw": -1.0,

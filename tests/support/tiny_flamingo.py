@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from polite_flamingo.flamingo.checkpoint import load_flamingo, save_flamingo
 from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig, PerceiverConfig
-from polite_flamingo.flamingo.model import FlamingoModel, build_flamingo
+from polite_flamingo.flamingo.model.checkpoint import load_flamingo, save_flamingo
+from polite_flamingo.flamingo.model.model import FlamingoModel, build_flamingo
 from polite_flamingo.prompts import SYSTEM, rewriting_prompt
 
 # isort: split

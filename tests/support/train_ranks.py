@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.fsdp
 
-from polite_flamingo.packing import Packed
+from polite_flamingo.packing.rows import Packed
 from training.data import Group, Ingredient, LocalStream
+from training.distributed import Parallel, World
 from training.loop import Update
-from training.stage import train_stage
+from training.run_stage import train_stage
 from training.stages import StageName, TrainingConfig
-from training.world import Parallel, World
 
 
 @dataclass(frozen=True, kw_only=True)

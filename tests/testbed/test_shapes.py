@@ -7,7 +7,8 @@ import random
 import pytest
 
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.shapes.captions import (
+from polite_flamingo.sources import SOURCES
+from polite_flamingo.testbed.shapes.captions import (
     describe,
     hallucinated,
     keeps_description,
@@ -16,12 +17,11 @@ from polite_flamingo.shapes.captions import (
     terse_captions,
     terse_changes,
 )
-from polite_flamingo.shapes.draw import draw, encode
-from polite_flamingo.shapes.grammar import Claim, parse, say, true_of
-from polite_flamingo.shapes.questions import KINDS, ask
-from polite_flamingo.shapes.scene import BACKGROUNDS, CANVAS, COLOURS, SHAPES, random_change, random_scene
-from polite_flamingo.shapes.write import write_raw
-from polite_flamingo.sources import SOURCES
+from polite_flamingo.testbed.shapes.draw import draw, encode
+from polite_flamingo.testbed.shapes.grammar import Claim, parse, say, true_of
+from polite_flamingo.testbed.shapes.questions import KINDS, ask
+from polite_flamingo.testbed.shapes.scene import BACKGROUNDS, CANVAS, COLOURS, SHAPES, random_change, random_scene
+from polite_flamingo.testbed.shapes.write import write_raw
 
 SCENES = [random_scene(random.Random(f"test-{i}")) for i in range(150)]
 

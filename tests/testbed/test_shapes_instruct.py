@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.sample import IMAGE_MARK, Sample
-from polite_flamingo.shapes.evaluation_sets import HELD_OUT, SETS, UNJUDGED, write_evaluation
-from polite_flamingo.shapes.grammar import parse
-from polite_flamingo.shapes.instruct import Instructions, random_text, write_instruct
-from polite_flamingo.shapes.questions import KINDS
-from polite_flamingo.shapes.texts import drawn, knowledge, note, reading, telling
-from polite_flamingo.shapes.write import write_raw
 from polite_flamingo.sources import SOURCES
-from polite_flamingo.sources.base import SourceOptions
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.testbed.shapes.evaluation_sets import HELD_OUT, SETS, UNJUDGED, write_evaluation
+from polite_flamingo.testbed.shapes.grammar import parse
+from polite_flamingo.testbed.shapes.instruct import Instructions, random_text, write_instruct
+from polite_flamingo.testbed.shapes.questions import KINDS
+from polite_flamingo.testbed.shapes.texts import drawn, knowledge, note, reading, telling
+from polite_flamingo.testbed.shapes.write import write_raw
 
 ASKS = {
     "size": ("What size", "small or large"),
@@ -161,8 +161,8 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_other_ones(tmp_pat
 def test_the_judges_tell_right_from_wrong_and_polite_from_terse_where_texts_are_measured() -> None:
     """The text-only tasks rest on this: NLI and the reward model read the question alone."""
     from polite_flamingo import hub  # noqa: F401  (before transformers)
-    from polite_flamingo.evaluation.politeness import Politeness
     from polite_flamingo.filters.nli import Nli, label, premise_and_hypothesis
+    from polite_flamingo.filters.politeness import Politeness
     from polite_flamingo.hub import ZOO
 
     nli = Nli(str(ZOO / "nli"), device="cpu", batch_size=64)

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.hub import ZOO
-from polite_flamingo.zoo import clever, evaluate, train
-from polite_flamingo.zoo.documents import Batches, notes_written_out, repeated, rewriting, seen_and_answered
-from polite_flamingo.zoo.judges import garble, nli_case
-from polite_flamingo.zoo.pairs import random_pair, well_formed
+from polite_flamingo.testbed.zoo import clever, evaluate, train
+from polite_flamingo.testbed.zoo.documents import Batches, notes_written_out, repeated, rewriting, seen_and_answered
+from polite_flamingo.testbed.zoo.judges import garble, nli_case
+from polite_flamingo.testbed.zoo.pairs import random_pair, well_formed
 
 MODELS = ("clip", "flamingo", "polite_flamingo", "nli", "reward")
 CLEVER = "clever_flamingo"
@@ -31,13 +31,13 @@ def test_all_weights_together_stay_under_34_megabytes_and_are_safetensors() -> N
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_has_a_card_with_its_recipe(name: str) -> None:
     card = (ZOO / name / "README.md").read_text()
-    assert f"python -m polite_flamingo.zoo.train {name}" in card and "seed" in card
+    assert f"python -m polite_flamingo.testbed.zoo.train {name}" in card and "seed" in card
 
 
 def test_the_card_of_clever_flamingo_says_how_it_was_trained_and_chosen() -> None:
     card = (ZOO / CLEVER / "README.md").read_text()
     assert "python -m ray_jobs.paper --profile profiles/tiny.yaml" in card
-    assert "python -m polite_flamingo.zoo.clever out/paper/seed-*/runs/clever/model" in card
+    assert "python -m polite_flamingo.testbed.zoo.clever out/paper/seed-*/runs/clever/model" in card
 
 
 @pytest.mark.parametrize("name", sorted(evaluate.MEASURES))
@@ -127,14 +127,14 @@ def test_clever_flamingo_answers_and_every_turn_of_a_conversation_ends() -> None
     import yaml
 
     from polite_flamingo.flamingo.config import FlamingoConfig, GenerationConfig, RewriterConfig
-    from polite_flamingo.flamingo.requests import Request
-    from polite_flamingo.flamingo.rewriter import Rewriter, chatting
-    from polite_flamingo.flamingo.sampling import Decoding
-    from polite_flamingo.packing import Exchange, conversation_ids
+    from polite_flamingo.flamingo.engine.requests import Request
+    from polite_flamingo.flamingo.engine.sampling import Decoding
+    from polite_flamingo.packing.rows import Exchange, conversation_ids
     from polite_flamingo.prompts import chat_prompt
-    from polite_flamingo.shapes.draw import draw, encode
+    from polite_flamingo.rewriters.flamingo import Rewriter, chatting
+    from polite_flamingo.testbed.shapes.draw import draw, encode
 
-    profile = yaml.safe_load((Path(__file__).parents[1] / "profiles" / "tiny.yaml").read_text())
+    profile = yaml.safe_load((Path(__file__).parents[2] / "profiles" / "tiny.yaml").read_text())
     flamingo = FlamingoConfig(**profile["serving"]["chat"]["flamingo"])
     assert flamingo.folder == f"zoo:{CLEVER}"
     config = RewriterConfig(flamingo=flamingo, generation=GenerationConfig(num_beams=1, do_sample=False))

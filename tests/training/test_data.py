@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.packing import PackingConfig
+from polite_flamingo.packing.rows import PackingConfig
 from training.data import Ingredient, find_shards, groups, pack_group, stream, takes_part
 
 PACKING = PackingConfig(window=160, max_images=4)

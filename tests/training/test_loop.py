@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
-from polite_flamingo.flamingo.saved import opened
-from polite_flamingo.packing import Packed, PackingConfig
+from polite_flamingo.flamingo.model.checkpoint import load_flamingo
+from polite_flamingo.flamingo.model.saved import opened
+from polite_flamingo.packing.rows import Packed, PackingConfig
 from ray_jobs.train import summary
 from training import checkpoints, loop
 from training.data import Ingredient, LocalStream, stream
 from training.loop import LossNotFinite, Tally, Update
 from training.optimiser import learning_rate
-from training.stage import train_stage
+from training.run_stage import train_stage
 from training.stages import CONNECTOR, StageConfig, StageName, Stages, TrainingConfig
 from training.step import Batch, Step, make_batch
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 
 import pytest
-from made_samples import make_sample
 
-from polite_flamingo.flamingo.tokenization import load_tokenizer
-from polite_flamingo.packing import Packed, PackingConfig, Skipped, pack
-from polite_flamingo.shards import write_shard
+from polite_flamingo.flamingo.model.tokenization import load_tokenizer
+from polite_flamingo.packing.rows import Packed, PackingConfig, Skipped, pack
+from polite_flamingo.storage.shards import write_shard
+from tests.support.made_samples import make_sample
 from training.data import Ingredient, LocalStream
 from training.streaming import RayStream, from_table, to_table
 from training.workers import StreamingConfig

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_ranks import RankJob, run_rank, run_ranks
 
 from polite_flamingo.flamingo.config import LoraSettings
-from polite_flamingo.packing import PackingConfig
+from polite_flamingo.packing.rows import PackingConfig
+from tests.support.train_ranks import RankJob, run_rank, run_ranks
 from training import checkpoints
+from training.distributed import ALONE
 from training.stages import CONNECTOR, StageConfig, Stages, TrainingConfig
-from training.world import ALONE
 
 PACKING = PackingConfig(window=160, max_images=4, fill="alone")  # 12 rows a group: they can be dealt out evenly
 STAGES = Stages(

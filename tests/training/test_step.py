@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_samples import make_sample
 
 from polite_flamingo.flamingo.config import LoraSettings
-from polite_flamingo.flamingo.lora import add_lora
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.packing import PackingConfig, Row, pack
+from polite_flamingo.flamingo.model.lora import add_lora
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.packing.rows import PackingConfig, Row, pack
 from polite_flamingo.sample import Image, Sample
+from tests.support.made_samples import make_sample
 from training.features import Features
 from training.stages import CONNECTOR, StageConfig
 from training.step import Step, isolation, make_batch, prepare

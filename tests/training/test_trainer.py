@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import curve
+from training import log
 from training.loop import LossNotFinite, Update
 from training.trainer import FAILURES, TrainingStopped, _Deaths, is_final, one_line
 
@@ -73,26 +73,26 @@ def update(step: int) -> Update:
 
 
 def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
-    follower = curve.Follower(tmp_path)
+    follower = log.Follower(tmp_path)
     assert follower.new() == []
-    first = curve.Curve(tmp_path, 0)
+    first = log.Curve(tmp_path, 0)
     for step in (1, 2, 3):
         first.add(update(step))
     assert [line["step"] for line in follower.new()] == [1, 2, 3] and follower.new() == []
-    with (tmp_path / curve.FILE).open("a") as file:
+    with (tmp_path / log.FILE).open("a") as file:
         file.write('{"step": 4, "los')  # killed while it wrote
-    assert [line["step"] for line in curve.read(tmp_path)] == [1, 2, 3] and follower.new() == []
-    second = curve.Curve(tmp_path, 2)
+    assert [line["step"] for line in log.read(tmp_path)] == [1, 2, 3] and follower.new() == []
+    second = log.Curve(tmp_path, 2)
     second.add(update(3))
     second.close()
-    found = curve.read(tmp_path)
+    found = log.read(tmp_path)
     assert [line["step"] for line in found] == [1, 2, 3] == [line["step"] for line in follower.new()]
     assert found[0]["tokens_per_second"] == 800 and found[0]["loss"] == 1.0
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
 def test_a_full_disk_is_noticed_by_the_curve(tmp_path: Path) -> None:
-    full = curve.Curve(tmp_path, 0)
+    full = log.Curve(tmp_path, 0)
     full._lines = open("/dev/full", "w")  # noqa: PTH123, SIM115
     with pytest.raises(OSError, match="No space left"):
         full.add(update(1))

@@ -28,9 +28,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
-from polite_flamingo.flamingo.ceilings import Ceilings
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.requests import Request
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.roofline import Ceilings
 from polite_flamingo.sample import BadSample
 
 
@@ -52,7 +52,7 @@ class Piece:
 
     Attributes:
         tokens: chosen.
-        text: that no later token changes; it may lag behind the tokens (see `running_text.py`).
+        text: that no later token changes; it may lag behind the tokens (see `detokenizer.py`).
         finish: "" but for the last piece: "stop", "length" or "cancelled".
     """
 

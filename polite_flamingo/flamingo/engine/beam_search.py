@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.config import GenerationConfig
-from polite_flamingo.flamingo.media import AT_ONCE, digest, encode, first_broken
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.sampling import seed_of
+from polite_flamingo.flamingo.engine.image_cache import AT_ONCE, digest, encode, first_broken
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.sampling import seed_of
+from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import BadSample
 
 

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polite_flamingo.flamingo.decoder import Cache, Decoder
-from polite_flamingo.flamingo.slots import Shown
-from polite_flamingo.flamingo.transfers import upload
+from polite_flamingo.flamingo.engine.slots import Shown
+from polite_flamingo.flamingo.engine.transfers import upload
+from polite_flamingo.flamingo.model.decoder import Cache, Decoder
 
 PLACES = 64
 """Positions looked at are rounded up to a multiple of it."""

@@ -3,8 +3,8 @@
 A request is a tokenised prompt and its images. Slots are rows of one static key/value cache; slots that fall free take
 the next requests, so that nobody waits for the longest answer of a batch. Prompts are run in chunks between the steps
 of decoding. What is shared is done once: an image's encoding and its keys and values in every cross-attention layer
-(`media.py`), and the keys and values of prompt beginnings, be it the system message that all prompts begin with or the
-message up to the images where several questions are asked of the same ones.
+(`image_cache.py`), and the keys and values of prompt beginnings: the system message that all prompts share, or the
+message up to the images where several questions are asked about the same ones.
 
 Greedy texts depend neither on the order of arrival nor on the number of slots, but for rounding; drawn ones hang on
 their own seed (`sampling.py`). A request that fails alone comes back with its `BadSample`. No beam search is done here.
@@ -22,19 +22,19 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from polite_flamingo.flamingo.attention import image_numbers
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.decoder import Decoder, Media
-from polite_flamingo.flamingo.graphs import StaticStep
-from polite_flamingo.flamingo.media import MediaCache, digest, first_broken
-from polite_flamingo.flamingo.metrics import Metrics, Work
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.prefixes import Prefixes
-from polite_flamingo.flamingo.requests import Request, in_good_order
-from polite_flamingo.flamingo.running_text import RunningText
-from polite_flamingo.flamingo.sampling import Ngrams, ban, choose, uniforms
-from polite_flamingo.flamingo.slots import Slots
-from polite_flamingo.flamingo.transfers import upload
+from polite_flamingo.flamingo.engine.cuda_graphs import StaticStep
+from polite_flamingo.flamingo.engine.detokenizer import RunningText
+from polite_flamingo.flamingo.engine.image_cache import MediaCache, digest, first_broken
+from polite_flamingo.flamingo.engine.metrics import Metrics, Work
+from polite_flamingo.flamingo.engine.prefix_cache import Prefixes
+from polite_flamingo.flamingo.engine.requests import Request, in_good_order
+from polite_flamingo.flamingo.engine.sampling import Ngrams, ban, choose, uniforms
+from polite_flamingo.flamingo.engine.slots import Slots
+from polite_flamingo.flamingo.engine.transfers import upload
+from polite_flamingo.flamingo.model.attention import image_numbers
+from polite_flamingo.flamingo.model.decoder import Decoder, Media
+from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import BadSample
 
 

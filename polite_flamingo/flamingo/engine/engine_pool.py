@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.requests import Request
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.requests import Request
 
 
 class Engines:

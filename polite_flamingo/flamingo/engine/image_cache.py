@@ -15,10 +15,10 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from polite_flamingo import images
-from polite_flamingo.flamingo.decoder import Decoder, Media
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.transfers import upload
+from polite_flamingo.flamingo.engine.transfers import upload
+from polite_flamingo.flamingo.model.decoder import Decoder, Media
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.images import decoding as images
 from polite_flamingo.sample import BadSample
 
 AT_ONCE = 16

@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 
-from polite_flamingo.flamingo.ceilings import Ceilings
-from polite_flamingo.flamingo.decoder import Decoder
-from polite_flamingo.flamingo.layers import Linear
+from polite_flamingo.flamingo.engine.roofline import Ceilings
+from polite_flamingo.flamingo.model.decoder import Decoder
+from polite_flamingo.flamingo.model.layers import Linear
 
 CAUSES = ("images", "prefill", "decode", "choose", "host")
 """Where the seconds of `Engine.step` go: encoding images; running prompts; steps of decoding; choosing tokens from

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.slots import Slots
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.slots import Slots
 
 _Key = tuple[tuple[int, ...], tuple[str, ...]]
 """The tokens and the images among them."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from polite_flamingo.flamingo.decoder import Media
-from polite_flamingo.flamingo.running_text import RunningText
-from polite_flamingo.flamingo.sampling import Decoding, Ngrams
+from polite_flamingo.flamingo.engine.detokenizer import RunningText
+from polite_flamingo.flamingo.engine.sampling import Decoding, Ngrams
+from polite_flamingo.flamingo.model.decoder import Media
 from polite_flamingo.sample import BadSample
 
 

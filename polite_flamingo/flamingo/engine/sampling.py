@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polite_flamingo.flamingo.transfers import upload
+from polite_flamingo.flamingo.engine.transfers import upload
 
 
 @dataclass(frozen=True, kw_only=True)

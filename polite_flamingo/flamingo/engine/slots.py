@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from polite_flamingo.flamingo.decoder import Cache, Decoder, Media
-from polite_flamingo.flamingo.requests import Request
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.model.decoder import Cache, Decoder, Media
 
 _ROUND = 64
 """Positions by which a cache grows."""

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from polite_flamingo import hub
 from polite_flamingo.flamingo.config import FlamingoConfig, Part
-from polite_flamingo.flamingo.lora import add_lora, load_lora, merge_lora
-from polite_flamingo.flamingo.model import FlamingoModel, build_flamingo, has_weights
-from polite_flamingo.flamingo.saved import opened
-from polite_flamingo.flamingo.state_dict import (
+from polite_flamingo.flamingo.model.lora import add_lora, load_lora, merge_lora
+from polite_flamingo.flamingo.model.model import FlamingoModel, build_flamingo, has_weights
+from polite_flamingo.flamingo.model.saved import opened
+from polite_flamingo.flamingo.model.state_dict import (
     canonical_state,
     load_state,
     part_of,

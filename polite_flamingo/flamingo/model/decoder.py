@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polite_flamingo.flamingo import layers
-from polite_flamingo.flamingo.layers import Cross, LayerNorm, Linear, LlamaLayer, MptLayer, RmsNorm, kernels, look
-from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.model import layers
+from polite_flamingo.flamingo.model.layers import Cross, LayerNorm, Linear, LlamaLayer, MptLayer, RmsNorm, kernels, look
+from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 @dataclass

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 def compiled(x: Tensor) -> bool:
-    """Whether `kernels.py` decodes with weights like this; the residual stream is float32 then."""
+    """Whether `cpu_kernels.py` decodes with weights like this; the residual stream is float32 then."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
 
 
@@ -53,7 +53,7 @@ def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, rounding: bool) -> 
 @functools.cache
 def kernels() -> ModuleType:
     """Imported where it is used: a machine that decodes on its GPU needs no numba."""
-    from polite_flamingo.flamingo import kernels as found
+    from polite_flamingo.flamingo.model import cpu_kernels as found
 
     return found
 

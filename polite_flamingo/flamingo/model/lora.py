@@ -21,8 +21,8 @@ from torch import nn
 
 from polite_flamingo import hub as hub  # before peft: it repairs the import of torchvision
 from polite_flamingo.flamingo.config import LoraSettings
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.state_dict import canonical_state, load_state, read_state
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.flamingo.model.state_dict import canonical_state, load_state, read_state
 
 _PREFIX = "base_model.model."
 

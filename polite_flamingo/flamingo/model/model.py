@@ -4,7 +4,7 @@ open_flamingo's own classes do the work; this layer adapts them to today's libra
 sizes of the perceiver and the cross-attention can be chosen, either attention semantics (`attention.py`), no state is
 left behind by an exception, and images can be handed over at any stage of their encoding, so that each is encoded once.
 
-It does not read checkpoints (`checkpoint.py`), attach LoRA (`lora.py`) or build prompts (`rewriter.py`).
+It does not read checkpoints (`checkpoint.py`), attach LoRA (`lora.py`) or build prompts (`rewriters/flamingo.py`).
 
 Shapes: B batch, S tokens, T image slots of a row, F frames (always 1), N images, V patches, D vision width, L latents.
 """
@@ -21,14 +21,14 @@ import torch
 from torch import nn
 
 from polite_flamingo import hub  # before transformers and open_clip: it repairs the import of torchvision
-from polite_flamingo.flamingo.attention import (
+from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig, PerceiverConfig
+from polite_flamingo.flamingo.model.attention import (
     Attention,
     FlamingoLanguageModelMixin,
     as_locations,
     extend_language_model,
 )
-from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig, PerceiverConfig
-from polite_flamingo.flamingo.tokenization import Tokenizer, load_tokenizer
+from polite_flamingo.flamingo.model.tokenization import Tokenizer, load_tokenizer
 
 # isort: split
 import open_clip

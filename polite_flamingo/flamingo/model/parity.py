@@ -1,13 +1,13 @@
 """Our Flamingo against golden numbers of the reference code: the largest difference of logits, and identical tokens.
 
-    python -m polite_flamingo.flamingo.parity --reference FOLDER
+    python -m polite_flamingo.flamingo.model.parity --reference FOLDER
 
 FOLDER holds `{v1,v2_llama,v2_mpt,lora}_{config.json,cases.safetensors,…}`: tiny random models run by the reference
 repositories in their own old libraries. Logits are compared where the attention mask is 1; loss, cached decoding steps,
 greedy and beam-searched tokens, and v1's token ids are compared as well. The tolerances are the project's: 1e-4, 2e-4
 with LoRA. Beams are compared at length_penalty 0, row by row: transformers ≥ 4.36 scores lengths differently.
 
-It measures; `tests/flamingo/test_parity.py` asserts.
+It measures; `tests/flamingo/model/test_parity.py` asserts.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from safetensors.torch import load_file
 
 from polite_flamingo import hub as hub  # before open_clip: it repairs the import of torchvision
 from polite_flamingo.flamingo.config import CrossAttentionConfig, LoraSettings, PerceiverConfig
-from polite_flamingo.flamingo.lora import add_lora, merge_lora
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.state_dict import PARTS, canonical_state, load_state
-from polite_flamingo.flamingo.tokenization import LegacyLlamaTokenizer
+from polite_flamingo.flamingo.model.lora import add_lora, merge_lora
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.flamingo.model.state_dict import PARTS, canonical_state, load_state
+from polite_flamingo.flamingo.model.tokenization import LegacyLlamaTokenizer
 
 # isort: split
 import open_clip
@@ -327,7 +327,7 @@ def table(found: list[Comparison]) -> str:
 
 def main() -> None:
     """Print the table; exit with 1 if a comparison is outside its tolerance."""
-    parser = argparse.ArgumentParser(prog="python -m polite_flamingo.flamingo.parity", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m polite_flamingo.flamingo.model.parity", description=__doc__)
     parser.add_argument("--reference", type=Path, required=True, help="the folder with the golden files")
     found = compare_all(parser.parse_args().reference)
     print(table(found))

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from polite_flamingo.flamingo.config import Part
-from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.model.model import FlamingoModel
 
 PARTS: tuple[Part, ...] = get_args(Part)
 

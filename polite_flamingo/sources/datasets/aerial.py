@@ -19,11 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.boxes import Box, clip, largest, normalised
-from polite_flamingo.sources.coco import put_boxes, shelve
-from polite_flamingo.sources.instructions import instruction
-from polite_flamingo.sources.reading import (
+from polite_flamingo.sources.datasets.coco import put_boxes, shelve
+from polite_flamingo.sources.reading.checks import (
     SourceError,
     as_text,
     entry,
@@ -34,9 +31,12 @@ from polite_flamingo.sources.reading import (
     small_text,
     text,
 )
-from polite_flamingo.sources.responses import captions_and_boxes
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import lines
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import lines
+from polite_flamingo.sources.records.boxes import Box, clip, largest, normalised
+from polite_flamingo.sources.records.instructions import instruction
+from polite_flamingo.sources.records.responses import captions_and_boxes
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
 
 WORDS = {
     "golffield": "golf course",

@@ -19,12 +19,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Context, Evidence, Place, Source, SourceOptions
-from polite_flamingo.sources.conversations import SYSTEM_KEPT, text_sample
-from polite_flamingo.sources.fields import Found, empty, look, noted
-from polite_flamingo.sources.files import file_records
-from polite_flamingo.sources.reading import entry, fingerprint, list_of, value_of, verbatim
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.datasets.conversations import SYSTEM_KEPT, text_sample
+from polite_flamingo.sources.reading.checks import entry, fingerprint, list_of, value_of, verbatim
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.annotation_files import file_records
+from polite_flamingo.sources.records.fields import Found, empty, look, noted
+from polite_flamingo.sources.records.source import Context, Evidence, Place, Source, SourceOptions
 
 
 def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:

@@ -21,12 +21,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
-from polite_flamingo.sources.base import Context, Evidence, Place, Source, SourceOptions, numbered
-from polite_flamingo.sources.instructions import instruction
-from polite_flamingo.sources.reading import SourceError, as_text, entry, file_name, identity, text, texts, value_of
-from polite_flamingo.sources.responses import captions_and_boxes, distinct
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, lines, listed
+from polite_flamingo.sources.reading.checks import (
+    SourceError,
+    as_text,
+    entry,
+    file_name,
+    identity,
+    text,
+    texts,
+    value_of,
+)
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import elements, lines, listed
+from polite_flamingo.sources.records.instructions import instruction
+from polite_flamingo.sources.records.responses import captions_and_boxes, distinct
+from polite_flamingo.sources.records.source import Context, Evidence, Place, Source, SourceOptions, numbered
 
 Read = Callable[[dict[str, Any]], tuple[list[str], list[str]]]
 """A record -> its captions, and the names under which its image may lie. Raises `BadSample`."""

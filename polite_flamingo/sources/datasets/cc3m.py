@@ -23,13 +23,13 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from polite_flamingo.sample import BadSample, Image, Sample
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.captions import captioned, untokenised
-from polite_flamingo.sources.reading import SourceError, as_text, entry, file_name, files_in, identity, value_of
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import lines
-from polite_flamingo.sources.tars import TarRow, caption_field, rows_of
-from polite_flamingo.tar_members import printable
+from polite_flamingo.sources.datasets.captions import captioned, untokenised
+from polite_flamingo.sources.reading.checks import SourceError, as_text, entry, file_name, files_in, identity, value_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import lines
+from polite_flamingo.sources.reading.tars import TarRow, caption_field, rows_of
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
+from polite_flamingo.storage.tar_members import printable
 
 NAME = "cc3m"
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered, split_of
-from polite_flamingo.sources.instructions import instruction
-from polite_flamingo.sources.reading import entry, identity, text, texts, value_of
-from polite_flamingo.sources.responses import change_response, distinct
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, listed
+from polite_flamingo.sources.reading.checks import entry, identity, text, texts, value_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import elements, listed
+from polite_flamingo.sources.records.instructions import instruction
+from polite_flamingo.sources.records.responses import change_response, distinct
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, numbered, split_of
 
 
 def levir_cc_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:

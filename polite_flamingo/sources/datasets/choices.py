@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.instructions import ask, choose, option
-from polite_flamingo.sources.questions import answer_of, answered, question_of
-from polite_flamingo.sources.reading import (
+from polite_flamingo.sources.datasets.questions import answer_of, answered, question_of
+from polite_flamingo.sources.reading.checks import (
     SourceError,
     as_text,
     entry,
@@ -29,7 +27,9 @@ from polite_flamingo.sources.reading import (
     text,
     value_of,
 )
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.instructions import ask, choose, option
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
 
 MAX_OPTIONS = 26
 """As many as there are letters."""

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.boxes import Box, clip, largest, normalised
-from polite_flamingo.sources.instructions import instruction
-from polite_flamingo.sources.reading import SourceError, entry, finite, found_id, identity, text, value_of
-from polite_flamingo.sources.responses import captions_and_boxes, distinct
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import members
+from polite_flamingo.sources.reading.checks import SourceError, entry, finite, found_id, identity, text, value_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import members
+from polite_flamingo.sources.records.boxes import Box, clip, largest, normalised
+from polite_flamingo.sources.records.instructions import instruction
+from polite_flamingo.sources.records.responses import captions_and_boxes, distinct
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
 
 NAME = "coco_captions"
 

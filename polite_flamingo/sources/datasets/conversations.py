@@ -24,14 +24,14 @@ from itertools import groupby
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Reason, Sample, Turn, unmarked
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.fields import Found, noted, present
-from polite_flamingo.sources.files import file_records
-from polite_flamingo.sources.markup import Shown, check_placeholders
-from polite_flamingo.sources.meanings import ROLES
-from polite_flamingo.sources.messages import Message, Talk, read_talk, talk_by_turns
-from polite_flamingo.sources.reading import entry, fingerprint, identity
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.checks import entry, fingerprint, identity
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.annotation_files import file_records
+from polite_flamingo.sources.records.fields import Found, noted, present
+from polite_flamingo.sources.records.markup import Shown, check_placeholders
+from polite_flamingo.sources.records.meanings import ROLES
+from polite_flamingo.sources.records.messages import Message, Talk, read_talk, talk_by_turns
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
 
 SPEAKERS = ROLES
 

@@ -34,11 +34,9 @@ from typing import Any
 
 import yaml
 
-from polite_flamingo.images import EXTENSIONS
+from polite_flamingo.images.decoding import EXTENSIONS
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.instructions import instruction
-from polite_flamingo.sources.reading import (
+from polite_flamingo.sources.reading.checks import (
     ImageFolder,
     SourceError,
     as_text,
@@ -54,9 +52,11 @@ from polite_flamingo.sources.reading import (
     value_of,
     verbatim,
 )
-from polite_flamingo.sources.responses import class_response, distinct
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, is_list, lines, members
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import elements, is_list, lines, members
+from polite_flamingo.sources.records.instructions import instruction
+from polite_flamingo.sources.records.responses import class_response, distinct
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
 
 NAME = "elevater_ic"
 TEMPLATE = "a photo of a {}."

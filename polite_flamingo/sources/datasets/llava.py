@@ -24,17 +24,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from polite_flamingo.images import inspect
+from polite_flamingo.images.decoding import inspect
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample, Task, Turn, unmarked
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
-from polite_flamingo.sources.conversations import exchanges, identify, reader
-from polite_flamingo.sources.fields import may_name_picture, medium_of, present
-from polite_flamingo.sources.markup import Objects, Shown, in_words
-from polite_flamingo.sources.meanings import IMAGE_NAMES
-from polite_flamingo.sources.messages import Talk, read_talk
-from polite_flamingo.sources.pictures import name_of, read, references
-from polite_flamingo.sources.reading import entry
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.datasets.conversations import exchanges, identify, reader
+from polite_flamingo.sources.reading.checks import entry
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.fields import may_name_picture, medium_of, present
+from polite_flamingo.sources.records.markup import Objects, Shown, in_words
+from polite_flamingo.sources.records.meanings import IMAGE_NAMES
+from polite_flamingo.sources.records.messages import Talk, read_talk
+from polite_flamingo.sources.records.pictures import name_of, read, references
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, choice
 
 OWN_TASKS: tuple[Task, ...] = ("dialogue", "vqa", "vqa_rationale", "captioning", "classification", "change_captioning")
 

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.conversations import text_sample
-from polite_flamingo.sources.fields import Found, look, noted
-from polite_flamingo.sources.files import file_records
-from polite_flamingo.sources.reading import as_text, entry, finite, identity, list_of, value_of, verbatim
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.datasets.conversations import text_sample
+from polite_flamingo.sources.reading.checks import as_text, entry, finite, identity, list_of, value_of, verbatim
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.annotation_files import file_records
+from polite_flamingo.sources.records.fields import Found, look, noted
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
 
 FLAWS = frozenset({
     "spam", "fails_task", "lang_mismatch", "pii", "not_appropriate", "hate_speech", "sexual_content",

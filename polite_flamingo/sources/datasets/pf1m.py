@@ -1,4 +1,4 @@
-"""PF-1M itself: the published JSON, which is also what a build writes (`pf1m.json`, see `exports.py`).
+"""PF-1M itself: the published JSON, which is also what a build writes (`pf1m.json`, see `json_exports.py`).
 
     [{input: "What is it?<img_path>a/b.jpg<img_path>", output, original, reward, rouge_score, nli_similarity, …}]
 
@@ -18,15 +18,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from polite_flamingo.exports import MARKER
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Task, Turn, unmarked
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
-from polite_flamingo.sources.fields import Found, look, noted
-from polite_flamingo.sources.files import file_records
-from polite_flamingo.sources.markup import check_placeholders
-from polite_flamingo.sources.pictures import pictures
-from polite_flamingo.sources.reading import entry, fingerprint, finite, value_of, verbatim
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.checks import entry, fingerprint, finite, value_of, verbatim
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.annotation_files import file_records
+from polite_flamingo.sources.records.fields import Found, look, noted
+from polite_flamingo.sources.records.markup import check_placeholders
+from polite_flamingo.sources.records.pictures import pictures
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, choice
+from polite_flamingo.storage.json_exports import MARKER
 
 RESPONSES = ("output", "original")
 SCORES = ("reward", "rouge_score", "sts_similarity")

@@ -32,13 +32,13 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.instructions import ask, chosen, instruction
-from polite_flamingo.sources.marks import colour_of, pointed_at
-from polite_flamingo.sources.questions import UNLISTED, Records, answer_of, answered, only, question_of
-from polite_flamingo.sources.reading import SourceError, entry, finite, identity, value_of
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, entries, is_list
+from polite_flamingo.sources.datasets.questions import UNLISTED, Records, answer_of, answered, only, question_of
+from polite_flamingo.sources.reading.checks import SourceError, entry, finite, identity, value_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import elements, entries, is_list
+from polite_flamingo.sources.records.instructions import ask, chosen, instruction
+from polite_flamingo.sources.records.marks import colour_of, pointed_at
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
 
 LEVELS = ("general_question", "obj_question", "super_question")
 

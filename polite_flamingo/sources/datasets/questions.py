@@ -14,12 +14,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered, split_of
-from polite_flamingo.sources.instructions import ask
-from polite_flamingo.sources.reading import entry, found_id, identity, text, texts, value_of
-from polite_flamingo.sources.responses import answer_response
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, entries, listed
+from polite_flamingo.sources.reading.checks import entry, found_id, identity, text, texts, value_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import elements, entries, listed
+from polite_flamingo.sources.records.instructions import ask
+from polite_flamingo.sources.records.responses import answer_response
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, numbered, split_of
 
 Records = Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]
 

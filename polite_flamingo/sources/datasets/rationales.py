@@ -18,14 +18,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Image, Sample
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice, split_of
-from polite_flamingo.sources.choices import index_of, options_of
-from polite_flamingo.sources.instructions import ask, choose
-from polite_flamingo.sources.questions import UNLISTED, answered, named_by, only, question_of, recorder
-from polite_flamingo.sources.reading import as_text, entry, found_id, identity, text, texts, value_of
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, members
-from polite_flamingo.sources.vqa import coco_names, majority
+from polite_flamingo.sources.datasets.choices import index_of, options_of
+from polite_flamingo.sources.datasets.questions import UNLISTED, answered, named_by, only, question_of, recorder
+from polite_flamingo.sources.datasets.vqa import coco_names, majority
+from polite_flamingo.sources.reading.checks import as_text, entry, found_id, identity, text, texts, value_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import elements, members
+from polite_flamingo.sources.records.instructions import ask, choose
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, choice, split_of
 
 
 def build_aokvqa(key: str, record: dict[str, Any], context: Context) -> Sample:

@@ -23,18 +23,18 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.boxes import Box
-from polite_flamingo.sources.coco import usable
-from polite_flamingo.sources.instructions import instruction
-from polite_flamingo.sources.marks import colour_of, shape_of, surrounded
-from polite_flamingo.sources.questions import only
-from polite_flamingo.sources.reading import SourceError, entry, finite, found_id, identity, text, value_of
-from polite_flamingo.sources.responses import distinct, region_response
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, is_list, members
-from polite_flamingo.sources.unpacking import open_bytes
-from polite_flamingo.sources.vqa import coco_names
+from polite_flamingo.sources.datasets.coco import usable
+from polite_flamingo.sources.datasets.questions import only
+from polite_flamingo.sources.datasets.vqa import coco_names
+from polite_flamingo.sources.reading.checks import SourceError, entry, finite, found_id, identity, text, value_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import elements, is_list, members
+from polite_flamingo.sources.reading.unpacking import open_bytes
+from polite_flamingo.sources.records.boxes import Box
+from polite_flamingo.sources.records.instructions import instruction
+from polite_flamingo.sources.records.marks import colour_of, shape_of, surrounded
+from polite_flamingo.sources.records.responses import distinct, region_response
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
 
 NAME = "refcocog"
 
@@ -125,7 +125,7 @@ def _refuse_pickle(path: Path) -> None:
     if path.suffix in (".p", ".pkl", ".pickle") or start in (b"\x80", b"("):
         raise SourceError(
             f"{path} is a pickle, which can run any code when it is read, so it is not: convert it to JSON where you "
-            "trust it (a line that does so: docstring of polite_flamingo/sources/refcocog.py), or pass Google's JSON"
+            "trust it (a line that does so: docstring of sources/datasets/refcocog.py), or pass Google's JSON"
         )
 
 

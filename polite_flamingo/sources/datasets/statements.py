@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, numbered
-from polite_flamingo.sources.instructions import instruction
-from polite_flamingo.sources.questions import answered, named_by, only, question_of, recorder
-from polite_flamingo.sources.reading import entry, found_id, identity, kind_of, text, value_of
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import json_lines
+from polite_flamingo.sources.datasets.questions import answered, named_by, only, question_of, recorder
+from polite_flamingo.sources.reading.checks import entry, found_id, identity, kind_of, text, value_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import json_lines
+from polite_flamingo.sources.records.instructions import instruction
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, numbered
 
 _ANSWERS = {"1": "yes", "True": "yes", "0": "no", "False": "no"}
 

@@ -1,4 +1,4 @@
-"""Tables of your own: CSV, TSV, JSON, Parquet or Arrow, told by their content (`files.py`); a row is a sample.
+"""Tables of your own: CSV, TSV, JSON, Parquet or Arrow, told by their content; a row is a sample.
 
     --columns image=path instruction=question response=answer id=uid meta.site=place
 
@@ -34,21 +34,27 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Sample, Turn
-from polite_flamingo.sources.arrow import arrow_columns
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions, choice
-from polite_flamingo.sources.cells import as_written, plain
-from polite_flamingo.sources.columns import FIELDS, Table, columns_of, mapping, say_columns
-from polite_flamingo.sources.delimited import DELIMITERS, delimited, delimiter_of
-from polite_flamingo.sources.fields import Found, changes_meaning, look_at_one_answer, may_name_picture, present
-from polite_flamingo.sources.files import AnnotationFile, annotation_files, is_place, no_nonsense, rows_of
-from polite_flamingo.sources.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
-from polite_flamingo.sources.markup import marked
-from polite_flamingo.sources.pictures import needs_folder, pictures
-from polite_flamingo.sources.reading import SourceError, entry, file_name, identity, kind_of
-from polite_flamingo.sources.responses import answer_response, captions_and_boxes, change_response
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.unpacking import unpacked_name
-from polite_flamingo.sources.vqa import majority
+from polite_flamingo.sources.datasets.vqa import majority
+from polite_flamingo.sources.reading.arrow import arrow_columns
+from polite_flamingo.sources.reading.cells import as_written, plain
+from polite_flamingo.sources.reading.checks import SourceError, entry, file_name, identity, kind_of
+from polite_flamingo.sources.reading.delimited import DELIMITERS, delimited, delimiter_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.unpacking import unpacked_name
+from polite_flamingo.sources.records.annotation_files import (
+    AnnotationFile,
+    annotation_files,
+    is_place,
+    no_nonsense,
+    rows_of,
+)
+from polite_flamingo.sources.records.columns import FIELDS, Table, columns_of, mapping, say_columns
+from polite_flamingo.sources.records.fields import Found, changes_meaning, look_at_one_answer, may_name_picture, present
+from polite_flamingo.sources.records.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
+from polite_flamingo.sources.records.markup import marked
+from polite_flamingo.sources.records.pictures import needs_folder, pictures
+from polite_flamingo.sources.records.responses import answer_response, captions_and_boxes, change_response
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, choice
 
 _NAMED = re.compile(r"\.(csv|tsv|tab|jsonl|ndjson|json|parquet|arrow)\b")
 

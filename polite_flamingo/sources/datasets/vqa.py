@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.instructions import ask
-from polite_flamingo.sources.questions import answered, question_of
-from polite_flamingo.sources.reading import SourceError, as_text, entry, found_id, identity, value_of
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import members
+from polite_flamingo.sources.datasets.questions import answered, question_of
+from polite_flamingo.sources.reading.checks import SourceError, as_text, entry, found_id, identity, value_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import members
+from polite_flamingo.sources.records.instructions import ask
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
 
 ImageNames = Callable[[dict[str, Any], str], list[str]]
 """(question, the file's data_subtype) -> the names under which its image may lie."""

@@ -25,16 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from polite_flamingo.images import Header
+from polite_flamingo.images.decoding import Header
 from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Image, Sample, Turn
-from polite_flamingo.sources.base import Context, Place, Source, SourceOptions
-from polite_flamingo.sources.captions import captioned
-from polite_flamingo.sources.fields import Found, look_at_one_answer, noted
-from polite_flamingo.sources.instructions import ask
-from polite_flamingo.sources.llava import builder
-from polite_flamingo.sources.markup import marked
-from polite_flamingo.sources.messages import LISTS, read_talk
-from polite_flamingo.sources.reading import (
+from polite_flamingo.sources.datasets.captions import captioned
+from polite_flamingo.sources.datasets.llava import builder
+from polite_flamingo.sources.datasets.vqa import majority
+from polite_flamingo.sources.reading.checks import (
     ImageFolder,
     SourceError,
     entry,
@@ -45,11 +41,15 @@ from polite_flamingo.sources.reading import (
     value_of,
     verbatim,
 )
-from polite_flamingo.sources.responses import answer_response
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.tars import TarRow, caption_field, rows_of
-from polite_flamingo.sources.vqa import majority
-from polite_flamingo.tar_members import printable
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.tars import TarRow, caption_field, rows_of
+from polite_flamingo.sources.records.fields import Found, look_at_one_answer, noted
+from polite_flamingo.sources.records.instructions import ask
+from polite_flamingo.sources.records.markup import marked
+from polite_flamingo.sources.records.messages import LISTS, read_talk
+from polite_flamingo.sources.records.responses import answer_response
+from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
+from polite_flamingo.storage.tar_members import printable
 
 NAME = "webdataset"
 INSTRUCTIONS = ("instruction", "question", "prompt", "query")

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading import SourceError
+from polite_flamingo.sources.reading.checks import SourceError
 
 Rows = Iterator[dict[str, Any] | BadSample]
 Convert = Callable[[Any], Any]

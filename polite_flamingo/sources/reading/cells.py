@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading import kind_of, verbatim
+from polite_flamingo.sources.reading.checks import kind_of, verbatim
 
 _DEPTH = 20
 

@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo import text_files
-from polite_flamingo.discovery import Found, files_below
-from polite_flamingo.images import EXTENSION_OF, Header, inspect
+from polite_flamingo.images.decoding import EXTENSION_OF, Header, inspect
 from polite_flamingo.sample import BadSample, Image
-from polite_flamingo.shared import refuse_broken_way
-from polite_flamingo.sources.paths import other_spellings, relative
-from polite_flamingo.sources.refused import refused_as
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.tar_members import is_tar, packed_with, printable
+from polite_flamingo.sources.reading.paths import other_spellings, relative
+from polite_flamingo.sources.reading.refused import refused_as
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.storage.discovery import Found, files_below
+from polite_flamingo.storage.tar_members import is_tar, packed_with, printable
+from polite_flamingo.storage.visibility import refuse_broken_way
 
 MAX_IMAGE_BYTES = 100 << 20
 """A larger file is not read at all; the largest image of the source datasets has 30 MB."""

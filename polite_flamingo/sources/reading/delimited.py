@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading import SourceError
-from polite_flamingo.sources.streaming import MAX_RECORD, open_text
+from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.streaming import MAX_RECORD, open_text
 
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}
 """Those that are looked for, and what they are called."""

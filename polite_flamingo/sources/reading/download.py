@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from polite_flamingo.sample import BadSample, Image
-from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, SourceError, as_text, checked
+from polite_flamingo.sources.reading.checks import MAX_IMAGE_BYTES, SourceError, as_text, checked
 
 AGENT = "polite-flamingo-on-ray (fetches the images that a dataset's annotations name)"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal, get_args
 
-from polite_flamingo.sources.delimited import looks_delimited
-from polite_flamingo.sources.reading import SourceError
-from polite_flamingo.sources.streaming import only_value, open_text
-from polite_flamingo.sources.unpacking import open_bytes, packing, unpacked_name
+from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.delimited import looks_delimited
+from polite_flamingo.sources.reading.streaming import only_value, open_text
+from polite_flamingo.sources.reading.unpacking import open_bytes, packing, unpacked_name
 
 Kind = Literal[
     "JSON list", "JSON lines", "JSON object", "delimited text", "Parquet", "Arrow file", "Arrow stream",

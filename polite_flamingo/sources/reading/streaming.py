@@ -2,7 +2,7 @@
 
 `members` and `elements` walk a JSON file with the standard library's own scanner over a sliding window of text. A
 streaming parser such as ijson would refuse the whole file for one `NaN` or one byte of another encoding; here both stay
-inside their record, which `reading.py` then refuses alone. `json_lines` and `lines` do the same for files of lines.
+inside their record, which `checks.py` then refuses alone. `json_lines` and `lines` do the same for files of lines.
 Each file is opened as it is or, by its first bytes, through what it was packed with (`unpacking.py`). Which of these
 readers a file needs is for `kinds.py` to say.
 
@@ -21,9 +21,9 @@ from shlex import quote
 from typing import IO, Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading import SourceError, kind_of
-from polite_flamingo.sources.refused import refused_as
-from polite_flamingo.sources.unpacking import open_bytes
+from polite_flamingo.sources.reading.checks import SourceError, kind_of
+from polite_flamingo.sources.reading.refused import refused_as
+from polite_flamingo.sources.reading.unpacking import open_bytes
 from polite_flamingo.text_files import other_encoding
 
 WINDOW = 1 << 20

@@ -33,12 +33,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.images import EXTENSIONS
+from polite_flamingo.images.decoding import EXTENSIONS
 from polite_flamingo.sample import BadSample
-from polite_flamingo.shards import BROKEN_TAR, after_the_end
-from polite_flamingo.sources.reading import SourceError
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
+from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.storage.shards import BROKEN_TAR, after_the_end
+from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
 
 MAX_TEXT_BYTES = 1 << 20
 """Of a member that is read as text or JSON; img2dataset's have a few hundred."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from shlex import quote
 from typing import IO, Any
 
-from polite_flamingo.sources.reading import SourceError
+from polite_flamingo.sources.reading.checks import SourceError
 
 PACKED = {
     b"\x1f\x8b": "gzip",

@@ -21,19 +21,19 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.discovery import own_output
-from polite_flamingo.images import EXTENSIONS
+from polite_flamingo.images.decoding import EXTENSIONS
 from polite_flamingo.sample import BadSample
-from polite_flamingo.shared import out_of_reach, refuse_broken_way
-from polite_flamingo.sources.arrow import Cells, Rows, arrow_rows
-from polite_flamingo.sources.base import Place, SourceOptions
-from polite_flamingo.sources.cells import Decoder, plain
-from polite_flamingo.sources.delimited import delimited, delimiter_of
-from polite_flamingo.sources.kinds import Kind, kind_of_file
-from polite_flamingo.sources.reading import SourceError, file_name
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, json_lines, members, only_value
-from polite_flamingo.sources.unpacking import unpacked_name
+from polite_flamingo.sources.reading.arrow import Cells, Rows, arrow_rows
+from polite_flamingo.sources.reading.cells import Decoder, plain
+from polite_flamingo.sources.reading.checks import SourceError, file_name
+from polite_flamingo.sources.reading.delimited import delimited, delimiter_of
+from polite_flamingo.sources.reading.kinds import Kind, kind_of_file
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import elements, json_lines, members, only_value
+from polite_flamingo.sources.reading.unpacking import unpacked_name
+from polite_flamingo.sources.records.source import Place, SourceOptions
+from polite_flamingo.storage.discovery import own_output
+from polite_flamingo.storage.visibility import out_of_reach, refuse_broken_way
 
 WRAPPERS = ("data", "rows", "records", "examples", "samples", "items", "instances", "annotations", "train")
 """Names under which an object holds the list of the records."""

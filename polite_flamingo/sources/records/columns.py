@@ -10,10 +10,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from polite_flamingo.sources.base import SourceOptions
-from polite_flamingo.sources.fields import changes_meaning
-from polite_flamingo.sources.reading import SourceError
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.fields import changes_meaning
+from polite_flamingo.sources.records.source import SourceOptions
 
 FIELDS = ("response", "instruction", "input", "image", "task", "id", "split", "rationale")
 OBVIOUS = {

@@ -14,9 +14,10 @@ from functools import lru_cache
 from typing import Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.base import Place, SourceOptions
-from polite_flamingo.sources.files import cell_at, is_place
-from polite_flamingo.sources.meanings import (
+from polite_flamingo.sources.reading.checks import kind_of
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.annotation_files import cell_at, is_place
+from polite_flamingo.sources.records.meanings import (
     BAD_WORDS,
     FIELDS,
     MEDIA,
@@ -29,8 +30,7 @@ from polite_flamingo.sources.meanings import (
     Field,
     Where,
 )
-from polite_flamingo.sources.reading import kind_of
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.records.source import Place, SourceOptions
 
 MOST_NOTES = 100
 """Distinct notes of one source; a file whose fields have another name in each record would fill the screen."""

@@ -22,10 +22,10 @@ from collections.abc import Sequence
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from polite_flamingo.images import decode_as_stored, upright
+from polite_flamingo.images.decoding import decode_as_stored, upright
 from polite_flamingo.sample import BadSample, Image
-from polite_flamingo.sources.boxes import Box, clip
-from polite_flamingo.sources.instructions import chosen
+from polite_flamingo.sources.records.boxes import Box, clip
+from polite_flamingo.sources.records.instructions import chosen
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (230, 0, 0),

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample
-from polite_flamingo.sources.boxes import Box, clip, normalised
-from polite_flamingo.sources.meanings import MEDIA_ENDINGS, PLACEHOLDERS, Placeholder
-from polite_flamingo.sources.reading import entry, finite, list_of, verbatim
+from polite_flamingo.sources.reading.checks import entry, finite, list_of, verbatim
+from polite_flamingo.sources.records.boxes import Box, clip, normalised
+from polite_flamingo.sources.records.meanings import MEDIA_ENDINGS, PLACEHOLDERS, Placeholder
 
 
 @dataclass(frozen=True)

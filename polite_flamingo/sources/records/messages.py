@@ -18,10 +18,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample
-from polite_flamingo.sources.fields import Found, empty, look
-from polite_flamingo.sources.markup import Objects, Shown, check_placeholders, names_picture, thinks, with_marks
-from polite_flamingo.sources.meanings import IMAGE_NAMES, ROLES
-from polite_flamingo.sources.reading import entry, list_of, value_of, verbatim
+from polite_flamingo.sources.reading.checks import entry, list_of, value_of, verbatim
+from polite_flamingo.sources.records.fields import Found, empty, look
+from polite_flamingo.sources.records.markup import Objects, Shown, check_placeholders, names_picture, thinks, with_marks
+from polite_flamingo.sources.records.meanings import IMAGE_NAMES, ROLES
 
 LISTS = ("conversations", "messages", "conversation", "dialogue", "dialog", "texts")
 """Fields that may hold the messages; the first that is there does."""

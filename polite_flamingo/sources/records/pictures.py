@@ -21,9 +21,9 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from polite_flamingo.sample import BadSample, Image
-from polite_flamingo.sources.base import Context
-from polite_flamingo.sources.files import cell_at, is_place
-from polite_flamingo.sources.reading import MAX_IMAGE_BYTES, checked, kind_of, verbatim
+from polite_flamingo.sources.reading.checks import MAX_IMAGE_BYTES, checked, kind_of, verbatim
+from polite_flamingo.sources.records.annotation_files import cell_at, is_place
+from polite_flamingo.sources.records.source import Context
 
 NAMES = (
     "bytes", "path", "url", "image_url", "image", "file_name", "filename", "file", "file_path", "image_path", "base64",

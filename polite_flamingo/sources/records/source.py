@@ -6,7 +6,7 @@
 A source gives `records` (which streams the annotation files), `identify` and `build`. For each annotation record there
 is one `Sample` or one `Quarantined`, never both and never nothing. A source raises `SourceError` for an annotation file
 that cannot be read as a whole, and nothing else. How files are read without trusting them is in `streaming.py` and
-`reading.py`.
+`checks.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample, make_key
-from polite_flamingo.sources.download import check_hosts, fetch
-from polite_flamingo.sources.reading import ImageFolder, SourceError, text
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.checks import ImageFolder, SourceError, text
+from polite_flamingo.sources.reading.download import check_hosts, fetch
+from polite_flamingo.sources.reading.shelf import Shelf
 
 Row = Sample | Quarantined
 Word = TypeVar("Word", bound=str)

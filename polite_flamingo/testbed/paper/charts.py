@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
-from polite_flamingo.paper.measures import MEASURES, Measure, level, of_rewrites
-from polite_flamingo.paper.results import Generation, PaperResults, Role
 from polite_flamingo.report.plots import Line, Point, lines, number, ticks
+from polite_flamingo.testbed.paper.measures import MEASURES, Measure, level, of_rewrites
+from polite_flamingo.testbed.paper.results import Generation, PaperResults, Role
 
 STAGES: tuple[tuple[Role, str], ...] = (
     ("base", "base"), ("stage_1", "stage 1"), ("stage_2", "stage 2"), ("clever", "stage 3"),

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from polite_flamingo.paper.measures import MEASURES, REWRITING, Measure, Spread, between, gain, level, tax
-from polite_flamingo.paper.results import PaperResults, Role
+from polite_flamingo.testbed.paper.measures import MEASURES, REWRITING, Measure, Spread, between, gain, level, tax
+from polite_flamingo.testbed.paper.results import PaperResults, Role
 
 Verdict = Literal["shown", "not shown", "disagrees"]
 

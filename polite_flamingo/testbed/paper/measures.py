@@ -20,7 +20,7 @@ import numpy as np
 
 from polite_flamingo.evaluation.bootstrap import Resampling, resampled_means
 from polite_flamingo.evaluation.judging import RAW
-from polite_flamingo.paper.results import Generation, HeldOut, PaperResults, Rewrite, Role, Seed
+from polite_flamingo.testbed.paper.results import Generation, HeldOut, PaperResults, Rewrite, Role, Seed
 
 Values = list[np.ndarray]
 """The numbers of one seed: a mean is taken of each array, and their sum is the seed's number."""

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from polite_flamingo.paper.claims import ABLATIONS, GENERATIONS_PUBLISHED, MARGIN, PUBLISHED, Finding, findings
-from polite_flamingo.paper.measures import (
+from polite_flamingo.report.template import fill
+from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.testbed.paper.charts import reward_boxes, stage_lines
+from polite_flamingo.testbed.paper.claims import ABLATIONS, GENERATIONS_PUBLISHED, MARGIN, PUBLISHED, Finding, findings
+from polite_flamingo.testbed.paper.measures import (
     MEASURES,
     REWRITING,
     Measure,
@@ -25,10 +28,7 @@ from polite_flamingo.paper.measures import (
     shown,
     tax,
 )
-from polite_flamingo.paper.results import GENERATIONS, PaperResults, Role
-from polite_flamingo.report.paper_charts import reward_boxes, stage_lines
-from polite_flamingo.report.template import fill
-from polite_flamingo.shards import write_atomically
+from polite_flamingo.testbed.paper.results import GENERATIONS, PaperResults, Role
 
 MARKS = {"shown": "✓", "not shown": "○", "disagrees": "✗"}
 
@@ -186,6 +186,7 @@ def render(results: PaperResults) -> str:
     found = findings(results)
     return fill(
         "paper",
+        folder=Path(__file__).parent,
         styles=("plots",),
         results=results,
         run=results.run,

@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args
 
 from polite_flamingo.evaluation.judging import Judged
 from polite_flamingo.report.gallery import Thumbnail, readable, thumbnail
-from polite_flamingo.run_info import RunInfo
 from polite_flamingo.sample import Sample
+from polite_flamingo.storage.run_info import RunInfo
 
 Role = Literal[
     "base", "text_only", "stage_1", "stage_2", "clever", "raw_2", "raw", "direct", "unfrozen", "twice",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 
-from polite_flamingo.shapes.grammar import (
+from polite_flamingo.testbed.shapes.grammar import (
     BESIDE,
     KNOWLEDGE,
     NUMBERS,
@@ -20,7 +20,7 @@ from polite_flamingo.shapes.grammar import (
     say,
     true_of,
 )
-from polite_flamingo.shapes.scene import (
+from polite_flamingo.testbed.shapes.scene import (
     BACKGROUNDS,
     COLOURS,
     PATTERNS,

@@ -7,7 +7,7 @@ import math
 
 from PIL import Image, ImageDraw
 
-from polite_flamingo.shapes.scene import BACKGROUNDS, CANVAS, COLOURS, SIZES, Scene, Thing
+from polite_flamingo.testbed.shapes.scene import BACKGROUNDS, CANVAS, COLOURS, SIZES, Scene, Thing
 
 SUPERSAMPLING = 3
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from polite_flamingo.shapes.questions import KINDS, Kind
-from polite_flamingo.shapes.texts import Exchange, drawn, knowledge, note, reading
-from polite_flamingo.shapes.write import SPLIT, Annotator, save_json, save_picture, write_raw
-from polite_flamingo.sources.base import SourceOptions
-from polite_flamingo.sources.responses import answer_response
+from polite_flamingo.sources.records.responses import answer_response
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.testbed.shapes.questions import KINDS, Kind
+from polite_flamingo.testbed.shapes.texts import Exchange, drawn, knowledge, note, reading
+from polite_flamingo.testbed.shapes.write import SPLIT, Annotator, save_json, save_picture, write_raw
 
 Domain = Literal["in", "out", "text"]
 

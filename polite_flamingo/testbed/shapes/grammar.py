@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
-from polite_flamingo.shapes.scene import (
+from polite_flamingo.testbed.shapes.scene import (
     BACKGROUNDS,
     COLOURS,
     PATTERNS,

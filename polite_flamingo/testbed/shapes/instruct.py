@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK
-from polite_flamingo.shapes.captions import describe, terse_captions
-from polite_flamingo.shapes.questions import KINDS, Kind, ask
-from polite_flamingo.shapes.scene import CANVAS, SHAPES, Scene, random_scene
-from polite_flamingo.shapes.texts import (
+from polite_flamingo.sources.records.instructions import INSTRUCTIONS
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.testbed.shapes.captions import describe, terse_captions
+from polite_flamingo.testbed.shapes.questions import KINDS, Kind, ask
+from polite_flamingo.testbed.shapes.scene import CANVAS, SHAPES, Scene, random_scene
+from polite_flamingo.testbed.shapes.texts import (
     REASONED,
     Exchange,
     drawn,
@@ -30,9 +32,7 @@ from polite_flamingo.shapes.texts import (
     telling,
     told,
 )
-from polite_flamingo.shapes.write import allowed_of, save_json, save_picture
-from polite_flamingo.sources.base import SourceOptions
-from polite_flamingo.sources.instructions import INSTRUCTIONS
+from polite_flamingo.testbed.shapes.write import allowed_of, save_json, save_picture
 
 MAKERS = {reading: 0.4, knowledge: 0.2, note: 0.15, telling: 0.25}
 """Kinds of text and their shares."""

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from polite_flamingo.shapes.grammar import (
+from polite_flamingo.testbed.shapes.grammar import (
     BESIDE,
     NUMBERS,
     PLURALS,
@@ -18,7 +18,7 @@ from polite_flamingo.shapes.grammar import (
     parse,
     say,
 )
-from polite_flamingo.shapes.scene import BACKGROUNDS, COLOURS, PATTERNS, PLACES, RELATIONS, SHAPES, SIZES, Scene
+from polite_flamingo.testbed.shapes.scene import BACKGROUNDS, COLOURS, PATTERNS, PLACES, RELATIONS, SHAPES, SIZES, Scene
 
 Kind = Literal["colour", "shape_at", "count", "exists", "beside", "size", "where", "ground", "pattern"]
 KINDS: tuple[Kind, ...] = ("colour", "shape_at", "count", "exists", "beside", "size", "where", "ground", "pattern")

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import random
 
-from polite_flamingo.shapes.captions import ground_caption, listed_caption, relation_caption, terse_changes
-from polite_flamingo.shapes.grammar import NUMBERS, PLACE_OF, RELATION_OF, Claim, parse
-from polite_flamingo.shapes.scene import CANVAS, CELL, PLACES, SIZES, Change, Thing
-from polite_flamingo.sources.responses import (
+from polite_flamingo.sources.records.responses import (
     answer_response,
     captions_and_boxes,
     change_response,
     class_response,
 )
+from polite_flamingo.testbed.shapes.captions import ground_caption, listed_caption, relation_caption, terse_changes
+from polite_flamingo.testbed.shapes.grammar import NUMBERS, PLACE_OF, RELATION_OF, Claim, parse
+from polite_flamingo.testbed.shapes.scene import CANVAS, CELL, PLACES, SIZES, Change, Thing
 
 _CHANGES = ("same", "added", "removed", "moved", "recoloured")
 _ANSWERED_BY = {"colour": "colour", "shape_at": "shape", "size": "size", "ground": "ground", "pattern": "pattern"}

@@ -17,17 +17,17 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from polite_flamingo.shapes.captions import (
+from polite_flamingo.sources.records.instructions import INSTRUCTIONS
+from polite_flamingo.testbed.shapes.captions import (
     describe,
     polite_change,
     polite_class,
     terse_captions,
     terse_changes,
 )
-from polite_flamingo.shapes.grammar import KNOWLEDGE, TRAITS, WHERE
-from polite_flamingo.shapes.questions import KINDS, Kind, Question, ask
-from polite_flamingo.shapes.scene import PLACES, SHAPES, Scene, random_change, random_scene
-from polite_flamingo.sources.instructions import INSTRUCTIONS
+from polite_flamingo.testbed.shapes.grammar import KNOWLEDGE, TRAITS, WHERE
+from polite_flamingo.testbed.shapes.questions import KINDS, Kind, Question, ask
+from polite_flamingo.testbed.shapes.scene import PLACES, SHAPES, Scene, random_change, random_scene
 
 REASONED: tuple[Kind, ...] = ("colour", "shape_at", "count")
 """Kinds of question whose answers carry a reason."""

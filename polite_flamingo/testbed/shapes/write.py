@@ -17,11 +17,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.shapes.captions import describe, polite_change, terse_captions, terse_changes, terse_class
-from polite_flamingo.shapes.draw import draw, encode
-from polite_flamingo.shapes.questions import Kind, Question, ask
-from polite_flamingo.shapes.scene import CANVAS, SHAPES, Scene, random_change, random_scene
-from polite_flamingo.sources.base import SourceOptions
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.testbed.shapes.captions import describe, polite_change, terse_captions, terse_changes, terse_class
+from polite_flamingo.testbed.shapes.draw import draw, encode
+from polite_flamingo.testbed.shapes.questions import Kind, Question, ask
+from polite_flamingo.testbed.shapes.scene import CANVAS, SHAPES, Scene, random_change, random_scene
 
 SPLIT = "val"
 

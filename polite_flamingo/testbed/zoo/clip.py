@@ -26,13 +26,22 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from polite_flamingo.filters.paragraphs import paragraphs, pieces
-from polite_flamingo.shapes.captions import hallucinated, random_relation
-from polite_flamingo.shapes.draw import draw
-from polite_flamingo.shapes.grammar import BESIDE, NUMBERS, WHERE, Claim, parse, say, true_of
-from polite_flamingo.shapes.scene import BACKGROUNDS, COLOURS, PATTERNS, PLACES, SHAPES, SIZES, Scene, random_scene
-from polite_flamingo.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
-from polite_flamingo.zoo.pairs import random_pair
-from polite_flamingo.zoo.tokens import learn_tokenizer, save_tokenizer
+from polite_flamingo.testbed.shapes.captions import hallucinated, random_relation
+from polite_flamingo.testbed.shapes.draw import draw
+from polite_flamingo.testbed.shapes.grammar import BESIDE, NUMBERS, WHERE, Claim, parse, say, true_of
+from polite_flamingo.testbed.shapes.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    PATTERNS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    Scene,
+    random_scene,
+)
+from polite_flamingo.testbed.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
+from polite_flamingo.testbed.zoo.pairs import random_pair
+from polite_flamingo.testbed.zoo.tokens import learn_tokenizer, save_tokenizer
 
 STEPS = 1000
 REFINE_STEPS = 500

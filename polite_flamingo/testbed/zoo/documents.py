@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 
 from polite_flamingo.prompts import MEDIA, rewriting_prompt
 from polite_flamingo.sample import IMAGE_MARK
-from polite_flamingo.shapes.scene import Scene
-from polite_flamingo.zoo.pairs import random_pair
+from polite_flamingo.testbed.shapes.scene import Scene
+from polite_flamingo.testbed.zoo.pairs import random_pair
 
 HEADINGS = (
     ("Question: {q}\nNotes: {raw}\nIn full: ", 4),

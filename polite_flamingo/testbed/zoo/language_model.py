@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from polite_flamingo.zoo.documents import Batches, notes_written_out, repeated
-from polite_flamingo.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
-from polite_flamingo.zoo.tokens import learn_tokenizer, save_tokenizer
+from polite_flamingo.testbed.zoo.documents import Batches, notes_written_out, repeated
+from polite_flamingo.testbed.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
+from polite_flamingo.testbed.zoo.tokens import learn_tokenizer, save_tokenizer
 
 STEPS = 600
 

@@ -10,7 +10,15 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from polite_flamingo.shapes.captions import (
+from polite_flamingo.sources.records.instructions import INSTRUCTIONS
+from polite_flamingo.sources.records.instructions import ask as put
+from polite_flamingo.sources.records.responses import (
+    answer_response,
+    captions_and_boxes,
+    change_response,
+    class_response,
+)
+from polite_flamingo.testbed.shapes.captions import (
     describe,
     keeps_description,
     polite_change,
@@ -19,12 +27,9 @@ from polite_flamingo.shapes.captions import (
     terse_changes,
     terse_class,
 )
-from polite_flamingo.shapes.grammar import parse
-from polite_flamingo.shapes.questions import KINDS, Kind, ask
-from polite_flamingo.shapes.scene import CANVAS, Scene, random_change, random_scene
-from polite_flamingo.sources.instructions import INSTRUCTIONS
-from polite_flamingo.sources.instructions import ask as put
-from polite_flamingo.sources.responses import answer_response, captions_and_boxes, change_response, class_response
+from polite_flamingo.testbed.shapes.grammar import parse
+from polite_flamingo.testbed.shapes.questions import KINDS, Kind, ask
+from polite_flamingo.testbed.shapes.scene import CANVAS, Scene, random_change, random_scene
 from polite_flamingo.world import words_of
 
 CLASS_TEMPLATE = "a photo of a {}."

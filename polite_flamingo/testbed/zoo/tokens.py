@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from polite_flamingo.prompts import END_OF_CHUNK, rewriting_prompt
 from polite_flamingo.sample import IMAGE_MARK
-from polite_flamingo.zoo.pairs import random_pair
+from polite_flamingo.testbed.zoo.pairs import random_pair
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIALS = [PAD, BOS, EOS, END_OF_CHUNK, IMAGE_MARK]

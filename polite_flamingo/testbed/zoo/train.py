@@ -1,4 +1,4 @@
-"""Re-train a tiny model from scratch: `python -m polite_flamingo.zoo.train NAME [--out FOLDER]`.
+"""Re-train a tiny model from scratch: `python -m polite_flamingo.testbed.zoo.train NAME [--out FOLDER]`.
 
     clip            the tiny CLIP (vision tower of the Flamingo, and CLIPScore)
     flamingo        the base: its language model on text, then perceiver and cross-attention; needs clip
@@ -7,7 +7,7 @@
     all             every one, in this order
 
 Recipes are seeded; the figures of the shipped weights stand in their model cards (`weights/NAME/README.md`), which
-`python -m polite_flamingo.zoo.evaluate` measures again.
+`python -m polite_flamingo.testbed.zoo.evaluate` measures again.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ ORDER = ("clip", "flamingo", "polite_flamingo", "nli", "reward")
 
 def train(name: str, out: Path, *, seed: int, scale: float) -> None:
     """Train one model into `out/NAME`; `scale` shortens every recipe (for tests)."""
-    from polite_flamingo.zoo import clip, flamingo, judges, language_model
-    from polite_flamingo.zoo.cards import write_world
+    from polite_flamingo.testbed.zoo import clip, flamingo, judges, language_model
+    from polite_flamingo.testbed.zoo.cards import write_world
 
     def steps(full: int) -> int:
         return max(2, round(full * scale))
@@ -50,7 +50,9 @@ def train(name: str, out: Path, *, seed: int, scale: float) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m polite_flamingo.zoo.train", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m polite_flamingo.testbed.zoo.train",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("name", choices=[*ORDER, "all"], help="which model")
     parser.add_argument("--out", type=Path, default=ZOO, help="folder of the weights (default: the package's own)")

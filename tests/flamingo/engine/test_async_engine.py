@@ -11,16 +11,23 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from patience import PATIENCE
-from test_engine import NEW, ends_of, fresh, prompts, texts
 
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.sampling import Decoding
-from polite_flamingo.flamingo.streaming import AsyncEngine, EngineClosed, EngineFailed, Overloaded, Piece, Stream
+from polite_flamingo.flamingo.engine.async_engine import (
+    AsyncEngine,
+    EngineClosed,
+    EngineFailed,
+    Overloaded,
+    Piece,
+    Stream,
+)
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import BadSample
+from tests.flamingo.engine.test_engine import NEW, ends_of, fresh, prompts, texts
+from tests.support.patience import PATIENCE
 
 Known = tuple[FlamingoModel, list[Request], list[list[int]]]
 """A model, requests, and what the engine says to them at once."""
@@ -363,7 +370,7 @@ def test_an_idle_engine_sleeps(known: Known, monkeypatch: pytest.MonkeyPatch) ->
 
     inbox = Watched()
     module = SimpleNamespace(SimpleQueue=lambda: inbox, Empty=queue.Empty)
-    monkeypatch.setattr("polite_flamingo.flamingo.streaming.queue", module)
+    monkeypatch.setattr("polite_flamingo.flamingo.engine.async_engine.queue", module)
 
     async def main() -> None:
         async with AsyncEngine(engine) as service:

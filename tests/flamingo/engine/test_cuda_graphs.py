@@ -10,16 +10,16 @@ from unittest import mock
 
 import pytest
 import torch
-from test_engine import ends_of, fresh, prompts, texts
 
-from polite_flamingo.flamingo import graphs
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.decoder import Cache, Decoder
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.graphs import StaticStep, rounded_limit, rounded_rows
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.sampling import Decoding
+from polite_flamingo.flamingo.engine import cuda_graphs
+from polite_flamingo.flamingo.engine.cuda_graphs import StaticStep, rounded_limit, rounded_rows
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.model.decoder import Cache, Decoder
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from tests.flamingo.engine.test_engine import ends_of, fresh, prompts, texts
 
 GREEDY = Decoding(max_new_tokens=14)
 
@@ -27,7 +27,7 @@ GREEDY = Decoding(max_new_tokens=14)
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The decoder's arithmetic is torch's, as on a GPU, rather than that of the kernels for a CPU."""
-    monkeypatch.setattr("polite_flamingo.flamingo.layers.compiled", lambda x: False)
+    monkeypatch.setattr("polite_flamingo.flamingo.model.layers.compiled", lambda x: False)
 
 
 def statically(model: FlamingoModel, requests: Sequence[Request], **config: int) -> list[list[int]]:
@@ -44,7 +44,7 @@ class Watch:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.beside = self.filled = self.runs = self.uploads = 0
-        run, upload = StaticStep.run, graphs.upload
+        run, upload = StaticStep.run, cuda_graphs.upload
 
         def watched_run(step: StaticStep, ids: Sequence[int], positions: Sequence[int], seeing: bool) -> torch.Tensor:
             self.runs += 1
@@ -58,7 +58,7 @@ class Watch:
             return upload(*given)  # type: ignore[arg-type]
 
         monkeypatch.setattr(StaticStep, "run", watched_run)
-        monkeypatch.setattr(graphs, "upload", watched_upload)
+        monkeypatch.setattr(cuda_graphs, "upload", watched_upload)
 
 
 @pytest.mark.parametrize("kind", ["tiny", "tiny_grouped", "tiny_mpt"])
@@ -114,7 +114,7 @@ def test_memory_that_grows_shrinks_or_is_given_up_gets_new_recordings(tiny, monk
     made = []
     monkeypatch.setattr(engine.decoder, "step", tight)
     monkeypatch.setattr(
-        "polite_flamingo.flamingo.engine.StaticStep",
+        "polite_flamingo.flamingo.engine.engine.StaticStep",
         lambda *given, **named: made.append(StaticStep(*given, **named)) or made[-1],
     )
     short = sorted(fresh(wanted), key=lambda one: (bool(one.images), len(one.ids)))
@@ -206,7 +206,7 @@ def test_recordings_are_made_once_replayed_and_forgotten(tiny, attention: str, m
     model = tiny.load(attention=attention)
     wanted = [replace(one, decoding=GREEDY) for one in prompts(model, 24, seed=6)]
     expected = texts(model, fresh(wanted), slots=6)
-    monkeypatch.setattr("polite_flamingo.flamingo.engine.StaticStep", Pretended)
+    monkeypatch.setattr("polite_flamingo.flamingo.engine.engine.StaticStep", Pretended)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", PretendedGraph)
     monkeypatch.setattr(torch.cuda, "graph", pretended_recording)
     for name in ("current_stream", "stream"):
@@ -215,7 +215,7 @@ def test_recordings_are_made_once_replayed_and_forgotten(tiny, attention: str, m
     record = Pretended._recording
     monkeypatch.setattr(Pretended, "_recording", lambda step, key: made.append(key) or record(step, key))
     monkeypatch.setattr(Pretended, "replays", 0)
-    monkeypatch.setattr(graphs, "RECORDINGS", 4)
+    monkeypatch.setattr(cuda_graphs, "RECORDINGS", 4)
     engine = Engine(model, EngineConfig(slots=6, prefill_tokens=40), ends=ends_of(model))
     engine._records = True
     again = fresh(wanted)

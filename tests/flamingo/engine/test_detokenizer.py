@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models
 
-from polite_flamingo.flamingo.running_text import RunningText
-from polite_flamingo.flamingo.tokenization import LegacyLlamaTokenizer, Tokenizer, TransformersTokenizer
+from polite_flamingo.flamingo.engine.detokenizer import RunningText
+from polite_flamingo.flamingo.model.tokenization import LegacyLlamaTokenizer, Tokenizer, TransformersTokenizer
 
 # isort: split
 import transformers

@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from polite_flamingo import images
 from polite_flamingo.flamingo.config import EngineConfig, LoraSettings
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.lora import add_lora
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.sampling import Decoding, Ngrams
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.sampling import Decoding, Ngrams
+from polite_flamingo.flamingo.model.lora import add_lora
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.images import decoding as images
 
 NEW = 12
 PROMPTS = 90
@@ -103,7 +103,7 @@ def test_greedy_tokens_are_those_of_generate(
     wanted = prompts(model, PROMPTS, seed=len(kind))
     expected = [by_generate(model, one, ends_of(model)) for one in wanted]
     assert texts(model, fresh(wanted), slots=8) == expected
-    monkeypatch.setattr("polite_flamingo.flamingo.layers.compiled", lambda x: False)
+    monkeypatch.setattr("polite_flamingo.flamingo.model.layers.compiled", lambda x: False)
     assert texts(model, fresh(wanted), slots=8) == expected, "with torch alone, as on a GPU"
     assert len({tuple(tokens) for tokens in expected}) > PROMPTS / 2, "the prompts must matter"
     assert len({len(tokens) for tokens in expected}) > 2, "texts must end anywhere"

@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from polite_flamingo.flamingo.checkpoint import save_flamingo
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.engines import Engines, shares
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.rewriter import Rewriter
-from tests.flamingo.test_engine import ends_of, fresh, prompts, texts
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.engine_pool import Engines, shares
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.model.checkpoint import save_flamingo
+from polite_flamingo.rewriters.flamingo import Rewriter
+from tests.flamingo.engine.test_engine import ends_of, fresh, prompts, texts
 
 
 def test_the_texts_are_those_of_one_engine(tiny) -> None:  # type: ignore[no-untyped-def]

@@ -6,18 +6,18 @@ import json
 
 import pytest
 import torch
-from test_engine import PICTURES, ends_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from polite_flamingo.flamingo.ceilings import Ceilings
-from polite_flamingo.flamingo.checkpoint import load_flamingo
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.metrics import CAUSES, Metrics, merged
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.sampling import Decoding
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.metrics import CAUSES, Metrics, merged
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.roofline import Ceilings
+from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.model.checkpoint import load_flamingo
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from tests.flamingo.engine.test_engine import PICTURES, ends_of
 
 
 @pytest.fixture(scope="module")

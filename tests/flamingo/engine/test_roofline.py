@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from polite_flamingo.flamingo.ceilings import Ceilings, measure
+from polite_flamingo.flamingo.engine.roofline import Ceilings, measure
 
 
 @pytest.fixture(scope="module")

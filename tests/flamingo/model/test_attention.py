@@ -7,7 +7,7 @@ import inspect
 import pytest
 import torch
 
-from polite_flamingo.flamingo.attention import as_locations, image_numbers
+from polite_flamingo.flamingo.model.attention import as_locations, image_numbers
 
 # isort: split
 import transformers

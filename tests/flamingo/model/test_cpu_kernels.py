@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from polite_flamingo.flamingo import kernels
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.decoder import _alibi_slopes
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.layers import RmsNorm
-from polite_flamingo.flamingo.sampling import Decoding
-from tests.flamingo.test_engine import ends_of, fresh, prompts
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.model import cpu_kernels
+from polite_flamingo.flamingo.model.decoder import _alibi_slopes
+from polite_flamingo.flamingo.model.layers import RmsNorm
+from tests.flamingo.engine.test_engine import ends_of, fresh, prompts
 
 ROWS, LAYERS, CAPACITY, POSITIONS = 5, 2, 23, 64
 NOTHING = torch.empty(0, 0)
@@ -65,9 +65,9 @@ def test_a_step_stores_and_attends(dtype: torch.dtype, heads: int, kv_heads: int
             expected_cache[:, layer, row, :, : shared[row]] = 1e3
 
     found = torch.empty(ROWS, heads, width, dtype=dtype)
-    kernels.attend_step(
-        kernels.array(qkv), kernels.array(cache), layer, positions.numpy(), ROWS, shared.numpy(), cos.numpy(),
-        sin.numpy(), slopes.numpy(), scale, kernels.array(found),
+    cpu_kernels.attend_step(
+        cpu_kernels.array(qkv), cpu_kernels.array(cache), layer, positions.numpy(), ROWS, shared.numpy(), cos.numpy(),
+        sin.numpy(), slopes.numpy(), scale, cpu_kernels.array(found),
     )  # fmt: skip
     torch.testing.assert_close(found.float(), torch.stack(expected), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     torch.testing.assert_close(cache, expected_cache, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
@@ -83,9 +83,9 @@ def test_chunks_of_prompts_are_stored_where_they_belong(dtype: torch.dtype) -> N
     rows = torch.tensor([3, 1])
     cos, sin = torch.randn(2, POSITIONS, width // 2, generator=generator).repeat(1, 1, 2)
     query = torch.empty(2, heads, length, width, dtype=dtype)
-    kernels.store(
-        kernels.array(qkv), kernels.array(cache), 0, rows.numpy(), positions.numpy(), cos.numpy(), sin.numpy(),
-        kernels.array(query),
+    cpu_kernels.store(
+        cpu_kernels.array(qkv), cpu_kernels.array(cache), 0, rows.numpy(), positions.numpy(), cos.numpy(), sin.numpy(),
+        cpu_kernels.array(query),
     )  # fmt: skip
     wanted = turned(qkv[:, :, : heads + kv_heads].float(), positions, cos, sin).to(dtype)
     torch.testing.assert_close(query.transpose(1, 2), wanted[:, :, :heads], atol=1e-2, rtol=1e-2)
@@ -114,9 +114,9 @@ def test_bfloat16_is_rounded_as_torch_rounds_it(numbers: list[float]) -> None:
     x = torch.tensor(numbers, dtype=torch.float32)[:, None]
     cache = torch.zeros(2, 1, 1, 1, len(x), 1, dtype=torch.bfloat16)
     qkv = x[None].repeat(1, 1, 3)[..., None]  # one head of one number, float32, into a cache of bfloat16
-    kernels.store(
-        kernels.array(qkv), kernels.array(cache), 0, np.zeros(1, int), np.arange(len(x))[None], NOTHING.numpy(),
-        NOTHING.numpy(), kernels.array(torch.empty(1, 1, len(x), 1)),
+    cpu_kernels.store(
+        cpu_kernels.array(qkv), cpu_kernels.array(cache), 0, np.zeros(1, int), np.arange(len(x))[None], NOTHING.numpy(),
+        NOTHING.numpy(), cpu_kernels.array(torch.empty(1, 1, len(x), 1)),
     )  # fmt: skip
     assert torch.equal(cache[0, 0, 0, 0], x.to(torch.bfloat16))
 

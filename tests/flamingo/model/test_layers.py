@@ -11,12 +11,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.engine import Engine
-from polite_flamingo.flamingo.layers import by_rows, rounded
-from polite_flamingo.flamingo.requests import Request
-from polite_flamingo.flamingo.sampling import Decoding
-from tests.flamingo.test_engine import PICTURES
-from tests.tiny_flamingo import Tiny
+from polite_flamingo.flamingo.engine.engine import Engine
+from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.model.layers import by_rows, rounded
+from tests.flamingo.engine.test_engine import PICTURES
+from tests.support.tiny_flamingo import Tiny
 
 
 class Sizes(TorchFunctionMode):
@@ -83,7 +83,7 @@ def test_added_rows_change_nothing_and_are_taken_away() -> None:
 def test_rows_of_an_odd_number_decode_where_attention_is_torchs(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr("polite_flamingo.flamingo.layers.compiled", lambda x: False)
+    monkeypatch.setattr("polite_flamingo.flamingo.model.layers.compiled", lambda x: False)
     engine = Engine(tiny.load().to(dtype), EngineConfig(slots=3), ends=[])
     made = [Request(ids=[5, 6, 7 + number], decoding=Decoding(max_new_tokens=4)) for number in range(3)]
     engine.generate(made)

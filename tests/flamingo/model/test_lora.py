@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polite_flamingo.flamingo.config import LoraSettings
-from polite_flamingo.flamingo.lora import add_lora, load_lora, lora_layers, merge_lora, read_settings, save_lora
+from polite_flamingo.flamingo.model.lora import add_lora, load_lora, lora_layers, merge_lora, read_settings, save_lora
 
 # isort: split
 import transformers

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from polite_flamingo.flamingo.config import PerceiverConfig
-from polite_flamingo.flamingo.model import build_flamingo, has_weights
+from polite_flamingo.flamingo.model.model import build_flamingo, has_weights
 
 # isort: split
 import transformers

@@ -7,14 +7,14 @@ import re
 
 import pytest
 import torch
-from reference import SHARED
 from safetensors.torch import load_file
 
-from polite_flamingo.flamingo import parity
-from polite_flamingo.flamingo.attention import image_numbers
 from polite_flamingo.flamingo.config import LoraSettings
-from polite_flamingo.flamingo.lora import add_lora, load_lora
-from polite_flamingo.flamingo.state_dict import canonical_state, load_state
+from polite_flamingo.flamingo.model import parity
+from polite_flamingo.flamingo.model.attention import image_numbers
+from polite_flamingo.flamingo.model.lora import add_lora, load_lora
+from polite_flamingo.flamingo.model.state_dict import canonical_state, load_state
+from tests.support.reference import SHARED
 
 REFERENCE = SHARED / "reference"
 pytestmark = pytest.mark.skipif(

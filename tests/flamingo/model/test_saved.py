@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings, PerceiverConfig
-from polite_flamingo.flamingo.saved import FILE, opened, write_config
+from polite_flamingo.flamingo.model.saved import FILE, opened, write_config
 
 
 def test_a_folder_may_be_moved(tmp_path: Path) -> None:

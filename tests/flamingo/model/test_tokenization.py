@@ -8,7 +8,7 @@ import io
 import pytest
 import sentencepiece
 
-from polite_flamingo.flamingo.tokenization import LegacyLlamaTokenizer, TransformersTokenizer, load_tokenizer
+from polite_flamingo.flamingo.model.tokenization import LegacyLlamaTokenizer, TransformersTokenizer, load_tokenizer
 from polite_flamingo.prompts import SYSTEM, chat_prompt, rewriting_prompt
 
 # isort: split

@@ -6,8 +6,8 @@ import inspect
 
 import pytest
 
+from serving.backends.engine_host import EngineHost, pause_between
 from serving.config import ServingConfig
-from serving.host import EngineHost, pause_between
 
 
 def test_a_host_that_nobody_told_does_as_a_profile_that_says_nothing() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.guard import ModelBroken
+from polite_flamingo.faults.guard import ModelBroken
 from polite_flamingo.sample import BadSample, Sample, Turn
-from serving.scoring import Scoring
+from serving.backends.scoring import Scoring
 
 
 def sample(text: str) -> Sample:

@@ -8,21 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rewriting_service import data_url, png
 
 from polite_flamingo.filters.scorer import Scorer
-from polite_flamingo.flamingo.rewriter import Rewriter
+from polite_flamingo.rewriters.flamingo import Rewriter
 from polite_flamingo.sample import BadSample
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
-from serving.batch_runner import BatchRunner
-from serving.batch_store import ENDED, BatchStore
-from serving.batch_work import profile_of
+from serving.batches.runner import BatchRunner
+from serving.batches.store import ENDED, BatchStore
+from serving.batches.work import profile_of
 from serving.config import from_profile
-from serving.rewrite_protocol import Content
-from serving.rewriting import result_of, sample_of
+from serving.rewrite.protocol import Content
+from serving.rewrite.rewriting import result_of, sample_of
+from tests.support.rewriting_service import data_url, png
 
-PROFILE = Path(__file__).parents[2] / "profiles" / "tiny.yaml"
+PROFILE = Path(__file__).parents[3] / "profiles" / "tiny.yaml"
 
 
 def test_the_build_gets_the_very_models_of_the_service(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from run_batches import bulk_config
 
-from serving.batch_lines import Line, read_lines
+from serving.batches.lines import Line, read_lines
+from tests.support.run_batches import bulk_config
 
 CONFIG = bulk_config(Path("unused"))
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import openai
 import pytest
-from bulk_site import Site, accounted, ended, line, read, run, site, start, upload
-from rewriting_service import data_url, png
-from run_batches import bulk_config
 
-from serving.batch_runner import BatchRunner
-from serving.batch_store import BatchStore
+from serving.batches.runner import BatchRunner
+from serving.batches.store import BatchStore
 from serving.config import BatchesConfig
 from serving.errors import ApiError
+from tests.support.bulk_site import Site, accounted, ended, line, read, run, site, start, upload
+from tests.support.rewriting_service import data_url, png
+from tests.support.run_batches import bulk_config
 
 
 def test_a_job_from_upload_to_download(shared: Site) -> None:

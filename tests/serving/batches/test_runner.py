@@ -12,13 +12,11 @@ from typing import Any
 
 import openai
 import psutil
-from bulk_site import Site, accounted, ended, line, run, site, start, upload
-from patience import wait_until
-from run_batches import bulk_config, runner
 
-from serving.batch_runner import BatchRunner, builds_of
-
-HERE = Path(__file__).parent
+from serving.batches.runner import BatchRunner, builds_of
+from tests.support.bulk_site import Site, accounted, ended, line, run, site, start, upload
+from tests.support.patience import wait_until
+from tests.support.run_batches import bulk_config, runner
 
 
 def waiting_job(client: openai.OpenAI) -> tuple[Any, set[str]]:
@@ -109,7 +107,7 @@ def test_a_runner_that_is_killed_loses_no_line(shared: Site) -> None:
     folder = shared.store.job_folder(job.id)
     orphans: list[int] = []
     for _ in range(2):
-        with subprocess.Popen([sys.executable, str(HERE / "run_batches.py"), str(shared.store.root)]) as killed:
+        with subprocess.Popen([sys.executable, "-m", "tests.support.run_batches", str(shared.store.root)]) as killed:
             wait_until(lambda: building(folder, *orphans))
             killed.send_signal(signal.SIGKILL)
         orphans.append(building(folder, *orphans))

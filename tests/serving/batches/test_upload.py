@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.batches.upload import Form, receive_form
 from serving.errors import ApiError
-from serving.upload import Form, receive_form
 
 TYPE = "multipart/form-data; boundary=cut"
 

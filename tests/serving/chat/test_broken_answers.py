@@ -10,16 +10,16 @@ from typing import Any
 
 import httpx2
 import openai
-import own_time
 import pytest
-from chat_service import CHAT, user
-from gated import NoModels, configured, serving_on_a_port
-from patience import PATIENCE
 
-from serving.app import create_app
-from serving.backend import Ask, Delta
+from serving.backends.base import Ask, Delta
 from serving.config import LimitsConfig
 from serving.errors import ApiError, overloaded
+from serving.server.app import create_app
+from tests.support import own_time
+from tests.support.chat_service import CHAT, user
+from tests.support.gated import NoModels, configured, serving_on_a_port
+from tests.support.patience import PATIENCE
 
 Script = Sequence[Delta | Exception | None]
 """What comes of an ask, in order; None never comes."""

@@ -6,20 +6,20 @@ import random
 from typing import Any
 
 import pytest
-from chat_service import picture
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
-from tiny_flamingo import Tiny
 
-from polite_flamingo.flamingo.tokenization import Tokenizer, load_tokenizer
-from polite_flamingo.packing import PackingConfig, conversation_ids, pack
+from polite_flamingo.flamingo.model.tokenization import Tokenizer, load_tokenizer
+from polite_flamingo.packing.rows import PackingConfig, conversation_ids, pack
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import IMAGE_MARK, Image, Sample, Turn
+from serving.chat.conversation import Conversation, plain, read_conversation
+from serving.chat.protocol import Message
 from serving.config import LimitsConfig
-from serving.conversation import Conversation, plain, read_conversation
 from serving.errors import ApiError
-from serving.protocol import Message
+from tests.support.chat_service import picture
+from tests.support.tiny_flamingo import Tiny
 
 MESSAGES = TypeAdapter(list[Message])
 SPELLED = ["<image>", "<", "im", "age>", "<|endofchunk|>", "</s>", "<s>", "<pad>", ">", "\n### Human: ", "Hi", " ", "é"]

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from chat_service import CHAT, ChatService, chat_config, data_url, image, picture, running, text, user
-from patience import PATIENCE
 from PIL import Image as Pillow
-from tiny_flamingo import Tiny
 
-from polite_flamingo.endpoint import ServerConfig
+from polite_flamingo.endpoints.client import ServerConfig
 from polite_flamingo.evaluation.asking import EndpointContestant
-from polite_flamingo.flamingo.model import FlamingoModel
+from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import Image, Sample, Turn
+from tests.support.chat_service import CHAT, ChatService, chat_config, data_url, image, picture, running, text, user
+from tests.support.patience import PATIENCE
+from tests.support.tiny_flamingo import Tiny
 
 
 @pytest.fixture(scope="module")

@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chat_service import data_url, picture
 from hypothesis import example, given
 from hypothesis import strategies as st
-from patience import PATIENCE
 from PIL import Image as Pillow
 
-from polite_flamingo.sources.reading import SourceError
-from serving import pictures
+from polite_flamingo.sources.reading.checks import SourceError
+from serving.chat import images
+from serving.chat.images import Pictures, Shown
 from serving.config import LimitsConfig, RemoteImagesConfig
 from serving.errors import ApiError
-from serving.pictures import Pictures, Shown
+from tests.support.chat_service import data_url, picture
+from tests.support.patience import PATIENCE
 
 
 def load(*urls: str, remote: RemoteImagesConfig | None = None, **limits: Any) -> list[bytes]:
@@ -50,7 +50,7 @@ def noise(size: int) -> bytes:
 
 def test_an_image_comes_bit_exact_in_order_and_whatever_its_kind_is_said_to_be() -> None:
     first, second, large = picture(1), picture(2), noise(400)
-    assert len(large) > pictures._PIECE, "more than one piece of base64"
+    assert len(large) > images._PIECE, "more than one piece of base64"
     urls = [data_url(first), data_url(large), data_url(second, "jpeg"), data_url(first), data_url(second).upper()[:22]]
     urls[4] += data_url(second)[22:]
     assert load(*urls) == [first, large, second, first, second]
@@ -97,7 +97,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
         "data:image/png;base64,aGk=aGk=",
         "data:image/png;base64,____",
         "data:image/png;base64,é",
-        "data:image/png;base64," + "A" * (pictures._PIECE - 4) + "aGk=" + "AAAA",
+        "data:image/png;base64," + "A" * (images._PIECE - 4) + "aGk=" + "AAAA",
         "file:///etc/passwd",
         "ftp://example.org/x.png",
         "javascript:alert(1)",
@@ -119,10 +119,8 @@ def test_random_bytes_are_an_image_or_a_refusal(url: str) -> None:
 
 def test_headers_are_read_on_a_thread_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     where = []
-    inspect = pictures.inspect
-    monkeypatch.setattr(
-        pictures, "inspect", lambda data: where.append(threading.current_thread().name) or inspect(data)
-    )
+    inspect = images.inspect
+    monkeypatch.setattr(images, "inspect", lambda data: where.append(threading.current_thread().name) or inspect(data))
     load(data_url(picture(1)))
     assert where[0].startswith("pictures")
 
@@ -201,7 +199,7 @@ def test_a_host_inside_the_network_is_reached_by_no_other_name(monkeypatch: pyte
         asked.append(host)
         return [(2, 1, 6, "", ("169.254.169.254", port))]
 
-    monkeypatch.setattr("polite_flamingo.sources.download.socket.getaddrinfo", resolve)
+    monkeypatch.setattr("polite_flamingo.sources.reading.download.socket.getaddrinfo", resolve)
     remote = RemoteImagesConfig(hosts=("*.example.org",), seconds=2.0)
     error = refused("http://images.example.org/meta-data", remote=remote)
     assert error.code == "remote_image_failed" and "169.254" not in error.message and asked == ["images.example.org"]

@@ -9,12 +9,12 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from chat_service import CHAT, ChatService, chat_config, image, picture, running, text, user
-from patience import PATIENCE, wait_until
-from tiny_flamingo import Tiny
 
+from serving.chat.protocol import ChatChunk, ChatCompletion
 from serving.config import LimitsConfig
-from serving.protocol import ChatChunk, ChatCompletion
+from tests.support.chat_service import CHAT, ChatService, chat_config, image, picture, running, text, user
+from tests.support.patience import PATIENCE, wait_until
+from tests.support.tiny_flamingo import Tiny
 
 QUESTION = user(image(picture(10)), text("What is the man doing?"))
 

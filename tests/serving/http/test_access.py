@@ -15,14 +15,14 @@ from typing import Any
 import httpx2
 import openai
 import pytest
-from gated import Tried, application, configured, serving_on_a_port
-from patience import PATIENCE, wait_until
 
 from serving.config import AccessConfig
-from serving.gate import OPEN, Gate
-from serving.keys import Key, KeyRing, new_key, read_keys, write_keys
-from serving.metrics import Metrics
-from serving.rates import SECOND
+from serving.http.keys import Key, KeyRing, new_key, read_keys, write_keys
+from serving.http.metrics import Metrics
+from serving.http.middleware import OPEN, Gate
+from serving.http.rates import SECOND
+from tests.support.gated import Tried, application, configured, serving_on_a_port
+from tests.support.patience import PATIENCE, wait_until
 
 SECRETS = {name: new_key(name) for name in ("plain", "slow", "narrow", "revoked", "expired")}
 

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 import schemathesis
-from chat_service import CHAT, chat_config
 from fastapi import FastAPI
 from hypothesis import HealthCheck, Phase, given, settings
-from patience import PATIENCE
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -20,12 +18,14 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from tiny_flamingo import Tiny
 
 from polite_flamingo.sample import BadSample, Sample
-from serving.app import create_app
-from serving.host import EngineHost
-from serving.local import LocalBackend
+from serving.backends.engine_host import EngineHost
+from serving.backends.local import LocalBackend
+from serving.server.app import create_app
+from tests.support.chat_service import CHAT, chat_config
+from tests.support.patience import PATIENCE
+from tests.support.tiny_flamingo import Tiny
 
 CHECKS = (
     not_a_server_error,

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from serving import keys
-from serving.keys import Key, KeyRing, new_key, read_keys, write_keys
+from serving.http import keys
+from serving.http.keys import Key, KeyRing, new_key, read_keys, write_keys
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Clock:
@@ -95,7 +95,9 @@ def test_what_goes_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_the_command_runs_and_explains_itself() -> None:
-    done = subprocess.run([sys.executable, "-m", "serving.keys", "--help"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.http.keys", "--help"], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0
     assert all(word in done.stdout for word in ("new", "list", "revoke"))
 

@@ -7,13 +7,13 @@ import pickle
 from collections.abc import Mapping
 
 import httpx2
-from gated import FIGURES, NoModels, application, configured, serving_on_a_port
-from patience import PATIENCE
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.app import create_app
 from serving.config import AccessConfig, LimitsConfig
-from serving.metrics import Metrics, Usage, text
+from serving.http.metrics import Metrics, Usage, text
+from serving.server.app import create_app
+from tests.support.gated import FIGURES, NoModels, application, configured, serving_on_a_port
+from tests.support.patience import PATIENCE
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx2
-import own_time
 import pytest
-from gated import NoModels, Tried, application, configured, serving_on_a_port
-from patience import PATIENCE
 
 from serving.config import AccessConfig, BatchesConfig, LimitsConfig
+from tests.support import own_time
+from tests.support.gated import NoModels, Tried, application, configured, serving_on_a_port
+from tests.support.patience import PATIENCE
 
 LIMITS = LimitsConfig(body_bytes=100_000)
 Address = tuple[str, int]
@@ -85,7 +85,7 @@ def test_request_ids_are_the_clients_where_they_are_sane(server: tuple[Address, 
 
 
 def test_behind_a_proxy_that_answers_the_id_there_are_not_two_of_it() -> None:
-    from serving.app import create_app
+    from serving.server.app import create_app
 
     with (
         serving_on_a_port(create_app(configured(), NoModels(), answer_id=False)) as address,

@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from gated import application, configured, serving_on_a_port
-from patience import PATIENCE
 from uvicorn.protocols.http import httptools_impl
 
-from serving import unframed
+from serving.http import unframed
+from tests.support.gated import application, configured, serving_on_a_port
+from tests.support.patience import PATIENCE
 
 Address = tuple[str, int]
 CHAT = "/v1/chat/completions"

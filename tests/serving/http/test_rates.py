@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.rates import MINUTE, SECOND, Account, Bucket, duration
+from serving.http.rates import MINUTE, SECOND, Account, Bucket, duration
 
 LIMITS = st.integers(1, 200) | st.sampled_from([1, 7, 59, 61, 6_000, 1_000_000])
 PAUSES = st.lists(st.integers(0, 3 * MINUTE) | st.integers(0, SECOND), min_size=1, max_size=40)

@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import httpx2
-from gated import NoModels, configured
 
-from serving.app import create_app
 from serving.config import AccessConfig
-from serving.keys import new_key, write_keys
-from serving.reference import kind, page
+from serving.http.keys import new_key, write_keys
+from serving.http.reference import kind, page
+from serving.server.app import create_app
+from tests.support.gated import NoModels, configured
 
 
 def test_the_page_tells_every_route_and_every_schema_and_loads_nothing_from_elsewhere() -> None:

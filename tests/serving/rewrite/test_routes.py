@@ -9,18 +9,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from held import hold
-from rewriting_service import SCORING, Service, data_url, limited, png, service_config, with_service
-from tiny_flamingo import Tiny
 
 from polite_flamingo.filters.judge import Thresholds, first_failure, judge
 from polite_flamingo.filters.scorer import Scorer
-from polite_flamingo.flamingo.model import FlamingoModel
-from polite_flamingo.flamingo.rewriter import Rewriter
+from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.rewriters.flamingo import Rewriter
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.selection import select_shard
-from serving.rewrite_protocol import Content, RewriteOne
-from serving.rewriting import result_of, sample_of, task_of
+from polite_flamingo.selection.selection import select_shard
+from serving.rewrite.protocol import Content, RewriteOne
+from serving.rewrite.rewriting import result_of, sample_of, task_of
+from tests.support.held import hold
+from tests.support.rewriting_service import SCORING, Service, data_url, limited, png, service_config, with_service
+from tests.support.tiny_flamingo import Tiny
 
 CONTENTS = [
     {"instruction": "What colour is it?", "raw": "Answer: red", "image": data_url(png(1))},

@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from tiny_flamingo import Tiny
 
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.packing import Exchange
+from polite_flamingo.packing.rows import Exchange
 from polite_flamingo.prompts import chat_prompt
 from ray_jobs.serve import NAME, ServeConfig, serve_until
-from serving.backend import Ask
+from serving.backends.base import Ask
+from serving.backends.engine_host import EngineHost
 from serving.config import ReplicasConfig, ScaleConfig, ServingConfig
 from serving.errors import ApiError
-from serving.host import EngineHost
+from tests.support.tiny_flamingo import Tiny
 
 if TYPE_CHECKING:  # it imports ray.serve, before the environment for it is set
-    from serving.deployments import RayBackend
+    from serving.server.deployments import RayBackend
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -131,7 +131,7 @@ def ask(number: int, tokens: int = 120) -> Ask:
 def backend() -> RayBackend:
     from ray import serve
 
-    from serving.deployments import RayBackend
+    from serving.server.deployments import RayBackend
 
     chat, scoring, board = (serve.get_deployment_handle(name, NAME) for name in ("chat", "scoring", "board"))
     return RayBackend({CHAT: chat}, scoring, board)
@@ -230,7 +230,7 @@ def test_more_than_there_is_room_for_is_turned_away_and_the_rest_is_answered(ser
 def test_a_new_version_replaces_the_old_one_and_nobody_notices(service: Service) -> None:
     from ray import serve
 
-    from serving.deployments import build
+    from serving.server.deployments import build
 
     serving = service.config.serving
     chat = replace(serving.chat, engine=replace(serving.chat.engine, slots=3))

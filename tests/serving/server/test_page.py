@@ -6,16 +6,16 @@ import io
 import os
 from pathlib import Path
 
-from browsing import Stage, Visit, needs_chromium
-from browsing import browser as browser
-from browsing import stage as stage
-from browsing import visit as visit
-from patience import wait_until
 from PIL import Image
 
-from polite_flamingo import images
-from serving import page as served
+from polite_flamingo.images import decoding
 from serving.errors import ApiError, overloaded
+from serving.server import page as served
+from tests.support.browsing import Stage, Visit, needs_chromium
+from tests.support.browsing import browser as browser
+from tests.support.browsing import stage as stage
+from tests.support.browsing import visit as visit
+from tests.support.patience import wait_until
 
 pytestmark = needs_chromium
 
@@ -164,7 +164,7 @@ def test_a_large_photograph_is_made_small_before_it_is_sent(visit: Visit, tmp_pa
     visit.page.click("#send")
     visit.wait_for_answer()
     [sent] = visit.backend.asked[0].images
-    found = images.decode(sent)
+    found = decoding.decode(sent)
     assert found.size == (683, 1024) and len(sent) < 100_000
     assert max(abs(a - b) for a, b in zip(found.getpixel((300, 500)), (255, 165, 0), strict=True)) < 6
 

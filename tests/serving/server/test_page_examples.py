@@ -8,19 +8,18 @@ import re
 import urllib.request
 from pathlib import Path
 
-from gated import serving_on_a_port
-from patience import PATIENCE
-
 from polite_flamingo import hub  # noqa: F401  (first: repairs torchvision's import)
-from polite_flamingo.shapes.draw import draw, encode
-from polite_flamingo.shapes.scene import Scene, Thing
-from serving import page
-from serving.app import create_app
+from polite_flamingo.testbed.shapes.draw import draw, encode
+from polite_flamingo.testbed.shapes.scene import Scene, Thing
+from serving.backends.engine_host import EngineHost
+from serving.backends.local import LocalBackend
 from serving.config import from_profile
-from serving.host import EngineHost
-from serving.local import LocalBackend
+from serving.server import page
+from serving.server.app import create_app
+from tests.support.gated import serving_on_a_port
+from tests.support.patience import PATIENCE
 
-TINY = Path(__file__).parents[2] / "profiles" / "tiny.yaml"
+TINY = Path(__file__).parents[3] / "profiles" / "tiny.yaml"
 
 
 def thing(name: str, cell: int, *centre: float) -> Thing:

@@ -11,12 +11,12 @@ from email.message import Message
 from html.parser import HTMLParser
 
 import pytest
-from gated import application, configured, serving_on_a_port
-from patience import PATIENCE
 
 from polite_flamingo.filters.judge import CHECKS, REJECTIONS
-from serving import page
 from serving.config import AccessConfig
+from serving.server import page
+from tests.support.gated import application, configured, serving_on_a_port
+from tests.support.patience import PATIENCE
 
 
 @dataclass

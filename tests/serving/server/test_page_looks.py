@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import Stage, Visit, needs_chromium
-from browsing import browser as browser
-from browsing import stage as stage
-from browsing import visit as visit
 
-from serving import keys, page
 from serving.config import AccessConfig
 from serving.errors import overloaded
+from serving.http import keys
+from serving.server import page
+from tests.support.browsing import Stage, Visit, needs_chromium
+from tests.support.browsing import browser as browser
+from tests.support.browsing import stage as stage
+from tests.support.browsing import visit as visit
 
 pytestmark = needs_chromium
 

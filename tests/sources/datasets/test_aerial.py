@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from raw_dataset import Raw
-from record_strategies import spoiled
 
 from polite_flamingo.sources import SourceError
+from tests.support.raw_dataset import Raw
+from tests.support.record_strategies import spoiled
 
 SHIP = "10 10 20 5 30 10 20 15 ship 0"
 LARGE = "50 0 90 0 90 20 50 20 large-vehicle 1"

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from raw_dataset import SHARED, Raw
 
 from polite_flamingo.sources import SOURCES
-from polite_flamingo.sources.reading import fingerprint
+from polite_flamingo.sources.reading.checks import fingerprint
+from tests.support.raw_dataset import SHARED, Raw
 
 ANSWER = {"alpaca_gpt4": "output", "gpteacher": "response", "instructionwild": "output"}
 

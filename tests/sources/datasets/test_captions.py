@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import Raw
-from record_strategies import spoiled
 
 from polite_flamingo.sources import SourceError
-from polite_flamingo.sources.captions import untokenised
+from polite_flamingo.sources.datasets.captions import untokenised
+from tests.support.raw_dataset import Raw
+from tests.support.record_strategies import spoiled
 
 
 @pytest.mark.parametrize(

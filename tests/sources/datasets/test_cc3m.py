@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from raw_dataset import Raw, both
-from record_strategies import JUNK, spoiled
-from test_download import HERE, Site, picture, plain
 
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.base import Context
-from polite_flamingo.sources.reading import ImageFolder
-from polite_flamingo.sources.tars import MAX_TEXT_BYTES
+from polite_flamingo.sources.reading.checks import ImageFolder
+from polite_flamingo.sources.reading.tars import MAX_TEXT_BYTES
+from polite_flamingo.sources.records.source import Context
+from tests.sources.reading.test_download import HERE, Site, picture, plain
+from tests.support.raw_dataset import Raw, both
+from tests.support.record_strategies import JUNK, spoiled
 
 
 def read(raw: Raw, *files: Path, images: Path | None = None, **more: Any) -> tuple[list[Sample], list[Quarantined]]:

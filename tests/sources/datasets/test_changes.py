@@ -6,10 +6,10 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from raw_dataset import Raw
 
 from polite_flamingo.sources import SourceError
-from polite_flamingo.sources.instructions import INSTRUCTIONS, instruction
+from polite_flamingo.sources.records.instructions import INSTRUCTIONS, instruction
+from tests.support.raw_dataset import Raw
 
 
 def levir(filename: Any, *raws: Any, split: str = "train", **more: Any) -> dict[str, Any]:

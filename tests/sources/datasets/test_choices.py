@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from raw_dataset import Raw
-from record_strategies import spoiled
 
 from polite_flamingo.sources import SourceError
-from polite_flamingo.sources.instructions import choose
+from polite_flamingo.sources.records.instructions import choose
+from tests.support.raw_dataset import Raw
+from tests.support.record_strategies import spoiled
 
 
 def test_the_answers_to_choose_from_follow_the_question_a_line_each() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
-from raw_dataset import Raw
-from record_strategies import spoiled
+
+from tests.support.raw_dataset import Raw
+from tests.support.record_strategies import spoiled
 
 
 def caption(image_id: Any, text: Any, number: int = 1) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import SHARED, Raw
-from record_strategies import JUNK, spoiled
 
 from polite_flamingo.sources import SourceError
-from polite_flamingo.sources.conversations import SPEAKERS
-from polite_flamingo.sources.reading import fingerprint
+from polite_flamingo.sources.datasets.conversations import SPEAKERS
+from polite_flamingo.sources.reading.checks import fingerprint
+from tests.support.raw_dataset import SHARED, Raw
+from tests.support.record_strategies import JUNK, spoiled
 
 H, G, S = "human", "gpt", "system"
 

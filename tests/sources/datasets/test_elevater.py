@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import SHARED, Raw
-from record_strategies import JUNK, spoiled
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.base import plan
-from polite_flamingo.sources.elevater import SETS, set_name
+from polite_flamingo.sources.datasets.elevater import SETS, set_name
+from polite_flamingo.sources.records.source import plan
+from tests.support.raw_dataset import SHARED, Raw
+from tests.support.record_strategies import JUNK, spoiled
 
 
 def files(raw: Raw) -> list[Path]:

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import SHARED, Raw, both
-from record_strategies import JUNK
 
-from polite_flamingo.exports import export_shard, join_exports
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.sample import Image
-from polite_flamingo.selection import select_shard
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base
-from polite_flamingo.sources.llava import shown
-from polite_flamingo.sources.reading import fingerprint
-from tests.scored import world
+from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.datasets.llava import shown
+from polite_flamingo.sources.reading.checks import fingerprint
+from polite_flamingo.sources.records import source as base
+from polite_flamingo.storage.json_exports import export_shard, join_exports
+from tests.support.raw_dataset import SHARED, Raw, both
+from tests.support.record_strategies import JUNK
+from tests.support.scored import world
 
 H, G = "human", "gpt"
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import Raw
-from record_strategies import JUNK
 
 from polite_flamingo.sources import SourceError
+from tests.support.raw_dataset import Raw
+from tests.support.record_strategies import JUNK
 
 
 def said(text: Any, *replies: Any, role: str = "", **more: Any) -> dict[str, Any]:

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import SHARED, Raw, both
-from record_strategies import JUNK
 
-from polite_flamingo.exports import export_shard, join_exports
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.sample import BadSample
-from polite_flamingo.selection import select_shard
+from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.pf1m import instruction_of
-from polite_flamingo.sources.reading import fingerprint
-from tests.scored import world
+from polite_flamingo.sources.datasets.pf1m import instruction_of
+from polite_flamingo.sources.reading.checks import fingerprint
+from polite_flamingo.storage.json_exports import export_shard, join_exports
+from tests.support.raw_dataset import SHARED, Raw, both
+from tests.support.record_strategies import JUNK
+from tests.support.scored import world
 
 BUS = {
     "input": "What color is it?\n<img_path>src/a.jpg<img_path>", "output": "It is\n\nyellow. ",

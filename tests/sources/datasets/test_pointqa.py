@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from raw_dataset import SHARED, Raw
-from record_strategies import JUNK, spoiled
 
-from polite_flamingo.images import decode
+from polite_flamingo.images.decoding import decode
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SOURCES, SourceError
-from polite_flamingo.sources.marks import COLOURS, colour_of
-from polite_flamingo.sources.pointqa import CLASSES, meant
+from polite_flamingo.sources.datasets.pointqa import CLASSES, meant
+from polite_flamingo.sources.records.marks import COLOURS, colour_of
+from tests.support.raw_dataset import SHARED, Raw
+from tests.support.record_strategies import JUNK, spoiled
 
 SOURCES_HERE = [name for name in SOURCES if name.startswith("pointqa_")]
 

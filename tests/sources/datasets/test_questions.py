@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import Raw, both
-from record_strategies import JUNK
 
 from polite_flamingo.sample import Image
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.records import source
+from tests.support.raw_dataset import Raw, both
+from tests.support.record_strategies import JUNK
 
 
 def clevr(number: Any, answer: Any = "yes", **more: Any) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def test_ocr_vqa_fetches_a_missing_image_only_if_asked_to(raw: Raw, monkeypatch:
         fetched.append((url, hosts))
         return Image(extension="jpg", data=b"from afar")
 
-    monkeypatch.setattr(base, "fetch", fetch)
+    monkeypatch.setattr(source, "fetch", fetch)
     raw.image("b.jpg")
     file = raw.json("dataset.json", {"a": book(("Who?", "Kim")), "b": book(("Who?", "Kim"))})
     samples, quarantined = raw.read("ocr_vqa", file, split="")

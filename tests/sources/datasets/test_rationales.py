@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from raw_dataset import Raw
+
+from tests.support.raw_dataset import Raw
 
 
 def aokvqa(question_id: str, **more: Any) -> dict[str, Any]:

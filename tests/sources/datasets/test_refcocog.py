@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import SHARED, Raw
-from record_strategies import JUNK, spoiled
 
-from polite_flamingo.images import decode
+from polite_flamingo.images.decoding import decode
 from polite_flamingo.sources import SourceError
-from polite_flamingo.sources.marks import COLOURS, SHAPES, colour_of, shape_of
+from polite_flamingo.sources.records.marks import COLOURS, SHAPES, colour_of, shape_of
+from tests.support.raw_dataset import SHARED, Raw
+from tests.support.record_strategies import JUNK, spoiled
 
 IMAGE = "COCO_train2014_000000000007.jpg"
 

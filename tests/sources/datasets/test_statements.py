@@ -7,11 +7,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from raw_dataset import Raw, both
 
 from polite_flamingo.sample import Image
-from polite_flamingo.sources import SOURCES, SourceOptions, base
-from polite_flamingo.sources.instructions import INSTRUCTIONS
+from polite_flamingo.sources import SOURCES, SourceOptions
+from polite_flamingo.sources.records import source
+from polite_flamingo.sources.records.instructions import INSTRUCTIONS
+from tests.support.raw_dataset import Raw, both
 
 
 def vsr(number: int, label: Any = 1, **more: Any) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def test_vsr_fetches_a_missing_image_if_asked_to_and_nlvr2_never(raw: Raw, monke
         fetched.append(url)
         return Image(extension="jpg", data=b"from afar")
 
-    monkeypatch.setattr(base, "fetch", fetch)
+    monkeypatch.setattr(source, "fetch", fetch)
     link = "http://images.example/train2017/7.jpg"
     files = lines(raw, "dev.jsonl", vsr(0, image_link=link)), lines(raw, "dev.json", nlvr2("dev-8-0-1"))
     found = [

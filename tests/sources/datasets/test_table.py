@@ -16,17 +16,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from raw_dataset import Raw, both
-from record_strategies import JUNK, spoiled
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, base, pictures
-from polite_flamingo.sources.base import make, plan
-from polite_flamingo.sources.columns import FIELDS
-from polite_flamingo.sources.delimited import delimited
-from polite_flamingo.sources.instructions import INSTRUCTIONS
-from polite_flamingo.sources.reading import checked
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.checks import checked
+from polite_flamingo.sources.reading.delimited import delimited
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records import pictures
+from polite_flamingo.sources.records import source as base
+from polite_flamingo.sources.records.columns import FIELDS
+from polite_flamingo.sources.records.instructions import INSTRUCTIONS
+from polite_flamingo.sources.records.source import make, plan
+from tests.support.raw_dataset import Raw, both
+from tests.support.record_strategies import JUNK, spoiled
 
 VQA = {"image": "path", "instruction": "question", "response": "answer"}
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

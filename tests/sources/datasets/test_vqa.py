@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import SHARED, Raw
-from record_strategies import JUNK, spoiled
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SourceError
-from polite_flamingo.sources.vqa import majority
+from polite_flamingo.sources.datasets.vqa import majority
+from tests.support.raw_dataset import SHARED, Raw
+from tests.support.record_strategies import JUNK, spoiled
 
 
 def question(number: int, text: Any = "What is it?", image_id: Any = 7) -> dict[str, Any]:

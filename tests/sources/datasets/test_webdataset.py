@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_dataset import both
-from test_download import picture
-from test_tars import packed
 
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.base import Context, plan
-from polite_flamingo.sources.reading import ImageFolder
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.checks import ImageFolder
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.source import Context, plan
+from tests.sources.reading.test_download import picture
+from tests.sources.reading.test_tars import packed
+from tests.support.raw_dataset import both
 
 
 def read(*annotations: Path, **extra: str) -> tuple[list[Sample], list[Quarantined]]:

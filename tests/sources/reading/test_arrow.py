@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_dataset import Raw, both
 
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.base import Record, make, plan
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.source import Record, make, plan
+from tests.support.raw_dataset import Raw, both
 
 pa = pytest.importorskip("pyarrow")
 VQA = {"image": "image", "instruction": "question", "response": "answer"}
@@ -200,10 +200,10 @@ def test_bytes_are_neither_text_nor_kept_in_meta(raw: Raw) -> None:
 
 
 def test_pictures_inside_messages_are_pointed_to_one_by_one(raw: Raw) -> None:
-    from polite_flamingo.sources.base import Context
-    from polite_flamingo.sources.files import file_records
-    from polite_flamingo.sources.pictures import pictures
-    from polite_flamingo.sources.reading import ImageFolder
+    from polite_flamingo.sources.reading.checks import ImageFolder
+    from polite_flamingo.sources.records.annotation_files import file_records
+    from polite_flamingo.sources.records.pictures import pictures
+    from polite_flamingo.sources.records.source import Context
 
     data = raw.image("a.png")
     part = pa.struct([("kind", pa.string()), ("text", pa.string()), ("picture", pa.binary())])

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_dataset import Raw
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions, reading
-from polite_flamingo.sources.reading import ImageFolder
+from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading import checks
+from polite_flamingo.sources.reading.checks import ImageFolder
+from tests.support.raw_dataset import Raw
 
 QUESTION = {"questions": [{"question_index": 0, "question": "Où est-il?", "answer": "yes", "image_filename": "a.png"}]}
 
@@ -107,7 +108,7 @@ def test_bytes_pass_unchanged_and_the_header_names_the_format(raw: Raw) -> None:
 
 def test_a_file_too_large_to_be_an_image_is_not_read(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     data = raw.image("a.png")
-    monkeypatch.setattr(reading, "MAX_IMAGE_BYTES", len(data) - 1)
+    monkeypatch.setattr(checks, "MAX_IMAGE_BYTES", len(data) - 1)
     with pytest.raises(BadSample) as caught:
         ImageFolder(raw.images).read("a.png")
     assert caught.value.reason == "image_too_large"
@@ -150,7 +151,7 @@ def test_a_damaged_or_bombing_zip_is_a_reason_not_an_error(raw: Raw, monkeypatch
         with pytest.raises(BadSample) as caught:
             ImageFolder(raw.images).read_from_zip(name, "a.png")
         assert caught.value.reason == "corrupt_image"
-    monkeypatch.setattr(reading, "MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr(checks, "MAX_IMAGE_BYTES", 10)
     with pytest.raises(BadSample) as caught:
         ImageFolder(raw.images).read_from_zip("train.zip", "a.png")
     assert caught.value.reason == "image_too_large"
@@ -159,11 +160,11 @@ def test_a_damaged_or_bombing_zip_is_a_reason_not_an_error(raw: Raw, monkeypatch
 @pytest.mark.parametrize("value", [None, True, "5", float("nan"), float("inf"), 10**400, [1]])
 def test_what_is_no_number_is_refused(value: Any) -> None:
     with pytest.raises(BadSample):
-        reading.finite(value, "x")
+        checks.finite(value, "x")
 
 
 @pytest.mark.parametrize("value", [None, True, 1.5, "", "x" * 201, 1 << 70, ["a"], "\ud800"])
 def test_what_is_no_id_is_refused(value: Any) -> None:
     with pytest.raises(BadSample):
-        reading.identity({"id": value}, "id")
-    assert reading.found_id({"id": value}, "id") is None
+        checks.identity({"id": value}, "id")
+    assert checks.found_id({"id": value}, "id") is None

@@ -18,14 +18,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from patience import PATIENCE, wait_until
 from PIL import Image as Pillow
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SOURCES, SourceError, download
-from polite_flamingo.sources.base import Context, SourceOptions
-from polite_flamingo.sources.download import Limits, fetch
-from polite_flamingo.sources.reading import ImageFolder
+from polite_flamingo.sources import SOURCES, SourceError
+from polite_flamingo.sources.reading import download
+from polite_flamingo.sources.reading.checks import ImageFolder
+from polite_flamingo.sources.reading.download import Limits, fetch
+from polite_flamingo.sources.records.source import Context, SourceOptions
+from tests.support.patience import PATIENCE, wait_until
 
 PATIENT = Limits(connect=PATIENCE, read=PATIENCE, total=2 * PATIENCE, pause=0.0)
 HERE = "127.0.0.1"

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_dataset import Raw, both
 
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.kinds import kind_of_file
+from polite_flamingo.sources.reading.kinds import kind_of_file
+from tests.support.raw_dataset import Raw, both
 
 RECORDS = [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}"}]} for n in "ab"]
 LINES = "\n".join(map(json.dumps, RECORDS))

@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SourceError, streaming
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.streaming import elements, entries, is_list, json_lines, lines, listed, members
+from polite_flamingo.sources import SourceError
+from polite_flamingo.sources.reading import streaming
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.streaming import elements, entries, is_list, json_lines, lines, listed, members
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -175,7 +176,7 @@ def test_a_large_file_takes_the_memory_of_its_records(tmp_path: Path) -> None:
     with path.open("w") as file:
         file.write('{"annotations": [' + ",".join([record] * 40_000) + "]}")
     code = (
-        "import resource, sys; from pathlib import Path; from polite_flamingo.sources.streaming import listed\n"
+        "import resource, sys; from pathlib import Path; from polite_flamingo.sources.reading.streaming import listed\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "assert sum(1 for _ in listed(Path(sys.argv[1]), 'annotations')) == 40_000\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

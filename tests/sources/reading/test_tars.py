@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading import SourceError
-from polite_flamingo.sources.shelf import Shelf
-from polite_flamingo.sources.tars import MAX_TEXT_BYTES, TarRow, rows_of
+from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.tars import MAX_TEXT_BYTES, TarRow, rows_of
 
 PASSED = "passed over: members that are no data"
 Given = tuple[str, bytes] | tarfile.TarInfo | str

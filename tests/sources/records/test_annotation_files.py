@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_dataset import Raw, both
 
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.base import Record, make, plan
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.source import Record, make, plan
+from tests.support.raw_dataset import Raw, both
 
 CSV = "question,answer\na?,a\nb?,b\n"
 COLUMNS = {"image": "image", "instruction": "question", "response": "label"}

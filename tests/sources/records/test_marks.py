@@ -11,10 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from polite_flamingo.images import decode, inspect
+from polite_flamingo.images.decoding import decode, inspect
 from polite_flamingo.sample import BadSample, Image
-from polite_flamingo.sources.boxes import Box
-from polite_flamingo.sources.marks import COLOURS, SHAPES, _arrow, _room, colour_of, pointed_at, shape_of, surrounded
+from polite_flamingo.sources.records.boxes import Box
+from polite_flamingo.sources.records.marks import (
+    COLOURS,
+    SHAPES,
+    _arrow,
+    _room,
+    colour_of,
+    pointed_at,
+    shape_of,
+    surrounded,
+)
 
 GREY = (128, 128, 128)
 

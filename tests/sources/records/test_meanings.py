@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_dataset import Raw
-from record_strategies import JUNK
 
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceOptions
-from polite_flamingo.sources.base import make, plan
-from polite_flamingo.sources.meanings import FIELDS, IMAGE_NAMES, PLACEHOLDERS
-from polite_flamingo.sources.shelf import Shelf
+from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.records.meanings import FIELDS, IMAGE_NAMES, PLACEHOLDERS
+from polite_flamingo.sources.records.source import make, plan
+from tests.support.raw_dataset import Raw
+from tests.support.record_strategies import JUNK
 
 
 def read(raw: Raw, record: Any, source: str = "llava") -> tuple[Any, dict[str, int]]:
@@ -449,7 +449,7 @@ def test_no_field_is_lost_without_a_word(raw: Raw, source: str, fields: dict[str
 
 
 def test_each_example_of_a_placeholder_is_found() -> None:
-    from polite_flamingo.sources.markup import places
+    from polite_flamingo.sources.records.markup import places
 
     for placeholder in PLACEHOLDERS:
         for example in placeholder.example.split(", "):

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from raw_dataset import Raw
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SourceOptions
-from polite_flamingo.sources.base import Context
-from polite_flamingo.sources.pictures import name_of, needs_folder, pictures, references
-from polite_flamingo.sources.reading import ImageFolder
+from polite_flamingo.sources.reading.checks import ImageFolder
+from polite_flamingo.sources.records.pictures import name_of, needs_folder, pictures, references
+from polite_flamingo.sources.records.source import Context
+from tests.support.raw_dataset import Raw
 
 
 def context(raw: Raw, root: Path | None = None) -> Context:

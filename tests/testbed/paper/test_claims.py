@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from polite_flamingo.paper.claims import CLAIMS, Finding, findings
-from polite_flamingo.paper.results import PaperResults
-from tests.paper_example import example_results
+from polite_flamingo.testbed.paper.claims import CLAIMS, Finding, findings
+from polite_flamingo.testbed.paper.results import PaperResults
+from tests.support.paper_example import example_results
 
 
 def by_key(results: PaperResults) -> dict[str, Finding]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from polite_flamingo.evaluation.judging import RAW
-from polite_flamingo.paper.measures import (
+from polite_flamingo.testbed.paper.measures import (
     MEASURES,
     between,
     gain,
@@ -20,8 +20,8 @@ from polite_flamingo.paper.measures import (
     spread,
     tax,
 )
-from polite_flamingo.paper.results import PaperResults, rewrite_of
-from tests.paper_example import SETS, example_results
+from polite_flamingo.testbed.paper.results import PaperResults, rewrite_of
+from tests.support.paper_example import SETS, example_results
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.paper.claims import findings
-from polite_flamingo.paper.results import PaperResults
-from polite_flamingo.report.paper import MARKS, cell, measured, render, to_markdown, write_paper
-from polite_flamingo.report.paper_charts import Box, boxes
-from tests.page_reader import Page, assert_readable_aloud, assert_self_contained
-from tests.paper_example import example_results
+from polite_flamingo.testbed.paper.charts import Box, boxes
+from polite_flamingo.testbed.paper.claims import findings
+from polite_flamingo.testbed.paper.page import MARKS, cell, measured, render, to_markdown, write_paper
+from polite_flamingo.testbed.paper.results import PaperResults
+from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
+from tests.support.paper_example import example_results
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_a_page_without_ablations_and_generations_is_a_page_too(results: PaperRe
 
 
 def test_a_cell_is_a_mean_and_half_its_interval(results: PaperResults) -> None:
-    from polite_flamingo.paper.measures import MEASURES, level
+    from polite_flamingo.testbed.paper.measures import MEASURES, level
 
     one = level(results, "clever", "accuracy_in")
     shown = cell(one, MEASURES["accuracy_in"])

@@ -1,0 +1,1 @@
+"""What happens when rows fail: retries, bisection, quarantine, and hints about the cause."""

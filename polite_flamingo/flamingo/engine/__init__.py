@@ -1,0 +1,1 @@
+"""The decoding engine: continuous batching, slots, prefix and image caches, sampling, detokenizer."""

@@ -1,0 +1,1 @@
+"""The model: layers, attention, LoRA, checkpoints and tokenization."""

@@ -1,0 +1,1 @@
+"""Encoded images: decoding, metadata, and the names of file types that are not decoded."""

@@ -1,0 +1,1 @@
+"""Raw datasets -> shards: the steps of an ingest, its result on disk, mixtures of several sources."""

@@ -1,0 +1,1 @@
+"""Samples -> rows of a full context window."""

@@ -1,0 +1,1 @@
+"""Rewriters: samples in, one polite text each out."""

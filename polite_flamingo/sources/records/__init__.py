@@ -1,0 +1,1 @@
+"""From records to samples: what every source is made with."""

@@ -1,0 +1,1 @@
+"""What answers requests: engines in this process or behind Ray Serve, and the filters that score."""

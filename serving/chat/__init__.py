@@ -1,0 +1,1 @@
+"""/v1/chat/completions: the protocol, conversations, and the images in them."""

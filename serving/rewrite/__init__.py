@@ -1,0 +1,1 @@
+"""/v1/rewrite: Polite Flamingo and the verdicts of its filters."""

@@ -1,0 +1,1 @@
+"""The application put together: routes, pages, and its deployments on Ray Serve."""
