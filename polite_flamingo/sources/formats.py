@@ -15,18 +15,17 @@ from types import FunctionType
 from polite_flamingo.images.decoding import EXTENSION_OF
 from polite_flamingo.sources import SOURCES
 from polite_flamingo.sources.catalogue import escaped
-from polite_flamingo.sources.datasets import webdataset
+from polite_flamingo.sources.datasets import llava, webdataset
+from polite_flamingo.sources.reading import tars
 from polite_flamingo.sources.reading.kinds import READ
 from polite_flamingo.sources.reading.refused import REFUSED
 from polite_flamingo.sources.reading.tars import CAPTION_FIELDS
 from polite_flamingo.sources.reading.unpacking import PACKED
-from polite_flamingo.sources.records import meanings
+from polite_flamingo.sources.records import annotation_files, fields, meanings, messages, pictures
 from polite_flamingo.sources.records.annotation_files import WRAPPERS
 from polite_flamingo.sources.records.columns import FIELDS as COLUMNS
 from polite_flamingo.sources.records.pictures import NAMES
 from polite_flamingo.sources.records.source import Source
-
-_PACKAGE = "polite_flamingo.sources"
 
 _INTRODUCTION = """\
 # Formats
@@ -50,15 +49,16 @@ _BECOMES: dict[meanings.Becomes, str] = {
 def files_of(source: Source) -> str:
     """Which annotation files a source takes: "records" of any kind, "tars", or its "own" alone."""
     found = _used(source)
-    if found & {f"{_PACKAGE}.files.file_records", f"{_PACKAGE}.files.annotation_files"}:
+    if found & {annotation_files.file_records, annotation_files.annotation_files}:
         return "records"
-    tars = f"{_PACKAGE}.tars.rows_of" in found
-    return ("own or tars" if source.use == "PF-1M" else "tars") if tars else "own"
+    if tars.rows_of not in found:
+        return "own"
+    return "own or tars" if source.use == "PF-1M" else "tars"
 
 
 def pictures_of(source: Source) -> str:
     """Where its pictures may be: "anywhere", "tars", "folder", "folder, tars or addresses", "none"."""
-    if _used(source) & {f"{_PACKAGE}.pictures.pictures", f"{_PACKAGE}.pictures.read"}:
+    if _used(source) & {pictures.pictures, pictures.read}:
         return "anywhere"
     if files_of(source) == "tars":
         return "tars"
@@ -69,8 +69,7 @@ def pictures_of(source: Source) -> str:
 
 def honours_meanings(source: Source) -> bool:
     """Whether it goes by the list of fields and placeholders (`meanings.py`)."""
-    by = {f"{_PACKAGE}.fields.look", f"{_PACKAGE}.messages.read_talk", f"{_PACKAGE}.llava.builder"}
-    return bool(_used(source) & by)
+    return bool(_used(source) & {fields.look, messages.read_talk, llava.builder})
 
 
 def as_markdown(sources: Sequence[Source]) -> str:
@@ -101,7 +100,7 @@ def _row(source: Source) -> list[str]:
         "own or tars": "its own, or [tars](#tars)",
         "own": "its own",
     }
-    pictures = {
+    places = {
         "anywhere": "[any reference](#pictures)",
         "tars": "in the tars",
         "folder": "files below `--images`",
@@ -109,17 +108,17 @@ def _row(source: Source) -> list[str]:
         "none": "–",
     }
     if honours_meanings(source):
-        fields = "[honoured or named](#fields-that-change-the-meaning), all others kept in `meta`"
+        meaning = "[honoured or named](#fields-that-change-the-meaning), all others kept in `meta`"
     elif source.columns:
-        fields = "[columns](#columns-of-table) that are chosen"
+        meaning = "[columns](#columns-of-table) that are chosen"
     else:
-        fields = "those of its layout"
+        meaning = "those of its layout"
     return [
         f"`{source.name}`",
         escaped(source.files),
         files[files_of(source)],
-        pictures[pictures_of(source)],
-        fields,
+        places[pictures_of(source)],
+        meaning,
     ]
 
 
@@ -209,10 +208,10 @@ def _code(text: str) -> str:
     return "`" + text.replace("|", "\\|") + "`"
 
 
-def _used(source: Source) -> set[str]:
-    """The full names of the functions that the modules of a source's three functions have at hand."""
+def _used(source: Source) -> set[FunctionType]:
+    """The functions that the modules of a source's three functions have at hand."""
     return {
-        f"{value.__module__}.{value.__qualname__}"
+        value
         for function in (source.records, source.identify, source.build)
         for value in vars(sys.modules[function.__module__]).values()
         if isinstance(value, FunctionType)
