@@ -28,7 +28,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "serve": {
         "serve": ("ray_jobs.serve", "chat and rewriting over HTTP"),
-        "keys": ("serving.keys", "create, list and revoke API keys"),
+        "keys": ("serving.http.keys", "create, list and revoke API keys"),
     },
     "try it": {
         "demo": ("ray_jobs.demo", "build a small dataset from generated scenes, without a network"),

@@ -141,7 +141,7 @@ def test_a_file_that_is_not_what_it_should_be_is_refused_in_one_line(
 def test_a_file_survives_a_writer_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "keys.json"
     write_keys(path, [Key(**GOOD)])
-    monkeypatch.setattr("serving.keys.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr("serving.http.keys.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(OSError, match="No space"):
         write_keys(path, [])
     assert [key.id for key in read_keys(path)] == ["key_1"] and len(list(tmp_path.iterdir())) == 1

@@ -12,7 +12,7 @@ import pytest
 from polite_flamingo import __version__
 from ray_jobs.command import COMMANDS, main
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 MODULES = {name: module for group in COMMANDS.values() for name, (module, _) in group.items()}
 
 
