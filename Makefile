@@ -1,10 +1,10 @@
-# Three commands matter on a fresh machine with Python 3.11: `make demo`, `make serve` and `make test`. All set themselves up into .venv.
+# Three commands matter on a fresh machine with Python 3.11 to 3.13: `make demo`, `make serve` and `make test`. All set themselves up into .venv.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 VENV ?= .venv
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13) python3.11)
 OUT ?= out/demo
 PAPER ?= out/paper
 PORT ?= 8000
@@ -55,9 +55,9 @@ clean:  ## remove .venv, caches, build products and the demo's output
 # torch of 2023, so no resolver may be asked (see requirements.lock). The last line fails here rather than in a worker.
 $(STAMP): requirements.lock
 	@command -v $(PYTHON) >/dev/null || { \
-	  echo "$(PYTHON) is not on the PATH: install Python 3.11, or name one with 'make setup PYTHON=/path/to/python3.11'" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-	  echo "$(PYTHON) must be a Python 3.11 with venv and pip (on Debian: apt install python3.11-venv)" >&2; exit 1; }
+	  echo "$(PYTHON) is not on the PATH: install Python 3.11, 3.12 or 3.13, or name one: make setup PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "$(PYTHON) must be Python 3.11, 3.12 or 3.13 with venv and pip (on Debian: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock torch uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --requirement requirements.lock

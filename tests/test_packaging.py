@@ -22,8 +22,8 @@ from ray_jobs import ingest
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "polite_flamingo" / "testbed" / "zoo" / "weights"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-# open_flamingo's own pin, which the override of pyproject.toml and --no-deps exist to ignore.
-OVERRIDDEN = {("open-flamingo", "torch")}
+# open_flamingo's own pins, which the overrides of pyproject.toml and --no-deps exist to ignore.
+OVERRIDDEN = {("open-flamingo", "torch"), ("open-flamingo", "sentencepiece")}
 
 
 def lock() -> dict[str, str]:
@@ -35,9 +35,10 @@ def lock() -> dict[str, str]:
 
 
 def declared() -> list[Requirement]:
-    """Every requirement of pyproject.toml, those of the extras included."""
+    """Every requirement of pyproject.toml, extras included; an extra's own extras are listed where they are defined."""
     groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
-    return [Requirement(text) for group in groups for text in group]
+    found = [Requirement(text) for group in groups for text in group]
+    return [requirement for requirement in found if requirement.name != PROJECT["project"]["name"]]
 
 
 def test_the_lock_names_one_plain_version_of_each_package() -> None:
