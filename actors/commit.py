@@ -1,95 +1,74 @@
-"""The last step of a block: put its shard on disk, or keep the part until the rest is there.
+"""The last step of a block: put its shard on disk, or keep the part until the other parts arrive.
 
-Normally a block is a whole shard and is committed at once. Should the scheduler have split it, the parts wait as files
-under OUT/parts; whichever writer finds the set complete joins them. Two may find that at the same time: both write the
-same bytes, and a rename is atomic.
+Normally a block is a whole shard and is written at once. If the scheduler has split it, its parts wait as files under
+OUT/parts, and whichever writer finds the set complete joins them. Two writers may find that at the same time: both
+write the same bytes, and a rename is atomic.
 """
 
 from __future__ import annotations
 
 import io
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from actors.rows import SCHEMA, Block, Row, blocks
+from actors.rows import SCHEMA, SECONDS, Block, Row, blocks
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.storage import journal
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.storage.visibility import Probe
 
-DONE = pa.schema(
-    [
-        ("name", pa.string()),
-        ("rows_in", pa.int64()),
-        ("quarantined", pa.int64()),
-        ("rewriting_seconds", pa.float64()),
-        ("scoring_seconds", pa.float64()),
-    ]
-)
+FINISHED = pa.schema([("name", pa.string()), ("rows_in", pa.int64()), ("seconds", SECONDS)])
+"""One row per shard that is now on disk; `seconds` has an entry for each pool that the shard went through."""
 
-
-STAGES = ("rewriting", "scoring")
 Describe = Callable[[Sequence[Row]], Mapping[str, Any]]
-
-
-def _nothing(rows: Sequence[Row]) -> Mapping[str, Any]:
-    """A build has no figures of its own: a selection counts the samples themselves."""
-    return {}
 
 
 def commit_blocks(
     table: pa.Table,
     layout: OutputLayout,
     config_hash: str,
-    stages: Sequence[str] = STAGES,
-    describe: Describe = _nothing,
+    describe: Describe | None = None,
     probe: Probe | None = None,
 ) -> pa.Table:
-    """Commit what is complete; return one row (of schema `DONE`) a shard that is now on disk.
+    """Commit complete shards to the ledger; return one row (of schema `FINISHED`) per shard.
 
     Args:
-        table: rows, of one or more shards.
+        table: rows of one or more shards.
         layout: of the output folder.
         config_hash: of the run.
-        stages: what the job calls the stages whose seconds the rows carry; one name for a job of one stage.
-        describe: figures of a shard's rows for its manifest, beside the reasons of what was quarantined.
-        probe: what this machine must see in the output folder.
+        describe: computes figures of a shard's rows for its manifest, besides the quarantine reasons.
+        probe: a file in the output folder that this machine must see.
 
     Raises:
         OutOfReach: it does not see it.
     """
     if probe is not None:
         probe.check()
-    done = []
+    return write_whole_shards(table, layout, lambda block: _commit(layout, block, config_hash, describe))
+
+
+def write_whole_shards(table: pa.Table, layout: OutputLayout, write: Callable[[Block], object]) -> pa.Table:
+    """Call `write` for each shard whose rows have all arrived; return one row (of schema `FINISHED`) per shard."""
+    finished = []
     for block in blocks(table):
-        whole = whole_shard(layout, block)
+        whole = _whole_shard(layout, block)
         if whole is not None:
-            manifest = _commit(layout, whole, config_hash, stages, describe)
-            done.append(
-                {
-                    "name": whole.name,
-                    "rows_in": manifest.rows_in,
-                    "quarantined": manifest.quarantined,
-                    "rewriting_seconds": whole.rewriting_seconds,
-                    "scoring_seconds": whole.scoring_seconds,
-                }
-            )
-    return pa.Table.from_pylist(done, schema=DONE)
+            write(whole)
+            journal.forget(layout.journal, whole.name)
+            shutil.rmtree(layout.parts / whole.name, ignore_errors=True)
+            finished.append({"name": whole.name, "rows_in": whole.shard_rows, "seconds": list(whole.seconds.items())})
+    return pa.Table.from_pylist(finished, schema=FINISHED)
 
 
-def _commit(
-    layout: OutputLayout, block: Block, config_hash: str, stages: Sequence[str], describe: Describe
-) -> Manifest:
-    reasons: dict[str, int] = {}
-    for row in block.rows:
-        if isinstance(row, Quarantined):
-            reasons[row.reason] = reasons.get(row.reason, 0) + 1
-    seconds = (round(block.rewriting_seconds, 3), round(block.scoring_seconds, 3))
-    manifest = commit_shard(
+def _commit(layout: OutputLayout, block: Block, config_hash: str, describe: Describe | None) -> None:
+    reasons = Counter(row.reason for row in block.rows if isinstance(row, Quarantined))
+    stats = {"quarantined": dict(sorted(reasons.items())), **(describe(block.rows) if describe else {})}
+    commit_shard(
         layout,
         block.name,
         block.rows,
@@ -99,18 +78,15 @@ def _commit(
             scored=scored,
             quarantined=quarantined,
             config_hash=config_hash,
-            seconds=dict(zip(stages, seconds, strict=False)),
-            stats={"quarantined": dict(sorted(reasons.items())), **describe(block.rows)},
+            seconds={pool: round(seconds, 3) for pool, seconds in block.seconds.items()},
+            stats=stats,
             input=block.input,
         ),
     )
-    journal.forget(layout.journal, block.name)
-    shutil.rmtree(layout.parts / block.name, ignore_errors=True)
-    return manifest
 
 
-def whole_shard(layout: OutputLayout, part: Block) -> Block | None:
-    """The block, where it is its whole shard; else the part is kept, and the last one missing gives the whole."""
+def _whole_shard(layout: OutputLayout, part: Block) -> Block | None:
+    """Return the block if it is its whole shard; else keep the part, and return the whole once no part is missing."""
     if len(part.rows) == part.shard_rows:
         return part
     folder = layout.parts / part.name
@@ -122,7 +98,7 @@ def whole_shard(layout: OutputLayout, part: Block) -> Block | None:
     try:
         tables = [pa.ipc.open_file(path.read_bytes()).read_all() for path in sorted(folder.glob("*.arrow"))]
     except FileNotFoundError:
-        return None  # the writer of the last part has joined and removed them in this moment
+        return None  # the writer of the last part has just joined and removed them
     joined = blocks(pa.concat_tables(tables))
     if len(joined) == 1 and len(joined[0].rows) == part.shard_rows:
         return joined[0]

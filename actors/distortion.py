@@ -4,52 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-import pyarrow as pa
-
-from actors.stage import StageSettings, run_blocks
+from actors.pool import PoolActor
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.pairs import Distorter, check_good
 from polite_flamingo.distortion.retrieval import CaptionIndex
 from polite_flamingo.distortion.speakers import Speaker, load_speaker
-from polite_flamingo.faults.guard import Guard
+from polite_flamingo.sample import BadSample, Reason, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistortionWork:
-    """What an actor needs to know.
+class DistorterConfig:
+    """What an actor needs to build its `Distorter`.
 
     Attributes:
-        config: how to distort.
-        captions: path of the index of COCO's captions, which the job has written; "" where there is none.
+        distortion: how to distort.
+        captions: path of the index of COCO's captions, written by the job; "" if there is none.
     """
 
-    config: DistortionConfig
+    distortion: DistortionConfig
     captions: str = ""
 
 
-class DistortionActor:
-    """Holds one speaker and answers blocks of single-turn good responses."""
+class DistortionActor(PoolActor):
+    """Holds one speaker and distorts single-turn good responses."""
 
-    def __init__(self, work: DistortionWork, settings: StageSettings):
-        settings.check()
-        self._journal = settings.journal("distortion")
-        self._guard = Guard(
-            reason="distortion_failed",
-            rows_per_call=settings.rows_per_call,
-            max_failures_in_a_row=settings.max_failures_in_a_row,
+    name = "distortion"
+    reason: ClassVar[Reason] = "distortion_failed"
+    model: Distorter
+
+    def load(self, config: DistorterConfig) -> Distorter:
+        """Load the speaker, if its kind of distortion has a share, and open the index of captions."""
+        return Distorter(
+            config.distortion,
+            speaker=self.load_speaker(config.distortion) if config.distortion.shares.llm else None,
+            captions=CaptionIndex(Path(config.captions)) if config.captions else None,
         )
-        with self._journal.loading(patience=settings.actors + 1):
-            self._distorter = Distorter(
-                work.config,
-                speaker=self.load(work.config) if work.config.shares.llm else None,
-                captions=CaptionIndex(Path(work.captions)) if work.captions else None,
-            )
 
-    def load(self, config: DistortionConfig) -> Speaker:
-        """The speaker. Importing a model takes seconds, so the driver never does."""
+    def load_speaker(self, config: DistortionConfig) -> Speaker:
+        """Load the speaker."""
         return load_speaker(config)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """A pair of every sample; what fails becomes a quarantined row."""
-        return run_blocks(table, self._guard, self._journal, self._distorter.distort, check_good)
+    def check(self, sample: Sample) -> None:
+        """Raise `BadSample` for a sample of which no pair can be made."""
+        check_good(sample)
+
+    def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
+        """Make a pair of each sample."""
+        return list(self.model.distort(samples))

@@ -9,12 +9,11 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import pyarrow as pa
 
-from actors.stage import StageSettings, run_blocks
-from polite_flamingo.faults.guard import Guard
+from actors.pool import PoolActor, PoolSettings
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
@@ -25,64 +24,58 @@ class Rewrites(Protocol):
     """What the actor needs of a model."""
 
     def rewrite(self, samples: Sequence[Sample]) -> Sequence[str | BadSample]:
-        """One text a sample, in order, or why there is none."""
+        """Return one text per sample, in order, or why there is none."""
 
     def metrics(self) -> Mapping[str, float]:
-        """What it has done so far, how fast, and what time was lost; empty where nothing is counted."""
+        """Return throughput and time lost so far; empty if nothing is measured."""
 
 
-class RewriterActor:
-    """Holds one copy of the rewriter and answers blocks of rows.
+class RewriterActor(PoolActor):
+    """Holds one copy of the rewriter.
 
-    After each block its figures so far are in OUT/engine/HOST-PID-RANDOM.json: Ray ends actors without a word, so
-    nothing can be left to their end.
+    After each block it writes its metrics to OUT/engine/HOST-PID-RANDOM.json: Ray ends actors without notice, so
+    nothing can wait for a shutdown.
     """
 
-    reason: Reason = "rewriting_failed"
-    """Of a row on which the model raised."""
+    name = "rewriting"
+    reason: ClassVar[Reason] = "rewriting_failed"
+    model: Rewrites
 
-    def __init__(self, config: RewriterConfig, settings: StageSettings):
-        settings.check()
-        self._journal = settings.journal("rewriting")
-        self._guard = Guard(
-            reason=self.reason,
-            rows_per_call=settings.rows_per_call,
-            max_failures_in_a_row=settings.max_failures_in_a_row,
-        )
-        mine = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # containers repeat the first two
-        self._figures = OutputLayout(root=Path(settings.out)).engine / f"{mine}.json"
-        with self._journal.loading(patience=settings.actors + 1):
-            self._rewriter = self.load(config)
+    def __init__(self, config: RewriterConfig, settings: PoolSettings):
+        super().__init__(config, settings)
+        unique = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # containers repeat host and PID
+        self._metrics = OutputLayout(root=Path(settings.out)).engine / f"{unique}.json"
 
     def load(self, config: RewriterConfig) -> Rewrites:
-        """The model. Importing it takes seconds, so the driver never does."""
+        """Load the rewriter."""
         from polite_flamingo.rewriters.flamingo import Rewriter
 
         return Rewriter(config)
 
     def check(self, sample: Sample) -> None:
-        """Raise `BadSample` for what the model should not see."""
+        """Raise `BadSample` for a sample that cannot be rewritten."""
         check_rewritable(sample)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Rewrite every sample; what fails becomes a quarantined row."""
-        answered = run_blocks(table, self._guard, self._journal, self._work, self.check)
-        if figures := self._rewriter.metrics():
-            write_atomically(self._figures, json.dumps(figures, indent=1) + "\n")
-        return answered
-
-    def _work(self, samples: list[Sample]) -> list[Sample | BadSample]:
-        texts = self._rewriter.rewrite(samples)
+    def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
+        """Rewrite the responses."""
+        texts = self.model.rewrite(samples)
         return [
             text if isinstance(text, BadSample) else replace(sample, rewritten=text)
             for sample, text in zip(samples, texts, strict=True)
         ]
 
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Process every row, then write the metrics."""
+        processed = super().__call__(table)
+        if metrics := self.model.metrics():
+            write_atomically(self._metrics, json.dumps(metrics, indent=1) + "\n")
+        return processed
+
 
 def check_rewritable(sample: Sample) -> None:
-    """Raise `BadSample` for what no rewriter should see: several turns, a rewritten text.
+    """Raise `BadSample` for a sample with several turns or one that is rewritten already.
 
-    Images are not looked at: the rewriter decodes each distinct one once, and tells of those that are broken.
+    Images are not checked: the rewriter decodes each distinct one once and reports those that are broken.
     """
     if len(sample.turns) != 1:
         raise BadSample(

@@ -1,15 +1,15 @@
 """Rows of a shard as an Arrow block of one fixed schema, and back.
 
-A fixed schema matters: with inferred ones, an all-empty column of one block (a shard of text has no images) gets
-another type than its neighbours and the blocks no longer concatenate. Each row carries its shard's row count, so that
-whoever writes the shard notices when a block is only a part of it.
+The schema is fixed because an inferred one would give an all-empty column (a shard of text has no images) another type
+than in other blocks, and they would no longer concatenate. Each row carries its shard's row count, so that the writer
+notices if a block is only part of a shard.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import pyarrow as pa
 
@@ -19,20 +19,22 @@ from polite_flamingo.storage.shards import encode_record
 
 Row = Sample | Quarantined
 
+SECONDS = pa.map_(pa.string(), pa.float64())
+"""Name of a pool -> seconds spent in it."""
+
 SCHEMA = pa.schema(
     [
         ("name", pa.string()),
         ("shard", pa.string()),
         ("index", pa.int64()),
         ("shard_rows", pa.int64()),
-        ("input", pa.string()),  # the shard as it was read (InputFile), as JSON; null where nobody asks
+        ("input", pa.string()),  # the shard as it was read (InputFile), as JSON; null if unknown
         ("key", pa.string()),
         ("record", pa.large_string()),  # KEY.json; null for a quarantined row
         ("images", pa.list_(pa.large_binary())),  # 32-bit offsets end at 2 GiB a block
         ("image_names", pa.list_(pa.string())),
         ("error", pa.large_string()),  # the Quarantined record; null for a good row
-        ("rewriting_seconds", pa.float64()),
-        ("scoring_seconds", pa.float64()),
+        ("seconds", SECONDS),
     ]
 )
 
@@ -45,11 +47,10 @@ class Block:
         name: of the shard.
         shard: its path.
         first: index in the shard of the first row.
-        shard_rows: of the whole shard.
-        rows: of this block.
+        shard_rows: number of rows of the whole shard.
+        rows: the rows of this block.
         input: the shard as it was read.
-        rewriting_seconds: spent on these rows.
-        scoring_seconds: spent on these rows.
+        seconds: name of a pool -> seconds that these rows have spent in it.
     """
 
     name: str
@@ -58,11 +59,10 @@ class Block:
     shard_rows: int
     rows: Sequence[Row]
     input: InputFile | None = None
-    rewriting_seconds: float = 0.0
-    scoring_seconds: float = 0.0
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_table(self) -> pa.Table:
-        """As an Arrow block; of a quarantined row only the record travels on."""
+        """Convert to an Arrow block; of a quarantined row only its record is kept."""
         count = len(self.rows)
         good = [row if isinstance(row, Sample) else None for row in self.rows]
         columns = {
@@ -76,16 +76,15 @@ class Block:
             "images": [[] if row is None else [image.data for image in row.images] for row in good],
             "image_names": [[] if row is None else [image.extension for image in row.images] for row in good],
             "error": [row.to_json() if isinstance(row, Quarantined) else None for row in self.rows],
-            "rewriting_seconds": [self.rewriting_seconds / count] * count,
-            "scoring_seconds": [self.scoring_seconds / count] * count,
+            "seconds": [[(pool, seconds / count) for pool, seconds in self.seconds.items()]] * count,
         }
         return pa.table(columns, schema=SCHEMA)
 
 
 def blocks(table: pa.Table) -> list[Block]:
-    """The blocks in a table: one, unless the scheduler joined or split what a shard's reader returned.
+    """Return the blocks in a table: one, unless the scheduler joined or split what a shard's reader returned.
 
-    A row that is there twice (parts of two attempts) counts once.
+    A row that occurs twice (in parts of two attempts) counts once.
     """
     columns = table.to_pydict()
     places = sorted(range(table.num_rows), key=lambda i: (columns["name"][i], columns["index"][i]))
@@ -107,11 +106,19 @@ def blocks(table: pa.Table) -> list[Block]:
             shard_rows=columns["shard_rows"][run[0]],
             rows=[_row(columns, place) for place in run],
             input=_input(columns["input"][run[0]]),
-            rewriting_seconds=sum(columns["rewriting_seconds"][place] for place in run),
-            scoring_seconds=sum(columns["scoring_seconds"][place] for place in run),
+            seconds=_total(columns["seconds"][place] for place in run),
         )
         for run in runs
     ]
+
+
+def _total(rows: Iterable[Sequence[tuple[str, float]]]) -> dict[str, float]:
+    """Sum the seconds of rows by pool."""
+    total: dict[str, float] = {}
+    for row in rows:
+        for pool, seconds in row:
+            total[pool] = total.get(pool, 0.0) + seconds
+    return total
 
 
 def _input(record: str | None) -> InputFile | None:

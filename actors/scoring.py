@@ -1,52 +1,39 @@
-"""The actor that scores: a thin shell around `Scorer`, which holds every filter's model."""
+"""The actor that scores: a thin shell around `Scorer`, which holds the models of all filters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-import pyarrow as pa
-
-from actors.stage import StageSettings, run_blocks
-from polite_flamingo.faults.guard import Guard
+from actors.pool import PoolActor
 from polite_flamingo.filters.scorer import ScoringConfig
-from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.sample import BadSample, Reason, Sample
 
 
 class Scores(Protocol):
     """What the actor needs of the models."""
 
     def score(self, samples: Sequence[Sample]) -> Sequence[Mapping[str, Any] | BadSample]:
-        """The scores of each sample, in order, or why there are none."""
+        """Return the scores of each sample, in order, or why there are none."""
 
 
-class ScoringActor:
-    """Holds one copy of each scoring model and answers blocks of rewritten rows."""
+class ScoringActor(PoolActor):
+    """Holds one copy of each scoring model."""
 
-    def __init__(self, config: ScoringConfig, settings: StageSettings):
-        settings.check()
-        self._journal = settings.journal("scoring")
-        self._guard = Guard(
-            reason="scoring_failed",
-            rows_per_call=settings.rows_per_call,
-            max_failures_in_a_row=settings.max_failures_in_a_row,
-        )
-        with self._journal.loading(patience=settings.actors + 1):
-            self._scorer = self.load(config)
+    name = "scoring"
+    reason: ClassVar[Reason] = "scoring_failed"
+    model: Scores
 
     def load(self, config: ScoringConfig) -> Scores:
-        """The models. Importing them takes seconds, so the driver never does."""
+        """Load the scoring models."""
         from polite_flamingo.filters.scorer import Scorer
 
         return Scorer(config)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        """Score every sample; what fails becomes a quarantined row."""
-        return run_blocks(table, self._guard, self._journal, self._work)
-
-    def _work(self, samples: list[Sample]) -> list[Sample | BadSample]:
-        found = self._scorer.score(samples)
+    def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
+        """Score rewritten samples."""
+        found = self.model.score(samples)
         return [
             scores if isinstance(scores, BadSample) else replace(sample, scores={**sample.scores, **scores})
             for sample, scores in zip(samples, found, strict=True)

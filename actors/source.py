@@ -1,7 +1,7 @@
-"""Shards as a Ray Data source: one read task, one shard, one block.
+"""Shards as a Ray Data source: one read task reads one shard into one block.
 
-Ray's own WebDataset reader is not used: a truncated tar or a corrupt image kills its job, unordered members become rows
-with missing fields, and its blocks cannot be resumed by shard. What is wrong with a shard arrives here as rows.
+Ray's own WebDataset reader is not used: a truncated tar or a corrupt image kills the job, unordered members become rows
+with missing fields, and its blocks cannot be resumed by shard. Here whatever is wrong with a shard becomes a row.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class ShardDatasource(Datasource):
     """Reads whole shards.
 
     Args:
-        shards: name -> path; made absolute here, as workers have other working directories.
-        config_hash: of the run; goes into each sample's provenance.
-        prepare: makes other rows of those of a shard, before they are counted; None leaves them.
+        shards: name -> path; made absolute here because workers have other working directories.
+        config_hash: of the run, for each sample's provenance.
+        prepare: turns the rows of a shard into other rows before they are counted; None leaves them as they are.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class ShardDatasource(Datasource):
         self._bytes: int | None = None
 
     def estimate_inmemory_data_size(self) -> int:
-        """Bytes on disk: images stay encoded. Asked several times; of many shards, a sample tells."""
+        """Return the bytes on disk, as images stay encoded; estimated from a sample of the shards and cached."""
         if self._bytes is None:
             sample = list(self._shards.values())[:: len(self._shards) // SAMPLED_SHARDS + 1]
             self._bytes = sum(map(_size, sample)) * len(self._shards) // max(1, len(sample))
@@ -53,7 +53,7 @@ class ShardDatasource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
-        """One task a shard, whatever `parallelism` says: a block must be a whole shard."""
+        """Return one task per shard, whatever `parallelism` says: a block must be a whole shard."""
         return [
             ReadTask(
                 partial(_read, name, str(path), self._config_hash, self._prepare, size or None),
@@ -86,4 +86,4 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size if path.is_file() else 0
     except OSError:
-        return 0  # it will be reported when it is read
+        return 0  # its reader reports the error

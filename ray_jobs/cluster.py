@@ -1,7 +1,7 @@
-"""Start or join Ray, with the settings that a first run on a fresh machine needs, and never starve it of CPUs.
+"""The one way to get a Ray: join a cluster or start one, with the pools that a job asks of it.
 
-`RAY_ADDRESS` (which `ray job submit` sets) names the cluster to join, `auto` the one running on this machine; without
-it a private one is started and ends with the job.
+`RAY_ADDRESS` (set by `ray job submit`) names the cluster to join; `auto` is the one running on this machine. Without
+it a private Ray is started and ends with the job. A job that the cluster cannot hold is refused: it would hang.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from polite_flamingo.faults.guard import ModelBroken
 from polite_flamingo.storage.journal import WorkerKeepsDying
@@ -30,11 +29,11 @@ class PoolConfig:
     """A pool of actors that hold the same models.
 
     Attributes:
-        min_actors: the pool starts with these.
-        max_actors: the pool grows to these while there is work and room.
+        min_actors: actors that the pool starts with.
+        max_actors: actors that the pool grows to while there is work and room.
         cpus: logical CPUs an actor takes; a fraction lets several share one.
         gpus: GPUs an actor takes; a fraction lets several share one.
-        rows_per_call: rows given to the model at once; what is narrowed down when a row kills its worker.
+        rows_per_call: rows given to the model at once; if a row kills its worker, these are tried one by one.
     """
 
     min_actors: int = 1
@@ -52,17 +51,17 @@ class PoolConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolsConfig:
-    """Who works on a build. The defaults fit two cores.
+    """The pools of actors. The defaults fit two cores.
 
     Attributes:
         rewriting: actors that hold the rewriter.
         scoring: actors that hold all scoring models.
-        distorting: actors that make pairs for training the rewriter; of ray_jobs.distort alone.
+        distorting: actors that make pairs for training the rewriter; used by distort alone.
         task_cpus: logical CPUs to leave for a task that reads or writes one shard.
-        max_failures_in_a_row: more rows than that failing one after the other, for other reasons than their own bad
-            content, end the job: the model is broken, not the rows.
-        autoscaling: the cluster starts machines when they are asked for (cluster.yaml), so that its present size says
-            nothing; else a job that it cannot hold is refused at once.
+        max_failures_in_a_row: more consecutive rows than this failing for other reasons than their own content end the
+            job: the model is broken, not the rows.
+        autoscaling: whether the cluster starts machines on demand (cluster.yaml), so that its present size says
+            nothing; otherwise a job that it cannot hold is refused at once.
     """
 
     rewriting: PoolConfig = PoolConfig()
@@ -72,38 +71,48 @@ class PoolsConfig:
     max_failures_in_a_row: int = 32
     autoscaling: bool = False
 
-    def needed(self, kind: str) -> float:
-        """Logical "CPU"s or "GPU"s that a build starts with: its pools at their least, a reading and a writing task."""
-        pools = (self.rewriting, self.scoring)
-        if kind == "GPU":
-            return sum(pool.min_actors * pool.gpus for pool in pools)
-        return sum(pool.min_actors * pool.cpus for pool in pools) + 2 * self.task_cpus
+    def needs(self, *pools: PoolConfig) -> Needs:
+        """Return what a job starts with: its pools at their smallest (by default a build's), two reading or writing
+        tasks."""
+        pools = pools or (self.rewriting, self.scoring)
+        return Needs(
+            cpus=sum(pool.min_actors * pool.cpus for pool in pools) + 2 * self.task_cpus,
+            gpus=sum(pool.min_actors * pool.gpus for pool in pools),
+            autoscaling=self.autoscaling,
+        )
 
 
-class Needs(Protocol):
-    """What a job needs of a cluster; `PoolsConfig` is one, `WorkersConfig` of training another."""
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a job needs of a cluster to start.
 
-    @property
-    def autoscaling(self) -> bool:
-        """Whether the cluster grows when it is asked to."""
+    Attributes:
+        cpus: logical CPUs.
+        gpus: GPUs.
+        autoscaling: whether the cluster grows on demand.
+    """
 
-    def needed(self, kind: str) -> float:
-        """Logical "CPU"s or "GPU"s to start with."""
+    cpus: float
+    gpus: float = 0.0
+    autoscaling: bool = False
+
+    def of(self, kind: str) -> float:
+        """Return how much of a Ray resource, "CPU" or "GPU"."""
+        return self.gpus if kind == "GPU" else self.cpus
 
 
 @contextmanager
-def running_ray(pools: Needs, spare_cpus: int = 0) -> Iterator[None]:
-    """Join the cluster of `RAY_ADDRESS` or start one; leave it again. A Ray this process has already joined is used.
+def running_ray(needs: Needs, spare_cpus: int = 0) -> Iterator[None]:
+    """Join the cluster of `RAY_ADDRESS` or start one, and leave it afterwards; reuse a Ray that is already joined.
 
     Args:
-        pools: what the job needs of it.
-        spare_cpus: logical ones that a Ray started here has beyond what is needed.
+        needs: what the job needs of it.
+        spare_cpus: logical CPUs that a Ray started here has beyond that.
 
     Raises:
-        RayUnavailable: there is no Ray to be had; one line with a remedy.
-        ValueError: the cluster is too small for `pools`, or others hold too much of it: the job would hang without a
-            word.
-        JobFailed: from inside: the job's own reason, out of Ray's wrapping.
+        RayUnavailable: no Ray can be started or joined; one line with a remedy.
+        ValueError: the cluster is too small for `needs`, or others hold too much of it, so the job would hang.
+        JobFailed: raised inside: the job's own reason, unwrapped from Ray's exception.
     """
     set_environment()
     if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
@@ -116,11 +125,11 @@ def running_ray(pools: Needs, spare_cpus: int = 0) -> Iterator[None]:
             if address := os.environ.get("RAY_ADDRESS"):
                 stack.enter_context(joined_ray(address))
             else:
-                cpus = max(os.cpu_count() or 1, math.ceil(pools.needed("CPU"))) + spare_cpus
+                cpus = max(os.cpu_count() or 1, math.ceil(needs.cpus)) + spare_cpus
                 stack.enter_context(private_ray(cpus))
         try:
-            if not pools.autoscaling:
-                await_room(pools)
+            if not needs.autoscaling:
+                await_room(needs)
             yield
         except Exception as error:
             reason = _reason(error)
@@ -130,34 +139,34 @@ def running_ray(pools: Needs, spare_cpus: int = 0) -> Iterator[None]:
 
 
 def set_environment() -> None:
-    """What Ray and its workers read from the environment, before Ray is imported. What the user has set stays."""
+    """Set what Ray and its workers read from the environment, before Ray is imported. The user's settings win."""
     if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys() and "ray" not in sys.modules:
-        # A private Ray still listens on every interface: it demands a token that only its own processes inherit. (Once
-        # imported, Ray has read its mode; it then makes a token file in the home folder by itself.)
+        # A private Ray listens on every interface too, so it demands a token that only its own processes inherit. (Once
+        # imported, Ray has read its mode and makes a token file in the home folder by itself.)
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` builds an environment for each worker
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what Ray Data itself does on every start
-    # On a machine of few cores actors take them all, and Ray then ends a task's worker that has been idle for a second,
-    # to start another one for the next shard: three seconds of CPU each time.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what Ray Data itself does at every start
+    # On a machine with few cores actors take them all. Ray then ends a task's worker after a second of idleness and
+    # starts another one for the next shard, which costs three seconds of CPU each time.
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's allocations on the CPU in huge pages: some 5 % faster
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's allocations on the CPU in huge pages: about 5 % faster
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 ROOM_SECONDS = 15.0
-"""In which what others hold may become free: a job that has just ended gives its actors back one by one."""
+"""Time for others to release what they hold: a job that has just ended gives its actors back one by one."""
 
 
-def await_room(pools: Needs, patience: float = ROOM_SECONDS) -> None:
-    """Raise `ValueError` where the Ray that this process has joined cannot start `pools` now, nor in `patience`."""
+def await_room(needs: Needs, patience: float = ROOM_SECONDS) -> None:
+    """Raise `ValueError` if the Ray that this process has joined has no room for `needs` within `patience` seconds."""
     import ray
 
     deadline = time.monotonic() + patience
     while True:
         try:
-            return check_size(ray.cluster_resources(), pools, ray.available_resources())
+            return check_size(ray.cluster_resources(), needs, ray.available_resources())
         except Occupied:
             if time.monotonic() >= deadline:
                 raise
@@ -165,23 +174,23 @@ def await_room(pools: Needs, patience: float = ROOM_SECONDS) -> None:
 
 
 class Occupied(ValueError):
-    """The cluster is large enough, and others hold what is needed."""
+    """The cluster is large enough, but others hold what is needed."""
 
 
-def check_size(resources: Mapping[str, float], pools: Needs, free: Mapping[str, float] | None = None) -> None:
-    """Raise `ValueError` where a cluster of these resources would wait for ever.
+def check_size(resources: Mapping[str, float], needs: Needs, free: Mapping[str, float] | None = None) -> None:
+    """Raise `ValueError` if a job on a cluster of these resources would wait for ever.
 
     Args:
         resources: of the cluster.
-        pools: what is needed.
-        free: what of the resources nobody holds; all of them by default. Ray leaves out what there is none of.
+        needs: of the job.
+        free: the part of the resources that nobody holds; all of them by default. Ray leaves out zeros.
 
     Raises:
         Occupied: there would be enough if others held less.
         ValueError: there would not.
     """
     for kind in ("CPU", "GPU"):
-        needed, there = pools.needed(kind), resources.get(kind, 0.0)
+        needed, there = needs.of(kind), resources.get(kind, 0.0)
         if needed > there:
             raise ValueError(
                 f"the workers need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait for ever; "
@@ -190,7 +199,7 @@ def check_size(resources: Mapping[str, float], pools: Needs, free: Mapping[str, 
     if free is None:
         return
     for kind in ("CPU", "GPU"):
-        needed, there, left = pools.needed(kind), resources.get(kind, 0.0), free.get(kind, 0.0)
+        needed, there, left = needs.of(kind), resources.get(kind, 0.0), free.get(kind, 0.0)
         if needed > left + 1e-6:  # sums of fractions
             raise Occupied(
                 f"the workers need {needed:g} {kind}s; of the cluster's {there:g}, others hold {there - left:g} and "
@@ -200,9 +209,9 @@ def check_size(resources: Mapping[str, float], pools: Needs, free: Mapping[str, 
 
 
 def _reason(error: Exception) -> str | None:
-    """The message of a cause that a user can act on; None where there is none.
+    """Return the message of a cause that a user can act on; None if there is none.
 
-    A worker's exception arrives as the text of its traceback: causes do not survive the way between processes.
+    A worker's exception arrives as the text of its traceback: its causes do not survive between processes.
     """
     import ray
 

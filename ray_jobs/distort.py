@@ -15,10 +15,8 @@ before anything else; where not one row became a pair the exit status is 1.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,23 +31,12 @@ from polite_flamingo.distortion.retrieval import index_name
 from polite_flamingo.distortion.speakers import ASKED_PLAINLY
 from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.report.distortion import write_distortion_page
-from polite_flamingo.storage import journal
-from polite_flamingo.storage.foreign_shards import refuse_foreign
-from polite_flamingo.storage.ledger import (
-    OutputLayout,
-    exclusive,
-    read_manifest,
-    read_quarantine,
-    read_scored,
-    shard_names,
-    unfinished,
-)
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.shards import write_atomically
 from ray_jobs import console
-from ray_jobs.build_pf1m import SHARDS_A_RUN, refuse_changed_input, refuse_other_configuration, say_other_input
 from ray_jobs.cluster import PoolsConfig, running_ray
-from ray_jobs.fingerprint import by_name
-from ray_jobs.run_info import Work, add_work, begin_run, read_run, write_run
+from ray_jobs.fingerprint import by_name, fingerprints, short_hash
+from ray_jobs.resumable_job import ShardJob, input_shards, read_run
 
 VERSION = 2
 """Raised when the code makes other pairs of the same samples and settings."""
@@ -78,27 +65,12 @@ class DistortConfig:
     fresh: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Needs:
-    """What this job needs of a cluster: its own pool, a task that reads and one that writes."""
-
-    pools: PoolsConfig
-
-    @property
-    def autoscaling(self) -> bool:
-        return self.pools.autoscaling
-
-    def needed(self, kind: str) -> float:
-        pool = self.pools.distorting
-        return pool.min_actors * pool.gpus if kind == "GPU" else pool.min_actors * pool.cpus + 2 * self.pools.task_cpus
-
-
 def distort(config: DistortConfig, actor: type | None = None) -> None:
     """Do the whole job, or what is left of it.
 
     Args:
         config: of the job.
-        actor: instead of `DistortionActor`; for tests that need a worker to fail in a certain way.
+        actor: replaces `DistortionActor`, for tests that need a worker to fail in a certain way.
 
     Raises:
         ValueError: the input, the output folder or the pools are not right; the message says what to do.
@@ -106,41 +78,26 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
         JobFailed: the speaker failed.
         AllFailed: not one row became a pair.
     """
-    shards = shard_names(config.input, Path(config.out), print)
     layout = OutputLayout(root=Path(config.out), samples="pairs")
-    refuse_foreign((shards if config.fresh else unfinished(layout, shards)).values())
+    shards = input_shards(config.input, layout, fresh=config.fresh)
     models = speaker_of(config.distortion)
-    identity = config_hash(config.distortion, models)
-    with exclusive(layout.root):
-        if config.fresh:
-            layout.clear()
-        refuse_other_configuration(layout, identity)
+    job = ShardJob(
+        layout=layout,
+        identity=config_hash(config.distortion, models),
+        models=models,
+        config=console.to_yaml(replace(config, fresh=False, again=False)),
+    )
+    with job.locked(fresh=config.fresh):
         if config.again:
             forget_failed(layout)
-        todo = unfinished(layout, shards)
-        done = [name for name in shards if name not in todo]
-        refuse_changed_input(layout, {name: shards[name] for name in done})
-        say_other_input(layout, shards)
-        if done:
-            print(f"{len(done)} of {len(shards)} shards are already done: {console.names_of(done)}")
+        todo = job.left_to_do(shards)
         if todo:
             try_out(config.distortion)
-            resolved = console.to_yaml(replace(config, fresh=False, again=False))
-            run = read_run(layout)
-            if run is None or run.config_hash != identity:
-                run = begin_run(identity, models, resolved)
-            run = replace(run, config=resolved)
-            write_atomically(layout.config, resolved)
-            write_run(layout, run)
-            layout.stats.unlink(missing_ok=True)
-            started = time.monotonic()
-            speaker = by_name(models) if config.distortion.speaker == "local" else {}
-            work = process(todo, config, layout, identity, actor, speaker)
-            write_run(layout, add_work(run, work, time.monotonic() - started))
+            make_pairs(job, todo, config, actor)
         if todo or not layout.stats.exists():
             summarise(layout)
         print_summary(layout)
-        refuse_nothing(layout)
+        fail_without_pairs(layout)
 
 
 def try_out(config: DistortionConfig) -> None:
@@ -156,16 +113,14 @@ def try_out(config: DistortionConfig) -> None:
 
 
 def speaker_of(config: DistortionConfig) -> dict[str, dict[str, str]]:
-    """The speaker's name and, of a model of ours, the fingerprint of its files."""
+    """Return the speaker's name and, if it is a local model, the fingerprint of its files."""
     if config.speaker == "local":
-        from polite_flamingo.hub import fingerprint
-
-        return {"speaker": {"name": config.local.model, "fingerprint": fingerprint(config.local.model)}}
+        return fingerprints({"speaker": config.local.model})
     return {"speaker": {"name": config.endpoint.model if config.speaker == "endpoint" else "rules", "fingerprint": ""}}
 
 
 def config_hash(config: DistortionConfig, models: Mapping[str, Mapping[str, str]]) -> str:
-    """Twelve hex digits that change when a pair may: not with devices, batches, addresses, time-outs or patience."""
+    """Return a short hash of what decides the pairs: not devices, batches, addresses, time-outs or retries."""
     settings: dict[str, Any] = dataclasses.asdict(config)
     for section in ("endpoint", "local", "retrieval"):
         del settings[section]
@@ -179,64 +134,37 @@ def config_hash(config: DistortionConfig, models: Mapping[str, Mapping[str, str]
         "captions": index_name(config.retrieval.annotations) if config.retrieval.annotations else "",
         "described": config.retrieval.datasets,
     }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    return short_hash(decides)
 
 
 def forget_failed(layout: OutputLayout) -> None:
-    """Take the manifests of shards whose rows failed for the speaker's reasons, so that these are made again."""
+    """Delete the manifests of shards in which rows failed because of the speaker, so that they are made again."""
     for name in layout.finished():
         if any(row.reason == "distortion_failed" for row in read_quarantine(layout.quarantine(name))):
             layout.manifest(name).unlink()
 
 
-def process(
-    shards: Mapping[str, Path], config: DistortConfig, layout: OutputLayout, identity: str, actor: type | None,
-    models: Mapping[str, str],
-) -> Work:  # fmt: skip
-    """Distort and commit shards on Ray. Afterwards each has its manifest; returns what was done.
-
-    `models` has the fingerprints of what the actors load, by name.
-    """
-    layout.sweep()
-    layout.clear_parts()
-    journal.clear(layout.journal)
-    index = caption_index(config.distortion, layout.captions)
-    with running_ray(_Needs(pools=config.pools)):
+def make_pairs(job: ShardJob, shards: Mapping[str, Path], config: DistortConfig, actor: type | None = None) -> None:
+    """Distort and commit shards on Ray; afterwards each has its manifest, and run.json this attempt."""
+    index = caption_index(config.distortion, job.layout.captions)
+    with job.attempt() as attempt, running_ray(config.pools.needs(config.pools.distorting)):
         from actors.commit import commit_blocks
-        from actors.distortion import DistortionActor, DistortionWork
-        from actors.source import ShardDatasource
-        from ray_jobs.pipeline import Line, configure_data, shared
+        from actors.distortion import DistorterConfig, DistortionActor
+        from ray_jobs.pipeline import ActorPool, run_shards
 
-        configure_data()
-        pools = config.pools
-        given = DistortionWork(config=config.distortion, captions=str(index.path.resolve()) if index else "")
-        prepare = partial(single_turns, turns=config.distortion.turns)
-        names, work, stats = list(shards), Work(), []
-        rows_done = partial(journal.rows_done, layout.journal, "distortion")
-        with shared(layout.root) as probe, console.progress(len(shards), rows_done, "starting the workers") as advance:
-            line = Line(pools=pools, layout=layout, probe=probe)
-            for start in range(0, len(names), SHARDS_A_RUN):
-                some = {name: shards[name] for name in names[start : start + SHARDS_A_RUN]}
-                read = line.read(ShardDatasource(some, identity, prepare), len(some))
-                distorted = line.actors(read, actor or DistortionActor, given, pools.distorting, models)
-                committed = line.tasks(
-                    distorted,
-                    commit_blocks,
-                    layout=replace(layout, root=layout.root.resolve()),
-                    config_hash=identity,
-                    stages=("distortion",),
-                    describe=count,
-                )
-                for shard in line.results(committed):
-                    advance(1, shard["rows_in"])
-                    work.rows += shard["rows_in"]
-                    work.seconds["distortion"] += shard["rewriting_seconds"]
-                stats.append(committed.stats())
-        write_atomically(layout.ray_stats, "\n\n".join(stats))
-    missing = list(unfinished(layout, shards))
-    assert not missing, f"shards were neither committed nor reported: {console.names_of(missing)}"
-    layout.clear_parts()
-    return work
+        distorter = DistorterConfig(distortion=config.distortion, captions=str(index.path.resolve()) if index else "")
+        pool = ActorPool(
+            actor=actor or DistortionActor,
+            config=distorter,
+            size=config.pools.distorting,
+            models=by_name(job.models) if config.distortion.speaker == "local" else {},
+        )
+        commit = partial(commit_blocks, layout=job.layout.absolute(), config_hash=job.identity, describe=count)
+        for shard in run_shards(
+            shards, [pool], commit, layout=job.layout, pools=config.pools, config_hash=job.identity,
+            prepare=partial(single_turns, turns=config.distortion.turns), waiting="starting the workers",
+        ):  # fmt: skip
+            attempt.add(shard)
 
 
 def summarise(layout: OutputLayout) -> None:
@@ -277,7 +205,7 @@ def print_summary(layout: OutputLayout) -> None:
     print(console.table([*rows, ("page", str(layout.preview))], f"\n{layout.root}"))
 
 
-def refuse_nothing(layout: OutputLayout) -> None:
+def fail_without_pairs(layout: OutputLayout) -> None:
     """Raise `AllFailed` where rows came in and none became a pair."""
     stats = json.loads(layout.stats.read_text(encoding="utf-8"))
     if stats["pairs"] or not stats["rows_in"]:

@@ -4,21 +4,19 @@
         --contestants.clever out/clever/model --contestants.base profiles/base.yaml --text_only base
 
 Contestants are models, endpoints and files of recorded answers (`evaluation/contestants.py`); the annotations always
-take part. Answers are kept, a file a shard and contestant, so that the same command after an interruption, or with one
-more contestant, asks only for what is missing; an endpoint is asked again for what it failed on. A name stands for one
-model for as long as the output folder lives. Means, intervals and pages are made anew each time: they cost seconds.
-What is in `evaluate_asking.py` asks, what is in `evaluate_judging.py` judges and tells; here is what happens when.
+take part. Answers are kept, one file per contestant and shard, so that the same command after an interruption, or with
+one more contestant, asks only for what is missing; an endpoint is asked again for what it failed on. A name stands for
+one model for the life of the output folder. Means, intervals and pages are recomputed each time, which takes seconds.
 
-    OUT/responses/NAME/SHARD.jsonl   what NAME answered, and why not where it did not
-    OUT/judged/SHARD.json            the numbers of every answer
+    OUT/responses/NAME/SHARD.jsonl   what NAME answered, and why not where it did not (`evaluate_asking.py`)
+    OUT/judged/SHARD.json            the numbers of every answer (`evaluate_judging.py`)
+    OUT/evaluation.json              the shards as they were first read; if one has changed, the folder is refused
     OUT/results.json OUT/results.md OUT/report.html
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +29,6 @@ from polite_flamingo.evaluation.results import Answers, Results
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import exclusive, names_in, shard_names
 from polite_flamingo.storage.shards import sweep_temporary, write_atomically
-from polite_flamingo.storage.visibility import Seen
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.evaluate_asking import (
@@ -45,9 +42,13 @@ from ray_jobs.evaluate_asking import (
 )
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.evaluate_judging import conclude, judge_identity, judge_on_ray, stale
+from ray_jobs.resumable_job import check_input, clear
 
-FOLDERS = ("responses", "judged", "journal", "parts")
-OWN = (*FOLDERS, "results.json", "results.md", "report.html", "config.yaml", "evaluation.json")
+OUTPUTS = (
+    "responses", "judged", "journal", "parts", "results.json", "results.md", "report.html", "config.yaml",
+    "evaluation.json", "ray_data_stats.txt",
+)  # fmt: skip
+"""What an evaluation leaves in its folder."""
 
 
 def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judging_actor: type | None = None) -> None:
@@ -55,14 +56,14 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
 
     Args:
         config: of the job.
-        answering_actor: instead of `AnsweringActor`; for tests that do without a model.
-        judging_actor: instead of `JudgingActor`, likewise.
+        answering_actor: replaces `AnsweringActor`, for tests without a model.
+        judging_actor: replaces `JudgingActor`, likewise.
 
     Raises:
         ValueError: a contestant, the input or the output folder is not right; the message says what to do.
         EndpointDown: an endpoint does not answer as it should; what it has answered is kept.
         JobFailed: a model failed.
-        AllFailed: a contestant has no whole answer to any sample. The report is there all the same.
+        AllFailed: a contestant has no whole answer to any sample. The report is written all the same.
     """
     shards = shard_names(config.input, Path(config.out), print)
     refuse_foreign(shards.values())
@@ -72,37 +73,15 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
     out = Path(config.out)
     with exclusive(out):
         if config.fresh:
-            clear(out)
+            clear(out, OUTPUTS)
         identities = {name: identity(one, config) for name, one in contestants.items()}
-        digests = refuse_other_input(out, shards)
+        digests = check_input(out / "evaluation.json", shards)
         refuse_other_models(out, contestants, identities)
         write_atomically(out / "config.yaml", console.to_yaml(replace(config, fresh=False)))
         answer_all(config, contestants, shards, digests, identities, answering_actor, judging_actor)
         results = conclude(config, contestants, shards)
         print_summary(results, out)
-        refuse_the_silent(results, contestants)
-
-
-def clear(out: Path) -> None:
-    """Delete everything an evaluation made here, and nothing else."""
-    for path in (out / name for name in OWN):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def refuse_other_input(out: Path, shards: Mapping[str, Path]) -> dict[str, str]:
-    """The digests of the input's shards; ValueError where one has changed since, OutOfReach where one is not there."""
-    from polite_flamingo.hub import fingerprint
-
-    for path in shards.values():
-        Seen.at(path)  # a path that leads nowhere would have a fingerprint too, of its name
-    digests = {name: fingerprint(str(path), whole=True) for name, path in shards.items()}
-    file = out / "evaluation.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    for name, digest in digests.items():
-        if known.get(name, digest) != digest and known[name] != fingerprint(str(shards[name])):  # of earlier versions
-            raise ValueError(f"shard {name} has changed since {out} was made; give another --out, or --fresh")
-    write_atomically(file, json.dumps({**known, **digests}, indent=1) + "\n")
-    return digests
+        fail_without_answers(results, contestants)
 
 
 def answer_all(
@@ -110,7 +89,7 @@ def answer_all(
     digests: Mapping[str, str], identities: Mapping[str, str],
     answering_actor: type | None = None, judging_actor: type | None = None,
 ) -> None:  # fmt: skip
-    """Ask for every answer that is missing, then judge what has changed. Ray starts only if there is work for it."""
+    """Ask for every missing answer, then judge what has changed. Ray starts only if there is work for it."""
     out = Path(config.out)
     for name, contestant in contestants.items():
         sweep_temporary(out / "responses" / name)
@@ -127,7 +106,7 @@ def answer_all(
     files = {name: str(answers_of(out, name, contestant)) for name, contestant in contestants.items()}
     judges = judge_identity(config)
     work = any(pending.values()) or stale(out, shards, digests, files, judges)
-    with running_ray(config.pools) if work else contextlib.nullcontext():
+    with running_ray(config.pools.needs()) if work else contextlib.nullcontext():
         for name, todo in pending.items():
             contestant = contestants[name]
             assert isinstance(contestant, Checkpoint)
@@ -138,7 +117,7 @@ def answer_all(
 
 
 def print_summary(results: Results, out: Path) -> None:
-    """The table at the end of the job."""
+    """Print the table at the end of the job."""
     rows: list[tuple[str, str]] = [("samples", f"{results.samples:,} in {len(results.tasks)} tasks")]
     for name in results.contestants:
         given, rate = results.answers[name], results.wins.rates.get(name, {}).get(RAW)
@@ -152,8 +131,8 @@ def print_summary(results: Results, out: Path) -> None:
     print(console.table(rows, f"{out}"))
 
 
-def refuse_the_silent(results: Results, contestants: Mapping[str, Contestant]) -> None:
-    """Raise `AllFailed` for a contestant without any answer, or, of those that were asked here, without a whole one."""
+def fail_without_answers(results: Results, contestants: Mapping[str, Contestant]) -> None:
+    """Raise `AllFailed` for a contestant without any answer or, if it was asked here, without a whole one."""
     for name, contestant in contestants.items():
         given = results.answers[name]
         if not (given.answered if isinstance(contestant, Recorded) else given.whole):
@@ -165,7 +144,7 @@ def refuse_the_silent(results: Results, contestants: Mapping[str, Contestant]) -
 
 
 def _why(given: Answers) -> str:
-    """What became of the samples of a contestant without any whole answer."""
+    """Say what became of the samples of a contestant without any whole answer."""
     if given.answered:
         return ", ".join(given.trouble())
     return ", ".join(f"{count:,} {reason}" for reason, count in given.missing.items())

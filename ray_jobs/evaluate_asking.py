@@ -1,7 +1,7 @@
 """The first half of an evaluation: every contestant answers, once.
 
-    OUT/responses/NAME/SHARD.jsonl     what it said, and why not where it did not
-    OUT/responses/NAME/contestant.json who stands behind the name
+    OUT/responses/NAME/SHARD.jsonl     its answers, or why there is none
+    OUT/responses/NAME/contestant.json which model stands behind the name
 
 Models answer on Ray, an endpoint is asked from this process, a file is copied. Nothing here judges an answer.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from polite_flamingo.endpoints.client import EndpointDown
@@ -21,16 +22,14 @@ from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.sample import Sample
-from polite_flamingo.storage import journal
-from polite_flamingo.storage.ledger import OutputLayout, names_in
+from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import read_shard, write_atomically
-from ray_jobs import console
 from ray_jobs.evaluate_config import EvaluateConfig
-from ray_jobs.fingerprint import answering_hash, short_hash
+from ray_jobs.fingerprint import answering_hash, by_name, fingerprints, short_hash
 
 
 def identity(contestant: Contestant, config: EvaluateConfig) -> str:
-    """What decides a contestant's answers.
+    """Return a hash of what decides a contestant's answers.
 
     Raises:
         ValueError: it needs a profile.
@@ -43,14 +42,14 @@ def identity(contestant: Contestant, config: EvaluateConfig) -> str:
 
 
 def answering(contestant: Checkpoint, config: EvaluateConfig) -> RewriterConfig:
-    """The model in the place of the profile's own."""
+    """Return the profile's rewriter section with the contestant as its model."""
     if config.rewriter is None:
         raise ValueError("a contestant is a model: give --profile FILE, whose section `rewriter` says how it decodes")
     return replace(config.rewriter, flamingo=contestant.flamingo)
 
 
 def refuse_other_models(out: Path, contestants: Mapping[str, Contestant], identities: Mapping[str, str]) -> None:
-    """Note who stands behind each name; ValueError where another model answered under it. A file may change."""
+    """Record which model stands behind each name; raise `ValueError` if it was another. A recorded file may change."""
     for name, contestant in contestants.items():
         file = out / "responses" / name / "contestant.json"
         kind = type(contestant).__name__.lower()
@@ -68,20 +67,20 @@ def refuse_other_models(out: Path, contestants: Mapping[str, Contestant], identi
 
 
 def answers_of(out: Path, name: str, contestant: Contestant) -> Path:
-    """The files of a contestant's answers, with "{shard}" for the shard's name."""
+    """Return the path of a contestant's answers, with "{shard}" for the shard's name."""
     return (
         out.resolve() / "responses" / name / ("recorded.jsonl" if isinstance(contestant, Recorded) else "{shard}.jsonl")
     )
 
 
 def contestant_at(config: EvaluateConfig, endpoint: Endpoint) -> EndpointContestant:
-    """The model behind an endpoint, not asked yet."""
+    """Make the client of an endpoint; nothing is sent yet."""
     evaluation = config.evaluation
     return EndpointContestant(endpoint.model, endpoint.url, max_tokens=evaluation.max_tokens, config=evaluation.server)
 
 
 def try_out_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shards: Mapping[str, Path]) -> None:
-    """Ask for the first missing answer and keep it; before any work, so that a wrong address costs seconds.
+    """Ask for the first missing answer and keep it. This comes before any work, so that a wrong address costs seconds.
 
     Raises:
         EndpointDown: the server does not answer as it should.
@@ -98,7 +97,7 @@ def try_out_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shar
 def _missing(
     config: EvaluateConfig, name: str, shards: Mapping[str, Path]
 ) -> Iterator[tuple[Path, dict[str, Answer], list[Sample]]]:
-    """Of each shard with answers missing: the file of answers, what is in it, and the samples without one."""
+    """Yield for each shard with missing answers: the file of answers, its content, and the samples without one."""
     for shard, path in shards.items():
         file = Path(config.out) / "responses" / name / f"{shard}.jsonl"
         known = read_responses(file) if file.exists() else {}
@@ -108,7 +107,7 @@ def _missing(
 
 
 def ask_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shards: Mapping[str, Path]) -> None:
-    """From this process, as the network is what one waits for: the key stays here."""
+    """Ask for the missing answers from this process: the network is the bottleneck, and the key stays here."""
     contestant, asked = contestant_at(config, endpoint), 0
     for file, known, missing in _missing(config, name, shards):
         asked += len(missing)
@@ -126,27 +125,14 @@ def answer_on_ray(
     config: EvaluateConfig, name: str, model: RewriterConfig, shards: Mapping[str, Path], identity: str,
     actor: type | None = None,
 ) -> None:  # fmt: skip
-    """Let a checkpoint answer whole shards on a pool of actors: `AnsweringActor`, or another that a test gives."""
+    """Let a checkpoint answer whole shards on a pool of actors: `AnsweringActor`, or a test's own."""
     from actors.answering import AnsweringActor, record_answers
-    from actors.source import ShardDatasource
-    from polite_flamingo.hub import fingerprint
-    from ray_jobs.pipeline import Line, configure_data, shared
+    from ray_jobs.pipeline import ActorPool, run_shards
 
-    configure_data()
-    pools, layout = config.pools, OutputLayout(root=Path(config.out).resolve() / "responses" / name)
-    layout.clear_parts()
-    journal.clear(layout.journal)
-    print(f"{name}: answers {len(shards):,} shards")
-    models = {name: fingerprint(name) for name in opened(model.flamingo).model_names() if name}
-    with (
-        shared(layout.root) as probe,
-        console.progress(len(shards), lambda: journal.rows_done(layout.journal, "rewriting")) as advance,
-    ):
-        line = Line(pools=pools, layout=layout, probe=probe)
-        read = line.read(ShardDatasource(shards, identity), len(shards))
-        answered = line.actors(read, actor or AnsweringActor, model, pools.rewriting, models)
-        recorded = line.tasks(answered, record_answers, folder=str(layout.root))
-        for shard in line.results(recorded):
-            advance(1, shard["rows_in"])
-    missing = sorted(set(shards) - set(names_in(layout.root, ".jsonl")))
-    assert not missing, f"shards were not answered: {console.names_of(missing)}"
+    layout = OutputLayout(root=Path(config.out).resolve() / "responses" / name)
+    models = fingerprints({piece: piece for piece in opened(model.flamingo).model_names()})
+    pool = ActorPool(actor=actor or AnsweringActor, config=model, size=config.pools.rewriting, models=by_name(models))
+    print(f"{name}: answering {len(shards):,} shards")
+    record = partial(record_answers, folder=str(layout.root))
+    for _ in run_shards(shards, [pool], record, layout=layout, pools=config.pools, config_hash=identity):
+        pass

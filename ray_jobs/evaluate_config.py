@@ -1,4 +1,4 @@
-"""What an evaluation depends on. Filled by a profile and the command line (`evaluate.py`)."""
+"""Configuration of an evaluation, filled by a profile and the command line (`evaluate.py`)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ray_jobs.cluster import PoolsConfig
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How an evaluation judges and asks.
+    """How an evaluation asks and judges.
 
     Attributes:
-        by: what samples are summed under, their task or their dataset.
-        examples: samples shown of each kind: by chance, and furthest apart.
-        max_tokens: of an endpoint's answer.
-        server: how patiently endpoints are asked.
-        resampling: of the intervals.
+        by: whether results are grouped by task or by dataset.
+        examples: samples shown of each kind: random ones, and those with the most different answers.
+        max_tokens: limit of an endpoint's answer.
+        server: time-outs and retries of endpoints.
+        resampling: bootstrap of the confidence intervals.
     """
 
     by: Literal["task", "dataset"] = "task"
@@ -40,11 +40,11 @@ class EvaluateConfig:
         out: the output folder; on several machines, one that all of them see.
         contestants: name -> a model's folder, a profile's .yaml, endpoint:MODEL@URL or recorded:FILE.jsonl; on the
             command line --contestants.NAME WHAT, as often as there are contestants.
-        text_only: the contestant whose performance the alignment tax is counted from; "" counts none.
-        rewriter: how models decode and use the machine; its own model takes no part.
+        text_only: the contestant that the alignment tax is measured against; "" measures none.
+        rewriter: how models decode and use the machine; the model it names takes no part.
         scoring: the judges.
-        evaluation: how they are used.
-        pools: rewriting: actors that hold a model which answers; scoring: actors that hold the judges.
+        evaluation: how contestants are asked and answers judged.
+        pools: rewriting: actors that hold a model that answers; scoring: actors that hold the judges.
         fresh: delete what an earlier evaluation left in `out` and start over.
     """
 

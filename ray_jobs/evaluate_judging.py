@@ -1,9 +1,9 @@
-"""The second half of an evaluation: answers that are new are judged, and what all numbers say is told.
+"""The second half of an evaluation: judge new answers, then summarise the numbers of all of them.
 
-    OUT/judged/SHARD.json                          the numbers of every answer, and what they depend on
+    OUT/judged/SHARD.json                          the numbers of every answer, and a hash of what they depend on
     OUT/results.json OUT/results.md OUT/report.html
 
-Judging runs on Ray; the rest takes seconds and is made anew each time. Nothing here asks anyone.
+Judging runs on Ray. The rest takes seconds and is repeated each time. Nothing here asks a contestant.
 """
 
 from __future__ import annotations
@@ -20,31 +20,27 @@ from polite_flamingo.evaluation.responses import read_responses
 from polite_flamingo.evaluation.results import Results, summarise
 from polite_flamingo.report.evaluation import page
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.storage import journal
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import read_shard, write_atomically
-from ray_jobs import console
 from ray_jobs.evaluate_asking import answers_of
 from ray_jobs.evaluate_config import EvaluateConfig
-from ray_jobs.fingerprint import by_name, short_hash
-from ray_jobs.run_info import begin_run
+from ray_jobs.fingerprint import by_name, fingerprints, short_hash
+from ray_jobs.resumable_job import begin_run
 
 JUDGED = 2
-"""Raised when the code makes other numbers of the same answers."""
+"""Increment when the code computes other numbers from the same answers."""
 
 
 def judge_identity(config: EvaluateConfig) -> str:
-    """What decides the numbers of given answers."""
-    from polite_flamingo.hub import fingerprint
-
-    models = [fingerprint(name) for name in (config.scoring.nli, config.scoring.sts, config.scoring.reward)]
+    """Return a hash of what decides the numbers of given answers."""
+    models = [model["fingerprint"] for model in judge_models(config).values()]
     return short_hash([JUDGED, models, config.evaluation.by])
 
 
 def stale(
     out: Path, shards: Mapping[str, Path], digests: Mapping[str, str], files: Mapping[str, str], judges: str
 ) -> dict[str, str]:
-    """The shards whose numbers are missing or of other answers, with what they depend on."""
+    """Return the shards whose numbers are missing or of other answers, each with the hash of what they depend on."""
     found = {}
     for shard in shards:
         answers = {}
@@ -62,33 +58,24 @@ def judge_on_ray(
     config: EvaluateConfig, files: Mapping[str, str], shards: Mapping[str, Path], identities: Mapping[str, str],
     actor: type | None = None,
 ) -> None:  # fmt: skip
-    """Judge whole shards on a pool of actors: `JudgingActor`, or another that a test gives."""
-    from actors.answering import Judging, JudgingActor
-    from actors.source import ShardDatasource
-    from ray_jobs.pipeline import Line, configure_data, shared
+    """Judge whole shards on a pool of actors: `JudgingActor`, or a test's own."""
+    from actors.judging import JudgingActor, JudgingConfig
+    from ray_jobs.pipeline import ActorPool, run_shards
 
-    configure_data()
-    pools, layout = config.pools, OutputLayout(root=Path(config.out).resolve())
-    layout.clear_parts()
-    journal.clear(layout.journal)
-    judging = Judging(
+    layout = OutputLayout(root=Path(config.out).resolve())
+    judging = JudgingConfig(
         scoring=config.scoring, out=str(layout.root), contestants=files, identities=identities, by=config.evaluation.by
     )
-    models = by_name(judge_models(config))
+    pool = ActorPool(
+        actor=actor or JudgingActor, config=judging, size=config.pools.scoring, models=by_name(judge_models(config))
+    )
     print(f"judging {len(shards):,} shards")
-    with (
-        shared(layout.root) as probe,
-        console.progress(len(shards), lambda: journal.rows_done(layout.journal, "judging")) as advance,
-    ):
-        line = Line(pools=pools, layout=layout, probe=probe)
-        read = line.read(ShardDatasource(shards, ""), len(shards))
-        judged = line.actors(read, actor or JudgingActor, judging, pools.scoring, models)
-        for shard in line.results(judged):
-            advance(1, shard["rows_in"])
+    for _ in run_shards(shards, [pool], None, layout=layout, pools=config.pools):
+        pass
 
 
 def conclude(config: EvaluateConfig, contestants: Mapping[str, Contestant], shards: Mapping[str, Path]) -> Results:
-    """Numbers of every shard -> OUT/results.json, results.md and report.html.
+    """Turn the numbers of every shard into OUT/results.json, results.md and report.html.
 
     Raises:
         ValueError: there is no sample, or a file of recorded answers has none for any of them.
@@ -130,18 +117,15 @@ def conclude(config: EvaluateConfig, contestants: Mapping[str, Contestant], shar
 
 
 def judge_models(config: EvaluateConfig) -> dict[str, dict[str, str]]:
-    """Role -> name and fingerprint of the judges."""
-    from polite_flamingo.hub import fingerprint
-
-    names = {"nli": config.scoring.nli, "sts": config.scoring.sts, "reward": config.scoring.reward}
-    return {role: {"name": name, "fingerprint": fingerprint(name)} for role, name in names.items()}
+    """Return role -> name and fingerprint of the judges."""
+    return fingerprints({role: getattr(config.scoring, role) for role in ("nli", "sts", "reward")})
 
 
 def collect_examples(
     config: EvaluateConfig, contestants: Mapping[str, Contestant], shards: Mapping[str, Path],
     parts: Mapping[str, Judged], judged: Judged,
 ) -> list[Example]:  # fmt: skip
-    """The samples that the page shows; only the shards that hold one are read."""
+    """Collect the samples that the page shows, reading only the shards that hold one."""
     picks = {pick.key: pick for pick in choose(judged, config.evaluation.examples)}
     found: dict[str, Example] = {}
     for shard, part in parts.items():

@@ -34,11 +34,23 @@ def model_fingerprints(rewriter: RewriterConfig, scoring: ScoringConfig) -> dict
         FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
         ValueError: the folder of a trained model is none.
     """
-    from polite_flamingo.hub import fingerprint
-
     pieces = opened(rewriter.flamingo).model_names()
     names = {f"rewriter {number}": name for number, name in enumerate(pieces, 1)}
     names |= {role: getattr(scoring, role) for role in ("sts", "nli", "clip", "clip_pretrained", "reward")}
+    return fingerprints(names)
+
+
+def fingerprints(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return role -> name and fingerprint for the models that have a name.
+
+    Args:
+        names: role -> name in the profile.
+
+    Raises:
+        FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
+    """
+    from polite_flamingo.hub import fingerprint
+
     return {role: {"name": name, "fingerprint": fingerprint(name)} for role, name in names.items() if name}
 
 
@@ -74,11 +86,7 @@ def answering_hash(rewriter: RewriterConfig, rows_per_call: int) -> str:
         FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
         ValueError: the folder of a trained model is none.
     """
-    from polite_flamingo.hub import fingerprint
-
-    models = {
-        name: {"name": name, "fingerprint": fingerprint(name)} for name in opened(rewriter.flamingo).model_names()
-    }
+    models = fingerprints({name: name for name in opened(rewriter.flamingo).model_names()})
     prompt = prompts.chat_prompt("<image>instruction")
     settings = _rewriting(rewriter, models, rows_per_call)
     return short_hash({"version": RESULTS_VERSION, "rewriter": settings, "prompt": prompt})
@@ -106,10 +114,8 @@ def base_fingerprints(start: FlamingoConfig) -> dict[str, dict[str, str]]:
         FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
         ValueError: the folder of a trained model is none.
     """
-    from polite_flamingo.hub import fingerprint
-
     names = [name for name in opened(start).model_names() if name]
-    return {f"base {n}": {"name": name, "fingerprint": fingerprint(name)} for n, name in enumerate(names, 1)}
+    return fingerprints({f"base {number}": name for number, name in enumerate(names, 1)})
 
 
 def training_hash(
@@ -138,7 +144,7 @@ def training_hash(
         ],
         "shards": [[name, path.name, path.stat().st_size] for name, path in shards],
     }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    return short_hash(decides)
 
 
 def _settings(config: Any, models: dict[str, dict[str, str]]) -> Any:

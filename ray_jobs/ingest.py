@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -159,17 +158,6 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-@dataclass(frozen=True)
-class OneTask:
-    """What the job needs of a cluster: room for one task."""
-
-    autoscaling: bool = False
-
-    def needed(self, kind: str) -> float:
-        """Logical CPUs or GPUs."""
-        return 1.0 if kind == "CPU" else 0.0
-
-
 class OnRay:
     """Spreads jobs as Ray Data tasks. Ray is joined or started with the first that are worth it, left at the end."""
 
@@ -203,10 +191,10 @@ class OnRay:
     def _start(self) -> None:
         import ray
 
-        from ray_jobs.cluster import running_ray
+        from ray_jobs.cluster import Needs, running_ray
 
         if not ray.is_initialized():
-            self._stack.enter_context(running_ray(OneTask()))
+            self._stack.enter_context(running_ray(Needs(cpus=1)))
 
 
 def run_job(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""A job that has lost a machine goes on with what is left, or ends and says so; it does not wait for ever.
+"""A job that has lost a machine continues on those that are left, or ends and says so; it never waits for ever.
 
-Ray starts the actors of a lost machine again wherever there is room. Where what is left is too small for all of them,
-those that come first may take the room that another stage needs, and nothing moves any more. Nobody can tell that from
-a slow model but by waiting: so where a machine was lost, none came for it and no row was finished for `PATIENCE`, the
-job ends, and the same command goes on where it stopped with pools that fit.
+Ray restarts the actors of a lost machine wherever there is room. If the rest of the cluster is too small for all of
+them, the first may take the room that another pool needs, and nothing moves any more. Only waiting tells that from a
+slow model: if a machine was lost, none replaced it and no row was finished for `PATIENCE` seconds, the job ends. The
+same command resumes it with pools that fit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ray_jobs.console import JobFailed
 
 PATIENCE = 600.0
 """Seconds: a 9B model takes minutes to load, and a call of many rows takes minutes on a CPU."""
-LOOK_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 
 
 class Watch:
@@ -27,10 +27,10 @@ class Watch:
 
     Args:
         pools: of the job's actors.
-        rows_done: a number that changes with every row, and with every shard.
-        lost: the machines that are gone.
-        resources: of the machines that are there.
-        patience: seconds without a row.
+        rows_done: returns a value that changes with every row and every shard.
+        lost: returns the machines that are gone.
+        resources: returns the resources of the machines that are left.
+        patience: seconds without a finished row.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Watch:
         self._seen: object = None
         self._since = 0.0
 
-    def look(self, now: float) -> str | None:
-        """Why the job cannot go on; None while it may. `now` in seconds, from any clock that runs on."""
+    def problem(self, now: float) -> str | None:
+        """Return why the job cannot continue; None while it can. Args: now: seconds of a monotonic clock."""
         lost = set(self._lost()) - self._gone
         done = self._rows_done()
         if not lost or done != self._seen:
@@ -60,14 +60,14 @@ class Watch:
         return (
             f"{len(lost)} machine{'s' * (len(lost) > 1)} of the cluster went away and no row was finished for "
             f"{self._patience:.0f} s since; what is left ({there}) is less than the pools may take, so their actors "
-            "keep each other waiting; add machines or lower pools.*.max_actors, and run the same command again: it "
-            "goes on where it stopped"
+            "block each other; add machines or lower pools.*.max_actors, and run the same command again: it resumes "
+            "where it stopped"
         )
 
 
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
-    """End what the main thread does here, with `JobFailed`, once `watch` says so. Elsewhere nothing is watched."""
+    """Raise `JobFailed` inside this context once `watch` sees a problem; only the main thread is watched."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -76,15 +76,15 @@ def watched(watch: Watch) -> Iterator[None]:
     def end(number: int, frame: object) -> None:
         raise JobFailed(reasons[0])
 
-    def look() -> None:
-        while not stop.wait(LOOK_SECONDS):
-            if reason := watch.look(time.monotonic()):
+    def check() -> None:
+        while not stop.wait(CHECK_SECONDS):
+            if reason := watch.problem(time.monotonic()):
                 reasons.append(reason)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)  # wakes it where it waits
                 return
 
     before = signal.signal(signal.SIGUSR1, end)
-    watcher = threading.Thread(target=look, daemon=True)
+    watcher = threading.Thread(target=check, daemon=True)
     watcher.start()
     try:
         yield

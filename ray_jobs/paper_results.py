@@ -1,4 +1,4 @@
-"""What the steps of `make paper` left -> the results that its report is made of."""
+"""Collect what the steps of `make paper` wrote into the results that its report shows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ray_jobs.paper_steps import read_answers, samples_of
 
 GENERATIONS: dict[Generation, str] = {"first": "polite", "second": "polite_gen2"}
 SHOWN = 2
-"""Samples of each held-out set, and of each dataset of annotations, that the report shows; with one seed's pictures."""
+"""Samples of each held-out set, and of each dataset of annotations, that the report shows, from the first seed."""
 
 SPEAKERS = {
     "rules": "rules written for these scenes, no language model (the paper: Guanaco-33B)",
@@ -35,18 +35,19 @@ SPEAKERS = {
     "endpoint": "a language model behind an endpoint",
 }
 CAVEATS = (
-    "The models have some five million weights and the world is drawn: only directions can be compared with the paper.",
-    "The judges are small too: zoo:nli and zoo:reward were trained on the same world (their cards say how well), and "
-    "the reward model prefers the wordings that the good responses use.",
+    "The models have about five million weights and the scenes are synthetic: only directions can be compared with the "
+    "paper.",
+    "The judges are small too: zoo:nli and zoo:reward were trained on the same kind of scenes (see their cards), and "
+    "the reward model prefers the wording of the good responses.",
     "All models start from one shipped base, so seeds differ in scenes, distortions, order and fresh weights, not in "
-    "what the base had learnt.",
-    "Out of domain means left out of tuning on pictures: the shipped base has met all kinds of question, texts ask of "
-    "all of them, and one hard scene in 25 is as crowded as the crowded set's.",
+    "what the base has learnt.",
+    "Out of domain means not seen in training on images: the shipped base has seen every kind of question, texts ask "
+    "all of them, and one hard scene in 25 is as crowded as those of the crowded set.",
 )
 
 
 def collect(out: Path, seeds: Iterable[int], speaker: str, run: RunInfo) -> PaperResults:
-    """Read everything under `out`."""
+    """Read every result under `out`."""
     first = out / "seed-0"
     held_out = samples_of(first / "data" / "evaluation")
     tasks = {sample.dataset: sample.task for sample in held_out}
@@ -88,7 +89,7 @@ def _seed(home: Path, number: int) -> Seed:
 
 
 def _rewritten(home: Path) -> list[Example]:
-    """Annotations beside what both generations made of them."""
+    """Pick annotations, each with the rewrites of both generations."""
     texts = {g: {row["key"]: row["rewritten"] for row in _read(home / "generations" / f"{name}.json")}
              for g, name in GENERATIONS.items()}  # fmt: skip
     there = [s for s in samples_of(home / "data" / "annotations") if all(s.key in found for found in texts.values())]
@@ -99,7 +100,7 @@ def _rewritten(home: Path) -> list[Example]:
 
 
 def _answered(home: Path, held_out: list[Sample]) -> list[Example]:
-    """Held-out questions beside what every model said."""
+    """Pick held-out questions, each with the answers of every model."""
     said = {role: read_answers(home, role) for role in ROLES}
     return [
         example_of(sample, "answered", {role: found.get(sample.key, "") for role, found in said.items()})
@@ -108,7 +109,7 @@ def _answered(home: Path, held_out: list[Sample]) -> list[Example]:
 
 
 def _some(samples: list[Sample]) -> list[Sample]:
-    """The same number of each dataset."""
+    """Pick the same number of samples from each dataset."""
     by_dataset: dict[str, list[Sample]] = {}
     for sample in samples:
         by_dataset.setdefault(sample.dataset, []).append(sample)
@@ -116,7 +117,7 @@ def _some(samples: list[Sample]) -> list[Sample]:
 
 
 def hardware() -> str:
-    """The processor and how many of its cores, as this machine tells."""
+    """Name this machine's processor and its number of cores."""
     names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
 

@@ -1,4 +1,4 @@
-"""The steps of `make paper`: plain functions that leave their result in a folder and do nothing where it is there.
+"""The steps of `make paper`: plain functions that write their result to a folder, unless it is already there.
 
     OUT/seed-0/data/       shards: llava, text, annotations, evaluation
     OUT/seed-0/pairs/      distorted responses with their originals
@@ -6,7 +6,7 @@
     OUT/seed-0/runs/NAME/  one stage of training: checkpoints/, model/, tally.json
     OUT/seed-0/answers/NAME.jsonl, judged.json
 
-Nothing here starts Ray: `paper.py` decides what runs where and in which order.
+Nothing here starts Ray: `paper.py` decides what runs where, and in which order.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from training.stages import StageName, TrainingConfig
 
 SAMPLES_A_SHARD = 100
 TEN_PERCENT = 0.1
-"""Of PF-1M in stages 1 and 3 ([PF], section 4)."""
+"""Share of PF-1M in stages 1 and 3 ([PF], section 4)."""
 
 TEXT_EPOCHS = 3
-"""Of the model that the alignment tax is counted from: text is a third of what stage 1 learns from, and a model that
-has learnt less than the others would hide their tax."""
+"""Epochs of the model that the alignment tax is measured against: text is a third of stage 1's mixture, and a model
+that has learnt less than the others would hide their tax."""
 
 CAPTIONS_AND_BOXES = 100.0
-"""Beside 209 and 77 of the other kinds. Only detailed descriptions can have it, a fifth of the responses,
-so that it makes one pair in twenty, as the paper's 14,000 of 255,000."""
+"""Share of this kind of distortion, beside 209 and 77 of the others. It fits only detailed descriptions, a fifth of the
+responses, so that it makes one pair in twenty, as in the paper (14,000 of 255,000)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How much of everything.
+    """Number of samples of each kind.
 
     Attributes:
         annotations: raw samples of each of the seven datasets that become PF-mini.
@@ -61,13 +61,13 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One stage of training in the plan.
+    """One training run in the plan.
 
     Attributes:
         name: of the run.
-        stage: whose configuration it takes.
-        start: the run whose model it goes on with; "" is the base.
-        data: ingredient -> what of it.
+        stage: the training stage whose configuration it uses.
+        start: the run whose model it starts from; "" is the base.
+        data: the mixture.
         changes: to the stage's configuration.
     """
 
@@ -79,12 +79,12 @@ class Training:
 
     @property
     def answers(self) -> bool:
-        """Whether the model is asked about the held-out sets: it has a part in the paper's tables."""
+        """Whether the model answers the held-out sets, because it appears in the paper's tables."""
         return self.name in ROLES
 
 
 def plan(seed_folder: Path, training: TrainingConfig) -> list[Training]:
-    """Every run of a seed, each after the one that it starts from."""
+    """List every run of a seed, each after the one that it starts from."""
     data, pf = seed_folder / "data", str(seed_folder / "pf1m" / "pf1m")
     text = Ingredient(shards=str(data / "text"))
     llava = Ingredient(shards=str(data / "llava"))
@@ -126,8 +126,8 @@ def plan(seed_folder: Path, training: TrainingConfig) -> list[Training]:
     ]  # fmt: skip
 
 
-def draw_data(folder: Path, sizes: Sizes, seed: int) -> None:
-    """Draw Shapes and ingest them through the adapters of the real datasets, into folder/{llava,text,…}/*.tar."""
+def make_data(folder: Path, sizes: Sizes, seed: int) -> None:
+    """Generate Shapes data and ingest it by the real datasets' adapters, into folder/{llava,text,…}/*.tar."""
     from polite_flamingo.testbed.shapes.evaluation_sets import HELD_OUT, write_evaluation
     from polite_flamingo.testbed.shapes.instruct import write_instruct
     from polite_flamingo.testbed.shapes.write import write_raw
@@ -185,12 +185,12 @@ def _rows(folder: Path) -> list[Sample | Quarantined]:
 
 
 def samples_of(folder: Path) -> list[Sample]:
-    """The samples of a folder of shards that can be read."""
+    """Read the samples of a folder of shards, without what cannot be read."""
     return [row for row in _rows(folder) if isinstance(row, Sample)]
 
 
 def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -> None:
-    """One run into seed_folder/runs/NAME; interrupted, it goes on from its last checkpoint."""
+    """Train one run into seed_folder/runs/NAME, from its last checkpoint if it was interrupted."""
     from training.data import stream
     from training.distributed import World
     from training.run_stage import train_stage
@@ -213,7 +213,7 @@ def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -
 
 
 def answer(seed_folder: Path, name: str, config: RewriterConfig) -> None:
-    """A model's answers to every evaluation sample, in seed_folder/answers; "base" is the model of `config` itself."""
+    """Let a model answer every evaluation sample; "base" is the model of `config` itself."""
     from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 
     file = seed_folder / "answers" / f"{name}.jsonl"
@@ -249,13 +249,13 @@ def judge_answers(seed_folder: Path, names: Sequence[str], scoring: ScoringConfi
 
 
 def read_answers(seed_folder: Path, name: str) -> dict[str, str]:
-    """What a model answered, by key."""
+    """Read a model's answers: key -> text."""
     lines = (seed_folder / "answers" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return {record["key"]: record["response"] for record in map(json.loads, lines)}
 
 
-def rewrite_again(seed_folder: Path, name: str, sizes: Sizes, config: RewriterConfig, scoring: ScoringConfig) -> None:
-    """What a generation of the rewriter makes of the first annotations, scored: seed_folder/generations/NAME.json."""
+def rewrite_sample(seed_folder: Path, name: str, sizes: Sizes, config: RewriterConfig, scoring: ScoringConfig) -> None:
+    """Rewrite and score some annotations with a generation of the rewriter, into seed_folder/generations/NAME.json."""
     from polite_flamingo.filters.scorer import Scorer
     from polite_flamingo.rewriters.flamingo import Rewriter
 

@@ -1,13 +1,19 @@
-"""How shards go through actors and tasks on Ray Data. The only place that knows Ray Data's switches."""
+"""How shards go through pools of actors on Ray Data. The only place that knows Ray Data's switches.
+
+A block is a whole shard from the read task to the write. Dead actors are restarted and their block is tried again
+without limit: the journal sets the limit, because only it can tell a row that kills workers from a machine that was
+taken away.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +21,115 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from actors.pool import PoolActor, PoolSettings, lost_nodes
+from actors.rows import Row
 from actors.source import ShardDatasource
-from actors.stage import StageSettings, lost_nodes
 from polite_flamingo.storage import journal
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.storage.visibility import Probe, probing
 from ray_jobs import lost_machines
 from ray_jobs.cluster import PoolConfig, PoolsConfig
 from ray_jobs.lost_machines import Watch, watched
+from ray_jobs.progress import progress
 
-LOOKING_SECONDS = 60.0
-"""For the machines of a cluster to start a process that looks for the probe. Who takes longer looks when it works."""
+SHARDS_PER_RUN = 10_000
+"""Ray Data's driver keeps about 17 kB per shard, most of which it frees at the end of a run. A job with more shards is
+several runs, one after the other; restarting the actors is little beside the hours that so many shards take."""
+
+PROBE_SECONDS = 60.0
+"""Time for the machines of a cluster to start a process that looks for the probe. Slower ones look when they work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorPool:
+    """A pool of actors that every shard goes through.
+
+    Attributes:
+        actor: their class.
+        config: its first argument: what the actors load, and how it works.
+        size: how many there are, and what each takes of a machine.
+        models: name -> fingerprint of the models they load, for comparison with the files on their machines.
+    """
+
+    actor: type[PoolActor]
+    config: Any
+    size: PoolConfig
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_shards(
+    shards: Mapping[str, Path],
+    through: Sequence[ActorPool],
+    write: partial[Any] | None,
+    *,
+    layout: OutputLayout,
+    pools: PoolsConfig,
+    config_hash: str = "",
+    prepare: Callable[[list[Row]], list[Row]] | None = None,
+    waiting: str = "loading models",
+) -> Iterator[dict[str, Any]]:
+    """Read shards, send them through pools of actors and write them, on the Ray that this process has joined.
+
+    Args:
+        shards: name -> path.
+        through: the pools, in order.
+        write: a function of `actors/` that puts whole shards on disk; None if the last actor does.
+        layout: of the output folder.
+        pools: what all pools have in common.
+        config_hash: for the provenance of each sample.
+        prepare: see `ShardDatasource`.
+        waiting: what to print until the first row is done.
+
+    Yields:
+        A row of `actors.commit.FINISHED` for each shard that is on disk, as it comes.
+
+    Raises:
+        OutOfReach: a machine does not see the output folder, an input, or a model as the driver does.
+        JobFailed: a machine was lost, and those that are left cannot continue (`lost_machines.py`).
+    """
+    configure_data()
+    layout.sweep()
+    layout.clear_parts()
+    journal.clear(layout.journal)
+    names, stats, missing = list(shards), [], set(shards)
+    rows_in_work = partial(journal.rows_done, layout.journal, through[0].actor.name)
+    with seen_by_all(layout.root) as probe, progress(len(shards), rows_in_work, waiting) as advance:
+        for start in range(0, len(names), SHARDS_PER_RUN):
+            some = {name: shards[name] for name in names[start : start + SHARDS_PER_RUN]}
+            dataset = _read(ShardDatasource(some, config_hash, prepare), len(some), pools)
+            for pool in through:
+                dataset = _through_actors(dataset, pool, layout, pools, probe)
+            if write is not None:
+                dataset = _through_tasks(dataset, write, pools, probe)
+            with _watched([pool.size for pool in through], layout, pools):
+                for shard in dataset.iter_rows():
+                    advance(1, shard["rows_in"])
+                    missing.discard(shard["name"])
+                    yield shard
+            stats.append(dataset.stats())
+    write_atomically(layout.ray_stats, "\n\n".join(stats))
+    assert not missing, f"shards were neither written nor reported: {sorted(missing)[:10]}"
+    layout.clear_parts()
 
 
 def configure_data() -> None:
-    """A block stays a whole shard, whatever its size; Ray's own bars and log lines give way to ours."""
+    """Keep a block a whole shard whatever its size, and silence Ray's own bars and log lines."""
     context = DataContext.get_current()
     context.target_max_block_size = None
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.memory_usage_poll_interval_s = None  # looking at a worker's pages every second is 2 % of a core for each GB
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # the job tells the cause itself
+    context.memory_usage_poll_interval_s = None  # polling a worker's memory every second costs 2 % of a core per GB
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # the job reports the cause itself
     warnings.filterwarnings("ignore", message=".*`ray_remote_args` is deprecated")  # Ray's own readers pass it
     warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks for")  # a few shards need fewer
 
 
 @contextmanager
-def shared(root: Path) -> Iterator[Probe]:
-    """A probe in the output folder that every machine of the cluster has seen: what they write would be lost else.
+def seen_by_all(root: Path) -> Iterator[Probe]:
+    """Put a probe into the output folder and have every machine of the cluster look for it: results would be lost else.
 
-    Machines that come later look for it when they are given work (`StageSettings.check`, `commit_blocks`).
+    Machines that join later look for it when they get work (`PoolSettings.check`, `commit_blocks`).
 
     Raises:
         OutOfReach: one of them does not see it.
@@ -52,126 +137,98 @@ def shared(root: Path) -> Iterator[Probe]:
     with probing(root) as probe:
         here = ray.get_runtime_context().get_node_id()
         others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-        look = ray.remote(num_cpus=0, max_retries=0)(_look)
-        looks = [
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(probe)
-            for n in others
+        check = ray.remote(num_cpus=0, max_retries=0)(_check)
+        checks = [
+            check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(probe)
+            for node in others
         ]
-        done = ray.wait(looks, num_returns=len(looks), timeout=LOOKING_SECONDS)[0] if looks else []
+        done = ray.wait(checks, num_returns=len(checks), timeout=PROBE_SECONDS)[0] if checks else []
         for one in done:
             try:
                 ray.get(one)
             except ray.exceptions.RayTaskError:
-                raise  # it looked, and did not see
+                raise  # the machine looked and did not see it
             except ray.exceptions.RayError:
-                continue  # the machine has gone
+                continue  # the machine is gone
         yield probe
 
 
-def _look(probe: Probe) -> None:
+def _check(probe: Probe) -> None:
     probe.check()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """What a job's stages have in common.
+def _read(source: ShardDatasource, shards: int, pools: PoolsConfig) -> Dataset:
+    """Read each shard into one block."""
+    return ray.data.read_datasource(
+        source, override_num_blocks=shards, num_cpus=_task_cpus(pools), concurrency=_tasks_at_once(pools)
+    )
 
-    Attributes:
-        pools: who works.
-        layout: of the output folder.
-        probe: what everybody must see there.
-        used: the pools that actors were taken from.
+
+def _through_actors(
+    dataset: Dataset, pool: ActorPool, layout: OutputLayout, pools: PoolsConfig, probe: Probe
+) -> Dataset:
+    """Send every block through an actor of a pool.
+
+    `map_batches` itself refuses actors on GPUs without a `batch_size`, and with one it cuts shards and joins them.
+    Ray Data's own `map_groups`, which also wants whole blocks on GPUs, calls what is called here.
     """
+    settings = PoolSettings(
+        out=str(layout.root.resolve()),
+        rows_per_call=pool.size.rows_per_call,
+        max_failures_in_a_row=pools.max_failures_in_a_row,
+        actors=pool.size.max_actors,
+        probe=probe,
+        models=pool.models,
+    )
+    return dataset.map_batches_internal(
+        pool.actor,
+        fn_constructor_args=(pool.config, settings),
+        compute=ActorPoolStrategy(min_size=pool.size.min_actors, max_size=pool.size.max_actors),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=pool.size.cpus,
+        num_gpus=pool.size.gpus,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
 
-    pools: PoolsConfig
-    layout: OutputLayout
-    probe: Probe
-    used: list[PoolConfig] = field(default_factory=list)
 
-    def read(self, source: ShardDatasource, shards: int) -> Dataset:
-        """The shards of a source, a block each."""
-        return ray.data.read_datasource(
-            source, override_num_blocks=shards, num_cpus=self._task_cpus, concurrency=self._tasks_at_once
-        )
+def _through_tasks(dataset: Dataset, function: partial[Any], pools: PoolsConfig, probe: Probe) -> Dataset:
+    """Send every block through a function, which also gets the probe."""
+    return dataset.map_batches(
+        function.func,
+        fn_kwargs={**function.keywords, "probe": probe},
+        compute=TaskPoolStrategy(size=_tasks_at_once(pools)),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=_task_cpus(pools),
+    )
 
-    def actors(
-        self, dataset: Dataset, actor: type, model: Any, pool: PoolConfig, models: Mapping[str, str] | None = None
-    ) -> Dataset:
-        """Every block through an actor of a pool.
 
-        Dead actors are restarted and their block is tried again without end: the journal bounds it (`journal.py`),
-        because only it can tell a row that kills from a machine that was taken away.
+@contextmanager
+def _watched(used: Sequence[PoolConfig], layout: OutputLayout, pools: PoolsConfig) -> Iterator[None]:
+    """End the job if it is stuck because a machine was lost."""
+    folder = layout.journal
+    watch = Watch(
+        used,
+        lambda: (journal.rows_done(folder, "*"), len(list(folder.glob("*.json")))),
+        lost_nodes,
+        ray.cluster_resources,
+        math.inf if pools.autoscaling else lost_machines.PATIENCE,
+    )
+    with watched(watch):
+        yield
 
-        `map_batches` itself refuses actors on GPUs without a `batch_size`, and with one it cuts shards and joins them.
-        Ray Data's own `map_groups`, which also wants whole blocks on GPUs, calls what is called here.
 
-        Args:
-            dataset: blocks of rows.
-            actor: a class of `actors/`.
-            model: its first argument; what it loads.
-            pool: of the actors.
-            models: name -> fingerprint of the models in it.
-        """
-        settings = StageSettings(
-            out=str(self.layout.root.resolve()),
-            rows_per_call=pool.rows_per_call,
-            max_failures_in_a_row=self.pools.max_failures_in_a_row,
-            actors=pool.max_actors,
-            probe=self.probe,
-            models=models or {},
-        )
-        self.used.append(pool)
-        return dataset.map_batches_internal(
-            actor,
-            fn_constructor_args=(model, settings),
-            compute=ActorPoolStrategy(min_size=pool.min_actors, max_size=pool.max_actors),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-            max_restarts=-1,
-            max_task_retries=-1,
-        )
+def _task_cpus(pools: PoolsConfig) -> float:
+    """Return the logical CPUs of a task.
 
-    def tasks(self, dataset: Dataset, function: Callable[..., Any], **arguments: Any) -> Dataset:
-        """Every block through a function, which is told of the probe."""
-        return dataset.map_batches(
-            function,
-            fn_kwargs={**arguments, "probe": self.probe},
-            compute=TaskPoolStrategy(size=self._tasks_at_once),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=self._task_cpus,
-        )
+    Zero if no machine replaces a lost one: Ray restarts the lost actors on what is left, and if they take every CPU, a
+    task that wants a part of one waits for ever.
+    """
+    return pools.task_cpus if pools.autoscaling else 0
 
-    def results(self, dataset: Dataset) -> Iterator[dict[str, Any]]:
-        """What the last stage gives, as it comes.
 
-        Raises:
-            JobFailed: a machine was lost, and what is left cannot go on (`lost_machines.py`).
-        """
-        folder = self.layout.journal
-        watch = Watch(
-            self.used,
-            lambda: (journal.rows_done(folder, "*"), len(list(folder.glob("*.json")))),
-            lost_nodes,
-            ray.cluster_resources,
-            math.inf if self.pools.autoscaling else lost_machines.PATIENCE,
-        )
-        with watched(watch):
-            yield from dataset.iter_rows()
-
-    @property
-    def _task_cpus(self) -> float:
-        """Logical CPUs of a task.
-
-        None where no machine comes for one that is lost: Ray starts the lost actors again on what is left, and where
-        these take every CPU, a task that wants a part of one waits for ever.
-        """
-        return self.pools.task_cpus if self.pools.autoscaling else 0
-
-    @property
-    def _tasks_at_once(self) -> int:
-        """As many as there are actors to feed: what takes no CPU is bounded by nothing else."""
-        pools = (self.pools.rewriting, self.pools.scoring, self.pools.distorting)
-        return max(2, *(pool.max_actors for pool in pools))
+def _tasks_at_once(pools: PoolsConfig) -> int:
+    """Return as many tasks as there are actors to feed: nothing else limits tasks that take no CPU."""
+    return max(2, *(pool.max_actors for pool in (pools.rewriting, pools.scoring, pools.distorting)))

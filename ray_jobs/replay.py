@@ -1,10 +1,10 @@
-"""Run quarantined rows again, after their cause was fixed.
+"""Run quarantined rows again after their cause was fixed.
 
     python -m ray_jobs.replay --out out/demo --reason killed_worker
 
 Reads the input shards again, runs the rows that can be read now through the same models and settings (OUT/config.yaml),
-and puts the outcome into extra shards `NAME~replay-1`. Their rows leave the quarantine of NAME, so the counts of the
-output folder add up before and after. Rows that are still bad stay in quarantine.
+and puts the results into extra shards `NAME~replay-1`. Their rows leave the quarantine of NAME, so the counts of the
+output folder add up before and after. Rows that still fail stay in quarantine.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polite_flamingo.sample import REASONS
-from polite_flamingo.storage.ledger import OutputLayout, exclusive
+from polite_flamingo.storage.ledger import OutputLayout
 from ray_jobs import console, select
-from ray_jobs.build_pf1m import BuildConfig, identify, process, refuse_other_configuration
-from ray_jobs.replay_ledger import declare, readable_again, settle
+from ray_jobs.build_pf1m import BuildConfig, job_of, rewrite_and_score
+from ray_jobs.replay_ledger import declare, readable_rows, settle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class ReplayConfig:
 
     Attributes:
         out: an output folder of build_pf1m.
-        reason: only rows quarantined for these reasons, e.g. '[corrupt_image,killed_worker]'; all by default.
+        reason: only rows quarantined for these reasons, such as '[corrupt_image,killed_worker]'; all by default.
     """
 
     out: str
@@ -45,16 +45,14 @@ def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_ac
     if not layout.config.exists():
         raise ValueError(f"{config.out} holds no build; run python -m ray_jobs.build_pf1m first")
     build = console.parse("replay", "", BuildConfig, ["--profile", str(layout.config), "--out", config.out])
-    identity, _ = identify(build)
-    with exclusive(layout.root):
-        refuse_other_configuration(layout, identity)
+    job = job_of(build)
+    with job.locked():
         settle(layout)
-        shards = dict(declare(layout, again) for again in readable_again(layout, config.reason))
+        shards = dict(declare(layout, rows) for rows in readable_rows(layout, config.reason))
         if not shards:
             print("nothing to run again: no quarantined row of these reasons can be read now")
             return
-        layout.stats.unlink(missing_ok=True)
-        process(shards, build, layout, identity, rewriting_actor, scoring_actor)
+        rewrite_and_score(job, shards, build, None, rewriting_actor, scoring_actor)
         settle(layout)
         select.select(layout, build.thresholds)
         select.conclude(layout)

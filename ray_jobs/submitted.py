@@ -1,8 +1,8 @@
-"""What changes when a command runs as a submitted job: its working directory is a copy that Ray throws away.
+"""Refuse relative paths in a submitted job: its working directory is a copy that Ray throws away.
 
 `ray job submit --working-dir .` packs the folder, and the command runs in the copy, below Ray's temporary folder. A
-relative input would be read from the copy, and a relative output written into it, where nobody looks for it and the
-next job cleans up. So such paths are refused; elsewhere the output's place is printed whole.
+relative input would be read from the copy, and a relative output written into it, where nobody looks and the next job
+cleans up.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def is_submitted() -> bool:
 
 
 def refuse_relative(paths: Mapping[str, Iterable[str | Path]]) -> None:
-    """Raise `ValueError` where this is a submitted job and a path is relative.
+    """Raise `ValueError` if this is a submitted job and a path is relative.
 
     Args:
-        paths: of data, by the option that gives them.
+        paths: option -> paths of data that it gives.
     """
     if not is_submitted():
         return
@@ -34,13 +34,13 @@ def refuse_relative(paths: Mapping[str, Iterable[str | Path]]) -> None:
             if not Path(path).is_absolute():
                 raise ValueError(
                     f"{option} {path}: a submitted job runs in a temporary copy of the working directory "
-                    f"({Path.cwd()}), where this relative path would be lost; give it whole, as all machines see it, "
-                    f"such as {option} /shared/{path.removeprefix('./')}"
+                    f"({Path.cwd()}), where this relative path would be lost; give an absolute path that all machines "
+                    f"see, such as {option} /shared/{path.removeprefix('./')}"
                 )
 
 
 def refuse_relative_data(config: Any) -> None:
-    """As `refuse_relative`, of the data that a job's config names: `input`, `out`, and `data` of a training."""
+    """Call `refuse_relative` on the paths in a job's config: `input`, `out`, and `data` of a training."""
     paths = {f"--{name}": [getattr(config, name)] for name in ("input", "out") if hasattr(config, name)}
     for name, given in getattr(config, "data", {}).items():
         paths[f"--data.{name}"] = [given if isinstance(given, str) else given.shards]

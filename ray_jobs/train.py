@@ -1,24 +1,21 @@
-"""Train a stage: from a model and a mixture of shards to a folder that every other job loads by its path.
+"""Train one stage: from a model and a mixture of shards to a model folder that every other job can load.
 
     python -m ray_jobs.train --profile profiles/tiny.yaml --stage polite --data.pairs out/pairs --out out/polite
     python -m ray_jobs.train --profile profiles/tiny.yaml --stage clever-2 --init out/clever-1/model \\
         --data.pf1m out/demo/pf1m --out out/clever-2
 
     OUT/model        the result: `--rewriter.flamingo.folder OUT/model`
-    OUT/checkpoints  what the same command goes on from, whatever ended it
-    OUT/loss.jsonl   a line an update; OUT/tensorboard the same for TensorBoard
-    OUT/inputs.json  the shards as they were at the start; where one has changed since, the folder is refused
+    OUT/checkpoints  what the same command resumes from, whatever ended it
+    OUT/loss.jsonl   training log, one line per update; OUT/tensorboard the same for TensorBoard
+    OUT/inputs.json  the shards as they were at the start; if one has changed, the folder is refused
     OUT/stats.json   written last: the stage is done
 
-What a stage does is said in the profile (`training/stages.py`); the loop that does it (`training/loop.py`) knows no
-Ray.
+The profile says what a stage does (`training/stages.py`). The loop that does it (`training/loop.py`) knows no Ray.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,18 +26,17 @@ from typing import Any
 
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.storage.foreign_shards import refuse_foreign
-from polite_flamingo.storage.input_files import InputFile
-from polite_flamingo.storage.ledger import OutputLayout, exclusive
+from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import write_atomically
 from ray_jobs import console
-from ray_jobs.cluster import running_ray
+from ray_jobs.cluster import Needs, running_ray
 from ray_jobs.fingerprint import base_fingerprints, by_name, training_hash
-from ray_jobs.run_info import begin_run, read_run, write_run
+from ray_jobs.resumable_job import ResumableJob, check_input, read_run
 from training.data import Ingredient, find_shards
 from training.stages import StageName, TrainingConfig
 from training.workers import WorkersConfig
 
-MADE = (
+OUTPUTS = (
     "checkpoints", "model", "tensorboard", "ray_train", "loss.jsonl", "failures.jsonl", "run.json", "config.yaml",
     "stats.json", "inputs.json",
 )  # fmt: skip
@@ -49,17 +45,17 @@ MADE = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything a stage of training depends on.
+    """Everything a training stage depends on.
 
     Attributes:
-        stage: what is tuned and how, see training.stages.
-        data: the mixture, name by name: `--data.text out/text` for a folder of shards, or with more to say
+        stage: what is trained and how, see training.stages.
+        data: the mixture by name: `--data.text out/text` for a folder of shards, or with options
             `--data.pf1m '{shards: out/pf1m, fraction: 0.1, response: rewritten}'`. Polite stages learn to rewrite pairs
             whatever protocol is given.
         out: the output folder; on several machines, one that all of them see.
         init: OUT/model of the stage before; "" starts from training.base.
         training: the stages, and what they have in common.
-        workers: who trains.
+        workers: how many workers train, and what each takes of a machine.
         fresh: delete what an earlier run left in `out` and start over.
     """
 
@@ -77,7 +73,7 @@ def train(config: TrainConfig) -> None:
 
     Raises:
         ValueError: the mixture, the model, the output folder or the workers are not right; the message says what to do.
-        JobFailed: training stopped: the loss is no number, the disk is full, workers keep dying.
+        JobFailed: training stopped: the loss is NaN or infinite, the disk is full, workers keep dying.
     """
     mixture, start = mixture_of(config), FlamingoConfig(folder=str(Path(config.init).absolute()))
     if not config.init:
@@ -86,27 +82,35 @@ def train(config: TrainConfig) -> None:
     refuse_foreign(path for _, path in shards)
     refuse_impossible(config, len(shards))
     models = base_fingerprints(start)
-    identity = training_hash(config.training, config.stage, start, models, mixture, shards)
     layout = OutputLayout(root=Path(config.out).absolute())
-    with exclusive(layout.root):
-        if config.fresh:
-            clear(layout.root)
-        refuse_other_configuration(layout, identity)
-        refuse_changed_shards(layout, shards)
+    job = ResumableJob(
+        layout=layout,
+        identity=training_hash(config.training, config.stage, start, models, mixture, shards),
+        models=models,
+        config=console.to_yaml(replace(config, fresh=False)),
+        outputs=OUTPUTS,
+    )
+    with job.locked(fresh=config.fresh):
+        check_shards(layout, [path for _, path in shards])
         if layout.stats.exists():
             print(f"{layout.root} is finished; --fresh would train it again")
         else:
-            resolved = console.to_yaml(replace(config, fresh=False))
-            if read_run(layout) is None:
-                write_run(layout, begin_run(identity, models, resolved))
-            write_atomically(layout.config, resolved)
-            stats = run(config, start, mixture, layout.root, by_name(models))
+            with job.attempt():
+                stats = run(config, start, mixture, layout.root, by_name(models))
             write_atomically(layout.stats, json.dumps(stats, indent=1, allow_nan=False) + "\n")
         print(summary(config.stage, json.loads(layout.stats.read_text()), layout.root))
 
 
+def check_shards(layout: OutputLayout, shards: Sequence[Path]) -> None:
+    """Raise `ValueError` if a shard has changed since the run began. Their names, order and sizes are in its hash."""
+    file, begun = layout.root / "inputs.json", read_run(layout) is not None
+    if begun and not file.exists():
+        print(f"{layout.root} was made by an earlier version: whether its input has changed since cannot be checked")
+    check_input(file, {f"{number} {path.name}": path for number, path in enumerate(shards)}, begun=begun)
+
+
 def mixture_of(config: TrainConfig) -> dict[str, Ingredient]:
-    """The mixture as the loop takes it: in the order of its names, its paths seen from anywhere."""
+    """Return the mixture as the loop takes it: sorted by name, with absolute paths."""
     found = {}
     for name, given in sorted(config.data.items()):
         ingredient = Ingredient(shards=given) if isinstance(given, str) else given
@@ -118,7 +122,7 @@ def mixture_of(config: TrainConfig) -> dict[str, Ingredient]:
 
 
 def refuse_impossible(config: TrainConfig, shards: int) -> None:
-    """Raise `ValueError` for workers that could not do the stage, before anything is started for them."""
+    """Raise `ValueError` for workers that could not do the stage, before anything is started."""
     workers, training = config.workers, config.training
     stage = training.stage(config.stage)
     groups = -(-shards // training.shards_a_group)
@@ -130,7 +134,7 @@ def refuse_impossible(config: TrainConfig, shards: int) -> None:
     if workers.count > stage.batch:
         raise ValueError(f"{workers.count} workers for a batch of {stage.batch} rows; lower workers.count")
     if workers.parallel == "fsdp" and workers.count > 1 and stage.optimizer == "muon":
-        raise ValueError("the optimizer muon needs whole matrices, and fsdp divides them; set optimizer to adamw")
+        raise ValueError("the optimizer muon needs whole matrices, but fsdp shards them; set optimizer to adamw")
     if (training.device != "auto") and (training.device.startswith("cuda") != bool(workers.gpus)):
         raise ValueError(
             f"training.device is {training.device} and workers.gpus {workers.gpus}: a worker trains on its GPU if it "
@@ -138,53 +142,22 @@ def refuse_impossible(config: TrainConfig, shards: int) -> None:
         )
 
 
-def refuse_other_configuration(layout: OutputLayout, identity: str) -> None:
-    """Raise `ValueError` when the folder holds a run of another model, mixture or recipe."""
-    found = read_run(layout)
-    if found is not None and found.config_hash != identity:
-        raise ValueError(
-            f"{layout.root} holds a run of another configuration ({found.config_hash}, now {identity}; it is in "
-            f"{layout.config}): another stage, recipe, model or mixture; give another --out, or --fresh to delete it "
-            "and start over"
-        )
-
-
-def refuse_changed_shards(layout: OutputLayout, shards: Sequence[tuple[str, Path]]) -> None:
-    """Note the shards of a new run; raise `ValueError` where one has changed since.
-
-    Their order, names and sizes are part of the configuration.
-    """
-    file = layout.root / "inputs.json"
-    paths = {f"{number} {path.name}": path for number, (_, path) in enumerate(shards)}
-    begun = read_run(layout) is not None
-    if not (begun and file.exists()):
-        if begun:
-            print(f"{layout.root} is of an earlier version: whether its shards have changed since cannot be checked")
-        found = {name: dataclasses.asdict(InputFile.at(path)) for name, path in paths.items()}
-        write_atomically(file, json.dumps(found, indent=1) + "\n")
-        return
-    known = {name: InputFile(**one) for name, one in json.loads(file.read_text(encoding="utf-8")).items()}
-    if changed := [str(path) for name, path in paths.items() if not known[name].is_still_at(path)]:
-        raise ValueError(
-            f"{len(changed):,} of {len(paths):,} shards have changed since {layout.root} was begun: "
-            f"{console.names_of(changed, 3)}; give another --out, or --fresh to delete it and start over"
-        )
-
-
 def run(
     config: TrainConfig, start: FlamingoConfig, mixture: Mapping[str, Ingredient], out: Path, models: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Train on Ray; what there is to say of the finished run. `models` has the fingerprints of what `start` names."""
+    """Train on Ray and return the figures of the finished run. `models` has the fingerprints of what `start` names."""
     began = time.time()
-    with running_ray(config.workers):
-        from ray_jobs.pipeline import shared
+    workers = config.workers
+    needs = Needs(cpus=workers.needed("CPU"), gpus=workers.needed("GPU"), autoscaling=workers.autoscaling)
+    with running_ray(needs):
+        from ray_jobs.pipeline import seen_by_all
         from training import log as curve
         from training.trainer import FAILURES, TrainingStopped, Work, train
 
-        with shared(out) as probe, progress() as show:
+        with seen_by_all(out) as probe, progress() as show:
             work = Work(
                 config=config.training, stage=config.stage, start=start, mixture=mixture, out=out,
-                workers=config.workers, probe=probe, models=models,
+                workers=workers, probe=probe, models=models,
             )  # fmt: skip
             try:
                 tally = train(work, show)
@@ -192,8 +165,8 @@ def run(
                 raise console.JobFailed(str(error)) from error
         if tally.rows == 0:
             raise console.JobFailed(
-                f"there was nothing to train on: every sample was left out ({left_out(tally.skipped)}); mend the "
-                "mixture and give --fresh"
+                f"there was nothing to train on: every sample was left out ({left_out(tally.skipped)}); fix the "
+                "mixture, then rerun with --fresh"
             )
         lines = curve.read(out)
         failures = out / FAILURES
@@ -208,9 +181,9 @@ def run(
 
 @contextmanager
 def progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """A bar over the stage; gives a function that takes new lines of the curve.
+    """Show a progress bar; yields a function that takes new lines of the training log.
 
-    The time that is left is shown from a tenth of what is to be done on.
+    The time left is shown once a tenth of the stage is done.
     """
     from tqdm import tqdm
 
@@ -229,9 +202,9 @@ def progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
             return
         first, last = lines[0], lines[-1]
         if not seen:
-            bar.initial, bar.start_t = first["progress"], time.time()  # the time that is left is not that of starting
+            bar.initial, bar.start_t = first["progress"], time.time()  # starting must not count in the time left
         elif first["step"] <= seen["step"]:
-            bar.write(f"a worker died; training goes on after update {first['step'] - 1}", file=sys.stderr)
+            bar.write(f"a worker died; training resumes after update {first['step'] - 1}", file=sys.stderr)
         seen.update(last)
         if last["progress"] - bar.initial >= 0.1 * (1 - bar.initial):
             bar.bar_format = "{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
@@ -249,7 +222,7 @@ def progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
 
 
 def summary(stage: str, stats: Mapping[str, Any], out: Path) -> str:
-    """The table at the end."""
+    """Make the table at the end."""
     rows, tokens, seconds = stats["rows"], stats["tokens"], max(stats["seconds"], 1e-9)
     share = tokens / max(1, rows * stats["window"])
     losses = stats["first_loss"], stats["last_loss"]
@@ -270,17 +243,8 @@ def summary(stage: str, stats: Mapping[str, Any], out: Path) -> str:
 
 
 def left_out(skipped: Mapping[str, int]) -> str:
-    """Reasons and their counts."""
+    """List reasons with their counts."""
     return ", ".join(f"{reason} {count:,}" for reason, count in sorted(skipped.items()))
-
-
-def clear(root: Path) -> None:
-    """Delete what a run left here, and nothing else."""
-    for path in (root / name for name in MADE):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from polite_flamingo.storage.shards import write_shard
 from polite_flamingo.testbed.shapes.write import write_raw
 from polite_flamingo.testbed.zoo.pairs import vocabulary
 from polite_flamingo.world import World, another, look_at, world_of
-from ray_jobs.build_pf1m import say_another_world
+from ray_jobs.build_pf1m import print_world_warning
 from tests.support.scored import scored
 
 NAMES = [
@@ -113,12 +113,12 @@ def test_it_is_said_before_any_work_from_the_first_rows_of_every_ingest(
         write_shard(shards[name], rows)
     shards["broken-00000"].write_bytes(b"no tar at all" * 100)
     assert look_at(shapes, shards).counts == {"table": (2, 2), "coco": (1, 1), "streets": (2, 2), "vqa": (0, 1)}
-    say_another_world(shapes, shards)
+    print_world_warning(shapes, shards)
     said = capsys.readouterr().out
     assert said.startswith("another world: zoo:clip, zoo:flamingo, zoo:nli know only Shapes")
     assert "1 of 1 rows of coco" in said and "of vqa" not in said and said.count("\n") == 1
-    say_another_world(shapes, {"vqa-00000": shards["vqa-00000"]})
-    say_another_world(None, shards)
+    print_world_warning(shapes, {"vqa-00000": shards["vqa-00000"]})
+    print_world_warning(None, shards)
     assert capsys.readouterr().out == ""
 
 

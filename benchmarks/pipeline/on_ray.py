@@ -18,9 +18,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from actors.pool import PoolSettings
 from actors.rewriting import RewriterActor
 from actors.scoring import ScoringActor
-from actors.stage import StageSettings
 from benchmarks.processes import CpuByKind
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
@@ -28,7 +28,7 @@ from polite_flamingo.images import decoding
 from polite_flamingo.sample import Image, Sample, Turn
 from polite_flamingo.storage.ledger import OutputLayout, read_scored, shard_names
 from polite_flamingo.storage.shards import write_shard
-from ray_jobs.build_pf1m import BuildConfig, identify, process
+from ray_jobs.build_pf1m import BuildConfig, job_of, rewrite_and_score
 from ray_jobs.cluster import running_ray
 
 PATIENCE = 300
@@ -61,10 +61,10 @@ def first_sample() -> Sample:
 class TimedActor(RewriterActor):
     """Starts with the others, warm; notes when its first block arrives."""
 
-    def __init__(self, config: RewriterConfig, settings: StageSettings):
+    def __init__(self, config: RewriterConfig, settings: PoolSettings):
         super().__init__(config, settings)
         self._mark: Path | None = Path(settings.out, f"first-{os.getpid()}")
-        self._rewriter.rewrite([first_sample()])  # the first calls of torch and of compiled kernels take seconds
+        self.model.rewrite([first_sample()])  # the first calls of torch and of compiled kernels take seconds
         wait_for_all(settings.out, settings.actors + 1)
 
     def __call__(self, table: Any) -> Any:
@@ -84,9 +84,9 @@ class NoScores:
 
 
 class IdleScoring(ScoringActor):
-    """The stage without its models."""
+    """The scoring actor without its models."""
 
-    def __init__(self, config: ScoringConfig, settings: StageSettings):
+    def __init__(self, config: ScoringConfig, settings: PoolSettings):
         super().__init__(config, settings)
         Path(settings.out, f"ready-{os.getpid()}").touch()
 
@@ -112,7 +112,7 @@ def on_ray(
     cores = os.cpu_count() or 1
     rewriting = replace(config.pools.rewriting, min_actors=cores, max_actors=cores, cpus=1 / cores)
     config = replace(config, pools=replace(config.pools, rewriting=rewriting))
-    with running_ray(config.pools):
+    with running_ray(config.pools.needs()):
         build(replace(config, out=str(root / "warm")), cut(root / "few", samples[: 4 * cores], 2))
         shards = cut(root / "all", samples, options["rows_per_shard"])
         seconds, layout = build(replace(config, out=str(root / "build")), shards)
@@ -134,7 +134,7 @@ def build(config: BuildConfig, shards: dict[str, Path]) -> tuple[float, OutputLa
     layout = OutputLayout(root=Path(config.out))
     layout.root.mkdir()
     cpu = CpuByKind(begun=lambda: any(layout.root.glob("first-*")))
-    process(shards, config, layout, identify(config)[0], TimedActor, IdleScoring)
+    rewrite_and_score(job_of(config), shards, config, None, TimedActor, IdleScoring)
     spent = cpu.stop()
     first = min(path.stat().st_mtime for path in layout.root.glob("first-*"))
     last = max(layout.manifest(name).stat().st_mtime for name in shards)

@@ -4,7 +4,7 @@
     python -m benchmarks.pipeline.scale memory --shards 100 1000 10000    does the driver's memory grow with the shards?
     python -m benchmarks.pipeline.scale ledger --manifests 1000000   how long until such a job knows what is left?
 
-**actors**: `ray_jobs.build_pf1m.process` on a private Ray with as many logical CPUs as it asks for, whatever the
+**actors**: `build_pf1m.rewrite_and_score` on a private Ray with as many logical CPUs as it asks for, whatever the
 machine has: shards are read, checked, journalled, committed with fsync as always, but the models are stand-ins that
 sleep (`stand_ins.py`), each row as long as its key says. A GPU machine brings CPU cores along with its GPUs; here all
 actors share this one's, so the latency of a row is chosen long enough for the work around it to fit; `CPU s/row` says
@@ -13,7 +13,7 @@ the last block - start of the first): gaps between blocks count, the start of th
 shards run out, do not (`rows/s, whole run` has the tail). Efficiency is throughput / (actors x that of a single one).
 
 **memory**: the same with instant stand-ins and shards of one row; the driver's resident memory as it starts on the
-shards and at its highest. A job of more than `--shards-a-run` shards (`build_pf1m.SHARDS_A_RUN`) is several runs.
+shards and at its highest. A job of more than `--shards-a-run` shards (`pipeline.SHARDS_PER_RUN`) is several runs.
 
 **ledger**: a folder of that many input tars (empty) and manifests. With `--before` also what the job did before it
 listed folders: one question to the file system for each shard, every manifest read. The last step is the whole of
@@ -60,9 +60,12 @@ from polite_flamingo.storage.ledger import (
 from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs import build_pf1m
-from ray_jobs.build_pf1m import BuildConfig, process, refuse_changed_input, refuse_other_configuration
+from ray_jobs.build_pf1m import BuildConfig, rewrite_and_score
 from ray_jobs.cluster import PoolConfig, PoolsConfig, set_environment
-from ray_jobs.run_info import write_run
+from ray_jobs.resumable_job import ShardJob, write_run
+
+SHARDS_PER_RUN = 10_000
+"""As `pipeline.SHARDS_PER_RUN`, which is not imported here because it brings Ray along."""
 
 SCORING_SHARE = 1 / 40
 """Of a row's rewriting, its scoring takes this long; a scoring actor serves sixteen rewriting ones."""
@@ -82,7 +85,7 @@ def main() -> None:
     actors.add_argument("--shards-per-actor", type=int, default=4)
     memory = modes.add_parser("memory")
     memory.add_argument("--shards", type=int, nargs="+", default=[100, 1000, 10_000])
-    memory.add_argument("--shards-a-run", type=int, default=build_pf1m.SHARDS_A_RUN)
+    memory.add_argument("--shards-a-run", type=int, default=SHARDS_PER_RUN)
     ledger = modes.add_parser("ledger")
     ledger.add_argument("--manifests", type=int, default=1_000_000)
     ledger.add_argument("--before", action="store_true", help="measure the old ways too: minutes to hours")
@@ -99,7 +102,7 @@ def main() -> None:
 
 def run_actors(options: argparse.Namespace) -> None:
     """The table of `actors`."""
-    options.shards_a_run = build_pf1m.SHARDS_A_RUN
+    options.shards_a_run = SHARDS_PER_RUN
     print(f"a row takes {options.seconds_per_row} s (stand-in), a shard has {options.rows_per_shard} rows")
     print(" actors  shards  rows/s  efficiency  busy  rows/s, whole run  CPU s/row  driver MB  all processes MB")
     single = 0.0
@@ -178,7 +181,7 @@ def run_one(options: argparse.Namespace) -> None:
         )
         ray.init(
             address="local",
-            num_cpus=int(pools.needed("CPU") + 1.999),  # four tasks that read or write; workers start so many at a time
+            num_cpus=int(pools.needs().cpus + 1.999),  # four tasks that read or write; workers start so many at a time
             include_dashboard=False,
             object_store_memory=400 * MB,
             logging_level=logging.ERROR,
@@ -186,18 +189,24 @@ def run_one(options: argparse.Namespace) -> None:
         )
         import ray.data  # of the driver's memory, what does not depend on the shards
 
-        import ray_jobs.pipeline  # noqa: F401
+        from ray_jobs import pipeline
 
         watch = Watch()
         started = time.monotonic()
-        with mock.patch.object(build_pf1m, "SHARDS_A_RUN", options.shards_a_run):
-            process(shards, config, layout, "simulation", StandInRewriterActor, StandInScoringActor)
+        job = simulated(layout)
+        with mock.patch.object(pipeline, "SHARDS_PER_RUN", options.shards_a_run):
+            rewrite_and_score(job, shards, config, None, StandInRewriterActor, StandInScoringActor)
         seconds = time.monotonic() - started
         figures = {**watch.stop(), **from_logs(root / "log", layout), "seconds": seconds, "shards": len(shards)}
         assert len(layout.finished()) == len(shards)
         ray.shutdown()
     for name, value in figures.items():
         print("FIGURE", name, value)
+
+
+def simulated(layout: OutputLayout) -> ShardJob:
+    """A job without models."""
+    return ShardJob(layout=layout, identity="simulation", models={}, config="")
 
 
 def from_logs(folder: Path, layout: OutputLayout) -> dict[str, float]:
@@ -313,10 +322,10 @@ def run_ledger(options: argparse.Namespace) -> None:
         assert len(left) == 1
         timed(
             "same configuration?",
-            lambda: refuse_other_configuration(layout, "simulation"),
+            simulated(layout).refuse_other_configuration,
             lambda: [read_manifest(layout.manifest(name)).config_hash for name in finished],
         )
-        timed("same input?", lambda: refuse_changed_input(layout, {n: shards[n] for n in finished}))
+        timed("same input?", lambda: simulated(layout).refuse_changed_input({n: shards[n] for n in finished}))
         timed("remove what killed writers left (sweep)", layout.sweep, lambda: list(layout.root.rglob("*.tmp-*")))
         keys = layout.keys("").parent
         timed(

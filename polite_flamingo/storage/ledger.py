@@ -42,6 +42,10 @@ class OutputLayout:
     root: Path
     samples: str = "scored"
 
+    def absolute(self) -> OutputLayout:
+        """Return the same folder by its whole path, for workers, whose working directory is another."""
+        return dataclasses.replace(self, root=self.root.resolve())
+
     def scored(self, name: str) -> Path:
         """Every processed sample of a shard, with all scores."""
         return self.root / self.samples / f"{name}.tar"

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 
 from actors.commit import commit_blocks
+from actors.pool import PoolSettings
 from actors.rewriting import check_rewritable
 from actors.rows import SCHEMA, Block, blocks
 from actors.source import ShardDatasource
-from actors.stage import StageSettings
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample, Turn
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.shards import write_shard
@@ -43,8 +43,8 @@ def block(rows: list[Sample | Quarantined], name: str = "a", first: int = 0, sha
     return Block(name=name, shard=f"in/{name}.tar", first=first, shard_rows=shard_rows or len(rows), rows=rows)
 
 
-def settings(out: Path) -> StageSettings:
-    return StageSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=8, actors=1)
+def settings(out: Path) -> PoolSettings:
+    return PoolSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=8, actors=1)
 
 
 def test_rows_survive_the_block_bit_for_bit() -> None:
@@ -74,7 +74,7 @@ def test_parts_of_a_shard_wait_for_each_other(tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     done = commit_blocks(block(rows).to_table(), OutputLayout(root=whole), "hash")
     assert done.select(["name", "rows_in"]).to_pylist() == [{"name": "a", "rows_in": 9}]
-    assert done["quarantined"].to_pylist() == [1]
+    assert read_manifest(OutputLayout(root=whole).manifest("a")).quarantined == 1
 
     split = [block(rows[start:stop], first=start, shard_rows=9) for start, stop in ((6, 9), (0, 4), (2, 6))]
     for part in split[:2]:
@@ -138,7 +138,7 @@ def test_actors_delegate_and_quarantine(tmp_path: Path) -> None:
     assert good.rewritten is not None
     assert good.rewritten.startswith("Certainly!")
     assert good.scores["reward"] == 1.0
-    assert scored.rewriting_seconds > 0
+    assert scored.seconds["rewriting"] > 0
     (figures,) = OutputLayout(root=tmp_path).engine.iterdir()
     assert str(os.getpid()) in figures.name
     assert json.loads(figures.read_text()) == FakeRewriter().metrics()

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from actors.answering import Judging, JudgingActor
+from actors.judging import JudgingActor, JudgingConfig
+from actors.pool import PoolSettings
 from actors.rows import Block
-from actors.stage import StageSettings
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged
 from polite_flamingo.evaluation.responses import write_responses
 from polite_flamingo.evaluation.results import summarise
@@ -35,7 +35,7 @@ class Reward:
 
 
 class Actor(JudgingActor):
-    def load(self, config: ScoringConfig) -> Any:
+    def load(self, config: JudgingConfig) -> Any:
         nli = SimpleNamespace(score=lambda pairs: [[0.0, 1.0, 0.0] for _ in pairs])
         sts = SimpleNamespace(score=lambda pairs: [0.5 for _ in pairs])
         return SimpleNamespace(reward=Reward(), nli=nli, sts=sts)
@@ -52,18 +52,18 @@ ROWS.insert(1, GONE)
 def judged(out: Path, answers: Mapping[str, str], failures: int = 8) -> dict[str, Any]:
     """Answers of the one contestant -> what the actor leaves, started again wherever its process dies."""
     write_responses(out / "responses" / "a.jsonl", answers)
-    judging = Judging(
+    judging = JudgingConfig(
         scoring=ScoringConfig(), out=str(out), contestants={"one": str(out / "responses" / "{shard}.jsonl")},
         identities={"a": "identity"}, by="task",
     )  # fmt: skip
-    settings = StageSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=failures, actors=1)
+    settings = PoolSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=failures, actors=1)
     table = Block(name="a", shard="in/a.tar", first=0, shard_rows=len(ROWS), rows=ROWS).to_table()
     for _ in range(10):
         try:
             done = Actor(judging, settings)(table)
         except Died:
             continue
-        assert done.to_pylist() == [{"name": "a", "rows_in": len(ROWS)}]
+        assert done.select(["name", "rows_in"]).to_pylist() == [{"name": "a", "rows_in": len(ROWS)}]
         assert not list((out / "journal").glob("*.json")), "a judged shard leaves no notes"
         return dict(json.loads((out / "judged" / "a.json").read_text()))
     raise AssertionError("it never ends")

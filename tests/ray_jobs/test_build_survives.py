@@ -21,7 +21,7 @@ from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console, replay, select
 from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.cluster import PoolConfig, PoolsConfig
-from ray_jobs.run_info import read_run
+from ray_jobs.resumable_job import read_run
 from tests.support import fake_actors
 from tests.support.build_world import config, outcome, results, stats, text_row, write_world
 from tests.support.patience import wait_until
@@ -48,7 +48,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> 
 def test_bad_shards_end_in_the_right_place_and_the_counts_add_up(
     tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ray_jobs.build_pf1m.SHARDS_A_RUN", 4)  # the six shards take two runs
+    monkeypatch.setattr("ray_jobs.pipeline.SHARDS_PER_RUN", 4)  # the six shards take two runs
     source = write_world(tmp_path / "in", shards=4, special={(2, 5): "raise"})
     (source / "s0.tar").write_bytes((source / "s0.tar").read_bytes()[: 4 * 1024 + 600])
     (source / "s3.tar").write_bytes(b"")
@@ -86,7 +86,7 @@ def test_second_run_opens_nothing_and_names_the_shards(
 ) -> None:
     source, out = undisturbed
     before = results(out)
-    monkeypatch.setattr("ray_jobs.build_pf1m.process", None)  # starting any work would raise
+    monkeypatch.setattr("ray_jobs.build_pf1m.rewrite_and_score", None)  # starting any work would raise
     run(config(source, out))
     printed = capsys.readouterr().out
     assert "6 of 6 shards are already done: s0, s1, s2, s3, s4, s5" in printed
@@ -207,5 +207,5 @@ def test_killing_the_job_and_starting_it_again_changes_nothing(
 def start_driver(source: Path, out: Path) -> subprocess.Popen[bytes]:
     """A job in its own process with its own Ray."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "tests.support.run_fake_build", str(source), str(out)]
+    command = [sys.executable, str(REPO / "tests" / "run_fake_build.py"), str(source), str(out)]
     return subprocess.Popen(command, env=environment, cwd=REPO)

@@ -77,16 +77,16 @@ def test_mistakes_end_with_one_line(capsys: pytest.CaptureFixture[str], tmp_path
 
 
 def test_too_small_a_cluster_is_refused_before_it_hangs() -> None:
-    check_size({"CPU": 2.0}, PoolsConfig())
-    check_size({"CPU": 2.0}, PoolsConfig(), {"CPU": 1.75})
+    check_size({"CPU": 2.0}, PoolsConfig().needs())
+    check_size({"CPU": 2.0}, PoolsConfig().needs(), {"CPU": 1.75})
     with pytest.raises(ValueError, match=r"need 1\.75 CPUs; of the cluster's 8, others hold 7 and 1 are free"):
-        check_size({"CPU": 8.0}, PoolsConfig(), {"CPU": 1.0})
+        check_size({"CPU": 8.0}, PoolsConfig().needs(), {"CPU": 1.0})
     with pytest.raises(ValueError, match=r"need 1\.75 CPUs; of the cluster's 8, others hold 8 and 0 are free"):
-        check_size({"CPU": 8.0}, PoolsConfig(), {"memory": 1e9})
+        check_size({"CPU": 8.0}, PoolsConfig().needs(), {"memory": 1e9})
     with pytest.raises(ValueError, match=r"need 1\.75 CPUs and the cluster has 1, .*lower pools"):
-        check_size({"CPU": 1.0}, PoolsConfig())
+        check_size({"CPU": 1.0}, PoolsConfig().needs())
     with pytest.raises(ValueError, match=r"need 0\.5 GPUs and the cluster has 0"):
-        check_size({"CPU": 8.0}, PoolsConfig(scoring=PoolConfig(gpus=0.5)))
+        check_size({"CPU": 8.0}, PoolsConfig(scoring=PoolConfig(gpus=0.5)).needs())
 
 
 def test_the_hash_covers_results_and_nothing_else(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console
 from ray_jobs.cluster import PoolConfig, PoolsConfig
 from ray_jobs.console import JobFailed
-from ray_jobs.distort import DistortConfig, config_hash, distort, refuse_nothing, speaker_of, summarise, try_out
+from ray_jobs.distort import DistortConfig, config_hash, distort, fail_without_pairs, speaker_of, summarise, try_out
 from tests.support.build_world import text_row, write_world
 from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 
@@ -50,7 +50,7 @@ class MoodySpeaker(RuleSpeaker):
 
 
 class MoodyActor(DistortionActor):
-    def load(self, config: DistortionConfig) -> Speaker:
+    def load_speaker(self, config: DistortionConfig) -> Speaker:
         return MoodySpeaker()
 
 
@@ -60,7 +60,7 @@ class BrokenSpeaker(RuleSpeaker):
 
 
 class BrokenActor(DistortionActor):
-    def load(self, config: DistortionConfig) -> Speaker:
+    def load_speaker(self, config: DistortionConfig) -> Speaker:
         return BrokenSpeaker()
 
 
@@ -144,7 +144,7 @@ def test_shards_become_pairs_once_and_what_fails_has_a_reason(
 
     turn = Turn(instruction="<image>Describe it.", response="Red.")
     write_shard(source / "s4.tar", [replace(described, turns=(turn,))])
-    with pytest.raises(ValueError, match=r"input of 1 of 5 finished shards has changed since .*: s4; give another"):
+    with pytest.raises(ValueError, match=r"input of 1 of 5 shards has changed since .*: s4; give another"):
         distort(config, MoodyActor)
     write_shard(source / "s4.tar", [described])
 
@@ -315,10 +315,10 @@ def test_not_one_pair_is_a_failure_that_says_why(tmp_path: Path) -> None:
     with pytest.raises(
         console.AllFailed, match=r"not one of 2 rows became a pair: 2 not_distorted\. .*none taken: 4 echo"
     ):
-        refuse_nothing(layout)
+        fail_without_pairs(layout)
     for fine in ({**told, "pairs": 1}, {**told, "rows_in": 0}):
         layout.stats.write_text(json.dumps(fine))
-        refuse_nothing(layout)
+        fail_without_pairs(layout)
 
 
 def test_a_page_of_nothing_is_a_page(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from polite_flamingo.evaluation.results import summarise
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console
-from ray_jobs.evaluate import EvaluateConfig, evaluate, refuse_the_silent
+from ray_jobs.evaluate import EvaluateConfig, evaluate, fail_without_answers
 from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "tiny.yaml"
@@ -190,8 +190,8 @@ def test_a_contestant_without_any_answer_ends_in_status_1_and_a_report(said: str
     judges: Any = SimpleNamespace(reward=fake, nli=fake, sts=fake)
     results = summarise(judge(samples, {"m": answers}, judges), resampling=Resampling(draws=10))
     with pytest.raises(console.AllFailed, match=f"m has no answer to any of 2 samples: 2 {said}"):
-        refuse_the_silent(results, {"m": Recorded(path=Path("said.jsonl"))})
-    refuse_the_silent(results, {RAW: Recorded(path=Path("said.jsonl"))})
+        fail_without_answers(results, {"m": Recorded(path=Path("said.jsonl"))})
+    fail_without_answers(results, {RAW: Recorded(path=Path("said.jsonl"))})
 
 
 def test_a_contestant_without_any_whole_answer_ends_in_status_1_too() -> None:
@@ -204,8 +204,8 @@ def test_a_contestant_without_any_whole_answer_ends_in_status_1_too() -> None:
     results = summarise(judge(samples, {"m": said}, judges), resampling=Resampling(draws=10))
     told = r"m has no whole answer to any of 3 samples: 1 of 3 answers are empty, 1 given up .*, 1 that say"
     with pytest.raises(console.AllFailed, match=told):
-        refuse_the_silent(results, {"m": Endpoint(model="m", url="http://127.0.0.1:9/v1")})
-    refuse_the_silent(results, {"m": Recorded(path=Path("said.jsonl"))})
+        fail_without_answers(results, {"m": Endpoint(model="m", url="http://127.0.0.1:9/v1")})
+    fail_without_answers(results, {"m": Recorded(path=Path("said.jsonl"))})
 
 
 def test_another_model_under_the_same_name_and_other_input_are_refused(shards: Path, server: Any, no_ray: None) -> None:
@@ -220,7 +220,10 @@ def test_another_model_under_the_same_name_and_other_input_are_refused(shards: P
     write_shard(
         shards / "a.tar", [Sample(key="x", dataset="d", task="text", turns=(Turn(instruction="a", response="b"),))]
     )
-    with pytest.raises(ValueError, match=r"shard a has changed since .* was made; give another --out, or --fresh"):
+    with pytest.raises(
+        ValueError,
+        match=r"shards has changed since .* was made: .*a\.tar; give another --out, or --fresh",
+    ):
         evaluate(job)
 
 

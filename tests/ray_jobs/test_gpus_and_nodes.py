@@ -95,16 +95,16 @@ def test_a_job_that_can_not_go_on_with_what_is_left_says_so() -> None:
     lost, rows, left = set[str](), [0], {"CPU": 8.0, "GPU": 2.0}
     pools = [PoolConfig(min_actors=1, max_actors=2, cpus=2, gpus=1), PoolConfig(cpus=2)]
     watch = Watch(pools, lambda: rows[0], lambda: lost, lambda: left, patience=60)
-    assert watch.look(0) is watch.look(1000) is None, "slow, but nothing was lost"
+    assert watch.problem(0) is watch.problem(1000) is None, "slow, but nothing was lost"
     lost.add("a")
-    assert watch.look(1001) is watch.look(1002) is watch.look(2000) is None, "another machine came for it"
+    assert watch.problem(1001) is watch.problem(1002) is watch.problem(2000) is None, "another machine came for it"
     left["GPU"] = 1.0
     rows[0] = 1
-    assert watch.look(2001) is watch.look(2060) is None
-    said = watch.look(2061)
+    assert watch.problem(2001) is watch.problem(2060) is None
+    said = watch.problem(2061)
     assert said and "1 machine of the cluster went away and no row was finished for 60 s" in said and "\n" not in said
     rows[0] = 2
-    assert watch.look(2062) is None, "it goes on after all"
+    assert watch.problem(2062) is None, "it goes on after all"
 
 
 def test_the_main_thread_is_woken_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,9 @@ import pytest
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.testbed.paper.results import ROLES
 from ray_jobs import console
-from ray_jobs.paper import PaperConfig, begin_or_resume, paper
+from ray_jobs.paper import PaperConfig, job_of, paper
 from ray_jobs.paper_steps import plan
-from ray_jobs.run_info import Work, add_work, read_run, write_run
+from ray_jobs.resumable_job import read_run, with_work, write_run
 
 TINY = str(Path(__file__).parents[2] / "profiles" / "tiny.yaml")
 
@@ -47,13 +47,16 @@ def test_ablations_differ_from_the_recipe_in_what_they_are_called_after(config: 
 
 def test_a_folder_of_another_configuration_is_refused_and_seeds_may_be_added(config: PaperConfig) -> None:
     layout = OutputLayout(root=Path(config.out))
-    first = begin_or_resume(config, layout)
-    assert begin_or_resume(replace(config, seeds=5), layout) == first
-    other = replace(config, sizes=replace(config.sizes, evaluation=9))
-    with pytest.raises(ValueError, match="another configuration"):
-        begin_or_resume(other, layout)
-    with pytest.raises(ValueError, match="another configuration"):
-        begin_or_resume(replace(config, scoring=replace(config.scoring, nli="zoo:reward")), layout)
+    with job_of(config).locked(), job_of(config).attempt() as attempt:
+        first = attempt.note()
+    with job_of(replace(config, seeds=5)).locked():
+        assert job_of(replace(config, seeds=5)).run().started == first.started
+    fewer = replace(config, sizes=replace(config.sizes, evaluation=9))
+    other_judge = replace(config, scoring=replace(config.scoring, nli="zoo:reward"))
+    for other in (fewer, other_judge):
+        with pytest.raises(ValueError, match="another configuration"), job_of(other).locked():
+            pass
+    assert read_run(layout) is not None
 
 
 def test_every_attempt_counts_with_its_minutes_however_it_ended(
@@ -72,7 +75,7 @@ def test_every_attempt_counts_with_its_minutes_however_it_ended(
     def rewriters(config: PaperConfig, out: Path, steps: Any) -> None:
         for seconds in (100, 20):
             now[0] += seconds
-            steps.tell("a step")
+            steps.done("a step")
             noted.append(wall())  # as a SIGKILL would leave it
         now[0] += 3
         if len(noted) == 2:
@@ -86,8 +89,8 @@ def test_every_attempt_counts_with_its_minutes_however_it_ended(
 
     for name in ("build", "_building", "_tuning", "_judging", "write_paper"):
         monkeypatch.setattr(f"ray_jobs.paper.{name}", lambda *_: None)
-    monkeypatch.setattr("ray_jobs.paper.time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr("ray_jobs.paper.running_ray", lambda pools: contextlib.nullcontext())
+    monkeypatch.setattr("ray_jobs.resumable_job.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("ray_jobs.paper.running_ray", lambda needs: contextlib.nullcontext())
     monkeypatch.setattr("ray_jobs.paper._rewriters", rewriters)
     monkeypatch.setattr("ray_jobs.paper.to_markdown", lambda results: "")
     monkeypatch.setattr("ray_jobs.paper.collect", collect)
@@ -101,8 +104,12 @@ def test_every_attempt_counts_with_its_minutes_however_it_ended(
 
 def test_fresh_forgets_the_work_and_its_time(config: PaperConfig) -> None:
     layout = OutputLayout(root=Path(config.out))
-    write_run(layout, add_work(begin_or_resume(config, layout), Work(), 600.0))
+    job = job_of(config)
+    with job.locked():
+        write_run(layout, with_work(job.run(), 0, {"wall": 600.0}))
     (layout.root / "seed-0" / "data").mkdir(parents=True)
-    assert begin_or_resume(config, layout).seconds["wall"] == 600.0
-    assert "wall" not in begin_or_resume(replace(config, fresh=True), layout).seconds
+    with job.locked():
+        assert job.run().seconds["wall"] == 600.0
+    with job.locked(fresh=True):
+        assert "wall" not in job.run().seconds
     assert not (layout.root / "seed-0").exists()

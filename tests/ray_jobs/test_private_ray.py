@@ -10,7 +10,7 @@ JOB = """
 import sys, subprocess
 from ray_jobs.cluster import PoolsConfig, running_ray
 
-with running_ray(PoolsConfig()):
+with running_ray(PoolsConfig().needs()):
     import ray
 
     print(ray.get(ray.remote(lambda: "its own workers are let in").remote()))

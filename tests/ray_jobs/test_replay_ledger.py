@@ -14,7 +14,7 @@ from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.shards import read_shard
-from ray_jobs.replay_ledger import Again, declare, readable_again, settle
+from ray_jobs.replay_ledger import ReadableRows, declare, readable_rows, settle
 from tests.support.build_world import outcome, text_row, write_world
 
 
@@ -40,7 +40,7 @@ def world(tmp_path: Path) -> tuple[Path, OutputLayout]:
     return source / "s0.tar", OutputLayout(root=tmp_path / "out")
 
 
-def only(found: list[Again]) -> Again:
+def only(found: list[ReadableRows]) -> ReadableRows:
     assert len(found) == 1
     return found[0]
 
@@ -48,7 +48,7 @@ def only(found: list[Again]) -> Again:
 def test_failed_rows_move_to_an_extra_shard(world: tuple[Path, OutputLayout]) -> None:
     shard, layout = world
     assert outcome(layout.root) == {"scored": 8, "rewriting_failed": 2}
-    again = only(list(readable_again(layout, ("rewriting_failed",))))
+    again = only(list(readable_rows(layout, ("rewriting_failed",))))
     assert (again.taken, [s.provenance["index"] for s in again.samples]) == ((3, 7), [3, 7])
     name, tar = declare(layout, again)
     process(layout.root, name, tar)
@@ -59,17 +59,17 @@ def test_failed_rows_move_to_an_extra_shard(world: tuple[Path, OutputLayout]) ->
     assert read_manifest(layout.manifest("s0")).rows_in == 8
     assert [s.provenance["shard"] for s in read_scored(layout, name)] == [str(shard)] * 2
     assert list(layout.replay.iterdir()) == []
-    assert list(readable_again(layout, ())) == []
+    assert list(readable_rows(layout, ())) == []
 
 
 def test_a_row_that_fails_again_can_be_tried_again(world: tuple[Path, OutputLayout]) -> None:
     _, layout = world
     for attempt in range(1, 3):
-        name, tar = declare(layout, next(readable_again(layout, ())))
+        name, tar = declare(layout, next(readable_rows(layout, ())))
         process(layout.root, name, tar, failing=("raise 7",))
         settle(layout)
         assert outcome(layout.root) == {"scored": 9, "rewriting_failed": 1}, attempt
-    name, tar = declare(layout, next(readable_again(layout, ())))
+    name, tar = declare(layout, next(readable_rows(layout, ())))
     process(layout.root, name, tar)
     settle(layout)
     assert outcome(layout.root) == {"scored": 10}
@@ -77,7 +77,7 @@ def test_a_row_that_fails_again_can_be_tried_again(world: tuple[Path, OutputLayo
 
 def test_a_replay_that_was_killed_before_its_commit_never_happened(world: tuple[Path, OutputLayout]) -> None:
     _, layout = world
-    declare(layout, next(readable_again(layout, ())))
+    declare(layout, next(readable_rows(layout, ())))
     settle(layout)
     assert outcome(layout.root) == {"scored": 8, "rewriting_failed": 2}
     assert list(layout.replay.iterdir()) == []
@@ -87,7 +87,7 @@ def test_a_replay_that_was_killed_after_its_commit_is_finished_later(
     world: tuple[Path, OutputLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, layout = world
-    name, tar = declare(layout, next(readable_again(layout, ())))
+    name, tar = declare(layout, next(readable_rows(layout, ())))
     process(layout.root, name, tar)
     with monkeypatch.context() as patch:  # killed between the two files of the old shard
         patch.setattr("ray_jobs.replay_ledger.write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -104,11 +104,11 @@ def test_a_mended_file_gives_the_rows_it_lost(tmp_path: Path) -> None:
     layout = OutputLayout(root=tmp_path / "out")
     process(layout.root, "s0", shard)
     assert outcome(layout.root) == Counter(scored=4, truncated_tar=1)
-    assert list(readable_again(layout, ())) == [], "it is still damaged"
+    assert list(readable_rows(layout, ())) == [], "it is still damaged"
     shard.write_bytes(whole)
     assert not knows(layout, shard)
-    assert list(readable_again(layout, ("bad_json",))) == []
-    name, tar = declare(layout, only(list(readable_again(layout, ("truncated_tar",)))))
+    assert list(readable_rows(layout, ("bad_json",))) == []
+    name, tar = declare(layout, only(list(readable_rows(layout, ("truncated_tar",)))))
     process(layout.root, name, tar)
     settle(layout)
     assert outcome(layout.root) == {"scored": 10}
@@ -128,9 +128,9 @@ def test_a_replay_hides_no_other_change_of_its_shard(world: tuple[Path, OutputLa
     shard, layout = world
     write_world(shard.parent, shards=1, special={(0, 5): "a corrected row"})
     with pytest.raises(ValueError, match=r"s0\.tar has changed in more than its quarantined rows: notes/s0/5 was"):
-        list(readable_again(layout, ()))
+        list(readable_rows(layout, ()))
     write_world(shard.parent, shards=1, rows=11)  # the failed rows are mended, and one is new
-    name, tar = declare(layout, only(list(readable_again(layout, ()))))
+    name, tar = declare(layout, only(list(readable_rows(layout, ()))))
     process(layout.root, name, tar)
     settle(layout)
     assert outcome(layout.root) == {"scored": 10}

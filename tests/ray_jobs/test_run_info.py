@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from polite_flamingo.storage.ledger import OutputLayout
-from ray_jobs.run_info import Work, add_work, begin_run, read_run, write_run
+from ray_jobs import resumable_job
+from ray_jobs.resumable_job import ResumableJob, read_run
 
 
-def test_attempts_add_up_and_survive_the_file(tmp_path: Path) -> None:
+def test_attempts_add_up_and_survive_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(resumable_job.time, "monotonic", lambda: now[0])
     layout = OutputLayout(root=tmp_path)
+    models = {"reward": {"name": "zoo:reward", "fingerprint": "f"}}
+    job = ResumableJob(layout=layout, identity="hash", models=models, config="config")
     assert read_run(layout) is None
-    run = begin_run("hash", {"reward": {"name": "zoo:reward", "fingerprint": "f"}}, "config")
-    first, second = Work(rows=30), Work(rows=10)
-    first.seconds.update(rewriting=12.0, scoring=2.0)
-    second.seconds.update(rewriting=4.5)
-    for work, wall in ((first, 16.0), (second, 4.0)):
-        write_run(layout, add_work(run, work, wall))
-        found = read_run(layout)
-        assert found is not None
-        run = found
-    assert run.seconds == {"rewriting": 16.5, "scoring": 2.0, "wall": 20.0}
-    assert (run.rows, run.rows_per_second) == (40, 2.0)
+    first = [("rewriting", 12.0), ("scoring", 2.0)]
+    for wall, rows, seconds in ((16.0, 30, first), (4.0, 10, [("rewriting", 4.5)])):
+        with job.attempt() as attempt:
+            now[0] += wall
+            attempt.add({"rows_in": rows, "seconds": seconds})
+    found = read_run(layout)
+    assert found is not None and found.models[0].role == "reward" and found.config_hash == "hash"
+    assert found.seconds == {"rewriting": 16.5, "scoring": 2.0, "wall": 20.0}
+    assert (found.rows, found.rows_per_second) == (40, 2.0)

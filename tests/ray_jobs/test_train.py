@@ -23,7 +23,7 @@ from polite_flamingo.packing.rows import PackingConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from ray_jobs import train
 from ray_jobs.console import JobFailed
-from ray_jobs.run_info import begin_run, write_run
+from ray_jobs.resumable_job import begin_run, write_run
 from ray_jobs.train import TrainConfig
 from tests.support.build_world import write_world
 from tests.support.patience import wait_until
@@ -229,14 +229,14 @@ def test_shards_that_have_changed_since_a_run_was_begun_are_refused(
     layout, path = OutputLayout(root=tmp_path / "out"), write_world(tmp_path / "in", shards=1) / "s0.tar"
     layout.root.mkdir()
     (layout.root / "inputs.json").write_text("{}")  # of a run that was killed before it began
-    train.refuse_changed_shards(layout, [("a", path)])
+    train.check_shards(layout, [path])
     write_run(layout, begin_run("hash", {}, ""))
     path = Path(shutil.copy(path, tmp_path / "s0.tar"))
-    train.refuse_changed_shards(layout, [("a", path)])
+    train.check_shards(layout, [path])
     write_world(tmp_path, shards=1, special={(0, 3): "a PLAIN row"})
-    with pytest.raises(ValueError, match=r"1 of 1 shards have changed since .*/out was begun: .*s0\.tar; give another"):
-        train.refuse_changed_shards(layout, [("a", path)])
+    with pytest.raises(ValueError, match=r"1 of 1 shards has changed since .*/out was made: .*s0\.tar; give"):
+        train.check_shards(layout, [path])
     assert capsys.readouterr().out == ""
     (layout.root / "inputs.json").unlink()
-    train.refuse_changed_shards(layout, [("a", path)])
-    assert "is of an earlier version: whether its shards have changed" in capsys.readouterr().out
+    train.check_shards(layout, [path])
+    assert "was made by an earlier version: whether its input has changed" in capsys.readouterr().out

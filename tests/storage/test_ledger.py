@@ -31,8 +31,8 @@ from polite_flamingo.storage.ledger import (
     write_quarantine,
 )
 from ray_jobs import build_pf1m
-from ray_jobs.build_pf1m import BuildConfig, build
-from ray_jobs.run_info import Work
+from ray_jobs.build_pf1m import build
+from ray_jobs.resumable_job import ShardJob
 from tests.support.build_world import config, write_world
 
 
@@ -266,14 +266,14 @@ def test_odd_names_are_taken_and_unwritable_ones_refused(tmp_path: Path) -> None
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Builds commit each row of their shards as it is, in this process, and select nothing."""
 
-    def process(shards: dict[str, Path], config: BuildConfig, layout: OutputLayout, *given: object) -> Work:
-        for task in ShardDatasource(shards, "hash").get_read_tasks(1):
-            for table in task():
-                commit_blocks(table, layout, "hash")
-        return Work()
+    def rewrite_and_score(job: ShardJob, shards: dict[str, Path], *given: object) -> None:
+        with job.attempt():
+            for task in ShardDatasource(shards, "hash").get_read_tasks(1):
+                for table in task():
+                    commit_blocks(table, job.layout, "hash")
 
     monkeypatch.setattr(build_pf1m, "identify", lambda config: ("hash", {}))
-    monkeypatch.setattr(build_pf1m, "process", process)
+    monkeypatch.setattr(build_pf1m, "rewrite_and_score", rewrite_and_score)
     for name in ("select", "is_current", "conclude"):
         monkeypatch.setattr(build_pf1m.select, name, lambda *given: None)
 
@@ -293,7 +293,7 @@ def test_another_dataset_of_the_same_names_is_never_taken_for_what_is_done(
     write_world(source, shards=3, special={(1, 3): "a PLAIN row"})
     os.utime(source / "s1.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (source / "s1.tar").stat().st_size == before.st_size
-    refused = r"input of 1 of 3 finished shards has changed since .*/out was made: s1; give another --out, or --fresh"
+    refused = r"input of 1 of 3 shards has changed since .*/out was made: s1; give another --out, or --fresh"
     with pytest.raises(ValueError, match=refused) as told:
         build(config(source, layout.root))
     assert "\n" not in str(told.value) and layout.scored("s1").read_bytes() == first
@@ -303,7 +303,7 @@ def test_another_dataset_of_the_same_names_is_never_taken_for_what_is_done(
     assert "2 of 3 shards are already done: s0, s2" in capsys.readouterr().out
     assert "a PLAIN row 3" in [row.response for row in read_scored(layout, "s1")]
     write_world(source, shards=2, rows=90)
-    with pytest.raises(ValueError, match=r"2 of 3 finished shards has changed since .* made: s0, s1;"):
+    with pytest.raises(ValueError, match=r"2 of 3 shards has changed since .* made: s0, s1;"):
         build(config(source, layout.root))
 
 

@@ -25,7 +25,7 @@ from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.parquet_export import write_parquet
 from polite_flamingo.storage.shards import read_shard, write_shard
 from ray_jobs import select
-from ray_jobs.run_info import begin_run, write_run
+from ray_jobs.resumable_job import begin_run, write_run
 from tests.support.scored import scored
 
 KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "tif": "TIFF", "avif": "AVIF"}

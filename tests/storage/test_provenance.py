@@ -18,8 +18,8 @@ from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard,
 from polite_flamingo.storage.provenance import Annotations
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs import console, select
-from ray_jobs.replay_ledger import declare, readable_again, settle
-from ray_jobs.run_info import add_ingests, begin_run, read_run, write_run
+from ray_jobs.replay_ledger import declare, readable_rows, settle
+from ray_jobs.resumable_job import begin_run, read_run, with_ingests, write_run
 from tests.support.page_reader import Page
 from tests.support.scored import draw, scored
 
@@ -47,7 +47,7 @@ def built(out: Path, source: str, failing: Sequence[str] = ()) -> dict[str, Any]
     """What a build of these shards leaves, without its models; rows whose key ends like `failing` are quarantined."""
     layout, shards = OutputLayout(root=out), shard_names(source)
     run = read_run(layout) or begin_run("hash", {}, "")
-    write_run(layout, add_ingests(run, shards.values()))
+    write_run(layout, with_ingests(run, shards.values()))
     for name, path in shards.items():
         commit(layout, name, path, failing)
     select.select(layout, Thresholds())
@@ -102,7 +102,7 @@ def test_a_part_of_the_shards_is_a_part_of_the_annotations(tmp_path: Path) -> No
     layout = OutputLayout(root=tmp_path / "out")
     run = read_run(layout)
     assert run is not None
-    write_run(layout, add_ingests(run, shard_names(str(tmp_path / "in")).values()))
+    write_run(layout, with_ingests(run, shard_names(str(tmp_path / "in")).values()))
     select.select(layout, Thresholds())
     begun = select.read_stats(layout)["annotations"]
     assert (begun["rows"], begun["not_read"], begun["rows_in"]) == (20, 11, 3), "a build that has not come to yours"
@@ -131,7 +131,7 @@ def test_a_damaged_shard_is_not_read_and_what_is_replayed_is(tmp_path: Path) -> 
     found = built(tmp_path / "out", str(tmp_path / "in"))
     assert (found["rows_in"], found["annotations"]["not_read"]) == (6, 1), "a whole shard counts as one row"
     shard.write_bytes(whole)
-    for name, path in [declare(layout, again) for again in readable_again(layout, [])]:
+    for name, path in [declare(layout, again) for again in readable_rows(layout, [])]:
         commit(layout, name, path)
     settle(layout)
     select.select(layout, Thresholds())

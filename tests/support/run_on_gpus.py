@@ -15,8 +15,9 @@ from typing import Any
 
 import ray
 
-from actors.answering import AnsweringActor, JudgingActor
+from actors.answering import AnsweringActor
 from actors.distortion import DistortionActor
+from actors.judging import JudgingActor
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.rules import RuleSpeaker
 from polite_flamingo.distortion.speakers import Speaker
@@ -74,7 +75,7 @@ class Judging(Whole, JudgingActor):
 
 
 class Distorting(DistortionActor):
-    def load(self, config: DistortionConfig) -> Speaker:
+    def load_speaker(self, config: DistortionConfig) -> Speaker:
         return RuleSpeaker()
 
 

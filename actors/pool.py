@@ -1,0 +1,99 @@
+"""The base of every actor: load a model once, then send whole blocks through it and account for each row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import ray
+
+from actors.rows import SCHEMA, Block, blocks
+from polite_flamingo.faults.guard import Guard
+from polite_flamingo.sample import BadSample, Reason, Sample
+from polite_flamingo.storage.journal import Journal
+from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.visibility import Probe, refuse_other_models
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """How the actors of a pool work, whatever their model.
+
+    Attributes:
+        out: the job's output folder, where the journal is kept.
+        rows_per_call: rows given to the model at once.
+        max_failures_in_a_row: more consecutive failures than this end the job.
+        actors: maximum size of the pool.
+        probe: a file in the output folder that each actor must see.
+        models: name -> fingerprint of the models they load, as computed by the driver.
+    """
+
+    out: str
+    rows_per_call: int
+    max_failures_in_a_row: int
+    actors: int
+    probe: Probe | None = None
+    models: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Raise `OutOfReach` if this machine sees another output folder, or other models, than the driver."""
+        if self.probe is not None:
+            self.probe.check()
+        refuse_other_models(self.models)
+
+    def journal(self, pool: str) -> Journal:
+        """The journal of `pool`, under the name that Ray has for this machine."""
+        node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        return Journal(OutputLayout(root=Path(self.out)).journal, pool, node, lost_nodes)
+
+
+def lost_nodes() -> set[str]:
+    """The machines that Ray considers dead."""
+    return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
+
+
+class PoolActor:
+    """Holds one copy of a model. Subclasses say how to load it (`load`) and what it does with samples (`work`)."""
+
+    name: ClassVar[str]
+    """Of the pool, in the journal and in the seconds of a manifest."""
+
+    reason: ClassVar[Reason]
+    """Why a row on which the model raised is quarantined."""
+
+    def __init__(self, config: Any, settings: PoolSettings):
+        settings.check()
+        self.config = config
+        self.journal = settings.journal(self.name)
+        self.guard = Guard(
+            reason=self.reason,
+            rows_per_call=settings.rows_per_call,
+            max_failures_in_a_row=settings.max_failures_in_a_row,
+        )
+        with self.journal.loading(patience=settings.actors + 1):
+            self.model = self.load(config)
+
+    def load(self, config: Any) -> Any:
+        """Load the model. Import what it needs here: that takes seconds, which the driver must not spend."""
+        raise NotImplementedError
+
+    def check(self, sample: Sample) -> None:
+        """Raise `BadSample` for a sample that the model should not see."""
+
+    def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
+        """Return each sample with the model's result, or why it has none, in order."""
+        raise NotImplementedError
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Process every row; those that fail become quarantined rows."""
+        return pa.concat_tables([self._process(block).to_table() for block in blocks(table)] or [SCHEMA.empty_table()])
+
+    def _process(self, block: Block) -> Block:
+        started = time.perf_counter()
+        note = self.journal.open(block.name, block.first)
+        rows = self.guard.run(self.work, block.rows, block.shard, note, self.check, block.first)
+        return replace(block, rows=rows, seconds={**block.seconds, self.name: time.perf_counter() - started})

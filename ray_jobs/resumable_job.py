@@ -1,0 +1,296 @@
+"""What every long job shares: an output folder that belongs to one configuration and one process, and can be resumed.
+
+    OUT/.lock        held by the job that writes here
+    OUT/run.json     the command, models and versions that made this folder, and the hash of what decides the result
+    OUT/config.yaml  the resolved configuration of the last attempt
+
+A job locks its folder, is refused if another configuration or other input made what is there, does what is left, and
+adds this attempt to run.json. Whatever kills it, the same command resumes it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.storage.foreign_shards import refuse_foreign
+from polite_flamingo.storage.input_files import InputFile
+from polite_flamingo.storage.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
+from polite_flamingo.storage.provenance import ingests_of
+from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions
+from polite_flamingo.storage.shards import write_atomically
+from ray_jobs.console import names_of
+from ray_jobs.replay_ledger import source_of
+
+SAMPLED_MANIFESTS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumableJob:
+    """A job and its output folder.
+
+    Attributes:
+        layout: of the output folder.
+        identity: hash of everything that decides the result.
+        models: role -> name and fingerprint.
+        config: resolved, as YAML.
+        outputs: glob patterns of what the job leaves in its folder, for `--fresh`; None: what a build leaves.
+    """
+
+    layout: OutputLayout
+    identity: str
+    models: Mapping[str, Mapping[str, str]]
+    config: str
+    outputs: Sequence[str] | None = None
+
+    @contextmanager
+    def locked(self, *, fresh: bool = False) -> Iterator[None]:
+        """Hold the output folder, emptied if `fresh`.
+
+        Raises:
+            ValueError: another process holds it, or another configuration made what is there.
+        """
+        with exclusive(self.layout.root):
+            if fresh and self.outputs is None:
+                self.layout.clear()
+            elif fresh:
+                clear(self.layout.root, self.outputs or ())
+            self.refuse_other_configuration()
+            yield
+
+    def refuse_other_configuration(self) -> None:
+        """Raise `ValueError` if the folder holds results of other models, prompts, settings or input."""
+        other = next((found for found in self.found_identities() if found != self.identity), None)
+        if other is not None:
+            raise ValueError(
+                f"{self.layout.root} holds the work of another configuration ({other}, now {self.identity}; it is in "
+                f"{self.layout.config}); give another --out, or --fresh to delete it and start over"
+            )
+
+    def found_identities(self) -> Iterator[str]:
+        """Yield the hashes of the configurations that made what is in the folder."""
+        if run := read_run(self.layout):
+            yield run.config_hash
+
+    def run(self) -> RunInfo:
+        """Return what earlier attempts noted, or a new run."""
+        run = read_run(self.layout)
+        if run is None or run.config_hash != self.identity:  # of another configuration that finished nothing
+            run = begin_run(self.identity, self.models, self.config)
+        return replace(run, config=self.config)
+
+    @contextmanager
+    def attempt(self, run: RunInfo | None = None) -> Iterator[Attempt]:
+        """Note in run.json that work begins, and at the end, also of a failed attempt, what it has done."""
+        attempt = Attempt(self.layout, run or self.run())
+        write_atomically(self.layout.config, self.config)
+        self.layout.stats.unlink(missing_ok=True)
+        attempt.note()
+        try:
+            yield attempt
+        except BaseException:
+            with suppress(OSError):  # a full disk may be what ended the job
+                attempt.note()
+            raise
+        attempt.note()
+
+
+class ShardJob(ResumableJob):
+    """A job that turns each input shard into an output shard with a manifest; a shard with a manifest is done."""
+
+    def found_identities(self) -> Iterator[str]:
+        """Yield the hashes in the manifests.
+
+        run.json was written before any of them. If it names this configuration, a sample of the manifests is enough:
+        reading a million takes a minute.
+        """
+        names, run = self.layout.finished(), read_run(self.layout)
+        if run is not None and run.config_hash == self.identity:
+            names = names[:: len(names) // SAMPLED_MANIFESTS + 1]
+        for name in names:
+            yield read_manifest(self.layout.manifest(name)).config_hash
+
+    def left_to_do(self, shards: Mapping[str, Path]) -> dict[str, Path]:
+        """Return the shards that have no manifest yet; print which are done, and which are not part of this input.
+
+        Raises:
+            ValueError: the input of a finished shard has changed.
+        """
+        todo = unfinished(self.layout, shards)
+        done = [name for name in shards if name not in todo]
+        self.refuse_changed_input({name: shards[name] for name in done})
+        if others := [name for name in self.layout.finished() if source_of(name) not in shards]:
+            root, names = self.layout.root, names_of(others)
+            print(f"{root} also holds {len(others):,} shards that are not in this input: {names}")
+        if done:
+            print(f"{len(done)} of {len(shards)} shards are already done: {names_of(done)}")
+        return todo
+
+    def refuse_changed_input(self, done: Mapping[str, Path]) -> None:
+        """Raise `ValueError` if a finished shard was made of something else than its input holds now.
+
+        Args:
+            done: name -> input of each finished shard.
+        """
+        changed, unknown = [], 0
+        for name, path in done.items():
+            made_of = read_manifest(self.layout.manifest(name)).input
+            unknown += made_of is None
+            if made_of is not None and not made_of.is_still_at(path):
+                changed.append(name)
+        if changed:
+            only_these = f"delete their manifests ({self.layout.manifest('NAME')}, NAME~replay-*.json)"
+            raise changed_input(self.layout.root, changed, len(done), f"; to remake only these shards, {only_these}")
+        if unknown:
+            print(
+                f"{unknown:,} of {len(done):,} finished shards were made by an earlier version: whether their input "
+                "has changed since cannot be checked"
+            )
+
+
+class Attempt:
+    """What one attempt at a job has done, added to run.json on request.
+
+    Attributes:
+        rows: of the shards it has finished.
+        seconds: name of a pool -> seconds that these shards spent in it.
+    """
+
+    def __init__(self, layout: OutputLayout, before: RunInfo):
+        """Start the clock. Args: before: the run as earlier attempts left it."""
+        self.rows = 0
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._layout, self._before, self._started = layout, before, time.monotonic()
+
+    def add(self, shard: Mapping[str, Any]) -> None:
+        """Add a finished shard (a row of `actors.commit.FINISHED`)."""
+        self.rows += shard["rows_in"]
+        for pool, seconds in shard["seconds"]:
+            self.seconds[pool] += seconds
+
+    def note(self) -> RunInfo:
+        """Write run.json with this attempt added to those before it; an attempt that is killed counts up to here."""
+        run = with_work(self._before, self.rows, {**self.seconds, "wall": time.monotonic() - self._started})
+        write_run(self._layout, run)
+        return run
+
+
+def with_work(run: RunInfo, rows: int, seconds: Mapping[str, float]) -> RunInfo:
+    """Add rows, and seconds by pool and "wall", to a run."""
+    total = {name: round(run.seconds.get(name, 0.0) + seconds.get(name, 0.0), 6) for name in {**run.seconds, **seconds}}
+    rows += run.rows
+    rate = round(rows / total["wall"], 2) if total.get("wall") else 0.0
+    return replace(run, rows=rows, seconds=total, rows_per_second=rate)
+
+
+def with_ingests(run: RunInfo, shards: Iterable[Path]) -> RunInfo:
+    """Add the ingests that made these shards to those of earlier attempts.
+
+    Raises:
+        ValueError: the result of one cannot be read.
+    """
+    known = {ingest.where: ingest for ingest in (*run.ingests, *ingests_of(shards))}
+    return replace(run, ingests=tuple(known.values()))
+
+
+def begin_run(config_hash: str, models: Mapping[str, Mapping[str, str]], config: str) -> RunInfo:
+    """Describe a run that starts now.
+
+    Args:
+        config_hash: see `fingerprint.config_hash`.
+        models: role -> name and fingerprint.
+        config: resolved, as YAML.
+    """
+    main = sys.modules["__main__"].__spec__
+    program = ["python", "-m", main.name] if main else [Path(sys.argv[0]).name]
+    return RunInfo(
+        title="Polite Flamingo on Ray",
+        command=shlex.join([*program, *sys.argv[1:]]),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        config_hash=config_hash,
+        models=tuple(ModelInfo(role=role, **model) for role, model in models.items()),
+        versions=installed_versions(),
+        config=config,
+    )
+
+
+def write_run(layout: OutputLayout, run: RunInfo) -> None:
+    """Write OUT/run.json."""
+    write_atomically(layout.run, json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_run(layout: OutputLayout) -> RunInfo | None:
+    """Read OUT/run.json; None before the first run."""
+    if not layout.run.exists():
+        return None
+    return RunInfo.from_json(json.loads(layout.run.read_text(encoding="utf-8")))
+
+
+def input_shards(source: str, layout: OutputLayout, *, fresh: bool) -> dict[str, Path]:
+    """Find the input shards of a job: name -> path. What is passed over is printed.
+
+    Raises:
+        ValueError: there are none, or one that is still to be read is not a shard of this project.
+    """
+    shards = shard_names(source, layout.root, print)
+    refuse_foreign((shards if fresh else unfinished(layout, shards)).values())
+    return shards
+
+
+def check_input(file: Path, shards: Mapping[str, Path], *, begun: bool = True) -> dict[str, str]:
+    """Compare shards with what FILE recorded of them when they were first read, and record those that are new.
+
+    Args:
+        file: JSON: name -> `InputFile`, or in folders of earlier versions a digest.
+        shards: name -> path.
+        begun: whether a run has begun on what FILE recorded; otherwise it is ignored.
+
+    Returns:
+        Name -> digest.
+
+    Raises:
+        ValueError: a shard has changed since.
+        OutOfReach: a shard cannot be read.
+    """
+    known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if begun and file.exists() else {}
+    if changed := [str(path) for name, path in shards.items() if name in known and not _is_still_at(path, known[name])]:
+        raise changed_input(file.parent, changed, len(shards))
+    known |= {name: asdict(InputFile.at(path)) for name, path in shards.items() if name not in known}
+    write_atomically(file, json.dumps(known, indent=1) + "\n")
+    return {name: known[name] if isinstance(known[name], str) else known[name]["sha256"] for name in shards}
+
+
+def _is_still_at(path: Path, recorded: dict[str, Any] | str) -> bool:
+    if isinstance(recorded, str):  # a digest of earlier versions, of all bytes or of the first and last
+        from polite_flamingo.hub import fingerprint
+
+        return recorded in (fingerprint(str(path), whole=True), fingerprint(str(path)))
+    return InputFile(**recorded).is_still_at(path)
+
+
+def changed_input(root: Path, changed: Sequence[str], total: int, otherwise: str = "") -> ValueError:
+    """Make the error for input that is not what `root` was made of. Args: otherwise: another remedy."""
+    return ValueError(
+        f"the input of {len(changed):,} of {total:,} shards has changed since {root} was made: {names_of(changed)}; "
+        f"give another --out, or --fresh to delete it and start over{otherwise}"
+    )
+
+
+def clear(root: Path, patterns: Iterable[str]) -> None:
+    """Delete what matches these patterns below `root`, and nothing else: inputs may lie in the same folder."""
+    for pattern in patterns:
+        for path in list(root.glob(pattern)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
