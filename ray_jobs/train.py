@@ -134,7 +134,7 @@ def refuse_impossible(config: TrainConfig, shards: int) -> None:
     if workers.count > stage.batch:
         raise ValueError(f"{workers.count} workers for a batch of {stage.batch} rows; lower workers.count")
     if workers.parallel == "fsdp" and workers.count > 1 and stage.optimizer == "muon":
-        raise ValueError("the optimizer muon needs whole matrices, but fsdp shards them; set optimizer to adamw")
+        raise ValueError("the optimizer muon needs whole matrices, but fsdp divides them; set optimizer to adamw")
     if (training.device != "auto") and (training.device.startswith("cuda") != bool(workers.gpus)):
         raise ValueError(
             f"training.device is {training.device} and workers.gpus {workers.gpus}: a worker trains on its GPU if it "

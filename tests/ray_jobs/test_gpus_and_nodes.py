@@ -108,7 +108,7 @@ def test_a_job_that_can_not_go_on_with_what_is_left_says_so() -> None:
 
 
 def test_the_main_thread_is_woken_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_machines, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(lost_machines, "CHECK_SECONDS", 0.01)
     before = signal.getsignal(signal.SIGUSR1)
     lost: set[str] = set()
     watch = Watch([PoolConfig()], lambda: 0, lambda: lost, dict, patience=0)
