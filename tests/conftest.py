@@ -34,3 +34,13 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
+    """What `polite-flamingo demo` leaves, with few rows of each dataset. Tests that change it work on a copy."""
+    from ray_jobs.demo import DemoConfig, demo
+
+    out = tmp_path_factory.mktemp("demo") / "out"
+    demo(DemoConfig(out=str(out), samples=12, samples_per_shard=8))
+    return out
