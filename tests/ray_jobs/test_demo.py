@@ -16,16 +16,11 @@ from ray_jobs.demo import PROFILE, DemoConfig, demo
 from tests.support.build_world import outcome, results, stats
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
-WEIGHTS = Path(__file__).parents[2] / "polite_flamingo" / "testbed" / "zoo" / "weights"
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
-    for name in ("clip", "flamingo", "polite_flamingo", "nli", "reward"):
-        assert any((WEIGHTS / name).glob("*.safetensors")), f"the zoo lacks {name}"
-    out = tmp_path_factory.mktemp("demo") / "out"
-    demo(DemoConfig(out=str(out), samples=12, samples_per_shard=8))
-    return out
+@pytest.fixture
+def built(demo_folder: Path) -> Path:
+    return demo_folder
 
 
 def test_the_profile_describes_the_zoo_as_it_was_trained() -> None:

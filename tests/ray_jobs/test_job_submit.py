@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.storage.ledger import OutputLayout
-from tests.support.build_world import outcome, results, write_world
+from tests.support.build_world import results
 from tests.support.processes import family, kill
+from tests.support.readme import commands
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 REPO = Path(__file__).parents[2]
@@ -78,19 +78,14 @@ def submit(environment: dict[str, str], *command: str, status: int = 0) -> str:
     return done.stdout
 
 
-def test_submitted_to_a_cluster_it_does_the_same(tmp_path: Path, head: dict[str, str]) -> None:
-    source = write_world(tmp_path / "in", shards=3, special={(1, 2): "raise"})
-    printed = submit(head, "python", "-m", "tests.support.run_fake_build", str(source), str(tmp_path / "out"))
+def test_submitted_to_a_cluster_it_does_the_same(tmp_path: Path, head: dict[str, str], demo_folder: Path) -> None:
+    start, submission = [line for line in commands() if line.startswith("ray ")]
+    assert start == "ray start --head"
+    asked = submission.replace("$PWD/out/demo", str(demo_folder)).replace("$PWD", str(tmp_path))
+    build = asked.removeprefix("ray job submit --working-dir . -- ")
+    assert build != asked
+    relative = "polite-flamingo select --out out/mine"  # in the same job: each costs a start
+    printed = submit(head, "bash", "-c", f"{build} && {relative}", status=1)
     assert "rows in" in printed
-    assert "rewriting_failed" in printed
-    assert outcome(tmp_path / "out") == {"scored": 29, "rewriting_failed": 1}
-    here = subprocess.run(
-        [sys.executable, "-m", "tests.support.run_fake_build", str(source), str(tmp_path / "here")],
-        cwd=REPO,
-        timeout=400,
-    )
-    assert here.returncode == 0
-    assert results(tmp_path / "here") == results(tmp_path / "out")
-    assert len(OutputLayout(root=tmp_path / "here").finished()) == 3
-    told = submit(head, "python", "-m", "ray_jobs.select", "--out", "out/mine", status=1)
-    assert "select: error: --out out/mine: a submitted job runs in a temporary copy of the working directory" in told
+    assert results(tmp_path / "out" / "cluster") == results(demo_folder)
+    assert "select: error: --out out/mine: a submitted job runs in a temporary copy of the working directory" in printed

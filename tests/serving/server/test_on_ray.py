@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from PIL import Image as Pillow
 
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
 from polite_flamingo.packing.rows import Exchange
@@ -24,6 +26,7 @@ from serving.backends.base import Ask
 from serving.backends.engine_host import EngineHost
 from serving.config import ReplicasConfig, ScaleConfig, ServingConfig
 from serving.errors import ApiError
+from tests.support.readme import REPO, python_snippet
 from tests.support.tiny_flamingo import Tiny
 
 if TYPE_CHECKING:  # it imports ray.serve, before the environment for it is set
@@ -157,6 +160,20 @@ def test_answers_are_those_of_the_engine_alone(service: Service) -> None:
 
     alone, served = run(both())
     assert served == alone and len(set(alone)) == 6
+
+
+def test_the_client_of_the_readme_gets_an_answer(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "serve --profile profiles/tiny.yaml --port $(PORT)" in (REPO / "Makefile").read_text()
+    snippet = python_snippet("OpenAI")
+    (picture,) = re.findall(r'open\("(out/demo/.+?)", "rb"\)', snippet)
+    (tmp_path / picture).parent.mkdir(parents=True)
+    Pillow.new("RGB", (96, 96), "white").save(tmp_path / picture)
+    monkeypatch.chdir(tmp_path)
+    assert snippet.count("http://127.0.0.1:8000/v1") == 1
+    exec(snippet.replace("http://127.0.0.1:8000", service.url), {})
+    assert capsys.readouterr().out.strip()
 
 
 def replicas(name: str) -> list[int]:

@@ -1,7 +1,7 @@
 """The README, followed by a stranger: its commands and its loader snippet, in order, in a folder of their own.
 
-Two parts of it are tried where what they need is running anyway: the cluster in test_job_submit.py, the client of
-`make serve` in serving/test_serve_on_ray.py.
+Two parts are tried where what they need runs anyway: the cluster in test_job_submit.py, the client of `make serve` in
+serving/server/test_on_ray.py.
 """
 
 from __future__ import annotations
@@ -62,6 +62,6 @@ def test_the_loader_reads_what_the_demo_left(
 def test_make_demo_is_the_demo_and_ends_as_the_readme_says() -> None:
     assert "polite-flamingo demo --out $(OUT)\n" in (REPO / "Makefile").read_text()
     (shown,) = blocks("")
-    counts = [int(line.split()[1].replace(",", "")) for line in shown.splitlines()[:-1]]
+    counts = [int(re.search(r"  (\d[\d,]*)", line)[1].replace(",", "")) for line in shown.splitlines()[:-1]]  # type: ignore[index]
     rows_in, kept, rejected, *reasons, quarantined = counts
     assert rows_in == kept + rejected + quarantined and rejected == sum(reasons)
