@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 from polite_flamingo import __version__
 from polite_flamingo.sources import SOURCES
 from ray_jobs import ingest
+from ray_jobs.command import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "polite_flamingo" / "testbed" / "zoo" / "weights"
@@ -138,33 +139,47 @@ def test_the_zoo_stays_small_enough_to_ship() -> None:
     assert sum(path.stat().st_size for path in weights.rglob("*") if path.is_file()) < 34e6
 
 
-def test_commands_of_the_readme_exist() -> None:
-    readme = (ROOT / "README.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_of_the_pages_exist(page: Path) -> None:
+    text = page.read_text()
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z]+)\b", readme))
-    assert {"demo", "test"} <= named
-    assert named <= targets, f"README names {named - targets}, the Makefile has no such target"
-    jobs = set(re.findall(r"python -m ((?:ray_jobs|polite_flamingo)[.\w]*)", readme))
-    assert jobs
-    for module in jobs:
+    in_code = "\n".join(re.findall(r"`[^`]+`|^```.*?^```", text, re.MULTILINE | re.DOTALL))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", in_code)) <= targets
+    jobs = {name for group in COMMANDS.values() for name in group}
+    assert set(re.findall(r"\bpolite-flamingo ([a-z]+)\b", in_code)) <= jobs
+    for module in re.findall(r"python -m ((?:ray_jobs|polite_flamingo|serving|benchmarks)\.[\w.]*[a-z])", text):
         path = ROOT / module.replace(".", "/")
-        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), f"README names {module}"
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 
 
-def test_ingest_understands_the_commands_of_the_readme() -> None:
-    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+def test_ingest_understands_the_commands_of_its_page() -> None:
+    blocks = re.findall(r"^```\n(.*?)^```", (ROOT / "docs" / "data.md").read_text(), re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", "").splitlines()
-    found = [shlex.split(line, comments=True)[3:] for line in lines if "-m ray_jobs.ingest" in line]
+    found = [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("polite-flamingo ingest")]
     assert len(found) > 3
     for command in map(ingest.parser().parse_args, found):
         assert command.source is None or command.source in SOURCES
         assert command.mixture is None or (ROOT / command.mixture).is_file()
 
 
+def test_the_index_names_every_page_and_the_glossary_what_is_there() -> None:
+    index = (ROOT / "docs" / "README.md").read_text()
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"]({page.name})" not in index] == ["README.md"]
+    places = re.findall(
+        r"\| .*`([\w/.]+)`(?:, `([\w/.]+)`)? \|$", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE
+    )
+    named = [place.replace("P/", "polite_flamingo/") for pair in places for place in pair if place]
+    assert len(named) > 50
+    assert not [place for place in named if not (ROOT / place).exists()]
+
+
 def test_links_of_the_pages_lead_somewhere() -> None:
     dead = [
         f"{page.relative_to(ROOT)} -> {link}"
-        for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+        for page in PAGES
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
         if "://" not in link and not (page.parent / link).exists()
     ]
