@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from polite_flamingo.faults.guard import ModelBroken
+from polite_flamingo.faults.bisection import ModelBroken
 from polite_flamingo.storage.journal import WorkerKeepsDying
 from polite_flamingo.storage.visibility import reason_in
 from ray_jobs.console import JobFailed

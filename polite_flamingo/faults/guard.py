@@ -1,91 +1,27 @@
-"""Run rows through a model so that every row leaves with a result or with a reason.
+"""Run the rows of a shard through a model so that every row leaves with a result or with a reason.
 
-A row that raises must not take its batch along; a row that kills the process must not take the job along
-(`journal.py`); and a model that is broken must not send a billion rows to quarantine. Rows are handed to the model in
-calls of a fixed number, formed within one shard only, so that the same shard gives the same calls and the same bytes
-in every run.
-
-`Bisector` alone is for who has neither shards nor a journal, such as a server. This module loads no model and knows
-neither rewriting nor scoring nor judging: the caller gives the function.
+Rows are handed to the model in calls of a fixed number, formed within one shard only, so that the same shard gives the
+same calls and the same bytes in every run. Each call is noted in the journal first (`storage/journal.py`), which finds
+a row that kills the process; a row that raises is found by bisection (`bisection.py`). The caller gives the function:
+nothing here knows rewriting, scoring or judging.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
 
+from polite_flamingo.faults.bisection import Bisector, Result
 from polite_flamingo.sample import BadSample, Quarantined, Reason, Sample
 from polite_flamingo.storage.journal import ShardJournal
 from polite_flamingo.storage.shards import encode_record
 
-Result = TypeVar("Result")
-
 Work = Callable[[list[Sample]], Sequence[Sample | BadSample]]
-"""Samples in; the same samples out, one each, in order, or why there is none. May raise anything."""
-
-
-class ModelBroken(RuntimeError):
-    """So many rows failed in a row that the model, not the rows, must be at fault."""
-
-
-class Bisector:
-    """Finds the samples on which a model raises, and counts failures in a row, over all calls.
-
-    Args:
-        reason: of a sample on which the model raised ("rewriting_failed", "scoring_failed").
-        max_failures_in_a_row: more than that raise `ModelBroken`. A `BadSample` is the sample's own fault and not
-            counted.
-    """
-
-    def __init__(self, *, reason: Reason, max_failures_in_a_row: int):
-        self.reason: Reason = reason
-        self.max_failures_in_a_row = max_failures_in_a_row
-        self._failures_in_a_row = 0
-
-    @property
-    def broken(self) -> bool:
-        """Whether so many samples have failed in a row that the model must be at fault."""
-        return self._failures_in_a_row > self.max_failures_in_a_row
-
-    def run(
-        self, work: Callable[[list[Sample]], Result], samples: list[Sample]
-    ) -> list[tuple[list[Sample], Result | BadSample]]:
-        """`work` on all; where that raises, on each half: log2 steps to the culprit.
-
-        Returns:
-            Parts of the samples, in order, each with what `work` returned for it, or one sample alone with why there is
-            nothing.
-
-        Raises:
-            ModelBroken: too many failed in a row.
-        """
-        try:
-            result = work(samples)
-        except Exception as error:
-            if len(samples) > 1:
-                middle = len(samples) // 2
-                return self.run(work, samples[:middle]) + self.run(work, samples[middle:])
-            return [(samples, self.failed(samples[0], error))]
-        self._failures_in_a_row = 0
-        return [(samples, result)]
-
-    def failed(self, sample: Sample, error: Exception) -> BadSample:
-        """Why this sample has no result; counts the failure. Raises `ModelBroken`."""
-        if isinstance(error, BadSample):
-            return error
-        lines = str(error).strip().splitlines()
-        detail = f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
-        self._failures_in_a_row += 1
-        if self.broken:
-            raise ModelBroken(
-                f"{self._failures_in_a_row} rows in a row ended in {self.reason}; the last, {sample.key}: {detail}"
-            ) from error
-        return BadSample(self.reason, f"{sample.key}: {detail}")
+"""Samples in; one result per sample out, in order: the sample, or why there is none. May raise anything."""
 
 
 class Guard:
-    """Runs rows of shards; failures in a row are counted over all shards that a worker sees.
+    """Runs rows of shards; consecutive failures are counted over all shards that a worker sees.
 
     Args:
         reason: of a row on which the model raised; see `Bisector`.
@@ -107,15 +43,15 @@ class Guard:
         check: Callable[[Sample], None] | None = None,
         first: int = 0,
     ) -> list[Sample | Quarantined]:
-        """Return one item a row, in order: `work`'s sample, or a record of why there is none.
+        """Return one item per row, in order: the sample that `work` returned, or a record of why there is none.
 
         Args:
-            work: the model's part.
-            rows: of one shard, in order. Those already quarantined pass through.
+            work: calls the model.
+            rows: of one shard, in order. Rows that are already quarantined pass through.
             shard: path of the shard, for the records.
             journal: of these rows and this stage.
             check: raises `BadSample` for a row that `work` should not see.
-            first: index in the shard of the first row.
+            first: index of the first row in the shard.
         """
 
         def one_each(samples: list[Sample]) -> list[Sample | BadSample]:
@@ -142,11 +78,11 @@ class Guard:
         journal: ShardJournal,
         check: Callable[[Sample], None] | None = None,
     ) -> Iterator[tuple[list[int], Result | BadSample]]:
-        """As `run`, for `work` that returns one thing for all of its samples, whatever it is.
+        """Run `work` that returns one result for all of its samples, of any type.
 
         Yields:
-            Indices of samples and what `work` returned for them, or one index and why there is nothing. Each sample
-            comes once; what is quarantined already does not.
+            The indices of samples and what `work` returned for them, or one index and why it has no result. Each
+            sample comes once; rows that are already quarantined do not come at all.
         """
         samples = {index: row for index, row in enumerate(rows) if isinstance(row, Sample)}
         live = list(samples)
@@ -170,7 +106,7 @@ class Guard:
         check: Callable[[Sample], None] | None,
         samples: Mapping[int, Sample],
     ) -> Iterator[tuple[list[int], Result | BadSample]]:
-        """`work` on those that pass `check`."""
+        """Run `work` on the samples that pass `check`, bisecting where it raises."""
         passed = []
         for index, sample in samples.items():
             try:
@@ -185,7 +121,7 @@ class Guard:
 
 
 def quarantine(sample: Sample, shard: str, index: int, error: BadSample) -> Quarantined:
-    """The record of a sample that was read but could not go on."""
+    """Return the record of a sample that was read but could not be processed."""
     return Quarantined(
         key=sample.key,
         shard=shard,

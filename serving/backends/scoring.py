@@ -1,8 +1,8 @@
 """The filters as a service: requests that wait are scored together, and only samples at fault fail.
 
 A call of many samples costs little more than one of few, so whatever has come while the filters were busy goes through
-them at once. A sample on which they raise is found by bisecting, as in a build (`guard.Bisector`), and has nothing to
-do with the others of the call. It runs the models in a thread; where they are loaded is the caller's affair.
+them at once. A sample on which they raise is found by bisection, as in a build, and does not fail the others of the
+call. The models run in a thread; the caller loads them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from polite_flamingo.faults.guard import Bisector
+from polite_flamingo.faults.bisection import Bisector
 from polite_flamingo.sample import BadSample, Sample
 from serving.http import logs
 

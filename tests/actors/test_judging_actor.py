@@ -16,7 +16,7 @@ from actors.rows import Block
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged
 from polite_flamingo.evaluation.responses import write_responses
 from polite_flamingo.evaluation.results import summarise
-from polite_flamingo.faults.guard import ModelBroken
+from polite_flamingo.faults.bisection import ModelBroken
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import Quarantined, Sample, Turn
 from tests.faults.test_guard import Died, kill_leaves_the_note  # noqa: F401  # a fixture that applies by itself

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.faults.guard import Bisector, Guard, ModelBroken
+from polite_flamingo.faults.bisection import Bisector, ModelBroken
+from polite_flamingo.faults.guard import Guard
 from polite_flamingo.sample import BadSample, Quarantined, Sample, Turn, make_key
 from polite_flamingo.storage import journal
 from polite_flamingo.storage.journal import MAX_DEATHS_PER_SHARD, Journal, ShardJournal, WorkerKeepsDying

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.faults.guard import ModelBroken
+from polite_flamingo.faults.bisection import ModelBroken
 from polite_flamingo.sample import BadSample, Sample, Turn
 from serving.backends.scoring import Scoring
 
