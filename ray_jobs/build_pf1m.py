@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from polite_flamingo.config import to_yaml
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
@@ -92,7 +93,7 @@ def job_of(config: BuildConfig) -> ShardJob:
         ValueError: a folder that should hold a trained model does not.
     """
     identity, models = identify(config)
-    resolved = console.to_yaml(replace(config, fresh=False))
+    resolved = to_yaml(replace(config, fresh=False))
     return ShardJob(layout=OutputLayout(root=Path(config.out)), identity=identity, models=models, config=resolved)
 
 

@@ -6,25 +6,35 @@ failed with one line and 1, and a mistake of ours with its traceback. Signals: i
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-import yaml
-
-from polite_flamingo.profile_keys import refuse_empty_strangers
+from polite_flamingo.config import fill, merged, nested, own_sections, read_yaml
+from polite_flamingo.settings import Setting, all_settings, settings, type_words
 from polite_flamingo.storage.user_paths import local_path
-from polite_flamingo.text_files import NotText, read_text
 from ray_jobs.progress import progress as progress
 from ray_jobs.submitted import refuse_relative_data
 
 Config = TypeVar("Config")
 
-SECTIONS = ("rewriter", "scoring", "thresholds", "pools", "distortion", "training", "workers", "evaluation", "serving")
-"""Top-level keys of a profile. One profile serves every job: each reads its own sections and passes over the others."""
+METAVARS = {"input": "SHARDS", "out": "DIR", "init": "DIR"}
+
+OFTEN_SET: dict[str, tuple[str, ...]] = {
+    "build": ("thresholds", "pools"),
+    "select": ("thresholds",),
+    "distort": ("distortion", "pools.distorting"),
+    "train": ("workers",),
+    "evaluate": ("evaluation",),
+    "serve": ("serving.access", "serving.scale.chat"),
+    "paper": ("sizes",),
+}
+"""Sections whose settings `--help` lists one by one; of the others it says what they are, and --help-all the rest."""
 
 
 class JobFailed(RuntimeError):
@@ -43,98 +53,212 @@ def run(
     name: str,
     description: str,
     config_class: type[Config],
-    job: Callable[[Config], None],
+    job: Callable[[Config], int | None],
     arguments: Sequence[str] | None = None,
     defaults: Callable[[Sequence[str]], Sequence[str]] = lambda arguments: (),
 ) -> int:
     """Parse the command line into a config and do the job; return the exit status, after one line for what went wrong.
 
-    `defaults` gives, for the user's arguments, arguments that stand before them and so yield to them.
+    Args:
+        name: of the command.
+        description: the docstring of its module; the indented lines are the examples of its help.
+        config_class: a dataclass.
+        job: returns an exit status other than 0, if any.
+        arguments: instead of those of this process.
+        defaults: gives, for the user's arguments, arguments that stand before them and so yield to them.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     config = parse(name, description, config_class, [*defaults(arguments), *arguments])
     try:
         refuse_relative_data(config)
-        if hasattr(config, "out"):
-            print(f"{name}: output in {Path(config.out).absolute()}", flush=True)
-        job(config)
+        if out := getattr(config, "out", None):
+            print(f"{name}: output in {Path(out).absolute()}", flush=True)
+        return job(config) or 0
     except (ValueError, OSError, JobFailed) as error:
         if os.environ.get("POLITE_FLAMINGO_TRACEBACK"):
             raise
         _say(name, str(error) or type(error).__name__)
         return 1 if isinstance(error, JobFailed) and not isinstance(error, CannotStart) else 2
-    except KeyboardInterrupt:  # only where the command was not started by `python -m` (interruption.py)
+    except KeyboardInterrupt:  # only where the command was not started as one (interruption.py)
         print(f"\n{name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
-    return 0
 
 
 def parse(name: str, description: str, config_class: type[Config], arguments: Sequence[str]) -> Config:
     """Fill a config dataclass from `--profile FILE` and `--section.field value`; a later one wins.
 
-    Exits with status 2 and one line for an unknown key, a wrong type, a missing value or an impossible one.
+    Exits with status 2 and one line for an unknown name, a wrong type, a missing value or an impossible one, and with
+    status 0 after `--help`.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    assert dataclasses.is_dataclass(config_class)
-    fields = dataclasses.fields(config_class)
-    flags = [field.name for field in fields if field.default is False]
-    parser = ArgumentParser(
-        prog=f"polite-flamingo {name}",
-        usage=f"polite-flamingo {name} [--profile FILE] [--section.field value …]",
-        description=description,
-        exit_on_error=False,
-    )
-    parser.add_argument("--profile", action="config", help="YAML file that fills the options below, see profiles/")
-    parser.add_class_arguments(config_class, as_group=False, skip=set(flags))
-    for flag in flags:
-        parser.add_argument(f"--{flag}", action="store_true", help=_help_of(config_class, flag))
+    if {"-h", "--help", "--help-all"} & {*arguments}:
+        print(_parser(name, description, config_class, everything="--help-all" in arguments).format_help(), end="")
+        sys.exit(0)
     try:
-        options = parser.instantiate(parser.parse_args(_own_sections(arguments, config_class)))
-        return config_class(**{field.name: _here(field.name, options[field.name]) for field in fields})
-    except (ArgumentError, ValueError, TypeError) as error:
+        return _with_local_paths(fill(config_class, _content(name, config_class, arguments)))
+    except ValueError as error:
         fail(name, f"{error} (--help lists the options)")
 
 
-def _here(name: str, value: Any) -> Any:
-    """A field's value; paths as `local_path` gives them. Raises `ValueError`."""
-    if name in ("input", "out") or (name == "init" and value):
-        return local_path(value, f"--{name}")
-    if name != "data":
-        return value
-    return {
-        key: local_path(one, f"--data.{key}")
-        if isinstance(one, str)
-        else dataclasses.replace(one, shards=local_path(one.shards, f"--data.{key}"))
-        for key, one in value.items()
+def _content(name: str, config_class: type, arguments: Sequence[str]) -> dict[str, Any]:
+    """What the command line gives, profiles included, merged. Raises `ValueError`."""
+    parser = _parser(name, "", config_class, everything=True)
+    _add_names(parser, config_class, arguments)
+    try:
+        found, strangers = parser.parse_known_args(arguments, argparse.Namespace(given=[]))
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error.argument_name}: {error.message}") from None
+    content: dict[str, Any] = {}
+    for path, value in found.given:
+        if path == "profile":
+            content = merged(content, own_sections(config_class, read_yaml(value)))
+        else:
+            content = merged(content, nested(path, value))
+    for stranger in strangers:
+        if stranger.startswith("--"):  # the loader says what was probably meant
+            try:
+                fill(config_class, nested(stranger[2:].partition("=")[0], ""))
+            except ValueError as error:
+                raise ValueError(f"--{error}") from None
+        raise ValueError(f"unexpected argument {stranger!r}; options begin with --")
+    return content
+
+
+class _Note(argparse.Action):
+    """Keeps options in the order in which they were given: a later one wins, a profile too."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if isinstance(values, list) and len(values) == 1 and values[0].startswith(("[", "{")):
+            values = values[0]  # a list or a mapping spelled in YAML
+        namespace.given.append((self.dest, self.const if values == [] else values))
+
+
+class _NotePairs(_Note):
+    """The same for NAME=VALUE."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        if values and all("=" in value for value in values) and not values[0].startswith("{"):
+            values = dict(value.split("=", 1) for value in values)
+        super().__call__(parser, namespace, values, option_string)
+
+
+def _parser(name: str, description: str, config_class: type, *, everything: bool) -> argparse.ArgumentParser:
+    """A parser with an option for every setting; its help lists all of them or those that people set."""
+    about, examples = _about(description)
+    often = OFTEN_SET.get(name, ())
+    fields = list(settings(config_class))
+    values = [one for one in fields if not one.section]
+    needed = [f"--{one.path} {_metavar(one)}" for one in values if one.default is dataclasses.MISSING]
+    whole = any(one.section and one.default is dataclasses.MISSING for one in fields)
+    profile = "--profile FILE" if whole else "[--profile FILE]"
+    parser = argparse.ArgumentParser(
+        prog=f"polite-flamingo {name}",
+        usage=" ".join([f"polite-flamingo {name}", *needed, profile, "[--section.setting VALUE ...]"]),
+        description="\n\n".join([about, *([f"examples:\n{examples}"] if examples else [])]),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=_width()),
+        add_help=False,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    group = parser.add_argument_group("options")
+    group.add_argument("--profile", action=_Note, metavar="FILE", help="YAML file of the settings below, see profiles/")
+    for one in values:
+        _add(group, one)
+    sections = [one for one in fields if one.section]
+    for one in sections:
+        _add(parser, one, shown=False)
+        _add_section(parser, one, ("",) if everything else often)
+    if closed := [one for one in sections if not everything and one.path not in often]:
+        rows = "\n".join(f"--{one.path}.…".ljust(28) + one.meaning.rstrip(".") for one in closed)
+        parser.add_argument_group("more settings, which --help-all lists", rows)
+    last = parser.add_argument_group("help")
+    last.add_argument("-h", "--help", action="store_true", help="show this and exit")
+    last.add_argument("--help-all", action="store_true", help="show every setting and exit")
+    return parser
+
+
+def _add_section(parser: argparse.ArgumentParser, section: Setting, listed: tuple[str, ...]) -> None:
+    """Add the options of a section; `listed` are the parts that its help shows, ("",) is everything."""
+    group = parser.add_argument_group(f"{section.path}: {section.meaning.rstrip('.')}")
+    assert section.section is not None
+    first_of: dict[Any, str] = {}
+    same = "-"
+    for one in all_settings(section.section, section.path, section.default):
+        shown = one.path.startswith(listed) and not one.path.startswith(f"{same}.")
+        if shown and one.section and listed != ("",) and first_of.setdefault(one.section, one.path) != one.path:
+            same = one.path
+            meaning = f"{one.meaning.rstrip('.')}; the same settings as {first_of[one.section]}"
+            group.add_argument(f"--{one.path}.…", nargs=0, action=_Note, help=meaning)
+        _add(group, one, shown=shown and not one.section)
+
+
+def _add(group: Any, one: Setting, *, shown: bool = True) -> None:
+    """Add the option of a setting."""
+    words = type_words(one.hint)
+    more: dict[str, Any] = {"metavar": _metavar(one)}
+    if one.default is False and "." not in one.path:
+        more = {"nargs": 0, "const": True}
+    elif words == "true or false" or "const" in one.metadata:
+        more |= {"nargs": "?", "const": one.metadata.get("const", True)}
+    elif not one.section and ("a list" in words or "a mapping" in words):
+        more["nargs"] = one.metadata.get("nargs", "+")
+    action = _NotePairs if "a mapping" in words and not one.section else _Note
+    group.add_argument(
+        f"--{one.path}", action=action, dest=one.path, help=_help(one) if shown else argparse.SUPPRESS, **more
+    )
+
+
+def _add_names(parser: argparse.ArgumentParser, config_class: type, arguments: Sequence[str]) -> None:
+    """Add the options that name an entry of a mapping, such as `--data.text out/text`."""
+    mappings = [one.path for one in settings(config_class) if "a mapping" in type_words(one.hint) and not one.section]
+    for option in {argument.partition("=")[0] for argument in arguments}:
+        if any(option.startswith(f"--{path}.") for path in mappings):
+            parser.add_argument(option, action=_Note, dest=option[2:])
+
+
+def _about(description: str) -> tuple[str, str]:
+    """The first paragraph of a docstring, and its indented commands."""
+    about, *blocks = description.strip().split("\n\n")
+    examples = (line for block in blocks if block.startswith("    polite-flamingo") for line in block.split("\n"))
+    return about, "\n".join(line[2:] for line in examples)
+
+
+def _metavar(one: Setting) -> str:
+    if "metavar" in one.metadata or one.path in METAVARS:
+        return str(one.metadata.get("metavar", METAVARS.get(one.path)))
+    words = type_words(one.hint).removesuffix(" or a mapping")
+    if words.startswith("one of "):
+        return f"{{{words.removeprefix('one of ').replace(', ', ',')}}}"
+    return {"a whole number": "INTEGER", "a number": "NUMBER", "a string": "TEXT", "true or false": "true|false"}.get(
+        words, "NAME=VALUE" if words == "a mapping" else "VALUE"
+    )
+
+
+def _help(one: Setting) -> str:
+    said = one.meaning.rstrip(".")
+    if one.default is dataclasses.MISSING:
+        said += " (required)"
+    elif one.default not in ("", (), {}, None, False) or type(one.default) in (int, float):
+        shown = str(one.default).lower() if isinstance(one.default, bool) else one.default
+        shown = ", ".join(map(str, shown)) if isinstance(shown, tuple) else shown
+        said += f" (default: {shown})"
+    return said.strip().replace("%", "%%")
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size((100, 24)).columns, 120)
+
+
+def _with_local_paths(config: Config) -> Config:
+    """A config whose input, output and data are paths as `local_path` gives them. Raises `ValueError`."""
+    given = {name: value for name in ("input", "out", "init") if (value := getattr(config, name, None)) is not None}
+    paths: dict[str, Any] = {
+        name: local_path(path, f"--{name}") for name, path in given.items() if path or name != "init"
     }
-
-
-def _own_sections(arguments: Sequence[str], config_class: Any) -> list[str]:
-    """The arguments, `--profile FILE` replaced by the YAML text that FILE holds without the sections of other jobs."""
-    foreign = set(SECTIONS) - {field.name for field in dataclasses.fields(config_class)}
-    own: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        flag, _, file = argument.partition("=")
-        if flag != "--profile":
-            own.append(argument)
-            continue
-        file = file or next(rest, "")
-        try:
-            content = yaml.safe_load(read_text(Path(file)))
-        except FileNotFoundError:
-            raise ValueError(f"--profile: {file!r} does not exist") from None
-        except NotText as error:
-            raise ValueError(f"--profile: {error}") from None
-        except yaml.YAMLError as error:
-            raise ValueError(f"--profile: problem parsing {file}: {error}") from None
-        if not isinstance(content, dict):
-            raise ValueError(f"--profile: {file} must hold sections such as `rewriter:`")
-        content = {key: value for key, value in content.items() if key not in foreign}
-        refuse_empty_strangers(content, config_class)
-        own += ["--profile", yaml.safe_dump(content)]
-    return own
+    for key, one in getattr(config, "data", {}).items():
+        shards = local_path(one if isinstance(one, str) else one.shards, f"--data.{key}")
+        whole = shards if isinstance(one, str) else dataclasses.replace(one, shards=shards)
+        paths["data"] = {**paths.get("data", {}), key: whole}
+    return dataclasses.replace(config, **paths)  # type: ignore[type-var]
 
 
 def fail(name: str, message: str, status: int = 2) -> NoReturn:
@@ -145,11 +269,6 @@ def fail(name: str, message: str, status: int = 2) -> NoReturn:
 
 def _say(name: str, message: str) -> None:
     print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
-
-
-def to_yaml(config: Any) -> str:
-    """A config dataclass as YAML, such as `--profile` reads."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
 
 
 def table(rows: Sequence[tuple[str, str]], title: str) -> str:
@@ -163,15 +282,3 @@ def names_of(names: Sequence[str], most: int = 12) -> str:
     """A list of names that stays readable when there are thousands."""
     more = f" … and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _help_of(config_class: type, name: str) -> str:
-    """The line of a field in the class's docstring."""
-    lines = [line.strip() for line in (config_class.__doc__ or "").splitlines()]
-    return next((line.partition(": ")[2] for line in lines if line.startswith(f"{name}: ")), "")

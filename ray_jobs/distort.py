@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.config import to_yaml
 from polite_flamingo.distortion import conversation
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
@@ -85,7 +86,7 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
         layout=layout,
         identity=config_hash(config.distortion, models),
         models=models,
-        config=console.to_yaml(replace(config, fresh=False, again=False)),
+        config=to_yaml(replace(config, fresh=False, again=False)),
     )
     with job.locked(fresh=config.fresh):
         if config.again:

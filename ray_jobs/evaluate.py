@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from polite_flamingo.config import to_yaml
 from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded, contestants_of
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.evaluation.metrics import shown
@@ -77,7 +78,7 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
         identities = {name: identity(one, config) for name, one in contestants.items()}
         digests = check_input(out / "evaluation.json", shards)
         refuse_other_models(out, contestants, identities)
-        write_atomically(out / "config.yaml", console.to_yaml(replace(config, fresh=False)))
+        write_atomically(out / "config.yaml", to_yaml(replace(config, fresh=False)))
         answer_all(config, contestants, shards, digests, identities, answering_actor, judging_actor)
         results = conclude(config, contestants, shards)
         print_summary(results, out)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.config import to_yaml
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
@@ -113,7 +114,7 @@ def _seed(out: Path, seed: int) -> Path:
 
 def job_of(config: PaperConfig) -> ResumableJob:
     """Return the job; its hash leaves out the number of seeds, as seeds may be added to a folder."""
-    resolved = console.to_yaml(replace(config, fresh=False, out="", seeds=1))
+    resolved = to_yaml(replace(config, fresh=False, out="", seeds=1))
     models = model_fingerprints(replace(config.rewriter, flamingo=config.training.base), config.scoring)
     return ResumableJob(
         layout=OutputLayout(root=Path(config.out)),

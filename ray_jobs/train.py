@@ -24,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.config import to_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import OutputLayout
@@ -87,7 +88,7 @@ def train(config: TrainConfig) -> None:
         layout=layout,
         identity=training_hash(config.training, config.stage, start, models, mixture, shards),
         models=models,
-        config=console.to_yaml(replace(config, fresh=False)),
+        config=to_yaml(replace(config, fresh=False)),
         outputs=OUTPUTS,
     )
     with job.locked(fresh=config.fresh):

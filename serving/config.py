@@ -7,17 +7,14 @@ here imports torch, FastAPI or Ray.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from polite_flamingo.config import load
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.profile_keys import refuse_empty_strangers
-from polite_flamingo.text_files import NotText, read_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,39 +218,5 @@ class ServiceConfig:
 
 
 def from_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> ServiceConfig:
-    """The service that a profile describes.
-
-    Args:
-        profile: a YAML file; sections that belong to other jobs are passed over.
-        overrides: values by dotted names, such as {"serving.access.keys": "keys.json"}.
-
-    Raises:
-        ValueError: a file, a key or a value that does not fit; one line.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    own = {one.name for one in fields(ServiceConfig)}
-    try:
-        content = yaml.safe_load(read_text(Path(profile)))
-    except (OSError, NotText, yaml.YAMLError) as error:
-        raise ValueError(f"profile {profile}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"profile {profile} must hold sections such as `rewriter:`")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(ServiceConfig, as_group=False)
-    parser.add_argument("--profile", action="config")
-    mine = {key: value for key, value in content.items() if key in own}
-    changes = [
-        f"--{name}={value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).strip()}"
-        for name, value in (overrides or {}).items()
-    ]
-    try:
-        refuse_empty_strangers(mine, ServiceConfig)
-        found = parser.instantiate(parser.parse_args(["--profile", yaml.safe_dump(mine), *changes]))
-        return ServiceConfig(**{name: found[name] for name in own})
-    except (ArgumentError, ValueError, TypeError) as error:
-        lacking = " and ".join(
-            f"`{name}`" for name in ("rewriter", "serving") if not isinstance(content.get(name), dict)
-        )
-        reason = f"(it has no section {lacking}) " if lacking else ""
-        raise ValueError(f"profile {profile}: {reason}{' '.join(str(error).split())}") from None
+    """The service that a profile describes: `polite_flamingo.config.load` of a `ServiceConfig`."""
+    return load(ServiceConfig, profile, overrides)

@@ -15,16 +15,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from polite_flamingo.config import Unfit, fill, read_yaml
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.model.saved import FILE, opened
 from polite_flamingo.hub import resolve
-from polite_flamingo.profile_keys import refuse_empty_strangers
-from polite_flamingo.text_files import read_text
 
 FORMS = "a model's folder, zoo:NAME, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
 
@@ -95,17 +91,13 @@ def _contestant(name: str, line: str) -> Contestant:
 
 
 def _of_profile(name: str, path: Path, section: str, part: str) -> FlamingoConfig:
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--flamingo", type=FlamingoConfig)
     try:
-        given: Any = (yaml.safe_load(read_text(path)) or {})[section][part]
-        refuse_empty_strangers(given, FlamingoConfig)
-        found: FlamingoConfig = parser.instantiate(parser.parse_object({"flamingo": given})).flamingo
-    except (KeyError, TypeError):
-        raise ValueError(f"contestant {name}: {path} has no section {section}.{part} that names a model") from None
-    except (ArgumentError, yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"contestant {name}: {path}: {' '.join(str(error).split())}") from None
-    opened(found)
+        content = read_yaml(path).get(section)
+        if not isinstance(content, dict) or part not in content:
+            raise ValueError(f"{path} has no section {section}.{part} that names a model")
+        found = fill(FlamingoConfig, content[part], f"{section}.{part}")
+        opened(found)
+    except ValueError as error:
+        place = f"{path}: " if isinstance(error, Unfit) else ""
+        raise ValueError(f"contestant {name}: {place}{error}") from None
     return found

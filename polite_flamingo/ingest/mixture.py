@@ -31,11 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from polite_flamingo import text_files
+from polite_flamingo.config import Unfit, fill, merged, read_yaml
 from polite_flamingo.ingest.ingest import IngestConfig
-from polite_flamingo.profile_keys import refuse_empty_strangers
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.storage.user_paths import local_path
 
@@ -206,26 +203,11 @@ def load_mixture(path: Path, **overrides: Any) -> Mixture:
     Raises:
         ValueError: the file is no mixture; says where.
     """
-    try:
-        content = yaml.safe_load(text_files.read_text(path))
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror or error})") from None
-    except text_files.NotText as error:
-        raise SourceError(str(error)) from None
-    except yaml.YAMLError as error:
-        raise SourceError(f"{path} is not YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict):
-        raise SourceError(f"{path} holds no mapping: it needs 'sources' (see profiles/pf1m-mixture.yaml)")
-    content |= {name: value for name, value in overrides.items() if value is not None}
-    if "sampling" in overrides and overrides["sampling"] not in (None, "sqrt") and overrides.get("total") is None:
+    content = read_yaml(path)
+    changes = {name: value for name, value in overrides.items() if value is not None}
+    if changes.get("sampling", "sqrt") != "sqrt" and "total" not in changes:
         content.pop("total", None)
-    from jsonargparse import ArgumentError, ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Mixture, "mixture")
     try:
-        refuse_empty_strangers(content, Mixture)
-        made: Mixture = parser.instantiate(parser.parse_object({"mixture": content})).mixture
-    except (ArgumentError, ValueError, TypeError, KeyError) as error:
-        raise SourceError(f"{path}: {' '.join(str(error).split())}") from None
-    return made
+        return fill(Mixture, merged(content, changes))
+    except Unfit as error:
+        raise SourceError(f"{path}: {error}") from None

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image as Pillow
 
 from actors.distortion import DistortionActor
+from polite_flamingo.config import to_yaml
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, LocalConfig, RetrievalConfig, Shares
 from polite_flamingo.distortion.pairs import distort as distort_samples
 from polite_flamingo.distortion.rules import RuleSpeaker
@@ -193,7 +194,7 @@ def test_profiles_say_how_to_distort(name: str) -> None:
     config = console.parse("distort", "", DistortConfig, arguments)
     assert config.distortion.speaker == {"tiny": "rules", "openflamingo-9b-v1": "endpoint"}[name]
     assert config.distortion.shares == Shares(), "the paper's counts"
-    again = console.to_yaml(config)
+    again = to_yaml(config)
     assert "api_key_variable" in again and "OPENAI_API_KEY" in again, "the name of the variable, never the key"
 
 

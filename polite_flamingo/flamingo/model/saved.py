@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from polite_flamingo.config import Unfit, fill, read_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.hub import resolve
 
@@ -46,8 +47,6 @@ def opened(config: FlamingoConfig) -> FlamingoConfig:
     """
     if not config.folder:
         return config
-    from jsonargparse import ArgumentError, ArgumentParser
-
     folder = Path(resolve(config.folder))
     file = folder / FILE
     if not file.is_file():
@@ -60,11 +59,7 @@ def opened(config: FlamingoConfig) -> FlamingoConfig:
             return [absolute(item) for item in value]
         return str(folder / value) if isinstance(value, str) and value.startswith(INSIDE) else value
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--model", type=FlamingoConfig)
     try:
-        found = parser.instantiate(parser.parse_object({"model": absolute(yaml.safe_load(file.read_text()))}))
-    except (ArgumentError, yaml.YAMLError, ValueError, TypeError) as error:
-        raise ValueError(f"{file}: {' '.join(str(error).split())}") from None
-    model: FlamingoConfig = found.model
-    return model
+        return fill(FlamingoConfig, absolute(read_yaml(file)))
+    except Unfit as error:
+        raise ValueError(f"{file}: {error}") from None

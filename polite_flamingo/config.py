@@ -1,0 +1,234 @@
+"""The one loader of settings: YAML and `--section.field value` become frozen dataclasses.
+
+Jobs, the server, mixtures, contestants and the folders of trained models are all filled here, by the same three rules:
+
+    an unknown name is refused, at any depth, with the name that was probably meant
+    a value of the wrong type is refused in one line, such as "thresholds.sts: must be a number, got 'abc'"
+    a setting that is not given keeps its default, also inside a section that is given in part
+
+One profile serves every job. A job reads the sections that are fields of its config and passes over the other
+`SECTIONS`; nothing else is passed over, so a setting arrives or is refused.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from polite_flamingo.settings import Setting, all_settings, join, members, settings, type_words
+from polite_flamingo.text_files import NotText, read_text
+
+Config = TypeVar("Config")
+
+SECTIONS = ("rewriter", "scoring", "thresholds", "pools", "distortion", "training", "workers", "evaluation", "serving")
+"""Top-level keys of a profile that a job passes over unless its config has a field of that name."""
+
+_WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+class Unfit(ValueError):
+    """A setting that is unknown, missing or wrong; `path` is its dotted name."""
+
+    def __init__(self, path: str, message: str):
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+
+
+def load(kind: type[Config], path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+    """A config from a profile.
+
+    Args:
+        kind: its dataclass.
+        path: a YAML file; sections of other jobs are passed over.
+        overrides: values by dotted names, such as {"serving.access.keys": "keys.json"}.
+
+    Raises:
+        ValueError: the file, a name or a value does not fit; one line that names the file.
+    """
+    content = read_yaml(path)
+    try:
+        changes = [nested(name, value) for name, value in (overrides or {}).items()]
+        return fill(kind, merged(own_sections(kind, content), *changes))
+    except ValueError as error:
+        raise ValueError(f"profile {path}: {error}") from None
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds. Raises `ValueError`, which names the file."""
+    try:
+        content = yaml.safe_load(read_text(Path(path)))
+    except OSError as error:
+        why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
+        raise ValueError(f"{path} {why}") from None
+    except NotText as error:
+        raise ValueError(str(error)) from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold settings by name, in sections such as `rewriter:`")
+    return content
+
+
+def own_sections(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a profile without the sections of other jobs."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    for name in content:
+        if name not in known and name not in SECTIONS:
+            raise _unknown(kind, "", str(name), [*known, *SECTIONS])
+    return {name: value for name, value in content.items() if name in known}
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """A value by its dotted name -> mappings inside one another."""
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return dict(value)
+
+
+def merged(content: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
+    """All of these; a later value wins, and mappings are merged key by key."""
+    result = dict(content)
+    for change in changes:
+        for name, value in change.items():
+            before = result.get(name)
+            if isinstance(before, Mapping) or isinstance(value, Mapping):
+                before, value = _from_yaml(before), _from_yaml(value)
+            both = isinstance(before, Mapping) and isinstance(value, Mapping)
+            result[name] = merged(before, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def fill(kind: type[Config], content: Any, at: str = "", base: Config | None = None) -> Config:
+    """An instance of a dataclass.
+
+    Args:
+        kind: the dataclass.
+        content: values by field. Text becomes a number or a list where the field is one: the command line gives text.
+        at: dotted name of the section, for messages.
+        base: where values that are not given come from, instead of the defaults of `kind`.
+
+    Raises:
+        Unfit: a name is unknown, a value is missing or does not fit.
+    """
+    content = {} if content is None else _from_yaml(content)
+    if not isinstance(content, Mapping):
+        raise Unfit(at, f"must be a section of settings, got {_shown(content)}")
+    known = {one.path: one for one in settings(kind)}
+    values = {name: getattr(base, name) for name in known} if base is not None else {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise _unknown(kind, at, str(key), list(known))
+        default = values.get(name, known[name].default)
+        values[name] = _convert(known[name].hint, value, join(at, name), default)
+    missing = [name for name, one in known.items() if name not in values and one.default is dataclasses.MISSING]
+    if missing:
+        raise Unfit(at, _missing([known[name] for name in missing]))
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise _placed(at, str(error)) from None
+
+
+def to_yaml(config: Any) -> str:
+    """A config as YAML, such as a profile holds."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _convert(hint: Any, value: Any, at: str, default: Any = dataclasses.MISSING) -> Any:
+    """A value as the type of its field wants it. Raises `Unfit`."""
+    kinds = [kind for kind in members(hint) if kind is not types.NoneType]
+    if types.NoneType in members(hint) and value in (None, "null"):
+        return None
+    if str in kinds and len(kinds) > 1:  # text or a section
+        value = _from_yaml(value)
+        kinds = [kind for kind in kinds if (kind is str) != isinstance(value, Mapping)]
+    [kind] = kinds
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return fill(kind, value, at, default if isinstance(default, kind) else None)  # type: ignore[arg-type]
+    if origin in (tuple, list):
+        value = _from_yaml(value)
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise Unfit(at, f"must be a list such as [a, b], got {_shown(value)}")
+        return origin(_convert(arguments[0], item, f"{at}[{number}]") for number, item in enumerate(value))
+    if origin is dict:
+        value = {} if value is None else _from_yaml(value)
+        if not isinstance(value, Mapping):
+            raise Unfit(at, f"must be NAME=VALUE or a mapping, got {_shown(value)}")
+        return {str(name): _convert(arguments[1], item, join(at, str(name))) for name, item in value.items()}
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+    else:
+        with_text = _from_text(kind, value) if isinstance(value, str) else value
+        if kind is float and isinstance(with_text, int) and not isinstance(with_text, bool):
+            with_text = float(with_text)
+        if kind is Any or type(with_text) is kind:
+            return with_text
+    raise Unfit(at, f"must be {type_words(hint)}, got {_shown(value)}{_quotes(kind, value)}")
+
+
+def _from_text(kind: Any, text: str) -> Any:
+    """Text as a number, a truth value or a path; as it is where it is none."""
+    try:
+        return _WORDS.get(text.lower(), text) if kind is bool else kind(text) if kind in (int, float, Path) else text
+    except ValueError:
+        return text
+
+
+def _from_yaml(value: Any) -> Any:
+    """Text that spells a list or a mapping as such; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+        try:
+            return yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+    return value
+
+
+def _unknown(kind: type, at: str, key: str, known: Sequence[str]) -> Unfit:
+    """The refusal of a name, with the one that was probably meant: a near one beside it, or the same one further in."""
+    near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
+    deeper = [one.path for one in all_settings(kind, at) if one.path.endswith(f".{key}")]
+    meant = join(at, near[0]) if near else " or ".join(deeper[:3])
+    return Unfit(
+        join(at, key), f"unknown; did you mean {meant}?" if meant else f"unknown; known are {', '.join(known)}"
+    )
+
+
+def _missing(fields: Sequence[Setting]) -> str:
+    values = [one.path for one in fields if not one.section]
+    sections = [f"`{one.path}`" for one in fields if one.section]
+    parts = [f"required: {', '.join(values)}"] if values else []
+    return "; ".join([*parts, *([f"no section {' and '.join(sections)}"] if sections else [])])
+
+
+def _placed(at: str, message: str) -> Unfit:
+    """What a dataclass refused, with the place where it stands, unless the message begins with it."""
+    head, colon, rest = message.partition(": ")
+    if colon and head in at.split("."):
+        return Unfit(at, rest)
+    return Unfit("" if at and message.startswith(at.split(".")[0]) else at, message)
+
+
+def _quotes(kind: Any, value: Any) -> str:
+    return " (put it in quotes)" if kind is str and isinstance(value, int | float) else ""
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

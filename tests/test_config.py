@@ -1,0 +1,235 @@
+"""The one loader: every setting of every profile arrives in every job that reads it, and every mistake is one line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from polite_flamingo.config import SECTIONS, fill, load, merged, nested, to_yaml
+from polite_flamingo.settings import Setting, all_settings, settings
+from ray_jobs import console
+from ray_jobs.build_pf1m import BuildConfig
+from ray_jobs.distort import DistortConfig
+from ray_jobs.evaluate import EvaluateConfig
+from ray_jobs.paper import PaperConfig
+from ray_jobs.select import SelectConfig
+from ray_jobs.serve import ServeConfig
+from ray_jobs.train import TrainConfig
+from serving.config import ServiceConfig
+
+REPO = Path(__file__).parents[1]
+PROFILES = ["tiny.yaml", "openflamingo-9b-v1.yaml"]
+
+READS: dict[type, set[str]] = {
+    BuildConfig: {"rewriter", "scoring", "thresholds", "pools"},
+    SelectConfig: {"thresholds"},
+    DistortConfig: {"distortion", "pools"},
+    TrainConfig: {"training", "workers"},
+    EvaluateConfig: {"rewriter", "scoring", "evaluation", "pools"},
+    PaperConfig: {"rewriter", "scoring", "thresholds", "pools", "distortion", "training"},
+    ServeConfig: {"rewriter", "scoring", "thresholds", "pools", "serving"},
+    ServiceConfig: {"rewriter", "scoring", "thresholds", "pools", "serving"},
+}
+"""The sections that each job reads, as docs/architecture.md has it."""
+
+GIVEN: dict[type, list[str]] = {
+    BuildConfig: ["--input", "in", "--out", "out"],
+    SelectConfig: ["--out", "out"],
+    DistortConfig: ["--input", "in", "--out", "out"],
+    TrainConfig: ["--stage", "polite", "--data.pairs", "in", "--out", "out"],
+    EvaluateConfig: ["--input", "in"],
+    PaperConfig: [],
+    ServeConfig: [],
+}
+
+
+def changed(one: Setting, value: Any) -> Any:
+    """Another value of the same type, which no check refuses."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return 1 - value if one.path.endswith("gpus") and "workers" in one.path else value + 1
+    if isinstance(value, float):
+        return value / 2 if value else 0.25
+    if isinstance(value, tuple):
+        return ("lora",) if "omits" in one.path or "tune" in one.path else (*value, "another")
+    if getattr(one.hint, "__origin__", None) is Literal:
+        return next(other for other in one.hint.__args__ if other != value)
+    return 0.125 if value is None else f"{value or 'http://a'}-changed"
+
+
+def at(config: Any, path: str) -> Any:
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def leaves(config: Any, kind: type) -> Iterator[tuple[Setting, Any]]:
+    """Every single value of the sections that stand in a config, with its setting."""
+    for one in all_settings(kind):
+        if one.path.partition(".")[0] in SECTIONS and not one.section:
+            above = one.path.rpartition(".")[0]
+            with_none = [part for part in parts(above) if at(config, part) is None]
+            if not with_none:
+                yield one, at(config, one.path)
+
+
+def parts(path: str) -> list[str]:
+    names = path.split(".")
+    return [".".join(names[:number]) for number in range(1, len(names) + 1)]
+
+
+def loaded(kind: type, path: Path) -> Any:
+    return (
+        load(kind, path)
+        if kind is ServiceConfig
+        else console.parse("x", "", kind, ["--profile", str(path), *GIVEN[kind]])
+    )
+
+
+@pytest.mark.parametrize("kind", READS)
+def test_a_job_reads_the_sections_that_are_documented(kind: type) -> None:
+    assert {one.path for one in settings(kind)} & set(SECTIONS) == READS[kind]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("kind", READS)
+def test_every_setting_of_a_profile_arrives_in_every_job_that_reads_it(
+    kind: type, profile: str, tmp_path: Path
+) -> None:
+    """Half of the settings are changed in one file, the others in a second one; then each value is looked for."""
+    before = loaded(kind, REPO / "profiles" / profile)
+    found = list(leaves(before, kind))
+    assert {one.path.partition(".")[0] for one, _ in found} == READS[kind]
+    for half in (found[::2], found[1::2]):
+        wanted = {one.path: changed(one, value) for one, value in half}
+        content = yaml.safe_load((REPO / "profiles" / profile).read_text())
+        plain = [nested(path, list(value) if isinstance(value, tuple) else value) for path, value in wanted.items()]
+        (tmp_path / "changed.yaml").write_text(yaml.safe_dump(merged(content, *plain)))
+        after = loaded(kind, tmp_path / "changed.yaml")
+        assert {path: at(after, path) for path in wanted} == wanted
+
+
+@pytest.mark.parametrize("name", ["tiny.yaml", "clever-9b.yaml"])
+def test_every_override_of_a_deployment_arrives(name: str) -> None:
+    given = yaml.safe_load((REPO / "serving" / name).read_text())["applications"][0]["args"]
+    found = list(leaves(load(ServiceConfig, REPO / given["profile"], given["set"]), ServiceConfig))
+    for half in (found[::2], found[1::2]):
+        wanted = {one.path: changed(one, value) for one, value in half}
+        config = load(ServiceConfig, REPO / given["profile"], {**given["set"], **wanted})
+        assert {path: at(config, path) for path in wanted} == wanted
+
+
+@pytest.mark.parametrize("kind", [kind for kind in READS if kind is not ServiceConfig])
+def test_every_setting_can_be_misspelt_and_the_right_one_is_named(
+    kind: type, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the command line and at any depth, also where nothing stands below the name."""
+    for one in all_settings(kind):
+        if one.path.partition(".")[0] not in SECTIONS:
+            continue
+        above, _, name = one.path.rpartition(".")
+        wrong = f"{above}.{name}{name[-1]}" if above else f"{name}x"
+        for value in ("1", "{}"):
+            with pytest.raises(SystemExit):
+                console.parse("x", "", kind, [f"--{wrong}", value])
+            said = capsys.readouterr().err
+            assert f"--{wrong}: unknown; did you mean {one.path}?" in said and said.count("\n") == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leaf:
+    number: int = 0
+    share: float = 0.5
+    free: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.number < 0:
+            raise ValueError("number must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    name: str = ""
+    yes: bool = False
+    one_of: Literal["a", "b"] = "a"
+    names: tuple[str, ...] = ()
+    leaf: Leaf = Leaf(number=7)
+    maybe: Leaf | None = None
+    named: dict[str, str | Leaf] = field(default_factory=dict)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"leef": {}}, "leef: unknown; did you mean leaf?"),
+        ({"leaf": {"other": {}}}, "leaf.other: unknown; known are number, share, free"),
+        ({"share": 1}, "share: unknown; did you mean leaf.share or maybe.share?"),
+        ({"maybe": {"nmber": {}}}, "maybe.nmber: unknown; did you mean maybe.number?"),
+        ({"named": {"any": {"nmber": 1}}}, "named.any.nmber: unknown; did you mean named.any.number?"),
+        ({"leaf": {"number": "abc"}}, "leaf.number: must be a whole number, got 'abc'"),
+        ({"leaf": {"number": 1.5}}, "leaf.number: must be a whole number, got 1.5"),
+        ({"leaf": {"number": True}}, "leaf.number: must be a whole number, got True"),
+        ({"leaf": {"share": "abc"}}, "leaf.share: must be a number, got 'abc'"),
+        ({"leaf": {"number": -1}}, "leaf: number must not be negative"),
+        ({"leaf": 5}, "leaf: must be a section of settings, got 5"),
+        ({"yes": "perhaps"}, "yes: must be true or false, got 'perhaps'"),
+        ({"one_of": "c"}, "one_of: must be one of a, b, got 'c'"),
+        ({"names": "a"}, "names: must be a list such as [a, b], got 'a'"),
+        ({"names": [1]}, "names[0]: must be a string, got 1 (put it in quotes)"),
+        ({"named": "a"}, "named: must be NAME=VALUE or a mapping, got 'a'"),
+    ],
+)
+def test_a_mistake_is_one_plain_line(content: Any, says: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        fill(Tree, content)
+    assert str(refused.value) == says
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({}, Tree()),
+        ({"leaf": None}, Tree()),
+        ({"leaf": {"share": 1}}, Tree(leaf=Leaf(number=7, share=1.0))),  # the number is the tree's, not the leaf's
+        ({"leaf": "{share: 0.1}"}, Tree(leaf=Leaf(number=7, share=0.1))),
+        ({"leaf": {"share": "1e-3"}}, Tree(leaf=Leaf(number=7, share=0.001))),
+        ({"maybe": {}}, Tree(maybe=Leaf())),
+        ({"maybe": "null"}, Tree()),
+        ({"named": {"x": "a", "y": {"number": "3"}}}, Tree(named={"x": "a", "y": Leaf(number=3)})),
+        ({"names": "[a, b]", "yes": "true"}, Tree(names=("a", "b"), yes=True)),
+        ({"name": "12", "one-of": "b"}, Tree(name="12", one_of="b")),
+    ],
+)
+def test_what_is_given_is_converted_and_the_rest_keeps_its_default(content: Any, expected: Tree) -> None:
+    assert fill(Tree, content) == expected
+    assert fill(Tree, yaml.safe_load(to_yaml(expected))) == expected
+
+
+def test_later_values_win_and_the_others_stay() -> None:
+    content: Mapping[str, Any] = {"a": {"x": 1, "y": 2}, "b": [1], "c": "{x: 1}"}
+    assert merged(content, {"a": {"y": 3}}, {"b": [2]}, {"c": {"y": 2}}, {"a": "{z: 4}"}) == {
+        "a": {"x": 1, "y": 3, "z": 4}, "b": [2], "c": {"x": 1, "y": 2}
+    }  # fmt: skip
+
+
+def test_the_order_of_profiles_and_options_decides(tmp_path: Path) -> None:
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    one.write_text("thresholds: {sts: 0.1, clip: 1}\n")
+    two.write_text("thresholds: {sts: 0.2}\ntraining: {whatever: 1}\n")
+    arguments = ["--out", "o", "--profile", str(one), f"--profile={two}", "--thresholds.clip_single"]
+    found = console.parse("select", "", SelectConfig, [*arguments, "--thresholds.sts=0.3"]).thresholds
+    assert (found.sts, found.clip, found.clip_single) == (0.3, 1.0, True)
+    assert console.parse("select", "", SelectConfig, ["--thresholds.sts", "0.3", *arguments]).thresholds.sts == 0.2
+
+
+def test_no_default_of_a_section_can_be_changed_by_filling_it() -> None:
+    before = dataclasses.replace(Tree())
+    fill(Tree, {"leaf": {"number": 1}, "named": {"a": "b"}})
+    assert Tree() == before
