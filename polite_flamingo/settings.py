@@ -68,10 +68,13 @@ def all_settings(kind: type, at: str = "", base: Any = dataclasses.MISSING) -> I
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """What the docstring of a dataclass says of each field."""
-    listed = (inspect.getdoc(kind) or "").partition("Attributes:\n")[2]
-    found = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", listed, re.MULTILINE | re.DOTALL)
-    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
+    """What the docstrings of a dataclass and of those that it extends say of each field."""
+    meaning: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        listed = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")[2]
+        found = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", listed, re.MULTILINE | re.DOTALL)
+        meaning |= {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
+    return meaning
 
 
 def type_words(hint: Any) -> str:

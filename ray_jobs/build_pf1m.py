@@ -22,11 +22,12 @@ from polite_flamingo.config import to_yaml
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.world import World, another, look_at, world_of
 from ray_jobs import console, select
-from ray_jobs.cluster import PoolsConfig, running_ray
+from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import by_name, config_hash, model_fingerprints
 from ray_jobs.replay_ledger import settle
 from ray_jobs.resumable_job import ShardJob, input_shards, with_ingests

@@ -31,11 +31,12 @@ from polite_flamingo.distortion.pairs import caption_index, single_turns
 from polite_flamingo.distortion.retrieval import index_name
 from polite_flamingo.distortion.speakers import ASKED_PLAINLY
 from polite_flamingo.distortion.summary import count, pick, total
+from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.report.distortion import write_distortion_page
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.shards import write_atomically
 from ray_jobs import console
-from ray_jobs.cluster import PoolsConfig, running_ray
+from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import by_name, fingerprints, short_hash
 from ray_jobs.resumable_job import ShardJob, input_shards, read_run
 

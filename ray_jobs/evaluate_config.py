@@ -9,7 +9,7 @@ from polite_flamingo.endpoints.client import ServerConfig
 from polite_flamingo.evaluation.bootstrap import Resampling
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
-from ray_jobs.cluster import PoolsConfig
+from polite_flamingo.pools import PoolsConfig
 
 
 @dataclass(frozen=True, kw_only=True)

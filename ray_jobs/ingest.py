@@ -191,7 +191,8 @@ class OnRay:
     def _start(self) -> None:
         import ray
 
-        from ray_jobs.cluster import Needs, running_ray
+        from polite_flamingo.pools import Needs
+        from ray_jobs.cluster import running_ray
 
         if not ray.is_initialized():
             self._stack.enter_context(running_ray(Needs(cpus=1)))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
-from ray_jobs.cluster import PoolConfig
+from polite_flamingo.pools import PoolConfig
 from ray_jobs.console import JobFailed
 
 PATIENCE = 600.0

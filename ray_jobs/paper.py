@@ -26,12 +26,13 @@ from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
+from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.testbed.paper.page import to_markdown, write_paper
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, build
-from ray_jobs.cluster import PoolsConfig, running_ray
+from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import model_fingerprints
 from ray_jobs.paper_results import collect
 from ray_jobs.paper_steps import (

@@ -24,12 +24,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.pool import PoolActor, PoolSettings, lost_nodes
 from actors.rows import Row
 from actors.source import ShardDatasource
+from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.storage import journal
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.storage.visibility import Probe, probing
 from ray_jobs import lost_machines
-from ray_jobs.cluster import PoolConfig, PoolsConfig
 from ray_jobs.lost_machines import Watch, watched
 from ray_jobs.progress import progress
 

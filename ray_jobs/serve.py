@@ -25,16 +25,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from polite_flamingo.filters.judge import Thresholds
-from polite_flamingo.filters.scorer import ScoringConfig
-from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.pools import Needs
 from ray_jobs import console, interruption
-from ray_jobs.cluster import Needs, PoolsConfig, running_ray
+from ray_jobs.cluster import running_ray
 from ray_jobs.console import CannotStart, JobFailed
-from serving.config import ServiceConfig, ServingConfig
+from serving.config import ServiceConfig
 
 NAME = "polite-flamingo"
 
@@ -76,37 +74,21 @@ SERVE_ENVIRONMENT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig:
+class ServeConfig(ServiceConfig):
     """What is served, and where.
 
     Attributes:
-        rewriter: Polite Flamingo.
-        serving: Clever Flamingo, limits, keys, replicas.
-        scoring: the filters' models.
-        thresholds: for the verdicts on rewritten responses.
-        pools: actors of bulk jobs.
         host: address to listen on; 0.0.0.0 lets other machines in, so set up API keys (serving.access.keys) first.
         port: of the service; several services on one machine need a port each.
     """
 
-    rewriter: RewriterConfig
-    serving: ServingConfig
-    scoring: ScoringConfig = field(default_factory=ScoringConfig)
-    thresholds: Thresholds = field(default_factory=Thresholds)
-    pools: PoolsConfig = field(default_factory=PoolsConfig)
     host: str = "127.0.0.1"
     port: int = 8000
 
     @property
     def service(self) -> ServiceConfig:
         """The service, without host and port."""
-        return ServiceConfig(
-            rewriter=self.rewriter,
-            serving=self.serving,
-            scoring=self.scoring,
-            thresholds=self.thresholds,
-            pools=asdict(self.pools),
-        )
+        return ServiceConfig(**{one.name: getattr(self, one.name) for one in fields(ServiceConfig)})
 
 
 def run(config: ServeConfig) -> None:

@@ -26,11 +26,12 @@ from typing import Any
 
 from polite_flamingo.config import to_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
+from polite_flamingo.pools import Needs
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import write_atomically
 from ray_jobs import console
-from ray_jobs.cluster import Needs, running_ray
+from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import base_fingerprints, by_name, training_hash
 from ray_jobs.resumable_job import ResumableJob, check_input, read_run
 from training.data import Ingredient, find_shards

@@ -15,6 +15,7 @@ from polite_flamingo.config import load
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.pools import PoolsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,18 +204,18 @@ class ServiceConfig:
     """Everything that the service depends on.
 
     Attributes:
-        rewriter: Polite Flamingo.
+        rewriter: Polite Flamingo, which rewrites.
+        serving: Clever Flamingo, limits, keys, replicas.
         scoring: the filters' models.
-        thresholds: of the verdicts.
-        serving: the rest.
-        pools: section of that name, as it stands: the workers of bulk jobs, which `ray_jobs.build_pf1m` reads.
+        thresholds: for the verdicts on rewritten responses.
+        pools: actors of bulk jobs.
     """
 
     rewriter: RewriterConfig
     serving: ServingConfig
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     thresholds: Thresholds = field(default_factory=Thresholds)
-    pools: dict[str, Any] = field(default_factory=dict)
+    pools: PoolsConfig = field(default_factory=PoolsConfig)
 
 
 def from_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> ServiceConfig:

@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.settings import meanings
 from serving.config import ReplicasConfig, ScaleConfig, ServingConfig
 
 BEGIN = "<!-- settings: python -m serving.settings docs/serving.md -->"
 END = "<!-- end of settings -->"
-
-
-def meanings(config: type) -> dict[str, str]:
-    """What the docstring of a config says of each field."""
-    listed = (inspect.getdoc(config) or "").partition("Attributes:\n")[2]
-    found = re.findall(r"^    (\w[\w, ]*): (.*?)(?=^    \w|\Z)", listed, re.MULTILINE | re.DOTALL)
-    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
 
 
 def rows(config: type, prefix: str) -> Iterator[tuple[str, Any, str]]:

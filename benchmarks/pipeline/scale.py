@@ -46,6 +46,7 @@ import psutil
 from PIL import Image as Pillow
 
 from benchmarks.pipeline.stand_ins import StandIn, StandInRewriterActor, StandInScoringActor
+from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.sample import Image, Sample, Turn, make_key
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import (
@@ -61,7 +62,7 @@ from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs import build_pf1m
 from ray_jobs.build_pf1m import BuildConfig, rewrite_and_score
-from ray_jobs.cluster import PoolConfig, PoolsConfig, set_environment
+from ray_jobs.cluster import set_environment
 from ray_jobs.resumable_job import ShardJob, write_run
 
 SHARDS_PER_RUN = 10_000

@@ -194,7 +194,7 @@ def bound(samples: Sequence[Sample], runs: dict[str, list[Run]], ceiling: float,
 
 def rows_per_call(profile: dict[str, Any]) -> int:
     """Rows that the job gives its scoring actor at once."""
-    from ray_jobs.cluster import PoolsConfig
+    from polite_flamingo.pools import PoolsConfig
 
     named = profile.get("pools", {}).get("scoring", {}).get("rows_per_call")
     return int(named or PoolsConfig().scoring.rows_per_call)

@@ -19,10 +19,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 
-import yaml
-
+from polite_flamingo.config import fill, read_yaml, to_yaml
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.sample import Sample, make_key
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, shard_names
@@ -103,10 +102,7 @@ async def prepare(source: Path, work: Path, job: str, config: ServiceConfig, pic
 
 def profile_of(config: ServiceConfig) -> str:
     """The YAML by which `ray_jobs.build_pf1m` runs exactly the server's models."""
-    sections: dict[str, Any] = {
-        name: dataclasses.asdict(getattr(config, name)) for name in ("rewriter", "scoring", "thresholds")
-    }
-    return yaml.safe_dump(_plain(sections | ({"pools": config.pools} if config.pools else {})), sort_keys=False)
+    return to_yaml({name: getattr(config, name) for name in ("rewriter", "scoring", "thresholds", "pools")})
 
 
 def progress(work: Path, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
@@ -140,7 +136,7 @@ def write_results(
     Raises:
         ValueError: the build's output is damaged.
     """
-    thresholds = Thresholds(**yaml.safe_load((work / "profile.yaml").read_text(encoding="utf-8"))["thresholds"])
+    thresholds = fill(Thresholds, read_yaml(work / "profile.yaml")["thresholds"])
     name = config.serving.rewriter_name
     completed = failed = 0
     with output.open("w", encoding="utf-8") as good, errors.open("w", encoding="utf-8") as bad:
@@ -220,9 +216,3 @@ def _some(lines: Iterator[Line]) -> list[Line]:
 def _sync(file: TextIO | BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.config import SECTIONS, to_yaml
+from polite_flamingo.pools import PoolConfig, PoolsConfig
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, identify
-from ray_jobs.cluster import PoolConfig, PoolsConfig, check_size
+from ray_jobs.cluster import check_size
 from ray_jobs.replay import ReplayConfig
 from ray_jobs.select import SelectConfig, thresholds_of_build
 

@@ -23,13 +23,13 @@ from polite_flamingo.distortion.rules import RuleSpeaker
 from polite_flamingo.distortion.speakers import Request, Speaker
 from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.endpoints.client import EndpointDown
+from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.report.distortion import write_distortion_page
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, write_quarantine
 from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console
-from ray_jobs.cluster import PoolConfig, PoolsConfig
 from ray_jobs.console import JobFailed
 from ray_jobs.distort import DistortConfig, config_hash, distort, fail_without_pairs, speaker_of, summarise, try_out
 from tests.support.build_world import text_row, write_world

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from polite_flamingo.pools import PoolConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from ray_jobs import console, lost_machines
 from ray_jobs.build_pf1m import build
-from ray_jobs.cluster import PoolConfig
 from ray_jobs.lost_machines import Watch, watched
 from ray_jobs.train import TrainConfig
 from serving.config import from_profile

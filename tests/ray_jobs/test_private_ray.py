@@ -8,7 +8,8 @@ import pytest
 
 JOB = """
 import sys, subprocess
-from ray_jobs.cluster import PoolsConfig, running_ray
+from polite_flamingo.pools import PoolsConfig
+from ray_jobs.cluster import running_ray
 
 with running_ray(PoolsConfig().needs()):
     import ray

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
+from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.sample import Sample, Turn, make_key
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs.build_pf1m import BuildConfig
-from ray_jobs.cluster import PoolConfig, PoolsConfig
 
 
 def text_row(shard: int, number: int, response: str = "a plain row") -> Sample:

@@ -1,0 +1,82 @@
+"""How many actors do the work of a job: the section `pools` of a profile. No Ray in it, so that `--help` stays fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a job needs of a cluster to start.
+
+    Attributes:
+        cpus: logical CPUs.
+        gpus: GPUs.
+        autoscaling: whether the cluster grows on demand.
+    """
+
+    cpus: float
+    gpus: float = 0.0
+    autoscaling: bool = False
+
+    def of(self, kind: str) -> float:
+        """Return how much of a Ray resource, "CPU" or "GPU"."""
+        return self.gpus if kind == "GPU" else self.cpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """A pool of actors that hold the same models.
+
+    Attributes:
+        min_actors: actors that the pool starts with.
+        max_actors: actors that the pool grows to while there is work and room.
+        cpus: logical CPUs an actor takes; a fraction lets several share one.
+        gpus: GPUs an actor takes; a fraction lets several share one.
+        rows_per_call: rows given to the model at once; if a row kills its worker, these are tried one by one.
+    """
+
+    min_actors: int = 1
+    max_actors: int = 1
+    cpus: float = 0.75
+    gpus: float = 0.0
+    rows_per_call: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_actors <= self.max_actors:
+            raise ValueError("pools: a pool needs 1 <= min_actors <= max_actors")
+        if self.rows_per_call < 1:
+            raise ValueError("pools: rows_per_call must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolsConfig:
+    """The pools of actors. The defaults fit two cores.
+
+    Attributes:
+        rewriting: actors that hold the rewriter.
+        scoring: actors that hold all scoring models.
+        distorting: actors that make pairs for training the rewriter; used by distort alone.
+        task_cpus: logical CPUs to leave for a task that reads or writes one shard.
+        max_failures_in_a_row: more consecutive rows than this failing for other reasons than their own content end the
+            job: the model is broken, not the rows.
+        autoscaling: whether the cluster starts machines on demand (cluster.yaml), so that its present size says
+            nothing; otherwise a job that it cannot hold is refused at once.
+    """
+
+    rewriting: PoolConfig = PoolConfig()
+    scoring: PoolConfig = PoolConfig(cpus=0.5)
+    distorting: PoolConfig = PoolConfig(rows_per_call=64)
+    task_cpus: float = 0.25
+    max_failures_in_a_row: int = 32
+    autoscaling: bool = False
+
+    def needs(self, *pools: PoolConfig) -> Needs:
+        """Return what a job starts with: its pools at their smallest (by default a build's), two reading or writing
+        tasks."""
+        pools = pools or (self.rewriting, self.scoring)
+        return Needs(
+            cpus=sum(pool.min_actors * pool.cpus for pool in pools) + 2 * self.task_cpus,
+            gpus=sum(pool.min_actors * pool.gpus for pool in pools),
+            autoscaling=self.autoscaling,
+        )
