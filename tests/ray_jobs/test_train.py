@@ -147,7 +147,8 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: TrainConfig, tm
 def test_a_mixture_of_which_nothing_is_left_is_no_success(
     job: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "running_ray", lambda workers: nullcontext())
+    monkeypatch.setattr(train, "running_ray", lambda needs: nullcontext())
+    monkeypatch.setattr("ray_jobs.pipeline.seen_by_all", lambda root: nullcontext())
     monkeypatch.setattr(trainer, "train", lambda work, show: Tally(skipped=Counter(bad_field=42)))
     with pytest.raises(JobFailed, match=r"every sample was left out \(bad_field 42\)"):
         train.train(replace(job, out=str(tmp_path / "out")))

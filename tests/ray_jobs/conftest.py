@@ -1,0 +1,4 @@
+"""Fixtures of the training job: tiny models and a mixture for them."""
+
+from tests.support.made_samples import mixture as mixture
+from tests.support.tiny_flamingo import tiny as tiny
