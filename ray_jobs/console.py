@@ -80,7 +80,7 @@ def run(
         _say(name, str(error) or type(error).__name__)
         return 1 if isinstance(error, JobFailed) and not isinstance(error, CannotStart) else 2
     except KeyboardInterrupt:  # only where the command was not started as one (interruption.py)
-        print(f"\n{name}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(f"\n{name}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
 
 

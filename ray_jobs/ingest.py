@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _preview(args, config)
         return _ingest([config], lambda sizes: [args.count], local=args.local)
     except KeyboardInterrupt:
-        print("\ningest: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("\ningest: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     except (SourceError, ValueError, OSError) as error:
         if os.environ.get("POLITE_FLAMINGO_TRACEBACK"):

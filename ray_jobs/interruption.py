@@ -1,11 +1,11 @@
-"""How a command ends before its time: one line, the exit status of the cause, and nothing of it left running.
+"""End a command early: one line, the exit status of the cause, and no process left running.
 
-Ctrl-C, SIGTERM and SIGHUP are blocked in every thread, from the first import on, and one thread waits for them. So no
-library's own handler is ever called (Ray's C++ core prints a dump at SIGTERM), no KeyboardInterrupt breaks into an
-import or into Ray's shutdown, and a second signal changes nothing. The output folder needs no goodbye: what is
-committed is committed, as after SIGKILL. A service ends in good order instead, with status 0 (`ask`).
+Ctrl-C, SIGTERM and SIGHUP are blocked in every thread from the first import on, and one thread waits for them. So no
+library's own handler runs (Ray's C++ core prints a dump at SIGTERM), no KeyboardInterrupt breaks into an import or into
+Ray's shutdown, and a second signal changes nothing. The output folder needs no shutdown: what is committed is
+committed, as after SIGKILL. A service shuts down gracefully instead, with status 0 (`on_signal`).
 
-Exit statuses: 0 done, 1 the work failed, 2 the command or its surroundings are wrong, 128 + number for a signal
+Exit statuses: 0 done, 1 the work failed, 2 the command or its environment is wrong, 128 + number for a signal
 (129 SIGHUP, 130 Ctrl-C, 143 SIGTERM).
 """
 
@@ -24,18 +24,18 @@ from contextlib import contextmanager, suppress
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 received: signal.Signals | None = None
-"""The signal that has asked this command to end; None where none has."""
+"""The signal that asked this command to end; None if there was none."""
 
 _name = ""
 _screen = 2
 _ending = threading.Lock()
 _ended, _pointing = threading.Event(), threading.Lock()
 _cleanups: list[Callable[[], None]] = []
-_ask: tuple[Callable[[], None], float] | None = None
+_shutdown: tuple[Callable[[], None], float] | None = None
 
 
 def listen(command: Sequence[str]) -> None:
-    """Take over the signals of this process, once, while it has one thread. Args: command: such as `sys.orig_argv`."""
+    """Handle the signals of this process from now on. Call it while there is one thread, with `sys.orig_argv`."""
     global _name, _screen
     if _name:
         return
@@ -43,7 +43,7 @@ def listen(command: Sequence[str]) -> None:
     _name = (names or ["job"])[0].rpartition(".")[2].removesuffix("_pf1m")
     _screen = os.dup(2)
     if sys.stdout is not None:
-        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # nothing printed is lost at the end
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that nothing printed is lost
     wanted = [one for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN]  # nohup, or `&` in a script
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted))
@@ -52,21 +52,21 @@ def listen(command: Sequence[str]) -> None:
 
 
 def listening() -> bool:
-    """Whether this process is a command of its own, which may be ended here."""
+    """Whether this process is a command, which may be ended here."""
     return bool(_name)
 
 
 def end(message: str, status: int) -> None:
-    """Say one line, end what `cleaning_up` was told of, and this process, from whichever thread. Does not return."""
-    _ending.acquire()  # for ever: nobody else may end, and the main thread waits at its exit
+    """Print one line, run the cleanups, and end this process, from any thread. Does not return."""
+    _ending.acquire()  # never released: nobody else may end, and the main thread waits at its exit
     with suppress(OSError), _pointing:
         _ended.set()
         error = "error: " if status < 128 else ""
         os.write(_screen, f"{_lead()}{_name}: {error}{' '.join(message.split())}\n".encode())
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)  # what threads and libraries say from here on is of no use to anybody
+        os.dup2(nowhere, 2)  # what threads and libraries print from here on is noise
         if "rich" in sys.modules and os.isatty(1):
-            os.write(1, b"\x1b[?25h")  # the cursor, which a bar of rich hides
+            os.write(1, b"\x1b[?25h")  # show the cursor, which a progress bar of rich hides
     for cleanup in reversed(_cleanups):
         with suppress(Exception):
             cleanup()
@@ -74,7 +74,7 @@ def end(message: str, status: int) -> None:
 
 
 def point_stderr(descriptor: int) -> None:
-    """Have the standard error output go to `descriptor`, unless this process is being ended."""
+    """Redirect standard error to `descriptor`, unless this process is being ended."""
     with _pointing:
         if not _ended.is_set():
             os.dup2(descriptor, 2)
@@ -82,7 +82,7 @@ def point_stderr(descriptor: int) -> None:
 
 @contextmanager
 def cleaning_up(cleanup: Callable[[], None]) -> Iterator[None]:
-    """While inside, an early end calls `cleanup` too: quick, and safe beside whatever the main thread does."""
+    """Have an early end call `cleanup` while inside. It must be quick, and safe beside whatever the main thread does."""
     _cleanups.append(cleanup)
     try:
         yield
@@ -90,34 +90,34 @@ def cleaning_up(cleanup: Callable[[], None]) -> Iterator[None]:
         _cleanups.remove(cleanup)
 
 
-def ask(how: Callable[[], None], seconds: float) -> None:
-    """From now on the first signal calls `how` and leaves `seconds` for an orderly end; a second one ends at once."""
-    global _ask
-    _ask = how, seconds
+def on_signal(stop: Callable[[], None], seconds: float) -> None:
+    """Have the first signal call `stop` and allow `seconds` for a graceful shutdown; a second one ends at once."""
+    global _shutdown
+    _shutdown = stop, seconds
 
 
 def _listen(wanted: Sequence[signal.Signals]) -> None:
     global received
     while True:
         number = signal.Signals(signal.sigwait(wanted))
-        if received is None and _ask is not None:
+        if received is None and _shutdown is not None:
             received = number
-            how, seconds = _ask
+            stop, seconds = _shutdown
             late = threading.Timer(seconds, end, ("ended before all answers were finished", 128 + number))
             late.daemon = True
             late.start()
-            how()
+            stop()
             continue
         received = received or number
-        end("interrupted; the same command goes on where it stopped", 128 + number)
+        end("interrupted; run the same command again to resume", 128 + number)
 
 
 def _lead() -> str:
-    """Past a bar, or the ^C that a terminal shows."""
+    """Return a line break if the cursor is behind a progress bar or the ^C that a terminal shows."""
     bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
     return "\n" if os.isatty(_screen) or len(bars) else ""
 
 
 def _wait_for_the_end() -> None:
-    """At exit, after everybody else: where the process is being ended, its status is not the main thread's to give."""
+    """At exit, after all other handlers: if `end` is at work, wait, so that the process exits with its status."""
     _ending.acquire()

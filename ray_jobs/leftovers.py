@@ -1,8 +1,8 @@
-"""Processes that a private Ray leaves behind, and their end: HAProxy, builds, workers, whoever killed whom.
+"""Kill the processes that a private Ray leaves behind (HAProxy, builds, workers), however it ended.
 
-All that descends from a private Ray inherits a mark in its environment (`MARK`). A guard, a process of its own session,
-ends those whose parent is gone, and all of them when the command that started it is gone: it holds the other end of a
-pipe. Run as a script, by its path and without the project: `python -I leftovers.py MARK PID`.
+Every descendant of a private Ray inherits a mark in its environment (`MARK`). A guard, a process in its own session,
+kills those whose parent is gone, and all of them once the command that started it is gone, which it notices by a pipe.
+The guard runs this file as a script, without the project: `python -I leftovers.py MARK PID`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pathlib import Path
 
 MARK = "POLITE_FLAMINGO_RAY"
 
-_LOOK_SECONDS = 1.0
+_CHECK_SECONDS = 1.0
 _PATIENCE = 20.0
 
 
 def marked(mark: str) -> dict[int, int]:
-    """Living processes that inherited `MARK=mark`, but this one, each with its parent (Linux; elsewhere none)."""
+    """Return the living processes that inherited `MARK=mark`, except this one: id -> parent's id (Linux only)."""
     wanted, found = f"{MARK}={mark}".encode(), {}
     for name in os.listdir("/proc") if Path("/proc/self").exists() else ():  # noqa: PTH208
-        with suppress(OSError, ValueError):  # it has ended meanwhile, or is somebody else's
+        with suppress(OSError, ValueError):  # it has ended, or belongs to another user
             if not name.isdigit() or int(name) == os.getpid():
                 continue
             if wanted in Path("/proc", name, "environ").read_bytes().split(b"\0"):
@@ -37,7 +37,7 @@ def marked(mark: str) -> dict[int, int]:
 
 
 def children(of: int) -> list[int]:
-    """Children of a process, zombies too (Linux)."""
+    """Return the children of a process, including zombies (Linux only)."""
     found = []
     for name in os.listdir("/proc") if Path("/proc/self").exists() else ():  # noqa: PTH208
         with suppress(OSError):
@@ -47,7 +47,7 @@ def children(of: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs: a zombie does not (Linux)."""
+    """Whether a process runs; a zombie does not (Linux only)."""
     try:
         return _stat(pid)[0] not in (b"Z", b"X")
     except OSError:
@@ -55,7 +55,7 @@ def alive(pid: int) -> bool:
 
 
 def working(pid: int) -> bool:
-    """Whether a process has a core, wants one, or waits for a disk."""
+    """Whether a process uses a core, wants one, or waits for a disk."""
     try:
         return _stat(pid)[0] in (b"R", b"D")
     except OSError:
@@ -63,7 +63,7 @@ def working(pid: int) -> bool:
 
 
 def end_all(mark: str) -> None:
-    """SIGKILL, until none is left; a process may be about to start another one."""
+    """Send SIGKILL until no process is left; one may be about to start another."""
     deadline = time.monotonic() + _PATIENCE
     while (found := marked(mark)) and time.monotonic() < deadline:
         for pid in found:
@@ -73,13 +73,13 @@ def end_all(mark: str) -> None:
 
 @contextmanager
 def guarded(mark: str) -> Iterator[None]:
-    """While inside, and after this process was killed inside, a guard watches over what carries `mark`."""
+    """Have a guard watch the processes that carry `mark`, while inside and if this process is killed inside."""
     done = threading.Event()
     guards = [_new_guard(mark)]
 
     def keep() -> None:
         while not done.wait(0.1):
-            if guards[-1].poll() is not None:  # somebody has killed it
+            if guards[-1].poll() is not None:  # it was killed
                 guards.append(_new_guard(mark))
 
     keeper = threading.Thread(target=keep, name="guard", daemon=True)
@@ -104,21 +104,21 @@ def _new_guard(mark: str) -> subprocess.Popen[bytes]:
 
 
 def _guard(mark: str, driver: int) -> None:
-    """Watch until the standard input ends, as the driver's end does it."""
+    """Watch until standard input ends, which happens when the driver ends."""
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, signal.SIG_IGN)
     lost: set[int] = set()
-    while not select.select([0], [], [], _LOOK_SECONDS)[0]:
+    while not select.select([0], [], [], _CHECK_SECONDS)[0]:
         found = marked(mark)
         orphans = {pid for pid, parent in found.items() if parent not in found and parent != driver}
-        for pid in orphans & lost:  # seen twice: not one whose parent is just being noted
+        for pid in orphans & lost:  # seen twice, so not a process whose parent was just not listed yet
             _kill(pid)
         lost = orphans
     end_all(mark)
 
 
 def _stat(pid: int) -> list[bytes]:
-    """State, parent and more; the name before them may hold anything."""
+    """Return state, parent and more from /proc/PID/stat, after the name, which may contain anything."""
     return Path("/proc", str(pid), "stat").read_bytes().rpartition(b")")[2].split()
 
 

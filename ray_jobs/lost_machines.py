@@ -60,8 +60,7 @@ class Watch:
         return (
             f"{len(lost)} machine{'s' * (len(lost) > 1)} of the cluster went away and no row was finished for "
             f"{self._patience:.0f} s since; what is left ({there}) is less than the pools may take, so their actors "
-            "block each other; add machines or lower pools.*.max_actors, and run the same command again: it resumes "
-            "where it stopped"
+            "block each other; add machines or lower pools.*.max_actors, and run the same command again to resume"
         )
 
 

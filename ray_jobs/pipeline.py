@@ -19,7 +19,6 @@ from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.pool import PoolActor, PoolSettings, lost_nodes
 from actors.rows import Row
@@ -32,6 +31,7 @@ from polite_flamingo.storage.visibility import Probe, probing
 from ray_jobs import lost_machines
 from ray_jobs.lost_machines import Watch, watched
 from ray_jobs.progress import progress
+from ray_jobs.ray_start import on_each_node
 
 SHARDS_PER_RUN = 10_000
 """Ray Data's driver keeps about 17 kB per shard, most of which it frees at the end of a run. A job with more shards is
@@ -136,25 +136,14 @@ def seen_by_all(root: Path) -> Iterator[Probe]:
     """
     with probing(root) as probe:
         here = ray.get_runtime_context().get_node_id()
-        others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != here]
-        check = ray.remote(num_cpus=0, max_retries=0)(_check)
-        checks = [
-            check.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(probe)
-            for node in others
-        ]
-        done = ray.wait(checks, num_returns=len(checks), timeout=PROBE_SECONDS)[0] if checks else []
-        for one in done:
+        for _, answer in on_each_node(Probe.check, probe, timeout=PROBE_SECONDS, skip=here):
             try:
-                ray.get(one)
+                ray.get(answer)
             except ray.exceptions.RayTaskError:
                 raise  # the machine looked and did not see it
             except ray.exceptions.RayError:
                 continue  # the machine is gone
         yield probe
-
-
-def _check(probe: Probe) -> None:
-    probe.check()
 
 
 def _read(source: ShardDatasource, shards: int, pools: PoolsConfig) -> Dataset:

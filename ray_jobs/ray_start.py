@@ -1,7 +1,7 @@
-"""Starting or joining Ray so that what goes wrong is one line with a remedy, within half a minute.
+"""Start or join Ray so that any failure is one line with a remedy, within half a minute.
 
-Ray itself waits for minutes for a cluster that is not there, and prints what its C++ core thinks meanwhile. What it
-prints while it starts is held back; the last of it is quoted where nothing better is known.
+Ray itself waits minutes for a cluster that is not there, and its C++ core prints warnings meanwhile. What it prints
+while it starts is held back, and searched for the cause if it fails.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,33 +27,33 @@ from ray_jobs import interruption, leftovers
 _QUIET = {"logging_level": logging.ERROR, "log_to_driver": False}
 
 _CONNECT_SECONDS = 5.0
-_LOOK_SECONDS = 0.2
+_CHECK_SECONDS = 0.2
 _JOIN_SECONDS = 20.0
 _IDLE_SECONDS = 12.0
-"""A starting Ray that uses neither a core nor the disk for so long hangs. A start takes 3 to 7 s, and several times as
-long on a busy machine, where it still uses them."""
+"""A starting Ray that uses neither a core nor the disk for this long hangs. A start takes 3 to 7 s, and several times as
+long on a busy machine, but then it still uses them."""
 
 _START_SECONDS = 240.0
 
 _ROOM = 200 << 20
-"""Bytes that a private Ray wants on the disk of its temporary folder, to begin with: logs, sockets, spilled objects."""
+"""Bytes that a private Ray needs on the disk of its temporary folder to begin with: logs, sockets, spilled objects."""
 
 _LONGEST_FOLDER = 40
-"""Characters of it: a socket's path has 107, of which Ray takes 66."""
+"""Characters of the temporary folder: a socket's path may have 107, of which Ray takes 66."""
 
 _FILES = 1024
-"""That a process of Ray may have open, at least."""
+"""Files that a process of Ray must be allowed to open."""
 
 _SUBMIT = "`ray job submit --working-dir . -- python -m ray_jobs.NAME …`"
 
 
 class RayUnavailable(OSError):
-    """Ray that cannot be started or joined. Its message is one line: what is wrong, and what to do."""
+    """Ray cannot be started or joined. The message is one line: what is wrong, and what to do."""
 
 
 @contextmanager
 def private_ray(cpus: int) -> Iterator[None]:
-    """A Ray of this process's own; afterwards nothing of it runs on, whoever ended this process, and how.
+    """Start a Ray for this process alone. Nothing of it keeps running afterwards, however this process ends.
 
     Raises:
         RayUnavailable: it cannot be started.
@@ -80,20 +80,20 @@ def private_ray(cpus: int) -> Iterator[None]:
         _init(late, lambda reason: f"Ray could not start: {reason}; {logs}", mark=mark,
               address="local", num_cpus=cpus, include_dashboard=False)  # fmt: skip
         if interruption.listening():
-            stack.enter_context(_outliving(mark))
+            stack.enter_context(_ending_with_daemons(mark))
         yield
 
 
 @contextmanager
 def joined_ray(address: str) -> Iterator[None]:
-    """The cluster at `address`, which is RAY_ADDRESS's value.
+    """Join the cluster at `address`, the value of RAY_ADDRESS.
 
     Raises:
-        RayUnavailable: nobody is there, or its versions are others, or its workers cannot import this project.
+        RayUnavailable: no cluster answers, its versions differ, or its workers cannot import this project.
     """
     at = f"RAY_ADDRESS={address}"
     remedy = "start a cluster there (`ray start --head`), correct RAY_ADDRESS, or unset it for a Ray of the job's own"
-    _check_reachable(address, f"nobody answers at {at}", remedy)
+    _check_reachable(address, f"no cluster answers at {at}", remedy)
     import ray
 
     try:
@@ -106,7 +106,7 @@ def joined_ray(address: str) -> Iterator[None]:
 
 
 def _init(late: str, failed: Any, mark: str = "", **options: Any) -> None:
-    """`ray.init`, its output held back. Args: late, failed: messages; mark: of a private Ray's processes."""
+    """Call `ray.init` with its output held back. Args: late, failed: messages; mark: of a private Ray's processes."""
     import ray
 
     with _held_back() as said, _deadline(late, mark):
@@ -117,18 +117,18 @@ def _init(late: str, failed: Any, mark: str = "", **options: Any) -> None:
 
 
 def _explained(error: Exception, said: str, failed: Any) -> str:
-    """The line for what `ray.init` raised."""
+    """Turn what `ray.init` raised into one line."""
     text = " ".join(f"{error} {said}".split())
     if "ersion mismatch" in text:
         found = re.findall(r"(Ray|Python): ([\w.]+)", text)
         versions = " and ".join(" ".join(pair) for pair in dict.fromkeys(found)) or "others"
         return (
-            f"the cluster's versions are not this process's ({versions}); run the job with the cluster's own Python: "
+            f"the cluster's versions differ from this process's ({versions}); run the job with the cluster's own Python: "
             f"{_SUBMIT}"
         )
     if re.search(r"auth\w* token|[Uu]nauthenticated|InvalidAuthToken|AuthenticationError", text):
         return (
-            "the cluster does not take this process's token; unset RAY_AUTH_TOKEN or remove the stale token file "
+            "the cluster does not accept this process's token; unset RAY_AUTH_TOKEN or remove the stale token file "
             "(~/.ray/auth_token), then set RAY_AUTH_MODE and the token as on the cluster (`ray get-auth-token` there)"
         )
     if "No space left" in text:
@@ -138,7 +138,7 @@ def _explained(error: Exception, said: str, failed: Any) -> str:
 
 
 def _check_folder(folder: Path) -> None:
-    """Raise RayUnavailable where Ray's temporary folder cannot hold what it writes: it would hang, or lose workers."""
+    """Raise `RayUnavailable` if Ray's temporary folder cannot hold what it writes: Ray would hang, or lose workers."""
     remedy = "free some, or set RAY_TMPDIR to a folder on another disk (a short path)"
     try:
         (folder / "ray").mkdir(parents=True, exist_ok=True)
@@ -152,17 +152,17 @@ def _check_folder(folder: Path) -> None:
         ) from error
     if len(str(folder).encode()) > _LONGEST_FOLDER:
         raise RayUnavailable(
-            f"Ray could not start: {folder} is too long a name for the sockets that lie in it; "
+            f"Ray could not start: the path {folder} is too long for the sockets in it; "
             f"set RAY_TMPDIR to a folder of at most {_LONGEST_FOLDER} characters"
         )
     if free < _ROOM:
         raise RayUnavailable(
-            f"Ray could not start: {folder} has {free >> 20} MiB left, it wants {_ROOM >> 20}; {remedy}"
+            f"Ray could not start: {folder} has {free >> 20} MiB left and Ray needs {_ROOM >> 20}; {remedy}"
         )
 
 
 def _check_limits() -> None:
-    """Raise RayUnavailable where this process may open too few files; raise its own limit first, as far as it may."""
+    """Raise `RayUnavailable` if this process may open too few files and cannot raise its own limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < _FILES and soft != resource.RLIM_INFINITY:
         if hard != resource.RLIM_INFINITY and hard < _FILES:
@@ -174,7 +174,7 @@ def _check_limits() -> None:
 
 
 def _check_network(address: str) -> None:
-    """Raise RayUnavailable where this machine cannot reach its own `address`, by which Ray's processes speak."""
+    """Raise `RayUnavailable` if this machine cannot reach its own `address`, which Ray's processes use to talk."""
     try:
         with socket.create_server(("", 0)) as listening:
             port = listening.getsockname()[1]
@@ -182,12 +182,12 @@ def _check_network(address: str) -> None:
     except OSError as error:
         raise RayUnavailable(
             f"Ray could not start: this machine cannot reach its own address {address} "
-            f"({error.strerror or error}); bring its network up (`ip link set lo up`), or let a firewall pass it"
+            f"({error.strerror or error}); bring its network up (`ip link set lo up`), or open the firewall for it"
         ) from error
 
 
-def _check_reachable(address: str, nobody: str, remedy: str) -> None:
-    """Raise RayUnavailable where nobody listens at `host:port`; other forms (`auto`, `ray://…`) are left to Ray."""
+def _check_reachable(address: str, problem: str, remedy: str) -> None:
+    """Raise `RayUnavailable` if nobody listens at `host:port`; other forms (`auto`, `ray://…`) are left to Ray."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if address in ("auto", "local") or not port.isdigit():
         return
@@ -195,49 +195,61 @@ def _check_reachable(address: str, nobody: str, remedy: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise RayUnavailable(f"{nobody} ({reason}); {remedy}") from None
+        raise RayUnavailable(f"{problem} ({reason}); {remedy}") from None
 
 
 def _check_workers(at: str) -> None:
-    """Raise RayUnavailable where a node's workers cannot import this project: every task of the job would fail."""
+    """Raise `RayUnavailable` if a node's workers cannot import this project: every task of the job would fail."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def missing() -> str:  # pickled by value, as it is inside a function
+    def missing() -> str:  # pickled by value, because it is inside a function
         import importlib
 
         try:
-            for name in ("polite_flamingo.sample", "actors.stage", "ray_jobs", "serving.config", "training.stages"):
+            for name in ("polite_flamingo.sample", "actors.pool", "ray_jobs", "serving.config", "training.stages"):
                 importlib.import_module(name)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return ""
 
-    asked = {
-        ray.remote(missing)
-        .options(
-            num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        )
-        .remote(): node["NodeManagerAddress"]
-        for node in ray.nodes()
-        if node["Alive"]
-    }
-    done, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_JOIN_SECONDS)  # a busy node says it later
-    for answer in done:
+    for node, answer in on_each_node(missing, timeout=_JOIN_SECONDS):  # a busy node that is late fails later
         try:
             reason = ray.get(answer)
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
         if reason:
             raise RayUnavailable(
-                f"the workers of {at} (node {asked[answer]}) cannot import this project ({reason}); send it "
-                f"along: {_SUBMIT}, or install it there"
+                f"the workers of {at} (node {node['NodeManagerAddress']}) cannot import this project ({reason}); send "
+                f"it along: {_SUBMIT}, or install it there"
             )
+
+
+def on_each_node(
+    function: Callable[..., Any], *arguments: Any, timeout: float, skip: str = ""
+) -> list[tuple[dict[str, Any], Any]]:
+    """Call a function on each living node of the cluster, except the node whose id is `skip`.
+
+    Returns:
+        The nodes that answered within `timeout` seconds, each with a reference to its answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    calls = {
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            *arguments
+        ): node
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] != skip
+    }
+    done = ray.wait(list(calls), num_returns=len(calls), timeout=timeout)[0] if calls else []
+    return [(calls[answer], answer) for answer in done]
 
 
 @contextmanager
 def _held_back() -> Iterator[Any]:
-    """While inside, what is written to the standard error output goes to a file; gives a function that reads it."""
+    """Redirect standard error to a file while inside; yields a function that reads the end of it."""
     with tempfile.TemporaryFile() as file:
         sys.stderr.flush()
         screen = os.dup(2)
@@ -258,21 +270,21 @@ def _held_back() -> Iterator[Any]:
 
 @contextmanager
 def _deadline(message: str, mark: str) -> Iterator[None]:
-    """Inside, `message` ends this process where it takes too long, or one of a private Ray's first processes dies."""
+    """End this process with `message` if what is inside takes too long or a daemon of the private Ray dies."""
     done = threading.Event()
 
     def watch() -> None:
         began, idle = time.monotonic(), 0.0
         seen: dict[int, str] = {}
-        while not done.wait(_LOOK_SECONDS):
+        while not done.wait(_CHECK_SECONDS):
             seen |= _daemons() if mark else {}
             if lost := sorted(name for pid, name in seen.items() if not leftovers.alive(pid)):
-                if done.wait(3.0):  # Ray has noticed it, and says why
+                if done.wait(3.0):  # Ray has noticed and reports the reason
                     return
                 interruption.end(f"Ray could not start: its {lost[0]} ended at once; {message.partition('; ')[2]}", 2)
-            all_of_it = leftovers.marked(mark) if mark else {}
-            if all_of_it and not any(map(leftovers.working, (os.getpid(), *all_of_it))):
-                idle += _LOOK_SECONDS
+            processes = leftovers.marked(mark) if mark else {}
+            if processes and not any(map(leftovers.working, (os.getpid(), *processes))):
+                idle += _CHECK_SECONDS
             if idle >= _IDLE_SECONDS or time.monotonic() - began >= (_START_SECONDS if mark else _JOIN_SECONDS):
                 interruption.end(message, 2)
 
@@ -285,7 +297,7 @@ def _deadline(message: str, mark: str) -> Iterator[None]:
 
 
 def _daemons() -> dict[int, str]:
-    """The raylet and the GCS that this process has started, by their process ids, also such as have died (Linux)."""
+    """Return the raylet and the GCS that this process started, dead or alive: process id -> name (Linux only)."""
     found = {}
     for pid in leftovers.children(os.getpid()):
         with suppress(OSError):
@@ -296,8 +308,8 @@ def _daemons() -> dict[int, str]:
 
 
 @contextmanager
-def _outliving(mark: str) -> Iterator[None]:
-    """Inside, the death of a private Ray's raylet or GCS ends this process: Ray itself waits for a minute or more."""
+def _ending_with_daemons(mark: str) -> Iterator[None]:
+    """End this process if the private Ray's raylet or GCS dies while inside: Ray itself would wait a minute or more."""
     done = threading.Event()
     needed = _daemons()
 
@@ -305,10 +317,10 @@ def _outliving(mark: str) -> Iterator[None]:
         while not done.wait(0.5):
             lost = sorted(name for pid, name in needed.items() if not leftovers.alive(pid))
             if lost and not done.wait(0.5):
-                if interruption.received:  # it got the signal too: nothing is left to end in good order
+                if interruption.received:  # it got the signal too, so nothing is left to shut down
                     interruption.end("ended", 128 + interruption.received)
-                why = f"Ray's {lost[0]} was ended from outside (by the system, for its memory?)"
-                interruption.end(f"{why}; the same command goes on where it stopped", 1)
+                why = f"Ray's {lost[0]} was killed from outside (by the system, out of memory?)"
+                interruption.end(f"{why}; run the same command again to resume", 1)
 
     threading.Thread(target=watch, name="ray-outliving", daemon=True).start()
     try:

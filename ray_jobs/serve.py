@@ -128,7 +128,7 @@ def serve_until(stop: threading.Event, config: ServeConfig) -> None:
         _await_health(url, stop)
         if not stop.is_set():
             print(_welcome(config, url, time.monotonic() - started), flush=True)
-        interruption.ask(stop.set, config.serving.scale.drain_seconds + SPARE_SECONDS)
+        interruption.on_signal(stop.set, config.serving.scale.drain_seconds + SPARE_SECONDS)
         stop.wait()
         print(f"{NAME}: finishing open answers …", flush=True)
     finally:

@@ -42,7 +42,7 @@ def out_of_reach(path: Path | str, error: OSError) -> OutOfReach:
     why = "it is not there" if error.errno == errno.ENOENT else (error.strerror or str(error))
     return OutOfReach(
         f"{path} cannot be read on machine {socket.gethostname()} ({why}); every machine of the job must see it under "
-        "this path and may read it; mend that and run the same command again: it goes on where it stopped"
+        "this path and be allowed to read it; fix that and run the same command again to resume"
     )
 
 

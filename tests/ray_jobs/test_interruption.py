@@ -16,7 +16,7 @@ from ray_jobs import leftovers
 from tests.support.patience import PATIENCE, wait_until
 
 REPO = Path(__file__).parents[2]
-HINT = "interrupted; the same command goes on where it stopped\n"
+HINT = "interrupted; run the same command again to resume\n"
 ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 
 

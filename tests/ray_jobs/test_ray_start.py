@@ -50,4 +50,4 @@ def test_nobody_at_the_address_is_told_with_what_to_do(address: str) -> None:
     with socket.socket() as taken:  # bound, and nobody listens
         taken.bind(("127.0.0.1", 0))
         found = said(address=f"{address}127.0.0.1:{taken.getsockname()[1]}")
-    assert found.startswith("nobody answers at RAY_ADDRESS=") and "`ray start --head`" in found
+    assert found.startswith("no cluster answers at RAY_ADDRESS=") and "`ray start --head`" in found
