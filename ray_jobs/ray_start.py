@@ -123,7 +123,7 @@ def _explained(error: Exception, said: str, failed: Any) -> str:
         found = re.findall(r"(Ray|Python): ([\w.]+)", text)
         versions = " and ".join(" ".join(pair) for pair in dict.fromkeys(found)) or "others"
         return (
-            f"the cluster's versions differ from this process's ({versions}); run the job with the cluster's own Python: "
+            f"the cluster's versions differ from this process's ({versions}); run the job with its own Python: "
             f"{_SUBMIT}"
         )
     if re.search(r"auth\w* token|[Uu]nauthenticated|InvalidAuthToken|AuthenticationError", text):
