@@ -1,10 +1,10 @@
-"""The whole of it on one machine, without a network: raw annotations in, PF-mini and its report out.
+"""The whole pipeline on one machine, without a network: raw annotations in, PF-mini and its report out.
 
     python -m ray_jobs.demo --out out/demo
 
-Draws Shapes scenes and stores their annotations in the formats of real datasets (OUT/raw), ingests them through the
-adapters that read the real ones (OUT/ingested), and builds with profiles/tiny.yaml. Nothing after the drawing knows
-that the scenes are drawn. Interrupted, it goes on where it stopped; run again, it has nothing to do.
+Generates Shapes scenes and stores their annotations in the formats of real datasets (OUT/raw), ingests them through the
+adapters that read the real ones (OUT/ingested), and builds with profiles/tiny.yaml. Nothing after the first step knows
+that the scenes are synthetic. Interrupted, the same command resumes; run again, it has nothing to do.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class DemoConfig:
     """Size of the demo.
 
     Attributes:
-        out: everything goes here: raw, ingested, and the build's output.
-        samples: of each dataset, about.
-        samples_per_shard: what is done again, at most, after an interruption.
+        out: the folder for everything: raw, ingested, and the build's output.
+        samples: approximate number for each dataset.
+        samples_per_shard: also the most that is done again after an interruption.
         seed: of the scenes.
-        fresh: draw and build everything anew.
+        fresh: generate and build everything again.
     """
 
     out: str = "out/demo"
@@ -46,7 +46,7 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig) -> None:
-    """Draw, ingest, build."""
+    """Generate, ingest and build."""
     started = time.monotonic()
     out = Path(config.out)
     if config.fresh:
@@ -59,13 +59,13 @@ def demo(config: DemoConfig) -> None:
 
 
 def prepare(config: DemoConfig) -> None:
-    """Write OUT/raw and OUT/ingested, unless they are there already, whole and of this size and seed.
+    """Write OUT/raw and OUT/ingested, unless they are already there, complete and of this size and seed.
 
     Raises:
-        ValueError: they are there, of another size or seed.
+        ValueError: they are there with another size or seed.
     """
     out = Path(config.out)
-    complete = out / "raw" / "complete.json"  # not beside the shards, where a build would say that it is passed over
+    complete = out / "raw" / "complete.json"  # not beside the shards, where a build would report it as ignored
     wanted = {"samples": config.samples, "samples_per_shard": config.samples_per_shard, "seed": config.seed}
     if complete.exists() and (out / "ingested").is_dir():
         if json.loads(complete.read_text()) != wanted:
@@ -73,7 +73,7 @@ def prepare(config: DemoConfig) -> None:
         return
     from polite_flamingo.testbed.shapes.write import write_raw
 
-    print(f"drawing scenes into {out / 'raw'} …")
+    print(f"generating scenes into {out / 'raw'} …")
     sources = write_raw(out / "raw", samples=config.samples, seed=config.seed)
     reasons: Counter[str] = Counter()
     rows = 0
@@ -89,14 +89,14 @@ def prepare(config: DemoConfig) -> None:
         )
         rows += result.rows_in
         reasons.update(result.reasons)
-    kept_out = "".join(f", {count} {reason}" for reason, count in sorted(reasons.items()))
-    print(f"ingested {rows:,} annotations of {len(sources)} datasets into {out / 'ingested'}{kept_out}")
+    quarantined = "".join(f", {count} {reason}" for reason, count in sorted(reasons.items()))
+    print(f"ingested {rows:,} annotations of {len(sources)} datasets into {out / 'ingested'}{quarantined}")
     write_atomically(complete, json.dumps(wanted))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return console.run("demo", "Build PF-mini from drawn scenes, on this machine.", DemoConfig, demo, arguments)
+    return console.run("demo", "Build PF-mini from synthetic scenes, on this machine.", DemoConfig, demo, arguments)
 
 
 if __name__ == "__main__":

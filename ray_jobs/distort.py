@@ -3,19 +3,18 @@
     python -m ray_jobs.distort --profile profiles/tiny.yaml --input shards --out out/pairs
 
 The input is shards of good responses (LLaVA, UltraChat, ShareGPT, as ray_jobs.ingest writes them). Each becomes a pair
-by one of three kinds of distortion, drawn from its key (`polite_flamingo/distortion/pairs.py`): said again by a terse
-robot, randomly augmented, or exchanged for COCO's captions and boxes. Shards of pairs lie in OUT/pairs; they look like
-rewritten ones, so ray_jobs.train reads both alike. OUT/preview.html shows some, side by side.
+by one of three kinds of distortion, chosen by its key (`polite_flamingo/distortion/pairs.py`): reworded by a terse
+robot, randomly augmented, or replaced by COCO's captions and boxes. Shards of pairs are in OUT/pairs; they look like
+rewritten ones, so ray_jobs.train reads both alike. OUT/preview.html shows some side by side.
 
-The shard is the unit of commit and of resume, as in ray_jobs.build_pf1m: the same command goes on where it stopped.
-Rows in = pairs + quarantined; a dialogue counts as many rows as exchanges are taken of it. A server is asked once
-before anything else; where not one row became a pair the exit status is 1.
+The shard is the unit of commit and of resume, as in ray_jobs.build_pf1m. Rows in = pairs + quarantined; a dialogue
+counts as many rows as exchanges are taken from it. A server is tried with one request before anything else. If not one
+row became a pair, the exit status is 1.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,16 +33,15 @@ from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.report.distortion import write_distortion_page
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
-from polite_flamingo.storage.shards import write_atomically
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import by_name, fingerprints, short_hash
-from ray_jobs.resumable_job import ShardJob, input_shards, read_run
+from ray_jobs.resumable_job import ShardJob, input_shards, read_run, read_stats, write_stats
 
 VERSION = 2
-"""Raised when the code makes other pairs of the same samples and settings."""
+"""Increment when the code makes other pairs from the same samples and settings."""
 SHOWN = 8
-"""Pairs of each kind on the page."""
+"""Pairs of each kind that the page shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +51,9 @@ class DistortConfig:
     Attributes:
         input: a folder of .tar shards of good responses, one .tar, or a pattern in quotes.
         out: the output folder; on several machines, one that all of them see.
-        distortion: which kinds, who speaks, what is drawn.
+        distortion: the kinds of distortion and their shares, and who rewords.
         pools: how many actors do the work (pools.distorting).
-        again: make those shards again of which rows are quarantined as distortion_failed, as after a server's outage.
+        again: remake shards with rows quarantined as distortion_failed, for example after a server's outage.
         fresh: delete what an earlier run left in `out` and start over.
     """
 
@@ -103,7 +101,7 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
 
 
 def try_out(config: DistortionConfig) -> None:
-    """Ask a speaker's server once, so that what is wrong with it shows before Ray starts."""
+    """Send one request to a speaker's server, so that its problems show before Ray starts."""
     if config.speaker != "endpoint" or not config.shares.llm:
         return
     from polite_flamingo.distortion.endpoint import EndpointSpeaker
@@ -111,7 +109,7 @@ def try_out(config: DistortionConfig) -> None:
     wording = EndpointSpeaker(config).try_out()
     print(f"{config.endpoint.model} at {config.endpoint.url} answers ({wording})")
     if wording == ASKED_PLAINLY:
-        print("it does not continue a begun turn: it is asked for a careless annotator's note, not for a robot's words")
+        print("it does not continue a begun turn, so it is asked for a careless annotator's note, not a robot's words")
 
 
 def speaker_of(config: DistortionConfig) -> dict[str, dict[str, str]]:
@@ -170,7 +168,7 @@ def make_pairs(job: ShardJob, shards: Mapping[str, Path], config: DistortConfig,
 
 
 def summarise(layout: OutputLayout) -> None:
-    """Add up the manifests of all finished shards; write OUT/preview.html and, last, OUT/stats.json."""
+    """Sum the manifests of all finished shards; write OUT/preview.html and, last, OUT/stats.json."""
     names = layout.finished()
     manifests = [read_manifest(layout.manifest(name)) for name in names]
     stats: dict[str, Any] = {
@@ -186,16 +184,16 @@ def summarise(layout: OutputLayout) -> None:
     assert run is not None, "written before any manifest"
     shown = pick(names, lambda name: read_scored(layout, name), SHOWN)
     write_distortion_page(layout.preview, stats=stats, pairs=shown, run=run)
-    write_atomically(layout.stats, json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
+    write_stats(layout, stats)
 
 
 def print_summary(layout: OutputLayout) -> None:
-    """The counts of OUT/stats.json as a table."""
-    stats = json.loads(layout.stats.read_text(encoding="utf-8"))
+    """Print the counts of OUT/stats.json as a table."""
+    stats = read_stats(layout)
     spoken = ", ".join(stats.get("speakers", {}))
     rows = [("rows in", f"{stats['rows_in']:,} in {stats['shards']:,} shards"), ("pairs", f"{stats['pairs']:,}")]
     for kind, number in stats.get("kinds", {}).items():
-        rows.append((f"  {kind}", f"{number:,}" + (f"   said by {spoken}" if kind == "llm" else "")))
+        rows.append((f"  {kind}", f"{number:,}" + (f"   worded by {spoken}" if kind == "llm" else "")))
     for gone, number in stats.get("instead_of", {}).items():
         rows.append(("  of them instead of", f"{number:,}   {gone}"))
     if orders := stats.get("followed", {}):
@@ -208,8 +206,8 @@ def print_summary(layout: OutputLayout) -> None:
 
 
 def fail_without_pairs(layout: OutputLayout) -> None:
-    """Raise `AllFailed` where rows came in and none became a pair."""
-    stats = json.loads(layout.stats.read_text(encoding="utf-8"))
+    """Raise `AllFailed` if rows came in and none became a pair."""
+    stats = read_stats(layout)
     if stats["pairs"] or not stats["rows_in"]:
         return
     names = layout.finished()

@@ -1,8 +1,8 @@
-"""What decides a row's result, as one hash: two runs with the same hash may share an output folder.
+"""Hashes of everything that decides a result: two runs with the same hash may share an output folder.
 
-It covers the models (their files, not their paths), prompts and generation settings; not thresholds (they are applied
-later), nor the size of pools, devices, threads, the engine's slots and caches or how many rows are handed over at once
-(where and in which pieces the work is done). Which prompts share a beam search does count, as it seeds their sampling.
+They cover the models (their files, not their paths), prompts and generation settings. They leave out thresholds, which
+are applied later, and where and in which pieces the work is done: pool sizes, devices, threads, the engine's slots and
+caches, rows per call. Which prompts share a beam search does count, because it seeds their sampling.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from training.data import Ingredient
 from training.stages import StageName, TrainingConfig
 
 RESULTS_VERSION = 3
-"""Raised when the code gives other results from the same models and settings."""
+"""Increment when the code gives other results from the same models and settings."""
 
 _WHERE = ("device", "threads", "engine")
 
 
 def model_fingerprints(rewriter: RewriterConfig, scoring: ScoringConfig) -> dict[str, dict[str, str]]:
-    """Role -> name and fingerprint of every model.
+    """Return role -> name and fingerprint of every model.
 
     Raises:
         FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
-        ValueError: the folder of a trained model is none.
+        ValueError: a folder that should hold a trained model does not.
     """
     pieces = opened(rewriter.flamingo).model_names()
     names = {f"rewriter {number}": name for number, name in enumerate(pieces, 1)}
@@ -55,14 +55,14 @@ def fingerprints(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
 
 
 def by_name(models: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Name -> fingerprint of models by their roles, for a worker to compare with (`shared.refuse_other_models`)."""
+    """Return name -> fingerprint, for workers to compare with their own files (`visibility.refuse_other_models`)."""
     return {model["name"]: model["fingerprint"] for model in models.values()}
 
 
 def config_hash(
     rewriter: RewriterConfig, scoring: ScoringConfig, models: dict[str, dict[str, str]], rows_per_call: int
 ) -> str:
-    """Twelve hex digits that change when a row's result may.
+    """Return a hash that changes when a row's result may change.
 
     Args:
         rewriter: of the run.
@@ -80,11 +80,11 @@ def config_hash(
 
 
 def answering_hash(rewriter: RewriterConfig, rows_per_call: int) -> str:
-    """As `config_hash`, of a model that answers with the chat prompt and is not scored.
+    """Return the same as `config_hash` for a model that answers with the chat prompt and is not scored.
 
     Raises:
         FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
-        ValueError: the folder of a trained model is none.
+        ValueError: a folder that should hold a trained model does not.
     """
     models = fingerprints({name: name for name in opened(rewriter.flamingo).model_names()})
     prompt = prompts.chat_prompt("<image>instruction")
@@ -93,12 +93,12 @@ def answering_hash(rewriter: RewriterConfig, rows_per_call: int) -> str:
 
 
 def short_hash(decides: Any) -> str:
-    """Twelve hex digits of JSON types."""
+    """Return twelve hex digits of the SHA-256 of JSON types."""
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _rewriting(rewriter: RewriterConfig, models: dict[str, dict[str, str]], rows_per_call: int) -> Any:
-    """What of a rewriter's config decides its texts."""
+    """Return the part of a rewriter's config that decides its texts."""
     settings = _settings(dataclasses.replace(rewriter, flamingo=opened(rewriter.flamingo)), models)
     if rewriter.generation.num_beams == 1:
         del settings["beam_batch"]
@@ -108,11 +108,11 @@ def _rewriting(rewriter: RewriterConfig, models: dict[str, dict[str, str]], rows
 
 
 def base_fingerprints(start: FlamingoConfig) -> dict[str, dict[str, str]]:
-    """Role -> name and fingerprint of the pieces of the model that a training starts from.
+    """Return role -> name and fingerprint of the parts of the model that a training starts from.
 
     Raises:
         FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
-        ValueError: the folder of a trained model is none.
+        ValueError: a folder that should hold a trained model does not.
     """
     names = [name for name in opened(start).model_names() if name]
     return fingerprints({f"base {number}": name for number, name in enumerate(names, 1)})
@@ -126,9 +126,9 @@ def training_hash(
     mixture: Mapping[str, Ingredient],
     shards: Sequence[tuple[str, Path]],
 ) -> str:
-    """Twelve hex digits that change when the weights that a stage comes to may.
+    """Return a hash that changes when the weights that a stage produces may change.
 
-    How a batch is run (micro-batches, checkpointing, caches), where, and by how many workers does not count.
+    It leaves out how a batch is run (micro-batches, checkpointing, caches), where, and by how many workers.
     """
     recipe = dataclasses.asdict(training.stage(stage))
     del recipe["micro_batch"]
@@ -148,7 +148,7 @@ def training_hash(
 
 
 def _settings(config: Any, models: dict[str, dict[str, str]]) -> Any:
-    """A config as JSON types, model names replaced by fingerprints."""
+    """Return a config as JSON types, with model names replaced by fingerprints."""
     known = {model["name"]: model["fingerprint"] for model in models.values()}
 
     def replaced(value: Any) -> Any:

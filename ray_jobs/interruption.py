@@ -82,7 +82,7 @@ def point_stderr(descriptor: int) -> None:
 
 @contextmanager
 def cleaning_up(cleanup: Callable[[], None]) -> Iterator[None]:
-    """Have an early end call `cleanup` while inside. It must be quick, and safe beside whatever the main thread does."""
+    """Have an early end call `cleanup` while inside. It must be quick, and safe whatever the main thread is doing."""
     _cleanups.append(cleanup)
     try:
         yield

@@ -30,13 +30,13 @@ _CONNECT_SECONDS = 5.0
 _CHECK_SECONDS = 0.2
 _JOIN_SECONDS = 20.0
 _IDLE_SECONDS = 12.0
-"""A starting Ray that uses neither a core nor the disk for this long hangs. A start takes 3 to 7 s, and several times as
+"""A starting Ray that uses neither a core nor the disk for this long is stuck. A start takes 3 to 7 s, several times as
 long on a busy machine, but then it still uses them."""
 
 _START_SECONDS = 240.0
 
 _ROOM = 200 << 20
-"""Bytes that a private Ray needs on the disk of its temporary folder to begin with: logs, sockets, spilled objects."""
+"""Bytes that a private Ray needs on the disk of its temporary folder at first: logs, sockets, spilled objects."""
 
 _LONGEST_FOLDER = 40
 """Characters of the temporary folder: a socket's path may have 107, of which Ray takes 66."""

@@ -236,6 +236,16 @@ def read_run(layout: OutputLayout) -> RunInfo | None:
     return RunInfo.from_json(json.loads(layout.run.read_text(encoding="utf-8")))
 
 
+def write_stats(layout: OutputLayout, stats: Mapping[str, Any]) -> None:
+    """Write OUT/stats.json, the figures of a finished job."""
+    write_atomically(layout.stats, json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_stats(layout: OutputLayout) -> dict[str, Any]:
+    """Read OUT/stats.json."""
+    return dict(json.loads(layout.stats.read_text(encoding="utf-8")))
+
+
 def input_shards(source: str, layout: OutputLayout, *, fresh: bool) -> dict[str, Path]:
     """Find the input shards of a job: name -> path. What is passed over is printed.
 

@@ -2,10 +2,9 @@
 
     python -m ray_jobs.select --out out/demo --thresholds.sts 0.5
 
-Thresholds that are not named stay as the build had them. Reads OUT/scored and OUT/quarantine; writes OUT/pf1m,
+Thresholds that are not given stay as the build had them. Reads OUT/scored and OUT/quarantine; writes OUT/pf1m,
 OUT/parquet, OUT/verdicts, the exports, the card, the report and, last, OUT/stats.json. Checks that every row that came
-in is kept, rejected or quarantined. It runs one shard at a time and holds one in memory; nothing it does changes a
-score.
+in is kept, rejected or quarantined. Holds one shard in memory at a time and never changes a score.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from polite_flamingo.text_files import read_text
 from polite_flamingo.world import World
 from ray_jobs import console
 from ray_jobs.replay_ledger import settle, source_of
-from ray_jobs.resumable_job import read_run
+from ray_jobs.resumable_job import read_run, read_stats, write_stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,7 @@ class SelectConfig:
 
     Attributes:
         out: the folder.
-        thresholds: what is kept; what is not named stays as the build had it (OUT/config.yaml).
+        thresholds: what is kept; those that are not given stay as the build had them (OUT/config.yaml).
     """
 
     out: str
@@ -66,44 +65,72 @@ class SelectConfig:
 
 
 def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
-    """Make the selection and everything that depends on it.
+    """Make the selection and everything that depends on it, shard by shard; write OUT/stats.json last.
 
     Returns:
-        What differs from the selection before; None where there was none, or it was not finished.
+        What differs from the selection before; None if there was none or it was not finished.
 
     Raises:
-        ValueError: a scored shard is damaged; says which and what to do.
+        ValueError: a scored shard is damaged; the message says which, and what to do.
     """
     changed = _begin_difference(layout, thresholds)
     layout.stats.unlink(missing_ok=True)
-    names = layout.finished()
+    names, run = layout.finished(), read_run(layout)
+    assert run is not None, "a finished shard comes from a run"
     with_keys = set(names_in(layout.keys("").parent, ".keys"))
     repeated = duplicates.find(
         [(name, layout.keys(name)) for name in names if name in with_keys], scratch=layout.scratch
     )
-    run = read_run(layout)
-    assert run is not None, "a finished shard comes from a run"
     total = Statistics()
     forget_tars(layout.root)
     for name in names:
         total.merge(_select_shard(layout, name, thresholds, repeated.of(name), run.world, changed))
     place_tars(layout.root)
     join_exports(out=layout.root, names=names)
-    for path_of, suffix in ((layout.parquet, ".parquet"), (layout.verdicts, ".jsonl")):
-        for name in {*names_in(path_of("").parent, suffix)} - {*names}:
-            path_of(name).unlink()
+    _remove_other_shards(layout, names)
     rows = _rows_by_shard(layout, names)
-    annotations = annotations_of(run.ingests, rows)
     counts = total.total()
+    assert sum(rows.values()) == counts.rows, f"{sum(rows.values())} rows came in, {counts.rows} are accounted for"
+    annotations = annotations_of(run.ingests, rows)
     if changed:
         changed.paragraphs = changed.paragraphs[0], counts.paragraphs_removed
     _write_pages(layout, thresholds, run, total, annotations, changed)
-    rows_in = sum(rows.values())
-    assert rows_in == counts.rows, f"{rows_in} rows came in, {counts.rows} are accounted for"
-    stats: dict[str, Any] = {
+    write_stats(layout, _stats(thresholds, run, total, annotations, changed, shards=len(names)))
+    return changed
+
+
+def _begin_difference(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
+    """Compare thresholds with those of the last finished selection; its shards are compared later, one by one."""
+    if not layout.stats.exists():
+        return None
+    stats, now = read_stats(layout), dataclasses.asdict(thresholds)
+    before = stats["thresholds"]
+    moved = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
+    datasets = stats["statistics"]["datasets"].values()
+    return Difference(thresholds=moved, paragraphs=(sum(counts["paragraphs_removed"] for counts in datasets), 0))
+
+
+def _remove_other_shards(layout: OutputLayout, names: Sequence[str]) -> None:
+    """Remove what earlier selections wrote for shards that are no longer there."""
+    for path_of, suffix in ((layout.parquet, ".parquet"), (layout.verdicts, ".jsonl")):
+        for name in {*names_in(path_of("").parent, suffix)} - {*names}:
+            path_of(name).unlink()
+
+
+def _stats(
+    thresholds: Thresholds,
+    run: RunInfo,
+    total: Statistics,
+    annotations: Annotations,
+    changed: Difference | None,
+    shards: int,
+) -> dict[str, Any]:
+    """Return the content of OUT/stats.json."""
+    counts = total.total()
+    return {
         "annotations": annotations.to_json(),
-        "shards": len(names),
-        "rows_in": rows_in,
+        "shards": shards,
+        "rows_in": counts.rows,
         "kept": counts.kept,
         "rejected": dict(rejections(counts)),
         "quarantined": dict(sorted(counts.quarantined.items())),
@@ -116,36 +143,18 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
         "changed": changed.to_json() if changed else None,
         "statistics": total.to_json(),
     }
-    write_atomically(layout.stats, json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
-    return changed
-
-
-def _begin_difference(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
-    """Of the selection that is there; the shards are yet to be compared."""
-    if not layout.stats.exists():
-        return None
-    stats, now = read_stats(layout), dataclasses.asdict(thresholds)
-    before = stats["thresholds"]
-    moved = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
-    datasets = stats["statistics"]["datasets"].values()
-    return Difference(thresholds=moved, paragraphs=(sum(counts["paragraphs_removed"] for counts in datasets), 0))
 
 
 def is_current(layout: OutputLayout, thresholds: Thresholds) -> bool:
-    """Whether the last selection used these thresholds and was finished, on all shards there are."""
+    """Whether the last selection is finished, used these thresholds, and covers all shards."""
     if not layout.stats.exists():
         return False
     stats = read_stats(layout)
     return stats["thresholds"] == dataclasses.asdict(thresholds) and stats["shards"] == len(layout.finished())
 
 
-def read_stats(layout: OutputLayout) -> dict[str, Any]:
-    """OUT/stats.json."""
-    return dict(json.loads(layout.stats.read_text(encoding="utf-8")))
-
-
 def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
-    """Print the table at the end of a job, what changed, and say plainly where nothing came of it.
+    """Print the table at the end of a job and what changed; say so if nothing was kept.
 
     Raises:
         AllFailed: every row was quarantined.
@@ -170,7 +179,7 @@ def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
 
 
 def print_summary(layout: OutputLayout) -> None:
-    """The table at the end of a job."""
+    """Print the table at the end of a job."""
     stats = read_stats(layout)
     run = read_run(layout)
     rejected, quarantined = stats["rejected"], stats["quarantined"]
@@ -198,14 +207,14 @@ def print_summary(layout: OutputLayout) -> None:
 
 
 def _quarantined(layout: OutputLayout, statistics: Statistics) -> str:
-    """An example of what was quarantined most often, and where the rest is; "" where nothing was."""
+    """Give an example of the commonest quarantine reason, and where the rest is; "" if nothing was quarantined."""
     found = statistics.quarantine.get(commonest(statistics.total().quarantined))
     folder = layout.quarantine("").parent
     return f"quarantined, for example: {found[0].detail[:200]} ({folder} has each row's detail)" if found else ""
 
 
 def _origin_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The lines from the annotation files to the rows of the build."""
+    """Return the lines of the table from the annotation files to the rows of the build."""
     origin = stats["annotations"]
     shards = f"{stats['shards']:,} shard{'s' * (stats['shards'] != 1)}"
     unknown = stats["rows_in"] - origin["rows_in"]
@@ -231,7 +240,7 @@ def _select_shard(
     world: World | None,
     changed: Difference | None,
 ) -> Statistics:
-    """Select one shard; return its statistics, quarantined rows included, and add to what has changed."""
+    """Select one shard, add to what has changed, and return its statistics, quarantined rows included."""
     manifest = read_manifest(layout.manifest(name))
     samples = read_scored(layout, name)
     selection = select_shard(samples, shard=name, thresholds=thresholds, duplicates=repeated, world=world)
@@ -243,7 +252,7 @@ def _select_shard(
     write_atomically(layout.verdicts(name), lines)
     export_shard(selection.kept, out=layout.root, name=name)
     keys = {record["key"] for record in selection.records}
-    assert len(keys) == len(selection.records) == manifest.scored, f"{name}: each key must be there exactly once"
+    assert len(keys) == len(selection.records) == manifest.scored, f"{name}: each key must occur exactly once"
     quarantined = read_quarantine(layout.quarantine(name))
     assert len(quarantined) == manifest.quarantined, (
         f"{name}: {len(quarantined)} quarantined, not {manifest.quarantined}"
@@ -253,7 +262,7 @@ def _select_shard(
 
 
 def _verdicts(layout: OutputLayout, name: str) -> list[dict[str, Any]]:
-    """The records that the selection before left of a shard; none of one that it did not know."""
+    """Return the verdicts of the last selection on a shard; none if it did not cover the shard."""
     path = layout.verdicts(name)
     if not path.exists():
         return []
@@ -261,7 +270,7 @@ def _verdicts(layout: OutputLayout, name: str) -> list[dict[str, Any]]:
 
 
 def _rows_by_shard(layout: OutputLayout, names: Sequence[str]) -> Counter[Path]:
-    """How many rows came in with each input shard; what was replayed counts with the shard that it came from."""
+    """Count the rows of each input shard; replayed rows count with the shard they came from."""
     rows: Counter[Path] = Counter()
     for name in names:
         source = source_of(name)
@@ -277,7 +286,7 @@ def _write_pages(
     annotations: Annotations,
     changed: Difference | None,
 ) -> None:
-    """The card and the report."""
+    """Write the card and the report."""
     write_card(total, thresholds, run, layout.card, annotations)
     gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
     write_report(total, thresholds, run, gallery, layout.report, annotations, changed.rows() if changed else ())
@@ -288,7 +297,12 @@ def _number(value: float | None) -> str:
 
 
 def job(config: SelectConfig) -> None:
-    """Select, print the summary."""
+    """Do the whole job.
+
+    Raises:
+        ValueError: the folder holds no finished shard, or a damaged one.
+        AllFailed: every row was quarantined.
+    """
     layout = OutputLayout(root=Path(config.out))
     if not layout.finished():
         raise ValueError(f"{config.out} holds no finished shard; run python -m ray_jobs.build_pf1m first")
@@ -300,7 +314,7 @@ def job(config: SelectConfig) -> None:
 
 
 def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
-    """The build's thresholds as arguments: scores of other models need other thresholds than the defaults."""
+    """Return the build's thresholds as arguments: other models need other thresholds than the defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out")
     out = parser.parse_known_args(list(arguments))[0].out

@@ -15,7 +15,6 @@ The profile says what a stage does (`training/stages.py`). The loop that does it
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,11 +28,10 @@ from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.pools import Needs
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.shards import write_atomically
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import base_fingerprints, by_name, training_hash
-from ray_jobs.resumable_job import ResumableJob, check_input, read_run
+from ray_jobs.resumable_job import ResumableJob, check_input, read_run, read_stats, write_stats
 from training.data import Ingredient, find_shards
 from training.stages import StageName, TrainingConfig
 from training.workers import WorkersConfig
@@ -99,8 +97,8 @@ def train(config: TrainConfig) -> None:
         else:
             with job.attempt():
                 stats = run(config, start, mixture, layout.root, by_name(models))
-            write_atomically(layout.stats, json.dumps(stats, indent=1, allow_nan=False) + "\n")
-        print(summary(config.stage, json.loads(layout.stats.read_text()), layout.root))
+            write_stats(layout, stats)
+        print(summary(config.stage, read_stats(layout), layout.root))
 
 
 def check_shards(layout: OutputLayout, shards: Sequence[Path]) -> None:

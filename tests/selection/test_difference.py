@@ -11,7 +11,7 @@ from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from ray_jobs import select
-from ray_jobs.resumable_job import begin_run, write_run
+from ray_jobs.resumable_job import begin_run, read_stats, write_run
 from ray_jobs.select import SelectConfig
 from tests.support.page_reader import Page
 from tests.support.scored import scored, world
@@ -65,7 +65,7 @@ def test_what_came_in_and_went_out_is_printed_and_kept(
         ins, outs = sum(now[key] == name for key in came), sum(before[key] == name for key in went)
         old, new = list(before.values()).count(name), list(now.values()).count(name)
         assert (f"{name} {old} -> {new} ({ins} in, {outs} out)" in lines) == bool(ins or outs)
-    changed = select.read_stats(layout)["changed"]
+    changed = read_stats(layout)["changed"]
     assert changed["moves"]["kept -> sts_low"] == len(went) == sum(changed["went_out"].values())
     words = " ".join(Page(layout.report.read_text()).words.split())
     assert "Against the selection before" in words and lines[0].removeprefix("thresholds ") in words

@@ -19,7 +19,7 @@ from polite_flamingo.storage.provenance import Annotations
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs import console, select
 from ray_jobs.replay_ledger import declare, readable_rows, settle
-from ray_jobs.resumable_job import begin_run, read_run, with_ingests, write_run
+from ray_jobs.resumable_job import begin_run, read_run, read_stats, with_ingests, write_run
 from tests.support.page_reader import Page
 from tests.support.scored import draw, scored
 
@@ -51,7 +51,7 @@ def built(out: Path, source: str, failing: Sequence[str] = ()) -> dict[str, Any]
     for name, path in shards.items():
         commit(layout, name, path, failing)
     select.select(layout, Thresholds())
-    return select.read_stats(layout)
+    return read_stats(layout)
 
 
 def commit(layout: OutputLayout, name: str, path: Path, failing: Sequence[str] = ()) -> None:
@@ -104,7 +104,7 @@ def test_a_part_of_the_shards_is_a_part_of_the_annotations(tmp_path: Path) -> No
     assert run is not None
     write_run(layout, with_ingests(run, shard_names(str(tmp_path / "in")).values()))
     select.select(layout, Thresholds())
-    begun = select.read_stats(layout)["annotations"]
+    begun = read_stats(layout)["annotations"]
     assert (begun["rows"], begun["not_read"], begun["rows_in"]) == (20, 11, 3), "a build that has not come to yours"
     rest = built(tmp_path / "out", str(tmp_path / "in"))["annotations"]
     assert (rest["rows"], rest["not_read"], rest["rows_in"]) == (20, 0, 14)
@@ -135,7 +135,7 @@ def test_a_damaged_shard_is_not_read_and_what_is_replayed_is(tmp_path: Path) -> 
         commit(layout, name, path)
     settle(layout)
     select.select(layout, Thresholds())
-    found = select.read_stats(layout)
+    found = read_stats(layout)
     assert (found["rows_in"], found["annotations"]["not_read"], found["annotations"]["rows_in"]) == (7, 0, 7)
 
 

@@ -58,9 +58,7 @@ def test_a_mount_that_goes_away_is_no_damage(
     data = path.read_bytes()
     broken = lambda self, mode: io.BufferedReader(FailingFile(data, good, number))  # noqa: E731
     monkeypatch.setattr(Path, "open", broken)
-    with pytest.raises(
-        OutOfReach, match=rf"{path} cannot be read on machine .*run the same command again"
-    ) as error:
+    with pytest.raises(OutOfReach, match=rf"{path} cannot be read on machine .*run the same command again") as error:
         read_shard(path)
     assert "\n" not in str(error.value) and os.strerror(number) in str(error.value)
 
