@@ -191,8 +191,6 @@ def samples_of(folder: Path) -> list[Sample]:
 
 def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -> None:
     """Train one run into seed_folder/runs/NAME, from its last checkpoint if it was interrupted."""
-    from training.data import stream
-    from training.distributed import World
     from training.run_stage import train_stage
 
     out = seed_folder / "runs" / run.name
@@ -201,15 +199,8 @@ def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -
     stages = replace(config.stages, **{run.stage.replace("-", "_"): replace(config.stage(run.stage), **run.changes)})
     config = replace(config, stages=stages, seed=seed)
     start = FlamingoConfig(folder=str(seed_folder / "runs" / run.start / "model")) if run.start else config.base
-    tally = train_stage(
-        config, run.stage, start,
-        lambda model, world: stream(
-            run.data, config.stage(run.stage).packing, model.tokenizer, model.attention, seed=seed,
-            shards_a_group=config.shards_a_group,
-        ),
-        out, World(),
-    )  # fmt: skip
-    write_atomically(out / "tally.json", json.dumps(tally.to_json()))
+    totals = train_stage(config, run.stage, start, run.data, out)
+    write_atomically(out / "tally.json", json.dumps(totals.to_json()))
 
 
 def answer(seed_folder: Path, name: str, config: RewriterConfig) -> None:

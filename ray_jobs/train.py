@@ -151,27 +151,27 @@ def run(
     needs = Needs(cpus=workers.needed("CPU"), gpus=workers.needed("GPU"), autoscaling=workers.autoscaling)
     with running_ray(needs):
         from ray_jobs.pipeline import seen_by_all
-        from training import log as curve
-        from training.trainer import FAILURES, TrainingStopped, Work, train
+        from training import log
+        from training.trainer import FAILURES, StageRun, TrainingStopped, train
 
         with seen_by_all(out) as probe, progress() as show:
-            work = Work(
+            job = StageRun(
                 config=config.training, stage=config.stage, start=start, mixture=mixture, out=out,
                 workers=workers, probe=probe, models=models,
             )  # fmt: skip
             try:
-                tally = train(work, show)
+                totals = train(job, show)
             except TrainingStopped as error:
                 raise console.JobFailed(str(error)) from error
-        if tally.rows == 0:
+        if totals.rows == 0:
             raise console.JobFailed(
-                f"there was nothing to train on: every sample was left out ({left_out(tally.skipped)}); fix the "
+                f"there was nothing to train on: every sample was left out ({left_out(totals.skipped)}); fix the "
                 "mixture, then rerun with --fresh"
             )
-        lines = curve.read(out)
+        lines = log.read(out)
         failures = out / FAILURES
         return {
-            **tally.to_json(),
+            **totals.to_json(),
             "updates": lines[-1]["step"] if lines else 0,
             "window": config.training.stage(config.stage).packing.window,
             "restarts": failures.read_text().count("\n") if failures.exists() else 0,

@@ -1,8 +1,8 @@
-"""A mixture of shards as a seeded order of groups; a group is read, shuffled and packed as one.
+"""A mixture of shards as a seeded sequence of groups; each group is read, shuffled and packed as one.
 
-Everything here is a pure function of (mixture, seed, epoch, group): whoever asks for a group, in whatever process and
-after whatever interruption, packs the same rows. So a group is the unit of streaming (`streaming.py` packs groups ahead
-in Ray tasks) and of resume (a resumed run packs one group again and passes over the rows it has done).
+Everything here is a pure function of (mixture, seed, epoch, group): any process, after any interruption, packs the same
+rows for the same group. So a group is the unit of streaming (`streaming.py` packs groups ahead in Ray tasks) and of
+resume (a resumed run packs one group again and skips the rows that it has done).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Ingredient:
 
     Attributes:
         shards: a folder of .tar shards, one .tar, or a glob.
-        fraction: share of its samples that take part, chosen by their keys: another epoch has the same ones.
-        response: what is learnt: "rewritten" is the polite text where a sample has one and its response otherwise,
-            "raw" is the response as annotated.
-        protocol: "chat" asks the instruction; "rewriting" shows the annotation and wants the polite text.
+        fraction: share of its samples to use, chosen by key: every epoch has the same ones.
+        response: the training target. "rewritten" is the polite text where a sample has one, else its response; "raw"
+            is the response as annotated.
+        protocol: "chat" prompts with the instruction; "rewriting" adds the annotation and trains on the polite text.
     """
 
     shards: str
@@ -42,7 +42,7 @@ class Ingredient:
     protocol: Literal["chat", "rewriting"] = "chat"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an impossible share, or a rewriter that would learn to repeat."""
+        """Raises ValueError for an impossible fraction, or a rewriter that would learn to copy."""
         if not 0 < self.fraction <= 1:
             raise ValueError(
                 f"training: fraction must lie in (0, 1], not {self.fraction}; leave an ingredient out instead"
@@ -53,7 +53,7 @@ class Ingredient:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Shards that are packed together: (name of the ingredient, path)."""
+    """Shards that are packed together, as (name of the ingredient, path)."""
 
     number: int
     shards: tuple[tuple[str, Path], ...]
@@ -62,7 +62,7 @@ class Group:
 def find_shards(
     mixture: Mapping[str, Ingredient], say: Callable[[str], None] = lambda line: None
 ) -> list[tuple[str, Path]]:
-    """Every shard of the mixture, in the order of the mixture; `say` hears what is passed over.
+    """Every shard of the mixture, in its order; `say` is called with what is passed over.
 
     Raises:
         ValueError: an ingredient names no shard; the message says which.
@@ -75,44 +75,55 @@ def find_shards(
             raise ValueError(f"data {name!r}: {error}") from None
         found += [(name, path) for path in shards.values()]
     if not found:
-        raise ValueError("there is nothing to train on: name at least one ingredient with shards")
+        raise ValueError("nothing to train on: name at least one ingredient with shards, as in --data.pf1m out/pf1m")
     return found
 
 
 def groups(shards: Sequence[tuple[str, Path]], *, seed: int, epoch: int, shards_a_group: int) -> list[Group]:
-    """The groups of an epoch in their order; another epoch joins other shards."""
+    """The groups of an epoch, in order; each epoch joins different shards."""
     order = list(shards)
     random.Random(f"groups/{seed}/{epoch}").shuffle(order)
     count = -(-len(order) // shards_a_group)
     return [Group(number=number, shards=tuple(order[number::count])) for number in range(count)]
 
 
-def pack_group(
-    group: Group,
-    mixture: Mapping[str, Ingredient],
-    packing: PackingConfig,
-    tokenizer: Tokenizer,
-    attention: Attention,
-    *,
-    seed: int,
-    epoch: int,
-) -> Packed:
-    """Read a group's shards and pack their samples; what cannot be read is counted with its reason."""
-    rng = random.Random(f"pack/{seed}/{epoch}/{group.number}")
-    samples: list[Sample] = []
-    readings: list[Reading] = []
-    unreadable: list[Skipped] = []
-    for name, path in group.shards:
-        ingredient = mixture[name]
-        for row in read_shard(path):
-            if not isinstance(row, Sample):
-                unreadable.append(Skipped(key=row.key or row.payload, reason=row.reason, detail=row.detail))
-            elif takes_part(row.key, ingredient.fraction, seed):
-                samples.append(row)
-                readings.append(_reading(row, ingredient))
-    packed = pack(samples, tokenizer, packing, attention, rng, readings)
-    packed.skipped += unreadable
-    return packed
+@dataclass(frozen=True, kw_only=True)
+class PackedData:
+    """A mixture and how it is packed: all that decides the rows of a group.
+
+    Attributes:
+        mixture: ingredients by name.
+        packing: how samples become rows.
+        tokenizer: of the model.
+        attention: of the model; decides which image a token attends.
+        seed: of the order of samples and shards.
+        shards_a_group: shards that are shuffled and packed together.
+    """
+
+    mixture: Mapping[str, Ingredient]
+    packing: PackingConfig
+    tokenizer: Tokenizer
+    attention: Attention
+    seed: int = 0
+    shards_a_group: int = 8
+
+    def pack(self, group: Group, epoch: int) -> Packed:
+        """Read the shards of a group and pack their samples; what cannot be read is counted with its reason."""
+        rng = random.Random(f"pack/{self.seed}/{epoch}/{group.number}")
+        samples: list[Sample] = []
+        readings: list[Reading] = []
+        unreadable: list[Skipped] = []
+        for name, path in group.shards:
+            ingredient = self.mixture[name]
+            for row in read_shard(path):
+                if not isinstance(row, Sample):
+                    unreadable.append(Skipped(key=row.key or row.payload, reason=row.reason, detail=row.detail))
+                elif takes_part(row.key, ingredient.fraction, self.seed):
+                    samples.append(row)
+                    readings.append(_reading(row, ingredient))
+        packed = pack(samples, self.tokenizer, self.packing, self.attention, rng, readings)
+        packed.skipped += unreadable
+        return packed
 
 
 def _reading(sample: Sample, ingredient: Ingredient) -> Reading:
@@ -122,45 +133,25 @@ def _reading(sample: Sample, ingredient: Ingredient) -> Reading:
 
 
 def takes_part(key: str, fraction: float, seed: int) -> bool:
-    """Whether a sample belongs to the share of its ingredient."""
+    """Whether the fraction of its ingredient includes a sample."""
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
-def stream(
-    mixture: Mapping[str, Ingredient],
-    packing: PackingConfig,
-    tokenizer: Tokenizer,
-    attention: Attention,
-    *,
-    seed: int,
-    shards_a_group: int,
-    rank: int = 0,
-    size: int = 1,
-) -> LocalStream:
-    """Groups packed in this process, one after the other."""
-    return LocalStream(mixture, packing, tokenizer, attention, seed, shards_a_group, rank, size)
-
-
 class LocalStream:
-    """What the loop asks for its data; `streaming.RayStream` is the same on Ray."""
+    """A rank's groups, packed in this process; `streaming.RayStream` has Ray pack them ahead."""
 
-    def __init__(
-        self, mixture: Mapping[str, Ingredient], packing: PackingConfig, tokenizer: Tokenizer, attention: Attention,
-        seed: int, shards_a_group: int, rank: int, size: int,
-    ):  # fmt: skip
-        self._mixture, self._packing, self._tokenizer, self._attention = mixture, packing, tokenizer, attention
-        self._seed, self._shards_a_group, self._rank, self._size = seed, shards_a_group, rank, size
-        self._shards = find_shards(mixture)
+    def __init__(self, data: PackedData, rank: int = 0, size: int = 1):
+        """Args: data: of all ranks. rank, size: which part of it is this one's, of how many."""
+        self.data, self.rank, self.size = data, rank, size
+        self._shards = find_shards(data.mixture)
 
     def groups(self, epoch: int) -> list[Group]:
-        """This rank's groups of an epoch, in their order."""
-        every = groups(self._shards, seed=self._seed, epoch=epoch, shards_a_group=self._shards_a_group)
-        return every[self._rank :: self._size]
+        """This rank's groups of an epoch, in order."""
+        every = groups(self._shards, seed=self.data.seed, epoch=epoch, shards_a_group=self.data.shards_a_group)
+        return every[self.rank :: self.size]
 
     def packed(self, epoch: int, first: int) -> Iterator[Packed]:
         """This rank's groups of an epoch from its `first`-th on, packed."""
         for group in self.groups(epoch)[first:]:
-            yield pack_group(
-                group, self._mixture, self._packing, self._tokenizer, self._attention, seed=self._seed, epoch=epoch
-            )
+            yield self.data.pack(group, epoch)

@@ -1,4 +1,4 @@
-"""Who trains together: one process, or the ranks of a torch.distributed group that somebody else has set up."""
+"""The ranks of a training run: one process, or a torch.distributed group that is already initialised."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Parallel = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """This process among its peers.
+class Ranks:
+    """This process among the ranks of a run.
 
     Attributes:
         rank, size: 0 and 1 where there is no group.
-        device: torch's name of this rank's.
+        device: of this rank, as torch names it.
         parallel: "ddp" copies the model, "fsdp" shards it (FSDP2).
     """
 
@@ -29,14 +29,19 @@ class World:
     parallel: Parallel = "ddp"
 
     @staticmethod
-    def joined(device: str, parallel: Parallel = "ddp") -> World:
-        """The world of the initialised group."""
+    def joined(device: str, parallel: Parallel = "ddp") -> Ranks:
+        """This process in the initialised group, if there is one."""
         if not dist.is_initialized():
-            return World(device=device)
-        return World(rank=dist.get_rank(), size=dist.get_world_size(), device=device, parallel=parallel)
+            return Ranks(device=device)
+        return Ranks(rank=dist.get_rank(), size=dist.get_world_size(), device=device, parallel=parallel)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether parameters are sharded over the ranks."""
+        return self.parallel == "fsdp" and self.size > 1
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Element-wise over all ranks."""
+        """Element-wise sum over all ranks."""
         if self.size == 1:
             return list(values)
         found = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -44,7 +49,7 @@ class World:
         return found.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, at every rank."""
+        """The values of all ranks, on every rank."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -52,7 +57,7 @@ class World:
         return found
 
     def wrap(self, module: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module:
-        """The module as this world trains it; `blocks` are what FSDP gathers one at a time."""
+        """Wrap a module for training on these ranks; FSDP gathers `blocks` one at a time."""
         if self.size == 1:
             return module
         if self.parallel == "ddp":
@@ -63,20 +68,20 @@ class World:
         mesh = init_device_mesh(torch.device(self.device).type, (self.size,))
         for block in blocks:
             fully_shard(block, mesh=mesh)
-        # open_flamingo knows the parts of the blocks by other names too. What is frozen beside the blocks stays whole:
-        # image features are encoded outside of the step, and it is little beside the blocks.
+        # open_flamingo has the parts of the blocks under other names too. What is frozen beside the blocks stays whole:
+        # it is small, and image features are encoded outside of the step.
         blocked = {parameter for block in blocks for parameter in block.parameters()}
         frozen = {parameter for parameter in module.parameters() if not parameter.requires_grad}
         fully_shard(module, mesh=mesh, ignored_params=blocked | frozen)
         return module
 
 
-ALONE = World()
+ONE_PROCESS = Ranks()
 """One process."""
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor on the CPU; of a sharded one all ranks must ask together."""
+    """The tensor on the CPU. For a sharded one, all ranks must call this together."""
     from torch.distributed.tensor import DTensor
 
     found = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

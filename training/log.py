@@ -1,7 +1,7 @@
-"""What a run has been through, a line an update: OUT/loss.jsonl, and the same as TensorBoard events.
+"""The training log, one line per update: OUT/loss.jsonl, and the same as TensorBoard events.
 
-A run that goes on from a checkpoint first forgets the updates after it: no update stands there twice. Both files are
-written at once and not in a thread of their own, so that a full disk ends the run instead of stopping it half-way.
+A run that resumes from a checkpoint first drops the updates after it, so no update is logged twice. Both files are
+written synchronously: a full disk then ends the run with an error instead of losing a writer thread.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from polite_flamingo.storage.shards import write_atomically
-
-if TYPE_CHECKING:  # it imports torch
-    from training.loop import Update
+from training.updates import Update
 
 FILE = "loss.jsonl"
 SCALARS = {
@@ -34,11 +32,11 @@ SCALARS = {
 """Fields of a line -> their names in TensorBoard."""
 
 
-class Curve:
-    """Writes the curve of a run; one process has it."""
+class TrainingLog:
+    """Writes the log of a run; only rank 0 has one."""
 
     def __init__(self, out: Path, done: int):
-        """Args: out: of the run. done: updates of the checkpoint that it goes on from, 0 for none."""
+        """Args: out: of the run. done: updates of the checkpoint that it resumes from, 0 for none."""
         from tensorboardX.event_file_writer import EventsWriter
 
         kept = [line for line in read(out) if line["step"] <= done]
@@ -51,7 +49,7 @@ class Curve:
             self._show(line)
 
     def add(self, update: Update) -> None:
-        """Write an update. Raises OSError where the disk is full."""
+        """Write an update. Raises OSError if the disk is full."""
         seconds = max(update.seconds, 1e-9)
         line = dataclasses.asdict(update) | {
             "tokens_per_second": round(update.tokens / seconds, 1),
@@ -64,7 +62,7 @@ class Curve:
         self._events.flush()
 
     def close(self) -> None:
-        """Nothing can be added afterwards."""
+        """Close both files."""
         self._lines.close()
         self._events.close()
 
@@ -77,12 +75,12 @@ class Curve:
 
 
 def read(out: Path) -> list[dict[str, Any]]:
-    """The lines of a run's curve; none before its first update. A line that was cut short is left out."""
+    """The lines of a run's log, none before its first update. A line that was cut short is left out."""
     return list(_whole_lines((out / FILE).read_bytes())) if (out / FILE).exists() else []
 
 
-class Follower:
-    """Reads a curve that another process writes; what is forgotten there is forgotten here."""
+class LogFollower:
+    """Reads a log while another process writes it, and starts over when that process rewrites it."""
 
     def __init__(self, out: Path):
         """Args: out: of the run."""
@@ -91,7 +89,7 @@ class Follower:
         self._read = 0
 
     def new(self) -> list[dict[str, Any]]:
-        """The updates since the last call; an update may come again, after its worker died and was restarted."""
+        """The updates since the last call; some come again after a worker died and was restarted."""
         try:
             with self._file.open("rb") as file:
                 identity = _identity(file.fileno())

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.checkpoints import like
 from training.distributed import whole
 from training.stages import StageConfig
 
 
 def learning_rate(stage: StageConfig, progress: float) -> float:
-    """A straight rise over the warm-up, then half a cosine to zero, by the share of the stage that is done (0 to 1)."""
+    """Linear warm-up, then half a cosine to zero, as a function of the share of the stage that is done (0 to 1)."""
     if progress < stage.warm_up:
         return stage.learning_rate * progress / stage.warm_up
     left = (progress - stage.warm_up) / (1 - stage.warm_up)
@@ -47,7 +48,7 @@ class Optimiser:
             self._optimisers.append(torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98)))
 
     def norm(self) -> float:
-        """Cut the gradients to the stage's norm; what it was before."""
+        """Clip the gradients to the stage's norm; returns the norm before."""
         found = nn.utils.clip_grad_norm_(list(self._tuned.values()), self._clip)
         return float(whole(found))
 
@@ -77,8 +78,6 @@ class Optimiser:
 
     def load(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Inverse of `state`."""
-        from training.checkpoints import like
-
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 for parameter in group["params"]:

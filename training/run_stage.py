@@ -1,8 +1,11 @@
-"""One stage in one process, from the model it starts with to the folder it leaves. Ray only decides how many run it."""
+"""One training stage in one process, from the model that it starts with to the folder that it leaves.
+
+Ray only decides how many processes run it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from polite_flamingo.flamingo.config import FlamingoConfig
@@ -12,58 +15,72 @@ from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.rewriters.flamingo import choose_dtype
 from training import checkpoints
-from training.distributed import ALONE, World
-from training.loop import LoopConfig, Stream, Tally, Update, fit
+from training.data import Ingredient, LocalStream, PackedData
+from training.distributed import ONE_PROCESS, Ranks
+from training.loop import Stream, TrainingLoop
 from training.stages import StageConfig, StageName, TrainingConfig
 from training.step import prepare
+from training.updates import Totals, Update
 
 # isort: split
 import torch
 
-StreamOf = Callable[[FlamingoModel, World], Stream]
-"""Makes a rank's stream for a model, whose tokenizer and attention semantics decide the rows."""
+StreamOf = Callable[[PackedData, int, int], Stream]
+"""Makes a rank's stream of the data, given its rank and how many there are."""
 
 
 def train_stage(
     config: TrainingConfig,
     name: StageName,
     start: FlamingoConfig,
-    stream_of: StreamOf,
+    mixture: Mapping[str, Ingredient],
     out: Path,
-    world: World = ALONE,
+    ranks: Ranks = ONE_PROCESS,
     on_update: Callable[[Update], None] = lambda update: None,
-) -> Tally:
+    stream_of: StreamOf = LocalStream,
+) -> Totals:
     """Train from `start` (or the newest checkpoint in OUT/checkpoints) and write OUT/model.
 
+    Args:
+        config: the `training` section of a profile.
+        name: of the stage.
+        start: the model to start from.
+        mixture: what to train on.
+        out: the output folder.
+        ranks: this process among the others.
+        on_update: called with each update, on every rank.
+        stream_of: how rows reach the loop.
+
     Raises:
-        ValueError, LossNotFinite, OSError: see `loop.fit` and `checkpoint.load_flamingo`.
+        ValueError, LossNotFinite, OSError: see `TrainingLoop` and `checkpoint.load_flamingo`.
     """
     stage = config.stage(name)
-    dtype = choose_dtype(config.dtype, torch.device(world.device).type)
+    dtype = choose_dtype(config.dtype, torch.device(ranks.device).type)
     start = opened(start)
-    model = start_model(start, stage, seed=config.seed, dtype=dtype).to(world.device)
-    loop = LoopConfig(
-        checkpoint_steps=config.checkpoint_steps,
-        keep_checkpoints=config.keep_checkpoints,
-        features_bytes=config.features_bytes,
-        gradient_checkpointing=config.gradient_checkpointing,
-        dtype=dtype,
+    model = start_model(start, stage, seed=config.seed, dtype=dtype).to(ranks.device)
+    data = PackedData(
+        mixture=mixture,
+        packing=stage.packing,
+        tokenizer=model.tokenizer,
+        attention=model.attention,
         seed=config.seed,
+        shards_a_group=config.shards_a_group,
     )
     folder = out / "checkpoints"
-    tally = fit(model, stage, stream_of(model, world), folder, loop, world, on_update)
-    if world.rank == 0:
-        # The base in its own precision, and whole where FSDP has cut it up.
+    stream = stream_of(data, ranks.rank, ranks.size)
+    totals = TrainingLoop(model, stage, stream, folder, config, dtype, ranks, on_update).run()
+    if ranks.rank == 0:
+        # Loaded again: in its own precision, and whole where FSDP has sharded it.
         model = start_model(start, stage, seed=config.seed, dtype=torch.float32)
         found = checkpoints.newest(folder)
         assert found is not None
         found.load(prepare(model, stage))
         checkpoints.save_model(model, start, out / "model", tuned=stage.tune)
-    return tally
+    return totals
 
 
 def start_model(start: FlamingoConfig, stage: StageConfig, *, seed: int, dtype: torch.dtype) -> FlamingoModel:
-    """The model that a stage starts from, on the CPU, with LoRA attached: its own, or a fresh one to be tuned.
+    """Load the model that a stage starts from, on the CPU, with LoRA attached: its own, or a new one to tune.
 
     Raises:
         ValueError: see `checkpoint.load_flamingo`.

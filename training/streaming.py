@@ -1,31 +1,27 @@
-"""A rank's groups through Ray Data: read and packed by Ray tasks, in their order, ahead of the training loop.
+"""A rank's groups through Ray Data: Ray tasks read and pack them, in order, ahead of the training loop.
 
-Reading tars and packing rows is Python's work and would hold up a GPU; here other processes do it, at most
-`ahead_bytes` ahead. Which rows come, and in which order, is `data.LocalStream`'s business alone: a group is a pure
-function of its number, so a stream may begin at any group, and what a lost task had made is made again.
+Reading tars and packing rows is Python work that would hold up a GPU, so other processes do it, at most `ahead_bytes`
+ahead. `data.py` alone decides which rows come and in which order: a group is a pure function of its number, so a stream
+can start at any group, and a lost task is simply run again.
 
 A group crosses between processes as one Arrow row. Ray Data's own split of a dataset between workers is not used: it
-begins at row 0 after every restart, and gives a worker whatever block is ready.
+starts at row 0 after every restart, and gives a worker whichever block is ready.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
-from polite_flamingo.packing.rows import Packed, PackingConfig, Row, Skipped
-from training.data import Group, Ingredient, LocalStream, pack_group
+from polite_flamingo.packing.rows import Packed, Row, Skipped
+from training.data import Group, LocalStream, PackedData
 from training.workers import StreamingConfig
-
-if TYPE_CHECKING:  # both import torch and open_flamingo, which a task that packs does without
-    from polite_flamingo.flamingo.model.attention import Attention
-    from polite_flamingo.flamingo.model.tokenization import Tokenizer
 
 _ROW = pa.struct(
     [
@@ -48,13 +44,11 @@ SCHEMA = pa.schema(
 
 
 class RayStream(LocalStream):
-    """`LocalStream`, packed by Ray tasks. To be used where Ray runs; a Ray Train worker is such a place."""
+    """`LocalStream`, packed by Ray tasks. Needs a process connected to Ray, such as a Ray Train worker."""
 
-    def __init__(
-        self, mixture: Mapping[str, Ingredient], packing: PackingConfig, tokenizer: Tokenizer, attention: Attention,
-        *, seed: int, shards_a_group: int, rank: int, size: int, streaming: StreamingConfig,
-    ):  # fmt: skip
-        super().__init__(mixture, packing, tokenizer, attention, seed, shards_a_group, rank, size)
+    def __init__(self, data: PackedData, rank: int, size: int, streaming: StreamingConfig):
+        """Args: data, rank, size: as for `LocalStream`. streaming: how far ahead."""
+        super().__init__(data, rank, size)
         self._streaming = streaming
 
     def packed(self, epoch: int, first: int) -> Iterator[Packed]:
@@ -64,13 +58,7 @@ class RayStream(LocalStream):
         todo = self.groups(epoch)[first:]
         if not todo:
             return
-        pack = partial(
-            pack_numbers,
-            groups=todo,
-            arguments=(dict(self._mixture), self._packing, self._tokenizer, self._attention),
-            seed=self._seed,
-            epoch=epoch,
-        )
+        pack = partial(pack_numbers, data=self.data, groups=todo, epoch=epoch)
         dataset = ray.data.from_items(list(range(len(todo))), override_num_blocks=len(todo))
         _configure(dataset.context, self._streaming)
         packed = dataset.map_batches(
@@ -84,12 +72,9 @@ class RayStream(LocalStream):
             yield from from_table(table)
 
 
-def pack_numbers(
-    table: pa.Table, groups: Sequence[Group], arguments: tuple[Any, ...], seed: int, epoch: int
-) -> pa.Table:
-    """What a Ray task does: pack the groups whose numbers stand in `table`."""
-    numbers = table.column("item").to_pylist()
-    return to_table([pack_group(groups[number], *arguments, seed=seed, epoch=epoch) for number in numbers])
+def pack_numbers(table: pa.Table, data: PackedData, groups: Sequence[Group], epoch: int) -> pa.Table:
+    """Pack the groups whose numbers are in `table`; runs in a Ray task."""
+    return to_table([data.pack(groups[number], epoch) for number in table.column("item").to_pylist()])
 
 
 def to_table(groups: Sequence[Packed]) -> pa.Table:
@@ -98,7 +83,7 @@ def to_table(groups: Sequence[Packed]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> Iterator[Packed]:
-    """The groups of a table, in order; numbers come out through numpy, as there are thousands a row."""
+    """The groups of a table, in order; numbers pass through numpy because a row has thousands."""
     for group in table.to_batches(max_chunksize=1):
         rows = group.column("rows").flatten()
         fields = {name: rows.field(name) for name in ("ids", "loss", "media", "turn")}

@@ -30,9 +30,9 @@ from tests.support.patience import wait_until
 from tests.support.processes import descendants, kill
 from tests.support.train_ranks import RankJob, run_rank, run_ranks
 from training import checkpoints, log, trainer
-from training.distributed import ALONE
-from training.loop import Tally
+from training.distributed import ONE_PROCESS
 from training.stages import CONNECTOR, StageConfig, Stages, TrainingConfig
+from training.updates import Totals
 from training.workers import StreamingConfig, WorkersConfig
 
 PACKING = PackingConfig(window=160, max_images=4, fill="alone")
@@ -149,7 +149,7 @@ def test_a_mixture_of_which_nothing_is_left_is_no_success(
 ) -> None:
     monkeypatch.setattr(train, "running_ray", lambda needs: nullcontext())
     monkeypatch.setattr("ray_jobs.pipeline.seen_by_all", lambda root: nullcontext())
-    monkeypatch.setattr(trainer, "train", lambda work, show: Tally(skipped=Counter(bad_field=42)))
+    monkeypatch.setattr(trainer, "train", lambda work, show: Totals(skipped=Counter(bad_field=42)))
     with pytest.raises(JobFailed, match=r"every sample was left out \(bad_field 42\)"):
         train.train(replace(job, out=str(tmp_path / "out")))
     assert not (tmp_path / "out" / "stats.json").exists()
@@ -186,7 +186,7 @@ def test_a_full_disk_ends_the_job_in_one_line_and_room_lets_it_go_on(
         training=replace(job.training, checkpoint_steps=1),
     )  # fmt: skip
     rank = RankJob(config=job.training, stage=job.stage, mixture=train.mixture_of(job), out=small_disk / "measured")
-    expected = run_rank(ALONE, rank)
+    expected = run_rank(ONE_PROCESS, rank)
     whole = checkpoints.newest(rank.out / "checkpoints")
     assert whole is not None
     size = sum(file.stat().st_size for file in whole.folder.iterdir())
@@ -204,7 +204,7 @@ def test_a_full_disk_ends_the_job_in_one_line_and_room_lets_it_go_on(
     assert not (out / "model").exists() and not (out / "stats.json").exists()
 
     filler.unlink()
-    again = run_rank(ALONE, replace(rank, out=out))
+    again = run_rank(ONE_PROCESS, replace(rank, out=out))
     assert [update.step for update in again] == [update.step for update in expected[1:]]
     assert [update.loss for update in again] == pytest.approx([update.loss for update in expected[1:]], rel=1e-4)
     assert (out / "model" / "flamingo.yaml").exists()

@@ -14,10 +14,10 @@ import torch.distributed.fsdp
 
 from polite_flamingo.packing.rows import Packed
 from training.data import Group, Ingredient, LocalStream
-from training.distributed import Parallel, World
-from training.loop import Update
+from training.distributed import Parallel, Ranks
 from training.run_stage import train_stage
 from training.stages import StageName, TrainingConfig
+from training.updates import Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +50,14 @@ class Dealt(LocalStream):
 
     def packed(self, epoch: int, first: int) -> Iterator[Packed]:
         for packed in self._all().packed(epoch, first):
-            packed.rows = packed.rows[self._rank :: self._size]
+            packed.rows = packed.rows[self.rank :: self.size]
             yield packed
 
     def _all(self) -> LocalStream:
-        return LocalStream(
-            self._mixture, self._packing, self._tokenizer, self._attention, self._seed, self._shards_a_group, 0, 1
-        )
+        return LocalStream(self.data)
 
 
-def run_rank(world: World, job: RankJob) -> list[Update]:
+def run_rank(ranks: Ranks, job: RankJob) -> list[Update]:
     """One rank's part of a stage."""
     updates: dict[int, Update] = {}
     stop = job.stop
@@ -69,15 +67,10 @@ def run_rank(world: World, job: RankJob) -> list[Update]:
             raise Interrupted
         updates[update.step] = update
 
-    def stream(model, world: World) -> LocalStream:
-        return (Dealt if job.dealt else LocalStream)(
-            job.mixture, job.config.stage(job.stage).packing, model.tokenizer, model.attention, job.config.seed,
-            job.config.shards_a_group, world.rank, world.size,
-        )  # fmt: skip
-
     while True:
         try:
-            train_stage(job.config, job.stage, job.config.base, stream, job.out, world, note)
+            stream_of = Dealt if job.dealt else LocalStream
+            train_stage(job.config, job.stage, job.config.base, job.mixture, job.out, ranks, note, stream_of)
             return list(updates.values())
         except Interrupted:
             stop = 0
@@ -86,7 +79,7 @@ def run_rank(world: World, job: RankJob) -> list[Update]:
 def run_ranks(size: int, jobs: Sequence[RankJob], scratch: Path) -> list[list[Update]]:
     """Let `size` ranks do the jobs one after the other; the updates of each job."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_ranks"])  # torch and all the rest is imported once
+    context.set_forkserver_preload(["tests.support.train_ranks"])  # torch and all the rest is imported once
     ranks = [context.Process(target=_rank, args=(rank, size, jobs, scratch)) for rank in range(size)]
     for rank in ranks:
         rank.start()
@@ -101,7 +94,7 @@ def _rank(rank: int, size: int, jobs: Sequence[RankJob], scratch: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{scratch}/group", rank=rank, world_size=size)
     try:
-        found = [run_rank(World.joined("cpu", job.parallel), job) for job in jobs]
+        found = [run_rank(Ranks.joined("cpu", job.parallel), job) for job in jobs]
     finally:
         dist.destroy_process_group()
     if rank == 0:

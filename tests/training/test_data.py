@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.packing.rows import PackingConfig
-from training.data import Ingredient, find_shards, groups, pack_group, stream, takes_part
+from training.data import Ingredient, LocalStream, PackedData, find_shards, groups, takes_part
 
 PACKING = PackingConfig(window=160, max_images=4)
 
 
+def data(model, mixture, seed: int = 0) -> PackedData:
+    return PackedData(
+        mixture=mixture, packing=PACKING, tokenizer=model.tokenizer, attention="v2", seed=seed, shards_a_group=2
+    )
+
+
 def keys(model, mixture, *, epoch: int = 0, seed: int = 0, rank: int = 0, size: int = 1) -> list[str]:
-    made = stream(mixture, PACKING, model.tokenizer, "v2", seed=seed, shards_a_group=2, rank=rank, size=size)
+    made = LocalStream(data(model, mixture, seed), rank, size)
     return [key for packed in made.packed(epoch, 0) for row in packed.rows for key in row.keys]
 
 
@@ -32,7 +38,7 @@ def test_ranks_divide_an_epoch(model_v2, mixture) -> None:
 
 
 def test_a_group_may_be_packed_alone(model_v2, mixture) -> None:
-    made = stream(mixture, PACKING, model_v2.tokenizer, "v2", seed=0, shards_a_group=2)
+    made = LocalStream(data(model_v2, mixture))
     whole = [[row.ids for row in packed.rows] for packed in made.packed(0, 0)]
     assert [[row.ids for row in packed.rows] for packed in made.packed(0, 2)] == whole[2:]
     assert len(whole) == len(made.groups(0)) == 4
@@ -49,7 +55,7 @@ def test_a_share_is_chosen_by_key(model_v2, mixture) -> None:
 
 def test_what_is_learnt_is_the_ingredients_choice(model_v2, mixture, tmp_path: Path) -> None:
     def texts(ingredient: Ingredient) -> str:
-        made = stream({"it": ingredient}, PACKING, model_v2.tokenizer, "v2", seed=0, shards_a_group=2)
+        made = LocalStream(data(model_v2, {"it": ingredient}))
         rows = [row for packed in made.packed(0, 0) for row in packed.rows]
         learnt = [i for row in rows for i, on in zip(row.ids, row.loss, strict=True) if on]
         return model_v2.tokenizer.decode(learnt)
@@ -68,7 +74,7 @@ def test_damage_is_counted_and_what_cannot_be_rewritten_too(model_v2, mixture, t
     (tmp_path / "empty.tar").write_bytes(b"")
     damaged = {"it": Ingredient(shards=str(tmp_path), protocol="rewriting")}
     found = groups(find_shards(damaged), seed=0, epoch=0, shards_a_group=8)
-    packed = pack_group(found[0], damaged, PACKING, model_v2.tokenizer, "v2", seed=0, epoch=0)
+    packed = data(model_v2, damaged).pack(found[0], 0)
     reasons = Counter(one.reason for one in packed.skipped)
     assert reasons["truncated_tar"] == reasons["empty_shard"] == 1 and packed.rows == []
     assert reasons["bad_field"] >= 7, "text without a rewritten side"

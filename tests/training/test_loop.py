@@ -17,13 +17,14 @@ from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.packing.rows import Packed, PackingConfig
 from ray_jobs.train import summary
-from training import checkpoints, loop
-from training.data import Ingredient, LocalStream, stream
-from training.loop import LossNotFinite, Tally, Update
+from training import checkpoints, loop, run_stage
+from training.data import Ingredient, LocalStream
+from training.loop import LossNotFinite
 from training.optimiser import learning_rate
-from training.run_stage import train_stage
+from training.run_stage import start_model, train_stage
 from training.stages import CONNECTOR, StageConfig, StageName, Stages, TrainingConfig
 from training.step import Batch, Step, make_batch
+from training.updates import Totals, Update
 
 PACKING = PackingConfig(window=160, max_images=4)
 LORA = StageConfig(
@@ -39,8 +40,8 @@ class Interrupted(Exception):
 
 def train(
     tiny, mixture: Mapping[str, Ingredient], out: Path, *, name: StageName = "clever-1", stop: int = 0,
-    start: FlamingoConfig | None = None, stream_class: type[LocalStream] | None = None, **changes: object,
-) -> tuple[list[Update], Tally | None]:  # fmt: skip
+    start: FlamingoConfig | None = None, stream_of: type[LocalStream] = LocalStream, **changes: object,
+) -> tuple[list[Update], Totals | None]:  # fmt: skip
     """The updates of a run, interrupted after `stop` of them."""
     config = TrainingConfig(
         base=tiny.config, stages=Stages(clever_1=LORA, clever_2=TUNED), shards_a_group=2, dtype="float32",
@@ -53,17 +54,10 @@ def train(
         if update.step == stop:
             raise Interrupted
 
-    def stream_of(model, world):
-        made = stream(
-            mixture, config.stage(name).packing, model.tokenizer, model.attention, seed=config.seed,
-            shards_a_group=config.shards_a_group, rank=world.rank, size=world.size,
-        )  # fmt: skip
-        if stream_class is not None:
-            made.__class__ = stream_class
-        return made
-
     try:
-        return updates, train_stage(config, name, start or config.base, stream_of, out, on_update=on_update)
+        return updates, train_stage(
+            config, name, start or config.base, mixture, out, on_update=on_update, stream_of=stream_of
+        )
     except Interrupted:
         return updates, None
 
@@ -84,7 +78,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny, mixture, tmp_path_factory) -> tuple[Path, list[Update], Tally]:
+def undisturbed(tiny, mixture, tmp_path_factory) -> tuple[Path, list[Update], Totals]:
     out = tmp_path_factory.mktemp("undisturbed")
     updates, tally = train(tiny, mixture, out)
     assert tally is not None
@@ -147,21 +141,25 @@ def test_stages_build_on_each_other_and_each_changes_only_its_own(tiny, mixture,
     assert changed and all(".lora_" in name for name in changed), "the connector of stage 2 is still there"
 
 
-def test_a_loss_that_is_no_number_stops_with_the_samples_and_keeps_what_was_good(tiny, mixture, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_with_the_samples_and_keeps_what_was_good(
+    tiny, mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(LossNotFinite) as caught:
         config = TrainingConfig(base=tiny.config, stages=Stages(clever_1=LORA), shards_a_group=2, dtype="float32",
                                 checkpoint_steps=2)  # fmt: skip
         models = []
 
-        def stream_of(model, world):
-            models.append(model)
-            return stream(mixture, PACKING, model.tokenizer, model.attention, seed=0, shards_a_group=2)
+        def start(*arguments, **settings):
+            models.append(start_model(*arguments, **settings))
+            return models[-1]
+
+        monkeypatch.setattr(run_stage, "start_model", start)
 
         def poison(update: Update) -> None:
             if update.step == 4:
                 models[0].lang_encoder.get_input_embeddings().weight.data.fill_(math.nan)
 
-        train_stage(config, "clever-1", config.base, stream_of, tmp_path, on_update=poison)
+        train_stage(config, "clever-1", config.base, mixture, tmp_path, on_update=poison)
     assert "update 5" in str(caught.value) and "made/train/" in str(caught.value)
     kept = checkpoints.newest(tmp_path / "checkpoints")
     assert kept is not None and kept.step == 4 and str(kept.folder) in str(caught.value)
@@ -264,16 +262,16 @@ class Forgetful(LocalStream):
 
 
 def test_an_epoch_without_rows_ends(tiny, mixture, tmp_path: Path) -> None:
-    updates, tally = train(tiny, mixture, tmp_path, stream_class=Forgetful)
+    updates, tally = train(tiny, mixture, tmp_path, stream_of=Forgetful)
     assert updates == [] and tally is not None and tally.rows == 0
     assert tally.first_loss is None and tally.last_loss is None
     state = tmp_path / "checkpoints" / "step-000000" / "state.json"
     record = json.loads(state.read_text(), parse_constant=pytest.fail)["tally"]
-    assert Tally.from_json(record) == tally == Tally.from_json(record | {"first_loss": math.nan})
+    assert Totals.from_json(record) == tally == Totals.from_json(record | {"first_loss": math.nan})
     assert "loss                        none → none" in summary("clever-1", table_of(tally), tmp_path)
 
 
-def table_of(tally: Tally) -> dict[str, object]:
+def table_of(tally: Totals) -> dict[str, object]:
     return {**tally.to_json(), "updates": 0, "window": 160, "restarts": 0}
 
 

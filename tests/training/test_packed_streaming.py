@@ -10,7 +10,7 @@ from polite_flamingo.flamingo.model.tokenization import load_tokenizer
 from polite_flamingo.packing.rows import Packed, PackingConfig, Skipped, pack
 from polite_flamingo.storage.shards import write_shard
 from tests.support.made_samples import make_sample
-from training.data import Ingredient, LocalStream
+from training.data import Ingredient, LocalStream, PackedData
 from training.streaming import RayStream, from_table, to_table
 from training.workers import StreamingConfig
 
@@ -34,11 +34,11 @@ def test_ray_gives_the_groups_of_a_local_stream_in_their_order(tiny, tmp_path, r
     for shard in range(6):
         write_shard(tmp_path / f"{shard}.tar", [make_sample(shard * 8 + i, (shard + i) % 4) for i in range(8)])
     (tmp_path / "broken.tar").write_bytes(b"no tar")
-    arguments = ({"seen": Ingredient(shards=str(tmp_path))}, PACKING, load_tokenizer(tiny.config), "v2")
-    local = LocalStream(*arguments, seed=3, shards_a_group=1, rank=1, size=2)
-    ray = RayStream(
-        *arguments, seed=3, shards_a_group=1, rank=1, size=2, streaming=StreamingConfig(tasks=2, task_cpus=0.5)
-    )
+    mixture = {"seen": Ingredient(shards=str(tmp_path))}
+    tokenizer = load_tokenizer(tiny.config)
+    data = PackedData(mixture=mixture, packing=PACKING, tokenizer=tokenizer, attention="v2", seed=3, shards_a_group=1)
+    local = LocalStream(data, 1, 2)
+    ray = RayStream(data, 1, 2, StreamingConfig(tasks=2, task_cpus=0.5))
     expected = list(local.packed(1, 0))
     assert len(expected) == 3 and ray.groups(1) == local.groups(1)
     assert list(ray.packed(1, 0)) == expected

@@ -13,7 +13,7 @@ from polite_flamingo.flamingo.config import LoraSettings
 from polite_flamingo.packing.rows import PackingConfig
 from tests.support.train_ranks import RankJob, run_rank, run_ranks
 from training import checkpoints
-from training.distributed import ALONE
+from training.distributed import ONE_PROCESS
 from training.stages import CONNECTOR, StageConfig, Stages, TrainingConfig
 
 PACKING = PackingConfig(window=160, max_images=4, fill="alone")  # 12 rows a group: they can be dealt out evenly
@@ -54,7 +54,7 @@ def runs(tiny, mixture, tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_train_as_one_does_on_the_same_rows(runs, tmp_path: Path, name: str) -> None:
     job, together = runs[name]
-    alone = run_rank(ALONE, replace(job, out=tmp_path, stop=0))
+    alone = run_rank(ONE_PROCESS, replace(job, out=tmp_path, stop=0))
     assert len(alone) > 5 and [u.samples for u in together] == [u.samples for u in alone]
     assert [u.trained_tokens for u in together] == [u.trained_tokens for u in alone]
     assert [u.learning_rate for u in together] == pytest.approx([u.learning_rate for u in alone])

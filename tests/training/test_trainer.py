@@ -1,4 +1,4 @@
-"""Which deaths are forgiven, what a user is told of them, and the curve that a run writes."""
+"""Which deaths are forgiven, what a user is told of them, and the log that a run writes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from training import log
-from training.loop import LossNotFinite, Update
-from training.trainer import FAILURES, TrainingStopped, _Deaths, is_final, one_line
+from training.loop import LossNotFinite
+from training.trainer import FAILURES, TrainingStopped, _RestartLimit, is_final, one_line
+from training.updates import Update
 
 
 class ActorDiedError(RuntimeError):
@@ -28,7 +29,7 @@ def checkpoint(out: Path, step: int) -> None:
 
 
 def test_deaths_end_a_run_only_where_there_is_no_progress_between_them(tmp_path: Path) -> None:
-    deaths = _Deaths(tmp_path, restarts=2)
+    deaths = _RestartLimit(tmp_path, restarts=2)
     for step in (10, 20, 30):
         checkpoint(tmp_path, step)
         for _ in range(2):
@@ -55,7 +56,7 @@ def test_what_no_restart_can_mend_ends_a_run_at_once_and_in_one_line(
     tmp_path: Path, error: Exception, told: str
 ) -> None:
     with pytest.raises(TrainingStopped) as caught:
-        _Deaths(tmp_path, restarts=2).after_exception(None, {0: BROKEN, 1: error})
+        _RestartLimit(tmp_path, restarts=2).after_exception(None, {0: BROKEN, 1: error})
     assert told in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / FAILURES).exists()
 
@@ -73,16 +74,16 @@ def update(step: int) -> Update:
 
 
 def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
-    follower = log.Follower(tmp_path)
+    follower = log.LogFollower(tmp_path)
     assert follower.new() == []
-    first = log.Curve(tmp_path, 0)
+    first = log.TrainingLog(tmp_path, 0)
     for step in (1, 2, 3):
         first.add(update(step))
     assert [line["step"] for line in follower.new()] == [1, 2, 3] and follower.new() == []
     with (tmp_path / log.FILE).open("a") as file:
         file.write('{"step": 4, "los')  # killed while it wrote
     assert [line["step"] for line in log.read(tmp_path)] == [1, 2, 3] and follower.new() == []
-    second = log.Curve(tmp_path, 2)
+    second = log.TrainingLog(tmp_path, 2)
     second.add(update(3))
     second.close()
     found = log.read(tmp_path)
@@ -92,7 +93,7 @@ def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path: Pat
 
 
 def test_a_full_disk_is_noticed_by_the_curve(tmp_path: Path) -> None:
-    full = log.Curve(tmp_path, 0)
+    full = log.TrainingLog(tmp_path, 0)
     full._lines = open("/dev/full", "w")  # noqa: PTH123, SIM115
     with pytest.raises(OSError, match="No space left"):
         full.add(update(1))

@@ -1,0 +1,96 @@
+"""What the training loop counts and reports: an update, the totals of a run, and where a rank is in its data."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(kw_only=True)
+class Position:
+    """Where a rank is in its data.
+
+    Attributes:
+        epoch: the current one.
+        group: of this rank's groups of the epoch; those before it are done.
+        row: of the group; those before it are done.
+        progress: share of this rank's stage that is done.
+    """
+
+    epoch: int = 0
+    group: int = 0
+    row: int = 0
+    progress: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One update of the weights, over all ranks.
+
+    Attributes:
+        step: updates done, this one included.
+        epoch: the epoch as a number with its fraction.
+        progress: share of the stage that is done, in the middle of this update.
+        loss: mean cross-entropy of a supervised token, in nats.
+        accuracy: share of supervised tokens predicted right.
+        learning_rate: used for it.
+        gradient_norm: before clipping.
+        rows, samples: trained on.
+        tokens, trained_tokens: in the rows, without padding; those that are supervised.
+        fill: share of tokens that are not padding, with rows padded to the window.
+        seconds: since the update before.
+    """
+
+    step: int
+    epoch: float
+    progress: float
+    loss: float
+    accuracy: float
+    learning_rate: float
+    gradient_norm: float
+    rows: int
+    samples: int
+    tokens: int
+    trained_tokens: int
+    fill: float
+    seconds: float
+
+
+@dataclass(kw_only=True)
+class Totals:
+    """Sums over a run: all ranks and all attempts. JSON types. Before the first update there is no loss."""
+
+    rows: int = 0
+    samples: int = 0
+    tokens: int = 0
+    trained_tokens: int = 0
+    cut: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    broken_images: int = 0
+    seconds: float = 0.0
+    first_loss: float | None = None
+    last_loss: float | None = None
+
+    def add(self, update: Update) -> None:
+        """Count an update."""
+        self.rows += update.rows
+        self.samples += update.samples
+        self.tokens += update.tokens
+        self.trained_tokens += update.trained_tokens
+        self.seconds += update.seconds
+        self.first_loss = update.loss if update.step == 1 else self.first_loss
+        self.last_loss = update.loss
+
+    def to_json(self) -> dict[str, Any]:
+        """Inverse of `from_json`."""
+        return asdict(self) | {"skipped": dict(self.skipped)}
+
+    @staticmethod
+    def from_json(record: Mapping[str, Any]) -> Totals:
+        """Inverse of `to_json`."""
+        losses = {name: record[name] for name in ("first_loss", "last_loss")}
+        known = {name: None if loss is None or math.isnan(loss) else loss for name, loss in losses.items()}
+        return Totals(**{**record, **known, "skipped": Counter(record["skipped"])})  # old checkpoints have NaN
