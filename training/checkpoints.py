@@ -1,10 +1,11 @@
-"""What a run can go on from, and what it leaves: folders that are whole or not there.
+"""Checkpoints to resume from and the model folder at the end: each folder is whole, or it is not there.
 
     OUT/checkpoints/step-000120/   tuned.safetensors, optimizer.pt, state.json
     OUT/model/                     flamingo.yaml, tuned.safetensors and lora/, of what was tuned
 
-Each is written under a temporary name, synced and renamed, and the rename is synced too: what `save` returned from is
-there after a loss of power. What was cut short keeps its temporary name and is never read; `sweep` removes it.
+Each is written under a temporary name, synced and renamed, and the rename is synced too: once `save` returns, the
+checkpoint survives a loss of power. A folder that was cut short keeps its temporary name and is never read; `sweep`
+removes it.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ _CUT_SHORT = re.compile(r"(step-\d+)\.(tmp|old)")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A whole checkpoint on disk, read but for its tensors.
+    """A whole checkpoint on disk, with everything read except its tensors.
 
     Attributes:
-        folder: of it.
+        folder: where it is.
         step: updates done.
-        state: whatever the loop needs to go on, JSON types.
+        state: whatever the loop needs to resume, JSON types.
     """
 
     folder: Path
@@ -57,14 +58,14 @@ class Checkpoint:
         """Copy the tuned tensors into `tuned`; return the optimizer's state.
 
         Raises:
-            ValueError: the checkpoint holds other tensors: it is of another stage or another model.
+            ValueError: the checkpoint holds other tensors: it belongs to another stage or model.
         """
         found = load_file(str(self.folder / TUNED_FILE))
         wrong = set(found) ^ set(tuned) or {n for n in tuned if tuned[n].shape != found[n].shape}
         if wrong:
             raise ValueError(
-                f"{self.folder} is of another stage or model: {len(wrong)} tensors differ, such as {min(wrong)}; give "
-                "another --out, or --fresh"
+                f"{self.folder} belongs to another stage or model: {len(wrong)} tensors differ, such as {min(wrong)}; "
+                "use another --out, or --fresh"
             )
         with torch.no_grad():
             for name, parameter in tuned.items():
@@ -74,9 +75,9 @@ class Checkpoint:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a run that was cut short left under `folder`; nobody else may be writing there.
+    """Remove what an interrupted run left under `folder`. Nobody else may be writing there.
 
-    A checkpoint that was to be replaced, and whose successor did not come, gets its name back.
+    A checkpoint that was about to be replaced gets its name back if its successor was not finished.
     """
     for path in sorted(folder.glob("step-*")):
         if found := _CUT_SHORT.fullmatch(path.name):
@@ -88,7 +89,7 @@ def sweep(folder: Path) -> None:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The last whole checkpoint under `folder`; None where there is none."""
+    """The last whole checkpoint under `folder`, or None."""
     found = {int(m[1]): path for path in folder.glob("step-*") if (m := _STEP.fullmatch(path.name))}
     if not found:
         return None
@@ -104,12 +105,12 @@ def save(
     """Write a checkpoint and delete all but the last `keep`.
 
     Raises:
-        OSError: the disk is full, say; the checkpoints that were there are untouched.
+        OSError: for example, the disk is full. Earlier checkpoints are untouched.
     """
 
     def write(new: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in tuned.items()}, str(new / TUNED_FILE))
-        buffer = io.BytesIO()  # into a file of its own making, torch hides a full disk behind another error
+        buffer = io.BytesIO()  # writing the file itself, torch hides a full disk behind another error
         torch.save(dict(optimizer), buffer)
         (new / "optimizer.pt").write_bytes(buffer.getbuffer())
         (new / "state.json").write_text(json.dumps(state, allow_nan=False) + "\n")
@@ -127,9 +128,9 @@ def save_model(model: FlamingoModel, config: FlamingoConfig, folder: Path, *, tu
 
     Args:
         model: with its LoRA attached, if it has one.
-        config: what it was loaded from, opened: its base stays named, what training changed is written.
-        folder: replaced whole.
-        tuned: the parts that this stage tuned; those of the stages before are known from `config`.
+        config: what it was loaded from, opened. The base stays named; only what training changed is written.
+        folder: replaced as a whole.
+        tuned: the parts that this stage tuned; `config` names those of earlier stages.
     """
     folder = folder.absolute()
     names = tuple(name for name in config.checkpoints if Path(name).name != TUNED_FILE)
@@ -156,7 +157,7 @@ def save_model(model: FlamingoModel, config: FlamingoConfig, folder: Path, *, tu
 
 
 def _absolute(config: FlamingoConfig) -> FlamingoConfig:
-    """Paths of the base as seen from anywhere: the folder may be used from another working directory."""
+    """The same with absolute paths: the folder may be used from another working directory."""
 
     def path(name: str) -> str:
         return str(Path(name).absolute()) if name and Path(hub.resolve(name)).exists() and ":" not in name else name
@@ -170,7 +171,7 @@ def _absolute(config: FlamingoConfig) -> FlamingoConfig:
 
 
 def _write(folder: Path, write: Any) -> None:
-    """Fill a temporary folder, sync everything in it, put it in the place of `folder`, and sync that it is there."""
+    """Fill a temporary folder, sync everything in it, replace `folder` with it, and sync the parent."""
     new, old = folder.with_name(f"{folder.name}.tmp"), folder.with_name(f"{folder.name}.old")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
@@ -192,7 +193,7 @@ def _write(folder: Path, write: Any) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Put a file on disk, or the names in a folder."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -201,7 +202,7 @@ def _sync(path: Path) -> None:
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """The whole tensor laid out as the parameter is, which under FSDP is a shard."""
+    """A whole tensor in the layout of a parameter, which under FSDP is sharded."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if isinstance(parameter, DTensor):

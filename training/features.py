@@ -1,7 +1,7 @@
-"""Image features that a stage cannot change, each image encoded once.
+"""A cache of image features that a training stage does not change.
 
-The vision tower is always frozen, so its patch tokens never change; where the perceiver is frozen too, neither do its
-latents, which are a tenth of the size. What is kept is bounded; the least recently used goes first.
+The vision encoder is always frozen, so its patch tokens never change; where the perceiver is frozen too, neither do its
+latents, which are a tenth of the size. The cache is bounded by bytes and evicts the least recently used.
 """
 
 from __future__ import annotations

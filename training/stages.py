@@ -1,8 +1,8 @@
-"""What each stage of training tunes, on what, and how: the paper's recipe as defaults, a profile changes what it must.
+"""The training stages: what each tunes, and how. The defaults are the paper's recipe; a profile changes what it must.
 
 Polite Flamingo is trained once on distorted responses, Clever Flamingo in the three stages of the U: LoRA, connector,
-LoRA ([PF], section 4 and its table of hyper-parameters). The second generation of Polite Flamingo is the first one's
-recipe, started from Clever Flamingo. Nothing here imports torch.
+LoRA ([PF], section 4 and its table of hyper-parameters). The second generation of Polite Flamingo uses the recipe of
+the first, starting from Clever Flamingo. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ class StageConfig:
     """One stage.
 
     Attributes:
-        tune: the parts of the model that learn; everything else is frozen.
-        cross_attention_ffn: whether the FFN of tuned cross-attention learns too (the paper's does not).
-        lora: of a model that has none yet; a model that has one keeps its own.
-        learning_rate: after the warm-up; then half a cosine down to zero.
+        tune: the parts of the model to train; everything else is frozen.
+        cross_attention_ffn: also train the FFN of tuned cross-attention (the paper does not).
+        lora: rank and scale for a model without LoRA; a model that has one keeps its own.
+        learning_rate: at the end of the warm-up; half a cosine to zero follows.
         warm_up: share of the stage over which the learning rate rises.
         epochs: passes over the data.
-        batch: packed rows an update, over all workers and micro-batches.
-        micro_batch: packed rows run at once by a worker; the rest of its share of the batch accumulates.
+        batch: packed rows per update, over all workers and micro-batches.
+        micro_batch: packed rows that a worker runs at once; gradients accumulate over its share of the batch.
         packing: how samples become rows.
-        optimizer: "muon" is for hidden matrices, the others then have AdamW; it does not go with FSDP.
+        optimizer: "muon" trains hidden matrices with Muon and the rest with AdamW; it does not work with FSDP.
         weight_decay: of matrices.
-        clip: the gradient's norm is cut to this.
+        clip: largest norm of the gradient.
     """
 
     tune: tuple[Part, ...]
@@ -52,11 +52,11 @@ class StageConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a stage that could not move."""
+        """Raises ValueError for a stage that could not train."""
         if not self.tune:
             raise ValueError("training: the stage tunes nothing: set tune to [lora] or [perceiver, cross_attention]")
         if not self.learning_rate > 0:
-            raise ValueError("training: learning_rate must be above 0, or nothing is tuned")
+            raise ValueError("training: learning_rate must be above 0, or nothing is trained")
         if min(self.epochs, self.batch, self.micro_batch) < 1 or not self.clip > 0:
             raise ValueError("training: epochs, batch and micro_batch must be at least 1, clip above 0")
         if not 0 <= self.warm_up < 1:
@@ -81,19 +81,19 @@ StageName = Literal["polite", "clever-1", "clever-2", "clever-3", "polite-gen2"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Everything about training that a profile says.
+    """The `training` section of a profile.
 
     Attributes:
         base: the model that the first stages start from.
-        stages: what each stage does.
-        shards_a_group: shards that are shuffled and packed together; also what a resumed run packs again.
+        stages: what each stage tunes, and how.
+        shards_a_group: shards that are shuffled and packed together; a resumed run packs one group again.
         checkpoint_steps: updates between two checkpoints.
-        keep_checkpoints: older ones are deleted.
-        features_bytes: of frozen image features kept in memory, so that an image is encoded once; 0 keeps none.
-        gradient_checkpointing: the language model's layers are run again in the backward pass instead of kept.
-        dtype: of frozen weights and of products; what learns is float32. "auto" as for the rewriter.
-        device: "auto" takes a GPU where there is one.
-        seed: of the order of the data and of fresh weights.
+        keep_checkpoints: how many to keep.
+        features_bytes: memory for features of frozen image encoders, so that an image is encoded once; 0 for none.
+        gradient_checkpointing: recompute the layers of the language model in the backward pass, which saves memory.
+        dtype: of frozen weights and matrix products; trained weights are float32. "auto" as for the rewriter.
+        device: "auto" uses a GPU if there is one.
+        seed: of the order of the data and of new weights.
     """
 
     base: FlamingoConfig
@@ -108,7 +108,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for numbers that make no sense."""
+        """Raises ValueError for impossible numbers."""
         if min(self.shards_a_group, self.checkpoint_steps, self.keep_checkpoints) < 1 or self.features_bytes < 0:
             raise ValueError(
                 "training: shards_a_group, checkpoint_steps and keep_checkpoints must be at least 1, features_bytes "

@@ -1,6 +1,6 @@
-"""One micro-batch: packed rows in, summed loss out. No optimiser, no data order, no Ray.
+"""One micro-batch: packed rows in, summed loss out. It knows no optimiser, no data order and no Ray.
 
-The output head runs on supervised positions only: of a row of instructions most are not.
+The output head runs on supervised positions only; most positions of a row of instructions are not.
 
 Shapes: B rows, S tokens, T image slots of a row, N supervised tokens.
 """
@@ -48,12 +48,12 @@ class Step(nn.Module):
     """The model and its loss, as one module that DDP and FSDP can wrap."""
 
     def __init__(self, model: FlamingoModel, *, isolated: bool, dtype: torch.dtype):
-        """Args: isolated: samples of a row do not see each other. dtype: of products, under autocast."""
+        """Args: isolated: samples of a row do not attend each other. dtype: of products, under autocast."""
         super().__init__()
         self.model, self._isolated, self._dtype = model, isolated, dtype
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy summed over supervised tokens (with gradient), and how many of them were predicted right."""
+        """Cross-entropy summed over supervised tokens (with gradient), and how many were predicted right."""
         mask, positions = isolation(batch.turn_BS, self._dtype) if self._isolated else (None, None)
         device = batch.ids_BS.device.type
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
@@ -70,15 +70,15 @@ class Step(nn.Module):
 
 
 def isolation(turn_BS: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """What keeps the samples of a row apart, and positions (B, S) that count from each one's start.
+    """Attention mask that separates the samples of a row, and positions (B, S) counted from the start of each sample.
 
     Args:
         turn_BS: number of the sample of each token; a sample's tokens are next to each other.
         dtype: of the mask.
 
     Returns:
-        The mask (B, 1, S, S) is added to attention scores: MPT takes a boolean one for what must *not* be seen, LLaMA
-        for what may be, but both understand 0 and the least number.
+        The mask (B, 1, S, S) is added to attention scores. It is not boolean, because MPT and LLaMA read booleans in
+        opposite ways; both understand 0 and the lowest number of the dtype.
     """
     size = turn_BS.shape[1]
     causal_SS = torch.ones(size, size, dtype=torch.bool, device=turn_BS.device).tril()
@@ -93,13 +93,13 @@ def isolation(turn_BS: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def make_batch(rows: Sequence[Row], features: Features, *, empty: Tensor, pad_id: int, device: str) -> Batch:
-    """Rows as tensors on `device`; no rows give a batch of no loss, for a rank that has run out.
+    """Turn rows into tensors on `device`. Without rows, the batch has no loss: for a rank that has run out.
 
     Args:
         rows: packed rows.
-        features: of their images.
-        empty: features of no image, all zero, of the shape of one.
-        pad_id: fills the rows.
+        features: the cache of image features.
+        empty: zeros in the shape of the features of one image.
+        pad_id: token that fills the rows.
         device: of the model.
     """
     size = max((len(row.ids) for row in rows), default=2)
@@ -137,10 +137,10 @@ def make_batch(rows: Sequence[Row], features: Features, *, empty: Tensor, pad_id
 
 
 def prepare(model: FlamingoModel, stage: StageConfig) -> dict[str, nn.Parameter]:
-    """Freeze all but what the stage tunes, make that float32, and return it by canonical name.
+    """Freeze everything except what the stage tunes; make that float32 and return it by canonical name.
 
     Raises:
-        ValueError: the model has nothing of what should be tuned.
+        ValueError: the model lacks a part that should be tuned.
     """
     model.requires_grad_(False)
     tuned: dict[str, nn.Parameter] = {}
@@ -155,7 +155,7 @@ def prepare(model: FlamingoModel, stage: StageConfig) -> dict[str, nn.Parameter]
     missing = [part for part in stage.tune if not any(part_of(model, name) == part for name in tuned)]
     if missing:
         parts: list[Part] = sorted({part_of(model, name) for name in unique_parameters(model)})
-        raise ValueError(f"training: the stage tunes {missing}, of which the model has nothing; its parts are {parts}")
+        raise ValueError(f"training: the stage tunes {missing}, which the model does not have; its parts are {parts}")
     for module in (*model.perceiver.modules(), *model.lang_encoder.gated_cross_attn_layers.modules()):
         if isinstance(module, nn.LayerNorm):
             module.float()  # the gates' stream is float32; on a CPU a norm must not be narrower
