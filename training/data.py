@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from polite_flamingo.packing.rows import Packed, PackingConfig, Reading, Skipped, pack
+from polite_flamingo.packing.chat_turns import Reading
+from polite_flamingo.packing.rows import Packed, PackingConfig, Skipped, pack
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import shard_names
 from polite_flamingo.storage.shards import read_shard

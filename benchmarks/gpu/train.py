@@ -43,7 +43,8 @@ from polite_flamingo.flamingo.config import LoraSettings
 from polite_flamingo.flamingo.engine.roofline import measure
 from polite_flamingo.flamingo.model.lora import add_lora
 from polite_flamingo.flamingo.model.model import FlamingoModel
-from polite_flamingo.packing.rows import EncodedTurn, PackingConfig, Row, image_numbers
+from polite_flamingo.packing.chat_turns import EncodedTurn, image_numbers
+from polite_flamingo.packing.rows import PackingConfig, Row
 from training.optimiser import Optimiser
 from training.stages import CONNECTOR, StageConfig
 from training.step import Step, make_batch, prepare

@@ -43,7 +43,8 @@ import torch
 import torch.nn.functional as F
 
 from polite_flamingo.flamingo.model.model import FlamingoModel
-from polite_flamingo.packing.rows import Packed, PackingConfig, Reading, Row, pack
+from polite_flamingo.packing.chat_turns import Reading
+from polite_flamingo.packing.rows import Packed, PackingConfig, Row, pack
 from polite_flamingo.rewriters.flamingo import choose_dtype
 from polite_flamingo.sample import Image, Sample, Turn, make_key
 from polite_flamingo.sources import SOURCES

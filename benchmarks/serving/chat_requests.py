@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.packing.rows import Exchange
+from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.prompts import chat_prompt
 from polite_flamingo.sample import IMAGE_MARK
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS

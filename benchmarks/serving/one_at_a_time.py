@@ -29,7 +29,7 @@ from benchmarks.serving.chat_requests import understood
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.engine.beam_search import arguments
 from polite_flamingo.images import decoding
-from polite_flamingo.packing.rows import conversation_ids
+from polite_flamingo.packing.chat_turns import conversation_ids
 from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 from serving.config import ServiceConfig, from_profile
 

@@ -1,7 +1,7 @@
-"""Which samples share a row: bin packing under two limits, tokens and images.
+"""Bin packing under two limits, tokens and images: decides which samples share a row.
 
-A piece is anything with a length, its tokens, and a list of images. A piece longer than the window gets a row of its
-own. Nothing here knows what a token is (`rows.py`).
+A piece is anything with a length (its tokens) and a list of images. A piece longer than the window gets its own row.
+Nothing here knows what a token is (`rows.py` does).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 LOOK_AHEAD = 16
-"""Pieces that `next_fit` looks at for one that still fits the row, before it closes the row."""
+"""How many pieces `next_fit` tries for one that still fits a row, before it closes the row."""
 
 
 class Piece(Sized, Protocol):
@@ -21,7 +21,7 @@ class Piece(Sized, Protocol):
 
     @property
     def images(self) -> Sequence[bytes]:
-        """That it shows."""
+        """The images it shows."""
         ...
 
 
@@ -29,12 +29,12 @@ P = TypeVar("P", bound=Piece)
 
 
 def alone(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
-    """A row for each."""
+    """One row per piece."""
     return [[piece] for piece in pieces]
 
 
 def next_fit(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
-    """In the order given; a row takes the first of the next `LOOK_AHEAD` that fits, and is closed where none does."""
+    """In the given order: a row takes the first of the next `LOOK_AHEAD` pieces that fits, else it is closed."""
     source, ahead = iter(pieces), list[P]()
     bins: list[list[P]] = []
     while True:
@@ -54,10 +54,10 @@ def next_fit(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]
 
 
 def fewest(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
-    """Best fit, or equally long rows where they are no more: those pad least beside each other.
+    """Best fit, or rows of equal length if they are no more rows: those need least padding beside each other.
 
-    Best fit comes within a percent or two of the least possible number of rows where tokens are scarce; where images
-    are, as in rows of short answers about a picture each, it uses up the texts that should fill the rows between them.
+    Best fit comes within a percent or two of the least possible number of rows where tokens are the limit. Where images
+    are, as with short answers about one picture each, it uses up the texts that should fill the rows between them.
     """
     fitted = min((_best_fit(pieces, window, max_images, weight) for weight in (1, 0)), key=len)
     tokens, images = sum(map(len, pieces)), sum(len(piece.images) for piece in pieces)
@@ -69,13 +69,13 @@ def fewest(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
 
 
 def _best_fit(pieces: Sequence[P], window: int, max_images: int, weight: int) -> list[list[P]]:
-    """Those that claim most of a row first, each into the row that it leaves fullest among those that take its images.
+    """Place the pieces that claim most of a row first, each into the fullest row that still takes it.
 
-    A piece claims its share of the tokens, plus `weight` times its share of the images: ordered by tokens alone,
-    long texts often fill rows without an image, and leave rows of nothing but images.
+    A piece claims its share of the tokens, plus `weight` times its share of the images. Ordered by tokens alone, long
+    texts often fill rows without an image, and leave rows of nothing but images.
     """
     bins: list[list[P]] = []
-    # Rows by how many images they still take: sorted pairs of room and number, so that a row is found by bisection.
+    # Rows by how many images they still take, as sorted pairs (room, number), so that a row is found by bisection.
     open_rows: list[list[tuple[int, int]]] = [[] for _ in range(max_images + 1)]
 
     def claim(piece: P) -> float:
@@ -99,14 +99,14 @@ def _best_fit(pieces: Sequence[P], window: int, max_images: int, weight: int) ->
 
 
 def _levelled(pieces: Sequence[P], count: int, window: int, max_images: int) -> list[list[P]] | None:
-    """`count` rows: the longest first, each into the row with most room that takes its images; None if one is left."""
+    """Fill `count` rows, longest piece first, each into the row with most room; None if a piece does not fit."""
     bins: list[list[P]] = [[] for _ in range(count)]
     roomy: list[list[tuple[int, int]]] = [[] for _ in range(max_images + 1)]  # heaps of (minus room, number)
     roomy[max_images] = [(-window, number) for number in range(count)]
     for piece in sorted(pieces, key=len, reverse=True):
         shown = len(piece.images)
         slots = min((n for n in range(shown, max_images + 1) if roomy[n]), key=lambda n: roomy[n][0], default=None)
-        if slots is None or -roomy[slots][0][0] < min(len(piece), window):  # an empty row takes any, as elsewhere
+        if slots is None or -roomy[slots][0][0] < min(len(piece), window):  # an empty row takes any piece
             return None
         room, number = heappop(roomy[slots])
         bins[number].append(piece)

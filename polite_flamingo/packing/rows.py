@@ -1,18 +1,18 @@
-"""Multi-turn augmentation: samples become rows of a full window, with a loss mask and the image each token attends.
+"""Multi-turn augmentation: packs samples into rows of a full window, with a loss mask and the image each token attends.
 
 A row of one short sample is mostly padding, and a model that never sees two images in a conversation never learns which
-one is meant. So the paper fills the window with further samples as later turns [PF, section 4.1]. What differs here:
+one is meant. So the paper fills the window with further samples as later turns [PF, section 4.1]. Differences here:
 
-- no sample is drawn twice or left out in an epoch, and none is cut because others came before it. The reference draws
-  with replacement and cuts the row at the window, in the middle of a response if need be;
-- a sample with more images than a row may hold is left out and counted. The reference drops its last images and keeps
+- an epoch holds every sample exactly once, and no sample is cut because of those before it. The reference samples with
+  replacement and cuts the row at the window, in the middle of a response if need be;
+- a sample with more images than a row may hold is skipped and counted. The reference drops its last images and keeps
   their `<image>` tags, which then attend evenly to all images of the row;
-- rows may be filled by best fit, and samples may share a row without seeing each other (`join="isolated"`);
-- text attends images of its own sample only, whatever shares the row;
-- a turn that is not to be learned (`Turn.learned`) is read and not supervised.
+- rows may be filled by best fit, and samples may share a row without attending each other (`join="isolated"`);
+- text attends images of its own sample only;
+- a turn that is not to be learned (`Turn.learned`) is context: it is not supervised.
 
-What cannot be packed is counted with its reason (`Skipped`). Which samples share a row is decided in `bin_packing.py`.
-Nothing here decodes an image, shuffles shards or builds a tensor (`training/`).
+What cannot be packed is counted with its reason (`Skipped`). `bin_packing.py` decides which samples share a row.
+Nothing here decodes an image, shuffles shards or builds a tensor (`training/` does).
 
 [PF] arXiv 2307.01003; the reference is `InstructionDataset` of ChenDelong1999/instruct_flamingo.
 """
@@ -26,15 +26,23 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from polite_flamingo.packing.bin_packing import FILLS
-from polite_flamingo.prompts import chat_prompt, rewriting_prompt
-from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Sample
+from polite_flamingo.packing.chat_turns import (
+    AS_ANNOTATED,
+    EncodedTurn,
+    Reading,
+    encode,
+    exchanges,
+    image_numbers,
+    prompt_ids,
+)
+from polite_flamingo.sample import BadSample, Sample
 
-if TYPE_CHECKING:  # it imports torch, which a command's --help need not
+if TYPE_CHECKING:  # it imports torch, which `--help` does not need
     from polite_flamingo.flamingo.model.tokenization import Tokenizer
 
 
 ALIKE = 64
-"""Rows of about the same length that follow each other, where they do: some micro-batches."""
+"""How many rows of about the same length follow each other with `group_by_length`: a few micro-batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +50,17 @@ class PackingConfig:
     """How rows are filled.
 
     Attributes:
-        window: tokens of a row, at most. Paper: 1024, in stage 2 196.
-        max_images: of a row, at most. Paper: 10, in stage 2 3.
-        fill: "random": in shuffled order, as the paper; "best_fit": nearly as few rows as possible; "alone": one sample
-            a row.
-        join: "multi_turn": samples are turns of one conversation, as the paper: one system message, each sees what was
-            said before. "isolated": each sample is a conversation of its own, so that a row trains as its samples do
+        window: most tokens of a row. Paper: 1024; 196 in stage 2.
+        max_images: most images of a row. Paper: 10; 3 in stage 2.
+        fill: "random": in shuffled order, as in the paper; "best_fit": nearly as few rows as possible; "alone": one
+            sample per row.
+        join: "multi_turn": samples are turns of one conversation, as in the paper, with one system message, and each
+            attends those before it. "isolated": samples do not attend each other, so a row trains as its samples would
             one by one.
-        bos: "first": one where a conversation begins. "every": one before each prompt and each response as well, the
-            latter supervised, which is what the reference's tokenizer calls gave.
-        group_by_length: rows of about the same length follow each other, so that those of a micro-batch pad each other
-            little, also where images fill rows before tokens do; else rows come in any order.
+        bos: "first": one BOS at the start of a conversation. "every": one before each prompt and each response as well,
+            the latter supervised, which is what the reference's tokenizer calls produce.
+        group_by_length: let rows of about the same length follow each other, so that a micro-batch needs little
+            padding; otherwise rows come in random order.
     """
 
     window: int = 1024
@@ -63,7 +71,7 @@ class PackingConfig:
     group_by_length: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for rows that could hold nothing."""
+        """Raises ValueError if rows could hold nothing."""
         if self.window < 2:
             raise ValueError("packing: window must be at least 2 tokens; the paper's are 1024 and 196")
         if self.max_images < 0:
@@ -71,31 +79,8 @@ class PackingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What of a sample is the prompt and what is learned.
-
-    Attributes:
-        protocol: "chat": the instruction is answered. "rewriting": the response, a draft, is revised.
-        response: that a chat learns: "raw", the annotation, or "rewritten". Rewriting always learns the latter.
-    """
-
-    protocol: Literal["chat", "rewriting"] = "chat"
-    response: Literal["raw", "rewritten"] = "raw"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exchange:
-    """One turn as text: what is said (`target`), how many images the prompt shows, whether the target is learned."""
-
-    prompt: str
-    target: str
-    images: int
-    learned: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A sample that is in no row; `reason` is one of `sample.REASONS` or "too_many_images"."""
+    """A sample that is not in any row; `reason` is one of `sample.REASONS` or "too_many_images"."""
 
     key: str
     reason: str
@@ -104,11 +89,11 @@ class Skipped:
 
 @dataclass(kw_only=True)
 class Row:
-    """One row, lists of T entries but for the last two.
+    """One row of T tokens; all lists except the last two have T entries.
 
     Attributes:
         ids: token ids.
-        loss: whether predicting this very token is supervised.
+        loss: whether the prediction of this token is supervised.
         media: number of the image that the position attends: 1 is the row's first, 0 is none.
         turn: number of the sample, 0 for the row's first.
         images: encoded bytes, in the order of the `<image>` tokens.
@@ -125,13 +110,13 @@ class Row:
 
 @dataclass(kw_only=True)
 class Packed:
-    """Rows, and what became of samples that are not whole in them.
+    """Packed rows, and the samples that were cut or skipped.
 
     Attributes:
         window: of the rows.
         rows: in a random order; see `PackingConfig.group_by_length`.
-        cut: keys of samples longer than the window, whose end is missing.
-        skipped: samples that are in no row.
+        cut: keys of samples that were truncated at the window.
+        skipped: samples that are not in any row.
     """
 
     window: int
@@ -141,7 +126,7 @@ class Packed:
 
     @property
     def tokens(self) -> int:
-        """Of all rows, without padding."""
+        """Tokens of all rows, without padding."""
         return sum(len(row.ids) for row in self.rows)
 
     @property
@@ -165,15 +150,15 @@ def pack(
     config: PackingConfig,
     attention: Literal["v1", "v2"],
     rng: random.Random,
-    reading: Reading | Sequence[Reading] = Reading(),
+    reading: Reading | Sequence[Reading] = AS_ANNOTATED,
 ) -> Packed:
-    """Every sample in exactly one row, or skipped. A pure function of its arguments and of the state of `rng`.
+    """Pack every sample into exactly one row, or skip it. A pure function of its arguments and of the state of `rng`.
 
     Args:
         samples: packed together.
         tokenizer: of the model.
-        config: how.
-        attention: semantics of the model: decides which image a token attends.
+        config: how to pack.
+        attention: semantics of the model, which decide which image a token attends.
         rng: orders samples, rows, and the samples within a row.
         reading: of all samples, or of each.
     """
@@ -194,11 +179,11 @@ def pack(
             packed.cut.append(sample.key)
         pieces.append(piece)
     rng.shuffle(pieces)
-    # What a sample is longer by as the first of its row; at a boundary of words it may differ by a token.
+    # How much longer a sample is as the first of its row; at a word boundary it may differ by a token.
     extra = max((len(piece.opening.ids) - len(piece) for piece in pieces), default=0)
     bins = FILLS[config.fill](pieces, config.window - extra, config.max_images)
     for members in bins:
-        rng.shuffle(members)  # else best fit would always show the longest first
+        rng.shuffle(members)  # otherwise best fit would always put the longest first
     rng.shuffle(bins)
     packed.rows = [_row(members) for members in bins]
     if config.group_by_length:
@@ -210,127 +195,9 @@ def pack(
     return packed
 
 
-def exchanges(sample: Sample, reading: Reading = Reading(), *, first: bool = True) -> list[Exchange]:
-    """The turns of a sample as text. Raises `BadSample` where a text is missing or no text.
-
-    Args:
-        sample: valid.
-        reading: what is the prompt and what is learned.
-        first: whether the conversation begins with this sample and so needs the system message.
-    """
-    revised = reading.protocol == "rewriting" or reading.response == "rewritten"
-    if revised and len(sample.turns) != 1:
-        raise BadSample(
-            "unsupported", f"{sample.key}: {len(sample.turns)} turns; only a single one has a rewritten text"
-        )
-    if revised and sample.rewritten is None:
-        raise BadSample("bad_field", f"{sample.key}: no rewritten text; train on response 'raw', or rewrite it first")
-    found = []
-    for number, turn in enumerate(sample.turns):
-        target = (sample.rewritten or "") if revised else turn.response
-        if not target.strip():
-            raise BadSample("empty_response", f"{sample.key}: nothing to learn in turn {number}")
-        if len(target) > MAX_TEXT_CHARACTERS:
-            raise BadSample("text_too_long", f"{sample.key}: {len(target)} characters, at most {MAX_TEXT_CHARACTERS}")
-        if any("\ud800" <= letter <= "\udfff" for letter in target):
-            raise BadSample("bad_field", f"{sample.key}: half of a surrogate pair in the rewritten text")
-        opens = first and number == 0
-        prompt = (
-            rewriting_prompt(turn.instruction, turn.response, first=opens)
-            if reading.protocol == "rewriting"
-            else chat_prompt(turn.instruction, first=opens)
-        )
-        images = turn.instruction.count(IMAGE_MARK)
-        found.append(Exchange(prompt=prompt, target=target, images=images, learned=turn.learned))
-    return found
-
-
-@dataclass(frozen=True)
-class EncodedTurn:
-    """An exchange as ids: `target` ends with EOS unless it was cut."""
-
-    prompt: list[int]
-    target: list[int]
-    images: int
-    learned: bool = True
-
-    def __len__(self) -> int:
-        return len(self.prompt) + len(self.target)
-
-
-def encode(turns: Sequence[Exchange], tokenizer: Tokenizer, bos: str) -> list[EncodedTurn]:
-    """Ids of a conversation from its beginning, each prompt and each target encoded alone, as the reference does.
-
-    Args:
-        turns: in order.
-        tokenizer: of the model.
-        bos: as `PackingConfig.bos`.
-
-    Raises:
-        BadSample: a text spells out a special token: it would end early, shift which image is seen, or teach it.
-    """
-    every = bos == "every"
-    return [
-        EncodedTurn(
-            _prompt(turn, tokenizer, begin=every or number == 0),
-            [*_ids(turn.target, tokenizer, begin=every, images=0), tokenizer.eos_id],
-            turn.images,
-            turn.learned,
-        )
-        for number, turn in enumerate(turns)
-    ]
-
-
-def conversation_ids(turns: Sequence[Exchange], tokenizer: Tokenizer) -> list[int]:
-    """Ids of a conversation whose last turn is to be answered, as a row of training holds them up to that answer.
-
-    Args:
-        turns: in order; the last one's target is not looked at.
-        tokenizer: of the model.
-
-    Raises:
-        BadSample: a text spells out a special token.
-    """
-    before = encode(turns[:-1], tokenizer, "first")
-    ids = [token for turn in before for token in (*turn.prompt, *turn.target)]
-    return ids + _prompt(turns[-1], tokenizer, begin=len(turns) == 1)
-
-
-def _prompt(turn: Exchange, tokenizer: Tokenizer, *, begin: bool) -> list[int]:
-    return _ids(turn.prompt, tokenizer, begin=begin, images=turn.images)
-
-
-def _ids(text: str, tokenizer: Tokenizer, *, begin: bool, images: int) -> list[int]:
-    ids = tokenizer.encode(text, begin=False)
-    special = Counter(token for token in ids if token in tokenizer.special_ids)
-    ends = special.pop(tokenizer.end_of_chunk_id, 0)  # one after each image, or none in some protocols
-    if special.pop(tokenizer.image_id, 0) != images or special or ends > images:
-        raise BadSample("bad_field", f"a text spells out a special token: {text[-80:]!r}")
-    return [*tokenizer.begin_ids, *ids] if begin else ids
-
-
-def image_numbers(turns: Sequence[EncodedTurn], image_id: int, attention: str) -> list[int]:
-    """The image that each token of one sample attends, as `flamingo.attention.image_numbers` counts; 0 is none.
-
-    v2: text attends the last image before it, in whichever turn it was shown. v1: text attends the next image of its
-    own turn, and none after the turn's last. (Counted over the sample instead, a v1 response would attend the image of
-    the next turn, which is not there yet when the response is written.)
-    """
-    numbers: list[int] = []
-    before = 0
-    for turn in turns:
-        seen = before
-        for token in (*turn.prompt, *turn.target):
-            seen += token == image_id
-            ahead = seen + (token != image_id)
-            numbers.append(seen if attention == "v2" else ahead if ahead <= before + turn.images else 0)
-        before += turn.images
-    return numbers
-
-
 @dataclass(frozen=True)
 class _Tokens:
-    """A sample in one of its two forms."""
+    """A sample in one of its two forms, see `_Piece`."""
 
     ids: list[int]
     loss: list[bool]
@@ -365,14 +232,14 @@ def _piece(sample: Sample, reading: Reading, tokenizer: Tokenizer, config: Packi
     opening = later = _tokens(turns, tokenizer, attention)
     if config.join == "multi_turn" and config.fill != "alone":
         again = exchanges(sample, reading, first=False)[0]
-        prompt = _prompt(again, tokenizer, begin=config.bos == "every")
+        prompt = prompt_ids(again, tokenizer, begin=config.bos == "every")
         later = _tokens([replace(turns[0], prompt=prompt), *turns[1:]], tokenizer, attention)
     images = [image.data for image in sample.images[: sum(turn.images for turn in turns)]]
     return _Piece(sample.key, opening, later, images, cut=sum(map(len, turns)) < sum(map(len, whole)))
 
 
 def _within(turns: Sequence[EncodedTurn], window: int) -> list[EncodedTurn]:
-    """The turns that fit, the last response perhaps cut: a prompt without any of its response teaches nothing."""
+    """The turns that fit, the last response perhaps cut. A prompt without any of its response is dropped."""
     kept: list[EncodedTurn] = []
     room = window
     for turn in turns:

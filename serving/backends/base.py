@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from polite_flamingo.packing.rows import Exchange
+from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.sample import BadSample, Sample
 
 

@@ -18,7 +18,7 @@ from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import Decoding
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding as images
-from polite_flamingo.packing.rows import Exchange, conversation_ids
+from polite_flamingo.packing.chat_turns import Exchange, conversation_ids
 from polite_flamingo.rewriters.flamingo import Rewriter, chatting, rewriting
 from polite_flamingo.sample import IMAGE_MARK, BadSample
 from serving.backends.base import Ask, Delta

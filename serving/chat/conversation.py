@@ -12,7 +12,7 @@ come in any order, so:
 - text that spells a special token is written with parentheses, "(image)", so that it stays text;
 - an assistant's message may be empty, as answers can be; a human's turn may not.
 
-Nothing here loads an image (`images.py`) or knows a tokenizer (`packing.conversation_ids` does, and refuses what is
+Nothing here loads an image (`images.py`) or knows a tokenizer (`chat_turns.conversation_ids` does, and refuses what is
 special to that tokenizer alone).
 """
 
@@ -22,7 +22,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from polite_flamingo.packing.rows import Exchange
+from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.prompts import SYSTEM, chat_prompt
 from polite_flamingo.sample import IMAGE_MARK
 from serving.chat.images import Shown

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 
 from polite_flamingo.flamingo.engine.sampling import seed_of
-from polite_flamingo.packing.rows import Exchange
+from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
 from serving.backends.base import Ask, Backend

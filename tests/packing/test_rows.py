@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from polite_flamingo import hub
 from polite_flamingo.flamingo.model.attention import image_numbers
 from polite_flamingo.flamingo.model.tokenization import LegacyLlamaTokenizer, TransformersTokenizer
-from polite_flamingo.packing.rows import ALIKE, Exchange, Packed, PackingConfig, Reading, Row, encode, exchanges, pack
+from polite_flamingo.packing.chat_turns import Exchange, Reading, encode, exchanges
+from polite_flamingo.packing.rows import ALIKE, Packed, PackingConfig, Row, pack
 from polite_flamingo.prompts import SYSTEM, chat_prompt, rewriting_prompt
 from polite_flamingo.sample import Image, Sample, Turn
 from tests.support.reference import SHARED, golden

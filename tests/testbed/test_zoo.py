@@ -129,7 +129,7 @@ def test_clever_flamingo_answers_and_every_turn_of_a_conversation_ends() -> None
     from polite_flamingo.flamingo.config import FlamingoConfig, GenerationConfig, RewriterConfig
     from polite_flamingo.flamingo.engine.requests import Request
     from polite_flamingo.flamingo.engine.sampling import Decoding
-    from polite_flamingo.packing.rows import Exchange, conversation_ids
+    from polite_flamingo.packing.chat_turns import Exchange, conversation_ids
     from polite_flamingo.prompts import chat_prompt
     from polite_flamingo.rewriters.flamingo import Rewriter, chatting
     from polite_flamingo.testbed.shapes.draw import draw, encode

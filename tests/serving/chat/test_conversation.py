@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from polite_flamingo.flamingo.model.tokenization import Tokenizer, load_tokenizer
-from polite_flamingo.packing.rows import PackingConfig, conversation_ids, pack
+from polite_flamingo.packing.chat_turns import conversation_ids
+from polite_flamingo.packing.rows import PackingConfig, pack
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import IMAGE_MARK, Image, Sample, Turn
 from serving.chat.conversation import Conversation, plain, read_conversation

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.packing.rows import Exchange
+from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.prompts import chat_prompt
 from ray_jobs.serve import NAME, ServeConfig, serve_until
 from serving.backends.base import Ask

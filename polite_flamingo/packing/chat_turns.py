@@ -1,0 +1,163 @@
+"""Chat turns of a sample, as text and as token ids: the one encoder for training and for serving.
+
+Each prompt and each response is tokenized alone, as the reference does. A response ends with EOS.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from polite_flamingo.prompts import chat_prompt, rewriting_prompt
+from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Sample
+
+if TYPE_CHECKING:  # it imports torch, which `--help` does not need
+    from polite_flamingo.flamingo.model.tokenization import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Which text of a sample is the prompt, and which is the target.
+
+    Attributes:
+        protocol: "chat": the instruction is answered. "rewriting": the response is a draft to be revised.
+        response: the target of a chat: "raw", the annotation, or "rewritten". Rewriting always targets the latter.
+    """
+
+    protocol: Literal["chat", "rewriting"] = "chat"
+    response: Literal["raw", "rewritten"] = "raw"
+
+
+AS_ANNOTATED = Reading()
+"""A chat whose targets are the annotations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """One turn as text: a prompt that shows `images`, and a target, which is supervised if `learned`."""
+
+    prompt: str
+    target: str
+    images: int
+    learned: bool = True
+
+
+def exchanges(sample: Sample, reading: Reading = AS_ANNOTATED, *, first: bool = True) -> list[Exchange]:
+    """The turns of a sample as text. Raises `BadSample` if a text is missing or malformed.
+
+    Args:
+        sample: valid.
+        reading: which text is the prompt, and which is the target.
+        first: whether the sample begins a conversation and so needs the system message.
+    """
+    revised = reading.protocol == "rewriting" or reading.response == "rewritten"
+    if revised and len(sample.turns) != 1:
+        raise BadSample(
+            "unsupported", f"{sample.key}: {len(sample.turns)} turns; only a single one has a rewritten text"
+        )
+    if revised and sample.rewritten is None:
+        raise BadSample("bad_field", f"{sample.key}: no rewritten text; train on response 'raw', or rewrite it first")
+    found = []
+    for number, turn in enumerate(sample.turns):
+        target = (sample.rewritten or "") if revised else turn.response
+        if not target.strip():
+            raise BadSample("empty_response", f"{sample.key}: nothing to learn in turn {number}")
+        if len(target) > MAX_TEXT_CHARACTERS:
+            raise BadSample("text_too_long", f"{sample.key}: {len(target)} characters, at most {MAX_TEXT_CHARACTERS}")
+        if any("\ud800" <= letter <= "\udfff" for letter in target):
+            raise BadSample("bad_field", f"{sample.key}: half of a surrogate pair in the rewritten text")
+        opens = first and number == 0
+        prompt = (
+            rewriting_prompt(turn.instruction, turn.response, first=opens)
+            if reading.protocol == "rewriting"
+            else chat_prompt(turn.instruction, first=opens)
+        )
+        images = turn.instruction.count(IMAGE_MARK)
+        found.append(Exchange(prompt=prompt, target=target, images=images, learned=turn.learned))
+    return found
+
+
+@dataclass(frozen=True)
+class EncodedTurn:
+    """An exchange as token ids; `target` ends with EOS unless it was cut."""
+
+    prompt: list[int]
+    target: list[int]
+    images: int
+    learned: bool = True
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.target)
+
+
+def encode(turns: Sequence[Exchange], tokenizer: Tokenizer, bos: str) -> list[EncodedTurn]:
+    """Token ids of a conversation from its beginning.
+
+    Args:
+        turns: in order.
+        tokenizer: of the model.
+        bos: as `PackingConfig.bos`.
+
+    Raises:
+        BadSample: a text spells out a special token, which would end it early or shift which image it attends.
+    """
+    every = bos == "every"
+    return [
+        EncodedTurn(
+            prompt_ids(turn, tokenizer, begin=every or number == 0),
+            [*_ids(turn.target, tokenizer, begin=every, images=0), tokenizer.eos_id],
+            turn.images,
+            turn.learned,
+        )
+        for number, turn in enumerate(turns)
+    ]
+
+
+def conversation_ids(turns: Sequence[Exchange], tokenizer: Tokenizer) -> list[int]:
+    """Token ids of a conversation up to the response to its last turn, exactly as a training row holds them.
+
+    Args:
+        turns: in order; the target of the last one is ignored.
+        tokenizer: of the model.
+
+    Raises:
+        BadSample: a text spells out a special token.
+    """
+    before = encode(turns[:-1], tokenizer, "first")
+    ids = [token for turn in before for token in (*turn.prompt, *turn.target)]
+    return ids + prompt_ids(turns[-1], tokenizer, begin=len(turns) == 1)
+
+
+def prompt_ids(turn: Exchange, tokenizer: Tokenizer, *, begin: bool) -> list[int]:
+    """Token ids of a prompt, with BOS if it is to `begin` with one. Raises `BadSample` as `encode` does."""
+    return _ids(turn.prompt, tokenizer, begin=begin, images=turn.images)
+
+
+def _ids(text: str, tokenizer: Tokenizer, *, begin: bool, images: int) -> list[int]:
+    ids = tokenizer.encode(text, begin=False)
+    special = Counter(token for token in ids if token in tokenizer.special_ids)
+    ends = special.pop(tokenizer.end_of_chunk_id, 0)  # one after each image, or none, depending on the protocol
+    if special.pop(tokenizer.image_id, 0) != images or special or ends > images:
+        raise BadSample("bad_field", f"a text spells out a special token: {text[-80:]!r}")
+    return [*tokenizer.begin_ids, *ids] if begin else ids
+
+
+def image_numbers(turns: Sequence[EncodedTurn], image_id: int, attention: str) -> list[int]:
+    """The image that each token of one sample attends, as `flamingo.attention.image_numbers` counts; 0 is none.
+
+    v2: text attends the last image before it, in whichever turn it was shown. v1: text attends the next image of its
+    own turn, and none after the turn's last. (Counted over the sample instead, a v1 response would attend the image of
+    the next turn, which is not there yet when the response is written.)
+    """
+    numbers: list[int] = []
+    before = 0
+    for turn in turns:
+        seen = before
+        for token in (*turn.prompt, *turn.target):
+            seen += token == image_id
+            ahead = seen + (token != image_id)
+            numbers.append(seen if attention == "v2" else ahead if ahead <= before + turn.images else 0)
+        before += turn.images
+    return numbers
