@@ -141,5 +141,5 @@ def test_only_what_the_stage_tunes_may_learn(tiny) -> None:
 def test_a_stage_that_tunes_nothing_is_refused(tiny) -> None:
     with pytest.raises(ValueError, match="tunes nothing"):
         StageConfig(tune=())
-    with pytest.raises(ValueError, match="has nothing"):
+    with pytest.raises(ValueError, match="does not have"):
         prepare(tiny.load(), LORA)
