@@ -138,26 +138,15 @@ def rewrite_and_score(
         from actors.scoring import ScoringActor
         from ray_jobs.pipeline import ActorPool, run_shards
 
-        rewriter = {role: found for role, found in job.models.items() if role.startswith("rewriter")}
-        others = {role: found for role, found in job.models.items() if role not in rewriter}
+        rewriters = {role: model for role, model in job.models.items() if role.startswith("rewriter")}
+        scorers = {role: model for role, model in job.models.items() if role not in rewriters}
+        pools = config.pools
         through = [
-            ActorPool(
-                actor=rewriting_actor or RewriterActor,
-                config=config.rewriter,
-                size=config.pools.rewriting,
-                models=by_name(rewriter),
-            ),
-            ActorPool(
-                actor=scoring_actor or ScoringActor,
-                config=config.scoring,
-                size=config.pools.scoring,
-                models=by_name(others),
-            ),
+            ActorPool(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, by_name(rewriters)),
+            ActorPool(scoring_actor or ScoringActor, config.scoring, pools.scoring, by_name(scorers)),
         ]
         commit = partial(commit_blocks, layout=job.layout.absolute(), config_hash=job.identity)
-        for shard in run_shards(
-            shards, through, commit, layout=job.layout, pools=config.pools, config_hash=job.identity
-        ):
+        for shard in run_shards(shards, through, commit, layout=job.layout, pools=pools, config_hash=job.identity):
             attempt.add(shard)
 
 

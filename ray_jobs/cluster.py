@@ -23,21 +23,34 @@ from ray_jobs.console import JobFailed
 from ray_jobs.progress import phase
 from ray_jobs.ray_start import joined_ray, private_ray
 
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` builds an environment for each worker
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # it warns of what Ray Data itself does at every start
+    # On a machine with few cores actors take them all. Ray then ends a task's worker after a second of idleness and
+    # starts another one for the next shard, which costs three seconds of CPU each time.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "THP_MEM_ALLOC_ENABLE": "1",  # torch's allocations on the CPU in huge pages: about 5 % faster
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
 
 @contextmanager
-def running_ray(needs: Needs, spare_cpus: int = 0) -> Iterator[None]:
+def running_ray(needs: Needs, spare_cpus: int = 0, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Join the cluster of `RAY_ADDRESS` or start one, and leave it afterwards; reuse a Ray that is already joined.
 
     Args:
         needs: what the job needs of it.
         spare_cpus: logical CPUs that a Ray started here has beyond that.
+        environment: variables for its processes besides `ENVIRONMENT`.
 
     Raises:
         RayUnavailable: no Ray can be started or joined; one line with a remedy.
         ValueError: the cluster is too small for `needs`, or others hold too much of it, so the job would hang.
         JobFailed: raised inside: the job's own reason, unwrapped from Ray's exception.
     """
-    set_environment()
+    set_environment(environment or {})
     if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
         address = os.environ.get("RAY_ADDRESS")
         phase(f"joining Ray at {address}" if address else "starting Ray")
@@ -61,21 +74,14 @@ def running_ray(needs: Needs, spare_cpus: int = 0) -> Iterator[None]:
             raise JobFailed(reason) from error
 
 
-def set_environment() -> None:
+def set_environment(more: Mapping[str, str]) -> None:
     """Set what Ray and its workers read from the environment, before Ray is imported. The user's settings win."""
     if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys() and "ray" not in sys.modules:
         # A private Ray listens on every interface too, so it demands a token that only its own processes inherit. (Once
         # imported, Ray has read its mode and makes a token file in the home folder by itself.)
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # else `uv run` builds an environment for each worker
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of what Ray Data itself does at every start
-    # On a machine with few cores actors take them all. Ray then ends a task's worker after a second of idleness and
-    # starts another one for the next shard, which costs three seconds of CPU each time.
-    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "600000")
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's allocations on the CPU in huge pages: about 5 % faster
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in {**ENVIRONMENT, **more}.items():
+        os.environ.setdefault(name, value)
 
 
 ROOM_SECONDS = 15.0

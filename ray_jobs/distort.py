@@ -33,10 +33,11 @@ from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.report.distortion import write_distortion_page
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.storage.run_info import read_run, read_stats, write_stats
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import by_name, fingerprints, short_hash
-from ray_jobs.resumable_job import ShardJob, input_shards, read_run, read_stats, write_stats
+from ray_jobs.resumable_job import ShardJob, input_shards
 
 VERSION = 2
 """Increment when the code makes other pairs from the same samples and settings."""
@@ -153,12 +154,8 @@ def make_pairs(job: ShardJob, shards: Mapping[str, Path], config: DistortConfig,
         from ray_jobs.pipeline import ActorPool, run_shards
 
         distorter = DistorterConfig(distortion=config.distortion, captions=str(index.path.resolve()) if index else "")
-        pool = ActorPool(
-            actor=actor or DistortionActor,
-            config=distorter,
-            size=config.pools.distorting,
-            models=by_name(job.models) if config.distortion.speaker == "local" else {},
-        )
+        models = by_name(job.models) if config.distortion.speaker == "local" else {}
+        pool = ActorPool(actor or DistortionActor, distorter, config.pools.distorting, models)
         commit = partial(commit_blocks, layout=job.layout.absolute(), config_hash=job.identity, describe=count)
         for shard in run_shards(
             shards, [pool], commit, layout=job.layout, pools=config.pools, config_hash=job.identity,

@@ -131,7 +131,7 @@ def answer_on_ray(
 
     layout = OutputLayout(root=Path(config.out).resolve() / "responses" / name)
     models = fingerprints({piece: piece for piece in opened(model.flamingo).model_names()})
-    pool = ActorPool(actor=actor or AnsweringActor, config=model, size=config.pools.rewriting, models=by_name(models))
+    pool = ActorPool(actor or AnsweringActor, model, config.pools.rewriting, by_name(models))
     print(f"{name}: answering {len(shards):,} shards")
     record = partial(record_answers, folder=str(layout.root))
     for _ in run_shards(shards, [pool], record, layout=layout, pools=config.pools, config_hash=identity):

@@ -66,9 +66,7 @@ def judge_on_ray(
     judging = JudgingConfig(
         scoring=config.scoring, out=str(layout.root), contestants=files, identities=identities, by=config.evaluation.by
     )
-    pool = ActorPool(
-        actor=actor or JudgingActor, config=judging, size=config.pools.scoring, models=by_name(judge_models(config))
-    )
+    pool = ActorPool(actor or JudgingActor, judging, config.pools.scoring, by_name(judge_models(config)))
     print(f"judging {len(shards):,} shards")
     for _ in run_shards(shards, [pool], None, layout=layout, pools=config.pools):
         pass

@@ -41,7 +41,7 @@ PROBE_SECONDS = 60.0
 """Time for the machines of a cluster to start a process that looks for the probe. Slower ones look when they work."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ActorPool:
     """A pool of actors that every shard goes through.
 

@@ -23,14 +23,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.storage.discovery import OUTPUT_FOLDERS
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
 from polite_flamingo.storage.provenance import ingests_of
-from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions
+from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions, read_run, write_run
 from polite_flamingo.storage.shards import write_atomically
 from ray_jobs.console import names_of
 from ray_jobs.replay_ledger import source_of
+
+LEDGER_OUTPUTS = (
+    *OUTPUT_FOLDERS, "config.yaml", "run.json", "stats.json", "ray_data_stats.txt",
+    "pf1m.json", "llava.json", "report.html", "preview.html", "README.md",
+)  # fmt: skip
+"""What a build or a distortion leaves in its folder."""
 
 SAMPLED_MANIFESTS = 1000
 
@@ -44,14 +51,14 @@ class ResumableJob:
         identity: hash of everything that decides the result.
         models: role -> name and fingerprint.
         config: resolved, as YAML.
-        outputs: glob patterns of what the job leaves in its folder, for `--fresh`; None: what a build leaves.
+        outputs: glob patterns of what the job leaves in its folder, for `--fresh`.
     """
 
     layout: OutputLayout
     identity: str
     models: Mapping[str, Mapping[str, str]]
     config: str
-    outputs: Sequence[str] | None = None
+    outputs: Sequence[str] = LEDGER_OUTPUTS
 
     @contextmanager
     def locked(self, *, fresh: bool = False) -> Iterator[None]:
@@ -61,10 +68,8 @@ class ResumableJob:
             ValueError: another process holds it, or another configuration made what is there.
         """
         with exclusive(self.layout.root):
-            if fresh and self.outputs is None:
-                self.layout.clear()
-            elif fresh:
-                clear(self.layout.root, self.outputs or ())
+            if fresh:
+                clear(self.layout.root, self.outputs)
             self.refuse_other_configuration()
             yield
 
@@ -222,28 +227,6 @@ def begin_run(config_hash: str, models: Mapping[str, Mapping[str, str]], config:
         versions=installed_versions(),
         config=config,
     )
-
-
-def write_run(layout: OutputLayout, run: RunInfo) -> None:
-    """Write OUT/run.json."""
-    write_atomically(layout.run, json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n")
-
-
-def read_run(layout: OutputLayout) -> RunInfo | None:
-    """Read OUT/run.json; None before the first run."""
-    if not layout.run.exists():
-        return None
-    return RunInfo.from_json(json.loads(layout.run.read_text(encoding="utf-8")))
-
-
-def write_stats(layout: OutputLayout, stats: Mapping[str, Any]) -> None:
-    """Write OUT/stats.json, the figures of a finished job."""
-    write_atomically(layout.stats, json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
-
-
-def read_stats(layout: OutputLayout) -> dict[str, Any]:
-    """Read OUT/stats.json."""
-    return dict(json.loads(layout.stats.read_text(encoding="utf-8")))
 
 
 def input_shards(source: str, layout: OutputLayout, *, fresh: bool) -> dict[str, Path]:

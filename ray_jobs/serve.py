@@ -28,7 +28,6 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from polite_flamingo.pools import Needs
 from ray_jobs import console, interruption
 from ray_jobs.cluster import running_ray
 from ray_jobs.console import CannotStart, JobFailed
@@ -93,9 +92,7 @@ class ServeConfig(ServiceConfig):
 
 def run(config: ServeConfig) -> None:
     """Serve until a signal comes; see `serve_until`. Raises `ValueError` if the cluster is too small."""
-    set_serve_environment()
-    scale = config.serving.scale
-    with running_ray(Needs(cpus=scale.needed("CPU"), gpus=scale.needed("GPU")), SPARE_CPUS):
+    with running_ray(config.serving.scale.needs(), SPARE_CPUS, serve_environment()):
         serve_until(threading.Event(), config)
 
 
@@ -136,20 +133,18 @@ def serve_until(stop: threading.Event, config: ServeConfig) -> None:
     print(f"{NAME}: stopped", flush=True)
 
 
-def set_serve_environment() -> None:
-    """Set what Ray Serve's processes read from the environment. The user's settings win.
+def serve_environment() -> dict[str, str]:
+    """Return what Ray Serve's processes read from the environment.
 
     On a cluster that others started, these variables must be set before Ray starts; without them everything works, but
     each request takes more CPU time.
     """
-    for name, value in SERVE_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    for name in ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT"):
-        os.environ.setdefault(name, str(_free_port()))  # else two services on a machine collide
+    ports = ("RAY_SERVE_HAPROXY_METRICS_PORT", "RAY_SERVE_HAPROXY_STATS_PORT")  # else two services on a machine collide
+    found = {**SERVE_ENVIRONMENT, **{name: str(_free_port()) for name in ports}}
     if not all(os.environ.get(name) for name in HAPROXY_FILES):
         folder = private_folder()
-        for name, file in HAPROXY_FILES.items():
-            os.environ.setdefault(name, str(folder / file))
+        found |= {name: str(folder / file) for name, file in HAPROXY_FILES.items()}
+    return found
 
 
 def private_folder(parent: Path = Path("/tmp")) -> Path:

@@ -25,13 +25,13 @@ from typing import Any
 
 from polite_flamingo.config import to_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
-from polite_flamingo.pools import Needs
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.run_info import read_run, read_stats, write_stats
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import base_fingerprints, by_name, training_hash
-from ray_jobs.resumable_job import ResumableJob, check_input, read_run, read_stats, write_stats
+from ray_jobs.resumable_job import ResumableJob, check_input
 from training.data import Ingredient, find_shards
 from training.stages import StageName, TrainingConfig
 from training.workers import WorkersConfig
@@ -147,9 +147,7 @@ def run(
 ) -> dict[str, Any]:
     """Train on Ray and return the figures of the finished run. `models` has the fingerprints of what `start` names."""
     began = time.time()
-    workers = config.workers
-    needs = Needs(cpus=workers.needed("CPU"), gpus=workers.needed("GPU"), autoscaling=workers.autoscaling)
-    with running_ray(needs):
+    with running_ray(config.workers.needs()):
         from ray_jobs.pipeline import seen_by_all
         from training import log
         from training.trainer import FAILURES, StageRun, TrainingStopped, train
@@ -157,7 +155,7 @@ def run(
         with seen_by_all(out) as probe, progress() as show:
             job = StageRun(
                 config=config.training, stage=config.stage, start=start, mixture=mixture, out=out,
-                workers=workers, probe=probe, models=models,
+                workers=config.workers, probe=probe, models=models,
             )  # fmt: skip
             try:
                 totals = train(job, show)

@@ -15,7 +15,7 @@ from polite_flamingo.config import load
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
-from polite_flamingo.pools import PoolsConfig
+from polite_flamingo.pools import Needs, PoolsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +161,10 @@ class ScaleConfig:
     scoring: ReplicasConfig = ReplicasConfig()
     drain_seconds: float = 60.0
 
-    def needed(self, kind: str) -> float:
-        """Logical "CPU"s or "GPU"s that the least number of replicas takes."""
+    def needs(self) -> Needs:
+        """Return what the smallest number of replicas takes."""
         pools = (self.ingress, self.chat, self.rewriting, self.scoring)
-        return sum(pool.min * (pool.gpus if kind == "GPU" else pool.cpus) for pool in pools)
+        return Needs(cpus=sum(pool.min * pool.cpus for pool in pools), gpus=sum(pool.min * pool.gpus for pool in pools))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from ray_jobs.serve import set_serve_environment
+from ray_jobs.serve import serve_environment
 
 # No test depends on how busy the machine is, nor on luck: the same examples in every run. Who looks for more says
 # --hypothesis-profile=searching, where each run has examples of its own.
@@ -20,7 +20,8 @@ os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENA
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); tests have time-outs, and often a busy machine
 os.environ.pop("RAY_ADDRESS", None)
 os.environ["PYTEST_CURRENT_RUN"] = str(os.getpid())
-set_serve_environment()
+for name, value in serve_environment().items():
+    os.environ.setdefault(name, value)
 os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors of tests
     [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )

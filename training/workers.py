@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from polite_flamingo.pools import Needs
+
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingConfig:
@@ -57,8 +59,10 @@ class WorkersConfig:
         if self.gpus not in (0, 1):
             raise ValueError("workers: gpus is 0 or 1, because a worker uses one GPU; raise count for more")
 
-    def needed(self, kind: str) -> float:
-        """Logical "CPU"s or "GPU"s needed to start: every worker, and one packing task for each."""
-        if kind == "GPU":
-            return float(self.count * self.gpus)
-        return self.count * (self.cpus + self.streaming.task_cpus)
+    def needs(self) -> Needs:
+        """Return what training needs to start: every worker, and one packing task for each."""
+        return Needs(
+            cpus=self.count * (self.cpus + self.streaming.task_cpus),
+            gpus=float(self.count * self.gpus),
+            autoscaling=self.autoscaling,
+        )

@@ -58,12 +58,12 @@ from polite_flamingo.storage.ledger import (
     unfinished,
     write_manifest,
 )
-from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.run_info import RunInfo, write_run
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs import build_pf1m
 from ray_jobs.build_pf1m import BuildConfig, rewrite_and_score
 from ray_jobs.cluster import set_environment
-from ray_jobs.resumable_job import ShardJob, write_run
+from ray_jobs.resumable_job import ShardJob
 
 SHARDS_PER_RUN = 10_000
 """As `pipeline.SHARDS_PER_RUN`, which is not imported here because it brings Ray along."""
@@ -157,7 +157,7 @@ def run_one(options: argparse.Namespace) -> None:
     """Build some shards with stand-ins; print figures, one a line."""
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
     os.environ.update(RAY_worker_niceness="0")
-    set_environment()
+    set_environment({})
     import logging
 
     import ray

@@ -145,14 +145,6 @@ class OutputLayout:
         """What Ray Data measured in the last run."""
         return self.root / "ray_data_stats.txt"
 
-    def clear(self) -> None:
-        """Delete everything a build made here, and nothing else: inputs may lie in the same folder."""
-        for path in (self.root / name for name in OUTPUT_FOLDERS):
-            shutil.rmtree(path, ignore_errors=True)
-        for path in (self.config, self.run, self.ray_stats, self.pf1m_json, self.llava_json, self.stats, self.report,
-                     self.preview, self.card):  # fmt: skip
-            path.unlink(missing_ok=True)
-
     def clear_parts(self) -> None:
         """Delete pieces of shards that were not finished."""
         shutil.rmtree(self.parts, ignore_errors=True)

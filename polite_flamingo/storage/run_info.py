@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.provenance import IngestCounts
+from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.world import World
 
 PACKAGES = ("torch", "transformers", "open_clip_torch", "open_flamingo", "peft", "sentence-transformers", "ray")
@@ -78,3 +81,25 @@ def installed_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def write_run(layout: OutputLayout, run: RunInfo) -> None:
+    """Write OUT/run.json."""
+    write_atomically(layout.run, json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_run(layout: OutputLayout) -> RunInfo | None:
+    """Read OUT/run.json; None before the first run."""
+    if not layout.run.exists():
+        return None
+    return RunInfo.from_json(json.loads(layout.run.read_text(encoding="utf-8")))
+
+
+def write_stats(layout: OutputLayout, stats: Mapping[str, Any]) -> None:
+    """Write OUT/stats.json, the figures of a finished job."""
+    write_atomically(layout.stats, json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_stats(layout: OutputLayout) -> dict[str, Any]:
+    """Read OUT/stats.json."""
+    return dict(json.loads(layout.stats.read_text(encoding="utf-8")))

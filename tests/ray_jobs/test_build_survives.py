@@ -18,10 +18,10 @@ import pytest
 from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.storage import journal
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.run_info import read_run
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console, replay, select
 from ray_jobs.build_pf1m import BuildConfig, build
-from ray_jobs.resumable_job import read_run
 from tests.support import fake_actors
 from tests.support.build_world import config, outcome, results, stats, text_row, write_world
 from tests.support.patience import wait_until

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.run_info import read_run, write_run
 from polite_flamingo.testbed.paper.results import ROLES
 from ray_jobs import console
 from ray_jobs.paper import PaperConfig, job_of, paper
 from ray_jobs.paper_steps import plan
-from ray_jobs.resumable_job import read_run, with_work, write_run
+from ray_jobs.resumable_job import with_work
 
 TINY = str(Path(__file__).parents[2] / "profiles" / "tiny.yaml")
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.run_info import read_run
 from ray_jobs import resumable_job
-from ray_jobs.resumable_job import ResumableJob, read_run
+from ray_jobs.resumable_job import ResumableJob
 
 
 def test_attempts_add_up_and_survive_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

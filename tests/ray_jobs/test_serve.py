@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from polite_flamingo.pools import PoolsConfig
+from polite_flamingo.pools import Needs, PoolsConfig
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
 from ray_jobs.console import CannotStart
@@ -106,8 +106,8 @@ def test_nobody_else_on_the_machine_can_command_haproxy(tmp_path: Path) -> None:
 
 def test_a_cluster_needs_what_the_least_replicas_take() -> None:
     scale = ScaleConfig()
-    assert scale.needed("CPU") == 2.0 and scale.needed("GPU") == 0
-    assert replace(scale, chat=replace(scale.chat, min=3, max=5, gpus=1.0)).needed("GPU") == 3
+    assert scale.needs() == Needs(cpus=2.0)
+    assert replace(scale, chat=replace(scale.chat, min=3, max=5, gpus=1.0)).needs().gpus == 3
 
 
 def test_every_section_of_a_profile_arrives_in_the_service_and_in_its_bulk_jobs(tmp_path: Path) -> None:

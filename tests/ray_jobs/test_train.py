@@ -21,9 +21,10 @@ from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.packing.rows import PackingConfig
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.run_info import write_run
 from ray_jobs import train
 from ray_jobs.console import JobFailed
-from ray_jobs.resumable_job import begin_run, write_run
+from ray_jobs.resumable_job import begin_run
 from ray_jobs.train import TrainConfig
 from tests.support.build_world import write_world
 from tests.support.patience import wait_until

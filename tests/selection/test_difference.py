@@ -10,8 +10,9 @@ import pytest
 from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
+from polite_flamingo.storage.run_info import read_stats, write_run
 from ray_jobs import select
-from ray_jobs.resumable_job import begin_run, read_stats, write_run
+from ray_jobs.resumable_job import begin_run
 from ray_jobs.select import SelectConfig
 from tests.support.page_reader import Page
 from tests.support.scored import scored, world

@@ -41,7 +41,7 @@ def test_the_published_profile_serves_clever_on_the_engine_and_needs_one_beam_fo
     chat, rewriter = config.serving.chat.flamingo, config.rewriter.flamingo
     assert chat.checkpoints[0] == rewriter.checkpoints[0] and chat.checkpoints[1].endswith("clever_flamingo.pt")
     assert chat.attention == "v1" and chat.lora_in_checkpoint == rewriter.lora_in_checkpoint
-    assert config.serving.scale.needed("GPU") == 2.5
+    assert config.serving.scale.needs().gpus == 2.5
 
 
 @pytest.mark.parametrize("name", ["tiny.yaml", "clever-9b.yaml"])

@@ -23,9 +23,10 @@ from polite_flamingo.sample import Image, Quarantined, Sample, Turn, make_key
 from polite_flamingo.storage import parquet_export
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.parquet_export import write_parquet
+from polite_flamingo.storage.run_info import write_run
 from polite_flamingo.storage.shards import read_shard, write_shard
 from ray_jobs import select
-from ray_jobs.resumable_job import begin_run, write_run
+from ray_jobs.resumable_job import begin_run
 from tests.support.scored import scored
 
 KINDS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "tif": "TIFF", "avif": "AVIF"}

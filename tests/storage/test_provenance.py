@@ -16,10 +16,11 @@ from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources import SourceOptions
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard, shard_names
 from polite_flamingo.storage.provenance import Annotations
+from polite_flamingo.storage.run_info import read_run, read_stats, write_run
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs import console, select
 from ray_jobs.replay_ledger import declare, readable_rows, settle
-from ray_jobs.resumable_job import begin_run, read_run, read_stats, with_ingests, write_run
+from ray_jobs.resumable_job import begin_run, with_ingests
 from tests.support.page_reader import Page
 from tests.support.scored import draw, scored
 
