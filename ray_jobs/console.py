@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -127,7 +128,7 @@ class _Note(argparse.Action):
     """Keeps options in the order in which they were given: a later one wins, a profile too."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        if isinstance(values, list) and len(values) == 1 and values[0].startswith(("[", "{")):
+        if isinstance(values, list) and len(values) == 1 and values[0][:1] + values[0][-1:] in ("[]", "{}"):
             values = values[0]  # a list or a mapping spelled in YAML
         namespace.given.append((self.dest, self.const if values == [] else values))
 
@@ -150,9 +151,10 @@ def _parser(name: str, description: str, config_class: type, *, everything: bool
     needed = [f"--{one.path} {_metavar(one)}" for one in values if one.default is dataclasses.MISSING]
     whole = any(one.section and one.default is dataclasses.MISSING for one in fields)
     profile = "--profile FILE" if whole else "[--profile FILE]"
+    more = "[--section.setting VALUE ...]" if len(values) < len(fields) else "[options]"
     parser = argparse.ArgumentParser(
         prog=f"polite-flamingo {name}",
-        usage=" ".join([f"polite-flamingo {name}", *needed, profile, "[--section.setting VALUE ...]"]),
+        usage=" ".join([f"polite-flamingo {name}", *needed, profile, more]),
         description="\n\n".join([about, *([f"examples:\n{examples}"] if examples else [])]),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=_width()),
         add_help=False,
@@ -167,12 +169,14 @@ def _parser(name: str, description: str, config_class: type, *, everything: bool
     for one in sections:
         _add(parser, one, shown=False)
         _add_section(parser, one, ("",) if everything else often)
-    if closed := [one for one in sections if not everything and one.path not in often]:
+    closed = [one for one in sections if not everything and one.path not in often]
+    if closed:
         rows = "\n".join(f"--{one.path}.…".ljust(28) + one.meaning.rstrip(".") for one in closed)
         parser.add_argument_group("more settings, which --help-all lists", rows)
     last = parser.add_argument_group("help")
     last.add_argument("-h", "--help", action="store_true", help="show this and exit")
-    last.add_argument("--help-all", action="store_true", help="show every setting and exit")
+    if closed:
+        last.add_argument("--help-all", action="store_true", help="show every setting and exit")
     return parser
 
 
@@ -195,12 +199,14 @@ def _add(group: Any, one: Setting, *, shown: bool = True) -> None:
     """Add the option of a setting."""
     words = type_words(one.hint)
     more: dict[str, Any] = {"metavar": _metavar(one)}
-    if one.default is False and "." not in one.path:
+    if "nargs" in one.metadata:
+        more |= {"nargs": one.metadata["nargs"], "const": one.metadata["const"]}
+    elif one.default is False and "." not in one.path:
         more = {"nargs": 0, "const": True}
-    elif words == "true or false" or "const" in one.metadata:
-        more |= {"nargs": "?", "const": one.metadata.get("const", True)}
+    elif words == "true or false":
+        more |= {"nargs": "?", "const": True}
     elif not one.section and ("a list" in words or "a mapping" in words):
-        more["nargs"] = one.metadata.get("nargs", "+")
+        more["nargs"] = "+"
     action = _NotePairs if "a mapping" in words and not one.section else _Note
     group.add_argument(
         f"--{one.path}", action=action, dest=one.path, help=_help(one) if shown else argparse.SUPPRESS, **more
@@ -269,6 +275,13 @@ def fail(name: str, message: str, status: int = 2) -> NoReturn:
 
 def _say(name: str, message: str) -> None:
     print(f"{name}: error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def typed() -> str:
+    """The command line of this process, as it can be pasted into a shell."""
+    main = sys.modules["__main__"].__spec__
+    program = ["python", "-m", main.name] if main else [Path(sys.argv[0]).name]
+    return shlex.join([*program, *sys.argv[1:]])
 
 
 def table(rows: Sequence[tuple[str, str]], title: str) -> str:

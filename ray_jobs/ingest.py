@@ -1,4 +1,15 @@
-"""`python -m ray_jobs.ingest`: raw datasets on disk -> shards that `build_pf1m` reads.
+"""Turn raw datasets (annotation files and images on disk) into shards of samples.
+
+    polite-flamingo ingest --list                all sources; with names, those in detail and with an example
+    polite-flamingo ingest --source coco_captions --split val --images data/coco/images --out shards \\
+        --annotations data/coco/captions_val2014.json data/coco/instances_val2014.json
+    polite-flamingo ingest --source table --annotations mine.csv --images photos --out shards \\
+        --columns image=file instruction=question response=answer --preview
+    polite-flamingo ingest --mixture profiles/pf1m-mixture.yaml --root data --skip_absent --out shards
+
+Every annotation record becomes a sample in OUT/SOURCE-00000.tar … or a line of OUT/quarantine/SOURCE.jsonl that says
+what is wrong with it and where it stands. Interrupted, the same command resumes. The exit status is 0 if there are
+samples, 1 if every row was quarantined, and 2 if an annotation file as a whole is unusable.
 
 The annotation files are streamed by one process a source; the shards are built by Ray Data tasks, which read the images
 (`polite_flamingo/ingest/` says how, and why it can be interrupted). A source of a few shards is done in this process:
@@ -7,15 +18,14 @@ starting Ray would take longer.
 
 from __future__ import annotations
 
-import argparse
 import os
 import pickle
-import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,135 +37,108 @@ from rich.table import Table
 
 from polite_flamingo.faults.hints import commonest, hint
 from polite_flamingo.ingest.ingest import IngestConfig, Ingested, Tick, ingest_all, preview_rows
-from polite_flamingo.ingest.mixture import load_mixture
+from polite_flamingo.ingest.mixture import Sampling, load_mixture
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.catalogue import as_text, named
 from polite_flamingo.storage.ledger import read_quarantine
 from polite_flamingo.storage.user_paths import expanded, is_pattern, local_path
+from ray_jobs import console
 from ray_jobs.submitted import refuse_relative
 
 RAY_PAYS = 8
 """Jobs from which on a private Ray is started: about as long as its start takes."""
 
-EXAMPLE = """examples:
-  python -m ray_jobs.ingest --list                 all sources;   --list vqa_v2   one of them, with an example
-  python -m ray_jobs.ingest --source coco_captions --split val --images data/coco/images --out shards \\
-      --annotations data/coco/captions_val2014.json data/coco/instances_val2014.json
-  python -m ray_jobs.ingest --source table --annotations mine.csv --images photos --out shards \\
-      --columns image=file instruction=question response=answer --preview
-  python -m ray_jobs.ingest --mixture profiles/pf1m-mixture.yaml --root data --skip_absent --out shards
 
-Every annotation record becomes a sample in OUT/SOURCE-00000.tar … or a line of OUT/quarantine/SOURCE.jsonl that says
-what is wrong with it and where it lies. Interrupted, the same command goes on where it stopped. The exit status is 0 if
-there are samples, 1 if every row was quarantined, and 2 if an annotation file as a whole is unusable."""
+@dataclass(frozen=True, kw_only=True)
+class IngestOptions:
+    """What to ingest, and where the shards go.
+
+    Attributes:
+        list: print the sources with the files that each wants, and exit; with names, those with all details.
+        source: a name of --list; own data: table, llava, sharegpt, pf1m, webdataset.
+        annotations: annotation files or folders, in any order.
+        images: the folder that image names are relative to.
+        out: the folder of the shards; several sources may share it.
+        preview: write a page that shows so many samples as they would be ingested (20 if no number is given), no shard.
+        columns: columns of a table: response, instruction, image, id, task, rationale, split or meta.ANY = its name.
+        split: part of the keys; of files that hold several splits, only this one is read ("train" in keys if not
+            given, and every split is read).
+        extra: settings that only one source knows, see --list NAME.
+        download: fetch images that are not on disk from these hosts (*.example.org: all below one) and no others.
+        name: of the shards, where a source is ingested twice; the source's name if not given.
+        count: sample this many records instead of all.
+        seed: of the sample; 0, or the mixture's, if not given.
+        samples_per_shard: samples in a shard.
+        threads: images read at once; 0 chooses.
+        fresh: replace the shards of the same name in --out.
+        local: work in this process only, without Ray.
+        mixture: several sources at once: the YAML file that names them, see profiles/.
+        root: the folder that the mixture's paths are relative to.
+        sampling: how much of each source, instead of what the mixture says.
+        total: records in all, for the sampling sqrt.
+        skip_absent: leave out sources of the mixture whose files are not there.
+    """
+
+    list: tuple[str, ...] | None = field(default=None, metadata={"nargs": "*", "const": (), "metavar": "NAME"})
+    source: str = field(default="", metadata={"metavar": "NAME"})
+    annotations: tuple[str, ...] = field(default=(), metadata={"metavar": "FILE"})
+    images: str | None = field(default=None, metadata={"metavar": "DIR"})
+    out: str | None = None
+    preview: int | None = field(default=None, metadata={"nargs": "?", "const": 20, "metavar": "N"})
+    columns: dict[str, str] = field(default_factory=dict, metadata={"metavar": "FIELD=COLUMN"})
+    split: str = ""
+    extra: dict[str, str] = field(default_factory=dict)
+    download: tuple[str, ...] = field(default=(), metadata={"metavar": "HOST"})
+    name: str = ""
+    count: int | None = None
+    seed: int | None = None
+    samples_per_shard: int = 1000
+    threads: int = 0
+    fresh: bool = False
+    local: bool = False
+    mixture: str | None = field(default=None, metadata={"metavar": "FILE"})
+    root: str = field(default=".", metadata={"metavar": "DIR"})
+    sampling: Sampling | None = None
+    total: int | None = None
+    skip_absent: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is missing."""
+        if self.list is not None or (self.mixture and (self.out or self.preview is not None)):
+            return
+        known = SOURCES.get(self.source)
+        images = not self.source or (known is not None and known.images == "needed" and not self.download)
+        wanted = ["source", "annotations", *["images"] * images] * (not self.mixture) + ["out"] * (self.preview is None)
+        if missing := [f"--{name}" for name in wanted if not getattr(self, name)]:
+            raise ValueError(f"{', '.join(missing)} must be given (or --list, or --mixture)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, ingest, and print the counts."""
-    made = parser()
-    args = made.parse_args(arguments)
-    try:
-        if args.list is not None:
-            width = shutil.get_terminal_size((100, 24)).columns
-            print(as_text(named(args.list or SOURCES), details=bool(args.list), width=width))
-            return 0
-        _make_local(args)
-        refuse_relative(
-            {
-                "--annotations": args.annotations or (),
-                "--images": [args.images] if args.images else (),
-                "--root": [args.root] if args.mixture else (),
-                "--out": [args.out or "."],
-            }
-        )
-        if args.mixture:
-            return _mixture(args)
-        wanted = ["source", "annotations"] + ["images"] * _needs_images(args) + ["out"] * (args.preview is None)
-        if missing := [f"--{name}" for name in wanted if not getattr(args, name)]:
-            made.error(f"{', '.join(missing)} must be given (or --list, or --mixture)")
-        config = _config(args)
-        if args.preview is not None:
-            return _preview(args, config)
-        return _ingest([config], lambda sizes: [args.count], local=args.local)
-    except KeyboardInterrupt:
-        print("\ningest: interrupted; run the same command again to resume", file=sys.stderr)
-        return 130
-    except (SourceError, ValueError, OSError) as error:
-        if os.environ.get("POLITE_FLAMINGO_TRACEBACK"):
-            raise
-        print(f"ingest: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    """The command; returns the exit status."""
+    return console.run("ingest", __doc__, IngestOptions, run, arguments)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(
-        prog="polite-flamingo ingest",
-        description="Turn raw datasets (annotation files and images on disk) into shards of samples.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+def run(options: IngestOptions) -> int:
+    """Ingest, and print the counts; 1 if there is no sample. Raises `ValueError`, `OSError`."""
+    if options.list is not None:
+        width = shutil.get_terminal_size((100, 24)).columns
+        print(as_text(named(options.list or SOURCES), details=bool(options.list), width=width))
+        return 0
+    options = _with_local_paths(options)
+    refuse_relative(
+        {
+            "--annotations": options.annotations,
+            "--images": [options.images] if options.images else (),
+            "--root": [options.root] if options.mixture else (),
+            "--out": [options.out or "."],
+        }
     )
-    made.add_argument(
-        "--list", nargs="*", metavar="NAME", help="list the sources, the files each wants, and where they come from"
-    )
-    made.add_argument(
-        "--source", metavar="NAME", help="a name of --list; own data: table, llava, sharegpt, pf1m, webdataset"
-    )
-    made.add_argument("--annotations", nargs="+", metavar="FILE", help="annotation files or folders, any order")
-    made.add_argument("--images", metavar="DIR", help="the folder that image names are relative to")
-    made.add_argument("--out", metavar="DIR", help="where the shards go; several sources may share it")
-    made.add_argument(
-        "--split",
-        default="",
-        help="goes into the keys; of files that hold several splits, only this one is read (default: train, and all)",
-    )
-    made.add_argument(
-        "--columns",
-        nargs="+",
-        default=[],
-        type=_name_and_value,
-        metavar="FIELD=COLUMN",
-        help="of a table: response, instruction, image, id, task, rationale, split, meta.ANY = the column's name",
-    )
-    made.add_argument(
-        "--extra",
-        nargs="+",
-        default=[],
-        type=_name_and_value,
-        metavar="NAME=VALUE",
-        help="what only one source knows, see --list NAME",
-    )
-    made.add_argument(
-        "--download",
-        nargs="+",
-        default=[],
-        metavar="HOST",
-        help="fetch images that are not on disk from these hosts (*.example.org: all below one) and no others",
-    )
-    made.add_argument(
-        "--preview",
-        nargs="?",
-        type=int,
-        const=20,
-        metavar="N",
-        help="write no shard but a page that shows N samples as they would be ingested (default: %(const)s)",
-    )
-    made.add_argument(
-        "--name", default="", help="of the shards, where a source is ingested twice (default: the source)"
-    )
-    made.add_argument("--count", type=int, metavar="N", help="draw so many records instead of all")
-    made.add_argument("--seed", type=int, help="of the draw (default: 0, or the mixture's)")
-    made.add_argument("--samples_per_shard", type=int, default=1000, metavar="N", help="default: %(default)s")
-    made.add_argument("--threads", type=int, default=0, metavar="N", help="images read at once (0: decides)")
-    made.add_argument("--fresh", action="store_true", help="replace the shards of the same name in --out")
-    made.add_argument("--local", action="store_true", help="work in this process only, without Ray")
-    mixture = made.add_argument_group("several sources at once")
-    mixture.add_argument("--mixture", metavar="FILE", help="YAML that names them, see profiles/")
-    mixture.add_argument("--root", default=Path(), metavar="DIR", help="of its paths")
-    mixture.add_argument("--sampling", help="all, ratio, counts, sqrt or paper, instead of the file's")
-    mixture.add_argument("--total", type=int, metavar="N", help="records in all, for sqrt")
-    mixture.add_argument("--skip_absent", action="store_true", help="leave out sources whose files are not there")
-    return made
+    if options.mixture:
+        return _mixture(options)
+    config = _config(options)
+    if options.preview is not None:
+        return _preview(options, config)
+    return _ingest([config], lambda sizes: [options.count], local=options.local)
 
 
 class OnRay:
@@ -229,10 +212,10 @@ def print_notes(name: str, notes: Mapping[str, int]) -> None:
 def _ingest(
     configs: Sequence[IngestConfig], choose: Callable[[Sequence[int]], Sequence[int | None]], *, local: bool
 ) -> int:
-    console = Console()
-    with _progress(console) as tick, OnRay() as ray:
+    screen = Console()
+    with _progress(screen) as tick, OnRay() as ray:
         results = ingest_all(configs, choose, spread=map if local else ray, tick=tick, say=print_notes)
-    console.print(summary(results))
+    screen.print(summary(results))
     for result in results:
         if result.quarantine:
             print(f"{result.name}: reasons and places: {result.quarantine}")
@@ -257,14 +240,15 @@ def _example(result: Ingested) -> str:
     return f"{row.payload}: {row.detail}"
 
 
-def _mixture(args: argparse.Namespace) -> int:
-    mixture = load_mixture(args.mixture, sampling=args.sampling, total=args.total, seed=args.seed)
-    if not args.out and args.preview is None:
-        raise SourceError("--out must be given")
-    settings = {name: getattr(args, name) for name in ("samples_per_shard", "threads", "fresh")}
-    made = mixture.configs(args.root, args.out or Path(), download_from=tuple(args.download), **settings)
+def _mixture(options: IngestOptions) -> int:
+    assert options.mixture is not None
+    mixture = load_mixture(Path(options.mixture), sampling=options.sampling, total=options.total, seed=options.seed)
+    made = mixture.configs(
+        Path(options.root), Path(options.out or "."), download_from=options.download,
+        samples_per_shard=options.samples_per_shard, threads=options.threads, fresh=options.fresh,
+    )  # fmt: skip
     absent = {config.shard_name: path for config in made for path in _paths(config) if not path.exists()}
-    if absent and not args.skip_absent:
+    if absent and not options.skip_absent:
         name, path = next(iter(absent.items()))
         more = f" (and files of {len(absent) - 1} more)" if len(absent) > 1 else ""
         raise SourceError(
@@ -274,20 +258,19 @@ def _mixture(args: argparse.Namespace) -> int:
         print(f"left out, because files are not there: {', '.join(absent)}", file=sys.stderr)
         mixture = mixture.without(absent)
         made = [config for config in made if config.shard_name not in absent]
-    if args.preview is not None:
-        return min(_preview(args, config) for config in made)
-    return _ingest(made, mixture.counts, local=args.local)
+    if options.preview is not None:
+        return min(_preview(options, config) for config in made)
+    return _ingest(made, mixture.counts, local=options.local)
 
 
-def _preview(args: argparse.Namespace, config: IngestConfig) -> int:
+def _preview(options: IngestOptions, config: IngestConfig) -> int:
     from polite_flamingo.report.preview import write_preview
 
     source = SOURCES[config.source]
-    path = (args.out or Path()) / f"preview-{config.shard_name}.html"
-    found = preview_rows(config, args.preview)
+    path = Path(options.out or ".") / f"preview-{config.shard_name}.html"
+    found = preview_rows(config, options.preview or 0)
     print_notes(config.shard_name, found.notes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    command = shlex.join(["python", "-m", "ray_jobs.ingest", *sys.argv[1:]])
     write_preview(
         path,
         source=source,
@@ -296,7 +279,7 @@ def _preview(args: argparse.Namespace, config: IngestConfig) -> int:
         looked_at=found.looked_at,
         reasons=found.reasons,
         notes=found.notes,
-        command=command,
+        command=console.typed(),
         name=config.shard_name,
     )
     bad = sum(found.reasons.values())
@@ -305,36 +288,38 @@ def _preview(args: argparse.Namespace, config: IngestConfig) -> int:
     return 0 if samples else 1
 
 
-def _config(args: argparse.Namespace) -> IngestConfig:
-    named([args.source])
+def _config(given: IngestOptions) -> IngestConfig:
+    named([given.source])
     options = SourceOptions(
-        annotations=tuple(args.annotations),
-        images=args.images,
-        split=args.split,
-        columns=dict(args.columns),
-        extra=dict(args.extra),
-        download_from=tuple(args.download),
+        annotations=tuple(map(Path, given.annotations)),
+        images=Path(given.images) if given.images else None,
+        split=given.split,
+        columns=given.columns,
+        extra=given.extra,
+        download_from=given.download,
     )
     return IngestConfig(
-        source=args.source,
-        name=args.name,
+        source=given.source,
+        name=given.name,
         options=options,
-        out=args.out or Path(),
-        samples_per_shard=args.samples_per_shard,
-        seed=args.seed or 0,
-        threads=args.threads,
-        fresh=args.fresh,
+        out=Path(given.out or "."),
+        samples_per_shard=given.samples_per_shard,
+        seed=given.seed or 0,
+        threads=given.threads,
+        fresh=given.fresh,
     )
 
 
-def _make_local(args: argparse.Namespace) -> None:
+def _with_local_paths(given: IngestOptions) -> IngestOptions:
     """Paths as `local_path` gives them, patterns among the annotations as what they stand for. Raises ValueError."""
-    for name in ("images", "out", "root", "mixture"):
-        if getattr(args, name) is not None:
-            setattr(args, name, Path(local_path(getattr(args, name), f"--{name}")))
-    if args.annotations:
-        given = [local_path(path, "--annotations") for path in args.annotations]
-        args.annotations = [Path(one) for path in given for one in (expanded(path) if is_pattern(path) else [path])]
+    paths = [local_path(path, "--annotations") for path in given.annotations]
+    return replace(
+        given,
+        annotations=tuple(one for path in paths for one in (expanded(path) if is_pattern(path) else [path])),
+        images=local_path(given.images, "--images") if given.images else None,
+        mixture=local_path(given.mixture, "--mixture") if given.mixture else None,
+        root=local_path(given.root, "--root"),
+    )
 
 
 def _paths(config: IngestConfig) -> Iterable[Path]:
@@ -343,22 +328,10 @@ def _paths(config: IngestConfig) -> Iterable[Path]:
         yield config.options.images
 
 
-def _needs_images(args: argparse.Namespace) -> bool:
-    known = SOURCES.get(args.source)
-    return args.source is None or (known is not None and known.images == "needed" and not args.download)
-
-
-def _name_and_value(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    return name, value
-
-
 @contextmanager
-def _progress(console: Console) -> Iterator[Tick]:
+def _progress(screen: Console) -> Iterator[Tick]:
     """A bar for each thing that is being done; where nobody watches, a line now and then."""
-    if not console.is_terminal:
+    if not screen.is_terminal:
         yield partial(_line, {})
         return
     columns = (
@@ -368,7 +341,7 @@ def _progress(console: Console) -> Iterator[Tick]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=screen, transient=True) as progress:
         bars: dict[str, Any] = {}
 
         def tick(step: str, done: int, total: int) -> None:

@@ -11,9 +11,7 @@ adds this attempt to run.json. Whatever kills it, the same command resumes it.
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +28,7 @@ from polite_flamingo.storage.ledger import OutputLayout, exclusive, read_manifes
 from polite_flamingo.storage.provenance import ingests_of
 from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions, read_run, write_run
 from polite_flamingo.storage.shards import write_atomically
-from ray_jobs.console import names_of
+from ray_jobs.console import names_of, typed
 from ray_jobs.replay_ledger import source_of
 
 LEDGER_OUTPUTS = (
@@ -216,11 +214,9 @@ def begin_run(config_hash: str, models: Mapping[str, Mapping[str, str]], config:
         models: role -> name and fingerprint.
         config: resolved, as YAML.
     """
-    main = sys.modules["__main__"].__spec__
-    program = ["python", "-m", main.name] if main else [Path(sys.argv[0]).name]
     return RunInfo(
         title="Polite Flamingo on Ray",
-        command=shlex.join([*program, *sys.argv[1:]]),
+        command=typed(),
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         config_hash=config_hash,
         models=tuple(ModelInfo(role=role, **model) for role, model in models.items()),

@@ -41,7 +41,7 @@ def refuse_relative(paths: Mapping[str, Iterable[str | Path]]) -> None:
 
 def refuse_relative_data(config: Any) -> None:
     """Call `refuse_relative` on the paths in a job's config: `input`, `out`, and `data` of a training."""
-    paths = {f"--{name}": [getattr(config, name)] for name in ("input", "out") if hasattr(config, name)}
+    paths = {f"--{name}": [getattr(config, name)] for name in ("input", "out") if getattr(config, name, None)}
     for name, given in getattr(config, "data", {}).items():
         paths[f"--data.{name}"] = [given if isinstance(given, str) else given.shards]
     refuse_relative(paths)

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 from polite_flamingo import __version__
 from polite_flamingo.sources import SOURCES
-from ray_jobs import ingest
+from ray_jobs import console, ingest
 from ray_jobs.command import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -160,8 +160,9 @@ def test_ingest_understands_the_commands_of_its_page() -> None:
     lines = "\n".join(blocks).replace("\\\n", "").splitlines()
     found = [shlex.split(line, comments=True)[2:] for line in lines if line.startswith("polite-flamingo ingest")]
     assert len(found) > 3
-    for command in map(ingest.parser().parse_args, found):
-        assert command.source is None or command.source in SOURCES
+    for arguments in found:
+        command = console.parse("ingest", "", ingest.IngestOptions, arguments)
+        assert not command.source or command.source in SOURCES
         assert command.mixture is None or (ROOT / command.mixture).is_file()
 
 

@@ -36,6 +36,8 @@ from polite_flamingo.ingest.ingest import IngestConfig
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.storage.user_paths import local_path
 
+Sampling = Literal["all", "ratio", "counts", "sqrt", "paper"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -83,7 +85,7 @@ class Mixture:
     """
 
     sources: dict[str, Entry]
-    sampling: Literal["all", "ratio", "counts", "sqrt", "paper"] = "all"
+    sampling: Sampling = "all"
     total: int | None = None
     margin: float = 1.0
     seed: int = 0

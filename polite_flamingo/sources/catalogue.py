@@ -1,4 +1,4 @@
-"""The sources as a list for people: plain text for `python -m ray_jobs.ingest --list`, and docs/sources.md.
+"""The sources as a list for people: plain text for `polite-flamingo ingest --list`, and docs/sources.md.
 
     python -m polite_flamingo.sources.catalogue > docs/sources.md
 
@@ -40,9 +40,9 @@ HEADINGS: dict[Use, str] = {
 _INTRODUCTION = """\
 # Sources
 
-The datasets that `python -m ray_jobs.ingest` reads, from the files that their authors publish. Generated from the table
+The datasets that `polite-flamingo ingest` reads, from the files that their authors publish. Generated from the table
 that the code uses: `python -m polite_flamingo.sources.catalogue > docs/sources.md`. For one of them in full, with a
-command to begin with: `python -m ray_jobs.ingest --list NAME`.
+command to begin with: `polite-flamingo ingest --list NAME`.
 
 **How the format is known**"""
 
@@ -151,7 +151,7 @@ def example(source: Source) -> str:
     files = _FILE.findall(first.replace("SPLIT", split)) or [f"annotations{suffix[0] if suffix else '.json'}"]
     columns = [f"{field}={column}" for field, column in _COLUMNS.items() if field in source.columns]
     parts = [
-        f"python -m ray_jobs.ingest --source {source.name}{f' --split {split}' if split else ''}",
+        f"polite-flamingo ingest --source {source.name}{f' --split {split}' if split else ''}",
         " \\\n        ".join(["--annotations", *(shlex.quote(f"{folder}/{name}") for name in files)]),
         *([f"--columns {' '.join(columns)}"] if columns else []),
         f"{'' if source.images == 'none' else f'--images {folder}/images '}--out shards --preview 20",

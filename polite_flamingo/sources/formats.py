@@ -30,7 +30,7 @@ from polite_flamingo.sources.records.source import Source
 _INTRODUCTION = """\
 # Formats
 
-What `python -m ray_jobs.ingest` accepts. Generated from the code that reads it:
+What `polite-flamingo ingest` accepts. Generated from the code that reads it:
 `python -m polite_flamingo.sources.formats > docs/formats.md`. Where each dataset is published: [sources](sources.md).
 
 Every record of an annotation file, and every member of a tar, ends in a sample, in `OUT/quarantine/NAME.jsonl` with its

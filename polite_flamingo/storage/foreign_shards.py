@@ -99,7 +99,7 @@ def _is_ours(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool | None:
 
 def _message(path: Path, first: str) -> str:
     command = shlex.join(
-        ["python", "-m", "ray_jobs.ingest", "--source", "webdataset", "--annotations", str(path.parent), "--out", "DIR"]
+        ["polite-flamingo", "ingest", "--source", "webdataset", "--annotations", str(path.parent), "--out", "DIR"]
     )
     return printable(
         f"{path} is not a shard of this project: it holds {first[:80]!r}, and no sample's .json beside it. If these "

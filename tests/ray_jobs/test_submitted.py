@@ -51,7 +51,7 @@ def test_the_command_ends_before_it_writes_anything(
     assert ingest.main(["--source", "table", "--annotations", "mine.csv", "--out", "/data/shards"]) == 2
     assert ingest.main(["--mixture", "/data/mixture.yaml", "--out", "/data/shards"]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert [line.split(":")[1].strip() for line in said] == ["--out shards", "--annotations mine.csv", "--root ."]
+    assert [line.split(":")[2].strip() for line in said] == ["--out shards", "--annotations mine.csv", "--root ."]
     assert list(tmp_path.iterdir()) == []
 
 

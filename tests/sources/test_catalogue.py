@@ -23,7 +23,8 @@ from polite_flamingo.sources.catalogue import (
 )
 from polite_flamingo.sources.datasets import coco, elevater
 from polite_flamingo.sources.records.source import Evidence, Source, Use
-from ray_jobs.ingest import parser
+from ray_jobs import console
+from ray_jobs.ingest import IngestOptions
 
 ALL = list(SOURCES.values())
 
@@ -112,7 +113,7 @@ def test_members_of_a_group_state_one_count_and_all_counts_make_the_paper_s() ->
 
 def test_an_example_names_the_files_of_the_source() -> None:
     assert words(example(coco.SOURCE)) == [
-        *("python", "-m", "ray_jobs.ingest", "--source", "coco_captions", "--split", "val"),
+        *("polite-flamingo", "ingest", "--source", "coco_captions", "--split", "val"),
         *("--annotations", "data/coco_captions/captions_val2014.json", "data/coco_captions/instances_val2014.json"),
         *("--images", "data/coco_captions/images", "--out", "shards", "--preview", "20"),
     ]
@@ -135,7 +136,7 @@ def test_a_table_says_what_its_columns_can_be() -> None:
 
 @pytest.mark.parametrize("source", ALL, ids=SOURCES)
 def test_ingest_understands_the_example_of_every_source(source: Source) -> None:
-    given = parser().parse_args(words(example(source))[3:])
+    given = console.parse("ingest", "", IngestOptions, words(example(source))[2:])
     assert given.source == source.name and given.annotations and given.out and given.preview == 20
     assert (given.images is None) == (source.images == "none") and {*dict(given.columns)} <= {*source.columns}
     assert not re.search(r"[<>…]|SPLIT", example(source))

@@ -66,9 +66,9 @@ def test_a_tar_without_a_sample_is_refused_with_the_command(tmp_path: Path, memb
     path = tar(tmp_path / "my data" / "00000.tar", members)
     said = refusal(tmp_path / "a.tar", path)
     assert said.startswith(f"{path} is not a shard of this project") and "\n" not in said
-    command = shlex.split(said[said.index("python -m ray_jobs.ingest") :])
-    args = ingest.parser().parse_args(command[3:])
-    assert (args.source, args.annotations) == ("webdataset", [str(path.parent)])
+    command = shlex.split(said[said.index("polite-flamingo ingest") :])
+    args = console.parse("ingest", "", ingest.IngestOptions, [*command[2:]])
+    assert (args.source, args.annotations) == ("webdataset", (str(path.parent),))
 
 
 def test_packed_shards_are_refused_with_what_unpacks_them(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_what_is_refused_can_be_ingested(tmp_path: Path, capsys: pytest.CaptureF
     (folder / "00000_stats.json").write_text("{}")
     (folder / "00000.parquet").touch()
     said = refusal(folder / "00000.tar")
-    command = shlex.split(said[said.index("python -m ray_jobs.ingest") :])[3:-1]
+    command = shlex.split(said[said.index("polite-flamingo ingest") :])[2:-1]
     assert ingest.main([*command, str(tmp_path / "out"), "--local"]) == 0
     printed = capsys.readouterr().out
     assert "passed over, files ending in .parquet: 00000.parquet" in printed

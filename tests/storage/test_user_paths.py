@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,7 +122,9 @@ def test_an_ingest_refuses_an_address_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["--source", "table", "--annotations", "t.csv", "--images", ".", "--out", "out"]
-    assert ingest.main([*arguments, f"--{wrong}", "gs://bucket/x"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        sys.exit(ingest.main([*arguments, f"--{wrong}", "gs://bucket/x"]))
+    assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and f"--{wrong} gs://bucket/x: gs: is not supported" in said
     assert not list(tmp_path.iterdir())
