@@ -1,11 +1,13 @@
-"""Raw shards in, a polite, filtered, explained dataset out.
+"""Rewrite, score and filter raw shards into a polite dataset with a report.
 
-    python -m ray_jobs.build_pf1m --profile profiles/tiny.yaml --input out/demo/ingested --out out/demo
+    polite-flamingo build --profile profiles/tiny.yaml --input out/demo/ingested --out out/demo
+    polite-flamingo build --profile profiles/tiny.yaml --input 'data/{00000..00099}.tar' --out /shared/polite \\
+        --thresholds.sts 0.5 --pools.rewriting.max_actors 8
 
 Two pools of Ray actors rewrite and score every row of every input shard, and each shard is committed when it is done;
-then `ray_jobs.select` applies the thresholds and writes the report. Interrupted at any time, the same command resumes:
+then `select` applies the thresholds and writes the report. Interrupted at any time, the same command resumes:
 a shard with a manifest is not made again. Rows that could not be processed are in OUT/quarantine with their reasons;
-`ray_jobs.replay` runs them again.
+`replay` runs them again.
 
 Rewriting and scoring ignore thresholds, and nothing here knows which models a profile names.
 """
@@ -42,7 +44,7 @@ class BuildConfig:
         out: the output folder; on several machines, one that all of them see.
         rewriter: the model that rewrites, and how it decodes.
         scoring: the models that score.
-        thresholds: what is kept; applied at the end, and again by ray_jobs.select in seconds.
+        thresholds: what is kept; applied at the end, and again by select in seconds.
         pools: how many actors do the work.
         fresh: delete what an earlier run left in `out` and start over.
     """
@@ -152,9 +154,7 @@ def rewrite_and_score(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return console.run(
-        "build", "Rewrite, score and select raw shards into a polite dataset.", BuildConfig, build, arguments
-    )
+    return console.run("build", __doc__, BuildConfig, build, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The whole pipeline on one machine, without a network: raw annotations in, PF-mini and its report out.
+"""Build a small dataset from generated scenes on this machine, without a network.
 
-    python -m ray_jobs.demo --out out/demo
+    polite-flamingo demo --out out/demo
 
 Generates Shapes scenes and stores their annotations in the formats of real datasets (OUT/raw), ingests them through the
 adapters that read the real ones (OUT/ingested), and builds with profiles/tiny.yaml. Nothing after the first step knows
@@ -96,7 +96,7 @@ def prepare(config: DemoConfig) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return console.run("demo", "Build PF-mini from synthetic scenes, on this machine.", DemoConfig, demo, arguments)
+    return console.run("demo", __doc__, DemoConfig, demo, arguments)
 
 
 if __name__ == "__main__":

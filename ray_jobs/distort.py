@@ -1,13 +1,13 @@
-"""Good responses in, pairs for training the rewriter out: distorted text -> original.
+"""Make pairs for training the rewriter (distorted text -> original) from good responses.
 
-    python -m ray_jobs.distort --profile profiles/tiny.yaml --input shards --out out/pairs
+    polite-flamingo distort --profile profiles/tiny.yaml --input shards --out out/pairs
 
-The input is shards of good responses (LLaVA, UltraChat, ShareGPT, as ray_jobs.ingest writes them). Each becomes a pair
+The input is shards of good responses (LLaVA, UltraChat, ShareGPT, as ingest writes them). Each becomes a pair
 by one of three kinds of distortion, chosen by its key (`polite_flamingo/distortion/pairs.py`): reworded by a terse
 robot, randomly augmented, or replaced by COCO's captions and boxes. Shards of pairs are in OUT/pairs; they look like
-rewritten ones, so ray_jobs.train reads both alike. OUT/preview.html shows some side by side.
+rewritten ones, so train reads both alike. OUT/preview.html shows some side by side.
 
-The shard is the unit of commit and of resume, as in ray_jobs.build_pf1m. Rows in = pairs + quarantined; a dialogue
+The shard is the unit of commit and of resume, as in build. Rows in = pairs + quarantined; a dialogue
 counts as many rows as exchanges are taken from it. A server is tried with one request before anything else. If not one
 row became a pair, the exit status is 1.
 """
@@ -225,9 +225,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return console.run(
-        "distort", "Make pairs for training the rewriter out of good responses.", DistortConfig, distort, arguments
-    )
+    return console.run("distort", __doc__, DistortConfig, distort, arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Models answer, judges score, and a page says who is right, who is polite, and what tuning has cost.
+"""Let models answer, and measure who is right, who is polite, and what tuning has cost (the alignment tax).
 
-    python -m ray_jobs.evaluate --profile profiles/tiny.yaml --input out/eval --out out/evaluation \\
-        --contestants.clever out/clever/model --contestants.base profiles/base.yaml --text_only base
+    polite-flamingo evaluate --profile profiles/tiny.yaml --input out/eval --out out/evaluation \\
+        --contestants clever=out/clever/model base=base:profiles/tiny.yaml --text_only base
 
 Contestants are models, endpoints and files of recorded answers (`evaluation/contestants.py`); the annotations always
 take part. Answers are kept, one file per contestant and shard, so that the same command after an interruption, or with
@@ -153,8 +153,7 @@ def _why(given: Answers) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    description = "Let models answer, and measure accuracy, politeness and the alignment tax."
-    return console.run("evaluate", description, EvaluateConfig, evaluate, arguments)
+    return console.run("evaluate", __doc__, EvaluateConfig, evaluate, arguments)
 
 
 if __name__ == "__main__":

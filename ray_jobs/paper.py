@@ -1,6 +1,6 @@
-"""The paper on a laptop: every claim about training, measured on Shapes with tiny models and several seeds.
+"""Repeat the paper's experiments on generated scenes with tiny models and several seeds, in about an hour.
 
-    python -m ray_jobs.paper --profile profiles/tiny.yaml --out out/paper
+    polite-flamingo paper --profile profiles/tiny.yaml --out out/paper
 
 For each seed: samples conversations and annotations, distorts the former and trains Polite Flamingo on them, has it
 rewrite the latter (`build_pf1m`), trains Clever Flamingo in its three stages with all ablations beside it, trains the
@@ -233,7 +233,7 @@ def _judging(config: PaperConfig, out: Path, steps: _Steps) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return console.run("paper", "Repeat the paper on synthetic scenes, on this machine.", PaperConfig, paper, arguments)
+    return console.run("paper", __doc__, PaperConfig, paper, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Run quarantined rows again after their cause was fixed.
 
-    python -m ray_jobs.replay --out out/demo --reason killed_worker
+    polite-flamingo replay --out out/demo --reason killed_worker
 
 Reads the input shards again, runs the rows that can be read now through the same models and settings (OUT/config.yaml),
 and puts the results into extra shards `NAME~replay-1`. Their rows leave the quarantine of NAME, so the counts of the
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from polite_flamingo.config import load
 from polite_flamingo.sample import REASONS
 from polite_flamingo.storage.ledger import OutputLayout
 from ray_jobs import console, select
@@ -26,7 +27,7 @@ class ReplayConfig:
     """Which quarantined rows to run again.
 
     Attributes:
-        out: an output folder of build_pf1m.
+        out: the output folder of a build.
         reason: only rows quarantined for these reasons, such as '[corrupt_image,killed_worker]'; all by default.
     """
 
@@ -43,8 +44,8 @@ def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_ac
     """Do the job; see `build` for the arguments and errors."""
     layout = OutputLayout(root=Path(config.out))
     if not layout.config.exists():
-        raise ValueError(f"{config.out} holds no build; run python -m ray_jobs.build_pf1m first")
-    build = console.parse("replay", "", BuildConfig, ["--profile", str(layout.config), "--out", config.out])
+        raise ValueError(f"{config.out} holds no build; run polite-flamingo build first")
+    build = load(BuildConfig, layout.config, {"out": config.out})
     job = job_of(build)
     with job.locked():
         settle(layout)
@@ -60,9 +61,7 @@ def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_ac
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return console.run(
-        "replay", "Run quarantined rows again, after their cause was fixed.", ReplayConfig, replay, arguments
-    )
+    return console.run("replay", __doc__, ReplayConfig, replay, arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Apply thresholds to scored shards: another selection in seconds, without a model and without Ray.
+"""Apply other thresholds to a finished build: a new selection in seconds, without a model and without Ray.
 
-    python -m ray_jobs.select --out out/demo --thresholds.sts 0.5
+    polite-flamingo select --out out/demo --thresholds.sts 0.5
+    polite-flamingo select --out out/demo --profile mine.yaml
 
 Thresholds that are not given stay as the build had them. Reads OUT/scored and OUT/quarantine; writes OUT/pf1m,
 OUT/parquet, OUT/verdicts, the exports, the card, the report and, last, OUT/stats.json. Checks that every row that came
@@ -55,7 +56,7 @@ class SelectConfig:
     """Another selection from an output folder of build_pf1m.
 
     Attributes:
-        out: the folder.
+        out: the output folder of a build.
         thresholds: what is kept; those that are not given stay as the build had them (OUT/config.yaml).
     """
 
@@ -173,7 +174,7 @@ def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
         print(
             f"nothing was kept: every row that could be read was rejected, most often as {reason} "
             f"({stats['rejected'][reason]:,}). The report shows samples and what other thresholds would keep; "
-            "ray_jobs.select applies them in seconds."
+            "polite-flamingo select applies them in seconds."
         )
 
 
@@ -303,8 +304,10 @@ def job(config: SelectConfig) -> None:
         AllFailed: every row was quarantined.
     """
     layout = OutputLayout(root=Path(config.out))
+    if not layout.root.is_dir():
+        raise ValueError(f"{config.out} does not exist; give the --out of a polite-flamingo build")
     if not layout.finished():
-        raise ValueError(f"{config.out} holds no finished shard; run python -m ray_jobs.build_pf1m first")
+        raise ValueError(f"{config.out} holds no finished shard; run polite-flamingo build first")
     with exclusive(layout.root):
         layout.sweep()
         settle(layout)
@@ -326,8 +329,7 @@ def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    description = "Apply other thresholds to scored shards; no model is loaded."
-    return console.run("select", description, SelectConfig, job, arguments, defaults=thresholds_of_build)
+    return console.run("select", __doc__, SelectConfig, job, arguments, defaults=thresholds_of_build)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Serve Clever Flamingo and Polite Flamingo over HTTP from this machine.
 
-    python -m ray_jobs.serve --profile profiles/tiny.yaml --port 8000
+    polite-flamingo serve --profile profiles/tiny.yaml --port 8000
 
 Starts Ray Serve (on the cluster of RAY_ADDRESS if it is set, else on a private Ray) and runs the service until Ctrl-C
 or SIGTERM. Then it finishes open answers and takes no new requests; a second signal ends it at once. To keep a service
@@ -227,7 +227,7 @@ def _welcome(config: ServeConfig, url: str, seconds: float) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return console.run("serve", "Serve Clever Flamingo and Polite Flamingo over HTTP.", ServeConfig, run, arguments)
+    return console.run("serve", __doc__, ServeConfig, run, arguments)
 
 
 if __name__ == "__main__":

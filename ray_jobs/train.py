@@ -1,7 +1,7 @@
 """Train one stage: from a model and a mixture of shards to a model folder that every other job can load.
 
-    python -m ray_jobs.train --profile profiles/tiny.yaml --stage polite --data.pairs out/pairs --out out/polite
-    python -m ray_jobs.train --profile profiles/tiny.yaml --stage clever-2 --init out/clever-1/model \\
+    polite-flamingo train --profile profiles/tiny.yaml --stage polite --data.pairs out/pairs --out out/polite
+    polite-flamingo train --profile profiles/tiny.yaml --stage clever-2 --init out/clever-1/model \\
         --data.pf1m out/demo/pf1m --out out/clever-2
 
     OUT/model        the result: `--rewriter.flamingo.folder OUT/model`
@@ -247,9 +247,7 @@ def left_out(skipped: Mapping[str, int]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status."""
-    return console.run(
-        "train", "Train one stage, from a model and a mixture of shards to a model.", TrainConfig, train, arguments
-    )
+    return console.run("train", __doc__, TrainConfig, train, arguments)
 
 
 if __name__ == "__main__":

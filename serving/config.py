@@ -52,7 +52,7 @@ class AccessConfig:
     """Who may use it, and how much. Each ingress replica counts for itself.
 
     Attributes:
-        keys: a file of hashed API keys (`python -m serving.http.keys`); "" lets everybody in.
+        keys: a file of hashed API keys (`polite-flamingo keys`); "" lets everybody in.
         requests_per_minute: a key's, where the file says nothing else of it; 0 for no limit. Without keys, all clients
             share one limit.
         concurrent_requests: a key's at once, in the same way.

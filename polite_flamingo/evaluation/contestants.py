@@ -1,6 +1,6 @@
 """Who takes part: a line of the command -> a checkpoint, an endpoint or a file of recorded answers.
 
-    out/clever/model                      a folder that ray_jobs.train wrote; zoo:clever_flamingo is the embedded one
+    out/clever/model                      a folder that train wrote; zoo:clever_flamingo is the embedded one
     profiles/tiny.yaml                    the model of a profile's `rewriter` section
     base:profiles/tiny.yaml               the untuned model of its `training.base`
     endpoint:MODEL@http://host:8000/v1    an OpenAI-compatible server; images travel in the request
@@ -83,7 +83,9 @@ def _contestant(name: str, line: str) -> Contestant:
         return Checkpoint(flamingo=_of_profile(name, path, "rewriter", "flamingo"))
     if path.is_dir():
         if not (path / FILE).is_file():
-            raise ValueError(f"contestant {name}: {path} holds no {FILE}; ray_jobs.train writes it into OUT/model")
+            raise ValueError(
+                f"contestant {name}: {path} holds no {FILE}; polite-flamingo train writes it into OUT/model"
+            )
         config = FlamingoConfig(folder=str(path.resolve()))
         opened(config)
         return Checkpoint(flamingo=config)

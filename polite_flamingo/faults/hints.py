@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 HINTS: dict[str, str] = {
     "truncated_tar": "the archives end early: were they downloaded or copied whole?",
-    "unreadable_shard": "the shards cannot be read: did ray_jobs.ingest make them, and may you read them?",
+    "unreadable_shard": "the shards cannot be read: did polite-flamingo ingest write them, and may you read them?",
     "empty_shard": "the shards hold no rows: was the job that wrote them finished?",
     "unsafe_name": "names must lead to files below --images: no '..', no absolute path elsewhere, no link out of it",
     "bad_json": "the annotations are not valid JSON: were they downloaded whole, and is it the right file?",

@@ -31,7 +31,7 @@ from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -393,13 +393,20 @@ def _build_job(job: tuple[IngestConfig, int], sights: Mapping[Path, _Sight] = Ma
 
 @contextmanager
 def _locked(config: IngestConfig) -> Iterator[None]:
-    """The folder of the work is there and ours; afterwards it is gone unless work is left in it."""
+    """The folder of the work is there and ours; afterwards it is gone unless work is left in it.
+
+    So are the folders above it that were made for it, unless something else is in them now.
+    """
+    made = [folder for folder in (config.work.parent, config.out) if not folder.exists()]
     with exclusive(config.work):
         try:
             yield
         finally:
             if not [path for path in config.work.iterdir() if path.name != ".lock"]:
                 shutil.rmtree(config.work)
+                with suppress(OSError):  # not empty
+                    for folder in made:
+                        folder.rmdir()
 
 
 def _records(config: IngestConfig, number: int) -> Iterator[Record]:

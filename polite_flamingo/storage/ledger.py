@@ -297,7 +297,7 @@ def shard_names(
     if not found:
         passed = "; ".join(input_found.lines())
         what = f"holds no .tar shard ({passed})" if passed else "holds no .tar shard"
-        raise ValueError(f"input {source} {what}; ingest some first (python -m ray_jobs.ingest --help)")
+        raise ValueError(f"input {source} {what}; ingest some first (polite-flamingo ingest --help)")
     for line in input_found.lines():
         say(line)
     names: dict[str, str] = {}

@@ -1,8 +1,8 @@
 """API keys: a file of their hashes, and the command that makes, lists and revokes them.
 
-    python -m serving.http.keys new "the demo page" --requests-per-minute 60
-    python -m serving.http.keys list
-    python -m serving.http.keys revoke key_1f0c9a2e
+    polite-flamingo keys new "the demo page" --requests-per-minute 60
+    polite-flamingo keys list
+    polite-flamingo keys revoke key_1f0c9a2e
 
 A key is 256 random bits and is shown once. The file holds its SHA-256: a slow hash guards passwords, which can be
 guessed from a list; nobody guesses 256 random bits, at any speed, so that a fast hash is as safe and costs a request
@@ -99,7 +99,7 @@ def read_keys(path: Path) -> list[Key]:
         raise ValueError(f"{path}: not a JSON file, as it is {error}") from None
     except OSError as error:
         why = error.strerror or "cannot be read"
-        raise ValueError(f"{path}: {why}; `python -m serving.http.keys new NAME --file {path}` makes one") from None
+        raise ValueError(f"{path}: {why}; `polite-flamingo keys new NAME --file {path}` makes one") from None
     except (ValueError, RecursionError):
         raise ValueError(f"{path}: not a JSON file") from None
     records = content.get("keys") if isinstance(content, dict) else None
@@ -246,7 +246,7 @@ def _revoke(options: argparse.Namespace) -> None:
     with _held(options.file):
         keys = read_keys(options.file)
         if options.id not in {key.id for key in keys}:
-            raise ValueError(f"{options.file} has no key {options.id}; `python -m serving.http.keys list` shows them")
+            raise ValueError(f"{options.file} has no key {options.id}; `polite-flamingo keys list` shows them")
         now = datetime.now(UTC).replace(microsecond=0).isoformat()
         write_keys(
             options.file,
@@ -257,17 +257,25 @@ def _revoke(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--file", type=Path, default=Path("keys.json"), help="the file of keys (%(default)s)")
-    parser = argparse.ArgumentParser(prog="polite-flamingo keys", description="API keys of the service.")
+    common.add_argument("--file", type=Path, default=Path("keys.json"), help="the file of keys (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="polite-flamingo keys",
+        description="Create, list and revoke API keys of the service (serving.access.keys names their file).",
+        epilog="examples:\n" + __doc__.split("\n\n")[1].replace("    ", "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    new = commands.add_parser("new", parents=[common], help="make a key; it is shown once, on stdout")
-    new.add_argument("name", help="whose it is, or what for")
-    new.add_argument("--days", type=_days, default=0, help="until it expires (never)")
-    new.add_argument("--requests-per-minute", type=_count, metavar="N", help="0 for no limit (what the profile says)")
-    new.add_argument("--concurrent-requests", type=_count, metavar="N", help="0 for no limit (what the profile says)")
+    new = commands.add_parser("new", parents=[common], help="create a key; it is shown once, on stdout")
+    new.add_argument("name", help="who or what the key is for")
+    new.add_argument("--days", type=_days, default=0, help="days until the key expires (default: never)")
+    limit = "0 for no limit (default: what the profile says)"
+    new.add_argument("--requests-per-minute", type=_count, metavar="N", help=limit)
+    new.add_argument("--concurrent-requests", type=_count, metavar="N", help=limit)
     new.set_defaults(do=_new)
-    commands.add_parser("list", parents=[common], help="all keys, also dead ones").set_defaults(do=_list)
-    revoke = commands.add_parser("revoke", parents=[common], help="a key is not let in any more")
+    commands.add_parser("list", parents=[common], help="list all keys, including revoked and expired").set_defaults(
+        do=_list
+    )
+    revoke = commands.add_parser("revoke", parents=[common], help="revoke a key")
     revoke.add_argument("id", help="such as key_1f0c9a2e")
     revoke.set_defaults(do=_revoke)
     return parser
@@ -290,12 +298,12 @@ def _days(text: str) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command. Returns the exit code."""
+    """The command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
         options.do(options)
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"keys: error: {error}", file=sys.stderr)
         return 1
     return 0
 

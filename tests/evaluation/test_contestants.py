@@ -50,7 +50,7 @@ def test_all_forms(tmp_path: Path) -> None:
         ("recorded:nowhere.jsonl", "contestant x: there is no file 'nowhere.jsonl'"),
         ("endpoint:gpt", "is not endpoint:MODEL@http"),
         ("endpoint:@http://host/v1", "is not endpoint:MODEL@http"),
-        ("{folder}", "holds no flamingo.yaml; ray_jobs.train writes it"),
+        ("{folder}", "holds no flamingo.yaml; polite-flamingo train writes it"),
         ("{folder}/other.yaml", "has no section rewriter.flamingo"),
         ("base:{folder}/other.yaml", "has no section training.base"),
         ("base:nowhere.yaml", "neither there nor of a known form"),

@@ -289,6 +289,8 @@ def test_the_exit_status_tells_nothing_written_from_unusable(
     assert main(command(raw, tmp_path / "out")) == 2
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == 1 and "not JSON" in shown[0]
+    assert main(command(raw, tmp_path / "refused")) == 2 and not (tmp_path / "refused").exists()
+    capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         main(["--source", "clevr"])
     assert caught.value.code == 2 and "--annotations, --images, --out must be given" in capsys.readouterr().err

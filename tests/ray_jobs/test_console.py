@@ -10,7 +10,7 @@ import pytest
 
 from polite_flamingo.config import SECTIONS, to_yaml
 from polite_flamingo.pools import PoolConfig, PoolsConfig
-from ray_jobs import console
+from ray_jobs import console, select
 from ray_jobs.build_pf1m import BuildConfig, identify
 from ray_jobs.cluster import check_size
 from ray_jobs.replay import ReplayConfig
@@ -139,13 +139,15 @@ def test_select_imports_neither_ray_nor_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=500).returncode == 0
 
 
-def test_commands_end_with_one_line_and_status_2(tmp_path: Path) -> None:
+def test_commands_end_with_one_line_and_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = command("ray_jobs.build_pf1m", "--profile", TINY, "--input", str(tmp_path / "none"), "--out", str(tmp_path))
     assert (found.returncode, found.stderr.count("\n")) == (2, 1)
     assert "does not exist; give a folder of .tar shards" in found.stderr
     found = command("ray_jobs.select", "--out", str(tmp_path))
     assert (found.returncode, found.stderr.count("\n")) == (2, 1)
-    assert "run python -m ray_jobs.build_pf1m first" in found.stderr
+    assert "run polite-flamingo build first" in found.stderr
+    assert console.run("select", "", SelectConfig, select.job, ["--out", str(tmp_path / "none")]) == 2
+    assert "none does not exist; give the --out of a polite-flamingo build" in capsys.readouterr().err
 
 
 def test_help_names_every_section() -> None:

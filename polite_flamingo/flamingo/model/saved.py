@@ -50,7 +50,7 @@ def opened(config: FlamingoConfig) -> FlamingoConfig:
     folder = Path(resolve(config.folder))
     file = folder / FILE
     if not file.is_file():
-        raise ValueError(f"{folder} is no trained model: it holds no {FILE} (ray_jobs.train writes OUT/model)")
+        raise ValueError(f"{folder} is no trained model: it holds no {FILE} (polite-flamingo train writes OUT/model)")
 
     def absolute(value: Any) -> Any:
         if isinstance(value, dict):

@@ -80,7 +80,7 @@ def test_what_goes_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
             path.write_text("{}")
         assert command(*arguments) == 1
         error = capsys.readouterr().err
-        assert error.startswith("error: ") and error.count("\n") == 1 and says in error
+        assert error.startswith("keys: error: ") and error.count("\n") == 1 and says in error
     path.unlink()
     made(path, capsys, "x")
     assert command("revoke", "key_00000000", "--file", path) == 1
