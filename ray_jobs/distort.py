@@ -28,7 +28,7 @@ from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.pairs import caption_index, single_turns
 from polite_flamingo.distortion.retrieval import index_name
-from polite_flamingo.distortion.speakers import ASKED_PLAINLY
+from polite_flamingo.distortion.speakers import ASKED_PLAINLY, load_speaker
 from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.report.distortion import write_distortion_page
@@ -103,6 +103,8 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
 
 def try_out(config: DistortionConfig) -> None:
     """Send one request to a speaker's server, so that its problems show before Ray starts."""
+    if config.speaker == "rules" and config.shares.llm:
+        load_speaker(config)  # its note taker may not exist
     if config.speaker != "endpoint" or not config.shares.llm:
         return
     from polite_flamingo.distortion.endpoint import EndpointSpeaker
@@ -125,6 +127,8 @@ def config_hash(config: DistortionConfig, models: Mapping[str, Mapping[str, str]
     settings: dict[str, Any] = dataclasses.asdict(config)
     for section in ("endpoint", "local", "retrieval"):
         del settings[section]
+    if not config.note_taker:
+        del settings["note_taker"]  # folders of earlier versions stay valid
     decides = {
         "version": VERSION,
         "settings": settings,

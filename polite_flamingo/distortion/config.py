@@ -99,6 +99,8 @@ class DistortionConfig:
 
     Attributes:
         speaker: who plays the terse robot: rules (no model at all), local (transformers) or endpoint (a server).
+        note_taker: for the speaker "rules", a function MODULE:FUNCTION that knows the texts of one small world and
+            writes them as its annotators would; "" shortens every text.
         turns: of a dialogue, the first exchange only, or all of them, each a pair of its own.
         shares: of the kinds.
         command_share: of the robot's texts that carry one of the 24 extra orders (the paper: a half).
@@ -113,6 +115,7 @@ class DistortionConfig:
     """
 
     speaker: Literal["rules", "local", "endpoint"] = "rules"
+    note_taker: str = ""
     turns: Literal["first", "all"] = "first"
     shares: Shares = field(default_factory=Shares)
     command_share: float = 0.5

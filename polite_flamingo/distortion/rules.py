@@ -1,27 +1,53 @@
 """The rule-based speaker: what stands in for a language model in the tiny profile, or where none is at hand.
 
-It is no model and is never called one: provenance and preview say "rules". A text of Shapes is read by Shapes' grammar
-and noted as its raw annotations are, so that a rewriter trained on these pairs has seen their forms; that a rewriter
-learns to deal with *unseen* forms cannot be shown with this speaker. Any other text is shortened (`shorten.py`). Then a
-command, if there is one, is followed (`following.py`).
+It is not a model and is never called one: provenance and preview say "rules". A profile may name a note taker
+(`DistortionConfig.note_taker`) that knows the texts of one small world and notes them as its raw annotations are, so
+that a rewriter trained on these pairs has seen their forms; whether a rewriter learns to deal with *unseen* forms cannot
+be shown with this speaker. Any other text is shortened (`shorten.py`). Then the command, if there is one, is followed
+(`following.py`).
 """
 
 from __future__ import annotations
 
+import pkgutil
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from polite_flamingo.distortion.following import RULES, follow
 from polite_flamingo.distortion.shorten import shorten
 from polite_flamingo.distortion.speakers import Request
-from polite_flamingo.testbed.shapes.terse import terse
+
+NoteTaker = Callable[[str, random.Random], str | None]
+"""A good text -> the text as an annotator would note it; None for a text that it does not know."""
+
+
+def load_note_taker(name: str) -> NoteTaker:
+    """Return the function that a profile names as MODULE:FUNCTION.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"distortion.note_taker {name!r} cannot be loaded ({error}); give MODULE:FUNCTION") from None
+    if not callable(found):
+        raise ValueError(f"distortion.note_taker {name!r} is not a function; give MODULE:FUNCTION")
+    return found  # type: ignore[no-any-return]  # a profile's word for it
 
 
 class RuleSpeaker:
-    """Speaks by rules; see `speakers.Speaker`."""
+    """Speaks by rules; see `speakers.Speaker`.
+
+    Args:
+        note_taker: asked first; the texts that it does not know are shortened.
+    """
 
     name = "rules"
     commands = tuple(RULES)
+
+    def __init__(self, note_taker: NoteTaker | None = None):
+        self._note_taker = note_taker
 
     def say(self, requests: Sequence[Request]) -> list[str]:
         """Each request by itself: the same one gives the same text."""
@@ -29,6 +55,6 @@ class RuleSpeaker:
 
     def _said(self, request: Request) -> str:
         rng = random.Random(f"rules {request.seed}")
-        noted = terse(request.response, rng)
+        noted = self._note_taker(request.response, rng) if self._note_taker else None
         said = shorten(request.response, rng) if noted is None else noted
         return follow(request.command, said, rng).strip() if request.command and said else said

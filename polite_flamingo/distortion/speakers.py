@@ -65,9 +65,9 @@ def load_speaker(config: DistortionConfig) -> Speaker:
         ValueError: it cannot be used; says what to do.
     """
     if config.speaker == "rules":
-        from polite_flamingo.distortion.rules import RuleSpeaker
+        from polite_flamingo.distortion.rules import RuleSpeaker, load_note_taker
 
-        return RuleSpeaker()
+        return RuleSpeaker(load_note_taker(config.note_taker) if config.note_taker else None)
     if config.speaker == "local":
         from polite_flamingo.distortion.local import LocalSpeaker
 

@@ -5,6 +5,5 @@ this world. `scene` holds what is in a picture and `draw` renders it; `grammar`,
 (and false) things about it and check what others say; `write` stores annotations in the real datasets' own formats,
 which the ordinary source adapters then read; `terse` notes a polite text as annotators do. `texts` talks of the same
 world without pictures, `instruct` stores conversations with good responses, `evaluation_sets` what is held out to
-measure with. Nothing outside this package, its zoo, the demo and the rule-based speaker of `distortion/` knows of
-Shapes.
+measure with. Only the testbed, the demo, the paper's job and benchmarks import it; the tiny profile names `terse`.
 """

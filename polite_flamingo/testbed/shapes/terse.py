@@ -1,8 +1,8 @@
 """A polite text of Shapes said again as raw annotations say it: as `captions`, `questions` and the adapters word them.
 
-For the rule-based speaker of `distortion/`, which sees only the text: `grammar.parse` reads it, and each kind of claim
-has its terse forms. Where the polite text names places, boxes are noted, as annotators draw them from the picture: of
-the size and in the cell that the text says, and rough within it.
+The tiny profile names `terse` as the note taker of the rule-based speaker, which sees only the text: `grammar.parse`
+reads it, and each kind of claim has its terse forms. Where the polite text names places, boxes are noted, as annotators
+draw them from the picture: of the size and in the cell that the text says, and rough within it.
 """
 
 from __future__ import annotations
