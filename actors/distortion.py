@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from actors.pool import PoolActor
 from polite_flamingo.distortion.config import DistortionConfig
+from polite_flamingo.distortion.loading import load_speaker
 from polite_flamingo.distortion.pairs import Distorter, check_good
 from polite_flamingo.distortion.retrieval import CaptionIndex
-from polite_flamingo.distortion.speakers import Speaker, load_speaker
+from polite_flamingo.distortion.speakers import Speaker
 from polite_flamingo.sample import BadSample, Reason, Sample
 
 

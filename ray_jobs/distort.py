@@ -26,9 +26,10 @@ from polite_flamingo.config import to_yaml
 from polite_flamingo.distortion import conversation
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
+from polite_flamingo.distortion.loading import load_speaker
 from polite_flamingo.distortion.pairs import caption_index, single_turns
 from polite_flamingo.distortion.retrieval import index_name
-from polite_flamingo.distortion.speakers import ASKED_PLAINLY, load_speaker
+from polite_flamingo.distortion.speakers import ASKED_PLAINLY
 from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.report.distortion import write_distortion_page

@@ -32,10 +32,11 @@ from typing import Any, Literal
 
 from polite_flamingo.distortion.checks import fault
 from polite_flamingo.distortion.config import KINDS, DistortionConfig, Kind
+from polite_flamingo.distortion.loading import load_speaker
 from polite_flamingo.distortion.orders import followed
 from polite_flamingo.distortion.retrieval import CaptionIndex, NotThere, index_name, write_index
 from polite_flamingo.distortion.rules import RuleSpeaker
-from polite_flamingo.distortion.speakers import Request, Speaker, load_speaker
+from polite_flamingo.distortion.speakers import Request, Speaker
 from polite_flamingo.distortion.text import augment
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Quarantined, Sample, unmarked
 

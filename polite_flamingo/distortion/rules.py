@@ -1,9 +1,9 @@
 """The rule-based speaker: what stands in for a language model in the tiny profile, or where none is at hand.
 
 It is not a model and is never called one: provenance and preview say "rules". A profile may name a note taker
-(`DistortionConfig.note_taker`) that knows the texts of one small world and notes them as its raw annotations are, so
-that a rewriter trained on these pairs has seen their forms; whether a rewriter learns to deal with *unseen* forms cannot
-be shown with this speaker. Any other text is shortened (`shorten.py`). Then the command, if there is one, is followed
+(`DistortionConfig.note_taker`) that knows the texts of one small world and writes them as that world's raw annotations
+are written. A rewriter trained on these pairs has seen their forms; how it would do on *unseen* forms cannot be shown
+with this speaker. Any other text is shortened (`shorten.py`). Then the command, if there is one, is followed
 (`following.py`).
 """
 

@@ -1,7 +1,4 @@
-"""Who plays the terse robot: what is asked of a speaker, and which one a configuration names.
-
-A speaker that loads a model does so when it is made; its module is imported only then.
-"""
+"""Who plays the terse robot: what a speaker is, and what it is asked. See `loading.py` for the choice of one."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.sample import BadSample
 
 
@@ -56,22 +52,3 @@ class Speaker(Protocol):
 
     def say(self, requests: Sequence[Request]) -> Sequence[str | BadSample]:
         """One text a request, in order; "" where nothing usable came; a `BadSample` where asking again is no use."""
-
-
-def load_speaker(config: DistortionConfig) -> Speaker:
-    """The speaker of a configuration.
-
-    Raises:
-        ValueError: it cannot be used; says what to do.
-    """
-    if config.speaker == "rules":
-        from polite_flamingo.distortion.rules import RuleSpeaker, load_note_taker
-
-        return RuleSpeaker(load_note_taker(config.note_taker) if config.note_taker else None)
-    if config.speaker == "local":
-        from polite_flamingo.distortion.local import LocalSpeaker
-
-        return LocalSpeaker(config)
-    from polite_flamingo.distortion.endpoint import EndpointSpeaker
-
-    return EndpointSpeaker(config)

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polite_flamingo.distortion.commands import COMMANDS
+from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.following import RULES, follow
+from polite_flamingo.distortion.loading import load_speaker
 from polite_flamingo.distortion.rules import RuleSpeaker
 from polite_flamingo.distortion.shorten import key_words, shorten
 from polite_flamingo.distortion.speakers import Request
@@ -64,6 +66,18 @@ def test_boxes_are_noted_where_places_are_said_and_lie_there() -> None:
             assert all(abs(float(a) - float(b)) < 0.2 for a, b in zip(one[1:], other[1:], strict=True))
             width, true_width = (float(box[3]) - float(box[1]) for box in (one, other))
             assert width == pytest.approx(true_width, abs=0.002), "the size is the one that is said"
+
+
+def test_a_profile_names_who_notes_the_texts_of_its_world() -> None:
+    tiny = DistortionConfig(note_taker="polite_flamingo.testbed.shapes.terse:terse")
+    asked = Request(seed="s", instruction="?", response="Yes, there is a red circle in the image.")
+    noted, shortened = (load_speaker(config).say([asked])[0] for config in (tiny, DistortionConfig()))
+    assert str(noted).lower().removeprefix("answer: ").removeprefix("answer ").rstrip(".") == "yes"
+    assert "red circle" in str(shortened), "nobody knows the text: it is shortened"
+    with pytest.raises(
+        ValueError, match=r"distortion.note_taker 'no_module:f' cannot be loaded .*MODULE:FUNC"
+    ):
+        load_speaker(DistortionConfig(note_taker="no_module:f"))
 
 
 def test_any_other_text_is_shortened() -> None:
