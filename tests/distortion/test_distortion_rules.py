@@ -74,9 +74,7 @@ def test_a_profile_names_who_notes_the_texts_of_its_world() -> None:
     noted, shortened = (load_speaker(config).say([asked])[0] for config in (tiny, DistortionConfig()))
     assert str(noted).lower().removeprefix("answer: ").removeprefix("answer ").rstrip(".") == "yes"
     assert "red circle" in str(shortened), "nobody knows the text: it is shortened"
-    with pytest.raises(
-        ValueError, match=r"distortion.note_taker 'no_module:f' cannot be loaded .*MODULE:FUNC"
-    ):
+    with pytest.raises(ValueError, match=r"distortion.note_taker 'no_module:f' cannot be loaded .*MODULE:FUNC"):
         load_speaker(DistortionConfig(note_taker="no_module:f"))
 
 
