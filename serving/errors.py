@@ -1,24 +1,25 @@
-"""What a client is told when something is wrong: one exception, in OpenAI's words and format."""
+"""Errors as clients see them, in OpenAI's format."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass
 class ApiError(Exception):
-    """An answer that is an error. Survives pickling between processes.
+    """An error response. Can be pickled.
 
     Attributes:
-        status: of HTTP.
+        status: HTTP status.
         message: one readable line: what, where, what to do. Never holds a prompt or a key.
-        type: OpenAI's class of it: "invalid_request_error", "authentication_error", "rate_limit_error",
+        type: OpenAI's error type: "invalid_request_error", "authentication_error", "rate_limit_error",
             "overloaded_error", "server_error".
-        code: a stable word for programs, such as "context_length_exceeded"; None where the type says all.
+        code: a stable word for programs, such as "context_length_exceeded"; None where the type says enough.
         param: the field at fault, such as "messages.0.content.1.image_url".
-        retry_after: seconds after which the same request may succeed; None where it never will.
+        retry_after: seconds after which the same request may succeed; None if it never will.
     """
 
     status: int
@@ -33,23 +34,38 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """Retry-After in whole seconds, rounded up, at least 1, where there is one.
+        """Retry-After in whole seconds, rounded up, at least 1; and for a 504, the request not to retry it.
 
-        What took too long would again: OpenAI's clients repeat a 504 unless `x-should-retry` tells them not to.
+        OpenAI's clients repeat a 504 unless `x-should-retry` says no, and what took too long would do so again.
         """
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
         return headers | ({"x-should-retry": "false"} if self.status == 504 else {})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """All fields: a plain exception would keep its positional arguments only."""
+        """Keep all fields: a plain exception would keep its positional arguments only."""
         return (ApiError, (self.status, self.message, self.type, self.code, self.param, self.retry_after))
 
 
+@dataclass(eq=False)
+class Refusal(Exception):
+    """A request that the middleware turns away.
+
+    Attributes:
+        reason: its label in the metrics.
+        error: the response.
+        headers: added to the response.
+    """
+
+    reason: str
+    error: ApiError
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 def overloaded(message: str, retry_after: float = 1.0) -> ApiError:
-    """The server has no room; the client may try again later."""
+    """A 503: the server has no room, and the client may try again later."""
     return ApiError(503, message, "overloaded_error", "overloaded", retry_after=retry_after)
 
 
 def server_error(message: str, code: str | None = None) -> ApiError:
-    """Our fault."""
+    """A 500: the fault is ours."""
     return ApiError(500, message, "server_error", code)

@@ -22,7 +22,8 @@ from pathlib import Path
 from benchmarks.serving.chat_requests import understood
 from benchmarks.serving.load import Ask as Send
 from benchmarks.serving.load import Record, closed_loop
-from serving.backends.base import Ask
+from polite_flamingo.flamingo.engine.sampling import Decoding
+from serving.backends.base import GenerationRequest
 from serving.backends.engine_host import EngineHost
 from serving.config import ServiceConfig, from_profile
 from serving.errors import ApiError
@@ -42,21 +43,20 @@ def asking(host: EngineHost, ngram: int, bodies: Sequence[bytes], began: float) 
     async def ask(record: Record) -> None:
         body = json.loads(bodies[record.number % len(bodies)])
         turns, images = understood(body["messages"])
-        wanted = Ask(
+        wanted = GenerationRequest(
             model=host.name,
             exchanges=turns,
             images=images,
-            max_tokens=body.get("max_tokens", 0),
-            no_repeat_ngram_size=ngram,
+            decoding=Decoding(max_new_tokens=body.get("max_tokens", 0), no_repeat_ngram_size=ngram),
         )
         try:
-            async with aclosing(host.stream(wanted)) as deltas:
-                async for delta in deltas:
-                    if delta.text:
+            async with aclosing(host.stream(wanted)) as chunks:
+                async for chunk in chunks:
+                    if chunk.text:
                         record.first = record.first or time.perf_counter() - began
                         record.pieces += 1
-                        record.text += delta.text
-                    record.tokens += delta.tokens
+                        record.text += chunk.text
+                    record.tokens += len(chunk.tokens)
             record.status = 200
         except ApiError as error:
             record.status, record.error, record.code = error.status, "http", str(error.code)

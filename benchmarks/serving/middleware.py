@@ -25,7 +25,7 @@ from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from serving.config import AccessConfig, ServingConfig
 from serving.http.keys import KeyRing, new_key, write_keys
 from serving.http.metrics import Metrics
-from serving.http.middleware import Gate
+from serving.http.middleware import AccessMiddleware
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -50,9 +50,9 @@ def contestants(folder: Path) -> dict[str, tuple[ASGIApp, Headers]]:
     ring = KeyRing(folder / "keys.json")
     model = RewriterConfig(flamingo=FlamingoConfig(folder="none is loaded"))
 
-    def gate(keys: KeyRing | None, **access: Any) -> Gate:
+    def gate(keys: KeyRing | None, **access: Any) -> AccessMiddleware:
         serving = ServingConfig(chat=model, access=AccessConfig(**access))
-        return Gate(answering, config=serving, metrics=Metrics(), ring=keys, bodies={})
+        return AccessMiddleware(answering, config=serving, metrics=Metrics(), keys=keys, body_limits={})
 
     usual = [
         (b"host", b"127.0.0.1:8000"),

@@ -36,7 +36,7 @@ from serving.backends.base import Backend
 from serving.backends.engine_host import EngineHost
 from serving.backends.local import LocalBackend
 from serving.config import ServiceConfig, from_profile
-from serving.rewrite.routes import ask_of
+from serving.rewrite.routes import generation_request
 from serving.server.app import create_app
 
 
@@ -49,9 +49,9 @@ def content(sample: Sample) -> dict[str, Any]:
 async def text_of(backend: Backend, sample: Sample, config: ServiceConfig) -> str:
     """From the engine."""
     text = ""
-    async with aclosing(backend.stream(ask_of(sample, config))) as deltas:  # type: ignore[type-var]
-        async for delta in deltas:
-            text += delta.text
+    async with aclosing(backend.stream(generation_request(sample, config))) as chunks:  # type: ignore[type-var]
+        async for chunk in chunks:
+            text += chunk.text
     return text
 
 

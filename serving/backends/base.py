@@ -1,8 +1,8 @@
-"""What the HTTP side asks of the models, and how: the line between `app.py` and whatever runs the engines.
+"""The interface between the HTTP side and whatever runs the models.
 
-On one side prompts are put together, images fetched and checked, answers formatted. On the other, engines and scorers
-run: in this process (`local.py`), or on replicas of Ray Serve (`deployments.py`). Everything that crosses the line is
-small and picklable. Nothing here knows HTTP or Ray.
+On one side conversations are read, images fetched and checked, responses formatted. On the other, engines and scorers
+run: in this process (`local.py`) or on replicas of Ray Serve (`ray_serve.py`). Everything that crosses is small and can
+be pickled. Nothing here knows HTTP or Ray.
 """
 
 from __future__ import annotations
@@ -11,59 +11,40 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+<<<<<<< HEAD
 from polite_flamingo.packing.chat_turns import Exchange
+=======
+from polite_flamingo.flamingo.engine.async_engine import Chunk as Chunk
+from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.packing.rows import Exchange
+>>>>>>> c17ca8c (serving: a middleware of four short files, one Chunk from engine to client, plain English)
 from polite_flamingo.sample import BadSample, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
-    """One text that is wanted.
+class GenerationRequest:
+    """A conversation to continue.
 
     Attributes:
-        model: by the name that clients use.
-        exchanges: the conversation; the last one's target, the answer, is "".
+        model: the name that clients use.
+        exchanges: the conversation; the target of the last one, the answer, is "".
+        decoding: how to continue; `max_new_tokens` 0 is the model's own limit, or what there is room for.
         images: encoded bytes, in the order of the tags.
-        max_tokens: of the answer, a chat's at most; 0 is the model's own `max_new_tokens`, or what there is room for.
-        temperature, top_k, top_p, no_repeat_ngram_size, stop, seed: as `flamingo.sampling.Decoding`; temperature 0 is
-            greedy, top_k 0 is all.
         request_id: for the logs.
     """
 
     model: str
     exchanges: tuple[Exchange, ...]
+    decoding: Decoding
     images: tuple[bytes, ...] = ()
-    max_tokens: int = 0
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    no_repeat_ngram_size: int = 0
-    stop: tuple[str, ...] = ()
-    seed: int = 0
     request_id: str = ""
 
 
-@dataclass(frozen=True)
-class Delta:
-    """What came since the delta before.
-
-    Attributes:
-        text: final; no later delta changes it.
-        tokens: how many were chosen.
-        finish: "" but for the last: "stop" or "length".
-        prompt_tokens: of the prompt, an image counts as one; the same in each delta.
-    """
-
-    text: str
-    tokens: int
-    finish: str = ""
-    prompt_tokens: int = 0
-
-
 class Backend(Protocol):
-    """Runs models. All methods may be called by any number of tasks at once."""
+    """Runs the models. Any number of tasks may call its methods at once."""
 
-    def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
-        """The answer, piece by piece; closing the iterator (`aclose`) cancels it and frees its slot.
+    def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        """The answer, chunk by chunk. Closing the iterator (`aclose`) cancels the request and frees its slot.
 
         Raises (while it is read):
             ApiError: 400 for a request at fault ("context_length_exceeded", "invalid_image"), 503 with Retry-After
@@ -73,11 +54,11 @@ class Backend(Protocol):
     async def score(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | BadSample]:
         """`Scorer.score` of rewritten samples. Raises ApiError 503 or 500."""
 
-    async def figures(self) -> dict[str, dict[str, float]]:
-        """Numbers of every engine now, by a name that says which: {"clever-flamingo/0": {"streams": 3, ...}}."""
+    async def engine_metrics(self) -> dict[str, dict[str, float]]:
+        """Current metrics of every engine, such as {"clever-flamingo/0": {"streams": 3, ...}}."""
 
-    async def ingresses(self, own: list[Any]) -> Mapping[str, list[Any]]:
-        """What each HTTP process counted (`Metrics.families`), by a name; `own` is the caller's."""
+    async def ingress_metrics(self, own: list[Any]) -> Mapping[str, list[Any]]:
+        """Metrics of every HTTP process (`Metrics.families`), by a name; `own` are the caller's."""
 
     async def ready(self) -> bool:
-        """Whether every model answers."""
+        """Whether every model can answer."""

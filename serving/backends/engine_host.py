@@ -1,7 +1,7 @@
-"""One model and its engines in this process, shared by everybody who asks: what an engine replica is made of.
+"""One model and its engines in this process, shared by all requests: the inside of an engine replica.
 
-A conversation becomes token ids as training made them (`packing.encode`), is continued by the engine that has the
-fewest requests, and comes back piece by piece. It knows no web framework and no Ray.
+A conversation is tokenized as in training (`packing.rows.conversation_ids`), continued by the engine with the fewest
+requests, and comes back chunk by chunk. Nothing here knows HTTP or Ray.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import io
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.engine.async_engine import AsyncEngine, EngineClosed, EngineFailed, Overloaded
@@ -21,19 +22,19 @@ from polite_flamingo.images import decoding as images
 from polite_flamingo.packing.chat_turns import Exchange, conversation_ids
 from polite_flamingo.rewriters.flamingo import Rewriter, chatting, rewriting
 from polite_flamingo.sample import IMAGE_MARK, BadSample
-from serving.backends.base import Ask, Delta
+from serving.backends.base import Chunk, GenerationRequest
 from serving.config import ServingConfig
 from serving.errors import ApiError, overloaded, server_error
 
-UNHURRIED = 4
-"""Streams of an engine whose pieces may come every `flush_seconds`."""
+STREAMS_AT_FULL_RATE = 4
+"""Open streams of an engine up to which each gets a chunk every `flush_seconds`."""
 
 
 class EngineHost:
     """Loads a model once and answers until it is closed.
 
     Attributes:
-        name: of the model, as clients call it.
+        name: the model's name, as clients use it.
     """
 
     def __init__(
@@ -49,66 +50,65 @@ class EngineHost:
         """Load the model that `config` names.
 
         Args:
-            name: of the model.
+            name: the model's name.
             config: of the model and its engines; one beam.
-            chat: the model answers (else it rewrites); what its prompts begin with follows from it.
+            chat: the model chats, else it rewrites; decides the prompt format.
             waiting: requests beyond those that have a slot.
-            flush_seconds: between two pieces of a stream; more where many are open, see `pause_between`.
-            model: where it is loaded already.
+            flush_seconds: between two chunks of a stream; more while many are open, see `chunk_interval`.
+            model: if it is loaded already.
 
         Raises:
-            ValueError: the config wants beam search, whose texts do not come in pieces.
+            ValueError: the config asks for beam search, which cannot be streamed.
         """
         if config.generation.num_beams > 1:
-            raise ValueError(f"{name}: a served model decodes with one beam; set generation.num_beams to 1")
+            raise ValueError(f"{name}: beam search cannot be streamed; set generation.num_beams to 1")
         self.name = name
         rewriter = Rewriter(config, model, chatting if chat else rewriting)
         self._tokenizer, self._positions = rewriter.model.tokenizer, rewriter.positions
         decoder = rewriter.decoder
         engines = decoder.engines if isinstance(decoder, Engines) else [decoder]
         self._engines = [AsyncEngine(engine, max_waiting=waiting) for engine in engines]  # type: ignore[arg-type]
-        self._chat, self._flush, self._usual_tokens = chat, flush_seconds, config.generation.max_new_tokens
+        self._chat, self._flush, self._default_tokens = chat, flush_seconds, config.generation.max_new_tokens
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         """See `Backend.stream`."""
-        request = self._request(ask)
-        prompt = len(request.ids)
+        tokenized = self._tokenized(request)
         engine = min(self._engines, key=lambda one: one.open_streams)
         try:
-            pause = pause_between(self._flush, engine.open_streams)
-            async with aclosing(engine.stream(request, pause=pause)) as pieces:
-                async for piece in pieces:
-                    yield Delta(piece.text, len(piece.tokens), piece.finish, prompt)
+            pause = chunk_interval(self._flush, engine.open_streams)
+            async with aclosing(engine.stream(tokenized, pause=pause)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
         except Overloaded:
             raise overloaded(f"{self.name} has no room for another request; try again later") from None
         except EngineClosed:
             raise overloaded(f"{self.name} is shutting down; try again") from None
         except BadSample as bad:
-            raise _at_fault(bad) from None
+            raise _bad_request(bad) from None
         except EngineFailed as failed:
             raise server_error(f"{self.name} failed while it answered; try again", "engine_failed") from failed
 
     async def warm_up(self) -> None:
-        """Each engine says two words about a picture: what its first use compiles is not for a client to await."""
+        """Answer two tokens about an image with each engine, so that no client waits for first-use compilation."""
         prompt = (chatting if self._chat else rewriting)(IMAGE_MARK, "Answer: black")
         picture = io.BytesIO()
         images.black().save(picture, "PNG")
-        asked = Ask(
+        request = GenerationRequest(
             model=self.name,
             exchanges=(Exchange(prompt=prompt, target="", images=1),),
             images=(picture.getvalue(),),
-            max_tokens=2,
+            decoding=Decoding(max_new_tokens=2),
         )
 
         async def answer() -> None:
-            async with aclosing(self.stream(asked)) as deltas:
-                async for _ in deltas:
+            async with aclosing(self.stream(request)) as chunks:
+                async for _ in chunks:
                     pass
 
-        await asyncio.gather(*(answer() for _ in self._engines))  # each takes the engine that has the fewest
+        await asyncio.gather(*(answer() for _ in self._engines))  # each takes the engine with the fewest requests
 
-    def figures(self) -> dict[str, dict[str, float]]:
-        """Of each engine, by "NAME/NUMBER"."""
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Metrics of each engine, by "NAME/NUMBER"."""
         return {f"{self.name}/{number}": engine.metrics() for number, engine in enumerate(self._engines)}
 
     @property
@@ -117,17 +117,18 @@ class EngineHost:
         return all(engine.failure is None for engine in self._engines)
 
     async def aclose(self, *, drain: bool = False) -> None:
-        """Take no more; with `drain`, after what is open has ended."""
+        """Stop. Open requests are cancelled, or with `drain` finished first."""
         await asyncio.gather(*(engine.aclose(drain=drain) for engine in self._engines))
 
-    def _request(self, ask: Ask) -> Request:
+    def _tokenized(self, request: GenerationRequest) -> Request:
         try:
-            ids = conversation_ids(ask.exchanges, self._tokenizer)
+            ids = conversation_ids(request.exchanges, self._tokenizer)
         except BadSample as bad:
-            raise _at_fault(bad) from None
+            raise _bad_request(bad) from None
+        wanted = request.decoding.max_new_tokens
         room = self._positions - len(ids)
-        # An answer may end where the model does: evaluators ask for 1,024 tokens and more. A rewriting must be whole.
-        needed = 1 if self._chat else max(1, ask.max_tokens)
+        # A chat answer may end where the context does: evaluators ask for 1,024 tokens and more. A rewriting must fit.
+        needed = 1 if self._chat else max(1, wanted)
         if room < needed:
             raise ApiError(
                 400,
@@ -136,27 +137,19 @@ class EngineHost:
                 code="context_length_exceeded",
                 param="messages",
             )
-        decoding = Decoding(
-            max_new_tokens=min(room, ask.max_tokens or self._usual_tokens),
-            temperature=ask.temperature,
-            top_k=ask.top_k,
-            top_p=ask.top_p,
-            no_repeat_ngram_size=ask.no_repeat_ngram_size,
-            stop=ask.stop,
-            seed=ask.seed,
-        )
-        return Request(ids=ids, images=list(ask.images), decoding=decoding)
+        decoding = replace(request.decoding, max_new_tokens=min(room, wanted or self._default_tokens))
+        return Request(ids=ids, images=list(request.images), decoding=decoding)
 
 
-def pause_between(flush_seconds: float, streams: int) -> float:
-    """Seconds between two pieces of a stream while so many are open.
+def chunk_interval(flush_seconds: float, streams: int) -> float:
+    """Seconds between two chunks of a stream while so many are open.
 
-    A piece costs the same however long it is, so an engine sends no more of them in a second when more streams share
-    it: what is saved goes to the answers. But no reader waits longer than ten times the usual.
+    A chunk costs the same however long it is. An engine sends no more of them per second when more streams share it,
+    which leaves time for the answers; but no reader waits longer than ten times `flush_seconds`.
     """
-    return flush_seconds * min(max(1.0, streams / UNHURRIED), 10.0)
+    return flush_seconds * min(max(1.0, streams / STREAMS_AT_FULL_RATE), 10.0)
 
 
-def _at_fault(bad: BadSample) -> ApiError:
+def _bad_request(bad: BadSample) -> ApiError:
     image = "image" in bad.reason
     return ApiError(400, bad.detail, code="invalid_image" if image else bad.reason, param="messages")

@@ -1,4 +1,4 @@
-"""The models in this very process: for tests, and to try the HTTP side without a cluster."""
+"""The models in this process: for tests, and to try the HTTP side without a cluster."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import aclosing
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
-from serving.backends.base import Ask, Delta
+from serving.backends.base import Chunk, GenerationRequest
 from serving.backends.engine_host import EngineHost
-from serving.backends.scoring import Scores, Scoring
+from serving.backends.scoring import BatchingScorer, Scores
 from serving.errors import ApiError
 
 
@@ -19,26 +19,26 @@ class LocalBackend:
 
     def __init__(self, hosts: Sequence[EngineHost], scorer: Scores | None = None):
         self._hosts = {host.name: host for host in hosts}
-        self._scoring = None if scorer is None else Scoring(scorer)
+        self._scorer = None if scorer is None else BatchingScorer(scorer)
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         """See `Backend`."""
-        async with aclosing(self._hosts[ask.model].stream(ask)) as deltas:
-            async for delta in deltas:
-                yield delta
+        async with aclosing(self._hosts[request.model].stream(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def score(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | BadSample]:
         """See `Backend`."""
-        if self._scoring is None:
+        if self._scorer is None:
             raise ApiError(503, "this server has no filters", "server_error", "no_filters")
-        return await self._scoring.score(samples)
+        return await self._scorer.score(samples)
 
-    async def figures(self) -> dict[str, dict[str, float]]:
+    async def engine_metrics(self) -> dict[str, dict[str, float]]:
         """See `Backend`."""
-        return {name: figures for host in self._hosts.values() for name, figures in host.figures().items()}
+        return {name: values for host in self._hosts.values() for name, values in host.metrics().items()}
 
-    async def ingresses(self, own: list[Any]) -> Mapping[str, list[Any]]:
-        """See `Backend`: there is one."""
+    async def ingress_metrics(self, own: list[Any]) -> Mapping[str, list[Any]]:
+        """See `Backend`: there is one HTTP process."""
         return {"local": own}
 
     async def ready(self) -> bool:
@@ -46,5 +46,5 @@ class LocalBackend:
         return all(host.healthy for host in self._hosts.values())
 
     async def aclose(self) -> None:
-        """Cancel what is open."""
+        """Cancel all requests and close the engines."""
         await asyncio.gather(*(host.aclose() for host in self._hosts.values()))

@@ -1,8 +1,14 @@
-"""The filters as a service: requests that wait are scored together, and only samples at fault fail.
+"""The filters as a service: waiting requests are scored together, and only samples at fault fail.
 
+<<<<<<< HEAD
 A call of many samples costs little more than one of few, so whatever has come while the filters were busy goes through
 them at once. A sample on which they raise is found by bisection, as in a build, and does not fail the others of the
 call. The models run in a thread; the caller loads them.
+=======
+Scoring many samples costs little more than scoring a few, so the requests that arrived while the filters were busy are
+scored in one call. A sample on which the filters raise is found by bisection, as in a build (`Bisector`), and does not
+fail the others. The models run in a thread.
+>>>>>>> c17ca8c (serving: a middleware of four short files, one Chunk from engine to client, plain English)
 """
 
 from __future__ import annotations
@@ -16,32 +22,32 @@ from polite_flamingo.sample import BadSample, Sample
 from serving.http import logs
 
 FAILURES_IN_A_ROW = 256
-"""Samples on which the models may raise one after the other before they are held to be broken: more than one request
-brings (`limits.rewrites`), so that one client's texts alone do not fail another's."""
+"""Samples in a row on which the models may raise before they count as broken: more than one request has
+(`limits.rewrites`), so one client's texts do not fail another's."""
 
 Scored = Mapping[str, Any] | BadSample
 
 
 class Scores(Protocol):
-    """What `Scorer` does."""
+    """The interface of `Scorer`."""
 
     def score(self, samples: Sequence[Sample]) -> Sequence[Scored]:
-        """The scores of each sample, in order, or why there are none."""
+        """The scores of each sample, in order, or why it has none."""
 
 
-class Scoring:
+class BatchingScorer:
     """One copy of the models. Used from one event loop."""
 
     def __init__(self, models: Scores, *, together: int = 64, failures_in_a_row: int = FAILURES_IN_A_ROW):
-        """Args: together: requests that go through the models at once."""
-        self._models, self._together = models, together
+        """Args: together: requests that are scored in one call."""
+        self._models, self._max_requests = models, together
         self._bisector = Bisector(reason="scoring_failed", max_failures_in_a_row=failures_in_a_row)
         self._waiting: list[tuple[Sequence[Sample], asyncio.Future[list[Scored]]]] = []
         self._working: asyncio.Task[None] | None = None
 
     @property
     def healthy(self) -> bool:
-        """Whether the models work, as far as anyone has seen."""
+        """Whether the models work, as far as is known."""
         return not self._bisector.broken
 
     async def score(self, samples: Sequence[Sample]) -> list[Scored]:
@@ -54,11 +60,11 @@ class Scoring:
 
     async def _work(self) -> None:
         while self._waiting:
-            taken, self._waiting = self._waiting[: self._together], self._waiting[self._together :]
+            taken, self._waiting = self._waiting[: self._max_requests], self._waiting[self._max_requests :]
             wanted = [(samples, future) for samples, future in taken if not future.done()]
             try:
                 found = await asyncio.to_thread(self._run, [one for samples, _ in wanted for one in samples])
-            except Exception as error:  # the models are broken: each of those who wait must hear of it
+            except Exception as error:  # the models are broken: every waiting request must fail
                 for _, future in wanted:
                     if not future.done():
                         future.set_exception(error)

@@ -1,9 +1,9 @@
-"""The lines of a bulk job: JSON that asks for one rewriting each, and the lines of its two result files.
+"""The lines of a bulk job, each a request in JSON, and the lines of its two result files.
 
     {"custom_id": "a", "method": "POST", "url": "/v1/rewrite", "body": {"instruction": …, "raw": …, "image": …}}
 
-Whatever the bytes, each line that is not blank comes out once, as what is to be rewritten or as why it will not be.
-Memory holds one line, which may be as long as a request (`limits.body_bytes`).
+Whatever its bytes, each line that is not blank is returned once, as a request or as an error. Memory holds one line,
+which may be as long as a request (`limits.body_bytes`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from polite_flamingo.sample import Quarantined, Sample
 from serving.config import ServiceConfig
 from serving.errors import ApiError
 from serving.rewrite.protocol import Content, RewriteOne
-from serving.rewrite.rewriting import check_model, parsed, references, result_of, validated
+from serving.rewrite.rewriting import check_model, image_references, make_result, parse_body, validated
 
 ENDPOINT = "/v1/rewrite"
 
-_LONGEST_ID = 512
+_MAX_ID = 512
 _BLANK = b" \t\r\n\v\f"
 
 
@@ -33,10 +33,10 @@ class Line:
     """One line.
 
     Attributes:
-        number: of the file's first line is 1; blank ones count.
-        custom_id: "" where it could not be read.
-        content: what is to be rewritten, where it could be read.
-        error: why not, else.
+        number: from 1; blank lines count.
+        custom_id: "" if it could not be read.
+        content: the annotation to rewrite, if the line is valid.
+        error: why it is not, else.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Line:
 
 
 def read_lines(file: BinaryIO, config: ServiceConfig) -> Iterator[Line]:
-    """The lines that are not blank, in order; a `custom_id` that is there again is an error of the later line.
+    """The lines that are not blank, in order; a repeated `custom_id` is an error of the later line.
 
     Args:
         file: at its beginning.
@@ -70,19 +70,19 @@ def read_lines(file: BinaryIO, config: ServiceConfig) -> Iterator[Line]:
 
 
 def _read(data: bytes, number: int, config: ServiceConfig, taken: set[bytes]) -> Line:
-    """Raises nothing for content."""
+    """One line. Raises nothing, whatever its content."""
     custom_id = ""
     try:
-        record = parsed(data)
+        record = parse_body(data)
         if not isinstance(record, dict):
             raise _invalid("", f"a line must be a JSON object, not {type(record).__name__}")
         name = record.get("custom_id")
-        if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_ID:
-            raise _invalid("custom_id", f"must be a string of 1 to {_LONGEST_ID} characters")
+        if not isinstance(name, str) or not 0 < len(name) <= _MAX_ID:
+            raise _invalid("custom_id", f"must be a string of 1 to {_MAX_ID} characters")
         custom_id = name
         digest = hashlib.sha256(custom_id.encode()).digest()[:16]
         if digest in taken:
-            raise ApiError(400, "custom_id occurs before in this file", code="duplicate_custom_id", param="custom_id")
+            raise ApiError(400, "custom_id was used before in this file", code="duplicate_custom_id", param="custom_id")
         taken.add(digest)
         if record.get("method") != "POST":
             raise _invalid("method", "must be 'POST'")
@@ -97,20 +97,20 @@ def _content(body: Any, config: ServiceConfig) -> Content:
     """Raises ApiError."""
     if not isinstance(body, dict):
         raise _invalid("body", "must be a JSON object, as for /v1/rewrite")
-    asked = validated(RewriteOne, body, "body")
-    check_model(asked.model, config)
+    request = validated(RewriteOne, body, "body")
+    check_model(request.model, config)
     for name in ("temperature", "top_p", "seed", "max_tokens"):
-        if getattr(asked, name) is not None:
-            raise _invalid(f"body.{name}", "a bulk job has the server's settings; leave it out")
-    if not asked.scores:
-        raise _invalid("body.scores", "a bulk job always scores; leave it out")
-    references(asked, config.serving.limits, "body")
-    return asked
+        if getattr(request, name) is not None:
+            raise _invalid(f"body.{name}", "bulk jobs use the server's settings; leave it out")
+    if not request.scores:
+        raise _invalid("body.scores", "bulk jobs always score; leave it out")
+    image_references(request, config.serving.limits, "body")
+    return request
 
 
 def output_line(sample: Sample, job: str, model: str, thresholds: Thresholds) -> str:
-    """A line of the output file, of a sample that was rewritten and scored."""
-    result = result_of(sample, model, thresholds)
+    """A line of the output file, for a rewritten and scored sample."""
+    result = make_result(sample, model, thresholds)
     response = {"status_code": 200, "request_id": _request_id(job, sample.meta["line"]), "body": result.model_dump()}
     return _line(job, sample.meta["line"], sample.meta["custom_id"], response, None)
 
@@ -121,8 +121,8 @@ def error_line(job: str, number: int, custom_id: str, error: ApiError) -> str:
     return _line(job, number, custom_id, response, {"code": error.code, "message": error.message})
 
 
-def quarantined(row: Quarantined) -> ApiError:
-    """Why the build has no text for a line, in words for the client."""
+def quarantine_error(row: Quarantined) -> ApiError:
+    """The error of a line that the build has quarantined."""
     return ApiError(400, row.detail.removeprefix(f"{row.key}: "), code=row.reason)
 
 

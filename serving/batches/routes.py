@@ -1,8 +1,8 @@
-"""/v1/files and /v1/batches: bulk jobs as OpenAI's Batch API has them, so that its clients work unchanged.
+"""/v1/files and /v1/batches: bulk jobs with OpenAI's Batch API, so that its clients work unchanged.
 
-Upload lines that each ask for a rewriting, make a batch of them, look at it until it has ended, download what came of
-it. The routes only touch the folder (`store.py`); `runner.py` does the work. The one endpoint of a batch is
-/v1/rewrite: bulk chat is not offered.
+A client uploads a file of requests, makes a batch of it, polls until it has ended, and downloads the results. These
+routes only read and write the folder of jobs (`store.py`); `runner.py` does the work. The only endpoint of a batch is
+/v1/rewrite: there is no bulk chat.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, ConfigDict, Field
 
 from polite_flamingo.text_files import NotText, without_mark
 from serving.batches.lines import ENDPOINT
-from serving.batches.store import BatchStore, Job
+from serving.batches.protocol import BatchList, BatchObject, BatchRequest, FileDeleted, FileList, FileObject
+from serving.batches.records import Job
+from serving.batches.store import BatchStore
 from serving.batches.upload import receive_form
 from serving.config import BatchesConfig
 from serving.errors import ApiError
@@ -28,112 +29,6 @@ from serving.http.validation import JsonRoute
 router = APIRouter(tags=["bulk jobs"], route_class=JsonRoute)
 
 PURPOSE = "batch"
-
-
-class FileObject(BaseModel):
-    """OpenAI's file object."""
-
-    id: str
-    object: Literal["file"]
-    bytes: int
-    created_at: int
-    expires_at: int
-    filename: str
-    purpose: Literal["batch", "batch_output"]
-    status: Literal["processed"]
-
-
-class FileDeleted(BaseModel):
-    """OpenAI's answer to a deletion."""
-
-    id: str
-    object: Literal["file"] = "file"
-    deleted: bool = True
-
-
-class RequestCounts(BaseModel):
-    """Lines; those that have failed have a line in the error file each, the completed ones one in the output file."""
-
-    total: int
-    completed: int
-    failed: int
-
-
-class BatchError(BaseModel):
-    """Why a job as a whole failed."""
-
-    code: str
-    message: str
-    line: int | None
-    param: str | None
-
-
-class BatchErrors(BaseModel):
-    """A list of them."""
-
-    object: Literal["list"]
-    data: list[BatchError]
-
-
-class BatchObject(BaseModel):
-    """OpenAI's batch object."""
-
-    id: str
-    object: Literal["batch"]
-    endpoint: str
-    input_file_id: str
-    completion_window: str
-    status: Literal[
-        "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
-    ]
-    output_file_id: str | None
-    error_file_id: str | None
-    errors: BatchErrors | None
-    created_at: int
-    expires_at: int
-    in_progress_at: int | None
-    finalizing_at: int | None
-    completed_at: int | None
-    failed_at: int | None
-    expired_at: int | None
-    cancelling_at: int | None
-    cancelled_at: int | None
-    request_counts: RequestCounts
-    metadata: dict[str, str] | None
-
-
-class FileList(BaseModel):
-    """A page of files."""
-
-    object: Literal["list"] = "list"
-    data: list[FileObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-class BatchList(BaseModel):
-    """A page of batches."""
-
-    object: Literal["list"] = "list"
-    data: list[BatchObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
-
-
-class BatchRequest(BaseModel):
-    """A job that is wanted."""
-
-    model_config = ConfigDict(extra="ignore")  # newer clients may send what no job here needs
-
-    input_file_id: str = Field(description="An uploaded file of lines, its purpose `batch`.")
-    endpoint: str = Field(description="`/v1/rewrite`; nothing else runs in bulk.", examples=[ENDPOINT])
-    completion_window: str = Field(description="Hours after which the job ends, whatever is left.", examples=["24h"])
-    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
-        default=None, max_length=16
-    )
-
 
 _FORM = {
     "type": "object",
@@ -149,21 +44,21 @@ _FORM = {
 
 @router.post(
     "/v1/files",
-    summary="Upload a file of lines",
+    summary="Upload a file",
     response_model=FileObject,
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}},
 )
 async def create_file(request: Request) -> dict[str, Any]:
-    """For a batch. It is kept until it is deleted or expires."""
+    """Upload the input of a batch. It is kept until it is deleted or expires."""
     store, owner = _store(request), _owner(request)
     room = await asyncio.to_thread(store.room, owner)
-    most, limit = store.config.file_bytes, "serving.batches.file_bytes"
-    if room < most:
-        most, limit = max(0, room), "serving.batches.key_bytes: delete files that you need no more"
+    limit, setting = store.config.file_bytes, "serving.batches.file_bytes"
+    if room < limit:
+        limit, setting = max(0, room), "serving.batches.key_bytes: delete files that you no longer need"
     upload = await asyncio.to_thread(store.new_upload)
     try:
         with (upload / "data").open("wb") as file:
-            form = await receive_form(request.headers.get("content-type", ""), request.stream(), file, most, limit)
+            form = await receive_form(request.headers.get("content-type", ""), request.stream(), file, limit, setting)
         await asyncio.to_thread(_check_lines, upload / "data")
         if form.fields.get("purpose") != PURPOSE:
             raise ApiError(400, f"purpose: must be {PURPOSE!r}", code="invalid_value", param="purpose")
@@ -172,7 +67,7 @@ async def create_file(request: Request) -> dict[str, Any]:
     except BaseException:
         await asyncio.to_thread(shutil.rmtree, upload, True)
         raise
-    return stored.shown()
+    return stored.to_openai()
 
 
 @router.get("/v1/files", summary="List files", response_model=FileList)
@@ -183,16 +78,16 @@ def list_files(
     order: Literal["asc", "desc"] = "desc",
     purpose: str | None = None,
 ) -> dict[str, Any]:
-    """Uploaded ones and results."""
-    found = [one for one in _store(request).files(_owner(request)) if purpose in (None, one.purpose)]
+    """Uploaded files and results."""
+    found = [file for file in _store(request).files(_owner(request)) if purpose in (None, file.purpose)]
     page, more = _page(found if order == "asc" else found[::-1], after, limit)
-    return _listed([one.shown() for one in page], more)
+    return _listed([file.to_openai() for file in page], more)
 
 
 @router.get("/v1/files/{file_id}", summary="One file", response_model=FileObject)
 def get_file(request: Request, file_id: str) -> dict[str, Any]:
-    """What is known of it, but for its content."""
-    return _store(request).file(file_id, _owner(request)).shown()
+    """Its name, size and dates."""
+    return _store(request).file(file_id, _owner(request)).to_openai()
 
 
 @router.get("/v1/files/{file_id}/content", summary="A file's content", response_class=FileResponse)
@@ -207,7 +102,7 @@ def get_content(request: Request, file_id: str) -> FileResponse:
 
 @router.delete("/v1/files/{file_id}", summary="Delete a file", response_model=FileDeleted)
 def delete_file(request: Request, file_id: str) -> dict[str, Any]:
-    """A batch that has not read its input yet fails by it."""
+    """Delete a file. A batch that has not read its input yet fails."""
     store = _store(request)
     store.delete_file(store.file(file_id, _owner(request)).id)
     return {"id": file_id}
@@ -215,13 +110,13 @@ def delete_file(request: Request, file_id: str) -> dict[str, Any]:
 
 @router.post("/v1/batches", summary="Start a bulk job", response_model=BatchObject)
 def create_batch(request: Request, body: BatchRequest) -> dict[str, Any]:
-    """Over an uploaded file whose lines each ask for a rewriting, as `/v1/rewrite` takes it."""
+    """Start a job over an uploaded file, each line of which is a request to `/v1/rewrite`."""
     store = _store(request)
     if body.endpoint != ENDPOINT:
-        message = f"endpoint: {body.endpoint[:80]!r} does not run in bulk; {ENDPOINT!r} does"
+        message = f"endpoint: {body.endpoint[:80]!r} is not available for batches; use {ENDPOINT!r}"
         raise ApiError(400, message, code="unsupported_endpoint", param="endpoint")
-    if not _is_window(body.completion_window):
-        message = "completion_window: give hours, 1h to 720h, such as '24h'"
+    if not _is_valid_window(body.completion_window):
+        message = "completion_window: must be a number of hours from 1h to 720h, such as '24h'"
         raise ApiError(400, message, code="invalid_value", param="completion_window")
     owner = _owner(request)
     stored = store.file(body.input_file_id, owner)
@@ -236,7 +131,7 @@ def create_batch(request: Request, body: BatchRequest) -> dict[str, Any]:
 def list_batches(
     request: Request, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
 ) -> dict[str, Any]:
-    """The latest first."""
+    """List jobs, latest first."""
     store = _store(request)
     page, more = _page(store.jobs(_owner(request))[::-1], after, limit)
     return _listed([_shown(store, job) for job in page], more)
@@ -244,14 +139,14 @@ def list_batches(
 
 @router.get("/v1/batches/{batch_id}", summary="One bulk job", response_model=BatchObject)
 def get_batch(request: Request, batch_id: str) -> dict[str, Any]:
-    """How far it is, and the files of its results."""
+    """Its progress, and the ids of its result files."""
     store = _store(request)
     return _shown(store, store.job(batch_id, _owner(request)))
 
 
 @router.post("/v1/batches/{batch_id}/cancel", summary="End a bulk job", response_model=BatchObject)
 def cancel_batch(request: Request, batch_id: str) -> dict[str, Any]:
-    """What was rewritten by then is in its output file, everything else in its error file."""
+    """End a job early. Its output file has what was rewritten by then, its error file everything else."""
     store = _store(request)
     job = store.job(batch_id, _owner(request))
     store.cancel(job)
@@ -259,16 +154,20 @@ def cancel_batch(request: Request, batch_id: str) -> dict[str, Any]:
 
 
 def _check_lines(file: Path) -> None:
-    """Raises ApiError 400 for a file of which no line could be read: it would end in as many errors as it has lines."""
+    """Raise ApiError 400 for a file whose lines cannot be read at all: each would become an error."""
     with file.open("rb") as data:
         start = data.read(4)
-    why = "it is packed; unpack it first" if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX")) else ""
+    why = (
+        "it is compressed; decompress it first"
+        if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX"))
+        else ""
+    )
     try:
         without_mark(start)
     except NotText as error:
         why = f"it is {error}"
     if why:
-        raise ApiError(400, f"file: {why}; send lines of JSON", code="invalid_file", param="file")
+        raise ApiError(400, f"file: {why}; send JSON lines", code="invalid_file", param="file")
 
 
 _PRIVATE = {"Cache-Control": "private, no-store"}
@@ -277,7 +176,7 @@ _PRIVATE = {"Cache-Control": "private, no-store"}
 def _store(request: Request) -> BatchStore:
     config: BatchesConfig = request.app.state.config.serving.batches
     if not config.folder:
-        raise ApiError(404, "this server runs no bulk jobs: serving.batches.folder is not set", code="batches_off")
+        raise ApiError(404, "bulk jobs are turned off: serving.batches.folder is not set", code="batches_off")
     return BatchStore(config)
 
 
@@ -286,16 +185,16 @@ def _owner(request: Request) -> str:
 
 
 def _shown(store: BatchStore, job: Job) -> dict[str, Any]:
-    return job.shown(store.cancelling(job.id))
+    return job.to_openai(store.cancelled_at(job.id))
 
 
 def _page(found: Sequence[Any], after: str | None, limit: int) -> tuple[Sequence[Any], bool]:
-    """At most `limit` items that come after the one of that id, and whether there are more."""
+    """At most `limit` items after the one with the id `after`, and whether there are more."""
     start = 0
     if after is not None:
         start = 1 + next((place for place, one in enumerate(found) if one.id == after), -1)
         if not start:
-            raise ApiError(400, "after: there is nothing of this id in the list", code="invalid_value", param="after")
+            raise ApiError(400, "after: unknown id", code="invalid_value", param="after")
     return found[start : start + limit], len(found) > start + limit
 
 
@@ -304,7 +203,7 @@ def _listed(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:
     return {"data": data, "first_id": first, "last_id": last, "has_more": more}
 
 
-def _is_window(text: str) -> bool:
+def _is_valid_window(text: str) -> bool:
     hours = text.removesuffix("h")
     return text.endswith("h") and len(hours) <= 3 and hours.isascii() and hours.isdigit() and 1 <= int(hours) <= 720
 
@@ -313,6 +212,6 @@ def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and 0 < len(text) <= 9 and int(text) > 0):
-        message = "expires_after[seconds]: must be a number of seconds above 0"
+        message = "expires_after[seconds]: must be a positive number of seconds"
         raise ApiError(400, message, code="invalid_value", param="expires_after")
     return float(text)

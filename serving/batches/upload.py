@@ -1,6 +1,6 @@
-"""A form with one file -> the file on disk, piece by piece as it comes. Memory holds a piece, whatever the file's size.
+"""Streams the file of an upload form to disk as it arrives; memory holds one block, whatever the file's size.
 
-Starlette's own forms would put a file of any size into the machine's temporary folder first.
+Starlette's forms would first write a file of any size to the machine's temporary folder.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _FIELD_BYTES = 4096
 
 @dataclass(kw_only=True)
 class Form:
-    """What came beside the file's bytes.
+    """The form, except for the file's bytes.
 
     Attributes:
-        fields: texts, by name.
-        filename: of the file; "" where it said none.
+        fields: text fields, by name.
+        filename: of the file; "" if the client named none.
         size: bytes of the file.
     """
 
@@ -35,62 +35,62 @@ class Form:
     size: int = 0
 
 
-async def receive_form(content_type: str, body: AsyncIterator[bytes], file: BinaryIO, most: int, limit: str) -> Form:
-    """Read a form; its part `file` goes to `file`, which is synced.
+async def receive_form(content_type: str, body: AsyncIterator[bytes], file: BinaryIO, limit: int, setting: str) -> Form:
+    """Read a form; its part `file` is written to `file` and synced.
 
     Args:
         content_type: header of the request.
-        body: of the request, in pieces.
+        body: of the request, in blocks.
         file: open for writing.
-        most: bytes of the file.
-        limit: what `most` is called.
+        limit: maximum bytes of the file.
+        setting: the name of that limit.
 
     Raises:
-        ApiError: 400 for what is no such form, 413 for a file that is too large.
+        ApiError: 400 for an invalid form, 413 for a file that is too large.
     """
     kind, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if kind != b"multipart/form-data" or not 0 < len(boundary) <= 256:
-        raise _no_form("send multipart/form-data with a boundary")
-    reader = _Reader(file, most, limit)
+        raise _invalid_form("send multipart/form-data with a boundary")
+    reader = _FormReader(file, limit, setting)
     try:
         parser = MultipartParser(boundary, reader.callbacks())  # type: ignore[arg-type]
-        async for piece in body:
-            parser.write(piece)
+        async for block in body:
+            parser.write(block)
             await asyncio.to_thread(reader.flush)
         parser.finalize()
     except FormParserError as error:
-        raise _no_form(str(error)) from None
+        raise _invalid_form(str(error)) from None
     if not reader.complete:
-        raise _no_form("it ends early")
+        raise _invalid_form("it is incomplete")
     if not reader.got_file:
-        raise _no_form("it has no part 'file'")
+        raise _invalid_form("it has no part 'file'")
     await asyncio.to_thread(_sync, file)
     return reader.form
 
 
-class _Reader:
-    """What the parser tells, collected."""
+class _FormReader:
+    """Collects what the parser reports."""
 
-    def __init__(self, file: BinaryIO, most: int, limit: str):
+    def __init__(self, file: BinaryIO, limit: int, setting: str):
         self.form = Form()
         self.got_file = self.complete = False
-        self._file, self._most, self._limit = file, most, limit
-        self._pieces: list[bytes] = []
+        self._file, self._limit, self._setting = file, limit, setting
+        self._blocks: list[bytes] = []
         self._header, self._value = b"", b""
         self._disposition = b""
         self._name: str | None = None
         self._text = b""
 
     def callbacks(self) -> dict[str, object]:
-        """For `MultipartParser`."""
+        """The callbacks of `MultipartParser`."""
         names = ("part_begin", "part_data", "part_end", "header_field", "header_value", "header_end")
         return {f"on_{name}": getattr(self, f"_on_{name}") for name in (*names, "headers_finished", "end")}
 
     def flush(self) -> None:
-        """Write what came of the file."""
-        self._file.writelines(self._pieces)
-        self._pieces.clear()
+        """Write what has arrived of the file."""
+        self._file.writelines(self._blocks)
+        self._blocks.clear()
 
     def _on_part_begin(self) -> None:
         self._disposition, self._name, self._text = b"", None, b""
@@ -111,22 +111,22 @@ class _Reader:
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if name == "file":
             if self.got_file:
-                raise _no_form("it has two parts 'file'")
+                raise _invalid_form("it has two parts 'file'")
             self.got_file = True
             self.form.filename = options.get(b"filename", b"").decode("utf-8", "replace")[:255]
         elif len(self.form.fields) >= _FIELDS:
-            raise _no_form(f"it has more than {_FIELDS} fields")
+            raise _invalid_form(f"it has more than {_FIELDS} fields")
         self._name = name
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         if self._name == "file":
             self.form.size += end - start
-            if self.form.size > self._most:
-                message = f"the file has more than {self._most:,} bytes ({self._limit})"
+            if self.form.size > self._limit:
+                message = f"the file has more than {self._limit:,} bytes ({self._setting})"
                 raise ApiError(413, message, code="file_too_large", param="file")
-            self._pieces.append(data[start:end])
+            self._blocks.append(data[start:end])
         elif len(self._text) + end - start > _FIELD_BYTES:
-            raise _no_form(f"a field has more than {_FIELD_BYTES} bytes")
+            raise _invalid_form(f"a field has more than {_FIELD_BYTES} bytes")
         else:
             self._text += data[start:end]
 
@@ -143,5 +143,5 @@ def _sync(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
-def _no_form(why: str) -> ApiError:
-    return ApiError(400, f"the form cannot be read: {why}", code="invalid_form")
+def _invalid_form(why: str) -> ApiError:
+    return ApiError(400, f"invalid form: {why}", code="invalid_form")

@@ -1,19 +1,24 @@
-"""Messages -> the conversation that a model was trained on: exchanges of a human and an assistant, and their images.
+"""OpenAI's messages -> a conversation in the format of training: exchanges of a human and an assistant, with images.
 
-The training protocol (`prompts.py`) knows one system sentence, then a human and an assistant in turn. OpenAI's messages
-come in any order, so:
+The training format (`prompts.py`) has one system sentence, then a human and an assistant in turn. Messages come in any
+order, so:
 
-- what a client's system messages say before the first other message follows the trained system sentence, which stays:
-  the models never saw a conversation without it. One that comes later is read as part of the human's next turn;
-- messages of one side in a row are one turn, a line each;
-- the human begins and has the last word; anything else is refused;
-- an image stands where its part stands between the texts. Only where no text follows the images of a message do they go
-  before its text, as in all of training: text sees the images before it;
-- text that spells a special token is written with parentheses, "(image)", so that it stays text;
+- system messages before the first other message follow the system sentence of training, which stays: the models never
+  saw a conversation without it. A later system message becomes part of the human's next turn;
+- consecutive messages of one side become one turn, a line each;
+- the human must begin and have the last word;
+- an image stays between the texts where its part stands. Only if no text follows the images of a message do they go
+  before its text, as in training: text attends to the images before it;
+- text that spells a special token gets parentheses, "(image)", so that it stays text;
 - an assistant's message may be empty, as answers can be; a human's turn may not.
 
+<<<<<<< HEAD
 Nothing here loads an image (`images.py`) or knows a tokenizer (`chat_turns.conversation_ids` does, and refuses what is
 special to that tokenizer alone).
+=======
+Nothing here loads an image (`images.py`) or knows a tokenizer (`packing.rows.conversation_ids` does, and refuses what
+is special to that tokenizer alone).
+>>>>>>> c17ca8c (serving: a middleware of four short files, one Chunk from engine to client, plain English)
 """
 
 from __future__ import annotations
@@ -25,40 +30,40 @@ from dataclasses import dataclass, field
 from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.prompts import SYSTEM, chat_prompt
 from polite_flamingo.sample import IMAGE_MARK
-from serving.chat.images import Shown
+from serving.chat.images import ImageReference
 from serving.chat.protocol import ImagePart, Message, TextPart
 from serving.config import LimitsConfig
 from serving.errors import ApiError
 
 _SPECIAL = re.compile(r"<(image|/?s|unk|pad|PAD|\|[^<>|\s]{1,40}\|)>")
-"""Special tokens of the tokenizers that language models of this kind have, `<|endofchunk|>` among them."""
+"""Special tokens of the tokenizers of such language models, including `<|endofchunk|>`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """What the models are asked, but for the images' bytes.
+    """A conversation whose images are not loaded yet.
 
     Attributes:
-        exchanges: in order; the last one's target is "".
-        images: in the order of the marks.
+        exchanges: in order; the target of the last one is "".
+        images: in the order of their marks.
     """
 
     exchanges: tuple[Exchange, ...]
-    images: tuple[Shown, ...]
+    images: tuple[ImageReference, ...]
 
 
 @dataclass
 class _Turn:
-    """A human's instruction, and the assistant's response where there is one."""
+    """A human's instruction, and the assistant's response if there is one."""
 
     instruction: str = ""
     response: str | None = None
-    images: list[Shown] = field(default_factory=list)
+    images: list[ImageReference] = field(default_factory=list)
     param: str = ""
 
 
 def read_conversation(messages: Sequence[Message], limits: LimitsConfig) -> Conversation:
-    """The conversation that messages make.
+    """Turn messages into a conversation.
 
     Raises:
         ApiError: 400, naming the field.
@@ -68,12 +73,12 @@ def read_conversation(messages: Sequence[Message], limits: LimitsConfig) -> Conv
     turns: list[_Turn] = []
     for number, message in enumerate(messages):
         param = f"messages.{number}.content"
-        text, images = _read(message, param)
+        text, images = _read_message(message, param)
         if images and message.role != "user":
-            raise _refused("only the user's messages may hold images", param)
+            raise _refused("only messages of the user may hold images", param)
         if message.role == "assistant":
             if not turns:
-                raise _refused("the first message must be the user's, or the system's", f"messages.{number}.role")
+                raise _refused("the first message must be the user's or the system's", f"messages.{number}.role")
             turns[-1].response = text if turns[-1].response is None else _joined(turns[-1].response, text)
         elif message.role != "user" and not turns:
             system.append(text)
@@ -86,10 +91,10 @@ def read_conversation(messages: Sequence[Message], limits: LimitsConfig) -> Conv
         raise _refused("the last message must be the user's: there is nothing to answer", "messages")
     for turn in turns:
         if not turn.instruction.strip():
-            raise _refused("the user's message says and shows nothing", turn.param)
-    shown = tuple(image for turn in turns for image in turn.images)
-    if len(shown) > limits.images:
-        raise _too_much(f"{len(shown)} images; a conversation may show {limits.images}", "messages")
+            raise _refused("the user's message is empty", turn.param)
+    references = tuple(image for turn in turns for image in turn.images)
+    if len(references) > limits.images:
+        raise _too_much(f"{len(references)} images; a conversation may have {limits.images}", "messages")
     opening = " ".join([SYSTEM, *filter(None, map(str.strip, system))])
     return Conversation(
         exchanges=tuple(
@@ -100,48 +105,48 @@ def read_conversation(messages: Sequence[Message], limits: LimitsConfig) -> Conv
             )
             for number, turn in enumerate(turns)
         ),
-        images=shown,
+        images=references,
     )
 
 
 def plain(text: str) -> str:
-    """A text in which nothing is a special token."""
+    """Text in which nothing is a special token."""
     return _SPECIAL.sub(r"(\1)", text)
 
 
-def _read(message: Message, param: str) -> tuple[str, list[Shown]]:
+def _read_message(message: Message, param: str) -> tuple[str, list[ImageReference]]:
     """A message as text with marks, and the images of the marks."""
     if message.content is None:
         if message.role != "assistant":
             raise ApiError(400, f"{param} is missing", code="missing_required_parameter", param=param)
         return "", []
     if isinstance(message.content, str):
-        return plain(_whole(message.content, param)), []
-    pieces: list[str] = [""]  # texts between images: what parts spell together must not become a special token either
+        return plain(_checked(message.content, param)), []
+    texts: list[str] = [""]  # between images; joined, because parts must not spell a special token together either
     images = []
     for number, part in enumerate(message.content):
         if isinstance(part, TextPart):
-            pieces[-1] += _whole(part.text, f"{param}.{number}.text")
+            texts[-1] += _checked(part.text, f"{param}.{number}.text")
         elif isinstance(part, ImagePart):
-            images.append(Shown(url=part.image_url.url, param=f"{param}.{number}.image_url"))
-            pieces.append("")
-    texts = [plain(piece) for piece in pieces]
+            images.append(ImageReference(url=part.image_url.url, param=f"{param}.{number}.image_url"))
+            texts.append("")
+    texts = [plain(text) for text in texts]
     if not any(text.strip() for text in texts[1:]):
         return IMAGE_MARK * len(images) + texts[0], images
     return IMAGE_MARK.join(texts), images
 
 
-def _whole(text: str, param: str) -> str:
-    """The text, if it can be written at all."""
+def _checked(text: str, param: str) -> str:
+    """The text itself. Raises ApiError for a lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _refused("half of a surrogate pair, which is no text", param) from None
+        raise _refused("lone surrogate; send valid Unicode", param) from None
     return text
 
 
 def _joined(before: str, text: str) -> str:
-    """One turn of two messages; between an image and its text training has no line break."""
+    """Two messages as one turn. As in training, no line break separates an image from its text."""
     between = "\n" if before and text and not before.endswith(IMAGE_MARK) else ""
     return before + between + text
 

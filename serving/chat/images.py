@@ -1,11 +1,11 @@
-"""The URL of an image -> its encoded bytes, or one clear line why not.
+"""The URL of an image -> its encoded bytes, or an error that says why not.
 
-A data URL is measured before it is decoded, and the image's header is read before anybody decodes pixels: what would be
-too large is refused for what it says of itself. An http(s) URL is fetched only from hosts that the server's operator
-named, by `sources/download.py`, whose gates see to it that no request of ours reaches the inside of a network. What
-such a host answered, and where it is, is not told to the client: that would make the server a probe.
+A data URL is measured before it is decoded, and the image's header is checked before anybody decodes pixels, so an
+image that is too large is refused early. An http(s) URL is fetched only from hosts that the server's operator listed,
+by `sources/reading/download.py`, which keeps requests out of internal networks. What such a host answered, and its
+address, are not told to the client: that would make the server a probe.
 
-All of it runs on threads, base64 in pieces: the event loop has other requests to carry. Nothing here decodes pixels.
+All of it runs on threads, base64 in blocks, to keep the event loop free. Nothing here decodes pixels.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from polite_flamingo.sources.reading import download
 from serving.config import LimitsConfig, RemoteImagesConfig
 from serving.errors import ApiError, overloaded
 
-_PIECE = 1 << 18
-"""Characters of base64 decoded in one go, a multiple of 4: it takes 1.5 ms, in which no other thread runs."""
+_BLOCK = 1 << 18
+"""Characters of base64 decoded at a time, a multiple of 4: it takes 1.5 ms, in which no other thread runs."""
 
-_READERS = 2
-"""Threads for data URLs. What they do is short, and mostly not done in parallel."""
+_DECODERS = 2
+"""Threads for data URLs. Their work is short and mostly holds the GIL."""
 
 _WAITING = 8
-"""Downloads that may wait, for each that runs."""
+"""Downloads that may wait for each that runs."""
 
-_LONGEST_HEAD = 200
-_LONGEST_URL = 8192
+_MAX_PREFIX = 200
+_MAX_URL = 8192
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """An image that a request shows: its URL, and the path of the field that names it."""
+class ImageReference:
+    """An image in a request: its URL, and the path of the field that holds it."""
 
     url: str
     param: str
 
 
-class Pictures:
-    """Gets images. One for a server, which lives as long as that."""
+class ImageLoader:
+    """Loads the images of requests. A server has one."""
 
     def __init__(self, limits: LimitsConfig, remote: RemoteImagesConfig):
-        """Raises SourceError for a host of the list that no URL can name."""
+        """Raises SourceError for a listed host that no URL can name."""
         download.check_hosts(remote.hosts)
         self._limits, self._remote = limits, remote
-        self._readers = ThreadPoolExecutor(_READERS, "pictures")
-        self._downloads = ThreadPoolExecutor(remote.at_once, "downloads")
+        self._decoders = ThreadPoolExecutor(_DECODERS, "image-decoder")
+        self._downloads = ThreadPoolExecutor(remote.at_once, "image-download")
         self._open = 0
 
-    async def load(self, images: Sequence[Shown]) -> list[bytes]:
-        """Their encoded bytes, in order; each URL is read once.
+    async def load(self, images: Sequence[ImageReference]) -> list[bytes]:
+        """The encoded bytes of images, in order; each URL is read once.
 
         Raises:
             ApiError: 400 for the first at fault; 503 where too many downloads wait.
@@ -70,47 +70,47 @@ class Pictures:
         finally:
             for task in tasks:
                 task.cancel()
-        of = {image.url: data for image, data in zip(distinct, found, strict=True)}
-        return [of[image.url] for image in images]
+        by_url = {image.url: data for image, data in zip(distinct, found, strict=True)}
+        return [by_url[image.url] for image in images]
 
-    async def _load(self, image: Shown) -> bytes:
+    async def _load(self, image: ImageReference) -> bytes:
         scheme = image.url[:8].lower()
         if scheme.startswith("data:"):
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._readers, partial(self._read, image))
+            return await loop.run_in_executor(self._decoders, partial(self._decode, image))
         if scheme.startswith(("http:", "https:")):
             return await self._fetch(image)
         raise _at_fault(image, "the URL must be data:image/…;base64,…, or http(s) where the server allows it")
 
-    def _read(self, image: Shown) -> bytes:
-        """The bytes within a data URL."""
-        head, comma, text = image.url.partition(",")
-        kind = head[:_LONGEST_HEAD].lower()
-        if not (comma and kind.startswith("data:image/") and kind.endswith(";base64") and len(head) <= _LONGEST_HEAD):
+    def _decode(self, image: ImageReference) -> bytes:
+        """The bytes of a data URL."""
+        prefix, comma, text = image.url.partition(",")
+        kind = prefix[:_MAX_PREFIX].lower()
+        if not (comma and kind.startswith("data:image/") and kind.endswith(";base64") and len(prefix) <= _MAX_PREFIX):
             raise _at_fault(image, "a data URL must begin with data:image/…;base64,")
         self._check_size(image, len(text) // 4 * 3 - text.count("=", -2))
         data = bytearray()
         try:
-            for start in range(0, len(text), _PIECE):
-                piece = text[start : start + _PIECE]
-                if piece.endswith("=") and start + _PIECE < len(text):
+            for start in range(0, len(text), _BLOCK):
+                block = text[start : start + _BLOCK]
+                if block.endswith("=") and start + _BLOCK < len(text):
                     raise binascii.Error("padding before the end")
-                data += binascii.a2b_base64(piece, strict_mode=True)
-        except ValueError as error:  # also for what is not ASCII
-            raise _at_fault(image, f"no base64 ({error})") from None
+                data += binascii.a2b_base64(block, strict_mode=True)
+        except ValueError as error:  # also raised for non-ASCII text
+            raise _at_fault(image, f"invalid base64 ({error})") from None
         return self._checked(image, bytes(data))
 
-    async def _fetch(self, image: Shown) -> bytes:
+    async def _fetch(self, image: ImageReference) -> bytes:
         """The bytes at an http(s) URL."""
         remote = self._remote
         if not remote.hosts:
             raise _at_fault(
                 image,
-                "this server fetches no images; send the image itself, as data:image/…;base64,…",
+                "this server does not fetch images; send the image itself, as data:image/…;base64,…",
                 "remote_images_disabled",
             )
-        if len(image.url) > _LONGEST_URL:
-            raise _at_fault(image, f"a URL may have {_LONGEST_URL} characters")
+        if len(image.url) > _MAX_URL:
+            raise _at_fault(image, f"a URL may have {_MAX_URL} characters")
         try:
             download.check_url(image.url, remote.hosts)
         except BadSample as bad:
@@ -134,7 +134,7 @@ class Pictures:
             if bad.reason == "image_too_large":
                 raise self._too_large(image) from None
             if bad.reason in ("corrupt_image", "empty_image", "unsupported_image"):
-                raise _at_fault(image, "what the URL gave is no image that can be read") from None
+                raise _at_fault(image, "the URL did not return a readable image") from None
             raise self._not_fetched(image) from None
         except TimeoutError:
             raise self._not_fetched(image) from None
@@ -142,19 +142,19 @@ class Pictures:
             self._open -= 1
         return self._checked(image, found.data)
 
-    def _not_fetched(self, image: Shown) -> ApiError:
+    def _not_fetched(self, image: ImageReference) -> ApiError:
         why = f"it could not be fetched: its host must be public, and send an image within {self._remote.seconds:g} s"
         return _at_fault(image, why, "remote_image_failed")
 
-    def _too_large(self, image: Shown) -> ApiError:
+    def _too_large(self, image: ImageReference) -> ApiError:
         return _at_fault(image, f"an image may have {self._limits.image_bytes} bytes", "image_too_large")
 
-    def _check_size(self, image: Shown, size: int) -> None:
+    def _check_size(self, image: ImageReference, size: int) -> None:
         if size > self._limits.image_bytes:
             raise self._too_large(image)
 
-    def _checked(self, image: Shown, data: bytes) -> bytes:
-        """The data, if its header is that of an image of a size that may be decoded."""
+    def _checked(self, image: ImageReference, data: bytes) -> bytes:
+        """The data itself. Raises ApiError unless its header is that of an image small enough to decode."""
         self._check_size(image, len(data))
         try:
             header = inspect(data)
@@ -167,5 +167,5 @@ class Pictures:
         return data
 
 
-def _at_fault(image: Shown, why: str, code: str = "invalid_image") -> ApiError:
+def _at_fault(image: ImageReference, why: str, code: str = "invalid_image") -> ApiError:
     return ApiError(400, f"{image.param}: {why}", code=code, param=image.param)

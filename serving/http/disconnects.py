@@ -1,4 +1,4 @@
-"""Work for a client, given up when the client goes: a server hears of that only if it listens meanwhile."""
+"""Cancels work when its client disconnects: a server learns of that only if it listens meanwhile."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from serving.errors import ApiError
 Result = TypeVar("Result")
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """The result of `work`, which is cancelled when the client closes the connection.
 
     Args:
         request: its body must have been read.
-        work: raises what it likes.
+        work: its exceptions are passed on.
 
     Raises:
-        ApiError: the client is gone, so nobody will read this.
+        ApiError: 499: the client disconnected, so nobody will read the response.
     """
-    working, listening = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
+    working, listening = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({working, listening}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
         raise ApiError(499, "the client closed the connection")
     finally:
-        for one in (working, listening):
-            one.cancel()
+        for task in (working, listening):
+            task.cancel()
         await asyncio.gather(working, listening, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,7 +1,7 @@
-"""Server-sent events to a client that may go away or stop reading.
+"""Server-sent events to a client that may disconnect or stop reading.
 
-Web frameworks notice a client that went away when they next write to it. Here somebody listens for it meanwhile, and
-closes the events at once, because what makes them holds a slot of an engine.
+Web frameworks notice a disconnected client when they next write to it. This one listens meanwhile and closes the
+generator of events at once, because it holds a slot of an engine.
 """
 
 from __future__ import annotations
@@ -15,29 +15,29 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serving.errors import ApiError
-from serving.http.disconnects import unless_gone
+from serving.http.disconnects import cancel_on_disconnect
 
 
 class EventStream(Response):
-    """Writes events as they come. Their generator is closed whatever ends the stream."""
+    """Sends events as they come, and closes their generator however the stream ends."""
 
     media_type = "text/event-stream"
 
     def __init__(self, events: AsyncGenerator[bytes], deadline: float | None = None):
-        """Nothing is written yet.
+        """Prepare a response.
 
         Args:
-            events: whole ones, one or several at a time.
-            deadline: by the loop's clock, after which a client that does not read is left.
+            events: encoded, one or several at a time.
+            deadline: by the event loop's clock; then a client that does not read is cut off.
         """
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events, self._deadline = events, deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI wants it. A stream that its client does not read is left without its end: the connection is cut."""
-        with suppress(ApiError, TimeoutError):  # of a client that is gone, and one that does not read
-            await unless_gone(Request(scope, receive), self._write(send))
+        """ASGI's. A stream that its client does not read lacks its end, so the server cuts the connection."""
+        with suppress(ApiError, TimeoutError):  # the client disconnected, or does not read
+            await cancel_on_disconnect(Request(scope, receive), self._write(send))
 
     async def _write(self, send: Send) -> None:
         async with aclosing(self._events) as events, asyncio.timeout_at(self._deadline):

@@ -4,9 +4,9 @@
     polite-flamingo keys list
     polite-flamingo keys revoke key_1f0c9a2e
 
-A key is 256 random bits and is shown once. The file holds its SHA-256: a slow hash guards passwords, which can be
-guessed from a list; nobody guesses 256 random bits, at any speed, so that a fast hash is as safe and costs a request
-microseconds. A running server reads the file anew when it changes. It knows no HTTP.
+A key is 256 random bits and is shown once; the file holds its SHA-256. A slow hash is for passwords, which can be
+guessed from a list. Nobody guesses 256 random bits, so a fast hash is as safe and costs a request microseconds. A
+running server reloads the file when it changes. Nothing here knows HTTP.
 """
 
 from __future__ import annotations
@@ -24,74 +24,76 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from polite_flamingo.text_files import NotText, decoded
 
 PREFIX = "pf-"
-LOOK_EVERY = 1.0
-"""Seconds between two looks at whether the file has changed."""
+CHECK_SECONDS = 1.0
+"""Between two checks whether the file has changed."""
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
+def _seconds(text: str) -> float:
+    """Seconds since 1970 of an ISO 8601 date; 0 of ""."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).timestamp() if text else 0.0
+    except (ValueError, OverflowError):
+        raise PydanticCustomError("date", "must be a date such as 2030-12-31T00:00:00+00:00") from None
+
+
+def _date(text: str) -> str:
+    _seconds(text)
+    return text
+
+
+_Date = Annotated[str, AfterValidator(_date)]
+_Limit = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(strict=True, extra="forbid"))
 class Key:
-    """What is known of an API key, which is never the key itself.
+    """The record of an API key, which never holds the key itself.
 
     Attributes:
-        id: names it in logs and to `revoke`; says nothing of the key.
+        id: names the key in logs and for `revoke`; reveals nothing of it.
         name: whose it is, or what for.
         sha256: of the whole key, in hexadecimal.
         created, expires, revoked: ISO 8601 with a time zone; "" for never.
-        requests_per_minute, concurrent_requests: None for what the profile says, 0 for no limit.
+        requests_per_minute, concurrent_requests: None for the profile's, 0 for no limit.
+
+    Raises:
+        ValidationError: names the field at fault.
     """
 
-    id: str
+    id: Annotated[str, Field(min_length=1)]
     name: str
-    sha256: str
-    created: str
-    expires: str = ""
-    revoked: str = ""
-    requests_per_minute: int | None = None
-    concurrent_requests: int | None = None
-
-    def __post_init__(self) -> None:
-        """Raises ValueError, which names the field."""
-        for one in ("id", "name", "sha256", "created", "expires", "revoked"):
-            if not isinstance(getattr(self, one), str):
-                raise ValueError(f"`{one}` must be a text")
-        for one in ("requests_per_minute", "concurrent_requests"):
-            value = getattr(self, one)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise ValueError(f"`{one}` must be a number of requests, 0 for no limit")
-        if not self.id:
-            raise ValueError("`id` must not be empty")
-        if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
-            raise ValueError("`sha256` must be 64 hexadecimal digits")
-        for one in ("created", "expires", "revoked"):
-            _seconds(one, getattr(self, one))
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    created: _Date
+    expires: _Date = ""
+    revoked: _Date = ""
+    requests_per_minute: _Limit | None = None
+    concurrent_requests: _Limit | None = None
 
     def state(self, now: float) -> str:
         """ "active", "expired" or "revoked" at `now`, in seconds since 1970."""
         if self.revoked:
             return "revoked"
-        return "expired" if self.expires and _seconds("expires", self.expires) <= now else "active"
-
-
-def _seconds(field: str, text: str) -> float:
-    try:
-        return datetime.fromisoformat(text).astimezone(UTC).timestamp() if text else 0.0
-    except (ValueError, OverflowError):
-        raise ValueError(f"`{field}` must be a date such as 2030-12-31T00:00:00+00:00") from None
+        return "expired" if self.expires and _seconds(self.expires) <= now else "active"
 
 
 def read_keys(path: Path) -> list[Key]:
     """All keys of a file, in its order.
 
     Raises:
-        ValueError: it is not there, or not what it should be; one line, without a hash.
+        ValueError: the file cannot be read, or is not a file of keys; one line, without a hash.
     """
     try:
         content = json.loads(decoded(path.read_bytes()))
@@ -105,14 +107,16 @@ def read_keys(path: Path) -> list[Key]:
     records = content.get("keys") if isinstance(content, dict) else None
     if not isinstance(records, list):
         raise ValueError(f'{path}: must hold {{"keys": [...]}}')
-    known, found = {one.name for one in fields(Key)}, []
+    found = []
     for number, record in enumerate(records):
         try:
-            if not isinstance(record, dict) or not record.keys() <= known:
-                raise ValueError(f"must be an object with fields of {', '.join(sorted(known))}")
+            if not isinstance(record, dict):
+                raise ValueError(f"{path}: keys[{number}]: must be an object")
             found.append(Key(**record))
-        except (ValueError, TypeError) as error:  # TypeError: a field is missing, and the message says which
-            raise ValueError(f"{path}: keys[{number}]: {str(error).replace('Key.__init__() ', '')}") from None
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(map(str, (f"keys[{number}]", *first["loc"])))
+            raise ValueError(f"{path}: {where}: {first['msg']}") from None
     for unique in ("id", "sha256"):
         if len({getattr(key, unique) for key in found}) < len(found):
             raise ValueError(f"{path}: two keys have the same `{unique}`")
@@ -120,7 +124,7 @@ def read_keys(path: Path) -> list[Key]:
 
 
 def write_keys(path: Path, keys: Sequence[Key]) -> None:
-    """Whole or not at all, readable by its owner only."""
+    """Replace the file atomically; only its owner may read it."""
     text = json.dumps({"keys": [asdict(key) for key in keys]}, indent=2, ensure_ascii=False) + "\n"
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)  # made with mode 0600
     try:
@@ -135,40 +139,40 @@ def write_keys(path: Path, keys: Sequence[Key]) -> None:
 
 
 class KeyRing:
-    """The keys of a file, as they are now. For one thread."""
+    """The keys of a file, reloaded when it changes. For one thread."""
 
     def __init__(self, path: Path | str, clock: Callable[[], float] = time.monotonic):
         """Read the file. Raises ValueError as `read_keys`."""
         self._path, self._clock = Path(path), clock
-        self._version = self._look()
+        self._version = self._file_version()
         self._by_digest = _by_digest(read_keys(self._path))
-        self._looked = clock()
+        self._checked = clock()
 
     def find(self, secret: bytes) -> Key | None:
-        """The key that this is, whatever its state; None for what is no key of ours."""
-        self._refresh()
+        """The record of a key, whatever its state; None if it is unknown."""
+        self._reload_if_changed()
         digest = hashlib.sha256(secret).digest()
         key = self._by_digest.get(digest)
         return key if key is not None and hmac.compare_digest(bytes.fromhex(key.sha256), digest) else None
 
-    def _refresh(self) -> None:
-        """A file that went bad or away changes nothing: who has a key keeps it until the file says otherwise."""
+    def _reload_if_changed(self) -> None:
+        """A file that is damaged or missing changes nothing: keys stay valid until a good file says otherwise."""
         now = self._clock()
-        if now - self._looked < LOOK_EVERY:
+        if now - self._checked < CHECK_SECONDS:
             return
-        self._looked = now
-        version = self._look()
+        self._checked = now
+        version = self._file_version()
         if version == self._version:
             return
         self._version = version
         try:
             self._by_digest = _by_digest(read_keys(self._path))
         except ValueError as error:
-            _log.error("the API keys stay as they were: %s", error)
+            _log.error("API keys not reloaded: %s", error)
         else:
-            _log.info("API keys read anew: %d", len(self._by_digest))
+            _log.info("API keys reloaded: %d", len(self._by_digest))
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _file_version(self) -> tuple[int, int, int] | None:
         try:
             found = self._path.stat()
         except OSError:
@@ -183,7 +187,7 @@ def _by_digest(keys: Sequence[Key]) -> dict[bytes, Key]:
 def new_key(
     name: str, *, days: float = 0, requests_per_minute: int | None = None, concurrent_requests: int | None = None
 ) -> tuple[str, Key]:
-    """A fresh key and what is kept of it. Args: as of `Key`; days: until it expires, 0 for never."""
+    """Make a key. Returns the secret and its record. Args: as `Key`; days: until it expires, 0 for never."""
     secret = PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC).replace(microsecond=0)
     try:
@@ -203,7 +207,7 @@ def new_key(
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """While one command changes the file, another waits: the lock is on its folder, so nothing is left behind."""
+    """Keep other commands from changing the file meanwhile. The lock is on the folder, so no lock file stays behind."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

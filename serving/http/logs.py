@@ -1,7 +1,7 @@
-"""What is written down of requests and failures: who, what, how long; never what was said.
+"""Logs of requests and failures: who, what, how long; never content.
 
-Lines go to the loggers `serving.access` (JSON, one line a request) and `serving.failures`. An exception's message may
-quote a prompt, so that a failure is logged by its types and its places in the code, without its messages.
+The access log (`serving.access`) has one line of JSON per request; failures go to `serving.failures`. An exception's
+message may quote a prompt, so a failure is logged by its types and its places in the code, without messages.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _failures = logging.getLogger("serving.failures")
 
 
 def write_to_stderr() -> None:
-    """Let the loggers of this package say INFO and, where nobody else listens to them, write to stderr."""
+    """Log at level INFO, to stderr unless the process has configured handlers of its own."""
     own = logging.getLogger("serving")
     own.setLevel(logging.INFO)
     if own.hasHandlers():
@@ -31,27 +31,27 @@ def write_to_stderr() -> None:
 
 
 def request_line(**fields: Any) -> None:
-    """One request is over. Args: fields: what is told, JSON types; empty ones are left out."""
+    """Write the line of a finished request. Args: fields: JSON types; None and "" are left out."""
     if not _access.isEnabledFor(logging.INFO):
         return
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    told = {"time": now, **{name: value for name, value in fields.items() if value is not None and value != ""}}
-    record = _access.makeRecord(_access.name, logging.INFO, "", 0, _line(told), (), None)
+    fields = {"time": now} | {name: value for name, value in fields.items() if value is not None and value != ""}
+    record = _access.makeRecord(_access.name, logging.INFO, "", 0, _line(fields), (), None)
     _access.handle(record)  # `info` would look for the line of code that logs: a third of the cost
 
 
 def failure(request_id: str, route: str, error: BaseException) -> None:
-    """What nobody expected. Args: request_id: the client was told it; route: the template of the path."""
+    """Log an unexpected exception. Args: request_id: also sent to the client; route: the template of the path."""
     _failures.error("request %s to %s failed\n%s", request_id, route, without_messages(error))
 
 
 def scoring_failure(error: BaseException) -> None:
-    """The filters raised on a single sample."""
+    """Log an exception that the filters raised on a single sample."""
     _failures.error("the filters failed on a sample\n%s", without_messages(error))
 
 
 def without_messages(error: BaseException) -> str:
-    """A traceback with files, lines and types, of its causes too, but with no message and no value."""
+    """A traceback with files, lines and types, causes included, but without messages and values."""
     parts: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error
@@ -63,7 +63,7 @@ def without_messages(error: BaseException) -> str:
         if isinstance(current, BaseExceptionGroup):
             parts[-1] += "".join(f"\n{_indented(without_messages(one))}" for one in current.exceptions)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
-    return "\nwhich came of:\n".join(parts)
+    return "\ncaused by:\n".join(parts)
 
 
 def _indented(text: str) -> str:

@@ -1,7 +1,7 @@
-"""/docs: every route and every schema of /openapi.json as a page that needs no network and no script.
+"""/docs: every route and schema of /openapi.json, as a page that needs neither network nor script.
 
-FastAPI's own page loads its program from elsewhere, which neither an offline machine nor our content policy allows.
-What it cannot do is send requests: the chat page and curl do.
+FastAPI's own page loads scripts from a CDN, which neither an offline machine nor our content security policy allows.
+This one cannot send requests; use the chat page or curl.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jinja2
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 
-from serving.http.middleware import OPEN
+from serving.http.authentication import OPEN_PATHS
 
 _FOLDER = Path(__file__).parents[1] / "reference_page"
 router = APIRouter(include_in_schema=False)
@@ -23,18 +23,18 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
-    """The page."""
+    """The API reference."""
     return HTMLResponse(page(request.app.openapi()))
 
 
 @router.get("/docs.css")
 async def docs_css() -> Response:
-    """Its style."""
+    """Its style sheet."""
     return Response((_FOLDER / "docs.css").read_text(encoding="utf-8"), media_type="text/css")
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """HTML of an OpenAPI document."""
+    """Render an OpenAPI document as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER),
         autoescape=True,
@@ -52,16 +52,16 @@ def page(document: Mapping[str, Any]) -> str:
     return environment.get_template("docs.html").render(info=document["info"], operations=operations, schemas=schemas)
 
 
-def tell_of_keys(app: FastAPI) -> None:
-    """Let the application's OpenAPI document say which routes ask for an API key."""
-    described = app.openapi
+def document_keys(app: FastAPI) -> None:
+    """Make the application's OpenAPI document say which routes need an API key."""
+    generate = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = described()  # kept by FastAPI: the changes below are made once, and change nothing when made again
+        document = generate()  # cached by FastAPI; repeating the changes below does no harm
         document.setdefault("components", {})["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, methods in document["paths"].items():
             for method, operation in methods.items():
-                if path not in OPEN or method != "get":
+                if path not in OPEN_PATHS or method != "get":
                     operation["security"] = [{"key": []}]
         return document
 

@@ -1,7 +1,7 @@
-"""JSON bodies of requests: read fast and strictly, and what is wrong with them told in OpenAI's words.
+"""JSON bodies of requests: parsed fast and strictly, with errors in OpenAI's format.
 
-A body may hold megabytes of base64 in one string. The standard library takes ten times as long to read it as pydantic,
-and everybody else waits meanwhile; besides, pydantic's refuses half a surrogate pair, which no tokenizer takes.
+A body may hold megabytes of base64 in one string. The standard library takes ten times as long as pydantic to parse it
+while all other requests wait; and pydantic rejects lone surrogates, which no tokenizer accepts.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fastapi.routing import APIRoute
 from polite_flamingo.text_files import without_mark
 from serving.errors import ApiError
 
-_LONGEST = 300
-"""Characters of a message: some repeat what they found."""
+_MAX_MESSAGE = 300
+"""Characters: some of pydantic's messages repeat the input."""
 
 _OF_CONTENT = re.compile(r"messages\.\d+\.content(\..*)?")
 _REMEDY = (
@@ -29,10 +29,10 @@ _REMEDY = (
 
 
 class JsonRoute(APIRoute):
-    """A route whose JSON bodies pydantic reads: `APIRouter(route_class=JsonRoute)`."""
+    """A route whose JSON bodies are parsed by pydantic: `APIRouter(route_class=JsonRoute)`."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's, given another request."""
+        """FastAPI's handler with our request class."""
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
@@ -43,18 +43,18 @@ class JsonRoute(APIRoute):
 
 class _Request(Request):
     async def json(self) -> Any:
-        """The body. Raises json.JSONDecodeError, which FastAPI makes a validation error of."""
+        """The body. Raises json.JSONDecodeError, which FastAPI turns into a validation error."""
         try:
-            return parsed(await self.body())
+            return parse_json(await self.body())
         except ValueError as error:
             raise json.JSONDecodeError(str(error), "", 0) from None
 
 
-def parsed(data: bytes) -> Any:
-    """JSON types, of a body or of a line.
+def parse_json(data: bytes) -> Any:
+    """JSON of a body or a line.
 
     Raises:
-        ValueError: it is empty, not UTF-8, not JSON, or holds what nothing can write: NaN, half of a surrogate pair.
+        ValueError: it is empty, not UTF-8, not JSON, or holds NaN or a lone surrogate.
     """
     if not data.strip():
         raise ValueError("it is empty; send a JSON object")
@@ -62,33 +62,33 @@ def parsed(data: bytes) -> Any:
 
 
 def as_api_error(errors: Sequence[Any], body: Any) -> ApiError:
-    """The first of pydantic's errors as OpenAI tells it.
+    """The first of pydantic's errors in OpenAI's format.
 
     Args:
         errors: `RequestValidationError.errors()`.
-        body: that they are about.
+        body: the body at fault.
     """
     first = errors[0]
     kind, message = str(first["type"]), str(first["msg"])
     if kind == "json_invalid":
-        return ApiError(400, f"the body is no JSON: {first.get('ctx', {}).get('error', message)}", code="invalid_json")
-    where = at_fault(first["loc"], body)
+        return ApiError(400, f"invalid JSON: {first.get('ctx', {}).get('error', message)}", code="invalid_json")
+    where = path_of(first["loc"], body)
     if not where and not isinstance(body, dict):
         return ApiError(400, "the body must be a JSON object, sent as Content-Type: application/json")
     remedy = _REMEDY if _OF_CONTENT.fullmatch(where) else ""
     if kind == "missing":
         return ApiError(400, f"{where} is missing{remedy}", code="missing_required_parameter", param=where)
     code = "invalid_type" if kind.endswith("_type") else "invalid_value"
-    told = f"{where or 'the body'}: {message}"[:_LONGEST]
-    return ApiError(400, f"{told}{remedy}", code=code, param=where or None)
+    text = f"{where or 'the body'}: {message}"[:_MAX_MESSAGE]
+    return ApiError(400, f"{text}{remedy}", code=code, param=where or None)
 
 
-def at_fault(location: Sequence[str | int], body: Any) -> str:
+def path_of(location: Sequence[str | int], body: Any) -> str:
     """The path of a field, such as "messages.0.content", without the steps that pydantic adds for unions.
 
     Args:
-        location: as pydantic tells it.
-        body: in which a step must lead somewhere; the last may name what is missing.
+        location: pydantic's `loc`.
+        body: every step must exist in it, but the last, which may name a missing field.
     """
     steps = list(location[1:] if location and location[0] in ("body", "query", "path", "header") else location)
     if location and location[0] in ("query", "path", "header"):

@@ -1,17 +1,16 @@
-"""What /v1/rewrite takes becomes a `Sample`, and a rewritten sample what it gives.
+"""Requests of /v1/rewrite -> `Sample`s, and rewritten samples -> responses.
 
-A rewriting that is asked for becomes the very `Sample` that a source would have made of it, so that one request, one
-line of a bulk job and one row of a build get the same prompt, the same filters and the same verdicts. Nothing here
-runs a model or knows HTTP.
+A request becomes the `Sample` that a source would have made of it, so a request, a line of a bulk job and a row of a
+build get the same prompt, filters and verdicts. Nothing here runs a model or knows HTTP.
 
-Which task an annotation belongs to decides its filters. Where a request does not say, `task_of` does:
+The task of an annotation decides its filters. `infer_task` finds it where a request does not name one:
 
     no image                                        text
     an annotation `Answer: …` with `Rationale: …`   vqa_rationale
     an annotation `Answer: …`                       vqa
     an instruction that the sources use for a task  that task (such as "Describe the image in detail.")
-    two images or more, and no question mark        change_captioning
     an instruction that ends with a question mark   vqa
+    any other with two images or more               change_captioning
     anything else                                   captioning
 """
 
@@ -30,7 +29,8 @@ from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Turn, Verdict,
 from polite_flamingo.selection.selection import split_paragraphs
 from polite_flamingo.sources.reading.checks import checked
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
-from serving.chat.images import Pictures, Shown
+from serving.chat.images import ImageReference
+from serving.chat.responses import Usage
 from serving.config import LimitsConfig, ServiceConfig
 from serving.errors import ApiError
 from serving.http import validation
@@ -40,7 +40,6 @@ from serving.rewrite.protocol import (
     RewriteResult,
     RewriteVerdict,
     RewritingTask,
-    Usage,
 )
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -51,19 +50,19 @@ _TASKS_OF_INSTRUCTIONS = {
 }
 
 
-def parsed(data: bytes) -> Any:
-    """JSON types. Raises ApiError 400 for what is no JSON, or holds what nothing can write, like half a character."""
+def parse_body(data: bytes) -> Any:
+    """JSON of a body or a line. Raises ApiError 400, see `validation.parse_json`."""
     try:
-        return validation.parsed(data)
+        return validation.parse_json(data)
     except ValueError as error:
-        raise ApiError(400, f"no JSON: {error}", code="invalid_json") from None
+        raise ApiError(400, f"invalid JSON: {error}", code="invalid_json") from None
 
 
 def validated(model: type[Model], value: Any, where: str = "") -> Model:
-    """`value` as the model has it. Raises ApiError 400 that names the first field at fault.
+    """Validate a request. Raises ApiError 400 that names the first field at fault.
 
     Args:
-        model: of pydantic.
+        model: a pydantic model.
         value: JSON types.
         where: path of `value` in what the client sent.
     """
@@ -77,55 +76,44 @@ def validated(model: type[Model], value: Any, where: str = "") -> Model:
 
 
 def check_model(name: str | None, config: ServiceConfig) -> None:
-    """Raise ApiError 404 for another model than the rewriter."""
+    """Raise ApiError 404 unless the model is the rewriter."""
     if name not in (None, config.serving.rewriter_name):
-        message = f"{name[:80]!r} does not rewrite; {config.serving.rewriter_name!r} does"
+        message = f"{name[:80]!r} does not rewrite; use {config.serving.rewriter_name!r}"
         raise ApiError(404, message, code="model_not_found", param="model")
 
 
-def references(content: Content, limits: LimitsConfig, where: str = "") -> list[Shown]:
-    """The URL of each image. Raises ApiError 400 for what is given twice, too long or too many."""
+def image_references(content: Content, limits: LimitsConfig, where: str = "") -> list[ImageReference]:
+    """The URL of each image. Raises ApiError 400 for too many images, too long texts, or both `image` and `images`."""
     prefix = f"{where}." if where else ""
     for name in ("instruction", "raw"):
         length = len(getattr(content, name))
         if length > limits.text_characters:
-            message = f"{prefix}{name} has {length} characters; limits.text_characters is {limits.text_characters}"
+            limit = f"the limit is {limits.text_characters} (limits.text_characters)"
+            message = f"{prefix}{name}: {length} characters; {limit}"
             raise ApiError(400, message, code="text_too_long", param=prefix + name)
     if content.image is not None and content.images is not None:
         raise ApiError(400, f"{prefix}image and images: give one of them", code="invalid_value", param=prefix + "image")
     if content.image is not None:
-        found = [Shown(url=content.image, param=f"{prefix}image")]
+        found = [ImageReference(url=content.image, param=f"{prefix}image")]
     else:
         urls = content.images or ()
-        found = [Shown(url=url, param=f"{prefix}images.{number}") for number, url in enumerate(urls)]
+        found = [ImageReference(url=url, param=f"{prefix}images.{number}") for number, url in enumerate(urls)]
     if len(found) > limits.images:
-        message = f"{prefix}images are {len(found)}; limits.images is {limits.images}"
+        message = f"{prefix}images: {len(found)} images; the limit is {limits.images} (limits.images)"
         raise ApiError(400, message, code="too_many_images", param=f"{prefix}images")
     return found
 
 
-async def fetched(content: Content, pictures: Pictures, limits: LimitsConfig, where: str = "") -> list[bytes]:
-    """The images of one rewriting, in order. Raises ApiError that names the field at fault.
-
-    Args:
-        content: what was asked.
-        pictures: fetches them.
-        limits: of a request.
-        where: path of `content` in what the client sent.
-    """
-    return await pictures.load(references(content, limits, where))
-
-
-def sample_of(
+def make_sample(
     content: Content, images: Sequence[bytes], *, key: str = "", meta: Mapping[str, Any] | None = None
 ) -> Sample:
-    """The sample that a source would have made.
+    """Make the sample that a source would have made.
 
     Args:
-        content: what was asked.
+        content: the annotation.
         images: encoded, in order.
-        key: "" for one that hangs on the content alone, so that the same request draws the same text.
-        meta: to keep with it.
+        key: "" to derive it from the content, so that the same request samples the same text.
+        meta: stored with the sample.
 
     Raises:
         ApiError: 400; its code is one of `sample.REASONS`.
@@ -136,9 +124,9 @@ def sample_of(
     key = key or _content_key(instruction, content.raw, images)
     try:
         pictures = tuple(checked(data, f"image {number}")[0] for number, data in enumerate(images))
-        task = content.task or task_of(content.instruction, content.raw, len(pictures))
+        task = content.task or infer_task(content.instruction, content.raw, len(pictures))
         if task != "text" and not pictures:
-            raise BadSample("missing_image", f"task {task!r} is about images; give one, or task 'text'")
+            raise BadSample("missing_image", f"task {task!r} needs an image; send one, or set task to 'text'")
         sample = Sample(
             key=key,
             dataset="rewrite",
@@ -152,8 +140,8 @@ def sample_of(
         raise ApiError(400, bad.detail.removeprefix(f"{key}: "), code=bad.reason) from None
 
 
-def task_of(instruction: str, raw: str, images: int) -> RewritingTask:
-    """The task of a request that names none; the rules are this module's docstring."""
+def infer_task(instruction: str, raw: str, images: int) -> RewritingTask:
+    """The task of a request that names none, by the rules in this module's docstring."""
     asked = instruction.replace(IMAGE_MARK, "").strip()
     if not images:
         return "text"
@@ -166,7 +154,7 @@ def task_of(instruction: str, raw: str, images: int) -> RewritingTask:
     return "change_captioning" if images > 1 else "captioning"
 
 
-def result_of(
+def make_result(
     sample: Sample,
     model: str,
     thresholds: Thresholds,
@@ -174,13 +162,13 @@ def result_of(
     finish: Literal["stop", "length"] | None = None,
     usage: Usage | None = None,
 ) -> RewriteResult:
-    """What is told of a rewritten sample; judged where it is scored.
+    """The response for a rewritten sample, with verdicts if it is scored.
 
     Args:
         sample: rewritten.
-        model: as clients call it.
-        thresholds: of the verdicts.
-        finish: why the text ends.
+        model: the name that clients use.
+        thresholds: of the filters.
+        finish: why the text ended.
         usage: tokens.
     """
     text = sample.rewritten or ""
@@ -194,26 +182,26 @@ def result_of(
     verdicts = judge(sample, thresholds)
     failure = first_failure(verdicts)
     result.kept, result.reason = failure is None, failure.reason if failure else ""
-    result.verdicts = [_told(verdict, thresholds) for verdict in verdicts]
+    result.verdicts = [_verdict(verdict, thresholds) for verdict in verdicts]
     result.scores = dict(sample.scores)
     result.reward_before, result.reward_after = sample.scores.get("reward_raw"), sample.scores.get("reward")
-    if failure is None:  # as `selection` does: paragraphs of what is rejected stay where they are
-        stay, go = split_paragraphs(sample, thresholds)
-        if stay or go:
-            result.response = join_paragraphs([paragraph for _, paragraph in stay])
-        result.removed_paragraphs = [RemovedParagraph(score=score, text=paragraph) for score, paragraph in go]
+    if failure is None:  # as in a selection, rejected samples keep their paragraphs
+        kept, removed = split_paragraphs(sample, thresholds)
+        if kept or removed:
+            result.response = join_paragraphs([paragraph for _, paragraph in kept])
+        result.removed_paragraphs = [RemovedParagraph(score=score, text=paragraph) for score, paragraph in removed]
     return result
 
 
-def _told(verdict: Verdict, thresholds: Thresholds) -> RewriteVerdict:
+def _verdict(verdict: Verdict, thresholds: Thresholds) -> RewriteVerdict:
     check = _CHECKS.get(verdict.filter)
     threshold = getattr(thresholds, verdict.filter) if check else None
     return RewriteVerdict(
         filter=verdict.filter,
-        label=check.label if check else "reward of the annotation and of the text",
+        label=check.label if check else "rewards of the annotation and the text",
         score=verdict.score if verdict.score is not None and math.isfinite(verdict.score) else None,
         threshold=threshold,
-        rule=check.rule(threshold) if check else "kept if both are numbers",
+        rule=check.rule(threshold) if check else "kept if both are finite numbers",
         keep=verdict.keep,
         reason=verdict.reason,
     )

@@ -1,8 +1,8 @@
 """/v1/rewrite: Polite Flamingo online. Instruction, images and raw annotation in; polite text, scores, verdicts out.
 
-One rewriting in a call, or many (`items`), which are streamed from the engines at once and so share their batch, and
-are scored in one call. Prompt, decoding and filters are those of `build_pf1m`. A single rewriting that fails is an
-error of HTTP; of many, each fails alone.
+A call has one annotation, or several (`items`), which are rewritten at once, share the engines' batches and are scored
+in one call. Prompt, decoding and filters are those of `build_pf1m`. A single annotation that fails makes the response
+an error; of several, each fails on its own.
 """
 
 from __future__ import annotations
@@ -10,43 +10,47 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 
+<<<<<<< HEAD
 from polite_flamingo.flamingo.engine.sampling import seed_of
 from polite_flamingo.packing.chat_turns import Exchange
+=======
+from polite_flamingo.flamingo.engine.sampling import Decoding, seed_of
+from polite_flamingo.packing.rows import Exchange
+>>>>>>> c17ca8c (serving: a middleware of four short files, one Chunk from engine to client, plain English)
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
-from serving.backends.base import Ask, Backend
-from serving.chat.images import Pictures
+from serving.backends.base import Backend, GenerationRequest
+from serving.chat.images import ImageLoader
+from serving.chat.responses import ErrorBody, Usage
 from serving.config import ServiceConfig
 from serving.errors import ApiError, server_error
-from serving.http.disconnects import unless_gone
+from serving.http.disconnects import cancel_on_disconnect
 from serving.rewrite.protocol import (
     Content,
     Options,
     RewriteAnswer,
-    RewriteError,
     RewriteItemResult,
     RewriteList,
     RewriteMany,
     RewriteOne,
     Timings,
-    Usage,
     request_schema,
 )
-from serving.rewrite.rewriting import check_model, fetched, parsed, result_of, sample_of, validated
+from serving.rewrite.rewriting import check_model, image_references, make_result, make_sample, parse_body, validated
 
 router = APIRouter(tags=["rewriting"])
 
 
 @dataclass(kw_only=True)
 class _Item:
-    """One rewriting on its way; once `error` is set nothing more is done for it."""
+    """One annotation being rewritten; `error` ends the work on it."""
 
     sample: Sample | None = None
     finish: Literal["stop", "length"] | None = None
@@ -61,104 +65,116 @@ class _Item:
     openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": request_schema()}}}},
 )
 async def rewrite(request: Request) -> RewriteAnswer | RewriteList:
-    """One annotation (`instruction`, `raw`, `image` or `images`) or several (`items`), with what every filter says."""
+    """Rewrite one annotation (`instruction`, `raw`, `image` or `images`) or several (`items`), and judge them."""
     state = request.app.state
     config: ServiceConfig = state.config
-    body = parsed(await request.body())
-    asked = _asked(body, config)
-    work = answer(asked, config, state.backend, state.pictures, _request_id(request))
-    told = await unless_gone(request, work)
-    if told.usage is not None:
-        request.state.usage.count(config.serving.rewriter_name, told.usage.prompt_tokens, told.usage.completion_tokens)
-    return told
+    body = _validated_body(parse_body(await request.body()), config)
+    work = answer(body, config, state.backend, state.images, request.state.request_id)
+    response = await cancel_on_disconnect(request, work)
+    if (usage := response.usage) is not None:
+        request.state.stats.count(config.serving.rewriter_name, usage.prompt_tokens, usage.completion_tokens)
+    return response
 
 
 async def answer(
-    asked: RewriteOne | RewriteMany, config: ServiceConfig, backend: Backend, pictures: Pictures, request_id: str = ""
+    body: RewriteOne | RewriteMany, config: ServiceConfig, backend: Backend, images: ImageLoader, request_id: str = ""
 ) -> RewriteAnswer | RewriteList:
-    """Rewrite and score what was asked.
+    """Rewrite and score.
 
     Raises:
-        ApiError: for a single rewriting, whatever went wrong; for several, what every one of them failed of on our
-            side, and whatever goes wrong with scoring as a whole.
+        ApiError: whatever goes wrong with a single annotation; with several, a server error that all of them share, or
+            a failure of scoring as a whole.
     """
-    contents: Sequence[Content] = asked.items if isinstance(asked, RewriteMany) else [asked]
-    alone = isinstance(asked, RewriteOne)
+    single = isinstance(body, RewriteOne)
+    contents: Sequence[Content] = [body] if isinstance(body, RewriteOne) else body.items
     started = time.monotonic()
-    paths = [""] if alone else [f"items.{number}" for number in range(len(contents))]
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(_rewritten(content, asked, path, config, backend, pictures, request_id))
-            for content, path in zip(contents, paths, strict=True)
+            group.create_task(
+                _rewrite(content, body, "" if single else f"items.{number}", config, backend, images, request_id)
+            )
+            for number, content in enumerate(contents)
         ]
     items = [task.result() for task in tasks]
     rewritten = time.monotonic()
-    if asked.scores:
+    if body.scores:
         await _score(items, backend)
     scored = time.monotonic()
     errors = [item.error for item in items if item.error is not None]
-    if errors and (alone or (all(error.status >= 500 for error in errors) and len(errors) == len(items))):
+    if errors and (single or (all(error.status >= 500 for error in errors) and len(errors) == len(items))):
         raise errors[0]
-    results = [_told(item, config) for item in items]
+    results = [
+        None
+        if item.error is not None or item.sample is None
+        else make_result(
+            item.sample, config.serving.rewriter_name, config.thresholds, finish=item.finish, usage=item.usage
+        )
+        for item in items
+    ]
     common: dict[str, Any] = {
         "id": f"rewrite-{secrets.token_hex(12)}",
         "created": int(time.time()),
         "timings": Timings(rewriting=round(rewritten - started, 4), scoring=round(scored - rewritten, 4)),
     }
-    if alone:
+    if single:
         [result] = results
+        assert result is not None
         return RewriteAnswer(**common, **dict(result))
     data = [
-        RewriteItemResult(index=number, result=result if item.error is None else None, error=_error(item.error))
+        RewriteItemResult(
+            index=number, result=result, error=ErrorBody(**item.error.body()["error"]) if item.error else None
+        )
         for number, (item, result) in enumerate(zip(items, results, strict=True))
     ]
     return RewriteList(**common, data=data, usage=_sum(item.usage for item in items if item.usage is not None))
 
 
-def ask_of(sample: Sample, config: ServiceConfig, options: Options | None = None, request_id: str = "") -> Ask:
-    """What the engine is asked so that it writes what `Rewriter` would; `options` may overrule how."""
+def generation_request(
+    sample: Sample, config: ServiceConfig, options: Options | None = None, request_id: str = ""
+) -> GenerationRequest:
+    """The request by which an engine generates what `Rewriter` would; `options` override the decoding."""
     generation = config.rewriter.generation
     chosen = options or Options()
     temperature = generation.temperature if generation.do_sample else 0.0
-    return Ask(
+    prompt = rewriting_prompt(sample.instruction, sample.response)
+    return GenerationRequest(
         model=config.serving.rewriter_name,
-        exchanges=(
-            Exchange(
-                prompt=rewriting_prompt(sample.instruction, sample.response), target="", images=len(sample.images)
-            ),
-        ),
+        exchanges=(Exchange(prompt=prompt, target="", images=len(sample.images)),),
         images=tuple(image.data for image in sample.images),
-        max_tokens=chosen.max_tokens or generation.max_new_tokens,
-        temperature=temperature if chosen.temperature is None else chosen.temperature,
-        top_k=generation.top_k,
-        top_p=generation.top_p if chosen.top_p is None else chosen.top_p,
-        no_repeat_ngram_size=generation.no_repeat_ngram_size,
-        seed=seed_of(generation.seed, sample.key) if chosen.seed is None else chosen.seed,
+        decoding=Decoding(
+            max_new_tokens=chosen.max_tokens or generation.max_new_tokens,
+            temperature=temperature if chosen.temperature is None else chosen.temperature,
+            top_k=generation.top_k,
+            top_p=generation.top_p if chosen.top_p is None else chosen.top_p,
+            no_repeat_ngram_size=generation.no_repeat_ngram_size,
+            seed=seed_of(generation.seed, sample.key) if chosen.seed is None else chosen.seed,
+        ),
         request_id=request_id,
     )
 
 
-async def _rewritten(
+async def _rewrite(
     content: Content,
     options: Options,
     where: str,
     config: ServiceConfig,
     backend: Backend,
-    pictures: Pictures,
+    images: ImageLoader,
     request_id: str,
 ) -> _Item:
+    """Rewrite one annotation. Args: where: its path in the body."""
     serving = config.serving
     item = _Item()
     try:
-        sample = sample_of(content, await fetched(content, pictures, serving.limits, where))
-        ask = ask_of(sample, config, options, request_id)
-        text, prompt, tokens = "", 0, 0
+        sample = make_sample(content, await images.load(image_references(content, serving.limits, where)))
+        text, prompt_tokens, tokens = "", 0, 0
         async with asyncio.timeout(serving.limits.seconds or None):
-            async with aclosing(backend.stream(ask)) as deltas:  # type: ignore[type-var]
-                async for delta in deltas:
-                    text, tokens, prompt = text + delta.text, tokens + delta.tokens, delta.prompt_tokens
-                    item.finish = delta.finish or None  # type: ignore[assignment]
-        item.usage = Usage(prompt_tokens=prompt, completion_tokens=tokens, total_tokens=prompt + tokens)
+            request = generation_request(sample, config, options, request_id)
+            async with aclosing(backend.stream(request)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    text, tokens, prompt_tokens = text + chunk.text, tokens + len(chunk.tokens), chunk.prompt_tokens
+                    item.finish = chunk.finish or None  # type: ignore[assignment]
+        item.usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens, total_tokens=prompt_tokens + tokens)
         item.sample = replace(sample, rewritten=text.strip())
     except TimeoutError:
         seconds = serving.limits.seconds
@@ -170,12 +186,12 @@ async def _rewritten(
 
 
 async def _score(items: Sequence[_Item], backend: Backend) -> None:
-    waiting = [item for item in items if item.error is None]
-    found = await backend.score([item.sample for item in waiting if item.sample is not None]) if waiting else []
-    for item, scores in zip(waiting, found, strict=True):
+    rewritten = [item for item in items if item.error is None]
+    found = await backend.score([item.sample for item in rewritten if item.sample is not None]) if rewritten else []
+    for item, scores in zip(rewritten, found, strict=True):
         assert item.sample is not None
-        if isinstance(scores, BadSample) and scores.reason == "scoring_failed":  # its detail is for our own eyes
-            why = "the filters failed on this text; with `scores: false` it is rewritten only"
+        if isinstance(scores, BadSample) and scores.reason == "scoring_failed":  # its detail is for the server log
+            why = "the filters failed on this text; send `scores: false` to rewrite it without them"
             item.error = server_error(why, scores.reason)
         elif isinstance(scores, BadSample):
             detail = scores.detail.removeprefix(f"{item.sample.key}: ")
@@ -184,42 +200,28 @@ async def _score(items: Sequence[_Item], backend: Backend) -> None:
             item.sample = replace(item.sample, scores=dict(scores))
 
 
-def _asked(body: Any, config: ServiceConfig) -> RewriteOne | RewriteMany:
+def _validated_body(body: Any, config: ServiceConfig) -> RewriteOne | RewriteMany:
     """Raises ApiError."""
     if not isinstance(body, dict):
         raise ApiError(400, f"the body must be a JSON object, not {type(body).__name__}", code="invalid_value")
-    asked = validated(RewriteMany, body) if "items" in body else validated(RewriteOne, body)
-    check_model(asked.model, config)
-    if isinstance(asked, RewriteMany) and len(asked.items) > config.serving.limits.rewrites:
-        most = config.serving.limits.rewrites
+    valid = validated(RewriteMany, body) if "items" in body else validated(RewriteOne, body)
+    check_model(valid.model, config)
+    limit = config.serving.limits.rewrites
+    if isinstance(valid, RewriteMany) and len(valid.items) > limit:
         raise ApiError(
             400,
-            f"items are {len(asked.items)}; limits.rewrites is {most}: send several calls, or a batch (/v1/batches)",
+            f"items: {len(valid.items)} items; the limit is {limit} (limits.rewrites): send several calls, or use "
+            "/v1/batches",
             code="too_many_items",
             param="items",
         )
-    return asked
+    return valid
 
 
-def _told(item: _Item, config: ServiceConfig) -> Any:
-    if item.error is not None or item.sample is None:
-        return None
-    name, thresholds = config.serving.rewriter_name, config.thresholds
-    return result_of(item.sample, name, thresholds, finish=item.finish, usage=item.usage)
-
-
-def _error(error: ApiError | None) -> RewriteError | None:
-    return None if error is None else RewriteError(**error.body()["error"])
-
-
-def _sum(usages: Any) -> Usage:
+def _sum(usages: Iterable[Usage]) -> Usage:
     total = Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
     for usage in usages:
         total.prompt_tokens += usage.prompt_tokens
         total.completion_tokens += usage.completion_tokens
         total.total_tokens += usage.total_tokens
     return total
-
-
-def _request_id(request: Request) -> str:
-    return str(getattr(request.state, "request_id", ""))

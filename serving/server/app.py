@@ -1,8 +1,8 @@
-"""The HTTP side, whole: a FastAPI application over a `Backend`, the same in one process and on Ray Serve.
+"""The FastAPI application over a `Backend`, the same in one process and on Ray Serve.
 
-Families of routes: `chat/routes.py` (/v1/chat/completions, /v1/models), `rewrite/routes.py` (/v1/rewrite),
-`batches/routes.py` (/v1/files, /v1/batches), `page.py` (/), `http/metrics.py` (/metrics), `http/reference.py` (/docs).
-`http/middleware.py` stands before all of them: keys, rates, sizes, request ids, the log.
+Routes: `chat/routes.py` (/v1/chat/completions, /v1/models), `rewrite/routes.py` (/v1/rewrite), `batches/routes.py`
+(/v1/files, /v1/batches), `page.py` (/), `http/metrics.py` (/metrics), `http/reference.py` (/docs). In front of all of
+them is `http/middleware.py`: keys, rates, sizes, request ids, the access log.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from serving.backends.base import Backend
-from serving.batches import routes as bulk
+from serving.batches import routes as batches
 from serving.chat import routes as chat
-from serving.chat.images import Pictures
-from serving.chat.protocol import ERRORS
+from serving.chat.images import ImageLoader
+from serving.chat.responses import ERRORS
 from serving.config import ServiceConfig
 from serving.errors import ApiError
 from serving.http import logs, metrics, reference
+from serving.http.http10 import support_http10
 from serving.http.keys import KeyRing
-from serving.http.middleware import RATE_HEADERS, Gate
-from serving.http.unframed import leave_old_bodies_unframed
+from serving.http.limits import RATE_HEADERS
+from serving.http.middleware import AccessMiddleware
 from serving.http.validation import as_api_error
 from serving.rewrite import routes as rewrite
 from serving.server import page
 
 MULTIPART_BYTES = 64 << 10
-"""What an upload has besides its file."""
+"""Allowance for the parts of an upload besides its file."""
 
 
-def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = True) -> FastAPI:
-    """The application; `app.state.config`, `app.state.backend` and `app.state.metrics` are what its routes use.
+def create_app(config: ServiceConfig, backend: Backend, *, send_request_id: bool = True) -> FastAPI:
+    """Create the application; its routes use `app.state.config`, `.backend`, `.images` and `.metrics`.
 
     Args:
         config: of the service.
         backend: runs the models.
-        answer_id: answers carry x-request-id; False behind Ray Serve's proxy, which adds it.
+        send_request_id: responses carry x-request-id; False behind Ray Serve's proxy, which adds it.
 
     Raises:
         ValueError: the file of API keys cannot be read; one line.
     """
-    leave_old_bodies_unframed()
+    support_http10()
     app = FastAPI(
         title="Polite Flamingo on Ray",
         version="1",
@@ -55,22 +56,22 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
         responses=ERRORS,
     )
     app.state.config, app.state.backend, app.state.metrics = config, backend, metrics.Metrics()
-    app.state.pictures = Pictures(config.serving.limits, config.serving.remote_images)
+    app.state.images = ImageLoader(config.serving.limits, config.serving.remote_images)
     app.state.started, app.state.fingerprint = int(time.time()), chat.fingerprint(config.serving)
 
     @app.get(
         "/health",
         tags=["service"],
         response_class=Response,
-        responses={200: {"description": "Every model answers."}, 503: {"description": "Not every model answers."}},
+        responses={200: {"description": "Every model can answer."}, 503: {"description": "Some model cannot answer."}},
     )
     async def health() -> Response:
-        """200 when every model answers, else 503."""
+        """200 if every model can answer, else 503."""
         return Response(status_code=200 if await backend.ready() else 503)
 
     app.include_router(chat.router)
     app.include_router(rewrite.router)
-    app.include_router(bulk.router)
+    app.include_router(batches.router)
     app.include_router(metrics.router)
     app.include_router(reference.router)
     app.include_router(page.router)
@@ -78,23 +79,23 @@ def create_app(config: ServiceConfig, backend: Backend, *, answer_id: bool = Tru
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     if config.serving.access.keys:
-        reference.tell_of_keys(app)
-    _guard(app, config, answer_id)
+        reference.document_keys(app)
+    _add_middleware(app, config, send_request_id)
     return app
 
 
-def _guard(app: FastAPI, config: ServiceConfig, answer_id: bool) -> None:
-    """Put the gate before all routes, and what lets other web pages read answers before the gate."""
+def _add_middleware(app: FastAPI, config: ServiceConfig, send_request_id: bool) -> None:
+    """Put our middleware in front of all routes, and CORS headers for other origins in front of that."""
     serving, access = config.serving, config.serving.access
     if access.log:
         logs.write_to_stderr()
     app.add_middleware(
-        Gate,
+        AccessMiddleware,
         config=serving,
         metrics=app.state.metrics,
-        ring=KeyRing(access.keys) if access.keys else None,
-        bodies={"/v1/files": serving.batches.file_bytes + MULTIPART_BYTES} if serving.batches.folder else {},
-        answer_id=answer_id,
+        keys=KeyRing(access.keys) if access.keys else None,
+        body_limits={"/v1/files": serving.batches.file_bytes + MULTIPART_BYTES} if serving.batches.folder else {},
+        send_request_id=send_request_id,
     )
     if access.origins:
         app.add_middleware(
@@ -108,7 +109,7 @@ def _guard(app: FastAPI, config: ServiceConfig, answer_id: bool) -> None:
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    if error.status == 500:  # what a route says of a failure is for the client; what it came of is for the log
+    if error.status == 500:  # the client gets the message, the log the cause
         logs.failure(request.state.request_id, getattr(request.scope.get("route"), "path", "none"), error)
     return JSONResponse(error.body(), error.status, error.headers())
 
@@ -119,11 +120,11 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What the router and FastAPI find themselves: no such path (404), no such method (405), a body that is no JSON."""
+    """Errors of the router and of FastAPI: no such path (404), no such method (405), a body that is not JSON."""
     assert isinstance(error, HTTPException)
     message = {
-        404: "there is nothing at this URL; /docs lists what there is",
-        405: f"this URL does not take {request.method}",
+        404: "no such URL; /docs lists all routes",
+        405: f"this URL does not accept {request.method}",
     }.get(error.status_code, str(error.detail))
     answer = ApiError(
         error.status_code, message, "server_error" if error.status_code >= 500 else "invalid_request_error"

@@ -1,9 +1,9 @@
-"""The page at `/`: a chat with Clever Flamingo and a rewriting playground, as plain files that need no build.
+"""The page at `/`: a chat with Clever Flamingo and a rewriting playground, as static files without a build step.
 
-The files lie in `page/`: HTML, CSS, ES modules, drawings. They are read once and served by exact name from memory, so
-no path is ever put together from a request. The page loads nothing from anywhere else, and its policy forbids the
-browser to: no inline script or style, no other host, and no text that becomes markup (Trusted Types). It talks to the
-same routes as every client; what it must know beforehand is in `page/settings.json`. No model is known here.
+The files are in `serving/page/`: HTML, CSS, ES modules, images. They are read once and served from memory by exact
+name, so no path is ever built from a request. The page loads nothing from other hosts, and its content security policy
+forbids the browser to: no inline script or style, no other host, no text that becomes markup (Trusted Types). It uses
+the same routes as every client; what it must know beforehand is in `page/settings.json`.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ POLICY = "; ".join((
     "require-trusted-types-for 'script'",
     "trusted-types 'none'",
 ))  # fmt: skip
-"""Stricter than the gate's own policy, which stands beside it. `data:` and `blob:` are pictures that users chose."""
+"""Stricter than the middleware's policy, which is sent as well. `data:` and `blob:` are images that users chose."""
 
 HEADERS = {
     "Content-Security-Policy": POLICY,
-    "Cache-Control": "no-cache",  # kept, but asked about each time: a new version shows at once
+    "Cache-Control": "no-cache",  # cached, but revalidated each time: a new version shows at once
 }
 
 router = APIRouter(include_in_schema=False)
@@ -55,7 +55,7 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True)
 class File:
-    """One file of the page, ready to be sent."""
+    """A file of the page."""
 
     content: bytes
     type: str
@@ -64,7 +64,7 @@ class File:
 
 @cache
 def files() -> Mapping[str, File]:
-    """All files of the page by name."""
+    """All files of the page, by name."""
     found = {}
     for path in sorted(FOLDER.iterdir()):
         if path.suffix in TYPES:
@@ -74,7 +74,7 @@ def files() -> Mapping[str, File]:
 
 
 def settings(config: ServiceConfig) -> dict[str, Any]:
-    """What the page must know of the service; nothing that a stranger may not."""
+    """What the page must know of the service. Public: sent without a key."""
     serving = config.serving
     limits = serving.limits
     return {
@@ -102,10 +102,10 @@ async def page_settings(request: Request) -> dict[str, Any]:
 
 @router.api_route("/page/{name}", methods=["GET", "HEAD"])
 async def file(request: Request, name: str) -> Response:
-    """One of the page's files."""
+    """A file of the page."""
     found = files().get(name)
     if found is None:
-        raise ApiError(404, "the page has no such file", code="not_found")
+        raise ApiError(404, "no such file", code="not_found")
     return _answer(request, found)
 
 

@@ -17,7 +17,7 @@ from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
 from ray_jobs.console import CannotStart
 from ray_jobs.serve import HAPROXY_FILES, ServeConfig, check_port, private_folder
-from serving.batches.work import profile_of
+from serving.batches.build_files import profile_of
 from serving.config import ScaleConfig, ServiceConfig, from_profile
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import Sample
-from serving.backends.base import Ask, Delta
+from serving.backends.base import Chunk, GenerationRequest
 from serving.backends.engine_host import EngineHost
 from serving.backends.local import LocalBackend
 from serving.config import AccessConfig, ServiceConfig
@@ -66,7 +66,7 @@ class Directed(LocalBackend):
         self.reset()
 
     def reset(self) -> None:
-        self.asked: list[Ask] = []
+        self.asked: list[GenerationRequest] = []
         self.says: list[str] = []
         self.refuses: list[ApiError] = []
         self.fails: ApiError | None = None
@@ -77,12 +77,12 @@ class Directed(LocalBackend):
     def open_streams(self) -> int:
         return sum(engine.open_streams for host in self.hosts for engine in host._engines)
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Delta]:
-        self.asked.append(ask)
+    async def stream(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        self.asked.append(request)
         if self.refuses:
             raise self.refuses.pop(0)
         said = ""
-        async with aclosing(self._pieces(ask)) as pieces:
+        async with aclosing(self._pieces(request)) as pieces:
             async for piece in pieces:
                 yield piece
                 if self.fails:
@@ -91,13 +91,13 @@ class Directed(LocalBackend):
                 while said.strip() and not self.free.is_set():
                     await asyncio.sleep(0.005)
 
-    async def _pieces(self, ask: Ask) -> AsyncIterator[Delta]:
+    async def _pieces(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
         if not self.says:
-            async with aclosing(super().stream(ask)) as pieces:
+            async with aclosing(super().stream(request)) as pieces:
                 async for piece in pieces:
                     yield piece
         for number, text in enumerate(self.says):
-            yield Delta(text, 1, "stop" if number == len(self.says) - 1 else "", 5)
+            yield Chunk(text, (1,), "stop" if number == len(self.says) - 1 else "", 5)
 
 
 @dataclass

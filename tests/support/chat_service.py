@@ -16,7 +16,7 @@ from PIL import Image as Pillow
 
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.model.model import FlamingoModel
-from serving.backends.base import Ask
+from serving.backends.base import GenerationRequest
 from serving.backends.engine_host import EngineHost
 from serving.backends.local import LocalBackend
 from serving.config import AccessConfig, LimitsConfig, RemoteImagesConfig, ServiceConfig, ServingConfig
@@ -53,11 +53,11 @@ class Watched(LocalBackend):
 
     def __init__(self, hosts: Sequence[EngineHost]):
         super().__init__(hosts)
-        self.asked: list[Ask] = []
+        self.asked: list[GenerationRequest] = []
 
-    def stream(self, ask: Ask) -> Any:
-        self.asked.append(ask)
-        return super().stream(ask)
+    def stream(self, request: GenerationRequest) -> Any:
+        self.asked.append(request)
+        return super().stream(request)
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class ChatService:
         finally:
             self.free.set()
 
-    def figures(self) -> dict[str, float]:
-        return self.host.figures()[f"{CHAT}/0"]
+    def engine_metrics(self) -> dict[str, float]:
+        return self.host.metrics()[f"{CHAT}/0"]
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
 
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
-from serving.backends.base import Ask, Delta
+from serving.backends.base import Chunk, GenerationRequest
 from serving.config import AccessConfig, BatchesConfig, LimitsConfig, ServiceConfig, ServingConfig
 from serving.errors import server_error
 from serving.server.app import create_app
@@ -35,18 +35,18 @@ class NoModels:
         self.well = True
         self.others: dict[str, list[Any]] = {}
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Delta]:
-        yield Delta(ask.model, 1, "stop", 1)
+    async def stream(self, request: GenerationRequest) -> AsyncIterator[Chunk]:
+        yield Chunk(request.model, (1,), "stop", 1)
 
     async def score(self, samples: Any) -> list[Any]:
         return []
 
-    async def figures(self) -> dict[str, dict[str, float]]:
+    async def engine_metrics(self) -> dict[str, dict[str, float]]:
         if isinstance(self.figures_now, Exception):
             raise self.figures_now
         return dict(self.figures_now)
 
-    async def ingresses(self, own: list[Any]) -> dict[str, list[Any]]:
+    async def ingress_metrics(self, own: list[Any]) -> dict[str, list[Any]]:
         return {"local": own, **self.others}
 
     async def ready(self) -> bool:
@@ -104,14 +104,14 @@ def application(config: ServiceConfig, backend: NoModels | None = None) -> tuple
     async def stream(request: Request) -> StreamingResponse:
         async def pieces() -> AsyncIterator[str]:
             try:
-                request.state.usage.first_token()
+                request.state.stats.first_token()
                 yield "data: 1\n\n"
                 tried.streaming.set()
                 while not tried.go_on.is_set():
                     await asyncio.sleep(0.005)
                 yield "data: 2\n\n"
             finally:
-                request.state.usage.count("clever-flamingo", 7, 2)
+                request.state.stats.count("clever-flamingo", 7, 2)
                 tried.closed.set()
 
         return StreamingResponse(pieces(), media_type="text/event-stream")

@@ -17,7 +17,7 @@ from polite_flamingo.filters.scorer import Scorer, ScoringConfig
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import Sample
-from serving.backends.base import Ask
+from serving.backends.base import GenerationRequest
 from serving.backends.engine_host import EngineHost
 from serving.backends.local import LocalBackend
 from serving.config import LimitsConfig, ServiceConfig, ServingConfig
@@ -46,12 +46,12 @@ class Watched(LocalBackend):
 
     def __init__(self, hosts: Sequence[EngineHost], scorer: Scorer | None):
         super().__init__(hosts, scorer)
-        self.asked: list[Ask] = []
+        self.asked: list[GenerationRequest] = []
         self.scored: list[list[Sample]] = []
 
-    def stream(self, ask: Ask) -> Any:
-        self.asked.append(ask)
-        return super().stream(ask)
+    def stream(self, request: GenerationRequest) -> Any:
+        self.asked.append(request)
+        return super().stream(request)
 
     async def score(self, samples: Sequence[Sample]) -> Any:
         self.scored.append(list(samples))

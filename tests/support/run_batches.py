@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
-from serving.batches import work
+from serving.batches import build_files
 from serving.batches.runner import BatchRunner
 from serving.config import BatchesConfig, LimitsConfig, ServiceConfig, ServingConfig
 
@@ -25,7 +25,7 @@ def bulk_config(folder: Path, **batches: object) -> ServiceConfig:
 
 def runner(config: ServiceConfig) -> BatchRunner:
     """One whose builds are tiny, and whose shards are so too."""
-    work.SHARD_ROWS = 5
+    build_files.SHARD_ROWS = 5
     return BatchRunner(config, build=TINY_BUILD, poll_seconds=0.02)
 
 

@@ -1,8 +1,8 @@
 """The engine as a service inside a process: any number of asyncio tasks ask, one thread of its own runs the engine.
 
     async with AsyncEngine(engine, max_waiting=64) as service:
-        async for piece in service.stream(Request(ids=..., decoding=...)):
-            print(piece.text, end="")
+        async for chunk in service.stream(Request(ids=..., decoding=...)):
+            print(chunk.text, end="")
 
 Streams that are open at the same time share the engine's batch. A stream that is closed, dropped, or whose reader is
 cancelled, gives its slot to others with the next step. The thread sleeps while there is nothing to do.
@@ -12,7 +12,7 @@ that raises fails all open streams with `EngineFailed`, whose cause it is, and t
 after several failures with no good answer in between (a GPU that is lost stays lost) it takes no more, `failure` says
 why, and whoever runs the process should replace it.
 
-It knows no web framework and no Ray, and nothing of prompts. Texts that beam search finds do not come in pieces.
+It knows no web framework and no Ray, and nothing of prompts. Beam search cannot be streamed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from polite_flamingo.flamingo.engine.engine import Engine
@@ -47,18 +47,20 @@ class EngineClosed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What came since the piece before.
+class Chunk:
+    """What was generated since the chunk before.
 
     Attributes:
-        tokens: chosen.
-        text: that no later token changes; it may lag behind the tokens (see `detokenizer.py`).
-        finish: "" but for the last piece: "stop", "length" or "cancelled".
+        text: no later token changes it; it may lag behind the tokens (see `detokenizer.py`).
+        tokens: their ids.
+        finish: "stop", "length" or "cancelled" in the last chunk, else "".
+        prompt_tokens: length of the prompt, where an image counts as one; the same in every chunk.
     """
 
-    tokens: tuple[int, ...]
     text: str
+    tokens: tuple[int, ...]
     finish: str = ""
+    prompt_tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -67,24 +69,24 @@ class _Ticket:
 
     request: Request
     loop: asyncio.AbstractEventLoop
-    items: asyncio.Queue[Piece | Exception] = field(default_factory=asyncio.Queue)
+    items: asyncio.Queue[Chunk | Exception] = field(default_factory=asyncio.Queue)
     over: asyncio.Event = field(default_factory=asyncio.Event)
     """Nothing more will come."""
     tokens: int = 0
     characters: int = 0
 
-    def news(self) -> Piece | Exception | None:
+    def news(self) -> Chunk | Exception | None:
         """What has come since it was asked last; None where nothing has."""
         request = self.request
         if request.error is not None:
             return BadSample(request.error.reason, request.error.detail)  # requests of one broken image share theirs
-        piece = Piece(tuple(request.tokens[self.tokens :]), request.text[self.characters :], request.finish)
+        text, tokens = request.text[self.characters :], tuple(request.tokens[self.tokens :])
         self.tokens, self.characters = len(request.tokens), len(request.text)
-        return piece if piece.tokens or piece.text or piece.finish else None
+        return Chunk(text, tokens, request.finish, len(request.ids)) if tokens or text or request.finish else None
 
 
-class Stream(AsyncIterator[Piece]):
-    """The pieces of one answer, for one reader. It ends behind the piece that has a finish.
+class Stream(AsyncIterator[Chunk]):
+    """The chunks of one answer, for one reader. It ends after the chunk that has a finish.
 
     A cancelled read cancels the request, so a reader that wants to look at a clock meanwhile must shield its read
     (`asyncio.wait` over a task), not cut it off (`asyncio.wait_for`).
@@ -95,8 +97,8 @@ class Stream(AsyncIterator[Piece]):
         self._ticket, self._cancel, self._pause, self._ended = ticket, cancel, pause, False
         self._begun = False
 
-    async def __anext__(self) -> Piece:
-        """The next piece.
+    async def __anext__(self) -> Chunk:
+        """The next chunk.
 
         Raises:
             BadSample: the request is at fault.
@@ -122,7 +124,7 @@ class Stream(AsyncIterator[Piece]):
             self._ended = True
             raise last
         self._ended = bool(last.finish)
-        return last if len(found) == 1 else _joined([one for one in found if isinstance(one, Piece)])
+        return last if len(found) == 1 else _joined([one for one in found if isinstance(one, Chunk)])
 
     def close(self) -> None:
         """Want no more: the request is cancelled where it is not done."""
@@ -183,11 +185,11 @@ class AsyncEngine:
         return self._streams
 
     def stream(self, request: Request, *, pause: float = 0.0) -> Stream:
-        """Queue a request; its pieces come as an async iterator. To be called in a running event loop.
+        """Queue a request; its chunks come as an async iterator. To be called in a running event loop.
 
         Args:
             request: a fresh one, which belongs to the engine from now on.
-            pause: seconds between two pieces, but for the first and the last; what comes meanwhile is one piece.
+            pause: seconds between two chunks, except the first and the last; what is generated meanwhile is one chunk.
 
         Raises:
             Overloaded: too many wait.
@@ -320,7 +322,7 @@ class AsyncEngine:
 
     def _deliver(self, requests: Iterable[Request]) -> None:
         """Send the news of these requests to their streams, one call an event loop."""
-        news: defaultdict[asyncio.AbstractEventLoop, list[tuple[_Ticket, Piece | Exception]]] = defaultdict(list)
+        news: defaultdict[asyncio.AbstractEventLoop, list[tuple[_Ticket, Chunk | Exception]]] = defaultdict(list)
         for request in dict.fromkeys(requests):  # a step may touch one twice
             ticket = self._tickets[request]
             if (item := ticket.news()) is not None:
@@ -332,7 +334,7 @@ class AsyncEngine:
         for loop, items in news.items():
             self._send(loop, items)
 
-    def _send(self, loop: asyncio.AbstractEventLoop, items: list[tuple[_Ticket, Piece | Exception]]) -> None:
+    def _send(self, loop: asyncio.AbstractEventLoop, items: list[tuple[_Ticket, Chunk | Exception]]) -> None:
         try:
             loop.call_soon_threadsafe(_hand_out, items)
         except RuntimeError:  # the loop is closed, so nobody will read
@@ -340,17 +342,17 @@ class AsyncEngine:
                 self._cancel(ticket)
 
 
-def _hand_out(items: list[tuple[_Ticket, Piece | Exception]]) -> None:
+def _hand_out(items: list[tuple[_Ticket, Chunk | Exception]]) -> None:
     for ticket, item in items:
         ticket.items.put_nowait(item)
         if isinstance(item, Exception) or item.finish:
             ticket.over.set()
 
 
-def _joined(pieces: Sequence[Piece]) -> Piece:
-    """What several pieces say together."""
-    return Piece(
-        tuple(token for piece in pieces for token in piece.tokens),
-        "".join(piece.text for piece in pieces),
-        pieces[-1].finish,
+def _joined(chunks: Sequence[Chunk]) -> Chunk:
+    """Several chunks as one."""
+    return replace(
+        chunks[-1],
+        text="".join(chunk.text for chunk in chunks),
+        tokens=tuple(token for chunk in chunks for token in chunk.tokens),
     )

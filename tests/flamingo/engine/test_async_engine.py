@@ -15,10 +15,10 @@ import pytest
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.engine.async_engine import (
     AsyncEngine,
+    Chunk,
     EngineClosed,
     EngineFailed,
     Overloaded,
-    Piece,
     Stream,
 )
 from polite_flamingo.flamingo.engine.engine import Engine
@@ -77,13 +77,13 @@ def endless(model: FlamingoModel) -> Request:
     return Request(ids=[5, 6, 7], decoding=Decoding(max_new_tokens=300))
 
 
-async def all_of(stream: Stream) -> list[Piece]:
-    return [piece async for piece in stream]
+async def all_of(stream: Stream) -> list[Chunk]:
+    return [chunk async for chunk in stream]
 
 
-def joined(pieces: Sequence[Piece]) -> tuple[list[int], str, str]:
-    assert [bool(piece.finish) for piece in pieces] == [False] * (len(pieces) - 1) + [True], "the last piece ends it"
-    return [token for piece in pieces for token in piece.tokens], "".join(p.text for p in pieces), pieces[-1].finish
+def joined(chunks: Sequence[Chunk]) -> tuple[list[int], str, str]:
+    assert [bool(chunk.finish) for chunk in chunks] == [False] * (len(chunks) - 1) + [True], "the last chunk ends it"
+    return [token for chunk in chunks for token in chunk.tokens], "".join(p.text for p in chunks), chunks[-1].finish
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
@@ -106,9 +106,9 @@ def test_streams_share_the_batch_and_each_gets_its_own_answer(known: Known, monk
             heard = await asyncio.gather(*map(all_of, streams))
             assert service.metrics()["streams"] == 0
             assert service.metrics()["generated_tokens"] >= sum(map(len, said))
-        for pieces, tokens in zip(heard, said, strict=True):
-            assert joined(pieces)[:2] == (tokens, model.tokenizer.decode(tokens))
-            assert joined(pieces)[2] == ("length" if len(tokens) == NEW else "stop")
+        for chunks, tokens in zip(heard, said, strict=True):
+            assert joined(chunks)[:2] == (tokens, model.tokenizer.decode(tokens))
+            assert joined(chunks)[2] == ("length" if len(tokens) == NEW else "stop")
 
     run(main)
     assert engine.metrics.steps < sum(map(len, said)) / 3, "they decode together"
@@ -397,8 +397,8 @@ def test_a_stop_text_is_never_heard(known: Known) -> None:
     async def main() -> None:
         async with AsyncEngine(engine_of(model, slots=3)) as service:
             heard = await asyncio.gather(*(all_of(service.stream(one)) for one, _, _ in cut))
-        for pieces, (one, stop, text) in zip(heard, cut, strict=True):
-            assert joined(pieces) == (one.tokens, one.text, "stop")
+        for chunks, (one, stop, text) in zip(heard, cut, strict=True):
+            assert joined(chunks) == (one.tokens, one.text, "stop")
             assert stop not in one.text and text.startswith(one.text)
 
     run(main)

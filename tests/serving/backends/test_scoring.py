@@ -11,7 +11,7 @@ import pytest
 
 from polite_flamingo.faults.bisection import ModelBroken
 from polite_flamingo.sample import BadSample, Sample, Turn
-from serving.backends.scoring import Scoring
+from serving.backends.scoring import BatchingScorer
 
 
 def sample(text: str) -> Sample:
@@ -31,7 +31,7 @@ class Models:
         return [{"words": len(one.response)} for one in samples]
 
 
-def scored(scoring: Scoring, *requests: Sequence[str]) -> list[Any]:
+def scored(scoring: BatchingScorer, *requests: Sequence[str]) -> list[Any]:
     """What each request gets, of those that come at once."""
 
     async def ask() -> list[Any]:
@@ -43,7 +43,7 @@ def scored(scoring: Scoring, *requests: Sequence[str]) -> list[Any]:
 
 def test_one_request_s_poison_is_not_another_s(caplog: pytest.LogCaptureFixture) -> None:
     models = Models()
-    scoring = Scoring(models)
+    scoring = BatchingScorer(models)
     with caplog.at_level(logging.ERROR, "serving.failures"):
         found = scored(scoring, ["a", "bb"], ["ccc", "poison of a client", "dddd"], ["eeeee"], [])
     assert models.calls[0] == ["a", "bb", "ccc", "poison of a client", "dddd", "eeeee"], "who waits goes together"
@@ -56,7 +56,7 @@ def test_one_request_s_poison_is_not_another_s(caplog: pytest.LogCaptureFixture)
 
 
 def test_models_that_fail_on_everything_are_given_up_until_they_work() -> None:
-    scoring = Scoring(Models(), failures_in_a_row=3)
+    scoring = BatchingScorer(Models(), failures_in_a_row=3)
     [[alone]] = scored(scoring, ["poison"])
     assert isinstance(alone, BadSample) and scoring.healthy, "it may have been the text"
     found = scored(scoring, ["poison 1", "poison 2"], ["poison 3"])

@@ -14,12 +14,13 @@ from polite_flamingo.rewriters.flamingo import Rewriter
 from polite_flamingo.sample import BadSample
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
+from serving.batches.build_files import profile_of
+from serving.batches.records import ENDED
 from serving.batches.runner import BatchRunner
-from serving.batches.store import ENDED, BatchStore
-from serving.batches.work import profile_of
+from serving.batches.store import BatchStore
 from serving.config import from_profile
 from serving.rewrite.protocol import Content
-from serving.rewrite.rewriting import result_of, sample_of
+from serving.rewrite.rewriting import make_result, make_sample
 from tests.support.rewriting_service import data_url, png
 
 PROFILE = Path(__file__).parents[3] / "profiles" / "tiny.yaml"
@@ -74,12 +75,12 @@ def test_a_job_by_the_true_build(tmp_path: Path) -> None:
     rewriter, scorer = Rewriter(config.rewriter), Scorer(config.scoring)
     for name in ("caption", "answer", "text"):
         images = [png(1)] if "image" in contents[name] else []
-        sample = sample_of(Content(**contents[name]), images)
+        sample = make_sample(Content(**contents[name]), images)
         [text] = rewriter.rewrite([sample])
         assert isinstance(text, str)
         [scores] = scorer.score([replace(sample, rewritten=text)])
         assert not isinstance(scores, BadSample)
-        expected = result_of(
+        expected = make_result(
             replace(sample, rewritten=text, scores=scores), config.serving.rewriter_name, config.thresholds
         )
         assert found[name] == expected.model_dump()

@@ -92,7 +92,7 @@ def test_what_others_made_is_not_there(shared: Site) -> None:
     run(shared.config, ended(ann, job))
     job = ann.batches.retrieve(job.id)
     assert job.status == "cancelled" and job.cancelling_at and job.cancelled_at
-    with pytest.raises(openai.ConflictError, match="nothing is left to cancel"):
+    with pytest.raises(openai.ConflictError, match="cannot be cancelled"):
         ann.batches.cancel(job.id)
 
 
@@ -116,9 +116,9 @@ def test_lists_come_in_pages(tmp_path: Path) -> None:
     [
         ({"purpose": "fine-tune"}, "purpose: must be 'batch'"),
         ({"file": ("a", b"x" * 50_001)}, "50,000 bytes"),
-        ({"expires_after": {"anchor": "created_at", "seconds": 0}}, "number of seconds above 0"),
+        ({"expires_after": {"anchor": "created_at", "seconds": 0}}, "positive number of seconds"),
         ({"file": ("a", '{"custom_id": "a"}'.encode("utf-16"))}, "UTF-16, not UTF-8: convert it first"),
-        ({"file": ("a", gzip.compress(b"{}"))}, "it is packed; unpack it first"),
+        ({"file": ("a", gzip.compress(b"{}"))}, "it is compressed; decompress it first"),
     ],
 )
 def test_an_upload_that_does_not_fit_leaves_nothing(shared: Site, change: dict[str, Any], says: str) -> None:
@@ -147,7 +147,7 @@ def test_a_key_has_so_much_room(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"endpoint": "/v1/chat/completions"}, "does not run in bulk; '/v1/rewrite' does"),
+        ({"endpoint": "/v1/chat/completions"}, "is not available for batches; use '/v1/rewrite'"),
         ({"completion_window": "0h"}, "completion_window"),
         ({"completion_window": "2 days"}, "completion_window"),
         ({"metadata": {"a": "b" * 513}}, "metadata"),
@@ -204,7 +204,7 @@ def test_a_server_without_a_folder_says_so(tmp_path: Path) -> None:
     off = replace(config, serving=replace(config.serving, batches=BatchesConfig()))
     with site(off, tmp_path) as made:
         for attempt in (lambda client: client.files.list(), lambda client: client.batches.list()):
-            with pytest.raises(openai.NotFoundError, match="runs no bulk jobs"):
+            with pytest.raises(openai.NotFoundError, match="bulk jobs are turned off"):
                 attempt(made.client())
     with pytest.raises(ValueError, match=r"set serving\.batches.folder"):
         BatchRunner(off)

@@ -13,7 +13,8 @@ from typing import Any
 import openai
 import psutil
 
-from serving.batches.runner import BatchRunner, builds_of
+from serving.batches.processes import builds_of
+from serving.batches.runner import BatchRunner
 from tests.support.bulk_site import Site, accounted, ended, line, run, site, start, upload
 from tests.support.patience import wait_until
 from tests.support.run_batches import bulk_config, runner

@@ -46,8 +46,8 @@ def test_the_file_arrives_whole_however_it_is_cut(tmp_path: Path, size: int) -> 
     [
         (GOOD, "application/json", 400, "send multipart/form-data"),
         (GOOD, "multipart/form-data", 400, "boundary"),
-        (GOOD[:-6], TYPE, 400, "ends early"),
-        (b"", TYPE, 400, "ends early"),
+        (GOOD[:-6], TYPE, 400, "it is incomplete"),
+        (b"", TYPE, 400, "it is incomplete"),
         (part("purpose", b"batch") + b"--cut--\r\n", TYPE, 400, "no part 'file'"),
         (part("file", b"a") + part("file", b"b") + b"--cut--\r\n", TYPE, 400, "two parts 'file'"),
         (part("file", b"x" * 101) + b"--cut--\r\n", TYPE, 413, "more than 100 bytes (the limit)"),

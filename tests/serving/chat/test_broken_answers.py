@@ -12,7 +12,7 @@ import httpx2
 import openai
 import pytest
 
-from serving.backends.base import Ask, Delta
+from serving.backends.base import Chunk, GenerationRequest
 from serving.config import LimitsConfig
 from serving.errors import ApiError, overloaded
 from serving.server.app import create_app
@@ -21,7 +21,7 @@ from tests.support.chat_service import CHAT, user
 from tests.support.gated import NoModels, configured, serving_on_a_port
 from tests.support.patience import PATIENCE
 
-Script = Sequence[Delta | Exception | None]
+Script = Sequence[Chunk | Exception | None]
 """What comes of an ask, in order; None never comes."""
 
 
@@ -32,7 +32,7 @@ class Scripted(NoModels):
         super().__init__()
         self._scripts, self.open, self.asked = list(scripts), 0, 0
 
-    async def stream(self, ask: Ask) -> AsyncGenerator[Delta, None]:
+    async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         script = self._scripts.pop(0)
         self.open, self.asked = self.open + 1, self.asked + 1
         try:
@@ -68,7 +68,7 @@ def events(answer: httpx2.Response) -> list[Any]:
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 
 
-PIECE, END = Delta("He\u2028llo", 2, "", 5), Delta("", 1, "stop", 5)
+PIECE, END = Chunk("He\u2028llo", (1, 2), "", 5), Chunk("", (3,), "stop", 5)
 BUSY = overloaded("no room", retry_after=3)
 
 
@@ -119,8 +119,8 @@ def test_openai_s_client_asks_again_but_not_for_what_took_too_long(status: int) 
     assert backend.asked == (2 if status == 500 else 1), "requests that reached the engines"
 
 
-@pytest.mark.parametrize("last", [[Delta("", 0, "cancelled", 5)], []])
-def test_an_engine_that_shuts_down_is_no_end_of_an_answer(last: list[Delta]) -> None:
+@pytest.mark.parametrize("last", [[Chunk("", (), "cancelled", 5)], []])
+def test_an_engine_that_shuts_down_is_no_end_of_an_answer(last: list[Chunk]) -> None:
     answer, _ = asked([PIECE, *last])
     assert answer.status_code == 503 and "retry-after" in answer.headers
     answer, _ = asked([PIECE, *last], stream=True)
@@ -129,7 +129,7 @@ def test_an_engine_that_shuts_down_is_no_end_of_an_answer(last: list[Delta]) -> 
 
 def test_choices_come_as_they_come_and_each_has_its_end() -> None:
     answer, _ = asked(
-        [PIECE, END], [Delta("", 1, "length", 5)], stream=True, n=2, stream_options={"include_usage": True}
+        [PIECE, END], [Chunk("", (1,), "length", 5)], stream=True, n=2, stream_options={"include_usage": True}
     )
     found = events(answer)
     assert found[-1] == "[DONE]" and found[-2]["usage"]["completion_tokens"] == 4 and found[-2]["choices"] == []

@@ -19,7 +19,7 @@ from PIL import Image as Pillow
 
 from polite_flamingo.sources.reading.checks import SourceError
 from serving.chat import images
-from serving.chat.images import Pictures, Shown
+from serving.chat.images import ImageLoader, ImageReference
 from serving.config import LimitsConfig, RemoteImagesConfig
 from serving.errors import ApiError
 from tests.support.chat_service import data_url, picture
@@ -27,8 +27,8 @@ from tests.support.patience import PATIENCE
 
 
 def load(*urls: str, remote: RemoteImagesConfig | None = None, **limits: Any) -> list[bytes]:
-    shown = [Shown(url=url, param=f"messages.0.content.{number}.image_url") for number, url in enumerate(urls)]
-    return asyncio.run(Pictures(LimitsConfig(**limits), remote or RemoteImagesConfig()).load(shown))
+    shown = [ImageReference(url=url, param=f"messages.0.content.{number}.image_url") for number, url in enumerate(urls)]
+    return asyncio.run(ImageLoader(LimitsConfig(**limits), remote or RemoteImagesConfig()).load(shown))
 
 
 def refused(*urls: str, remote: RemoteImagesConfig | None = None, **limits: Any) -> ApiError:
@@ -50,7 +50,7 @@ def noise(size: int) -> bytes:
 
 def test_an_image_comes_bit_exact_in_order_and_whatever_its_kind_is_said_to_be() -> None:
     first, second, large = picture(1), picture(2), noise(400)
-    assert len(large) > images._PIECE, "more than one piece of base64"
+    assert len(large) > images._BLOCK, "more than one piece of base64"
     urls = [data_url(first), data_url(large), data_url(second, "jpeg"), data_url(first), data_url(second).upper()[:22]]
     urls[4] += data_url(second)[22:]
     assert load(*urls) == [first, large, second, first, second]
@@ -97,7 +97,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
         "data:image/png;base64,aGk=aGk=",
         "data:image/png;base64,____",
         "data:image/png;base64,é",
-        "data:image/png;base64," + "A" * (images._PIECE - 4) + "aGk=" + "AAAA",
+        "data:image/png;base64," + "A" * (images._BLOCK - 4) + "aGk=" + "AAAA",
         "file:///etc/passwd",
         "ftp://example.org/x.png",
         "javascript:alert(1)",
@@ -218,7 +218,7 @@ def test_a_slow_host_holds_nobody_longer_than_allowed_and_few_wait_for_it(site: 
 
 def test_a_list_that_no_url_can_match_is_refused_at_the_start() -> None:
     with pytest.raises(SourceError, match="no host"):
-        Pictures(LimitsConfig(), RemoteImagesConfig(hosts=("https://example.org/",)))
+        ImageLoader(LimitsConfig(), RemoteImagesConfig(hosts=("https://example.org/",)))
 
 
 def test_base64_says_what_is_wrong_with_it() -> None:

@@ -10,7 +10,7 @@ import httpx2
 import openai
 import pytest
 
-from serving.chat.protocol import ChatChunk, ChatCompletion
+from serving.chat.responses import ChatChunk, ChatCompletion
 from serving.config import LimitsConfig
 from tests.support.chat_service import CHAT, ChatService, chat_config, image, picture, running, text, user
 from tests.support.patience import PATIENCE, wait_until
@@ -248,17 +248,17 @@ def test_the_system_s_word_follows_the_trained_sentence(client: openai.OpenAI, s
 
 
 def test_a_client_that_goes_away_frees_its_slots(service: ChatService) -> None:
-    before = service.figures()["generated_tokens"]
+    before = service.engine_metrics()["generated_tokens"]
     with service.held(), service.client() as client:
         stream = ask(client, user("Talk."), stream=True, n=8, temperature=2, seed=3, max_tokens=400)
         next(iter(stream))
         stream.close()
         until_idle(service)
-    assert service.figures()["generated_tokens"] - before < 8 * 200, "none was written to its end"
+    assert service.engine_metrics()["generated_tokens"] - before < 8 * 200, "none was written to its end"
 
 
 def test_so_does_one_that_waits_for_a_whole_answer(service: ChatService) -> None:
-    before = service.figures()["generated_tokens"]
+    before = service.engine_metrics()["generated_tokens"]
 
     async def leave() -> None:
         async with service.async_client() as client:
@@ -266,19 +266,19 @@ def test_so_does_one_that_waits_for_a_whole_answer(service: ChatService) -> None
             asking = asyncio.ensure_future(
                 client.chat.completions.create(model=CHAT, messages=[user("Talk.")], **options)
             )
-            while not service.figures()["streams"]:
+            while not service.engine_metrics()["streams"]:
                 await asyncio.sleep(0.001)
             asking.cancel()
 
     with service.held():
         asyncio.run(leave())
         until_idle(service)
-    assert service.figures()["generated_tokens"] - before < 8 * 200
+    assert service.engine_metrics()["generated_tokens"] - before < 8 * 200
 
 
 def until_idle(service: ChatService) -> None:
     """Streams that nobody reads must not stay open."""
-    wait_until(lambda: not service.figures()["streams"])
+    wait_until(lambda: not service.engine_metrics()["streams"])
 
 
 def test_a_hundred_streams_at_once_say_what_they_say_alone(service: ChatService) -> None:

@@ -17,9 +17,10 @@ import openai
 import pytest
 
 from serving.config import AccessConfig
+from serving.http.authentication import OPEN_PATHS
 from serving.http.keys import Key, KeyRing, new_key, read_keys, write_keys
 from serving.http.metrics import Metrics
-from serving.http.middleware import OPEN, Gate
+from serving.http.middleware import AccessMiddleware
 from serving.http.rates import SECOND
 from tests.support.gated import Tried, application, configured, serving_on_a_port
 from tests.support.patience import PATIENCE, wait_until
@@ -74,7 +75,7 @@ def test_no_route_but_the_open_ones_answers_without_a_key(server: Guarded) -> No
         for path, methods in paths.items():
             for method in methods:
                 answer = client.request(method, path.replace("{name}", "x"))
-                if path in OPEN:
+                if path in OPEN_PATHS:
                     assert answer.status_code == 200, path
                 else:
                     assert answer.status_code == 401, path
@@ -164,7 +165,7 @@ def test_a_key_has_so_many_requests_open_and_no_more(server: Guarded) -> None:
             next(pieces)
             refused = narrow.post("/v1/try/echo/x", content=b"x")
             assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
-            assert "1 are the limit" in refused.json()["error"]["message"]
+            assert "the limit is 1" in refused.json()["error"]["message"]
             assert plain.post("/v1/try/echo/x").status_code == 200, "another key is another matter"
             server.tried.go_on.set()
             assert len(list(pieces)) == 1
@@ -196,7 +197,7 @@ def test_the_key_file_is_replaced_while_the_server_runs(server: Guarded) -> None
 
 def test_a_server_without_its_keys_does_not_start(tmp_path: Path) -> None:
     config = configured(access=AccessConfig(keys=str(tmp_path / "keys.json")))
-    with pytest.raises(ValueError, match=r"serving\.keys new"):
+    with pytest.raises(ValueError, match=r"serving\.http\.keys new"):
         application(config)
 
 
@@ -221,12 +222,12 @@ def test_retry_after_is_true(tmp_path: Path) -> None:
 
     async def run() -> None:
         app, _ = application(configured())
-        gate = Gate(
+        gate = AccessMiddleware(
             app,
             config=configured().serving,
             metrics=Metrics(),
-            ring=KeyRing(tmp_path / "keys.json"),
-            bodies={},
+            keys=KeyRing(tmp_path / "keys.json"),
+            body_limits={},
             clock=clocks.nanoseconds,
             calendar=clocks.calendar,
         )
@@ -257,12 +258,12 @@ def test_a_key_expires_while_the_server_runs(tmp_path: Path) -> None:
 
     async def run() -> list[int]:
         app, _ = application(configured())
-        gate = Gate(
+        gate = AccessMiddleware(
             app,
             config=configured().serving,
             metrics=Metrics(),
-            ring=KeyRing(tmp_path / "keys.json"),
-            bodies={},
+            keys=KeyRing(tmp_path / "keys.json"),
+            body_limits={},
             clock=clocks.nanoseconds,
             calendar=clocks.calendar,
         )

@@ -10,7 +10,7 @@ import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.config import AccessConfig, LimitsConfig
-from serving.http.metrics import Metrics, Usage, text
+from serving.http.metrics import Metrics, RequestStats, exposition
 from serving.server.app import create_app
 from tests.support.gated import FIGURES, NoModels, application, configured, serving_on_a_port
 from tests.support.patience import PATIENCE
@@ -81,8 +81,8 @@ def test_requests_add_up_by_route_status_and_time() -> None:
 def test_buckets_of_a_histogram_are_cumulative_and_end_with_all() -> None:
     metrics = Metrics()
     for seconds in (0.001, 0.02, 0.02, 7.0, 1000.0):
-        metrics.finished("/v1/x", "POST", 200, seconds, Usage())
-    samples = parsed(text({HERE: metrics.families()}, {}).decode())
+        metrics.finished("/v1/x", "POST", 200, seconds, RequestStats())
+    samples = parsed(exposition({HERE: metrics.families()}, {}).decode())
     name, labels = "polite_flamingo_request_seconds", {"route": "/v1/x", "method": "POST"}
     counts = [value(samples, f"{name}_bucket", labels | {"le": le}) for le in ("0.005", "0.025", "5.0", "10.0", "+Inf")]
     assert counts == [1, 3, 3, 4, 5] and value(samples, f"{name}_count", labels) == 5
@@ -117,7 +117,7 @@ def test_every_figure_of_every_engine_is_a_gauge() -> None:
 def test_whichever_ingress_replica_is_asked_it_answers_for_all_of_them() -> None:
     backend, elsewhere = NoModels(), Metrics()
     for _ in range(3):
-        elsewhere.finished("/v1/x", "POST", 200, 1.0, Usage())
+        elsewhere.finished("/v1/x", "POST", 200, 1.0, RequestStats())
     backend.others = {"ingress-2": pickle.loads(pickle.dumps(elsewhere.families()))}
     app = create_app(configured(), backend)
 
@@ -134,14 +134,14 @@ def test_whichever_ingress_replica_is_asked_it_answers_for_all_of_them() -> None
 
 
 def test_a_stream_that_breaks_is_counted_by_its_code() -> None:
-    metrics, usage = Metrics(), Usage()
-    usage.failed("engine_failed")
-    usage.first_token()
-    first = usage.to_first_token
-    usage.first_token()
-    assert usage.to_first_token == first is not None, "only the first counts"
-    metrics.finished("/v1/chat/completions", "POST", 200, 1.0, usage)
-    samples = parsed(text({HERE: metrics.families()}, None).decode())
+    metrics, stats = Metrics(), RequestStats()
+    stats.failed("engine_failed")
+    stats.first_token()
+    first = stats.to_first_token
+    stats.first_token()
+    assert stats.to_first_token == first is not None, "only the first counts"
+    metrics.finished("/v1/chat/completions", "POST", 200, 1.0, stats)
+    samples = parsed(exposition({HERE: metrics.families()}, None).decode())
     assert value(samples, "polite_flamingo_broken_streams_total", {"code": "engine_failed"}) == 1
 
 

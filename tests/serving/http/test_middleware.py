@@ -88,7 +88,7 @@ def test_behind_a_proxy_that_answers_the_id_there_are_not_two_of_it() -> None:
     from serving.server.app import create_app
 
     with (
-        serving_on_a_port(create_app(configured(), NoModels(), answer_id=False)) as address,
+        serving_on_a_port(create_app(configured(), NoModels(), send_request_id=False)) as address,
         client_of(address) as client,
     ):
         assert "x-request-id" not in client.get("/health").headers

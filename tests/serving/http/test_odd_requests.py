@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from uvicorn.protocols.http import httptools_impl
 
-from serving.http import unframed
+from serving.http import http10
 from tests.support.gated import application, configured, serving_on_a_port
 from tests.support.patience import PATIENCE
 
@@ -48,7 +48,7 @@ def spoken(address: Address, version: str, body: Any) -> tuple[bytes, bytes]:
 @pytest.mark.parametrize("server", ["uvicorn's framing is ours", "another server stands in front"])
 def test_a_stream_over_http_1_0_is_a_plain_body(server: str, address: Address, monkeypatch: pytest.MonkeyPatch) -> None:
     if server.startswith("another"):
-        monkeypatch.setattr(httptools_impl, "RequestResponseCycle", unframed._Cycle.__base__)
+        monkeypatch.setattr(httptools_impl, "RequestResponseCycle", http10._Cycle.__base__)
     head, body = spoken(address, "1.0", {"model": "clever-flamingo", "messages": USER, "stream": True})
     assert b"transfer-encoding" not in head and b"connection: close" in head
     assert (b"content-length" in head) == server.startswith("another")
@@ -115,7 +115,7 @@ def test_a_byte_order_mark_is_no_part_of_a_body(address: Address) -> None:
         (b"", {}, 400, "must be a JSON object"),
         (b"\r\n", {}, 400, "empty; send a JSON object"),
         (BODY.replace('"What is this?"', "NaN").encode(), {}, 400, "JSON"),
-        (gzip.compress(BODY.encode()), {"content_encoding": "gzip"}, 415, "leave Content-Encoding out"),
+        (gzip.compress(BODY.encode()), {"content_encoding": "gzip"}, 415, "without Content-Encoding"),
     ],
 )
 def test_what_cannot_be_read_says_why(

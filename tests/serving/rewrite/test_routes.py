@@ -17,7 +17,7 @@ from polite_flamingo.rewriters.flamingo import Rewriter
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.selection.selection import select_shard
 from serving.rewrite.protocol import Content, RewriteOne
-from serving.rewrite.rewriting import result_of, sample_of, task_of
+from serving.rewrite.rewriting import infer_task, make_result, make_sample
 from tests.support.held import hold
 from tests.support.rewriting_service import SCORING, Service, data_url, limited, png, service_config, with_service
 from tests.support.tiny_flamingo import Tiny
@@ -43,7 +43,7 @@ def samples_of(contents: list[dict[str, Any]]) -> list[Sample]:
     found = []
     for content in contents:
         urls = content.get("images", [content["image"]] if "image" in content else [])
-        found.append(sample_of(Content(**content), [pictures[url] for url in urls]))
+        found.append(make_sample(Content(**content), [pictures[url] for url in urls]))
     return found
 
 
@@ -101,16 +101,16 @@ def test_paragraphs_of_a_kept_caption_that_do_not_fit_are_taken_out_as_by_a_sele
         "reward": 2.0, "sts": 0.7, "clip_paragraphs": [30.0, 12.5, 20.0],
     }  # fmt: skip
     sample = replace(caption, rewritten=text, scores=scores)
-    result = result_of(sample, "polite-flamingo", Thresholds())
+    result = make_result(sample, "polite-flamingo", Thresholds())
     assert result.kept and result.rewritten == text
     assert result.response == "There is a red circle here.\n\nIt is a circle."
     assert [(one.score, one.text) for one in result.removed_paragraphs] == [(12.5, "A spaceship lands on it.")]
     assert select_shard([sample], shard="s", thresholds=Thresholds()).kept[0].rewritten == result.response
     clip = next(one for one in result.verdicts if one.filter == "clip")
     assert (clip.rule, clip.score, clip.threshold, clip.keep) == ("kept from 17", 30.0, 17.0, True)
-    rejected = result_of(replace(sample, scores=scores | {"sts": 0.1}), "polite-flamingo", Thresholds())
+    rejected = make_result(replace(sample, scores=scores | {"sts": 0.1}), "polite-flamingo", Thresholds())
     assert (rejected.kept, rejected.reason, rejected.response) == (False, "sts_low", text)
-    unscored = result_of(replace(sample, scores=scores | {"reward": None}), "polite-flamingo", Thresholds())
+    unscored = make_result(replace(sample, scores=scores | {"reward": None}), "polite-flamingo", Thresholds())
     assert (unscored.reason, unscored.verdicts[-1].filter, unscored.verdicts[-1].score) == ("unscored", "reward", None)
 
 
@@ -220,7 +220,7 @@ def test_a_client_that_goes_away_frees_its_slots(tiny: Tiny, model_v2: FlamingoM
 
     async def use(service: Service) -> None:
         async def streams() -> float:
-            return sum(one["streams"] for one in (await service.backend.figures()).values())
+            return sum(one["streams"] for one in (await service.backend.engine_metrics()).values())
 
         first = True
 
@@ -267,7 +267,7 @@ def test_a_client_that_goes_away_frees_its_slots(tiny: Tiny, model_v2: FlamingoM
     ],
 )
 def test_the_task_is_inferred(instruction: str, raw: str, images: int, task: str) -> None:
-    assert task_of(instruction, raw, images) == task
+    assert infer_task(instruction, raw, images) == task
 
 
 def test_the_document_shows_both_ways_to_ask(tiny: Tiny, model_v2: FlamingoModel) -> None:

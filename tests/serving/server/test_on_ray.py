@@ -19,10 +19,11 @@ import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
+from polite_flamingo.flamingo.engine.sampling import Decoding
 from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.prompts import chat_prompt
 from ray_jobs.serve import NAME, ServeConfig, serve_until
-from serving.backends.base import Ask
+from serving.backends.base import GenerationRequest
 from serving.backends.engine_host import EngineHost
 from serving.config import ReplicasConfig, ScaleConfig, ServingConfig
 from serving.errors import ApiError
@@ -30,7 +31,7 @@ from tests.support.readme import REPO, python_snippet
 from tests.support.tiny_flamingo import Tiny
 
 if TYPE_CHECKING:  # it imports ray.serve, before the environment for it is set
-    from serving.server.deployments import RayBackend
+    from serving.backends.ray_serve import RayBackend
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -119,32 +120,30 @@ def healthy(service: Service) -> bool:
         return False
 
 
-def ask(number: int, tokens: int = 120) -> Ask:
+def ask(number: int, tokens: int = 120) -> GenerationRequest:
     """Each another question, drawn at high temperature: a tiny model's greedy answers are all alike."""
     prompt = chat_prompt(f"What is number {number}?")
-    return Ask(
+    return GenerationRequest(
         model=CHAT,
         exchanges=(Exchange(prompt=prompt, target="", images=0),),
-        max_tokens=tokens,
-        temperature=1.0,
-        seed=number,
+        decoding=Decoding(max_new_tokens=tokens, temperature=1.0, seed=number),
     )
 
 
 def backend() -> RayBackend:
     from ray import serve
 
-    from serving.server.deployments import RayBackend
+    from serving.backends.ray_serve import RayBackend
 
     chat, scoring, board = (serve.get_deployment_handle(name, NAME) for name in ("chat", "scoring", "board"))
     return RayBackend({CHAT: chat}, scoring, board)
 
 
-async def answer(of: RayBackend | EngineHost, wanted: Ask, begun: asyncio.Event | None = None) -> str:
+async def answer(of: RayBackend | EngineHost, wanted: GenerationRequest, begun: asyncio.Event | None = None) -> str:
     text = ""
-    async with aclosing(of.stream(wanted)) as deltas:
-        async for delta in deltas:
-            text += delta.text
+    async with aclosing(of.stream(wanted)) as chunks:
+        async for chunk in chunks:
+            text += chunk.text
             if begun is not None:
                 begun.set()
     return text
@@ -212,18 +211,18 @@ def test_who_leaves_gives_his_slot_back(service: Service) -> None:
     """Engines stop writing for him. A tiny one may have ended before it hears of it, so several leave."""
 
     async def cancelled() -> float:
-        return sum(figures["cancelled_requests"] for figures in (await on_ray.figures()).values())
+        return sum(figures["cancelled_requests"] for figures in (await on_ray.engine_metrics()).values())
 
     async def scenario() -> None:
         before = await cancelled()
         for number in range(200):
-            async with aclosing(on_ray.stream(ask(number, 400))) as deltas:
-                await anext(deltas)
+            async with aclosing(on_ray.stream(ask(number, 400))) as chunks:
+                await anext(chunks)
             if number >= 8 and await cancelled() > before:
                 break
         else:
             raise AssertionError("no engine was told that its reader left")
-        while any(figures["streams"] for figures in (await on_ray.figures()).values()):
+        while any(figures["streams"] for figures in (await on_ray.engine_metrics()).values()):
             await asyncio.sleep(0.2)  # the test's time-out ends this where a slot is never given back
 
     on_ray = backend()

@@ -1,13 +1,12 @@
-"""The two ends of a bulk job: its lines become shards for `build_pf1m`, and what that made becomes the result files.
+"""The files around the build of a bulk job: its lines become shards, and the build's output becomes the result files.
 
-    WORK/in/00000.tar     samples, their line and custom_id in `meta`
-    WORK/invalid.jsonl    error lines, of lines that are no rewriting
+    WORK/in/00000.tar     samples, with their line and custom_id in `meta`
+    WORK/invalid.jsonl    error lines for invalid requests
     WORK/profile.yaml     the server's models, filters and thresholds, and the pools of its profile
-    WORK/out/             of the build
+    WORK/out/             output of `build_pf1m`
 
-Each line ends in exactly one of the two result files, also where the build was stopped: what it did not come to is an
-error that says why. Both ends can be run again from the beginning. Nothing here starts a process
-(`runner.py`).
+Each line ends in exactly one of the two result files, even if the build was stopped: a line that it did not reach is an
+error that says why. Both steps can be repeated from the beginning. Nothing here starts a process (`runner.py`).
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.sample import Sample, make_key
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, shard_names
 from polite_flamingo.storage.shards import read_shard, write_atomically, write_shard
-from serving.batches.lines import Line, error_line, output_line, quarantined, read_lines
-from serving.chat.images import Pictures
+from serving.batches.lines import Line, error_line, output_line, quarantine_error, read_lines
+from serving.chat.images import ImageLoader
 from serving.config import ServiceConfig
 from serving.errors import ApiError
-from serving.rewrite.rewriting import fetched, sample_of
+from serving.rewrite.rewriting import image_references, make_sample
 
 SHARD_ROWS = 256
 SHARD_BYTES = 64 << 20
-"""A shard is what is lost when a build is killed, and the step in which a job's progress is seen."""
+"""A shard is what a killed build loses, and the step in which progress is reported."""
 
 _AT_ONCE = 16
-"""Lines whose images are fetched together."""
+"""Lines whose images are fetched at once."""
 
 
-class Refused(Exception):
-    """A job that cannot begin. Args: code, message; both for the client."""
+class JobError(Exception):
+    """A job that cannot begin. Args: code, message: both shown to the client."""
 
     def __init__(self, code: str, message: str):
         super().__init__(message)
@@ -50,24 +49,24 @@ class Refused(Exception):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Lines in all, and those that are no rewriting."""
+    """Numbers of lines: all, and invalid requests."""
 
     total: int
     invalid: int
 
 
-async def prepare(source: Path, work: Path, job: str, config: ServiceConfig, pictures: Pictures) -> Counts:
-    """Make WORK of a file of lines; what an earlier attempt left there is deleted.
+async def write_inputs(source: Path, work: Path, job: str, config: ServiceConfig, loader: ImageLoader) -> Counts:
+    """Write the inputs of the build into WORK; what an earlier attempt left there is deleted.
 
     Args:
-        source: the file.
-        work: the job's folder for this.
+        source: the uploaded file.
+        work: the job's WORK.
         job: its id.
-        config: limits, and what the build is to run.
-        pictures: fetches images.
+        config: limits, and the models that the build runs.
+        loader: loads images.
 
     Raises:
-        Refused: the file is gone, has no line, or too many.
+        JobError: the file was deleted, is empty, or has too many lines.
     """
     shutil.rmtree(work, ignore_errors=True)
     (work / "in").mkdir(parents=True)
@@ -78,16 +77,15 @@ async def prepare(source: Path, work: Path, job: str, config: ServiceConfig, pic
     try:
         file = source.open("rb")
     except FileNotFoundError:
-        raise Refused("input_file_not_found", "the input file was deleted") from None
+        raise JobError("input_file_not_found", "the input file was deleted") from None
     with file, (work / "invalid.jsonl").open("w", encoding="utf-8") as errors:
         lines = read_lines(file, config)
-        while chunk := await asyncio.to_thread(_some, lines):
-            total += len(chunk)
+        while batch := await asyncio.to_thread(_batch, lines):
+            total += len(batch)
             if total > most:
-                raise Refused("too_many_lines", f"a job may have {most} lines (serving.batches.lines)")
-            for line, sample in zip(
-                chunk, await asyncio.gather(*(_sample(line, config, pictures) for line in chunk)), strict=True
-            ):
+                raise JobError("too_many_lines", f"a job may have {most} lines (serving.batches.lines)")
+            samples = await asyncio.gather(*(_sample(line, config, loader) for line in batch))
+            for line, sample in zip(batch, samples, strict=True):
                 if isinstance(sample, Sample):
                     await asyncio.to_thread(shards.add, sample)
                 else:
@@ -96,42 +94,50 @@ async def prepare(source: Path, work: Path, job: str, config: ServiceConfig, pic
         await asyncio.to_thread(shards.close)
         _sync(errors)
     if not total:
-        raise Refused("empty_file", "the input file has no line")
+        raise JobError("empty_file", "the input file has no lines")
     return Counts(total=total, invalid=invalid)
 
 
 def profile_of(config: ServiceConfig) -> str:
+<<<<<<< HEAD:serving/batches/work.py
     """The YAML by which `ray_jobs.build_pf1m` runs exactly the server's models."""
     return to_yaml({name: getattr(config, name) for name in ("rewriter", "scoring", "thresholds", "pools")})
+=======
+    """A profile with which `ray_jobs.build_pf1m` runs exactly the server's models, as YAML."""
+    sections: dict[str, Any] = {
+        name: dataclasses.asdict(getattr(config, name)) for name in ("rewriter", "scoring", "thresholds")
+    }
+    return yaml.safe_dump(_plain(sections | ({"pools": config.pools} if config.pools else {})), sort_keys=False)
+>>>>>>> c17ca8c (serving: a middleware of four short files, one Chunk from engine to client, plain English):serving/batches/build_files.py
 
 
-def progress(work: Path, known: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    """Lines that the build has rewritten and quarantined, by its manifests.
+def progress(work: Path, counted: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """Numbers of lines that the build has rewritten and quarantined, by its manifests.
 
     Args:
-        work: the job's folder.
-        known: of shards that were finished before; filled.
+        work: the job's WORK.
+        counted: shards that were counted before; updated.
     """
     layout = OutputLayout(root=work / "out")
     for name in layout.finished():
-        if name not in known:
+        if name not in counted:
             manifest = read_manifest(layout.manifest(name))
-            known[name] = (manifest.scored, manifest.quarantined)
-    return sum(one[0] for one in known.values()), sum(one[1] for one in known.values())
+            counted[name] = (manifest.scored, manifest.quarantined)
+    return sum(one[0] for one in counted.values()), sum(one[1] for one in counted.values())
 
 
 def write_results(
-    work: Path, job: str, config: ServiceConfig, output: Path, errors: Path, missing: ApiError | None
+    work: Path, job: str, config: ServiceConfig, output: Path, errors: Path, not_reached: ApiError | None
 ) -> tuple[int, int]:
-    """Write both result files, synced; returns how many lines each has.
+    """Write and sync both result files. Returns how many lines each has.
 
     Args:
-        work: the job's folder.
+        work: the job's WORK.
         job: its id.
         config: names the model.
         output: file to write.
         errors: file to write.
-        missing: of lines that the build did not come to; None where it came to all of them.
+        not_reached: the error of lines that the build did not reach; None if it must have reached all.
 
     Raises:
         ValueError: the build's output is damaged.
@@ -149,7 +155,7 @@ def write_results(
                 good.write(output_line(outcome, job, name, thresholds))
                 completed += 1
             else:
-                error = outcome or missing
+                error = outcome or not_reached
                 if error is None:
                     raise ValueError(f"line {sample.meta['line']} is missing in the output of a finished build")
                 bad.write(error_line(job, sample.meta["line"], sample.meta["custom_id"], error))
@@ -160,24 +166,24 @@ def write_results(
 
 
 def _outcomes(work: Path) -> Iterator[tuple[Sample, Sample | ApiError | None]]:
-    """Every sample of the input with what the build made of it; None where it did not come to it."""
+    """Every input sample, and what the build made of it; None if the build did not reach it."""
     layout = OutputLayout(root=work / "out")
     finished = set(layout.finished())
     shards = shard_names(str(work / "in")) if any((work / "in").iterdir()) else {}
     for name, path in shards.items():
-        made: Mapping[str, Sample | ApiError] = {}
+        results: Mapping[str, Sample | ApiError] = {}
         if name in finished:
-            made = {sample.key: sample for sample in read_scored(layout, name)} | {
-                row.key: quarantined(row) for row in read_quarantine(layout.quarantine(name))
+            results = {sample.key: sample for sample in read_scored(layout, name)} | {
+                row.key: quarantine_error(row) for row in read_quarantine(layout.quarantine(name))
             }
         for sample in read_shard(path):
             if not isinstance(sample, Sample):
                 raise ValueError(f"{path}: {sample.detail}")
-            yield sample, made.get(sample.key)
+            yield sample, results.get(sample.key)
 
 
 class _Shards:
-    """Collects samples and writes a shard when there are enough."""
+    """Collects samples and writes full shards."""
 
     def __init__(self, folder: Path):
         self._folder, self._count = folder, 0
@@ -191,25 +197,25 @@ class _Shards:
             self.close()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write what is left as a shard."""
         if self._rows:
             write_shard(self._folder / f"{self._count:05}.tar", self._rows)
             self._count, self._rows, self._bytes = self._count + 1, [], 0
 
 
-async def _sample(line: Line, config: ServiceConfig, pictures: Pictures) -> Sample | ApiError:
+async def _sample(line: Line, config: ServiceConfig, loader: ImageLoader) -> Sample | ApiError:
     if line.content is None:
         assert line.error is not None
         return line.error
     try:
-        images = await fetched(line.content, pictures, config.serving.limits, "body")
+        images = await loader.load(image_references(line.content, config.serving.limits, "body"))
         meta = {"line": line.number, "custom_id": line.custom_id}
-        return sample_of(line.content, images, key=make_key("rewrite", "line", line.number), meta=meta)
+        return make_sample(line.content, images, key=make_key("rewrite", "line", line.number), meta=meta)
     except ApiError as error:
         return error
 
 
-def _some(lines: Iterator[Line]) -> list[Line]:
+def _batch(lines: Iterator[Line]) -> list[Line]:
     return list(islice(lines, _AT_ONCE))
 
 

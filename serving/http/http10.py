@@ -1,8 +1,8 @@
-"""HTTP/1.0 on uvicorn: such a client (nginx by default is one) knows no chunks, its body ends with the connection.
+"""HTTP/1.0 on uvicorn: such clients (nginx by default is one) know no chunked bodies; the connection's end ends a body.
 
-uvicorn frames every body of unknown length in chunks, whatever the version of the request; and HAProxy hands the
-request on as it came. Where somebody else's server stands in front (Ray Serve's own proxy), the gate gathers the body
-and says its length instead.
+uvicorn sends every body of unknown length in chunks, whatever the version of the request, and HAProxy passes requests
+on as they come. Behind another server (Ray Serve's own proxy) the middleware collects the body instead and states its
+length (`accounting.py`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 from uvicorn.protocols.http import httptools_impl
 
 MARK = "polite_flamingo.unframed"
-"""Extension of the scope: this server leaves the bodies of HTTP/1.0 unframed."""
+"""An extension of the ASGI scope: this server sends HTTP/1.0 bodies without chunks."""
 
 
 class _Cycle(httptools_impl.RequestResponseCycle):
-    """One request and its answer."""
+    """One request and its response."""
 
     _unframed = False
 
@@ -26,7 +26,7 @@ class _Cycle(httptools_impl.RequestResponseCycle):
         self.scope.setdefault("extensions", {})[MARK] = {}
 
     async def send(self, message: Any) -> None:
-        """ASGI's. An answer without a length is written as it comes."""
+        """ASGI's. Writes a response of unknown length as it comes."""
         if self.scope["http_version"] == "1.0" and message["type"] == "http.response.start":
             if not any(name.lower() == b"content-length" for name, _ in message.get("headers", ())):
                 self._unframed = True
@@ -36,6 +36,6 @@ class _Cycle(httptools_impl.RequestResponseCycle):
         await super().send(message)
 
 
-def leave_old_bodies_unframed() -> None:
-    """From now on, for the servers of this process that speak through httptools."""
+def support_http10() -> None:
+    """Make uvicorn servers of this process that parse with httptools send HTTP/1.0 clients unchunked bodies."""
     httptools_impl.RequestResponseCycle = _Cycle  # type: ignore[misc]

@@ -1,0 +1,49 @@
+"""The processes of builds: found, ended, killed."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+GRACE_SECONDS = 15.0
+"""For a build to end when asked to; then it is killed."""
+
+log = logging.getLogger(__name__)
+
+
+def builds_of(out: Path) -> list[int]:
+    """Process ids of all builds into a folder, found by their command lines (Linux only).
+
+    Args:
+        out: a job's folder, whose path holds the job's random id.
+    """
+    argument = os.fsencode(f"--out={out}")
+    found = []
+    for name in os.listdir("/proc") if Path("/proc/self/cmdline").exists() else ():  # noqa: PTH208
+        with contextlib.suppress(OSError):  # it has just ended
+            if name.isdigit() and argument in Path("/proc", name, "cmdline").read_bytes().split(b"\0"):
+                found.append(int(name))
+    return found
+
+
+def end_orphans(out: Path) -> None:
+    """Kill the build that a killed runner has left behind, if it still runs, and its children."""
+    for pid in builds_of(out):
+        log.warning("killing build %d, left behind by a killed runner", pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(os.getpgid(pid), signal.SIGKILL)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a build and its children: first politely, after `GRACE_SECONDS` by force."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE_SECONDS)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
