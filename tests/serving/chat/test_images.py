@@ -122,7 +122,7 @@ def test_headers_are_read_on_a_thread_of_their_own(monkeypatch: pytest.MonkeyPat
     inspect = images.inspect
     monkeypatch.setattr(images, "inspect", lambda data: where.append(threading.current_thread().name) or inspect(data))
     load(data_url(picture(1)))
-    assert where[0].startswith("pictures")
+    assert where[0].startswith("image-decoder")
 
 
 class Site(BaseHTTPRequestHandler):

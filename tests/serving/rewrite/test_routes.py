@@ -162,19 +162,19 @@ def test_a_text_that_the_filters_fail_on_fails_alone_and_it_is_our_fault(tiny: T
 @pytest.mark.parametrize(
     ("body", "status", "says"),
     [
-        (b"{", 400, "no JSON"),
-        (b'{"instruction": NaN}', 400, "no JSON"),
-        (b'{"instruction": "\\ud800"}', 400, "no JSON"),
+        (b"{", 400, "invalid JSON"),
+        (b'{"instruction": NaN}', 400, "invalid JSON"),
+        (b'{"instruction": "\\ud800"}', 400, "invalid JSON"),
         (b"[]", 400, "must be a JSON object"),
         ({"instruction": "What?"}, 400, "raw: Field required"),
         ({"items": []}, 400, "items"),
         ({"items": [{"instruction": "a", "raw": "b"}, {"instruction": 3, "raw": "b"}]}, 400, "items.1.instruction"),
-        ({"items": [{"instruction": "a", "raw": "b"}] * 41}, 400, "limits.rewrites is 40"),
+        ({"items": [{"instruction": "a", "raw": "b"}] * 41}, 400, "the limit is 40 (limits.rewrites)"),
         ({"instruction": "a", "raw": "b", "tone": "rude"}, 400, "tone"),
-        ({"instruction": "a", "raw": "b" * 2001}, 400, "limits.text_characters is 2000"),
-        ({"instruction": "a", "raw": "b", "images": ["data:,"] * 5}, 400, "limits.images is 4"),
+        ({"instruction": "a", "raw": "b" * 2001}, 400, "the limit is 2000 (limits.text_characters)"),
+        ({"instruction": "a", "raw": "b", "images": ["data:,"] * 5}, 400, "the limit is 4 (limits.images)"),
         ({"instruction": "a", "raw": "b", "image": "data:,", "images": []}, 400, "give one of them"),
-        ({"instruction": "a", "raw": "b", "model": "clever-flamingo"}, 404, "'polite-flamingo' does"),
+        ({"instruction": "a", "raw": "b", "model": "clever-flamingo"}, 404, "use 'polite-flamingo'"),
     ],
 )
 def test_what_is_no_rewriting_is_refused_in_one_line(
