@@ -11,13 +11,9 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-<<<<<<< HEAD
-from polite_flamingo.packing.chat_turns import Exchange
-=======
 from polite_flamingo.flamingo.engine.async_engine import Chunk as Chunk
 from polite_flamingo.flamingo.engine.sampling import Decoding
-from polite_flamingo.packing.rows import Exchange
->>>>>>> c17ca8c (serving: a middleware of four short files, one Chunk from engine to client, plain English)
+from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.sample import BadSample, Sample
 
 

@@ -1,14 +1,8 @@
 """The filters as a service: waiting requests are scored together, and only samples at fault fail.
 
-<<<<<<< HEAD
-A call of many samples costs little more than one of few, so whatever has come while the filters were busy goes through
-them at once. A sample on which they raise is found by bisection, as in a build, and does not fail the others of the
-call. The models run in a thread; the caller loads them.
-=======
 Scoring many samples costs little more than scoring a few, so the requests that arrived while the filters were busy are
 scored in one call. A sample on which the filters raise is found by bisection, as in a build (`Bisector`), and does not
 fail the others. The models run in a thread.
->>>>>>> c17ca8c (serving: a middleware of four short files, one Chunk from engine to client, plain English)
 """
 
 from __future__ import annotations

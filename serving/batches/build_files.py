@@ -99,16 +99,8 @@ async def write_inputs(source: Path, work: Path, job: str, config: ServiceConfig
 
 
 def profile_of(config: ServiceConfig) -> str:
-<<<<<<< HEAD:serving/batches/work.py
-    """The YAML by which `ray_jobs.build_pf1m` runs exactly the server's models."""
-    return to_yaml({name: getattr(config, name) for name in ("rewriter", "scoring", "thresholds", "pools")})
-=======
     """A profile with which `ray_jobs.build_pf1m` runs exactly the server's models, as YAML."""
-    sections: dict[str, Any] = {
-        name: dataclasses.asdict(getattr(config, name)) for name in ("rewriter", "scoring", "thresholds")
-    }
-    return yaml.safe_dump(_plain(sections | ({"pools": config.pools} if config.pools else {})), sort_keys=False)
->>>>>>> c17ca8c (serving: a middleware of four short files, one Chunk from engine to client, plain English):serving/batches/build_files.py
+    return to_yaml({name: getattr(config, name) for name in ("rewriter", "scoring", "thresholds", "pools")})
 
 
 def progress(work: Path, counted: dict[str, tuple[int, int]]) -> tuple[int, int]:

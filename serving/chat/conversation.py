@@ -12,13 +12,8 @@ order, so:
 - text that spells a special token gets parentheses, "(image)", so that it stays text;
 - an assistant's message may be empty, as answers can be; a human's turn may not.
 
-<<<<<<< HEAD
 Nothing here loads an image (`images.py`) or knows a tokenizer (`chat_turns.conversation_ids` does, and refuses what is
 special to that tokenizer alone).
-=======
-Nothing here loads an image (`images.py`) or knows a tokenizer (`packing.rows.conversation_ids` does, and refuses what
-is special to that tokenizer alone).
->>>>>>> c17ca8c (serving: a middleware of four short files, one Chunk from engine to client, plain English)
 """
 
 from __future__ import annotations

@@ -17,13 +17,8 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 
-<<<<<<< HEAD
-from polite_flamingo.flamingo.engine.sampling import seed_of
-from polite_flamingo.packing.chat_turns import Exchange
-=======
 from polite_flamingo.flamingo.engine.sampling import Decoding, seed_of
-from polite_flamingo.packing.rows import Exchange
->>>>>>> c17ca8c (serving: a middleware of four short files, one Chunk from engine to client, plain English)
+from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
 from serving.backends.base import Backend, GenerationRequest
