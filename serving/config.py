@@ -1,7 +1,7 @@
-"""What the service is: its models, its limits, who may use it. Frozen dataclasses, filled by a profile.
+"""Settings of the service: models, limits, access, replicas. Frozen dataclasses, filled by a profile.
 
-The same profile serves every job; here its sections `rewriter`, `scoring`, `thresholds` and `serving` are read. Nothing
-here imports torch, FastAPI or Ray.
+One profile serves every job; the service reads its sections `rewriter`, `scoring`, `thresholds`, `serving` and `pools`.
+Nothing here imports torch, FastAPI or Ray.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from polite_flamingo.pools import Needs, PoolsConfig
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
-    """What one request may ask for. What is too much is refused in one line that names the limit.
+    """Limits of one request. An error names the limit that was exceeded.
 
     Attributes:
-        body_bytes: of a request; an uploaded file has a limit of its own (`batches.file_bytes`).
-        body_seconds: for a request's body to arrive, and a second more for every 64 KiB that came.
-        images: of one conversation.
-        image_bytes: encoded, of one image.
-        image_pixels: of one image, from its header; more is refused before anything is decoded.
-        text_characters: of all messages of one conversation; of one annotation to rewrite.
-        messages: of one conversation.
-        choices: `n` of one request.
-        rewrites: of one call of /v1/rewrite.
-        seconds: for a whole answer; 0 for no limit.
+        body_bytes: maximum size of a body; uploaded files have their own limit (`batches.file_bytes`).
+        body_seconds: time for a body to arrive, plus one second for every 64 KiB received.
+        images: maximum per conversation.
+        image_bytes: maximum size of an encoded image.
+        image_pixels: maximum pixels of an image, checked in its header before anything is decoded.
+        text_characters: maximum for all messages of a conversation together, and for one annotation to rewrite.
+        messages: maximum per conversation.
+        choices: maximum of `n`.
+        rewrites: maximum items in one call of /v1/rewrite.
+        seconds: time limit for a whole answer; 0 for none.
     """
 
     body_bytes: int = 32 << 20
@@ -49,18 +49,17 @@ class LimitsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AccessConfig:
-    """Who may use it, and how much. Each ingress replica counts for itself.
+    """Who may use the service, and how much. Each ingress replica counts separately.
 
     Attributes:
-        keys: a file of hashed API keys (`polite-flamingo keys`); "" lets everybody in.
-        requests_per_minute: a key's, where the file says nothing else of it; 0 for no limit. Without keys, all clients
-            share one limit.
-        concurrent_requests: a key's at once, in the same way.
-        open_requests: of everybody at once; more are turned away with 503 before their bodies are read; 0 for no limit.
-        open_metrics: /metrics asks for no key.
-        origins: web pages of these origins, such as "https://example.org", may call; "*" for all. The chat page of this
-            server may always.
-        log: one line of JSON for each request, without content.
+        keys: file of hashed API keys, made by `polite-flamingo keys`; "" lets everybody in.
+        requests_per_minute: default per key; 0 for no limit. Without keys, all clients share one limit.
+        concurrent_requests: default per key; 0 for no limit. Without keys, all clients share one limit.
+        open_requests: maximum for all clients together; more get 503 before their bodies are read; 0 for no limit.
+        open_metrics: serve /metrics without a key.
+        origins: origins whose web pages may call the API, such as "https://example.org"; "*" for all. The server's own
+            chat page always may.
+        log: write an access log, one line of JSON per request, without content.
     """
 
     keys: str = ""
@@ -74,12 +73,12 @@ class AccessConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteImagesConfig:
-    """Images that a request names by an http(s) URL.
+    """Images that requests give by http(s) URL.
 
     Attributes:
-        hosts: that may be asked, exact names or `*.example.org`; none by default.
-        seconds: for one image, everything included.
-        at_once: images fetched together, a thread each; some more wait, others are turned away.
+        hosts: hosts that may be fetched from, exact names or `*.example.org`; none by default.
+        seconds: time limit for one image, from connecting to the last byte.
+        at_once: downloads at the same time, a thread each; a few more wait, others get 503.
     """
 
     hosts: tuple[str, ...] = ()
@@ -89,16 +88,16 @@ class RemoteImagesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchesConfig:
-    """Asynchronous bulk jobs.
+    """Bulk jobs (OpenAI's Batch API).
 
     Attributes:
-        folder: where uploaded files, jobs and results lie; "" turns bulk jobs off.
-        file_bytes: of one uploaded file.
-        key_bytes: of all files that a key has uploaded and not deleted.
-        lines: of one job.
-        at_once: jobs that run together; others wait.
-        waiting: jobs of a key that have not ended; more are turned away with 429.
-        keep_days: files and jobs older than that are deleted.
+        folder: folder of uploaded files, jobs and results; "" turns bulk jobs off.
+        file_bytes: maximum size of an uploaded file.
+        key_bytes: maximum size of all files that a key has uploaded and not deleted.
+        lines: maximum per job.
+        at_once: jobs that run at the same time; others wait.
+        waiting: maximum unfinished jobs per key; more get 429.
+        keep_days: age at which files and jobs are deleted.
     """
 
     folder: str = ""
@@ -112,19 +111,19 @@ class BatchesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicasConfig:
-    """How many processes do one thing, and when there are more.
+    """Number and size of a deployment's replicas.
 
     Attributes:
-        min: replicas at least.
-        max: replicas at most; more than `min` makes the number follow the requests under way.
-        cpus: logical CPUs a replica takes of the cluster.
-        gpus: GPUs a replica takes.
-        ongoing: requests that one replica has at once; others wait in the router. 0 is, for engines, as many as they
-            take (their slots and `serving.waiting`), else 128.
-        queued: requests that wait in a router at most, those included that just pass; more are turned away with 503.
-        target: requests under way a replica that the number of replicas aims at; 0 is 0.7 of `ongoing`.
-        upscale_seconds: that the need for more must last; it is a mean over as long.
-        downscale_seconds: that the need for fewer must last.
+        min: minimum number of replicas.
+        max: maximum number of replicas; if it exceeds `min`, the number follows the requests under way.
+        cpus: logical CPUs per replica.
+        gpus: GPUs per replica.
+        ongoing: maximum requests under way per replica; others wait in the router. 0 means 128, or for engines as many
+            as they take (their slots plus `serving.waiting`).
+        queued: maximum requests in a router, including those passed straight through; more get 503.
+        target: requests under way per replica that autoscaling aims at; 0 means 0.7 of `ongoing`.
+        upscale_seconds: seconds of sustained load before scaling up; the load is averaged over as long.
+        downscale_seconds: seconds of lower load before scaling down.
     """
 
     min: int = 1
@@ -138,9 +137,9 @@ class ReplicasConfig:
     downscale_seconds: float = 300.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for numbers that mean nothing."""
+        """Raise ValueError for invalid numbers."""
         if not 1 <= self.min <= self.max or self.ongoing < 0 or self.queued < 1:
-            raise ValueError("scale: needs 1 <= min <= max, ongoing not negative and queued of at least 1")
+            raise ValueError("scale: needs 1 <= min <= max, ongoing >= 0 and queued >= 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +151,7 @@ class ScaleConfig:
         chat: engines of the model that answers.
         rewriting: engines of the model that rewrites.
         scoring: the filters' models.
-        drain_seconds: that a replica which is to go has for the answers it is writing.
+        drain_seconds: grace period in which a stopping replica finishes its answers.
     """
 
     ingress: ReplicasConfig = ReplicasConfig(ongoing=1000)
@@ -172,17 +171,16 @@ class ServingConfig:
     """The section `serving` of a profile.
 
     Attributes:
-        chat: the model that answers: Clever Flamingo.
-        chat_name: as clients call it.
-        rewriter_name: as clients call Polite Flamingo.
-        waiting: requests of one engine beyond those that have a slot, so that a freed one is filled at once; more wait
-            in the router (`scale`).
-        flush_seconds: pieces of a stream come no closer together than that, but for its first and its last: each costs
-            a message between processes. Where an engine writes many answers, up to ten times as far apart
-            (`host.pause_between`).
+        chat: the model that chats: Clever Flamingo.
+        chat_name: its name for clients.
+        rewriter_name: the name of Polite Flamingo for clients.
+        waiting: requests per engine beyond those that have a slot, so that a freed slot is filled at once; more wait in
+            the router (`scale`).
+        flush_seconds: minimum time between two chunks of a stream, except the first and the last, because each costs a
+            message between processes. Up to ten times as long while an engine generates many answers.
         limits: of one request.
         access: keys and rates.
-        remote_images: by URL.
+        remote_images: images given by URL.
         batches: bulk jobs.
         scale: replicas.
     """
