@@ -1,8 +1,8 @@
-"""A language model's answer before anybody believes it: is it whole, does it say anything, what in it is no answer?
+"""Checks of a language model's answer: is it complete, does it say anything, is all of it an answer?
 
-Models and servers hand over texts that are cut at the token limit, withheld by a filter, empty, nothing but reasoning,
-that run on into the next turn of the conversation, or decline. Here such texts are told apart; what is done with them
-is the caller's business (`distortion/checks.py`, `evaluation/judging.py`).
+Models and servers return texts that are cut at the token limit, withheld by a filter, empty, or only reasoning, that
+run on into the next turn of the conversation, or decline. This module detects them; callers decide what to do
+(`distortion/checks.py`, `evaluation/judging.py`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 Fault = Literal["empty", "cut", "filtered", "aborted", "leaked", "echo", "declined"]
-"""What can be wrong with any answer: nothing in it, ended by the token limit, withheld by the server's filter, given up
-by the server half-way, signs of the conversation's protocol in it, the question said back (`repeats`), or a model that
-declines to answer."""
+"""Faults of an answer: it is empty, ended by the token limit, withheld by the server's filter, or aborted by the server;
+it contains markup of the conversation's protocol, repeats the question (`repeats`), or declines to answer."""
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 BROKEN: frozenset[Fault] = frozenset({"empty", "cut", "filtered", "aborted", "leaked", "echo"})
-"""Without any of these an answer is whole. One that declines is whole, too."""
+"""An answer without any of these is complete. One that declines is complete, too."""
 
 _ENDINGS: dict[str, Fault] = {"length": "cut", "content_filter": "filtered", "error": "aborted"}
 
@@ -39,7 +38,7 @@ _OTHER_NAMES = {
 _TAG = r"(?:(?:seed:)?think|thinking|thought|thoughts|reasoning)"
 _REASONING = re.compile(rf"\A\s*(?:<({_TAG})>.*?(?:</\1>|\Z)|\[THINK\].*?(?:\[/THINK\]|\Z))", re.DOTALL | re.IGNORECASE)
 _REASONED = re.compile(rf"\A(?:(?!<{_TAG}>).)*?</{_TAG}>", re.DOTALL | re.IGNORECASE)
-"""Some templates open the block in the prompt, so that only its end is in the answer."""
+"""Some chat templates open the block in the prompt, so the answer has only its end."""
 
 _MARKUP = re.compile(
     r"<[|｜][^<>|｜\n]{1,40}[|｜]>"  # <|im_end|>, <|eot_id|>, DeepSeek's of full width
@@ -49,7 +48,7 @@ _MARKUP = re.compile(
     rf"|</?{_TAG}>"
     r"|^[ \t]*#{2,}[ \t]*(?:human|user|assistant|assistent|system|instruction|response|input)\b"
     r"|^[ \t]*(?:\*\*)?(?:human|user|assistant|assistent|system)(?:\*\*)?[ \t]*:"
-    r"|^[ \t]*assistant[ \t]*\n"  # of Llama 3's header, where its special tokens were left out
+    r"|^[ \t]*assistant[ \t]*\n"  # Llama 3's header without its special tokens
     r"|\b(?:human|user):[^\n]*\b(?:assistant|ai):",  # the next turns, in one line
     re.IGNORECASE | re.MULTILINE,
 )
@@ -67,7 +66,7 @@ _DECLINES = re.compile(
 
 
 class Unfinished(str):
-    """A text that did not come to its end; otherwise a string as any other.
+    """A string that was cut off before its end.
 
     Attributes:
         why: "length" (the limit of tokens) or "content_filter", as OpenAI's protocol names them, or "error".

@@ -1,13 +1,12 @@
-"""A JSON request to a server that may be slow, busy, broken or gone, and what came of it.
+"""JSON requests to a server that may be slow, busy, broken or gone.
 
-One request has several attempts: a lost connection, a time-out, an answer that is no JSON and the statuses that mean
-"later" are tried again, after a pause that doubles or as long as the server's Retry-After asks for. What the server
-refuses for good is the request's own fault (`Refused`); a server that rejects the key or the address, that points
-elsewhere, or that fails again and again is down (`EndpointDown`): nothing more is sent to it.
+A request is retried after a lost connection, a time-out, a response that is not JSON, or a status that means "later";
+the pause doubles each time, or is as long as the server's Retry-After. A request that the server rejects for good raises
+`Refused`. A server that rejects the key or the address, redirects, or fails repeatedly is down (`EndpointDown`), and
+gets no more requests.
 
-The key comes from an environment variable and goes into one header; it is cut out of whatever the server says, and
-redirects, which would carry it elsewhere, are not followed. What is asked and what an answer means is the caller's
-business.
+The key comes from an environment variable and goes into one header. It is removed from whatever the server says, and
+redirects are not followed, because they would carry it to another host.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
-MOST_BYTES = 16 << 20
-"""Of an answer; more is no text."""
+MAX_BYTES = 16 << 20
+"""Of a response."""
 
-LATER = frozenset({408, 409, 425, 429})
-"""Statuses, beside those of 500 and more, that another attempt may not meet."""
+RETRIED = frozenset({408, 409, 425, 429})
+"""Statuses that are retried, as are all from 500."""
 
 Read = TypeVar("Read")
 
 
 class EndpointDown(ConnectionError):
-    """Nothing more should be sent; the message says why, and what to do. `status` is HTTP's, None where none came."""
+    """The server is down; the message says why, and what to do. `status` is HTTP's, None without a response."""
 
     def __init__(self, message: str, status: int | None = None):
         super().__init__(message)
@@ -41,7 +40,7 @@ class EndpointDown(ConnectionError):
 
 
 class Refused(ValueError):
-    """This request failed for good; others may not. `status` is HTTP's, None where none came."""
+    """This request failed for good; others may not. `status` is HTTP's, None without a response."""
 
     def __init__(self, message: str, status: int | None = None):
         super().__init__(message)
@@ -53,13 +52,13 @@ class ServerConfig:
     """How patiently a server is asked.
 
     Attributes:
-        api_key_variable: the environment variable that holds the key; where it is not set, none is sent.
-        concurrency: requests under way at once.
-        timeout: seconds for one attempt, from the connection to the last byte.
-        attempts: at most, for one request.
-        pause: seconds before the second attempt; it doubles with each.
-        longest_pause: seconds, whatever the server asks for.
-        give_up_after: requests in a row that used up their attempts; then the server counts as down.
+        api_key_variable: environment variable that holds the key; if it is not set, no key is sent.
+        concurrency: concurrent requests.
+        timeout: seconds per attempt, from connecting to the last byte.
+        attempts: tries per request, including the first.
+        pause: seconds before the first retry; doubles with each.
+        longest_pause: maximum pause in seconds, whatever the server asks for.
+        give_up_after: failed requests in a row after which the server counts as down.
     """
 
     api_key_variable: str = "OPENAI_API_KEY"
@@ -71,7 +70,7 @@ class ServerConfig:
     give_up_after: int = 8
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what could never ask anything."""
+        """Raise ValueError for invalid numbers."""
         if min(self.concurrency, self.attempts, self.give_up_after) < 1:
             raise ValueError("endpoint: concurrency, attempts and give_up_after must be at least 1")
         if self.timeout <= 0 or self.pause < 0 or self.longest_pause < self.pause:
@@ -80,15 +79,15 @@ class ServerConfig:
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *arguments: Any, **keywords: Any) -> None:
-        """Urllib would send the key's header on, to whichever host the answer names."""
+        """Follow none: urllib would send the key's header to whichever host the response names."""
 
 
 class Server:
-    """Asks one server; may be used by many threads at once.
+    """A client of one server; threads may share it.
 
     Args:
-        url: its base, such as http://127.0.0.1:8000/v1
-        config: how patiently.
+        url: base URL, such as http://127.0.0.1:8000/v1
+        config: timeouts and retries.
     """
 
     def __init__(self, url: str, config: ServerConfig):
@@ -102,10 +101,10 @@ class Server:
         self._down = ""
 
     def try_out(self, path: str, body: Mapping[str, Any], read: Callable[[dict[str, Any]], Read]) -> Read:
-        """As `post`, before work begins: two attempts at most, and what fails is the server's fault.
+        """As `post`, to check the server before work begins: two tries at most.
 
         Raises:
-            EndpointDown: whatever is wrong, in one line.
+            EndpointDown: whatever goes wrong, in one line.
         """
         try:
             return self.post(path, body, read, attempts=min(2, self.config.attempts))
@@ -122,18 +121,18 @@ class Server:
     def post(
         self, path: str, body: Mapping[str, Any], read: Callable[[dict[str, Any]], Read], attempts: int | None = None
     ) -> Read:
-        """What `read` makes of the server's JSON object.
+        """Send a request, and return what `read` makes of the JSON object in the response.
 
         Args:
-            path: below the server's base, such as /chat/completions.
+            path: below the base URL, such as /chat/completions.
             body: the request.
-            read: takes what is wanted out of an answer. Where it cannot (a LookupError, a TypeError) the request is
-                tried again, but a server that answers in JSON is not down.
-            attempts: instead of the configuration's.
+            read: extracts the result. If it raises LookupError or TypeError the request is retried, but a server that
+                answers in JSON does not count as down.
+            attempts: overrides the configuration.
 
         Raises:
-            Refused: the request is at fault, or its attempts are used up.
-            EndpointDown: the server is.
+            Refused: the request is at fault, or every try failed.
+            EndpointDown: the server is down.
         """
         problem, wait, alive = "", 0.0, False
         status: int | None = None
@@ -163,10 +162,10 @@ class Server:
                     )
                 if error.code < 400:
                     self._give_up(
-                        f"{self.url} points elsewhere (HTTP {error.code}), and is not followed; name the place",
+                        f"{self.url} redirects (HTTP {error.code}), which is not followed; give the final address",
                         error.code,
                     )
-                if error.code < 500 and error.code not in LATER:
+                if error.code < 500 and error.code not in RETRIED:
                     self._count(failed=False)
                     raise Refused(problem, status) from None
                 wait = max(wait, _seconds(error.headers.get("Retry-After")))
@@ -191,24 +190,24 @@ class Server:
             found = b""
             while piece := response.read1(1 << 16):
                 found += piece
-                if time.monotonic() > deadline:  # a server that drips satisfies every time-out of a socket
-                    raise TimeoutError(f"no whole answer in {self.config.timeout:g} s")
-                if len(found) > MOST_BYTES:
-                    raise ValueError(f"more than {MOST_BYTES >> 20} MiB came back")
+                if time.monotonic() > deadline:  # a server that sends byte by byte never hits the socket's time-out
+                    raise TimeoutError(f"no complete response within {self.config.timeout:g} s")
+                if len(found) > MAX_BYTES:
+                    raise ValueError(f"the response has more than {MAX_BYTES >> 20} MiB")
         try:
             answer = json.loads(found)
         except ValueError:
             start = self._without_key(found[:4096].decode("utf-8", "replace"))[:60]
-            raise ValueError(f"what came back is not JSON: {start!r}") from None
+            raise ValueError(f"the response is not JSON: {start!r}") from None
         if not isinstance(answer, dict):
-            raise ValueError("the answer is not a JSON object")
+            raise ValueError("the response is not a JSON object")
         return answer
 
     def _key(self) -> str:
         return os.environ.get(self.config.api_key_variable, "").strip()
 
     def _without_key(self, text: str) -> str:
-        """Some servers repeat what they were sent."""
+        """Remove the key, which some servers repeat."""
         return text.replace(self._key(), "(the key)") if self._key() else text
 
     def _count(self, *, failed: bool, problem: str = "") -> None:
@@ -217,17 +216,17 @@ class Server:
             if self._failures_in_a_row >= self.config.give_up_after:
                 self._give_up(
                     f"{self.url} failed {self._failures_in_a_row} requests in a row, each after "
-                    f"{self.config.attempts} attempts; the last: {problem}. Is it running? The same command goes on "
+                    f"{self.config.attempts} attempts; the last: {problem}. Is it running? The same command resumes "
                     "where it stopped"
                 )
 
     def _give_up(self, why: str, status: int | None = None) -> NoReturn:
-        self._down = self._down or why  # of threads that fail together the first one's reason stands
+        self._down = self._down or why  # if threads fail together, the first reason stands
         raise EndpointDown(self._down, status) from None
 
 
 def _message(error: urllib.error.HTTPError) -> str:
-    """What the server says of an error, in one short line."""
+    """The server's error message, in one short line."""
     try:
         text = error.read(2000).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
@@ -241,7 +240,7 @@ def _message(error: urllib.error.HTTPError) -> str:
 
 
 def _seconds(header: str | None) -> float:
-    """Of a Retry-After header; a date, or nonsense, asks for nothing."""
+    """Seconds of a Retry-After header; 0 for a date or nonsense."""
     try:
         return max(0.0, float(header or 0))
     except ValueError:

@@ -19,7 +19,7 @@ from polite_flamingo.distortion.endpoint import EndpointSpeaker
 from polite_flamingo.distortion.pairs import distort
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.endpoints.answers import Unfinished
-from polite_flamingo.endpoints.client import MOST_BYTES, EndpointDown
+from polite_flamingo.endpoints.client import MAX_BYTES, EndpointDown
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample, Sample
 from tests.support.good_responses import good
@@ -93,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
         elif word.startswith("raw "):
             self.answer(word[4:])
         elif word == "endless":
-            self.answer("x" * (MOST_BYTES + 100))
+            self.answer("x" * (MAX_BYTES + 100))
         elif word.startswith("template "):
             self.templated(word.split(" ", 2)[1], word.split(" ", 2)[2], body)
         elif word.startswith("length "):
@@ -253,7 +253,7 @@ def test_a_server_of_chats_is_spoken_to_as_it_can_be(serve: Any, server_says: st
     [
         ("404", r"/v1 knows no /(chat/)?completions, or not this model \(HTTP 404"),
         ("401", "HTTP 401.*OPENAI_API_KEY"),
-        ("302", "points elsewhere"),
+        ("302", "redirects"),
         ("400", r"does not answer as it should: HTTP 400: no"),
         ("503", r"does not answer as it should: 2 attempts: HTTP 503"),
         ("raw <html>A web page", r"not JSON: '<html>A web page'. Is it running"),

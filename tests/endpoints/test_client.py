@@ -140,9 +140,9 @@ def test_a_server_that_drips_is_not_waited_for(misbehaving: Misbehaving) -> None
 
 
 def test_an_endless_answer_is_cut(misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MOST_BYTES", 10)
+    monkeypatch.setattr(client, "MAX_BYTES", 10)
     misbehaving.plan = ["drip"]
-    with pytest.raises(Refused, match="came back"):
+    with pytest.raises(Refused, match="response"):
         Server(misbehaving.url, ServerConfig(attempts=1)).post("/ask", {}, dict)
 
 
