@@ -76,7 +76,7 @@ function parsed(data) {
   try {
     return JSON.parse(data);
   } catch {
-    throw new ServiceError("The server sent something that is no answer.", { lost: true });
+    throw new ServiceError("The server sent an invalid response.", { lost: true });
   }
 }
 

@@ -9,7 +9,7 @@ import * as settings from "./settings.js";
 import { loadConversation, saveConversation } from "./store.js";
 
 const NAME = "Clever Flamingo";
-const ANOTHER = 0.7; // temperature of "Answer again", where the user chose none: greedy text would be the same
+const ANOTHER = 0.7; // temperature of "Answer again" unless the user set one: a greedy answer would be the same
 const EXAMPLES = [
   { pictures: ["example-1.png"], text: "What shape is in the centre?" },
   { pictures: ["example-2.png"], text: "What colour is the star? Why?" },

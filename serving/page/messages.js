@@ -60,7 +60,7 @@ export function userMessage(message, edit) {
     else bubble.append(make("p", { className: "gone" }, `${part.name} was too large to keep over a reload`));
   }
   const actions = make("div", { className: "actions" });
-  if (edit) actions.append(tool("edit", "Change and send again", edit));
+  if (edit) actions.append(tool("edit", "Edit and send again", edit));
   return make("article", { className: "message user", "aria-label": "You" }, bubble, actions);
 }
 
@@ -88,7 +88,7 @@ export function assistantMessage(name) {
       node.removeAttribute("aria-busy");
       actions.replaceChildren();
       if (message.text) actions.append(copyButton(() => message.text));
-      if (again) actions.append(tool("again", "Answer again", again, { title: "Answer again, in another way if possible" }));
+      if (again) actions.append(tool("again", "Answer again", again, { title: "Answer again, differently if possible" }));
       actions.append(make("span", { className: "facts" }, facts(message)));
     },
   };

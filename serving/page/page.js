@@ -50,7 +50,7 @@ function startTheme() {
     try {
       localStorage.setItem("flamingo.theme", theme);
     } catch {
-      announce("The browser does not let the page remember this."); // storage is forbidden
+      announce("The browser does not allow the page to remember this."); // storage is forbidden
     }
     show();
   });

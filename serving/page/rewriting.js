@@ -9,7 +9,7 @@ import { judgement, reward, verdicts } from "./verdicts.js";
 
 const FORM = "length and form";
 const TASKS = {
-  "": ["Find out from what is below", ""],
+  "": ["Detect from the input", ""],
   captioning: ["Caption", `${FORM}, likeness to the annotation, fit to the picture`],
   vqa: ["Question and answer", `${FORM}, no contradiction of the annotation`],
   vqa_rationale: ["Question, answer and reason", `${FORM}, no contradiction of the annotation`],
@@ -88,7 +88,7 @@ export function startRewriting(service) {
 
   function hint() {
     const [, filters] = TASKS[task.value];
-    byId("task-hint").textContent = filters ? `Judged by ${filters}.` : "It decides which filters judge.";
+    byId("task-hint").textContent = filters ? `Judged by ${filters}.` : "The task decides which filters apply.";
   }
 
   form.addEventListener("submit", (event) => {
@@ -114,7 +114,7 @@ export function startRewriting(service) {
   return { add: (chosen) => tray.add(chosen), focus: () => instruction.focus() };
 }
 
-const removed = (count) => (count === 1 ? "One paragraph was removed, as it does not fit the picture" : `${count} paragraphs were removed, as they do not fit the picture`);
+const removed = (count) => (count === 1 ? "One paragraph was removed because it does not fit the picture" : `${count} paragraphs were removed because they do not fit the picture`);
 
 // Everything that came of one rewriting.
 function drawn(found, raw) {

@@ -7,13 +7,13 @@ const CHECKS = {
   min_characters: "Long enough, in characters",
   max_words: "Not too long, in words",
   max_characters: "Not too long, in characters",
-  unchanged: "Really rewritten",
+  unchanged: "Actually rewritten",
   repetition: "No endless repetition",
   sts: "Means what the annotation means",
   clip: "Fits the picture",
   nli_margin: "Does not contradict the annotation",
   nli_entailment: "Says what the annotation says",
-  reward: "Politeness can be measured",
+  reward: "Reward could be measured",
 };
 
 const FORM = new Set(["min_words", "min_characters", "max_words", "max_characters", "unchanged", "repetition"]);

@@ -182,11 +182,11 @@ def test_the_last_message_can_be_changed(visit: Visit) -> None:
     visit.page.locator("#tray li").wait_for()
     visit.send("What is it")
     visit.wait_for_answer()
-    visit.page.get_by_role("button", name="Change and send again").click()
+    visit.page.get_by_role("button", name="Edit and send again").click()
     assert visit.page.input_value("#text") == "What is it" and visit.page.locator("#tray li").count() == 1
     visit.page.keyboard.press("Escape")
     assert visit.page.input_value("#text") == "" and not visit.page.locator("#editing").is_visible()
-    visit.page.get_by_role("button", name="Change and send again").click()
+    visit.page.get_by_role("button", name="Edit and send again").click()
     visit.send("What colour is it?")
     wait_until(lambda: len(visit.backend.asked) == 2)
     visit.wait_for_answer()
