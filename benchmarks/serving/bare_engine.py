@@ -1,10 +1,10 @@
-"""The engine without HTTP: what the overhead of the service is measured against.
+"""The engine without HTTP, to measure the overhead of the service.
 
     python -m benchmarks.serving.bare_engine --profile profiles/tiny.yaml --bodies BODIES --engines 1
 
-The same requests as a client sends, already understood, go from as many tasks into the same `EngineHost` as an engine
-replica has. Each line on stdin is a run, as JSON: {"clients", "seconds", "first", "out"}; it is answered by a line that
-begins with `RESULT`, and OUT gets what `benchmarks.serving.load` writes.
+The requests of the clients, already parsed, go from as many tasks into an `EngineHost` as in an engine replica. Each
+line on stdin describes a run as JSON: {"clients", "seconds", "first", "out"}. The reply is a line that begins with
+`RESULT`, and OUT gets what `benchmarks.serving.load_generator` writes.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.serving.chat_requests import understood
-from benchmarks.serving.load import Ask as Send
-from benchmarks.serving.load import Record, closed_loop
+from benchmarks.serving.load_generator import Record, SendRequest, closed_loop
 from polite_flamingo.flamingo.engine.sampling import Decoding
 from serving.backends.base import GenerationRequest
 from serving.backends.engine_host import EngineHost
@@ -37,7 +36,7 @@ def host_of(config: ServiceConfig, engines: int) -> EngineHost:
     return EngineHost(serving.chat_name, chat, chat=True, waiting=serving.waiting, flush_seconds=serving.flush_seconds)
 
 
-def asking(host: EngineHost, ngram: int, bodies: Sequence[bytes], began: float) -> Send:
+def asking(host: EngineHost, ngram: int, bodies: Sequence[bytes], began: float) -> SendRequest:
     """Asks the host what a server would be asked, whose model repeats no n-grams of this size."""
 
     async def ask(record: Record) -> None:

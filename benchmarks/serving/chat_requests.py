@@ -1,8 +1,8 @@
-"""What the serving benchmark asks: conversations about drawn scenes, as bodies of /v1/chat/completions.
+"""The requests of the serving benchmark: conversations about drawn scenes, as bodies of /v1/chat/completions.
 
-Drawn with a seed: questions about a picture, descriptions, pairs of pictures, second turns about the picture of the
-first, texts alone (`SHARES`). All are greedy, so that every contestant must answer the same. Pictures are new in each
-request, as with many users: no cache of images helps, but where a conversation goes on.
+They are sampled with a seed: questions about an image, descriptions, pairs of images, follow-up questions, text only
+(`SHARES`). All are greedy, so every server must give the same answers. Each request has new images, as with many users:
+the image cache helps only where a conversation continues.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def bodies(count: int, seed: int, model: str) -> list[bytes]:
 
 
 def write(path: Path, requests: Sequence[bytes]) -> None:
-    """A body a line, as `benchmarks.serving.load` reads them."""
+    """A body a line, as `benchmarks.serving.load_generator` reads them."""
     path.write_bytes(b"\n".join(requests) + b"\n")
 
 

@@ -1,6 +1,6 @@
-"""The contestants of `benchmarks/serving/service.py`: processes that are started once and asked again and again.
+"""The servers that `benchmarks/serving/compare.py` compares: processes that are started once and measured repeatedly.
 
-Each gives for a run what `benchmarks.serving.load` found, and the CPU seconds of it and its clients, by process.
+A run returns what `benchmarks.serving.load_generator` recorded, and CPU seconds of server and clients, by process.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Contestant(Protocol):
     """Answers a run."""
 
     def run(self, run: Run) -> dict[str, Any]:
-        """What `benchmarks.serving.load` writes, as `parts` of one or several generators; `cpu`, seconds by process."""
+        """Output of the load generators as `parts`, and CPU seconds by process as `cpu`."""
 
     def end(self) -> None:
         """Stop its processes."""
 
 
 class Server:
-    """A server in a process of its own, asked by `benchmarks.serving.load` in another.
+    """A server in a process of its own, asked by `benchmarks.serving.load_generator` in another.
 
     Attributes:
         pid: of the process that was started.
@@ -112,16 +112,17 @@ class Server:
         return self.load(*loop, "--seconds", str(run.seconds))
 
     def load(self, *arguments: str) -> dict[str, Any]:
-        """Run `benchmarks.serving.load` with these arguments."""
+        """Run `benchmarks.serving.load_generator` with these arguments."""
         before = cpu_of(self.pid)
         found = self.finished(self.begin(*arguments))
         cpu = {"client": found["cpu"]} | dict(cpu_of(self.pid) - before)
         return {"parts": [found], "cpu": cpu}
 
     def begin(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start `benchmarks.serving.load`."""
+        """Start `benchmarks.serving.load_generator`."""
         command = [
-            sys.executable, "-m", "benchmarks.serving.load", "--url", self.url, "--bodies", str(self._setting.bodies),
+            sys.executable, "-m", "benchmarks.serving.load_generator", "--url", self.url,
+            "--bodies", str(self._setting.bodies),
             "--out", str(self._result), "--cpus", self._cores, *arguments,
         ]  # fmt: skip
         return subprocess.Popen(command, env=environment_of())
@@ -224,7 +225,7 @@ def one_at_a_time(setting: Setting, dtype: str) -> Server:
     """The reference's shape of server, with all cores for each answer."""
     port = free_port()
     command = [
-        sys.executable, "-m", "benchmarks.serving.one_at_a_time", "--profile", setting.profile, "--port", str(port),
+        sys.executable, "-m", "benchmarks.serving.reference_server", "--profile", setting.profile, "--port", str(port),
         "--dtype", dtype, "--threads", str(os.cpu_count() or 1), *setting.overrides(),
     ]  # fmt: skip
     return Server(f"one_at_a_time-{dtype}", setting, command, port)
@@ -234,7 +235,7 @@ def http_without_serve(setting: Setting, engines: int) -> Server:
     """The service's HTTP side and the engines in one process."""
     port = free_port()
     command = [
-        sys.executable, "-m", "benchmarks.serving.http_without_serve", "--profile", setting.profile,
+        sys.executable, "-m", "benchmarks.serving.in_process_server", "--profile", setting.profile,
         "--port", str(port), "--engines", str(engines), *setting.overrides(),
     ]  # fmt: skip
     return Server("http_without_serve", setting, command, port)

@@ -1,12 +1,12 @@
-"""What a serving engine's process holds while it answers, with few sizes of products and with every one there is.
+"""Memory of an engine process under load, with few sizes of matrix products and with every size.
 
     python -m benchmarks.serving.memory --profile profiles/tiny.yaml [--rounds 6] [--answers 1000]
 
-Two processes with an engine each (`EngineHost`, no HTTP, no Ray) take turns: in a round each answers the same so many
-chat requests, 48 at a time. One is as it is; the other multiplies as many rows as there are, not a few more
-(`layers.rounded`), as the engine once did. Of each round: memory that is the process's own and no file's, how much of
-it are kept image features (bounded by `engine.media_bytes`), what grew besides, and tokens for a second of CPU, which
-other programs on the machine disturb little.
+Two processes with an engine each (`EngineHost`, no HTTP, no Ray) take turns: in a round each answers the same chat
+requests, 48 at a time. One is the engine as it is; the other multiplies exactly as many rows as there are instead of
+rounding up (`layers.rounded`), as the engine once did. Reported per round: the process's anonymous memory, how much of
+it is the image cache (bounded by `engine.media_bytes`), the growth of the rest, and tokens per CPU second, on which
+other programs have little influence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.serving.bare_engine import asking, host_of
 from benchmarks.serving.chat_requests import bodies, write
-from benchmarks.serving.load import Record
+from benchmarks.serving.load_generator import Record
 from polite_flamingo.flamingo.model import layers
 from serving.config import from_profile
 

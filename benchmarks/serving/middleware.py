@@ -1,10 +1,10 @@
-"""What the gate costs a request: microseconds of this process's CPU time, beside the same application without it.
+"""The cost of the middleware per request: CPU microseconds, beside the same application without it.
 
     python -m benchmarks.serving.middleware [--requests 5000] [--rounds 9]
 
-Contestants are called as an ASGI server calls them, with the headers of the openai client, a body of 500 bytes and an
-answer of two messages; no socket and no route of FastAPI is in the figures. Rounds take turns; the fastest counts,
-because whatever else the machine does can only add. Access lines are formatted and written, to /dev/null.
+The applications are called as an ASGI server calls them, with the headers of the openai client, a body of 500 bytes and
+an answer of two messages; no socket and no FastAPI route is measured. Rounds alternate, and the fastest counts, because
+other load on the machine can only add. Lines of the access log are formatted and written to /dev/null.
 """
 
 from __future__ import annotations

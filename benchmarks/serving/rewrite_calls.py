@@ -1,16 +1,16 @@
-"""What a call of /v1/rewrite costs beside its engine and its filters alone.
+"""The cost of a call of /v1/rewrite, beside its engine and its filters alone.
 
     python -m benchmarks.serving.rewrite_calls [--profile profiles/tiny.yaml] [--runs 7]
 
-One process has the rewriter, the filters and the HTTP side (uvicorn, no Ray). The same rewritings, one and 32 of them,
-are asked for in three ways, in turns:
+One process has the rewriter, the filters and the HTTP side (uvicorn, no Ray). The same annotations, one and 32 of them,
+are processed in three ways, in turns:
 
-    engine   the prompts straight from the engine, all at once
-    filters  the texts straight from the filters, in one call
+    engine   the prompts go straight to the engine, all at once
+    filters  the texts go straight to the filters, in one call
     call     POST /v1/rewrite with `items`, the images as data URLs, by a client in another thread
 
-Each run has pictures and questions of its own (Shapes, seeded), for the engine keeps what it knows of an image. Times
-are medians of wall-clock and of the process's CPU time; the latter also where others use the machine.
+Each run has new images and questions (Shapes, seeded), because the engine caches images. Times are medians of
+wall-clock time and of the process's CPU time, which is meaningful on a shared machine, too.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args
 
 Fault = Literal["empty", "cut", "filtered", "aborted", "leaked", "echo", "declined"]
-"""Faults of an answer: it is empty, ended by the token limit, withheld by the server's filter, or aborted by the server;
-it contains markup of the conversation's protocol, repeats the question (`repeats`), or declines to answer."""
+"""Faults of an answer: it is empty, ended by the token limit, withheld by the server's filter or aborted by it; it
+contains markup of the conversation's protocol, repeats the question (`repeats`), or declines to answer."""
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 BROKEN: frozenset[Fault] = frozenset({"empty", "cut", "filtered", "aborted", "leaked", "echo"})

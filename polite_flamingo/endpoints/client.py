@@ -1,9 +1,9 @@
 """JSON requests to a server that may be slow, busy, broken or gone.
 
 A request is retried after a lost connection, a time-out, a response that is not JSON, or a status that means "later";
-the pause doubles each time, or is as long as the server's Retry-After. A request that the server rejects for good raises
-`Refused`. A server that rejects the key or the address, redirects, or fails repeatedly is down (`EndpointDown`), and
-gets no more requests.
+the pause doubles each time, or is as long as the server's Retry-After. A request that the server rejects for good
+raises `Refused`. A server that rejects the key or the address, redirects, or fails repeatedly is down (`EndpointDown`),
+and gets no more requests.
 
 The key comes from an environment variable and goes into one header. It is removed from whatever the server says, and
 redirects are not followed, because they would carry it to another host.

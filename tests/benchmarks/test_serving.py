@@ -14,9 +14,9 @@ import pytest
 from benchmarks.processes import kind_of
 from benchmarks.serving.bare_engine import asking
 from benchmarks.serving.chat_requests import bodies, understood
-from benchmarks.serving.figures import differing, figures, percentile, ratios, slope, texts, together
-from benchmarks.serving.load import Client, Record, closed_loop, open_loop
-from benchmarks.serving.one_at_a_time import start
+from benchmarks.serving.load_generator import Client, Record, closed_loop, open_loop
+from benchmarks.serving.reference_server import start
+from benchmarks.serving.run_statistics import differing, figures, percentile, ratios, slope, texts, together
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
 from serving.backends.engine_host import EngineHost
 from serving.config import ServiceConfig, ServingConfig
@@ -70,10 +70,10 @@ async def asked(answers: list[bytes], cut: int = 10**9, close: bool = False, **l
             f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", [b'{"question": 1}'], timeout=PATIENCE
         )
         if "rate" in loop:
-            return (await open_loop(client.ask, client.now, first=0, drain=PATIENCE, **loop))[0]
+            return (await open_loop(client.send, client.now, first=0, drain=PATIENCE, **loop))[0]
         records = [Record(number, client.now()) for number in range(len(answers))]
         for record in records:
-            await client.ask(record)
+            await client.send(record)
         return records
 
 
@@ -115,7 +115,7 @@ def test_a_connection_that_ends_early_is_an_error_and_a_new_one_is_made() -> Non
 def test_nobody_listens() -> None:
     async def ask(port: int) -> Record:
         client, record = Client(f"http://127.0.0.1:{port}", [b"{}"]), Record(0, 0.0)
-        await client.ask(record)
+        await client.send(record)
         return record
 
     with socket.socket() as taken:  # bound and not listening: every connection is refused
@@ -236,7 +236,7 @@ def test_the_baseline_answers_as_the_bare_engine_does(
         host = EngineHost("clever-flamingo", served.serving.chat, chat=True, flush_seconds=0.0)
         found: tuple[list[Record], list[Record]] = [], []
         senders: list[Callable[[Record], object]] = [
-            client.ask,
+            client.send,
             asking(host, served.serving.chat.generation.no_repeat_ngram_size, asked, 0.0),
         ]
         for records, ask in zip(found, senders, strict=True):

@@ -1,6 +1,6 @@
-"""Parts of `benchmarks/serving/service.py`: the service under more than it can, for long, and with a replica killed.
+"""Stress tests of `benchmarks/serving/compare.py`: overload, a killed replica, autoscaling, and hours of load.
 
-Requests come at random moments (an open loop), and no client tries again: what is counted is what became of each.
+Requests come at random times (an open loop), and no client retries: the outcome of each request counts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.processes import memory_of, pids_of
 from benchmarks.serving.contestants import Server
-from benchmarks.serving.figures import Figures, name_of, percentile, slope
+from benchmarks.serving.run_statistics import Figures, name_of, percentile, slope
 
 DEADLINE = 10.0
 """Seconds within which an answer is of use."""

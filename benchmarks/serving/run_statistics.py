@@ -1,4 +1,4 @@
-"""What runs of the serving benchmark say: rates, waits, errors, and whether the texts are the same."""
+"""Statistics of the serving benchmark's runs: rates, latencies, errors, and whether the answers are the same."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The service's HTTP side over engines in the same process, without Ray: what Ray Serve costs is seen beside it.
+"""The service's HTTP side over engines in the same process, without Ray, to show what Ray Serve costs.
 
-python -m benchmarks.serving.http_without_serve --profile profiles/tiny.yaml --port 8002 --engines 2
+python -m benchmarks.serving.in_process_server --profile profiles/tiny.yaml --port 8002 --engines 2
 """
 
 from __future__ import annotations

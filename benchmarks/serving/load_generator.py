@@ -1,15 +1,15 @@
-"""Streaming chat requests at a server, many at once, as cheaply as Python can: what drives every contestant.
+"""A load generator: many concurrent streaming chat requests, as cheaply as Python can send them.
 
-    python -m benchmarks.serving.load --url http://127.0.0.1:8000 --bodies BODIES --out FILE --clients 32 --seconds 10
-    python -m benchmarks.serving.load --url http://127.0.0.1:8000 --bodies BODIES --out FILE --rate 40 --seconds 60
+    python -m benchmarks.serving.load_generator --url URL --bodies BODIES --out FILE --clients 32 --seconds 10
+    python -m benchmarks.serving.load_generator --url URL --bodies BODIES --out FILE --rate 40 --seconds 60
 
-`--clients` is a closed loop: each client asks, waits for the whole answer, asks again. `--rate` is an open one:
-requests start at random moments (Poisson, seeded) whatever became of the others, and wait is counted from the moment at
-which a request should have started. BODIES holds a request's JSON a line; what is sent begins at `--first` and goes
-round. FILE gets what became of each request, as JSON (`Record`), and the generator's own CPU seconds.
+`--clients` is a closed loop: each client sends a request, waits for the whole answer, and sends the next. `--rate` is
+an open loop: requests start at random times (Poisson, seeded) whatever happened to the others, and latency counts from the
+time at which a request should have started. BODIES holds a request per line, as JSON; requests start at line `--first`
+and wrap around. FILE gets the outcome of each request, as JSON (`Record`), and the generator's own CPU seconds.
 
-HTTP/1.1 and server-sent events are read by hand on kept-alive connections: an ordinary client takes more CPU than the
-server, which here has the same cores. It retries nothing. It imports neither torch nor Ray.
+HTTP/1.1 and server-sent events are parsed by hand on kept-alive connections: an ordinary client takes more CPU than the
+server, which here shares its cores. It retries nothing, and imports neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Record:
     retry_after: bool = False
 
 
-Ask = Callable[[Record], Awaitable[None]]
+SendRequest = Callable[[Record], Awaitable[None]]
 """Sends the request of a record and fills in what became of it."""
 
 
@@ -89,7 +89,7 @@ class Answer(asyncio.Protocol):
         self._chunked, self._stream = False, False
         self._event = bytearray()
 
-    async def ask(self, request: bytes, record: Record) -> None:
+    async def send(self, request: bytes, record: Record) -> None:
         """Send a request; returns when it is answered or has failed. Cancelled, it closes the connection."""
         assert self._transport is not None
         self._restart()
@@ -245,14 +245,14 @@ class Client:
         """Seconds since the run began."""
         return time.perf_counter() - self._began
 
-    async def ask(self, record: Record) -> None:
-        """See `Ask`."""
+    async def send(self, record: Record) -> None:
+        """See `SendRequest`."""
         body = self._bodies[record.number % len(self._bodies)]
         request = b"%b%d\r\n\r\n%b" % (self._head, len(body), body)
         try:
             async with asyncio.timeout(self._timeout):
                 connection = await self._connection()
-                await connection.ask(request, record)
+                await connection.send(request, record)
         except TimeoutError:
             record.error, record.end = "timeout", self.now()
         except OSError:
@@ -271,7 +271,7 @@ class Client:
 
 
 async def closed_loop(
-    ask: Ask,
+    send: SendRequest,
     now: Callable[[], float],
     *,
     clients: int,
@@ -283,7 +283,7 @@ async def closed_loop(
     """So many clients, each of which asks again when it is answered.
 
     Args:
-        ask: sends a request.
+        send: sends a request.
         now: seconds since the run began.
         clients: how many.
         seconds: for which is measured, from when every client has been answered once.
@@ -303,7 +303,7 @@ async def closed_loop(
     async def client(which: int) -> None:
         while not over:
             record = Record(next(numbers), now())
-            await ask(record)
+            await send(record)
             records.append(record)
             answered.add(which)
             if len(answered) == clients:
@@ -326,7 +326,7 @@ async def closed_loop(
 
 
 async def open_loop(
-    ask: Ask, now: Callable[[], float], *, rate: float, seconds: float, first: int, drain: float, seed: int = 0
+    send: SendRequest, now: Callable[[], float], *, rate: float, seconds: float, first: int, drain: float, seed: int = 0
 ) -> tuple[list[Record], tuple[float, float]]:
     """Requests at random moments, `rate` a second on average; arguments and result as those of `closed_loop`."""
     rng = random.Random(seed)
@@ -334,7 +334,7 @@ async def open_loop(
     tasks: set[asyncio.Task[None]] = set()
 
     async def one(record: Record) -> None:
-        await ask(record)
+        await send(record)
         records.append(record)
 
     moment, number = rng.expovariate(rate), first
@@ -386,9 +386,9 @@ def main() -> None:
         also = {"seconds": options.seconds, "first": options.first, "drain": options.drain}
         cpu = time.process_time()
         if options.rate:
-            found = await open_loop(client.ask, client.now, rate=options.rate, seed=options.seed, **also)
+            found = await open_loop(client.send, client.now, rate=options.rate, seed=options.seed, **also)
         else:
-            found = await closed_loop(client.ask, client.now, clients=options.clients, **also)
+            found = await closed_loop(client.send, client.now, clients=options.clients, **also)
         return *found, time.process_time() - cpu
 
     records, window, cpu = asyncio.run(run())

@@ -1,24 +1,24 @@
 """Serving four ways: one request at a time, the bare engine, HTTP in one process, and the service on Ray Serve.
 
-    python -m benchmarks.serving.service --profile profiles/tiny.yaml [--rounds 3] [--overload] [--kill] [--autoscale]
+    python -m benchmarks.serving.compare --profile profiles/tiny.yaml [--rounds 3] [--overload] [--kill] [--autoscale]
                                 [--soak 20]
 
-All answer the same streamed chat requests, greedily, with the same model (`chat_requests.py`):
+All of them answer the same streamed chat requests, greedily, with the same model (`chat_requests.py`):
 
-    one at a time   the reference's shape of server: a lock around open_flamingo and `generate`, with all cores for each
-                    answer, in the number format that suits it best (`one_at_a_time.py`)
-    bare engine     a process an engine, asked from within: no HTTP, no Ray (`bare_engine.py`)
-    HTTP, no Serve  the service's app over engines in the same process
+    one at a time   a server as the reference's: a lock around open_flamingo and `generate`, with all cores for each
+                    answer, in the number format that suits it best (`reference_server.py`)
+    bare engine     one process per engine, called directly: no HTTP, no Ray (`bare_engine.py`)
+    HTTP, no Serve  the service's app over engines in the same process (`in_process_server.py`)
     Ray Serve       `python -m ray_jobs.serve`, with as many engine replicas
 
-Clients run in a process of their own on the same cores (`load.py`). A run counts from when each client has been
-answered once, for `--seconds`. Contestants take turns, round by round, while the others are up and idle; rates are
-medians over the rounds, waits are of all requests. The baseline answers all numbers of clients in the first round and
-only 32 in the others. Then one engine alone on core 0 is measured bare and under Serve, with everything else of the
-service and the clients on core 1.
+Clients run in a process of their own on the same cores (`load_generator.py`). A run starts once each client has been
+answered, and lasts `--seconds`. Servers take turns, round by round, while the others are up and idle. Rates are medians
+over the rounds; latencies are of all requests. The baseline runs with all numbers of clients in the first round, and
+with 32 in the others. Finally a single engine on core 0 is measured bare and under Serve, with the rest of the service
+and the clients on core 1.
 
-`--overload`, `--kill`, `--autoscale` and `--soak` (minutes) try the service further (`serving_trials.py`); `--quick`
-shows in a minute or two that everything works, and measures nothing.
+`--overload`, `--kill`, `--autoscale` and `--soak` (minutes) are stress tests (`stress.py`). `--quick` shows in a minute
+or two that everything works, and measures nothing.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from benchmarks.serving.contestants import (
     pinned_apart,
     ray_serve,
 )
-from benchmarks.serving.figures import Figures, differing, figures, percentile, ratios, texts, together
-from benchmarks.serving.trials import autoscale, kill, overload, soak
+from benchmarks.serving.run_statistics import Figures, differing, figures, percentile, ratios, texts, together
+from benchmarks.serving.stress import autoscale, kill, overload, soak
 from serving.config import from_profile
 
 BASELINE, BARE, LOCAL, SERVE = "one at a time", "bare engine", "HTTP, no Serve", "Ray Serve"
@@ -251,7 +251,7 @@ class Report:
             "```",
             machine,
             ", ".join(f"{name} {version(name)}" for name in names),
-            f"python -m benchmarks.serving.service {shlex.join(sys.argv[1:])}",
+            f"python -m benchmarks.serving.compare {shlex.join(sys.argv[1:])}",
             f"{options.rounds} rounds of {options.seconds:.0f} s a run; {options.engines} engines; {count} requests",
             "```",
         )
