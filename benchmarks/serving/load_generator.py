@@ -4,7 +4,7 @@
     python -m benchmarks.serving.load_generator --url URL --bodies BODIES --out FILE --rate 40 --seconds 60
 
 `--clients` is a closed loop: each client sends a request, waits for the whole answer, and sends the next. `--rate` is
-an open loop: requests start at random times (Poisson, seeded) whatever happened to the others, and latency counts from the
+an open loop: requests start at random times (Poisson, seeded), and latency counts from the
 time at which a request should have started. BODIES holds a request per line, as JSON; requests start at line `--first`
 and wrap around. FILE gets the outcome of each request, as JSON (`Record`), and the generator's own CPU seconds.
 
