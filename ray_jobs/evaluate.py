@@ -37,8 +37,8 @@ from ray_jobs.evaluate_asking import (
     answering,
     answers_of,
     ask_endpoint,
+    check_contestants,
     identity,
-    refuse_other_models,
     try_out_endpoint,
 )
 from ray_jobs.evaluate_config import EvaluateConfig
@@ -77,7 +77,7 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
             clear(out, OUTPUTS)
         identities = {name: identity(one, config) for name, one in contestants.items()}
         digests = check_input(out / "evaluation.json", shards)
-        refuse_other_models(out, contestants, identities)
+        check_contestants(out, contestants, identities)
         write_atomically(out / "config.yaml", to_yaml(replace(config, fresh=False)))
         answer_all(config, contestants, shards, digests, identities, answering_actor, judging_actor)
         results = conclude(config, contestants, shards)
@@ -92,29 +92,30 @@ def answer_all(
 ) -> None:  # fmt: skip
     """Ask for every missing answer, then judge what has changed. Ray starts only if there is work for it."""
     out = Path(config.out)
-    for name, contestant in contestants.items():
+    endpoints = {name: one for name, one in contestants.items() if isinstance(one, Endpoint)}
+    checkpoints = {name: one for name, one in contestants.items() if isinstance(one, Checkpoint)}
+    for name in contestants:
         sweep_temporary(out / "responses" / name)
-        if isinstance(contestant, Endpoint):
-            try_out_endpoint(config, name, contestant, shards)
-    for name, contestant in contestants.items():
-        if isinstance(contestant, Endpoint):
-            ask_endpoint(config, name, contestant, shards)
-    pending: dict[str, dict[str, Path]] = {}
-    for name, contestant in contestants.items():
-        answered = set(names_in(out / "responses" / name, ".jsonl"))
-        if isinstance(contestant, Checkpoint):
-            pending[name] = {shard: path for shard, path in shards.items() if shard not in answered}
+    for name, endpoint in endpoints.items():
+        try_out_endpoint(config, name, endpoint, shards)
+    for name, endpoint in endpoints.items():
+        ask_endpoint(config, name, endpoint, shards)
+    unanswered = {name: unanswered_by(name, out, shards) for name in checkpoints}
     files = {name: str(answers_of(out, name, contestant)) for name, contestant in contestants.items()}
     judges = judge_identity(config)
-    work = any(pending.values()) or stale(out, shards, digests, files, judges)
+    work = any(unanswered.values()) or stale(out, shards, digests, files, judges)
     with running_ray(config.pools.needs()) if work else contextlib.nullcontext():
-        for name, todo in pending.items():
-            contestant = contestants[name]
-            assert isinstance(contestant, Checkpoint)
-            if todo:
-                answer_on_ray(config, name, answering(contestant, config), todo, identities[name], answering_actor)
+        for name, checkpoint in checkpoints.items():
+            if todo := unanswered[name]:
+                answer_on_ray(config, name, answering(checkpoint, config), todo, identities[name], answering_actor)
         if unjudged := stale(out, shards, digests, files, judges):
             judge_on_ray(config, files, {name: shards[name] for name in unjudged}, unjudged, judging_actor)
+
+
+def unanswered_by(name: str, out: Path, shards: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the shards that a contestant has not answered yet."""
+    answered = set(names_in(out / "responses" / name, ".jsonl"))
+    return {shard: path for shard, path in shards.items() if shard not in answered}
 
 
 def print_summary(results: Results, out: Path) -> None:

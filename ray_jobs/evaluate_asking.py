@@ -48,7 +48,7 @@ def answering(contestant: Checkpoint, config: EvaluateConfig) -> RewriterConfig:
     return replace(config.rewriter, flamingo=contestant.flamingo)
 
 
-def refuse_other_models(out: Path, contestants: Mapping[str, Contestant], identities: Mapping[str, str]) -> None:
+def check_contestants(out: Path, contestants: Mapping[str, Contestant], identities: Mapping[str, str]) -> None:
     """Record which model stands behind each name; raise `ValueError` if it was another. A recorded file may change."""
     for name, contestant in contestants.items():
         file = out / "responses" / name / "contestant.json"
@@ -74,7 +74,7 @@ def answers_of(out: Path, name: str, contestant: Contestant) -> Path:
 
 
 def contestant_at(config: EvaluateConfig, endpoint: Endpoint) -> EndpointContestant:
-    """Make the client of an endpoint; nothing is sent yet."""
+    """Return the client of an endpoint; nothing is sent yet."""
     evaluation = config.evaluation
     return EndpointContestant(endpoint.model, endpoint.url, max_tokens=evaluation.max_tokens, config=evaluation.server)
 

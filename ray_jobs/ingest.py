@@ -46,7 +46,7 @@ from ray_jobs import console
 from ray_jobs.submitted import refuse_relative
 
 RAY_PAYS = 8
-"""Jobs from which on a private Ray is started: about as long as its start takes."""
+"""Number of jobs that take about as long as the start of a private Ray; fewer run in this process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ def run(options: IngestOptions) -> int:
 
 
 class OnRay:
-    """Spreads jobs as Ray Data tasks. Ray is joined or started with the first that are worth it, left at the end."""
+    """Runs jobs as Ray Data tasks. Ray is started or joined for the first batch worth it, and left at the end."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -154,7 +154,7 @@ class OnRay:
         self._stack.__exit__(*error)  # type: ignore[arg-type]
 
     def __call__(self, function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
-        """Results as they come."""
+        """Yield the results as they come."""
         if len(jobs) < RAY_PAYS and not os.environ.get("RAY_ADDRESS"):
             yield from map(function, jobs)
             return
@@ -165,7 +165,7 @@ class OnRay:
 
         configure_data()
         rows = [{"job": pickle.dumps((function, job))} for job in jobs]
-        # several jobs a task: a task of its own for each quarter of a second of work would cost as much again
+        # several jobs per task: a job takes a quarter of a second, and a task of its own would cost as much again
         tasks = min(len(rows), max(4 * int(ray.cluster_resources().get("CPU", 1)), len(rows) // 8))
         results = ray.data.from_items(rows, override_num_blocks=tasks).map(run_job, num_cpus=1)
         for row in results.iter_rows():
@@ -182,13 +182,13 @@ class OnRay:
 
 
 def run_job(row: dict[str, Any]) -> dict[str, Any]:
-    """One job in a worker. A job that is killed is started again by Ray and does the same again."""
+    """Run one job in a worker. If it is killed, Ray runs it again, with the same result."""
     function, job = pickle.loads(row["job"])
     return {"result": function(job)}
 
 
 def summary(results: Sequence[Ingested]) -> Table:
-    """Rows in = written + quarantined + left out, by source and reason."""
+    """Make the table of the counts by source and reason: rows in = written + quarantined + left out."""
     table = Table(box=SIMPLE_HEAD)
     table.add_column("shards of", no_wrap=True)
     for name in ("rows in", "written", "quarantined", "left out", "shards"):
@@ -204,7 +204,7 @@ def summary(results: Sequence[Ingested]) -> Table:
 
 
 def print_notes(name: str, notes: Mapping[str, int]) -> None:
-    """What a source guessed, passed over or ignored, a line each with how often."""
+    """Print what a source guessed, skipped or ignored, and how often."""
     for text, times in notes.items():
         print(f"{name}: {text}" + (f" ({times:,} times)" if times > 1 else ""))
 
@@ -234,7 +234,7 @@ def _ingest(
 
 
 def _example(result: Ingested) -> str:
-    """The first quarantined row of the commonest reason: its place, and what is wrong with it."""
+    """Return the first quarantined row of the commonest reason: its place, and what is wrong with it."""
     assert result.quarantine is not None
     row = next(row for row in read_quarantine(result.quarantine) if row.reason == commonest(result.reasons))
     return f"{row.payload}: {row.detail}"
@@ -330,7 +330,7 @@ def _paths(config: IngestConfig) -> Iterable[Path]:
 
 @contextmanager
 def _progress(screen: Console) -> Iterator[Tick]:
-    """A bar for each thing that is being done; where nobody watches, a line now and then."""
+    """Show a bar for each step; if the output is not a terminal, a line now and then."""
     if not screen.is_terminal:
         yield partial(_line, {})
         return
