@@ -12,7 +12,7 @@ import pytest
 
 from polite_flamingo.evaluation.responses import read_responses
 from polite_flamingo.ingest.mixture import load_mixture
-from polite_flamingo.sources.reading.checks import load_json
+from polite_flamingo.sources.reading.small_files import load_json
 from polite_flamingo.text_files import NotText, decoded
 from ray_jobs import console
 from ray_jobs.select import SelectConfig

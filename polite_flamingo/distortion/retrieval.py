@@ -20,9 +20,9 @@ from typing import Any
 
 from polite_flamingo.images import decoding
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.sources.datasets.coco import described, records
-from polite_flamingo.sources.reading.checks import found_id
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.datasets.coco import describe, records
+from polite_flamingo.sources.reading.field_checks import usable_id
+from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.storage.shards import temporary_name
 
@@ -63,11 +63,11 @@ def write_index(annotations: Sequence[str], path: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     with closing(sqlite3.connect(temporary)) as database:
         database.execute("CREATE TABLE image (id TEXT PRIMARY KEY, joined TEXT) WITHOUT ROWID")
-        for _, _, joined in records(SourceOptions(annotations=tuple(map(Path, annotations))), Shelf()):
+        for _, _, joined in records(SourceOptions(annotations=tuple(map(Path, annotations))), Scratch()):
             if isinstance(joined, BadSample):
                 counts[joined.reason] += 1
                 continue
-            image_id = found_id(joined["record"], "id")
+            image_id = usable_id(joined["record"], "id")
             if image_id is None:
                 counts["bad_field"] += 1
                 continue
@@ -104,7 +104,7 @@ class CaptionIndex:
             if not ("width" in record and "height" in record):
                 header = decoding.inspect(sample.images[0].data)
                 record = {**record, "width": header.width, "height": header.height}
-            response, meta = described({**joined, "record": record}, record["width"], record["height"])
+            response, meta = describe({**joined, "record": record}, record["width"], record["height"])
         except BadSample as bad:
             raise NotThere(bad.reason) from None
         return response, {"image_id": image_id, **meta}

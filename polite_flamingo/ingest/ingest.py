@@ -7,7 +7,7 @@
 
 Four steps, each of which an interrupted ingest takes up where it stopped:
 
-    gather   streams the annotation files into one spool of joined, keyed records (`sources.base.plan`)
+    gather   streams the annotation files into one spool of joined, keyed records (`keyed_records`)
     cut      chooses the records (all, or a seeded sample) and numbers the parts: part 7 will be shard NAME-00007
     build    a part -> its shard: reads the images, several at once; parts are independent, so any worker may build any
     finish   gives the shards their final names
@@ -56,8 +56,8 @@ from polite_flamingo.ingest.result import (
 )
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources import SOURCES, Row, SourceError
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.source import Context, Record, Source, make, plan
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.source import Context, Record, Source, keyed_records, make_sample
 from polite_flamingo.storage.ledger import exclusive, read_quarantine, write_quarantine
 from polite_flamingo.storage.shards import write_atomically, write_shard
 from polite_flamingo.storage.visibility import Probe, Seen, probing
@@ -76,7 +76,7 @@ Tick = Callable[[str, int, int], None]
 """Is told what is being done, how much of it is done, and of how much (0: not known)."""
 
 Say = Callable[[str, Mapping[str, int]], None]
-"""Is told what a source noted (`Shelf.note`): its shards' name, and each line with how often it was noted."""
+"""Is told what a source noted (`Scratch.note`): its shards' name, and each line with how often it was noted."""
 
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Does independent jobs, in any order and anywhere; `map` does them here."""
@@ -180,8 +180,8 @@ def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None
             (config.work / "records.jsonl").open("wb") as spool,
             (config.work / "quarantine.jsonl").open("w", encoding="utf-8") as bad,
         ):
-            shelf = Shelf()
-            for rows_in, row in enumerate(plan(source, config.read_options, shelf), start=1):
+            scratch = Scratch()
+            for rows_in, row in enumerate(keyed_records(source, config.read_options, scratch), start=1):
                 if isinstance(row, Quarantined):
                     bad.write(row.to_json() + "\n")
                 else:
@@ -196,7 +196,7 @@ def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None
         raise
     np.save(config.work / "offsets.npy", np.frombuffer(offsets, dtype=np.uint64))
     np.save(config.work / "draws.npy", np.frombuffer(draws, dtype=np.uint64))
-    gathered = Gathered(rows_in=rows_in, records=len(offsets), notes=shelf.notes)
+    gathered = Gathered(rows_in=rows_in, records=len(offsets), notes=scratch.notes)
     write_atomically(done, json.dumps({"gathered": wanted, **dataclasses.asdict(gathered)}))
     return gathered
 
@@ -280,7 +280,7 @@ class Preview:
         rows: in the order of the files, quarantined ones among them.
         looked_at: how many records were read.
         reasons: of those quarantined, with their counts.
-        notes: what the source noted (`Shelf.note`), with how often.
+        notes: what the source noted (`Scratch.note`), with how often.
     """
 
     rows: Sequence[Row]
@@ -299,19 +299,19 @@ def preview_rows(config: IngestConfig, count: int, look_at: int = 2000) -> Previ
     """
     source = SOURCES[config.source]
     context = source.context(config.read_options)
-    shelf = Shelf()
-    seen = list(islice(plan(source, config.read_options, shelf), look_at))
+    scratch = Scratch()
+    seen = list(islice(keyed_records(source, config.read_options, scratch), look_at))
     rows: dict[int, Row] = {number: row for number, row in enumerate(seen) if isinstance(row, Quarantined)}
     records = [(number, row) for number, row in enumerate(seen) if isinstance(row, Record)]
     samples = 0
     for number, record in sorted(records, key=lambda item: _draw(config.seed, item[1].key))[: max(200, 10 * count)]:
         if samples == count:
             break
-        rows[number] = made = make(source, record, context)
+        rows[number] = made = make_sample(source, record, context)
         samples += isinstance(made, Sample)
     reasons = Counter(row.reason for row in rows.values() if isinstance(row, Quarantined))
     return Preview(
-        rows=[rows[number] for number in sorted(rows)], looked_at=len(rows), reasons=reasons, notes=shelf.notes
+        rows=[rows[number] for number in sorted(rows)], looked_at=len(rows), reasons=reasons, notes=scratch.notes
     )
 
 
@@ -433,7 +433,7 @@ def _built(config: IngestConfig, number: int) -> Iterator[Row]:
     waited = 0.0
     for record in islice(records, _PROBE):
         started, busy = time.perf_counter(), time.thread_time()
-        row = make(source, record, context)
+        row = make_sample(source, record, context)
         waited += time.perf_counter() - started - (time.thread_time() - busy)
         yield row
     yield from _ahead(16 if waited / _PROBE > _SLOW else 1, records, source, context)
@@ -446,12 +446,12 @@ _SLOW = 0.001
 
 def _ahead(threads: int, records: Iterator[Record], source: Source, context: Context) -> Iterator[Row]:
     if threads == 1:
-        yield from (make(source, record, context) for record in records)
+        yield from (make_sample(source, record, context) for record in records)
         return
     ahead: deque[Future[Row]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for record in records:
-            ahead.append(pool.submit(make, source, record, context))
+            ahead.append(pool.submit(make_sample, source, record, context))
             if len(ahead) >= 2 * threads:
                 yield ahead.popleft().result()
         while ahead:

@@ -1,4 +1,8 @@
-"""Raw datasets on disk -> samples: `SOURCES[name].read(options)`. One file a family; the dict below is the registry."""
+"""Raw datasets on disk -> samples: `SOURCES[name].read(options)`.
+
+One file a family in `datasets/`; the dict below is the registry. A new dataset goes there: CONTRIBUTING.md has the
+steps.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ from polite_flamingo.sources.datasets import (
     vqa,
     webdataset,
 )
-from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import Row, Source, SourceOptions
 
 SOURCES: dict[str, Source] = {

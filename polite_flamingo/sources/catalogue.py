@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 from polite_flamingo.sources import SOURCES
-from polite_flamingo.sources.records.source import Evidence, Source, Use
+from polite_flamingo.sources.records.source import CATEGORIES, Evidence, Source, Use
 
 PF_1M = 975_782
 """Samples of PF-1M: what the paper adopted of all its datasets together (arXiv 2307.01003, section 4)."""
@@ -50,7 +50,6 @@ _SUM = """\
 Adopted in all: {:,} of the paper's {:,} (arXiv 2307.01003, section 4). What the paper counts together has one count,
 given with each member."""
 
-_CATEGORIES = ("captioning", "classification", "change captioning", "VQA with rationale", "VQA", "dialogue", "text")
 _FILE = re.compile(
     r"[\w.*<>/-]+\.(?:json|jsonl|csv|tsv|token|txt|xml|parquet|tar)(?:\.gz)?\b|[\w.-]+/[\w./-]*(?: [A-Z]\w*)*/?"
 )
@@ -224,7 +223,7 @@ def _in_order(sources: Iterable[Source]) -> list[Source]:
     uses = get_args(Use)
     return sorted(
         sources,
-        key=lambda source: (uses.index(source.use), (*_CATEGORIES, source.category).index(source.category)),
+        key=lambda source: (uses.index(source.use), [*CATEGORIES].index(source.task)),
     )
 
 

@@ -17,15 +17,23 @@ from polite_flamingo.sources import SOURCES
 from polite_flamingo.sources.catalogue import escaped
 from polite_flamingo.sources.datasets import llava, webdataset
 from polite_flamingo.sources.reading import tars
-from polite_flamingo.sources.reading.kinds import READ
-from polite_flamingo.sources.reading.refused import REFUSED
+from polite_flamingo.sources.reading.compression import MAGIC
+from polite_flamingo.sources.reading.file_kinds import READABLE
 from polite_flamingo.sources.reading.tars import CAPTION_FIELDS
-from polite_flamingo.sources.reading.unpacking import PACKED
-from polite_flamingo.sources.records import annotation_files, fields, meanings, messages, pictures
-from polite_flamingo.sources.records.annotation_files import WRAPPERS
-from polite_flamingo.sources.records.columns import FIELDS as COLUMNS
-from polite_flamingo.sources.records.pictures import NAMES
+from polite_flamingo.sources.reading.unsupported_files import SIGNATURES
+from polite_flamingo.sources.records import (
+    annotation_files,
+    extra_fields,
+    field_meanings,
+    file_records,
+    image_references,
+    messages,
+    placeholder_table,
+)
+from polite_flamingo.sources.records.file_records import WRAPPERS
+from polite_flamingo.sources.records.image_references import IMAGE_KEYS
 from polite_flamingo.sources.records.source import Source
+from polite_flamingo.sources.records.table_columns import FIELDS as COLUMNS
 
 _INTRODUCTION = """\
 # Formats
@@ -37,7 +45,7 @@ Every record of an annotation file, and every member of a tar, ends in a sample,
 reason and its place, or in a counted line of what was passed over. What is guessed (columns, delimiters, layouts) is
 printed before anything is written, and kept in `OUT/ingest/NAME.json`; look at it beforehand with `--preview`."""
 
-_BECOMES: dict[meanings.Becomes, str] = {
+_BECOMES: dict[placeholder_table.Becomes, str] = {
     "picture": "the picture at that place",
     "object": "the name of the record's next object",
     "box": "the next box, as our responses write boxes",
@@ -49,16 +57,16 @@ _BECOMES: dict[meanings.Becomes, str] = {
 def files_of(source: Source) -> str:
     """Which annotation files a source takes: "records" of any kind, "tars", or its "own" alone."""
     found = _used(source)
-    if found & {annotation_files.file_records, annotation_files.annotation_files}:
+    if found & {file_records.file_records, annotation_files.annotation_files}:
         return "records"
-    if tars.rows_of not in found:
+    if tars.tar_rows not in found:
         return "own"
     return "own or tars" if source.use == "PF-1M" else "tars"
 
 
 def pictures_of(source: Source) -> str:
     """Where its pictures may be: "anywhere", "tars", "folder", "folder, tars or addresses", "none"."""
-    if _used(source) & {pictures.pictures, pictures.read}:
+    if _used(source) & {image_references.read_images, image_references.read_image}:
         return "anywhere"
     if files_of(source) == "tars":
         return "tars"
@@ -68,8 +76,8 @@ def pictures_of(source: Source) -> str:
 
 
 def honours_meanings(source: Source) -> bool:
-    """Whether it goes by the list of fields and placeholders (`meanings.py`)."""
-    return bool(_used(source) & {fields.look, messages.read_talk, llava.builder})
+    """Whether it goes by the list of fields and placeholders (`field_meanings.py`)."""
+    return bool(_used(source) & {extra_fields.check_fields, messages.read_conversation, llava.builder})
 
 
 def as_markdown(sources: Sequence[Source]) -> str:
@@ -128,10 +136,10 @@ def _about_files() -> Iterator[str]:
         "What a file is, its bytes tell, not its name. A folder stands for the files in it, all of one kind; Hugging "
         "Face's saved datasets and clones of the hub have their splits by the files' names."
     )
-    yield _table(["kind", "what is read"], ([kind, escaped(what)] for kind, what in READ.items()))
-    refused = dict.fromkeys(what for _, _, what, _ in REFUSED)
+    yield _table(["kind", "what is read"], ([kind, escaped(what)] for kind, what in READABLE.items()))
+    refused = dict.fromkeys(what for _, _, what, _ in SIGNATURES)
     yield (
-        f"Text may be packed with {_listed(PACKED.values())}. An object may hold its records under "
+        f"Text may be packed with {_listed(MAGIC.values())}. An object may hold its records under "
         f"{_listed(map(_code, WRAPPERS))}. A byte order mark is taken off; UTF-16 and UTF-32 are refused with the "
         f"command that converts them. Refused at once, by name: {_listed(refused)}, zip archives, Office "
         "documents, Python pickles, weights (safetensors, PyTorch), HTML pages."
@@ -144,8 +152,8 @@ def _about_pictures() -> Iterator[str]:
         "A source that takes any reference reads a path below `--images` (relative, absolute, `file://`, with "
         "backslashes, or beginning with the folder's own name), an address of a host named with `--download`, a "
         "`data:` URL, base64, bytes of Parquet and Arrow (binary of any width, views, dictionaries), an object "
-        f"that has one of these under {_listed(map(_code, NAMES))}, and lists of them. What leads out of `--images` is "
-        "quarantined (`unsafe_name`)."
+        f"that has one of these under {_listed(map(_code, IMAGE_KEYS))}, and lists of them. What leads out of "
+        "`--images` is quarantined (`unsafe_name`)."
     )
     yield (
         f"Formats: {_listed(EXTENSION_OF)}; HEIC (HEIF) with the extra `heic`. Any other is quarantined as "
@@ -177,13 +185,13 @@ def _about_fields() -> Iterator[str]:
             [
                 _listed(map(_code, field.names)),
                 _listed(field.where),
-                escaped(meanings.DOES[field.kind] + (f": {field.says}" if field.says else "")),
+                escaped(field_meanings.EFFECTS[field.kind] + (f": {field.says}" if field.says else "")),
             ]
-            for field in meanings.FIELDS
+            for field in field_meanings.FIELDS
         ),
     )
     media: dict[str, list[str]] = {}
-    for name, medium in meanings.MEDIA.items():
+    for name, medium in field_meanings.MEDIA.items():
         media.setdefault(medium, []).append(_code(name))
     words = "; or ".join(f"{_listed(names)} ({medium})" for medium, names in media.items())
     yield (
@@ -198,7 +206,7 @@ def _about_placeholders() -> Iterator[str]:
         ["placeholder", "what becomes of it"],
         (
             [_code(place.example), escaped(_BECOMES[place.becomes] + (f": {place.says}" if place.says else ""))]
-            for place in meanings.PLACEHOLDERS
+            for place in placeholder_table.PLACEHOLDERS
         ),
     )
 

@@ -27,7 +27,7 @@ from polite_flamingo.filters.judge import CHECKS, Thresholds, first_failure, jud
 from polite_flamingo.filters.paragraphs import join_paragraphs
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Turn, Verdict, make_key
 from polite_flamingo.selection.selection import split_paragraphs
-from polite_flamingo.sources.reading.checks import checked
+from polite_flamingo.sources.reading.image_folder import checked_image
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
 from serving.chat.images import ImageReference
 from serving.chat.responses import Usage
@@ -123,7 +123,7 @@ def make_sample(
         instruction = IMAGE_MARK * len(images) + instruction
     key = key or _content_key(instruction, content.raw, images)
     try:
-        pictures = tuple(checked(data, f"image {number}")[0] for number, data in enumerate(images))
+        pictures = tuple(checked_image(data, f"image {number}")[0] for number, data in enumerate(images))
         task = content.task or infer_task(content.instruction, content.raw, len(pictures))
         if task != "text" and not pictures:
             raise BadSample("missing_image", f"task {task!r} needs an image; send one, or set task to 'text'")

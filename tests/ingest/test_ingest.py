@@ -21,7 +21,7 @@ from polite_flamingo.ingest import ingest as module
 from polite_flamingo.ingest.ingest import IngestConfig, Spread, ingest, ingest_all, preview_rows
 from polite_flamingo.sample import Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.storage import visibility
 from polite_flamingo.storage.ledger import exclusive, read_quarantine, shard_names
 from polite_flamingo.storage.shards import read_shard
@@ -141,7 +141,7 @@ def test_an_interrupted_ingest_leaves_no_shard_and_goes_on_where_it_stopped(
         ingest_all([config(raw, out)], spread=killed_after(2))
     with pytest.raises(ValueError, match=r"no \.tar shard"):
         shard_names(str(out))
-    monkeypatch.setattr(module, "plan", None)  # the annotations are not read a second time
+    monkeypatch.setattr(module, "keyed_records", None)  # the annotations are not read a second time
     built: list[int] = []
     build = module.build_part
     monkeypatch.setattr(module, "build_part", lambda c, number: built.append(number) or build(c, number))
@@ -227,9 +227,9 @@ def test_what_a_source_notes_is_said_before_a_shard_is_written_and_kept(
 ) -> None:
     clevr = SOURCES["clevr"]
 
-    def noting(options: SourceOptions, shelf: Shelf) -> Iterator[Any]:
-        for row in clevr.records(options, shelf):
-            shelf.note("field 'mood' is ignored")
+    def noting(options: SourceOptions, scratch: Scratch) -> Iterator[Any]:
+        for row in clevr.records(options, scratch):
+            scratch.note("field 'mood' is ignored")
             yield row
 
     monkeypatch.setitem(SOURCES, "clevr", dataclasses.replace(clevr, records=noting))

@@ -10,7 +10,7 @@ import pytest
 
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.formats import as_markdown, files_of, honours_meanings, pictures_of
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import Source
 
 ALL = list(SOURCES.values())
@@ -28,7 +28,7 @@ def test_who_takes_any_kind_of_file_reads_parquet_and_the_others_refuse_it(sourc
     pyarrow.parquet.write_table(pyarrow.table({name: [value] for name, value in row.items()}), path)
     options = SourceOptions(annotations=(path,), images=None if source.images == "none" else tmp_path)
     try:
-        found = [row for _, _, row in source.records(options, Shelf()) if "red" in str(row)]
+        found = [row for _, _, row in source.records(options, Scratch()) if "red" in str(row)]
     except SourceError:
         found = []
     assert (files_of(source) == "records") == (len(found) == 1)

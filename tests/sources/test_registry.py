@@ -11,7 +11,7 @@ import pytest
 
 from polite_flamingo.sample import TASKS
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.records.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
+from polite_flamingo.sources.records.instructions import IMAGES_SHOWN, INSTRUCTIONS, instruction, with_image_marks
 from tests.support.raw_dataset import Raw
 
 CATEGORIES = {"captioning", "classification", "change captioning", "VQA with rationale", "VQA"}
@@ -37,7 +37,7 @@ def test_a_task_has_at_least_five_wordings_and_all_are_used(task: str) -> None:
     pool = INSTRUCTIONS[task]
     assert len(set(pool)) == len(pool) >= 5
     used = Counter(instruction(task, f"some/key/{number}") for number in range(500))
-    assert set(used) == {ask(wording, images=IMAGES_SHOWN[task]) for wording in pool}
+    assert set(used) == {with_image_marks(wording, images=IMAGES_SHOWN[task]) for wording in pool}
     assert min(used.values()) > 500 / len(pool) / 2
 
 
@@ -52,5 +52,5 @@ def test_the_wording_hangs_on_the_key_alone_also_in_another_process() -> None:
 
 
 def test_a_question_follows_the_marks_of_its_images() -> None:
-    assert ask(" What is it? ") == "<image>What is it?"
-    assert ask("What has changed?", images=2) == "<image><image>What has changed?"
+    assert with_image_marks(" What is it? ") == "<image>What is it?"
+    assert with_image_marks("What has changed?", images=2) == "<image><image>What has changed?"

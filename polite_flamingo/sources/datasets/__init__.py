@@ -1,1 +1,1 @@
-"""One file a family of datasets; `polite_flamingo.sources.SOURCES` is the registry."""
+"""The datasets, one file a family; `polite_flamingo.sources.SOURCES` is the registry."""

@@ -19,24 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.datasets.coco import put_boxes, shelve
-from polite_flamingo.sources.reading.checks import (
-    SourceError,
-    as_text,
-    entry,
-    file_name,
-    files_in,
-    finite,
-    identity,
-    small_text,
-    text,
-)
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.datasets.coco import store_boxes, store_lists
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import as_object, as_text, finite_number, id_field, text_field
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.reading.small_files import files_in, printable_name, read_small_text
 from polite_flamingo.sources.reading.streaming import lines
 from polite_flamingo.sources.records.boxes import Box, clip, largest, normalised
 from polite_flamingo.sources.records.instructions import instruction
 from polite_flamingo.sources.records.responses import captions_and_boxes
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.records.source import Builder, Context, Place, Reader, Records, Source, SourceOptions
 
 WORDS = {
     "golffield": "golf course",
@@ -54,21 +46,21 @@ Read = Callable[[Path, str], tuple[list[Box], tuple[float, float] | None, list[s
 """(file, its text) -> boxes, the size they refer to (None: that of the image), image names, meta."""
 
 
-def recorder(suffix: str) -> Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]:
+def file_reader(suffix: str) -> Reader:
     """The `records` of a dataset with one annotation file an image: the file and the folder it must lie in."""
 
-    def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    def records(options: SourceOptions, scratch: Scratch) -> Records:
         lists = [path for path in options.annotations if suffix == ".xml" and path.suffix.lower() == ".txt"]
         chosen: dict[str, Any] = {name: (path, number) for path in lists for number, name in _names_in(path)}
         for given in options.annotations:
             if given in lists:
                 continue
-            for file in files_in(given, suffix, shelf):
+            for file in files_in(given, suffix, scratch):
                 if not lists or chosen.pop(file.stem, ()) or not given.is_dir():
-                    yield Place(file=file_name(file)), 0, [os.fsencode(file).hex(), given.is_dir()]
+                    yield Place(file=printable_name(file)), 0, [os.fsencode(file).hex(), given.is_dir()]
         for name, (path, number) in chosen.items():
             bad = BadSample("missing_annotation", f"no {suffix} file is given for the listed {name[:80]!r}")
-            yield Place(file=file_name(path), part="lines"), number, bad
+            yield Place(file=printable_name(path), part="lines"), number, bad
 
     return records
 
@@ -80,39 +72,39 @@ def _names_in(path: Path) -> Iterator[tuple[int, str]]:
             yield number, words[0]
 
 
-def hrrsd_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
-    """As `recorder`; of .json files, {record, boxes}."""
+def hrrsd_records(options: SourceOptions, scratch: Scratch) -> Records:
+    """As `file_reader`; of .json files, {record, boxes}."""
     xml = tuple(path for path in options.annotations if path.suffix.lower() != ".json")
-    yield from recorder(".xml")(dataclasses.replace(options, annotations=xml), shelf)
+    yield from file_reader(".xml")(dataclasses.replace(options, annotations=xml), scratch)
     for file, path in enumerate(options.annotations):
         if path in xml:
             continue
-        labels = shelve(file, path, shelf)
+        labels = store_lists(file, path, scratch)
         if labels is None:
             raise SourceError(f"{path} has no 'categories', which name the classes of its boxes")
-        yield from put_boxes(Place(file=file_name(path), part="annotations"), file, labels, shelf, images=True)
-        for image_id, (number, record) in shelf.items(f"images {file}"):
-            boxes = shelf.get(f"boxes {file}", image_id) if image_id else []
-            yield Place(file=file_name(path), part="images"), number, {"record": record, "boxes": boxes}
+        yield from store_boxes(Place(file=printable_name(path), part="annotations"), file, labels, scratch, images=True)
+        for image_id, (number, record) in scratch.items(f"images {file}"):
+            boxes = scratch.get(f"boxes {file}", image_id) if image_id else []
+            yield Place(file=printable_name(path), part="images"), number, {"record": record, "boxes": boxes}
 
 
 def identify(record: Any) -> str:
     """The annotation file's name without its suffix; in COCO's format, the image's."""
     if isinstance(record, dict):
-        return identity(entry(record["record"]), "file_name").rsplit(".", 1)[0]
-    return identity({"file name": _path(record).stem}, "file name")
+        return id_field(as_object(record["record"]), "file_name").rsplit(".", 1)[0]
+    return id_field({"file name": _path(record).stem}, "file name")
 
 
 def _path(record: list[Any]) -> Path:
     return Path(os.fsdecode(bytes.fromhex(record[0])))
 
 
-def builder(name: str, parse: Read) -> Callable[[str, Any, Context], Sample]:
+def builder(name: str, parse: Read) -> Builder:
     """The `build` of a dataset whose files `parse` reads."""
 
     def build(key: str, record: list[Any], context: Context) -> Sample:
         path = _path(record)
-        boxes, size, image_names, meta = parse(path, small_text(path, path.parent if record[1] else None))
+        boxes, size, image_names, meta = parse(path, read_small_text(path, path.parent if record[1] else None))
         if not boxes:
             raise BadSample("missing_annotation", f"{path.name} names no object")
         image, header = context.images.read(*image_names)
@@ -126,17 +118,17 @@ def build_hrrsd(key: str, record: Any, context: Context) -> Sample:
     """One image, one sample: from its own .xml file, or from COCO's format."""
     if not isinstance(record, dict):
         return _build_hrrsd_xml(key, record, context)
-    fields = entry(record["record"])
+    fields = as_object(record["record"])
     boxes = [
         Box(label=label_words(label), x1=x, y1=y, x2=x + width, y2=y + height)
         for label, (x, y, width, height) in record["boxes"]
     ]
     if not boxes:
         raise BadSample("missing_annotation", "the image has no box")
-    name = text(fields, "file_name")
+    name = text_field(fields, "file_name")
     image, header = context.images.read(name, f"JPEGImages/{name}")
-    width = finite(fields.get("width", header.width), "field 'width'")
-    height = finite(fields.get("height", header.height), "field 'height'")
+    width = finite_number(fields.get("width", header.width), "field 'width'")
+    height = finite_number(fields.get("height", header.height), "field 'height'")
     return _sample("hrrsd", key, boxes, width, height, image, {"image_id": name.rsplit(".", 1)[0]})
 
 
@@ -237,7 +229,7 @@ def _names(stem: str) -> list[str]:
 
 def _number(value: str | None, where: str) -> float:
     try:
-        return finite(float(value or ""), where)
+        return finite_number(float(value or ""), where)
     except ValueError as error:
         if isinstance(error, BadSample):
             raise
@@ -249,13 +241,12 @@ DOTA = Source(
     title="DOTA",
     use="PF-1M",
     task="captioning",
-    category="captioning",
     files="labelTxt/ (a folder, or single .txt files); images/<same name>.png",
     published="captain-whu.github.io/DOTA",
     licence="academic use only",
     evidence="real file",
     adopted=1_733,
-    records=recorder(".txt"),
+    records=file_reader(".txt"),
     identify=identify,
     build=builder("dota", parse_dota),
 )
@@ -264,12 +255,11 @@ DIOR = Source(
     title="DIOR and DIOR-R",
     use="PF-1M",
     task="captioning",
-    category="captioning",
     files="Annotations/Horizontal Bounding Boxes/ or …/Oriented Bounding Boxes/ (folders or .xml files); <filename>",
     published="gcheng-nwpu.github.io",
     evidence="real file",
     adopted=5_907,
-    records=recorder(".xml"),
+    records=file_reader(".xml"),
     identify=identify,
     build=builder("dior", parse_voc),
 )
@@ -279,7 +269,6 @@ HRRSD = Source(
     title="HRRSD (TGRS-HRRSD)",
     use="PF-1M",
     task="captioning",
-    category="captioning",
     files="Annotations/ (or .xml files; a list of ImageSets/Main/ chooses), or COCOFormat's .json; <filename>",
     published="github.com/CrazyStoneonRoad/TGRS-HRRSD-Dataset",
     licence="Mulan Permissive Software License 1",

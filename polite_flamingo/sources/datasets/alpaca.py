@@ -7,7 +7,7 @@
 The input follows the instruction after a blank line (also Dolly's `context`); then `meta["instruction"]`
 is the instruction alone. Texts are verbatim but for white space around them. A `history` of earlier exchanges becomes
 the first turns, a `system` message stays in `meta`, and of a preferred and a rejected answer the first is the response.
-What other fields do is in `meanings.py`. A key is the content's hash, so a copy is a duplicate.
+What other fields do is in `field_meanings.py`. A key is the content's hash, so a copy is a duplicate.
 
 Of InstructionWild, the seeds (JSON lines) were seen; they have no responses and are quarantined one by one as
 `missing_annotation`. The file with responses is known from its documentation only.
@@ -15,48 +15,56 @@ Of InstructionWild, the seeds (JSON lines) were seen; they have no responses and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.datasets.conversations import SYSTEM_KEPT, text_sample
-from polite_flamingo.sources.reading.checks import entry, fingerprint, list_of, value_of, verbatim
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.annotation_files import file_records
-from polite_flamingo.sources.records.fields import Found, empty, look, noted
-from polite_flamingo.sources.records.source import Context, Evidence, Place, Source, SourceOptions
+from polite_flamingo.sources.reading.field_checks import as_object, content_hash, list_field, required, verbatim
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.extra_fields import Findings, check_fields, is_empty, with_notes
+from polite_flamingo.sources.records.file_records import file_records
+from polite_flamingo.sources.records.source import (
+    Builder,
+    Context,
+    Evidence,
+    Reader,
+    Records,
+    Source,
+    SourceOptions,
+)
+from polite_flamingo.sources.records.turns import SYSTEM_KEPT, text_sample
 
 
-def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def records(options: SourceOptions, scratch: Scratch) -> Records:
     """The instructions."""
-    return file_records(options, shelf, "instructions")
+    return file_records(options, scratch, "instructions")
 
 
-def builder(name: str, answer: str) -> Callable[[str, Any, Context], Sample]:
+def builder(name: str, answer: str) -> Builder:
     """The `build` of a dataset whose responses are in the field `answer`."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
-        found = Found()
+        found = Findings()
         turns, meta = _exchanges(record, answer, found)
         return text_sample(name, key, turns, found.meta | meta)
 
     return build
 
 
-def reader(answer: str) -> Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]:
+def reader(answer: str) -> Reader:
     """The `records` of a dataset whose responses are in the field `answer`: what is kept of them is noted."""
 
     def notes(record: dict[str, Any]) -> Iterable[str]:
-        found = Found()
+        found = Findings()
         _exchanges(record, answer, found)
         return found.notes
 
-    return lambda options, shelf: noted(records(options, shelf), notes, shelf)
+    return lambda options, scratch: with_notes(records(options, scratch), notes, scratch)
 
 
-def _exchanges(record: Any, answer: str, found: Found) -> tuple[list[Turn], dict[str, Any]]:
+def _exchanges(record: Any, answer: str, found: Findings) -> tuple[list[Turn], dict[str, Any]]:
     """The turns of a record and its `meta`; `found` is told of all other fields."""
-    if not empty(record.get("image")) or not empty(record.get("images")):
+    if not is_empty(record.get("image")) or not is_empty(record.get("images")):
         raise BadSample("unsupported", "the record names an image: read such a file with --source table")
     instruction = _text(record, "instruction")
     if record.get(answer) is None and isinstance(record.get("chosen"), str):
@@ -68,12 +76,12 @@ def _exchanges(record: Any, answer: str, found: Found) -> tuple[list[Turn], dict
     given = next((name for name in ("input", "example_input", "context") if record.get(name)), None)
     parts = [instruction, _text(record, given) if given else ""]
     told = [name for name in ("input", "example_input", "context") if name == given or not record.get(name)]
-    look(record, {"instruction", answer, "history", "system", "image", "images", *told}, found)
+    check_fields(record, {"instruction", answer, "history", "system", "image", "images", *told}, found)
     if found.by_turn is not None:
         raise BadSample("unsupported", f"{found.why} says of several turns whether they are learned")
     turns = [*_earlier(record), Turn(instruction="\n\n".join(filter(None, parts)), response=_text(record, answer))]
     meta = {"instruction": instruction} if parts[1] and len(turns) == 1 else {}
-    if not empty(record.get("system")):
+    if not is_empty(record.get("system")):
         meta["system"] = _text(record, "system")
         found.note(SYSTEM_KEPT)
     return turns, meta
@@ -81,9 +89,9 @@ def _exchanges(record: Any, answer: str, found: Found) -> tuple[list[Turn], dict
 
 def _earlier(record: dict[str, Any]) -> Iterator[Turn]:
     """The turns of `history`, as LLaMA-Factory has them: [[human, assistant], …]."""
-    if empty(record.get("history")):
+    if is_empty(record.get("history")):
         return
-    for number, pair in enumerate(list_of(record, "history")):
+    for number, pair in enumerate(list_field(record, "history")):
         if not isinstance(pair, list) or len(pair) != 2:
             raise BadSample("bad_field", f"history[{number}] must be what the human says and what the assistant says")
         asked, said = (verbatim(text, f"a text of history[{number}]").strip() for text in pair)
@@ -91,7 +99,7 @@ def _earlier(record: dict[str, Any]) -> Iterator[Turn]:
 
 
 def _text(record: dict[str, Any], name: str) -> str:
-    return verbatim(value_of(record, name), f"field {name!r}").strip()
+    return verbatim(required(record, name), f"field {name!r}").strip()
 
 
 def _source(
@@ -102,13 +110,12 @@ def _source(
         title=title,
         use="text",
         task="text",
-        category="text",
         files=files,
         published=published,
         licence=licence,
         evidence=evidence,
         records=reader(answer),
-        identify=lambda record: fingerprint(entry(record)),
+        identify=lambda record: content_hash(as_object(record)),
         build=builder(name, answer),
         images="none",
     )

@@ -15,27 +15,30 @@ RSITMD's file is known from its documentation only; it is said to be laid out as
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
-from polite_flamingo.sources.reading.checks import (
-    SourceError,
-    as_text,
-    entry,
-    file_name,
-    identity,
-    text,
-    texts,
-    value_of,
-)
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import as_object, as_text, id_field, required, text_field, text_list
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.reading.small_files import printable_name
 from polite_flamingo.sources.reading.streaming import elements, lines, listed
 from polite_flamingo.sources.records.instructions import instruction
 from polite_flamingo.sources.records.responses import captions_and_boxes, distinct
-from polite_flamingo.sources.records.source import Context, Evidence, Place, Source, SourceOptions, numbered
+from polite_flamingo.sources.records.source import (
+    Builder,
+    Context,
+    Evidence,
+    Place,
+    Reader,
+    Records,
+    Source,
+    SourceOptions,
+    numbered,
+)
 
 Read = Callable[[dict[str, Any]], tuple[list[str], list[str]]]
 """A record -> its captions, and the names under which its image may lie. Raises `BadSample`."""
@@ -71,11 +74,11 @@ def captioned(name: str, key: str, captions: Iterable[str], image: Image, meta: 
     )
 
 
-def builder(name: str, read: Read) -> Callable[[str, Any, Context], Sample]:
+def builder(name: str, read: Read) -> Builder:
     """The `build` of a dataset whose records `read` takes apart."""
 
     def build(key: str, record: Any, context: Context) -> Sample:
-        captions, names = read(entry(record))
+        captions, names = read(as_object(record))
         if not any(captions):
             raise BadSample("missing_annotation", "the image has no caption")
         return captioned(name, key, captions, context.images.read(*names)[0], {})
@@ -83,10 +86,10 @@ def builder(name: str, read: Read) -> Callable[[str, Any, Context], Sample]:
     return build
 
 
-def gatherer(
-    rows: Callable[[SourceOptions], Iterator[tuple[Place, int, Any]]],
+def grouping_reader(
+    rows: Callable[[SourceOptions], Records],
     take: Callable[[Any], tuple[dict[str, Any], list[str]]],
-) -> Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]:
+) -> Reader:
     """The `records` of a dataset with several rows an image: the images, in the order of their first rows.
 
     Args:
@@ -94,29 +97,29 @@ def gatherer(
         take: a row -> fields of its image (its `id`, and what `build` needs), captions. Raises `BadSample`.
     """
 
-    def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    def records(options: SourceOptions, scratch: Scratch) -> Records:
         for place, number, row in rows(options):
             try:
                 fields, captions = take(row)
             except BadSample as bad:
                 yield place, number, bad
                 continue
-            if shelf.first(f"image {fields['id']}"):
-                shelf.put("images", fields["id"], [place.file, place.part, number, fields])
-            shelf.put("captions", fields["id"], captions)
-        for image_id, (file, part, number, fields) in shelf.items("images"):
-            captions = [caption for found in shelf.get("captions", image_id) for caption in found]
+            if scratch.is_new(f"image {fields['id']}"):
+                scratch.put("images", fields["id"], [place.file, place.part, number, fields])
+            scratch.put("captions", fields["id"], captions)
+        for image_id, (file, part, number, fields) in scratch.items("images"):
+            captions = [caption for found in scratch.get("captions", image_id) for caption in found]
             yield Place(file=file, part=part), number, {**fields, "captions": distinct(captions)}
 
     return records
 
 
-def flickr30k_rows(options: SourceOptions) -> Iterator[tuple[Place, int, Any]]:
+def flickr30k_rows(options: SourceOptions) -> Records:
     """The lines that are not blank."""
     for path in options.annotations:
         for number, line in enumerate(lines(path)):
             if line.strip():
-                yield Place(file=file_name(path), part="lines"), number, line
+                yield Place(file=printable_name(path), part="lines"), number, line
 
 
 def take_flickr30k(line: str) -> tuple[dict[str, Any], list[str]]:
@@ -128,44 +131,44 @@ def take_flickr30k(line: str) -> tuple[dict[str, Any], list[str]]:
     caption = as_text(caption, "the caption")
     if not caption:
         raise BadSample("missing_annotation", f"caption {count[:9]} of {name[:80]} is empty")
-    image_id = identity({"image name": name}, "image name").rsplit(".", 1)[0]
+    image_id = id_field({"image name": name}, "image name").rsplit(".", 1)[0]
     return {"id": image_id, "image": name}, [untokenised(caption)]
 
 
 def read_flickr30k(record: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Of a gathered image."""
-    name = text(record, "image")
-    return texts(record, "captions"), [name, f"flickr30k-images/{name}", f"flickr30k_images/{name}"]
+    name = text_field(record, "image")
+    return text_list(record, "captions"), [name, f"flickr30k-images/{name}", f"flickr30k_images/{name}"]
 
 
-def textcaps_rows(options: SourceOptions) -> Iterator[tuple[Place, int, Any]]:
+def textcaps_rows(options: SourceOptions) -> Records:
     """The rows of `data[]`."""
     for path in options.annotations:
         for part, number, row in listed(path, "data"):
-            yield Place(file=file_name(path), part=part), number, row
+            yield Place(file=printable_name(path), part=part), number, row
 
 
 def take_textcaps(row: Any) -> tuple[dict[str, Any], list[str]]:
     """The test split's rows have no caption."""
-    image_id = identity(entry(row), "image_id")
-    captions = texts(row, "reference_strs") if row.get("reference_strs") is not None else []
+    image_id = id_field(as_object(row), "image_id")
+    captions = text_list(row, "reference_strs") if row.get("reference_strs") is not None else []
     if row.get("caption_str") is not None:
-        captions.append(text(row, "caption_str"))
+        captions.append(text_field(row, "caption_str"))
     fields = {"id": image_id}
     for name, source in (("image", "image_path"), ("split", "set_name")):
         if row.get(source) is not None:
-            fields[name] = text(row, source)
+            fields[name] = text_field(row, source)
     return fields, captions
 
 
 def read_textcaps(record: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Of a gathered image; train and validation share a folder, which `image_path` does not say."""
-    name = f"{identity(record, 'id')}.jpg"
-    given = [text(record, "image")] if record.get("image") else []
-    return texts(record, "captions"), [*given, f"train_images/{name}", f"test_images/{name}", name]
+    name = f"{id_field(record, 'id')}.jpg"
+    given = [text_field(record, "image")] if record.get("image") else []
+    return text_list(record, "captions"), [*given, f"train_images/{name}", f"test_images/{name}", name]
 
 
-def image2paragraph_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def image2paragraph_records(options: SourceOptions, scratch: Scratch) -> Records:
     """The paragraphs; where lists of ids are among the files, each with the split whose list names it.
 
     A list's split is the first word of its file's name, as in `train_split.json`.
@@ -180,7 +183,7 @@ def image2paragraph_records(options: SourceOptions, shelf: Shelf) -> Iterator[tu
     if not paragraphs:
         raise SourceError("image2paragraph: none of the files holds paragraphs: pass paragraphs_v1.json")
     for path in paragraphs:
-        for place, number, record in numbered(Place(file=file_name(path), part="paragraphs"), elements(path)):
+        for place, number, record in numbered(Place(file=printable_name(path), part="paragraphs"), elements(path)):
             if splits and isinstance(record, dict):
                 record = {**record, "split": splits.get(str(record.get("image_id")), "unlisted")}
             yield place, number, record
@@ -188,17 +191,17 @@ def image2paragraph_records(options: SourceOptions, shelf: Shelf) -> Iterator[tu
 
 def read_image2paragraph(record: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The images lie as on the server that the url names: in VG_100K or in VG_100K_2."""
-    name = f"{identity(record, 'image_id')}.jpg"
+    name = f"{id_field(record, 'image_id')}.jpg"
     try:
-        folder = PurePosixPath(urlsplit(text(record, "url")).path).parent.name
+        folder = PurePosixPath(urlsplit(text_field(record, "url")).path).parent.name
     except ValueError as error:
         if isinstance(error, BadSample):
             raise
         raise BadSample("bad_field", f"field 'url' is no URL ({error})") from None
-    return [text(record, "paragraph")], [f"{folder}/{name}", name]
+    return [text_field(record, "paragraph")], [f"{folder}/{name}", name]
 
 
-def ret3_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def ret3_records(options: SourceOptions, scratch: Scratch) -> Records:
     """The images, without the words that their captions were split into."""
     for path in options.annotations:
         for part, number, record in listed(path, "images"):
@@ -208,18 +211,22 @@ def ret3_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, 
                     record["sentences"] = [
                         {"raw": item["raw"]} if isinstance(item, dict) and "raw" in item else item for item in raw
                     ]
-            yield Place(file=file_name(path), part=part), number, record
+            yield Place(file=printable_name(path), part=part), number, record
 
 
 def ret3_reader(folder: str) -> Read:
     """Images lie in the archive's `folder`, which file names do not say."""
 
     def read(record: dict[str, Any]) -> tuple[list[str], list[str]]:
-        raw = value_of(record, "sentences")
+        raw = required(record, "sentences")
         if not isinstance(raw, list):
             raise BadSample("bad_field", f"field 'sentences' must be a list, not {type(raw).__name__}")
-        name = text(record, "filename")
-        return [untokenised(text(entry(item), "raw")) for item in raw], [name, f"{folder}/{name}", f"images/{name}"]
+        name = text_field(record, "filename")
+        return [untokenised(text_field(as_object(item), "raw")) for item in raw], [
+            name,
+            f"{folder}/{name}",
+            f"images/{name}",
+        ]
 
     return read
 
@@ -229,14 +236,13 @@ FLICKR30K = Source(
     title="Flickr30k",
     use="PF-1M",
     task="captioning",
-    category="captioning",
     files="results_20130124.token; flickr30k-images/<name>",
     published="shannon.cs.illinois.edu/DenotationGraph",
     licence="research and education only",
     evidence="transcribed",
     adopted=31_695,
-    records=gatherer(flickr30k_rows, take_flickr30k),
-    identify=lambda record: identity(entry(record), "id"),
+    records=grouping_reader(flickr30k_rows, take_flickr30k),
+    identify=lambda record: id_field(as_object(record), "id"),
     build=builder("flickr30k", read_flickr30k),
 )
 TEXTCAPS = Source(
@@ -244,14 +250,13 @@ TEXTCAPS = Source(
     title="TextCaps",
     use="PF-1M",
     task="captioning",
-    category="captioning",
     files="TextCaps_0.1_SPLIT.json; train_images/<image_id>.jpg (of train and val)",
     published="textvqa.org/textcaps",
     licence="CC BY 4.0",
     evidence="transcribed",
     adopted=69_703,
-    records=gatherer(textcaps_rows, take_textcaps),
-    identify=lambda record: identity(entry(record), "id"),
+    records=grouping_reader(textcaps_rows, take_textcaps),
+    identify=lambda record: id_field(as_object(record), "id"),
     build=builder("textcaps", read_textcaps),
     split_in_record=True,
 )
@@ -260,13 +265,12 @@ IMAGE2PARAGRAPH = Source(
     title="Image2Paragraph",
     use="PF-1M",
     task="captioning",
-    category="captioning",
     files="paragraphs_v1.json, and SPLIT_split.json to choose by --split; Visual Genome's VG_100K/ and VG_100K_2/",
     published="cs.stanford.edu/people/ranjaykrishna/im2p",
     evidence="transcribed",
     adopted=7_954,
     records=image2paragraph_records,
-    identify=lambda record: identity(entry(record), "image_id"),
+    identify=lambda record: id_field(as_object(record), "image_id"),
     build=builder("image2paragraph", read_image2paragraph),
     split_in_record=True,
 )
@@ -278,14 +282,13 @@ def _ret3(name: str, title: str, files: str, folder: str, published: str, eviden
         title=title,
         use="PF-1M",
         task="captioning",
-        category="captioning",
         files=f"{files}; {folder}/<filename>",
         published=published,
         evidence=evidence,
         adopted=13_551,
         group="RET-3",
         records=ret3_records,
-        identify=lambda record: identity(entry(record), "filename").rsplit(".", 1)[0],
+        identify=lambda record: id_field(as_object(record), "filename").rsplit(".", 1)[0],
         build=builder(name, ret3_reader(folder)),
         split_in_record=True,
     )

@@ -17,18 +17,19 @@ which img2dataset wants there, is no record. The .tsv is known from a real file,
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from polite_flamingo.sample import BadSample, Image, Sample
 from polite_flamingo.sources.datasets.captions import captioned, untokenised
-from polite_flamingo.sources.reading.checks import SourceError, as_text, entry, file_name, files_in, identity, value_of
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import as_object, as_text, id_field, required
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.reading.small_files import files_in, printable_name
 from polite_flamingo.sources.reading.streaming import lines
-from polite_flamingo.sources.reading.tars import TarRow, caption_field, rows_of
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.reading.tars import TarRow, caption_field, tar_rows
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
 from polite_flamingo.storage.tar_members import printable
 
 NAME = "cc3m"
@@ -37,7 +38,7 @@ _OF_TARS = ("truncated_tar", "unreadable_shard", "empty_shard")
 _IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 
 
-def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def records(options: SourceOptions, scratch: Scratch) -> Records:
     """{id, caption, url, part, line}: `part` is [tar, offset, size] of the image, `line` a .tsv's line from 0."""
     if options.images is None and not options.download_from:
         files = ", ".join(map(str, options.annotations))
@@ -47,24 +48,24 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
     tables = [path for path in options.annotations if not _is_tars(path)]
     if not tables:
         for given in options.annotations:
-            for path in files_in(given, ".tar", shelf):
-                yield from _samples(path, options, shelf)
+            for path in files_in(given, ".tar", scratch):
+                yield from _samples(path, options, scratch)
         return
 
-    tars = [tar for path in options.annotations if _is_tars(path) for tar in files_in(path, ".tar", shelf)]
+    tars = [tar for path in options.annotations if _is_tars(path) for tar in files_in(path, ".tar", scratch)]
     if options.images and not tars:
         tars = sorted(
             path for path in options.images.iterdir() if path.suffix.lower() == ".tar" and path.name[0] != "."
         )
     pictures = 0
     for path in tars:
-        for place, number, found in _samples(path, options, shelf):
+        for place, number, found in _samples(path, options, scratch):
             if isinstance(found, BadSample) and found.reason in _OF_TARS:
                 yield place, number, found
                 continue
             pictures += 1
             if isinstance(found, dict) and found["part"] and (url := _joins(found["url"])):
-                shelf.put("part", url, found["part"])
+                scratch.put("part", url, found["part"])
     line = joined = 0
     for path in tables:
         for number, row in enumerate(lines(path)):
@@ -73,10 +74,10 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
             caption, tab, url = row.partition("\t")
             if not tab or "\t" in url:
                 bad = BadSample("bad_field", f"expected <caption><TAB><url>, found {row.count(chr(9)) + 1} fields")
-                yield Place(file=file_name(path), part="lines"), number, bad
+                yield Place(file=printable_name(path), part="lines"), number, bad
             else:
-                part = shelf.get("part", joins)[:1] if tars and (joins := _joins(url)) else []
-                joined += bool(part) and shelf.first(f"joined {joins}")
+                part = scratch.get("part", joins)[:1] if tars and (joins := _joins(url)) else []
+                joined += bool(part) and scratch.is_new(f"joined {joins}")
                 data = {
                     "id": line,
                     "line": line,
@@ -84,16 +85,16 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
                     "url": url.strip(),
                     "part": part[0] if part else None,
                 }
-                yield Place(file=file_name(path), part="lines"), number, data
+                yield Place(file=printable_name(path), part="lines"), number, data
             line += 1
     if pictures > joined:
-        shelf.note("passed over: rows of the tars whose URL no line has, or that name none", pictures - joined)
+        scratch.note("passed over: rows of the tars whose URL no line has, or that name none", pictures - joined)
 
 
 def build(key: str, record: Any, context: Context) -> Sample:
     """One line, one sample."""
-    fields = entry(record)
-    if value_of(fields, "caption") is None:
+    fields = as_object(record)
+    if required(fields, "caption") is None:
         raise BadSample("missing_annotation", "the picture has no caption: no .txt, and no 'caption' in a .json")
     caption = untokenised(as_text(fields["caption"], "the caption"))
     if not caption:
@@ -131,27 +132,27 @@ def _is_tars(path: Path) -> bool:
 
 
 def _joins(url: Any) -> str:
-    """A URL as a key of the shelf, "" for what is none."""
+    """A URL as a key of the scratch, "" for what is none."""
     try:
         return as_text(url, "the URL")
     except BadSample:
         return ""
 
 
-def _samples(path: Path, options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def _samples(path: Path, options: SourceOptions, scratch: Scratch) -> Records:
     """What the tar holds, as `records` yields it."""
     if options.images is not None and not (options.images / path.name).is_file():
         raise SourceError(f"{path} must lie in the folder that --images names: {options.images}")
     if options.images is None:
         raise SourceError(f"{path} is to be read for its images: pass its folder with --images too")
-    for number, row in enumerate(rows_of(path, shelf)):
+    for number, row in enumerate(tar_rows(path, scratch)):
         if isinstance(row, BadSample):
-            yield Place(file=file_name(path)), number, row
+            yield Place(file=printable_name(path)), number, row
         else:
-            yield Place(file=file_name(path), part="samples"), number, _sample(path, row, shelf)
+            yield Place(file=printable_name(path), part="samples"), number, _sample(path, row, scratch)
 
 
-def _sample(path: Path, row: TarRow, shelf: Shelf) -> Any:
+def _sample(path: Path, row: TarRow, scratch: Scratch) -> Any:
     said = {} if row.json is None else row.json
     if row.problem is not None:
         return row.problem
@@ -162,7 +163,7 @@ def _sample(path: Path, row: TarRow, shelf: Shelf) -> Any:
         return BadSample("bad_field", f"a caption of {len(row.pictures)} pictures: {names[:200]}")
     caption = said["caption"] if said.get("caption") is not None else row.text
     if caption is None and (field := caption_field(said)):
-        shelf.note(f"guessed: the caption is field {field!r} of the .json")
+        scratch.note(f"guessed: the caption is field {field!r} of the .json")
         caption = said[field]
     picture = row.pictures[0] if row.pictures else None
     part = [path.name, picture.offset, picture.size] if picture else None
@@ -174,14 +175,13 @@ SOURCE = Source(
     title="Conceptual Captions (CC3M)",
     use="PF-1M",
     task="captioning",
-    category="captioning",
     files="Train_GCC-training.tsv, img2dataset's tars, or both; <line>.jpg from 0.jpg, the tars, or a download",
     published="ai.google.com/research/ConceptualCaptions",
     licence="free for any purpose, with attribution",
     evidence="real file",
     adopted=67_025,
     records=records,
-    identify=lambda record: identity(entry(record), "id"),
+    identify=lambda record: id_field(as_object(record), "id"),
     build=build,
     images="optional",
     extra={"names": "how loose images are named: line (the line's number from 0, the default), or url (its last part)"},

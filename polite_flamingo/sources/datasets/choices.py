@@ -14,60 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample
-from polite_flamingo.sources.datasets.questions import answer_of, answered, question_of
-from polite_flamingo.sources.reading.checks import (
-    SourceError,
-    as_text,
-    entry,
-    file_name,
-    files_in,
-    identity,
-    read_text,
-    small_json,
-    text,
-    value_of,
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import as_object, as_text, id_field, required, text_field
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.reading.small_files import files_in, printable_name, read_small_json, read_text
+from polite_flamingo.sources.records.instructions import multiple_choice, option_letter, with_image_marks
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
+from polite_flamingo.sources.records.vqa_samples import (
+    NO_OPTION,
+    answer_of,
+    index_of,
+    options_of,
+    question_of,
+    vqa_sample,
 )
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.instructions import ask, choose, option
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
-
-MAX_OPTIONS = 26
-"""As many as there are letters."""
-
-_NO_OPTION = ("", "{}")
-"""What AI2D's files have in the place of an answer that its annotators did not give."""
 
 
-def options_of(record: dict[str, Any], name: str = "choices") -> list[str]:
-    """The answers to choose from, in their places."""
-    values = value_of(record, name)
-    if not isinstance(values, list) or not 0 < len(values) <= MAX_OPTIONS:
-        raise BadSample("bad_field", f"field {name!r} must be a list of 1 to {MAX_OPTIONS} answers")
-    return [as_text(value, f"{name}[{number}]") for number, value in enumerate(values)]
-
-
-def index_of(record: dict[str, Any], options: list[str], name: str = "answer") -> int:
-    """The place of the right answer, counted from 0. It is null in test splits: `missing_annotation`."""
-    index = record.get(name)
-    if index is None:
-        raise BadSample("missing_annotation", "the question has no answer (as in test splits)")
-    if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(options):
-        raise BadSample("bad_field", f"field {name!r} must count from 0 to {len(options) - 1}")
-    if options[index] in _NO_OPTION:
-        raise BadSample("empty_response", "the correct choice is empty")
-    return index
-
-
-def iconqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def iconqa_records(options: SourceOptions, scratch: Scratch) -> Records:
     """The `data.json` of each folder, with that folder as its last three names: SPLIT, kind of question, id."""
     for given in options.annotations:
         for file in _questions_in(given):
             folder = file.absolute().parts[-4:-1]
-            place = Place(file="/".join((*map(_readable, folder), file_name(file))))
+            place = Place(file="/".join((*map(_readable, folder), printable_name(file))))
             try:
                 names = [as_text(part, "the name of a folder") for part in folder]
                 split = names[0] if names and names[0] in ("train", "val", "test") else ""
-                record = entry(small_json(file, given if given.is_dir() else None))
+                record = as_object(read_small_json(file, given if given.is_dir() else None))
                 yield place, 0, record | {"folder": names, "split": split}
             except BadSample as bad:
                 yield place, 0, bad
@@ -90,41 +62,43 @@ def _questions_in(given: Path) -> Iterator[Path]:
 
 
 def _readable(part: str) -> str:
-    return file_name(Path(part))
+    return printable_name(Path(part))
 
 
 def build_iconqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One question, one sample."""
-    question, kind, folder = question_of(record), text(record, "ques_type"), record["folder"]
+    question, kind, folder = question_of(record), text_field(record, "ques_type"), record["folder"]
     places = ["/".join(folder[start:]) for start in range(len(folder))]
     read = context.images.read
     if kind == "choose_img":
         options = options_of(record)
         index = index_of(record, options)
         pictures = [read(*(f"{place}/{name}" for place in places))[0] for name in ("image.png", *options)]
-        asked = choose(question, [IMAGE_MARK] * len(options))
-        return answered("iconqa", key, ask(asked), option(index), *pictures, image_id=folder[-1], kind=kind)
+        asked = multiple_choice(question, [IMAGE_MARK] * len(options))
+        return vqa_sample(
+            "iconqa", key, with_image_marks(asked), option_letter(index), *pictures, image_id=folder[-1], kind=kind
+        )
     if kind == "choose_txt":
         options = options_of(record)
-        asked, answer = choose(question, options), options[index_of(record, options)]
+        asked, answer = multiple_choice(question, options), options[index_of(record, options)]
     elif kind == "fill_in_blank":
         asked, answer = question, answer_of(record)
     else:
         raise BadSample("bad_field", "field 'ques_type' must be choose_txt, choose_img or fill_in_blank")
     picture, _ = read(*(f"{place}/image.png" for place in places))
-    return answered("iconqa", key, ask(asked), answer, picture, image_id=folder[-1], kind=kind)
+    return vqa_sample("iconqa", key, with_image_marks(asked), answer, picture, image_id=folder[-1], kind=kind)
 
 
-def ai2d_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def ai2d_records(options: SourceOptions, scratch: Scratch) -> Records:
     """The questions of each image; those of the images that a `.csv` names by their numbers are the test split's."""
     lists = [path for path in options.annotations if path.suffix == ".csv"]
     tested = {number.strip() for path in lists for number in read_text(path).split()}
     for given in options.annotations:
-        for file in () if given in lists else files_in(given, ".json", shelf):
-            place = Place(file=file_name(file), part="questions")
+        for file in () if given in lists else files_in(given, ".json", scratch):
+            place = Place(file=printable_name(file), part="questions")
             try:
-                content = entry(small_json(file, given if given.is_dir() else None))
-                image, questions = text(content, "imageName"), entry(value_of(content, "questions"))
+                content = as_object(read_small_json(file, given if given.is_dir() else None))
+                image, questions = text_field(content, "imageName"), as_object(required(content, "questions"))
                 if not questions:
                     raise BadSample("missing_annotation", "the image has no questions")
             except BadSample as bad:
@@ -138,15 +112,15 @@ def ai2d_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, 
 
 def build_ai2d(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One question, one sample. With `abcLabel` it is asked of the diagram whose labels are letters."""
-    question, options, name = question_of(record), options_of(record, "answerTexts"), text(record, "imageName")
+    question, options, name = question_of(record), options_of(record, "answerTexts"), text_field(record, "imageName")
     right = options[index_of(record, options, "correctAnswer")]
     if record.get("abcLabel") is True:
         names = [f"abc_images/{name}", f"ai2d/abc_images/{name}"]
     else:
         names = [name, f"images/{name}", f"ai2d/images/{name}"]
     image, _ = context.images.read(*names)
-    asked = choose(question, [answer for answer in options if answer not in _NO_OPTION])
-    return answered("ai2d", key, ask(asked), right, image, image_id=name)
+    asked = multiple_choice(question, [answer for answer in options if answer not in NO_OPTION])
+    return vqa_sample("ai2d", key, with_image_marks(asked), right, image, image_id=name)
 
 
 ICONQA = Source(
@@ -154,13 +128,12 @@ ICONQA = Source(
     title="IconQA",
     use="evaluation",
     task="vqa",
-    category="VQA",
     files="iconqa/SPLIT (a folder: choose_txt, choose_img, fill_in_blank, each with <id>/data.json); <id>/image.png",
     published="iconqa.github.io",
     licence="CC BY-NC-SA 4.0",
     evidence="transcribed",
     records=iconqa_records,
-    identify=lambda record: identity({"folder name": "-".join(record["folder"][1:])}, "folder name"),
+    identify=lambda record: id_field({"folder name": "-".join(record["folder"][1:])}, "folder name"),
     build=build_iconqa,
     split_in_record=True,
 )
@@ -169,13 +142,12 @@ AI2D = Source(
     title="AI2D",
     use="evaluation",
     task="vqa",
-    category="VQA",
     files="questions/ (a folder, or single .json files), to tell the test split ai2d_test_ids.csv; images/<imageName>, "
     "and for questions on letters abc_images/<imageName>",
     published="prior.allenai.org/projects/diagram-understanding",
     evidence="transcribed",
     records=ai2d_records,
-    identify=lambda record: identity(entry(record), "questionId"),
+    identify=lambda record: id_field(as_object(record), "questionId"),
     build=build_ai2d,
     split_in_record=True,
 )

@@ -29,97 +29,43 @@ import heapq
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-
-import yaml
 
 from polite_flamingo.images.decoding import EXTENSIONS
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.reading.checks import (
-    ImageFolder,
-    SourceError,
+from polite_flamingo.sources.datasets.elevater_files import (
+    COCO_LISTS,
+    TEMPLATE,
+    ElevaterFiles,
+    choose_by_key,
+    class_name,
+    facts_about,
+    load_file,
+    set_name,
+)
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import (
+    as_object,
     as_text,
-    entry,
-    file_name,
-    files_in,
-    found_id,
-    identity,
-    load_json,
-    read_text,
-    text,
-    texts,
-    value_of,
+    id_field,
+    required,
+    text_field,
+    text_list,
+    usable_id,
     verbatim,
 )
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.reading.streaming import elements, is_list, lines, members
+from polite_flamingo.sources.reading.image_folder import ImageFolder
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.reading.small_files import files_in, printable_name
+from polite_flamingo.sources.reading.streaming import lines, members
 from polite_flamingo.sources.records.instructions import instruction
-from polite_flamingo.sources.records.responses import class_response, distinct
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.records.responses import class_response
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
 
 NAME = "elevater_ic"
-TEMPLATE = "a photo of a {}."
-"""CLIP's own, where template_map.json has none for the data set."""
-
-SETS = (
-    "caltech-101", "cifar-10", "cifar-100", "country211", "dtd", "eurosat_clip", "fer-2013",
-    "fgvc-aircraft-2013b-variants102", "food-101", "gtsrb", "hateful-memes", "kitti-distance", "mnist",
-    "oxford-flower-102", "oxford-iiit-pets", "patch-camelyon", "rendered-sst2", "resisc45_clip", "stanford-cars",
-    "voc-2007-classification", "imagenet-1k",
-)  # fmt: skip
-"""As vision_datasets.json and class_map.json spell them."""
-
-_ALIASES = {
-    "fgvcaircraft2013b": "fgvc-aircraft-2013b-variants102",
-    "flower102": "oxford-flower-102",
-    "stanfordcar": "stanford-cars",
-    "voc2007": "voc-2007-classification",
-}
-_LABELS = re.compile(r"\d{1,6}(,\d{1,6})*")
+LABELS = re.compile(r"\d{1,6}(,\d{1,6})*")
 _DUMPED = re.compile(r"(?P<dataset>.+)-cls(?P<label>\d{1,6})-idx\d+-.*\.(png|jpg|jpeg)", re.IGNORECASE)
-_COCO = ("images", "annotations", "categories")
-
-
-def set_name(spelt: str) -> str:
-    """The usual spelling of a set, its folder, .yaml or knowledge file; an unknown one as it is, without its date."""
-    bare = re.sub(r"[-_](20\d{6}|v\d)$", "", spelt)
-    return _SPELT.get(_letters(bare), bare)
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-_SPELT = {_letters(name): name for name in SETS} | _ALIASES
-
-
-@dataclass(kw_only=True)
-class _Files:
-    """What the annotation files hold, by data set."""
-
-    classes: dict[str, list[Any]] = field(default_factory=dict)
-    templates: dict[str, list[Any]] = field(default_factory=dict)
-    external: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    gpt3: dict[tuple[str, str], list[str]] = field(default_factory=dict)
-    labelmaps: dict[str, list[str]] = field(default_factory=dict)
-    registered: dict[str, dict[str, Any]] = field(default_factory=dict)
-    configured: list[str] = field(default_factory=list)
-    folders: dict[str, str] = field(default_factory=dict)
-    indices: list[Path] = field(default_factory=list)
-
-    def known(self) -> set[str]:
-        """The sets of which there is anything."""
-        return {*self.classes, *self.registered, *self.configured, *(name for name, _ in [*self.external, *self.gpt3])}
-
-    def set_of(self, path: Path) -> str:
-        """The set that a file's folder is named after, or ""."""
-        known = {*SETS, *self.known()}
-        for folder in path.resolve().parents[:2]:
-            name = self.folders.get(folder.name) or set_name(folder.name)
-            if name in known:
-                return name
-        return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,29 +91,29 @@ class _Index:
     folders: list[str] = field(default_factory=list)
 
 
-def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def records(options: SourceOptions, scratch: Scratch) -> Records:
     """The images as {id, set, image, folders, classes, template, facts}; also malformed entries of other files."""
-    files = _Files()
+    files = ElevaterFiles()
     paths = [
-        one for path in options.annotations for one in (files_in(path, ".tsv", shelf) if path.is_dir() else [path])
+        one for path in options.annotations for one in (files_in(path, ".tsv", scratch) if path.is_dir() else [path])
     ]
     for path in sorted(paths, key=lambda path: path.suffix == ".txt"):  # last: others name their sets
-        yield from _load(path, files)
+        yield from load_file(path, files)
     images = ImageFolder.of(options.images)
     paths = files.indices or _registered(files, images, options)
     if paths:
         indices = []
         for number, path in enumerate(paths):
             repeated = sum(path.name == other.name for other in paths) > 1
-            name = f"{file_name(path.parent)}/{file_name(path)}" if repeated else file_name(path)
+            name = f"{printable_name(path.parent)}/{printable_name(path)}" if repeated else printable_name(path)
             dataset = set_name(options.extra.get("dataset", "")) or files.set_of(path) or _only_dataset(files)
             folders = _folders(path.resolve().parent, dataset, files, images)
             if path.suffix == ".txt":
                 read = functools.partial(_lines, path, dataset)
                 indices.append(_Index(place=Place(file=name, part="lines"), lines=read, folders=folders))
             else:
-                yield from _put_coco(path, Place(file=name, part="annotations"), str(number), dataset, files, shelf)
-                listed = functools.partial(_coco_lines, str(number), dataset, shelf)
+                yield from _put_coco(path, Place(file=name, part="annotations"), str(number), dataset, files, scratch)
+                listed = functools.partial(_coco_lines, str(number), dataset, scratch)
                 indices.append(_Index(place=Place(file=name, part="images"), lines=listed, folders=folders))
     else:
         indices = [_dumped(images)]
@@ -180,13 +126,13 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
                 yield index.place, number, _record(files, line, index.folders)
 
 
-def _record(files: _Files, line: _Line, folders: list[str]) -> dict[str, Any] | BadSample:
+def _record(files: ElevaterFiles, line: _Line, folders: list[str]) -> dict[str, Any] | BadSample:
     """What the files say of an image; of the templates and of GPT-3's sentences one is chosen by the image."""
     try:
-        classes = [_class_name(files, line.set, label) for label in line.labels]
+        classes = [class_name(files, line.set, label) for label in line.labels]
         templates = [one for one in files.templates.get(line.set, []) if isinstance(one, str) and "{}" in one]
-        template = as_text(_choose(templates or [TEMPLATE], line.id), "a template")
-        facts = [fact for name in classes for fact in _knowledge(files, line.set, name, line.id)]
+        template = as_text(choose_by_key(templates or [TEMPLATE], line.id), "a template")
+        facts = [fact for name in classes for fact in facts_about(files, line.set, name, line.id)]
     except BadSample as bad:
         return bad
     return {"id": line.id, "set": line.set, "image": line.image, "folders": folders, "classes": classes,
@@ -195,96 +141,27 @@ def _record(files: _Files, line: _Line, folders: list[str]) -> dict[str, Any] | 
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One image, one sample."""
-    name, classes = verbatim(value_of(record, "image"), "field 'image'"), texts(record, "classes")
+    name, classes = verbatim(required(record, "image"), "field 'image'"), text_list(record, "classes")
     archive, at, member = name.partition("@")
-    places = [f"{folder}/{archive}" for folder in texts(record, "folders")] + [archive]
+    places = [f"{folder}/{archive}" for folder in text_list(record, "folders")] + [archive]
     if at:
         path = context.images.locate(*places)
         assert context.images.root is not None  # else `locate` has raised
         image, _ = context.images.read_from_zip(path.relative_to(context.images.root).as_posix(), member)
     else:
         image, _ = context.images.read(*places)
-    response = class_response(" and ".join(classes), text(record, "template"), texts(record, "facts"))
+    response = class_response(" and ".join(classes), text_field(record, "template"), text_list(record, "facts"))
     return Sample(
         key=key,
         dataset=NAME,
         task="classification",
         turns=(Turn(instruction=instruction("classification", key), response=response),),
         images=(image,),
-        meta={"set": text(record, "set"), "classes": classes, "image_id": name},
+        meta={"set": text_field(record, "set"), "classes": classes, "image_id": name},
     )
 
 
-def _load(path: Path, files: _Files) -> Iterator[tuple[Place, int, BadSample]]:
-    """Put one annotation file where it belongs; yield its malformed entries."""
-    if path.suffix == ".txt":
-        if "label" in path.stem:
-            files.labelmaps[files.set_of(path)] = [
-                line.strip() for line in read_text(path).splitlines() if line.strip()
-            ]
-        else:
-            files.indices.append(path)
-    elif path.suffix == ".tsv":
-        dataset = set_name(path.stem.removesuffix("_knowledge").removeprefix("GPT3_"))
-        for number, knowledge in enumerate(load_json(path, list)):
-            try:
-                name = text(entry(knowledge), "classname")
-                if "gpt3" in knowledge:
-                    files.gpt3[dataset, name] = texts(knowledge, "gpt3")
-                elif "def_wiki" in knowledge or "def_wn" in knowledge:  # either may be null or ""
-                    given = [text(knowledge, part) for part in ("def_wiki", "def_wn") if knowledge.get(part)]
-                    files.external[dataset, name] = given
-                else:
-                    raise BadSample("bad_field", f"class {name[:60]!r} has none of 'def_wiki', 'def_wn', 'gpt3'")
-            except BadSample as bad:
-                yield Place(file=path.name, part="classes"), number, bad
-    elif path.suffix in (".yaml", ".yml"):
-        _load_yaml(path, files)
-    elif is_list(path):
-        for given in elements(path):
-            _register(path, given, files)
-    else:
-        named: dict[str, list[Any]] = {}
-        odd = ""
-        for name, values in members(path):
-            if name in _COCO and isinstance(values, Iterator):
-                files.indices.append(path)
-                return
-            if isinstance(values, Iterator):
-                named[set_name(name)] = list(values)
-            else:
-                odd = name
-        if odd:
-            raise SourceError(f"{path}: {odd[:60]!r} must be a list of class names or of templates")
-        for name, values in named.items():
-            is_template = any(isinstance(value, str) and "{}" in value for value in values)
-            (files.templates if is_template else files.classes)[name] = values
-
-
-def _load_yaml(path: Path, files: _Files) -> None:
-    """A set's configuration of the toolkit: `DATASET: {DATASET: name, ROOT: folder}`."""
-    try:
-        given = entry(entry(yaml.safe_load(read_text(path))).get("DATASET"))
-        name, root = text(given, "DATASET"), text(given, "ROOT") if "ROOT" in given else ""
-    except (yaml.YAMLError, BadSample, RecursionError):
-        raise SourceError(
-            f"{path}: expected an object with DATASET: DATASET and ROOT, as the toolkit's .yaml"
-        ) from None
-    files.configured.append(set_name(name))
-    files.folders[PurePosixPath(root).name] = set_name(name)
-
-
-def _register(path: Path, given: Any, files: _Files) -> None:
-    """An entry of vision_datasets.json: name, root_folder, and for each split its index_path."""
-    try:
-        name, root = text(entry(given), "name"), text(given, "root_folder")
-    except BadSample as bad:
-        raise SourceError(f"{path}: expected a list of objects with 'name' and 'root_folder' ({bad.detail})") from None
-    files.registered[set_name(name)] = given
-    files.folders[PurePosixPath(root).name] = set_name(name)
-
-
-def _registered(files: _Files, images: ImageFolder, options: SourceOptions) -> list[Path]:
+def _registered(files: ElevaterFiles, images: ImageFolder, options: SourceOptions) -> list[Path]:
     """The index files of the wanted sets that are in the image folder."""
     split = options.split or "train"
     wanted = files.configured or list(files.registered)
@@ -307,7 +184,7 @@ def _registered(files: _Files, images: ImageFolder, options: SourceOptions) -> l
     return found
 
 
-def _folders(home: Path | None, dataset: str, files: _Files, images: ImageFolder) -> list[str]:
+def _folders(home: Path | None, dataset: str, files: ElevaterFiles, images: ImageFolder) -> list[str]:
     """Where a set's images may lie: folders in the image folder, that of the index (`home`) first."""
     assert images.root is not None
     named = [name for name, belongs in files.folders.items() if belongs == dataset]
@@ -318,7 +195,7 @@ def _folders(home: Path | None, dataset: str, files: _Files, images: ImageFolder
     return [place for place in dict.fromkeys(places) if place not in ("", ".") and (images.root / place).is_dir()]
 
 
-def _only_dataset(files: _Files) -> str:
+def _only_dataset(files: ElevaterFiles) -> str:
     names = {name for name, _ in files.external} | {name for name, _ in files.gpt3}
     names = names or set(files.classes) or {""}
     if len(names) > 1:
@@ -330,7 +207,7 @@ def _lines(path: Path, dataset: str) -> Iterator[tuple[int, _Line | BadSample]]:
     """Of an index file; blank ones are skipped."""
     for number, line in enumerate(lines(path)):
         parts = line.strip().rsplit(maxsplit=1)
-        if len(parts) == 2 and _LABELS.fullmatch(parts[1]):
+        if len(parts) == 2 and LABELS.fullmatch(parts[1]):
             yield number, _line(dataset, parts[0], [int(label) for label in parts[1].split(",")])
         elif parts:
             shown = line[:80].encode("utf-8", "replace").decode()
@@ -341,7 +218,7 @@ def _line(dataset: str, image: str, labels: Iterable[int], original_id: str = ""
     """With its id: the image's name without its ending, after the set's."""
     try:
         verbatim(image, "the image's name")
-        original_id = identity({"image": original_id or f"{dataset}-{image.rsplit('.', 1)[0]}"}, "image")
+        original_id = id_field({"image": original_id or f"{dataset}-{image.rsplit('.', 1)[0]}"}, "image")
     except BadSample as bad:
         return bad
     return _Line(set=dataset, image=image, labels=list(dict.fromkeys(labels)), id=original_id)
@@ -351,7 +228,7 @@ def _dumped(images: ImageFolder) -> _Index:
     """The images of the folder, by name."""
     assert images.root is not None
     items = (item for item in images.root.iterdir() if item.suffix.lower().lstrip(".") in EXTENSIONS)
-    names = sorted(file_name(item) for item in items)
+    names = sorted(printable_name(item) for item in items)
     if not names:
         raise SourceError(f"{images.root} holds no images and no index file is given: pass train.txt, or dumped images")
 
@@ -366,56 +243,56 @@ def _dumped(images: ImageFolder) -> _Index:
 
 
 def _put_coco(
-    path: Path, place: Place, part: str, dataset: str, files: _Files, shelf: Shelf
+    path: Path, place: Place, part: str, dataset: str, files: ElevaterFiles, scratch: Scratch
 ) -> Iterator[tuple[Place, int, BadSample]]:
     """Put an index in COCO's format on the shelf; yield the annotations and categories that are of no use."""
     categories: dict[int, str] = {}
     labelled: list[tuple[Place, int, BadSample]] = []
     for name, values in members(path):
-        if name not in _COCO:
+        if name not in COCO_LISTS:
             continue
         if not isinstance(values, Iterator):
             raise SourceError(f"{path}: {name!r} must be a list; is it the right file?")
         for number, record in enumerate(values):
             try:
                 if name == "images":
-                    shelf.put(f"images {part}", found_id(record, "id") or "", [number, record])
+                    scratch.put(f"images {part}", usable_id(record, "id") or "", [number, record])
                 elif name == "categories":
-                    category = _whole(entry(record), "id")
-                    categories[category] = text(record, "name")
+                    category = _whole(as_object(record), "id")
+                    categories[category] = text_field(record, "name")
                 else:
-                    image_id = identity(entry(record), "image_id")
-                    shelf.put(f"labels {part}", image_id, [number, _whole(record, "category_id")])
+                    image_id = id_field(as_object(record), "image_id")
+                    scratch.put(f"labels {part}", image_id, [number, _whole(record, "category_id")])
             except BadSample as bad:
                 labelled.append((Place(file=place.file, part=name), number, bad))
     yield from labelled
     order = {category: label for label, category in enumerate(sorted(categories))}
-    shelf.put(f"order {part}", "", list(order.items()))
+    scratch.put(f"order {part}", "", list(order.items()))
     files.classes.setdefault(dataset, [categories[category] for category in order])
-    for image_id, (number, category) in shelf.items(f"labels {part}"):
+    for image_id, (number, category) in scratch.items(f"labels {part}"):
         if category not in order:
             yield place, number, BadSample("bad_field", f"category {category} is none of the file's {len(order)}")
-        elif not shelf.has(f"images {part}", image_id):
+        elif not scratch.has(f"images {part}", image_id):
             yield place, number, BadSample("missing_annotation", f"image {image_id} of this label is in no list")
 
 
 def _whole(record: dict[str, Any], name: str) -> int:
-    value = value_of(record, name)
+    value = required(record, name)
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadSample("bad_field", f"field {name!r} must be a whole number, not {type(value).__name__}")
     return value
 
 
-def _coco_lines(part: str, dataset: str, shelf: Shelf) -> Iterator[tuple[int, _Line | BadSample]]:
+def _coco_lines(part: str, dataset: str, scratch: Scratch) -> Iterator[tuple[int, _Line | BadSample]]:
     """The images, each with its labels: the places of its categories in the order of their ids, which begin at 1."""
-    (found,) = shelf.get(f"order {part}", "")
+    (found,) = scratch.get(f"order {part}", "")
     order = dict(found)
-    for image_id, (number, record) in shelf.items(f"images {part}"):
+    for image_id, (number, record) in scratch.items(f"images {part}"):
         try:
-            name = verbatim(value_of(entry(record), "file_name"), "field 'file_name'")
-            identity(record, "id")
-            archive = text(record, "zip_file") if record.get("zip_file") else ""
-            labels = [order[category] for _, category in shelf.get(f"labels {part}", image_id) if category in order]
+            name = verbatim(required(as_object(record), "file_name"), "field 'file_name'")
+            id_field(record, "id")
+            archive = text_field(record, "zip_file") if record.get("zip_file") else ""
+            labels = [order[category] for _, category in scratch.get(f"labels {part}", image_id) if category in order]
             if not labels:
                 raise BadSample("missing_annotation", "the image has no label")
             yield number, _line(dataset, f"{archive}@{name}" if archive else name, labels)
@@ -445,37 +322,11 @@ def _chooser(indices: list[_Index], per_class: str | None) -> Callable[[_Line], 
     return lambda line: any(line.digest <= -lowest[line.set, label][0] for label in line.labels)
 
 
-def _class_name(files: _Files, dataset: str, label: int) -> str:
-    names = files.classes.get(dataset) or files.labelmaps.get(dataset) or files.labelmaps.get("")
-    if not names:
-        raise BadSample("missing_annotation", f"no class names of {dataset!r}: pass class_map.json or labels.txt")
-    if label >= len(names):
-        raise BadSample("bad_field", f"class {label} of {dataset!r}, which has {len(names)} (counted from 0)")
-    value = names[label]
-    name = as_text(value[0] if isinstance(value, list) and value else value, f"class {label} of {dataset!r}")
-    if not name:
-        raise BadSample("empty_response", f"class {label} of {dataset!r} has an empty name")
-    return name
-
-
-def _knowledge(files: _Files, dataset: str, name: str, key: str) -> list[str]:
-    """Wikipedia's and WordNet's definitions, and one of GPT-3's sentences (chosen by the key), as far as there are."""
-    found = list(files.external.get((dataset, name), []))
-    sentences = distinct(files.gpt3.get((dataset, name), []))
-    return found + ([_choose(sentences, key)] if sentences else [])
-
-
-def _choose(options: list[str], key: str) -> str:
-    digest = hashlib.sha256(f"elevater {key}".encode()).digest()
-    return options[int.from_bytes(digest[:8], "big") % len(options)]
-
-
 SOURCE = Source(
     name=NAME,
     title="ELEVATER image classification",
     use="PF-1M",
     task="classification",
-    category="classification",
     files="class_map.json (or labels.txt), template_map.json, X_knowledge.tsv, GPT3_X.tsv (or their folders), "
     "train.txt (or vision_datasets.json)",
     published="computer-vision-in-the-wild.github.io/ELEVATER",
@@ -483,7 +334,7 @@ SOURCE = Source(
     evidence="real file",
     adopted=21_772,
     records=records,
-    identify=lambda record: identity(entry(record), "id"),
+    identify=lambda record: id_field(as_object(record), "id"),
     build=build,
     extra={
         "dataset": "the set that index files belong to, where their folder does not tell, or the only one to read",

@@ -3,43 +3,53 @@
     {id, image: name or [name, …], images: [name, …], conversations: [{from, value}, …]}
     {images: [name, …], messages: [{role, content: [{type: "image", …}, {type: "text", text}]}, …]}
 
-The layouts that are read are those of `messages.py`; turns become samples as in `conversations.py`. Each `<image>` that
-the human says stands for one image, in order, and so do the marks of other models (`meanings.PLACEHOLDERS`), of which
-`<image_2>` is the second image and `<img>a.jpg</img>` brings its own; the line break between a mark and the text goes.
-Where images are named and no mark is there, they are shown first; any other number of marks than of images is
-quarantined. An `<image>` that the assistant says shows nothing: it becomes "(image)", counted in `meta["unmarked"]`.
+`messages.py` lists the layouts; `turns.py` turns messages into a sample. Each `<image>` in a human message stands for
+one image, in order. So do the marks of other models (`placeholder_table.py`): `<image_2>` is the second image, and
+`<img>a.jpg</img>` brings its own. The line break between a mark and the text is dropped. If images are named and there
+is no mark, they are shown first; any other mismatch between marks and images is quarantined. An `<image>` in what the
+assistant says shows nothing: it becomes "(image)", counted in `meta["unmarked"]`.
 
 Boxes that are plain numbers stay as they are. `<ref-object>` and `<bbox>` become the names and boxes of the record's
-`objects`, and the marks of Qwen-VL and InternVL what they say, in the words of our own responses (`markup.py`).
+`objects`. The marks of Qwen-VL and InternVL are put into the words of our own responses (`grounding.py`).
 
-A picture may be whatever `pictures.py` reads: a path, an address, base64, bytes in Parquet. LLaVA-Instruct's names lack
-the prefix `COCO_train2014_` of the files in COCO's folder: both are looked for.
+An image is anything that `image_references.py` reads: a path, a URL, base64, bytes in Parquet. LLaVA-Instruct's names
+lack the prefix `COCO_train2014_` of the files in COCO's folder; both are tried.
 
 The three parts are known from records quoted in documentation; the layout is that of LLaVA's own files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from polite_flamingo.images.decoding import inspect
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample, Task, Turn, unmarked
-from polite_flamingo.sources.datasets.conversations import exchanges, identify, reader
-from polite_flamingo.sources.reading.checks import entry
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.fields import may_name_picture, medium_of, present
-from polite_flamingo.sources.records.markup import Objects, Shown, in_words
-from polite_flamingo.sources.records.meanings import IMAGE_NAMES
-from polite_flamingo.sources.records.messages import Talk, read_talk
-from polite_flamingo.sources.records.pictures import name_of, read, references
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, choice
+from polite_flamingo.sources.datasets.conversations import identify, reader
+from polite_flamingo.sources.reading.field_checks import as_object
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.extra_fields import without_empty_cells
+from polite_flamingo.sources.records.field_meanings import IMAGE_NAMES
+from polite_flamingo.sources.records.grounding import GroundedObjects, grounding_in_words
+from polite_flamingo.sources.records.image_references import read_image, reference_name, references
+from polite_flamingo.sources.records.media_fields import may_name_picture, media_of_file
+from polite_flamingo.sources.records.messages import Conversation, read_conversation
+from polite_flamingo.sources.records.placeholders import ShownImage
+from polite_flamingo.sources.records.source import (
+    Builder,
+    Context,
+    Records,
+    Source,
+    SourceOptions,
+    extra_choice,
+)
+from polite_flamingo.sources.records.turns import to_turns
 
 OWN_TASKS: tuple[Task, ...] = ("dialogue", "vqa", "vqa_rationale", "captioning", "classification", "change_captioning")
 
 
-def pictures_of(shown: Sequence[Shown], named: Sequence[Any], numbered_from: int | None) -> list[Any]:
+def images_of_marks(shown: Sequence[ShownImage], named: Sequence[Any], numbered_from: int | None) -> list[Any]:
     """What each mark shows, in order.
 
     Args:
@@ -67,7 +77,7 @@ def pictures_of(shown: Sequence[Shown], named: Sequence[Any], numbered_from: int
     ]
 
 
-def shown(text: str) -> str:
+def strip_around_marks(text: str) -> str:
     """What the human says, without the white space between its text and the marks at either end."""
     parts = text.split(IMAGE_MARK)
     words = [number for number, part in enumerate(parts) if part.strip()] or [len(parts) - 1]
@@ -75,45 +85,45 @@ def shown(text: str) -> str:
     return IMAGE_MARK * before + IMAGE_MARK.join(parts[words[0] : words[-1] + 1]).strip() + IMAGE_MARK * after
 
 
-def in_coco(name: str) -> list[str]:
+def coco_names(name: str) -> list[str]:
     """Where COCO keeps an image of LLaVA-Instruct."""
     return [name, f"train2017/{name}", f"train2014/COCO_train2014_{name}", f"COCO_train2014_{name}", f"images/{name}"]
 
 
-def builder(name: str, places: Callable[[str], list[str]]) -> Callable[[str, Any, Context], Sample]:
+def builder(name: str, places: Callable[[str], list[str]]) -> Builder:
     """The `build` of a dataset whose images lie at `places` of their names."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
-        talk = read_talk(present(entry(record), context.options, IMAGE_NAMES))
-        turns, places_shown, meta = exchanges(talk.messages, talk.found)
+        talk = read_conversation(without_empty_cells(as_object(record), context.options, IMAGE_NAMES))
+        turns, places_shown, meta = to_turns(talk.messages, talk.found)
         named = _named(talk, context)
         if named and not any(one.shown for one in talk.messages):
             turns[0] = replace(turns[0], instruction=IMAGE_MARK * len(named) + turns[0].instruction)
-            places_shown = [Shown() for _ in named]
+            places_shown = [ShownImage() for _ in named]
             meta["marks_added"] = len(named)
-        wanted = pictures_of([_given(one, context) for one in places_shown], named, talk.numbered_from)
+        wanted = images_of_marks([_given(one, context) for one in places_shown], named, talk.numbered_from)
         if unmarkable := sum(turn.response.count(IMAGE_MARK) for turn in turns):
             meta["unmarked"] = unmarkable
         if not wanted:
             _no_picture_missed(talk)
-        images = tuple(read(one, context, places) for one in wanted)
+        images = tuple(read_image(one, context, places) for one in wanted)
         turns = [
-            replace(turn, instruction=shown(turn.instruction), response=unmarked(turn.response))
+            replace(turn, instruction=strip_around_marks(turn.instruction), response=unmarked(turn.response))
             for turn in _located(turns, talk.objects, [images[wanted.index(one)] for one in named or wanted])
         ]
         return Sample(
             key=key,
             dataset=name,
-            task=choice(context.options, "task", *OWN_TASKS),
+            task=extra_choice(context.options, "task", *OWN_TASKS),
             turns=tuple(turns),
             images=images,
-            meta=talk.found.meta | meta | ({"images": [name_of(one) for one in wanted]} if wanted else {}),
+            meta=talk.found.meta | meta | ({"images": [reference_name(one) for one in wanted]} if wanted else {}),
         )
 
     return build
 
 
-def _no_picture_missed(talk: Talk) -> None:
+def _no_picture_missed(talk: Conversation) -> None:
     """Raise `BadSample` where an unknown field of a record without pictures names one."""
     known = "and no known field does: call it 'image'"
     if talk.found.unread:
@@ -123,7 +133,7 @@ def _no_picture_missed(talk: Talk) -> None:
             raise BadSample("unsupported", f"field {name[:40]!r} may name a picture, {known}")
 
 
-def _located(turns: list[Turn], objects: Objects | None, images: Sequence[Image]) -> list[Turn]:
+def _located(turns: list[Turn], objects: GroundedObjects | None, images: Sequence[Image]) -> list[Turn]:
     """The turns with objects and boxes in words. Of a record without pictures, they are text.
 
     Args:
@@ -137,7 +147,7 @@ def _located(turns: list[Turn], objects: Objects | None, images: Sequence[Image]
     if objects is not None:
         headers = [inspect(image.data) for image in images]
         texts = objects.located(texts, [(header.width, header.height) for header in headers])
-    texts = [in_words(text) for text in texts]
+    texts = [grounding_in_words(text) for text in texts]
     return [
         replace(turn, instruction=asked, response=said)
         for turn, asked, said in zip(turns, texts[::2], texts[1::2], strict=True)
@@ -151,20 +161,20 @@ def _references(value: Any, context: Context, what: str) -> list[str | bytes]:
     except BadSample as bad:
         raise BadSample(bad.reason, f"{what}: {bad.detail}") from None
     for one in found:
-        if medium := medium_of(one):
+        if medium := media_of_file(one):
             raise BadSample("unsupported", f"{what}: {str(one)[:80]!r} is {medium}, not a picture")
         if isinstance(one, str) and "\0" in one:
             raise BadSample("unsafe_name", f"{what}: {one[:80]!r} leads out of the image folder")
     return found
 
 
-def _named(talk: Talk, context: Context) -> list[str | bytes]:
+def _named(talk: Conversation, context: Context) -> list[str | bytes]:
     """The pictures that the record's own fields name."""
     what = f"an image name in field {talk.pictures_in!r}"
     return [one for value in talk.pictures for one in _references(value, context, what)]
 
 
-def _given(place: Shown, context: Context) -> Shown:
+def _given(place: ShownImage, context: Context) -> ShownImage:
     """A place whose own picture, where it has one, is a reference."""
     if place.reference is None:
         return place
@@ -175,10 +185,10 @@ def _given(place: Shown, context: Context) -> Shown:
     return replace(place, reference=found[0])
 
 
-def own_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def records(options: SourceOptions, scratch: Scratch) -> Records:
     """The conversations. Raises `SourceError` for a task that does not exist."""
-    choice(options, "task", *OWN_TASKS)
-    return reader(read_talk)(options, shelf)
+    extra_choice(options, "task", *OWN_TASKS)
+    return reader(read_conversation)(options, scratch)
 
 
 def _part(name: str, title: str, file: str) -> Source:
@@ -187,14 +197,13 @@ def _part(name: str, title: str, file: str) -> Source:
         title=f"LLaVA-Instruct-150K, {title}",
         use="dialogue",
         task="dialogue",
-        category="dialogue",
         files=f"{file}; COCO 2014 or 2017 training images",
         published="Hugging Face: liuhaotian/LLaVA-Instruct-150K",
         licence="CC BY-NC 4.0, and the terms of OpenAI",
         evidence="transcribed",
-        records=reader(read_talk),
+        records=reader(read_conversation),
         identify=identify,
-        build=builder(name, in_coco),
+        build=builder(name, coco_names),
     )
 
 
@@ -206,11 +215,10 @@ LLAVA = Source(
     title="Your own data in LLaVA's format",
     use="own data",
     task="dialogue",
-    category="dialogue",
     files="a JSON list or JSON lines of {id, image: name(s), conversations: [{from, value}]}, image and id optional",
     published="your own",
     evidence="real file",
-    records=own_records,
+    records=records,
     identify=identify,
     build=builder("llava", lambda name: [name, f"images/{name}"]),
     images="optional",

@@ -1,27 +1,34 @@
-"""OASST-1: trees of messages, several people's replies to each. The best path of a tree becomes a conversation.
+"""OASST-1: trees of messages, with several replies to each. The best path of a tree becomes a conversation.
 
     {message_tree_id, tree_state, prompt: {text, role, rank, lang, deleted, review_result, replies: [{…}, …]}}
 
-From the prompt on: the best reply of the assistant, the human's best reply to it that is answered, and so on. Best is
-the lowest `rank` (0, 1, …); unranked replies (null or missing) come last, and of equals the first. What is deleted, was
-not accepted in review, is labelled as one of `FLAWS` by most, or is called bad by another field (`meanings.py`), is no
-reply; where a file says nothing of reviews, all is accepted. A tree that moderators stopped is quarantined, and so is a
-prompt without a reply of use. A file of messages with their replies in them (no `prompt` around the root) is read as
-well; one of single messages, whose replies are lines of their own, is not.
+The path starts at the prompt: the assistant's best reply, the human's best reply to it that is answered, and so on. The
+best reply has the lowest `rank` (0, 1, …); unranked replies (null or missing) come last, and the first of equals wins.
+A message does not count if it is deleted, was not accepted in review, is labelled with one of `FLAWS` by most people,
+or is called bad by another field (`field_meanings.py`). If a file has no reviews, everything is accepted. A tree that
+moderators stopped is quarantined, and so is a prompt without a usable reply. Files of nested messages (no `prompt`
+around the root) are read as well; files of single messages, whose replies are lines of their own, are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.datasets.conversations import text_sample
-from polite_flamingo.sources.reading.checks import as_text, entry, finite, identity, list_of, value_of, verbatim
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.annotation_files import file_records
-from polite_flamingo.sources.records.fields import Found, look, noted
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.reading.field_checks import (
+    as_object,
+    as_text,
+    finite_number,
+    id_field,
+    list_field,
+    required,
+    verbatim,
+)
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.extra_fields import Findings, check_fields, with_notes
+from polite_flamingo.sources.records.file_records import file_records
+from polite_flamingo.sources.records.source import Context, Records, Source, SourceOptions
+from polite_flamingo.sources.records.turns import text_sample
 
 FLAWS = frozenset({
     "spam", "fails_task", "lang_mismatch", "pii", "not_appropriate", "hate_speech", "sexual_content",
@@ -39,14 +46,14 @@ OF_MESSAGE = frozenset({
 """Fields of the format. Those that only say which message it is, by whom and when, are not kept."""
 
 
-def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def records(options: SourceOptions, scratch: Scratch) -> Records:
     """The trees."""
-    return noted(file_records(options, shelf, "trees"), lambda record: _path(record)[1].notes, shelf)
+    return with_notes(file_records(options, scratch, "trees"), lambda record: _path(record)[1].notes, scratch)
 
 
 def identify(record: Any) -> str:
     """Of the tree, which is that of its root."""
-    return identity(record, "message_tree_id" if "message_tree_id" in entry(record) else "message_id")
+    return id_field(record, "message_tree_id" if "message_tree_id" in as_object(record) else "message_id")
 
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
@@ -55,15 +62,15 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     return text_sample("oasst1", key, turns, found.meta | meta)
 
 
-def _path(record: dict[str, Any]) -> tuple[list[Turn], Found, dict[str, Any]]:
+def _path(record: dict[str, Any]) -> tuple[list[Turn], Findings, dict[str, Any]]:
     """The turns of the best path, what is kept of its messages, and its language."""
-    found = Found()
+    found = Findings()
     if record.get("tree_state") in STOPPED:
         raise BadSample("excluded", f"the tree's state is {record['tree_state']!r}")
     if "prompt" in record:
-        look(record, OF_TREE, found)
+        check_fields(record, OF_TREE, found)
     prompt = record.get("prompt", record)
-    if prompt is None or not _usable(entry(prompt), "prompter"):
+    if prompt is None or not _usable(as_object(prompt), "prompter"):
         raise BadSample("missing_annotation", "the prompt is deleted, was not accepted, or is no prompt")
     language = prompt.get("lang")
     meta = {"language": as_text(language, "field 'lang'")} if language is not None else {}
@@ -71,7 +78,7 @@ def _path(record: dict[str, Any]) -> tuple[list[Turn], Found, dict[str, Any]]:
     answer = _best(prompt, "assistant")
     while prompt and answer:
         for what, message in (("prompt", prompt), ("answer", answer)):
-            look(message, OF_MESSAGE, found, "message", f"turns[{len(turns)}].{what}.")
+            check_fields(message, OF_MESSAGE, found, "message", f"turns[{len(turns)}].{what}.")
         if any(isinstance(one.get("replies"), list) and len(one["replies"]) > 1 for one in (prompt, answer)):
             found.note("replies beside the best one are left out")
         turns.append(Turn(instruction=_text(prompt), response=_text(answer)))
@@ -90,7 +97,7 @@ def _replies(message: dict[str, Any], role: str) -> list[dict[str, Any]]:
     """The replies of use to a message, the best one first."""
     if message.get("replies") is None:
         return []
-    found = [reply for reply in map(entry, list_of(message, "replies")) if _usable(reply, role)]
+    found = [reply for reply in map(as_object, list_field(message, "replies")) if _usable(reply, role)]
     return sorted(found, key=_rank)
 
 
@@ -111,9 +118,9 @@ def _flawed(message: dict[str, Any]) -> bool:
             value = label.get("value") if isinstance(label, dict) else label
             if name in FLAWS and isinstance(value, int | float) and value >= 0.5:
                 return True
-    told = Found()
+    told = Findings()
     try:
-        look(message, OF_MESSAGE, told, "message")
+        check_fields(message, OF_MESSAGE, told, "message")
     except BadSample as bad:
         if bad.reason != "excluded":
             raise
@@ -122,12 +129,12 @@ def _flawed(message: dict[str, Any]) -> bool:
 
 
 def _text(message: dict[str, Any]) -> str:
-    return verbatim(value_of(message, "text"), "the text of a message").strip()
+    return verbatim(required(message, "text"), "the text of a message").strip()
 
 
 def _rank(message: dict[str, Any]) -> float:
     rank = message.get("rank")
-    return float("inf") if rank is None else finite(rank, "field 'rank'")
+    return float("inf") if rank is None else finite_number(rank, "field 'rank'")
 
 
 SOURCE = Source(
@@ -135,7 +142,6 @@ SOURCE = Source(
     title="OASST-1 (OpenAssistant Conversations)",
     use="text",
     task="text",
-    category="text",
     files="2023-04-12_oasst_ready.trees.jsonl.gz, as it is or unpacked",
     published="Hugging Face: OpenAssistant/oasst1",
     licence="Apache-2.0",

@@ -4,7 +4,7 @@
 
 By default a sample's response is `output`, the polite text: to train on, to mix with other data, to look at. With the
 extra `response=original` it is the raw annotation: to have it rewritten by another model. The other text stays in
-`meta` under its own name, and so do the scores. What other fields do is in `meanings.py`.
+`meta` under its own name, and so do the scores. What other fields do is in `field_meanings.py`.
 
 A record does not name its task. That of a sample follows from which semantic score the record has: NLI is for answers
 (vqa), STS for descriptions of one image (captioning) or of several (change captioning); one that has neither is a
@@ -15,17 +15,22 @@ The format is known from its documentation (the authors' readme) and from our ow
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Task, Turn, unmarked
-from polite_flamingo.sources.reading.checks import entry, fingerprint, finite, value_of, verbatim
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.annotation_files import file_records
-from polite_flamingo.sources.records.fields import Found, look, noted
-from polite_flamingo.sources.records.markup import check_placeholders
-from polite_flamingo.sources.records.pictures import pictures
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, choice
+from polite_flamingo.sources.reading.field_checks import as_object, content_hash, finite_number, required, verbatim
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.extra_fields import Findings, check_fields, with_notes
+from polite_flamingo.sources.records.file_records import file_records
+from polite_flamingo.sources.records.image_references import read_images
+from polite_flamingo.sources.records.placeholders import check_placeholders
+from polite_flamingo.sources.records.source import (
+    Context,
+    Records,
+    Source,
+    SourceOptions,
+    extra_choice,
+)
 from polite_flamingo.storage.json_exports import MARKER
 
 RESPONSES = ("output", "original")
@@ -34,19 +39,21 @@ OTHER_SCORES = ("filtered_paragraphs", "paragraph_clip_scores")
 """Those of paragraphs."""
 
 
-def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def records(options: SourceOptions, scratch: Scratch) -> Records:
     """The records. Raises `SourceError` for a response that does not exist."""
-    choice(options, "response", *RESPONSES)
-    return noted(file_records(options, shelf, "records"), lambda record: others_of(record).notes, shelf)
+    extra_choice(options, "response", *RESPONSES)
+    return with_notes(
+        file_records(options, scratch, "records"), lambda record: check_other_fields(record).notes, scratch
+    )
 
 
-def others_of(record: dict[str, Any]) -> Found:
+def check_other_fields(record: dict[str, Any]) -> Findings:
     """What is kept beside the texts and the scores of one number."""
-    found = Found()
-    look(record, {"input", "nli_similarity", *RESPONSES, *SCORES, *OTHER_SCORES}, found)
+    found = Findings()
+    check_fields(record, {"input", "nli_similarity", *RESPONSES, *SCORES, *OTHER_SCORES}, found)
     if found.by_turn is not None:
         raise BadSample("unsupported", f"{found.why} says of several turns whether they are learned")
-    kept = Found()
+    kept = Findings()
     for name in OTHER_SCORES:
         if record.get(name) is not None:
             kept.keep(name, name, record[name])
@@ -78,22 +85,23 @@ def task_of(record: dict[str, Any], images: int) -> Task:
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One record, one sample."""
-    said, names, marks = instruction_of(verbatim(value_of(record, "input"), "field 'input'"))
+    said, names, marks = instruction_of(verbatim(required(record, "input"), "field 'input'"))
     check_placeholders(said, pictured=bool(names))
     texts = {name: verbatim(record[name], f"field {name!r}") for name in RESPONSES if record.get(name) is not None}
-    chosen = choice(context.options, "response", *RESPONSES)
+    chosen = extra_choice(context.options, "response", *RESPONSES)
     if chosen not in texts:
         raise BadSample("missing_annotation", f"the record has no {chosen!r}")
     response = texts.pop(chosen)
     marks += response.count(IMAGE_MARK)
-    scores = {name: finite(record[name], f"field {name!r}") for name in SCORES if record.get(name) is not None}
+    scores = {name: finite_number(record[name], f"field {name!r}") for name in SCORES if record.get(name) is not None}
     return Sample(
         key=key,
         dataset="pf1m",
         task=task_of(record, len(names)),
         turns=(Turn(instruction=said, response=unmarked(response)),),
-        images=tuple(pictures(names, context)),
-        meta={**others_of(record).meta, "images": names, **texts, **scores} | ({"unmarked": marks} if marks else {}),
+        images=tuple(read_images(names, context)),
+        meta={**check_other_fields(record).meta, "images": names, **texts, **scores}
+        | ({"unmarked": marks} if marks else {}),
     )
 
 
@@ -102,12 +110,11 @@ SOURCE = Source(
     title="PF-1M, as published or as you built it",
     use="own data",
     task="vqa",
-    category="VQA",
     files="the published JSON, or pf1m.json of a build; the folder that the paths in its inputs begin in",
     published="Hugging Face: chendelong/PF-1M",
     evidence="documentation",
     records=records,
-    identify=lambda record: fingerprint(entry(record)),
+    identify=lambda record: content_hash(as_object(record)),
     build=build,
     extra={"response": "output (default): the polite text; original: the raw annotation, to rewrite it again"},
 )

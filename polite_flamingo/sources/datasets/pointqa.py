@@ -32,13 +32,20 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.sources.datasets.questions import UNLISTED, Records, answer_of, answered, only, question_of
-from polite_flamingo.sources.reading.checks import SourceError, entry, finite, identity, value_of
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import as_object, finite_number, id_field, required
+from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, entries, is_list
-from polite_flamingo.sources.records.instructions import ask, chosen, instruction
-from polite_flamingo.sources.records.marks import colour_of, pointed_at
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.records.drawn_marks import colour_of, draw_arrow
+from polite_flamingo.sources.records.instructions import instruction, pick, with_image_marks
+from polite_flamingo.sources.records.source import Builder, Context, Place, Reader, Records, Source, SourceOptions
+from polite_flamingo.sources.records.vqa_samples import (
+    UNLISTED,
+    answer_of,
+    keep_fields,
+    question_of,
+    vqa_sample,
+)
 
 LEVELS = ("general_question", "obj_question", "super_question")
 
@@ -60,13 +67,13 @@ Rows = Iterator[tuple[str, int, Any]]
 _FIELDS = ("question", *LEVELS, "answer", "ans")
 
 
-def recorder(rows: Callable[[Any], Rows]) -> Records:
+def reader(rows: Callable[[Any], Rows]) -> Reader:
     """The `records` of a dataset whose images have the values that `rows` takes apart.
 
     A record is {number, qa or labels, point} of `rows`, with the image's id and, where lists are given, its split.
     """
 
-    def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+    def records(options: SourceOptions, scratch: Scratch) -> Records:
         splits: dict[str, str] = {}
         files = []
         for path in options.annotations:
@@ -108,7 +115,7 @@ def question_rows(value: Any) -> Rows:
         return
     for number, question in enumerate(value):
         point = question.get("point") if isinstance(question, dict) else None
-        yield ".questions", number, {"number": f"{number}", "qa": only(question, _FIELDS), "point": point}
+        yield ".questions", number, {"number": f"{number}", "qa": keep_fields(question, _FIELDS), "point": point}
 
 
 def local_rows(value: Any) -> Rows:
@@ -118,7 +125,7 @@ def local_rows(value: Any) -> Rows:
             yield part, number, row
             continue
         try:
-            points = _parallel(entry(value[number]))
+            points = _parallel(as_object(value[number]))
         except BadSample as bad:
             yield part, number, bad
             continue
@@ -129,7 +136,7 @@ def local_rows(value: Any) -> Rows:
 
 def _parallel(question: dict[str, Any]) -> list[Any]:
     """The points of a question, a `BadSample` in the place of one whose answer is none of the question's."""
-    points, answers = value_of(question, "points"), value_of(question, "all_ans")
+    points, answers = required(question, "points"), required(question, "all_ans")
     objects = question.get("all_objs", points)
     for name, values in (("points", points), ("all_ans", answers), ("all_objs", objects)):
         if not isinstance(values, list):
@@ -159,7 +166,7 @@ def _point(where: str) -> dict[str, int] | None:
 
 def identify(record: dict[str, Any]) -> str:
     """The image's id and the question's number, or the point."""
-    return identity({"image and number": f"{record['image']}-{record['number']}"}, "image and number")
+    return id_field({"image and number": f"{record['image']}-{record['number']}"}, "image and number")
 
 
 def builder(
@@ -168,7 +175,7 @@ def builder(
     questions: tuple[str, ...] = ("question",),
     folders: tuple[str, ...] = VISUAL_GENOME,
     arrow: bool = True,
-) -> Callable[[str, dict[str, Any], Context], Sample]:
+) -> Builder:
     """The `build` of a dataset; of several fields for the question, the key chooses one."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
@@ -178,21 +185,21 @@ def builder(
         if "labels" in record:
             question, answer = INTENT_QUESTION, meant(record["labels"])
         else:
-            qa = entry(record["qa"])
-            question = question_of(qa, chosen(questions, key, " question"))
+            qa = as_object(record["qa"])
+            question = question_of(qa, pick(questions, key, " question"))
             said = qa if "answer" in qa or "ans" in qa else point
             answer = answer_of(said, "answer" if "answer" in said else "ans")
-        image_id = identity(record, "image")
+        image_id = id_field(record, "image")
         image, _ = context.images.read(*(f"{folder}{image_id}.jpg" for folder in folders))
         meta: dict[str, Any] = {"image_id": image_id}
-        put = ask(question)
+        put = with_image_marks(question)
         if arrow:
-            x, y = (finite(value_of(point, axis), f"field {axis!r}") for axis in "xy")
+            x, y = (finite_number(required(point, axis), f"field {axis!r}") for axis in "xy")
             colour = colour_of(key)
-            image = pointed_at(image, x, y, colour)
+            image = draw_arrow(image, x, y, colour)
             put = instruction("pointing", key, colour=colour, question=question)
             meta |= {"point": [x, y], "mark": f"{colour} arrow"}
-        return answered(name, key, put, answer, image, **meta)
+        return vqa_sample(name, key, put, answer, image, **meta)
 
     return build
 
@@ -217,13 +224,12 @@ LOCAL = Source(
     title="PointQA Local",
     use="PF-1M",
     task="vqa",
-    category="VQA",
     files="localqa_dataset.json, localqa_SPLIT_imgs.json to tell splits; VG_100K/<image id>.jpg and VG_100K_2/",
     published=_AUTHORS,
     evidence="documentation",
     adopted=67_282,
     group="PointQA",
-    records=recorder(local_rows),
+    records=reader(local_rows),
     identify=identify,
     build=builder("pointqa_local"),
     split_in_record=True,
@@ -233,13 +239,12 @@ LOOKTWICE = Source(
     title="PointQA LookTwice",
     use="PF-1M",
     task="vqa",
-    category="VQA",
     files="looktwiceqa_dataset.json, looktwiceqa_SPLIT_imgs.json to tell splits; images as of pointqa_local",
     published=_AUTHORS,
     evidence="documentation",
     adopted=67_282,
     group="PointQA",
-    records=recorder(question_rows),
+    records=reader(question_rows),
     identify=identify,
     build=builder("pointqa_looktwice", questions=LEVELS),
     split_in_record=True,
@@ -249,11 +254,10 @@ GENERAL = Source(
     title="PointQA General",
     use="own data",
     task="vqa",
-    category="VQA",
     files="not published yet: a file like spatial_dataset.json, lists of images for splits; images as of pointqa_local",
     published=_AUTHORS,
     evidence="documentation",
-    records=recorder(question_rows),
+    records=reader(question_rows),
     identify=identify,
     build=builder("pointqa_general"),
     split_in_record=True,
@@ -263,11 +267,10 @@ SPATIAL = Source(
     title="PointQA Spatial",
     use="own data",
     task="vqa",
-    category="VQA",
     files="spatial_dataset.json, SPLIT_imgs_vs.json to tell splits; images as of pointqa_local",
     published=_AUTHORS,
     evidence="real file",
-    records=recorder(question_rows),
+    records=reader(question_rows),
     identify=identify,
     build=builder("pointqa_spatial"),
     split_in_record=True,
@@ -277,11 +280,10 @@ VERBAL = Source(
     title="PointQA Verbal",
     use="own data",
     task="vqa",
-    category="VQA",
     files="verbal_dataset.json, SPLIT_imgs_vs.json to tell splits; images as of pointqa_local",
     published=_AUTHORS,
     evidence="real file",
-    records=recorder(question_rows),
+    records=reader(question_rows),
     identify=identify,
     build=builder("pointqa_verbal", arrow=False),
     split_in_record=True,
@@ -291,11 +293,10 @@ INTENT = Source(
     title="PointQA Intent",
     use="own data",
     task="vqa",
-    category="VQA",
     files="pascal_gt_clean.json or intentqa_vqa.json, intentqa_SPLIT_imgs.json; JPEGImages/<image id>.jpg of VOC",
     published=_AUTHORS,
     evidence="real file",
-    records=recorder(intent_rows),
+    records=reader(intent_rows),
     identify=identify,
     build=builder("pointqa_intent", folders=PASCAL_VOC),
     split_in_record=True,

@@ -18,28 +18,53 @@ from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Image, Sample
-from polite_flamingo.sources.datasets.choices import index_of, options_of
-from polite_flamingo.sources.datasets.questions import UNLISTED, answered, named_by, only, question_of, recorder
-from polite_flamingo.sources.datasets.vqa import coco_names, majority
-from polite_flamingo.sources.reading.checks import as_text, entry, found_id, identity, text, texts, value_of
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.datasets.coco import coco_names
+from polite_flamingo.sources.reading.field_checks import (
+    as_object,
+    as_text,
+    id_field,
+    required,
+    text_field,
+    text_list,
+    usable_id,
+)
+from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, members
-from polite_flamingo.sources.records.instructions import ask, choose
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, choice, split_of
+from polite_flamingo.sources.records.instructions import multiple_choice, with_image_marks
+from polite_flamingo.sources.records.source import (
+    Context,
+    Place,
+    Records,
+    Source,
+    SourceOptions,
+    extra_choice,
+    split_of,
+)
+from polite_flamingo.sources.records.vqa_samples import (
+    UNLISTED,
+    derived_id,
+    index_of,
+    keep_fields,
+    majority,
+    options_of,
+    question_of,
+    question_reader,
+    vqa_sample,
+)
 
 
 def build_aokvqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One question, one sample."""
     question, answer = question_of(record), _aokvqa_answer(record)
-    rationales = texts(record, "rationales") if record.get("rationales") is not None else []
+    rationales = text_list(record, "rationales") if record.get("rationales") is not None else []
     if not rationales:
         raise BadSample("missing_annotation", "the question has no rationale")
-    image_id, split = identity(record, "image_id"), split_of(record, context.options)
+    image_id, split = id_field(record, "image_id"), split_of(record, context.options)
     places = ("", f"{split}2017/", "images/")
     names = (f"{place}{image_id.zfill(12)}.{extension}" for place in places for extension in ("jpg", "png"))
     image, _ = context.images.read(*names)
     meta = {"image_id": image_id, "rationales": rationales}
-    return answered("aokvqa", key, ask(question), answer, image, rationale=rationales[0], **meta)
+    return vqa_sample("aokvqa", key, with_image_marks(question), answer, image, rationale=rationales[0], **meta)
 
 
 def _aokvqa_answer(record: dict[str, Any]) -> str:
@@ -53,11 +78,11 @@ def _aokvqa_answer(record: dict[str, Any]) -> str:
 
 def build_vqa_e(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One question, one sample."""
-    question, (answer, counts) = question_of(record), majority(value_of(record, "answers"))
+    question, (answer, counts) = question_of(record), majority(required(record, "answers"))
     if record.get("multiple_choice_answer") is not None:
-        explained = text(record, "multiple_choice_answer")
+        explained = text_field(record, "multiple_choice_answer")
         answer = explained if counts.get(explained) == counts[answer] else answer
-    explanation = value_of(record, "explanation")
+    explanation = required(record, "explanation")
     if not isinstance(explanation, list) or not explanation:
         raise BadSample("bad_field", "field 'explanation' must be a list of a text and its score")
     rationale = as_text(explanation[0], "explanation[0]")
@@ -67,12 +92,12 @@ def build_vqa_e(key: str, record: dict[str, Any], context: Context) -> Sample:
     subtype = f"{context.options.split or 'train'}2014"
     image, _ = context.images.read(*coco_names({"image_id": image_id}, subtype))
     meta = {"image_id": image_id, "answers": counts}
-    return answered("vqa_e", key, ask(question), answer, image, rationale=rationale, **meta)
+    return vqa_sample("vqa_e", key, with_image_marks(question), answer, image, rationale=rationale, **meta)
 
 
 def _vqa_e_image(record: dict[str, Any]) -> str:
     """The README calls it `image_id`, the file `img_id`."""
-    return identity(record, "img_id" if "img_id" in record else "image_id")
+    return id_field(record, "img_id" if "img_id" in record else "image_id")
 
 
 _SPLIT_LISTS = ("train", "val", "test", "trainval", "minitrain", "minival", "minitest")
@@ -81,12 +106,12 @@ _SPLIT_LISTS = ("train", "val", "test", "trainval", "minitrain", "minival", "min
 SCIENCEQA_QUESTIONS = ("all", "with_image")
 
 
-def scienceqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def scienceqa_records(options: SourceOptions, scratch: Scratch) -> Records:
     """The problems. Where one does not name its split, the lists of pid_splits.json do.
 
     With `questions=with_image`, which is what the 4,596 adopted of PF-1M must be, the others are passed over.
     """
-    passed_over = choice(options, "questions", *SCIENCEQA_QUESTIONS) == "with_image"
+    passed_over = extra_choice(options, "questions", *SCIENCEQA_QUESTIONS) == "with_image"
     names = ("question", "choices", "answer", "hint", "image", "solution", "split")
     otherwise = ""
     for path in options.annotations:
@@ -94,7 +119,7 @@ def scienceqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Pl
             if isinstance(ids, Iterator) and split in _SPLIT_LISTS[:3]:
                 otherwise = UNLISTED
                 for problem in ids:
-                    shelf.put("split", found_id({"id": problem}, "id") or "", split)  # "" is nobody's id
+                    scratch.put("split", usable_id({"id": problem}, "id") or "", split)  # "" is nobody's id
     for path in options.annotations:
         place = Place(file=path.name, part="problems")
         for number, (problem, fields) in enumerate(members(path)):
@@ -102,13 +127,13 @@ def scienceqa_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Pl
                 if problem not in _SPLIT_LISTS:
                     yield place, number, BadSample("bad_field", "a record must be an object, not list")
                 continue
-            record = only(fields, names, id=problem)
+            record = keep_fields(fields, names, id=problem)
             if isinstance(record, dict):
                 if passed_over and record.get("image") is None:
                     continue
                 # a lecture has up to 7,000 characters, and is needed only where there is no solution
-                record |= {} if fields.get("solution") else only(fields, ("lecture",))
-                known = shelf.get("split", found_id(record, "id") or "")
+                record |= {} if fields.get("solution") else keep_fields(fields, ("lecture",))
+                known = scratch.get("split", usable_id(record, "id") or "")
                 record["split"] = record.get("split") or (known or [otherwise])[0]
             yield place, number, record
 
@@ -117,20 +142,20 @@ def build_scienceqa(key: str, record: dict[str, Any], context: Context) -> Sampl
     """One problem, one sample."""
     question, options = question_of(record), options_of(record)
     answer = options[index_of(record, options)]
-    hint = text(record, "hint") if record.get("hint") is not None else ""
-    sources = ((name, text(record, name)) for name in ("solution", "lecture") if record.get(name) is not None)
+    hint = text_field(record, "hint") if record.get("hint") is not None else ""
+    sources = ((name, text_field(record, name)) for name in ("solution", "lecture") if record.get(name) is not None)
     name, rationale = next((found for found in sources if found[1]), ("", ""))
     if not rationale:
         raise BadSample("missing_annotation", "the question has neither solution nor lecture")
     images: tuple[Image, ...] = ()
     meta = {"rationale_from": name}
     if record.get("image") is not None:
-        problem, file, split = identity(record, "id"), text(record, "image"), split_of(record, context.options)
+        problem, file, split = id_field(record, "id"), text_field(record, "image"), split_of(record, context.options)
         places = (f"{split}/{problem}", f"images/{split}/{problem}", problem)
         images = (context.images.read(*(f"{place}/{file}" for place in places))[0],)
         meta |= {"image_id": f"{split}/{problem}"}
-    asked = ask(choose(question, options, hint), images=len(images))
-    return answered("scienceqa", key, asked, answer, *images, rationale=rationale, **meta)
+    asked = with_image_marks(multiple_choice(question, options, hint), images=len(images))
+    return vqa_sample("scienceqa", key, asked, answer, *images, rationale=rationale, **meta)
 
 
 AOKVQA = Source(
@@ -138,18 +163,17 @@ AOKVQA = Source(
     title="A-OKVQA",
     use="PF-1M",
     task="vqa_rationale",
-    category="VQA with rationale",
     files="aokvqa_v1p0_SPLIT.json; SPLIT2017/%012d.jpg",
     published="github.com/allenai/aokvqa",
     licence="Apache-2.0",
     evidence="transcribed",
     adopted=14_868,
-    records=recorder(
+    records=question_reader(
         elements,
         *("question_id", "split", "question", "image_id", "choices", "correct_choice_idx"),
         *("direct_answers", "rationales"),
     ),
-    identify=lambda record: identity(entry(record), "question_id"),
+    identify=lambda record: id_field(as_object(record), "question_id"),
     build=build_aokvqa,
     split_in_record=True,
 )
@@ -158,14 +182,15 @@ VQA_E = Source(
     title="VQA-E",
     use="PF-1M",
     task="vqa_rationale",
-    category="VQA with rationale",
     files="VQA-E_SPLIT_set.json; COCO 2014 images, SPLIT2014/COCO_SPLIT2014_%012d.jpg",
     published="github.com/liqing-ustc/VQA-E",
     licence="MIT",
     evidence="documentation",
     adopted=65_133,
-    records=recorder(elements, "img_id", "image_id", "question", "answers", "multiple_choice_answer", "explanation"),
-    identify=lambda record: named_by(_vqa_e_image(entry(record)), question_of(record)),
+    records=question_reader(
+        elements, "img_id", "image_id", "question", "answers", "multiple_choice_answer", "explanation"
+    ),
+    identify=lambda record: derived_id(_vqa_e_image(as_object(record)), question_of(record)),
     build=build_vqa_e,
 )
 SCIENCEQA = Source(
@@ -173,14 +198,13 @@ SCIENCEQA = Source(
     title="ScienceQA",
     use="PF-1M",
     task="vqa_rationale",
-    category="VQA with rationale",
     files="problems.json, and pid_splits.json where it does not name splits; SPLIT/<id>/image.png",
     published="github.com/lupantech/ScienceQA",
     licence="CC BY-NC-SA 4.0",
     evidence="real file",
     adopted=4_596,
     records=scienceqa_records,
-    identify=lambda record: identity(entry(record), "id"),
+    identify=lambda record: id_field(as_object(record), "id"),
     build=build_scienceqa,
     split_in_record=True,
     extra={"questions": "all (the default; more than half have no image) or with_image"},

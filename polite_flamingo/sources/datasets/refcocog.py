@@ -23,18 +23,25 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.datasets.coco import usable
-from polite_flamingo.sources.datasets.questions import only
-from polite_flamingo.sources.datasets.vqa import coco_names
-from polite_flamingo.sources.reading.checks import SourceError, entry, finite, found_id, identity, text, value_of
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.datasets.coco import coco_names, writable_captions
+from polite_flamingo.sources.reading.compression import open_bytes
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import (
+    as_object,
+    finite_number,
+    id_field,
+    required,
+    text_field,
+    usable_id,
+)
+from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, is_list, members
-from polite_flamingo.sources.reading.unpacking import open_bytes
 from polite_flamingo.sources.records.boxes import Box
+from polite_flamingo.sources.records.drawn_marks import colour_of, draw_region, shape_of
 from polite_flamingo.sources.records.instructions import instruction
-from polite_flamingo.sources.records.marks import colour_of, shape_of, surrounded
 from polite_flamingo.sources.records.responses import distinct, region_response
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
+from polite_flamingo.sources.records.vqa_samples import keep_fields
 
 NAME = "refcocog"
 
@@ -42,11 +49,11 @@ _REGION = ("annotation_id", "ann_id", "image_id", "refexp_ids", "sentences", "bb
 _PARTS = ("annotations", "refexps", "images")
 
 
-def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def records(options: SourceOptions, scratch: Scratch) -> Records:
     """The regions as {record, expressions, instance, size, split}, and every expression that is of no use.
 
     Google's file and the instances are told apart by `refexps`, which follow the annotations: until then all is on the
-    shelf, which has of each file the parts "regions", "refexps", "said" (ids that regions name) and "instances".
+    scratch, which has of each file the parts "regions", "refexps", "said" (ids that regions name) and "instances".
     """
     regions, instances = [], []
     for file, path in enumerate(options.annotations):
@@ -54,9 +61,9 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
         if is_list(path):
             regions.append((file, "refs"))
             for number, record in enumerate(elements(path)):
-                shelf.put(f"regions {file}", "", [number, only(record, _REGION)])
+                scratch.put(f"regions {file}", "", [number, keep_fields(record, _REGION)])
             continue
-        found = _shelve(file, path, shelf)
+        found = _store_lists(file, path, scratch)
         if "annotations" not in found:
             raise SourceError(f"{path} has no 'annotations': is it a google_refexp_*.json or instances_*.json file?")
         if "refexps" in found:
@@ -68,24 +75,24 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
 
     for file, part in regions:
         name = options.annotations[file].name
-        for _, (number, refexp) in shelf.items(f"refexps {file}"):
-            if bad := _useless(file, refexp, shelf):
+        for _, (number, refexp) in scratch.items(f"refexps {file}"):
+            if bad := _useless(file, refexp, scratch):
                 yield Place(file=name, part="refexps"), number, bad
         for kind in ("regions", "instances"):  # what looks like an instance in Google's file is a malformed region
-            for _, (number, record) in shelf.items(f"{kind} {file}"):
-                yield Place(file=name, part=part), number, _joined(file, record, instances, shelf)
+            for _, (number, record) in scratch.items(f"{kind} {file}"):
+                yield Place(file=name, part=part), number, _joined(file, record, instances, scratch)
 
 
 def identify(joined: dict[str, Any]) -> str:
     """The annotation id, which all forms share."""
-    record = entry(joined["record"])
-    return identity(record, "ann_id" if "ann_id" in record else "annotation_id")
+    record = as_object(joined["record"])
+    return id_field(record, "ann_id" if "ann_id" in record else "annotation_id")
 
 
 def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
     """One region, one sample."""
     record, instance = joined["record"], joined["instance"]
-    annotation, image_id = identify(joined), identity(record, "image_id")
+    annotation, image_id = identify(joined), id_field(record, "image_id")
     found = distinct(joined["expressions"] if joined["expressions"] is not None else _sentences(record))
     if not found:
         raise BadSample("missing_annotation", f"region {annotation} has no expression")
@@ -96,14 +103,14 @@ def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
         raise BadSample(
             "missing_annotation", f"region {annotation} has no box: pass the instances_*.json that holds it"
         )
-    corners = value_of(record if "bbox" in record else instance, "bbox")
+    corners = required(record if "bbox" in record else instance, "bbox")
     if not isinstance(corners, list) or len(corners) != 4:
         raise BadSample("bad_field", "field 'bbox' must be [x, y, width, height]")
-    x, y, width, height = (finite(corner, "each number of 'bbox'") for corner in corners)
+    x, y, width, height = (finite_number(corner, "each number of 'bbox'") for corner in corners)
     image, _ = context.images.read(*coco_names(record, "train2014"))
     colour, shape = colour_of(key), shape_of(key)
     size = tuple(joined["size"]) if joined["size"] else None
-    marked = surrounded(image, Box(label="", x1=x, y1=y, x2=x + width, y2=y + height), colour, shape, size)
+    marked = draw_region(image, Box(label="", x1=x, y1=y, x2=x + width, y2=y + height), colour, shape, size)
     return Sample(
         key=key,
         dataset=NAME,
@@ -129,7 +136,7 @@ def _refuse_pickle(path: Path) -> None:
         )
 
 
-def _shelve(file: int, path: Path, shelf: Shelf) -> set[str]:
+def _store_lists(file: int, path: Path, scratch: Scratch) -> set[str]:
     """Put what Google's or an instances file holds on the shelf; the names of its lists.
 
     Only the fields that are needed: segmentations and region candidates are nine tenths of a file.
@@ -143,64 +150,67 @@ def _shelve(file: int, path: Path, shelf: Shelf) -> set[str]:
         found.add(part)
         for number, record in enumerate(value):
             if part == "images":
-                _shelve_size(record, shelf)
+                _store_size(record, scratch)
             elif part == "refexps":
-                key = found_id(record, "refexp_id") or ""
-                shelf.put(f"refexps {file}", key, [number, only(record, ("refexp_id", "raw"))])
+                key = usable_id(record, "refexp_id") or ""
+                scratch.put(f"refexps {file}", key, [number, keep_fields(record, ("refexp_id", "raw"))])
             elif isinstance(record, dict) and ("annotation_id" in record or "refexp_ids" in record):
-                shelf.put(f"regions {file}", "", [number, only(record, _REGION)])
+                scratch.put(f"regions {file}", "", [number, keep_fields(record, _REGION)])
                 for refexp_id in _refexp_ids(record):
-                    shelf.put(f"said {file}", refexp_id, 0)
+                    scratch.put(f"said {file}", refexp_id, 0)
             else:
-                kept = only(record, ("image_id", "bbox"))
-                shelf.put(f"instances {file}", found_id(record, "id") or "", [number, kept])
+                kept = keep_fields(record, ("image_id", "bbox"))
+                scratch.put(f"instances {file}", usable_id(record, "id") or "", [number, kept])
     return found
 
 
-def _shelve_size(image: Any, shelf: Shelf) -> None:
+def _store_size(image: Any, scratch: Scratch) -> None:
     """Sizes only serve to check the pictures: one that is malformed is left out."""
-    image_id = found_id(image, "id") or found_id(image, "image_id")
+    image_id = usable_id(image, "id") or usable_id(image, "image_id")
     size = [image.get("width"), image.get("height")] if image_id else []
     if image_id and all(type(side) is int and side > 0 for side in size):
-        shelf.put("sizes", image_id, size)
+        scratch.put("sizes", image_id, size)
 
 
 def _refexp_ids(record: dict[str, Any]) -> list[str]:
     """The usable ones."""
     values = record.get("refexp_ids")
-    found = [found_id({"id": value}, "id") for value in values] if isinstance(values, list) else []
+    found = [usable_id({"id": value}, "id") for value in values] if isinstance(values, list) else []
     return [refexp_id for refexp_id in found if refexp_id]
 
 
-def _useless(file: int, refexp: Any, shelf: Shelf) -> BadSample | None:
+def _useless(file: int, refexp: Any, scratch: Scratch) -> BadSample | None:
     """Why an expression is of no use to any region."""
     try:
-        refexp_id = identity(entry(refexp), "refexp_id")
-        if not text(refexp, "raw"):
+        refexp_id = id_field(as_object(refexp), "refexp_id")
+        if not text_field(refexp, "raw"):
             raise BadSample("empty_response", f"expression {refexp_id} is empty")
-        if not shelf.has(f"said {file}", refexp_id):
+        if not scratch.has(f"said {file}", refexp_id):
             raise BadSample("missing_annotation", f"expression {refexp_id} belongs to no region")
-        if not shelf.first(f"refexp {file} {refexp_id}"):
+        if not scratch.is_new(f"refexp {file} {refexp_id}"):
             raise BadSample("duplicate_key", f"expression {refexp_id} occurs before; the first is kept")
     except BadSample as bad:
         return bad
     return None
 
 
-def _joined(file: int, record: Any, instances: list[int], shelf: Shelf) -> dict[str, Any]:
+def _joined(file: int, record: Any, instances: list[int], scratch: Scratch) -> dict[str, Any]:
     """A region with all that `build` needs of the other lists and files."""
     joined: dict[str, Any] = {"record": record, "expressions": None, "instance": None, "size": None}
     if not isinstance(record, dict):
         return joined
     if isinstance(record.get("refexp_ids"), list):
-        said = (shelf.get(f"refexps {file}", refexp_id) for refexp_id in _refexp_ids(record))
-        good = ([*usable([item["raw"] for _, item in items if isinstance(item.get("raw"), str)])] for items in said)
+        said = (scratch.get(f"refexps {file}", refexp_id) for refexp_id in _refexp_ids(record))
+        good = (
+            [*writable_captions([item["raw"] for _, item in items if isinstance(item.get("raw"), str)])]
+            for items in said
+        )
         joined["expressions"] = [raws[0] for raws in good if raws]
-    annotation = found_id(record, "ann_id") or found_id(record, "annotation_id") or ""
+    annotation = usable_id(record, "ann_id") or usable_id(record, "annotation_id") or ""
     for other in instances if annotation else ():
-        for _, instance in shelf.get(f"instances {other}", annotation)[:1]:
-            joined["instance"] = instance | {"image_id": found_id(instance, "image_id")}
-    joined["size"] = next(iter(shelf.get("sizes", found_id(record, "image_id") or "")), None)
+        for _, instance in scratch.get(f"instances {other}", annotation)[:1]:
+            joined["instance"] = instance | {"image_id": usable_id(instance, "image_id")}
+    joined["size"] = next(iter(scratch.get("sizes", usable_id(record, "image_id") or "")), None)
     return joined | ({"split": record["split"]} if "split" in record else {})
 
 
@@ -208,10 +218,10 @@ def _sentences(ref: dict[str, Any]) -> list[str]:
     """Of UNC's form: as they were typed where that is there."""
     if "sentences" not in ref:
         raise BadSample("bad_field", "a region needs the list 'refexp_ids', or in UNC's form 'sentences'")
-    sentences = value_of(ref, "sentences")
+    sentences = required(ref, "sentences")
     if not isinstance(sentences, list):
         raise BadSample("bad_field", f"field 'sentences' must be a list, not {type(sentences).__name__}")
-    return [text(entry(sentence), "raw" if "raw" in sentence else "sent") for sentence in sentences]
+    return [text_field(as_object(sentence), "raw" if "raw" in sentence else "sent") for sentence in sentences]
 
 
 SOURCE = Source(
@@ -219,7 +229,6 @@ SOURCE = Source(
     title="RefCOCOg",
     use="PF-1M",
     task="captioning",
-    category="captioning",
     files="google_refexp_SPLIT_201511.json and instances_train2014.json; images/train2014/COCO_train2014_%012d.jpg",
     published="github.com/mjhucla/Google_Refexp_toolbox",
     licence="CC BY 4.0",

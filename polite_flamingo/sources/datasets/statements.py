@@ -9,56 +9,78 @@ its URLs lead to other pictures by now, which only its authors' hashes tell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.sources.datasets.questions import answered, named_by, only, question_of, recorder
-from polite_flamingo.sources.reading.checks import entry, found_id, identity, kind_of, text, value_of
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.field_checks import (
+    as_object,
+    describe_type,
+    id_field,
+    required,
+    text_field,
+    usable_id,
+)
+from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import json_lines
 from polite_flamingo.sources.records.instructions import instruction
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, numbered
+from polite_flamingo.sources.records.source import (
+    Context,
+    Place,
+    Records,
+    Source,
+    SourceOptions,
+    numbered,
+)
+from polite_flamingo.sources.records.vqa_samples import (
+    derived_id,
+    keep_fields,
+    question_of,
+    question_reader,
+    vqa_sample,
+)
 
 _ANSWERS = {"1": "yes", "True": "yes", "0": "no", "False": "no"}
 
 
 def answer(record: dict[str, Any]) -> str:
     """yes or no, of a label 1 or 0, "True" or "False"."""
-    label = value_of(record, "label")
+    label = required(record, "label")
     if not isinstance(label, int | str) or str(label) not in _ANSWERS:
-        raise BadSample("bad_field", f"field 'label' must be true or false, not {kind_of(label)}")
+        raise BadSample("bad_field", f"field 'label' must be true or false, not {describe_type(label)}")
     return _ANSWERS[str(label)]
 
 
 def build_vsr(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One statement, one sample."""
-    statement, said, name = question_of(record, "caption"), answer(record), text(record, "image")
+    statement, said, name = question_of(record, "caption"), answer(record), text_field(record, "image")
     names = (f"{place}{name}" for place in ("", "images/", "train2017/", "val2017/"))
     image = context.local_or_downloaded(record.get("image_link"), *names)
-    return answered("vsr", key, instruction("statement", key, statement=statement), said, image, image_id=name)
+    return vqa_sample("vsr", key, instruction("statement", key, statement=statement), said, image, image_id=name)
 
 
-def nlvr2_records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def nlvr2_records(options: SourceOptions, scratch: Scratch) -> Records:
     """The statements. Their split is the first part of the identifier."""
     for path in options.annotations:
         place = Place(file=path.name, part="statements")
         for _, number, record in numbered(place, json_lines(path)):
-            identifier = found_id(record, "identifier") or ""
+            identifier = usable_id(record, "identifier") or ""
             names = ("identifier", "sentence", "label", "directory")
-            yield place, number, only(record, names, split=identifier.split("-")[0])
+            yield place, number, keep_fields(record, names, split=identifier.split("-")[0])
 
 
 def build_nlvr2(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One statement about two images, one sample. The images of `dev-896-0-1` are `dev-896-0-img0` and `-img1`."""
     statement, said = question_of(record, "sentence"), answer(record)
-    pair, dash, _ = identity(record, "identifier").rpartition("-")
+    pair, dash, _ = id_field(record, "identifier").rpartition("-")
     if not dash:
         raise BadSample("bad_field", "field 'identifier' must be split-set-pair-sentence")
-    split, part = text(record, "split"), found_id(record, "directory")  # the training images lie in numbered folders
+    split, part = (
+        text_field(record, "split"),
+        usable_id(record, "directory"),
+    )  # the training images lie in numbered folders
     places = ["", f"{split}/", f"images/{split}/", *([f"images/{split}/{part}/"] if part else [])]
     left, right = (context.images.read(*(f"{place}{pair}-img{n}.png" for place in places))[0] for n in (0, 1))
-    return answered(
+    return vqa_sample(
         "nlvr2", key, instruction("pair_statement", key, statement=statement), said, left, right, image_id=pair
     )
 
@@ -68,13 +90,12 @@ VSR = Source(
     title="VSR (visual spatial reasoning)",
     use="evaluation",
     task="vqa",
-    category="VQA",
     files="SPLIT.jsonl (random or zeroshot); <image>, which are COCO 2017's",
     published="github.com/cambridgeltl/visual-spatial-reasoning",
     licence="Apache-2.0",
     evidence="real file",
-    records=recorder(json_lines, "image", "image_link", "caption", "label"),
-    identify=lambda record: named_by(text(entry(record), "image"), question_of(record, "caption")),
+    records=question_reader(json_lines, "image", "image_link", "caption", "label"),
+    identify=lambda record: derived_id(text_field(as_object(record), "image"), question_of(record, "caption")),
     build=build_vsr,
 )
 NLVR2 = Source(
@@ -82,13 +103,12 @@ NLVR2 = Source(
     title="NLVR2",
     use="evaluation",
     task="vqa",
-    category="VQA",
     files="SPLIT.json, of JSON lines; images/SPLIT/<identifier without its last part>-img0.png and -img1.png",
     published="github.com/lil-lab/nlvr",
     licence="CC BY 4.0",
     evidence="real file",
     records=nlvr2_records,
-    identify=lambda record: identity(entry(record), "identifier"),
+    identify=lambda record: id_field(as_object(record), "identifier"),
     build=build_nlvr2,
     split_in_record=True,
 )

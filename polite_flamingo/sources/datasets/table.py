@@ -2,21 +2,21 @@
 
     --columns image=path instruction=question response=answer id=uid meta.site=place
 
-says which column is which field; without it, columns with the usual names are taken, and named in `meta["columns"]`.
-What was taken for what, and which columns are left out, is noted. Only `response` is needed, and one of `image` and
+maps columns to fields. Without it, columns with the usual names are taken, and named in `meta["columns"]`. What was
+taken for what, and which columns are left out, is noted. Only `response` is needed, and one of `image` and
 `instruction`:
 
-- response: what the rewriter gets. Of a question, a list of answers means the most frequent; of an image, a list means
-  several captions. A list may be written in JSON in a cell.
+- response: what the rewriter gets. A list of answers to a question means the most frequent one; a list for an image
+  means several captions. A list may be written in JSON in a cell.
 - instruction: with a mark `<image>` for each image, or with none, and then the marks go before it. Where there is no
   such column the task's own wordings are used (`instructions.py`).
-- input: what the instruction speaks of, as Alpaca's records have it; it follows the instruction after a blank line.
-- image: whatever `pictures.py` reads: a path in the image folder, an address, base64, bytes, an object that has one of
-  these, or a list of them; with `--extra image_separator=X`, several in one text.
+- input: what the instruction refers to, as in Alpaca's records; it follows the instruction after a blank line.
+- image: anything that `image_references.py` reads: a path in the image folder, a URL, base64, bytes, an object with
+  one of these, or a list of them; with `--extra image_separator=X`, several in one text.
 - task: one of `sample.TASKS`, from a column or from `--extra task=NAME` for all rows. Else vqa where there is an
   instruction (vqa_rationale where the row has a `rationale`), captioning where there is none, text without images.
-- A column that is not taken, but may say that an answer is bad or not to be learned, or hold a video, excludes those
-  rows (`meanings.py`): `is_correct`, `train`, `video`. Taken as `meta.NAME` it is mere data.
+- A column that is not taken can still exclude rows (`field_meanings.py`): it may say that an answer is bad or not to be
+  learned, or hold a video: `is_correct`, `train`, `video`. Taken as `meta.NAME` it is plain data.
 - id: else the file's name and the row's number. split, rationale (of questions), and `meta.NAME` to keep a column.
 
 Numbers become text as the file writes them: 1.10 of a JSON file stays 1.10. Rows in: the rows of the files, blank lines
@@ -29,32 +29,43 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Sample, Turn
-from polite_flamingo.sources.datasets.vqa import majority
 from polite_flamingo.sources.reading.arrow import arrow_columns
-from polite_flamingo.sources.reading.cells import as_written, plain
-from polite_flamingo.sources.reading.checks import SourceError, entry, file_name, identity, kind_of
+from polite_flamingo.sources.reading.compression import uncompressed_name
 from polite_flamingo.sources.reading.delimited import DELIMITERS, delimited, delimiter_of
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.reading.unpacking import unpacked_name
-from polite_flamingo.sources.records.annotation_files import (
-    AnnotationFile,
-    annotation_files,
-    is_place,
-    no_nonsense,
-    rows_of,
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import as_object, describe_type, id_field
+from polite_flamingo.sources.reading.json_values import numbers_as_written, to_json_value
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.reading.small_files import printable_name
+from polite_flamingo.sources.records.annotation_files import AnnotationFile, annotation_files
+from polite_flamingo.sources.records.cell_references import is_cell_reference
+from polite_flamingo.sources.records.extra_fields import (
+    Findings,
+    changes_meaning,
+    check_single_answer,
+    without_empty_cells,
 )
-from polite_flamingo.sources.records.columns import FIELDS, Table, columns_of, mapping, say_columns
-from polite_flamingo.sources.records.fields import Found, changes_meaning, look_at_one_answer, may_name_picture, present
-from polite_flamingo.sources.records.instructions import IMAGES_SHOWN, INSTRUCTIONS, ask, instruction
-from polite_flamingo.sources.records.markup import marked
-from polite_flamingo.sources.records.pictures import needs_folder, pictures
+from polite_flamingo.sources.records.file_records import file_rows, refuse_if_nothing_reads
+from polite_flamingo.sources.records.image_references import needs_folder, read_images
+from polite_flamingo.sources.records.instructions import IMAGES_SHOWN, INSTRUCTIONS, instruction, with_image_marks
+from polite_flamingo.sources.records.media_fields import may_name_picture
+from polite_flamingo.sources.records.placeholders import image_marks_in_text
 from polite_flamingo.sources.records.responses import answer_response, captions_and_boxes, change_response
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions, choice
+from polite_flamingo.sources.records.source import (
+    Context,
+    Place,
+    Records,
+    Source,
+    SourceOptions,
+    extra_choice,
+)
+from polite_flamingo.sources.records.table_columns import FIELDS, Table, columns_argument, columns_of, note_columns
+from polite_flamingo.sources.records.vqa_samples import majority
 
 _NAMED = re.compile(r"\.(csv|tsv|tab|jsonl|ndjson|json|parquet|arrow)\b")
 
@@ -62,25 +73,25 @@ _HEAD = 100
 """Rows of a JSON file that are looked at for the names of its columns; not every row has every column."""
 
 
-def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def records(options: SourceOptions, scratch: Scratch) -> Records:
     """The rows as {id, field: cell, meta: {name: cell}, beside: {name: cell}}: beside are cells that may exclude it."""
     task = options.extra.get("task")
     if task is not None and task not in TASKS:
         raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
     stems: dict[str, str] = {}
-    for file in annotation_files(options, shelf):
-        table = _open(file, options, shelf)
+    for file in annotation_files(options, scratch):
+        table = _open(file, options, scratch)
         columns = columns_of(file.path, table, options)
         guessed = {} if columns.items() <= options.columns.items() else {"columns": columns}
         place = Place(file=file.name, part="rows", split=file.split)
-        stem = unpacked_name(place.file).rpartition(".")[0]
+        stem = uncompressed_name(place.file).rpartition(".")[0]
         if stem in stems and "id" not in columns:
             remedy = "leave one out (name the files to read), or map a column to id"
             raise SourceError(
                 f"{stems[stem]} and {place.file} are both called {stem!r}, and so would be their rows: {remedy}"
             )
         stems[stem] = place.file
-        say_columns(file.name, table.names, columns, options.columns, shelf)
+        note_columns(file.name, table.names, columns, options.columns, scratch)
         wants_folder = options.images is None and "image" in columns
         late: dict[str, int] = {}
         guessed_none = "image" not in columns and "response" not in options.columns
@@ -92,7 +103,7 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
                 wants_folder = False  # of the first picture only: others may be addresses
                 if needs_folder(row[columns["image"]]) and not options.download_from:
                     what = f"column {columns['image']!r} names files of pictures: pass their folder with --images"
-                    without = mapping({field: name for field, name in columns.items() if field != "image"})
+                    without = columns_argument({field: name for field, name in columns.items() if field != "image"})
                     raise SourceError(f"{file.path}: {what}, or leave them out ({without})")
             if guessed_none and isinstance(row, dict):
                 _no_picture_missed(file.path, row, columns)
@@ -102,7 +113,7 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
             yield place, number, _record(row, columns, f"{stem}-{number}", guessed)
         for name, times in late.items():
             if name not in columns.values():
-                shelf.note(
+                scratch.note(
                     f"{file.name}: left out: column {name[:60]!r}, which the first {_HEAD} rows do not have", times
                 )
 
@@ -113,7 +124,9 @@ def _no_picture_missed(path: Path, cells: Mapping[str, Any], columns: dict[str, 
         if name in columns.values() or changes_meaning(name, cell) or not (why or may_name_picture(cell)):
             continue
         what = why or f"may name a picture ({str(cell)[:60]!r})"
-        remedy = f"take it ({mapping({'image': name} | columns)}), or leave it out ({mapping(columns)})"
+        remedy = (
+            f"take it ({columns_argument({'image': name} | columns)}), or leave it out ({columns_argument(columns)})"
+        )
         raise SourceError(f"{path}: column {name[:60]!r} {what}, and no column is taken for the image: {remedy}")
 
 
@@ -123,10 +136,10 @@ def _record(
     try:
         if isinstance(row, BadSample):
             return row
-        given = entry(row)
+        given = as_object(row)
         cells = {field: _cell(given.get(column), column, field) for field, column in columns.items()}
         beside = {
-            name: plain(cell, f"column {name[:60]!r}")
+            name: to_json_value(cell, f"column {name[:60]!r}")
             for name, cell in given.items()
             if changes_meaning(name, cell) and name not in columns.values()
         }
@@ -140,46 +153,46 @@ def _record(
 def _cell(value: Any, column: str, field: str) -> Any:
     """A cell as JSON types; in what becomes text, numbers as the file writes them."""
     what = f"column {column[:60]!r}"
-    if is_place(value) and field != "image":
+    if is_cell_reference(value) and field != "image":
         raise BadSample("bad_field", f"{what} holds bytes, which is no text")
-    return plain(value if field.startswith("meta.") else as_written(value), what)
+    return to_json_value(value if field.startswith("meta.") else numbers_as_written(value), what)
 
 
-def _open(file: AnnotationFile, options: SourceOptions, shelf: Shelf) -> Table:
+def _open(file: AnnotationFile, options: SourceOptions, scratch: Scratch) -> Table:
     if file.kind == "delimited text" or (file.kind == "empty" and _is_text_table(file.path)):
-        return _delimited(file.path, options, shelf)
+        return _delimited(file.path, options, scratch)
     if file.kind in ("Parquet", "Arrow file", "Arrow stream"):
         names, pictures, strings = arrow_columns(file.path, file.kind)
-        return Table(names, lambda columns: rows_of(file, shelf, columns), frozenset(pictures), frozenset(strings))
-    rows = rows_of(file, shelf, as_written=True)
+        return Table(names, lambda columns: file_rows(file, scratch, columns), frozenset(pictures), frozenset(strings))
+    rows = file_rows(file, scratch, as_written=True)
     head = list(itertools.islice(rows, _HEAD))
     keys = dict.fromkeys(name for row in head if isinstance(row, dict) for name in row)
     if file.kind == "empty" and not _NAMED.search(file.path.name.lower()):
         raise SourceError(f"{file.path} is empty, and is no .csv, .tsv, .jsonl, .json or .parquet file")
     if head and not any(isinstance(row, dict) for row in head):
-        what = head[0].detail if isinstance(head[0], BadSample) else f"the first is a {kind_of(head[0])}"
+        what = head[0].detail if isinstance(head[0], BadSample) else f"the first is a {describe_type(head[0])}"
         raise SourceError(f"{file.path}: none of its first records is an object that names its columns ({what})")
     remedy = "" if head else " (the file is empty)"
     return Table(list(keys), lambda columns: itertools.chain(head, rows), remedy=remedy)
 
 
 def _is_text_table(path: Path) -> bool:
-    return unpacked_name(path.name).lower().endswith((".csv", ".tsv", ".tab"))
+    return uncompressed_name(path.name).lower().endswith((".csv", ".tsv", ".tab"))
 
 
-def _delimited(path: Path, options: SourceOptions, shelf: Shelf) -> Table:
+def _delimited(path: Path, options: SourceOptions, scratch: Scratch) -> Table:
     delimiter, named = delimiter_of(path, options.extra.get("delimiter", ""))
     if not options.extra.get("delimiter") and delimiter not in ",\t":
         name = next((name for name, character in DELIMITERS.items() if character == delimiter), repr(delimiter))
-        shelf.note(f"{file_name(path)}: cells are taken to be separated by: {name}")
-    quoting = csv.QUOTE_NONE if choice(options, "quoting", "usual", "none") == "none" else csv.QUOTE_MINIMAL
+        scratch.note(f"{printable_name(path)}: cells are taken to be separated by: {name}")
+    quoting = csv.QUOTE_NONE if extra_choice(options, "quoting", "usual", "none") == "none" else csv.QUOTE_MINIMAL
     cells = delimited(path, delimiter, quoting, skip=int(named))
     header = next(cells, None)
     if header is None:
         raise SourceError(f"{path} is empty: its first line must name the columns")
     if isinstance(header, BadSample):
         raise SourceError(f"{path}: the first line must name the columns, and is none ({header.detail})")
-    if choice(options, "header", "first", "none") == "none":
+    if extra_choice(options, "header", "first", "none") == "none":
         cells = itertools.chain([header], cells)
         header = [str(number) for number in range(1, len(header) + 1)]
     names = [name.strip() for name in header]
@@ -187,15 +200,15 @@ def _delimited(path: Path, options: SourceOptions, shelf: Shelf) -> Table:
     remedy = (
         "" if "header" in options.extra else " (if that is a row already: --extra header=none calls them 1, 2, 3 …)"
     )
-    return Table(names, lambda columns: no_nonsense(path, rows), remedy=remedy)
+    return Table(names, lambda columns: refuse_if_nothing_reads(path, rows), remedy=remedy)
 
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One row, one sample."""
-    look_at_one_answer(present(entry(record.get("beside", {})), context.options), (), Found())
-    meta = plain(entry(record.get("meta", {})), "meta")
+    check_single_answer(without_empty_cells(as_object(record.get("beside", {})), context.options), (), Findings())
+    meta = to_json_value(as_object(record.get("meta", {})), "meta")
     rationale = _text(record.get("rationale"), "rationale")
-    images = pictures(record.get("image"), context, separator=context.options.extra.get("image_separator", ""))
+    images = read_images(record.get("image"), context, separator=context.options.extra.get("image_separator", ""))
     task = _text(record.get("task"), "task") or context.options.extra.get("task") or _task(record, rationale)
     if not images and task not in ("text", "dialogue"):
         raise BadSample("missing_image", f"the row has no image, and its task is {task[:40]}")
@@ -206,10 +219,10 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
         given = _text(record.get("input"), "input")
         if not alone:
             raise BadSample("bad_field", "the instruction is empty")
-        asked = marked(f"{alone}\n\n{given}" if given else alone, len(images))
+        asked = image_marks_in_text(f"{alone}\n\n{given}" if given else alone, len(images))
         meta |= {"instruction": alone} if given else {}
         if IMAGE_MARK not in asked:
-            asked = ask(asked, images=len(images))
+            asked = with_image_marks(asked, images=len(images))
     elif task not in INSTRUCTIONS:
         raise BadSample("bad_field", f"a row of task {task[:40]!r} needs an instruction")
     elif len(images) != IMAGES_SHOWN[task]:
@@ -220,7 +233,7 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
         asked = instruction(task, key)
     response = _worded(task, record.get("response"), rationale)
     if IMAGE_MARK not in response:  # else `validate` says what is wrong
-        response = marked(response, len(images))
+        response = image_marks_in_text(response, len(images))
     return Sample(
         key=key,
         dataset="table",
@@ -270,8 +283,8 @@ def _text(value: Any, name: str) -> str:
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadSample("bad_field", f"the {name} must be text or a number, not {kind_of(value)}")
-    found = plain(value, f"the {name}")
+        raise BadSample("bad_field", f"the {name} must be text or a number, not {describe_type(value)}")
+    found = to_json_value(value, f"the {name}")
     return "" if found is None else str(found).strip()
 
 
@@ -280,14 +293,13 @@ SOURCE = Source(
     title="your own table",
     use="own data",
     task="vqa",
-    category="VQA",
     files="a .csv, .tsv, .jsonl, .json (each also packed), .parquet or .arrow file, or a folder of them; the images "
     "that its cells name, or hold",
     published="your own",
     licence="your own",
     evidence="own format",
     records=records,
-    identify=lambda record: identity(entry(record), "id"),
+    identify=lambda record: id_field(as_object(record), "id"),
     build=build,
     split_in_record=True,
     images="optional",

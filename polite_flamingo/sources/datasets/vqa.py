@@ -10,17 +10,18 @@ Rows in: the questions, plus every annotation that is malformed, repeated, or ha
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.sources.datasets.questions import answered, question_of
-from polite_flamingo.sources.reading.checks import SourceError, as_text, entry, found_id, identity, value_of
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.datasets.coco import coco_names
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import as_object, as_text, id_field, usable_id
+from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import members
-from polite_flamingo.sources.records.instructions import ask
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.records.instructions import with_image_marks
+from polite_flamingo.sources.records.source import Builder, Context, Place, Records, Source, SourceOptions
+from polite_flamingo.sources.records.vqa_samples import majority, question_of, vqa_sample
 
 ImageNames = Callable[[dict[str, Any], str], list[str]]
 """(question, the file's data_subtype) -> the names under which its image may lie."""
@@ -28,49 +29,16 @@ ImageNames = Callable[[dict[str, Any], str], list[str]]
 _LISTS = ("questions", "annotations", "data")
 
 
-def majority(answers: Any) -> tuple[str, dict[str, int]]:
-    """The most frequent answer (the first of equals), and how often each was given.
-
-    Args:
-        answers: a list of strings, or of objects with an `answer` and perhaps a `raw_answer`, its unstemmed form.
-    """
-    if not isinstance(answers, list):
-        raise BadSample("bad_field", f"field 'answers' must be a list, not {type(answers).__name__}")
-    given = []
-    for number, answer in enumerate(answers):
-        what = f"answers[{number}]"
-        said = answer.get("raw_answer") if isinstance(answer, dict) else None
-        stem = as_text(value_of(answer, "answer") if isinstance(answer, dict) else answer, what)
-        given.append((stem, as_text(said, what) or stem if said is not None else stem))
-    counts = Counter(stem for stem, _ in given if stem)
-    if not counts:
-        raise BadSample("empty_response", "no annotator gave an answer")
-    answer = _commonest(counts)
-    return _commonest(Counter(raw for stem, raw in given if stem == answer)), dict(counts)
-
-
-def _commonest(counts: Counter[str]) -> str:
-    return max(counts, key=counts.__getitem__)  # max and Counter both keep the first
-
-
-def coco_names(question: dict[str, Any], subtype: str) -> list[str]:
-    """COCO's file name of a numeric `image_id`: of 2014/2015 with their prefix, of 2017 without."""
-    image_id = identity(question, "image_id")
-    number = image_id.zfill(12)
-    stems = [f"COCO_{subtype}_{number}", f"{subtype}/COCO_{subtype}_{number}", number]
-    return [f"{stem}.{extension}" for stem in stems for extension in ("jpg", "png")]
-
-
 def textvqa_names(question: dict[str, Any], subtype: str) -> list[str]:
     """Open Images ids; train and validation share a folder."""
-    name = f"{identity(question, 'image_id')}.jpg"
+    name = f"{id_field(question, 'image_id')}.jpg"
     return [name, f"train_images/{name}", f"test_images/{name}"]
 
 
-def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
-    """The questions as {record, answers, subtype}, and every annotation that belongs to none.
+def records(options: SourceOptions, scratch: Scratch) -> Records:
+    """The questions as {record, answers, subtype}, and each annotation that belongs to none.
 
-    Questions and annotations are told apart by the names of their lists and wait on the shelf, because either file may
+    Questions and annotations are told apart by the names of their lists and wait there, because either may
     come first and `data_subtype` may follow the questions that it describes.
     """
     asking = False
@@ -78,7 +46,7 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
         found = False
         for part, value in members(path):
             if part == "data_subtype":
-                shelf.put("subtype", str(file), None if isinstance(value, Iterator) else value)
+                scratch.put("subtype", str(file), None if isinstance(value, Iterator) else value)
             if part not in _LISTS:
                 continue
             if not isinstance(value, Iterator):
@@ -87,61 +55,61 @@ def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, 
             asking |= part != "annotations"
             for number, record in enumerate(value):
                 if part == "annotations":
-                    joins = found_id(record, "question_id")
-                    answers = _slim(record.get("answers")) if joins else record
-                    shelf.put("annotations", joins or "", [path.name, number, answers])
+                    joins = usable_id(record, "question_id")
+                    answers = _answers_only(record.get("answers")) if joins else record
+                    scratch.put("annotations", joins or "", [path.name, number, answers])
                 else:
-                    shelf.put("questions", found_id(record, "question_id") or "", [file, part, number, record])
+                    scratch.put("questions", usable_id(record, "question_id") or "", [file, part, number, record])
         if not found:
             raise SourceError(f"{path} holds neither 'questions', 'annotations' nor 'data'; see --list")
     if not asking:
         raise SourceError("none of the files holds questions: pass the questions file too")
 
-    for question_id, (name, number, answers) in shelf.items("annotations"):
+    for question_id, (name, number, answers) in scratch.items("annotations"):
         place = Place(file=name, part="annotations")
-        if bad := _unjoined(question_id, answers, shelf):
+        if bad := _unjoined(question_id, answers, scratch):
             yield place, number, bad
-    for question_id, (file, part, number, record) in shelf.items("questions"):
-        given = shelf.get("annotations", question_id) if question_id else []
-        subtype = (shelf.get("subtype", str(file)) or [None])[-1]
+    for question_id, (file, part, number, record) in scratch.items("questions"):
+        given = scratch.get("annotations", question_id) if question_id else []
+        subtype = (scratch.get("subtype", str(file)) or [None])[-1]
         path = options.annotations[file]
         data = {"record": record, "answers": given[0][2] if given else None, "subtype": subtype}
         yield Place(file=path.name, part=part), number, data
 
 
-def _slim(answers: Any) -> Any:
+def _answers_only(answers: Any) -> Any:
     """Only what the ten annotators said: a quarter of the file. What is malformed stays, for `majority` to refuse."""
     if not isinstance(answers, list):
         return answers
     return [item["answer"] if isinstance(item, dict) and "answer" in item else item for item in answers]
 
 
-def _unjoined(question_id: str, annotation: Any, shelf: Shelf) -> BadSample | None:
+def _unjoined(question_id: str, annotation: Any, scratch: Scratch) -> BadSample | None:
     """Why an annotation is of no use."""
     if not question_id:
         try:
-            identity(entry(annotation), "question_id")
+            id_field(as_object(annotation), "question_id")
         except BadSample as bad:
             return bad
-    if not shelf.has("questions", question_id):
+    if not scratch.has("questions", question_id):
         detail = f"question {question_id} of this answer is in no questions file"
         return BadSample("missing_annotation", detail)
-    if not shelf.first(f"annotation {question_id}"):
+    if not scratch.is_new(f"annotation {question_id}"):
         return BadSample("duplicate_key", f"question {question_id} is answered before; the first is kept")
     return None
 
 
 def identify(record: dict[str, Any]) -> str:
     """Of a question."""
-    return identity(entry(record["record"]), "question_id")
+    return id_field(as_object(record["record"]), "question_id")
 
 
-def builder(name: str, image_names: ImageNames) -> Callable[[str, dict[str, Any], Context], Sample]:
+def builder(name: str, image_names: ImageNames) -> Builder:
     """The `build` of a dataset in this layout."""
 
     def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
         record, subtype = joined["record"], joined["subtype"]
-        question_id = identity(record, "question_id")
+        question_id = id_field(record, "question_id")
         answers = record.get("answers", joined["answers"])
         if answers is None:
             raise BadSample("missing_annotation", f"question {question_id} has no answers")
@@ -149,8 +117,8 @@ def builder(name: str, image_names: ImageNames) -> Callable[[str, dict[str, Any]
         answer, counts = majority(answers)
         named = as_text(subtype, "field 'data_subtype'") if subtype else f"{context.options.split or 'train'}2014"
         image, _ = context.images.read(*image_names(record, named))
-        image_id = identity(record, "image_id")
-        return answered(name, key, ask(question), answer, image, image_id=image_id, answers=counts)
+        image_id = id_field(record, "image_id")
+        return vqa_sample(name, key, with_image_marks(question), answer, image, image_id=image_id, answers=counts)
 
     return build
 
@@ -160,7 +128,6 @@ VQA_V2 = Source(
     title="VQA-v2",
     use="PF-1M",
     task="vqa",
-    category="VQA",
     files="v2_OpenEnded_mscoco_SPLIT2014_questions.json and v2_mscoco_SPLIT2014_annotations.json; COCO 2014 images",
     published="visualqa.org",
     licence="CC BY 4.0",
@@ -175,7 +142,6 @@ OKVQA = Source(
     title="OK-VQA",
     use="evaluation",
     task="vqa",
-    category="VQA",
     files="OpenEnded_mscoco_SPLIT2014_questions.json and mscoco_SPLIT2014_annotations.json; COCO 2014 images",
     published="okvqa.allenai.org",
     licence="CC BY 4.0",
@@ -189,7 +155,6 @@ TEXTVQA = Source(
     title="TextVQA",
     use="PF-1M",
     task="vqa",
-    category="VQA",
     files="TextVQA_0.5.1_SPLIT.json, or its questions and annotations in VQA layout; train_images/<image_id>.jpg",
     published="textvqa.org",
     licence="CC BY 4.0",

@@ -11,7 +11,7 @@ A .json that is a list of objects is the messages of a conversation, as Megatron
 
 A caption is the .txt, or else a field of the .json (`CAPTION_FIELDS`); an instruction and its response are the fields
 of `INSTRUCTIONS` and `RESPONSES`. Which fields were taken is noted. The other fields of the .json are honoured or kept
-in `meta` (`meanings.py`).
+in `meta` (`field_meanings.py`).
 
 A key is the tar's name and the row's, as many tars begin to count again. Rows in: the rows of the tars, plus a row for
 each tar that is damaged or empty.
@@ -20,7 +20,7 @@ each tar that is damaged or empty.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -29,55 +29,48 @@ from polite_flamingo.images.decoding import Header
 from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Image, Sample, Turn
 from polite_flamingo.sources.datasets.captions import captioned
 from polite_flamingo.sources.datasets.llava import builder
-from polite_flamingo.sources.datasets.vqa import majority
-from polite_flamingo.sources.reading.checks import (
-    ImageFolder,
-    SourceError,
-    entry,
-    file_name,
-    identity,
-    list_of,
-    tars_below,
-    value_of,
-    verbatim,
-)
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.reading.tars import TarRow, caption_field, rows_of
-from polite_flamingo.sources.records.fields import Found, look_at_one_answer, noted
-from polite_flamingo.sources.records.instructions import ask
-from polite_flamingo.sources.records.markup import marked
-from polite_flamingo.sources.records.messages import LISTS, read_talk
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import as_object, id_field, list_field, required, verbatim
+from polite_flamingo.sources.reading.image_folder import ImageFolder
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.reading.small_files import printable_name, tars_below
+from polite_flamingo.sources.reading.tars import TarRow, caption_field, tar_rows
+from polite_flamingo.sources.records.extra_fields import Findings, check_single_answer, with_notes
+from polite_flamingo.sources.records.instructions import with_image_marks
+from polite_flamingo.sources.records.messages import MESSAGE_LISTS, read_conversation
+from polite_flamingo.sources.records.placeholders import image_marks_in_text
 from polite_flamingo.sources.records.responses import answer_response
-from polite_flamingo.sources.records.source import Context, Place, Source, SourceOptions
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
+from polite_flamingo.sources.records.vqa_samples import majority
 from polite_flamingo.storage.tar_members import printable
 
 NAME = "webdataset"
 INSTRUCTIONS = ("instruction", "question", "prompt", "query")
 RESPONSES = ("response", "answer", "answers", "output", "completion")
-CONVERSATIONS = LISTS
+CONVERSATIONS = MESSAGE_LISTS
 IMG2DATASET = (
     "url", "key", "status", "width", "height", "original_width", "original_height", "exif", "sha256", "md5",
 )  # fmt: skip
 """Fields that img2dataset writes beside each picture: kept in `meta` without a note."""
 
 
-def records(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def records(options: SourceOptions, scratch: Scratch) -> Records:
     """The rows, and on the shelf what should be said of their fields; see `_rows`."""
-    return noted(_rows(options, shelf), _notes, shelf)
+    return with_notes(_rows(options, scratch), _notes, scratch)
 
 
 def _notes(record: dict[str, Any]) -> Iterable[str]:
     said = record["said"] or {}
     if _talks(said):
-        return read_talk(said | {"images": [part[0] for part in record["pictures"]]}).found.notes
-    found = Found()
+        return read_conversation(said | {"images": [part[0] for part in record["pictures"]]}).found.notes
+    found = Findings()
     question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
-    look_at_one_answer(said, (question, answer) if question and answer else (caption_field(said) or "",), found)
+    check_single_answer(said, (question, answer) if question and answer else (caption_field(said) or "",), found)
     quiet = {f"field {name!r} is not known; kept in meta" for name in IMG2DATASET}
     return [note for note in found.notes if note not in quiet]
 
 
-def _rows(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def _rows(options: SourceOptions, scratch: Scratch) -> Records:
     """{id, said, text, pictures}: `said` is the .json, `pictures` are [name, annotation, path below it, offset, size].
 
     Raises:
@@ -87,24 +80,24 @@ def _rows(options: SourceOptions, shelf: Shelf) -> Iterator[tuple[Place, int, An
     if task is not None and task not in TASKS:
         raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
     if options.images is not None:
-        shelf.note("ignored: --images, as the pictures lie in the tars")
+        scratch.note("ignored: --images, as the pictures lie in the tars")
     for given, annotation in enumerate(options.annotations):
-        for path in tars_below(annotation, shelf):
+        for path in tars_below(annotation, scratch):
             below = path.relative_to(annotation).as_posix() if annotation.is_dir() else ""
-            name = below or file_name(path)
+            name = below or printable_name(path)
             stem = PurePosixPath(name).with_suffix("").as_posix()
-            for number, row in enumerate(rows_of(path, shelf)):
+            for number, row in enumerate(tar_rows(path, scratch)):
                 if isinstance(row, BadSample):
                     yield Place(file=name), number, row
                 else:
                     yield (
                         Place(file=name, part="rows"),
                         number,
-                        row.problem or _record(row, stem, [given, below], shelf),
+                        row.problem or _record(row, stem, [given, below], scratch),
                     )
 
 
-def _record(row: TarRow, tar: str, where: list[Any], shelf: Shelf) -> Any:
+def _record(row: TarRow, tar: str, where: list[Any], scratch: Scratch) -> Any:
     said = {} if row.json is None else row.json
     if isinstance(said, list) and said and all(isinstance(one, dict) for one in said):
         said = {"conversations": said}
@@ -118,11 +111,11 @@ def _record(row: TarRow, tar: str, where: list[Any], shelf: Shelf) -> Any:
     if not _talks(said):
         question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
         if question and answer:
-            shelf.note(f"guessed: field {question!r} of the .json is the instruction, {answer!r} the response")
+            scratch.note(f"guessed: field {question!r} of the .json is the instruction, {answer!r} the response")
         elif row.text is None and (caption := caption_field(said)):
-            shelf.note(f"guessed: field {caption!r} of the .json is the caption")
+            scratch.note(f"guessed: field {caption!r} of the .json is the caption")
         elif row.text is not None and caption_field(said) is not None:
-            shelf.note("guessed: of a .txt and a caption in the .json, the .txt is the caption")
+            scratch.note("guessed: of a .txt and a caption in the .json, the .txt is the caption")
     pictures = [[printable(member.name), *where, member.offset, member.size] for member in row.pictures]
     return {"id": f"{tar}/{row.id}", "said": None if row.json is None else said, "text": row.text, "pictures": pictures}
 
@@ -145,15 +138,15 @@ class _Members(ImageFolder):
 
 def build(key: str, record: Any, context: Context) -> Sample:
     """One row, one sample."""
-    fields = entry(record)
+    fields = as_object(record)
     parts = {}
-    for part in list_of(fields, "pictures"):
+    for part in list_field(fields, "pictures"):
         if not isinstance(part, list) or [type(value) for value in part] != [str, int, str, int, int]:
             raise BadSample("bad_field", "a picture must be [name, annotation, path, offset, size]")
         parts[verbatim(part[0], "a picture's name")] = part[1:]
     images = _Members(None, annotations=context.options.annotations, parts=parts)
-    said = entry(fields["said"]) if fields.get("said") is not None else {}
-    found = Found()
+    said = as_object(fields["said"]) if fields.get("said") is not None else {}
+    found = Findings()
     task = context.options.extra.get("task")
     if _talks(said):
         kept = {name: value for name, value in said.items() if name not in ("image", "images")}
@@ -161,18 +154,20 @@ def build(key: str, record: Any, context: Context) -> Sample:
     question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
     if question and answer:
         task = task or ("vqa" if parts else "text")
-        look_at_one_answer(said, (question, answer), found)
-        asked = marked(verbatim(said[question], f"field {question!r}"), len(parts))
-        asked = asked if IMAGE_MARK in asked else ask(asked, images=len(parts))
+        check_single_answer(said, (question, answer), found)
+        asked = image_marks_in_text(verbatim(said[question], f"field {question!r}"), len(parts))
+        asked = asked if IMAGE_MARK in asked else with_image_marks(asked, images=len(parts))
         return Sample(
             key=key,
             dataset=NAME,
             task=task,  # type: ignore[arg-type]  # checked by `records`
-            turns=(Turn(instruction=asked, response=marked(_answer(said[answer], answer, task), len(parts))),),
+            turns=(
+                Turn(instruction=asked, response=image_marks_in_text(_answer(said[answer], answer, task), len(parts))),
+            ),
             images=tuple(images.read(name)[0] for name in parts),
             meta=found.meta,
         )
-    caption = value_of(fields, "text")
+    caption = required(fields, "text")
     if caption is None:
         name = caption_field(said)
         if name is None:
@@ -180,11 +175,11 @@ def build(key: str, record: Any, context: Context) -> Sample:
                 "missing_annotation", "the row has no .txt, and its .json no caption, response or conversation"
             )
         caption = said[name]
-        look_at_one_answer(said, (name,), found)
+        check_single_answer(said, (name,), found)
     else:
-        look_at_one_answer(said, (), found)
+        check_single_answer(said, (), found)
     captions = [
-        marked(verbatim(one, "the caption").strip(), len(parts))
+        image_marks_in_text(verbatim(one, "the caption").strip(), len(parts))
         for one in (caption if isinstance(caption, list) else [caption])
     ]
     if not any(captions):
@@ -226,13 +221,12 @@ SOURCE = Source(
     title="Your own tars of pictures and texts",
     use="own data",
     task="captioning",
-    category="captioning",
     files="00000.tar … of WebDataset, img2dataset or `tar`, or their folder; 0.jpg with 0.txt or 0.json lie in them",
     published="your own",
     licence="your own",
     evidence="real file",
     records=records,
-    identify=lambda record: identity(entry(record), "id"),
+    identify=lambda record: id_field(as_object(record), "id"),
     build=build,
     images="none",
     extra={"task": f"the task of all rows: {', '.join(TASKS)}"},

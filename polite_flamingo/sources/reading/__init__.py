@@ -1,1 +1,1 @@
-"""Reading files that nobody vouches for: text, JSON, tables, tars, downloads."""
+"""Readers of untrusted files: text, JSON, tables, tars, images, downloads. They know nothing of datasets."""

@@ -1,16 +1,12 @@
-"""Parquet and Arrow files: rows without the pictures in them, and those pictures by their place.
+"""Parquet and Arrow files: their rows without image bytes, and those bytes on request.
 
-A shard of images in Parquet is gigabytes, and annotations are planned in one process: so the rows that are read first
-have, where a cell holds bytes, a place that tells where it is. Whoever builds the sample reads it there (`cell_at`).
-What the file's schema says of a column is heeded: the names of Hugging Face's class labels, and whole numbers that
-became floating-point ones because some are missing.
+A Parquet shard with images is gigabytes, and annotations are planned in one process. So a cell that holds bytes stands
+in its row as a reference {file, row, column}; whoever builds the sample reads it (`read_cell`).
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,19 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.arrow_types import (
+    Convert,
+    converter,
+    holds_bytes,
+    huggingface_features,
+    is_picture_type,
+    is_string_type,
+    to_int,
+)
+from polite_flamingo.sources.reading.errors import SourceError
 
 Rows = Iterator[dict[str, Any] | BadSample]
-Convert = Callable[[Any], Any]
 
 _BATCH = 64
 """Rows decoded at once, where they hold images."""
-
-_BESIDE_BYTES = {
-    "bytes", "path", "url", "name", "file_name", "filename", "format", "mode", "width", "height", "size", "type",
-    "mime_type", "sha256", "image", "data",
-}  # fmt: skip
-"""Fields of an object that is a picture. One that has others has its bytes pointed to one by one."""
 
 
 def _pyarrow(path: Path) -> Any:
@@ -58,14 +56,14 @@ class ArrowTable:
 
 
 def open_arrow(path: Path, kind: str) -> ArrowTable:
-    """Open a file of a kind that `kinds.py` calls "Parquet", "Arrow file" or "Arrow stream". Raises `SourceError`."""
+    """Open a file of the kind "Parquet", "Arrow file" or "Arrow stream". Raises `SourceError`."""
     arrow = _pyarrow(path)
     try:
         if kind == "Parquet":
             return _parquet(arrow, path)
         return _ipc_file(arrow, path) if kind == "Arrow file" else _ipc_stream(arrow, path)
     except (OSError, ValueError, arrow.ArrowException) as error:
-        raise SourceError(f"{path} cannot be read as {kind} ({_line(error)}); was it downloaded whole?") from None
+        raise SourceError(f"{path} cannot be read as {kind} ({_one_line(error)}); was it downloaded whole?") from None
 
 
 def _parquet(arrow: Any, path: Path) -> ArrowTable:
@@ -107,19 +105,19 @@ def arrow_rows(
 
     Args:
         path: of the file.
-        kind: as `kinds.py` calls it.
-        place: `file`, and `inside` for a file of a folder; see `cell_at`.
+        kind: as `file_kinds.py` calls it.
+        place: `file`, and `inside` for a file of a folder; see `read_cell`.
         columns: those to read; None reads all.
-        note: is told what is taken to be otherwise than it is written (`Shelf.note`).
+        note: is told what is taken to be otherwise than it is written (`Scratch.note`).
 
     Raises:
         SourceError: it is not such a file; also while iterating.
     """
     arrow = _pyarrow(path)
     table = open_arrow(path, kind)
-    features = _features(table.schema)
+    features = huggingface_features(table.schema)
     fields = [field for field in table.schema if columns is None or field.name in columns]
-    pictures = {field.name for field in fields if _is_picture(arrow, field.type)}
+    pictures = {field.name for field in fields if is_picture_type(arrow, field.type)}
     names = list(dict.fromkeys(field.name for field in fields if field.name not in pictures))
     number = 0
     try:
@@ -127,24 +125,24 @@ def arrow_rows(
         for name in gaps:
             note(f"{path.name}: column {name!r} is whole numbers with gaps, kept as 3.0: they become text as 3")
         converts = {
-            field.name: _to_int if field.name in gaps else _convert(arrow, field.type, features.get(field.name))
+            field.name: to_int if field.name in gaps else converter(arrow, field.type, features.get(field.name))
             for field in fields
             if field.name not in pictures
         }
-        inner = [name for name in names if _holds_bytes(arrow, table.schema.field(name).type)]
+        inner = [name for name in names if holds_bytes(arrow, table.schema.field(name).type)]
         for group in range(len(table.groups)):
             for batch in table.batches(group, names, _BATCH if inner else 1024):
                 for row in _decoded(batch, converts):
                     if isinstance(row, dict):
                         at = {**place, "row": number}
-                        row |= {name: _pointed(row[name], {**at, "column": name}, []) for name in inner}
+                        row |= {name: _with_references(row[name], {**at, "column": name}, []) for name in inner}
                         row |= {name: {**at, "column": name} for name in pictures}
                     yield row
                     number += 1
     except (OSError, ValueError, arrow.ArrowException) as error:
         if isinstance(error, BadSample | SourceError):
             raise
-        raise SourceError(f"{path} cannot be read from row {number} on ({_line(error)})") from None
+        raise SourceError(f"{path} cannot be read from row {number} on ({_one_line(error)})") from None
 
 
 def arrow_columns(path: Path, kind: str) -> tuple[list[str], set[str], set[str]]:
@@ -157,141 +155,20 @@ def arrow_columns(path: Path, kind: str) -> tuple[list[str], set[str], set[str]]
     schema = open_arrow(path, kind).schema
     return (
         list(schema.names),
-        {field.name for field in schema if _is_picture(arrow, field.type)},
-        {field.name for field in schema if _is_string(arrow, field.type)},
+        {field.name for field in schema if is_picture_type(arrow, field.type)},
+        {field.name for field in schema if is_string_type(arrow, field.type)},
     )
 
 
-def _storage(arrow: Any, kind: Any) -> Any:
-    """The type under an extension, a dictionary or a run of equal values."""
-    types = arrow.types
-    while True:
-        if isinstance(kind, arrow.BaseExtensionType):
-            kind = kind.storage_type
-        elif types.is_dictionary(kind) or types.is_run_end_encoded(kind):
-            kind = kind.value_type
-        else:
-            return kind
-
-
-def _is_bytes(arrow: Any, kind: Any) -> bool:
-    types = arrow.types
-    checks = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
-    return any(check(kind) for check in checks)
-
-
-def _is_string(arrow: Any, kind: Any) -> bool:
-    types, kind = arrow.types, _storage(arrow, kind)
-    return any(check(kind) for check in (types.is_string, types.is_large_string, types.is_string_view))
-
-
-def _is_list(arrow: Any, kind: Any) -> bool:
-    types = arrow.types
-    checks = (
-        types.is_list,
-        types.is_large_list,
-        types.is_fixed_size_list,
-        types.is_list_view,
-        types.is_large_list_view,
-    )
-    return any(check(kind) for check in checks)
-
-
-def _holds_bytes(arrow: Any, kind: Any) -> bool:
-    kind = _storage(arrow, kind)
-    if _is_list(arrow, kind):
-        return _holds_bytes(arrow, kind.value_type)
-    if arrow.types.is_struct(kind):
-        return any(_holds_bytes(arrow, field.type) for field in kind)
-    if arrow.types.is_map(kind):
-        return _holds_bytes(arrow, kind.item_type)
-    return _is_bytes(arrow, kind)
-
-
-def _is_picture(arrow: Any, kind: Any) -> bool:
-    """Whether a column's type is an image's: bytes, {bytes, path}, or a list of either."""
-    kind = _storage(arrow, kind)
-    if _is_list(arrow, kind):
-        return _is_picture(arrow, kind.value_type)
-    if arrow.types.is_struct(kind):
-        return {field.name for field in kind} <= _BESIDE_BYTES and _holds_bytes(arrow, kind)
-    return _is_bytes(arrow, kind)
-
-
-def _pointed(value: Any, place: dict[str, Any], at: list[Any]) -> Any:
+def _with_references(value: Any, place: dict[str, Any], at: list[Any]) -> Any:
     """A value with places instead of the bytes in it; `at` leads to it inside its cell."""
     if isinstance(value, bytes):
         return {**place, "at": at}
     if isinstance(value, list):
-        return [_pointed(item, place, [*at, number]) for number, item in enumerate(value)]
+        return [_with_references(item, place, [*at, number]) for number, item in enumerate(value)]
     if isinstance(value, dict):
-        return {name: _pointed(item, place, [*at, name]) for name, item in value.items()}
+        return {name: _with_references(item, place, [*at, name]) for name, item in value.items()}
     return value
-
-
-def _features(schema: Any) -> dict[str, Any]:
-    """What Hugging Face's `datasets` says of the columns; {} where it says nothing that can be read."""
-    try:
-        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _convert(arrow: Any, kind: Any, feature: Any) -> Convert | None:
-    """What makes a decoded cell what it means: label -> name, float without the noise of its width; None: as it is."""
-    kind, types = _storage(arrow, kind), arrow.types
-    if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
-        names = feature["names"]
-        if types.is_integer(kind):
-            return lambda value: _label(value, names)
-        if _is_list(arrow, kind):  # of a list whose elements are labels
-            return _each(lambda value: _label(value, names))
-    if types.is_float32(kind) or types.is_float16(kind):
-        return _shortest(32 if types.is_float32(kind) else 16)
-    if _is_list(arrow, kind):
-        inner = _convert(arrow, kind.value_type, _feature_inside(feature))
-        return _each(inner) if inner else None
-    if types.is_struct(kind):
-        inside = _feature_inside(feature) if isinstance(feature, dict) and "_type" in feature else feature
-        inside = inside if isinstance(inside, dict) else {}
-        found = {field.name: _convert(arrow, field.type, inside.get(field.name)) for field in kind}
-        wanted = {name: convert for name, convert in found.items() if convert}
-        return (lambda value: value and value | {n: c(value[n]) for n, c in wanted.items()}) if wanted else None
-    return None
-
-
-def _feature_inside(feature: Any) -> Any:
-    """The feature of a list's elements: [feature], {"feature": feature, "_type": "Sequence"}, or itself."""
-    if isinstance(feature, list):
-        return feature[0] if feature else None
-    if isinstance(feature, dict) and "feature" in feature and isinstance(feature.get("_type"), str):
-        return feature["feature"]
-    return feature
-
-
-def _each(convert: Convert) -> Convert:
-    return lambda values: values and [convert(value) for value in values]
-
-
-def _label(value: Any, names: list[Any]) -> Any:
-    if value is None or value == -1:  # as `datasets` writes a label that is not known
-        return None
-    if not isinstance(value, int) or not 0 <= value < len(names):
-        raise BadSample("bad_field", f"{str(value)[:20]} is no label: the file's schema names {len(names)}, from 0 on")
-    return str(names[value])
-
-
-def _shortest(bits: int) -> Convert:
-    """A float of few bits as the shortest decimal that is it: 0.1, not 0.10000000149011612."""
-    import numpy as np
-
-    narrow = np.float32 if bits == 32 else np.float16
-    return lambda value: value if value is None or not math.isfinite(value) else float(str(narrow(value)))
-
-
-def _to_int(value: Any) -> Any:
-    return None if value is None or math.isnan(value) else int(value)
 
 
 def _whole_with_gaps(arrow: Any, table: ArrowTable, names: list[str]) -> list[str]:
@@ -328,7 +205,7 @@ def _decoded(batch: Any, converts: Mapping[str, Convert | None]) -> Rows:
                 yield from _decoded(batch.slice(number, 1), converts)
             return
         what = f"is not UTF-8: {error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else None
-        yield BadSample("bad_field", f"a cell {what or f'cannot be read ({_line(error)})'}")
+        yield BadSample("bad_field", f"a cell {what or f'cannot be read ({_one_line(error)})'}")
         return
     todo = [(name, convert) for name, convert in converts.items() if convert]
     for row in rows:
@@ -338,11 +215,11 @@ def _decoded(batch: Any, converts: Mapping[str, Convert | None]) -> Rows:
             yield bad
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-class Cells:
+class ColumnCells:
     """The cells of a column by row number. Going on is cheap; going back begins the part again."""
 
     def __init__(self, path: Path, kind: str, column: str):

@@ -1,7 +1,6 @@
-"""Text files of cells: CSV, TSV and the like, whose first line names the columns.
+"""Delimited text: CSV, TSV and the like, whose first line names the columns.
 
-A line that is no row costs only itself: reading goes on at the next line, so that a quotation mark that is never closed
-does not swallow the file.
+A bad line costs only itself: reading goes on at the next line, so an unclosed quotation mark does not swallow the file.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.streaming import MAX_RECORD, open_text
 
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}

@@ -1,13 +1,13 @@
-"""An image by its URL, for who asks for it: from named hosts only, never from inside the network, in bounded time.
+"""Fetches an image by its URL: from named hosts only, never from inside the network, in bounded time.
 
-URLs in annotation files are written by strangers, so each, and each redirect, must pass three gates: `http` or `https`
-without credentials; a host of the user's list; addresses that all are public. The connection is made to one of the very
-addresses that were checked, so that a name which resolves to another address a moment later changes nothing. Proxies of
-the environment are ignored: a proxy would resolve the name itself, and the check would mean nothing.
+URLs in annotation files are written by strangers. So each URL, and each redirect, must pass three checks: `http` or
+`https` without credentials; a host on the user's list; only public addresses. The connection goes to one of the very
+addresses that were checked, so a name that resolves differently a moment later changes nothing. Proxies of the
+environment are ignored: a proxy would resolve the name itself, and the check would mean nothing.
 
-This is the standard library's `http.client` over a socket of our own. The common libraries resolve names where nobody
-can look, and their time limits are per read: a server that sends a byte now and then holds them for ever. Only the
-resolver's own time limit is not ours.
+This is the standard library's `http.client` over a socket of our own. The common libraries resolve names out of sight,
+and their time limits apply to single reads: a server that sends a byte now and then holds them forever. Only the
+resolver's own time limit is beyond our control.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from polite_flamingo.sample import BadSample, Image
-from polite_flamingo.sources.reading.checks import MAX_IMAGE_BYTES, SourceError, as_text, checked
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import as_text
+from polite_flamingo.sources.reading.image_folder import MAX_IMAGE_BYTES, checked_image
 
 AGENT = "polite-flamingo-on-ray (fetches the images that a dataset's annotations name)"
 
@@ -80,7 +82,7 @@ def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image
     deadline = time.monotonic() + limits.total
     for attempt in range(limits.attempts):
         try:
-            return checked(_follow(given, hosts, limits, deadline), given[:120])[0]
+            return checked_image(_follow(given, hosts, limits, deadline), given[:120])[0]
         except (_Retry, OSError, http.client.HTTPException) as error:
             failure = str(error) or type(error).__name__
         wait = limits.pause * 2**attempt

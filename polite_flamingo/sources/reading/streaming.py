@@ -1,10 +1,9 @@
-"""Annotation files of text one record at a time: a 700 MB file takes the memory of a record, not of ten times its size.
+"""Text annotation files, one record at a time: a 700 MB file takes the memory of one record, not ten times its size.
 
-`members` and `elements` walk a JSON file with the standard library's own scanner over a sliding window of text. A
-streaming parser such as ijson would refuse the whole file for one `NaN` or one byte of another encoding; here both stay
-inside their record, which `checks.py` then refuses alone. `json_lines` and `lines` do the same for files of lines.
-Each file is opened as it is or, by its first bytes, through what it was packed with (`unpacking.py`). Which of these
-readers a file needs is for `kinds.py` to say.
+`members` and `elements` walk a JSON file with the standard library's scanner over a sliding window of text. A streaming
+parser such as ijson refuses the whole file for one `NaN` or one byte in another encoding. Here both stay inside their
+record, which `field_checks.py` then refuses alone. `json_lines` and `lines` do the same for files of lines. Compressed
+files are recognised by their first bytes (`compression.py`). Which reader a file needs is told by `file_kinds.py`.
 
 What is wrong with a file as a whole is a `SourceError`: not JSON, cut short, another shape, a record of absurd size.
 """
@@ -21,9 +20,10 @@ from shlex import quote
 from typing import IO, Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading.checks import SourceError, kind_of
-from polite_flamingo.sources.reading.refused import refused_as
-from polite_flamingo.sources.reading.unpacking import open_bytes
+from polite_flamingo.sources.reading.compression import open_bytes
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import describe_type
+from polite_flamingo.sources.reading.unsupported_files import why_unsupported
 from polite_flamingo.text_files import other_encoding
 
 WINDOW = 1 << 20
@@ -81,7 +81,9 @@ def listed(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]:
     for name, value in members(path):
         if name in names:
             if not isinstance(value, Iterator):
-                raise SourceError(f"{path}: {name!r} must be a list, found {kind_of(value)}; is it the right file?")
+                raise SourceError(
+                    f"{path}: {name!r} must be a list, found {describe_type(value)}; is it the right file?"
+                )
             found.add(name)
             for number, element in enumerate(value):
                 yield name, number, element
@@ -135,7 +137,7 @@ def open_text(path: Path) -> Iterator[IO[str]]:
     """
     with open_bytes(path) as raw:
         start = raw.peek(1 << 16)
-        if what := refused_as(path, start):
+        if what := why_unsupported(path, start):
             raise SourceError(f"{path} is {what}")
         if encoding := other_encoding(start):
             remedy = f"convert it first: iconv -f {encoding} -t UTF-8 {quote(str(path))} > {quote(f'{path}.utf8')}"
@@ -228,7 +230,7 @@ class _Window:
     def kind(self) -> str:
         """What the file is instead of what was expected."""
         known = {"[": "a list", "{": "an object"}
-        return known.get(self.peek()) or kind_of(self.value())
+        return known.get(self.peek()) or describe_type(self.value())
 
     def _more(self) -> bool:
         """Read on; the window at least doubles what is unparsed, so that a long record is scanned few times."""

@@ -1,1 +1,1 @@
-"""From records to samples: what every source is made with."""
+"""What every dataset is made with: the `Source` interface, records of any file, fields, images, wordings."""

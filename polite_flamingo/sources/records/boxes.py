@@ -1,7 +1,6 @@
 """Boxes in pixels -> normalised boxes inside their image; shared by COCO's instances and the aerial detection sets.
 
-How they are put into words is in `responses.py`.
-Boxes are clipped to the image. One that lies outside of it, or has no area, is left out and counted.
+Boxes are clipped to the image. A box outside it, or without area, is left out and counted. `responses.py` words them.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a sample asks: a pool of wordings a task, one of them chosen by the sample's key.
+"""The instruction of a sample: one of several wordings for its task, chosen by the sample's key.
 
-Captions, class labels and changes come without a question, so one is supplied. The choice hangs on the key alone
-(sha256, so it is the same in every process and on every run). VQA keeps the dataset's own question and has no pool;
-where a mark is drawn on the image (`marks.py`), a wording names it: `{colour}`, `{shape}`, `{question}` are filled in;
-where there is no question but a statement to be judged, so is `{statement}`.
-The synthetic world and the training of the tiny rewriter read the very same pools: a wording added here is one that
-the tiny models have not seen until they are trained again.
+Captions, class labels and changes come without a question, so one is supplied. The choice depends only on the key
+(sha256), so it is the same in every process and every run. VQA keeps the dataset's own question and has no wordings.
+Where a mark is drawn on the image (`drawn_marks.py`) the wording names it: `{colour}`, `{shape}` and `{question}` are
+filled in. A statement to be judged fills `{statement}`.
+The synthetic world and the training of the tiny rewriter read these same wordings. The tiny models have not seen a new
+one until they are retrained.
 """
 
 from __future__ import annotations
@@ -101,28 +101,30 @@ def instruction(task: str, key: str, **words: str) -> str:
         key: of the sample.
         words: what to put for a `{name}` in the wording, in this order (so give last what may hold braces itself).
     """
-    wording = chosen(INSTRUCTIONS[task], key)
+    wording = pick(INSTRUCTIONS[task], key)
     for name, word in words.items():
         wording = wording.replace(f"{{{name}}}", word)
-    return ask(wording, images=IMAGES_SHOWN[task])
+    return with_image_marks(wording, images=IMAGES_SHOWN[task])
 
 
-def chosen(pool: Sequence[str], key: str, what: str = "") -> str:
+def pick(pool: Sequence[str], key: str, what: str = "") -> str:
     """One of the pool for the sample `key`; for each `what` chosen anew."""
     digest = hashlib.sha256((key + what).encode()).digest()
     return pool[int.from_bytes(digest[:8], "big") % len(pool)]
 
 
-def ask(question: str, *, images: int = 1) -> str:
+def with_image_marks(question: str, *, images: int = 1) -> str:
     """A question about `images` images: their marks, then the question, stripped."""
     return IMAGE_MARK * images + question.strip()
 
 
-def choose(question: str, options: Sequence[str], hint: str = "") -> str:
+def multiple_choice(question: str, options: Sequence[str], hint: str = "") -> str:
     """A hint if there is one, the question, and the answers to choose from, at most 26: each of them a line."""
-    return "\n".join([*([hint] if hint else []), question, *(f"{option(n)} {text}" for n, text in enumerate(options))])
+    return "\n".join(
+        [*([hint] if hint else []), question, *(f"{option_letter(n)} {text}" for n, text in enumerate(options))]
+    )
 
 
-def option(index: int) -> str:
+def option_letter(index: int) -> str:
     """How the answers to choose from are called: (A), (B), …, the first being 0."""
     return f"({string.ascii_uppercase[index]})"

@@ -1,4 +1,4 @@
-"""The messages of a record, in the layouts that people have: who says what, which pictures stand where.
+"""Conversations in the layouts that people use: who says what, and which images are shown where.
 
     {conversations: [{from, value}]}, {messages: [{role, content}]}      LLaVA, ShareGPT, OpenAI
     content: "…" or [{type: "text", text}, {type: "image", …}, …]        the parts of OpenAI, TRL, Qwen, Anthropic
@@ -6,7 +6,7 @@
     {prompt, completion}, {prompt, chosen, rejected}                     TRL; texts or messages
     {conversations, chosen, rejected}                                    LLaMA-Factory: `chosen` is the answer
 
-Fields beside these are looked at by `fields.py`. Nothing here reads a picture or decides which turns are whole.
+`extra_fields.py` handles all other fields. Nothing here reads an image or pairs messages into turns (`turns.py`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample
-from polite_flamingo.sources.reading.checks import entry, list_of, value_of, verbatim
-from polite_flamingo.sources.records.fields import Found, empty, look
-from polite_flamingo.sources.records.markup import Objects, Shown, check_placeholders, names_picture, thinks, with_marks
-from polite_flamingo.sources.records.meanings import IMAGE_NAMES, ROLES
+from polite_flamingo.sources.reading.field_checks import list_field, verbatim
+from polite_flamingo.sources.records.extra_fields import Findings, check_fields, is_empty
+from polite_flamingo.sources.records.field_meanings import IMAGE_NAMES, SPEAKERS
+from polite_flamingo.sources.records.grounding import GroundedObjects
+from polite_flamingo.sources.records.message_content import RawMessage, read_entry
+from polite_flamingo.sources.records.placeholders import (
+    ShownImage,
+    check_placeholders,
+    has_thoughts,
+    names_image,
+    replace_image_placeholders,
+)
 
-LISTS = ("conversations", "messages", "conversation", "dialogue", "dialog", "texts")
+MESSAGE_LISTS = ("conversations", "messages", "conversation", "dialogue", "dialog", "texts")
 """Fields that may hold the messages; the first that is there does."""
 
 SYSTEM = ("system", "system_prompt", "system_message")
-ASKS = ("user", "human", "question", "query", "instruction", "prompt", "input")
-ANSWERS = ("assistant", "gpt", "answer", "response", "output", "completion", "bot")
-"""Fields of a pair: the first that is there says what the human, or the assistant, says."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +47,14 @@ class Message:
 
     speaker: str
     text: str
-    shown: tuple[Shown, ...] = ()
+    shown: tuple[ShownImage, ...] = ()
     learned: bool = True
     bad: bool = False
     why: str = ""
-
-
-@dataclass(frozen=True)
-class _Raw:
-    """A message whose texts are as they are written, its pictures between them."""
-
-    speaker: str
-    pieces: tuple[str | Shown, ...]
-    learned: bool = True
-    bad: bool = False
-    why: str = ""
-
-    @property
-    def text(self) -> str:
-        return "".join(piece for piece in self.pieces if isinstance(piece, str))
 
 
 @dataclass
-class Talk:
+class Conversation:
     """A record, read.
 
     Attributes:
@@ -82,45 +72,45 @@ class Talk:
     pictures_in: str = ""
     pictured: bool = False
     numbered_from: int | None = None
-    objects: Objects | None = None
-    found: Found = field(default_factory=Found)
+    objects: GroundedObjects | None = None
+    found: Findings = field(default_factory=Findings)
 
 
-def read_talk(record: dict[str, Any]) -> Talk:
+def read_conversation(record: dict[str, Any]) -> Conversation:
     """Read a record of any of the layouts.
 
     Raises:
         BadSample: it is none, or says that it is not to be used, or holds what is not read.
     """
-    talk = Talk([])
+    talk = Conversation([])
     name, entries = _entries(record)
     talk.pictures, talk.numbered_from, named = _pictures(record)
     talk.pictures_in = named[0]
     read = {"id", name, *named, *SYSTEM}
     read |= {one for one in ("prompt", "completion") if name == "prompt"}
     read |= {"chosen"} if _is_answer(record.get("chosen")) else set()
-    look(record, read | {"objects"}, talk.found)
+    check_fields(record, read | {"objects"}, talk.found)
     raw = [
-        _Raw("system", (verbatim(record[one], f"field {one!r}"),))
+        RawMessage("system", (verbatim(record[one], f"field {one!r}"),))
         for one in SYSTEM
         if record.get(one) is not None and record[one] != ""
     ]
     first = len(raw)
     for number, one in enumerate(entries):
-        raw += _read_entry(one, name, number, talk.found)
+        raw += read_entry(one, name, number, talk.found)
     _finish(talk, _flagged(raw, first, len(entries), talk.found), record)
     return talk
 
 
-def talk_by_turns(record: dict[str, Any]) -> Talk:
+def read_alternating_turns(record: dict[str, Any]) -> Conversation:
     """Read a record of UltraChat: the human begins, they take turns."""
-    talk = Talk([])
+    talk = Conversation([])
     talk.pictures, talk.numbered_from, named = _pictures(record)
     talk.pictures_in = named[0]
-    look(record, {"id", "data", *named}, talk.found)
+    check_fields(record, {"id", "data", *named}, talk.found)
     raw = [
-        _Raw("assistant" if number % 2 else "human", (verbatim(text, f"data[{number}]"),))
-        for number, text in enumerate(list_of(record, "data"))
+        RawMessage("assistant" if number % 2 else "human", (verbatim(text, f"data[{number}]"),))
+        for number, text in enumerate(list_field(record, "data"))
     ]
     _finish(talk, _flagged(raw, 0, len(raw), talk.found), record)
     return talk
@@ -129,9 +119,9 @@ def talk_by_turns(record: dict[str, Any]) -> Talk:
 def _entries(record: dict[str, Any]) -> tuple[str, list[Any]]:
     """The messages of a record as it has them, and the field that they are of."""
     chosen = record.get("chosen") if _is_answer(record.get("chosen")) else None
-    name = next((one for one in LISTS if record.get(one) is not None), "")
+    name = next((one for one in MESSAGE_LISTS if record.get(one) is not None), "")
     if name:
-        entries = list_of({name: _parsed(record[name])}, name)
+        entries = list_field({name: _parsed(record[name])}, name)
         return name, _with_chosen(entries, chosen)
     if record.get("prompt") is not None and (chosen is not None or record.get("completion") is not None):
         asked = _as_messages(record["prompt"], "user", "prompt")
@@ -140,7 +130,7 @@ def _entries(record: dict[str, Any]) -> tuple[str, list[Any]]:
         return "prompt", answer if answer[: len(asked)] == asked else [*asked, *answer]
     if isinstance(_parsed(chosen), list):
         return "chosen", _parsed(chosen)
-    return "conversations", list_of(record, "conversations")
+    return "conversations", list_field(record, "conversations")
 
 
 def _with_chosen(entries: list[Any], chosen: Any) -> list[Any]:
@@ -152,7 +142,7 @@ def _with_chosen(entries: list[Any], chosen: Any) -> list[Any]:
         return answer
     last = entries[-1] if entries and isinstance(entries[-1], dict) else {}
     role = last.get("from", last.get("role"))
-    if isinstance(role, str) and ROLES.get(role.lower()) == "assistant":
+    if isinstance(role, str) and SPEAKERS.get(role.lower()) == "assistant":
         if len(answer) == 1 and _said(answer[0]) == _said(last):
             return entries
         raise BadSample("unsupported", "field 'chosen' is another answer than the conversation ends with")
@@ -161,7 +151,7 @@ def _with_chosen(entries: list[Any], chosen: Any) -> list[Any]:
 
 def _is_answer(value: Any) -> bool:
     """Whether `chosen` holds an answer, not a verdict."""
-    return isinstance(value, str | dict | list) and not empty(value)
+    return isinstance(value, str | dict | list) and not is_empty(value)
 
 
 def _said(message: dict[str, Any]) -> Any:
@@ -174,7 +164,7 @@ def _as_messages(value: Any, role: str, name: str) -> list[Any]:
         return [{"role": role, "content": value}]
     if isinstance(value, dict):
         return [value]
-    return list_of({name: value}, name)
+    return list_field({name: value}, name)
 
 
 def _parsed(value: Any) -> Any:
@@ -195,7 +185,7 @@ def _pictures(record: dict[str, Any]) -> tuple[list[Any], int | None, list[str]]
     named = []
     for name in IMAGE_NAMES:
         value = record.get(name)
-        if empty(value):
+        if is_empty(value):
             continue
         if isinstance(value, dict) and all(key.startswith("<") for key in value):  # MiniCPM: {"<image_00>": path}
             numbers = [int(digits) for key in value if (digits := "".join(filter(str.isdigit, key)))]
@@ -214,90 +204,7 @@ def _pictures(record: dict[str, Any]) -> tuple[list[Any], int | None, list[str]]
     return found, first, named or ["image", "images"]
 
 
-def _read_entry(one: Any, name: str, number: int, found: Found) -> list[_Raw]:
-    """The message, or the two of a pair."""
-    what, fields = f"{name}[{number}]", entry(one)
-    if "from" not in fields and "role" not in fields:
-        asks = next((key for key in ASKS if isinstance(fields.get(key), str)), None)
-        answers = next((key for key in ANSWERS if isinstance(fields.get(key), str)), None)
-        if asks and answers:
-            own = Found()
-            look(fields, {asks, answers}, own, "message", f"{what}.")
-            _add(found, own)
-            human = _message("human", fields[asks], f"{what}.{asks}", own, found)
-            return [human, _message("assistant", fields[answers], f"{what}.{answers}", own, found)]
-    role_field = "from" if "from" in fields else "role"
-    role = verbatim(value_of(fields, role_field), f"the role of {what}")
-    if role.lower() not in ROLES:
-        raise BadSample("unsupported", f"{what} is said by {role[:40]!r}, who is neither human nor assistant")
-    said = next((key for key in ("value", "content", "text") if key in fields), "content")
-    value = value_of(fields, said)
-    read = {role_field, said}
-    if value is None and isinstance(fields.get("refusal"), str):
-        value = fields["refusal"]
-        read.add("refusal")
-    own = Found()
-    look(fields, read, own, "message", f"{what}.")
-    _add(found, own)
-    return [_message(ROLES[role.lower()], value, what, own, found)]
-
-
-def _message(speaker: str, value: Any, what: str, own: Found, found: Found) -> _Raw:
-    pieces = _content(value, what, found)
-    if speaker != "human" and any(isinstance(piece, Shown) for piece in pieces):
-        raise BadSample("unsupported", f"{what}: a picture that the {speaker} shows")
-    if own.learned and speaker == "human":
-        found.note("the human's words are never learned, whatever the fields of a message say")
-    learned = speaker != "assistant" or (own.learned is not False and not own.bad)
-    return _Raw(speaker, tuple(pieces), learned, own.bad and speaker == "human", own.why)
-
-
-def _content(value: Any, what: str, found: Found) -> list[str | Shown]:
-    """A message's texts and pictures, in order."""
-    if not isinstance(value, list | dict):
-        return [verbatim(value, f"the text of {what}")]
-    pieces: list[str | Shown] = []
-    for number, part in enumerate(value if isinstance(value, list) else [value]):
-        if isinstance(part, str):
-            part = {"type": "text", "text": part}
-        pieces.append(_part(entry(part), f"{what}[{number}]", found))
-    return pieces
-
-
-TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "")
-IMAGE_PARTS = ("image", "image_url", "input_image", "image_file", "img", "image_path", "image_pil", "")
-HELD = ("image", "image_url", "input_image", "path", "url", "image_path", "base64", "bytes", "data", "source", "img")
-"""Fields of a part that name or hold its picture; the first that is there does."""
-
-
-def _part(part: dict[str, Any], what: str, found: Found) -> str | Shown:
-    kind = part.get("type") or ""
-    if not isinstance(kind, str) or kind not in (*TEXT_PARTS, *IMAGE_PARTS):
-        raise BadSample("unsupported", f"{what} is of type {str(kind)[:40]!r}: only text and pictures are read")
-    said = next((key for key in ("text", "refusal", "input_text", "output_text") if part.get(key) is not None), None)
-    held = next((key for key in HELD if not empty(part.get(key))), None)
-    own = Found()
-    if kind in TEXT_PARTS and (said or kind) and not (held and not said):
-        look(part, {"type", said or "text"}, own, "part", f"{what}.")
-        _add(found, own)
-        return verbatim(value_of(part, said or "text"), f"the text of {what}")
-    look(part, {"type", "text", "index", held or ""}, own, "part", f"{what}.")
-    _add(found, own)
-    if said and str(part[said]).strip():
-        raise BadSample("unsupported", f"{what} has a text beside its picture")
-    index = part.get("index")
-    if held is None and isinstance(index, int) and not isinstance(index, bool):
-        return Shown(number=index)
-    return Shown(reference=part[held] if held else None)
-
-
-def _add(found: Found, own: Found) -> None:
-    found.meta |= own.meta
-    found.notes |= own.notes
-    found.unread += own.unread
-
-
-def _flagged(raw: list[_Raw], first: int, entries: int, found: Found) -> list[_Raw]:
+def _flagged(raw: list[RawMessage], first: int, entries: int, found: Findings) -> list[RawMessage]:
     """The messages, with what a field of the record says of each, or of each answer.
 
     Args:
@@ -322,34 +229,34 @@ def _flagged(raw: list[_Raw], first: int, entries: int, found: Found) -> list[_R
     ]
 
 
-def _finish(talk: Talk, raw: Sequence[_Raw], record: dict[str, Any]) -> None:
+def _finish(talk: Conversation, raw: Sequence[RawMessage], record: dict[str, Any]) -> None:
     """Fill in the messages: places of pictures become marks; what stands for something that is not read is refused."""
     talk.pictured = bool(talk.pictures) or any(
-        isinstance(piece, Shown) or (one.speaker == "human" and names_picture(piece))
+        isinstance(piece, ShownImage) or (one.speaker == "human" and names_image(piece))
         for one in raw
         for piece in one.pieces
     )
     objects = record.get("objects")
-    if not empty(objects) and any("<bbox>" in one.text or "<ref-object>" in one.text for one in raw):
-        talk.objects = Objects.read(objects)
-    elif not empty(objects):
-        look({"objects": objects}, (), talk.found)
+    if not is_empty(objects) and any("<bbox>" in one.text or "<ref-object>" in one.text for one in raw):
+        talk.objects = GroundedObjects.read(objects)
+    elif not is_empty(objects):
+        check_fields({"objects": objects}, (), talk.found)
     for one in raw:
         if one.speaker == "human":
-            one = _linked(one, talk.pictures)
+            one = _number_links(one, talk.pictures)
         if one.speaker == "human" or talk.pictured:
             check_placeholders(one.text, pictured=talk.pictured, objects=talk.objects is not None)
-        if one.speaker != "human" and talk.pictured and names_picture(one.text):
+        if one.speaker != "human" and talk.pictured and names_image(one.text):
             raise BadSample("unsupported", f"a picture's path in what the {one.speaker} says")
-        if one.speaker == "assistant" and thinks(one.text):
+        if one.speaker == "assistant" and has_thoughts(one.text):
             talk.found.note("answers hold thoughts ('<think>'): they are taught as they stand")
-        talk.messages.append(_marked(one, talk.pictured))
+        talk.messages.append(_to_message(one, talk.pictured))
 
 
 _LINK = re.compile(r"!\[[^\]\n]*\]\(([^()\s]+)\)")
 
 
-def _linked(one: _Raw, pictures: Sequence[Any]) -> _Raw:
+def _number_links(one: RawMessage, pictures: Sequence[Any]) -> RawMessage:
     """A message in which Markdown that shows one of the record's pictures is a numbered mark of it."""
     first = {name: number for number, name in reversed(list(enumerate(pictures, start=1))) if isinstance(name, str)}
 
@@ -360,17 +267,17 @@ def _linked(one: _Raw, pictures: Sequence[Any]) -> _Raw:
     return replace(one, pieces=tuple(pieces)) if first else one
 
 
-def _marked(one: _Raw, pictured: bool) -> Message:
+def _to_message(one: RawMessage, pictured: bool) -> Message:
     """A message whose text, if it is the human's, has a mark for each picture."""
     if one.speaker != "human":
         return Message(one.speaker, one.text, (), one.learned, one.bad, one.why)
     texts, shown = [], []
     for piece in one.pieces:
-        if isinstance(piece, Shown):
+        if isinstance(piece, ShownImage):
             texts.append(IMAGE_MARK)
             shown.append(piece)
         else:
-            text, there = with_marks(piece, pictured=pictured)
+            text, there = replace_image_placeholders(piece, pictured=pictured)
             texts.append(text)
             shown += there
     return Message(one.speaker, "".join(texts), tuple(shown), one.learned, one.bad, one.why)

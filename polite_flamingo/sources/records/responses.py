@@ -1,7 +1,7 @@
-"""How raw annotations are put into words before the rewriter sees them: the one place that fixes these formats.
+"""Puts raw annotations into words before the rewriter sees them: the one place that fixes these formats.
 
-Adapters build every response here, and so does the training of the tiny rewriter. The forms are those of the paper's
-own records (`readme.md` of ChenDelong1999/polite_flamingo; arXiv 2307.01003, appendix).
+Every adapter builds its responses here, and so does the training of the tiny rewriter. The forms are those of the
+paper's own records (`readme.md` of ChenDelong1999/polite_flamingo; arXiv 2307.01003, appendix).
 """
 
 from __future__ import annotations

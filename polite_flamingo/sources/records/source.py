@@ -1,12 +1,11 @@
-"""What a source is, and the two steps that all of them share.
+"""The `Source` interface, and the two steps that all sources share.
 
-    plan   annotation files -> records, one by one in little memory: joined, keyed, of JSON types only
-    make   a record -> its sample; needs the images and nothing else, so that any process may do it, in any order
+    keyed_records   annotation files -> records, streamed: joined, keyed, of JSON types only
+    make_sample     a record -> its sample; needs only the images, so any process may do it, in any order
 
-A source gives `records` (which streams the annotation files), `identify` and `build`. For each annotation record there
-is one `Sample` or one `Quarantined`, never both and never nothing. A source raises `SourceError` for an annotation file
-that cannot be read as a whole, and nothing else. How files are read without trusting them is in `streaming.py` and
-`checks.py`.
+A source provides `records` (streams the annotation files), `identify` and `build`. Each annotation record becomes
+exactly one `Sample` or one `Quarantined`. A source raises `SourceError` for an annotation file that is unusable as a
+whole, and nothing else. How to read files without trusting them: `streaming.py` and `field_checks.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +17,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample, make_key
-from polite_flamingo.sources.reading.checks import ImageFolder, SourceError, text
 from polite_flamingo.sources.reading.download import check_hosts, fetch
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import text_field
+from polite_flamingo.sources.reading.image_folder import ImageFolder
+from polite_flamingo.sources.reading.scratch import Scratch
 
 Row = Sample | Quarantined
 Word = TypeVar("Word", bound=str)
@@ -81,6 +82,25 @@ class Context:
             return self.download(url)
 
 
+Records = Iterator[tuple["Place", int, Any]]
+"""(place, number, record) of each annotation record; the record is any JSON value, or a `BadSample` in its place."""
+
+Reader = Callable[[SourceOptions, Scratch], Records]
+Builder = Callable[[str, Any, Context], Sample]
+"""(key, record, context) -> sample. Raises `BadSample`."""
+
+CATEGORIES = {
+    "captioning": "captioning",
+    "classification": "classification",
+    "change_captioning": "change captioning",
+    "vqa_rationale": "VQA with rationale",
+    "vqa": "VQA",
+    "dialogue": "dialogue",
+    "text": "text",
+}
+"""Task -> what the paper calls it, in the order of its table."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One dataset that can be read.
@@ -90,8 +110,6 @@ class Source:
         title: what its authors call it.
         use: what it is for.
         task: one of `sample.TASKS`.
-        category: the paper's: captioning, classification, change captioning, VQA with rationale, VQA; else text,
-            dialogue.
         files: one line that says which annotation files to pass and how its images are named.
         published: where its authors publish it.
         licence: of the annotations, where the dataset states one.
@@ -112,13 +130,12 @@ class Source:
     title: str
     use: Use
     task: str
-    category: str
     files: str
     published: str
     evidence: Evidence
-    records: Callable[[SourceOptions, Shelf], Iterator[tuple[Place, int, Any]]]
+    records: Reader
     identify: Callable[[Any], object]
-    build: Callable[[str, Any, Context], Sample]
+    build: Builder
     licence: str = "not stated"
     adopted: int | None = None
     group: str = ""
@@ -126,6 +143,11 @@ class Source:
     images: Literal["needed", "optional", "none"] = "needed"
     extra: Mapping[str, str] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
+
+    @property
+    def category(self) -> str:
+        """What the paper calls its task."""
+        return CATEGORIES[self.task]
 
     def context(self, options: SourceOptions) -> Context:
         """Raises `SourceError` where the images are needed and not there, or a host to download from is none."""
@@ -138,8 +160,8 @@ class Source:
     def read(self, options: SourceOptions) -> Iterator[Row]:
         """Both steps, record by record. Raises `SourceError`."""
         context = self.context(options)
-        for row in plan(self, options):
-            yield row if isinstance(row, Quarantined) else make(self, row, context)
+        for row in keyed_records(self, options):
+            yield row if isinstance(row, Quarantined) else make_sample(self, row, context)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,22 +206,24 @@ class Record:
         return Record(key=key, place=Place(file=file, part=part), number=number, data=data)
 
 
-def plan(source: Source, options: SourceOptions, shelf: Shelf | None = None) -> Iterator[Record | Quarantined]:
+def keyed_records(
+    source: Source, options: SourceOptions, scratch: Scratch | None = None
+) -> Iterator[Record | Quarantined]:
     """The records of a source in order, with keys; what has no usable id or repeats one is quarantined at once.
 
     Args:
         source: who reads.
         options: what to read.
-        shelf: for the notes on it afterwards (`Shelf.notes`); by default one of its own.
+        scratch: for the notes on it afterwards (`Scratch.notes`); by default one of its own.
 
     Raises:
         SourceError: a file as a whole is unusable, or none of its records is of the wanted split.
     """
-    shelf = Shelf() if shelf is None else shelf
+    scratch = Scratch() if scratch is None else scratch
     others: set[str] = set()
     place = None
     kept = False
-    for place, number, data in source.records(options, shelf):
+    for place, number, data in source.records(options, scratch):
         key = ""
         try:
             if isinstance(data, BadSample):
@@ -209,7 +233,7 @@ def plan(source: Source, options: SourceOptions, shelf: Shelf | None = None) -> 
                 others.add(split)
                 continue
             key = make_key(options.dataset or source.name, split, source.identify(data))
-            if not shelf.first(key):
+            if not scratch.is_new(key):
                 raise BadSample("duplicate_key", f"{key} occurs before in these annotations; the first is kept")
             row: Record | Quarantined = Record(key=key, place=place, number=number, data=data)
         except BadSample as bad:
@@ -222,7 +246,7 @@ def plan(source: Source, options: SourceOptions, shelf: Shelf | None = None) -> 
         raise SourceError(f"{place.file} holds no record of split {options.split!r}, only of: {named[:200]}")
 
 
-def choice(options: SourceOptions, name: str, *allowed: Word) -> Word:
+def extra_choice(options: SourceOptions, name: str, *allowed: Word) -> Word:
     """The extra `name`, the first of `allowed` where it is not given. Raises `SourceError` where it is none of them."""
     chosen = options.extra.get(name, allowed[0])
     for word in allowed:
@@ -234,11 +258,11 @@ def choice(options: SourceOptions, name: str, *allowed: Word) -> Word:
 def split_of(record: Any, options: SourceOptions, of_file: str = "") -> str:
     """The record's own split where it names one, else its file's, else the one of the options."""
     if isinstance(record, dict) and record.get("split"):
-        return text(record, "split")
+        return text_field(record, "split")
     return of_file or options.split or "train"
 
 
-def make(source: Source, record: Record, context: Context) -> Row:
+def make_sample(source: Source, record: Record, context: Context) -> Row:
     """The sample of a record, or why there is none. `meta["source"]` is the record's place."""
     try:
         sample = source.build(record.key, record.data, context)
@@ -249,7 +273,7 @@ def make(source: Source, record: Record, context: Context) -> Row:
         return record.place.quarantined(record.number, bad.reason, bad.detail, record.key)
 
 
-def numbered(place: Place, records: Iterable[Any]) -> Iterator[tuple[Place, int, Any]]:
+def numbered(place: Place, records: Iterable[Any]) -> Records:
     """Records with their places."""
     for number, record in enumerate(records):
         yield place, number, record

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
-from polite_flamingo.sources.records.instructions import ask as put
+from polite_flamingo.sources.records.instructions import with_image_marks as put
 from polite_flamingo.sources.records.responses import (
     answer_response,
     captions_and_boxes,

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
-from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 from serving.chat import images
 from serving.chat.images import ImageLoader, ImageReference
 from serving.config import LimitsConfig, RemoteImagesConfig

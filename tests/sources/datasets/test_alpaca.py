@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from polite_flamingo.sources import SOURCES
-from polite_flamingo.sources.reading.checks import fingerprint
+from polite_flamingo.sources.reading.field_checks import content_hash
 from tests.support.raw_dataset import SHARED, Raw
 
 ANSWER = {"alpaca_gpt4": "output", "gpteacher": "response", "instructionwild": "output"}
@@ -24,7 +24,7 @@ def test_the_input_follows_the_instruction(raw: Raw, source: str) -> None:
     record = {"instruction": " Sort:\n", "input": "b,\n  a\n", ANSWER[source]: "a,\n  b\n"}
     sample = one(raw, source, record)
     assert (sample.instruction, sample.response) == ("Sort:\n\nb,\n  a", "a,\n  b")
-    assert (sample.key, sample.task) == (f"{source}/train/{fingerprint(record)}", "text")
+    assert (sample.key, sample.task) == (f"{source}/train/{content_hash(record)}", "text")
     for nothing in ({"input": ""}, {"input": None}, {}):
         assert one(raw, source, {"instruction": "Sort:", ANSWER[source]: "a", **nothing}).instruction == "Sort:"
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.reading.checks import ImageFolder
+from polite_flamingo.sources.reading.image_folder import ImageFolder
 from polite_flamingo.sources.reading.tars import MAX_TEXT_BYTES
 from polite_flamingo.sources.records.source import Context
 from tests.sources.reading.test_download import HERE, Site, picture, plain

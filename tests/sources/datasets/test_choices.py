@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from polite_flamingo.sources import SourceError
-from polite_flamingo.sources.records.instructions import choose
+from polite_flamingo.sources.records.instructions import multiple_choice
 from tests.support.raw_dataset import Raw
 from tests.support.record_strategies import spoiled
 
 
 def test_the_answers_to_choose_from_follow_the_question_a_line_each() -> None:
-    assert choose("Which?", ["a cat", "a dog"]) == "Which?\n(A) a cat\n(B) a dog"
-    assert choose("Which?", ["a cat"], "Look at the tail.") == "Look at the tail.\nWhich?\n(A) a cat"
-    assert choose("Which?", [""] * 26).endswith("\n(Z) ")
+    assert multiple_choice("Which?", ["a cat", "a dog"]) == "Which?\n(A) a cat\n(B) a dog"
+    assert multiple_choice("Which?", ["a cat"], "Look at the tail.") == "Look at the tail.\nWhich?\n(A) a cat"
+    assert multiple_choice("Which?", [""] * 26).endswith("\n(Z) ")
 
 
 def icon(kind: str, **more: Any) -> dict[str, Any]:

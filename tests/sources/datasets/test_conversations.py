@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from polite_flamingo.sources import SourceError
 from polite_flamingo.sources.datasets.conversations import SPEAKERS
-from polite_flamingo.sources.reading.checks import fingerprint
+from polite_flamingo.sources.reading.field_checks import content_hash
 from tests.support.raw_dataset import SHARED, Raw
 from tests.support.record_strategies import JUNK, spoiled
 
@@ -40,7 +40,7 @@ def test_a_conversation_is_its_exchanges_verbatim(raw: Raw) -> None:
     record = chat((H, "  Write f.\n"), (G, code), (H, "Thanks"), (G, "\n\nWelcome."), id="abc_0")
     sample = one(raw, record)
     assert pairs(sample) == [("Write f.", code.strip()), ("Thanks", "Welcome.")]
-    assert sample.key == f"sharegpt/train/abc_0-{fingerprint(record)}"
+    assert sample.key == f"sharegpt/train/abc_0-{content_hash(record)}"
     assert (sample.task, sample.images, notes(sample)) == ("text", (), {})
     assert sample.meta["source"] == "chats.json#conversations[0]"
 
@@ -112,7 +112,7 @@ def test_only_a_true_copy_is_a_duplicate(raw: Raw) -> None:
     first, other = chat((H, "a"), (G, "b"), id="x_0"), chat((H, "a"), (G, "c"), id="x_0")
     samples, quarantined = raw.read("sharegpt", raw.json("chats.json", [first, other, first, chat((H, "a"), (G, "b"))]))
     assert [sample.key.rsplit("-", 1)[0] for sample in samples[:2]] == ["sharegpt/val/x_0"] * 2
-    assert samples[2].key == f"sharegpt/val/{fingerprint(chat((H, 'a'), (G, 'b')))}"
+    assert samples[2].key == f"sharegpt/val/{content_hash(chat((H, 'a'), (G, 'b')))}"
     assert [(row.payload, row.reason) for row in quarantined] == [("chats.json#conversations[2]", "duplicate_key")]
 
 
@@ -157,7 +157,7 @@ def test_bytes_of_another_encoding_cost_only_their_line(raw: Raw) -> None:
 def test_ultrachat_takes_turns(raw: Raw) -> None:
     record = {"id": "0", "data": ["a", "b", "c", "d", "e"]}
     sample = one(raw, record, "ultrachat")
-    assert sample.key == f"ultrachat/train/0-{fingerprint(record)}"
+    assert sample.key == f"ultrachat/train/0-{content_hash(record)}"
     assert (pairs(sample), notes(sample)) == ([("a", "b"), ("c", "d")], {"left_out_after": 1})
     for data, reason in (
         (["a"], "missing_annotation"), ([], "missing_annotation"), (["a", ""], "empty_response"), ("ab", "bad_field"),

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.datasets.elevater import SETS, set_name
-from polite_flamingo.sources.records.source import plan
+from polite_flamingo.sources.datasets.elevater_files import SETS, set_name
+from polite_flamingo.sources.records.source import keyed_records
 from tests.support.raw_dataset import SHARED, Raw
 from tests.support.record_strategies import JUNK, spoiled
 
@@ -230,7 +230,7 @@ def test_per_class_chooses_by_the_hash_of_the_name(raw: Raw) -> None:
         options = SourceOptions(
             annotations=(*files(raw), index), images=raw.images, extra={"per_class": wanted, "dataset": "shapes"}
         )
-        return list(plan(SOURCES["elevater_ic"], options))
+        return list(keyed_records(SOURCES["elevater_ic"], options))
 
     few, more = chosen("4"), chosen("10")
     counts = Counter(label for row in few if hasattr(row, "data") for label in row.data["classes"])
@@ -255,7 +255,7 @@ def test_a_long_index_takes_little_memory(raw: Raw) -> None:
         annotations=(*files(raw), index), images=raw.images, extra={"per_class": "3", "dataset": "shapes"}
     )
     tracemalloc.start()
-    assert sum(1 for _ in plan(SOURCES["elevater_ic"], options)) == 6
+    assert sum(1 for _ in keyed_records(SOURCES["elevater_ic"], options)) == 6
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 << 19, f"{peak} bytes: the lines are kept"

@@ -14,8 +14,8 @@ from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.sample import Image
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.datasets.llava import shown
-from polite_flamingo.sources.reading.checks import fingerprint
+from polite_flamingo.sources.datasets.llava import strip_around_marks
+from polite_flamingo.sources.reading.field_checks import content_hash
 from polite_flamingo.sources.records import source as base
 from polite_flamingo.storage.json_exports import export_shard, join_exports
 from tests.support.raw_dataset import SHARED, Raw, both
@@ -54,7 +54,7 @@ def test_the_mark_stays_where_it_is_without_its_line_break(raw: Raw, said: str, 
     record = chat((H, said), (G, "A bus.\nA box: [0.1, 0.2, 0.3, 0.4]"), (H, "Red?"), (G, "Yes"), id="7", image="a.jpg")
     sample = one(raw, record)
     assert pairs(sample) == [(instruction, "A bus.\nA box: [0.1, 0.2, 0.3, 0.4]"), ("Red?", "Yes")]
-    assert sample.key == f"llava/train/7-{fingerprint(record)}"
+    assert sample.key == f"llava/train/7-{content_hash(record)}"
     assert (sample.task, [image.data for image in sample.images]) == ("dialogue", [data])
     assert sample.meta["images"] == ["a.jpg"]
     assert sample.meta.get("marks_added") == (None if "<image>" in said else 1)
@@ -119,7 +119,7 @@ def test_llava_instruct_s_images_are_found_under_the_names_of_coco(raw: Raw, sou
     raw.image(name)
     record = chat((H, "a\n<image>"), (G, "b"), id="000000033471", image="000000033471.jpg")
     sample = one(raw, record, source)
-    assert (sample.key, sample.dataset) == (f"{source}/train/000000033471-{fingerprint(record)}", source)
+    assert (sample.key, sample.dataset) == (f"{source}/train/000000033471-{content_hash(record)}", source)
     assert (sample.instruction, sample.task) == ("a<image>", "dialogue")
 
 
@@ -177,8 +177,8 @@ TEXT = st.lists(st.sampled_from(["<image>", "\n", " ", "a", "<im", "age>"]), max
 
 @given(text=TEXT)
 def test_only_white_space_beside_marks_goes(text: str) -> None:
-    assert "".join(shown(text).split()) == "".join(text.split())
-    assert shown(shown(text)) == shown(text) == shown(text).strip()
+    assert "".join(strip_around_marks(text).split()) == "".join(text.split())
+    assert strip_around_marks(strip_around_marks(text)) == strip_around_marks(text) == strip_around_marks(text).strip()
 
 
 TURN = st.fixed_dictionaries(

@@ -15,7 +15,7 @@ from polite_flamingo.sample import BadSample
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.datasets.pf1m import instruction_of
-from polite_flamingo.sources.reading.checks import fingerprint
+from polite_flamingo.sources.reading.field_checks import content_hash
 from polite_flamingo.storage.json_exports import export_shard, join_exports
 from tests.support.raw_dataset import SHARED, Raw, both
 from tests.support.record_strategies import JUNK
@@ -35,7 +35,7 @@ def one(raw: Raw, record: Any, **extra: str) -> Any:
 def test_the_polite_text_is_the_response_unless_the_raw_one_is_asked_for(raw: Raw) -> None:
     data = raw.image("src/a.jpg")
     sample = one(raw, BUS)
-    assert (sample.key, sample.task) == (f"pf1m/train/{fingerprint(BUS)}", "vqa")
+    assert (sample.key, sample.task) == (f"pf1m/train/{content_hash(BUS)}", "vqa")
     assert (sample.instruction, sample.response) == ("What color is it?\n<image>", "It is\n\nyellow. ")
     assert [image.data for image in sample.images] == [data]
     scores = {"reward": -1.25, "rouge_score": 0.3333, "images": ["src/a.jpg"], "source": "pf1m.json#records[0]"}

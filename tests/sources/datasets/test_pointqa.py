@@ -13,7 +13,7 @@ from polite_flamingo.images.decoding import decode
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SOURCES, SourceError
 from polite_flamingo.sources.datasets.pointqa import CLASSES, meant
-from polite_flamingo.sources.records.marks import COLOURS, colour_of
+from polite_flamingo.sources.records.drawn_marks import COLOURS, colour_of
 from tests.support.raw_dataset import SHARED, Raw
 from tests.support.record_strategies import JUNK, spoiled
 

@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.reading.checks import checked
 from polite_flamingo.sources.reading.delimited import delimited
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records import pictures
+from polite_flamingo.sources.reading.image_folder import checked_image
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records import image_references
 from polite_flamingo.sources.records import source as base
-from polite_flamingo.sources.records.columns import FIELDS
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
-from polite_flamingo.sources.records.source import make, plan
+from polite_flamingo.sources.records.source import keyed_records, make_sample
+from polite_flamingo.sources.records.table_columns import FIELDS
 from tests.support.raw_dataset import Raw, both
 from tests.support.record_strategies import JUNK, spoiled
 
@@ -44,10 +44,10 @@ def read(
     source = SOURCES["table"]
     context = source.context(options)
     rows = []
-    for row in plan(source, options):
+    for row in keyed_records(source, options):
         if not isinstance(row, Quarantined):
             assert json.loads(json.dumps(row.to_json(), allow_nan=False)) == row.to_json()
-            row = make(source, row, context)  # type: ignore[assignment]
+            row = make_sample(source, row, context)  # type: ignore[assignment]
         rows.append(row)
     return both(rows)
 
@@ -392,7 +392,7 @@ def test_a_full_path_into_the_image_folder_is_one_of_it(raw: Raw) -> None:
 
 
 def test_an_address_is_fetched_only_from_hosts_that_are_named(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = checked(raw.image("a.png"), "a.png")[0]
+    picture = checked_image(raw.image("a.png"), "a.png")[0]
     asked = []
 
     def fetch(url: str, hosts: tuple[str, ...]) -> Image:
@@ -400,12 +400,12 @@ def test_an_address_is_fetched_only_from_hosts_that_are_named(raw: Raw, monkeypa
         return picture
 
     monkeypatch.setattr(base, "fetch", fetch)
-    url = "https://pictures.example/a.png"
+    url = "https://image_references.example/a.png"
     path = raw.json("own.json", [{"image": name, "caption": "x"} for name in (url, "b.png")])
     assert [row.reason for row in read(raw, path)[1]] == ["missing_image"] * 2 and asked == []
-    options = SourceOptions(annotations=(path,), images=raw.images, download_from=("pictures.example",))
+    options = SourceOptions(annotations=(path,), images=raw.images, download_from=("image_references.example",))
     samples, quarantined = both(SOURCES["table"].read(options))
-    assert samples[0].images == (picture,) and asked == [(url, ("pictures.example",))]
+    assert samples[0].images == (picture,) and asked == [(url, ("image_references.example",))]
     assert [row.reason for row in quarantined] == ["missing_image"]
 
 
@@ -458,9 +458,9 @@ def test_rows_of_parquet_are_built_in_any_order(raw: Raw) -> None:
     path = raw.root / "t.parquet"
     path.write_bytes(as_parquet(rows, row_group_size=80))
     source, options = SOURCES["table"], SourceOptions(annotations=(path,), extra={"task": "change_captioning"})
-    context, records = source.context(options), list(plan(source, options))
+    context, records = source.context(options), list(keyed_records(source, options))
     for number in (99, 3, 90, 70, 70, 2, 79, 80):
-        made = make(source, records[number], context)  # type: ignore[arg-type]
+        made = make_sample(source, records[number], context)  # type: ignore[arg-type]
         assert isinstance(made, Sample) and [image.data for image in made.images] == [data[number], data[0]]
 
 
@@ -484,7 +484,7 @@ def test_a_damaged_parquet_file_gives_no_wrong_images(raw: Raw) -> None:
 def test_what_is_too_large_or_too_deep(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     path = raw.root / "t.parquet"
     path.write_bytes(as_parquet([{"image": raw.image("a.png"), "caption": "x"}]))
-    monkeypatch.setattr(pictures, "MAX_IMAGE_BYTES", 50)
+    monkeypatch.setattr(image_references, "MAX_IMAGE_BYTES", 50)
     assert [row.reason for row in read(raw, path)[1]] == ["image_too_large"]
     deep = raw.text("t.jsonl", '{"prompt": "a", "answer": "b", "site": ' + "[" * 60 + "]" * 60 + "}")
     assert [row.reason for row in read(raw, deep, columns={"meta.site": "site"}, images=False)[1]] == ["bad_field"]
@@ -612,9 +612,9 @@ def test_build_takes_whatever_was_spooled(raw: Raw, record: dict[str, Any]) -> N
 
 def noted(raw: Raw, *files: Path, columns: dict[str, str] | None = None, images: bool = False) -> dict[str, int]:
     options = SourceOptions(annotations=files, images=raw.images if images else None, columns=columns or {})
-    shelf = Shelf()
-    list(plan(SOURCES["table"], options, shelf))
-    return shelf.notes
+    scratch = Scratch()
+    list(keyed_records(SOURCES["table"], options, scratch))
+    return scratch.notes
 
 
 def test_alpacas_input_follows_the_instruction(raw: Raw) -> None:

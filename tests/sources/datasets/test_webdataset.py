@@ -12,9 +12,9 @@ import pytest
 
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.reading.checks import ImageFolder
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.source import Context, plan
+from polite_flamingo.sources.reading.image_folder import ImageFolder
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.source import Context, keyed_records
 from tests.sources.reading.test_download import picture
 from tests.sources.reading.test_tars import packed
 from tests.support.raw_dataset import both
@@ -25,9 +25,9 @@ def read(*annotations: Path, **extra: str) -> tuple[list[Sample], list[Quarantin
 
 
 def noted(*annotations: Path) -> dict[str, int]:
-    shelf = Shelf()
-    list(plan(SOURCES["webdataset"], SourceOptions(annotations=annotations), shelf))
-    return shelf.notes
+    scratch = Scratch()
+    list(keyed_records(SOURCES["webdataset"], SourceOptions(annotations=annotations), scratch))
+    return scratch.notes
 
 
 def said(**fields: Any) -> bytes:

@@ -13,8 +13,8 @@ import pytest
 
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.source import Record, make, plan
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.source import Record, keyed_records, make_sample
 from tests.support.raw_dataset import Raw, both
 
 pa = pytest.importorskip("pyarrow")
@@ -24,18 +24,18 @@ VQA = {"image": "image", "instruction": "question", "response": "answer"}
 def read(
     path: Path, columns: dict[str, str], images: Path | None = None
 ) -> tuple[list[Sample], list[Quarantined], dict[str, int]]:
-    options, shelf, source = (
+    options, scratch, source = (
         SourceOptions(annotations=(path,), images=images, columns=columns),
-        Shelf(),
+        Scratch(),
         SOURCES["table"],
     )
     context = source.context(options)
     rows: list[Any] = []
-    for row in plan(source, options, shelf):
+    for row in keyed_records(source, options, scratch):
         if isinstance(row, Record):
-            row = make(source, Record.from_json(json.loads(json.dumps(row.to_json(), allow_nan=False))), context)
+            row = make_sample(source, Record.from_json(json.loads(json.dumps(row.to_json(), allow_nan=False))), context)
         rows.append(row)
-    return *both(rows), shelf.notes
+    return *both(rows), scratch.notes
 
 
 def parquet(path: Path, table: Any) -> Path:
@@ -200,9 +200,9 @@ def test_bytes_are_neither_text_nor_kept_in_meta(raw: Raw) -> None:
 
 
 def test_pictures_inside_messages_are_pointed_to_one_by_one(raw: Raw) -> None:
-    from polite_flamingo.sources.reading.checks import ImageFolder
-    from polite_flamingo.sources.records.annotation_files import file_records
-    from polite_flamingo.sources.records.pictures import pictures
+    from polite_flamingo.sources.reading.image_folder import ImageFolder
+    from polite_flamingo.sources.records.file_records import file_records
+    from polite_flamingo.sources.records.image_references import read_images
     from polite_flamingo.sources.records.source import Context
 
     data = raw.image("a.png")
@@ -210,9 +210,9 @@ def test_pictures_inside_messages_are_pointed_to_one_by_one(raw: Raw) -> None:
     said = [[{"kind": "text", "text": "What?", "picture": None}, {"kind": "image", "text": None, "picture": data}]]
     table = pa.table({"id": ["1"], "content": pa.array(said, pa.list_(part))})
     options = SourceOptions(annotations=(arrow_stream(raw.root / "a.arrow", table),))
-    ((_, _, record),) = file_records(options, Shelf(), "conversations")
+    ((_, _, record),) = file_records(options, Scratch(), "conversations")
     assert record["content"][0] == {"kind": "text", "text": "What?", "picture": None}
-    found = pictures(record["content"][1]["picture"], Context(options, ImageFolder(None)))
+    found = read_images(record["content"][1]["picture"], Context(options, ImageFolder(None)))
     assert [image.data for image in found] == [data]
 
 

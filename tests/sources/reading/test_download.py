@@ -23,8 +23,8 @@ from PIL import Image as Pillow
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SOURCES, SourceError
 from polite_flamingo.sources.reading import download
-from polite_flamingo.sources.reading.checks import ImageFolder
 from polite_flamingo.sources.reading.download import Limits, fetch
+from polite_flamingo.sources.reading.image_folder import ImageFolder
 from polite_flamingo.sources.records.source import Context, SourceOptions
 from tests.support.patience import PATIENCE, wait_until
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SourceError
 from polite_flamingo.sources.reading import streaming
-from polite_flamingo.sources.reading.shelf import Shelf
+from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, entries, is_list, json_lines, lines, listed, members
 
 JSON = st.recursive(
@@ -186,12 +186,12 @@ def test_a_large_file_takes_the_memory_of_its_records(tmp_path: Path) -> None:
 
 
 def test_the_shelf_keeps_order_and_knows_what_it_has_seen() -> None:
-    shelf = Shelf()
+    scratch = Scratch()
     for number in range(25_000):  # more than it writes at once
-        shelf.put("odd" if number % 2 else "even", str(number % 10), {"n": number, "t": "\udce9"})
-    assert [value["n"] for value in shelf.get("odd", "3")][:3] == [3, 13, 23]
-    assert shelf.get("odd", "2") == [] and shelf.has("even", "2") and not shelf.has("even", "x")
-    shelf.put("odd", "2", "late")
-    assert shelf.get("odd", "2") == ["late"]
-    seen = [key for key, _ in shelf.items("even") if shelf.first(key)]
-    assert seen == ["0", "2", "4", "6", "8"] and not shelf.first("8") and shelf.first("\udce9")
+        scratch.put("odd" if number % 2 else "even", str(number % 10), {"n": number, "t": "\udce9"})
+    assert [value["n"] for value in scratch.get("odd", "3")][:3] == [3, 13, 23]
+    assert scratch.get("odd", "2") == [] and scratch.has("even", "2") and not scratch.has("even", "x")
+    scratch.put("odd", "2", "late")
+    assert scratch.get("odd", "2") == ["late"]
+    seen = [key for key, _ in scratch.items("even") if scratch.is_new(key)]
+    assert seen == ["0", "2", "4", "6", "8"] and not scratch.is_new("8") and scratch.is_new("\udce9")

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading.checks import SourceError
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.reading.tars import MAX_TEXT_BYTES, TarRow, rows_of
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.reading.tars import MAX_TEXT_BYTES, TarRow, tar_rows
 
 PASSED = "passed over: members that are no data"
 Given = tuple[str, bytes] | tarfile.TarInfo | str
@@ -41,8 +41,8 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarIn
 
 
 def read(path: Path) -> tuple[list[TarRow | BadSample], dict[str, int]]:
-    shelf = Shelf()
-    return list(rows_of(path, shelf)), shelf.notes
+    scratch = Scratch()
+    return list(tar_rows(path, scratch)), scratch.notes
 
 
 def told(tmp_path: Path, *given: Given) -> list[tuple[str, Sequence[str], str | None] | tuple[str, str]]:

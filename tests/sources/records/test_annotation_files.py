@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.source import Record, make, plan
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.source import Record, keyed_records, make_sample
 from tests.support.raw_dataset import Raw, both
 
 CSV = "question,answer\na?,a\nb?,b\n"
@@ -19,11 +19,11 @@ COLUMNS = {"image": "image", "instruction": "question", "response": "label"}
 
 def read(*paths: Path, source: str = "table", images: Path | None = None, **options: Any) -> Any:
     """Samples, quarantined rows, and notes."""
-    asked, shelf = SourceOptions(annotations=paths, images=images, **options), Shelf()
+    asked, scratch = SourceOptions(annotations=paths, images=images, **options), Scratch()
     context = SOURCES[source].context(asked)
-    planned = plan(SOURCES[source], asked, shelf)
-    rows = [make(SOURCES[source], row, context) if isinstance(row, Record) else row for row in planned]
-    return *both(rows), shelf.notes
+    planned = keyed_records(SOURCES[source], asked, scratch)
+    rows = [make_sample(SOURCES[source], row, context) if isinstance(row, Record) else row for row in planned]
+    return *both(rows), scratch.notes
 
 
 def as_datasets_keeps_it(pictures: list[bytes]) -> Any:

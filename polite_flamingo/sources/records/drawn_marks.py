@@ -1,13 +1,13 @@
 """Marks on an image: a coloured rectangle or ellipse around a region, a coloured arrow at a point.
 
-The one place where a source decodes and encodes an image. The colour and the shape hang on the sample's key alone
-(sha256); the instruction names them. Each mark has a thin edge in black or white, whichever its colour is further from:
-a red box on a red bus is seen by its edge. Sizes scale with the picture.
+This is the only place where a source decodes and encodes an image. Colour and shape depend only on the sample's key
+(sha256); the instruction names them. Each mark has a thin edge in black or white, whichever contrasts more, so that a
+red box on a red bus stays visible. Sizes scale with the image.
 
 Coordinates refer to the pixels **as stored**: the datasets' years are 2014 to 2019, and browsers turn pictures by their
 EXIF orientation by default only since 2020 (Chrome 81). Where the annotations say how large their picture is, that
-decides instead: coordinates are scaled to a picture that was resized since, and one of another shape is refused, for a
-mark beside its object is worse than none. The picture is turned upright after drawing; no EXIF block is written.
+decides instead: coordinates are scaled to an image that was resized since, and one of another shape is refused, since
+a misplaced mark is worse than none. The image is turned upright after drawing; no EXIF block is written.
 
 A JPEG stays a JPEG (quality 95, full-size chroma: else a red line of three pixels turns brown), everything else becomes
 a PNG. The same input gives the same bytes, as long as Pillow's codecs stay the same.
@@ -25,7 +25,7 @@ from PIL import ImageDraw
 from polite_flamingo.images.decoding import decode_as_stored, upright
 from polite_flamingo.sample import BadSample, Image
 from polite_flamingo.sources.records.boxes import Box, clip
-from polite_flamingo.sources.records.instructions import chosen
+from polite_flamingo.sources.records.instructions import pick
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (230, 0, 0),
@@ -52,15 +52,15 @@ _RGB = tuple[int, int, int]
 
 def colour_of(key: str) -> str:
     """The name of the colour of the sample `key`."""
-    return chosen(tuple(COLOURS), key, " colour")
+    return pick(tuple(COLOURS), key, " colour")
 
 
 def shape_of(key: str) -> str:
     """What surrounds the region of the sample `key`."""
-    return chosen(SHAPES, key, " shape")
+    return pick(SHAPES, key, " shape")
 
 
-def surrounded(image: Image, box: Box, colour: str, shape: str, size: tuple[float, float] | None = None) -> Image:
+def draw_region(image: Image, box: Box, colour: str, shape: str, size: tuple[float, float] | None = None) -> Image:
     """The image with a bounding box or circle (an ellipse) around `box`, as far as the picture reaches.
 
     Args:
@@ -90,7 +90,7 @@ def surrounded(image: Image, box: Box, colour: str, shape: str, size: tuple[floa
     return _encoded(upright(canvas, orientation), image.extension)
 
 
-def pointed_at(image: Image, x: float, y: float, colour: str, size: tuple[float, float] | None = None) -> Image:
+def draw_arrow(image: Image, x: float, y: float, colour: str, size: tuple[float, float] | None = None) -> Image:
     """The image with an arrow whose tip is at the pixel (x, y), coming from where there is most room for it.
 
     Args:
@@ -98,10 +98,10 @@ def pointed_at(image: Image, x: float, y: float, colour: str, size: tuple[float,
         x: in pixels from the left.
         y: in pixels from the top.
         colour: one of `COLOURS`.
-        size: as of `surrounded`.
+        size: as of `draw_region`.
 
     Raises:
-        BadSample: as `surrounded`.
+        BadSample: as `draw_region`.
     """
     canvas, orientation, (across, down) = _canvas(image, size)
     width, height = canvas.size
@@ -109,10 +109,10 @@ def pointed_at(image: Image, x: float, y: float, colour: str, size: tuple[float,
     if not (0 <= x <= width and 0 <= y <= height):
         raise BadSample("bad_field", f"the point ({x:g}, {y:g}) lies outside the image ({width}x{height})")
     tip = (min(x + 0.5, width - 0.5), min(y + 0.5, height - 0.5))  # the middle of the pixel
-    length, angle = _room(tip, width, height)
+    length, angle = _longest_arrow(tip, width, height)
     edge = max(0.02 * length, min(0.6, 0.04 * length))
-    _paint(canvas, _contrast(colour), _arrow(tip, angle, length))
-    _paint(canvas, COLOURS[colour], _arrow(tip, angle, length, edge))
+    _fill_polygon(canvas, _contrast(colour), _arrow(tip, angle, length))
+    _fill_polygon(canvas, COLOURS[colour], _arrow(tip, angle, length, edge))
     return _encoded(upright(canvas, orientation), image.extension)
 
 
@@ -166,8 +166,8 @@ def _ellipse(canvas: Pillow.Image, box: Box, colour: str, line: int, edge: int) 
     left, top = max(0.0, box.x1 - wide), max(0.0, box.y1 - high)
     right, bottom = min(float(canvas.width), box.x2 + wide), min(float(canvas.height), box.y2 + high)
     rings = [_oval(left + cut, top + cut, right - cut, bottom - cut) for cut in (0, edge, edge + line, thick)]
-    _paint(canvas, _contrast(colour), rings[0], rings[3])
-    _paint(canvas, COLOURS[colour], rings[1] or rings[0], rings[2])
+    _fill_polygon(canvas, _contrast(colour), rings[0], rings[3])
+    _fill_polygon(canvas, COLOURS[colour], rings[1] or rings[0], rings[2])
 
 
 def _oval(left: float, top: float, right: float, bottom: float) -> list[_Point]:
@@ -179,7 +179,7 @@ def _oval(left: float, top: float, right: float, bottom: float) -> list[_Point]:
     return [(left + across * (1 + math.cos(turn)), top + down * (1 + math.sin(turn))) for turn in turns]
 
 
-def _room(tip: _Point, width: int, height: int) -> tuple[float, float]:
+def _longest_arrow(tip: _Point, width: int, height: int) -> tuple[float, float]:
     """Length and direction (tip to tail, radians) of the longest arrow that lies inside, preferably from the middle."""
     to_middle = (width / 2 - tip[0], height / 2 - tip[1])
     angles = [math.radians(225 + 11.25 * turn) for turn in range(32)]
@@ -205,7 +205,7 @@ def _arrow(tip: _Point, angle: float, length: float, inset: float = 0.0) -> list
     return [(tip[0] + along * cos - aside * sin, tip[1] + along * sin + aside * cos) for along, aside in outline]
 
 
-def _paint(canvas: Pillow.Image, colour: _RGB, figure: Sequence[_Point], hole: Sequence[_Point] = ()) -> None:
+def _fill_polygon(canvas: Pillow.Image, colour: _RGB, figure: Sequence[_Point], hole: Sequence[_Point] = ()) -> None:
     """Fill a polygon but for its hole, anti-aliased; only the part of the canvas that it covers is touched."""
     xs, ys = [x for x, _ in figure], [y for _, y in figure]
     left, top = max(0, math.floor(min(xs))), max(0, math.floor(min(ys)))

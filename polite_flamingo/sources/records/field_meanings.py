@@ -1,15 +1,15 @@
-"""Fields and placeholders that change what a record of conversation means: the one list, and what becomes of each.
+"""The list of fields that change what a record means, and what becomes of each.
 
-Other projects write, beside the texts, what must not be learned, which answers are bad, what is shown that is no
-picture. Whoever passes over that teaches something else than the file says. So each field of a record, of a message and
-of a content part is one of these:
+Other projects write beside the texts what must not be learned, which answers are bad, and what is not an image.
+Ignoring that would teach something other than the file says. So each field of a record, message or content part is one
+of these:
 
 - read: the source itself uses it (each source says which);
-- in `FIELDS`: it is honoured, or the record is quarantined under its name, or it is kept in `meta` for a stated reason;
+- in `FIELDS`: honoured, or its record is quarantined under its name, or it is kept in `meta` for a stated reason;
 - unknown: kept in `meta`.
 
-What is kept is said (`Shelf.note`), once a record. Null says nothing. `fields.py` goes by this list, `markup.py` by
-`PLACEHOLDERS`; `docs/formats.md` is made of both. Add a name here, and it is honoured everywhere.
+Whatever is kept is noted once a record (`Scratch.note`). Null means absent. `extra_fields.py` applies this list, and
+`docs/formats.md` is generated from it. A name added here is honoured everywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Where = Literal["record", "message", "part"]
 
 Kind = Literal["learn", "mask", "good", "bad", "gone", "opinion", "refused", "kept"]
 
-DOES: dict[Kind, str] = {
+EFFECTS: dict[Kind, str] = {
     "learn": "honoured: false or 0, and the response is not learned (of a record, one answer a turn, or all)",
     "mask": "honoured: true or 1, and the response is not learned",
     "good": "honoured: false, and the answer is not learned; of a record, it is quarantined (excluded)",
@@ -238,140 +238,9 @@ IMAGE_NAMES = (
 )  # fmt: skip
 """Fields of a record that name its pictures, the first that names any counts."""
 
-ROLES = {
+SPEAKERS = {
     "human": "human", "user": "human", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",
     "bard": "assistant", "bing": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant",
     "prompter": "human", "system": "system", "developer": "system",
 }  # fmt: skip
 """Who speaks, as others write it. Tools, functions and observations are no part of a sample."""
-
-Becomes = Literal["picture", "object", "box", "refused", "noted"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Placeholder:
-    """What stands in a text for something else.
-
-    Attributes:
-        example: as it is written.
-        pattern: a regular expression, without regard to case; a group is what `takes` says.
-        becomes: what becomes of it.
-        takes: what the group is: the picture's "path", or its "number" among the record's.
-        says: of what is refused or noted, what it is.
-        text: whether a text about other things may hold it: in data sets of text it then is text.
-        html: whether it may be an element of HTML, in a text that has others.
-    """
-
-    example: str
-    pattern: str
-    becomes: Becomes
-    takes: Literal["", "path", "number"] = ""
-    says: str = ""
-    text: bool = False
-    html: bool = False
-
-
-PLACEHOLDERS: tuple[Placeholder, ...] = (
-    # Pictures. Longer forms stand before the shorter ones that they hold.
-    Placeholder(
-        example="<|vision_start|><|image_pad|><|vision_end|>",
-        pattern=r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>|(?:<\|image_pad\|>)+",
-        becomes="picture",
-    ),
-    Placeholder(
-        example="<img><IMG_CONTEXT></img>",
-        pattern=r"<img>\s*(?:(?:<imagehere>|<image>|(?:<img_context>)+)\s*)?</img>|(?:<img_context>)+|<imagehere>",
-        becomes="picture",
-    ),
-    Placeholder(example="(<image>./</image>)", pattern=r"\(<image>\./</image>\)|<image>\./</image>", becomes="picture"),
-    Placeholder(example="<img>path</img>", pattern=r"<img>([^<>\n]{1,4096})</img>", becomes="picture", takes="path"),
-    Placeholder(
-        example="<image>path.jpg</image>",
-        pattern=rf"<image>([^<>\n]{{1,4096}}\.(?:{'|'.join(PICTURE_ENDINGS)}))</image>",
-        becomes="picture",
-        takes="path",
-    ),
-    Placeholder(
-        example="<fake_token_around_image><image><fake_token_around_image>",
-        pattern=r"<fake_token_around_image>(?:<image>)+<fake_token_around_image>",
-        becomes="picture",
-    ),
-    Placeholder(
-        example="<im_start><im_patch><im_end>", pattern=r"<im_start>(?:<im_patch>)*<im_end>|(?:<im_patch>)+",
-        becomes="picture",
-    ),
-    Placeholder(
-        example="<start_of_image>", pattern=r"<start_of_image>(?:(?:<image_soft_token>)*<end_of_image>)?",
-        becomes="picture",
-    ),
-    Placeholder(
-        example="<image_1>, <|image_1|>, <image 1>", pattern=r"<\|?image[ _-]?(\d{1,3})\|?>", becomes="picture",
-        takes="number",
-    ),
-    Placeholder(
-        example="<|image|>, <image_placeholder>, <image_token>, <image_soft_token>",
-        pattern=r"<\|image\|>|<\|?image_(?:placeholder|token|soft_token)\|?>",
-        becomes="picture",
-    ),
-    Placeholder(example="[IMG], [IMAGE]", pattern=r"\[img\](?!.*?\[/img\])|\[image\]", becomes="picture", text=True),
-    Placeholder(example="<image>", pattern=r"<image>", becomes="picture", text=True),
-    # Objects and boxes.
-    Placeholder(example="<ref-object>", pattern=r"<ref-object>", becomes="object"),
-    Placeholder(example="<bbox>", pattern=r"<bbox>", becomes="box", text=True, html=True),
-    # What cannot be read.
-    Placeholder(
-        example="<video>, <audio>, <|video_pad|>, <|AUDIO|>, <SpeechHere>",
-        pattern=(
-            r"<\|?(?:video|audio|speech|sound|voice|music)"
-            r"(?:here|[_-]?(?:pad|bos|eos|start|end|token|placeholder|\d{1,3}))?\|?>"
-        ),
-        becomes="refused",
-        says="a video or a sound",
-        html=True,
-    ),
-    Placeholder(example="<cot-process>", pattern=r"<cot-process>", becomes="refused", says="a place for a reward"),
-    Placeholder(
-        example="<grounding>, <phrase>dog</phrase><object>, <patch_index_0044>",
-        pattern=r"<grounding>|<patch_index_\d+>|<phrase>.*?</phrase>\s*<object>",
-        becomes="refused",
-        says="Kosmos's marks of places",
-    ),
-    Placeholder(
-        example="<loc_12>, <loc0012>, <seg012>, [SEG]", pattern=r"<loc_?\d{1,4}>|<seg_?\d{1,3}>|\[seg\]",
-        becomes="refused", says="places or shapes in tokens of a certain model",
-    ),
-    Placeholder(
-        example="{<40><12><60><80>}", pattern=r"\{<\d{1,3}>(?:<\d{1,3}>){3}", becomes="refused",
-        says="MiniGPT-v2's marks of places",
-    ),
-    Placeholder(
-        example="<boxes>, <ph_st>, <points>", pattern=r"<boxes>|<ph_st>|<points>", becomes="refused",
-        says="Shikra's placeholders of places",
-    ),
-    Placeholder(
-        example="<quad>, <|quad_start|>",
-        pattern=r"<quad>|<\|quad_start\|>",
-        becomes="refused",
-        says="corners of places",
-    ),
-    Placeholder(
-        example="<region>, <region1>, <mask>", pattern=r"<\|?(?:region|mask)_?\d{0,3}\|?>", becomes="refused",
-        says="a region of a picture",
-        text=True,
-        html=True,
-    ),
-    Placeholder(
-        example="<image-x>, <|vision_pad|>", pattern=r"<\|?(?:image|img|vision|visual|picture|photo)[\w-]*\|?>",
-        becomes="refused", says="not known as a mark of a picture",
-        text=True,
-        html=True,
-    ),
-    # What is text, and should be known.
-    Placeholder(
-        example="<think>",
-        pattern=r"</?think(?:ing)?>",
-        becomes="noted",
-        says="thoughts: they are taught as they stand",
-        text=True,
-    ),
-)  # fmt: skip

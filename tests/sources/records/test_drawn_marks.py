@@ -14,15 +14,15 @@ from PIL import Image as Pillow
 from polite_flamingo.images.decoding import decode, inspect
 from polite_flamingo.sample import BadSample, Image
 from polite_flamingo.sources.records.boxes import Box
-from polite_flamingo.sources.records.marks import (
+from polite_flamingo.sources.records.drawn_marks import (
     COLOURS,
     SHAPES,
     _arrow,
-    _room,
+    _longest_arrow,
     colour_of,
-    pointed_at,
+    draw_arrow,
+    draw_region,
     shape_of,
-    surrounded,
 )
 
 GREY = (128, 128, 128)
@@ -68,7 +68,7 @@ def extent(where: np.ndarray) -> tuple[int, int, int, int]:
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_bounding_box_surrounds_its_region_and_leaves_it_as_it_is(colour: str) -> None:
     before = noise(320, 240)
-    after = surrounded(before, box(100, 80, 200, 140), colour, "bounding box")
+    after = draw_region(before, box(100, 80, 200, 140), colour, "bounding box")
     changed = (pixels(before) != pixels(after)).any(axis=2)
     assert not changed[80:140, 100:200].any()
     assert extent(changed) == (95, 75, 205, 145)  # a line of 3 pixels between edges of 1
@@ -82,7 +82,7 @@ def test_a_bounding_box_surrounds_its_region_and_leaves_it_as_it_is(colour: str)
 @pytest.mark.parametrize("colour", COLOURS)
 def test_a_circle_goes_through_the_corners_of_its_region(colour: str) -> None:
     before = picture(320, 240)
-    after = surrounded(before, box(100, 80, 200, 140), colour, "circle")
+    after = draw_region(before, box(100, 80, 200, 140), colour, "circle")
     inner = is_colour(after, colour)
     # around the middle (150, 110): 50 and 30 times the root of two, then an edge of 1 and a line of 3
     assert np.abs(np.subtract(extent(inner), (76, 64, 224, 156))).max() <= 1
@@ -97,8 +97,8 @@ def test_a_mark_in_the_colour_of_its_ground_is_seen_by_its_edge() -> None:
     for colour, rgb in COLOURS.items():
         ground = picture(200, 150, colour=rgb)
         for after in (
-            *(surrounded(ground, box(50, 50, 90, 90), colour, shape) for shape in SHAPES),
-            pointed_at(ground, 100, 70, colour),
+            *(draw_region(ground, box(50, 50, 90, 90), colour, shape) for shape in SHAPES),
+            draw_arrow(ground, 100, 70, colour),
         ):
             contrast = np.abs(pixels(after) - rgb).sum(axis=2)
             assert contrast.max() > 180 and (contrast > 100).sum() > 20
@@ -107,18 +107,18 @@ def test_a_mark_in_the_colour_of_its_ground_is_seen_by_its_edge() -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_box_that_fills_the_picture_or_leaves_it_is_drawn_inside(shape: str) -> None:
     for corners in ((0, 0, 200, 100), (-50, -50, 500, 400), (0, 0, 200.4, 100.4)):
-        after = surrounded(picture(200, 100), box(*corners), "red", shape)
+        after = draw_region(picture(200, 100), box(*corners), "red", shape)
         assert decode(after.data).size == (200, 100)
         left, top, right, bottom = extent(is_colour(after, "red", 60))
         assert left <= 2 and top <= 2 and right >= 198 and bottom >= 98
-    partly = surrounded(picture(200, 100), box(150, 60, 900, 900), "red", shape)
+    partly = draw_region(picture(200, 100), box(150, 60, 900, 900), "red", shape)
     assert extent(is_colour(partly, "red"))[0] > 120
 
 
 @pytest.mark.parametrize("corners", [(200, 0, 210, 10), (-10, 0, 0, 10), (5, 100, 9, 110), (50, 20, 50, 30)])
 def test_a_box_outside_or_without_area_is_refused(corners: tuple[int, int, int, int]) -> None:
     with pytest.raises(BadSample, match=r"has no part inside the image \(200x100\)") as caught:
-        surrounded(picture(200, 100), box(*corners), "red", "circle")
+        draw_region(picture(200, 100), box(*corners), "red", "circle")
     assert caught.value.reason == "bad_field"
 
 
@@ -136,7 +136,7 @@ def test_a_box_outside_or_without_area_is_refused(corners: tuple[int, int, int, 
 )
 def test_an_arrow_has_its_tip_at_the_point(colour: str, width: int, height: int, x: int, y: int) -> None:
     before = picture(width, height)
-    after = pointed_at(before, x, y, colour)
+    after = draw_arrow(before, x, y, colour)
     changed = (pixels(before) != pixels(after)).any(axis=2)
     assert changed[y, x]
     ys, xs = np.nonzero(is_colour(after, colour, 10))
@@ -152,7 +152,7 @@ def test_an_arrow_has_its_tip_at_the_point(colour: str, width: int, height: int,
 def test_an_arrow_lies_inside_wherever_it_points(data: st.DataObject, width: int, height: int) -> None:
     x, y = data.draw(st.floats(0, width)), data.draw(st.floats(0, height))
     before = picture(width, height)
-    after = pointed_at(before, x, y, "red")
+    after = draw_arrow(before, x, y, "red")
     changed = (pixels(before) != pixels(after)).any(axis=2)
     assert changed.any()
     ys, xs = np.nonzero(changed)
@@ -166,7 +166,7 @@ def test_an_arrow_lies_inside_wherever_it_points(data: st.DataObject, width: int
 def test_all_corners_of_an_arrow_lie_inside(data: st.DataObject, width: int, height: int) -> None:
     edge = st.sampled_from([0.0, 1.0])
     x, y = data.draw(edge | st.floats(0, 1)) * (width - 1) + 0.5, data.draw(edge | st.floats(0, 1)) * (height - 1) + 0.5
-    length, angle = _room((x, y), width, height)
+    length, angle = _longest_arrow((x, y), width, height)
     corners = _arrow((x, y), angle, length)
     assert corners[0] == (x, y)
     assert all(0 <= across <= width and 0 <= down <= height for across, down in corners)
@@ -176,15 +176,15 @@ def test_all_corners_of_an_arrow_lie_inside(data: st.DataObject, width: int, hei
 @pytest.mark.parametrize(("x", "y"), [(-0.1, 5), (5, 100.1), (201, 5), (5, -3)])
 def test_a_point_outside_is_refused(x: float, y: float) -> None:
     with pytest.raises(BadSample, match=r"outside the image \(200x100\)") as caught:
-        pointed_at(picture(200, 100), x, y, "red")
+        draw_arrow(picture(200, 100), x, y, "red")
     assert caught.value.reason == "bad_field"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
 def test_a_jpeg_stays_a_jpeg_with_full_chroma_and_the_rest_becomes_png(kind: str) -> None:
     for after in (
-        pointed_at(picture(64, 48, kind), 20, 20, "red"),
-        surrounded(picture(64, 48, kind), box(9, 9, 30, 30), "red", "bounding box"),
+        draw_arrow(picture(64, 48, kind), 20, 20, "red"),
+        draw_region(picture(64, 48, kind), box(9, 9, 30, 30), "red", "bounding box"),
     ):
         header = inspect(after.data)
         assert (header.format, after.extension) == (("JPEG", "jpg") if kind == "JPEG" else ("PNG", "png"))
@@ -197,17 +197,17 @@ def test_a_jpeg_stays_a_jpeg_with_full_chroma_and_the_rest_becomes_png(kind: str
 def test_the_same_input_gives_the_same_bytes() -> None:
     for kind in ("JPEG", "PNG"):
         image = picture(64, 48, kind)
-        assert pointed_at(image, 20, 20, "red") == pointed_at(image, 20, 20, "red")
-        assert surrounded(image, box(9, 9, 30, 30), "red", "circle") == surrounded(
+        assert draw_arrow(image, 20, 20, "red") == draw_arrow(image, 20, 20, "red")
+        assert draw_region(image, box(9, 9, 30, 30), "red", "circle") == draw_region(
             image, box(9, 9, 30, 30), "red", "circle"
         )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_coordinates_are_of_the_stored_pixels_and_the_result_is_upright(orientation: int) -> None:
-    plain = pixels(surrounded(picture(60, 40, orientation=1), box(10, 5, 20, 15), "red", "bounding box"))
-    turned = surrounded(picture(60, 40, orientation=orientation), box(10, 5, 20, 15), "red", "bounding box")
-    arrow = pointed_at(picture(60, 40, orientation=orientation), 10, 5, "red")
+    plain = pixels(draw_region(picture(60, 40, orientation=1), box(10, 5, 20, 15), "red", "bounding box"))
+    turned = draw_region(picture(60, 40, orientation=orientation), box(10, 5, 20, 15), "red", "bounding box")
+    arrow = draw_arrow(picture(60, 40, orientation=orientation), 10, 5, "red")
     assert inspect(turned.data).width == inspect(arrow.data).width == (40 if orientation > 4 else 60)
     upright = {
         1: plain, 2: plain[:, ::-1], 3: plain[::-1, ::-1], 4: plain[::-1], 5: plain.transpose(1, 0, 2),
@@ -218,19 +218,19 @@ def test_coordinates_are_of_the_stored_pixels_and_the_result_is_upright(orientat
 
 def test_a_stated_size_decides_which_way_up_the_coordinates_are() -> None:
     rotated = picture(60, 40, orientation=6)  # shown as 40x60
-    assert extent(is_colour(pointed_at(rotated, 5, 55, "red", size=(40, 60)), "red", 40))[3] > 50
-    assert pointed_at(rotated, 55, 35, "red", size=(60, 40)) == pointed_at(rotated, 55, 35, "red")
+    assert extent(is_colour(draw_arrow(rotated, 5, 55, "red", size=(40, 60)), "red", 40))[3] > 50
+    assert draw_arrow(rotated, 55, 35, "red", size=(60, 40)) == draw_arrow(rotated, 55, 35, "red")
     with pytest.raises(BadSample, match="of an image of 640x480, this one has 40x60"):
-        pointed_at(rotated, 5, 35, "red", size=(640, 480))
+        draw_arrow(rotated, 5, 35, "red", size=(640, 480))
 
 
 def test_coordinates_are_scaled_to_a_resized_picture() -> None:
     small = picture(336, 224)  # of 640x427: the ratio is not quite the same
     for size in ((640, 427), (640.0, 426.5), (336, 224)):
         k = 336 / size[0]
-        scaled = surrounded(small, box(100 / k, 50 / k, 200 / k, 100 / k), "red", "bounding box", size)
+        scaled = draw_region(small, box(100 / k, 50 / k, 200 / k, 100 / k), "red", "bounding box", size)
         assert np.abs(np.subtract(extent(is_colour(scaled, "red")), (96, 46, 204, 104))).max() <= 1
-        tip = pointed_at(small, 100 / k, 50 / k, "red", size)
+        tip = draw_arrow(small, 100 / k, 50 / k, "red", size)
         assert pixels(tip)[50, 100].tolist() != [128] * 3
 
 
@@ -246,5 +246,5 @@ def test_bytes_that_do_not_decode_have_the_reasons_of_decode() -> None:
     good = picture(64, 48).data
     for data, reason in ((b"", "empty_image"), (b"no image", "corrupt_image"), (good[:60], "corrupt_image")):
         with pytest.raises(BadSample) as caught:
-            pointed_at(Image(extension="png", data=data), 1, 1, "red")
+            draw_arrow(Image(extension="png", data=data), 1, 1, "red")
         assert caught.value.reason == reason

@@ -11,8 +11,8 @@ import pytest
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SourceOptions
-from polite_flamingo.sources.reading.checks import ImageFolder
-from polite_flamingo.sources.records.pictures import name_of, needs_folder, pictures, references
+from polite_flamingo.sources.reading.image_folder import ImageFolder
+from polite_flamingo.sources.records.image_references import needs_folder, read_images, reference_name, references
 from polite_flamingo.sources.records.source import Context
 from tests.support.raw_dataset import Raw
 
@@ -41,14 +41,14 @@ def test_every_way_to_write_a_picture(raw: Raw) -> None:
         "['sub/a.jpg']", repr(data), repr({"bytes": data, "path": None}),
     ]  # fmt: skip
     for way in ways:
-        assert [image.data for image in pictures(way, context(raw))] == [data], way
+        assert [image.data for image in read_images(way, context(raw))] == [data], way
     for nothing in (None, "", [], [None, ""]):
-        assert pictures(nothing, context(raw)) == []
+        assert read_images(nothing, context(raw)) == []
 
 
 def test_letters_with_accents_in_either_form(raw: Raw) -> None:
     data = raw.image("caf\u00e9.jpg")
-    assert pictures("cafe\u0301.jpg", context(raw))[0].data == data
+    assert read_images("cafe\u0301.jpg", context(raw))[0].data == data
 
 
 def test_a_folder_that_is_a_link_takes_paths_by_both_its_names(raw: Raw) -> None:
@@ -57,7 +57,7 @@ def test_a_folder_that_is_a_link_takes_paths_by_both_its_names(raw: Raw) -> None
     link.symlink_to(raw.images)
     for folder in (link, raw.images):
         for name in (link / "a.jpg", raw.images / "a.jpg"):
-            found = pictures(str(raw.images / "a.jpg" if folder == raw.images else name), context(raw, folder))
+            found = read_images(str(raw.images / "a.jpg" if folder == raw.images else name), context(raw, folder))
             assert found[0].data == data
 
 
@@ -93,15 +93,15 @@ def test_what_is_no_picture_has_its_reason(raw: Raw, value: Any, reason: str, sa
     raw.image("a.jpg")
     (raw.images / "link.jpg").symlink_to("/etc/hosts")
     with pytest.raises(BadSample) as caught:
-        pictures(value, context(raw))
+        read_images(value, context(raw))
     assert caught.value.reason == reason and says in caught.value.detail and len(caught.value.detail) < 300
 
 
 def test_a_long_cell_of_base64_is_no_path_even_if_it_is_cut(raw: Raw) -> None:
     text = base64.b64encode(raw.image("a.png", width=3000, height=2000)).decode()
-    assert pictures(text, context(raw))[0].extension == "png"
+    assert read_images(text, context(raw))[0].extension == "png"
     with pytest.raises(BadSample) as caught:
-        pictures("A" * 3000, context(raw))
+        read_images("A" * 3000, context(raw))
     assert caught.value.reason == "corrupt_image"
 
 
@@ -110,7 +110,7 @@ def test_a_reference_is_named_without_its_content(raw: Raw) -> None:
     text = base64.b64encode(data).decode()
     given = ["a.jpg", "https://example.org/a.jpg", f"data:image/jpeg;base64,{text}", text, {"bytes": data}]
     found = references(given, context(raw))
-    assert [name_of(one) for one in found] == [*given[:2], "(data URL)", "(base64)", "(bytes)"]
+    assert [reference_name(one) for one in found] == [*given[:2], "(data URL)", "(base64)", "(bytes)"]
     assert [needs_folder(one) for one in given] == [True, False, False, False, False]
 
 

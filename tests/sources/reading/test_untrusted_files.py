@@ -11,8 +11,8 @@ import pytest
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.reading import checks
-from polite_flamingo.sources.reading.checks import ImageFolder
+from polite_flamingo.sources.reading import field_checks, image_folder
+from polite_flamingo.sources.reading.image_folder import ImageFolder
 from tests.support.raw_dataset import Raw
 
 QUESTION = {"questions": [{"question_index": 0, "question": "Où est-il?", "answer": "yes", "image_filename": "a.png"}]}
@@ -108,7 +108,7 @@ def test_bytes_pass_unchanged_and_the_header_names_the_format(raw: Raw) -> None:
 
 def test_a_file_too_large_to_be_an_image_is_not_read(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     data = raw.image("a.png")
-    monkeypatch.setattr(checks, "MAX_IMAGE_BYTES", len(data) - 1)
+    monkeypatch.setattr(image_folder, "MAX_IMAGE_BYTES", len(data) - 1)
     with pytest.raises(BadSample) as caught:
         ImageFolder(raw.images).read("a.png")
     assert caught.value.reason == "image_too_large"
@@ -151,7 +151,7 @@ def test_a_damaged_or_bombing_zip_is_a_reason_not_an_error(raw: Raw, monkeypatch
         with pytest.raises(BadSample) as caught:
             ImageFolder(raw.images).read_from_zip(name, "a.png")
         assert caught.value.reason == "corrupt_image"
-    monkeypatch.setattr(checks, "MAX_IMAGE_BYTES", 10)
+    monkeypatch.setattr(image_folder, "MAX_IMAGE_BYTES", 10)
     with pytest.raises(BadSample) as caught:
         ImageFolder(raw.images).read_from_zip("train.zip", "a.png")
     assert caught.value.reason == "image_too_large"
@@ -160,11 +160,11 @@ def test_a_damaged_or_bombing_zip_is_a_reason_not_an_error(raw: Raw, monkeypatch
 @pytest.mark.parametrize("value", [None, True, "5", float("nan"), float("inf"), 10**400, [1]])
 def test_what_is_no_number_is_refused(value: Any) -> None:
     with pytest.raises(BadSample):
-        checks.finite(value, "x")
+        field_checks.finite_number(value, "x")
 
 
 @pytest.mark.parametrize("value", [None, True, 1.5, "", "x" * 201, 1 << 70, ["a"], "\ud800"])
 def test_what_is_no_id_is_refused(value: Any) -> None:
     with pytest.raises(BadSample):
-        checks.identity({"id": value}, "id")
-    assert checks.found_id({"id": value}, "id") is None
+        field_checks.id_field({"id": value}, "id")
+    assert field_checks.usable_id({"id": value}, "id") is None

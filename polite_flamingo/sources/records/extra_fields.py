@@ -1,38 +1,34 @@
-"""What the fields of a record say beside its texts: honoured, or a `BadSample`, or kept and noted (`meanings.py`).
+"""The fields of a record that its source does not read: honoured, refused, or kept and noted (`field_meanings.py`).
 
-A source reads its own fields, names them, and asks `look` about the rest. So no field is lost without a word, whatever
-others call it.
+A source reads its own fields and passes their names to `check_fields`, which deals with the rest. So no field is lost
+silently, whatever it is called.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading.checks import kind_of
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.annotation_files import cell_at, is_place
-from polite_flamingo.sources.records.meanings import (
+from polite_flamingo.sources.reading.field_checks import describe_type
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.cell_references import is_cell_reference, read_cell
+from polite_flamingo.sources.records.field_meanings import (
     BAD_WORDS,
     FIELDS,
-    MEDIA,
-    MEDIA_ASIDE,
-    MEDIA_ENDINGS,
     MODALITY_NAMES,
     OPINIONS,
-    PICTURE_ENDINGS,
-    ROLES,
+    SPEAKERS,
     Field,
     Where,
 )
-from polite_flamingo.sources.records.source import Place, SourceOptions
+from polite_flamingo.sources.records.media_fields import media_of_field, plain_name
+from polite_flamingo.sources.records.source import Records, SourceOptions
 
-MOST_NOTES = 100
+MAX_NOTES = 100
 """Distinct notes of one source; a file whose fields have another name in each record would fill the screen."""
 
 RESERVED = frozenset({
@@ -47,7 +43,7 @@ _VERDICTS = ("learn", "mask", "gone", "good", "bad", "opinion")
 
 
 @dataclass
-class Found:
+class Findings:
     """What is known of a record beside its texts.
 
     Attributes:
@@ -76,14 +72,14 @@ class Found:
         """Keep a field in `meta`, and say so."""
         self.meta[_writable(f"record.{place}" if place in RESERVED else place)] = _writable(value)
         self.note(
-            f"field {_short(name)}: {says}; kept in meta"
+            f"field {_quoted(name)}: {says}; kept in meta"
             if says
-            else f"field {_short(name)} is not known; kept in meta"
+            else f"field {_quoted(name)} is not known; kept in meta"
         )
 
 
-def look(
-    fields: Mapping[str, Any], read: Collection[str], found: Found, where: Where = "record", place: str = ""
+def check_fields(
+    fields: Mapping[str, Any], read: Collection[str], found: Findings, where: Where = "record", place: str = ""
 ) -> None:
     """Go through the fields that a source does not read itself.
 
@@ -100,18 +96,18 @@ def look(
     for name, value in fields.items():
         if name in read or value is None:
             continue
-        what = f"field {_short(name)}" + (f" of {place[:-1]}" if place else "")
-        medium = _medium(name, value, where)
-        if medium and not empty(value):
+        what = f"field {_quoted(name)}" + (f" of {place[:-1]}" if place else "")
+        medium = media_of_field(name, value, where)
+        if medium and not is_empty(value):
             raise BadSample("unsupported", f"{what} holds {medium}: only pictures and text are read")
         if medium:
             continue
-        if is_place(value):
+        if is_cell_reference(value):
             found.unread.append(name)
-            found.note(f"column {_short(name)} holds bytes and is not known; left out")
+            found.note(f"column {_quoted(name)} holds bytes and is not known; left out")
             continue
-        for known in _known(name, where):
-            if _honour(known, name, value, what, found, where, place):
+        for known in _meanings_of(name, where):
+            if _apply(known, name, value, what, found, where, place):
                 break
         else:
             found.keep(f"{place}{name}", name, value)
@@ -119,33 +115,33 @@ def look(
 
 def changes_meaning(name: str, value: Any = None) -> bool:
     """Whether a field that nobody reads may change what its record means: by its name, or because it names a video."""
-    by_name, by_any_word = _told_by_name(name)
+    by_name, by_any_word = _name_changes_meaning(name)
     if by_name or not isinstance(value, str | list):
         return by_name
     if isinstance(value, str) and "." not in value and not by_any_word:  # as nearly all cells: it names no file
         return False
-    return bool(_medium(name, value, "record"))
+    return bool(media_of_field(name, value, "record"))
 
 
 @lru_cache(maxsize=1 << 16)
-def _told_by_name(name: str) -> tuple[bool, bool]:
+def _name_changes_meaning(name: str) -> tuple[bool, bool]:
     """Whether the name alone says it, and whether a word of the value may."""
-    verdict = any(known.kind in _VERDICTS for known in _known(name, "record"))
-    return verdict or bool(_medium(name, None, "record")), _plain(name) in MODALITY_NAMES
+    verdict = any(known.kind in _VERDICTS for known in _meanings_of(name, "record"))
+    return verdict or bool(media_of_field(name, None, "record")), plain_name(name) in MODALITY_NAMES
 
 
-def look_at_one_answer(fields: Mapping[str, Any], read: Collection[str], found: Found) -> None:
-    """As `look`, for a record of one answer.
+def check_single_answer(fields: Mapping[str, Any], read: Collection[str], found: Findings) -> None:
+    """As `check_fields`, for a record of one answer.
 
     Raises:
         BadSample: `unsupported` for a video or a sound, `excluded` for an answer that is bad or not to be learned.
     """
-    look(fields, read, found)
+    check_fields(fields, read, found)
     if found.by_turn is not None and not all(found.by_turn):
         raise BadSample("excluded", f"{found.why} says that it is not to be learned")
 
 
-def present(record: dict[str, Any], options: SourceOptions, unless: Collection[str] = ()) -> dict[str, Any]:
+def without_empty_cells(record: dict[str, Any], options: SourceOptions, unless: Collection[str] = ()) -> dict[str, Any]:
     """The record without the cells of Parquet and Arrow that hold nothing: a column of videos may be empty in a row.
 
     Args:
@@ -159,7 +155,7 @@ def present(record: dict[str, Any], options: SourceOptions, unless: Collection[s
     return {
         name: value
         for name, value in record.items()
-        if not (is_place(value) and name not in unless and _holds_nothing(cell_at(value, options)))
+        if not (is_cell_reference(value) and name not in unless and _holds_nothing(read_cell(value, options)))
     }
 
 
@@ -169,7 +165,7 @@ def _holds_nothing(cell: Any) -> bool:
     return not cell if cell is None or isinstance(cell, bytes | str | list) else False
 
 
-def truth(value: Any, *, numbers: bool = True) -> bool | None:
+def as_bool(value: Any, *, numbers: bool = True) -> bool | None:
     """True or false, as it is or as 0, 1 (with `numbers`) or a word; None for anything else."""
     if isinstance(value, bool):
         return value
@@ -184,7 +180,7 @@ _WORDS = {"true": True, "yes": True, "false": False, "no": False}
 _DIGITS = {"1": True, "0": False, "1.0": True, "0.0": False}
 
 
-def noted(records: Iterable[tuple[Place, int, Any]], notes: Any, shelf: Shelf) -> Iterator[tuple[Place, int, Any]]:
+def with_notes(records: Records, notes: Any, scratch: Scratch) -> Records:
     """The records, and on the shelf what `notes(record)` says of each; of one that is quarantined, nothing is said."""
     said: set[str] = set()
     for place, number, record in records:
@@ -193,19 +189,23 @@ def noted(records: Iterable[tuple[Place, int, Any]], notes: Any, shelf: Shelf) -
         except BadSample:
             lines = ()
         for line in lines:
-            if line not in said and len(said) >= MOST_NOTES:
+            if line not in said and len(said) >= MAX_NOTES:
                 line = "more fields are not known; kept in meta"
             said.add(line)
-            shelf.note(line)
+            scratch.note(line)
         yield place, number, record
 
 
 def _unseen(record: dict[str, Any]) -> dict[str, Any]:
     """The record without cells of bytes that may hold a video or a sound, or nothing: that is seen when it is built."""
-    return {name: value for name, value in record.items() if not (is_place(value) and _medium(name, value, "record"))}
+    return {
+        name: value
+        for name, value in record.items()
+        if not (is_cell_reference(value) and media_of_field(name, value, "record"))
+    }
 
 
-def empty(value: Any) -> bool:
+def is_empty(value: Any) -> bool:
     """Whether a field holds nothing: null, "", [], {}, also written as JSON in a string."""
     return (
         value is None
@@ -214,10 +214,10 @@ def empty(value: Any) -> bool:
     )
 
 
-def _honour(known: Field, name: str, value: Any, what: str, found: Found, where: Where, place: str) -> bool:
+def _apply(known: Field, name: str, value: Any, what: str, found: Findings, where: Where, place: str) -> bool:
     """Whether the field is done with."""
     if known.kind == "refused":
-        if empty(value) or value is False:
+        if is_empty(value) or value is False:
             return True
         if isinstance(value, int | float):
             return False
@@ -231,7 +231,7 @@ def _honour(known: Field, name: str, value: Any, what: str, found: Found, where:
         return _excluded(what, value, found, where)
     if known.kind in ("learn", "mask"):
         return _learning(known.kind == "learn", name, value, what, found, where)
-    told = truth(value, numbers=known.numbers)
+    told = as_bool(value, numbers=known.numbers)
     if told is None:
         return False
     if told == (known.kind == "good"):
@@ -241,31 +241,31 @@ def _honour(known: Field, name: str, value: Any, what: str, found: Found, where:
     return _excluded(what, value, found, where)
 
 
-def _excluded(what: str, value: Any, found: Found, where: Where) -> bool:
+def _excluded(what: str, value: Any, found: Findings, where: Where) -> bool:
     """Of one message, its answer is not learned; of a record, nothing is."""
     if where == "record":
-        raise BadSample("excluded", f"{what} calls the answer bad ({_short(str(value))})")
+        raise BadSample("excluded", f"{what} calls the answer bad ({_quoted(str(value))})")
     found.bad, found.why = True, what
     return True
 
 
-def _learning(learn: bool, name: str, value: Any, what: str, found: Found, where: Where) -> bool:
+def _learning(learn: bool, name: str, value: Any, what: str, found: Findings, where: Where) -> bool:
     if (
         where == "record"
         and isinstance(value, list)
         and value
         and not any(isinstance(item, dict | list) for item in value)
     ):
-        flags = [truth(item) for item in value]
+        flags = [as_bool(item) for item in value]
         if None in flags or found.by_turn is not None:
             raise BadSample("unsupported", f"{what} does not say yes or no of each turn, or another field does")
         found.by_turn, found.why = [bool(flag) == learn for flag in flags], what
         return True
-    told = truth(value)
+    told = as_bool(value)
     if told is None and isinstance(value, str):
         return _masked_role(value, what)
     if told is None and where == "message":
-        raise BadSample("unsupported", f"{what} is {kind_of(value)}: a response is learned or it is not (1 or 0)")
+        raise BadSample("unsupported", f"{what} is {describe_type(value)}: a response is learned or it is not (1 or 0)")
     if told is None:
         return False
     if told == learn:
@@ -280,13 +280,13 @@ def _learning(learn: bool, name: str, value: Any, what: str, found: Found, where
 def _masked_role(value: str, what: str) -> bool:
     """NeMo's mask names the speaker who is not learned; whether it is the human."""
     role = value.strip().lower()
-    if ROLES.get(role) == "assistant":
+    if SPEAKERS.get(role) == "assistant":
         raise BadSample("unsupported", f"{what}: the human's words would be learned instead of the answers")
-    return role in ROLES
+    return role in SPEAKERS
 
 
 def _bad_opinion(name: str, value: Any) -> bool:
-    plain = _plain(name)
+    plain = plain_name(name)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return value is False and plain in OPINIONS
     if isinstance(value, str):
@@ -295,63 +295,18 @@ def _bad_opinion(name: str, value: Any) -> bool:
     return plain in OPINIONS and value < 0
 
 
-def _known(name: str, where: Where) -> Iterator[Field]:
-    yield from _BY_NAME.get((where, _plain(name)), ())
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+def _meanings_of(name: str, where: Where) -> Iterator[Field]:
+    yield from _BY_NAME.get((where, plain_name(name)), ())
 
 
 _BY_NAME: dict[tuple[str, str], list[Field]] = {}
 for _field in FIELDS:
     for _where in _field.where:
         for _name in _field.names:
-            _BY_NAME.setdefault((_where, _plain(_name)), []).append(_field)
+            _BY_NAME.setdefault((_where, plain_name(_name)), []).append(_field)
 
 
-def _medium(name: str, value: Any, where: Where) -> str:
-    """What a field is for if not for pictures and text: "a video", "audio"; else ""."""
-    if isinstance(value, int | float) and value is not True:  # a field `is_video` says it as well
-        return ""
-    words = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower().replace("-", "_").split("_")
-    if where == "record" and _plain(name) in MODALITY_NAMES:
-        said = " ".join(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
-        for word in re.findall(r"[a-z]+", str(said).lower()):
-            if word in MEDIA:
-                return MEDIA[word]
-    if words[-1] not in MEDIA_ASIDE:
-        for word in words:
-            if word in MEDIA:
-                return MEDIA[word]
-        return "" if medium_of(value) == "a document" else medium_of(value)
-    return ""
-
-
-def medium_of(value: Any) -> str:
-    """What a name, or a list of names, is a file of if not of a picture: "a video", "audio", "a document"; else ""."""
-    names = value if isinstance(value, list) else [value]
-    for one in names:
-        if isinstance(one, str) and len(one) < 4096 and "\n" not in one.strip():
-            found = re.fullmatch(r"\S*[^\s.]\.([A-Za-z0-9]{2,4})(?:[?#]\S*)?", one.strip())
-            if found and found[1].lower() in MEDIA_ENDINGS:
-                return MEDIA_ENDINGS[found[1].lower()]
-    return ""
-
-
-def may_name_picture(value: Any) -> bool:
-    """Whether a field holds the name of a picture, or a list with one."""
-    names = value if isinstance(value, list) else [value]
-    return any(
-        isinstance(one, str) and one.strip().lower().endswith(_PICTURE_SUFFIXES) and len(one) < 1000 and "\n" not in one
-        for one in names
-    )
-
-
-_PICTURE_SUFFIXES = tuple(f".{ending}" for ending in PICTURE_ENDINGS)
-
-
-def _short(text: str) -> str:
+def _quoted(text: str) -> str:
     return repr(_writable(text if len(text) <= 40 else text[:37] + "…"))
 
 
@@ -362,7 +317,7 @@ def _writable(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if depth > _DEPTH and isinstance(value, list | dict):
-        return f"({kind_of(value)} nested too deeply)"
+        return f"({describe_type(value)} nested too deeply)"
     if isinstance(value, list):
         return [_writable(item, depth + 1) for item in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Values of annotation files as JSON types, and numbers as they stand in the file."""
+"""Cells and values of annotation files as JSON types, and numbers exactly as the file writes them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from decimal import Decimal
 from typing import Any
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.reading.checks import kind_of, verbatim
+from polite_flamingo.sources.reading.field_checks import describe_type, verbatim
 
 _DEPTH = 20
 
 
-class Number(float):
+class WrittenNumber(float):
     """A number of a JSON file that knows how it is written there: 1.10, 1e5, -0."""
 
-    def __new__(cls, written: str) -> Number:
+    def __new__(cls, written: str) -> WrittenNumber:
         """Of the text of a number in JSON."""
         found = super().__new__(cls, written)
         found.written = written
@@ -26,7 +26,7 @@ class Number(float):
     written: str
 
 
-class Decoder(json.JSONDecoder):
+class JsonDecoder(json.JSONDecoder):
     """JSON, in which an object that has a name twice is noticed.
 
     Attributes:
@@ -34,7 +34,7 @@ class Decoder(json.JSONDecoder):
     """
 
     def __init__(self, *, as_written: bool = False):
-        numbers: dict[str, Any] = {"parse_float": Number, "parse_int": _integer} if as_written else {}
+        numbers: dict[str, Any] = {"parse_float": WrittenNumber, "parse_int": _integer} if as_written else {}
         super().__init__(object_pairs_hook=self._object, **numbers)
         self.repeated = ""
 
@@ -51,11 +51,11 @@ class Decoder(json.JSONDecoder):
         return BadSample("bad_json", f"an object says {repeated[:60]!r} twice") if repeated else value
 
 
-def _integer(written: str) -> int | Number:
-    return Number(written) if written == "-0" else int(written)
+def _integer(written: str) -> int | WrittenNumber:
+    return WrittenNumber(written) if written == "-0" else int(written)
 
 
-def plain(value: Any, what: str, depth: int = 0) -> Any:
+def to_json_value(value: Any, what: str, depth: int = 0) -> Any:
     """A value as JSON types; dates and the like become text, NaN and infinity (pandas' "missing") become null.
 
     Args:
@@ -71,23 +71,23 @@ def plain(value: Any, what: str, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if depth < _DEPTH and isinstance(value, list | tuple):
-        return [plain(item, what, depth + 1) for item in value]
+        return [to_json_value(item, what, depth + 1) for item in value]
     if depth < _DEPTH and isinstance(value, dict):
-        return {plain(str(name), what): plain(item, what, depth + 1) for name, item in value.items()}
+        return {to_json_value(str(name), what): to_json_value(item, what, depth + 1) for name, item in value.items()}
     if isinstance(value, bytes | list | tuple | dict):
-        raise BadSample("bad_field", f"{what} holds {kind_of(value)}, which is no text")
+        raise BadSample("bad_field", f"{what} holds {describe_type(value)}, which is no text")
     found = verbatim(format(value, "f") if isinstance(value, Decimal) else str(value), what)
     if "\0" in found:
         raise BadSample("bad_field", f"{what} holds a NUL byte")
     return found
 
 
-def as_written(value: Any) -> Any:
+def numbers_as_written(value: Any) -> Any:
     """A value with the numbers in it, at any depth, as the text by which the file writes them, where that is known."""
-    if isinstance(value, Number):
+    if isinstance(value, WrittenNumber):
         return value.written
     if isinstance(value, list):
-        return [as_written(item) for item in value]
+        return [numbers_as_written(item) for item in value]
     if isinstance(value, dict):
-        return {name: as_written(item) for name, item in value.items()}
+        return {name: numbers_as_written(item) for name, item in value.items()}
     return value

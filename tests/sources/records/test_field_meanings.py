@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceOptions
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.meanings import FIELDS, IMAGE_NAMES, PLACEHOLDERS
-from polite_flamingo.sources.records.source import make, plan
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.field_meanings import FIELDS, IMAGE_NAMES
+from polite_flamingo.sources.records.placeholder_table import PLACEHOLDERS
+from polite_flamingo.sources.records.source import keyed_records, make_sample
 from tests.support.raw_dataset import Raw
 from tests.support.record_strategies import JUNK
 
@@ -25,13 +26,13 @@ def read(raw: Raw, record: Any, source: str = "llava") -> tuple[Any, dict[str, i
     """The row of one record, and what was noted."""
     file = record if isinstance(record, Path) else raw.json("r.json", [record])
     options = SourceOptions(annotations=(file,), images=raw.images)
-    shelf, found = Shelf(), SOURCES[source]
+    scratch, found = Scratch(), SOURCES[source]
     rows = [
-        row if isinstance(row, Quarantined) else make(found, row, found.context(options))
-        for row in plan(found, options, shelf)
+        row if isinstance(row, Quarantined) else make_sample(found, row, found.context(options))
+        for row in keyed_records(found, options, scratch)
     ]
     assert len(rows) == 1
-    return rows[0], shelf.notes
+    return rows[0], scratch.notes
 
 
 def talk(*said: Any, **more: Any) -> dict[str, Any]:
@@ -449,9 +450,9 @@ def test_no_field_is_lost_without_a_word(raw: Raw, source: str, fields: dict[str
 
 
 def test_each_example_of_a_placeholder_is_found() -> None:
-    from polite_flamingo.sources.records.markup import places
+    from polite_flamingo.sources.records.placeholders import find_placeholders
 
     for placeholder in PLACEHOLDERS:
         for example in placeholder.example.split(", "):
             example = example.replace("path.jpg", "a.jpg").replace("path", "a.jpg")
-            assert [found.becomes for found, _, _ in places(example)][:1] == [placeholder.becomes], example
+            assert [found.becomes for found, _, _ in find_placeholders(example)][:1] == [placeholder.becomes], example

@@ -1,6 +1,6 @@
-"""What a file is that holds no annotations, told by its first bytes, with what to do.
+"""Recognises files that hold no annotations by their first bytes, and says what to do.
 
-A zip or a picture that is taken for lines of text would be thousands of nonsense rows: so each is refused at once.
+A zip or a picture taken for lines of text would be thousands of nonsense rows, so each is refused at once.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from shlex import quote
 from polite_flamingo.text_files import other_encoding
 
 _UNPACK = "unpack it first, and give what was in it"
-REFUSED: tuple[tuple[int, bytes, str, str], ...] = (
+SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\xff\xd8\xff", "a JPEG picture", ""),
     (0, b"\x89PNG\r\n", "a PNG picture", ""),
     (0, b"GIF8", "a GIF picture", ""),
@@ -58,9 +58,9 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _MARKUP = re.compile(r"\s*<(!doctype|html|head|body|\?xml|svg)[\s>]", re.IGNORECASE)
 
 
-def refused_as(path: Path, start: bytes) -> str:
+def why_unsupported(path: Path, start: bytes) -> str:
     """Name a file that cannot hold annotations, and say what to do; "" if it may hold some."""
-    for offset, magic, what, remedy in REFUSED:
+    for offset, magic, what, remedy in SIGNATURES:
         if start[offset:].startswith(magic) and not ((offset or len(magic) < 4) and _is_text(start)):
             todo = remedy.format(path=quote(str(path))) or "give the file with the annotations"
             return f"{what}, not annotations: {todo}"

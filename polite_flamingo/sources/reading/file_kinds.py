@@ -1,6 +1,6 @@
-"""What an annotation file is, told by its bytes; its name decides only where the bytes leave it open.
+"""Recognises what an annotation file is by its bytes; the name decides only if the bytes leave it open.
 
-`READ` are the kinds that are read; what is not is refused at once with its name (`refused.py`).
+`READABLE` lists the kinds that are read. Any other kind is refused at once, by name (`unsupported_files.py`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 from shlex import quote
 from typing import Literal, get_args
 
-from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.compression import compression_of, open_bytes, uncompressed_name
 from polite_flamingo.sources.reading.delimited import looks_delimited
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.streaming import only_value, open_text
-from polite_flamingo.sources.reading.unpacking import open_bytes, packing, unpacked_name
 
 Kind = Literal[
     "JSON list", "JSON lines", "JSON object", "delimited text", "Parquet", "Arrow file", "Arrow stream",
@@ -22,7 +22,7 @@ Kind = Literal[
 ]  # fmt: skip
 KINDS: tuple[str, ...] = get_args(Kind)
 
-READ: dict[Kind, str] = {
+READABLE: dict[Kind, str] = {
     "JSON list": "[{…}, {…}]",
     "JSON lines": "an object a line; a line that is not JSON costs itself alone",
     "JSON object": "one record, or an object with the list of records under one of the names below",
@@ -33,7 +33,7 @@ READ: dict[Kind, str] = {
     "Arrow stream": "Arrow IPC as `datasets` keeps it on disk",
     "empty": "a file without a byte, or of white space: no records",
 }  # fmt: skip
-"""The kinds that are read, with what is to be known of each. Text may be packed: see `unpacking.PACKED`."""
+"""The kinds that are read, with what is to be known of each. Text may be packed: see `compression.MAGIC`."""
 
 _HEAD = 1 << 16
 """Bytes that are looked at, once unpacked."""
@@ -50,12 +50,12 @@ def head(path: Path) -> bytes:
         return raw.read(_HEAD)
 
 
-def kind_of_file(path: Path) -> Kind:
+def detect_kind(path: Path) -> Kind:
     """What an annotation file is. Raises `SourceError` for one that is not read, with what it is and what to do."""
     start = head(path)
     if start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
         with path.open("rb") as file:
-            if packed := packing(file.read(8)):
+            if packed := compression_of(file.read(8)):
                 remedy = f"{packed} -dc {quote(str(path))} > {quote(f'{path}.unpacked')}"
                 raise SourceError(f"{path} is a {packed} file of Parquet or Arrow: unpack it first ({remedy})")
         return {b"P": "Parquet", b"A": "Arrow file"}.get(start[:1], "Arrow stream")  # type: ignore[return-value]
@@ -70,7 +70,7 @@ def _kind_of_text(path: Path, text: str) -> Kind:
     start = text.lstrip()
     if not start:
         return "empty"
-    named_json = unpacked_name(path.name).lower().endswith(_JSON_NAMES)
+    named_json = uncompressed_name(path.name).lower().endswith(_JSON_NAMES)
     if start[0] == "[" and re.match(r"\[\s*([\[\]{\"0-9tfnNI-]|$)", start):
         lines = [line for line in start.splitlines()[:3] if line.strip()]
         return "JSON lines" if len(lines) > 1 and _parses(lines[0]) else "JSON list"

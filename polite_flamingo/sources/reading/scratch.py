@@ -1,10 +1,10 @@
-"""Records that wait for the records they belong to: captions for their image, answers for their question.
+"""Scratch space of one reader: values that wait to be joined, keys seen so far, and notes for the user.
 
-Beside them lie the notes of whoever reads: what was guessed, passed over or ignored, each with how often. They are
-printed before anything is written, and kept with what came of the ingest.
+Captions wait for their image here, and answers for their question. The notes say what was guessed, passed over or
+ignored, each with a count. They are printed before anything is written, and kept with the result of the ingest.
 
-SQLite's private temporary database: it stays in memory while it is small, moves to disk (`SQLITE_TMPDIR`, else /tmp)
-when it is not, and vanishes with the process. A dictionary would be faster and would not fit.
+It is SQLite's private temporary database: in memory while it is small, on disk (`SQLITE_TMPDIR`, else /tmp) when it is
+not, and gone with the process. A dictionary would be faster, but would not fit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 _BATCH = 10_000
 
 
-class Shelf:
+class Scratch:
     """Values by (part, key), in the order in which they were put."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class Shelf:
             self._database.execute("SELECT 1 FROM item WHERE part = ? AND key = ? LIMIT 1", (part, key)).fetchone()
         )
 
-    def first(self, name: str) -> bool:
+    def is_new(self, name: str) -> bool:
         """Whether this is the first call with that name."""
         digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         return self._database.execute("INSERT OR IGNORE INTO seen VALUES (?)", (digest,)).rowcount == 1

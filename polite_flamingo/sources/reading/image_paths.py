@@ -2,7 +2,7 @@
 
     sub/a.jpg   ./sub/a.jpg   sub\\a.jpg   /data/photos/sub/a.jpg   file:///data/photos/sub/a.jpg   photos/sub/a.jpg
 
-are all `sub/a.jpg` of the folder /data/photos. Nothing here touches the disk, except to make the folder absolute.
+are all `sub/a.jpg` in the folder /data/photos. Nothing here touches the disk, except to make the folder absolute.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 """Begins an absolute path of Windows: a drive or a server."""
 
 
-def relative(name: str, root: Path) -> str:
+def path_below(name: str, root: Path) -> str:
     """A name as it is, or, where it is absolute or a file:// URL, its path from `root`.
 
     Raises:

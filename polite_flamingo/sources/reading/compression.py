@@ -1,6 +1,6 @@
-"""Files as bytes, through gzip, bzip2, xz, Zstandard or LZ4 where their first bytes say that they are packed so.
+"""Files as bytes, decompressed if their first bytes say gzip, bzip2, xz, Zstandard or LZ4.
 
-The name plays no part: `a.jsonl` that was packed and `a.jsonl.gz` that was not are both read.
+The name does not matter: an uncompressed `a.jsonl.gz` and a compressed `a.jsonl` are both read.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 from shlex import quote
 from typing import IO, Any
 
-from polite_flamingo.sources.reading.checks import SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 
-PACKED = {
+MAGIC = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
@@ -33,12 +33,12 @@ SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4")
 _BUFFER = 1 << 16
 
 
-def packing(start: bytes) -> str:
+def compression_of(start: bytes) -> str:
     """How a file is packed that begins so; "" where it is not."""
-    return next((name for magic, name in PACKED.items() if start.startswith(magic)), "")
+    return next((name for magic, name in MAGIC.items() if start.startswith(magic)), "")
 
 
-def unpacked_name(name: str) -> str:
+def uncompressed_name(name: str) -> str:
     """A file's name without what packers add to it."""
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
@@ -51,7 +51,7 @@ def open_bytes(path: Path) -> Iterator[Any]:
     """The bytes of a file, unpacked: an `io.BufferedReader`. Raises `SourceError`, also while it is read."""
     try:
         with io.BufferedReader(io.FileIO(path), _BUFFER) as raw:
-            packed = packing(raw.peek(8))
+            packed = compression_of(raw.peek(8))
             yield io.BufferedReader(_Unpacked(path, packed, raw), _BUFFER) if packed else raw
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None

@@ -1,12 +1,12 @@
-"""What annotations write where a picture is meant, as that picture: the one way for every source.
+"""Turns whatever an annotation writes for an image into that image: the one way for every source.
 
-A path, in all the spellings of `paths.py`; an address, fetched only from hosts that the user named; a `data:` URL;
-base64 as it is; bytes, in Parquet and Arrow; an object that has one of these under a name of `NAMES`, as Hugging Face's
-data sets, OpenAI's and Anthropic's messages have it; and a list of any of these, also written into a cell of text, as
+A reference is a path in any of the spellings of `image_paths.py`; a URL, fetched only from hosts that the user named; a
+`data:` URL; plain base64; bytes, in Parquet and Arrow; an object with one of these under a name in `IMAGE_KEYS`, as in
+Hugging Face datasets and in messages of OpenAI and Anthropic; or a list of any of these, also inside a text cell, as
 JSON or as Python prints it.
 
     for reference in references(value, context):     # str or bytes
-        read(reference, context)                     # -> Image
+        read_image(reference, context)               # -> Image
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from polite_flamingo.sample import BadSample, Image
-from polite_flamingo.sources.reading.checks import MAX_IMAGE_BYTES, checked, kind_of, verbatim
-from polite_flamingo.sources.records.annotation_files import cell_at, is_place
+from polite_flamingo.sources.reading.field_checks import describe_type, verbatim
+from polite_flamingo.sources.reading.image_folder import MAX_IMAGE_BYTES, checked_image
+from polite_flamingo.sources.records.cell_references import is_cell_reference, read_cell
 from polite_flamingo.sources.records.source import Context
 
-NAMES = (
+IMAGE_KEYS = (
     "bytes", "path", "url", "image_url", "image", "file_name", "filename", "file", "file_path", "image_path", "base64",
     "b64_json", "data", "source",
 )  # fmt: skip
@@ -57,8 +58,8 @@ def references(value: Any, context: Context, separator: str = "") -> list[str | 
 def _references(value: Any, context: Context, separator: str, depth: int) -> Iterator[str | bytes]:
     if depth > _DEPTH:
         raise BadSample("bad_field", "what should be an image is nested too deeply")
-    if is_place(value):
-        value = cell_at(value, context.options)
+    if is_cell_reference(value):
+        value = read_cell(value, context.options)
     if isinstance(value, str):
         value = _written(value)
     if isinstance(value, str) and separator:
@@ -72,12 +73,12 @@ def _references(value: Any, context: Context, separator: str, depth: int) -> Ite
     elif isinstance(value, dict):
         yield from _references(_of_object(value), context, "", depth + 1)
     elif value is not None:
-        raise BadSample("bad_field", f"an image must be a path or, in Parquet, bytes, not {kind_of(value)}")
+        raise BadSample("bad_field", f"an image must be a path or, in Parquet, bytes, not {describe_type(value)}")
 
 
 def _of_object(value: dict[str, Any]) -> Any:
-    """What an object has under the first of `NAMES`."""
-    there = [name for name in NAMES if name in value]
+    """What an object has under the first of `IMAGE_KEYS`."""
+    there = [name for name in IMAGE_KEYS if name in value]
     for name in there:
         found = value[name]
         if name == "bytes" and isinstance(found, list) and found and all(_is_byte(item) for item in found):
@@ -86,7 +87,7 @@ def _of_object(value: dict[str, Any]) -> Any:
             return found
     if b"" in [value[name] for name in there]:
         return b""
-    what = f"an object without {', '.join(NAMES[:5])} or the like" if not there else "an object that is empty"
+    what = f"an object without {', '.join(IMAGE_KEYS[:5])} or the like" if not there else "an object that is empty"
     raise BadSample("bad_field", f"an image must be a path or, in Parquet, bytes, not {what}")
 
 
@@ -110,7 +111,7 @@ def _written(text: str) -> Any:
     return text
 
 
-def read(
+def read_image(
     reference: str | bytes, context: Context, places: Callable[[str], Iterable[str]] = lambda name: [name]
 ) -> Image:
     """The picture of one of `references`.
@@ -143,14 +144,14 @@ def read(
     return context.images.read(*places(text))[0]
 
 
-def pictures(
+def read_images(
     value: Any, context: Context, places: Callable[[str], Iterable[str]] = lambda name: [name], separator: str = ""
 ) -> list[Image]:
     """The pictures that a value names, read. Raises `BadSample` as `references` and `read`."""
-    return [read(reference, context, places) for reference in references(value, context, separator)]
+    return [read_image(reference, context, places) for reference in references(value, context, separator)]
 
 
-def name_of(reference: str | bytes) -> str:
+def reference_name(reference: str | bytes) -> str:
     """What to call a reference in `meta`: a path or an address as it is, anything else by what it is."""
     if isinstance(reference, bytes):
         return "(bytes)"
@@ -169,7 +170,7 @@ def needs_folder(value: Any) -> bool:
         return bool(found.strip()) and is_file and found[:5].lower() != "data:" and _of_base64(found) is None
     if isinstance(value, list):
         return any(map(needs_folder, value))
-    if isinstance(value, dict) and not is_place(value):
+    if isinstance(value, dict) and not is_cell_reference(value):
         try:
             return needs_folder(_of_object(value))
         except BadSample:
@@ -190,13 +191,13 @@ def _of_bytes(data: bytes, context: Context, places: Callable[[str], Iterable[st
             raise bad from None
         if _of_base64(text) is None and not (len(text) < _LONGEST_NAME and re.search(r"\.\w{3,4}$", text)):
             raise
-        return read(text, context, places)
+        return read_image(text, context, places)
 
 
 def _checked(data: bytes, what: str) -> Image:
     if len(data) > MAX_IMAGE_BYTES:
         raise BadSample("image_too_large", f"{what} has {len(data)} bytes, at most {MAX_IMAGE_BYTES} are read")
-    return checked(data, what)[0]
+    return checked_image(data, what)[0]
 
 
 def _of_data_url(url: str) -> bytes:

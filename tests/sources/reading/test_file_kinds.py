@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.reading.kinds import kind_of_file
+from polite_flamingo.sources.reading.file_kinds import detect_kind
 from tests.support.raw_dataset import Raw, both
 
 RECORDS = [{"messages": [{"role": "user", "content": f"{n}?"}, {"role": "assistant", "content": f"{n}"}]} for n in "ab"]
@@ -61,7 +61,7 @@ def test_the_content_says_what_a_file_is_and_not_its_name(raw: Raw, what: str, n
     text, kind = READ[what]
     path = raw.root / name
     path.write_bytes(("\ufeff" if name == "a.csv" else "").encode() + text.encode())
-    assert kind_of_file(path) == kind
+    assert detect_kind(path) == kind
     assert answers(path) == ["a", "b"]
 
 

@@ -1,4 +1,4 @@
-"""Which column of a table is which field of a sample: as the user says, or as the columns' own names suggest."""
+"""Maps the columns of a table to the fields of a sample: as the user says, or as the column names suggest."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from polite_flamingo.sources.reading.checks import SourceError
-from polite_flamingo.sources.reading.shelf import Shelf
-from polite_flamingo.sources.records.fields import changes_meaning
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.extra_fields import changes_meaning
 from polite_flamingo.sources.records.source import SourceOptions
 
 FIELDS = ("response", "instruction", "input", "image", "task", "id", "split", "rationale")
-OBVIOUS = {
+USUAL_NAMES = {
     "response": {"response", "answer", "answers", "caption", "captions", "output"},
     "instruction": {"instruction", "question", "prompt"},
     "input": {"input"},
@@ -73,7 +73,7 @@ def columns_of(path: Path, table: Table, options: SourceOptions) -> dict[str, st
         needed = "--columns response=NAME and image=NAME, instruction=NAME or both"
         raise SourceError(f"{path}: say which columns are which: {needed}{there}")
     if options.images is not None and "image" not in columns:
-        remedy = f"say which one it is ({mapping({'image': 'NAME'} | columns)}), or leave --images out"
+        remedy = f"say which one it is ({columns_argument({'image': 'NAME'} | columns)}), or leave --images out"
         raise SourceError(f"{path}: --images is given, and no column is taken for the image: {remedy}{there}")
     for field, column in columns.items():
         if field.startswith("meta.") and column in table.pictures:
@@ -81,41 +81,43 @@ def columns_of(path: Path, table: Table, options: SourceOptions) -> dict[str, st
     return columns
 
 
-def mapping(columns: Mapping[str, str]) -> str:
+def columns_argument(columns: Mapping[str, str]) -> str:
     """A mapping as one writes it on the command line."""
     return " ".join(["--columns", *(f"{field}={quote(column)}" for field, column in columns.items())])
 
 
-def say_columns(
-    file: str, names: Sequence[str], columns: Mapping[str, str], given: Mapping[str, str], shelf: Shelf
+def note_columns(
+    file: str, names: Sequence[str], columns: Mapping[str, str], given: Mapping[str, str], scratch: Scratch
 ) -> None:
     """Note what was taken for what, and what is left out; pandas' index is no column."""
     guessed = [f"{field} = {column!r}" for field, column in columns.items() if field not in given]
     if guessed:
-        shelf.note(f"{file}: columns taken by their names: {', '.join(guessed)}")
+        scratch.note(f"{file}: columns taken by their names: {', '.join(guessed)}")
     taken = set(columns.values())
     left = [name for name in dict.fromkeys(names) if name not in taken and not name.startswith("__index_level")]
     heeded = [name for name in left if changes_meaning(name)]
     if heeded:
-        shelf.note(
+        scratch.note(
             f"{file}: columns that may exclude a row (a bad answer, not to be learned, a video): "
             f"{', '.join(map(repr, heeded))[:600]} (--columns meta.NAME=COLUMN … makes one mere data)"
         )
     left = [name for name in left if name not in heeded]
     if left:
         remedy = "--columns meta.NAME=COLUMN … keeps one"
-        shelf.note(f"{file}: columns left out: {', '.join(map(repr, left))[:600]} ({remedy})")
+        scratch.note(f"{file}: columns left out: {', '.join(map(repr, left))[:600]} ({remedy})")
 
 
 def _guessed(path: Path, names: Sequence[str]) -> dict[str, str]:
     """Field -> column, by the columns' own names."""
     usual = {name: re.sub(r"[\s-]+", "_", name.strip().lower()) for name in names}
-    found = {field: [name for name in usual if usual[name] in known] for field, known in OBVIOUS.items()}
+    found = {field: [name for name in usual if usual[name] in known] for field, known in USUAL_NAMES.items()}
     columns = {field: candidates[0] for field, candidates in found.items() if candidates}
     for field, candidates in found.items():
         if len(candidates) > 1:
             which = " and ".join(map(repr, candidates))[:120]
-            raise SourceError(f"{path}: {which} could both be the {field}: say which, for example {mapping(columns)}")
+            raise SourceError(
+                f"{path}: {which} could both be the {field}: say which, for example {columns_argument(columns)}"
+            )
     if "input" in columns and "instruction" not in columns:  # else Alpaca's: what the instruction speaks of
         columns["instruction"] = columns.pop("input")
     return columns

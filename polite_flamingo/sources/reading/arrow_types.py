@@ -1,0 +1,146 @@
+"""Column types of Parquet and Arrow: which hold images, which hold strings, and how their cells are converted.
+
+The schema is honoured: class labels of Hugging Face become their names. Whole numbers that pandas turned into floats,
+because some are missing, become whole again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+from polite_flamingo.sample import BadSample
+
+Convert = Callable[[Any], Any]
+
+_BESIDE_BYTES = {
+    "bytes", "path", "url", "name", "file_name", "filename", "format", "mode", "width", "height", "size", "type",
+    "mime_type", "sha256", "image", "data",
+}  # fmt: skip
+"""Fields of an object that is a picture. One that has others has its bytes pointed to one by one."""
+
+
+def storage_type(arrow: Any, kind: Any) -> Any:
+    """The type under an extension, a dictionary or a run of equal values."""
+    types = arrow.types
+    while True:
+        if isinstance(kind, arrow.BaseExtensionType):
+            kind = kind.storage_type
+        elif types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+            kind = kind.value_type
+        else:
+            return kind
+
+
+def _is_bytes(arrow: Any, kind: Any) -> bool:
+    types = arrow.types
+    checks = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return any(check(kind) for check in checks)
+
+
+def is_string_type(arrow: Any, kind: Any) -> bool:
+    """Whether a column type is a string, of any width."""
+    types, kind = arrow.types, storage_type(arrow, kind)
+    return any(check(kind) for check in (types.is_string, types.is_large_string, types.is_string_view))
+
+
+def _is_list(arrow: Any, kind: Any) -> bool:
+    types = arrow.types
+    checks = (
+        types.is_list,
+        types.is_large_list,
+        types.is_fixed_size_list,
+        types.is_list_view,
+        types.is_large_list_view,
+    )
+    return any(check(kind) for check in checks)
+
+
+def holds_bytes(arrow: Any, kind: Any) -> bool:
+    """Whether a column type holds bytes at any depth."""
+    kind = storage_type(arrow, kind)
+    if _is_list(arrow, kind):
+        return holds_bytes(arrow, kind.value_type)
+    if arrow.types.is_struct(kind):
+        return any(holds_bytes(arrow, field.type) for field in kind)
+    if arrow.types.is_map(kind):
+        return holds_bytes(arrow, kind.item_type)
+    return _is_bytes(arrow, kind)
+
+
+def is_picture_type(arrow: Any, kind: Any) -> bool:
+    """Whether a column's type is an image's: bytes, {bytes, path}, or a list of either."""
+    kind = storage_type(arrow, kind)
+    if _is_list(arrow, kind):
+        return is_picture_type(arrow, kind.value_type)
+    if arrow.types.is_struct(kind):
+        return {field.name for field in kind} <= _BESIDE_BYTES and holds_bytes(arrow, kind)
+    return _is_bytes(arrow, kind)
+
+
+def huggingface_features(schema: Any) -> dict[str, Any]:
+    """What Hugging Face's `datasets` says of the columns; {} where it says nothing that can be read."""
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def converter(arrow: Any, kind: Any, feature: Any) -> Convert | None:
+    """What makes a decoded cell what it means: label -> name, float without the noise of its width; None: as it is."""
+    kind, types = storage_type(arrow, kind), arrow.types
+    if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
+        names = feature["names"]
+        if types.is_integer(kind):
+            return lambda value: _label(value, names)
+        if _is_list(arrow, kind):  # of a list whose elements are labels
+            return _each(lambda value: _label(value, names))
+    if types.is_float32(kind) or types.is_float16(kind):
+        return _shortest(32 if types.is_float32(kind) else 16)
+    if _is_list(arrow, kind):
+        inner = converter(arrow, kind.value_type, _feature_inside(feature))
+        return _each(inner) if inner else None
+    if types.is_struct(kind):
+        inside = _feature_inside(feature) if isinstance(feature, dict) and "_type" in feature else feature
+        inside = inside if isinstance(inside, dict) else {}
+        found = {field.name: converter(arrow, field.type, inside.get(field.name)) for field in kind}
+        wanted = {name: convert for name, convert in found.items() if convert}
+        return (lambda value: value and value | {n: c(value[n]) for n, c in wanted.items()}) if wanted else None
+    return None
+
+
+def _feature_inside(feature: Any) -> Any:
+    """The feature of a list's elements: [feature], {"feature": feature, "_type": "Sequence"}, or itself."""
+    if isinstance(feature, list):
+        return feature[0] if feature else None
+    if isinstance(feature, dict) and "feature" in feature and isinstance(feature.get("_type"), str):
+        return feature["feature"]
+    return feature
+
+
+def _each(convert: Convert) -> Convert:
+    return lambda values: values and [convert(value) for value in values]
+
+
+def _label(value: Any, names: list[Any]) -> Any:
+    if value is None or value == -1:  # as `datasets` writes a label that is not known
+        return None
+    if not isinstance(value, int) or not 0 <= value < len(names):
+        raise BadSample("bad_field", f"{str(value)[:20]} is no label: the file's schema names {len(names)}, from 0 on")
+    return str(names[value])
+
+
+def _shortest(bits: int) -> Convert:
+    """A float of few bits as the shortest decimal that is it: 0.1, not 0.10000000149011612."""
+    import numpy as np
+
+    narrow = np.float32 if bits == 32 else np.float16
+    return lambda value: value if value is None or not math.isfinite(value) else float(str(narrow(value)))
+
+
+def to_int(value: Any) -> Any:
+    """A float as an integer; None and NaN become None."""
+    return None if value is None or math.isnan(value) else int(value)

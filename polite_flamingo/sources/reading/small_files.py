@@ -1,0 +1,147 @@
+"""Whole small files, and the files of a folder.
+
+JSON is read strictly (UTF-8, with or without a byte order mark). Nothing here unpickles. Large files are streamed
+instead (`streaming.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo import text_files
+from polite_flamingo.sample import BadSample
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.field_checks import describe_type
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.reading.unsupported_files import why_unsupported
+from polite_flamingo.storage.discovery import Found, files_below
+from polite_flamingo.storage.tar_members import is_tar, packed_with, printable
+from polite_flamingo.storage.visibility import refuse_broken_way
+
+MAX_TEXT_FILE_BYTES = 20 << 20
+"""Of annotation files that describe one image (XML, label lines)."""
+
+
+def read_text(path: Path) -> str:
+    """A whole UTF-8 text file, without its byte order mark. Raises `SourceError`."""
+    try:
+        with path.open("rb") as file:
+            if what := why_unsupported(path, file.read(1 << 16)):
+                raise SourceError(f"{path} is {what}")
+        return text_files.read_text(path)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None
+    except text_files.NotText as error:
+        raise SourceError(str(error)) from None
+
+
+def load_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
+    """A JSON file whose top level is `kind`, whole: for what is small by nature; the rest is streamed (`streaming.py`).
+
+    Raises:
+        SourceError: unreadable, not UTF-8, not JSON, or of another shape.
+    """
+    content = read_text(path)
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise SourceError(f"{path} is nested too deeply to be an annotation file") from None
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno}"
+        raise SourceError(f"{path}, {where}: not JSON ({error.msg}); was it downloaded whole?") from None
+    except ValueError as error:  # a number of more digits than Python converts
+        raise SourceError(f"{path} is not usable JSON ({error})") from None
+    if not isinstance(value, kind):
+        names: dict[type, str] = {list: "a list", dict: "an object"}
+        found = names.get(type(value)) or describe_type(value)
+        raise SourceError(f"{path}: expected {names[kind]}, found {found}; see --list for the files of this source")
+    return value
+
+
+def printable_name(path: Path) -> str:
+    """The name of a file as it can be written to JSON: bytes that are not UTF-8 become question marks."""
+    return os.fsencode(path.name).decode("utf-8", "replace")
+
+
+def files_in(path: Path, suffix: str, scratch: Scratch) -> Iterator[Path]:
+    """`path` itself, or the files with `suffix` directly in it, by name; what else lies there is noted.
+
+    Raises:
+        SourceError: there are none.
+    """
+    if not path.is_dir():
+        yield path
+        return
+    found = Found()
+    for item in sorted(os.scandir(path), key=lambda item: item.name):
+        if item.is_dir():
+            found.pass_over("folders", item.name)
+        else:
+            found.sort_in(item.name, suffix, item.name)
+    if not found.files:
+        raise SourceError(f"{path} holds no *{suffix} file: name the folder that directly holds the annotations")
+    for line in found.lines():
+        scratch.note(line)
+    yield from (path / name for name in found.files)
+
+
+def tars_below(path: Path, scratch: Scratch) -> list[Path]:
+    """`path` itself, or the tars below a folder, by name; what else lies there is noted. Raises `SourceError`."""
+    if not path.is_dir():
+        try:
+            with path.open("rb") as file:
+                head = file.read(tarfile.BLOCKSIZE)
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read ({error.strerror or error})") from None
+        if packed := packed_with(head):
+            detail = f"packed with {packed[0]}; only plain tars are read: unpack it first ({packed[1]})"
+            raise SourceError(f"{path} is {detail}")
+        if head and not is_tar(head):
+            raise SourceError(f"{path} is not a tar: give tars, or the folder that holds them")
+        return [path]
+    found = files_below(path, ingested=False)
+    for line in found.lines():
+        scratch.note(line)
+    if not found.files:
+        raise SourceError(f"{path} holds no .tar file ({'; '.join(found.lines()) or 'it is empty'})")
+    for name in found.files:
+        if printable(name) != name:
+            raise SourceError(f"{path}: the name {printable(name)!r} is not UTF-8: rename it")
+    return [path / name for name in sorted(found.files)]
+
+
+def read_small_text(path: Path, folder: Path | None) -> str:
+    """The text of an annotation file that is one record; `folder`, where given, is where it must lie.
+
+    Raises:
+        BadSample: `unsafe_name` (a link that leads out of the folder), `bad_field` (not UTF-8), `text_too_long`,
+            `missing_annotation` (unreadable).
+    """
+    try:
+        if folder is not None and not path.resolve().is_relative_to(folder.resolve()):
+            raise BadSample("unsafe_name", f"{path.name} is a link that leads out of {folder}")
+        if path.stat().st_size > MAX_TEXT_FILE_BYTES:
+            raise BadSample("text_too_long", f"{path.name}: more than {MAX_TEXT_FILE_BYTES} bytes")
+        return text_files.decoded(path.read_bytes())
+    except OSError as error:
+        refuse_broken_way(path, error)
+        raise BadSample("missing_annotation", f"{path.name} cannot be read: {error.strerror or error}") from None
+    except text_files.NotText as error:
+        raise BadSample("bad_field", f"{path.name} is {error}") from None
+
+
+def read_small_json(path: Path, folder: Path | None) -> Any:
+    """The JSON of an annotation file that is one record. Raises `BadSample`: as `small_text`, and `bad_json`."""
+    try:
+        return json.loads(read_small_text(path, folder))
+    except BadSample:
+        raise
+    except RecursionError:
+        raise BadSample("bad_json", f"{path.name} is nested too deeply") from None
+    except ValueError as error:
+        raise BadSample("bad_json", f"{path.name} is not JSON ({error})") from None

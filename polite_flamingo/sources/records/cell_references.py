@@ -1,0 +1,64 @@
+"""References to cells of Parquet and Arrow that hold bytes.
+
+Records are planned in one process, and image bytes would fill it. So such a cell stands in a record as its reference,
+{file, row, column}; whoever builds the sample reads the cell.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.sample import BadSample
+from polite_flamingo.sources.reading.arrow import ColumnCells
+from polite_flamingo.sources.reading.file_kinds import detect_kind
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.storage.visibility import out_of_reach, refuse_broken_way
+
+
+@functools.lru_cache(maxsize=4)
+def _cells(path: Path, column: str, changed: int) -> ColumnCells:
+    """`changed` is when the file was: so that another file is another entry."""
+    return ColumnCells(path, detect_kind(path), column)
+
+
+def is_cell_reference(value: Any) -> bool:
+    """Whether a value is the place of a cell, or of bytes inside one."""
+    return isinstance(value, dict) and {"file", "row", "column"} <= value.keys() <= {
+        "file",
+        "row",
+        "column",
+        "inside",
+        "at",
+    }
+
+
+def read_cell(value: dict[str, Any], options: SourceOptions) -> Any:
+    """The cell that `value` tells the place of: {file, row, column, inside a folder, at a path inside the cell}.
+
+    Raises:
+        BadSample: `missing_image` where it cannot be read.
+        OutOfReach: the file that was read before is not there on this machine, or its mount has gone away.
+    """
+    file, row, column, inside = value["file"], value["row"], value["column"], value.get("inside", "")
+    try:
+        if isinstance(row, bool) or not isinstance(row, int) or not isinstance(column, str):
+            raise TypeError("no place in a file")
+        path = options.annotations[file]
+        if inside:
+            path = path / inside
+            if ".." in Path(inside).parts or Path(inside).is_absolute():
+                raise TypeError("no place in a folder")
+        found = _cells(path, column, path.stat().st_mtime_ns)[row]
+        for step in value.get("at", ()):
+            found = found[step]
+        return found
+    except FileNotFoundError as error:
+        raise out_of_reach(error.filename or str(file), error) from None
+    # The place may be junk (TypeError, LookupError) or lie behind the end (StopIteration); the rest is what pyarrow
+    # raises on a damaged or unknown file: its ArrowInvalid is a ValueError, ArrowNotImplementedError its namesake.
+    except (TypeError, LookupError, StopIteration, OSError, ValueError, NotImplementedError) as error:
+        refuse_broken_way(str(file), error)
+        detail = " ".join(str(error).split())[:200]
+        raise BadSample("missing_image", f"the image cannot be read from its row: {detail}") from None

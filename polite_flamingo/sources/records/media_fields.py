@@ -1,0 +1,61 @@
+"""Which fields, and which file names, are about something else than images and text: videos, sound, documents."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from polite_flamingo.sources.records.field_meanings import (
+    MEDIA,
+    MEDIA_ASIDE,
+    MEDIA_ENDINGS,
+    MODALITY_NAMES,
+    PICTURE_ENDINGS,
+    Where,
+)
+
+
+def plain_name(name: str) -> str:
+    """The name without case, hyphens and underscores, for comparing."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def media_of_field(name: str, value: Any, where: Where) -> str:
+    """What a field is for if not for pictures and text: "a video", "audio"; else ""."""
+    if isinstance(value, int | float) and value is not True:  # a field `is_video` says it as well
+        return ""
+    words = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower().replace("-", "_").split("_")
+    if where == "record" and plain_name(name) in MODALITY_NAMES:
+        said = " ".join(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
+        for word in re.findall(r"[a-z]+", str(said).lower()):
+            if word in MEDIA:
+                return MEDIA[word]
+    if words[-1] not in MEDIA_ASIDE:
+        for word in words:
+            if word in MEDIA:
+                return MEDIA[word]
+        return "" if media_of_file(value) == "a document" else media_of_file(value)
+    return ""
+
+
+def media_of_file(value: Any) -> str:
+    """What a name, or a list of names, is a file of if not of a picture: "a video", "audio", "a document"; else ""."""
+    names = value if isinstance(value, list) else [value]
+    for one in names:
+        if isinstance(one, str) and len(one) < 4096 and "\n" not in one.strip():
+            found = re.fullmatch(r"\S*[^\s.]\.([A-Za-z0-9]{2,4})(?:[?#]\S*)?", one.strip())
+            if found and found[1].lower() in MEDIA_ENDINGS:
+                return MEDIA_ENDINGS[found[1].lower()]
+    return ""
+
+
+def may_name_picture(value: Any) -> bool:
+    """Whether a field holds the name of a picture, or a list with one."""
+    names = value if isinstance(value, list) else [value]
+    return any(
+        isinstance(one, str) and one.strip().lower().endswith(_PICTURE_SUFFIXES) and len(one) < 1000 and "\n" not in one
+        for one in names
+    )
+
+
+_PICTURE_SUFFIXES = tuple(f".{ending}" for ending in PICTURE_ENDINGS)

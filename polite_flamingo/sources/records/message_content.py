@@ -1,0 +1,131 @@
+"""One entry of a conversation: its speaker, its texts and its images, before placeholders are resolved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from polite_flamingo.sample import BadSample
+from polite_flamingo.sources.reading.field_checks import as_object, required, verbatim
+from polite_flamingo.sources.records.extra_fields import Findings, check_fields, is_empty
+from polite_flamingo.sources.records.field_meanings import SPEAKERS
+from polite_flamingo.sources.records.placeholders import (
+    ShownImage,
+)
+
+ASKS = ("user", "human", "question", "query", "instruction", "prompt", "input")
+ANSWERS = ("assistant", "gpt", "answer", "response", "output", "completion", "bot")
+"""Fields of a pair: the first that is there says what the human, or the assistant, says."""
+
+
+@dataclass(frozen=True)
+class RawMessage:
+    """A message whose texts are as they are written, its pictures between them."""
+
+    speaker: str
+    pieces: tuple[str | ShownImage, ...]
+    learned: bool = True
+    bad: bool = False
+    why: str = ""
+
+    @property
+    def text(self) -> str:
+        """Its text, without the images."""
+        return "".join(piece for piece in self.pieces if isinstance(piece, str))
+
+
+def read_entry(one: Any, name: str, number: int, found: Findings) -> list[RawMessage]:
+    """The message, or the two of a pair."""
+    what, fields = f"{name}[{number}]", as_object(one)
+    if "from" not in fields and "role" not in fields:
+        asks = next((key for key in ASKS if isinstance(fields.get(key), str)), None)
+        answers = next((key for key in ANSWERS if isinstance(fields.get(key), str)), None)
+        if asks and answers:
+            own = Findings()
+            check_fields(fields, {asks, answers}, own, "message", f"{what}.")
+            merge_findings(found, own)
+            human = make_message("human", fields[asks], f"{what}.{asks}", own, found)
+            return [human, make_message("assistant", fields[answers], f"{what}.{answers}", own, found)]
+    role_field = "from" if "from" in fields else "role"
+    role = verbatim(required(fields, role_field), f"the role of {what}")
+    if role.lower() not in SPEAKERS:
+        raise BadSample("unsupported", f"{what} is said by {role[:40]!r}, who is neither human nor assistant")
+    said = next((key for key in ("value", "content", "text") if key in fields), "content")
+    value = required(fields, said)
+    read = {role_field, said}
+    if value is None and isinstance(fields.get("refusal"), str):
+        value = fields["refusal"]
+        read.add("refusal")
+    own = Findings()
+    check_fields(fields, read, own, "message", f"{what}.")
+    merge_findings(found, own)
+    return [make_message(SPEAKERS[role.lower()], value, what, own, found)]
+
+
+def make_message(speaker: str, value: Any, what: str, own: Findings, found: Findings) -> RawMessage:
+    """One message, with what its own fields say of learning it."""
+    pieces = content_of(value, what, found)
+    if speaker != "human" and any(isinstance(piece, ShownImage) for piece in pieces):
+        raise BadSample("unsupported", f"{what}: a picture that the {speaker} shows")
+    if own.learned and speaker == "human":
+        found.note("the human's words are never learned, whatever the fields of a message say")
+    learned = speaker != "assistant" or (own.learned is not False and not own.bad)
+    return RawMessage(speaker, tuple(pieces), learned, own.bad and speaker == "human", own.why)
+
+
+def content_of(value: Any, what: str, found: Findings) -> list[str | ShownImage]:
+    """A message's texts and pictures, in order."""
+    if not isinstance(value, list | dict):
+        return [verbatim(value, f"the text of {what}")]
+    pieces: list[str | ShownImage] = []
+    for number, part in enumerate(value if isinstance(value, list) else [value]):
+        if isinstance(part, str):
+            part = {"type": "text", "text": part}
+        pieces.append(_read_part(as_object(part), f"{what}[{number}]", found))
+    return pieces
+
+
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "")
+IMAGE_PARTS = ("image", "image_url", "input_image", "image_file", "img", "image_path", "image_pil", "")
+IMAGE_FIELDS = (
+    "image",
+    "image_url",
+    "input_image",
+    "path",
+    "url",
+    "image_path",
+    "base64",
+    "bytes",
+    "data",
+    "source",
+    "img",
+)
+"""Fields of a part that name or hold its picture; the first that is there does."""
+
+
+def _read_part(part: dict[str, Any], what: str, found: Findings) -> str | ShownImage:
+    kind = part.get("type") or ""
+    if not isinstance(kind, str) or kind not in (*TEXT_PARTS, *IMAGE_PARTS):
+        raise BadSample("unsupported", f"{what} is of type {str(kind)[:40]!r}: only text and pictures are read")
+    said = next((key for key in ("text", "refusal", "input_text", "output_text") if part.get(key) is not None), None)
+    held = next((key for key in IMAGE_FIELDS if not is_empty(part.get(key))), None)
+    own = Findings()
+    if kind in TEXT_PARTS and (said or kind) and not (held and not said):
+        check_fields(part, {"type", said or "text"}, own, "part", f"{what}.")
+        merge_findings(found, own)
+        return verbatim(required(part, said or "text"), f"the text of {what}")
+    check_fields(part, {"type", "text", "index", held or ""}, own, "part", f"{what}.")
+    merge_findings(found, own)
+    if said and str(part[said]).strip():
+        raise BadSample("unsupported", f"{what} has a text beside its picture")
+    index = part.get("index")
+    if held is None and isinstance(index, int) and not isinstance(index, bool):
+        return ShownImage(number=index)
+    return ShownImage(reference=part[held] if held else None)
+
+
+def merge_findings(found: Findings, own: Findings) -> None:
+    """Add what a message or a part keeps to the findings of its record."""
+    found.meta |= own.meta
+    found.notes |= own.notes
+    found.unread += own.unread

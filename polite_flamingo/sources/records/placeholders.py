@@ -1,0 +1,130 @@
+"""Finds what stands in a text for something else: images, objects, boxes, media (`placeholder_table.py`).
+
+The placeholder of an image becomes the mark `<image>`; objects and boxes are put into words (`grounding.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from polite_flamingo.sample import IMAGE_MARK, BadSample
+from polite_flamingo.sources.records.field_meanings import MEDIA_ENDINGS
+from polite_flamingo.sources.records.grounding import grounding_in_words
+from polite_flamingo.sources.records.placeholder_table import PLACEHOLDERS, Placeholder
+
+
+@dataclass(frozen=True)
+class ShownImage:
+    """A picture at its place in a text.
+
+    Attributes:
+        written: what stands there; "" where it is no part of a text.
+        reference: the picture, where the place itself names or holds it.
+        number: which of the record's pictures it is, as written.
+    """
+
+    written: str = ""
+    reference: Any = None
+    number: int | None = None
+
+
+_GROUP = re.compile(r"(?<!\\)\((?!\?)")
+_ALL = re.compile("|".join(f"(?P<p{n}>{_GROUP.sub('(?:', one.pattern)})" for n, one in enumerate(PLACEHOLDERS)), re.I)
+_OPENS = re.compile(r"[<\[({]")
+"""What every placeholder begins with."""
+
+_TAKEN = {n: re.compile(one.pattern, re.I) for n, one in enumerate(PLACEHOLDERS) if one.takes}
+_HTML = re.compile(
+    r"</(?:div|p|a|ul|li|span|head|body|html|script|style|video|audio|picture|svg|table)>|<!doctype|\bhtml", re.I
+)
+_MEDIA_FILE = re.compile(rf"<(?:video|audio)>\s*[^<>\n]+\.(?:{'|'.join(MEDIA_ENDINGS)})\s*</", re.I)
+
+
+def find_placeholders(text: str) -> Iterator[tuple[Placeholder, re.Match[str], str]]:
+    """The placeholders of a text in order, with what their group says."""
+    end = 0
+    for start in _OPENS.finditer(text):  # to try all patterns at each letter would take milliseconds a text
+        match = _ALL.match(text, start.start()) if start.start() >= end else None
+        if match is None:
+            continue
+        end = match.end()
+        number = int((match.lastgroup or "p0")[1:])
+        taken = _TAKEN[number].fullmatch(match[0]) if number in _TAKEN else None
+        yield PLACEHOLDERS[number], match, taken[1] if taken else ""
+
+
+def check_placeholders(text: str, *, pictured: bool, objects: bool = False) -> None:
+    """Refuse what stands for something that is not read.
+
+    Args:
+        text: what one speaker says.
+        pictured: whether the record shows pictures; in a text about other things, a word may look like a placeholder.
+        objects: whether the record names objects and boxes.
+
+    Raises:
+        BadSample: `unsupported`, naming it.
+    """
+    html = bool(_HTML.search(text)) and not _MEDIA_FILE.search(text)
+    for placeholder, match, _ in find_placeholders(text):
+        written = repr(match[0][:40])
+        quoted = text[max(0, match.start() - 1) : match.start()] == text[match.end() : match.end() + 1] == "`"
+        ordinary = (placeholder.text and not pictured) or (placeholder.html and html) or quoted
+        if placeholder.becomes == "refused" and not ordinary:
+            raise BadSample("unsupported", f"{written} in a text: {placeholder.says}, which is not read")
+        if placeholder.becomes in ("object", "box") and not objects and not ordinary:
+            raise BadSample("unsupported", f"{written} in a text, and the record names no objects for it")
+        if placeholder.becomes == "picture" and not (pictured or ordinary):
+            raise BadSample("unsupported", f"{written} in a text shows a picture, and the record has none")
+
+
+def names_image(text: str) -> bool:
+    """Whether a picture's path stands in a text, between marks for it."""
+    return any(placeholder.takes == "path" for placeholder, _, _ in find_placeholders(text))
+
+
+def has_thoughts(text: str) -> bool:
+    """Whether thoughts are marked in a text."""
+    return any(placeholder.becomes == "noted" for placeholder, _, _ in find_placeholders(text))
+
+
+def replace_image_placeholders(text: str, *, pictured: bool) -> tuple[str, list[ShownImage]]:
+    """A human's text with `<image>` at each place of a picture, and these places.
+
+    Args:
+        text: as it is written.
+        pictured: whether the record shows pictures; else only `<image>` itself is a place.
+    """
+    pieces, shown, end = [], [], 0
+    for placeholder, match, taken in find_placeholders(text):
+        if placeholder.becomes != "picture" or not (pictured or match[0] == IMAGE_MARK):
+            continue
+        times = max(1, match[0].lower().count(IMAGE_MARK)) if match[0].startswith("<fake") else 1
+        pieces += [text[end : match.start()], IMAGE_MARK * times]
+        end = match.end()
+        path = taken.strip() if placeholder.takes == "path" else None
+        shown += [ShownImage(match[0], path, int(taken) if placeholder.takes == "number" else None)] * times
+    return "".join([*pieces, text[end:]]), shown
+
+
+def image_marks_in_text(text: str, pictures: int) -> str:
+    """One speaker's text about pictures that are given in their order: `<image>` for each place, boxes in words.
+
+    Args:
+        text: as it is written.
+        pictures: how many the record shows; with none, only `<image>` itself is a place.
+
+    Raises:
+        BadSample: `unsupported`: it stands for something that is not read, or for the pictures in another order.
+    """
+    check_placeholders(text, pictured=pictures > 0)
+    found, shown = replace_image_placeholders(text, pictured=pictures > 0)
+    numbers = [place.number for place in shown if place.number is not None]
+    for place in shown:
+        if place.reference is not None:
+            raise BadSample("unsupported", f"{place.written[:60]!r} in a text names a picture: name it beside the text")
+    if numbers and (numbers[0] not in (0, 1) or numbers != list(range(numbers[0], numbers[0] + len(shown)))):
+        raise BadSample("unsupported", f"the pictures stand in a text in another order: {numbers}"[:200])
+    return grounding_in_words(found) if pictures else found
