@@ -160,7 +160,7 @@ def test_text_from_anywhere_cannot_leave_its_place(show: Any) -> None:
         bad(HOSTILE, key=torn, shard=torn, detail=torn, payload=torn),
         bad(payload="", shard=torn),
         source=dataclasses.replace(
-            COCO, name=HOSTILE, title=HOSTILE, category=HOSTILE, published=HOSTILE, licence=HOSTILE, files=HOSTILE
+            COCO, name=HOSTILE, title=HOSTILE, published=HOSTILE, licence=HOSTILE, files=HOSTILE
         ),
         options=SourceOptions(
             annotations=(Path(torn.replace("\0", "")),),
