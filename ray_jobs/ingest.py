@@ -43,6 +43,7 @@ from polite_flamingo.sources.catalogue import as_text, named
 from polite_flamingo.storage.ledger import read_quarantine
 from polite_flamingo.storage.user_paths import expanded, is_pattern, local_path
 from ray_jobs import console
+from ray_jobs.progress import EVERY
 from ray_jobs.submitted import refuse_relative
 
 RAY_PAYS = 8
@@ -330,7 +331,7 @@ def _paths(config: IngestConfig) -> Iterable[Path]:
 
 @contextmanager
 def _progress(screen: Console) -> Iterator[Tick]:
-    """Show a bar for each step; if the output is not a terminal, a line now and then."""
+    """Show a bar for each step; if the output is not a terminal, a line a minute and one at the end."""
     if not screen.is_terminal:
         yield partial(_line, {})
         return
@@ -353,7 +354,7 @@ def _progress(screen: Console) -> Iterator[Tick]:
 
 
 def _line(last: dict[str, float], step: str, done: int, total: int) -> None:
-    if time.monotonic() - last.setdefault(step, time.monotonic()) >= 10 or (done == total and total):
+    if time.monotonic() - last.setdefault(step, time.monotonic()) >= EVERY or (done == total and total):
         last[step] = time.monotonic()
         print(f"{step}: {done:,}" + (f" of {total:,}" if total else ""), file=sys.stderr)
 

@@ -114,8 +114,7 @@ def _listen(wanted: Sequence[signal.Signals]) -> None:
 
 def _lead() -> str:
     """Return a line break if the cursor is behind a progress bar or the ^C that a terminal shows."""
-    bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
-    return "\n" if os.isatty(_screen) or len(bars) else ""
+    return "\n" if os.isatty(_screen) else ""
 
 
 def _wait_for_the_end() -> None:

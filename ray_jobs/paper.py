@@ -30,7 +30,7 @@ from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.testbed.paper.page import to_markdown, write_paper
-from ray_jobs import console
+from ray_jobs import console, progress
 from ray_jobs.build_pf1m import BuildConfig, build
 from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import model_fingerprints
@@ -170,14 +170,12 @@ def _work(function: Callable[..., None], arguments: tuple[Any, ...], *needs: Non
 
 @contextmanager
 def _steps(config: PaperConfig, attempt: Attempt) -> Iterator[_Steps]:
-    from tqdm import tqdm
-
     runs = plan(Path(), config.training)
     asked = sum(run.answers for run in runs) + 1
     # data and pairs, PF-mini, both generations' rewrites, the verdict; then the runs and the answers
     total = config.seeds * (2 + 1 + 2 + 1 + len(runs) + asked)
     form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}{postfix}"
-    with tqdm(total=total, dynamic_ncols=True, bar_format=form) as bar:
+    with progress.bar(total, form) as bar:
         yield _Steps(bar, attempt, config.gpus)
 
 

@@ -3,23 +3,27 @@
 Starting Ray and loading models take a minute in which no row is done, and a rate from before them is no rate. So the
 clock of an estimate starts with the first row that is seen finished, and none is given before a tenth of the shards
 is done. A terminal gets a bar; anything else (a log, a submitted job) gets a line for each phase, for the first rows,
-and then for each tenth, at most one in ten seconds, at least one a minute.
+for the end, and one a minute in between.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
 
 SETTLED = 10.0
 """Seconds from the first finished row on before a rate is worth saying."""
 
 TENTH = 0.1
-MOST_OFTEN, AT_LEAST = 10.0, 60.0
+EVERY = 60.0
 """Seconds between two lines of a log."""
 
 
@@ -94,20 +98,17 @@ def duration(seconds: float) -> str:
 class Lines:
     """When a log gets its next line."""
 
-    said: float = -AT_LEAST
-    tenths: int = 0
+    said: float = -EVERY
     started: bool = False
     ended: bool = False
 
     def due(self, now: float, pace: Pace) -> bool:
         """Whether something happened that is worth one; counts it as said."""
-        tenths = int(10 * pace.shards_done / pace.shards)
         first = not self.started and pace.rows_seen > 0
-        further = tenths > self.tenths and now - self.said >= MOST_OFTEN
         end = pace.shards_done == pace.shards
-        if self.ended or not (first or further or end or now - self.said >= AT_LEAST):
+        if self.ended or not (first or end or now - self.said >= EVERY):
             return False
-        self.said, self.tenths, self.started, self.ended = now, tenths, pace.rows_seen > 0, end
+        self.said, self.started, self.ended = now, pace.rows_seen > 0, end
         return True
 
 
@@ -148,18 +149,50 @@ def progress(
         close()
 
 
-def _bar(pace: Pace) -> tuple[Callable[[], None], Callable[[], None]]:
-    from tqdm import tqdm
+def bar(total: float, form: str) -> Any:
+    """A bar of tqdm on a terminal; elsewhere the same in lines: the first, one a minute, the last.
 
-    form = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} shards, {elapsed}{postfix}"
-    bar = tqdm(total=pace.shards, bar_format=form, dynamic_ncols=True, mininterval=0.5)
+    Args:
+        total: of what is counted.
+        form: tqdm's `bar_format`, with "|{bar}|" in it.
+    """
+    return (tqdm if sys.stderr.isatty() else _Log)(total=total, bar_format=form, dynamic_ncols=True, mininterval=0.5)
+
+
+class _Log(tqdm):  # type: ignore[misc]
+    """What a bar says, in lines of a log."""
+
+    said = -EVERY
+    line = ""
+
+    def __init__(self, **options: Any):
+        """Start; what tqdm itself would draw goes nowhere."""
+        super().__init__(file=io.StringIO(), **options)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Print a line, if the last one is a minute old or nothing more comes."""
+        ended = pos == 0 or self.n >= self.total
+        form = {**self.format_dict, "bar_format": self.bar_format.replace("|{bar}|", "")}
+        line = self.format_meter(**form).strip()
+        if line != self.line and (ended or time.monotonic() - self.said >= EVERY):
+            self.said, self.line = time.monotonic(), line
+            print(line, file=sys.stderr, flush=True)
+
+    @classmethod
+    def write(cls, s: str, file: Any = None, end: str = "\n", nolock: bool = False) -> None:
+        """Print a line of its own."""
+        print(s, file=file or sys.stderr, end=end, flush=True)
+
+
+def _bar(pace: Pace) -> tuple[Callable[[], None], Callable[[], None]]:
+    shown = bar(pace.shards, "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} shards, {elapsed}{postfix}")
 
     def show() -> None:
-        bar.set_postfix_str(pace.words(time.monotonic()), refresh=False)
-        bar.update(pace.shards_done - bar.n)
-        bar.refresh()
+        shown.set_postfix_str(pace.words(time.monotonic()), refresh=False)
+        shown.update(pace.shards_done - shown.n)
+        shown.refresh()
 
-    return show, bar.close
+    return show, shown.close
 
 
 def _lines(pace: Pace) -> tuple[Callable[[], None], Callable[[], None]]:

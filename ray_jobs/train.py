@@ -28,7 +28,7 @@ from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.run_info import read_run, read_stats, write_stats
-from ray_jobs import console
+from ray_jobs import console, progress
 from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import base_fingerprints, by_name, training_hash
 from ray_jobs.resumable_job import ResumableJob, check_input
@@ -152,7 +152,7 @@ def run(
         from training import log
         from training.trainer import FAILURES, StageRun, TrainingStopped, train
 
-        with seen_by_all(out) as probe, progress() as show:
+        with seen_by_all(out) as probe, training_progress() as show:
             job = StageRun(
                 config=config.training, stage=config.stage, start=start, mixture=mixture, out=out,
                 workers=config.workers, probe=probe, models=models,
@@ -178,20 +178,12 @@ def run(
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+def training_progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
     """Show a progress bar; yields a function that takes new lines of the training log.
 
     The time left is shown once a tenth of the stage is done.
     """
-    from tqdm import tqdm
-
-    terminal = sys.stderr.isatty()
-    bar = tqdm(
-        total=1.0,
-        bar_format="{percentage:3.0f}%|{bar}| {elapsed}{postfix}",
-        dynamic_ncols=True,
-        mininterval=0.5 if terminal else 10,
-    )
+    bar = progress.bar(1.0, "{percentage:3.0f}%|{bar}| {elapsed}{postfix}")
     bar.set_postfix_str("starting the workers")
     seen: dict[str, Any] = {}
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ray_jobs.progress import Lines, Pace, duration, progress
+from ray_jobs import progress as module
+from ray_jobs.progress import Lines, Pace, bar, duration, progress
 
 
 def seen(pace: Pace, now: float, rows_in_work: int = 0) -> str:
@@ -72,6 +73,25 @@ def test_the_lines_of_a_job(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.partition(" after")[0] for line in capsys.readouterr().err.splitlines()] == [
         "loading models …", "1 of 2 shards", "2 of 2 shards",
     ]  # fmt: skip
+
+
+def test_a_bar_is_lines_where_nobody_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first, one a minute, the last, what is written in between: no bar, nothing that moves a cursor."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock) / 2)
+    with bar(400, "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}") as shown:
+        shown.set_postfix_str("starting")
+        for _ in range(400):
+            shown.update()
+            shown.refresh()
+        shown.write("a worker died")
+    said = capsys.readouterr().err
+    first, *between, last, written = said.splitlines()
+    assert (first, last) == ("0% 0/400 steps", "100% 400/400 steps, starting") and written == "a worker died"
+    assert 0 < len(between) < 8 and all(line.endswith("/400 steps, starting") for line in between), between
+    assert "\r" not in said and "\x1b" not in said
 
 
 def test_durations_are_said_as_people_do() -> None:
