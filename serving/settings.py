@@ -21,7 +21,7 @@ END = "<!-- end of settings -->"
 
 
 def rows(config: type, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    """Name, default and meaning of every setting in `config` and in what it holds, but for models and replicas."""
+    """Name, default and meaning of every setting in `config` and below, except models and replicas."""
     said = meanings(config)
     for field in dataclasses.fields(config):
         if field.default_factory is not dataclasses.MISSING:
@@ -72,7 +72,7 @@ def put_into(page: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m serving.settings", description=__doc__.splitlines()[0])
-    parser.add_argument("page", type=Path, help="a Markdown file with the two marks; it is written anew")
+    parser.add_argument("page", type=Path, help="a Markdown file with the two marks, updated in place")
     page = parser.parse_args(arguments).page
     try:
         page.write_text(put_into(page.read_text(encoding="utf-8")), encoding="utf-8")

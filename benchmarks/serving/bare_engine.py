@@ -37,7 +37,7 @@ def host_of(config: ServiceConfig, engines: int) -> EngineHost:
 
 
 def asking(host: EngineHost, ngram: int, bodies: Sequence[bytes], began: float) -> SendRequest:
-    """Asks the host what a server would be asked, whose model repeats no n-grams of this size."""
+    """A `SendRequest` that calls the host. Args: ngram: `no_repeat_ngram_size`."""
 
     async def ask(record: Record) -> None:
         body = json.loads(bodies[record.number % len(bodies)])
@@ -79,7 +79,7 @@ async def run(host: EngineHost, ngram: int, bodies: Sequence[bytes], wanted: dic
 
 
 def main() -> None:
-    """Load, then run as told until stdin ends."""
+    """Load the model, then do the runs on stdin."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", required=True)
     parser.add_argument("--bodies", type=Path, required=True)

@@ -27,7 +27,7 @@ Messages = list[dict[str, Any]]
 
 
 def bodies(count: int, seed: int, model: str) -> list[bytes]:
-    """So many requests, each the JSON of a streamed one that wants its usage told."""
+    """Streaming requests with usage, as JSON. Args: count: how many."""
     rng = random.Random(seed)
     found: list[Messages] = []
     while len(found) < count:
@@ -38,23 +38,23 @@ def bodies(count: int, seed: int, model: str) -> list[bytes]:
 
 
 def write(path: Path, requests: Sequence[bytes]) -> None:
-    """A body a line, as `benchmarks.serving.load_generator` reads them."""
+    """Write one body per line, as `benchmarks.serving.load_generator` reads them."""
     path.write_bytes(b"\n".join(requests) + b"\n")
 
 
 def question(rng: random.Random) -> list[Messages]:
-    """One question about one picture."""
+    """A question about an image."""
     scene = random_scene(rng)
     return [[user(ask(rng, scene).text, picture(rng, scene))]]
 
 
 def description(rng: random.Random) -> list[Messages]:
-    """One picture, to be described: the longest answers."""
+    """A description of an image: the longest answers."""
     return [[user(rng.choice(INSTRUCTIONS["captioning"]), picture(rng, random_scene(rng)))]]
 
 
 def pair(rng: random.Random) -> list[Messages]:
-    """Two pictures, and what has changed."""
+    """Two images, and a question about the change."""
     before = random_scene(rng)
     after, _ = random_change(rng, before)
     asked = rng.choice(INSTRUCTIONS["change_captioning"])
@@ -62,7 +62,7 @@ def pair(rng: random.Random) -> list[Messages]:
 
 
 def two_turns(rng: random.Random) -> list[Messages]:
-    """A question, and the same conversation with its answer and a second question: the picture is sent again."""
+    """A question, then the same conversation with its answer and a second question; the image is sent again."""
     scene = random_scene(rng)
     first, second = ask(rng, scene), ask(rng, scene)
     opening = user(first.text, picture(rng, scene))
@@ -71,7 +71,7 @@ def two_turns(rng: random.Random) -> list[Messages]:
 
 
 def text(rng: random.Random) -> list[Messages]:
-    """No picture."""
+    """A question without an image."""
     exchange = random_text(rng)
     return [[user(f"{exchange.question}\n\n{exchange.given}")]]
 
@@ -83,11 +83,11 @@ SHARES: dict[Callable[[random.Random], list[Messages]], float] = {
     two_turns: 0.15,
     text: 0.15,
 }
-"""How often each kind is drawn; `two_turns` gives two requests."""
+"""Sampling weights of the kinds; `two_turns` gives two requests."""
 
 
 def user(said: str, *pictures: str) -> dict[str, Any]:
-    """A message: its pictures, then the text."""
+    """A user message: its images, then the text."""
     if not pictures:
         return {"role": "user", "content": said}
     parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
@@ -101,7 +101,7 @@ def picture(rng: random.Random, scene: Scene) -> str:
 
 
 def understood(messages: Messages) -> tuple[tuple[Exchange, ...], tuple[bytes, ...]]:
-    """A conversation of this file as a server must understand it: its turns as the models read them, and its images.
+    """A conversation of this file as a server reads it: its exchanges and its images.
 
     Written apart from the service's own reading, so that equal answers say something of both.
     """

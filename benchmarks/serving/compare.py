@@ -61,17 +61,17 @@ from serving.config import from_profile
 BASELINE, BARE, LOCAL, SERVE = "one at a time", "bare engine", "HTTP, no Serve", "Ray Serve"
 BARE_PINNED, SERVE_PINNED = "bare engine on core 0", "Ray Serve, its engine on core 0"
 MANY = 32
-"""Clients for which the goals are set."""
+"""Number of clients for which goals are set."""
 
 SLICE = 1500
-"""Requests set apart for a run; contestants of the same round and number of clients take the same ones."""
+"""Requests reserved for a run; all servers get the same ones in a round with the same number of clients."""
 
 Runs = dict[tuple[str, int], list[dict[str, Any]]]
-"""Contestant and number of clients -> its runs, round by round."""
+"""(Server, number of clients) -> its runs, round by round."""
 
 
 def main() -> None:
-    """Draw the requests, let the contestants take turns, print and write what they did."""
+    """Sample the requests, measure the servers in turns, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="profiles/tiny.yaml")
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of the profile")
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def compete(options: argparse.Namespace, setting: Setting) -> Runs:
-    """Runs of the four contestants."""
+    """Runs of the four servers."""
     runs: Runs = defaultdict(list)
     with ExitStack() as stack:
         contestants: dict[str, Contestant] = {
@@ -145,7 +145,7 @@ def compete(options: argparse.Namespace, setting: Setting) -> Runs:
 
 
 def best_baseline(setting: Setting, seconds: float) -> Contestant:
-    """With the number format in which it answers most."""
+    """The baseline in its fastest number format."""
     found = []
     for dtype in ("float32", "bfloat16"):
         server = one_at_a_time(setting, dtype)
@@ -177,7 +177,7 @@ def pinned(options: argparse.Namespace, setting: Setting) -> Runs:
 
 
 def trials(options: argparse.Namespace, setting: Setting, report: Report) -> None:
-    """What else was asked for."""
+    """The stress tests that were requested."""
     if not (options.overload or options.kill or options.autoscale or options.soak):
         return
     server = ray_serve(setting, options.engines)
@@ -209,12 +209,12 @@ def line_of(one: Figures) -> str:
 
 
 def say(line: str) -> None:
-    """What is going on, for who watches."""
+    """Print progress."""
     print(line, file=sys.stderr, flush=True)
 
 
 class Report:
-    """Markdown as it is printed, and everything as JSON."""
+    """The report: Markdown as it is printed, and all figures as JSON."""
 
     def __init__(self, options: argparse.Namespace):
         self._options = options
@@ -227,7 +227,7 @@ class Report:
         print("\n".join(lines), flush=True)
 
     def keep(self, name: str, runs: Runs) -> None:
-        """For the JSON: figures of each run without texts."""
+        """Add the figures of each run to the JSON, without texts."""
         self._content[name] = [
             {"contestant": contestant, "clients": clients, **vars(figures(run))}
             for (contestant, clients), found in runs.items()
@@ -257,7 +257,7 @@ class Report:
         )
 
     def table(self, runs: Runs, options: argparse.Namespace) -> None:
-        """A row for each contestant and number of clients."""
+        """A row for each server and number of clients."""
         waits = "first text p50, s | p99, s | whole p50, s | p99, s"
         self.say("", f"| contestant | clients | requests/s | tokens/s | {waits} | answers | errors |")
         self.say("|---|---|---|---|---|---|---|---|---|---|")
@@ -277,7 +277,7 @@ class Report:
                 self.say(f"- {clients} clients, {name}: {cpu_of_answer(one)}")
 
     def same_texts(self, runs: Runs, pool: int) -> None:
-        """Whether all wrote the same."""
+        """Whether all gave the same answers."""
         written = {
             name: texts((run for (who, _), found in runs.items() if who == name for run in found), pool)
             for name in (BARE, BASELINE, LOCAL, SERVE)
@@ -289,7 +289,7 @@ class Report:
             self._content[f"texts of {name}"] = {"other": other, "of": both}
 
     def goals(self, runs: Runs) -> None:
-        """What was wanted, and what was found."""
+        """The goals and the results."""
         of = {key: [figures(run) for run in found] for key, found in runs.items()}
         self.say("", "| goal | wanted | found (lowest and highest round) | reached |", "|---|---|---|---|")
         faster = ratios(of[SERVE, MANY], of[BASELINE, MANY])
@@ -321,7 +321,7 @@ class Report:
         self._content[title] = found[1]
 
     def write(self) -> None:
-        """The two files, where a folder is named."""
+        """Write both files, if a folder is given."""
         if self._options.out is not None:
             name = f"serving-{time.strftime('%Y-%m-%d')}"
             self._options.out.mkdir(parents=True, exist_ok=True)

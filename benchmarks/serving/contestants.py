@@ -21,12 +21,12 @@ from typing import Any, Protocol
 from benchmarks.processes import cpu_of, pin
 
 PATIENCE = 240
-"""Seconds for a contestant to come up."""
+"""Seconds for a server to start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all contestants share: the profile with its changes by dotted names, the requests, a folder for files."""
+    """What all servers share: the profile with overrides by dotted names, the requests, a folder for files."""
 
     profile: str
     changes: dict[str, str]
@@ -34,13 +34,13 @@ class Setting:
     root: Path
 
     def overrides(self) -> list[str]:
-        """For our own commands."""
+        """Command-line arguments of our own commands."""
         return [part for name, value in self.changes.items() for part in ("--override", f"{name}={value}")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A closed loop: how many clients, seconds that count, number of the first request, seconds for the rest."""
+    """A closed loop: clients, measured seconds, number of the first request, seconds for open requests to end."""
 
     clients: int
     seconds: float
@@ -49,7 +49,7 @@ class Run:
 
 
 class Contestant(Protocol):
-    """Answers a run."""
+    """A server, or engines, under load."""
 
     def run(self, run: Run) -> dict[str, Any]:
         """Output of the load generators as `parts`, and CPU seconds by process as `cpu`."""
@@ -75,7 +75,7 @@ class Server:
         *,
         client_cores: str = "",
     ):
-        """Start it, and wait until /health says 200.
+        """Start it, and wait until /health returns 200.
 
         Args:
             name: for its log.
@@ -132,14 +132,14 @@ class Server:
         return self._setting.root / f"load-{self.pid}.json"
 
     def finished(self, load: subprocess.Popen[bytes]) -> dict[str, Any]:
-        """Wait for what `begin` started; what it found."""
+        """Wait for what `begin` started; returns its output."""
         if load.wait() != 0:
             sys.exit(f"the load generator failed against {self.url}")
         found: dict[str, Any] = json.loads(self._result.read_text())
         return found
 
     def end(self) -> None:
-        """Ask it to stop, then make it."""
+        """Stop it: politely, then by force."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -150,10 +150,10 @@ class Server:
 
 
 class Bare:
-    """Engines without HTTP, a process each, among which the clients are divided."""
+    """Engines without HTTP, one process each, which share the clients."""
 
     def __init__(self, setting: Setting, engines: int, *, core: int | None = None):
-        """Load them; where `core` is given each stays on it."""
+        """Load them, pinned to `core` if given."""
         command = [
             sys.executable, "-m", "benchmarks.serving.bare_engine", "--profile", setting.profile,
             "--bodies", str(setting.bodies), *setting.overrides(),
@@ -173,7 +173,7 @@ class Bare:
                 pin(process.pid, lambda kind: {core})
 
     def run(self, run: Run) -> dict[str, Any]:
-        """See `Contestant`; request numbers are dealt to the processes in blocks."""
+        """See `Contestant`; each process gets blocks of request numbers."""
         before = sum((cpu_of(process.pid) for process in self._processes), Counter())
         used = self._processes[: run.clients]
         shares = [run.clients // len(used) + (place < run.clients % len(used)) for place in range(len(used))]
@@ -206,23 +206,23 @@ class Bare:
 
 
 BLOCK = 700
-"""Requests that one process of `Bare` may take of a run's."""
+"""Maximum requests of one process of `Bare` in a run."""
 
 
 def environment_of() -> dict[str, str]:
-    """Of every contestant."""
+    """Environment variables of every server."""
     return os.environ | {"TOKENIZERS_PARALLELISM": "false"}
 
 
 def free_port() -> int:
-    """One that nobody listens on now."""
+    """A port on which nobody listens now."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         return int(trial.getsockname()[1])
 
 
 def one_at_a_time(setting: Setting, dtype: str) -> Server:
-    """The reference's shape of server, with all cores for each answer."""
+    """A server designed as the reference's, with all cores for each answer."""
     port = free_port()
     command = [
         sys.executable, "-m", "benchmarks.serving.reference_server", "--profile", setting.profile, "--port", str(port),

@@ -27,12 +27,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 SETTLED = 0.05
-"""Seconds for which an open loop may be late before it says so."""
+"""Seconds that an open loop may be late without a warning."""
 
 
 @dataclass(slots=True)
 class Record:
-    """What became of a request; moments in seconds from the beginning of the run.
+    """The outcome of a request; times in seconds from the start of the run.
 
     Attributes:
         number: of its body.
@@ -63,11 +63,11 @@ class Record:
 
 
 SendRequest = Callable[[Record], Awaitable[None]]
-"""Sends the request of a record and fills in what became of it."""
+"""Sends the request of a record, and fills in its outcome."""
 
 
 class Answer(asyncio.Protocol):
-    """One connection, which asks again and again; reads what comes as it comes, however it is cut.
+    """One kept-alive connection; parses responses as they arrive, wherever blocks end.
 
     Attributes:
         closed: nothing more can be asked here.
@@ -85,12 +85,12 @@ class Answer(asyncio.Protocol):
     def _restart(self) -> None:
         self._headers: dict[bytes, bytes] = {}
         self._left = -1
-        """Bytes that are missing of the body, or of a chunk of it; -1 before its length is known."""
+        """Bytes missing from the body or from its current chunk; -1 while the length is unknown."""
         self._chunked, self._stream = False, False
         self._event = bytearray()
 
     async def send(self, request: bytes, record: Record) -> None:
-        """Send a request; returns when it is answered or has failed. Cancelled, it closes the connection."""
+        """Send a request, and return once it is answered or has failed. Closes the connection if cancelled."""
         assert self._transport is not None
         self._restart()
         self._record, self._done = record, asyncio.get_running_loop().create_future()
@@ -110,7 +110,7 @@ class Answer(asyncio.Protocol):
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """See asyncio: a request that is going on has failed."""
+        """See asyncio: the current request has failed."""
         self.closed = True
         if self._record is not None:
             self._finish("cut")
@@ -143,7 +143,7 @@ class Answer(asyncio.Protocol):
         return True
 
     def _body(self) -> bool:
-        """Take a piece of the body; False where more must come first, or nothing more will."""
+        """Consume a part of the body; False if more must arrive first, or nothing more will."""
         if self._chunked and self._left < 0:
             end = self._buffer.find(b"\r\n")
             if end < 0:
@@ -226,7 +226,7 @@ class Answer(asyncio.Protocol):
 
 
 class Client:
-    """Asks a server, on as many connections as requests are open at once."""
+    """Sends requests to a server, on as many connections as there are concurrent requests."""
 
     def __init__(self, url: str, bodies: Sequence[bytes], *, key: str = "", timeout: float = 120.0):
         """Args: bodies: JSON of the requests. key: of the API. timeout: seconds for a whole answer."""
@@ -280,7 +280,7 @@ async def closed_loop(
     drain: float,
     longest: float = 300.0,
 ) -> tuple[list[Record], tuple[float, float]]:
-    """So many clients, each of which asks again when it is answered.
+    """A closed loop: each client sends its next request when the last one is answered.
 
     Args:
         send: sends a request.
@@ -328,7 +328,7 @@ async def closed_loop(
 async def open_loop(
     send: SendRequest, now: Callable[[], float], *, rate: float, seconds: float, first: int, drain: float, seed: int = 0
 ) -> tuple[list[Record], tuple[float, float]]:
-    """Requests at random moments, `rate` a second on average; arguments and result as those of `closed_loop`."""
+    """Requests at random times, `rate` per second on average; arguments and result as `closed_loop`."""
     rng = random.Random(seed)
     records: list[Record] = []
     tasks: set[asyncio.Task[None]] = set()
@@ -362,7 +362,7 @@ async def _give_up(tasks: Sequence[asyncio.Task[None]], drain: float) -> None:
 
 
 def main() -> None:
-    """Read the bodies, run the loop, write what happened."""
+    """Read the bodies, run the loop, write the records."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True)
     parser.add_argument("--bodies", type=Path, required=True)

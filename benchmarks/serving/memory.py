@@ -40,7 +40,7 @@ def held() -> float:
 
 
 async def answer(profile: str, changes: dict[str, str], requests: Sequence[bytes]) -> None:
-    """The process of one way: each line on stdin is how many to answer, and is answered by the figures."""
+    """The process of one variant: each line on stdin is a number of requests; replies with the figures."""
     host = host_of(from_profile(profile, changes), 1)
     engine = host._engines[0]._engine
     ask = asking(host, 0, requests, time.perf_counter())
@@ -87,7 +87,7 @@ def main() -> None:
         name = from_profile(options.profile, {}).serving.chat_name
         write(requests, bodies(options.rounds * options.answers, 0, name))
         processes = {way: start(options, requests, every) for way, every in WAYS.items()}
-        last = {way: told(process) for way, process in processes.items()}
+        last = {way: read_figures(process) for way, process in processes.items()}
         print("| answers | " + " | ".join(f"{way}: MB | images | grew besides | tokens/CPU s" for way in WAYS) + " |")
         print("|---|" + "---|" * 4 * len(WAYS))
         print("| 0 | " + " | ".join(f"{last[way]['held']:.0f} | | |" for way in WAYS))
@@ -97,7 +97,7 @@ def main() -> None:
                 assert process.stdin is not None
                 process.stdin.write(f"{options.answers}\n")
                 process.stdin.flush()
-                now = told(process)
+                now = read_figures(process)
                 besides = now["held"] - now["images"] - (last[way]["held"] - last[way].get("images", 0.0))
                 cells.append(f"{now['held']:.0f} | {now['images']:.0f} | {besides:+.0f} | {now['rate']:.0f}")
                 last[way] = now
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def start(options: argparse.Namespace, requests: Path, every_size: bool) -> subprocess.Popen[str]:
-    """A process of one way."""
+    """Start the process of one variant."""
     command = [
         sys.executable,
         "-m",
@@ -124,7 +124,7 @@ def start(options: argparse.Namespace, requests: Path, every_size: bool) -> subp
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def told(process: subprocess.Popen[str]) -> Found:
+def read_figures(process: subprocess.Popen[str]) -> Found:
     """The next line of figures."""
     assert process.stdout is not None
     for line in process.stdout:

@@ -35,7 +35,7 @@ class _Route:
 
 
 async def answering(scope: Scope, receive: Receive, send: Send) -> None:
-    """The application without a gate."""
+    """The application without the middleware."""
     scope["route"] = _Route
     while (await receive())["more_body"]:
         pass
@@ -44,7 +44,7 @@ async def answering(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def contestants(folder: Path) -> dict[str, tuple[ASGIApp, Headers]]:
-    """By name: an application, and what its clients send."""
+    """Applications and their clients' headers, by name."""
     secret, key = new_key("benchmark")
     write_keys(folder / "keys.json", [replace(key, requests_per_minute=10**9, concurrent_requests=100)])
     ring = KeyRing(folder / "keys.json")
@@ -77,7 +77,7 @@ def contestants(folder: Path) -> dict[str, tuple[ASGIApp, Headers]]:
 
 
 async def microseconds(app: ASGIApp, headers: Headers, requests: int) -> float:
-    """CPU time of one request."""
+    """CPU microseconds of one request."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"x" * 500, "more_body": False}
@@ -93,7 +93,7 @@ async def microseconds(app: ASGIApp, headers: Headers, requests: int) -> float:
 
 
 async def measure(folder: Path, requests: int, rounds: int) -> dict[str, float]:
-    """The best of all rounds, by contestant."""
+    """The best of all rounds, by application."""
     found = contestants(folder)
     times: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):

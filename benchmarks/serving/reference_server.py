@@ -56,7 +56,7 @@ class Reference:
         }
 
     def answer(self, body: dict[str, Any], count: list[int]) -> Iterator[str]:
-        """The text as it comes; `count` gets the number of chosen tokens."""
+        """The text as it is generated; `count` gets the number of tokens."""
         turns, pictures = understood(body["messages"])
         ids = conversation_ids(turns, self._tokenizer)
         new = body.get("max_tokens") or self._positions - len(ids)
@@ -85,7 +85,7 @@ class Reference:
 
 
 class _Plain:
-    """Our tokenizer where transformers' streamer wants one of its own."""
+    """Our tokenizer in the form that transformers' streamer expects."""
 
     def __init__(self, tokenizer: Any, ends: list[int]):
         self._tokenizer, self._ends = tokenizer, ends
@@ -96,7 +96,7 @@ class _Plain:
 
 
 def handler(reference: Reference) -> type[BaseHTTPRequestHandler]:
-    """The class that `http.server` makes an object of for each connection."""
+    """The handler class of `http.server`, one instance per connection."""
     one_at_a_time = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -153,13 +153,13 @@ def gone(connection: socket.socket) -> bool:
 
 
 class Server(ThreadingHTTPServer):
-    """Takes as many connections at once as clients may open."""
+    """Accepts as many connections as clients may open."""
 
     request_queue_size = 256
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """As its parent, but a client that goes away in the middle of an answer is no error."""
+        """Ignore clients that disconnect during an answer."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 

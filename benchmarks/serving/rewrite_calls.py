@@ -41,13 +41,13 @@ from serving.server.app import create_app
 
 
 def content(sample: Sample) -> dict[str, Any]:
-    """A sample as a client asks for it."""
+    """A sample as a client sends it."""
     urls = [f"data:image/png;base64,{base64.b64encode(image.data).decode()}" for image in sample.images]
     return {"instruction": sample.instruction, "raw": sample.response, "task": sample.task, "images": urls}
 
 
 async def text_of(backend: Backend, sample: Sample, config: ServiceConfig) -> str:
-    """From the engine."""
+    """The text from the engine."""
     text = ""
     async with aclosing(backend.stream(generation_request(sample, config))) as chunks:  # type: ignore[type-var]
         async for chunk in chunks:
@@ -56,7 +56,7 @@ async def text_of(backend: Backend, sample: Sample, config: ServiceConfig) -> st
 
 
 def post(url: str, samples: Sequence[Sample]) -> list[str]:
-    """By HTTP."""
+    """The texts from the server."""
     body = json.dumps({"items": [content(sample) for sample in samples]}).encode()
     request = urllib.request.Request(f"{url}/v1/rewrite", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as response:
@@ -64,7 +64,7 @@ def post(url: str, samples: Sequence[Sample]) -> list[str]:
 
 
 async def measure(config: ServiceConfig, runs: int) -> dict[tuple[int, str], list[tuple[float, float]]]:
-    """(items, way) -> (wall-clock, CPU) seconds of each run; a first run of all is not kept."""
+    """(items, way) -> (wall-clock, CPU) seconds of each run, without a warm-up run."""
     name = config.serving.rewriter_name
     host = EngineHost(name, config.rewriter, chat=False, waiting=config.serving.limits.rewrites)  # no router waits here
     backend = LocalBackend([host], Scorer(config.scoring))
@@ -102,7 +102,7 @@ async def measure(config: ServiceConfig, runs: int) -> dict[tuple[int, str], lis
 
 
 async def timed(work: Callable[[], Awaitable[None]]) -> tuple[float, float]:
-    """Seconds of wall-clock and of CPU."""
+    """Wall-clock and CPU seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     await work()
     return time.perf_counter() - wall, time.process_time() - cpu

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Figures:
-    """One run, or several of the same kind together.
+    """Figures of one run, or of several of the same kind.
 
     Attributes:
         requests: answered whole a second.
@@ -34,7 +34,7 @@ class Figures:
 
 
 def figures(run: Mapping[str, Any]) -> Figures:
-    """Of a run; counted is what ended within the window of its generator, so that all clients are busy all the time."""
+    """Figures of a run. Only requests that ended within its window count, so that all clients are always busy."""
     requests = tokens = 0.0
     counted: list[Mapping[str, Any]] = []
     errors: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def figures(run: Mapping[str, Any]) -> Figures:
 
 
 def together(runs: Sequence[Figures]) -> Figures:
-    """Rates and CPU are medians; waits are of all requests of all runs, errors are added."""
+    """Combine runs: medians of rates and CPU, latencies of all requests, sums of errors."""
     errors: Counter[str] = Counter()
     for one in runs:
         errors.update(one.errors)
@@ -82,13 +82,13 @@ def name_of(record: Mapping[str, Any]) -> str:
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The smallest value that at least so many percent of all do not exceed; NaN of none."""
+    """The smallest value that at least so many percent of the values do not exceed; NaN without values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] if ordered else math.nan
 
 
 def texts(runs: Iterable[Mapping[str, Any]], pool: int) -> dict[int, str]:
-    """Number of a body (of so many) -> its text, of all whole answers."""
+    """Number of a body -> its text, for all complete answers. Args: pool: number of bodies."""
     return {
         record["number"] % pool: record["text"].strip()
         for run in runs
@@ -99,16 +99,16 @@ def texts(runs: Iterable[Mapping[str, Any]], pool: int) -> dict[int, str]:
 
 
 def differing(found: Mapping[int, str], reference: Mapping[int, str]) -> tuple[int, int]:
-    """How many texts are not the reference's, and how many both wrote."""
+    """How many texts differ from the reference's, and how many both have."""
     both = found.keys() & reference.keys()
     return sum(found[number] != reference[number] for number in both), len(both)
 
 
 def slope(moments: Sequence[float], values: Sequence[float]) -> float:
-    """Growth of the values for a unit of the moments, by least squares."""
+    """Growth of the values per unit of time, by least squares."""
     return statistics.linear_regression(moments, values).slope if len(moments) > 1 else math.nan
 
 
 def ratios(above: Sequence[Figures], below: Sequence[Figures]) -> list[float]:
-    """Requests a second of one contestant over another's, round by round."""
+    """Ratios of two servers' requests per second, round by round."""
     return [one.requests / other.requests for one, other in zip(above, below, strict=False) if other.requests]

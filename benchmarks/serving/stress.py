@@ -21,7 +21,7 @@ from benchmarks.serving.contestants import Server
 from benchmarks.serving.run_statistics import Figures, name_of, percentile, slope
 
 DEADLINE = 10.0
-"""Seconds within which an answer is of use."""
+"""Seconds after which an answer is useless."""
 
 REPLICA = "chat"
 """Kind of process that `kill` kills."""
@@ -31,7 +31,7 @@ Found = tuple[list[str], dict[str, Any]]
 
 
 def overload(server: Server, capacity: Figures, *, seconds: float) -> Found:
-    """Five times as many requests as it can answer: whether it still answers as many in time."""
+    """Five times its capacity: does it still answer as many in time?"""
     peak = within(capacity.totals, DEADLINE) / max(1, capacity.answered) * capacity.requests
     rate = 5 * capacity.requests
     part = server.load("--rate", f"{rate}", "--seconds", f"{seconds}", "--drain", "60", "--timeout", "60")["parts"][0]
@@ -55,7 +55,7 @@ def overload(server: Server, capacity: Figures, *, seconds: float) -> Found:
 
 
 def kill(server: Server, capacity: Figures, *, seconds: float) -> Found:
-    """SIGKILL of an engine replica at 60 % load: who hears of it."""
+    """SIGKILL of an engine replica at 60 % load: which requests suffer?"""
     rate = 0.6 * capacity.requests
     before = pids_of(server.pid, REPLICA)
     load = server.begin("--rate", f"{rate}", "--seconds", f"{seconds}", "--drain", "60", "--timeout", "60")
@@ -90,7 +90,7 @@ def kill(server: Server, capacity: Figures, *, seconds: float) -> Found:
 
 
 def autoscale(server: Server, *, clients: int, seconds: float) -> Found:
-    """More clients than one replica is meant for, then one: when a second replica comes, and when it goes."""
+    """More clients than one replica is meant for, then one: when does a second replica start, and when does it stop?"""
     before = len(pids_of(server.pid, REPLICA))
     load = server.begin("--clients", f"{clients}", "--seconds", f"{seconds}", "--drain", "60", "--timeout", "60")
     started = _until(load, lambda: len(pids_of(server.pid, REPLICA)) > before)
@@ -115,12 +115,12 @@ def autoscale(server: Server, *, clients: int, seconds: float) -> Found:
 
 
 def rate_between(records: Sequence[Mapping[str, Any]], begin: float, end: float) -> float:
-    """Whole answers a second."""
+    """Complete answers per second."""
     return sum(begin <= one["end"] < end for one in records if not one["error"]) / max(1e-9, end - begin)
 
 
 def _until(load: subprocess.Popen[bytes], true: Callable[[], bool]) -> float:
-    """Seconds until it is; infinite where the load ended before."""
+    """Seconds until a condition holds; infinite if the load ended before."""
     began = time.monotonic()
     while not true():
         if load.poll() is not None:
@@ -134,13 +134,13 @@ def _seconds(found: float) -> str:
 
 
 def _engines(server: Server) -> int:
-    """That answer chats, as /metrics tells."""
+    """Number of chat engines, by /metrics."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=20) as answer:
         return len(re.findall(rb'^polite_flamingo_engine_streams\{engine="clever', answer.read(), re.MULTILINE))
 
 
 def soak(server: Server, capacity: Figures, *, minutes: float, every: float = 10.0) -> Found:
-    """80 % load for long: memory, errors, waits."""
+    """80 % load for a long time: memory, errors, latencies."""
     rate, seconds = 0.8 * capacity.requests, 60 * minutes
     load = server.begin("--rate", f"{rate}", "--seconds", f"{seconds}", "--drain", "60", "--timeout", "60")
     began, samples = time.monotonic(), []
@@ -182,15 +182,15 @@ def soak(server: Server, capacity: Figures, *, minutes: float, every: float = 10
 
 
 def within(totals: Sequence[float], deadline: float) -> int:
-    """How many took no longer."""
+    """How many took no longer than the deadline."""
     return sum(total <= deadline for total in totals)
 
 
 def outcomes(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many requests ended how; "" is a whole answer."""
+    """Number of requests by outcome; "" is a complete answer."""
     return dict(Counter(name_of(one) if one["error"] else "" for one in records))
 
 
 def by_outcome(records: Sequence[Mapping[str, Any]]) -> str:
-    """The same in words."""
+    """Outcomes in words."""
     return ", ".join(f"{count} × {what or 'answered'}" for what, count in outcomes(records).items())

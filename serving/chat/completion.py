@@ -74,7 +74,7 @@ class ChatResponse:
     """
 
     def __init__(self, model: str, fingerprint: str, answers: int, stats: RequestStats):
-        """Begin a response with a new id. Args: stats: told of the first token and of all tokens."""
+        """Begin a response with a new id. Args: stats: gets the first token's time and the token counts."""
         self.model, self._answers, self._stats = model, answers, stats
         self._prompt_tokens = self._completion_tokens = 0
         self._common = {

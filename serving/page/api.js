@@ -1,8 +1,8 @@
-// The service as this page calls it: OpenAI's chat protocol, streamed, and /v1/rewrite. Whatever goes wrong becomes a
-// `ServiceError` with the server's own words; being stopped by the user is an `AbortError`, as fetch has it.
+// Client of the service: OpenAI's chat protocol, streamed, and /v1/rewrite. Failures become a `ServiceError` with the
+// server's message; stopping by the user is an `AbortError`, as in fetch.
 
 export class ServiceError extends Error {
-  // status: of HTTP, 0 where no answer came; retryAfter: seconds, null where the server named none;
+  // status: HTTP status, 0 without a response; retryAfter: seconds, or null;
   // lost: the connection broke after the answer had begun.
   constructor(message, { status = 0, code = null, retryAfter = null, lost = false } = {}) {
     super(message);
@@ -10,7 +10,7 @@ export class ServiceError extends Error {
   }
 }
 
-// Pieces of an answer: { text, finish, usage }, each only where it came.
+// Chunks of an answer: { text, finish, usage }, each field only if present.
 export async function* chat(body, key, signal) {
   const options = { include_usage: true };
   const answer = await post("v1/chat/completions", { ...body, stream: true, stream_options: options }, key, signal);
@@ -28,7 +28,7 @@ export async function* chat(body, key, signal) {
   if (!done) throw lost();
 }
 
-// The answer of /v1/rewrite.
+// The response of /v1/rewrite.
 export async function rewrite(body, key, signal) {
   const answer = await post("v1/rewrite", body, key, signal);
   try {
@@ -39,7 +39,7 @@ export async function rewrite(body, key, signal) {
   }
 }
 
-// What the page must know of the service before anything is asked.
+// What the page must know of the service before the first request.
 export async function settings() {
   const answer = await fetch("page/settings.json");
   if (!answer.ok) throw await refused(answer);
@@ -61,7 +61,7 @@ async function post(route, body, key, signal) {
 }
 
 async function refused(answer) {
-  const body = await answer.json().catch(() => null); // a proxy before the service may answer in HTML
+  const body = await answer.json().catch(() => null); // a proxy in front may answer in HTML
   const seconds = Number.parseFloat(answer.headers.get("Retry-After") ?? "");
   return new ServiceError(body?.error?.message ?? `The server answered ${answer.status} ${answer.statusText}`.trim(), {
     status: answer.status,
@@ -80,7 +80,7 @@ function parsed(data) {
   }
 }
 
-// The `data` of each server-sent event. Events may be cut anywhere on their way, also within a character.
+// The `data` of each server-sent event. Network blocks may end anywhere, even within a character.
 async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -106,6 +106,6 @@ async function* events(stream) {
       }
     }
   } finally {
-    await reader.cancel().catch(() => {}); // broken already: nothing is left to cancel
+    await reader.cancel().catch(() => {}); // already broken
   }
 }

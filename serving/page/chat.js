@@ -1,4 +1,4 @@
-// The chat: what was said, asking for answers, and everything that can go wrong meanwhile.
+// The chat: messages, requests for answers, and failures.
 
 import { chat as ask, ServiceError } from "./api.js";
 import { showExamples, startComposer } from "./composer.js";
@@ -16,12 +16,12 @@ const EXAMPLES = [
   { pictures: ["example-3.png", "example-4.png"], text: "What has changed between the two images?" },
 ];
 
-// `service()` is what `page/settings.json` says. Gives { add(files), focus() } to the page.
+// `service()` returns `page/settings.json`. Returns { add(files), focus() }.
 export function startChat(service) {
   let messages = loadConversation();
-  let running = null; // the AbortController of the answer that is being written
-  let editing = null; // place of the message that is being changed
-  const shown = new WeakMap(); // message -> its node, and whether it is drawn as the last of its side
+  let running = null; // AbortController of the current answer
+  let editing = null; // index of the message being edited
+  const shown = new WeakMap(); // message -> its node, and whether it is shown as the last of its side
   const scroll = byId("scroll");
   const composer = startComposer({ limits: service, send, noted: announce });
 
@@ -35,7 +35,7 @@ export function startChat(service) {
     return true;
   }
 
-  // Asks for the next message and shows it as it comes.
+  // Requests the next message and shows it as it arrives.
   async function answer(changes = {}) {
     const controller = (running = new AbortController());
     const said = { role: "assistant", text: "", finish: "stop", tokens: 0, seconds: 0 };
@@ -65,7 +65,7 @@ export function startChat(service) {
       else if (error instanceof ServiceError) {
         said.finish = error.lost ? "lost" : "failed";
         failure = error;
-      } else throw error; // a bug of this page: the console shall have it
+      } else throw error; // a bug in this page: leave it to the console
     } finally {
       cancelAnimationFrame(frame);
       said.seconds = (performance.now() - started) / 1000;
@@ -101,7 +101,7 @@ export function startChat(service) {
     answer();
   }
 
-  // Another answer in the place of the last.
+  // Replaces the last answer by another one.
   function regenerate(changes) {
     if (running) return;
     if (messages.at(-1)?.role === "assistant") messages.pop();
@@ -127,7 +127,7 @@ export function startChat(service) {
     byId("editing").hidden = true;
   }
 
-  // Shows all messages. What is there already stays, and with it what is selected or focused in it.
+  // Shows all messages. Existing nodes stay, and with them selection and focus.
   function draw() {
     const box = byId("messages");
     const lastOfUser = messages.findLastIndex((message) => message.role === "user");
@@ -167,7 +167,7 @@ export function startChat(service) {
 
   function restart() {
     const was = running;
-    running = null; // what still comes belongs to no conversation
+    running = null; // drop what still arrives
     was?.abort();
     busy(false);
     messages = [];

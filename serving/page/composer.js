@@ -1,10 +1,10 @@
-// The box in which a message is written: text that grows, pictures beside it or within it.
+// The message box: a growing text field, with pictures beside or within the text.
 
 import { byId, make } from "./dom.js";
 import { mark, renumber } from "./messages.js";
 import { filesOf, Tray } from "./pictures.js";
 
-// `send({ text, pictures })` is called with what was written; it returns whether it took it.
+// `send({ text, pictures })` is called with the message; it returns whether it accepted it.
 export function startComposer({ limits, send, noted }) {
   const text = byId("text");
   const files = byId("files");
@@ -25,7 +25,7 @@ export function startComposer({ limits, send, noted }) {
     noted(words);
   }
 
-  // A picture that is added while there is text stands where the cursor is; else before all text, unmarked.
+  // A picture added while there is text goes to the cursor; else before all text, without a mark.
   function place(added) {
     const at = text.selectionStart;
     if (!text.value.slice(0, at).trim()) return;
@@ -35,7 +35,7 @@ export function startComposer({ limits, send, noted }) {
 
   function fit() {
     byId("send").disabled = !text.value.trim() && !tray.pictures.length;
-    if (CSS.supports("field-sizing", "content")) return; // the style sheet does it
+    if (CSS.supports("field-sizing", "content")) return; // done by the style sheet
     text.style.height = "auto";
     text.style.height = `${text.scrollHeight}px`;
   }
@@ -82,7 +82,7 @@ export function startComposer({ limits, send, noted }) {
   return { put, add: (chosen) => tray.add(chosen), focus: () => text.focus(), empty: () => !text.value && !tray.pictures.length };
 }
 
-// Examples for a first visit: a picture or two, and what is asked of them. `choose(example)` is called.
+// Examples for a first visit: one or two pictures and a question. `choose(example)` is called.
 export function showExamples(examples, choose) {
   byId("examples").replaceChildren(
     ...examples.map((example) =>

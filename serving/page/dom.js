@@ -1,9 +1,9 @@
-// The few helpers with which the page makes nodes. Text goes in as text only: nothing here, or anywhere, parses markup.
+// Helpers that make nodes. Text is inserted as text only: nothing on this page parses markup.
 
 export const byId = (id) => document.getElementById(id);
 
-// A node: `make("p", { className: "note", role: "alert" }, "text", child)`. Keys that are properties are set as such,
-// others as attributes; `onclick` and its like are listeners. Children that are null or false are left out.
+// Makes a node: `make("p", { className: "note", role: "alert" }, "text", child)`. Keys that are properties are set as such,
+// others as attributes; `onclick` and the like are listeners. Children that are null or false are skipped.
 export function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -16,7 +16,7 @@ export function make(tag, properties = {}, ...children) {
   return node;
 }
 
-// One of the drawings at the end of index.html; decoration, so screen readers pass over it.
+// An icon from the end of index.html; decorative, so hidden from screen readers.
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const use = document.createElementNS("http://www.w3.org/2000/svg", "use");
@@ -26,19 +26,19 @@ export function icon(name) {
   return svg;
 }
 
-// A button that shows a drawing and says what it does.
+// An icon button with a label.
 export function tool(name, label, onclick, extra = {}) {
   return make("button", { type: "button", className: "tool", title: label, "aria-label": label, onclick, ...extra }, icon(name));
 }
 
-// What screen readers are told, once and politely. The same words twice must be read twice, so they are taken away first.
+// Announces text to screen readers, politely. Clears it first, so that a repeated text is read again.
 export function announce(words) {
   const status = byId("status");
   status.textContent = "";
   setTimeout(() => (status.textContent = words), 60);
 }
 
-// Copies text; where the page came without TLS, browsers offer only the old way.
+// Copies text; without TLS, browsers offer only the old API.
 export async function copy(text) {
   if (navigator.clipboard && window.isSecureContext) return navigator.clipboard.writeText(text);
   const helper = make("textarea", { value: text, className: "hidden", tabIndex: -1 });

@@ -1,7 +1,7 @@
-// Messages: what they are, as the service reads them, and as the page shows them.
+// Messages: their format, for the service and on the page.
 //
-// A message of the user is { role: "user", text, pictures }. In `text` a mark such as "[picture 2]" says where that
-// picture stands; pictures without a mark come before the text. A message of the assistant is { role: "assistant", text,
+// A user message is { role: "user", text, pictures }. A mark such as "[picture 2]" in `text` says where that
+// picture stands; pictures without a mark come before the text. An assistant message is { role: "assistant", text,
 // finish, tokens, seconds }, where finish is "stop", "length", "stopped" (by the user), "lost" or "failed".
 
 import { announce, copy, icon, make, tool } from "./dom.js";
@@ -11,7 +11,7 @@ const MARK = /\[picture (\d+)\]/g;
 
 export const mark = (place) => `[picture ${place + 1}]`;
 
-// The text with its marks after pictures have moved; `map` gives each old place its new one, null where it is gone.
+// The text with its marks after pictures have moved; `map` gives the new index of each old one, null if removed.
 export function renumber(text, map) {
   return text.replace(MARK, (words, number) => {
     const to = map[number - 1];
@@ -35,7 +35,7 @@ export function parts({ text, pictures }) {
   return [...pictures.filter((picture) => !placed.has(picture)), ...found].filter((part) => typeof part !== "string" || part.trim());
 }
 
-// The `messages` of a request. A picture that a reload has lost is left out; so is an answer without a word.
+// The `messages` of a request. Pictures lost in a reload and empty answers are left out.
 export function requested(messages, system) {
   const said = system ? [{ role: "system", content: system }] : [];
   for (const message of messages) {
@@ -51,7 +51,7 @@ export function requested(messages, system) {
   return said;
 }
 
-// What the user said, as an article. `edit` is called when they want to change it; null offers no such button.
+// A user message as an article. `edit` is called by its edit button; null for no button.
 export function userMessage(message, edit) {
   const bubble = make("div", { className: "bubble" });
   for (const part of parts(message)) {
@@ -94,7 +94,7 @@ export function assistantMessage(name) {
   };
 }
 
-// A problem with what can be done about it. `actions` are [label, function] pairs.
+// A problem, with buttons for what to do. `actions` are [label, function] pairs.
 export function problem(error, actions) {
   const when = make("span", { className: "when" });
   if (error.retryAfter !== null && error.retryAfter !== undefined) countDown(when, error.retryAfter);
@@ -133,7 +133,7 @@ function copyButton(text) {
   return button;
 }
 
-// Says when a new try makes sense. Screen readers hear it once: what counts down is hidden from them.
+// Says when to try again. Screen readers hear it once: the countdown is hidden from them.
 function countDown(box, seconds) {
   const end = Date.now() + seconds * 1000;
   const spoken = make("span", { className: "hidden" }, `You can try again in ${Math.ceil(seconds)} seconds.`);

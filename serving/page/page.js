@@ -1,4 +1,4 @@
-// Where the page begins: tabs, colours, and what is dropped or pasted anywhere.
+// Entry point: tabs, colours, dropping and pasting.
 
 import * as api from "./api.js";
 import { startChat } from "./chat.js";
@@ -50,7 +50,7 @@ function startTheme() {
     try {
       localStorage.setItem("flamingo.theme", theme);
     } catch {
-      announce("The browser does not allow the page to remember this."); // storage is forbidden
+      announce("The browser does not allow the page to remember this."); // storage is blocked
     }
     show();
   });
@@ -58,12 +58,12 @@ function startTheme() {
   show();
 }
 
-// Pictures that are dropped or pasted anywhere go to the panel that is open.
+// Pictures dropped or pasted anywhere go to the open panel.
 function startGifts(panels) {
   const open = () => (byId("panel-chat").hidden ? panels.rewriting : panels.chat);
   const withFiles = (event) => event.dataTransfer?.types.includes("Files") && !document.querySelector("dialog[open]");
   const over = byId("drop");
-  let depth = 0; // of nested elements that the pointer is in
+  let depth = 0; // nested elements under the pointer
   const leave = () => {
     depth = 0;
     over.hidden = true;
@@ -81,7 +81,7 @@ function startGifts(panels) {
   });
   document.addEventListener("drop", (event) => {
     if (!withFiles(event)) return;
-    event.preventDefault(); // else the browser would leave the page for the picture
+    event.preventDefault(); // else the browser would open the picture instead of this page
     leave();
     open().add(filesOf(event.dataTransfer));
     open().focus();
@@ -103,5 +103,5 @@ if (matchMedia("(pointer: fine)").matches && !byId("panel-chat").hidden) panels.
 try {
   service = await api.settings();
 } catch (error) {
-  announce(error.message); // what was guessed above will do, and asking will say what is wrong
+  announce(error.message); // the defaults above will do, and a request will show what is wrong
 }

@@ -1,20 +1,20 @@
-// Pictures that the user gives: from files to data URLs, and the tray that shows them before they are sent.
+// The user's pictures: from files to data URLs, and the tray that previews them.
 //
-// A photograph of twelve megapixels would be sent as several megabytes, and the model looks at some hundred pixels a
-// side. So large ones are scaled down in the browser, and the preview says so. Small ones are sent as they are.
+// A photograph of twelve megapixels has several megabytes, but the model sees a few hundred pixels a side. So large
+// pictures are scaled down in the browser, and the preview says so. Small ones are sent unchanged.
 
 import { announce, make, tool } from "./dom.js";
 
 const LONGEST_SIDE = 1024; // pixels
 const LARGEST_FILE = 1 << 20; // bytes
-const AS_THEY_ARE = new Set(["image/png", "image/jpeg", "image/webp", "image/gif"]); // all servers read these
+const AS_THEY_ARE = new Set(["image/png", "image/jpeg", "image/webp", "image/gif"]); // every server reads these
 
-// { url, name, width, height, note } of a file. Throws an Error in words where it is no picture.
+// { url, name, width, height, note } of a file. Throws a readable Error if it is not a picture.
 export async function readPicture(file) {
   const name = file.name || "picture";
   let bitmap;
   try {
-    bitmap = await createImageBitmap(file); // upright: what EXIF says is applied
+    bitmap = await createImageBitmap(file); // applies EXIF orientation
   } catch {
     throw new Error(`${name} is not a picture that this browser can read`);
   }
@@ -36,10 +36,10 @@ export async function readPicture(file) {
   return { url: await dataUrl(small), name, width: canvas.width, height: canvas.height, note };
 }
 
-// The picture at an address of this page's own, for examples.
+// A picture of this page, for examples.
 export async function fetchPicture(address) {
   const answer = await fetch(address);
-  if (!answer.ok) throw new Error("the example's picture is not there");
+  if (!answer.ok) throw new Error("the example's picture is missing");
   return readPicture(new File([await answer.blob()], address.split("/").pop(), { type: answer.headers.get("Content-Type") }));
 }
 
@@ -52,17 +52,17 @@ function dataUrl(blob) {
   });
 }
 
-// The pictures in what was dropped or pasted.
+// The pictures among dropped or pasted items.
 export const filesOf = (transfer) => [...(transfer?.files ?? [])];
 
-// A list of previews. `changed(map)` is called after every change; `map` gives each old place its new one (null: removed).
+// A list of previews. `changed(map)` is called after every change; `map` gives the new index of each old one (null: removed).
 export class Tray {
   constructor(list, { limit = () => 16, changed = () => {}, refused = announce } = {}) {
     Object.assign(this, { list, limit, changed, refused, pictures: [], reading: Promise.resolve() });
     this.draw();
   }
 
-  // Reads files one after the other, so that they keep their order. Resolves when all are read or refused.
+  // Reads files one by one, to keep their order. Resolves when all are read or refused.
   add(files) {
     this.reading = this.reading.then(async () => {
       for (const file of files) {

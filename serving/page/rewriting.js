@@ -25,7 +25,7 @@ const EXAMPLES = [
   { name: "A wrong caption", pictures: ["example-2.png"], instruction: "Describe the image in detail.", raw: "three small purple crosses on a pink ground" },
 ];
 
-// `service()` is what `page/settings.json` says. Gives { add(files), focus() } to the page.
+// `service()` returns `page/settings.json`. Returns { add(files), focus() }.
 export function startRewriting(service) {
   const [form, task, instruction, annotation, files] = ["rewrite-form", "task", "instruction", "annotation", "rewrite-files"].map(byId);
   const result = byId("rewritten");
@@ -58,7 +58,7 @@ export function startRewriting(service) {
     } catch (error) {
       if (error.name === "AbortError") announce("Stopped");
       else if (error instanceof ServiceError) show(error);
-      else throw error; // a bug of this page: the console shall have it
+      else throw error; // a bug in this page: leave it to the console
     } finally {
       if (running === controller) {
         running = null;
@@ -116,7 +116,7 @@ export function startRewriting(service) {
 
 const removed = (count) => (count === 1 ? "One paragraph was removed because it does not fit the picture" : `${count} paragraphs were removed because they do not fit the picture`);
 
-// Everything that came of one rewriting.
+// The result of one rewriting.
 function drawn(found, raw) {
   const side = (name, title, text) =>
     make("div", { className: `side ${name}` }, make("h3", {}, title), make("p", { className: "text", dir: "auto" }, text));

@@ -1,4 +1,4 @@
-// The settings dialog, and what it holds: how to ask, and the key. All of it ends with the tab.
+// The settings dialog: decoding parameters and the API key, kept as long as the tab.
 
 import { byId } from "./dom.js";
 import { loadSettings, saveSettings } from "./store.js";
@@ -26,7 +26,7 @@ export function startSettings() {
   dialog.addEventListener("close", () => (whenClosed = null));
 }
 
-// Opens the dialog; `then` is called once the user is done with it, not when it is left.
+// Opens the dialog; `then` is called when the user confirms, not when they close it.
 export function open(field = null, then = null) {
   const form = byId("settings-form");
   for (const name of FIELDS) form.elements[name].value = values[name] ?? "";
@@ -38,7 +38,7 @@ export function open(field = null, then = null) {
 export const key = () => values.key ?? "";
 export const system = () => values.system ?? "";
 
-// What a chat request says of how to answer; what is left open is left to the server.
+// The settings as fields of a chat request; empty ones are left to the server.
 export function asked() {
   const body = {};
   for (const name of ["temperature", "max_tokens", "seed"]) {

@@ -1,5 +1,5 @@
-// What outlives a reload of the tab: the conversation and the settings, in sessionStorage, which ends with the tab. The
-// browser gives some five million characters; pictures that do not fit are forgotten, the oldest first, and say so.
+// What survives a reload: the conversation and the settings, in sessionStorage, which ends with the tab. Browsers allow
+// about five million characters; pictures that do not fit are dropped, oldest first, and the page says so.
 
 const CONVERSATION = "flamingo.conversation";
 const SETTINGS = "flamingo.settings";
@@ -10,7 +10,7 @@ export function loadConversation() {
   return Array.isArray(found) ? found : [];
 }
 
-// Keeps the messages, without as many of the oldest pictures as it takes.
+// Stores the messages, dropping as many of the oldest pictures as necessary.
 export function saveConversation(messages) {
   const urls = messages.flatMap((message) => (message.pictures ?? []).map((picture) => picture.url?.length ?? 0));
   let over = JSON.stringify(messages).length - ROOM;
@@ -35,11 +35,11 @@ function read(name) {
   try {
     return JSON.parse(sessionStorage.getItem(name));
   } catch {
-    return null; // storage is forbidden, or holds what another version wrote
+    return null; // storage is blocked, or holds another version's data
   }
 }
 
-// Whether it was kept. A full or forbidden storage costs what a reload would have brought back, and nothing else.
+// Whether it was stored. With full or blocked storage, only reloading loses data.
 function write(name, value) {
   try {
     sessionStorage.setItem(name, JSON.stringify(value));

@@ -1,11 +1,11 @@
-// What a model writes, shown as paragraphs, lists and code. It is text from a stranger: every piece of it becomes a text
-// node, links and pictures stay words, and what looks like HTML is shown as it is.
+// Shows a model's text as paragraphs, lists and code. The text is untrusted: all of it becomes text nodes, links and
+// pictures stay words, and HTML is shown as it is.
 
 import { make } from "./dom.js";
 
 const ITEM = /^\s*(?:[-*•]|(\d{1,4})[.)])\s+(.*)$/;
 
-// Shows `text` in `box`. Called again with a longer text, it makes anew only the blocks that changed: the last, mostly.
+// Shows `text` in `box`. Called again with a longer text, it replaces only changed blocks, mostly the last.
 export function show(box, text) {
   const blocks = split(text);
   blocks.forEach((block, place) => {
@@ -54,7 +54,7 @@ function draw({ kind, lines }) {
   return list;
 }
 
-// `code` and **bold**; everything else is what it is.
+// `code` and **bold**; everything else is plain text.
 function inline(text) {
   return text.split(/(`[^`\n]+`|\*\*[^*\n]+\*\*)/).map((part, place) => {
     if (place % 2 === 0) return part;

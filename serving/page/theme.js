@@ -1,12 +1,12 @@
-// Light or dark, before anything is painted: the system's choice unless the user made one. A classic script, as modules
-// run too late for that.
+// Light or dark, set before the first paint: the user's choice, else the system's. A classic script, because modules run
+// too late.
 "use strict";
 {
   const stored = () => {
     try {
       return localStorage.getItem("flamingo.theme");
     } catch {
-      return null; // storage is forbidden: the system's choice then
+      return null; // storage is blocked: use the system's choice
     }
   };
   const theme = stored();

@@ -1,4 +1,4 @@
-// What the filters say of a rewriting, in words and bars. The numbers, thresholds and verdicts are the server's.
+// The filters' verdicts in words and bars. Numbers, thresholds and verdicts come from the server.
 
 import { make } from "./dom.js";
 
@@ -30,17 +30,17 @@ const REASONS = {
   unscored: "a filter’s model gave no number",
 };
 
-// The judgement as a whole: a heading that says kept or rejected, and why.
+// The overall verdict: a heading that says kept or rejected, and why.
 export function judgement({ kept, reason }) {
   const words = kept ? "Kept" : "Rejected";
   const why = kept ? "Every filter agrees: this would train Clever Flamingo." : `Because ${REASONS[reason] ?? reason}.`;
   return make("div", { className: `judgement ${kept ? "kept" : "rejected"}` }, make("strong", {}, words), make("span", {}, why));
 }
 
-// One line for each check: its name, number, bar, verdict. What is said of length and form is folded while all is well.
+// One line per filter: name, score, bar, verdict. Length and form are folded if all of them pass.
 export function verdicts(list) {
   const lines = (those) => make("ul", { className: "verdicts" }, ...those.map(line));
-  const asked = list.filter(({ rule }) => rule !== "not asked"); // a check without a threshold decides nothing
+  const asked = list.filter(({ rule }) => rule !== "not asked"); // a filter without a threshold decides nothing
   const form = asked.filter(({ filter }) => FORM.has(filter));
   const rest = asked.filter(({ filter }) => !FORM.has(filter));
   const failed = form.filter(({ keep }) => !keep).length;
@@ -73,7 +73,7 @@ function line({ filter, label, score, threshold, rule, keep, reason }) {
   );
 }
 
-// The reward model's opinion before and after, on one scale.
+// The rewards before and after, on one scale.
 export function reward(before, after) {
   if (before === null || after === null) return null;
   const reach = 1.15 * Math.max(5, Math.abs(before), Math.abs(after));
@@ -100,7 +100,7 @@ export function reward(before, after) {
   );
 }
 
-// What a bar spans, so that its threshold is always in sight.
+// The range of a bar, chosen so that its threshold is visible.
 function scale(filter, score, threshold) {
   if (["sts", "unchanged", "repetition"].includes(filter)) return [Math.min(0, score), 1];
   if (filter === "nli_margin") {
