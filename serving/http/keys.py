@@ -20,7 +20,6 @@ import logging
 import os
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
+from polite_flamingo.storage.shards import replacing
 from polite_flamingo.text_files import NotText, decoded
 
 PREFIX = "pf-"
@@ -126,16 +126,9 @@ def read_keys(path: Path) -> list[Key]:
 def write_keys(path: Path, keys: Sequence[Key]) -> None:
     """Replace the file atomically; only its owner may read it."""
     text = json.dumps({"keys": [asdict(key) for key in keys]}, indent=2, ensure_ascii=False) + "\n"
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)  # made with mode 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(text.encode())
 
 
 class KeyRing:
@@ -145,7 +138,7 @@ class KeyRing:
         """Read the file. Raises ValueError as `read_keys`."""
         self._path, self._clock = Path(path), clock
         self._version = self._file_version()
-        self._by_digest = _by_digest(read_keys(self._path))
+        self._load()
         self._checked = clock()
 
     def find(self, secret: bytes) -> Key | None:
@@ -166,11 +159,14 @@ class KeyRing:
             return
         self._version = version
         try:
-            self._by_digest = _by_digest(read_keys(self._path))
+            self._load()
         except ValueError as error:
             _log.error("API keys not reloaded: %s", error)
         else:
             _log.info("API keys reloaded: %d", len(self._by_digest))
+
+    def _load(self) -> None:
+        self._by_digest = {bytes.fromhex(key.sha256): key for key in read_keys(self._path)}
 
     def _file_version(self) -> tuple[int, int, int] | None:
         try:
@@ -178,10 +174,6 @@ class KeyRing:
         except OSError:
             return None
         return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _by_digest(keys: Sequence[Key]) -> dict[bytes, Key]:
-    return {bytes.fromhex(key.sha256): key for key in keys}
 
 
 def new_key(

@@ -25,7 +25,7 @@ def test_every_setting_has_a_row_and_a_meaning() -> None:
         for field in dataclasses.fields(one):
             assert said[field.name], f"{name}.{field.name}"
             assert f".{field.name}` |" in table
-    assert "| `serving.limits.body_bytes` | 32 MiB (33554432) | of a request;" in table
+    assert "| `serving.limits.body_bytes` | 32 MiB (33554432) | maximum size of a body;" in table
     assert "| `serving.remote_images.hosts` | none |" in table
     assert "`serving.scale.chat`" in table and "| `downscale_seconds` | 300 |" in table
 

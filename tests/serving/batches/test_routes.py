@@ -138,7 +138,7 @@ def test_a_key_has_so_much_room(tmp_path: Path) -> None:
         upload(made.client("bob"), b"x" * 700)
         start(ann, first)
         start(ann, first)
-        with pytest.raises(openai.RateLimitError, match=r"serving\.batches.waiting is 2"):
+        with pytest.raises(openai.RateLimitError, match=r"the limit is 2 \(serving\.batches\.waiting\)"):
             start(ann, first)
         ann.files.delete(first.id)
         upload(ann, b"x" * 1000)

@@ -197,7 +197,7 @@ def test_the_key_file_is_replaced_while_the_server_runs(server: Guarded) -> None
 
 def test_a_server_without_its_keys_does_not_start(tmp_path: Path) -> None:
     config = configured(access=AccessConfig(keys=str(tmp_path / "keys.json")))
-    with pytest.raises(ValueError, match=r"serving\.http\.keys new"):
+    with pytest.raises(ValueError, match="polite-flamingo keys new"):
         application(config)
 
 
