@@ -1,10 +1,10 @@
-"""What a language model lost when it learnt to see: the multi-modal alignment tax, [PF] definition 1.
+"""The multi-modal alignment tax: what a language model lost by learning to see, [PF] definition 1.
 
     ΔP = Σ_i (P_Ti(f_LLM) − P_Ti(f_MLLM))
 
-over the tasks T_i, for any performance P: the reward (politeness, the tax that the paper is about), accuracy, … A
-positive tax is a loss, a negative one a gain. P_Ti is the mean over the samples of the task that both answered; the
-interval comes from resampling them, in each task by itself, and of a task the same samples for both models.
+over the tasks T_i, for any measure of performance P: the reward (politeness, the tax that the paper is about),
+accuracy, … A positive tax is a loss, a negative one a gain. P_Ti is the mean over the samples of the task that both
+models answered. The interval comes from resampling the samples of each task, the same ones for both models.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, estimate,
 
 @dataclass(frozen=True, kw_only=True)
 class Tax:
-    """Of one model against the text-only one, for one performance.
+    """The tax of one model against the text-only model, for one measure of performance.
 
     Attributes:
-        tasks: task -> P(text-only) − P(model); tasks without a sample that both answered are left out, of the sum too.
-        total: their sum; no interval where a task has a single sample.
+        tasks: task -> P(text-only) − P(model); without tasks of which both answered no sample.
+        total: their sum; it has no interval if a task has a single sample.
     """
 
     tasks: dict[str, Estimate]
@@ -31,12 +31,12 @@ class Tax:
 
 
 def alignment_tax(text_only: Mapping[str, np.ndarray], model: Mapping[str, np.ndarray], resampling: Resampling) -> Tax:
-    """The tax of one model.
+    """Compute the tax of one model.
 
     Args:
-        text_only: task -> the performance of f_LLM on each sample (N), not-a-number where it has none.
-        model: the same of f_MLLM, on the same samples.
-        resampling: of the samples.
+        text_only: task -> performance of f_LLM on each sample (N), NaN where it has none.
+        model: the same for f_MLLM, on the same samples.
+        resampling: how intervals are made.
     """
     tasks: dict[str, Estimate] = {}
     drawn = np.zeros(resampling.draws)

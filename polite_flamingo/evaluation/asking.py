@@ -1,7 +1,7 @@
 """A contestant behind an OpenAI-compatible chat endpoint: an instruction and its images in, a text out.
 
-Images travel inside the request as data URLs: as they are in the formats that such servers read, else as PNG. No system
-message is sent and nothing is sampled (temperature 0): what the server adds is part of the contestant.
+Images are sent as data URLs: unchanged in the formats that such servers read, otherwise as PNG. No system message is
+sent, and the temperature is 0; whatever the server adds is part of the contestant.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class EndpointContestant:
     """Answers samples, several at once.
 
     Args:
-        model: as the server calls it.
+        model: its name on the server.
         url: of the server, up to /v1.
-        max_tokens: of an answer.
-        config: how patiently the server is asked.
+        max_tokens: limit of an answer.
+        config: retries, time limits and concurrency.
 
     Attributes:
-        down: why nothing more was sent, where the server went down.
+        down: set once the server went down: why nothing more was sent.
     """
 
     def __init__(self, model: str, url: str, *, max_tokens: int, config: ServerConfig):
@@ -41,7 +41,7 @@ class EndpointContestant:
         self.down: EndpointDown | None = None
 
     def answer(self, samples: Sequence[Sample]) -> list[str | BadSample | None]:
-        """One answer a sample, in order, or why there is none; None for those not asked because the server is down.
+        """One answer per sample, in order, or why there is none; None for samples not sent because the server is down.
 
         Raises:
             EndpointDown: the server is down, and no sample has an answer.
@@ -67,12 +67,12 @@ class EndpointContestant:
         return answers
 
     def try_out(self, sample: Sample) -> str | BadSample:
-        """The first answer, before any other is asked for: what is wrong with the server shows here.
+        """Ask for one answer before all others, so that a broken server is noticed early.
 
-        Where the server refuses the sample it is asked something simple: the sample may be at fault.
+        If the server refuses the sample, a simple question is tried: the sample may be at fault.
 
         Raises:
-            EndpointDown: the server does not answer as it should; says why, in one line.
+            EndpointDown: the server does not answer properly; the message says why.
         """
         try:
             return self._ask(sample, attempts=min(2, self._server.config.attempts))
@@ -96,7 +96,7 @@ class EndpointContestant:
 
 
 def content(sample: Sample) -> str | list[dict[str, Any]]:
-    """The first instruction as a chat message: each image where its mark stands; a plain text where there is none.
+    """The first instruction as a chat message: each image in the place of its mark, or a plain string without images.
 
     Raises:
         BadSample: an image cannot be read.
@@ -114,7 +114,7 @@ def content(sample: Sample) -> str | list[dict[str, Any]]:
 
 
 def data_url(image: Image) -> str:
-    """An image inside a URL."""
+    """An image as a data URL."""
     kind, data = SENT_AS_THEY_ARE.get(decoding.inspect(image.data).format), image.data
     if kind is None:
         buffer = io.BytesIO()

@@ -1,12 +1,11 @@
-"""How sure is a mean? Confidence intervals by resampling the samples, paired over everything that is compared.
+"""Confidence intervals of means by the percentile bootstrap (Efron 1979), paired over everything that is compared.
 
-Samples are drawn again with replacement, many times; an interval holds the middle of the means so found (the percentile
-bootstrap, Efron 1979). All rows of a call are resampled by the same draws: where they are different things measured on
-the same samples, their differences keep what the samples have in common, and two models are compared without the spread
-of the samples' own difficulty. Seeded; the same numbers give the same interval.
+Samples are resampled with replacement many times; an interval holds the middle of the resulting means. All rows of a
+call use the same draws, so two models are compared without the spread that the difficulty of the samples causes. It is
+seeded: the same numbers give the same interval.
 
-It cannot know more than the samples: fewer than two have no interval, and where all numbers are equal (every answer
-right) its width is zero.
+The bootstrap knows no more than the samples: fewer than two give no interval, and if all numbers are equal (every
+answer right) the interval has no width.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CELLS = 1 << 22
-"""Weights held at once: 32 MiB of them."""
+"""Weights held in memory at once (32 MiB)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +24,8 @@ class Resampling:
     """How intervals are made.
 
     Attributes:
-        draws: of the samples; 1000 leave the ends of a 95 % interval unsure by about a tenth of its half-width.
-        confidence: the share of draws within an interval.
+        draws: number of resamplings; with 1000, the ends of a 95 % interval vary by about a tenth of its half-width.
+        confidence: share of draws within an interval.
         seed: of the draws.
     """
 
@@ -35,14 +34,14 @@ class Resampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what gives no interval."""
+        """Raises ValueError for impossible numbers."""
         if self.draws < 1 or not 0 < self.confidence < 1:
             raise ValueError("resampling: draws must be at least 1 and confidence lie between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean with its interval; None where there is none. `n` samples are behind it."""
+    """A mean of `n` samples with its interval; None where there is none."""
 
     value: float | None
     low: float | None
@@ -51,12 +50,12 @@ class Estimate:
 
 
 def resampled_means(values_KN: np.ndarray, resampling: Resampling, stream: int = 0) -> np.ndarray:
-    """The means of each row in each draw of its columns (samples): (K, draws).
+    """Means of each row over each resampling of its columns (samples): (K, draws).
 
     Args:
-        values_KN: numbers; not-a-number where a row has none. A draw without any number of a row gives none.
+        values_KN: numbers, NaN where a row has none. The mean of a draw without any number is NaN.
         resampling: how often, with which seed.
-        stream: another one draws other samples: for tables whose columns are other samples.
+        stream: number of the table; tables of different samples use different draws.
     """
     rows, n = values_KN.shape
     known_KN = np.isfinite(values_KN)
@@ -87,7 +86,7 @@ def estimates(values_KN: np.ndarray, means_KR: np.ndarray, confidence: float) ->
 
 
 def estimate(value: float | None, draws_R: np.ndarray, n: int, confidence: float) -> Estimate:
-    """A value with the middle of its draws; no interval from fewer than two samples."""
+    """A value with the interval of its draws; fewer than two samples give no interval."""
     finite = draws_R[np.isfinite(draws_R)]
     if value is None or n < 2 or not finite.size:
         return Estimate(value=value, low=None, high=None, n=n)
@@ -101,12 +100,12 @@ def intervals(values_KN: np.ndarray, resampling: Resampling, stream: int = 0) ->
 
 
 def shared(values_CN: np.ndarray) -> np.ndarray:
-    """Only the samples on which all can be compared: not-a-number elsewhere.
+    """Keep only samples on which all contestants can be compared; the rest becomes NaN.
 
-    A contestant without any number takes no part; of the others each must have one.
+    A contestant without any number is ignored; each of the others must have one.
 
     Args:
-        values_CN: a row for each contestant.
+        values_CN: one row per contestant.
     """
     known_CN = np.isfinite(values_CN)
     taking_part_C = known_CN.any(axis=1)
@@ -115,7 +114,7 @@ def shared(values_CN: np.ndarray) -> np.ndarray:
 
 
 def matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
-    """Numbers as (K, N), None as not-a-number."""
+    """Numbers as (K, N), None as NaN."""
     return np.array([[np.nan if one is None else one for one in row] for row in rows], dtype=float).reshape(
         len(rows), -1 if rows and rows[0] else 0
     )

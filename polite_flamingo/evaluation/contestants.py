@@ -1,4 +1,4 @@
-"""Who takes part: a line of the command -> a checkpoint, an endpoint or a file of recorded answers.
+"""Contestants of an evaluation: parses `--contestants.NAME` into a checkpoint, an endpoint or a file of answers.
 
     out/clever/model                      a folder that train wrote; zoo:clever_flamingo is the embedded one
     profiles/tiny.yaml                    the model of a profile's `rewriter` section
@@ -6,7 +6,7 @@
     endpoint:MODEL@http://host:8000/v1    an OpenAI-compatible server; images travel in the request
     recorded:answers.jsonl                one {"key": …, "response": …} a line
 
-Nothing is loaded and nobody is asked here.
+Nothing is loaded or sent here.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMS = "a model's folder, zoo:NAME, a profile's .yaml, base:PROFILE.yaml, endpo
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model that answers on our own engine."""
+    """A model that runs on our own engine."""
 
     flamingo: FlamingoConfig
 
@@ -51,10 +51,10 @@ Contestant = Checkpoint | Endpoint | Recorded
 
 
 def contestants_of(lines: Mapping[str, str]) -> dict[str, Contestant]:
-    """All of them, by name.
+    """All contestants, by name.
 
     Raises:
-        ValueError: a name cannot be one, a form is unknown, or a folder or file is not there; says which.
+        ValueError: an invalid name, an unknown form, or a missing folder or file; the message says which.
     """
     for name in lines:
         if name in (RAW, REWRITTEN) or not re.fullmatch(r"\w[\w+-]{0,79}", name):
@@ -66,7 +66,7 @@ def _contestant(name: str, line: str) -> Contestant:
     kind, _, rest = line.partition(":")
     if kind == "recorded":
         if not Path(rest).is_file():
-            raise ValueError(f"contestant {name}: there is no file {rest!r}")
+            raise ValueError(f"contestant {name}: the file {rest!r} does not exist")
         return Recorded(path=Path(rest))
     if kind == "endpoint":
         model, at, url = rest.partition("@http")  # a model's own name may hold an @

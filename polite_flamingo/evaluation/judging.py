@@ -1,16 +1,16 @@
-"""Every contestant's answers to every sample -> one number for each metric of its task. Nothing is averaged here.
+"""Scores the answers of every contestant: one number for each metric of a sample's task. Nothing is averaged here.
 
-The annotations themselves are always contestants: `RAW`, and where samples were rewritten `REWRITTEN`. The ground truth
-is the raw annotation, so the accuracy and the Rouge-L of `RAW` say only how the judge takes a text compared with
-itself; its reward is what the others are to be compared with.
+The annotations themselves are always contestants: `RAW`, and `REWRITTEN` where samples were rewritten. The ground truth
+is the raw annotation, so accuracy and Rouge-L of `RAW` only show how the judge rates a text against itself; its reward
+is the baseline for the others.
 
-What a model said is looked at first (`endpoints/answers.py`): its reasoning is no part of the answer; an empty
-answer is a wrong one, which has nothing in common with the truth; and what is empty, cut, withheld, full of markup or
-declines is counted by its kind. What has no answer (none was recorded, the contestant failed on it, or the judges did:
-`not_judged`) is None, and counted with its reason. A score that is not finite is None too. Of a
-conversation the first turn is judged (`first_turn`): only it is the same for all contestants.
+Answers are cleaned first (`endpoints/answers.py`): reasoning is not part of the answer; an empty answer is wrong and
+shares nothing with the truth; empty, cut, withheld, declined answers and those full of markup are counted by kind. A
+missing answer (not recorded, or the contestant or the judges failed: `not_judged`) is None and counted with its reason.
+A score that is not finite is None too. In a conversation the first turn is judged (`first_turn`), because only that one
+is the same for all contestants.
 
-All texts of a call go through each model together, each distinct one once: hand over what you have at once.
+Each distinct text of a call goes through a model once, so pass as many samples at once as you have.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample
 RAW = "raw annotation"
 REWRITTEN = "rewritten annotation"
 NO_RESPONSE = "no_response"
-"""Reason of a sample that a contestant was not asked, or whose answer is in no file."""
+"""Reason for a sample that a contestant was not asked, or that its file does not answer."""
 
 NO_TRUTH = BadSample("excluded", "its first response is not to be learned, so nothing can be compared with it")
 
 ABOUT = ("words", "exact", "empty", "whole")
-"""Of each answer, beside its metrics: its words; 1 where it is the annotation, character by character; 1 where it says
-nothing; 1 where it came to its end and is nothing but an answer."""
+"""Known of every answer besides its metrics: number of words; 1 if it equals the annotation exactly; 1 if it is empty;
+1 if it is complete and nothing but an answer."""
 
 Answer = str | BadSample
-"""What a contestant said (`answers.Unfinished` where it was cut), or why it said nothing."""
+"""An answer (`answers.Unfinished` if it was cut), or why there is none."""
 
 
 class Scores(Protocol):
-    """What judging needs of a model: a list of results for a list of pairs of texts, in order."""
+    """A judge model: results for a list of pairs of texts, in order."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Any]:
-        """One result a pair."""
+        """One result per pair."""
 
 
 class Judges:
-    """The models: `nli` (three logits a pair), `sts` (cosine), `reward` (logit of question and answer)."""
+    """The judge models: `nli` (three logits per pair), `sts` (cosine), `reward` (logit of question and answer)."""
 
     def __init__(self, config: ScoringConfig):
-        """Load them. Raises ValueError where one is not of its kind."""
+        """Load them. Raises ValueError for a model of the wrong kind."""
         if config.threads:
             import torch
 
@@ -75,12 +75,12 @@ class Judged:
     Attributes:
         contestants: in the order of tables.
         keys: of the samples.
-        tasks: what each sample is summed under: its task, or its dataset.
-        scores: contestant -> metric -> one number a sample, None where the metric is not the task's, where there is no
-            answer, or where the number is not finite. Beside `METRICS` there are those of `ABOUT`, None for no answer.
-        missing: contestant -> reason -> how many samples have no answer, or could not be judged.
-        unscored: contestant -> metric -> how many numbers were not finite.
-        faults: contestant -> one of `answers.FAULTS` -> how many answers have it.
+        tasks: the group that each sample is averaged in: its task, or its dataset.
+        scores: contestant -> metric -> one number per sample. None where the metric does not apply to the task, the
+            answer is missing, or the number is not finite. Includes `METRICS` and `ABOUT`.
+        missing: contestant -> reason -> number of samples without an answer, or that could not be judged.
+        unscored: contestant -> metric -> number of scores that were not finite.
+        faults: contestant -> one of `answers.FAULTS` -> number of answers with it.
     """
 
     contestants: tuple[str, ...]
@@ -112,16 +112,16 @@ def judge(
 
     Args:
         samples: their (first) response is the ground truth.
-        responses: contestant -> key of the sample -> its answer. Keys that are no sample's are ignored.
+        responses: contestant -> key of a sample -> answer. Unknown keys are ignored.
         judges: the models.
-        by: what `Judged.tasks` tells of each sample.
+        by: the field that `Judged.tasks` takes from each sample.
 
     Raises:
-        ValueError: a contestant is called as the annotations are.
+        ValueError: a contestant has the name of the annotations.
     """
     for name in (RAW, REWRITTEN):
         if name in responses:
-            raise ValueError(f"no contestant can be called {name!r}: the annotations themselves are")
+            raise ValueError(f"a contestant cannot be named {name!r}, which is the name of the annotations")
     samples = [first_turn(sample) for sample in samples]
     entered: dict[str, Mapping[str, Answer]] = {RAW: {sample.key: sample.response for sample in samples}}
     if rewritten := {sample.key: sample.rewritten for sample in samples if sample.rewritten is not None}:
@@ -150,11 +150,11 @@ def judge(
 def not_judged(
     sample: Sample, contestants: Iterable[str], reason: str, *, by: Literal["task", "dataset"] = "task"
 ) -> Judged:
-    """The part of a sample on which the judges failed: nobody has a number there, and all for this reason.
+    """The result of a sample on which the judges failed: no contestant has a number, all for this reason.
 
     Args:
-        sample: alone at fault, whoever's answer it was: means are over samples that all have a number of.
-        contestants: beside the annotations.
+        sample: the one at fault.
+        contestants: besides the annotations.
         reason: one of `sample.REASONS`.
         by: see `judge`.
     """
@@ -171,11 +171,11 @@ def not_judged(
 
 
 def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judged:
-    """The parts as one, in their order. A contestant that a part does not know has no answer there.
+    """Concatenate parts, in order. A contestant that is missing from a part has no answer there.
 
     Args:
         parts: of different samples.
-        contestants: their order; those not named follow as they come.
+        contestants: their order; others follow in order of appearance.
     """
     parts = list(parts)
     names = tuple(dict.fromkeys([*contestants, *(name for part in parts for name in part.contestants)]))
@@ -205,7 +205,7 @@ def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judge
 
 
 def first_turn(sample: Sample) -> Sample:
-    """A conversation cut to its first exchange and the images that it shows; another sample as it is."""
+    """A conversation cut to its first turn and the images in it; a single-turn sample unchanged."""
     if len(sample.turns) == 1:
         return sample
     shown = sample.instruction.count(IMAGE_MARK)
@@ -215,7 +215,7 @@ def first_turn(sample: Sample) -> Sample:
 def _score(
     judged: Judged, samples: Sequence[Sample], given_to: Mapping[str, Sequence[Answer | None]], judges: Judges
 ) -> None:
-    """Fill in the numbers: all pairs of texts of a metric in one call of its model."""
+    """Fill in the scores, with one call per model for all pairs of texts."""
     wanted: dict[str, list[tuple[str, int]]] = {metric: [] for metric in METRICS}
     for name, given in given_to.items():
         for place, (sample, answer) in enumerate(zip(samples, given, strict=True)):
@@ -223,7 +223,7 @@ def _score(
                 continue
             empty = _note(judged, name, place, sample, answer)
             for metric in metrics_of(sample):
-                if empty and metric != "reward":  # no judge was made for a text that is none
+                if empty and metric != "reward":  # no judge is trained on empty texts
                     judged.scores[name][metric][place] = 0.0
                 else:
                     wanted[metric].append((name, place))
@@ -237,7 +237,7 @@ def _score(
 
 
 def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) -> bool:
-    """What can be said of an answer without a judge; whether it is empty. Annotations are data, and only that asked."""
+    """Note what is known of an answer without a judge, for annotations only emptiness. Returns whether it is empty."""
     if name in (RAW, REWRITTEN):
         found: list[Fault] = ["empty"] if says_nothing(answer) else []
     else:
@@ -259,7 +259,7 @@ def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) ->
 
 
 def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -> Sequence[float]:
-    """One number for each sample and answer."""
+    """One score for each sample and answer."""
     if metric == "reward":
         return judges.reward.score([(asked(sample), answer) for sample, answer in texts])
     if metric == "sts":
@@ -276,17 +276,17 @@ def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -
 
 
 def asked(sample: Sample) -> str:
-    """What judges read as the question: of an instruction with a text that it speaks of, the instruction alone."""
+    """The question for the judges: the instruction without an accompanying text."""
     return str(sample.meta.get("instruction", sample.question))
 
 
 def entailed(logits: Sequence[float]) -> float:
-    """1 where entailment is the (first) greatest logit, 0 where another is, not a number where one is none."""
+    """1 if entailment is the (first) greatest logit, else 0; NaN if a logit is not finite."""
     return float(label(logits) == "entailment") if all(map(math.isfinite, logits)) else math.nan
 
 
 def _readable(answer: Answer | None, *, asked: bool) -> Answer | None:
-    """An answer that a tokenizer can read, or why there is none; of one that was asked for, without its reasoning."""
+    """An answer that a tokenizer can read, or why there is none; reasoning is removed if a model was `asked`."""
     if isinstance(answer, str):
         answer = without_reasoning(answer) if asked else answer
         try:

@@ -10,14 +10,14 @@ from polite_flamingo.evaluation.results import Results
 
 
 def to_markdown(results: Results, title: str = "Evaluation") -> str:
-    """The whole of it."""
+    """All tables of an evaluation."""
     confidence = f"{100 * results.resampling.confidence:g} %"
     lines = [
         f"# {title}",
         "",
         f"{results.samples:,} samples, {len(results.contestants)} contestants. In brackets: {confidence} intervals, "
         f"{results.resampling.draws:,} draws of the samples, paired over contestants. "
-        "The raw annotation is the ground truth: its own accuracy, Rouge-L and STS say nothing of quality.",
+        "The raw annotation is the ground truth: its own accuracy, Rouge-L and STS say nothing about quality.",
         *(
             f"\n**{name}: {', '.join(trouble)}.**"
             for name, one in results.answers.items()
@@ -36,7 +36,7 @@ def to_markdown(results: Results, title: str = "Evaluation") -> str:
             ],
         )
         lines += [
-            f"{METRICS[metric].label}: {count} samples are left out, as not every contestant has a number there."
+            f"{METRICS[metric].label}: {count} samples are left out, because not every contestant has a number there."
             for metric, count in result.left_out.items()
             if count
         ] + [""]
@@ -90,7 +90,7 @@ def _cell(metric: str, one: Estimate | None, *, sign: bool = False) -> str:
 
 
 def interval(metric: str, one: Estimate, *, sign: bool = False) -> str:
-    """From low to high, the unit left to the value."""
+    """From low to high, without the unit."""
     return " to ".join(shown(metric, end, sign=sign).removesuffix(" %") for end in (one.low, one.high))
 
 

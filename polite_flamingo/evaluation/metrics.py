@@ -1,8 +1,8 @@
-"""Which numbers judge an answer to which task, and what people call them.
+"""The metrics of each task, and how they are shown.
 
 [PF] section 5: Rouge-L for captions, the share of NLI entailments for VQA, STS and Rouge-L for tasks of several images,
-the reward of every answer. Classification and text, which the paper does not score so, are ours: a description of a
-class is compared as a change is, a text by Rouge-L and entailment. Nothing is computed here (`judging.py`).
+the reward of every answer. The metrics of classification and text are ours: the description of a class is
+compared like that of a change, a text by Rouge-L and entailment. Nothing is computed here (see `judging.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from polite_flamingo.sample import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One number of an answer; more is better.
+    """A metric; higher is better.
 
     Attributes:
         label: for people.
-        share: whether it is a share in [0, 1] of right answers, shown in per cent.
+        share: a share in [0, 1], shown as a percentage.
         digits: decimals to show.
     """
 
@@ -44,17 +44,17 @@ TASK_METRICS: dict[str, tuple[str, ...]] = {
     "dialogue": ("reward", "accuracy", "rouge_l"),
 }
 SEVERAL_IMAGES = ("sts", "rouge_l")
-"""Of any sample with more than one image, beside its task's: [PF] scores NLVR2, whose answers are true or false, so."""
+"""Added for samples with more than one image, as [PF] does for NLVR2."""
 
 
 def metrics_of(sample: Sample) -> tuple[str, ...]:
-    """The metrics of a sample's answers, in the order of `METRICS`."""
+    """The metrics that apply to a sample, in the order of `METRICS`."""
     wanted = {*TASK_METRICS[sample.task], *(SEVERAL_IMAGES if len(sample.images) > 1 else ())}
     return tuple(name for name in METRICS if name in wanted)
 
 
 def shown(metric: str, value: float | None, *, sign: bool = False) -> str:
-    """A value of a metric as people read it, with a minus sign that is one; a dash for none."""
+    """Format a value of a metric, with a typographic minus; a dash for None."""
     if value is None:
         return "–"
     about = METRICS[metric]

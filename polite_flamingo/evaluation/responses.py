@@ -1,9 +1,8 @@
-"""Recorded answers: one JSON line a sample, `{"key": …, "response": …}`.
+"""Recorded answers: one JSON line per sample, `{"key": …, "response": …}`.
 
-An answer that did not come to its end says so, `"finish_reason": "length"` or `"content_filter"`. One that failed is a
-line too, `{"key": …, "failed": reason, "detail": …}`, so that it is counted with its reason and not taken for one that
-was never asked for. What an evaluation records of a model is such a file, and can be handed
-to the next one as `recorded:FILE`.
+An unfinished answer has `"finish_reason": "length"` or `"content_filter"`. A failed one is a line too, `{"key": …,
+"failed": reason, "detail": …}`, so that it is counted with its reason. An evaluation records the answers of its models
+in this format; the next one can read them as `recorded:FILE`.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ def write_responses(path: Path, answers: Mapping[str, Answer]) -> None:
             record = {"key": key, "response": answer}
             if isinstance(answer, Unfinished):
                 record["finish_reason"] = answer.why
-        lines.append(json.dumps(record) + "\n")  # ASCII: a model's half of a surrogate pair must not end the job here
+        lines.append(json.dumps(record) + "\n")  # ASCII, because a model may produce half of a surrogate pair
     write_atomically(path, "".join(lines))
 
 
 def read_responses(path: Path) -> dict[str, Answer]:
-    """Answers by key; none where there is no line.
+    """Read answers by key.
 
     Raises:
-        OSError: there is no such file.
-        ValueError: it is not UTF-8, a line is not as it should be, or a key is there twice; names the line.
+        OSError: the file cannot be read.
+        ValueError: it is not UTF-8, or a line is invalid or repeats a key; the message names the line.
     """
     answers: dict[str, Answer] = {}
     for number, line in enumerate(read_text(path).split("\n"), 1):
@@ -51,7 +50,7 @@ def read_responses(path: Path) -> dict[str, Answer]:
                 f'{path}, line {number}: each line must be like {{"key": "coco/val/1", "response": "A dog."}}'
             ) from None
         if key in answers:
-            raise ValueError(f"{path}, line {number}: {key!r} was answered on an earlier line")
+            raise ValueError(f"{path}, line {number}: {key!r} is already on an earlier line")
         answers[key] = answer
     return answers
 

@@ -1,8 +1,7 @@
-"""Judged answers -> what came of it: means by task, win rates, the alignment tax, each with its interval; as JSON.
+"""Results of an evaluation: means by task, win rates and the alignment tax, each with its interval; as JSON.
 
-Means of a task are over the samples on which all who take part in the task can be compared, so that nobody looks better
-for having left out the hard ones; how many were left out is told. Pages and tables are made elsewhere (`markdown.py`,
-`report/evaluation.py`).
+A mean is over the samples that every contestant of the task answered, so that nobody looks better for skipping the hard
+ones; the number of samples left out is kept. Tables and pages are made in `markdown.py` and `report/evaluation.py`.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ class TaskResult:
     """One task.
 
     Attributes:
-        samples: of the task.
+        samples: number of samples of the task.
         means: metric -> contestant -> mean; only contestants and metrics that have a number.
-        left_out: metric -> samples on which some of these contestants have no number, and which no mean counts.
+        left_out: metric -> number of samples left out of the means, because some contestant has no number there.
     """
 
     samples: int
@@ -38,17 +37,17 @@ class TaskResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What a contestant gave.
+    """Counts of the answers of one contestant.
 
     Attributes:
-        answered: samples with an answer, empty ones included.
-        empty: answers that say nothing.
-        faults: what else is wrong with answers (`answers.FAULTS`) -> how many; one may have several.
-        missing: reason -> samples without an answer.
-        unscored: metric -> answers whose number was not finite.
-        words: mean of an answer.
-        exact: share of answers that are the annotation, character by character.
-        whole: answers that are neither empty nor cut, withheld, given up, full of marks or the question itself.
+        answered: samples with an answer, including empty ones.
+        empty: answers without content.
+        faults: other faults (`answers.FAULTS`) -> number of answers; an answer may have several.
+        missing: reason -> number of samples without an answer.
+        unscored: metric -> number of scores that were not finite.
+        words: mean number of words.
+        exact: share of answers that equal the annotation exactly.
+        whole: answers that are not empty, cut, withheld, aborted, full of markup or an echo of the question.
     """
 
     answered: int
@@ -61,7 +60,7 @@ class Answers:
     whole: int = 0
 
     def trouble(self) -> list[str]:
-        """What a reader must know before any number of this contestant, the gravest first; nothing of most."""
+        """Warnings that a reader needs before the numbers, worst first; usually none."""
         found = [f"{self.empty:,} of {self.answered:,} answers are empty"] if self.empty else []
         found += [f"{count:,} {FAULTS[fault]}" for fault, count in self.faults.items()]
         found += [f"{count:,} without an answer ({reason})" for reason, count in self.missing.items()]
@@ -71,28 +70,28 @@ class Answers:
 FAULTS = {
     "cut": "cut by the limit of tokens",
     "filtered": "withheld by a filter",
-    "aborted": "given up half-way by the server",
-    "leaked": "with marks of the conversation in them",
-    "echo": "that say the question back",
+    "aborted": "aborted by the server",
+    "leaked": "with markup of the conversation in them",
+    "echo": "that repeat the question",
     "declined": "declined",
 }
-"""How answers are named, beside empty ones."""
+"""Labels of the faults of answers, besides being empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """Of one evaluation; `to_json` gives JSON types.
+    """The results of one evaluation.
 
     Attributes:
         contestants: in the order of tables.
-        samples: in all.
+        samples: number of samples.
         tasks: task -> its means.
-        reward: contestant -> mean over the samples of all tasks, as far as they can be compared.
+        reward: contestant -> mean over all samples that can be compared.
         wins: by reward, over the samples of all tasks.
-        text_only: the model that the tax is counted from; "" for none.
-        tax: metric -> contestant that is no annotation -> its tax.
-        answers: contestant -> what it gave.
-        resampling: of the intervals.
+        text_only: the model that the tax is measured against; "" for none.
+        tax: metric -> contestant, without the annotations -> its tax.
+        answers: contestant -> counts of its answers.
+        resampling: how intervals were made.
     """
 
     contestants: tuple[str, ...]
@@ -110,26 +109,26 @@ class Results:
         return dataclasses.asdict(self)
 
     def mean(self, contestant: str, metric: str, task: str) -> float | None:
-        """One number of the tables; None where there is none."""
+        """A mean from the tables, or None."""
         found = self.tasks[task].means.get(metric, {}).get(contestant)
         return found.value if found else None
 
 
 def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | None = None) -> Results:
-    """Everything that the numbers say.
+    """Summarise the scores of an evaluation.
 
     Args:
-        judged: the numbers.
-        text_only: the contestant that the alignment tax is counted from; "" counts none.
-        resampling: of the intervals.
+        judged: the scores.
+        text_only: the contestant that the alignment tax is measured against; "" for no tax.
+        resampling: how intervals are made.
 
     Raises:
-        ValueError: `text_only` is no contestant.
+        ValueError: `text_only` is not a contestant.
     """
     resampling = resampling or Resampling()
     names = judged.contestants
     if text_only and text_only not in names:
-        raise ValueError(f"text_only names {text_only!r}, which is none of the contestants ({', '.join(names)})")
+        raise ValueError(f"text_only names {text_only!r}, which is not a contestant ({', '.join(names)})")
     wins = win_rates(_preferable(judged), names, resampling)
     numbers = {metric: matrix([judged.scores[name][metric] for name in names]) for metric in METRICS}
     places = {
@@ -182,21 +181,21 @@ def _taxes(
         found = {
             name: alignment_tax(by_task[base], by_task[row], resampling)
             for row, name in enumerate(names)
-            if name not in (text_only, RAW, REWRITTEN)  # no model wrote the annotations
+            if name not in (text_only, RAW, REWRITTEN)  # the annotations are not a model
         }
         taxes[metric] = {name: tax for name, tax in found.items() if tax.tasks}
     return {metric: found for metric, found in taxes.items() if found}
 
 
 def _rewards(judged: Judged) -> np.ndarray:
-    """Rewards (C, N). An empty answer counts as the least that any answer got: reward models were trained on texts."""
+    """Rewards (C, N). An empty answer gets the lowest reward of all: reward models are not trained on empty texts."""
     rewards_CN = matrix([judged.scores[name]["reward"] for name in judged.contestants])
     known = rewards_CN[np.isfinite(rewards_CN)]
     return np.where(_about(judged, "empty") == 1, known.min(), rewards_CN) if known.size else rewards_CN
 
 
 def _preferable(judged: Judged) -> np.ndarray:
-    """Rewards (C, N), moved so that a whole answer is above any other, and an empty one below any."""
+    """Rewards (C, N), shifted so that whole answers rank above all others, and empty ones below."""
     rewards_CN = _rewards(judged)
     known = rewards_CN[np.isfinite(rewards_CN)]
     span = float(known.max() - known.min()) + 1 if known.size else 0.0
@@ -205,7 +204,7 @@ def _preferable(judged: Judged) -> np.ndarray:
 
 
 def _about(judged: Judged, what: str) -> np.ndarray:
-    """One of `judging.ABOUT` (C, N); not-a-number where nothing is known."""
+    """One of `judging.ABOUT` (C, N); NaN where unknown."""
     unknown: list[float | None] = [None] * len(judged.keys)
     return matrix([judged.scores[name].get(what, unknown) for name in judged.contestants])
 

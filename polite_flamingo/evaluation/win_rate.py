@@ -1,10 +1,10 @@
-"""Who is preferred to whom, and how often: the share of samples on which the reward of one answer is the greater.
+"""Win rates: the share of samples on which one contestant's answer has the higher reward.
 
-Only whole answers are preferred: one that is cut, withheld or full of markup loses to any that is not, and an empty one
-to all (`results.py` moves the rewards so).
+An answer that is cut, withheld or full of markup loses to any whole answer, and an empty one to all (`results.py`
+shifts the rewards).
 
-[PF] section 5 compares models by it, as a difference of mean rewards has no scale that people know. A tie counts half
-for either, so that two rates of a pair add up to one; how many ties there were is told beside.
+[PF] section 5 compares models this way, because differences of mean rewards have no familiar scale. A tie counts half
+for both, so the two rates of a pair add up to one; the share of ties is kept.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from polite_flamingo.evaluation.bootstrap import Estimate, Resampling, estimates
 
 @dataclass(frozen=True, kw_only=True)
 class WinRates:
-    """Of every contestant (row) against every other (column).
+    """Win rates of every contestant (row) against every other (column).
 
     Attributes:
-        rates: row -> column -> share of samples; its `n` is how many have both rewards.
-        ties: row -> column -> share of samples with equal rewards, None where there is no sample.
+        rates: row -> column -> share of samples; its `n` counts samples with both rewards.
+        ties: row -> column -> share of samples with equal rewards, None without samples.
     """
 
     rates: dict[str, dict[str, Estimate]]
@@ -34,9 +34,9 @@ def win_rates(rewards_CN: np.ndarray, contestants: Sequence[str], resampling: Re
     """Compare all pairs on the samples that both answered.
 
     Args:
-        rewards_CN: not-a-number where a contestant has none.
-        contestants: of the rows.
-        resampling: of the samples, the same draws for all pairs.
+        rewards_CN: NaN where a contestant has none.
+        contestants: names of the rows.
+        resampling: how intervals are made; all pairs use the same draws.
     """
     count = len(contestants)
     first, second = np.triu_indices(count, k=1)
@@ -57,7 +57,7 @@ def win_rates(rewards_CN: np.ndarray, contestants: Sequence[str], resampling: Re
 
 
 def _against(rate: Estimate) -> Estimate:
-    """The same pair from the other side."""
+    """The rate of the other side of the pair."""
     if rate.value is None or rate.low is None or rate.high is None:
         return Estimate(value=None if rate.value is None else 1 - rate.value, low=None, high=None, n=rate.n)
     return Estimate(value=1 - rate.value, low=1 - rate.high, high=1 - rate.low, n=rate.n)

@@ -47,7 +47,7 @@ def test_all_forms(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("gpt-4", r"contestant x: 'gpt-4' is neither there nor of a known form \(a model's folder"),
-        ("recorded:nowhere.jsonl", "contestant x: there is no file 'nowhere.jsonl'"),
+        ("recorded:nowhere.jsonl", "contestant x: the file 'nowhere.jsonl' does not exist"),
         ("endpoint:gpt", "is not endpoint:MODEL@http"),
         ("endpoint:@http://host/v1", "is not endpoint:MODEL@http"),
         ("{folder}", "holds no flamingo.yaml; polite-flamingo train writes it"),
@@ -99,7 +99,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_a_key_answered_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "said.jsonl").write_text('{"key": "a", "response": "x"}\n' * 2)
-    with pytest.raises(ValueError, match="line 2: 'a' was answered on an earlier line"):
+    with pytest.raises(ValueError, match="line 2: 'a' is already on an earlier line"):
         read_responses(tmp_path / "said.jsonl")
     (tmp_path / "said.jsonl").write_bytes(b"\xff")
     with pytest.raises(ValueError, match="not UTF-8"):
