@@ -1,17 +1,17 @@
-"""Is what a language model said a distortion of the good response? Small models say many other things instead.
+"""Checks that the text of a language model is a distortion of the good response: small models often say other things.
 
     empty       no letter, digit or symbol
-    cut         ended by the limit of tokens, before the quotation was closed
+    cut         stopped by the token limit before the quotation was closed
     filtered    withheld by the server's filter
-    aborted     given up by the server half-way
-    leaked      special tokens or names of roles, which belong to the conversation's protocol
+    aborted     stopped by the server
+    leaked      special tokens or role names of the chat protocol
     declined    "I'm sorry, but I can't …", where the good response does not say so
-    echo        the robot's own instructions, the praise, the system message or the question said back
-    near_copy   the good response as it was, up to case, punctuation, blanks and a few words
+    echo        repeats the robot's instructions, the praise, the system message or the question
+    near_copy   the good response again, up to case, punctuation, blanks and a few words
     too_long    more than a turn may hold
 
-What has such a fault is never taken. All is decided by the words, without a model: a text that merely invents things
-passes (`docs/distortion.md` says how often). The rule-based speaker is not checked so: it makes its texts out of the
+A text with a fault is never used. The checks compare words, without a model, so a text that merely invents things
+passes (`docs/distortion.md` says how often). The rule-based speaker is not checked: it derives its texts from the
 response.
 """
 
@@ -32,21 +32,21 @@ from polite_flamingo.sample import MAX_TEXT_CHARACTERS, unmarked
 Fault = answers.Fault | Literal["echo", "near_copy", "too_long"]
 
 RUN = 5
-"""So many words in a row out of the instructions, and not out of the response, are an echo of them."""
+"""This many consecutive words of the instructions, and not of the response, are an echo."""
 ALIKE = 0.9
-"""From this share of common words on, a text is a near copy: one word of ten left out is, two are not."""
+"""With at least this share of common words a text is a near copy: one word of ten dropped still is, two are not."""
 FORM = frozenset({"no_punctuation", "upper_case", "lower_case", "typos", "plain", "repetition", "echo"})
-"""Orders that change little of the words. A near copy that verifiably follows one is the distortion asked for, unless
-the response is like that already."""
+"""Orders that change few words. A near copy that verifiably follows one is a valid distortion, unless the response
+already looked like that."""
 
 _WORD = re.compile(
     r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]+"
 )
-"""Letters and digits in a row; of scripts that put no blanks between words, each character."""
+"""Runs of letters and digits; single characters in scripts without spaces between words."""
 
 
 def fault(text: str, request: Request) -> Fault | None:
-    """Why a text cannot be taken for a distortion of the request's response; None where it can."""
+    """Why a text is not a distortion of the request's response; None if it is one."""
     if len(unmarked(text)) > MAX_TEXT_CHARACTERS:
         return "too_long"
     if found := answers.faults(text, (request.instruction, request.response)):
@@ -59,7 +59,7 @@ def fault(text: str, request: Request) -> Fault | None:
 
 
 def is_echo(text: str, request: Request) -> bool:
-    """Whether a text says the instructions or the question back instead of the response."""
+    """Whether a text repeats the instructions or the question instead of the response."""
     said, response, question = words(text), words(request.response), words(request.instruction)
     told = [words(part) for part in instructions(request.command)]
     own = set().union(*(_runs(part, RUN) for part in told)) - _runs(response, RUN) - _runs(question, RUN)
@@ -78,7 +78,7 @@ def is_echo(text: str, request: Request) -> bool:
 
 
 def is_near_copy(text: str, response: str) -> bool:
-    """Whether a text is the response but for case, punctuation, blanks and few words; or the response with more."""
+    """Whether a text is the response up to case, punctuation, blanks and a few words, or the response plus more."""
     said, known = words(text), words(response)
     if said == known or (4 <= len(known) <= len(said) < 1.5 * len(known) and _contains(said, known)):
         return True
@@ -86,7 +86,7 @@ def is_near_copy(text: str, response: str) -> bool:
 
 
 def _ordered(text: str, request: Request) -> bool:
-    """Whether what little a near copy changed is what the order asked for."""
+    """Whether the small changes of a near copy are those that the order asked for."""
     command, response = request.command, request.response
     return command in FORM and (followed(command, text, response), followed(command, response, response)) == (
         "yes",
@@ -95,12 +95,12 @@ def _ordered(text: str, request: Request) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """The words in small letters, signs left out."""
+    """The words in lower case, without punctuation."""
     return _WORD.findall(text.casefold().replace("’", "'").replace("'", ""))
 
 
 def _content(said: Iterable[str]) -> set[str]:
-    """The words that carry the meaning, endings cut off: waste, wastes and wasted are one."""
+    """Content words without their endings: waste, wastes and wasted are the same."""
     return {re.sub(r"(?<=\w{3})(?:ings?|ed|es|s|e|d)$", "", word) for word in said if word not in STOP_WORDS}
 
 
@@ -113,7 +113,7 @@ def _contains(whole: Sequence[str], part: Sequence[str]) -> bool:
 
 
 def _share(said: Sequence[str], source: Sequence[str]) -> float:
-    """The share of words that stand in runs of three (all of them, of fewer) that `source` has, too."""
+    """Share of words in runs of three (or of all, if fewer) that also occur in `source`."""
     length = min(3, len(said))
     if not length:
         return 0.0

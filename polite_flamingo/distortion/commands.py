@@ -1,7 +1,7 @@
-"""The 24 extra orders that may be slipped into the terse robot's mouth: the paper's list, in words of our own.
+"""The 24 extra orders that may be added to the terse robot's announcement: the paper's list, in our own words.
 
-A language model is given an order's words. The rule-based speaker follows those in `following.RULES` and is never given
-another. What an order is called here stands in the provenance of a pair.
+A language model gets the wording of an order. The rule-based speaker gets only the orders of `following.RULES`. The
+provenance of a pair records the name of its order.
 """
 
 from __future__ import annotations

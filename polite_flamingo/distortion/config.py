@@ -1,4 +1,4 @@
-"""How good responses are distorted: which kinds in which shares, who speaks, what is joined. Loads nothing."""
+"""The `distortion` section of a profile: kinds and their shares, the speaker, COCO's captions. Loads nothing."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """How often each kind is drawn, relative to the others. The defaults are the paper's counts, in thousands.
+    """Relative shares of the kinds of distortion. The defaults are the paper's counts, in thousands.
 
     Attributes:
-        llm: said again by a terse robot (133 with an image, 76 without).
+        llm: rewritten by a terse robot (133 with an image, 76 without).
         text: random augmentation of characters, words and sentences.
-        captions_and_boxes: COCO's annotations of the same image, in the place of a detailed description.
+        captions_and_boxes: COCO's captions and boxes of the image instead of a detailed description.
     """
 
     llm: float = 209.0
@@ -28,7 +28,7 @@ class Shares:
     def __post_init__(self) -> None:
         shares = (self.llm, self.text, self.captions_and_boxes)
         if min(shares) < 0 or not sum(shares):
-            raise ValueError("distortion.shares must not be negative, and one of them must be more than 0")
+            raise ValueError("distortion.shares must not be negative, and at least one must be above 0")
 
     def of(self, kind: Kind) -> float:
         """The share of a kind."""
@@ -37,13 +37,13 @@ class Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig(ServerConfig):
-    """An OpenAI-compatible server; how patiently it is asked is as for any.
+    """An OpenAI-compatible server.
 
     Attributes:
         url: its base, such as http://127.0.0.1:8000/v1
-        model: as the server calls it.
-        api: completions continues the robot's words and is what the paper did; chat asks for them, where a server
-            offers nothing else.
+        model: its name on the server.
+        api: "completions" lets the model continue the robot's words, as in the paper; "chat" is for servers that offer
+            nothing else.
     """
 
     url: str = "http://127.0.0.1:8000/v1"
@@ -51,7 +51,7 @@ class EndpointConfig(ServerConfig):
     api: Literal["completions", "chat"] = "completions"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what could never ask anything."""
+        """Raises ValueError for an impossible address."""
         super().__post_init__()
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"distortion.endpoint.url must begin with http:// or https://, not {self.url[:60]!r}")
@@ -62,11 +62,11 @@ class LocalConfig:
     """A causal language model of transformers, loaded by each worker.
 
     Attributes:
-        model: a folder, a zoo: name or a hub name. It must be able to chat (the paper: Guanaco-33B).
-        batch: texts that are generated together.
-        device: auto takes a GPU where there is one.
-        dtype: of the weights, or auto.
-        threads: torch's, on a CPU; 0 leaves them as they are.
+        model: a folder, a zoo: name or a hub name; a chat model (the paper used Guanaco-33B).
+        batch: texts generated together.
+        device: "auto" uses a GPU if there is one.
+        dtype: of the weights, or "auto".
+        threads: torch threads on a CPU; 0 keeps torch's default.
     """
 
     model: str = ""
@@ -82,11 +82,11 @@ class LocalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalConfig:
-    """Where the captions and boxes of COCO are.
+    """Files with the captions and boxes of COCO.
 
     Attributes:
-        annotations: captions_*.json and instances_*.json of COCO; none: this kind falls to the others.
-        datasets: whose responses are detailed descriptions, as `Sample.dataset` names them.
+        annotations: captions_*.json and instances_*.json of COCO; without them, other kinds take the place of this one.
+        datasets: datasets whose responses are detailed descriptions (`Sample.dataset`).
     """
 
     annotations: tuple[str, ...] = ()
@@ -95,23 +95,23 @@ class RetrievalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistortionConfig:
-    """How a good response becomes a bad one.
+    """How good responses are distorted.
 
     Attributes:
-        speaker: who plays the terse robot: rules (no model at all), local (transformers) or endpoint (a server).
+        speaker: the terse robot: "rules" (no model), "local" (transformers) or "endpoint" (a server).
         note_taker: for the speaker "rules", a function MODULE:FUNCTION that knows the texts of one small world and
             writes them as its annotators would; "" shortens every text.
-        turns: of a dialogue, the first exchange only, or all of them, each a pair of its own.
-        shares: of the kinds.
-        command_share: of the robot's texts that carry one of the 24 extra orders (the paper: a half).
-        draws: a distortion that is empty or changes nothing is drawn again, at most so often in all.
-        seed: another one gives other distortions of the same samples.
-        max_new_tokens: of the robot, where it is a model.
-        temperature: of the robot, where it is a model; 0 is greedy.
+        turns: make a pair of the first turn of a dialogue only, or of every turn.
+        shares: of the kinds of distortion.
+        command_share: share of the robot's texts with one of the 24 extra orders (a half in the paper).
+        draws: tries per sample, including the first, if a distortion is empty, faulty or changes nothing.
+        seed: a different seed gives different distortions.
+        max_new_tokens: of the robot, if it is a model.
+        temperature: of the robot, if it is a model; 0 is greedy.
         top_p: likewise.
-        endpoint: of speaker endpoint.
-        local: of speaker local.
-        retrieval: of the kind captions_and_boxes.
+        endpoint: for the speaker "endpoint".
+        local: for the speaker "local".
+        retrieval: for the kind captions_and_boxes.
     """
 
     speaker: Literal["rules", "local", "endpoint"] = "rules"

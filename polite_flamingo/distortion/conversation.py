@@ -1,11 +1,11 @@
-"""The conversation that a language model continues as a terse robot, and how its words are read back.
+"""The conversation that a language model continues as a terse robot, and how its answer is parsed.
 
-A chat begins as any other: system message, instruction, good response. Then the human praises the answer and asks for
-a summary of what is crucial, and the assistant's turn is begun for the model: a cold machine announces its shortest,
-poorest rewriting and opens a quotation. What the model writes up to the closing quotation mark is the distorted text
-(paper, section 3.1 and appendix; the wording is ours).
+The chat begins normally: system message, instruction, good response. Then the human praises the answer and asks for a
+summary of what is crucial, and the assistant's turn is started for the model: a cold machine announces its shortest,
+poorest rewriting and opens a quotation. The text up to the closing quotation mark is the distorted one (paper, section
+3.1 and appendix; the wording is ours).
 
-A text model sees no image: the marks of images are left out of the instruction.
+A text model sees no image, so image marks are removed from the instruction.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from polite_flamingo.prompts import SYSTEM
 
 QUOTE = '"'
 CLOSING = ('"', "”", "“")
-"""A model may close with a typographic mark; one that opens another quotation inside has ended ours as well."""
+"""A model may close with a typographic mark; a mark that opens another quotation ends ours as well."""
 
 PRAISE = (
     "Thank you, that is a wonderful answer! Now please sum it up: keep only the information that is crucial, "
@@ -34,7 +34,7 @@ NOTE_ONLY = "Write the note and nothing else."
 
 
 def prefill(command: str = "") -> str:
-    """The beginning of the assistant's last turn, up to and with the opening quotation mark."""
+    """The start of the assistant's last turn, up to and including the opening quotation mark."""
     order = f" {COMMANDS[command]}." if command else ""
     return (
         "As a cold machine without manners I waste no words and care for no style."
@@ -43,7 +43,7 @@ def prefill(command: str = "") -> str:
 
 
 def messages(request: Request) -> list[dict[str, str]]:
-    """System, human, assistant, human: all but the turn that is continued."""
+    """System, human, assistant, human: all messages before the turn to continue."""
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": request.instruction},
@@ -60,11 +60,11 @@ def plain_prompt(request: Request) -> str:
 
 
 def begun_messages(request: Request, *, system: bool = True) -> list[dict[str, str]]:
-    """The same with the assistant's last turn begun, for servers and templates that continue it.
+    """The same with the assistant's last turn started, for servers and templates that can continue it.
 
     Args:
-        request: what is to be said tersely.
-        system: whether there is a system message; else its text stands before the first instruction.
+        request: the response to distort.
+        system: send a system message; otherwise its text is put before the first instruction.
     """
     first, second, *rest = messages(request)
     before = [first, second] if system else [{**second, "content": f"{first['content']}\n\n{second['content']}"}]
@@ -72,7 +72,7 @@ def begun_messages(request: Request, *, system: bool = True) -> list[dict[str, s
 
 
 def asking_messages(request: Request) -> list[dict[str, str]]:
-    """For servers that cannot continue a turn: no robot, one plain question. Small models say a robot's words back."""
+    """A plain question, for servers that cannot continue a turn. Small models repeat a robot's words."""
     habit = f" That annotator's habit: {_habit(request.command)}." if request.command else ""
     return [
         {
@@ -84,27 +84,26 @@ def asking_messages(request: Request) -> list[dict[str, str]]:
 
 
 def instructions(command: str) -> tuple[str, ...]:
-    """Everything that a model is told beside the question and the good response: what it must not say back."""
+    """Everything in the prompt besides the question and the good response: what the model must not repeat."""
     order = (COMMANDS[command], _habit(command)) if command else ()
     return (SYSTEM, PRAISE, prefill(command), f"{ASKED} {NOTE_ONLY}", *order)
 
 
 def _habit(command: str) -> str:
-    """An order as it is told of somebody else: "leave out all punctuation marks"."""
+    """An order in the third person: "leave out all punctuation marks"."""
     return COMMANDS[command].removeprefix("I ")
 
 
 def quoted(text: str) -> str:
-    """What stands before the closing mark; "" where there is none: the text was cut, not closed."""
+    """The text before the closing mark; "" if there is none, because the text was cut."""
     ends = [place for mark in CLOSING if (place := text.find(mark)) >= 0]
     return text[: min(ends)].strip() if ends else ""
 
 
 def continued(text: str, command: str) -> tuple[str, bool]:
-    """What a model said in a begun turn: the quotation, and whether it was closed; else all that there is.
+    """The answer in a started turn: the quotation, or all text without one, and whether it was closed.
 
-    The begun words may stand before it: llama.cpp returns them, vLLM does not, and some models begin again of their own
-    accord.
+    The started words may come first: llama.cpp returns them, vLLM does not, and some models repeat them.
     """
     begun = r"\s+".join(re.escape(word) for word in prefill(command).removesuffix(QUOTE).split())
     again = re.match(rf"\s*{begun}\s*[\"“]", text) or re.search(r"low quality,? is:?\s*[\"“]", text)
@@ -112,13 +111,13 @@ def continued(text: str, command: str) -> tuple[str, bool]:
     if not (marks := [place for place, character in enumerate(rest) if character in CLOSING]):
         return rest.strip(), False
     found = quoted(rest)
-    if (not found or found.endswith(":")) and len(marks) > 1:  # the quotation was opened once more
+    if (not found or found.endswith(":")) and len(marks) > 1:  # the quotation was opened again
         found = quoted(rest[marks[0] + 1 :])
     return found, True
 
 
 def noted(text: str) -> str:
-    """What a model said when it was asked for a note: without the label and the quotation marks around it."""
+    """The answer to a request for a note, without a label and quotation marks around it."""
     text = re.sub(r"\A\s*(?:\*\*)?note(?:\*\*)?:(?:\*\*)?\s*", "", text, flags=re.IGNORECASE).strip()
     if len(text) > 1 and text[0] in CLOSING and text[-1] in CLOSING:
         return text[1:-1].strip()
@@ -126,5 +125,5 @@ def noted(text: str) -> str:
 
 
 def number_of(seed: str) -> int:
-    """A seed as the number that servers and torch take, from 0 to 2**31 - 1."""
+    """A seed as a number for servers and torch, from 0 to 2**31 - 1."""
     return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") >> 1

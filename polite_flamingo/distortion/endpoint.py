@@ -1,10 +1,10 @@
 """The terse robot behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp's server, or somebody's service.
 
-Many requests are under way at once. `endpoints/client.py` says what a busy, broken or refusing server
-means; what it will not take fails as a row.
+Many requests are in flight at once. `endpoints/client.py` handles busy, broken and refusing servers; a request that the
+server rejects fails its row.
 
-A server of chats is asked once before anything else how it can be spoken to: whether it continues a begun turn, and
-whether its template has a system role; else it is asked plainly (`conversation.asking_messages`).
+A chat server is probed once: whether it can continue a started turn, and whether its template has a system role. If
+not, it gets a plain question (`conversation.asking_messages`).
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ class EndpointSpeaker:
 
     @property
     def name(self) -> str:
-        """The server's model."""
+        """The model of the server."""
         return self._endpoint.model
 
     @property
     def wording(self) -> Wording:
-        """How the server is spoken to. Of chats it is found out by asking, the first time.
+        """How the server is prompted; a chat server is probed the first time.
 
         Raises:
-            EndpointDown: it answers in no way.
+            EndpointDown: the server takes no wording.
         """
         with self._finding_out:
             if self._wording is None:
@@ -61,10 +61,10 @@ class EndpointSpeaker:
         return self._wording
 
     def try_out(self) -> Wording:
-        """Ask the server once, so that what is wrong with it shows before work begins; returns how it is spoken to.
+        """Send one request, so that a broken server is noticed before work begins; returns the wording.
 
         Raises:
-            EndpointDown: it does not answer; says why, and what to do.
+            EndpointDown: it does not answer; the message says why, and what to do.
         """
         if self._endpoint.api == "chat":
             return self.wording
@@ -78,10 +78,10 @@ class EndpointSpeaker:
         return "completion"
 
     def say(self, requests: Sequence[Request]) -> list[str | BadSample]:
-        """All at once, as many under way as the configuration allows.
+        """Send all requests, as many at once as the configuration allows.
 
         Raises:
-            EndpointDown: the server is; requests that are not under way yet are not sent.
+            EndpointDown: the server is down; the remaining requests are not sent.
         """
         wording = self.wording
         with ThreadPoolExecutor(self._endpoint.concurrency) as threads:
@@ -101,7 +101,7 @@ class EndpointSpeaker:
         return said(text, request.command, wording)
 
     def _found_out(self) -> Wording:
-        """The first wording that the server takes. One that ignores what it does not know closes no quotation."""
+        """The first wording that the server takes. A server that ignores unknown fields closes no quotation."""
         refused: list[EndpointDown] = []
         wordings: list[Wording] = [*CHAT_WORDINGS, ASKED_PLAINLY]
         while wordings:
@@ -137,8 +137,8 @@ class EndpointSpeaker:
 
 
 def said(text: str, command: str, wording: Wording) -> str:
-    """The distorted text of a server's answer; where it was cut before the quotation ended, `Unfinished` and empty."""
+    """The distorted text in a server's answer; an empty `Unfinished` if it was cut before the quotation ended."""
     why = text.why if isinstance(text, Unfinished) else None
-    text = without_reasoning(text.encode("utf-8", "replace").decode())  # JSON may name halves of surrogate pairs
+    text = without_reasoning(text.encode("utf-8", "replace").decode())  # JSON may contain half a surrogate pair
     found, closed = (noted(text), False) if wording == ASKED_PLAINLY else continued(text, command)
     return found if closed or why is None else Unfinished("", why)

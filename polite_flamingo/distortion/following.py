@@ -1,7 +1,7 @@
-"""The commands that rules can follow, each a function of a terse text; the others need a language model.
+"""The orders that rules can follow, each a function of a terse text; the others need a language model.
 
-Without a rule, and so never drawn by the rule-based speaker: swap_synonyms, reworded, complex, ambiguous, metaphors.
-Lines of boxes are passed on as they are: they are measurements, not wording.
+The rule-based speaker never gets those without a rule: swap_synonyms, reworded, complex, ambiguous, metaphors. Lines of
+boxes stay unchanged: they are measurements, not wording.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WORDY = (
 
 
 def follow(command: str, text: str, rng: random.Random) -> str:
-    """`text` as a command wants it. Raises `KeyError` for a command without a rule."""
+    """Apply an order to a text. Raises `KeyError` for an order without a rule."""
     words, joint, boxes = text.partition(BOXES_FOLLOW)
     changed = RULES[command](rng, words.strip())
     return f"{changed}\n{joint}{boxes}" if joint else changed

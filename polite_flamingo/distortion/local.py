@@ -1,8 +1,8 @@
 """The terse robot as a causal language model of transformers, in this process.
 
-Texts are generated in batches, shortest first, and each stops at its closing quotation mark. Each has a random
-generator of its own, seeded by its request, so what is drawn for it does not hang on its neighbours in the batch (their
-padding can still move the last digits of a logit). Models of any size that fit the device; nothing is quantised here.
+Texts are generated in batches, shortest first, and each stops at its closing quotation mark. Each has its own random
+generator, seeded by its request, so sampling does not depend on the other texts of the batch (their padding can still
+change the last digits of a logit). The model must fit the device; nothing is quantised here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from transformers import (
 
 
 class LocalSpeaker:
-    """Holds a model and continues its words; see `speakers.Speaker`.
+    """A causal language model as a speaker; see `speakers.Speaker`.
 
     Raises:
         ValueError: from its making; the model cannot be loaded.
@@ -70,7 +70,7 @@ class LocalSpeaker:
         self._window = getattr(self._model.config, "max_position_embeddings", None)
 
     def say(self, requests: Sequence[Request]) -> list[str | BadSample]:
-        """All of them, a batch after the other; what does not fit the model's window is refused."""
+        """Generate all texts, batch by batch; a prompt that does not fit the window of the model is refused."""
         said: list[str | BadSample] = [""] * len(requests)
         prompts = [self._ids(request) for request in requests]
         room = (self._window or 1 << 62) - self._config.max_new_tokens
@@ -90,7 +90,7 @@ class LocalSpeaker:
         return said
 
     def _ids(self, request: Request) -> list[int]:
-        """By the model's own chat template where it has one."""
+        """The prompt, by the chat template of the model if it has one."""
         if self.wording == "completion":
             return list(self._tokenizer(plain_prompt(request))["input_ids"])
         text = _chat(self._tokenizer, request, self.wording)
@@ -112,7 +112,7 @@ class LocalSpeaker:
         return list(self._tokenizer.batch_decode(new, skip_special_tokens=True))
 
     def _drawing(self, seeds: Sequence[str]) -> list[Any]:
-        """What makes the most likely token a drawn one; nothing at temperature 0."""
+        """The logits processor that samples; None at temperature 0."""
         if not self._config.temperature:
             return []
         return [
@@ -123,7 +123,7 @@ class LocalSpeaker:
 
 
 def _wording(tokenizer: Any, model: str) -> Wording:
-    """How a model's own chat template can be used, if it has one: some refuse a system message, others drop it.
+    """How the chat template of a model can be used, if it has one: some refuse a system message, others drop it.
 
     Raises:
         ValueError: it cannot be used at all.
@@ -149,7 +149,7 @@ def _chat(tokenizer: Any, request: Request, wording: Wording) -> str:
 
 
 class _OwnNoise(LogitsProcessor):
-    """Adds Gumbel noise to each row's logits (B, V): the largest is then drawn by softmax, from the row's generator."""
+    """Adds Gumbel noise to the logits (B, V) from each row's generator, so that the largest is a softmax sample."""
 
     def __init__(self, seeds: Sequence[str]):
         self._generators = [torch.Generator().manual_seed(number_of(seed)) for seed in seeds]
@@ -161,7 +161,7 @@ class _OwnNoise(LogitsProcessor):
 
 
 class _Closed(StoppingCriteria):
-    """A row is done at the first token that holds a closing quotation mark."""
+    """Stops a row at the first token that contains a closing quotation mark."""
 
     def __init__(self, closing: Tensor):
         self._closing = closing
@@ -171,6 +171,6 @@ class _Closed(StoppingCriteria):
 
 
 def closing_tokens(tokenizer: Any) -> Tensor:
-    """Ids of all tokens in whose text a closing mark stands."""
+    """Ids of all tokens whose text contains a closing mark."""
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     return torch.tensor([token for token, text in enumerate(texts) if any(mark in text for mark in CLOSING)])

@@ -1,8 +1,8 @@
-"""Was an extra order (`commands.py`) followed? Looked at wherever that is mechanical, and never claimed where not.
+"""Checks whether an extra order (`commands.py`) was followed, wherever that can be counted.
 
-"yes" and "no" are about what can be counted in the text and in the good response. Some orders can only be caught not
-being followed (an exchanged word can be missed, not that it means the same); the rest, such as `wrong_tenses` and
-`metaphors`, would need a reader.
+"yes" and "no" compare the text with the good response. For some orders only "no" can be shown (that no word was
+exchanged, but not that the new one means the same); others, such as `wrong_tenses` and `metaphors`, would need a
+reader.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from polite_flamingo.sources.records.responses import BOXES_FOLLOW
 
 Followed = Literal["yes", "no", "not checkable"]
 Check = Callable[[str, str], bool | None]
-"""(text, good response) -> whether the order was followed; None where that cannot be told."""
+"""(text, good response) -> whether the order was followed; None if that cannot be determined."""
 
 
 def followed(command: str, text: str, response: str) -> Followed:
-    """Whether `text`, made of `response`, is as the order wants it. Lines of boxes are left out, as the rules do."""
+    """Whether `text`, a distortion of `response`, follows the order. Lines of boxes are ignored, as the rules do."""
     check = CHECKS.get(command)
     found = check(text.partition(BOXES_FOLLOW)[0].strip(), response) if check else None
     return "not checkable" if found is None else "yes" if found else "no"
@@ -86,7 +86,7 @@ def _echo(text: str, response: str) -> bool:
 
 
 def _reversed(text: str, response: str) -> bool | None:
-    """Where each sentence of the text comes from is told by its words; one sentence has no order."""
+    """The words of a sentence tell where it comes from; a single sentence has no order."""
     origins = [_vocabulary(part) for part in sentences(response)]
     said = [_vocabulary(part) for part in sentences(text)]
     if min(len(origins), len(said)) < 2:
@@ -98,7 +98,7 @@ def _reversed(text: str, response: str) -> bool | None:
 
 
 def _typos(text: str, response: str) -> bool:
-    """A misspelt word is no word of the response, is close to one, and not the same word with another ending."""
+    """A misspelt word is not in the response, but close to one of its words, and not just another ending of it."""
     known = _vocabulary(response) | {"answer", "rationale"}
     strangers = [word for word in _vocabulary(text) if len(word) > 2 and word not in known]
     return any(_misspelt(word, one) for word in strangers for one in known)
@@ -115,18 +115,18 @@ def _misspelt(word: str, known: str) -> bool:
 
 
 def _drop_words(text: str, response: str) -> bool | None:
-    """Any summary skips words; what is as long as the response skipped none."""
+    """Any summary drops words; a text as long as the response dropped none."""
     return None if len(_words(text)) < len(_words(response)) else False
 
 
 def _other_words(text: str, response: str) -> bool | None:
-    """Whether anything was exchanged or added; that it fits cannot be told."""
+    """Whether any word was exchanged or added; whether it fits cannot be determined."""
     known = _vocabulary(response)
     return None if any(word not in known for word in _vocabulary(text)) else False
 
 
 def _reworded(text: str, response: str) -> bool | None:
-    """Mostly the response's own words are no other words."""
+    """A text with mostly the words of the response was not reworded."""
     said = {word.lower() for word in key_words(text)}
     kept = said & {word.lower() for word in key_words(response)}
     return None if len(kept) <= len(said) / 2 else False

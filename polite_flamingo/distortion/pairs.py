@@ -1,22 +1,21 @@
-"""Good responses -> pairs for training the rewriter: the distorted text, and the original to be written from it.
+"""Good responses -> pairs for training the rewriter: a distorted text as input, the original as target.
 
 A pair is a single-turn `Sample` whose `response` is the distorted text and whose `rewritten` is the original, so it
-looks like a row that was rewritten; `provenance["distortion"]` holds the kind and everything that was drawn. All is
-drawn from the sample's key and the seed of the configuration: a retry gives the same pair, if the speaker does.
+looks like a rewritten row. `provenance["distortion"]` holds the kind and every random choice. Choices depend only on
+the key of the sample and the configured seed: a retry gives the same pair, if the speaker is deterministic.
 
     {"kind": "llm", "speaker": "rules", "command": "typos", "followed": "yes", "draws": 1}
     {"kind": "llm", "speaker": "guanaco", "wording": "completion", "command": "", "draws": 3, "not_taken": {"echo": 2}}
     {"kind": "text", "keep_first": 2, "words": {"action": "swap", "rate": 0.31}, "draws": 1}
     {"kind": "captions_and_boxes", "image_id": "442786", "captions": 5, "boxes": 3, …}
 
-A kind that cannot be had for a sample (no captions of its image; a text so short that nothing can be changed) gives way
-to another, noted as `instead_of` with the reason.
+If a kind is impossible for a sample (no captions of its image; a text too short to change), another one is used, and
+`instead_of` records the reason.
 
-What a language model says is believed only after a look (`checks.py`): with a fault it is drawn again, and where every
-draw has one the sample has no pair. An extra order that was not followed is noted, not drawn again: the text is a
-distortion all the same.
+The text of a language model is checked (`checks.py`): one with a fault is drawn again, and if every draw has one the
+sample has no pair. An extra order that was not followed is only recorded: the text is still a distortion.
 
-Nothing here starts Ray or knows of files of shards.
+Nothing here starts Ray or reads shards.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ Row = Sample | Quarantined
 def distort(
     samples: Iterable[Row], config: DistortionConfig, speaker: Speaker | None = None
 ) -> list[Sample | Quarantined]:
-    """Pairs of good responses, in order; one row for each exchange that `config.turns` asks for.
+    """Make pairs of good responses, in order; one row for each turn that `config.turns` selects.
 
     Args:
         samples: good responses; what is quarantined already passes through.
@@ -71,7 +70,7 @@ def _row(sample: Sample, made: Sample | BadSample, number: int) -> Row:
 
 
 def single_turns(rows: Iterable[Row], turns: Literal["first", "all"]) -> list[Row]:
-    """Each dialogue as single exchanges, with the images that they show; what is quarantined passes through.
+    """Split dialogues into single turns with their images; quarantined rows pass through.
 
     A single-turn sample keeps its key. The exchanges of a dialogue are called KEY/turn0, KEY/turn1 …, of which the
     first is the only one where `turns` says so. One that is not to be learned is quarantined.
@@ -100,7 +99,7 @@ def single_turns(rows: Iterable[Row], turns: Literal["first", "all"]) -> list[Ro
 
 
 def caption_index(config: DistortionConfig, folder: Path) -> CaptionIndex | None:
-    """The index of the configured annotations, written to `folder` if it is not there; None where none are configured.
+    """The index of the configured annotations, written to `folder` if needed; None if none are configured.
 
     Raises:
         ValueError: a file is missing.
@@ -116,7 +115,7 @@ def caption_index(config: DistortionConfig, folder: Path) -> CaptionIndex | None
 
 @dataclass(kw_only=True)
 class _Wanted:
-    """A sample that a speaker or the augmentation still has to distort."""
+    """A sample that still needs a speaker or the augmentation."""
 
     place: int
     sample: Sample
@@ -127,7 +126,7 @@ class _Wanted:
 
 
 class Distorter:
-    """Distorts single-turn samples, many at once; holds what is expensive: the speaker and the captions.
+    """Distorts single-turn samples in batches; holds the speaker and the captions, which are expensive.
 
     Args:
         config: what to do.
@@ -142,7 +141,7 @@ class Distorter:
         self._captions = captions
 
     def distort(self, samples: Sequence[Sample]) -> list[Sample | BadSample]:
-        """A pair for each sample, in order, or why there is none. What the speaker raises comes through."""
+        """A pair for each sample, in order, or why there is none. Errors of the speaker propagate."""
         made: dict[int, Sample | BadSample] = {}
         wanted = []
         for place, sample in enumerate(samples):
@@ -161,7 +160,7 @@ class Distorter:
         return [made[place] for place in range(len(samples))]
 
     def _plan(self, place: int, sample: Sample) -> Sample | _Wanted:
-        """A pair where captions are drawn and there; else what is left to do."""
+        """A pair from captions if they are chosen and available; otherwise what is left to do."""
         rng = random.Random(f"{self._config.seed} {sample.key} kind")
         kind = self._drawn(rng, KINDS)
         facts: dict[str, Any] = {}
@@ -187,7 +186,7 @@ class Distorter:
         return self._captions.response(sample)
 
     def _draw(self, wanted: list[_Wanted], made: dict[int, Sample | BadSample]) -> list[_Wanted]:
-        """One draw of each; what is done goes into `made`, what has to be drawn again is returned."""
+        """One draw for each task; finished pairs go into `made`, tasks to draw again are returned."""
         spoken = [one for one in wanted if one.kind == "llm"]
         requests = [self._request(one) for one in spoken]
         said: Sequence[str | BadSample] = []
@@ -207,7 +206,7 @@ class Distorter:
         ]
 
     def _facts(self, request: Request, text: str | BadSample) -> dict[str, Any]:
-        """What the provenance says of a spoken text."""
+        """The provenance of a speaker's text."""
         assert self._speaker is not None
         wording = getattr(self._speaker, "wording", "")
         facts = {"speaker": self._speaker.name, **({"wording": wording} if wording else {}), "command": request.command}
@@ -219,7 +218,7 @@ class Distorter:
         self, one: _Wanted, text: str | BadSample, request: Request | None, drawn: dict[str, Any],
         made: dict[int, Sample | BadSample],
     ) -> _Wanted | None:  # fmt: skip
-        """What one draw came to: a pair or a reason in `made`, or what has to be drawn again."""
+        """Take the result of a draw: a pair or a reason goes into `made`; returns a task to draw again."""
         one.draws += 1
         if isinstance(text, BadSample):
             made[one.place] = text
@@ -240,7 +239,7 @@ class Distorter:
         return None
 
     def _wrong(self, text: str, sample: Sample, request: Request | None) -> str | None:
-        """Why a text is not taken. Rules and augmentation work on the response and cannot say anything else."""
+        """Why a text is rejected. Rules and augmentation work on the response and need fewer checks."""
         if request is not None and not isinstance(self._speaker, RuleSpeaker) and (found := fault(text, request)):
             return found
         return None if usable(text, sample) else "unchanged" if re.search(r"\w", text) else "empty"
@@ -259,7 +258,7 @@ class Distorter:
 
 
 def pair(sample: Sample, text: str, distortion: dict[str, Any]) -> Sample:
-    """The pair of a single-turn sample and its distorted text. Raises `BadSample` where that is no valid sample."""
+    """The pair of a single-turn sample and its distorted text. Raises `BadSample` if it is not a valid sample."""
     turn = replace(sample.turns[0], response=unmarked(text))
     return replace(
         sample, turns=(turn,), rewritten=sample.response, provenance={**sample.provenance, "distortion": distortion}
@@ -270,14 +269,14 @@ _NONE_TAKEN = re.compile(r"\d+ draws of \w+, none taken: (\d+ \w+(?:, \d+ \w+)*)
 
 
 def none_taken(key: str, kind: Kind, not_taken: Counter[str], last: str) -> BadSample:
-    """Why a sample has no pair: what was wrong with each draw, and the beginning of the last."""
+    """Why a sample has no pair: the fault of each draw, and the beginning of the last text."""
     reasons = ", ".join(f"{times} {reason}" for reason, times in not_taken.most_common())
     start = f"; the last: {' '.join(last.split())[:80]!r}" if last.strip() else ""
     return BadSample("not_distorted", f"{key}: {not_taken.total()} draws of {kind}, none taken: {reasons}{start}")
 
 
 def reasons_of(row: Quarantined) -> Counter[str]:
-    """The draws of a quarantined row that were not taken, by reason: inverse of `none_taken`."""
+    """The rejected draws of a quarantined row by reason: inverse of `none_taken`."""
     found = _NONE_TAKEN.match(row.detail.removeprefix(f"{row.key}: ")) if row.reason == "not_distorted" else None
     counted: Counter[str] = Counter()
     for one in found[1].split(", ") if found else ():
@@ -287,13 +286,13 @@ def reasons_of(row: Quarantined) -> Counter[str]:
 
 
 def usable(text: str, sample: Sample) -> bool:
-    """Whether a distorted text has a word in it, fits a turn, and differs from the original in more than blanks."""
+    """Whether a distorted text has a word, fits a turn, and differs from the original in more than blanks."""
     fits = len(unmarked(text)) <= MAX_TEXT_CHARACTERS
     return fits and bool(re.search(r"\w", text)) and text.split() != sample.response.split()
 
 
 def check_good(sample: Sample) -> None:
-    """Raise `BadSample` for what is no good response to be distorted."""
+    """Raise `BadSample` for a response that cannot be distorted."""
     if len(sample.turns) != 1:
         raise BadSample("unsupported", f"{sample.key}: {len(sample.turns)} turns; take single turns first")
     if sample.rewritten is not None:

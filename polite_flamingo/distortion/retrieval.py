@@ -1,8 +1,8 @@
-"""Captions and boxes of COCO in the place of a detailed description: joined by the number of the image.
+"""COCO's captions and boxes instead of a detailed description, joined by the id of the image.
 
 LLaVA names the image `000000442786.jpg`, COCO `COCO_train2014_000000442786.jpg` with id 442786: the last digits of a
-name are the id. The annotation files are read once, record by record, into an index on disk that every worker opens;
-how an annotation is worded is `sources.coco`'s and `sources.responses`' business, the same as for an ingested caption.
+name are the id. The annotation files are read once, record by record, into an index on disk that every worker opens.
+`datasets/coco.py` and `records/responses.py` word the annotations, as they do at ingest.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from polite_flamingo.storage.shards import temporary_name
 
 
 class NotThere(Exception):
-    """There are no captions for a sample; `why` is a word to count by."""
+    """A sample has no captions; `why` is a word to count by."""
 
     def __init__(self, why: str):
         super().__init__(why)
@@ -36,7 +36,7 @@ class NotThere(Exception):
 
 
 def index_name(annotations: Sequence[str]) -> str:
-    """A file name that changes with the annotation files. Raises `ValueError` where one is missing."""
+    """A file name that depends on the annotation files. Raises `ValueError` if one is missing."""
     stamps = []
     for name in annotations:
         path = Path(name)
@@ -47,7 +47,7 @@ def index_name(annotations: Sequence[str]) -> str:
 
 
 def write_index(annotations: Sequence[str], path: Path) -> Counter[str]:
-    """Read the files into an index at `path`, atomically; nothing is done where it is there already.
+    """Read the files into an index at `path`, atomically, unless it exists.
 
     Returns:
         how many images it holds ("images"), and how many records of the files were bad, by reason; empty where it was
@@ -81,7 +81,7 @@ def write_index(annotations: Sequence[str], path: Path) -> Counter[str]:
 
 
 class CaptionIndex:
-    """Looks images up in an index that `write_index` has written."""
+    """Looks up images in an index that `write_index` wrote."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -111,7 +111,7 @@ class CaptionIndex:
 
 
 def image_number(sample: Sample) -> str:
-    """COCO's id of the sample's image, from what its source noted. Raises `NotThere`."""
+    """COCO's id of the image of a sample, from what its source recorded. Raises `NotThere`."""
     names = sample.meta.get("images")
     name = sample.meta.get("image_id") or (names[0] if isinstance(names, list) and names else "")
     digits = re.search(r"(\d+)(?:\.\w+)?$", str(name))
@@ -121,7 +121,7 @@ def image_number(sample: Sample) -> str:
 
 
 def _digest_of_ends(path: Path, most: int = 1 << 20) -> str:
-    """Of the first and the last MiB: annotation files are hundreds of megabytes."""
+    """Digest of the first and the last MiB, because annotation files have hundreds of megabytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         digest.update(file.read(most))

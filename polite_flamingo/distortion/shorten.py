@@ -1,7 +1,7 @@
-"""Say a good response tersely without a model: no manners, no asides, the first clauses, the words that carry it.
+"""Shorten a good response without a model: drop manners and asides, keep the first clauses and content words.
 
-What a terse annotator leaves out, by rules for English; of a text in another language the first sentences or clauses
-are left. It understands nothing: where the crucial point comes last, it is lost.
+The rules are for English; of other languages the first sentences or clauses remain. The rules understand nothing: a
+crucial point at the end is lost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from polite_flamingo.distortion.text import sentences
 
 MOST_WORDS = 40
-"""Of one sentence; nobody terse says more."""
+"""Most words of one sentence in a terse text."""
 MANNERS = re.compile(
     r"(sure( thing)?|certainly|of course|absolutely|great question|good question|thank you[^.!,]*|thanks[^.!,]*|hello"
     r"|hi|i (hope|trust) [^.!]*|i('| a)m (sorry|happy|glad)[^.!,]*|please (let me know|feel free)[^.!]*|feel free[^.!]*"
@@ -37,24 +37,24 @@ _MARKUP = re.compile(
 
 
 def unmarked_text(text: str) -> str:
-    """Without Markdown's signs; what is nothing but code or signs stays as it is."""
+    """The text without Markdown; a text that is only code or punctuation stays unchanged."""
     return _MARKUP.sub("", text).strip() or text.strip()
 
 
 def key_words(text: str) -> list[str]:
-    """The words that carry the meaning, in order; all of them where no other is left."""
+    """The content words, in order; all words if there are none."""
     words = re.findall(r"[^\W_]+(?:['’.,-][^\W_]+)*", text)
     return [word for word in words if word.lower() not in STOP_WORDS] or words
 
 
 def telegraphic(sentence: str) -> str:
-    """Without stop words and the final full stop; signs stay where they are."""
+    """The text without stop words and the final full stop; other punctuation stays."""
     kept = [word for word in sentence.split() if re.sub(r"\W", "", word).lower() not in STOP_WORDS]
     return " ".join(kept).strip(" .") or sentence.strip(" .")
 
 
 def shorten(text: str, rng: random.Random) -> str:
-    """The text as terse notes; "" only for a text without any word."""
+    """The text as terse notes; "" only if it has no words."""
     found = [stripped for one in sentences(unmarked_text(text)) if (stripped := _mannerless(one))]
     found = found or sentences(text)
     if not found:

@@ -1,4 +1,4 @@
-"""Who plays the terse robot: what a speaker is, and what it is asked. See `loading.py` for the choice of one."""
+"""The interface of a speaker, who plays the terse robot. `loading.py` chooses one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from polite_flamingo.sample import BadSample
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One good response to be said tersely.
+    """One good response to distort.
 
     Attributes:
-        seed: of everything that is drawn for it; it comes from the sample's key and the number of the draw.
-        instruction: what was asked, without image marks.
+        seed: of all random choices; made of the key of the sample and the number of the draw.
+        instruction: the question, without image marks.
         response: the good response.
         command: a name of `commands.COMMANDS`, or "" for none.
     """
@@ -31,24 +31,24 @@ TRIAL = Request(
     instruction="What is the weather like in the picture?",
     response="The weather in the picture appears to be sunny and warm. The sky is blue, without a single cloud.",
 )
-"""What a server or a chat template is tried out with."""
+"""A request to probe a server or a chat template with."""
 
 Wording = Literal["completion", "begun turn", "begun turn, system text in the first turn", "asked plainly"]
-"""How a language model is spoken to; it stands in the provenance of each pair."""
+"""How a language model is prompted; recorded in the provenance of each pair."""
 CHAT_WORDINGS: tuple[Wording, ...] = ("begun turn", "begun turn, system text in the first turn")
 ASKED_PLAINLY: Wording = "asked plainly"
 
 
 class Speaker(Protocol):
-    """Says good responses tersely. A language model has a `wording`, too, which rules have not."""
+    """Distorts good responses. A language model also has a `wording`; rules have none."""
 
     @property
     def name(self) -> str:
-        """Who it is, for the provenance: "rules", or a model's name."""
+        """The name for the provenance: "rules", or that of a model."""
 
     @property
     def commands(self) -> Collection[str]:
-        """The names of the commands that it follows; others must not be asked of it."""
+        """The names of the orders that it can follow; it must not get others."""
 
     def say(self, requests: Sequence[Request]) -> Sequence[str | BadSample]:
-        """One text a request, in order; "" where nothing usable came; a `BadSample` where asking again is no use."""
+        """One text per request, in order; "" if nothing usable came back, a `BadSample` if a retry would not help."""

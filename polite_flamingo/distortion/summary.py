@@ -1,4 +1,4 @@
-"""What a distortion came to: counts of pairs that add up over shards, and which pairs a page shows."""
+"""Summary of a distortion: counts of pairs that add up over shards, and the pairs that the page shows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ COUNTED = (
 )  # fmt: skip
 
 SHARDS_LOOKED_AT = 40
-"""For the page, at most: kinds are mixed in every shard."""
+"""Most shards to read for the page; every shard has all kinds."""
 
 
 def count(rows: Sequence[Sample | Quarantined]) -> Counts:
-    """Pairs of a shard by kind, speaker, command, step of augmentation, data set, and what stands in for another.
+    """Count the pairs of a shard by kind, speaker, order, step of augmentation, dataset and replaced kind.
 
-    `not_taken` counts what was drawn and not believed, of rows without a pair as well; `followed` and `not_followed`
-    what became of the extra orders.
+    `not_taken` counts rejected draws, also of rows without a pair; `followed` and `not_followed` count the extra
+    orders.
     """
     counted: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
     for row in rows:
@@ -60,7 +60,7 @@ def _steps(done: Mapping[str, Any]) -> list[str]:
 
 
 def total(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Counts:
-    """The sum over shards."""
+    """Add up the counts of shards."""
     summed: dict[str, Counter[str]] = {}
     for one in counts:
         for name, counter in one.items():
@@ -73,7 +73,7 @@ def total(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Counts:
 def pick(
     shards: Iterable[str], read: Callable[[str], Iterable[Sample]], a_kind: int, most_shards: int = SHARDS_LOOKED_AT
 ) -> dict[str, list[Sample]]:
-    """Pairs to show, at most `a_kind` of each kind: of the commands and steps, those that were shown least come first.
+    """Pairs to show, at most `a_kind` of each kind; orders and steps that were shown least come first.
 
     Args:
         shards: names, in order.

@@ -1,12 +1,12 @@
-"""Random text augmentation with nlpaug: sentences, characters, words, each with odds of one half, independently.
+"""Random text augmentation with nlpaug: of sentences, characters and words, each with probability one half.
 
     sentences   a random number of the first ones is kept; they are shuffled; joined with "" or with line breaks
     characters  one of insert, substitute, swap, delete, at random rates of words and of characters in them
     words       one of delete, swap, crop, at a random rate
 
-What the paper does (section 3.1) with the rates that it leaves open drawn by us. nlpaug draws from the global
-generators of Python and numpy, so these are seeded for the moment of a call and given back as they were. None of its
-dictionaries or models is used, so nothing is ever downloaded.
+This is what the paper does (section 3.1), with random rates where it leaves them open. nlpaug uses the global random
+generators of Python and numpy, so they are seeded for the call and restored. None of its dictionaries or models is
+used, so nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHARACTER_ACTIONS = ("insert", "substitute", "swap", "delete")
 WORD_ACTIONS = ("delete", "swap", "crop")
 ODDS = 0.5
 MOST_WORDS = 400
-"""Changed in one text, however long: nlpaug's time grows with the square."""
+"""Most words to change in one text: the time of nlpaug grows with their square."""
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s+|\n+")
 _TOKEN = re.compile(r"\w+|[^\w\s]|\n")
 
@@ -34,7 +34,7 @@ def sentences(text: str) -> list[str]:
 
 
 def augment(text: str, seed: str) -> tuple[str, dict[str, Any]]:
-    """A distorted text and what was done to it; the same seed gives the same.
+    """A distorted text and what was done to it; deterministic for a seed.
 
     The result may be empty or the same as `text`: whoever asks decides whether to draw again.
     """
@@ -52,7 +52,7 @@ def augment(text: str, seed: str) -> tuple[str, dict[str, Any]]:
 
 
 def _prefix(rng: random.Random, text: str) -> tuple[str, int]:
-    """The first sentences, with whatever stood between them."""
+    """The first sentences, with whatever was between them."""
     ends = [match.start() for match in _SENTENCE.finditer(text) if text[: match.start()].strip()]
     kept = rng.randint(1, len(ends) + 1)
     return (text[: ends[kept - 1]] if kept <= len(ends) else text), kept
@@ -104,7 +104,7 @@ def _run(made: Callable[[], Any], text: str, rng: random.Random) -> str:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed Python's and numpy's global generators; afterwards both are as they were."""
+    """Seed the global generators of Python and numpy, and restore them afterwards."""
     before, numpy_before = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
@@ -116,12 +116,12 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def _tokens(text: str) -> list[str]:
-    """Words, signs and line breaks; nlpaug's own splitter would lose the last."""
+    """Words, punctuation and line breaks; the tokenizer of nlpaug would lose the last."""
     return _TOKEN.findall(text)
 
 
 def _joined(tokens: list[str]) -> str:
-    """Inverse of `_tokens` but for the number of blanks."""
+    """Inverse of `_tokens`, except for the number of blanks."""
     text = " ".join(token for token in tokens if token)
     text = re.sub(r" ?\n ?", "\n", text)
     text = re.sub(r" (?=[.,:;?!%)\]}’])|(?<=[(\[{‘]) ", "", text)
