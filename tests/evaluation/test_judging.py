@@ -122,7 +122,7 @@ def test_annotations_are_always_contestants() -> None:
     assert judged.scores[RAW]["rouge_l"][0] == 1.0 and judged.scores[RAW]["exact"] == [1.0] * 5
     assert judged.missing == {RAW: {}, REWRITTEN: {NO_RESPONSE: 4}, "model": {NO_RESPONSE: 5}}
     assert judge(SAMPLES[1:], {}, fakes()).contestants == (RAW,)
-    with pytest.raises(ValueError, match="called 'raw annotation'"):
+    with pytest.raises(ValueError, match="cannot be named 'raw annotation'"):
         judge(SAMPLES, {RAW: {}}, fakes())
 
 
