@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 
 from polite_flamingo.config import to_yaml
-from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout

@@ -23,8 +23,8 @@ from typing import Any
 
 from polite_flamingo.config import to_yaml
 from polite_flamingo.distortion.config import DistortionConfig
-from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout

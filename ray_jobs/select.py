@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from polite_flamingo.faults.hints import commonest, hint
-from polite_flamingo.filters.judge import Thresholds, not_compared
+from polite_flamingo.filters.thresholds import Thresholds, not_compared
 from polite_flamingo.report.gallery import collect_gallery
 from polite_flamingo.report.page import write_report
 from polite_flamingo.selection.card import write_card

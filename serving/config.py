@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.config import load
-from polite_flamingo.filters.judge import Thresholds
 from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.pools import Needs, PoolsConfig
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.filters.judge import Thresholds, first_failure, judge
+from polite_flamingo.filters.thresholds import Thresholds, apply_thresholds, first_failure
 from polite_flamingo.hub import ZOO, fingerprint
 from polite_flamingo.report.page import render
 from polite_flamingo.sample import Quarantined, Sample, Turn
@@ -135,8 +135,8 @@ def test_only_entailed_answers_are_kept_on_request() -> None:
     logits = Nli("zoo:nli", device="cpu", batch_size=3).score(pairs)
     strict, reasons = Thresholds(nli_entailment=0.0), []
     for (_, _, text, _), found in zip(cases, logits, strict=True):
-        failure = first_failure(judge(scored("a/b/1", rewritten=text, nli=found), strict))
+        failure = first_failure(apply_thresholds(scored("a/b/1", rewritten=text, nli=found), strict))
         reasons.append(failure.reason if failure else "")
     assert reasons == [expected for *_, expected in cases]
     france = scored("a/b/1", nli=logits[0])
-    assert first_failure(judge(france, Thresholds())) is None, "the paper's rule keeps what is neutral"
+    assert first_failure(apply_thresholds(france, Thresholds())) is None, "the paper's rule keeps what is neutral"

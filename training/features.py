@@ -6,14 +6,14 @@ latents, which are a tenth of the size. The cache is bounded by bytes and evicts
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from polite_flamingo.flamingo.engine.image_cache import AT_ONCE, digest, patch_tokens
+from polite_flamingo.flamingo.engine.image_cache import ENCODE_BATCH, digest, feature_bytes, patch_tokens
 from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.lru_cache import LruCache
 from polite_flamingo.sample import BadSample
 
 
@@ -27,10 +27,9 @@ class Features:
 
     def __init__(self, model: FlamingoModel, max_bytes: int):
         """Args: model: prepared for its stage: what requires gradients is trained. max_bytes: kept at most."""
-        self._model, self._max_bytes = model, max_bytes
+        self._model = model
         self.latents = not any(parameter.requires_grad for parameter in model.perceiver.parameters())
-        self._kept: OrderedDict[str, Tensor | BadSample] = OrderedDict()
-        self._bytes = 0
+        self._cache: LruCache[str, Tensor | BadSample] = LruCache(max_bytes, feature_bytes)
         self.hits = self.misses = 0
 
     def get(self, images: Sequence[bytes]) -> list[Tensor | BadSample]:
@@ -39,9 +38,8 @@ class Features:
         found: dict[str, Tensor | BadSample] = {}
         missing: dict[str, bytes] = {}
         for name, data in zip(names, images, strict=True):
-            if name in self._kept:
-                self._kept.move_to_end(name)
-                found[name] = self._kept[name]
+            if (cached := self._cache.get(name)) is not None:
+                found[name] = cached
                 self.hits += 1
             elif name in missing:
                 self.hits += 1
@@ -49,10 +47,10 @@ class Features:
                 missing[name] = data
                 self.misses += 1
         order = list(missing)
-        for start in range(0, len(order), AT_ONCE):
-            found |= self._encode({name: missing[name] for name in order[start : start + AT_ONCE]})
+        for start in range(0, len(order), ENCODE_BATCH):
+            found |= self._encode({name: missing[name] for name in order[start : start + ENCODE_BATCH]})
         for name in missing:
-            self._keep(name, found[name])
+            self._cache.put(name, found[name])
         return [found[name] for name in names]
 
     @torch.no_grad()
@@ -64,13 +62,3 @@ class Features:
             each = self._model.latents(seen)[:, 0] if self.latents else seen[:, 0]
             made |= {name: one.clone() for name, one in zip(tokens, each, strict=True)}
         return made
-
-    def _keep(self, name: str, one: Tensor | BadSample) -> None:
-        self._kept[name] = one
-        self._bytes += _size(one)
-        while self._bytes > self._max_bytes and self._kept:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-
-
-def _size(one: Tensor | BadSample) -> int:
-    return one.numel() * one.element_size() if isinstance(one, Tensor) else 200

@@ -1,4 +1,4 @@
-"""Ways to attend in a step of decoding, one query a row: candidates for `decoder.look` on a GPU.
+"""Ways to attend in a step of decoding, one query a row: candidates for `decoder.single_query_attention` on a GPU.
 
 - `bmm` is the decoder's own, two batched products. Every row reads as many positions as the longest row has.
 - `sdpa` is torch's fused kernel; it reads as much.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polite_flamingo.flamingo.model.layers import look
+from polite_flamingo.flamingo.model.layers import single_query_attention
 
 BLOCK = 64
 """Positions that a program of the Triton kernel reads at once."""
@@ -52,7 +52,7 @@ def seen_alone(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None,
 
 
 LOOKS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]] = {
-    "bmm": look,
+    "bmm": single_query_attention,
     "sdpa": torchs_kernel,
     "triton": seen_alone,
 }

@@ -31,7 +31,7 @@ from benchmarks.gpu import measures
 from benchmarks.gpu.attention import LOOKS
 from benchmarks.gpu.model import MIX, SHAPES, SYSTEM, Ids, build, mixed
 from benchmarks.gpu.report import Report, ends, goal
-from polite_flamingo.flamingo.engine.metrics import Work
+from polite_flamingo.flamingo.engine.metrics import CallCost
 from polite_flamingo.flamingo.engine.roofline import Ceilings, measure
 from polite_flamingo.flamingo.model.model import FlamingoModel
 
@@ -172,7 +172,7 @@ class Bench:
         self._reset_peak()
         with measures.engine_of(self.model, look, slots=rows, cuda_graphs=graphs) as engine:
             seconds = measures.steps(engine, self.shape, rows, context, count, self.options.runs, self.goes)
-            work = Work(engine.decoder, self.model.latents_shape[0])
+            work = CallCost(engine.decoder, self.model.latents_shape[0])
         if not seconds:
             return
         seeing = rows if self.options.semantics == "v2" else 0
@@ -291,7 +291,7 @@ class Bench:
             with measures.engine_of(self.model, self.options.look, **config) as engine:
                 length = self.options.context
                 found = measures.prompts(engine, count, length, self.options.runs, self.goes)
-                work = Work(engine.decoder, self.model.latents_shape[0])
+                work = CallCost(engine.decoder, self.model.latents_shape[0])
             seconds = statistics.median(found)
             pairs = count * length * (length + 1) // 2
             needed = work.flops(answers=count, tokens=count * length, places=count * length, pairs=pairs, seeing=0)

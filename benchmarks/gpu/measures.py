@@ -19,7 +19,7 @@ from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.engine import image_cache
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model import decoder, layers
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding
@@ -33,7 +33,7 @@ def engine_of(model: FlamingoModel, look: str, **config: Any) -> Iterator[Engine
     """An engine whose memory is given back afterwards; no token ends a text. Args: look: one of `LOOKS`."""
     with mock.patch.object(layers, "compiled", lambda weights: False):  # a CPU takes the way of a GPU
         engine = Engine(model, EngineConfig(**config), ends=[])
-    engine._records = engine.config.cuda_graphs  # on a CPU the steps only run over the same buffers
+    engine._runner.uses_graphs = engine.config.cuda_graphs  # on a CPU the steps only run over the same buffers
     try:
         with mock.patch.object(decoder, "look", LOOKS[look]):
             yield engine
@@ -66,14 +66,14 @@ def steps(engine: Engine, shape: Shape, rows: int, context: int, count: int, run
     engine does is in it. The first run, which records, is not counted. No seconds where the memory does not hold so
     many rows.
     """
-    tokenizer, rng = engine.media._model.tokenizer, random.Random(0)
+    tokenizer, rng = engine.image_cache._model.tokenizer, random.Random(0)
     assert isinstance(tokenizer, Ids)
     shown = picture(shape, rng)
     requests = [
         Request(
             ids=[tokenizer.image_id, *tokenizer.words(rng, context - count // 2 - 1)],
             images=[shown],
-            decoding=Decoding(max_new_tokens=count + 2),
+            params=SamplingParams(max_new_tokens=count + 2),
         )
         for _ in range(rows)
     ]
@@ -89,7 +89,7 @@ def steps(engine: Engine, shape: Shape, rows: int, context: int, count: int, run
             break
         for request in requests:
             del request.tokens[1:]
-            request.ready = len(request.ids)
+            request.computed = len(request.ids)
         seconds = timed(engine.decoder.device, lambda: [engine.step() for _ in range(count)])
         found.append(seconds)
     if engine.slots < rows:
@@ -100,11 +100,13 @@ def steps(engine: Engine, shape: Shape, rows: int, context: int, count: int, run
 
 def prompts(engine: Engine, rows: int, length: int, runs: int, goes: Goes) -> list[float]:
     """Seconds for `rows` prompts of `length` tokens without an image, each answered with one token."""
-    tokenizer, rng = engine.media._model.tokenizer, random.Random(0)
+    tokenizer, rng = engine.image_cache._model.tokenizer, random.Random(0)
     assert isinstance(tokenizer, Ids)
     found: list[float] = []
     while len(found) < 2 or (len(found) <= runs and goes()):
-        wanted = [Request(ids=tokenizer.words(rng, length), decoding=Decoding(max_new_tokens=1)) for _ in range(rows)]
+        wanted = [
+            Request(ids=tokenizer.words(rng, length), params=SamplingParams(max_new_tokens=1)) for _ in range(rows)
+        ]
         found.append(timed(engine.decoder.device, lambda wanted=wanted: engine.generate(wanted)))  # type: ignore[misc]
     return found[1:]
 
@@ -118,7 +120,7 @@ def pixels_to_media(engine: Engine, model: FlamingoModel, at_once: int, runs: in
 
     @torch.inference_mode()
     def run() -> None:
-        of.media(model.latents(model.patch_tokens(pixels)[:, None, None])[:, 0])
+        of.image_kv(model.latents(model.patch_tokens(pixels)[:, None, None])[:, 0])
 
     run()
     return _repeated(of.device, run, runs, goes)
@@ -130,8 +132,8 @@ def bytes_to_media(engine: Engine, shape: Shape, count: int, runs: int, goes: Go
     found: list[float] = []
     while len(found) < 2 or (len(found) <= runs and goes()):
         pictures = {str(number): picture(shape, rng) for number in range(count)}
-        engine.media = image_cache.MediaCache(engine.media._model, engine.decoder)
-        found.append(timed(engine.decoder.device, lambda pictures=pictures: engine.media.get(pictures)))  # type: ignore[misc]
+        engine.image_cache = image_cache.ImageCache(engine.image_cache._model, engine.decoder)
+        found.append(timed(engine.decoder.device, lambda pictures=pictures: engine.image_cache.get(pictures)))  # type: ignore[misc]
     return found[1:]
 
 
@@ -142,15 +144,15 @@ def whole(
 
     Args: drawn: as the reference inferencer draws, but for its beams; else greedily.
     """
-    tokenizer = engine.media._model.tokenizer
+    tokenizer = engine.image_cache._model.tokenizer
     assert isinstance(tokenizer, Ids)
     found: list[tuple[float, int]] = []
     while len(found) < 2 or (len(found) <= runs and goes()):
         wanted = mixed(shape, tokenizer, count, seed=len(found))
         if drawn:
             for number, one in enumerate(wanted):
-                one.decoding = replace(
-                    one.decoding, temperature=1.0, top_k=20, top_p=0.9, no_repeat_ngram_size=3, seed=number
+                one.params = replace(
+                    one.params, temperature=1.0, top_k=20, top_p=0.9, no_repeat_ngram_size=3, seed=number
                 )
         seconds = timed(engine.decoder.device, lambda wanted=wanted: engine.generate(wanted))  # type: ignore[misc]
         assert all(one.error is None for one in wanted), "the benchmark's requests are all good"
@@ -168,7 +170,7 @@ def reference(model: FlamingoModel, requests: Sequence[Request], goes: Goes) -> 
         prepared = [model.preprocess(decoding.decode(data)) for data in request.images]
         pixels = torch.stack(prepared)[None, :, None].to(device, dtype)
         ids = torch.tensor([request.ids], device=device)
-        new = request.decoding.max_new_tokens
+        new = request.params.max_new_tokens
         out = model.generate(
             pixels, ids, torch.ones_like(ids), max_new_tokens=new, min_new_tokens=new, do_sample=False, num_beams=1,
             eos_token_id=[tokenizer.eos_id], pad_token_id=tokenizer.pad_id, suppress_tokens=[tokenizer.image_id],
@@ -179,7 +181,7 @@ def reference(model: FlamingoModel, requests: Sequence[Request], goes: Goes) -> 
     for number, request in enumerate([requests[0], *requests]):  # the first twice: the first calls take longer
         if number > 2 and not goes():
             break
-        found.append((timed(device, lambda request=request: run(request)), request.decoding.max_new_tokens))  # type: ignore[misc]
+        found.append((timed(device, lambda request=request: run(request)), request.params.max_new_tokens))  # type: ignore[misc]
     return found[1:]
 
 

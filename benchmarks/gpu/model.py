@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 
 from polite_flamingo.flamingo.config import CrossAttentionConfig, PerceiverConfig
 from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.attention import Attention
 from polite_flamingo.flamingo.model.model import FlamingoModel
 
@@ -176,8 +176,8 @@ def mixed(shape: Shape, tokenizer: Ids, count: int, seed: int) -> list[Request]:
             left -= 1
             seen = [token for _ in images for token in (tokenizer.image_id, tokenizer.end_of_chunk_id)]
             draft = tokenizer.words(rng, scaled(rng.randint(*kind.draft), shape))
-            answer = Decoding(max_new_tokens=scaled(rng.randint(*kind.answer), shape))
-            requests.append(Request(ids=[*shared, *seen, *draft], images=images, decoding=answer))
+            answer = SamplingParams(max_new_tokens=scaled(rng.randint(*kind.answer), shape))
+            requests.append(Request(ids=[*shared, *seen, *draft], images=images, params=answer))
     rng.shuffle(requests)
     return requests
 

@@ -30,13 +30,13 @@ from benchmarks.pipeline.on_ray import on_ray
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.engine.beam_search import BeamSearch, arguments
 from polite_flamingo.flamingo.engine.engine import Engine
-from polite_flamingo.flamingo.engine.engine_pool import Engines
-from polite_flamingo.flamingo.engine.image_cache import MediaCache
-from polite_flamingo.flamingo.model.decoder import Cache, Decoder
+from polite_flamingo.flamingo.engine.engine_pool import EnginePool
+from polite_flamingo.flamingo.engine.image_cache import ImageCache
+from polite_flamingo.flamingo.model.decoder import Decoder, KVCache
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding
 from polite_flamingo.prompts import rewriting_prompt
-from polite_flamingo.rewriters.flamingo import Rewriter, new_decoder
+from polite_flamingo.rewriters.flamingo import Rewriter, create_engine
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import shard_names
 from polite_flamingo.storage.shards import read_shard
@@ -164,7 +164,7 @@ def batched_generate(rewriter: Rewriter) -> Run:
 
 def generate_arguments(rewriter: Rewriter) -> dict[str, Any]:
     """The profile's settings for transformers' `generate`."""
-    ends = sorted(engines_of(rewriter.decoder)[0].ends)
+    ends = sorted(engines_of(rewriter.engine)[0].ends)
     return arguments(rewriter.config.generation) | {
         "eos_token_id": ends,
         "pad_token_id": rewriter.model.tokenizer.pad_id,
@@ -184,7 +184,7 @@ def until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
 
 # (c): an engine a core, whole and with one thing switched off
 
-Decodes = Engine | Engines | BeamSearch
+Decodes = Engine | EnginePool | BeamSearch
 
 
 def with_engine(rewriter: Rewriter) -> Run:
@@ -194,7 +194,7 @@ def with_engine(rewriter: Rewriter) -> Run:
     def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
         torch.set_num_threads(threads)  # an engine a core has set MKL's to one
         started, cpu = time.perf_counter(), time.process_time()
-        rewriter.decoder = SWITCHES[options.get("without", "")](rewriter.model, with_copies(rewriter.config, threads))
+        rewriter.engine = SWITCHES[options.get("without", "")](rewriter.model, with_copies(rewriter.config, threads))
         texts = rewriter.rewrite(samples)
         seconds = time.perf_counter() - started
         bad = [text for text in texts if not isinstance(text, str)]
@@ -202,7 +202,7 @@ def with_engine(rewriter: Rewriter) -> Run:
         if "name" in options:
             cpu = time.process_time() - cpu
             print(f"{options['name']}: {seconds:.2f} s, {cpu:.2f} s of CPU", file=sys.stderr)
-        generated = sum(engine.metrics.generated for engine in engines_of(rewriter.decoder))
+        generated = sum(engine.metrics.generated for engine in engines_of(rewriter.engine))
         return seconds, [str(text) for text in texts], generated
 
     return run
@@ -216,17 +216,17 @@ def with_copies(config: RewriterConfig, copies: int) -> RewriterConfig:
 def engines_of(decoder: Decodes) -> list[Engine]:
     """All there are."""
     assert not isinstance(decoder, BeamSearch)
-    return decoder.engines if isinstance(decoder, Engines) else [decoder]
+    return decoder.engines if isinstance(decoder, EnginePool) else [decoder]
 
 
 def one_engine_of_all_threads(model: FlamingoModel, config: RewriterConfig) -> Decodes:
     """One, whose products torch divides among the threads."""
-    return new_decoder(model, with_copies(config, 1))
+    return create_engine(model, with_copies(config, 1))
 
 
 def waiting_for_the_batch(model: FlamingoModel, config: RewriterConfig) -> Decodes:
     """A freed slot stays empty until the last of its batch is done."""
-    decoder = new_decoder(model, config)
+    decoder = create_engine(model, config)
     for engine in engines_of(decoder):
         admit = engine._admit
         engine._admit = (  # type: ignore[method-assign]
@@ -237,27 +237,26 @@ def waiting_for_the_batch(model: FlamingoModel, config: RewriterConfig) -> Decod
 
 def forgetting_images(model: FlamingoModel, config: RewriterConfig) -> Decodes:
     """An image is encoded for each request, but where requests of one admission share it."""
-    decoder = new_decoder(model, config)
+    decoder = create_engine(model, config)
     for engine in engines_of(decoder):
-        engine.media = MediaCache(model, engine.decoder)
-        engine.media._keep = lambda name, media: None  # type: ignore[method-assign]
+        engine.image_cache = ImageCache(model, engine.decoder, max_bytes=0)
     return decoder
 
 
 def forgetting_beginnings(model: FlamingoModel, config: RewriterConfig) -> Decodes:
     """Every prompt is run from its first token."""
-    return new_decoder(model, replace(config, engine=replace(config.engine, prefixes=0)))
+    return create_engine(model, replace(config, engine=replace(config.engine, prefixes=0)))
 
 
 def without_kernels(model: FlamingoModel, config: RewriterConfig) -> Decodes:
     """Norms, rotary positions, the cache and attention by torch's own operations, as on a GPU."""
     with mock.patch("polite_flamingo.flamingo.model.layers.compiled", lambda x: False):
-        return new_decoder(model, config)
+        return create_engine(model, config)
 
 
 def projecting_media_at_every_call(model: FlamingoModel, config: RewriterConfig) -> Decodes:
     """As open_flamingo, latents become keys and values anew in every call: the same products, their result unused."""
-    made = new_decoder(model, config)
+    made = create_engine(model, config)
     for engine in engines_of(made):
         project(engine.decoder, 4 * config.engine.slots, model.latents_shape)
     return made
@@ -268,7 +267,7 @@ def project(decoder: Decoder, rows: int, shape: tuple[int, int]) -> None:
     step, prefill = decoder.step, decoder.prefill
     latents_BND = torch.randn(rows, *shape, dtype=decoder.dtype, device=decoder.device)
 
-    def projecting_step(ids: Tensor, positions: Tensor, cache: Cache, limit: int, media: Any, *more: Any) -> Tensor:
+    def projecting_step(ids: Tensor, positions: Tensor, cache: KVCache, limit: int, media: Any, *more: Any) -> Tensor:
         if media is not None:
             decoder._to_kv(latents_BND[: len(ids)])
         return step(ids, positions, cache, limit, media, *more)
@@ -281,8 +280,8 @@ def project(decoder: Decoder, rows: int, shape: tuple[int, int]) -> None:
 
 
 SWITCHES: dict[str, Callable[[FlamingoModel, RewriterConfig], Decodes]] = {
-    "": new_decoder,
-    "bfloat16 rather than float32": new_decoder,
+    "": create_engine,
+    "bfloat16 rather than float32": create_engine,
     "an engine a core": one_engine_of_all_threads,
     "compiled kernels": without_kernels,
     "freed slots refilled before the rest": waiting_for_the_batch,

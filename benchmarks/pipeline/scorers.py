@@ -1,6 +1,6 @@
-"""The contestants of `benchmarks.pipeline.scoring`: the reference's functions, the scorer, and it with one thing off.
+"""The contestants of `benchmarks.pipeline.scoring`: the reference, the scorer, and the scorer without one optimisation.
 
-`contest` is what a contestant's process runs.
+A contestant's process runs `contest`.
 """
 
 from __future__ import annotations
@@ -19,32 +19,33 @@ from unittest import mock
 import psutil
 
 from polite_flamingo import hub
-from polite_flamingo.filters import clipscore, packed, pair_classifier, sts
-from polite_flamingo.filters.judge import FILTERS
+from polite_flamingo.filters import clipscore, packed_encoder, pair_classifier, sts
 from polite_flamingo.filters.nli import premise_and_hypothesis
+from polite_flamingo.filters.packed_encoder import PackedEncoder
 from polite_flamingo.filters.paragraphs import paragraphs
 from polite_flamingo.filters.scorer import Scorer, ScoringConfig
+from polite_flamingo.filters.thresholds import FILTERS_OF_TASK
 from polite_flamingo.images import decoding
 from polite_flamingo.sample import Image, Sample, Turn, make_key
 from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.zoo.pairs import random_pair
 
 PROPORTIONS = {"captioning": 28, "classification": 2, "change_captioning": 2, "vqa_rationale": 9, "vqa": 59}
-"""Of PF-1M, in percent (arXiv 2307.01003, table of its sources)."""
+"""Tasks of PF-1M, in percent (arXiv 2307.01003, table of its sources)."""
 
 FILTERS_TIMED = {"rules": "Rouge-L", "rewards": "reward", "sts": "STS", "nli": "NLI", "clip": "CLIPScore"}
 
 
 @dataclass(kw_only=True)
 class Run:
-    """What a contestant did.
+    """The result of one run of a contestant.
 
     Attributes:
         scores: in the order of the samples.
-        seconds: by filter, and "all"; of several processes the mean, and "all" from the first start to the last end.
-        cpu: seconds of all threads and processes.
-        peak: bytes on top of the models, of all processes.
-        counted: best rate of a matrix product and operations by filter, where they were asked for.
+        seconds: by filter (the mean over processes), and "all" from the first start to the last end.
+        cpu: CPU seconds of all threads and processes.
+        peak: bytes of memory on top of the models, of all processes.
+        counted: best rate of a matrix product, and operations by filter, if requested.
     """
 
     scores: list[Any]
@@ -55,7 +56,7 @@ class Run:
 
 
 def contest(config: ScoringConfig, name: str, pipe: Any) -> None:
-    """In the process: load, then answer (samples, options) with a `Run`."""
+    """Load the models, then answer each (samples, options) with a `Run`; the main function of a process."""
     import torch
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # as in Ray's workers
@@ -77,24 +78,24 @@ def contest(config: ScoringConfig, name: str, pipe: Any) -> None:
 
 
 def best_rate() -> float:
-    """Operations a second of the fastest of a few matrix products, on the threads that torch has."""
+    """Measure the fastest of a few matrix products, in operations per second, with torch's current threads."""
     import torch
+    from torch.nn.functional import linear
 
     rates = []
     for rows in (128, 512, 1024):
         inputs, weight = torch.randn(rows, 384), torch.randn(1536, 384)
-        product = packed.Product(weight, torch.zeros(1536))
         for _ in range(50):
             started = time.perf_counter()
             with torch.inference_mode():
-                product(inputs)
+                linear(inputs, weight)
             rates.append(2 * rows * 384 * 1536 / (time.perf_counter() - started))
     return max(rates)
 
 
 @contextmanager
 def each_text_by_itself() -> Iterator[None]:
-    """A text or pair that several rows of a call share is run for each."""
+    """Run a text or pair for each of the rows that share it."""
     with ExitStack() as stack:
         for module in (pair_classifier, sts, clipscore):
             stack.enter_context(mock.patch.object(module, "distinct", list))
@@ -103,48 +104,34 @@ def each_text_by_itself() -> Iterator[None]:
 
 @contextmanager
 def padded_by_the_libraries() -> Iterator[None]:
-    """The libraries' forward passes, texts of like length together."""
+    """Use the libraries' forward passes, with texts of similar length together."""
     with (
-        mock.patch.object(packed, "bert", lambda *_, **__: None),
-        mock.patch.object(packed, "clip_layers", lambda *_, **__: None),
+        mock.patch.object(packed_encoder, "bert", lambda *_, **__: None),
+        mock.patch.object(packed_encoder, "clip_encoder", lambda *_, **__: None),
     ):
         yield
 
 
 @contextmanager
-def ordinary_products() -> Iterator[None]:
-    """torch's linear layers, GELU and sums, each by itself."""
-    import torch
-
-    with mock.patch.object(torch.backends.mkldnn, "is_available", lambda: False):
-        yield
-
-
-@contextmanager
 def all_tokens_to_the_end() -> Iterator[None]:
-    """The last layer works for every token."""
-    layer = packed.Layer
+    """Run the last layer for every token."""
 
-    def whole(*arguments: Any, **named: Any) -> packed.Layer:
-        return layer(*arguments, **{**named, "last": False})
+    def one_token(encoder: PackedEncoder, x_TD: Any, lengths: Sequence[int], tokens_B: Any) -> Any:
+        return encoder.all_tokens(x_TD, lengths)[tokens_B]
 
-    def one(encoder: packed.Encoder, x_TD: Any, lengths: Sequence[int], tokens_B: Any) -> Any:
-        return encoder.every(x_TD, lengths)[tokens_B]
-
-    with mock.patch.object(packed, "Layer", whole), mock.patch.object(packed.Encoder, "one", one):
+    with mock.patch.object(PackedEncoder, "one_token", one_token):
         yield
 
 
 SWITCHES: dict[str, Callable[[], Any]] = {
     "each distinct text and pair of a call once": each_text_by_itself,
     "own forward passes, without padding": padded_by_the_libraries,
-    "weights in oneDNN's layout, GELU and sums within": ordinary_products,
     "the last layer for the one token that is read": all_tokens_to_the_end,
 }
 
 
 class Ours:
-    """The scorer, its parts timed from outside."""
+    """The scorer, with its parts timed from outside."""
 
     def __init__(self, config: ScoringConfig):
         self._scorer = Scorer(config)
@@ -159,7 +146,7 @@ class Ours:
             if self._flops is not None:
                 from torch.utils.flop_counter import FlopCounterMode
 
-                with FlopCounterMode(display=False, custom_mapping=products_of_onednn()) as counter:
+                with FlopCounterMode(display=False) as counter:
                     add(rows)
                 self._flops[part] += counter.get_total_flops()
                 return
@@ -172,7 +159,7 @@ class Ours:
     def run(
         self, samples: Sequence[Sample], *, call: int, count: bool = False
     ) -> tuple[list[dict[str, Any]], dict[str, float], Any]:
-        """Scores, seconds by filter and in all; with `count` the best rate and the operations instead of seconds."""
+        """Return scores and seconds; with `count` the best rate and operations instead of seconds by filter."""
         self._took = defaultdict(float)
         self._flops = dict.fromkeys(FILTERS_TIMED, 0.0) if count else None
         started = time.perf_counter()
@@ -184,19 +171,8 @@ class Ours:
         return found, seconds, counted
 
 
-def products_of_onednn() -> dict[Any, Callable[..., int]]:
-    """What torch's counter does not know."""
-    import torch
-
-    def linear(inputs: Any, *_: Any, out_shape: Any, **__: Any) -> int:
-        return 2 * inputs[0] * inputs[1] * out_shape[1]
-
-    ops = torch.ops.mkldnn._linear_pointwise
-    return {ops: linear, ops.default: linear, ops.binary: linear}
-
-
 class Reference:
-    """The reference's functions, one sample at a time, with models loaded by the libraries that it uses."""
+    """The reference's functions, one sample at a time, with models loaded by the libraries it uses."""
 
     def __init__(self, config: ScoringConfig):
         import open_clip
@@ -229,7 +205,7 @@ class Reference:
     def run(
         self, samples: Sequence[Sample], *, count: bool = False
     ) -> tuple[list[dict[str, Any]], dict[str, float], None]:
-        """Scores, and seconds by filter and in all; operations are not counted."""
+        """Return scores and seconds; operations are not counted."""
         took: dict[str, float] = defaultdict(float)
         started = time.perf_counter()
         found = [self._score(sample, took) for sample in samples]
@@ -247,38 +223,38 @@ class Reference:
         timed("rules", "rouge_l", lambda: self._rouge.score(original, output)["rougeL"].fmeasure)
         timed("rewards", "reward_raw", lambda: self.reward(question, original))
         timed("rewards", "reward", lambda: self.reward(question, output))
-        if "sts" in FILTERS[sample.task]:
+        if "sts" in FILTERS_OF_TASK[sample.task]:
             timed("sts", "sts", lambda: self.sts(output, original))
-        if "nli" in FILTERS[sample.task]:
+        if "nli" in FILTERS_OF_TASK[sample.task]:
             timed("nli", "nli", lambda: self.nli(question, output, original))
-        if "clipscore" in FILTERS[sample.task]:
+        if "clipscore" in FILTERS_OF_TASK[sample.task]:
             timed("clip", "clip_paragraphs", lambda: self.clip_paragraphs(sample.images[0].data, output))
         return scores
 
     def reward(self, question: str, answer: str) -> float:
-        """One pair, one forward pass."""
+        """Score one pair in one forward pass."""
         with self._torch.inference_mode():
             inputs = self._reward_tokenizer(question, answer, return_tensors="pt", truncation=True).to(self._device)
             return float(self._reward(**inputs).logits[0])
 
     def sts(self, output: str, original: str) -> float:
-        """Each text by itself."""
+        """Encode each text separately."""
         a = self._sts.encode(output, normalize_embeddings=True, show_progress_bar=False)
         b = self._sts.encode(original, normalize_embeddings=True, show_progress_bar=False)
         return float(a @ b)
 
     def nli(self, question: str, output: str, original: str) -> list[float]:
-        """One pair."""
+        """Score one pair."""
         pair = premise_and_hypothesis(question=question, output=output, original=original)
         return [float(logit) for logit in self._nli.predict([pair], show_progress_bar=False)[0]]
 
     def clip_paragraphs(self, data: bytes, output: str) -> list[float]:
-        """Paragraph by paragraph, sentence by sentence."""
+        """Score paragraph by paragraph, sentence by sentence."""
         image = decoding.decode(data)
         return [self.clip_score(image, text) for text in paragraphs(output)]
 
     def clip_score(self, image: Any, text: str) -> float:
-        """100 * mean cosine of the image and at most ten sentences."""
+        """Compute 100 * the mean cosine of the image and at most ten sentences."""
         torch = self._torch
         with torch.inference_mode():
             seen = self._clip.encode_image(self._transform(image).unsqueeze(0).to(self._device))
@@ -291,8 +267,8 @@ class Reference:
             return float(100 * (seen @ mean.T)[0, 0])
 
 
-def drawn(count: int, seed: int = 0) -> list[Sample]:
-    """Rewritten samples, the tasks in PF-1M's proportions."""
+def shapes_samples(count: int, seed: int = 0) -> list[Sample]:
+    """Generate rewritten samples with the tasks in PF-1M's proportions."""
     rng = random.Random(seed)
     samples = []
     for number in range(count):
@@ -313,9 +289,9 @@ def drawn(count: int, seed: int = 0) -> list[Sample]:
 
 @contextmanager
 def peak_memory() -> Iterator[list[int]]:
-    """Gives a list that will hold the most bytes that were taken inside, over what was held before (Linux)."""
+    """Yield a list that will hold the peak memory of the block in bytes, above what was used before (Linux)."""
     found: list[int] = []
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = psutil.Process().memory_info().rss
     yield found
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))

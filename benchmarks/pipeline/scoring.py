@@ -2,22 +2,22 @@
 
     python -m benchmarks.pipeline.scoring --profile profiles/tiny.yaml [--samples 512] [--runs 5]
 
-All score the same rewritten samples with the same weights, in turns, each in processes of its own:
+All score the same rewritten samples with the same weights, in turns, each in its own processes:
 
-    reference   the functions that the reference's readme shows, in their shape: `rouge_score`; for a reward one
+    reference   the functions of the reference's readme, unchanged in structure: `rouge_score`; for a reward one
                 `tokenizer(question, answer)` and one forward pass; `CrossEncoder.predict` of one pair;
-                `SentenceTransformer.encode` of each text; and CLIPScore that, paragraph after paragraph, transforms
-                and encodes the image, then sentence after sentence. Gradients are off; an image is decoded once.
-                With one thread of torch, and with one a core.
-    ours        `Scorer.score`, called as the actor calls it: with `--call` rows at once. In one process with one
-                thread, in one with a thread a core, and in a process a core with one thread each and its share of the
-                samples, as the job's actors are; these start together, and the last one's end counts.
+                `SentenceTransformer.encode` of each text; for CLIPScore, each paragraph transforms and encodes the
+                image, then encodes sentence after sentence. Gradients are off; an image is decoded once.
+                With one torch thread, and with one per core.
+    ours        `Scorer.score`, called as the actor calls it, with `--call` rows at once. In one process with one
+                thread, in one process with a thread per core, and in one process per core with one thread each, which
+                share the samples like the job's actors. They start together, and the time ends with the last.
 
-Samples are Shapes' (drawn, seeded), the tasks in PF-1M's proportions, a text of the tiny models' teacher in the place
-of the rewriter's. Each has its own picture; that a picture has several questions saves no work here, since questions
-are scored without it. Times are medians; a difference is the largest of any number, ours rounded to the four decimals
-that are stored. Peak memory is what a run takes at most on top of the loaded models. A line an optimisation: all of
-ours with that one off, in one process with one thread, by CPU time.
+Samples are generated from Shapes (seeded), with the tasks in PF-1M's proportions and texts of the tiny models' teacher
+instead of the rewriter's. Each has its own picture; sharing pictures would save no work, since questions are scored
+without them. Times are medians. A difference is the largest of any number; ours are rounded to the four decimals that
+are stored. Peak memory comes on top of the loaded models. The table of optimisations switches off one at a time, in one
+process with one thread, and compares CPU time.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ from typing import Any
 
 import yaml
 
-from benchmarks.pipeline.scorers import FILTERS_TIMED, PROPORTIONS, SWITCHES, Run, contest, drawn
-from polite_flamingo.filters.judge import FILTERS
+from benchmarks.pipeline.scorers import FILTERS_TIMED, PROPORTIONS, SWITCHES, Run, contest, shapes_samples
 from polite_flamingo.filters.scorer import ScoringConfig
+from polite_flamingo.filters.thresholds import FILTERS_OF_TASK
 from polite_flamingo.sample import Sample
 
 FORMER_CALL = 32
-"""Rows a call before texts were shared among more."""
+"""Rows per call in earlier versions, for comparison."""
 
 
 def main() -> None:
-    """Draw, run in turns, compare, print."""
+    """Generate samples, run the contestants in turns, compare, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", type=Path, default=Path("profiles/tiny.yaml"))
     parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--call", type=int, default=0, help="rows a call of ours (default: the job's)")
-    parser.add_argument("--without-switches", action="store_true", help="leave the lines of the optimisations out")
+    parser.add_argument("--call", type=int, default=0, help="rows per call of ours (default: the profile's)")
+    parser.add_argument("--without-switches", action="store_true", help="skip the table of optimisations")
     options = parser.parse_args()
     profile = yaml.safe_load(options.profile.read_text())
     call, cores = options.call or rows_per_call(profile), os.cpu_count() or 1
     config = ScoringConfig(**{**profile["scoring"], "threads": 1})
-    samples = drawn(options.samples)
+    samples = shapes_samples(options.samples)
     print_head(samples, config, call, cores)
     reference = Process(config, "reference")
     ours = [Process(config, "ours") for _ in range(cores)]
@@ -91,7 +91,7 @@ CALLS = f"calls of more than {FORMER_CALL} rows"
 
 
 def print_head(samples: Sequence[Sample], config: ScoringConfig, call: int, cores: int) -> None:
-    """The command, the machine, the samples."""
+    """Print the command, the machine and the samples."""
     import torch
 
     print(f"python -m benchmarks.pipeline.scoring {' '.join(sys.argv[1:])}   ({time.strftime('%Y-%m-%d')})")
@@ -103,7 +103,7 @@ def print_head(samples: Sequence[Sample], config: ScoringConfig, call: int, core
 
 
 class Process:
-    """A contestant in a process of its own, which loads what it is asked for when it is asked first."""
+    """A contestant in its own process, which loads models on first use."""
 
     def __init__(self, config: ScoringConfig, name: str):
         context = multiprocessing.get_context("spawn")
@@ -112,13 +112,13 @@ class Process:
         self._process.start()
 
     def end(self) -> None:
-        """Let it go."""
+        """End the process."""
         self.pipe.send(None)
         self._process.join(timeout=60)
 
 
 def together(processes: Sequence[Process], samples: Sequence[Sample], **options: Any) -> Run:
-    """Each process scores its share of the samples, all at the same time."""
+    """Let all processes score their shares of the samples at the same time."""
     count = len(processes)
     for number, process in enumerate(processes):
         process.pipe.send((samples[number::count], options))
@@ -139,7 +139,7 @@ def together(processes: Sequence[Process], samples: Sequence[Sample], **options:
 
 
 def report(samples: Sequence[Sample], runs: dict[str, list[Run]], cores: int) -> None:
-    """The table of filters, then the one of contestants."""
+    """Print the table of filters, then the table of contestants."""
     contestants = [name for name in runs if name.startswith(("reference", "ours"))]
     median = {
         name: {part: statistics.median(run.seconds[part] for run in runs[name]) for part in runs[name][0].seconds}
@@ -154,7 +154,7 @@ def report(samples: Sequence[Sample], runs: dict[str, list[Run]], cores: int) ->
     applies = {"rules": "rules", "sts": "sts", "nli": "nli", "clip": "clipscore"}
     for part, label in [*FILTERS_TIMED.items(), ("all", "all")]:
         stage = applies.get(part)
-        count = sum(stage is None or stage in FILTERS[sample.task] for sample in samples)
+        count = sum(stage is None or stage in FILTERS_OF_TASK[sample.task] for sample in samples)
         figures = [median[name][part] / count * 1000 for name in (slow, one, best, many)]
         print(
             f"{label:<10} {count:>8} {figures[0]:>10.2f} {figures[1]:>7.2f} {figures[0] / figures[1]:>6.1f}x"
@@ -169,7 +169,7 @@ def report(samples: Sequence[Sample], runs: dict[str, list[Run]], cores: int) ->
 
 
 def report_switches(runs: dict[str, list[Run]], names: Sequence[str]) -> None:
-    """CPU time without each optimisation over that with all."""
+    """Print the CPU time without each optimisation, relative to all of them on."""
     print(f"\n{'of ours, by CPU time':<48}{'x with it':>10}   lowest and highest of the rounds")
     for name in names:
         ratios = [off.cpu / on.cpu for off, on in zip(runs[name], runs["ours, 1 thread"], strict=True)]
@@ -177,7 +177,7 @@ def report_switches(runs: dict[str, list[Run]], names: Sequence[str]) -> None:
 
 
 def bound(samples: Sequence[Sample], runs: dict[str, list[Run]], ceiling: float, flops: dict[str, float]) -> None:
-    """What lies between ours and the machine: the matrix products, at the best rate at which a core multiplies."""
+    """Print how close ours is to the machine's limit: its matrix products at the best rate of a core."""
     print(f"\nfp32 matrix products of ours, at {ceiling / 1e9:.0f} GFLOP/s, the best of a core here:")
     for part, label in [*FILTERS_TIMED.items(), ("all", "all")]:
         if flops[part]:
@@ -187,13 +187,13 @@ def bound(samples: Sequence[Sample], runs: dict[str, list[Run]], ceiling: float,
             )
             print(
                 f"{label:<10} {flops[part] / 1e9 / len(samples):>8.3f} GFLOP a sample,"
-                f" {flops[part] / new / ceiling:>4.0%} of that rate; were there nothing else,"
+                f" {flops[part] / new / ceiling:>4.0%} of that rate; with nothing else to do,"
                 f" {old / (flops[part] / ceiling):>5.1f}x on one core"
             )
 
 
 def rows_per_call(profile: dict[str, Any]) -> int:
-    """Rows that the job gives its scoring actor at once."""
+    """Return how many rows the job passes to its scoring actor at once."""
     from polite_flamingo.pools import PoolsConfig
 
     named = profile.get("pools", {}).get("scoring", {}).get("rows_per_call")
@@ -201,7 +201,7 @@ def rows_per_call(profile: dict[str, Any]) -> int:
 
 
 def largest_differences(reference: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """By filter; ours must have every number that the reference has."""
+    """Return the largest difference by filter; ours must have every number of the reference."""
     part_of = {
         "rouge_l": "rules", "reward_raw": "rewards", "reward": "rewards", "sts": "sts", "nli": "nli",
         "clip_paragraphs": "clip",

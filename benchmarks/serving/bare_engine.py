@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks.serving.chat_requests import understood
 from benchmarks.serving.load_generator import Record, SendRequest, closed_loop
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from serving.backends.base import GenerationRequest
 from serving.backends.engine_host import EngineHost
 from serving.config import ServiceConfig, from_profile
@@ -46,7 +46,7 @@ def asking(host: EngineHost, ngram: int, bodies: Sequence[bytes], began: float) 
             model=host.name,
             exchanges=turns,
             images=images,
-            decoding=Decoding(max_new_tokens=body.get("max_tokens", 0), no_repeat_ngram_size=ngram),
+            params=SamplingParams(max_new_tokens=body.get("max_tokens", 0), no_repeat_ngram_size=ngram),
         )
         try:
             async with aclosing(host.stream(wanted)) as chunks:

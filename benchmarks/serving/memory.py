@@ -58,7 +58,7 @@ async def answer(profile: str, changes: dict[str, str], requests: Sequence[bytes
         cpu = time.process_time() - cpu
         found = {
             "held": held(),
-            "images": engine.media.bytes / 2**20,
+            "images": engine.image_cache.size / 2**20,
             "rate": sum(record.tokens for record in records) / cpu,
             "answered": sum(not record.error for record in records),
         }

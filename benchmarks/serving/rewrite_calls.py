@@ -29,7 +29,7 @@ from typing import Any
 
 import uvicorn
 
-from benchmarks.pipeline.scorers import drawn
+from benchmarks.pipeline.scorers import shapes_samples
 from polite_flamingo.filters.scorer import Scorer
 from polite_flamingo.sample import Sample
 from serving.backends.base import Backend
@@ -78,7 +78,7 @@ async def measure(config: ServiceConfig, runs: int) -> dict[tuple[int, str], lis
     for number in range(runs + 1):
         for count in (1, 32):
             seed += 2  # the engine and the call get pictures of their own: what an engine has seen costs less
-            first, second = drawn(count, seed), drawn(count, seed + 1)
+            first, second = shapes_samples(count, seed), shapes_samples(count, seed + 1)
             texts: list[str] = []
 
             async def engine(samples: list[Sample] = first, texts: list[str] = texts) -> None:

@@ -1,1 +1,1 @@
-"""Filters: each one scores (`scorer.py` runs them all); thresholds are applied later (`judge.py`)."""
+"""Filters: each one scores (`scorer.py` runs them all); thresholds are applied later (`thresholds.py`)."""

@@ -1,4 +1,4 @@
-"""Which texts are run, and which share a forward pass: those of like length, or as many as stay in the cache."""
+"""Batches for the filters' models: which texts run, and which share a forward pass."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 def distinct(items: Iterable[Item]) -> list[Item]:
-    """Each once, in the order of its first appearance."""
+    """Drop duplicates, keeping the order of first appearance."""
     return list(dict.fromkeys(items))
 
 
-def like_lengths(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """The places of all lengths in batches of at most `batch_size`, longest first, with hardly any padding.
+def by_similar_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Yield the indices of all lengths in batches of at most `batch_size`, longest first, with little padding.
 
-    A batch ends where its padding would be more than a sixteenth of its tokens and sixteen more. A processor multiplies
-    thirty tokens at once as fast as a thousand: there a small batch costs less than padding.
+    A batch ends before its padding would exceed a sixteenth of its tokens plus sixteen. On a CPU thirty tokens are
+    multiplied as fast, per token, as a thousand, so a small batch costs less than padding.
     """
     batch: list[int] = []
     tokens = 0
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        more = tokens + lengths[place]
-        if batch and (len(batch) == batch_size or lengths[batch[0]] * (len(batch) + 1) - more > 16 + more // 16):
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        total = tokens + lengths[index]
+        if batch and (len(batch) == batch_size or lengths[batch[0]] * (len(batch) + 1) - total > 16 + total // 16):
             yield batch
-            batch, more = [], lengths[place]
-        batch.append(place)
-        tokens = more
+            batch, total = [], lengths[index]
+        batch.append(index)
+        tokens = total
     if batch:
         yield batch
 
 
 def by_tokens(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """The places of all lengths, longest first, in batches of at most `tokens` and of at least one text."""
+    """Yield the indices of all lengths, longest first, in batches of at most `tokens` tokens or of one longer text."""
     batch: list[int] = []
     room = tokens
-    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
-        if batch and lengths[place] > room:
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if batch and lengths[index] > room:
             yield batch
             batch, room = [], tokens
-        batch.append(place)
-        room -= lengths[place]
+        batch.append(index)
+        room -= lengths[index]
     if batch:
         yield batch

@@ -1,8 +1,9 @@
-"""Does a paragraph speak of what the image shows? 100 times the cosine of image and sentences.
+"""CLIPScore: does a paragraph describe the image? 100 times the mean cosine between the image and the sentences.
 
-[PF]: ViT-L-14-336 of OpenAI, captions only, a paragraph below 17.0 is removed. The text is cut at every "." and its
-first ten pieces count, empty ones too; their unit vectors are averaged and the mean is not made a unit vector again, so
-the score is the mean of the cosines. No factor 2.5, no clamp at zero, no learnt scale: this is not Hessel's CLIPScore.
+[PF]: OpenAI's ViT-L-14-336, for captions only; a paragraph below 17.0 is removed (the threshold is in `thresholds.py`).
+The text is split at every "." and the first ten pieces count, including empty ones. Their unit vectors are averaged and
+the mean is not normalised again, so the score is the mean of the cosines. There is no factor 2.5, no clamp at zero and
+no learnt scale: this is not the CLIPScore of Hessel et al.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.filters import packed
-from polite_flamingo.filters.batches import by_tokens, distinct, like_lengths
+from polite_flamingo.filters import packed_encoder
+from polite_flamingo.filters.batches import by_similar_length, by_tokens, distinct
 from polite_flamingo.filters.paragraphs import pieces
 from polite_flamingo.images import decoding
 from polite_flamingo.sample import BadSample
 
 
 def score_of_features(image_D: Any, pieces_SD: Any) -> float:
-    """100 * (unit image vector . mean of unit text vectors), in float64; features of any length are tensors."""
+    """Compute 100 * (unit image vector . mean of unit text vectors) in float64, from features of any length."""
     image_D, pieces_SD = image_D.double(), pieces_SD.double()
     image_D = image_D / image_D.norm()
     pieces_SD = pieces_SD / pieces_SD.norm(dim=-1, keepdim=True)
@@ -28,14 +29,14 @@ def score_of_features(image_D: Any, pieces_SD: Any) -> float:
 
 
 class ClipScore:
-    """An open_clip model with its own transform and tokenizer, fp32.
+    """An open_clip model with its own transform and tokenizer, in float32.
 
     Args:
-        model: an open_clip name, `hf-hub:` or `local-dir:` name, or a folder with `open_clip_config.json`.
+        model: an open_clip name, an `hf-hub:` or `local-dir:` name, or a folder with `open_clip_config.json`.
         pretrained: tag or file of the weights of a named model. OpenAI's were trained with QuickGELU, which open_clip
-            applies only on request: it is requested here, the scores would be wrong without.
-        device: torch's name of it.
-        batch_size: images or pieces a forward pass.
+            applies only on request; it is requested here, because the scores would be wrong without it.
+        device: a torch device.
+        batch_size: images or pieces of text per forward pass.
     """
 
     def __init__(self, model: str, *, pretrained: str, device: str, batch_size: int):
@@ -48,7 +49,7 @@ class ClipScore:
             name = f"local-dir:{name}"
         if ":" not in name and not pretrained:
             raise ValueError(
-                f"scoring.clip: {model!r} names an architecture; say which weights with scoring.clip_pretrained"
+                f"scoring.clip: {model!r} is an architecture; choose its weights with scoring.clip_pretrained"
             )
         tag = open_clip.get_pretrained_cfg(name, pretrained) if ":" not in name else {}
         self._model, self._transform = open_clip.create_model_from_pretrained(
@@ -60,19 +61,19 @@ class ClipScore:
         self._model.eval()
         self._tokenizer = open_clip.get_tokenizer(name)
         self._device, self._batch_size = device, batch_size
-        self._reads_no_further = (
+        self._causal_text = (
             type(self._model) is open_clip.CLIP
             and self._model.attn_mask is not None
             and self._model.text_projection is not None
             and self._model.text_pool_type in ("argmax", "eos")
         )
         self._packed_text = self._packed_image = None
-        if self._reads_no_further and device == "cpu":
-            self._packed_text = packed.clip_layers(self._model.transformer, causal=True)
-            self._packed_image = self._packed_vision()
+        if self._causal_text and device == "cpu":
+            self._packed_text = packed_encoder.clip_encoder(self._model.transformer, causal=True)
+            self._packed_image = self._pack_vision()
 
     def encode_images(self, encoded: Sequence[bytes]) -> dict[str, Any | BadSample]:
-        """Features of each distinct image by its `digest`; why not, for one that does not decode."""
+        """Encode each distinct image; return features by `digest`, or why an image cannot be decoded."""
         import torch
 
         pictures = {digest(data): data for data in encoded}
@@ -92,7 +93,7 @@ class ClipScore:
         return features
 
     def encode_texts(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Features of each distinct text; longer ones than the context are cut."""
+        """Encode each distinct text; texts longer than the context are cut."""
         import torch
 
         once = distinct(texts)
@@ -102,29 +103,29 @@ class ClipScore:
         tokens_PT = self._tokenizer(once)
         lengths = self._lengths(tokens_PT)
         if self._packed_text is not None:
-            batches = by_tokens(lengths, packed.TOKENS)
+            batches = by_tokens(lengths, packed_encoder.TOKENS)
         else:
-            batches = like_lengths(lengths, self._batch_size)
-        for places in batches:
+            batches = by_similar_length(lengths, self._batch_size)
+        for indices in batches:
             with torch.inference_mode():
-                features_BD = self._encode_text(tokens_PT[places].to(self._device)).float().cpu()
-            features |= zip([once[place] for place in places], features_BD, strict=True)
+                features_BD = self._encode_text(tokens_PT[indices].to(self._device)).float().cpu()
+            features |= zip([once[index] for index in indices], features_BD, strict=True)
         return features
 
     def _lengths(self, tokens_PT: Any) -> list[int]:
-        """Of each text up to the token that its feature is read from; all are as long where that cannot be told."""
-        if not self._reads_no_further:
+        """Return the length of each text up to the token that gives its feature; the full length if unknown."""
+        if not self._causal_text:
             return [tokens_PT.shape[1]] * len(tokens_PT)
-        if self._model.text_pool_type == "argmax":  # the end has the greatest number
+        if self._model.text_pool_type == "argmax":  # the end token has the highest id
             return (tokens_PT.argmax(dim=-1) + 1).tolist()
         return ((tokens_PT == self._model.text_eos_id).int().argmax(dim=-1) + 1).tolist()
 
     def _encode_text(self, tokens_BT: Any) -> Any:
-        """As the model's `encode_text`, without the padding: of 77 places a sentence fills a dozen.
+        """Do what the model's `encode_text` does, without the padding: a sentence fills a dozen of 77 positions.
 
-        With causal attention nothing behind a text's end can reach it.
+        With causal attention, nothing after a text's end can influence it.
         """
-        if not self._reads_no_further:
+        if not self._causal_text:
             return self._model.encode_text(tokens_BT)
         import torch
         from open_clip.transformer import text_global_pool
@@ -132,11 +133,11 @@ class ClipScore:
         model = self._model
         lengths = self._lengths(tokens_BT)
         if self._packed_text is not None:
-            places_T = torch.cat([torch.arange(length) for length in lengths])
+            positions_T = torch.cat([torch.arange(length) for length in lengths])
             tokens_T = torch.cat([text[:length] for text, length in zip(tokens_BT, lengths, strict=True)])
-            hidden_TD = model.token_embedding(tokens_T) + model.positional_embedding[places_T]
+            hidden_TD = model.token_embedding(tokens_T) + model.positional_embedding[positions_T]
             ends_B = torch.tensor(lengths).cumsum(0) - 1
-            return self._projected(model.ln_final(self._packed_text.one(hidden_TD, lengths, ends_B)))
+            return self._projected(model.ln_final(self._packed_text.one_token(hidden_TD, lengths, ends_B)))
         length = max(lengths)
         tokens_BT = tokens_BT[:, :length]
         hidden_BTD = model.token_embedding(tokens_BT) + model.positional_embedding[:length]
@@ -150,22 +151,24 @@ class ClipScore:
         return self._projected(pooled_BD)
 
     def _projected(self, pooled_BD: Any) -> Any:
-        """Of a text, into the space shared with images."""
+        """Project a text into the space shared with images."""
         import torch
 
         projection = self._model.text_projection
         return pooled_BD @ projection if isinstance(projection, torch.Tensor) else projection(pooled_BD)
 
-    def _packed_vision(self) -> packed.Encoder | None:
-        """The image tower, where its first token is all that is read of it."""
+    def _pack_vision(self) -> packed_encoder.PackedEncoder | None:
+        """Pack the image tower if its output is the first token only."""
         from open_clip.transformer import VisionTransformer
 
         visual = self._model.visual
         plain = type(visual) is VisionTransformer and visual.attn_pool is None and visual.pool_type == "tok"
-        return packed.clip_layers(visual.transformer, causal=False) if plain and not visual.output_tokens else None
+        if not plain or visual.output_tokens:
+            return None
+        return packed_encoder.clip_encoder(visual.transformer, causal=False)
 
     def _encode_image(self, pixels_B3HW: Any) -> Any:
-        """As the model's `encode_image`."""
+        """Do what the model's `encode_image` does."""
         if self._packed_image is None:
             return self._model.encode_image(pixels_B3HW)
         import torch
@@ -174,13 +177,13 @@ class ClipScore:
         hidden_BLD = visual._embeds(pixels_B3HW)
         count, length, width = hidden_BLD.shape
         first_B = torch.arange(0, count * length, length)
-        pooled_BD = self._packed_image.one(hidden_BLD.reshape(count * length, width), [length] * count, first_B)
+        pooled_BD = self._packed_image.one_token(hidden_BLD.reshape(count * length, width), [length] * count, first_B)
         return visual.ln_post(pooled_BD) @ visual.proj
 
     def score(self, rows: Sequence[tuple[bytes, Sequence[str]]]) -> list[list[float] | BadSample]:
-        """One score for each paragraph of each (encoded image, paragraphs); images and pieces are encoded once.
+        """Score each paragraph of each (encoded image, paragraphs); every distinct image and piece is encoded once.
 
-        A row whose image does not decode gets the `BadSample` that says why.
+        A row whose image cannot be decoded gets the `BadSample` that says why.
         """
         import torch
 
@@ -198,7 +201,7 @@ class ClipScore:
 
 
 def digest(data: bytes) -> str:
-    """Identity of an image: equal bytes are the same picture."""
+    """Return the SHA-256 of an encoded image."""
     return hashlib.sha256(data).hexdigest()
 
 

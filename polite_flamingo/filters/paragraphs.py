@@ -1,4 +1,4 @@
-"""What a paragraph and a sentence of a rewritten text are: the units that CLIPScore scores and selection removes."""
+"""Paragraphs and sentences of a rewritten text: the units that CLIPScore scores and selection removes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ PIECES = 10
 
 
 def paragraphs(text: str) -> list[str]:
-    """The text between blank lines, as it stands.
+    """Split a text at blank lines, unchanged otherwise.
 
-    The reference splits at every blank line and would score an empty paragraph between two of them; here that is none.
+    The reference also scores the empty paragraph between two blank lines; here it does not count.
     """
     return [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
 def join_paragraphs(kept: Sequence[str]) -> str:
-    """Inverse of `paragraphs`, for those that stay."""
+    """Join paragraphs; the inverse of `paragraphs`."""
     return "\n\n".join(kept)
 
 
 def pieces(text: str) -> list[str]:
-    """The first ten of the text cut at full stops, those inside numbers too, empty ones included; never no piece."""
+    """Split a text at full stops, even inside numbers; return the first ten pieces, including empty ones."""
     return text.split(".")[:PIECES]

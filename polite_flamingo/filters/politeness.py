@@ -1,8 +1,7 @@
-"""How polite is an answer? The logit of a reward model trained on human preferences; higher is preferred.
+"""Reward: how polite is an answer? The logit of a reward model trained on human preferences; higher is better.
 
-[PF]: OpenAssistant/reward-model-deberta-v3-large-v2 on the text pair (question, answer), no template, no sigmoid; the
-question comes without image marks. The reference scores one pair at a time: here pairs of like length share a batch,
-and the attention mask keeps padding out of the result.
+[PF]: OpenAssistant/reward-model-deberta-v3-large-v2 on the text pair (question, answer), without template or sigmoid;
+the question has no image marks. The reference scores one pair at a time; here pairs share batches.
 """
 
 from __future__ import annotations
@@ -12,11 +11,11 @@ from collections.abc import Sequence
 from polite_flamingo.filters.pair_classifier import PairClassifier, finite_window
 
 MAX_TOKENS = 2048
-"""The reference never cuts; an annotation of 100,000 characters would then need attention maps of tens of gigabytes."""
+"""The reference never cuts, but an annotation of 100,000 characters would need tens of gigabytes for attention."""
 
 
 class Politeness:
-    """A sequence classifier of one label."""
+    """A sequence classifier with one label."""
 
     def __init__(self, model: str, *, device: str, batch_size: int):
         self._classifier = PairClassifier(model, device=device, batch_size=batch_size)
@@ -32,5 +31,5 @@ class Politeness:
             self._classifier.max_tokens = MAX_TOKENS
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The raw logit of each (question, answer); each distinct pair is computed once."""
+        """Return the raw logit of each (question, answer); each distinct pair is computed once."""
         return [logit for [logit] in self._classifier.logits(pairs)]

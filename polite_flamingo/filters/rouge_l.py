@@ -1,12 +1,11 @@
 """Rouge-L as the reference computes it: F1 of the longest common subsequence of `rouge_score`'s stemmed tokens.
 
-The numbers equal `rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True).score(target, prediction)["rougeL"]` exactly
-(a test compares them on any text); only the way differs. The package fills a table of len(target) x len(prediction)
-integers, which for one long annotation takes minutes and gigabytes; here one row of bits is enough (Hyyrö 2004), and
-words are stemmed once.
+The numbers equal `rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True).score(target, prediction)["rougeL"]` exactly;
+a test compares them on arbitrary texts. The package fills a table of len(target) x len(prediction) integers, which for
+a long annotation takes minutes and gigabytes. Here one row of bits suffices (Hyyrö 2004), and words are stemmed once.
 
-Rouge-L reads the text as it was rewritten, before paragraphs are removed, and the annotation whole ("Answer: " and
-bounding boxes included): only so do the values printed in the reference's readme come out.
+Rouge-L reads the rewritten text before paragraphs are removed, and the whole annotation (including "Answer: " and
+bounding boxes). Only this reproduces the values printed in the reference's readme.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class RougeL:
-    """All in [0, 1]. `precision` is of the prediction's tokens, `recall` of the target's."""
+    """Numbers in [0, 1]: `precision` over the prediction's tokens, `recall` over the target's."""
 
     precision: float
     recall: float
@@ -26,7 +25,7 @@ class RougeL:
 
 
 def rouge_l(*, target: str, prediction: str) -> RougeL:
-    """Compare two texts; zero where either has no token."""
+    """Compare two texts; all zero if either has no tokens."""
     targets, predictions = tokens(target), tokens(prediction)
     if not targets or not predictions:
         return RougeL(precision=0.0, recall=0.0, f1=0.0)
@@ -37,14 +36,14 @@ def rouge_l(*, target: str, prediction: str) -> RougeL:
 
 
 def tokens(text: str) -> list[str]:
-    """Lower case, runs of anything but a-z and 0-9 are blanks, words of more than three characters are stemmed."""
+    """Tokenise: lower-case, split at anything but a-z and 0-9, and stem words of more than three characters."""
     from rouge_score import tokenize
 
     return [_stem(word) if len(word) > 3 else word for word in tokenize.tokenize(text, None)]
 
 
 def common_subsequence(a: list[str], b: list[str]) -> int:
-    """Length of the longest common subsequence, a bit for each word of `a`; O(len(a) * len(b) / 64) time."""
+    """Return the length of the longest common subsequence, with one bit per word of `a`; O(len(a) * len(b) / 64)."""
     where: dict[str, int] = {}
     for index, word in enumerate(a):
         where[word] = where.get(word, 0) | 1 << index

@@ -1,7 +1,7 @@
-"""What needs no model: length, whether anything was rewritten, endless repetition.
+"""Rules, the filter without a model: length, unchanged texts, endless repetition.
 
-[PF] filters texts that are too short or too long, unchanged, or repeat themselves without end, and gives no formulas
-for them: these are ours. Thresholds lie in `judge.py`.
+[PF] filters texts that are too short, too long, unchanged or endlessly repetitive, but gives no formulas; these are
+ours. The thresholds are in `thresholds.py`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TypedDict
 from polite_flamingo.filters.rouge_l import rouge_l
 
 NGRAM = 4
-"""Words a repeated phrase must have to count: shorter ones repeat in honest lists ("a red circle, a red square")."""
+"""Words of a phrase that counts as repeated; shorter ones repeat in honest lists ("a red circle, a red square")."""
 
 
 class RuleScores(TypedDict):
-    """Keys of `Sample.scores` that `rules` sets."""
+    """The entries of `Sample.scores` that `rules` sets."""
 
     words: int
     characters: int
@@ -26,7 +26,7 @@ class RuleScores(TypedDict):
 
 
 def rules(*, original: str, rewritten: str) -> RuleScores:
-    """Every number of a rewritten text that the rules need."""
+    """Compute all numbers of a rewritten text that the rules need."""
     return RuleScores(
         words=len(rewritten.split()),
         characters=len(rewritten.strip()),
@@ -37,12 +37,12 @@ def rules(*, original: str, rewritten: str) -> RuleScores:
 
 
 def same_text(original: str, rewritten: str) -> bool:
-    """Whether the two say the same words: case, punctuation, white space and a leading `Answer:` aside."""
+    """Whether two texts have the same words, ignoring case, punctuation, white space and a leading `Answer:`."""
     return _plain(original) == _plain(rewritten)
 
 
 def repetition(text: str) -> float:
-    """Share of the text's 4-grams of words that occurred before in it: 0 for prose, near 1 for a loop without end."""
+    """Return the share of word 4-grams that occurred earlier in the text: 0 for prose, near 1 for an endless loop."""
     words = re.findall(r"\w+", text.lower())
     grams = [tuple(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0

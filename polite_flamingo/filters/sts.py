@@ -1,7 +1,7 @@
-"""Does a rewritten description still mean what the annotation meant? Cosine of two sentence embeddings.
+"""STS: does a rewritten description still mean the same as the annotation? The cosine of two sentence embeddings.
 
-[PF]: all-mpnet-base-v2, keep from 0.40. The annotation enters whole (all captions and, where present, the boxes). The
-model cuts what is longer than its window. Which tasks it judges: `judge.FILTERS`.
+[PF]: all-mpnet-base-v2, kept from 0.40 on. The whole annotation is embedded (all captions and any boxes); the model
+cuts texts longer than its context. `thresholds.FILTERS_OF_TASK` says which tasks it scores.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polite_flamingo.filters import packed
-from polite_flamingo.filters.batches import by_tokens, distinct, like_lengths
+from polite_flamingo.filters import packed_encoder
+from polite_flamingo.filters.batches import by_similar_length, by_tokens, distinct
 
 
 class Sts:
-    """A sentence-transformer. Every distinct text of a call is encoded once."""
+    """A sentence-transformer. Each distinct text of a call is encoded once."""
 
     def __init__(self, model: str, *, device: str, batch_size: int):
         from polite_flamingo import hub  # first: it repairs the import of sentence_transformers
@@ -24,10 +24,10 @@ class Sts:
 
         self._model = SentenceTransformer(hub.resolve(model), device=device)
         self._batch_size = batch_size
-        self._packed = packed.bert(self._model[0].auto_model, one=False) if self._takes_means() else None
+        self._packed = packed_encoder.bert(self._model[0].auto_model) if self._mean_pools() else None
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Cosine similarity of each pair of texts, in [-1, 1]; symmetric."""
+        """Return the cosine similarity of each pair of texts, in [-1, 1]; symmetric."""
         if not pairs:
             return []
         texts = distinct(text for pair in pairs for text in pair)
@@ -37,7 +37,7 @@ class Sts:
         return [float(value) for value in np.clip((left * right).sum(axis=1), -1.0, 1.0)]
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Unit vectors, as the model's `encode` gives them; that pads a few long texts and many short ones alike."""
+        """Return the unit vectors that the model's `encode` gives, without its padding of short texts to long ones."""
         import torch
 
         model = self._model
@@ -48,33 +48,33 @@ class Sts:
         if self._packed is not None:
             return self._run_packed(self._packed, encoded["input_ids"])
         vectors_TD = np.empty((len(texts), 0))
-        for places in like_lengths([len(ids) for ids in encoded["input_ids"]], self._batch_size):
-            batch = {name: [values[place] for place in places] for name, values in encoded.items()}
+        for indices in by_similar_length([len(ids) for ids in encoded["input_ids"]], self._batch_size):
+            batch = {name: [values[index] for index in indices] for name, values in encoded.items()}
             inputs = model.tokenizer.pad(batch, return_tensors="pt").to(model.device)
             with torch.inference_mode():
                 vectors_BD = model(dict(inputs))["sentence_embedding"].double()
                 vectors_BD = torch.nn.functional.normalize(vectors_BD, dim=-1).cpu().numpy()
             if not vectors_TD.size:
                 vectors_TD = np.empty((len(texts), vectors_BD.shape[1]))
-            vectors_TD[places] = vectors_BD
+            vectors_TD[indices] = vectors_BD
         return vectors_TD
 
-    def _takes_means(self) -> bool:
-        """Whether a text's vector is the mean over all of its tokens, and nothing else is done to it."""
+    def _mean_pools(self) -> bool:
+        """Whether a text's vector is just the mean over its tokens."""
         kinds = [type(module).__name__ for module in self._model]
         plain = kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
         return plain and self._model[1].get_config_dict().get("pooling_mode") == "mean"
 
-    def _run_packed(self, model: packed.Bert, ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Unit vectors, without padding."""
+    def _run_packed(self, model: packed_encoder.PackedBert, ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Return unit vectors, computed without padding."""
         import torch
 
         vectors_TD = torch.empty(len(ids), self._model[0].auto_model.config.hidden_size, dtype=torch.float64)
         with torch.inference_mode():
-            for places in by_tokens([len(text) for text in ids], packed.TOKENS):
-                texts = [ids[place] for place in places]
-                hidden_TD = model.every(texts, [[0] * len(text) for text in texts])
-                for first, count, length, text in packed.runs([len(text) for text in texts]):
+            for indices in by_tokens([len(text) for text in ids], packed_encoder.TOKENS):
+                texts = [ids[index] for index in indices]
+                hidden_TD = model.all_tokens(texts, [[0] * len(text) for text in texts])
+                for first, count, length, text in packed_encoder.runs_of_equal_length([len(text) for text in texts]):
                     means_BD = hidden_TD[first : first + count * length].view(count, length, -1).mean(dim=1)
-                    vectors_TD[places[text : text + count]] = means_BD.double()
+                    vectors_TD[indices[text : text + count]] = means_BD.double()
             return torch.nn.functional.normalize(vectors_TD, dim=-1).numpy()

@@ -1,7 +1,7 @@
 """What a Flamingo is made of and how it writes: frozen dataclasses, no torch import, so that `--help` stays fast.
 
 Defaults are those of the reference (open_flamingo's sizes, Polite Flamingo's generation settings). A profile fills the
-rest. Nothing here loads a model (`model.py`) or touches a file.
+rest. Nothing here loads a model (`model/`) or touches a file.
 """
 
 from __future__ import annotations

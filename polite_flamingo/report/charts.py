@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from polite_flamingo.filters.judge import Check
+from polite_flamingo.filters.thresholds import Check
 from polite_flamingo.selection.statistics import Curve, Histogram, Statistics
 
 Point = tuple[float, float]

@@ -14,14 +14,14 @@ from typing import Any
 
 from PIL import Image as Pillow
 
-from polite_flamingo.filters.judge import (
+from polite_flamingo.filters.thresholds import (
     CHECKS,
     REJECTIONS,
     STAGES,
     Check,
     Thresholds,
+    apply_thresholds,
     first_failure,
-    judge,
     nli_margin,
 )
 from polite_flamingo.images import decoding
@@ -136,7 +136,7 @@ def _plan(statistics: Statistics) -> Iterable[tuple[str, str, list[tuple[str, Pi
 
 
 def _card(sample: Sample, thresholds: Thresholds, side: str, group: str) -> Card:
-    verdicts = judge(sample, thresholds)
+    verdicts = apply_thresholds(sample, thresholds)
     failure = first_failure(verdicts)
     deciding = next((verdict for verdict in verdicts if verdict.filter == group), None)
     duplicate = group == "duplicate_key"

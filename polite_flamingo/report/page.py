@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from polite_flamingo.filters.judge import CHECKS, STAGES, UNSCORED, Check, Thresholds
+from polite_flamingo.filters.thresholds import CHECKS, STAGES, UNSCORED, Check, Thresholds
 from polite_flamingo.report.charts import reward_chart, what_if_chart
 from polite_flamingo.report.gallery import Group, check_of
 from polite_flamingo.report.template import fill

@@ -1,12 +1,11 @@
-"""Polite Flamingo at work: samples in, one polite text each out.
+"""The Polite Flamingo rewriter: samples in, one polite text each out.
 
-A sample becomes the prompt of the rewriting protocol and its images: a request, which the engine continues
-(`engine.py`), or a beam search where the settings ask for one (`beam_search.py`). What fails alone (a broken image,
-a text longer than the model reads) comes back as that sample's `BadSample` and spoils nobody else's; a model that fails
-raises.
+A sample becomes a request: the prompt of the rewriting protocol and the sample's images. The engine continues it
+(`engine.py`), or beam search does if the settings ask for it (`beam_search.py`). A sample that fails alone (a broken
+image, a text longer than the model's context) returns its own `BadSample` and affects no other; a failing model raises.
 
 Deterministic for a given list of samples; sampling is seeded by keys (see `GenerationConfig`). Greedy texts depend
-neither on the list nor on the engine's slots, nor on what was rewritten before, but for rounding.
+neither on the list, nor on the number of slots, nor on what was rewritten before, except for rounding.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from polite_flamingo.endpoints.answers import ending
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.engine.beam_search import BeamSearch
 from polite_flamingo.flamingo.engine.engine import Engine
-from polite_flamingo.flamingo.engine.engine_pool import Engines
+from polite_flamingo.flamingo.engine.engine_pool import EnginePool
 from polite_flamingo.flamingo.engine.metrics import merged
 from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.engine.sampling import Decoding, seed_of
+from polite_flamingo.flamingo.engine.sampling import SamplingParams, seed_of
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.flamingo.model.decoder import Decoder
 from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -33,33 +32,34 @@ from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
 
 Prompt = Callable[[str, str], str]
-"""(instruction, raw annotation) -> what the model is asked to continue."""
+"""(instruction, raw annotation) -> the text to continue."""
 
 rewriting: Prompt = rewriting_prompt
-"""Polite Flamingo: revise the annotation."""
+"""Polite Flamingo's prompt: revise the annotation."""
 
 
 def chatting(instruction: str, raw: str) -> str:
-    """Clever Flamingo: answer; the annotation is not shown."""
+    """Return Clever Flamingo's prompt: answer the instruction, without seeing the annotation."""
     return chat_prompt(instruction)
 
 
 class Rewriter:
-    """Loads the model once; `rewrite` may be called any number of times, and what is known of images lasts over calls.
+    """Loads the model once; `rewrite` may be called any number of times, and the image cache lasts across calls.
 
     Attributes:
-        config: what it was built from.
-        model: the `FlamingoModel`, LoRA merged.
-        decoder: the engine, or the beam search.
+        config: as given.
+        model: the `FlamingoModel`, with LoRA merged.
+        engine: an engine, a pool of engines, or beam search.
+        positions: the longest prompt and answer together, in tokens.
     """
 
     def __init__(self, config: RewriterConfig, model: FlamingoModel | None = None, prompt: Prompt = rewriting):
-        """Load the models that `config` names; ValueError with a remedy where they do not fit each other.
+        """Load the models that `config` names. Raises ValueError with a remedy if they do not fit each other.
 
         Args:
             config: of the rewriter.
-            model: that `config.flamingo` describes, where it is loaded already.
-            prompt: what is asked about a sample: `rewriting`, or `chatting` for a model that answers by itself.
+            model: the model that `config.flamingo` describes, if it is already loaded.
+            prompt: `rewriting`, or `chatting` for a model that answers without the annotation.
         """
         self.prompt = prompt
         if config.threads:
@@ -69,12 +69,12 @@ class Rewriter:
         self.model = model or load_flamingo(config.flamingo, dtype=choose_dtype(config.dtype, device), device=device)
         language = self.model.lang_encoder.config
         self.positions: int = getattr(language, "max_position_embeddings", None) or language.max_seq_len
-        self.decoder = new_decoder(self.model, config, prompt)
+        self.engine = create_engine(self.model, config, prompt)
 
     def rewrite(self, samples: Sequence[Sample]) -> list[str | BadSample]:
-        """One entry a sample, in order: its text, or the `BadSample` that says why there is none.
+        """Return for each sample, in order, its text, or the `BadSample` that says why there is none.
 
-        A text that the limit of tokens cut is an `answers.Unfinished`.
+        A text that was cut by the token limit is an `answers.Unfinished`.
         """
         asked: list[Request | BadSample] = []
         for sample in samples:
@@ -82,14 +82,14 @@ class Rewriter:
                 asked.append(self._request(sample))
             except BadSample as bad:
                 asked.append(bad)
-        self.decoder.generate([one for one in asked if isinstance(one, Request)])
+        self.engine.generate([one for one in asked if isinstance(one, Request)])
         return [self._outcome(sample, one) for sample, one in zip(samples, asked, strict=True)]
 
     def metrics(self) -> dict[str, float]:
-        """The figures of the engines so far (`metrics.merged`), and how many they are; of beam search, nothing."""
-        if isinstance(self.decoder, BeamSearch):
+        """Return the engines' metrics so far (`metrics.merged`) and their number; empty for beam search."""
+        if isinstance(self.engine, BeamSearch):
             return {}
-        engines = self.decoder.engines if isinstance(self.decoder, Engines) else [self.decoder]
+        engines = self.engine.engines if isinstance(self.engine, EnginePool) else [self.engine]
         return merged(engine.metrics for engine in engines).summary() | {"engines": len(engines)}
 
     def _request(self, sample: Sample) -> Request:
@@ -101,9 +101,10 @@ class Rewriter:
         tokenizer, generation = self.model.tokenizer, self.config.generation
         ids = tokenizer.encode(self.prompt(sample.instruction, sample.response))
         tags = ids.count(tokenizer.image_id)
-        if tags != len(sample.images):  # an annotation that spells out <image> would shift what every later tag sees
+        if tags != len(sample.images):  # an annotation that contains "<image>" would shift what later tags see
             raise BadSample(
-                "bad_field", f"{sample.key}: the prompt shows {tags} images, the sample has {len(sample.images)}"
+                "bad_field",
+                f"{sample.key}: the prompt has {tags} image tags, but the sample has {len(sample.images)} images",
             )
         new = generation.max_new_tokens
         if len(ids) + new > self.positions:
@@ -111,7 +112,9 @@ class Rewriter:
                 "text_too_long",
                 f"{sample.key}: {len(ids)} prompt tokens and {new} new ones exceed the {self.positions} positions",
             )
-        return Request(ids=ids, images=[image.data for image in sample.images], decoding=decoding(generation, sample))
+        return Request(
+            ids=ids, images=[image.data for image in sample.images], params=sampling_params(generation, sample)
+        )
 
     def _outcome(self, sample: Sample, asked: Request | BadSample) -> str | BadSample:
         if isinstance(asked, BadSample):
@@ -121,12 +124,12 @@ class Rewriter:
         return ending(asked.text.strip(), asked.finish)
 
 
-def new_decoder(
+def create_engine(
     model: FlamingoModel, config: RewriterConfig, prompt: Prompt = rewriting
-) -> Engine | Engines | BeamSearch:
-    """What continues prompts as `config` wants it, with nothing cached yet."""
+) -> Engine | EnginePool | BeamSearch:
+    """Create what continues prompts, as `config` asks: an engine, a pool of engines, or beam search."""
     tokenizer = model.tokenizer
-    # v1 was trained to end at EOS alone; open_flamingo's own models end a text with <|endofchunk|> as well.
+    # v1 was trained to end at EOS only; open_flamingo's own models also end a text with <|endofchunk|>.
     ends = [tokenizer.eos_id] if model.attention == "v1" else [tokenizer.eos_id, tokenizer.end_of_chunk_id]
     if config.generation.num_beams > 1:
         return BeamSearch(model, config.generation, ends=ends, batch=config.beam_batch)
@@ -134,12 +137,12 @@ def new_decoder(
     copies = config.engine.copies if model.lang_encoder.device.type == "cpu" else 1
     decoder = Decoder(model)
     engines = [Engine(model, config.engine, ends=ends, shared=shared, decoder=decoder) for _ in range(copies)]
-    return Engines(engines) if copies > 1 else engines[0]
+    return EnginePool(engines) if copies > 1 else engines[0]
 
 
-def decoding(generation: GenerationConfig, sample: Sample) -> Decoding:
-    """How a sample's text is chosen."""
-    return Decoding(
+def sampling_params(generation: GenerationConfig, sample: Sample) -> SamplingParams:
+    """Derive a sample's sampling parameters; the seed depends on its key."""
+    return SamplingParams(
         max_new_tokens=generation.max_new_tokens,
         temperature=generation.temperature if generation.do_sample else 0.0,
         top_k=generation.top_k,
@@ -150,20 +153,20 @@ def decoding(generation: GenerationConfig, sample: Sample) -> Decoding:
 
 
 def shared_beginning(tokenizer: Tokenizer, prompt: Prompt = rewriting) -> list[int]:
-    """The tokens that prompts begin with, whatever is asked and shown."""
+    """Return the tokens that all prompts start with."""
     first, second = (tokenizer.encode(prompt(instruction, "")) for instruction in ("<image>", "What"))
     return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))]
 
 
 def choose_device(device: str) -> str:
-    """ "auto" becomes "cuda" where torch sees a GPU, else "cpu"."""
+    """Resolve "auto" to "cuda" if torch sees a GPU, else to "cpu"."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
-    """ "auto" becomes bfloat16 where that is fast, else float32."""
+    """Resolve "auto" to bfloat16 if the device multiplies it fast, else to float32."""
     if dtype != "auto":
         return getattr(torch, dtype)
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions of torch
     fast = device != "cpu" or any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
     return torch.bfloat16 if fast else torch.float32

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from polite_flamingo.filters.judge import CHECKS, REJECTIONS, Thresholds, not_compared
+from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, Thresholds, not_compared
 from polite_flamingo.selection.statistics import UNKNOWN, DatasetCounts, Statistics
 from polite_flamingo.storage.provenance import NOTHING, Annotations
 from polite_flamingo.storage.run_info import RunInfo

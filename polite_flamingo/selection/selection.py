@@ -13,8 +13,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.filters.judge import CHECKS, FILTERS, Check, Thresholds, first_failure, judge
 from polite_flamingo.filters.paragraphs import join_paragraphs, paragraphs
+from polite_flamingo.filters.thresholds import (
+    CHECKS,
+    FILTERS_OF_TASK,
+    Check,
+    Thresholds,
+    apply_thresholds,
+    first_failure,
+)
 from polite_flamingo.sample import Sample, Verdict
 from polite_flamingo.selection.statistics import Statistics, pick
 from polite_flamingo.storage.duplicates import digest
@@ -62,7 +69,7 @@ def select_shard(
     """
     selection = Selection()
     for sample in samples:
-        verdicts = judge(sample, thresholds)
+        verdicts = apply_thresholds(sample, thresholds)
         if digest(sample.key) in duplicates:
             verdicts.insert(0, DUPLICATE)
         failure = first_failure(verdicts)
@@ -93,7 +100,11 @@ def split_paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[list[tuple
         ValueError: there is not one score for each paragraph.
     """
     scores = sample.scores.get("clip_paragraphs")
-    if "clipscore" not in FILTERS[sample.task] or not scores or (len(scores) == 1 and not thresholds.clip_single):
+    if (
+        "clipscore" not in FILTERS_OF_TASK[sample.task]
+        or not scores
+        or (len(scores) == 1 and not thresholds.clip_single)
+    ):
         return [], []
     texts = paragraphs(sample.rewritten or "")
     if len(texts) != len(scores):

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.filters.judge import CHECKS, REJECTIONS, UNSCORED, Sense
+from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, UNSCORED, Sense
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.world import another
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from polite_flamingo.flamingo.engine.async_engine import Chunk as Chunk
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.sample import BadSample, Sample
 
@@ -24,14 +24,14 @@ class GenerationRequest:
     Attributes:
         model: the name that clients use.
         exchanges: the conversation; the target of the last one, the answer, is "".
-        decoding: how to continue; `max_new_tokens` 0 is the model's own limit, or what there is room for.
+        params: how to sample; `max_new_tokens` 0 is the model's own limit, or what there is room for.
         images: encoded bytes, in the order of the tags.
         request_id: for the logs.
     """
 
     model: str
     exchanges: tuple[Exchange, ...]
-    decoding: Decoding
+    params: SamplingParams
     images: tuple[bytes, ...] = ()
     request_id: str = ""
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.engine.async_engine import AsyncEngine, EngineClosed, EngineFailed, Overloaded
-from polite_flamingo.flamingo.engine.engine_pool import Engines
+from polite_flamingo.flamingo.engine.engine_pool import EnginePool
 from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding as images
 from polite_flamingo.packing.chat_turns import Exchange, conversation_ids
@@ -65,8 +65,8 @@ class EngineHost:
         self.name = name
         rewriter = Rewriter(config, model, chatting if chat else rewriting)
         self._tokenizer, self._positions = rewriter.model.tokenizer, rewriter.positions
-        decoder = rewriter.decoder
-        engines = decoder.engines if isinstance(decoder, Engines) else [decoder]
+        engine = rewriter.engine
+        engines = engine.engines if isinstance(engine, EnginePool) else [engine]
         self._engines = [AsyncEngine(engine, max_waiting=waiting) for engine in engines]  # type: ignore[arg-type]
         self._chat, self._flush, self._default_tokens = chat, flush_seconds, config.generation.max_new_tokens
 
@@ -97,7 +97,7 @@ class EngineHost:
             model=self.name,
             exchanges=(Exchange(prompt=prompt, target="", images=1),),
             images=(picture.getvalue(),),
-            decoding=Decoding(max_new_tokens=2),
+            params=SamplingParams(max_new_tokens=2),
         )
 
         async def answer() -> None:
@@ -125,7 +125,7 @@ class EngineHost:
             ids = conversation_ids(request.exchanges, self._tokenizer)
         except BadSample as bad:
             raise _bad_request(bad) from None
-        wanted = request.decoding.max_new_tokens
+        wanted = request.params.max_new_tokens
         room = self._positions - len(ids)
         # A chat answer may end where the context does: evaluators ask for 1,024 tokens and more. A rewriting must fit.
         needed = 1 if self._chat else max(1, wanted)
@@ -137,8 +137,8 @@ class EngineHost:
                 code="context_length_exceeded",
                 param="messages",
             )
-        decoding = replace(request.decoding, max_new_tokens=min(room, wanted or self._default_tokens))
-        return Request(ids=ids, images=list(request.images), decoding=decoding)
+        params = replace(request.params, max_new_tokens=min(room, wanted or self._default_tokens))
+        return Request(ids=ids, images=list(request.images), params=params)
 
 
 def chunk_interval(flush_seconds: float, streams: int) -> float:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from polite_flamingo.config import fill, read_yaml, to_yaml
-from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Sample, make_key
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, shard_names
 from polite_flamingo.storage.shards import read_shard, write_atomically, write_shard

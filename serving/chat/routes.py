@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from polite_flamingo.flamingo.config import GenerationConfig
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from serving.backends.base import GenerationRequest
 from serving.chat.completion import ChatResponse, generate
 from serving.chat.conversation import read_conversation
@@ -165,7 +165,7 @@ async def _generation_requests(body: ChatRequest, request: Request, serving: Ser
             model=body.model,
             exchanges=conversation.exchanges,
             images=images,
-            decoding=Decoding(
+            params=SamplingParams(
                 max_new_tokens=body.max_completion_tokens or body.max_tokens or 0,
                 temperature=temperature,
                 top_k=top_k,

@@ -23,8 +23,8 @@ from typing import Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
-from polite_flamingo.filters.judge import CHECKS, Thresholds, first_failure, judge
 from polite_flamingo.filters.paragraphs import join_paragraphs
+from polite_flamingo.filters.thresholds import CHECKS, Thresholds, apply_thresholds, first_failure
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Turn, Verdict, make_key
 from polite_flamingo.selection.selection import split_paragraphs
 from polite_flamingo.sources.reading.image_folder import checked_image
@@ -179,7 +179,7 @@ def make_result(
     )  # fmt: skip
     if not sample.scores:
         return result
-    verdicts = judge(sample, thresholds)
+    verdicts = apply_thresholds(sample, thresholds)
     failure = first_failure(verdicts)
     result.kept, result.reason = failure is None, failure.reason if failure else ""
     result.verdicts = [_verdict(verdict, thresholds) for verdict in verdicts]

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 
-from polite_flamingo.flamingo.engine.sampling import Decoding, seed_of
+from polite_flamingo.flamingo.engine.sampling import SamplingParams, seed_of
 from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
@@ -136,7 +136,7 @@ def generation_request(
         model=config.serving.rewriter_name,
         exchanges=(Exchange(prompt=prompt, target="", images=len(sample.images)),),
         images=tuple(image.data for image in sample.images),
-        decoding=Decoding(
+        params=SamplingParams(
             max_new_tokens=chosen.max_tokens or generation.max_new_tokens,
             temperature=temperature if chosen.temperature is None else chosen.temperature,
             top_k=generation.top_k,

@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu import engine
 from benchmarks.gpu.model import MIX, SHAPES, Ids, build, mixed
 from polite_flamingo.flamingo.engine.cuda_graphs import StaticStep
-from polite_flamingo.flamingo.engine.metrics import Work
+from polite_flamingo.flamingo.engine.metrics import CallCost
 from polite_flamingo.flamingo.model.decoder import Decoder
 
 SMALL = ["--shape=tiny", "--device=cpu", "--context=12", "--steps=2", "--runs=1", "--requests=7", "--looped=1"]
@@ -74,7 +74,7 @@ def test_the_documented_arithmetic_is_that_of_the_true_shape(semantics: str) -> 
     """The model at its true size, without memory: every shape fits, and nothing in a step asks for a value."""
     model = build(SHAPES["9b"], semantics, torch.device("meta"), torch.bfloat16)  # type: ignore[arg-type]
     decoder = Decoder(model)
-    work = Work(decoder, model.latents_shape[0])
+    work = CallCost(decoder, model.latents_shape[0])
     documented = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
     seeing = 256 if semantics == "v2" else 0
     step = {"places": 256 * 512, "seeing": seeing}
@@ -95,7 +95,7 @@ def test_the_documented_arithmetic_is_that_of_the_true_shape(semantics: str) -> 
 
     with torch.inference_mode():
         pixels = torch.zeros(2, 3, 336, 336, dtype=torch.bfloat16, device="meta")
-        media = decoder.media(model.latents(model.patch_tokens(pixels)[:, None, None])[:, 0])
+        media = decoder.image_kv(model.latents(model.patch_tokens(pixels)[:, None, None])[:, 0])
         assert 2 * media[0].keys.numel() * media[0].keys.element_size() == work.image
         cache = decoder.new_cache(256, 576)
         assert cache.data.numel() * 2 == 256 * 576 * work.place

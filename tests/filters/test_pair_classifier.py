@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 import polite_flamingo.hub  # noqa: F401
-from polite_flamingo.filters import packed
-from polite_flamingo.filters.batches import like_lengths
+from polite_flamingo.filters import packed_encoder
+from polite_flamingo.filters.batches import by_similar_length
 from polite_flamingo.filters.pair_classifier import PairClassifier
 
 
-def test_like_lengths_share_a_batch_and_none_is_lost() -> None:
+def test_by_similar_length_share_a_batch_and_none_is_lost() -> None:
     rng = random.Random(0)
     lengths = [rng.randrange(1, 200) for _ in range(500)]
-    batches = list(like_lengths(lengths, 32))
+    batches = list(by_similar_length(lengths, 32))
     assert sorted(place for batch in batches for place in batch) == list(range(500))
     assert all(len(batch) <= 32 for batch in batches)
     heads = [lengths[batch[0]] for batch in batches]
@@ -23,8 +23,8 @@ def test_like_lengths_share_a_batch_and_none_is_lost() -> None:
     padded = sum(lengths[batch[0]] * len(batch) for batch in batches)
     assert padded < 1.07 * sum(lengths)
     assert len(batches) < 60
-    assert list(like_lengths([], 4)) == []
-    assert list(like_lengths([5, 900, 5, 5], 4)) == [[1], [0, 2, 3]], "short texts are not padded to one long one"
+    assert list(by_similar_length([], 4)) == []
+    assert list(by_similar_length([5, 900, 5, 5], 4)) == [[1], [0, 2, 3]], "short texts are not padded to one long one"
 
 
 @pytest.fixture
@@ -84,13 +84,13 @@ def test_without_padding_each_distinct_pair_is_run_once(
     classifier: PairClassifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[int] = []
-    first = packed.Bert.first
+    first = packed_encoder.PackedBert.first_token
 
-    def counted(model: packed.Bert, ids: Any, types: Any) -> Any:
+    def counted(model: packed_encoder.PackedBert, ids: Any, types: Any) -> Any:
         runs.append(len(ids))
         return first(model, ids, types)
 
-    monkeypatch.setattr(packed.Bert, "first", counted)
+    monkeypatch.setattr(packed_encoder.PackedBert, "first_token", counted)
     once = list(dict.fromkeys(varied(200)))
     logits = classifier.logits(once)
     assert sum(runs) == len(once)

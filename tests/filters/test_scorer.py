@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 import polite_flamingo.hub  # noqa: F401
-from benchmarks.pipeline.scorers import Reference, drawn
+from benchmarks.pipeline.scorers import Reference, shapes_samples
 from benchmarks.pipeline.scoring import largest_differences
-from polite_flamingo.filters import packed
-from polite_flamingo.filters.judge import Thresholds, judge
+from polite_flamingo.filters import packed_encoder
 from polite_flamingo.filters.scorer import Scorer, ScoringConfig
+from polite_flamingo.filters.thresholds import Thresholds, apply_thresholds
 from polite_flamingo.sample import TASKS, BadSample, Image, Sample, Turn
 from tests.filters.test_clipscore import picture
 
@@ -51,7 +51,7 @@ def test_each_task_gets_the_scores_of_its_filters_and_no_others(scorer: Scorer) 
     for one, scores in zip(samples, scorer.score(samples), strict=True):
         assert isinstance(scores, dict)
         assert set(scores) == COMMON | extra.get(one.task, {"sts"})
-        verdicts = judge(dataclasses.replace(one, scores=scores), Thresholds())
+        verdicts = apply_thresholds(dataclasses.replace(one, scores=scores), Thresholds())
         assert all(verdict.reason != "unscored" for verdict in verdicts)
     captioned = scorer.score([sample("captioning", 1)])[0]
     assert isinstance(captioned, dict) and len(captioned["clip_paragraphs"]) == 2
@@ -71,7 +71,7 @@ def test_scores_do_not_depend_on_the_company(scorer: Scorer) -> None:
 def test_the_scores_are_those_of_the_references_functions_one_at_a_time() -> None:
     """With the models of the tiny profile, on long and short texts, several paragraphs and repeated rows."""
     config = ScoringConfig(batch_size=8)
-    samples = drawn(24, seed=3)
+    samples = shapes_samples(24, seed=3)
     odd = ["", ".", "red", "It is 2.5 m. U.S. " * 40, "One.\n\nTwo. Three\n\n \n\nFour", "Ünïcode 🦩 \n"]
     captions = [one for one in samples if one.task == "captioning"]
     samples += [dataclasses.replace(captions[n % len(captions)], rewritten=text) for n, text in enumerate(odd)]
@@ -85,13 +85,13 @@ def test_the_scores_are_those_of_the_references_functions_one_at_a_time() -> Non
 def test_what_several_samples_share_is_run_once(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Captions of one picture, answers to one question: as many forward passes as of one sample, and no wider."""
     ran: list[int] = []
-    one_of_each = packed.Encoder.one
+    one_of_each = packed_encoder.PackedEncoder.one_token
 
-    def noted(encoder: packed.Encoder, x_TD: Any, lengths: Any, tokens_B: Any) -> Any:
+    def noted(encoder: packed_encoder.PackedEncoder, x_TD: Any, lengths: Any, tokens_B: Any) -> Any:
         ran.append(len(lengths))
         return one_of_each(encoder, x_TD, lengths, tokens_B)
 
-    monkeypatch.setattr(packed.Encoder, "one", noted)
+    monkeypatch.setattr(packed_encoder.PackedEncoder, "one_token", noted)
     one = [sample("captioning", 1), sample("vqa", 1)]
     scorer.score(one)
     once = list(ran)
@@ -130,7 +130,9 @@ def test_a_model_that_gives_no_number_leaves_the_sample_unscored(
     monkeypatch.setattr(scorer._reward, "score", lambda pairs: [math.nan] * len(pairs))
     [scores] = scorer.score([sample("text", 1)])
     assert isinstance(scores, dict) and scores["reward"] is None
-    assert judge(dataclasses.replace(sample("text", 1), scores=scores), Thresholds())[-1].reason == "unscored"
+    assert (
+        apply_thresholds(dataclasses.replace(sample("text", 1), scores=scores), Thresholds())[-1].reason == "unscored"
+    )
 
 
 def test_no_samples_no_scores(scorer: Scorer) -> None:

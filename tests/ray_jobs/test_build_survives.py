@@ -112,7 +112,7 @@ def test_another_configuration_is_refused_and_fresh_starts_over(
 def test_select_again_needs_no_model(undisturbed: tuple[Path, Path], tmp_path: Path) -> None:
     import shutil
 
-    from polite_flamingo.filters.judge import Thresholds
+    from polite_flamingo.filters.thresholds import Thresholds
 
     out = tmp_path / "out"
     shutil.copytree(undisturbed[1], out)

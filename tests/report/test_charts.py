@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from polite_flamingo.filters.judge import CHECKS, Thresholds
+from polite_flamingo.filters.thresholds import CHECKS, Thresholds
 from polite_flamingo.report.charts import reward_chart, what_if_chart
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.selection.statistics import Curve, Histogram, Statistics

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image as Pillow
 
-from polite_flamingo.filters.judge import CHECKS, Thresholds
+from polite_flamingo.filters.thresholds import CHECKS, Thresholds
 from polite_flamingo.report.gallery import MAX_SIDE, collect_gallery, readable, thumbnail
 from polite_flamingo.report.page import CHECK_NAMES, REASON_NAMES, STAGE_NAMES, TASK_NAMES, funnel, render, write_report
 from polite_flamingo.sample import TASKS, Image, Quarantined, Sample, Turn

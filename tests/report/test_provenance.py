@@ -10,7 +10,7 @@ import pytest
 
 from polite_flamingo.evaluation.bootstrap import Resampling
 from polite_flamingo.evaluation.results import summarise
-from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.report import evaluation
 from polite_flamingo.report.page import write_report
 from polite_flamingo.selection.statistics import Statistics

@@ -14,7 +14,7 @@ from polite_flamingo import prompts
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.engine.beam_search import BeamSearch, arguments
 from polite_flamingo.flamingo.engine.engine import Engine
-from polite_flamingo.flamingo.engine.sampling import Decoding, choose, seed_of, uniforms
+from polite_flamingo.flamingo.engine.sampling import SamplingParams, sample_tokens, seed_of, uniforms
 from polite_flamingo.images import decoding
 from polite_flamingo.rewriters.flamingo import Rewriter, shared_beginning
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
@@ -94,9 +94,9 @@ def test_the_engine_writes_what_plain_generate_writes(kind, attention, samples, 
     config = dataclasses.replace(request.getfixturevalue(kind).config, attention=attention)
     generation = dataclasses.replace(GREEDY, max_new_tokens=24, no_repeat_ngram_size=3)
     rewriter = Rewriter(RewriterConfig(flamingo=config, generation=generation, engine=EngineConfig(slots=2)))
-    assert isinstance(rewriter.decoder, Engine)
+    assert isinstance(rewriter.engine, Engine)
     texts = rewriter.rewrite(samples)
-    rewriter.decoder = BeamSearch(rewriter.model, generation, ends=rewriter.decoder.ends, batch=2)
+    rewriter.engine = BeamSearch(rewriter.model, generation, ends=rewriter.engine.ends, batch=2)
     assert rewriter.rewrite(samples) == texts
     assert len(set(texts)) == len(texts)
 
@@ -104,14 +104,14 @@ def test_the_engine_writes_what_plain_generate_writes(kind, attention, samples, 
 def test_images_and_the_systems_message_are_done_once_for_all_calls(tiny, samples):
     rewriter = Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY))
     texts = rewriter.rewrite(samples)
-    assert rewriter.decoder.media.misses == 4, "five pictures, one of them twice"
-    reused = rewriter.decoder.metrics.reused
+    assert rewriter.engine.image_cache.misses == 4, "five pictures, one of them twice"
+    reused = rewriter.engine.metrics.reused
     assert rewriter.rewrite(samples) == texts
-    assert rewriter.decoder.media.misses == 4
+    assert rewriter.engine.image_cache.misses == 4
     shared = shared_beginning(rewriter.model.tokenizer)
     assert rewriter.model.tokenizer.decode(shared) in prompts.rewriting_prompt("<image>Why?", "Answer: so")
     assert len(shared) > 10
-    assert rewriter.decoder.metrics.reused - reused >= len(samples) * len(shared)
+    assert rewriter.engine.metrics.reused - reused >= len(samples) * len(shared)
     assert rewriter.metrics()["image_hit_rate"] == 1 - 4 / 10
 
 
@@ -171,7 +171,7 @@ def test_text_only_equals_the_references_black_image(tiny, attention):
     black = model.preprocess(decoding.black())[None, None, None]
     out = model.generate(
         black, ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_id,
-        eos_token_id=list(rewriter.decoder.ends),
+        eos_token_id=list(rewriter.engine.ends),
     )  # fmt: skip
     text = rewriter.rewrite([one])[0]
     assert text == tokenizer.decode(out[0, ids.shape[1] :].tolist()).strip()
@@ -195,7 +195,7 @@ def test_samples_draw_from_the_distribution():
     rows = 20_000
     scores = torch.tensor([0.7, 0.2, 0.1, 0.0]).log().expand(rows, -1)
     draws = [float(uniforms(seed_of(0, str(row)), 1)[0]) for row in range(rows)]
-    counts = torch.bincount(choose(scores, [Decoding(temperature=1.0)] * rows, draws), minlength=4) / rows
+    counts = torch.bincount(sample_tokens(scores, [SamplingParams(temperature=1.0)] * rows, draws), minlength=4) / rows
     for count, probability in zip(counts.tolist(), (0.7, 0.2, 0.1, 0.0), strict=True):
         assert abs(count - probability) <= 3 * (probability * (1 - probability) / rows) ** 0.5
 
@@ -255,7 +255,7 @@ def test_a_beam_batch_that_does_not_fit_is_halved_until_it_does(rewriter, sample
 def test_what_no_memory_holds_fails_with_its_key(tiny, samples, monkeypatch):
     rewriter = Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY, engine=EngineConfig(slots=4)))
     wanted = rewriter.rewrite(samples)
-    prefill = rewriter.decoder.decoder.prefill
+    prefill = rewriter.engine.decoder.prefill
     longest = max(samples, key=lambda one: len(rewriter._request(one).ids))
     size = len(rewriter._request(longest).ids)
 
@@ -264,7 +264,7 @@ def test_what_no_memory_holds_fails_with_its_key(tiny, samples, monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         return prefill(ids, positions, *args, **kwargs)
 
-    monkeypatch.setattr(rewriter.decoder.decoder, "prefill", cramped)
+    monkeypatch.setattr(rewriter.engine.decoder, "prefill", cramped)
     results = rewriter.rewrite(samples)
     for one, result, text in zip(samples, results, wanted, strict=True):
         if one is longest:
@@ -277,7 +277,7 @@ def test_a_failing_model_raises_and_leaves_nothing_behind(tiny, samples, monkeyp
     """The guard then asks for fewer samples; they must not meet what is left of the others."""
     rewriter = Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY, engine=EngineConfig(slots=2)))
     texts = rewriter.rewrite(samples)
-    step = rewriter.decoder.decoder.step
+    step = rewriter.engine.decoder.step
     steps = []
 
     def broken(*args, **kwargs):
@@ -287,10 +287,10 @@ def test_a_failing_model_raises_and_leaves_nothing_behind(tiny, samples, monkeyp
         return step(*args, **kwargs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(rewriter.decoder.decoder, "step", broken)
+        patched.setattr(rewriter.engine.decoder, "step", broken)
         with pytest.raises(RuntimeError, match="device-side assert"):
             rewriter.rewrite(samples)
-    assert rewriter.decoder.idle
+    assert rewriter.engine.idle
     assert rewriter.rewrite(samples[1:]) == texts[1:]
 
 

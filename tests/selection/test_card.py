@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.selection.card import card, write_card
 from polite_flamingo.selection.statistics import Statistics
 from polite_flamingo.storage.run_info import RunInfo

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.run_info import read_stats, write_run

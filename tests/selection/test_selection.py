@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from polite_flamingo.filters.judge import CHECKS, Check, Thresholds
+from polite_flamingo.filters.thresholds import CHECKS, Check, Thresholds
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.selection.statistics import PICKS, Statistics

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Sample
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.storage.json_exports import export_shard, join_exports, llava_record, pf1m_record

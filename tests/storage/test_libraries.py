@@ -18,7 +18,7 @@ import pytest
 import webdataset
 from PIL import Image as Pillow
 
-from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn, make_key
 from polite_flamingo.storage import parquet_export
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources import SourceOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.report.gallery import Group, collect_gallery
 from polite_flamingo.report.page import write_report
 from polite_flamingo.sample import Quarantined, Sample

@@ -128,7 +128,7 @@ def test_clever_flamingo_answers_and_every_turn_of_a_conversation_ends() -> None
 
     from polite_flamingo.flamingo.config import FlamingoConfig, GenerationConfig, RewriterConfig
     from polite_flamingo.flamingo.engine.requests import Request
-    from polite_flamingo.flamingo.engine.sampling import Decoding
+    from polite_flamingo.flamingo.engine.sampling import SamplingParams
     from polite_flamingo.packing.chat_turns import Exchange, conversation_ids
     from polite_flamingo.prompts import chat_prompt
     from polite_flamingo.rewriters.flamingo import Rewriter, chatting
@@ -151,8 +151,8 @@ def test_clever_flamingo_answers_and_every_turn_of_a_conversation_ends() -> None
         prompt = chat_prompt(question, first=not number)
         turn = Exchange(prompt=prompt, target="", images=question.count("<image>"))
         ids = conversation_ids([*said, turn], model.model.tokenizer)
-        request = Request(ids=ids, images=[picture], decoding=Decoding(max_new_tokens=160, temperature=0.0))
-        model.decoder.generate([request])
+        request = Request(ids=ids, images=[picture], params=SamplingParams(max_new_tokens=160, temperature=0.0))
+        model.engine.generate([request])
         assert request.finish == "stop" and request.text.strip(), (question, request.text)
         assert "###" not in request.text and "Human" not in request.text
         said.append(Exchange(prompt=prompt, target=request.text.strip(), images=turn.images))

@@ -1,18 +1,17 @@
-"""The engine as a service inside a process: any number of asyncio tasks ask, one thread of its own runs the engine.
+"""The engine as a service inside one process: any number of asyncio tasks ask, one thread runs the engine.
 
     async with AsyncEngine(engine, max_waiting=64) as service:
-        async for chunk in service.stream(Request(ids=..., decoding=...)):
+        async for chunk in service.stream(Request(ids=..., params=...)):
             print(chunk.text, end="")
 
-Streams that are open at the same time share the engine's batch. A stream that is closed, dropped, or whose reader is
-cancelled, gives its slot to others with the next step. The thread sleeps while there is nothing to do.
+Open streams share the engine's batch. When a stream is closed or dropped, or its reader is cancelled, its slot is freed
+with the next step. The thread sleeps while there is nothing to do.
 
-What goes wrong reaches whom it concerns. A request that fails alone raises its `BadSample` in its own stream. A step
-that raises fails all open streams with `EngineFailed`, whose cause it is, and the engine starts afresh for new ones;
-after several failures with no good answer in between (a GPU that is lost stays lost) it takes no more, `failure` says
-why, and whoever runs the process should replace it.
+A request that fails alone raises its `BadSample` in its own stream. A step that raises fails all open streams with
+`EngineFailed`, and the engine starts again for new ones. After several failures without a good answer in between (a GPU
+that is lost stays lost) it takes no more requests; `failure` holds the cause, and the process should be replaced.
 
-It knows no web framework and no Ray, and nothing of prompts. Beam search cannot be streamed.
+This module uses no web framework and no Ray, and knows nothing of prompts. Beam search cannot stream.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from polite_flamingo.sample import BadSample
 
 
 class Overloaded(RuntimeError):
-    """As many requests wait as may; try again later. An HTTP server answers 429."""
+    """The queue is full; try again later. An HTTP server answers 429."""
 
 
 class EngineFailed(RuntimeError):
-    """The engine failed while this request ran, or is broken for good, by its cause. An HTTP server answers 500."""
+    """The engine failed while this request ran, or is broken for good; see its cause. An HTTP server answers 500."""
 
 
 class EngineClosed(RuntimeError):
@@ -65,31 +64,31 @@ class Chunk:
 
 @dataclass(eq=False)
 class _Ticket:
-    """A request's way back to its stream. The worker holds it, and does not hold the stream."""
+    """Connects a request to its stream. The engine's thread holds it instead of the stream, which can be collected."""
 
     request: Request
     loop: asyncio.AbstractEventLoop
     items: asyncio.Queue[Chunk | Exception] = field(default_factory=asyncio.Queue)
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    """Nothing more will come."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when nothing more will come."""
     tokens: int = 0
     characters: int = 0
 
-    def news(self) -> Chunk | Exception | None:
-        """What has come since it was asked last; None where nothing has."""
+    def next_item(self) -> Chunk | Exception | None:
+        """Return what has come since the previous call; None if nothing has."""
         request = self.request
         if request.error is not None:
-            return BadSample(request.error.reason, request.error.detail)  # requests of one broken image share theirs
+            return BadSample(request.error.reason, request.error.detail)  # requests about one broken image share theirs
         text, tokens = request.text[self.characters :], tuple(request.tokens[self.tokens :])
         self.tokens, self.characters = len(request.tokens), len(request.text)
         return Chunk(text, tokens, request.finish, len(request.ids)) if tokens or text or request.finish else None
 
 
 class Stream(AsyncIterator[Chunk]):
-    """The chunks of one answer, for one reader. It ends after the chunk that has a finish.
+    """The chunks of one answer, for one reader. It ends after the chunk with a `finish`.
 
-    A cancelled read cancels the request, so a reader that wants to look at a clock meanwhile must shield its read
-    (`asyncio.wait` over a task), not cut it off (`asyncio.wait_for`).
+    Cancelling a read cancels the request. To read with a timeout, use `asyncio.wait` over a task, not
+    `asyncio.wait_for`, which would cancel the read.
     """
 
     def __init__(self, ticket: _Ticket, cancel: Callable[[_Ticket], None], pause: float):
@@ -98,20 +97,20 @@ class Stream(AsyncIterator[Chunk]):
         self._begun = False
 
     async def __anext__(self) -> Chunk:
-        """The next chunk.
+        """Return the next chunk.
 
         Raises:
             BadSample: the request is at fault.
-            EngineFailed: the engine is.
+            EngineFailed: the engine failed.
         """
         if self._ended:
             raise StopAsyncIteration
         items = self._ticket.items
         try:
-            if self._begun and self._pause and not self._ticket.over.is_set():
+            if self._begun and self._pause and not self._ticket.ended.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._pause):
-                        await self._ticket.over.wait()
+                        await self._ticket.ended.wait()
             found = [await items.get()]
         except BaseException:
             self.close()
@@ -120,20 +119,20 @@ class Stream(AsyncIterator[Chunk]):
             found.append(items.get_nowait())
         self._begun = True
         last = found[-1]
-        if isinstance(last, Exception):  # what came before it is of no use any more
+        if isinstance(last, Exception):  # chunks before it are of no use now
             self._ended = True
             raise last
         self._ended = bool(last.finish)
         return last if len(found) == 1 else _joined([one for one in found if isinstance(one, Chunk)])
 
     def close(self) -> None:
-        """Want no more: the request is cancelled where it is not done."""
+        """Cancel the request if it is not done."""
         if not self._ended:
             self._ended = True
             self._cancel(self._ticket)
 
     async def aclose(self) -> None:
-        """The same, as `contextlib.aclosing` wants it."""
+        """Do the same, for `contextlib.aclosing`."""
         self.close()
 
     def __del__(self) -> None:
@@ -144,87 +143,87 @@ _Message = tuple[Literal["submit", "cancel", "drain", "stop"], _Ticket | None]
 
 
 class AsyncEngine:
-    """See the module.
+    """Runs an engine on its own thread and streams the answers.
 
     Attributes:
-        failure: that broke the engine for good; None while it works.
+        failure: what broke the engine for good; None while it works.
     """
 
     def __init__(self, engine: Engine, *, max_waiting: int = 256, max_failures_in_a_row: int = 3):
-        """From now on the engine is used by nobody else.
+        """Start the thread. Nothing else may use the engine from now on.
 
         Args:
-            engine: idle.
-            max_waiting: requests beyond those that have a slot.
-            max_failures_in_a_row: steps that may raise with no request answered in between.
+            engine: must be idle.
+            max_waiting: requests allowed in addition to those that hold a slot.
+            max_failures_in_a_row: steps that may raise without an answered request in between.
         """
         self.failure: BaseException | None = None
         self._engine, self._max_waiting, self._max_failures = engine, max_waiting, max_failures_in_a_row
         self._lock = threading.Lock()
         self._closing = False
         self._streams = 0
-        """Open ones; like `_closing`, under the lock."""
+        """Open streams; guarded by the lock, like `_closing`."""
         self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._tickets: dict[Request, _Ticket] = {}
-        """Of the requests that the engine has, seen by the worker alone; so is the next."""
+        """Of the requests in the engine. Only the engine's thread uses this and `_failures`."""
         self._failures = 0
         self._over: Future[None] = Future()
-        threading.Thread(target=self._work, name="engine", daemon=True).start()
+        threading.Thread(target=self._run, name="engine", daemon=True).start()
 
     async def __aenter__(self) -> AsyncEngine:
-        """Itself."""
+        """Return the service itself."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Close, cancelling what is open."""
+        """Close, and cancel open streams."""
         await self.aclose()
 
     @property
     def open_streams(self) -> int:
-        """Requests that wait or run."""
+        """Number of requests that wait or run."""
         return self._streams
 
     def stream(self, request: Request, *, pause: float = 0.0) -> Stream:
-        """Queue a request; its chunks come as an async iterator. To be called in a running event loop.
+        """Queue a request; return its chunks as an async iterator. Call it in a running event loop.
 
         Args:
-            request: a fresh one, which belongs to the engine from now on.
-            pause: seconds between two chunks, except the first and the last; what is generated meanwhile is one chunk.
+            request: a new one; it belongs to the engine from now on.
+            pause: seconds between chunks, except before the first and the last; what is generated meanwhile is joined.
 
         Raises:
-            Overloaded: too many wait.
+            Overloaded: the queue is full.
             EngineFailed: the engine is broken.
-            EngineClosed: it is closing.
+            EngineClosed: the engine is closing.
         """
         if request.done or request.tokens:
-            raise ValueError("this request was run before; make a new Request of its ids and images")
-        request.follow = True
+            raise ValueError("this request has already run; create a new Request from its ids and images")
+        request.stream = True
         ticket = _Ticket(request, asyncio.get_running_loop())
         with self._lock:
             if self.failure is not None:
-                raise EngineFailed("the engine failed again and again and takes no more requests") from self.failure
+                raise EngineFailed("the engine failed repeatedly and takes no more requests") from self.failure
             if self._closing:
                 raise EngineClosed("the engine is closing")
             if self._streams >= self._engine.slots + self._max_waiting:
-                raise Overloaded(f"{self._streams} requests are open already; try again later")
+                raise Overloaded(f"{self._streams} requests are already open; try again later")
             self._streams += 1
             self._inbox.put(("submit", ticket))
         return Stream(ticket, self._cancel, pause)
 
     def metrics(self, ceilings: Ceilings | None = None) -> dict[str, float]:
-        """`Metrics.summary`, and how many `streams` are open, are `waiting` for a slot, and how many `slots` there are.
+        """Return `Metrics.summary` and the numbers of open `streams`, requests `waiting` for a slot, and `slots`.
 
-        May be called anywhere at any time. Numbers of a step that is going on may be counted in part.
+        May be called from any thread at any time. A step in progress may be counted in part.
         """
         slots, streams = self._engine.slots, self._streams
         now: dict[str, float] = {"streams": streams, "waiting": max(0, streams - slots), "slots": slots}
         return self._engine.metrics.summary(ceilings) | now
 
     async def aclose(self, *, drain: bool = False) -> None:
-        """Take no more requests, and end the thread. May be called again, also while another call drains.
+        """Refuse new requests and end the thread. May be called again, even while another call drains.
 
         Args:
-            drain: let open streams come to their end; else they are cancelled.
+            drain: wait for open streams to finish; otherwise they are cancelled.
         """
         with self._lock:
             self._closing = True
@@ -232,20 +231,20 @@ class AsyncEngine:
         await asyncio.shield(asyncio.wrap_future(self._over))
 
     def _cancel(self, ticket: _Ticket) -> None:
-        self._inbox.put(("cancel", ticket))  # no lock: a stream may be collected anywhere, also where one is held
+        self._inbox.put(("cancel", ticket))  # no lock: a stream can be collected anywhere, even while the lock is held
 
-    # What follows runs on the worker's thread.
+    # The methods below run on the engine's thread.
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         try:
             closing = False
             while not (closing and not self._tickets) and self.failure is None:
                 for what, ticket in self._messages():
                     closing |= what in ("drain", "stop")
-                    self._obey(what, ticket)
+                    self._handle(what, ticket)
                 if not self._engine.idle:
                     self._step()
-        except BaseException as error:  # such as no memory even to start afresh; nobody must wait for ever
+        except BaseException as error:  # such as no memory even to restart; no reader may wait forever
             self._break(error)
             if not isinstance(error, Exception):
                 raise
@@ -253,7 +252,7 @@ class AsyncEngine:
             self._over.set_result(None)
 
     def _messages(self) -> Iterator[_Message]:
-        """What has come in; where there is nothing else to do, wait for it."""
+        """Yield the messages that have arrived; wait for one if there is nothing else to do."""
         wait = self._engine.idle
         while True:
             try:
@@ -263,7 +262,7 @@ class AsyncEngine:
             yield message
             wait = False
 
-    def _obey(self, what: str, ticket: _Ticket | None) -> None:
+    def _handle(self, what: str, ticket: _Ticket | None) -> None:
         if what == "stop":
             everything = list(self._tickets)
             for request in everything:
@@ -273,7 +272,7 @@ class AsyncEngine:
             self._tickets[ticket.request] = ticket
             try:
                 self._engine.submit(ticket.request)
-            except Exception as error:  # of a request that is none, like ids that are no numbers
+            except Exception as error:  # a malformed request, such as ids that are not numbers
                 self._end([ticket], error)
             else:
                 if ticket.request.done:
@@ -287,7 +286,7 @@ class AsyncEngine:
             touched = self._engine.step()
         except Exception as error:
             self._failures += 1
-            traceback.clear_frames(error.__traceback__)  # they hold tensors, and readers may keep the error
+            traceback.clear_frames(error.__traceback__)  # the frames hold tensors, and readers may keep the error
             self._end(list(self._tickets.values()), error)
             self._engine.abandon()
             if self._failures >= self._max_failures:
@@ -298,7 +297,7 @@ class AsyncEngine:
         self._deliver(touched)
 
     def _break(self, error: BaseException) -> None:
-        """For good: whoever is here or on the way learns it."""
+        """Stop for good, and fail all requests, including those still in the inbox."""
         with self._lock:
             self.failure = error
         self._end(list(self._tickets.values()), error)
@@ -311,7 +310,7 @@ class AsyncEngine:
                 self._end([ticket], error)
 
     def _end(self, tickets: Iterable[_Ticket], error: BaseException) -> None:
-        """Fail them with this cause."""
+        """Fail these requests with this cause."""
         for ticket in tickets:
             self._tickets.pop(ticket.request, None)
             failed = EngineFailed(f"the engine failed: {error!r}")
@@ -321,23 +320,23 @@ class AsyncEngine:
             self._send(ticket.loop, [(ticket, failed)])
 
     def _deliver(self, requests: Iterable[Request]) -> None:
-        """Send the news of these requests to their streams, one call an event loop."""
-        news: defaultdict[asyncio.AbstractEventLoop, list[tuple[_Ticket, Chunk | Exception]]] = defaultdict(list)
+        """Send what is new of these requests to their streams, with one call per event loop."""
+        items: defaultdict[asyncio.AbstractEventLoop, list[tuple[_Ticket, Chunk | Exception]]] = defaultdict(list)
         for request in dict.fromkeys(requests):  # a step may touch one twice
             ticket = self._tickets[request]
-            if (item := ticket.news()) is not None:
-                news[ticket.loop].append((ticket, item))
+            if (item := ticket.next_item()) is not None:
+                items[ticket.loop].append((ticket, item))
             if request.done:
                 del self._tickets[request]
                 with self._lock:
                     self._streams -= 1
-        for loop, items in news.items():
-            self._send(loop, items)
+        for loop, of_loop in items.items():
+            self._send(loop, of_loop)
 
     def _send(self, loop: asyncio.AbstractEventLoop, items: list[tuple[_Ticket, Chunk | Exception]]) -> None:
         try:
             loop.call_soon_threadsafe(_hand_out, items)
-        except RuntimeError:  # the loop is closed, so nobody will read
+        except RuntimeError:  # the loop is closed, so nothing will be read
             for ticket, _ in items:
                 self._cancel(ticket)
 
@@ -346,7 +345,7 @@ def _hand_out(items: list[tuple[_Ticket, Chunk | Exception]]) -> None:
     for ticket, item in items:
         ticket.items.put_nowait(item)
         if isinstance(item, Exception) or item.finish:
-            ticket.over.set()
+            ticket.ended.set()
 
 
 def _joined(chunks: Sequence[Chunk]) -> Chunk:

@@ -1,10 +1,10 @@
 """Beam search, which the engine does not do: transformers' batched `generate` over open_flamingo, on the same requests.
 
-Slower by far: a batch waits for its longest answer, and open_flamingo projects the images' latents anew at every token.
-Each image is encoded once a call. With one beam it is plain `generate`, whose greedy texts the engine's must equal.
+Far slower: a batch waits for its longest answer, and open_flamingo projects the images' latents again at every token.
+Each image is encoded once per call. With one beam this is plain `generate`; the engine's greedy texts equal its.
 
-Prompts of like length are decoded together, so a text may hang on its batch: by rounding, and where beams are sampled
-by the batch's seed. The same list of requests gives the same texts. Stop texts are not honoured.
+Prompts of similar length are decoded together, so a text may depend on its batch: through rounding, and through the
+batch's seed if beams are sampled. The same list of requests gives the same texts. Stop strings are ignored.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.config import GenerationConfig
-from polite_flamingo.flamingo.engine.image_cache import AT_ONCE, digest, encode, first_broken
+from polite_flamingo.flamingo.engine.image_cache import ENCODE_BATCH, digest, encode, first_broken
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import seed_of
 from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -34,7 +34,7 @@ class BeamSearch:
         self._device, self._dtype = weight.device, weight.dtype
 
     def generate(self, requests: Iterable[Request]) -> None:
-        """Do these requests; afterwards each is done. Of a request's `decoding` only the seed is looked at."""
+        """Run these requests until each is done. Of a request's `params` only the seed is used."""
         requests = list(requests)
         for request in requests:
             request.digests = tuple(map(digest, request.images))
@@ -45,8 +45,8 @@ class BeamSearch:
             if bad is None:
                 ready.append(request)
             else:
-                _finish(request, "error", bad)
-        ready.sort(key=lambda request: (len(request.ids), request.decoding.seed))
+                request.end("error", bad)
+        ready.sort(key=lambda request: (len(request.ids), request.params.seed))
         for start in range(0, len(ready), self._batch):
             self._decode(ready[start : start + self._batch], latents)
 
@@ -55,40 +55,40 @@ class BeamSearch:
         latents: dict[str, Tensor] = {}
         broken: dict[str, BadSample] = {}
         names = list(wanted)
-        for start in range(0, len(names), AT_ONCE):
-            found, bad = encode(self._model, {name: wanted[name] for name in names[start : start + AT_ONCE]})
+        for start in range(0, len(names), ENCODE_BATCH):
+            found, bad = encode(self._model, {name: wanted[name] for name in names[start : start + ENCODE_BATCH]})
             latents |= found
             broken |= bad
         return latents, broken
 
     def _decode(self, batch: list[Request], latents: dict[str, Tensor]) -> None:
-        """A batch that does not fit the memory is halved."""
+        """Decode a batch; split it in halves if it does not fit in memory."""
         try:
             for request, tokens in zip(batch, self._run(batch, latents), strict=True):
                 request.tokens, request.text = tokens, self._model.tokenizer.decode(tokens)
-                _finish(request, "stop" if len(tokens) < self._generation.max_new_tokens else "length")
+                request.end("stop" if len(tokens) < self._generation.max_new_tokens else "length")
             return
         except torch.OutOfMemoryError:
-            pass  # handled outside, where the traceback no longer holds the tensors
+            pass  # handled below, where the traceback no longer holds the tensors
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         if len(batch) == 1:
-            detail = f"{len(batch[0].ids)} prompt tokens do not fit the memory of {self._device} alone"
-            _finish(batch[0], "error", BadSample("rewriting_failed", detail))
+            detail = f"{len(batch[0].ids)} prompt tokens do not fit in the memory of {self._device} even alone"
+            batch[0].end("error", BadSample("rewriting_failed", detail))
             return
         half = len(batch) // 2
         self._decode(batch[:half], latents)
         self._decode(batch[half:], latents)
 
     def _run(self, batch: list[Request], latents: dict[str, Tensor]) -> list[list[int]]:
-        """Tokens of each row, up to its end."""
+        """Return the tokens of each row, up to its end token."""
         tokenizer = self._model.tokenizer
         width = max(len(request.ids) for request in batch)
         ids_BT = torch.full((len(batch), width), tokenizer.pad_id)
         mask_BT = torch.zeros_like(ids_BT)
         slots = max(1, *(len(request.digests) for request in batch), 1)
-        # Slots without a tag are never looked at. So zeros stand for them, and for the black image that the reference
-        # shows with text-only prompts: both give the same text to the last bit.
+        # Slots without a tag are never attended. So zeros can stand for them, and for the black image that the
+        # reference shows with text-only prompts: the text is the same to the last bit.
         vision = torch.zeros(len(batch), slots, *self._model.latents_shape, dtype=self._dtype, device=self._device)
         for row, request in enumerate(batch):
             ids_BT[row, width - len(request.ids) :] = torch.tensor(request.ids)
@@ -96,14 +96,14 @@ class BeamSearch:
             for slot, name in enumerate(request.digests):
                 vision[row, slot] = latents[name]
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
-            torch.manual_seed(seed_of(self._generation.seed, *(str(request.decoding.seed) for request in batch)))
+            torch.manual_seed(seed_of(self._generation.seed, *(str(request.params.seed) for request in batch)))
             out_BT = self._model.generate(
                 vision,
                 ids_BT.to(self._device),
                 mask_BT.to(self._device),
                 eos_token_id=self._ends,
                 pad_token_id=tokenizer.pad_id,
-                # A generated <image> would change what all rows see (v2); no answer ever contains one.
+                # A generated <image> would change what all rows see (v2); an answer never contains one.
                 suppress_tokens=[tokenizer.image_id],
                 **arguments(self._generation),
             )
@@ -114,7 +114,7 @@ class BeamSearch:
 
 
 def arguments(generation: GenerationConfig) -> dict[str, Any]:
-    """`generation` as arguments of transformers' `generate`."""
+    """Convert to arguments of transformers' `generate`."""
     found: dict[str, Any] = {
         "max_new_tokens": generation.max_new_tokens,
         "no_repeat_ngram_size": generation.no_repeat_ngram_size,
@@ -126,7 +126,3 @@ def arguments(generation: GenerationConfig) -> dict[str, Any]:
     if generation.do_sample:
         found |= {name: getattr(generation, name) for name in ("temperature", "top_k", "top_p")}
     return found
-
-
-def _finish(request: Request, why: str, error: BadSample | None = None) -> None:
-    request.done, request.finish, request.error = True, why, error

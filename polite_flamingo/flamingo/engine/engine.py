@@ -1,13 +1,13 @@
-"""Continuous batching for Flamingo: many requests over a fixed number of slots, each leaving when it is done.
+"""Continuous batching for Flamingo: requests share a fixed number of KV slots, and each leaves when it is done.
 
-A request is a tokenised prompt and its images. Slots are rows of one static key/value cache; slots that fall free take
-the next requests, so that nobody waits for the longest answer of a batch. Prompts are run in chunks between the steps
-of decoding. What is shared is done once: an image's encoding and its keys and values in every cross-attention layer
-(`image_cache.py`), and the keys and values of prompt beginnings: the system message that all prompts share, or the
-message up to the images where several questions are asked about the same ones.
+A request is a tokenised prompt and its images. When slots become free, the scheduler admits the next requests, so
+nobody waits for the longest answer of a batch. Prompts run in chunks between decode steps. Shared work is done once:
+`image_cache.py` keeps an image's keys and values in every cross-attention layer, `prefix_cache.py` those of prompt
+prefixes (the system message, or everything up to the images if several questions are about the same ones).
 
-Greedy texts depend neither on the order of arrival nor on the number of slots, but for rounding; drawn ones hang on
-their own seed (`sampling.py`). A request that fails alone comes back with its `BadSample`. No beam search is done here.
+Greedy texts depend neither on the order of arrival nor on the number of slots, except for rounding. Sampled texts
+depend only on their seed (`sampling.py`). A request that fails alone ends with its own `BadSample`. Beam search is in
+`beam_search.py`.
 
 Not thread-safe: one thread submits, steps and cancels.
 """
@@ -15,37 +15,36 @@ Not thread-safe: one thread submits, steps and cancels.
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
 import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.engine.cuda_graphs import StaticStep
-from polite_flamingo.flamingo.engine.detokenizer import RunningText
-from polite_flamingo.flamingo.engine.image_cache import MediaCache, digest, first_broken
-from polite_flamingo.flamingo.engine.metrics import Metrics, Work
-from polite_flamingo.flamingo.engine.prefix_cache import Prefixes
-from polite_flamingo.flamingo.engine.requests import Request, in_good_order
-from polite_flamingo.flamingo.engine.sampling import Ngrams, ban, choose, uniforms
+from polite_flamingo.flamingo.engine.detokenizer import Detokenizer
+from polite_flamingo.flamingo.engine.image_cache import ImageCache, digest, first_broken
+from polite_flamingo.flamingo.engine.metrics import Metrics
+from polite_flamingo.flamingo.engine.model_runner import ModelRunner
+from polite_flamingo.flamingo.engine.prefix_cache import PrefixCache
+from polite_flamingo.flamingo.engine.requests import Request, in_cache_friendly_order
+from polite_flamingo.flamingo.engine.sampling import Ngrams, ban, sample_tokens, uniforms
+from polite_flamingo.flamingo.engine.scheduler import Scheduler
 from polite_flamingo.flamingo.engine.slots import Slots
-from polite_flamingo.flamingo.engine.transfers import upload
 from polite_flamingo.flamingo.model.attention import image_numbers
-from polite_flamingo.flamingo.model.decoder import Decoder, Media
+from polite_flamingo.flamingo.model.decoder import Decoder, ImageKV
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import BadSample
 
 
 class Engine:
-    """See the module.
+    """Continues requests: submit them, then step until they are done; `generate` does both.
 
     Attributes:
         config: as given.
         ends: tokens that end a text.
-        metrics: since the start.
-        media: the images.
+        metrics: since the engine was made.
+        image_cache: of the images' keys and values.
     """
 
     def __init__(
@@ -57,37 +56,38 @@ class Engine:
         shared: Sequence[int] = (),
         decoder: Decoder | None = None,
     ):
-        """Make an engine that knows nothing yet.
+        """Create an engine with empty caches.
 
         Args:
-            model: whose weights it reads.
-            config: how it uses the machine.
+            model: its weights are shared, not copied.
+            config: how to use the machine.
             ends: tokens that end a text.
-            shared: the tokens that all prompts begin with, if they do.
-            decoder: of the model, where another engine has one: it holds nothing but weights.
+            shared: tokens that all prompts start with.
+            decoder: an existing decoder of the same model; it holds nothing but weights.
         """
         self.config = config
+        self.ends = frozenset(ends)
         self.decoder = decoder or Decoder(model)
-        self.media = MediaCache(model, self.decoder, config.media_bytes)
         self.metrics = Metrics()
-        self._work = Work(self.decoder, model.latents_shape[0])
+        self.image_cache = ImageCache(model, self.decoder, config.media_bytes)
         self._tokenizer = model.tokenizer
         self._image_id = model.tokenizer.image_id
-        self.ends = frozenset(ends)
-        self._waiting: deque[Request] = deque()
+        self._prefix_cache = PrefixCache(config.prefixes, shared=shared, image_id=self._image_id)
         self._slots = Slots(self.decoder, config.slots)
-        self._prefixes = Prefixes(config.prefixes, shared=shared, image_id=self._image_id)
-        self._records = config.cuda_graphs and self.decoder.device.type == "cuda"
-        self._static: StaticStep | None = None
-        """Of the cache and the images' buffers in use, made at their first step."""
+        self._scheduler = Scheduler(self._slots, config)
+        self._runner = ModelRunner(
+            self.decoder,
+            self._slots,
+            self.metrics,
+            image_id=self._image_id,
+            latents=model.latents_shape[0],
+            cuda_graphs=config.cuda_graphs,
+        )
 
     def generate(self, requests: Iterable[Request]) -> None:
-        """Do these requests, in the order that suits; afterwards each is done.
-
-        What a step raises goes on to the caller, and nothing of these requests stays behind.
-        """
+        """Run these requests until each is done. If a step raises, they are cancelled and the error propagates."""
         pending = list(requests)
-        for request in in_good_order(pending):
+        for request in in_cache_friendly_order(pending):
             self.submit(request)
         try:
             while not all(request.done for request in pending):
@@ -97,323 +97,224 @@ class Engine:
             raise
 
     def submit(self, request: Request) -> None:
-        """Queue a request."""
-        room = self.decoder.positions - len(request.ids)
-        if room < 1 or not request.ids:
+        """Queue a request. If it is invalid, it ends at once with an error."""
+        if not request.ids or len(request.ids) >= self.decoder.positions:
             detail = f"{len(request.ids)} prompt tokens; the model has {self.decoder.positions} positions"
             self._finish(request, "error", BadSample("text_too_long", detail))
             return
         tags = request.ids.count(self._image_id)
         if tags != len(request.images):
-            detail = f"the prompt shows {tags} images, {len(request.images)} are given"
+            detail = f"the prompt has {tags} image tags, but {len(request.images)} images were given"
             self._finish(request, "error", BadSample("bad_field", detail))
             return
+        params = request.params
         request.digests = tuple(map(digest, request.images))
         is_image = torch.tensor([request.ids]) == self._image_id
-        request.numbers = image_numbers(is_image, self.decoder.attention)[0].tolist()
-        if request.decoding.temperature > 0:
-            request.draws = uniforms(request.decoding.seed, request.decoding.max_new_tokens).tolist()
-        if request.decoding.stop or request.follow:
-            request.running = RunningText(self._tokenizer.decode, request.decoding.stop)
-        self._waiting.append(request)
+        request.image_numbers = image_numbers(is_image, self.decoder.attention)[0].tolist()
+        if params.temperature > 0:
+            request.uniforms = uniforms(params.seed, params.max_new_tokens).tolist()
+        if params.stop or request.stream:
+            request.detokenizer = Detokenizer(self._tokenizer.decode, params.stop)
+        self._scheduler.waiting.append(request)
 
     @torch.inference_mode()
     def cancel(self, request: Request) -> None:
-        """Give its slot to others; what it has so far stays with it."""
+        """End a request and free its slot; it keeps the tokens it has so far."""
         if request.done:
             return
-        if request in self._waiting:
-            self._waiting.remove(request)
-        elif request in self._slots.rows:
-            self._slots.free(self._slots.rows.index(request))
+        self._scheduler.remove(request)
         self.metrics.cancelled += 1
         self._finish(request, "cancelled")
 
     def abandon(self) -> None:
-        """Cancel everything, whatever state a failed step has left; the images stay."""
-        for request in (*self._slots.rows, *self._waiting):
+        """Cancel all requests, whatever state a failed step left behind. The image cache is kept."""
+        for request in (*self._slots.rows, *self._scheduler.waiting):
             if not request.done:
                 self._finish(request, "cancelled")
-        self._waiting.clear()
-        self._restart([])
+        self._scheduler.waiting.clear()
+        self._preempt([])
 
     @property
     def slots(self) -> int:
-        """How many there are; fewer than configured where the memory did not hold them."""
+        """Number of slots; fewer than configured if they did not fit in memory."""
         return self._slots.count
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self._waiting and not self._slots.rows
+        return self._scheduler.idle
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
-        """Admit, run a piece of prompts, decode one token a row; return the requests that got a token or ended."""
-        started, told = time.perf_counter(), sum(self.metrics.seconds.values())
+        """Admit requests, run one chunk of prompts and one decode step; return requests that got a token or ended."""
+        started, counted = time.perf_counter(), sum(self.metrics.seconds.values())
         touched: list[Request] = []
-        free, waiting, too_much = self.slots - len(self._slots.rows), len(self._waiting), False
+        free, waiting = self._slots.free_count, len(self._scheduler.waiting)
+        out_of_memory = False
         try:
             self._admit(touched)
-            free, waiting = self.slots - len(self._slots.rows), len(self._waiting)
+            free, waiting = self._slots.free_count, len(self._scheduler.waiting)
             touched += self._prefill()
             touched += self._decode()
         except torch.OutOfMemoryError:
-            too_much = True  # handled outside, where the traceback no longer holds the tensors
+            out_of_memory = True  # handled below, where the traceback no longer holds the tensors
         slots = self.slots
-        if too_much:
-            touched += self._halve()
-        self.metrics.count_step(time.perf_counter() - started, told, slots=slots, free=free, waiting=waiting)
+        if out_of_memory:
+            touched += self._halve_slots()
+        self.metrics.count_step(time.perf_counter() - started, counted, slots=slots, free=free, waiting=waiting)
         return touched
 
     # Admission
 
     def _admit(self, touched: list[Request]) -> None:
-        """Give free slots to requests that wait; those whose images are broken end here, and are touched."""
-        free = self.slots - len(self._slots.rows)
-        if self._slots.decoding and free < min(len(self._waiting), self.slots // self.config.refills):
+        """Give free slots to waiting requests. Requests with broken images end here; they are added to `touched`."""
+        if not self._scheduler.ready_to_admit():
             return
-        while self._waiting and len(self._slots.rows) < self.slots:
-            free = self.slots - len(self._slots.rows)
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), free))]
-            try:
-                self._place(batch, touched)
-            except BaseException:  # they wait again, for a step with more memory or to be cancelled
-                self._waiting.extendleft(one for one in reversed(batch) if not one.done and one not in self._slots.rows)
-                raise
+        while self._scheduler.waiting and self._slots.free_count:
+            with self._scheduler.admitting() as batch:
+                good = self._load_images(batch)
+                touched += [request for request in batch if request.done]
+                if good:
+                    self._place(good)
 
-    def _place(self, batch: Sequence[Request], touched: list[Request]) -> None:
+    def _load_images(self, batch: Sequence[Request]) -> list[Request]:
+        """Look up or encode the images of these requests; return the requests whose images are sound."""
         started = time.perf_counter()
         wanted = {name: data for r in batch for name, data in zip(r.digests, r.images, strict=True)}
-        found = self.media.get(wanted)
+        found = self.image_cache.get(wanted)
         self.metrics.images += sum(len(request.images) for request in batch)
-        self.metrics.encoded = self.media.misses
+        self.metrics.encoded = self.image_cache.misses
         self.metrics.seconds["images"] += time.perf_counter() - started
         good = []
         for request in batch:
-            media = [found[name] for name in request.digests]
-            bad = first_broken(media)
-            if bad is None:
-                request.media = [one for one in media if isinstance(one, Media)]
-                if request.ngrams is None and (size := request.decoding.no_repeat_ngram_size):
-                    request.ngrams = Ngrams(size, request.ids)
-                good.append(request)
-            else:
+            images = [found[name] for name in request.digests]
+            if (bad := first_broken(images)) is not None:
                 self._finish(request, "error", bad)
-                touched.append(request)
-        if good:
-            if self._slots.make_room(good, self._waiting):
-                self._static = None
-            for request in good:
-                request.ready = self._prefixes.reuse(request, len(self._slots.rows), self._slots)
-                self.metrics.reused += request.ready
-                self._slots.rows.append(request)
+                continue
+            request.image_kvs = [one for one in images if isinstance(one, ImageKV)]
+            if request.ngrams is None and (size := request.params.no_repeat_ngram_size):
+                request.ngrams = Ngrams(size, request.ids)
+            good.append(request)
+        return good
+
+    def _place(self, requests: Sequence[Request]) -> None:
+        """Put requests into rows and load the cached prefixes of their prompts."""
+        if self._slots.allocate(requests, self._scheduler.waiting):
+            self._runner.static = None
+        for request in requests:
+            request.computed = self._prefix_cache.load(request, len(self._slots.rows), self._slots)
+            self.metrics.reused += request.computed
+            self._slots.rows.append(request)
 
     # Prompts
 
     def _prefill(self) -> list[Request]:
-        rows = range(self._slots.decoding, len(self._slots.rows))
+        rows, width = self._scheduler.prefill_rows()
         if not rows:
             return []
         started = time.perf_counter()
-        # as many rows as the budget holds at the length of the longest of them
-        chosen: list[int] = []
-        longest = 0
-        for row in rows:
-            left = min(len(self._slots.rows[row].history) - self._slots.rows[row].ready, self.config.prefill_tokens)
-            if chosen and max(longest, left) * (len(chosen) + 1) > self.config.prefill_tokens:
-                break
-            chosen.append(row)
-            longest = max(longest, left)
-        logits, complete = self._run_chunks(chosen, longest)
+        logits, complete = self._runner.prefill(rows, width)
         self.metrics.seconds["prefill"] += time.perf_counter() - started
-        touched = []
-        finished = [row for row, whole in zip(chosen, complete, strict=True) if whole]
-        if finished:
-            picked = [number for number, whole in enumerate(complete) if whole]
-            requests = [self._slots.rows[row] for row in finished]
-            self._slots.bring_forward(finished)
-            touched = self._take(requests, logits[picked], first=self._slots.decoding)
-        return touched
-
-    def _run_chunks(self, chosen: list[int], width: int) -> tuple[Tensor, list[bool]]:
-        assert self._slots.cache is not None
-        device = self.decoder.device
-        ids, positions, numbers, last, complete = [], [], [], [], []
-        tokens = places_seen = pairs = seeing = images = 0
-        for row in chosen:
-            request = self._slots.rows[row]
-            history = request.history
-            chunk = history[request.ready : request.ready + width]
-            seen = (request.numbers + [self._number_of_new(request)] * len(request.tokens))[
-                request.ready : request.ready + width
-            ]
-            ids.append(chunk + [0] * (width - len(chunk)))
-            numbers.append(seen + [0] * (width - len(chunk)))
-            positions.append(range(request.ready, request.ready + width))
-            last.append(len(chunk) - 1)
-            complete.append(request.ready + len(chunk) == len(history))
-            tokens += len(chunk)
-            pairs += len(chunk) * request.ready + len(chunk) * (len(chunk) + 1) // 2
-            request.ready += len(chunk)
-            places_seen += request.ready
-            seeing += len(seen) - seen.count(0)
-            images += len({*seen} - {0})
-        self.metrics.prefilled += tokens
-        self.metrics.padded += len(chosen) * width - tokens
-        self.metrics.count_call(
-            "prefill", self._work, answers=len(chosen), tokens=tokens, places=places_seen, pairs=pairs, seeing=seeing,
-            images=images,
-        )  # fmt: skip
-        capacity = self._slots.cache.capacity
-        places = torch.tensor([list(row) for row in positions]).clamp(max=capacity - 1)
-        logits = self.decoder.prefill(
-            upload(ids, device),
-            upload(places, device),
-            upload(last, device),
-            self._slots.cache,
-            upload(chosen, device),
-            int(places.max()) + 1,
-            upload(numbers, device),
-            [self._slots.rows[row].media for row in chosen],
-        )
-        return logits, complete
-
-    def _number_of_new(self, request: Request) -> int:
-        """The image that generated tokens see: none in v1, the last in v2."""
-        return 0 if self.decoder.attention == "v1" else len(request.images)
-
-    def _take(self, requests: Sequence[Request], logits: Tensor, first: int) -> list[Request]:
-        """Rows from `first` on have run their prompts: choose their first tokens, and let them decode."""
+        finished = [number for number, whole in enumerate(complete) if whole]
+        if not finished:
+            return []
+        requests = [self._slots.rows[rows[number]] for number in finished]
+        first = self._slots.decoding
+        self._slots.move_to_front([rows[number] for number in finished])
         for row, request in enumerate(requests, start=first):
-            self._prefixes.keep(request, row, self._slots, islice(self._waiting, 4 * self.slots))
-            visible = self._number_of_new(request)
-            self._slots.show(row, request.media[visible - 1] if visible else None)
+            self._prefix_cache.store(request, row, self._slots, self._scheduler.next_waiting())
+            number = self._runner.number_seen(request)
+            self._slots.show_image(row, request.image_kvs[number - 1] if number else None)
         self._slots.decoding += len(requests)
-        return self._choose("prefill", list(range(first, first + len(requests))), logits)
+        return self._sample("prefill", first, logits[finished])
 
     # Decoding
 
     def _decode(self) -> list[Request]:
-        count = self._slots.decoding
-        if not count:
+        if not self._slots.decoding:
             return []
-        assert self._slots.cache is not None
         started = time.perf_counter()
-        requests = self._slots.rows[:count]
-        logits, static = self._run_step(requests)
-        for request in requests:
-            request.ready += 1
-        self.metrics.steps += 1
-        self.metrics.occupied += count
-        self.metrics.offered += self.slots
-        places = sum(request.ready for request in requests)
-        seeing = 0 if self._slots.blind else sum(self._number_of_new(request) > 0 for request in requests)
-        shared = [request.shared for request in requests]
-        self.metrics.count_call(
-            "decode", self._work, answers=count, tokens=count, places=places, pairs=places, seeing=seeing,
-            images=seeing, repeated=sum(shared) - max(shared),
-        )  # fmt: skip
+        logits, static = self._runner.decode()
         self.metrics.seconds["decode"] += time.perf_counter() - started
-        return self._choose("decode", list(range(count)), logits, static)
+        return self._sample("decode", 0, logits, static)
 
-    def _run_step(self, requests: Sequence[Request]) -> tuple[Tensor, StaticStep | None]:
-        """Logits of the rows that decode, and what knows the likeliest tokens already, if anything does."""
-        assert self._slots.cache is not None
-        ids = [request.tokens[-1] for request in requests]
-        if self._records:
-            if self._static is None:
-                self._static = StaticStep(
-                    self.decoder, self._slots.cache, self._slots.shown, slots=self.slots, image_id=self._image_id
-                )
-            positions = [request.ready for request in self._slots.rows]
-            return self._static.run(ids, positions, not self._slots.blind), self._static
-        lengths = [request.ready for request in requests]
-        shown = self._slots.seen(self.decoder.step_rows(len(ids)))
-        device = self.decoder.device
-        shared = upload([request.shared for request in requests], device) if self._slots.sharing else None
-        positions = upload(lengths, device)
-        logits = self.decoder.step(upload(ids, device), positions, self._slots.cache, max(lengths) + 1, shown, shared)
-        return logits, None
+    def _sample(self, cause: str, first: int, logits: Tensor, static: StaticStep | None = None) -> list[Request]:
+        """Turn logits into the next token of each row from `first` on; free the slots of requests that end with it.
 
-    def _choose(self, cause: str, rows: list[int], logits: Tensor, static: StaticStep | None = None) -> list[Request]:
-        """Append a token to each of these rows; free those that end with it. Waiting for the logits is the cause's."""
+        Args:
+            cause: what the time spent waiting for the logits is counted as.
+            first: row of the first logits.
+            logits: (rows, V).
+            static: a recorded step that already knows the likeliest tokens.
+        """
         started = time.perf_counter()
-        requests = [self._slots.rows[row] for row in rows]
-        decodings = [request.decoding for request in requests]
-        if static is not None and not any(one.temperature > 0 or one.no_repeat_ngram_size for one in decodings):
-            chosen = time.perf_counter()
+        requests = self._slots.rows[first : first + len(logits)]
+        params = [request.params for request in requests]
+        if static is not None and not any(one.temperature > 0 or one.no_repeat_ngram_size for one in params):
+            launched = time.perf_counter()
             tokens = static.likeliest()
         else:
-            # no answer ever contains an image, and in v2 one would blind the others
+            # an answer never contains an image; in v2 a generated tag would hide the real images
             logits[:, self._image_id] = -torch.inf
             ban(logits, [request.ngrams for request in requests])
-            draws = [request.draws[len(request.tokens)] if request.draws else 0.0 for request in requests]
-            found = choose(logits, decodings, draws)
-            chosen = time.perf_counter()
-            tokens = found.tolist()
+            numbers = [request.uniforms[len(request.tokens)] if request.uniforms else 0.0 for request in requests]
+            sampled = sample_tokens(logits, params, numbers)
+            launched = time.perf_counter()
+            tokens = sampled.tolist()
         self.metrics.generated += len(tokens)
-        self.metrics.seconds["choose"] += chosen - started
-        self.metrics.seconds[cause] += time.perf_counter() - chosen
-        ended = []
-        for row, request, token in zip(rows, requests, tokens, strict=True):
-            if token in self.ends:
-                self._finish(request, "stop")
-            else:
-                request.tokens.append(token)
-                if request.ngrams is not None:
-                    request.ngrams.add(token)
-                if self._stops(request, token):
-                    self._finish(request, "stop")
-                elif len(request.tokens) >= min(
-                    request.decoding.max_new_tokens, self.decoder.positions - len(request.ids)
-                ):
-                    self._finish(request, "length")
-            if request.done:
-                ended.append(row)
-        for row in reversed(ended):
-            self._slots.free(row)
+        self.metrics.seconds["choose"] += launched - started
+        self.metrics.seconds[cause] += time.perf_counter() - launched
+        for request, token in zip(requests, tokens, strict=True):
+            self._append(request, token)
+        for row in reversed(range(first, first + len(requests))):
+            if self._slots.rows[row].done:
+                self._slots.free(row)
         return requests
 
-    @staticmethod
-    def _stops(request: Request, token: int) -> bool:
-        """Whether a stop text is complete with this token."""
-        if request.running is None:
-            return False
-        stopped = request.running.add(token)
-        request.text = request.running.text
-        return stopped
+    def _append(self, request: Request, token: int) -> None:
+        """Add a token to a request, and end the request if this token ends it."""
+        if token in self.ends:
+            self._finish(request, "stop")
+            return
+        request.tokens.append(token)
+        if request.ngrams is not None:
+            request.ngrams.add(token)
+        if request.detokenizer is not None:
+            stopped = request.detokenizer.add(token)
+            request.text = request.detokenizer.text
+            if stopped:
+                self._finish(request, "stop")
+                return
+        if len(request.tokens) >= min(request.params.max_new_tokens, self.decoder.positions - len(request.ids)):
+            self._finish(request, "length")
 
-    def _halve(self) -> list[Request]:
-        """The memory does not hold what is going on: begin again with half the slots; a request alone fails.
+    def _finish(self, request: Request, finish: str, error: BadSample | None = None) -> None:
+        if request.detokenizer is not None:
+            request.text = request.detokenizer.end()
+        elif request.tokens:
+            request.text = self._tokenizer.decode(request.tokens)
+        request.end(finish, error)
 
-        It was too much by itself, so those behind it get all slots again.
-        """
+    # Out of memory
+
+    def _halve_slots(self) -> list[Request]:
+        """Restart with half the slots. If a single request does not fit, it fails and all slots are restored."""
         if self.decoder.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self.slots > 1:
-            self._slots.count = max(1, (len(self._slots.rows) or self.slots) // 2)
-            self._restart(self._slots.rows)
+        running = list(self._slots.rows)
+        alone = self.slots == 1
+        if not alone:
+            self._slots.count = max(1, (len(running) or self.slots) // 2)
+        self._preempt(running)
+        if not alone:
             return []
-        self._restart(self._slots.rows)
-        failed = self._waiting.popleft()
-        detail = f"{len(failed.ids)} prompt tokens do not fit the memory of {self.decoder.device} alone"
+        failed = self._scheduler.waiting.popleft()
+        detail = f"{len(failed.ids)} prompt tokens do not fit in the memory of {self.decoder.device} even alone"
         self._finish(failed, "error", BadSample("rewriting_failed", detail))
         self._slots.count = self.config.slots
         return [failed]
 
-    def _restart(self, requests: Sequence[Request]) -> None:
-        for request in requests:
-            request.ready = request.shared = 0
-        self._waiting.extendleft(reversed(requests))
-        self._slots.clear()
-        self._static = None
-        self._prefixes.clear()
-
-    def _finish(self, request: Request, why: str, error: BadSample | None = None) -> None:
-        if request.running is not None:
-            request.text = request.running.end()
-        elif request.tokens:
-            request.text = self._tokenizer.decode(request.tokens)
-        request.done, request.finish, request.error = True, why, error
-        request.media, request.running, request.ngrams = [], None, None
+    def _preempt(self, requests: Sequence[Request]) -> None:
+        self._scheduler.preempt_all(requests)
+        self._runner.static = None
+        self._prefix_cache.clear()

@@ -1,10 +1,10 @@
-"""Several engines over one model, a thread each: how a CPU of several cores is kept busy.
+"""A pool of engines over one model, one thread each, to keep a CPU with several cores busy.
 
-The products of a step of decoding are too small for torch to divide among cores with much gain, and half of a step is
-not products at all. So each core runs an engine of its own, with a single thread of torch, on its share of the
-requests; torch and the kernels leave Python's lock to the others while they compute. The weights are there once.
+The matrix products of a decode step are too small for torch to split well across cores, and half of a step is not
+matrix products at all. So each core runs its own engine with one torch thread on its share of the requests. Torch and
+the kernels release the GIL while they compute. The weights are loaded once.
 
-On Ray an actor a core does the same, with the weights once an actor. A GPU wants one engine.
+On Ray, an actor per core does the same, with one copy of the weights per actor. A GPU needs only one engine.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
 
 
-class Engines:
+class EnginePool:
     """Takes requests as `Engine.generate` does.
 
     Attributes:
@@ -31,7 +31,7 @@ class Engines:
         self._pool = ThreadPoolExecutor(len(self.engines), "engine", initializer=torch.set_num_threads, initargs=(1,))
 
     def generate(self, requests: Iterable[Request]) -> None:
-        """Do these requests; afterwards each is done. Raises what the first engine to fail raised, after the others."""
+        """Run these requests until each is done. If engines fail, the first one's error is raised after all ended."""
         running = [
             self._pool.submit(engine.generate, share)
             for engine, share in zip(self.engines, shares(list(requests), len(self.engines)), strict=True)
@@ -42,17 +42,17 @@ class Engines:
 
 
 def shares(requests: Sequence[Request], count: int) -> list[list[Request]]:
-    """Divide by prompt tokens, the largest groups first; requests of the same images stay together, to share them."""
+    """Split requests into shares of about equally many prompt tokens; those with the same images stay together."""
     groups: dict[tuple[bytes, ...] | int, list[Request]] = {}
     for request in requests:
         groups.setdefault(tuple(request.images) or id(request), []).append(request)
-    dealt: list[list[Request]] = [[] for _ in range(count)]
+    split: list[list[Request]] = [[] for _ in range(count)]
     loads = [0] * count
     for group in sorted(groups.values(), key=lambda group: -_load(group)):
-        least = loads.index(min(loads))
-        dealt[least] += group
-        loads[least] += _load(group)
-    return dealt
+        lightest = loads.index(min(loads))
+        split[lightest] += group
+        loads[lightest] += _load(group)
+    return split
 
 
 def _load(group: Sequence[Request]) -> int:

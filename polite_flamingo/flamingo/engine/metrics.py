@@ -1,13 +1,12 @@
-"""What an engine did, how fast, how near the machine's limits, and where time and slots were lost.
+"""Engine metrics: what it did, how fast, how close to the machine's limits, and where time and slots were lost.
 
-Counting is a few additions a step. Bytes and operations are those that the work needs, by the sizes of the model and of
-each call: all weights once a call; the keys and values that a token may see, its own row's and its image's; two
-operations for each weight and token, and what attention takes. What a machine does besides (padding, positions looked
-at in vain, a cache that reads twice) is not counted, so it shows as use that is missing. The encoding of images is not
-in these counts, only in `seconds`.
+Counting costs a few additions per step. Bytes and operations are what the work requires, computed from the sizes of the
+model and of each call: all weights once per call; the keys and values that a token may see, those of its row and of its
+image; two operations per weight and token, plus attention. Overhead (padding, masked positions that are read anyway,
+repeated reads) is not counted, so it shows as low utilisation. Encoding images counts only in `seconds`.
 
-On a GPU a part's time ends where the host waits for its result; pieces of prompts whose end is still to come are waited
-for with the next step of decoding.
+On a GPU a phase ends when the host waits for its result. Chunks of unfinished prompts are therefore waited for together
+with the next decode step.
 """
 
 from __future__ import annotations
@@ -20,25 +19,25 @@ from polite_flamingo.flamingo.model.decoder import Decoder
 from polite_flamingo.flamingo.model.layers import Linear
 
 CAUSES = ("images", "prefill", "decode", "choose", "host")
-"""Where the seconds of `Engine.step` go: encoding images; running prompts; steps of decoding; choosing tokens from
-logits; all else (admission, copies of prompt beginnings, stop texts, moving rows)."""
+"""Where the seconds of `Engine.step` go: encoding images; prefill; decode steps; sampling tokens from logits; the rest
+(admission, copies of prefixes, stop strings, moving rows)."""
 
 
-class Work:
-    """What a call of the language model needs, from the model's sizes.
+class CallCost:
+    """Bytes and operations that a call of the language model needs, from the model's sizes.
 
     Attributes:
         weights: bytes that every call reads.
-        cross_weights: bytes besides, where a token sees an image.
+        cross_weights: further bytes, if any token sees an image.
         place: bytes of one position's keys and values, all layers.
         image: bytes of one image's keys and values, all layers.
     """
 
     def __init__(self, decoder: Decoder, latents: int):
-        """Args: latents: of an image."""
+        """Args: latents: per image."""
         size, crosses = decoder.embedding.element_size(), [cross for cross in decoder.crosses if cross is not None]
         last = decoder.layers[-1]
-        answers = sum(map(_numbers, (last.out, last.up, last.down)))  # of a prompt's tokens only one goes through these
+        answers = sum(map(_numbers, (last.out, last.up, last.down)))  # only one token of a prompt passes through these
         layers = sum(sum(map(_numbers, (layer.qkv, layer.out, layer.up, layer.down))) for layer in decoder.layers)
         always = sum(_numbers(cross.ff_up) + _numbers(cross.ff_down) for cross in crosses)
         seeing = sum(_numbers(cross.to_q) + _numbers(cross.to_out) for cross in crosses)
@@ -54,15 +53,15 @@ class Work:
         self._seeing_token = 2 * seeing + 4 * latents * inner
 
     def bytes(self, *, places: int, seeing: int, images: int) -> int:
-        """To be read. Args: as of `flops`; images: seen."""
+        """Count the bytes to read. Args: as in `flops`; images: that are seen."""
         return self.weights + bool(seeing) * self.cross_weights + places * self.place + images * self.image
 
     def flops(self, *, answers: int, tokens: int, places: int, pairs: int, seeing: int) -> int:
-        """Operations, a multiplication and its addition being two.
+        """Count the floating-point operations; a multiplication and its addition are two.
 
         Args:
-            answers: tokens that get logits, one a row.
-            tokens: run.
+            answers: tokens that get logits, one per row.
+            tokens: that run.
             places: positions seen by the last token of each row, summed.
             pairs: positions seen by each token, summed.
             seeing: tokens that see an image.
@@ -81,26 +80,26 @@ def _by_cause() -> dict[str, float]:
 
 @dataclass
 class Metrics:
-    """Counts since the engine was made; `summary` says what they mean. May be read while another thread counts.
+    """Counts since the engine was made; `summary` turns them into rates. May be read while another thread counts.
 
     Attributes:
-        prefilled: prompt tokens run.
-        padded: tokens run with them that stand for nothing, to make rows equally long.
-        reused: prompt tokens taken from a kept beginning instead.
-        generated: tokens chosen.
-        cancelled: requests that nobody wanted to the end.
-        steps: of decoding.
-        occupied: slots decoding, summed over the steps.
-        offered: slots that there were, summed over the steps.
-        images: that requests brought.
-        encoded: that had to be encoded for them.
+        prefilled: prompt tokens that ran.
+        padded: padding tokens that ran with them.
+        reused: prompt tokens taken from the prefix cache instead.
+        generated: tokens sampled.
+        cancelled: requests that were cancelled.
+        steps: decode steps.
+        occupied: decoding slots, summed over the steps.
+        offered: all slots, summed over the steps.
+        images: in all requests.
+        encoded: images that were not in the image cache.
         seconds: by cause (`CAUSES`).
-        bytes: to be read, in prefill and decode.
-        flops: to be done, in prefill and decode.
+        bytes: to read, in prefill and decode.
+        flops: to compute, in prefill and decode.
         slot_seconds: of all slots.
-        held_back: slot seconds for which a slot stayed free although a request waited: free slots are refilled in
+        held_back: slot seconds in which a slot stayed free although a request waited, because free slots are filled in
             groups (`EngineConfig.refills`).
-        unwanted: slot seconds for which nobody wanted the slot.
+        unwanted: slot seconds in which a slot stayed free because no request waited.
     """
 
     prefilled: int = 0
@@ -123,7 +122,7 @@ class Metrics:
     def count_call(
         self,
         cause: str,
-        work: Work,
+        cost: CallCost,
         *,
         answers: int,
         tokens: int,
@@ -133,40 +132,40 @@ class Metrics:
         images: int,
         repeated: int = 0,
     ) -> None:
-        """A call of the language model; see `Work` for the arguments. `repeated`: places that several rows share."""
-        self.bytes[cause] += work.bytes(places=places - repeated, seeing=seeing, images=images)
-        self.flops[cause] += work.flops(answers=answers, tokens=tokens, places=places, pairs=pairs, seeing=seeing)
+        """Count a call of the language model; arguments as in `CallCost`. `repeated`: places that rows share."""
+        self.bytes[cause] += cost.bytes(places=places - repeated, seeing=seeing, images=images)
+        self.flops[cause] += cost.flops(answers=answers, tokens=tokens, places=places, pairs=pairs, seeing=seeing)
 
-    def count_step(self, seconds: float, told: float, *, slots: int, free: int, waiting: int) -> None:
-        """A step of the engine is over.
+    def count_step(self, seconds: float, counted: float, *, slots: int, free: int, waiting: int) -> None:
+        """Count a step of the engine.
 
         Args:
-            seconds: it took.
-            told: sum of `self.seconds` when it began.
-            slots: that there are.
-            free: of these, during the step.
-            waiting: requests, meanwhile.
+            seconds: that the step took.
+            counted: sum of `self.seconds` when it began.
+            slots: all slots.
+            free: slots that were free during the step.
+            waiting: requests that waited meanwhile.
         """
-        self.seconds["host"] += max(0.0, seconds - (sum(self.seconds.values()) - told))
+        self.seconds["host"] += max(0.0, seconds - (sum(self.seconds.values()) - counted))
         wanted = min(free, waiting)
         self.slot_seconds += slots * seconds
         self.held_back += wanted * seconds
         self.unwanted += (free - wanted) * seconds
 
     def summary(self, ceilings: Ceilings | None = None) -> dict[str, float]:
-        """All of it as plain numbers, for JSON; rates of what has not happened are 0.
+        """Return plain numbers for JSON; rates of what has not happened are 0.
 
         - `prompt_tokens`, `padding_tokens`, `reused_prompt_tokens`, `generated_tokens`, `cancelled_requests`,
           `decode_steps`, `images`, `encoded_images`: counts.
-        - `prefill_tokens_per_second`: prompt tokens run; `decode_tokens_per_second`: tokens of steps of decoding over
-          the seconds of these and of choosing.
-        - `occupancy`: share of slots that decoded, over the steps. `image_hit_rate`: share of the images that needed no
-          encoding, be it known before or wanted by several requests at once. `padding`: share of the tokens run with
-          prompts. `held_back`, `unwanted`: shares of slot time (see the class).
+        - `prefill_tokens_per_second`: of prompt tokens. `decode_tokens_per_second`: of decode steps, including the time
+          for sampling.
+        - `occupancy`: share of slots that decoded, over the steps. `image_hit_rate`: share of images that needed no
+          encoding, because they were cached or several requests shared them. `padding`: share of the tokens of prefill.
+          `held_back`, `unwanted`: shares of slot time (see the class).
         - `seconds_CAUSE`: see `CAUSES`. `lost_slot_seconds_held_back`, `lost_slot_seconds_unwanted`.
-        - `prefill_…`, `decode_…` `bytes_per_second`, `flops_per_second`: what the work needed, over its seconds.
-        - With `ceilings`, besides: `…_bandwidth_utilisation` and `…_flop_utilisation`, shares of them, and
-          `…_of_floor`: the time that a machine at its ceilings would need at least, as a share of the time it took.
+        - `prefill_…`, `decode_…` `bytes_per_second`, `flops_per_second`: what the work required, over its seconds.
+        - With `ceilings` also `…_bandwidth_utilisation` and `…_flop_utilisation`, shares of the ceilings, and
+          `…_of_floor`: the shortest possible time at the ceilings as a share of the time it took.
         """
         decoding = self.seconds["decode"] + self.seconds["choose"]
         found: dict[str, float] = {
@@ -201,7 +200,7 @@ class Metrics:
 
 
 def merged(several: Iterable[Metrics]) -> Metrics:
-    """Of engines side by side: everything is summed, also seconds, so that rates are those of one engine's time."""
+    """Sum the metrics of engines that run side by side; seconds too, so rates are per second of one engine."""
     total = Metrics()
     for one in several:
         for attribute in fields(Metrics):

@@ -1,75 +1,85 @@
-"""What the engine is asked for: a prompt to be continued; and the order in which many are best asked."""
+"""What the engine is asked for: a prompt to continue; and the order in which many requests share the most work."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from polite_flamingo.flamingo.engine.detokenizer import RunningText
-from polite_flamingo.flamingo.engine.sampling import Decoding, Ngrams
-from polite_flamingo.flamingo.model.decoder import Media
+from polite_flamingo.flamingo.engine.detokenizer import Detokenizer
+from polite_flamingo.flamingo.engine.sampling import Ngrams, SamplingParams
+from polite_flamingo.flamingo.model.decoder import ImageKV
 from polite_flamingo.sample import BadSample
+
+_GROUPS = 32
+"""Groups of requests about the same images whose first requests run together."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Request:
-    """A prompt to be continued, and what has come of it.
+    """A prompt to continue, and its continuation so far.
 
     Attributes:
-        ids: of the prompt, one image tag an image.
+        ids: tokens of the prompt, with one image tag per image.
         images: encoded bytes, in the order of the tags.
-        decoding: how to continue.
-        tokens: the continuation so far, without its end token; a stop text's tokens are among them.
-        text: of the continuation, a stop text and what follows it cut off; while it grows only with `follow`.
-        follow: keep `text` up to date with every token, as far as no later one changes it.
-        done: nothing more will come.
-        error: why nothing more will come, where it failed.
-        finish: "stop", "length", "cancelled" or "error".
+        params: how to sample the continuation.
+        tokens: the continuation so far, without its end token but with the tokens of a stop string.
+        text: of the continuation, cut before a stop string. Updated with every token only if `stream` is set.
+        stream: keep `text` up to date, as far as no later token can change it.
+        done: no more tokens will come.
+        error: why the request failed, if it did.
+        finish: "stop", "length", "cancelled" or "error"; empty until done.
+        digests: keys of the images in the image cache.
+        image_numbers: for each prompt token, the image it sees (1 is the first, 0 none).
+        image_kvs: keys and values of the images, while the request holds a slot.
+        uniforms: one random number for each token to sample.
+        detokenizer: set if the text is needed while it grows.
+        ngrams: set if n-grams may not repeat.
+        computed: tokens of `history` whose keys and values are in the cache.
+        shared_prefix: how many of those the decode step reads from the shared row.
     """
 
     ids: list[int]
     images: Sequence[bytes] = ()
-    decoding: Decoding = field(default_factory=Decoding)
+    params: SamplingParams = field(default_factory=SamplingParams)
     tokens: list[int] = field(default_factory=list)
     text: str = ""
-    follow: bool = False
+    stream: bool = False
     done: bool = False
     error: BadSample | None = None
     finish: str = ""
     digests: tuple[str, ...] = ()
-    numbers: list[int] = field(default_factory=list)
-    media: list[Media] = field(default_factory=list)
-    draws: Sequence[float] = ()
-    running: RunningText | None = None
+    image_numbers: list[int] = field(default_factory=list)
+    image_kvs: list[ImageKV] = field(default_factory=list)
+    uniforms: Sequence[float] = ()
+    detokenizer: Detokenizer | None = None
     ngrams: Ngrams | None = None
-    ready: int = 0
-    """Prompt (and, after an eviction, text) tokens whose keys and values are in the cache."""
-    shared: int = 0
-    """The first of them that decoding reads in the cache's shared row."""
+    computed: int = 0
+    shared_prefix: int = 0
 
     @property
     def history(self) -> list[int]:
         """Prompt and continuation."""
         return self.ids + self.tokens
 
+    def end(self, finish: str, error: BadSample | None = None) -> None:
+        """Mark the request as done and release what it held."""
+        self.done, self.finish, self.error = True, finish, error
+        self.image_kvs, self.detokenizer, self.ngrams = [], None, None
 
-def in_good_order(requests: Sequence[Request]) -> list[Request]:
-    """The longest prompts first; of the same images one goes ahead and the others follow soon, to use its beginning.
 
-    Long ones first, so that the cache is made once at its full size and the short ones fill the gaps at the end.
+def in_cache_friendly_order(requests: Sequence[Request]) -> list[Request]:
+    """Order requests so that the caches serve most of them.
+
+    The longest prompts come first: the KV cache is then allocated once at its full size, and short prompts fill the
+    gaps at the end. Of the requests about the same images one goes first; the others follow soon and reuse its prefix.
     """
     groups: dict[tuple[bytes, ...] | int, list[Request]] = {}
     for request in sorted(requests, key=lambda request: -len(request.ids)):
         groups.setdefault(tuple(request.images) or id(request), []).append(request)
     ordered: list[Request] = []
-    chunk: list[list[Request]] = []
-    for group in groups.values():
-        chunk.append(group)
-        if len(chunk) == 32:
-            ordered += _first_then_others(chunk)
-            chunk = []
-    return ordered + _first_then_others(chunk)
-
-
-def _first_then_others(groups: Sequence[Sequence[Request]]) -> list[Request]:
-    return [group[0] for group in groups] + [request for group in groups for request in group[1:]]
+    alike = list(groups.values())
+    for start in range(0, len(alike), _GROUPS):
+        batch = alike[start : start + _GROUPS]
+        ordered += [group[0] for group in batch]
+        ordered += [request for group in batch for request in group[1:]]
+    return ordered

@@ -1,8 +1,8 @@
-"""What this machine can do at best: arithmetic and memory, measured, so that the engine's use of it has a scale.
+"""The machine's roofline, measured: peak arithmetic and memory bandwidth, the scale for the engine's utilisation.
 
-Both are the best of several tries at the friendliest work there is: products of large square matrices, and reading an
-array that no cache holds. A model reaches neither: its products are smaller and its memory is read in pieces. Nothing
-here is taken from a data sheet, and nothing is known of several devices.
+Each is the best of several runs of the most favourable work: products of large square matrices, and reading an array
+that fits in no cache. A model reaches neither, because its products are smaller and its memory is read in pieces.
+Nothing comes from a data sheet. One device only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 _TRIES_SECONDS = 0.4
-"""For each kind of work."""
+"""Time spent on each kind of work."""
 
 
 @dataclass(frozen=True)
@@ -32,42 +32,42 @@ class Ceilings:
 
 
 def measure(device: torch.device | str, dtype: torch.dtype) -> Ceilings:
-    """Measure them now, with as many threads as torch uses now; under two seconds, 512 MB (CUDA: 4 GB) of memory.
+    """Measure with torch's current number of threads; takes under two seconds and 512 MB of memory (CUDA: 4 GB).
 
     Args:
         device: "cpu" or a CUDA device.
-        dtype: of the matrices. What speed float32 has on CUDA hangs on whether torch allows TF32.
+        dtype: of the matrices. The speed of float32 on CUDA depends on whether torch allows TF32.
     """
     device = torch.device(device)
     return Ceilings(_flops(device, dtype), _bytes_per_second(device))
 
 
 def _flops(device: torch.device, dtype: torch.dtype) -> float:
-    """The best of square products, each size eight times the work of the one before."""
+    """Return the best rate over square products, each with eight times the work of the previous size."""
     best = 0.0
     deadline = time.perf_counter() + _TRIES_SECONDS
     for size in (1024, 2048, 4096, 8192) if device.type == "cuda" else (256, 512, 1024, 2048):
         work = 2 * size**3
-        # A CPU without instructions for this dtype may need seconds for the larger ones.
+        # A CPU without instructions for this dtype may need seconds for the larger sizes.
         if best and time.perf_counter() + work / best > deadline:
             break
-        # random: a GPU multiplies zeros faster than weights
+        # random numbers, since a GPU multiplies zeros faster than weights
         left, right = torch.randn(2, size, size, device=device).to(dtype)
         best = max(best, work / _quickest(partial(torch.mm, left, right, out=torch.empty_like(left)), device))
     return best
 
 
 def _bytes_per_second(device: torch.device) -> float:
-    """The best of two reductions over an array larger than any cache."""
-    # ones: memory that was never written to is one page of zeros, which the cache holds
+    """Return the best rate of two reductions over an array larger than any cache."""
+    # ones, since memory that was never written is one page of zeros, which fits in the cache
     array = torch.ones((4 << 30 if device.type == "cuda" else 512 << 20) // 4, device=device)
     seconds = min(_quickest(array.sum, device), _quickest(array.amax, device))
     return array.numel() * array.element_size() / seconds
 
 
 def _quickest(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call: the best of at least two tries, each long enough to be timed."""
-    _timed(work, 1, device)  # the first call sets things up
+    """Return the seconds of one call, the best of at least two runs that are long enough to time."""
+    _timed(work, 1, device)  # the first call includes set-up
     calls = max(1, int(0.01 / _timed(work, 1, device)))
     end = time.perf_counter() + _TRIES_SECONDS / 4
     best = min(_timed(work, calls, device) for _ in range(2))

@@ -1,8 +1,8 @@
-"""From logits to tokens, for rows that each have their own settings: greedy or drawn, n-grams that may not repeat.
+"""Sampling: from logits to tokens, for rows that each have their own parameters, greedy rows included.
 
-A row draws one number a token, from a stream that its seed fixes; so the same request gives the same text whichever
-rows share its batch, but for rounding in the logits. The order of the filters is that of transformers: repeated
-n-grams, temperature, top-k, top-p.
+A row uses one random number per token, from a stream that its seed fixes. So a request gives the same text whichever
+rows share its batch, except for rounding in the logits. Filters apply in the order of transformers: repeated n-grams,
+temperature, top-k, top-p.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from polite_flamingo.flamingo.engine.transfers import upload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoding:
-    """How one request is decoded.
+class SamplingParams:
+    """How the continuation of one request is sampled.
 
     Attributes:
-        max_new_tokens: the end token is not counted.
+        max_new_tokens: upper bound, without the end token.
         temperature: 0 is greedy.
-        top_k: most likely tokens drawn from; 0 is all.
-        top_p: the fewest most likely tokens of this probability in all.
-        no_repeat_ngram_size: n-grams of this length occur once in prompt and text; 0 allows all.
-        stop: texts that end the answer and are cut off it.
-        seed: of the draws.
+        top_k: sample from this many of the likeliest tokens; 0 means all.
+        top_p: sample from the fewest likeliest tokens with at least this total probability.
+        no_repeat_ngram_size: n-grams of this size may occur only once in prompt and text; 0 allows all.
+        stop: strings that end the answer and are cut off it.
+        seed: of the random numbers.
     """
 
     max_new_tokens: int = 1024
@@ -43,54 +43,55 @@ class Decoding:
 
 
 def seed_of(seed: int, *keys: str) -> int:
-    """A 63-bit seed from the run's seed and the keys, the same on every machine."""
+    """Derive a 63-bit seed from the run's seed and keys; the same on every machine."""
     digest = hashlib.sha256("\0".join((str(seed), *keys)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
 def uniforms(seed: int, count: int) -> np.ndarray:
-    """The first `count` draws of a request."""
+    """Return a request's first `count` random numbers, in [0, 1)."""
     return np.random.Generator(np.random.Philox(seed)).random(count)
 
 
-def choose(logits_BV: Tensor, decodings: Sequence[Decoding], draws: Sequence[float]) -> Tensor:
-    """A token for each row, (B,).
+def sample_tokens(logits_BV: Tensor, params: Sequence[SamplingParams], numbers: Sequence[float]) -> Tensor:
+    """Choose one token per row, (B,).
 
     Args:
-        logits_BV: bans are minus infinity already (`ban`).
-        decodings: of each row.
-        draws: of each row, in [0, 1); those of greedy rows are not looked at.
+        logits_BV: with banned tokens at minus infinity (`ban`).
+        params: of each row.
+        numbers: one random number in [0, 1) per row; greedy rows ignore theirs.
     """
-    greedy = logits_BV.argmax(dim=-1)
-    drawing = [row for row, decoding in enumerate(decodings) if decoding.temperature > 0]
-    if not drawing:
-        return greedy
-    rows = upload(drawing, logits_BV.device)
+    tokens_B = logits_BV.argmax(dim=-1)
+    sampled = [row for row, one in enumerate(params) if one.temperature > 0]
+    if not sampled:
+        return tokens_B
+    device = logits_BV.device
+    rows = upload(sampled, device)
 
     def column(name: str) -> Tensor:
-        return upload([getattr(decodings[row], name) for row in drawing], logits_BV.device, torch.float32)[:, None]
+        return upload([getattr(params[row], name) for row in sampled], device, torch.float32)[:, None]
 
     scores = logits_BV[rows].float() / column("temperature")
-    top_k = [decodings[row].top_k or scores.shape[-1] for row in drawing]
+    top_k = [params[row].top_k or scores.shape[-1] for row in sampled]
     widest = min(max(top_k), scores.shape[-1])
-    scores, tokens = torch.topk(scores, widest, dim=-1)  # sorted, the likeliest first
-    places = torch.arange(widest, device=scores.device)
-    scores = scores.masked_fill(places >= upload(top_k, scores.device)[:, None], -torch.inf)
-    chances = scores.softmax(dim=-1)
-    before = chances.cumsum(dim=-1) - chances
-    chances = chances.masked_fill((before >= column("top_p")) & (places > 0), 0.0).double()
-    reached = chances.cumsum(dim=-1)
-    drawn = upload([draws[row] for row in drawing], scores.device, torch.float64)[:, None]
-    found = (reached <= drawn * reached[:, -1:]).sum(dim=-1).clamp(max=widest - 1)
-    greedy[rows] = tokens.gather(1, found[:, None])[:, 0]
-    return greedy
+    scores, candidates = torch.topk(scores, widest, dim=-1)  # sorted, the likeliest first
+    ranks = torch.arange(widest, device=device)
+    scores = scores.masked_fill(ranks >= upload(top_k, device)[:, None], -torch.inf)
+    probabilities = scores.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    probabilities = probabilities.masked_fill((before >= column("top_p")) & (ranks > 0), 0.0).double()
+    cumulative = probabilities.cumsum(dim=-1)
+    number = upload([numbers[row] for row in sampled], device, torch.float64)[:, None]
+    chosen = (cumulative <= number * cumulative[:, -1:]).sum(dim=-1).clamp(max=widest - 1)
+    tokens_B[rows] = candidates.gather(1, chosen[:, None])[:, 0]
+    return tokens_B
 
 
 class Ngrams:
-    """What would repeat an n-gram of a growing history, without reading it again for every token."""
+    """The n-grams of a growing history; knows which tokens would repeat one without reading the history again."""
 
     def __init__(self, size: int, history: Sequence[int]):
-        """Args: size: tokens of an n-gram, at least 1. history: the beginning."""
+        """Args: size: tokens of an n-gram, at least 1. history: the start."""
         self._size = size
         self._last: tuple[int, ...] = ()
         self._followers: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
@@ -98,19 +99,19 @@ class Ngrams:
             self.add(token)
 
     def add(self, token: int) -> None:
-        """The history grows by this token."""
+        """Append a token to the history."""
         if len(self._last) == self._size - 1:
             self._followers[self._last].add(token)
         grown = (*self._last, token)
         self._last = grown[len(grown) - self._size + 1 :] if len(grown) >= self._size else grown
 
     def repeated_by(self) -> Collection[int]:
-        """The tokens that would end an n-gram which the history holds already."""
+        """Return the tokens that would complete an n-gram which the history already contains."""
         return self._followers.get(self._last, ())
 
 
 def ban(logits_BV: Tensor, histories: Sequence[Ngrams | None]) -> None:
-    """Set to minus infinity what would repeat an n-gram of a row's history, in place; rows of None are free."""
+    """Set the logits of tokens that would repeat an n-gram to minus infinity, in place; None allows everything."""
     rows: list[int] = []
     tokens: list[int] = []
     for row, history in enumerate(histories):

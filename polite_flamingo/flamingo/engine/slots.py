@@ -1,8 +1,8 @@
-"""The engine's slots: rows of one static key/value cache, which request has which, and what image each row sees.
+"""KV slots: the rows of one static key/value cache, the request in each row, and the image that each row sees.
 
-Rows that decode come first, behind them those whose prompt is still being run, behind those the free ones: so a step
-takes the first rows of every buffer, and nothing is gathered. A row that falls free is filled with the last of its
-kind. Nothing is decided here about who gets a slot; `engine.py` does.
+Rows that decode come first, then rows whose prompt is still running, then free rows. So a step takes the first rows of
+every buffer and gathers nothing. When a row is freed, the last row of its kind moves into the gap. Who gets a slot is
+decided in `scheduler.py`.
 """
 
 from __future__ import annotations
@@ -13,94 +13,99 @@ import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.model.decoder import Cache, Decoder, Media
+from polite_flamingo.flamingo.model.decoder import Decoder, ImageKV, KVCache
 
-_ROUND = 64
-"""Positions by which a cache grows."""
+_GROWTH = 64
+"""A cache's capacity is a multiple of this many positions."""
 
-Shown = tuple[Tensor, Tensor, Tensor]
-"""Keys and values (layers, S, H, N, E) of the image that each row sees while decoding; whether it does, (S, 1, 1)."""
+VisibleImages = tuple[Tensor, Tensor, Tensor]
+"""Keys and values (layers, S, H, N, E) of the image that each row sees while decoding; 1 if it sees one (S, 1, 1)."""
 
 
 class Slots:
-    """See the module.
+    """Rows of the KV cache and the requests that hold them.
 
     Attributes:
-        count: of slots.
-        rows: the requests that have one, in the order of the cache's rows.
-        decoding: how many of them decode.
-        cache: None until the first request has a slot.
-        shown: None until the first request with an image has one.
-        blind: no row that decodes sees an image; in v1 none ever does.
-        sharing: the cache's last row, which is nobody's slot, holds the tokens that all prompts begin with: read in one
-            place, they stay in the CPU's own cache.
+        count: slots.
+        rows: requests that hold a slot, in the order of the cache's rows.
+        decoding: how many of them decode; the others still run their prompts.
+        cache: None until the first request gets a slot.
+        images: None until the first request with an image gets one.
+        sees_images: whether a decoding row may see an image; never in v1.
+        has_shared_row: whether the cache's extra last row holds the prefix that all prompts share. Every row then reads
+            it from one place, which stays in the CPU's cache.
     """
 
     def __init__(self, decoder: Decoder, count: int):
-        """Args: decoder: whose keys and values they hold."""
+        """Args: decoder: whose keys and values the slots hold."""
         self._decoder = decoder
         self.count = count
         self.clear()
 
     def clear(self) -> None:
-        """Hold nothing, no memory either."""
+        """Drop all requests and release the memory."""
         self.rows: list[Request] = []
         self.decoding = 0
-        self.cache: Cache | None = None
-        self.shown: Shown | None = None
-        self.blind, self.sharing = True, False
+        self.cache: KVCache | None = None
+        self.images: VisibleImages | None = None
+        self.sees_images = self.has_shared_row = False
 
-    def make_room(self, requests: Sequence[Request], waiting: Iterable[Request]) -> bool:
-        """Let the buffers hold these too; tell whether any was made anew.
+    @property
+    def free_count(self) -> int:
+        """Slots that no request holds."""
+        return self.count - len(self.rows)
 
-        While the cache grows there are two of it; so it grows at once for all that wait.
+    def allocate(self, requests: Sequence[Request], waiting: Iterable[Request]) -> bool:
+        """Grow the buffers so that they hold these requests too; return whether one was reallocated.
+
+        While the cache grows, the old and the new one are both in memory. It therefore grows for all waiting requests
+        at once.
         """
-        needed, old, made = self._positions(requests), self.cache, False
+        needed, old, reallocated = self._positions(requests), self.cache, False
         if old is None or old.capacity < needed:
             needed = max(needed, self._positions(waiting))
             self.cache = self._decoder.new_cache(self.count + (1 if self._decoder.compiled else 0), needed)
             if old is not None:
                 self.cache.data[:, :, :, :, : old.capacity] = old.data
-            made = True
-        if self.shown is None and (first := next((r.media[0] for r in requests if r.media), None)) is not None:
+            reallocated = True
+        if self.images is None and (first := next((r.image_kvs[0] for r in requests if r.image_kvs), None)) is not None:
             shape = (first.keys.shape[0], self.count, *first.keys.shape[1:])
             keys, values = torch.zeros(2, *shape, dtype=first.keys.dtype, device=first.keys.device)
-            self.shown = keys, values, torch.zeros(self.count, 1, 1, dtype=keys.dtype, device=keys.device)
-            made = True
-        return made
+            self.images = keys, values, torch.zeros(self.count, 1, 1, dtype=keys.dtype, device=keys.device)
+            reallocated = True
+        return reallocated
 
     def _positions(self, requests: Iterable[Request]) -> int:
-        """That the longest of them may take, rounded up."""
-        longest = max((len(request.ids) + request.decoding.max_new_tokens for request in requests), default=0)
-        return min(-(-longest // _ROUND) * _ROUND, self._decoder.positions)
+        """Positions that the longest of these may take, rounded up."""
+        longest = max((len(request.ids) + request.params.max_new_tokens for request in requests), default=0)
+        return min(-(-longest // _GROWTH) * _GROWTH, self._decoder.positions)
 
-    def show(self, row: int, media: Media | None) -> None:
-        """Let a row see this image while it decodes."""
-        if self.shown is None:
+    def show_image(self, row: int, image: ImageKV | None) -> None:
+        """Set the image that a row sees while it decodes."""
+        if self.images is None:
             return
-        keys, values, flags = self.shown
-        flags[row] = float(media is not None)
-        if media is not None:
-            keys[:, row], values[:, row] = media.keys, media.values
-            self.blind = False
+        keys, values, visible = self.images
+        visible[row] = float(image is not None)
+        if image is not None:
+            keys[:, row], values[:, row] = image.keys, image.values
+            self.sees_images = True
 
-    def seen(self, count: int) -> Shown | None:
-        """What the first rows see; None where none of those that decode sees anything."""
-        if self.shown is None or self.blind:
+    def visible_images(self, count: int) -> VisibleImages | None:
+        """Return what the first `count` rows see; None if no decoding row sees an image."""
+        if self.images is None or not self.sees_images:
             return None
-        keys, values, flags = self.shown
-        return keys[:, :count], values[:, :count], flags[:count]
+        keys, values, visible = self.images
+        return keys[:, :count], values[:, :count], visible[:count]
 
-    def bring_forward(self, finished: Sequence[int]) -> None:
-        """Bring the rows that are complete before those that are not; mostly they are there already."""
+    def move_to_front(self, prefilled: Sequence[int]) -> None:
+        """Move rows whose prompts are complete before the rows that still run theirs."""
         target = self.decoding
-        for row in finished:
-            if row != target:
-                self._swap(row, target)
+        for row in prefilled:
+            self._swap(row, target)
             target += 1
 
     def free(self, row: int) -> None:
-        """Close the gap: the last decoding row moves into it, and the last of all behind that."""
+        """Free a KV slot. The last decoding row fills the gap, and the last row of all fills the gap that leaves."""
         if row < self.decoding:
             self._swap(row, self.decoding - 1)
             row = self.decoding - 1
@@ -108,23 +113,23 @@ class Slots:
         self._swap(row, len(self.rows) - 1)
         self.rows.pop()
         if not self.decoding:
-            self.blind = True
+            self.sees_images = False
 
     def _swap(self, row: int, other: int) -> None:
-        """Exchange two rows; what the row of a request that is done holds is of no use."""
+        """Exchange two rows. The contents of a finished request's row are not preserved."""
         if row == other:
             return
         assert self.cache is not None
         first, second = self.rows[row], self.rows[other]
         if not first.done and not second.done:
-            self.cache.exchange(row, other, max(first.ready, second.ready))
+            self.cache.swap(row, other, max(first.computed, second.computed))
         elif not second.done:
-            self.cache.beginning(row, second.ready).copy_(self.cache.beginning(other, second.ready))
+            self.cache.prefix(row, second.computed).copy_(self.cache.prefix(other, second.computed))
         elif not first.done:
-            self.cache.beginning(other, first.ready).copy_(self.cache.beginning(row, first.ready))
+            self.cache.prefix(other, first.computed).copy_(self.cache.prefix(row, first.computed))
         self.rows[row], self.rows[other] = second, first
-        if self.shown is not None:
-            for part in self.shown[:2]:
+        if self.images is not None:
+            keys, values, visible = self.images
+            for part in (keys, values):
                 part[:, [row, other]] = part[:, [other, row]]
-            flags = self.shown[2]
-            flags[[row, other]] = flags[[other, row]]
+            visible[[row, other]] = visible[[other, row]]

@@ -1,7 +1,7 @@
-"""From the host to the device without waiting: pinned memory and an asynchronous copy on CUDA.
+"""Asynchronous copies from the host to the device: pinned memory on CUDA, nothing to copy on a CPU.
 
-A copy from ordinary memory to a GPU first waits for all that the GPU still has to do, so that the host could never
-prepare the next piece of work while the GPU is at this one. On a CPU nothing is copied.
+A copy from ordinary memory first waits for all the work that is queued on the GPU, so the host could not prepare the
+next step during this one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 def upload(data: Tensor | list[Any], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """`data` on the device. Torch keeps the pinned memory until the copy is done, so the caller need not wait.
+    """Copy `data` to the device without waiting; torch keeps the pinned memory until the copy is done.
 
     Args:
         data: a tensor on the host, or nested lists of numbers.
-        device: where to.
-        dtype: to convert to before the journey; None keeps it.
+        device: target.
+        dtype: convert to this first; None keeps the dtype.
     """
     host = torch.as_tensor(data, dtype=dtype)
     if device.type != "cuda":

@@ -1,15 +1,15 @@
-"""The language model of a Flamingo as plain functions over a static key/value cache: what the engine runs.
+"""The decoder: a Flamingo's language model as plain functions over a static key/value cache; what the engine runs.
 
-The weights are those of a loaded `FlamingoModel`, shared (`layers.py`); the arithmetic is
-that of open_flamingo over transformers' LLaMA and MPT, minus what they compute in vain: the keys and values of image
-latents are computed once an image (`media`), not in every call; positions whose attention is zero by definition are not
-attended at all; and only the positions that are asked for get logits.
+It shares the weights of a loaded `FlamingoModel` (`layers.py`). The arithmetic is that of open_flamingo over
+transformers' LLaMA and MPT, without their redundant work: the keys and values of image latents are computed once per
+image (`image_kv`), not in every call; positions whose attention is zero by definition are skipped; and only the
+requested positions get logits.
 
-Rows of a call have their own positions, so prompts need no left padding, and a chunk of a prompt can follow an earlier
-one. What a row has not written yet is never looked at: positions behind a row's own are masked.
+Each row has its own positions, so prompts need no left padding, and one chunk of a prompt can follow another. Positions
+after a row's own are masked, so what a row has not written yet is never read.
 
-Shapes: B rows of a call, T tokens a row, S rows of the cache, L positions, H heads, E width of a head, N latents an
-image, M images a row.
+Shapes: B rows of a call, T tokens per row, S rows of the cache, L positions, H heads, E width of a head, N latents per
+image, M images per row, K images of a call.
 """
 
 from __future__ import annotations
@@ -23,37 +23,46 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polite_flamingo.flamingo.model import layers
-from polite_flamingo.flamingo.model.layers import Cross, LayerNorm, Linear, LlamaLayer, MptLayer, RmsNorm, kernels, look
+from polite_flamingo.flamingo.model.layers import (
+    Cross,
+    LayerNorm,
+    Linear,
+    LlamaLayer,
+    MptLayer,
+    RmsNorm,
+    kernels,
+    single_query_attention,
+)
 from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 @dataclass
-class Cache:
-    """Keys and values of S rows: (2, layers, S, H, L, E), so that one write stores both."""
+class KVCache:
+    """Keys and values of S rows: (2, layers, S, H, L, E), so one write stores both."""
 
     data: Tensor
 
     @property
     def rows(self) -> int:
-        """S."""
+        """Number of rows, S."""
         return self.data.shape[2]
 
     @property
     def capacity(self) -> int:
-        """Positions a row has room for."""
+        """Positions that fit in a row, L."""
         return self.data.shape[4]
 
-    def beginning(self, row: int, length: int) -> Tensor:
-        """The first positions of a row, (2, layers, H, length, E); a view."""
+    def prefix(self, row: int, length: int) -> Tensor:
+        """Return a view of a row's first positions, (2, layers, H, length, E)."""
         return self.data[:, :, row, :, :length]
 
-    def exchange(self, row: int, other: int, length: int) -> None:
+    def swap(self, row: int, other: int, length: int) -> None:
         """Swap the first positions of two rows."""
         self.data[:, :, [row, other], :, :length] = self.data[:, :, [other, row], :, :length]
 
 
 @dataclass(frozen=True)
-class Media:
+class ImageKV:
     """Keys and values of one image in each cross-attention layer: (layers, H, N, E) each."""
 
     keys: Tensor
@@ -61,10 +70,10 @@ class Media:
 
 
 class Decoder:
-    """See the module. Holds no state between calls but the weights."""
+    """Runs prompts and decode steps. Holds no state between calls except the weights."""
 
     def __init__(self, model: FlamingoModel):
-        """Raises ValueError for a language model that is neither of LLaMA's nor of MPT's type."""
+        """Take over a model's weights. Raises ValueError unless its language model is of the LLaMA or MPT type."""
         language = model.lang_encoder
         config = language.config
         self.attention = model.attention
@@ -87,7 +96,7 @@ class Decoder:
         )
         self.dtype, self.device = self.embedding.dtype, self.embedding.device
         self.compiled = layers.compiled(self.embedding)
-        if self.compiled:  # bfloat16 would leave the choice between the two likeliest tokens to rounding
+        if self.compiled:  # in bfloat16 rounding would choose between the two likeliest tokens
             self.head = self.head.float()
         if self.llama:
             self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -108,18 +117,20 @@ class Decoder:
             self._slopes = _alibi_slopes(self.heads).to(self.device)[:, None]
             self._cos = self._sin = self._slopes.new_empty(0, 0)
 
-    def new_cache(self, rows: int, capacity: int) -> Cache:
-        """An empty cache."""
+    def new_cache(self, rows: int, capacity: int) -> KVCache:
+        """Allocate an empty cache."""
         shape = (2, len(self.layers), rows, self.kv_heads, capacity, self.width)
-        return Cache(torch.zeros(shape, dtype=self.dtype, device=self.device))
+        return KVCache(torch.zeros(shape, dtype=self.dtype, device=self.device))
 
     @torch.inference_mode()
-    def media(self, latents_KND: Tensor) -> list[Media]:
-        """Keys and values of K images, from their perceiver latents."""
+    def image_kv(self, latents_KND: Tensor) -> list[ImageKV]:
+        """Project the perceiver latents of K images to their keys and values."""
         blocks = sum(cross is not None for cross in self.crosses)
         made = self._to_kv(latents_KND).unflatten(-1, (blocks, 2, self._cross_heads, -1))
         keys, values = made.permute(3, 0, 2, 4, 1, 5).contiguous().unbind(0)  # (2, K, layers, H, N, E)
-        return [Media(keys[k].clone(), values[k].clone()) for k in range(len(latents_KND))]  # each freed alone
+        return [
+            ImageKV(keys[k].clone(), values[k].clone()) for k in range(len(latents_KND))
+        ]  # copies, so each can be freed alone
 
     @torch.inference_mode()
     def prefill(
@@ -127,33 +138,33 @@ class Decoder:
         ids_BT: Tensor,
         positions_BT: Tensor,
         last_B: Tensor,
-        cache: Cache,
+        cache: KVCache,
         rows_B: Tensor,
         limit: int,
         numbers_BT: Tensor,
-        media: Sequence[Sequence[Media]],
+        images: Sequence[Sequence[ImageKV]],
     ) -> Tensor:
-        """Run chunks of prompts; return logits (B, vocabulary) at the tokens `last_B` of each row.
+        """Run chunks of prompts; return the logits (B, vocabulary) after token `last_B` of each row.
 
         Args:
-            ids_BT: chunks, padded behind with anything.
-            positions_BT: of each token in its row; those of padding must lie behind the row's own.
-            last_B: which token of a chunk is to be answered.
-            cache: gets the chunks' keys and values.
-            rows_B: the cache's rows.
-            limit: positions to look at, above every position of the call.
-            numbers_BT: the image that each token sees (`attention.image_numbers` of the whole prompt), 0 none.
-            media: each row's images.
+            ids_BT: chunks, right-padded with any token.
+            positions_BT: of each token in its row; padding must come after the row's own positions.
+            last_B: index of the token in each chunk whose logits are returned.
+            cache: receives the chunks' keys and values.
+            rows_B: rows of the cache.
+            limit: read this many positions; more than every position of the call.
+            numbers_BT: the image that each token sees (`attention.image_numbers` of the whole prompt); 0 for none.
+            images: of each row.
         """
-        images = max(map(len, media), default=0)
-        sees = bool((numbers_BT > 0).any()) and images > 0
+        most = max(map(len, images), default=0)
+        sees = bool((numbers_BT > 0).any()) and most > 0
         cross_mask = seeing = None
         stacked: tuple[Tensor, Tensor] | None = None
         if sees:
-            stacked = _stack(media, images)
-            latents = stacked[0].shape[3] // images
-            slots = torch.arange(images, device=self.device).repeat_interleave(latents) + 1
-            shown_BT = numbers_BT.clamp(min=1)  # a row that attends nothing would be NaN; `seeing` zeroes it
+            stacked = _stack(images, most)
+            latents = stacked[0].shape[3] // most
+            slots = torch.arange(most, device=self.device).repeat_interleave(latents) + 1
+            shown_BT = numbers_BT.clamp(min=1)  # a row that sees nothing would become NaN; `seeing` zeroes it
             cross_mask = (shown_BT[:, None, :, None] == slots).to(self.device)
             seeing = (numbers_BT > 0)[..., None].to(self.dtype)
         places = torch.arange(limit, device=self.device)
@@ -168,7 +179,7 @@ class Decoder:
                 seen += 1
             query = self._store(number, self._project(layer, x), positions_BT, rotary, cache, rows_B)
             keys, values = cache.data[:, number, rows_B, :, :limit]
-            if number + 1 == len(self.layers):  # whose output is asked for at one token a row, so it is made for that
+            if number + 1 == len(self.layers):  # only one token per row is needed from here on
                 rows = torch.arange(len(x), device=self.device)
                 x, query, mask = x[rows, last_B, None], query[rows, :, last_B, None], mask[rows, :, last_B, None]
             found = F.scaled_dot_product_attention(
@@ -182,36 +193,37 @@ class Decoder:
         self,
         ids_B: Tensor,
         positions_B: Tensor,
-        cache: Cache,
+        cache: KVCache,
         limit: int,
-        media: tuple[Tensor, Tensor, Tensor] | None,
+        images: tuple[Tensor, Tensor, Tensor] | None,
         shared_B: Tensor | None = None,
     ) -> Tensor:
-        """One token for each of the cache's first B rows; return logits (B, vocabulary).
+        """Run one token for each of the cache's first B rows; return logits (B, vocabulary).
 
         Args:
             ids_B: the tokens.
             positions_B: their positions.
-            cache: gets their keys and values.
-            limit: positions to look at, above every position of the call.
-            media: keys and values (layers, B, H, N, E) of the image that each row sees, and whether it sees one
-                (B, 1, 1); None where no row does. Best of `step_rows`: what more rows see is of no matter.
-            shared_B: how many of a row's first positions hold what the cache's last row holds.
+            cache: receives their keys and values.
+            limit: read this many positions; more than every position of the call.
+            images: keys and values (layers, B, H, N, E) of the image that each row sees, and whether it sees one
+                (B, 1, 1); None if no row does. Give them for `step_rows(B)` rows to avoid padding here; what the
+                extra rows see does not matter.
+            shared_B: how many of a row's first positions equal those of the cache's last row.
         """
         count = len(ids_B)
         if shared_B is None:
             shared_B = torch.zeros_like(positions_B)
         rows = torch.arange(count, device=self.device)
         bias = None if self.compiled else self._bias(torch.arange(limit, device=self.device), positions_B)
-        size = self.step_rows(count) if media is None else len(media[2])
+        size = self.step_rows(count) if images is None else len(images[2])
         if size > count:
-            ids_B = F.pad(ids_B, (0, size - count))  # what becomes of these rows is not looked at
+            ids_B = F.pad(ids_B, (0, size - count))  # the results of these rows are dropped
         x, rotary = self._embed(ids_B[:, None]), self._rotary(positions_B[:, None])
         seen = 0
         for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
             if cross is not None:
-                if media is not None:
-                    x = cross.attend(x, media[0][seen], media[1][seen], None, media[2])
+                if images is not None:
+                    x = cross.attend(x, images[0][seen], images[1][seen], None, images[2])
                 x = cross.feed_forward(x)
                 seen += 1
             qkv = self._project(layer, x)
@@ -220,23 +232,23 @@ class Decoder:
             else:
                 query = self._store(number, qkv, positions_B[:, None], rotary, cache, rows)
                 keys, values = cache.data[:, number, :count, :, :limit]
-                found = look(query, keys, values, bias, self.scale)
+                found = single_query_attention(query, keys, values, bias, self.scale)
             x = layer.feed_forward(x + layer.out(found))
         return self._logits(x[:count, 0])
 
     def step_rows(self, count: int) -> int:
-        """Rows that a step of so many runs: a few more, where each number of them costs memory (`layers.rounded`)."""
+        """Return how many rows a step over `count` rows runs: a few more if each new size costs memory."""
         return layers.rounded(count) if self.compiled and layers.multiplied_by_onednn(self.embedding) else count
 
     def _project(self, layer: LlamaLayer | MptLayer, x: Tensor) -> Tensor:
-        """(B, T, D) -> queries, keys, values side by side, (B, T, heads, E)."""
+        """Project (B, T, D) to queries, keys and values side by side, (B, T, heads, E)."""
         qkv = layer.qkv(layer.norm(x))
         if isinstance(layer, MptLayer) and layer.clip:
             qkv = qkv.clamp(min=-layer.clip, max=layer.clip)
         return qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
 
     def _rotary(self, positions_BT: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Cosines and sines (B, T, 1, E) for all layers, where torch is to apply them."""
+        """Return cosines and sines (B, T, 1, E) for all layers; None if torch does not apply them."""
         if self.compiled or not self.llama:
             return None
         return self._cos[positions_BT][:, :, None], self._sin[positions_BT][:, :, None]
@@ -247,10 +259,10 @@ class Decoder:
         qkv: Tensor,
         positions_BT: Tensor,
         rotary: tuple[Tensor, Tensor] | None,
-        cache: Cache,
+        cache: KVCache,
         rows_B: Tensor,
     ) -> Tensor:
-        """Turn queries and keys by their positions, put keys and values into the cache; the queries (B, H, T, E)."""
+        """Apply rotary positions and write keys and values to the cache; return the queries (B, H, T, E)."""
         if self.compiled:
             query = torch.empty(len(qkv), self.heads, qkv.shape[1], self.width, dtype=self.dtype)
             native = kernels()
@@ -269,8 +281,10 @@ class Decoder:
         cache.data[:, number].transpose(2, 3)[:, rows_B[:, None], positions_BT] = torch.stack((key, value))
         return query.transpose(1, 2)
 
-    def _attend_compiled(self, number: int, qkv: Tensor, positions_B: Tensor, shared_B: Tensor, cache: Cache) -> Tensor:
-        """Store one token a row and attend: (B, heads, E) -> (B, 1, H E); rows without a position get zeros."""
+    def _attend_compiled(
+        self, number: int, qkv: Tensor, positions_B: Tensor, shared_B: Tensor, cache: KVCache
+    ) -> Tensor:
+        """Store one token per row and attend: (B, heads, E) -> (B, 1, H E); rows without a position get zeros."""
         found, count = torch.zeros(len(qkv), self.heads, self.width, dtype=self.dtype), len(positions_B)
         native = kernels()
         native.attend_step(
@@ -281,7 +295,7 @@ class Decoder:
         return found.flatten(1)[:, None]
 
     def _bias(self, places_L: Tensor, positions_B: Tensor) -> Tensor:
-        """What is added to the scores of one query a row: (B, heads or 1, L), minus infinity where nothing is seen."""
+        """Return the bias on the scores of one query per row, (B, heads or 1, L); minus infinity where masked."""
         return self._mask_or_bias(places_L, positions_B[:, None])[:, :, 0]
 
     def _mask_or_bias(self, places_L: Tensor, positions_BT: Tensor) -> Tensor:
@@ -291,7 +305,7 @@ class Decoder:
         return torch.zeros(mask.shape, dtype=self.dtype, device=self.device).masked_fill_(~mask, -math.inf)
 
     def _mask(self, places_L: Tensor, positions_BT: Tensor) -> Tensor:
-        """Bool (B, 1, T, L) for LLaMA; for MPT the ALiBi biases (B, H, T, L), minus infinity where nothing is seen."""
+        """Return a bool mask (B, 1, T, L) for LLaMA; for MPT ALiBi biases (B, H, T, L), minus infinity where masked."""
         seen = places_L <= positions_BT[:, None, :, None]
         if self.llama:
             return seen
@@ -307,7 +321,7 @@ class Decoder:
 
 
 def _alibi_slopes(heads: int) -> Tensor:
-    """MPT's, for any number of heads (alibi_bias_max 8)."""
+    """Return MPT's ALiBi slopes for any number of heads (alibi_bias_max 8)."""
     power = 2 ** math.ceil(math.log2(heads))
     slopes = 1.0 / torch.pow(2, torch.arange(1, power + 1).float() * (8 / power))
     if power != heads:
@@ -315,13 +329,13 @@ def _alibi_slopes(heads: int) -> Tensor:
     return slopes
 
 
-def _stack(media: Sequence[Sequence[Media]], images: int) -> tuple[Tensor, Tensor]:
-    """Keys and values of all images of all rows, (B, layers, H, M N, E) each; zeros stand for absent ones."""
-    first = next(one for row in media for one in row)
-    empty = Media(torch.zeros_like(first.keys), torch.zeros_like(first.values))
+def _stack(images: Sequence[Sequence[ImageKV]], most: int) -> tuple[Tensor, Tensor]:
+    """Stack the keys and values of all images of all rows, (B, layers, H, M N, E) each; zeros for missing images."""
+    first = next(one for row in images for one in row)
+    empty = ImageKV(torch.zeros_like(first.keys), torch.zeros_like(first.values))
     keys, values = [], []
-    for row in media:
-        filled = [*row, *[empty] * (images - len(row))]
+    for row in images:
+        filled = [*row, *[empty] * (most - len(row))]
         keys.append(torch.cat([one.keys for one in filled], dim=2))
         values.append(torch.cat([one.values for one in filled], dim=2))
     return torch.stack(keys), torch.stack(values)

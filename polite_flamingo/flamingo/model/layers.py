@@ -1,7 +1,7 @@
-"""The layers of a Flamingo's language model as the decoder runs them: their weights, fused where that saves a product.
+"""The layers of a Flamingo's language model as the decoder runs them, with weights fused where that saves a product.
 
-Each is made from a layer of the loaded model and shares its weights. Shapes: B rows, T tokens a row, D width of the
-model, L positions, H heads of keys, E width of a head.
+Each is made from a layer of the loaded model and shares its weights. Shapes: B rows, T tokens per row, D width of the
+model, L positions, H key heads, E width of a head, M images per row, N latents per image.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from torch.nn import functional as F
 
 
 def compiled(x: Tensor) -> bool:
-    """Whether `cpu_kernels.py` decodes with weights like this; the residual stream is float32 then."""
+    """Whether `cpu_kernels.py` decodes with weights like this; the residual stream is then float32."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
 
 
 def rounded(rows: int) -> int:
-    """Rows that a function of oneDNN is run on, where there are so many: at most a quarter more, but for a few.
+    """Round a number of rows up to one of four sizes per power of two: at most a quarter more, except for tiny ones.
 
-    oneDNN compiles for each number of rows anew, and torch and it keep a thousand results each for as long as the
-    process lives: some 0.6 MB for a product, 0.05 MB for a GELU. Nearly every piece of prompts has another number of
-    tokens, so memory would grow by a GB, and each new number costs a millisecond. Here are four between powers of two.
+    oneDNN compiles its functions for each number of rows. It and torch keep a thousand compiled functions each until
+    the process ends, about 0.6 MB per product and 0.05 MB per GELU. Nearly every chunk of prompts has a different
+    number of tokens, so memory would grow by a GB, and each new number would cost a millisecond.
     """
     step = max(4, 1 << (rows - 1).bit_length() >> 3)
     return -(-rows // step) * step
 
 
 def multiplied_by_onednn(weight: Tensor) -> bool:
-    """Whether products with weights like this are oneDNN's; those of float32 are MKL's, which keeps nothing."""
+    """Whether oneDNN multiplies weights like this; float32 goes to MKL, which caches nothing."""
     return weight.device.type == "cpu" and weight.dtype in (torch.bfloat16, torch.float16)
 
 
 def gelu_by_onednn(weight: Tensor) -> bool:
-    """Whether GELUs between weights like this are oneDNN's: those of float32 are, too."""
+    """Whether oneDNN computes the GELU between weights like this; it does in float32 too."""
     return multiplied_by_onednn(weight) or compiled(weight)
 
 
 def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, rounding: bool) -> Tensor:
-    """function(x), for one that takes each row (the last dimension) by itself; with `rounding` on `rounded` rows."""
+    """Apply a function that treats each row (the last dimension) independently; with `rounding` on `rounded` rows."""
     rows = x.numel() // x.shape[-1]
     more = rounded(rows) - rows if rounding else 0
     if not more:
@@ -52,19 +52,19 @@ def by_rows(function: Callable[[Tensor], Tensor], x: Tensor, rounding: bool) -> 
 
 @functools.cache
 def kernels() -> ModuleType:
-    """Imported where it is used: a machine that decodes on its GPU needs no numba."""
+    """Import the kernels on first use: a machine that decodes on a GPU needs no numba."""
     from polite_flamingo.flamingo.model import cpu_kernels as found
 
     return found
 
 
 class Linear:
-    """x W^T + b, and s (x A^T) B^T on a range of the outputs for each attached LoRA."""
+    """x W^T + b, plus s (x A^T) B^T on a range of the outputs for each attached LoRA adapter."""
 
     def __init__(self, *modules: nn.Module):
-        """Several modules over the same input are fused into one product, their outputs side by side.
+        """Fuse modules over the same input into one product, their outputs side by side.
 
-        The modules' weights become parts of the fused one: the model stays whole, and nothing is there twice.
+        The modules' weights become views of the fused one, so the model keeps working and nothing is stored twice.
         """
         plain = [m.get_base_layer() if hasattr(m, "get_base_layer") else m for m in modules]
         self.weight = _fused([m.weight for m in plain])
@@ -82,7 +82,7 @@ class Linear:
             start = end
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(…, in) -> (…, out)."""
+        """Map (…, in) to (…, out)."""
         return by_rows(self._product, x, self._rounds)
 
     def _product(self, x: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class Linear:
 
 
 def _fused(weights: Sequence[nn.Parameter]) -> Tensor:
-    """Matrices (n, in) one under another; they become views of it, unless they are already."""
+    """Concatenate matrices (n, in) by rows; the parameters become views of the result, unless they already are."""
     first = weights[0].detach()
     rows = [len(weight) for weight in weights]
     places = [first.data_ptr() + sum(rows[:number]) * first[0].nbytes for number in range(len(rows))]
@@ -111,7 +111,7 @@ def _fused(weights: Sequence[nn.Parameter]) -> Tensor:
 
 
 class LayerNorm:
-    """Of the residual stream, in its dtype; the result in that of the weights."""
+    """Layer norm of the residual stream, computed in its dtype; the result has the dtype of the weights."""
 
     def __init__(self, norm: nn.Module):
         self.dtype, self.shape, self.epsilon = norm.weight.dtype, norm.normalized_shape, norm.eps
@@ -119,12 +119,12 @@ class LayerNorm:
         self.weight, self.bias = (part.float() if part is not None and compiled(part) else part for part in parts)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(…, D) -> (…, D)."""
+        """Map (…, D) to (…, D)."""
         return F.layer_norm(x, self.shape, self.weight, self.bias, self.epsilon).to(self.dtype)
 
 
 class RmsNorm:
-    """LLaMA's, likewise."""
+    """LLaMA's RMS norm; dtypes as in `LayerNorm`."""
 
     def __init__(self, norm: nn.Module):
         self.dtype, self.epsilon = norm.weight.dtype, float(norm.variance_epsilon)
@@ -134,7 +134,7 @@ class RmsNorm:
             self.weight = self.weight.float()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(…, D) -> (…, D)."""
+        """Map (…, D) to (…, D)."""
         if not self.compiled:
             return F.rms_norm(x, (x.shape[-1],), self.weight, self.epsilon)
         result = torch.empty_like(x, dtype=self.dtype)
@@ -143,16 +143,16 @@ class RmsNorm:
         return result
 
 
-def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Attention of one query a row, as two batched products; (B, 1, heads E).
+def single_query_attention(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Attend with one query per row, as two batched products; return (B, 1, heads E).
 
-    Torch's fused kernel is made for many queries: on a CPU it takes several times as long for one.
+    Torch's fused kernel is made for many queries; for one it takes several times as long on a CPU.
 
     Args:
         query: (B, heads, 1, E).
         keys: (B, H, L, E).
-        values: likewise.
-        bias: added to the scores (B, heads or 1, L), minus infinity where nothing is seen.
+        values: (B, H, L, E).
+        bias: added to the scores, (B, heads or 1, L); minus infinity where masked.
         scale: of the scores.
     """
     rows, heads, places, width = keys.shape
@@ -163,7 +163,7 @@ def look(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale
 
 
 class Cross:
-    """A gated cross-attention block (open_flamingo): its projections, with the gates' tanh taken once."""
+    """A gated cross-attention block of open_flamingo: its projections, with the tanh of the gates computed once."""
 
     def __init__(self, block: nn.Module):
         attention = block.attn
@@ -176,17 +176,17 @@ class Cross:
         self._rounds = gelu_by_onednn(self.ff_up.weight)
 
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sees: Tensor) -> Tensor:
-        """x (B, T, D) plus what it sees of keys and values (B, H, M N, E); nothing where `sees` (B, T, 1) is 0."""
+        """Add to x (B, T, D) what it sees of keys and values (B, H, M N, E); nothing where `sees` (B, T, 1) is 0."""
         query = self.to_q(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if mask is None and x.shape[1] == 1:
-            found = look(query, keys, values, None, self.scale)
+            found = single_query_attention(query, keys, values, None, self.scale)
         else:
             found = F.scaled_dot_product_attention(query, keys, values, mask, scale=self.scale)
             found = found.transpose(1, 2).flatten(2)
         return x + self.to_out(found) * (self.gate * sees)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """The block's second half; it acts on every position, seeing or not."""
+        """Apply the block's second half, at every position whether it sees an image or not."""
         return x + by_rows(self._fed_forward, x, self._rounds) * self.ff_gate
 
     def _fed_forward(self, x: Tensor) -> Tensor:
@@ -194,7 +194,7 @@ class Cross:
 
 
 class LlamaLayer:
-    """RMS norms, rotary positions, gated SiLU."""
+    """A LLaMA layer: RMS norms, rotary positions, gated SiLU."""
 
     def __init__(self, layer: nn.Module):
         attention, mlp = layer.self_attn, layer.mlp
@@ -205,7 +205,7 @@ class LlamaLayer:
         self._rounds = multiplied_by_onednn(self.up.weight)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """x (B, T, D) plus its feed-forward."""
+        """Add the feed-forward network's output to x (B, T, D)."""
         return x + by_rows(self._fed_forward, x, self._rounds)
 
     def _fed_forward(self, x: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ class LlamaLayer:
 
 
 class MptLayer:
-    """Layer norms without bias, ALiBi, GELU."""
+    """An MPT layer: layer norms without bias, ALiBi, GELU."""
 
     def __init__(self, layer: nn.Module):
         self.norm, self.ff_norm = LayerNorm(layer.norm_1), LayerNorm(layer.norm_2)
@@ -224,7 +224,7 @@ class MptLayer:
         self._rounds = gelu_by_onednn(self.up.weight)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """x (B, T, D) plus its feed-forward."""
+        """Add the feed-forward network's output to x (B, T, D)."""
         return x + by_rows(self._fed_forward, x, self._rounds)
 
     def _fed_forward(self, x: Tensor) -> Tensor:

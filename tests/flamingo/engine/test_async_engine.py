@@ -23,7 +23,7 @@ from polite_flamingo.flamingo.engine.async_engine import (
 )
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import BadSample
 from tests.flamingo.engine.test_engine import NEW, ends_of, fresh, prompts, texts
@@ -74,7 +74,7 @@ def engine_of(model: FlamingoModel, slots: int) -> Engine:
 
 def endless(model: FlamingoModel) -> Request:
     """Whose answer has 300 tokens: nothing ends it."""
-    return Request(ids=[5, 6, 7], decoding=Decoding(max_new_tokens=300))
+    return Request(ids=[5, 6, 7], params=SamplingParams(max_new_tokens=300))
 
 
 async def all_of(stream: Stream) -> list[Chunk]:
@@ -392,7 +392,7 @@ def test_a_stop_text_is_never_heard(known: Known) -> None:
     for one, tokens in zip(wanted, said, strict=True):
         text = decode(tokens)
         stop = text[len(text) // 2 : len(text) // 2 + 3]
-        cut.append((replace(one, decoding=replace(one.decoding, stop=(stop,)), tokens=[]), stop, text))
+        cut.append((replace(one, params=replace(one.params, stop=(stop,)), tokens=[]), stop, text))
 
     async def main() -> None:
         async with AsyncEngine(engine_of(model, slots=3)) as service:

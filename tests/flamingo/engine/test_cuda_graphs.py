@@ -16,12 +16,12 @@ from polite_flamingo.flamingo.engine import cuda_graphs
 from polite_flamingo.flamingo.engine.cuda_graphs import StaticStep, rounded_limit, rounded_rows
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.engine.sampling import Decoding
-from polite_flamingo.flamingo.model.decoder import Cache, Decoder
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
+from polite_flamingo.flamingo.model.decoder import Decoder, KVCache
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from tests.flamingo.engine.test_engine import ends_of, fresh, prompts, texts
 
-GREEDY = Decoding(max_new_tokens=14)
+GREEDY = SamplingParams(max_new_tokens=14)
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def statically(model: FlamingoModel, requests: Sequence[Request], **config: int) -> list[list[int]]:
     """What the engine writes with the steps that a GPU would record."""
     engine = Engine(model, EngineConfig(**config), ends=ends_of(model))
-    engine._records = True
+    engine._runner.uses_graphs = True
     engine.generate(requests)
     assert all(request.done and request.error is None for request in requests)
     return [request.tokens for request in requests]
@@ -67,7 +67,7 @@ def test_texts_are_those_of_steps_that_fit(
     kind: str, attention: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = request.getfixturevalue(kind).load(attention=attention)
-    wanted = [replace(one, decoding=GREEDY) for one in prompts(model, 30, seed=len(kind))]
+    wanted = [replace(one, params=GREEDY) for one in prompts(model, 30, seed=len(kind))]
     expected = texts(model, fresh(wanted), slots=30)
     watch = Watch(monkeypatch)
     # 48 slots are filled up three by three; a budget of 24 keeps prompts half-run beside rows that decode
@@ -79,9 +79,9 @@ def test_texts_are_those_of_steps_that_fit(
 
 def test_nothing_is_uploaded_while_the_same_rows_go_on(tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load()
-    wanted = [replace(one, decoding=GREEDY) for one in prompts(model, 6, seed=2)]
+    wanted = [replace(one, params=GREEDY) for one in prompts(model, 6, seed=2)]
     plain, static = (Engine(model, EngineConfig(slots=6), ends=[]) for _ in range(2))
-    static._records = True
+    static._runner.uses_graphs = True
     expected = fresh(wanted)
     plain.generate(expected)
     watch = Watch(monkeypatch)
@@ -93,17 +93,17 @@ def test_nothing_is_uploaded_while_the_same_rows_go_on(tiny, monkeypatch: pytest
 def test_other_than_the_likeliest_tokens_are_chosen_as_ever(tiny) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load()
     wanted = prompts(model, 30, seed=4)  # of which half may not repeat n-grams
-    drawn = Decoding(max_new_tokens=9, temperature=1.3, top_k=40)
-    wanted[::5] = [replace(one, decoding=replace(drawn, seed=n)) for n, one in enumerate(wanted[::5])]
+    drawn = SamplingParams(max_new_tokens=9, temperature=1.3, top_k=40)
+    wanted[::5] = [replace(one, params=replace(drawn, seed=n)) for n, one in enumerate(wanted[::5])]
     assert statically(model, fresh(wanted), slots=6) == texts(model, fresh(wanted), slots=6)
 
 
 def test_memory_that_grows_shrinks_or_is_given_up_gets_new_recordings(tiny, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load()
-    wanted = [replace(one, decoding=GREEDY) for one in prompts(model, 24, seed=8)]
+    wanted = [replace(one, params=GREEDY) for one in prompts(model, 24, seed=8)]
     expected = texts(model, fresh(wanted), slots=24)
     engine = Engine(model, EngineConfig(slots=16), ends=ends_of(model))
-    engine._records = True
+    engine._runner.uses_graphs = True
     step = engine.decoder.step
 
     def tight(ids: torch.Tensor, *more: object) -> torch.Tensor:
@@ -114,7 +114,7 @@ def test_memory_that_grows_shrinks_or_is_given_up_gets_new_recordings(tiny, monk
     made = []
     monkeypatch.setattr(engine.decoder, "step", tight)
     monkeypatch.setattr(
-        "polite_flamingo.flamingo.engine.engine.StaticStep",
+        "polite_flamingo.flamingo.engine.model_runner.StaticStep",
         lambda *given, **named: made.append(StaticStep(*given, **named)) or made[-1],
     )
     short = sorted(fresh(wanted), key=lambda one: (bool(one.images), len(one.ids)))
@@ -123,7 +123,7 @@ def test_memory_that_grows_shrinks_or_is_given_up_gets_new_recordings(tiny, monk
         engine.step()
     engine.cancel(short[-1])
     engine.abandon()
-    assert engine._static is None
+    assert engine._runner.static is None
     again = fresh(wanted)
     engine.generate(again)
     assert [one.tokens for one in again] == expected
@@ -144,7 +144,7 @@ def test_rows_that_only_fill_up_are_written_where_nobody_looks(tiny_grouped, dec
     changed = (cache.data != before).any(dim=-1).any(dim=3).any(dim=1).any(dim=0).nonzero().tolist()
     rows = rounded_rows(decoding, 32)
     assert changed == [[row, (positions + [0] * 32)[row]] for row in range(rows)]
-    alone = Cache(before)
+    alone = KVCache(before)
     found = decoder.step(torch.tensor(ids), torch.tensor(positions[:decoding]), alone, 128, None).clone()
     found[:, 7] = -torch.inf
     torch.testing.assert_close(logits, found)
@@ -204,9 +204,9 @@ def pretended_recording(graph: PretendedGraph, **how: object) -> Iterator[None]:
 @pytest.mark.parametrize("attention", ["v1", "v2"])
 def test_recordings_are_made_once_replayed_and_forgotten(tiny, attention: str, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load(attention=attention)
-    wanted = [replace(one, decoding=GREEDY) for one in prompts(model, 24, seed=6)]
+    wanted = [replace(one, params=GREEDY) for one in prompts(model, 24, seed=6)]
     expected = texts(model, fresh(wanted), slots=6)
-    monkeypatch.setattr("polite_flamingo.flamingo.engine.engine.StaticStep", Pretended)
+    monkeypatch.setattr("polite_flamingo.flamingo.engine.model_runner.StaticStep", Pretended)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", PretendedGraph)
     monkeypatch.setattr(torch.cuda, "graph", pretended_recording)
     for name in ("current_stream", "stream"):
@@ -217,13 +217,13 @@ def test_recordings_are_made_once_replayed_and_forgotten(tiny, attention: str, m
     monkeypatch.setattr(Pretended, "replays", 0)
     monkeypatch.setattr(cuda_graphs, "RECORDINGS", 4)
     engine = Engine(model, EngineConfig(slots=6, prefill_tokens=40), ends=ends_of(model))
-    engine._records = True
+    engine._runner.uses_graphs = True
     again = fresh(wanted)
     engine.generate(again)
     assert [one.tokens for one in again] == expected
     assert Pretended.replays == len(made) > 4 * len(set(made)) > 16, "many steps, few recordings"
-    assert engine._static is not None and len(engine._static._recordings) == 4
-    assert made[-1] == list(engine._static._recordings)[-1], "the least recently used is forgotten first"
+    assert engine._runner.static is not None and len(engine._runner.static._graphs) == 4
+    assert made[-1] == list(engine._runner.static._graphs._values)[-1], "the least recently used is forgotten first"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="records on a GPU")
@@ -232,7 +232,7 @@ def test_recordings_are_made_once_replayed_and_forgotten(tiny, attention: str, m
 def test_recordings_on_a_gpu_write_the_same_texts(kind: str, attention: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(kind).load(attention=attention)
     wanted = prompts(model, 30, seed=1)  # half of them may not repeat n-grams
-    wanted[::2] = [replace(one, decoding=GREEDY) for one in wanted[::2]]
+    wanted[::2] = [replace(one, params=GREEDY) for one in wanted[::2]]
     expected = texts(model, fresh(wanted), slots=30)
     model.to("cuda")
     engine = Engine(model, EngineConfig(slots=12, prefill_tokens=40), ends=ends_of(model))
@@ -240,4 +240,4 @@ def test_recordings_on_a_gpu_write_the_same_texts(kind: str, attention: str, req
         again = fresh(wanted)
         engine.generate(again)
         assert [one.tokens for one in again] == expected
-    assert engine._static is not None and engine._static._recordings
+    assert engine._runner.static is not None and engine._runner.static._graphs

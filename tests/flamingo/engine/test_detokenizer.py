@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Fast
 from tokenizers import decoders, models
 
-from polite_flamingo.flamingo.engine.detokenizer import RunningText
+from polite_flamingo.flamingo.engine.detokenizer import Detokenizer
 from polite_flamingo.flamingo.model.tokenization import LegacyLlamaTokenizer, Tokenizer, TransformersTokenizer
 
 # isort: split
@@ -82,7 +82,7 @@ KINDS = ["legacy", "squeezing", "byte_level", "fallback"]
 
 def pieces(tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str] = ()) -> tuple[list[str], bool]:
     """What each token adds, and what the end adds; whether a stop text ended it."""
-    running = RunningText(tokenizer.decode, stop)
+    running = Detokenizer(tokenizer.decode, stop)
     seen, given = 0, []
     stopped = False
     for token in tokens:
@@ -168,14 +168,14 @@ def test_a_stop_text_ends_it_and_never_shows(
 def test_what_may_begin_a_stop_text_waits_until_it_is_known(byte_level: TransformersTokenizer) -> None:
     decode = byte_level.decode
     letters = {letter: byte_level.encode(letter)[0] for letter in "ab#x"}
-    running = RunningText(decode, ["###"])
+    running = Detokenizer(decode, ["###"])
     shown = []
     for letter in "a##b##x#":
         assert not running.add(letters[letter])
         shown.append(running.text)
     assert shown == ["a", "a", "a", "a##b", "a##b", "a##b", "a##b##x", "a##b##x"]
     assert running.end() == "a##b##x#", "the text ends: it was none"
-    running = RunningText(decode, ["###"])
+    running = Detokenizer(decode, ["###"])
     assert [running.add(letters[letter]) for letter in "a###"] == [False, False, False, True]
     assert running.text == running.end() == "a"
 
@@ -190,7 +190,7 @@ def test_the_cost_of_a_token_does_not_grow_with_the_text(legacy: LegacyLlamaToke
     noise = [legacy.encode("東")[-1]] * 300  # bytes that never make a letter
     for tokens, window in ((legacy.encode(TEXTS[6] * 5), 16), (noise, 64)):
         decoded.clear()
-        running = RunningText(decode)
+        running = Detokenizer(decode)
         for token in tokens:
             running.add(token)
         assert len(tokens) >= 300

@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 from polite_flamingo.flamingo.config import EngineConfig, LoraSettings
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.engine.sampling import Decoding, Ngrams
+from polite_flamingo.flamingo.engine.sampling import Ngrams, SamplingParams
 from polite_flamingo.flamingo.model.lora import add_lora
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding as images
@@ -54,12 +54,12 @@ def prompts(model: FlamingoModel, count: int, seed: int) -> list[Request]:
         shown = rng.choice((0, 1, 1, 2, 3, 4))
         for _ in range(shown):
             ids.insert(rng.randrange(len(ids)), model.tokenizer.image_id)
-        made.append(Request(ids=ids, images=[rng.choice(PICTURES) for _ in range(shown)], decoding=decoding(number)))
+        made.append(Request(ids=ids, images=[rng.choice(PICTURES) for _ in range(shown)], params=decoding(number)))
     return made
 
 
-def decoding(number: int) -> Decoding:
-    return Decoding(max_new_tokens=NEW, no_repeat_ngram_size=(0, 0, 2, 3)[number % 4])
+def decoding(number: int) -> SamplingParams:
+    return SamplingParams(max_new_tokens=NEW, no_repeat_ngram_size=(0, 0, 2, 3)[number % 4])
 
 
 def by_generate(model: FlamingoModel, request: Request, ends: Sequence[int]) -> list[int]:
@@ -70,8 +70,8 @@ def by_generate(model: FlamingoModel, request: Request, ends: Sequence[int]) -> 
         pixels = torch.zeros(1, 1, *model.latents_shape)
     ids = torch.tensor([request.ids])
     out = model.generate(
-        pixels, ids, torch.ones_like(ids), max_new_tokens=request.decoding.max_new_tokens, do_sample=False, num_beams=1,
-        no_repeat_ngram_size=request.decoding.no_repeat_ngram_size, eos_token_id=list(ends),
+        pixels, ids, torch.ones_like(ids), max_new_tokens=request.params.max_new_tokens, do_sample=False, num_beams=1,
+        no_repeat_ngram_size=request.params.no_repeat_ngram_size, eos_token_id=list(ends),
         pad_token_id=model.tokenizer.pad_id, suppress_tokens=[model.tokenizer.image_id],
     )[0, len(request.ids) :].tolist()  # fmt: skip
     end = next((place for place, token in enumerate(out) if token in ends), len(out))
@@ -84,7 +84,7 @@ def ends_of(model: FlamingoModel) -> list[int]:
 
 
 def fresh(requests: Sequence[Request]) -> list[Request]:
-    return [Request(ids=r.ids, images=r.images, decoding=r.decoding) for r in requests]
+    return [Request(ids=r.ids, images=r.images, params=r.params) for r in requests]
 
 
 def texts(model: FlamingoModel, requests: Sequence[Request], **config: int) -> list[list[int]]:
@@ -158,9 +158,9 @@ def test_attached_lora_is_decoded_as_merged_lora(tiny) -> None:  # type: ignore[
 
 def test_a_draw_hangs_on_its_seed_alone(known: tuple[FlamingoModel, list[Request], list[list[int]]]) -> None:
     model, wanted, greedy = known
-    drawing = Decoding(max_new_tokens=NEW, temperature=1.5, top_k=50, top_p=0.95)
+    drawing = SamplingParams(max_new_tokens=NEW, temperature=1.5, top_k=50, top_p=0.95)
     requests = [
-        Request(ids=one.ids, images=one.images, decoding=replace(drawing, seed=number))
+        Request(ids=one.ids, images=one.images, params=replace(drawing, seed=number))
         for number, one in enumerate(wanted)
     ]
     drawn = texts(model, fresh(requests), slots=24)
@@ -168,7 +168,7 @@ def test_a_draw_hangs_on_its_seed_alone(known: tuple[FlamingoModel, list[Request
     for slots in (1, 5):
         assert texts(model, fresh(requests), slots=slots) == drawn
     assert texts(model, fresh(requests[::-1]), slots=4) == drawn[::-1]
-    other = [replace(one, decoding=replace(one.decoding, seed=99), tokens=[]) for one in requests]
+    other = [replace(one, params=replace(one.params, seed=99), tokens=[]) for one in requests]
     assert texts(model, fresh(other), slots=24) != drawn
 
 
@@ -176,10 +176,10 @@ def test_what_fails_alone_fails_alone(known: tuple[FlamingoModel, list[Request],
     model, wanted, expected = known
     tag = model.tokenizer.image_id
     bad = [
-        Request(ids=[5, tag, 6], images=[b"no image"], decoding=decoding(0)),
-        Request(ids=[5, tag, 6], images=[], decoding=decoding(0)),
-        Request(ids=[5] * 600, decoding=decoding(0)),
-        Request(ids=[], decoding=decoding(0)),
+        Request(ids=[5, tag, 6], images=[b"no image"], params=decoding(0)),
+        Request(ids=[5, tag, 6], images=[], params=decoding(0)),
+        Request(ids=[5] * 600, params=decoding(0)),
+        Request(ids=[], params=decoding(0)),
     ]
     good = fresh(wanted)
     engine = Engine(model, EngineConfig(slots=4), ends=ends_of(model))
@@ -257,7 +257,7 @@ def test_a_request_that_no_memory_holds_is_the_only_one_to_fail(
     assert engine.slots == 8, "what was too much is gone"
 
 
-@pytest.mark.parametrize("where", ["new_cache", "media"])
+@pytest.mark.parametrize("where", ["new_cache", "image_kv"])
 def test_memory_that_lacks_while_requests_are_admitted_loses_none(
     known: tuple[FlamingoModel, list[Request], list[list[int]]], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -283,14 +283,14 @@ def test_images_and_beginnings_are_done_once(tiny) -> None:  # type: ignore[no-u
     tag = model.tokenizer.image_id
     start = [11, 12, 13, 14]
     asked = [
-        Request(ids=[*start, tag, 20 + number, 30], images=[PICTURES[number % 2]], decoding=decoding(0))
+        Request(ids=[*start, tag, 20 + number, 30], images=[PICTURES[number % 2]], params=decoding(0))
         for number in range(12)
     ]
     expected = [by_generate(model, one, ends_of(model)) for one in asked]
     engine = Engine(model, EngineConfig(slots=2), ends=ends_of(model), shared=start)
     engine.generate(asked)
     assert [one.tokens for one in asked] == expected
-    assert engine.media.misses == 2
+    assert engine.image_cache.misses == 2
     assert engine.metrics.reused == 10 * 5, "all but the first of each picture begin behind the tag"
     assert engine.metrics.prefilled + engine.metrics.reused == 12 * 7
 
@@ -300,10 +300,10 @@ def test_stop_texts_and_lengths_end_a_request(known: tuple[FlamingoModel, list[R
     number = next(n for n, tokens in enumerate(expected) if len(tokens) == NEW)
     stop = model.tokenizer.decode(expected[number][4:6])
     one = Request(
-        ids=wanted[number].ids, images=wanted[number].images, decoding=replace(wanted[number].decoding, stop=(stop,))
+        ids=wanted[number].ids, images=wanted[number].images, params=replace(wanted[number].params, stop=(stop,))
     )
-    two = Request(ids=one.ids, images=one.images, decoding=replace(wanted[number].decoding, max_new_tokens=3))
-    three = Request(ids=one.ids, images=one.images, decoding=replace(one.decoding, stop=("never said", stop + "\n\n")))
+    two = Request(ids=one.ids, images=one.images, params=replace(wanted[number].params, max_new_tokens=3))
+    three = Request(ids=one.ids, images=one.images, params=replace(one.params, stop=("never said", stop + "\n\n")))
     Engine(model, EngineConfig(slots=2), ends=ends_of(model)).generate([one, two, three])
     decode = model.tokenizer.decode
     assert one.finish == "stop" and len(one.tokens) <= 6 and stop in decode(one.tokens)
@@ -327,7 +327,7 @@ def test_a_stop_text_is_found_where_decoding_everything_finds_it(
         found = rng.choice(clean)
         start = rng.randrange(len(found) - 2)
         stop = found[start : start + rng.randint(1, 3)]
-        requests.append(Request(ids=one.ids, images=one.images, decoding=replace(one.decoding, stop=(stop,))))
+        requests.append(Request(ids=one.ids, images=one.images, params=replace(one.params, stop=(stop,))))
         end = next(count for count in range(1, len(tokens) + 1) if stop in decode(tokens[:count]))
         ends.append((tokens[:end], text[: text.index(stop)]))
     assert len(requests) >= 10

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.engine.engine import Engine
-from polite_flamingo.flamingo.engine.engine_pool import Engines, shares
+from polite_flamingo.flamingo.engine.engine_pool import EnginePool, shares
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.model.checkpoint import save_flamingo
 from polite_flamingo.rewriters.flamingo import Rewriter
@@ -21,7 +21,7 @@ def test_the_texts_are_those_of_one_engine(tiny) -> None:  # type: ignore[no-unt
     model = tiny.load()
     wanted = prompts(model, 40, seed=6)
     expected = texts(model, fresh(wanted), slots=8)
-    engines = Engines([Engine(model, EngineConfig(slots=4), ends=ends_of(model)) for _ in range(3)])
+    engines = EnginePool([Engine(model, EngineConfig(slots=4), ends=ends_of(model)) for _ in range(3)])
     engines.generate(wanted)
     assert [one.tokens for one in wanted] == expected
     assert all(engine.metrics.generated > 0 for engine in engines.engines), "all of them worked"
@@ -42,7 +42,7 @@ def test_requests_of_the_same_images_stay_together_and_loads_are_even() -> None:
 
 def test_what_one_engine_raises_is_raised_and_the_others_finish(tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load()
-    engines = Engines([Engine(model, EngineConfig(slots=4), ends=ends_of(model)) for _ in range(2)])
+    engines = EnginePool([Engine(model, EngineConfig(slots=4), ends=ends_of(model)) for _ in range(2)])
 
     def broken(*given: object) -> None:
         raise RuntimeError("a cable came loose")
@@ -63,8 +63,8 @@ def test_what_one_engine_raises_is_raised_and_the_others_finish(tiny, monkeypatc
 def test_a_rewriter_makes_as_many_as_it_is_told(tiny) -> None:  # type: ignore[no-untyped-def]
     generation = GenerationConfig(max_new_tokens=4, num_beams=1, do_sample=False, no_repeat_ngram_size=0)
     config = RewriterConfig(flamingo=tiny.config, generation=generation, engine=EngineConfig(copies=2), device="cpu")
-    decoder = Rewriter(config).decoder
-    assert isinstance(decoder, Engines)
+    decoder = Rewriter(config).engine
+    assert isinstance(decoder, EnginePool)
     assert len(decoder.engines) == 2
     with pytest.raises(ValueError, match="copies"):
         EngineConfig(copies=0)

@@ -14,7 +14,7 @@ from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.metrics import CAUSES, Metrics, merged
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.roofline import Ceilings
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from tests.flamingo.engine.test_engine import PICTURES, ends_of
@@ -30,7 +30,9 @@ def engine_of(model: FlamingoModel, **config: int) -> Engine:
 
 
 def asked(*lengths: int, new: int = 6) -> list[Request]:
-    return [Request(ids=[5 + n] * length, decoding=Decoding(max_new_tokens=new)) for n, length in enumerate(lengths)]
+    return [
+        Request(ids=[5 + n] * length, params=SamplingParams(max_new_tokens=new)) for n, length in enumerate(lengths)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["tiny", "tiny_grouped", "tiny_mpt"])
@@ -41,9 +43,9 @@ def test_operations_are_those_that_torch_counts(kind: str, shown: int, request: 
     model = load_flamingo(request.getfixturevalue(kind).config, dtype=torch.float64)
     engine = Engine(model, EngineConfig(slots=2), ends=[])
     tokens = 7 + shown
-    one = Request(ids=[model.tokenizer.image_id] * shown + [9] * 7, images=PICTURES[:shown], decoding=Decoding())
+    one = Request(ids=[model.tokenizer.image_id] * shown + [9] * 7, images=PICTURES[:shown], params=SamplingParams())
     engine.submit(one)
-    engine.media.get(dict(zip(one.digests, one.images, strict=True)))  # encoding is not in the count
+    engine.image_cache.get(dict(zip(one.digests, one.images, strict=True)))  # encoding is not in the count
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # its fused ones are not counted
         engine.step()
     decoder, metrics = engine.decoder, engine.metrics
@@ -67,11 +69,11 @@ def test_bytes_are_those_of_the_weights_and_of_what_rows_see(tiny, attention: st
         if parameter.ndim == 2 and "to_kv" not in name
     }  # the embedding is the output head as well
     queries = sum(size for name, size in matrices.items() if "to_q" in name or "to_out" in name)
-    media = engine.media.get({"it": PICTURES[0]})["it"]
+    media = engine.image_cache.get({"it": PICTURES[0]})["it"]
     image = 2 * media.keys.numel() * media.keys.element_size()  # type: ignore[union-attr]
     tag = model.tokenizer.image_id
     for ids in ([5, tag, 6, 7], [5, 6, 7, 8, 9]):
-        engine.submit(Request(ids=ids, images=PICTURES[:1] if tag in ids else [], decoding=Decoding()))
+        engine.submit(Request(ids=ids, images=PICTURES[:1] if tag in ids else [], params=SamplingParams()))
     engine.step()
     assert engine.metrics.steps == 1
     place = engine._slots.cache.data[:, :, 0, :, 0].numel() * 4  # type: ignore[union-attr]
@@ -84,7 +86,9 @@ def test_bytes_are_those_of_the_weights_and_of_what_rows_see(tiny, attention: st
 def test_a_run_is_told(model: FlamingoModel) -> None:
     tag = model.tokenizer.image_id
     requests = [
-        Request(ids=[5, tag, 20 + n, *[30] * (n % 3)], images=[PICTURES[n % 2]], decoding=Decoding(max_new_tokens=4))
+        Request(
+            ids=[5, tag, 20 + n, *[30] * (n % 3)], images=[PICTURES[n % 2]], params=SamplingParams(max_new_tokens=4)
+        )
         for n in range(12)
     ]
     engine = Engine(model, EngineConfig(slots=4), ends=ends_of(model))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.engine.engine import Engine
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model import cpu_kernels
 from polite_flamingo.flamingo.model.decoder import _alibi_slopes
 from polite_flamingo.flamingo.model.layers import RmsNorm
@@ -125,7 +125,7 @@ def test_bfloat16_is_rounded_as_torch_rounds_it(numbers: list[float]) -> None:
 @pytest.mark.parametrize("attention", ["v1", "v2"])
 def test_bfloat16_says_nearly_what_float32_says(kind: str, attention: str, request: pytest.FixtureRequest) -> None:
     model = request.getfixturevalue(kind).load(attention=attention)
-    wanted = [replace(one, decoding=Decoding(max_new_tokens=1)) for one in prompts(model, 12, seed=3)]
+    wanted = [replace(one, params=SamplingParams(max_new_tokens=1)) for one in prompts(model, 12, seed=3)]
 
     def logits() -> torch.Tensor:
         engine = Engine(model, EngineConfig(slots=12), ends=ends_of(model))

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.layers import by_rows, rounded
 from tests.flamingo.engine.test_engine import PICTURES
 from tests.support.tiny_flamingo import Tiny
@@ -46,7 +46,7 @@ def test_an_engine_asks_for_few_sizes_whatever_the_prompts(tiny: Tiny, dtype: to
             shown = number % 3 > 0
             ids = [*[model.tokenizer.image_id] * shown, *rng.choices(words, k=length)]
             images = [PICTURES[number % 7]] * shown
-            made.append(Request(ids=ids, images=images, decoding=Decoding(max_new_tokens=1 + number % 4)))
+            made.append(Request(ids=ids, images=images, params=SamplingParams(max_new_tokens=1 + number % 4)))
         engine.generate(made)
         assert all(request.error is None for request in made)
 
@@ -85,6 +85,6 @@ def test_rows_of_an_odd_number_decode_where_attention_is_torchs(
 ) -> None:
     monkeypatch.setattr("polite_flamingo.flamingo.model.layers.compiled", lambda x: False)
     engine = Engine(tiny.load().to(dtype), EngineConfig(slots=3), ends=[])
-    made = [Request(ids=[5, 6, 7 + number], decoding=Decoding(max_new_tokens=4)) for number in range(3)]
+    made = [Request(ids=[5, 6, 7 + number], params=SamplingParams(max_new_tokens=4)) for number in range(3)]
     engine.generate(made)
     assert [len(request.tokens) for request in made] == [4, 4, 4]

@@ -55,7 +55,7 @@ def test_lmms_eval_may_ask_for_more_tokens_than_the_model_reads(service: ChatSer
     }
     answer = service.client().chat.completions.create(**payload)
     assert answer.usage.total_tokens <= 512 and answer.choices[0].finish_reason in ("stop", "length")
-    assert service.backend.asked[-1].decoding.max_new_tokens == 1024
+    assert service.backend.asked[-1].params.max_new_tokens == 1024
 
 
 def test_vlmevalkit_sends_no_text_but_parts_and_details_of_images(service: ChatService) -> None:

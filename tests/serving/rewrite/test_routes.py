@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.filters.judge import Thresholds, first_failure, judge
 from polite_flamingo.filters.scorer import Scorer
+from polite_flamingo.filters.thresholds import Thresholds, apply_thresholds, first_failure
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.rewriters.flamingo import Rewriter
 from polite_flamingo.sample import BadSample, Sample
@@ -76,7 +76,7 @@ def test_text_scores_and_verdicts_are_those_of_a_build(
             assert item["error"] is None
             assert (result["rewritten"], result["task"]) == (one.rewritten, one.task)
             assert result["scores"] == scores
-            verdicts = judge(judged, config.thresholds)
+            verdicts = apply_thresholds(judged, config.thresholds)
             assert [(v["filter"], v["keep"], v["reason"], v["score"]) for v in result["verdicts"]] == [
                 (v.filter, v.keep, v.reason, v.score) for v in verdicts
             ]

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.engine.sampling import Decoding
+from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.prompts import chat_prompt
 from ray_jobs.serve import NAME, ServeConfig, serve_until
@@ -126,7 +126,7 @@ def ask(number: int, tokens: int = 120) -> GenerationRequest:
     return GenerationRequest(
         model=CHAT,
         exchanges=(Exchange(prompt=prompt, target="", images=0),),
-        decoding=Decoding(max_new_tokens=tokens, temperature=1.0, seed=number),
+        params=SamplingParams(max_new_tokens=tokens, temperature=1.0, seed=number),
     )
 
 

@@ -59,7 +59,7 @@ def test_an_answer_is_seen_while_it_comes_and_stopping_it_frees_its_slot(visit: 
     visit.page.locator(".facts", has_text="tokens in").wait_for()
     assert visit.page.locator(".message.assistant").count() == 1
     assert visit.backend.asked[1].exchanges == visit.backend.asked[0].exchanges
-    assert visit.backend.asked[1].decoding.temperature == 0.7, "greedy decoding would give the same words"
+    assert visit.backend.asked[1].params.temperature == 0.7, "greedy decoding would give the same words"
 
 
 def test_a_stopped_answer_without_a_word_leaves_no_trace(visit: Visit) -> None:
@@ -281,8 +281,8 @@ def test_settings_travel_with_the_request(visit: Visit) -> None:
     visit.send("Hello")
     visit.wait_for_answer()
     asked = visit.backend.asked[0]
-    decoding = asked.decoding
-    assert (decoding.temperature, decoding.max_new_tokens, decoding.seed) == (0.5, 3, 7)
+    params = asked.params
+    assert (params.temperature, params.max_new_tokens, params.seed) == (0.5, 3, 7)
     assert "Be brief." in asked.exchanges[0].prompt
     assert "cut off" in page.locator(".facts").inner_text()
 

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from polite_flamingo.filters.judge import CHECKS, REJECTIONS
+from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS
 from serving.config import AccessConfig
 from serving.server import page
 from tests.support.gated import application, configured, serving_on_a_port

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polite_flamingo.filters.judge import Thresholds
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import BadSample
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions

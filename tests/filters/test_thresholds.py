@@ -8,17 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polite_flamingo.filters.judge import (
+from polite_flamingo.filters.nli import label
+from polite_flamingo.filters.thresholds import (
     CHECKS,
-    FILTERS,
+    FILTERS_OF_TASK,
     REJECTIONS,
     STAGES,
     Thresholds,
+    apply_thresholds,
     first_failure,
-    judge,
     nli_margin,
 )
-from polite_flamingo.filters.nli import label
 from polite_flamingo.sample import TASKS, Image, Sample, Turn
 from tests.support.reference import golden
 
@@ -41,7 +41,7 @@ def sample(task: str = "captioning", **changed: Any) -> Sample:
 
 
 def reason(task: str = "captioning", thresholds: Thresholds | None = None, **changed: Any) -> str:
-    failure = first_failure(judge(sample(task, **changed), thresholds or Thresholds()))
+    failure = first_failure(apply_thresholds(sample(task, **changed), thresholds or Thresholds()))
     return failure.reason if failure else ""
 
 
@@ -53,17 +53,17 @@ def test_the_papers_thresholds_are_the_defaults() -> None:
 
 
 def test_every_task_has_its_filters_in_the_papers_order() -> None:
-    assert set(FILTERS) == set(TASKS)
+    assert set(FILTERS_OF_TASK) == set(TASKS)
     order = [STAGES.index(check.stage) for check in CHECKS]
     assert order == sorted(order)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_good_sample_is_kept_by_every_filter_of_its_task(task: str) -> None:
-    verdicts = judge(sample(task), Thresholds())
+    verdicts = apply_thresholds(sample(task), Thresholds())
     assert all(verdict.keep and verdict.reason == "" and verdict.score is not None for verdict in verdicts)
     stages = {check.filter: check.stage for check in CHECKS}
-    assert {stages[verdict.filter] for verdict in verdicts} == set(FILTERS[task])
+    assert {stages[verdict.filter] for verdict in verdicts} == set(FILTERS_OF_TASK[task])
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_single_paragraph_is_judged_by_clip_only_on_request() -> None:
 
 
 def test_the_first_failure_is_the_reason_but_all_verdicts_are_given() -> None:
-    verdicts = judge(sample(words=1, sts=0.1, clip_paragraphs=[1.0, 2.0]), Thresholds())
+    verdicts = apply_thresholds(sample(words=1, sts=0.1, clip_paragraphs=[1.0, 2.0]), Thresholds())
     assert first_failure(verdicts) == verdicts[0]
     assert [verdict.reason for verdict in verdicts if not verdict.keep] == ["too_short", "sts_low", "clip_low"]
 
@@ -110,7 +110,7 @@ def test_what_has_no_number_is_never_kept(name: str, missing: object) -> None:
 
 def test_a_sample_that_was_never_scored_is_not_kept() -> None:
     never = dataclasses.replace(sample(), scores={})
-    assert {verdict.reason for verdict in judge(never, Thresholds())} == {"unscored"}
+    assert {verdict.reason for verdict in apply_thresholds(never, Thresholds())} == {"unscored"}
 
 
 def test_one_unscored_paragraph_or_logit_leaves_the_sample_unscored() -> None:

@@ -1,8 +1,8 @@
-"""Thresholds and verdicts: what the scores of a sample mean. Pure arithmetic: no model, no text is read here.
+"""Thresholds and verdicts: which scores are good enough. Pure arithmetic, without models or texts.
 
-Scores are computed once, for every sample (`scorer.py`); any other set of thresholds is judged again from them in
-microseconds. `CHECKS` is the paper's order: rules, STS, CLIPScore, NLI. The first failing check is a sample's reason in
-the funnel, but every check that applies gives its verdict, so that "what else was wrong?" can be answered too.
+Scores are computed once per sample (`scorer.py`); other thresholds can then be applied to them in microseconds.
+`CHECKS` is in the paper's order: rules, STS, CLIPScore, NLI. The first failing check is the sample's reason in the
+funnel, but every check that applies gives a verdict, which also answers "what else was wrong?".
 
 Sources: [PF] "Visual Instruction Tuning with Polite Flamingo", arXiv 2307.01003; [R] readme of its repository.
 """
@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from polite_flamingo.sample import Sample, Verdict
 
-FILTERS: dict[str, tuple[str, ...]] = {
+FILTERS_OF_TASK: dict[str, tuple[str, ...]] = {
     "captioning": ("rules", "sts", "clipscore"),
     "classification": ("rules", "sts"),
     "change_captioning": ("rules", "sts"),
@@ -25,48 +25,47 @@ FILTERS: dict[str, tuple[str, ...]] = {
     "text": ("rules",),
     "dialogue": ("rules",),
 }
-"""Which stage judges which task: semantics by STS where the answer is a description, by NLI where it is an answer; [PF]
-scores paragraphs against the image for captions only, and has no check for the pictures of two moments."""
+"""The filters of each task. Meaning is compared by STS in descriptions and by NLI in answers to questions. [PF] scores
+paragraphs against the image for captions only, and has no check for tasks with two images."""
 
 UNSCORED = "unscored"
 
 
 def not_compared(tasks: Mapping[str, int]) -> str:
-    """One line on the rows whose task has rules alone; "" where there are none.
+    """Describe in one line the rows whose task has no filter but rules; "" if there are none.
 
     Args:
-        tasks: how many rows there are of each task.
+        tasks: number of rows of each task.
     """
-    found = {task: count for task, count in tasks.items() if count and FILTERS.get(task) == ("rules",)}
+    found = {task: count for task, count in tasks.items() if count and FILTERS_OF_TASK.get(task) == ("rules",)}
     if not found:
         return ""
     return (
-        f"{sum(found.values()):,} rows of task {' and '.join(sorted(found))} were judged by rules alone: no filter "
-        "compares what was written with the annotation or the picture. Where they are questions or captions, say so at "
-        "ingest (--extra task=vqa)."
+        f"{sum(found.values()):,} rows of task {' and '.join(sorted(found))} were filtered by rules alone: no filter "
+        "compares the text with the annotation or the image. If they are questions or captions, say so at ingest "
+        "(--extra task=vqa)."
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Where each filter cuts. The paper's value where it gives one; the others are ours and say so.
+    """The threshold of each check: the paper's value if it gives one, else ours.
 
     Attributes:
-        min_words: fewer whitespace-separated words are `too_short`. [PF] filters by length without stating a number.
-        max_words: more are `too_long`. Ours: the reference generates at most 1024 tokens.
-        min_characters: fewer characters are `too_short`. Ours.
-        max_characters: more are `too_long`; catches the endless word that has no blank in it. Ours.
-        unchanged: Rouge-L against the annotation from which a text counts as not rewritten. [PF] drops the unchanged;
-            [R] stores Rouge-L without a cut-off.
-        repetition: share of repeated 4-grams from which a text counts as endless repetition. Ours; [PF] names the
-            failure.
-        sts: cosine similarity to the annotation, kept from here on. [R] "scores below a threshold of 0.40".
-        clip: CLIPScore of a paragraph, kept from here on. [R] "lower than a threshold of 17.0".
-        clip_single: judge a text of one paragraph as well. [R] scores only texts with a blank line in them.
-        nli_margin: how far the better of entailment and neutral must lie above contradiction (logits), exclusive.
-            0 is [R]'s rule: drop where contradiction is the (first) maximum.
-        nli_entailment: how far entailment must lie above both others (logits), exclusive: with 0 only answers are kept
-            that NLI finds entailed. Not asked by default, as in [PF], which keeps the neutral too. Ours.
+        min_words: texts with fewer whitespace-separated words are `too_short`. [PF] gives no number.
+        max_words: texts with more words are `too_long`. Ours; the reference generates at most 1024 tokens.
+        min_characters: texts with fewer characters are `too_short`. Ours.
+        max_characters: texts with more characters are `too_long`, such as one endless word. Ours.
+        unchanged: texts with at least this Rouge-L to the annotation are `unchanged`. [PF] drops unchanged texts; [R]
+            stores Rouge-L without a threshold.
+        repetition: texts with at least this share of repeated 4-grams are `repetition`. Ours; [PF] names the failure.
+        sts: minimum cosine similarity to the annotation. [R] "scores below a threshold of 0.40".
+        clip: minimum CLIPScore of a paragraph. [R] "lower than a threshold of 17.0".
+        clip_single: apply `clip` to texts with a single paragraph too. [R] scores only texts with a blank line.
+        nli_margin: entailment or neutral must exceed contradiction by more than this (logits). 0 is the rule of [R]:
+            drop if contradiction is the (first) maximum.
+        nli_entailment: entailment must exceed neutral and contradiction by more than this (logits); with 0 only
+            entailed answers are kept. Off by default, as in [PF], which keeps neutral answers too. Ours.
     """
 
     min_words: int = 3
@@ -87,17 +86,17 @@ Sense = Literal["at_least", "at_most", "below", "above"]
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One number against one threshold.
+    """One score against one threshold.
 
     Attributes:
         filter: name of the check and of its field in `Thresholds`.
-        stage: one of rules, sts, clipscore, nli; a task's stages are in `FILTERS`.
-        reason: the rejection's stable word.
-        sense: the score is kept when it is `sense` the threshold, and always where the threshold is None.
-        score: the number, NaN where it is missing, None where the check does not apply to this sample.
-        label: what the number is, for people.
-        step: resolution of the number in histograms and what-if curves.
-        offered: where the check would cut, of one that is not asked by default; its what-if curve shows it there.
+        stage: the filter it belongs to: rules, sts, clipscore or nli; those of a task are in `FILTERS_OF_TASK`.
+        reason: stable name of the rejection.
+        sense: a score is kept if it is `sense` the threshold, and always if the threshold is None.
+        score: computes the score; NaN if it is missing, None if the check does not apply to the sample.
+        label: describes the score to people.
+        step: resolution of the score in histograms and what-if curves.
+        offered: threshold at which the what-if curve shows a check that is off by default.
     """
 
     filter: str
@@ -110,7 +109,7 @@ class Check:
     offered: float | None = None
 
     def passes(self, score: float, threshold: float | None) -> bool:
-        """Whether `score` is kept; NaN never is, unless nothing is asked (None)."""
+        """Whether a score is kept; NaN never is, unless the check is off (None)."""
         if threshold is None:
             return True
         match self.sense:
@@ -124,21 +123,21 @@ class Check:
                 return score > threshold
 
     def rule(self, threshold: float | None) -> str:
-        """The check in words, without its number's name: "kept from 0.4"."""
+        """Describe the check without its label, such as "kept from 0.4"."""
         if threshold is None:
-            return "not asked"
+            return "off"
         words = {"at_least": "kept from", "at_most": "kept up to", "below": "kept below", "above": "kept above"}
         return f"{words[self.sense]} {threshold:g}"
 
     def distance(self, score: float, threshold: float) -> float:
-        """How far on the good side the score lies; negative on the bad one, infinitely bad when unscored."""
+        """Return how far the score is on the kept side; negative on the other side, minus infinity if unscored."""
         if math.isnan(score):
             return -math.inf
         return score - threshold if self.sense in ("at_least", "above") else threshold - score
 
 
 def _number(value: Any) -> float:
-    """A finite float, or NaN for everything that is none: a missing score must never look like a good one."""
+    """Convert to a finite float, or NaN if that is impossible: a missing score must never look like a good one."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return math.nan
     return float(value)
@@ -153,7 +152,7 @@ def _sameness(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None
 
 
 def _best_paragraph(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
-    """A sample lives while one paragraph does. One unscored paragraph makes the sample unscored."""
+    """Return the best paragraph's score: a sample is kept if one paragraph is. One unscored paragraph gives NaN."""
     paragraphs = scores.get("clip_paragraphs")
     if not isinstance(paragraphs, list | tuple) or not paragraphs:
         return math.nan
@@ -164,25 +163,25 @@ def _best_paragraph(scores: Mapping[str, Any], thresholds: Thresholds) -> float 
 
 
 def nli_margin(logits: Any) -> float:
-    """max(entailment, neutral) - contradiction of [contradiction, entailment, neutral] logits; NaN if they are none.
+    """Return max(entailment, neutral) - contradiction of [contradiction, entailment, neutral] logits; NaN if invalid.
 
-    Positive exactly where contradiction is not the first maximum.
+    It is positive exactly if contradiction is not the first maximum.
     """
     contradiction, entailment, neutral = _logits(logits)
     return round(max(entailment, neutral) - contradiction, 4)
 
 
 def entailment_margin(logits: Any) -> float:
-    """entailment - max(contradiction, neutral) of the same logits; NaN if they are none.
+    """Return entailment - max(contradiction, neutral) of the same logits; NaN if invalid.
 
-    Positive exactly where entailment is the only maximum.
+    It is positive exactly if entailment is the only maximum.
     """
     contradiction, entailment, neutral = _logits(logits)
     return round(entailment - max(contradiction, neutral), 4)
 
 
 def _logits(logits: Any) -> tuple[float, float, float]:
-    """Three numbers; all NaN where one of them is missing, so that no arithmetic on them looks like a score."""
+    """Return three numbers; all NaN if one is missing, so that arithmetic on them never looks like a score."""
     if not isinstance(logits, list | tuple) or len(logits) != 3:
         return math.nan, math.nan, math.nan
     contradiction, entailment, neutral = map(_number, logits)
@@ -229,25 +228,25 @@ REJECTIONS: tuple[str, ...] = ("duplicate_key", *dict.fromkeys(check.reason for 
 
 
 def checks(sample: Sample, thresholds: Thresholds) -> Iterator[tuple[Check, float]]:
-    """Each check that applies to the sample with its number (NaN where unscored), in the paper's order.
+    """Yield each check that applies to the sample and its score (NaN if unscored), in the paper's order.
 
     Raises:
         ValueError: the sample's task has no filters.
     """
-    if sample.task not in FILTERS:
-        raise ValueError(f"{sample.key}: no filters are named for task {sample.task!r}; add it to FILTERS")
+    if sample.task not in FILTERS_OF_TASK:
+        raise ValueError(f"{sample.key}: there are no filters for task {sample.task!r}; add it to FILTERS_OF_TASK")
     for check in CHECKS:
-        if check.stage in FILTERS[sample.task]:
+        if check.stage in FILTERS_OF_TASK[sample.task]:
             score = check.score(sample.scores, thresholds)
             if score is not None:
                 yield check, score
 
 
-def judge(sample: Sample, thresholds: Thresholds) -> list[Verdict]:
-    """The verdict of every check that applies, in the paper's order; the sample is kept when all of them keep it.
+def apply_thresholds(sample: Sample, thresholds: Thresholds) -> list[Verdict]:
+    """Return the verdict of every check that applies, in the paper's order; a sample is kept if all verdicts keep it.
 
-    A number that is missing or not finite is never kept (reason `unscored`); so is a sample without a finite reward, as
-    every exported record states one.
+    A score that is missing or not finite is never kept (reason `unscored`). The same holds for a sample without a
+    finite reward, since every exported record contains one.
     """
     verdicts = []
     for check, score in checks(sample, thresholds):
@@ -263,5 +262,5 @@ def judge(sample: Sample, thresholds: Thresholds) -> list[Verdict]:
 
 
 def first_failure(verdicts: list[Verdict]) -> Verdict | None:
-    """The verdict that is the sample's reason in the funnel; None for a sample that is kept."""
+    """Return the verdict that is the sample's reason in the funnel; None for a kept sample."""
     return next((verdict for verdict in verdicts if not verdict.keep), None)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import polite_flamingo.hub  # noqa: F401
-from polite_flamingo.filters import packed
+from polite_flamingo.filters import packed_encoder
 from polite_flamingo.filters.batches import by_tokens
 from polite_flamingo.filters.clipscore import ClipScore
 from tests.filters.test_clipscore import picture
@@ -24,46 +24,38 @@ def bert(nli_model: Path) -> Any:
     return AutoModelForSequenceClassification.from_pretrained(nli_model).float().eval().bert
 
 
-@pytest.fixture(params=["with oneDNN", "without"])
-def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    if request.param == "without":
-        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-
-
 def texts() -> tuple[list[list[int]], list[list[int]]]:
     rng = random.Random(0)
     ids = [[rng.randrange(2, 80) for _ in range(length)] for length in LENGTHS]
     return ids, [[int(place > length // 2) for place in range(length)] for length in LENGTHS]
 
 
-def test_every_token_is_the_librarys(bert: Any, products: None) -> None:
+def test_every_token_is_the_librarys(bert: Any) -> None:
     import torch
 
-    model, (ids, types) = packed.bert(bert, one=False), texts()
+    model, (ids, types) = packed_encoder.bert(bert), texts()
     assert model is not None
     with torch.inference_mode():
         expected = [
             bert(input_ids=torch.tensor([text]), token_type_ids=torch.tensor([kinds])).last_hidden_state[0]
             for text, kinds in zip(ids, types, strict=True)
         ]
-        found = model.every(ids, types)
+        found = model.all_tokens(ids, types)
     assert torch.allclose(found, torch.cat(expected), atol=1e-5)
 
 
-def test_the_first_token_is_the_librarys_though_the_last_layer_knows_no_other(bert: Any, products: None) -> None:
+def test_the_first_token_is_the_librarys_though_the_last_layer_runs_for_no_other(bert: Any) -> None:
     import torch
 
-    model, (ids, types) = packed.bert(bert, one=True), texts()
+    model, (ids, types) = packed_encoder.bert(bert), texts()
     assert model is not None
     with torch.inference_mode():
         expected = [
             bert(input_ids=torch.tensor([text]), token_type_ids=torch.tensor([kinds])).last_hidden_state[0, 0]
             for text, kinds in zip(ids, types, strict=True)
         ]
-        found = model.first(ids, types)
-        alone = [model.first([text], [kinds])[0] for text, kinds in zip(ids, types, strict=True)]
+        found = model.first_token(ids, types)
+        alone = [model.first_token([text], [kinds])[0] for text, kinds in zip(ids, types, strict=True)]
     assert torch.allclose(found, torch.stack(expected), atol=1e-5)
     assert torch.allclose(torch.stack(alone), found, atol=1e-5)
     assert (found[0] - found[1]).abs().max() > 0.01, "equally long texts are not mixed up"
@@ -86,23 +78,23 @@ def test_what_is_no_such_layer_stays_with_the_library(
     import torch
 
     monkeypatch.setattr(bert.config, "hidden_act", "relu")
-    assert packed.bert(bert, one=True) is None
+    assert packed_encoder.bert(bert) is None
     clip = ClipScore(str(clip_model), pretrained="", device="cpu", batch_size=4)
     rows = [(picture(1), ["a red circle. a dog"]), (picture(2), ["dog"])]
     before = clip.score(rows)
     for block in (*clip._model.transformer.resblocks, *clip._model.visual.transformer.resblocks):
         block.mlp.gelu = open_clip.transformer.QuickGELU()  # as OpenAI's models have
-    assert packed.clip_layers(clip._model.transformer, causal=True) is None
-    assert packed.clip_layers(clip._model.visual.transformer, causal=False) is None
+    assert packed_encoder.clip_encoder(clip._model.transformer, causal=True) is None
+    assert packed_encoder.clip_encoder(clip._model.visual.transformer, causal=False) is None
     clip._packed_text = clip._packed_image = None
     after = clip.score(rows)
     assert before != after and all(isinstance(row, list) for row in after)
-    assert packed.clip_layers(torch.nn.Linear(2, 2), causal=False) is None
+    assert packed_encoder.clip_encoder(torch.nn.Linear(2, 2), causal=False) is None
 
 
 def test_runs_of_equal_lengths() -> None:
-    assert list(packed.runs([3, 3, 5, 2, 2, 2])) == [(0, 2, 3, 0), (6, 1, 5, 2), (11, 3, 2, 3)]
-    assert list(packed.runs([])) == []
+    assert list(packed_encoder.runs_of_equal_length([3, 3, 5, 2, 2, 2])) == [(0, 2, 3, 0), (6, 1, 5, 2), (11, 3, 2, 3)]
+    assert list(packed_encoder.runs_of_equal_length([])) == []
 
 
 def test_batches_hold_so_many_tokens_and_lose_no_text() -> None:
