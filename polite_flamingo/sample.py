@@ -1,10 +1,10 @@
-"""The one record that flows through everything.
+"""The sample, the record that flows through the whole pipeline.
 
-A `Sample` is an instruction (or several turns), its raw responses and its images as the **original encoded bytes**:
-nothing here decodes or re-encodes an image. Rewriting and scoring add `rewritten`, `scores` and `provenance`; they
-never overwrite what was there. What cannot become a `Sample` becomes a `Quarantined` record with a typed reason.
+A `Sample` is an instruction (or several turns), its raw responses, and its images as the **original encoded bytes**;
+images are never decoded or re-encoded here. Rewriting and scoring add `rewritten`, `scores` and `provenance` and never
+overwrite existing fields. What cannot become a `Sample` becomes a `Quarantined` record with a reason.
 
-This module does not read or write files (`shards.py`) and knows no filter (`filters/`).
+Shards are read and written in `storage/shards.py`; filters are in `filters/`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Task = Literal["captioning", "classification", "change_captioning", "vqa_rationa
 TASKS: tuple[str, ...] = get_args(Task)
 
 IMAGE_MARK = "<image>"
-"""Stands in an instruction where an image is seen; the marks of a sample match its images in order."""
+"""Marks the place of an image in an instruction; a sample's marks match its images in order."""
 
 
 def unmarked(text: str) -> str:
-    """A text that shows no image, with the words "<image>" written so that nothing takes them for one."""
+    """Replace image marks by "(image)", in a text that shows no image."""
     return text.replace(IMAGE_MARK, "(image)")
 
 
@@ -57,26 +57,26 @@ Reason = Literal[
 REASONS: tuple[str, ...] = get_args(Reason)
 
 MAX_TEXT_CHARACTERS = 100_000
-"""A turn longer than this is quarantined: no model here reads a tenth of it, and one such row can starve a batch."""
+"""Longer turns are quarantined: no model here reads a tenth of this, and one such row can starve a batch."""
 
 
 class BadSample(ValueError):
-    """A sample that cannot go on. `reason` is one of `REASONS`; `detail` is one readable line: what, where."""
+    """A sample that cannot be processed. `reason` is one of `REASONS`; `detail` is one line: what and where."""
 
     def __init__(self, reason: Reason, detail: str):
         super().__init__(f"{reason}: {detail}")
         self.reason: Reason = reason
         self.detail = detail
 
-    def __reduce__(self) -> tuple[Any, ...]:  # else a two-argument exception does not survive pickling between workers
+    def __reduce__(self) -> tuple[Any, ...]:  # exceptions with two arguments cannot be unpickled otherwise
         return (BadSample, (self.reason, self.detail))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One exchange. `instruction` holds an `IMAGE_MARK` for each image it shows; `response` is the raw annotation.
+    """One exchange. `instruction` has an `IMAGE_MARK` for each image it shows; `response` is the raw annotation.
 
-    `learned` is False where the source says that the response must not be learned: it stays as context of what follows.
+    `learned` is False if the source says that the response must not be learned; it is then only context.
     """
 
     instruction: str
@@ -84,14 +84,14 @@ class Turn:
     learned: bool = True
 
     def to_record(self) -> dict[str, Any]:
-        """JSON types. A turn that is learned, as nearly all are, does not say so."""
+        """Convert to JSON types; `learned` is written only if it is False, which is rare."""
         record: dict[str, Any] = {"instruction": self.instruction, "response": self.response}
         return record if self.learned else record | {"learned": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """Encoded bytes as they came from disk, bit-exact. `extension` is lower case without the dot: "jpg", "png"."""
+    """Encoded bytes exactly as read from disk. `extension` is in lower case without the dot, such as "jpg"."""
 
     extension: str
     data: bytes
@@ -99,7 +99,7 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What one filter says of one sample: `keep`, why not (a stable snake_case word, "" when kept), and its number."""
+    """The result of one check of one sample: `keep`, a stable snake_case `reason` ("" if kept), and the score."""
 
     filter: str
     keep: bool
@@ -109,7 +109,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Quarantined:
-    """What could not be read or processed, and where it lies: `payload` points back to it ("shard.tar#member")."""
+    """A row that could not be read or processed; `payload` points back to it ("shard.tar#member")."""
 
     key: str
     shard: str
@@ -119,7 +119,7 @@ class Quarantined:
     payload: str = ""
 
     def to_json(self) -> str:
-        """One line for `quarantine/NAME.jsonl`."""
+        """Convert to one line of `quarantine/NAME.jsonl`."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
 
@@ -130,13 +130,13 @@ class Sample:
     Attributes:
         key: unique and stable, `dataset/split/original-id` (see `make_key`).
         dataset: name of the source, as in `sources.SOURCES`.
-        task: one of `TASKS`; decides which filters judge the sample.
+        task: one of `TASKS`; decides which filters apply to the sample.
         turns: at least one.
         images: in the order of the marks; empty for text.
-        meta: whatever the source wants to keep, JSON types only.
-        rewritten: the polite response, once rewritten (of single-turn samples).
-        scores: every filter's number, the reward before and after, Rouge-L; JSON types only.
-        provenance: source shard and index, sha256 of images, config hash; JSON types only.
+        meta: anything else from the source, JSON types only.
+        rewritten: the polite response, once rewritten (single-turn samples only).
+        scores: the filters' scores, the reward before and after, Rouge-L; JSON types only.
+        provenance: source shard and index, SHA-256 of images, config hash; JSON types only.
     """
 
     key: str
@@ -151,7 +151,7 @@ class Sample:
 
     @property
     def instruction(self) -> str:
-        """Of the first turn."""
+        """The instruction of the first turn."""
         return self.turns[0].instruction
 
     @property
@@ -161,19 +161,20 @@ class Sample:
 
     @property
     def question(self) -> str:
-        """The instruction as a text-only model reads it: without image marks, stripped."""
+        """The instruction for a text-only model: stripped, without image marks."""
         return self.instruction.replace(IMAGE_MARK, "").strip()
 
     def validate(self) -> Sample:
-        """Return self, or raise `BadSample`.
+        """Return self if valid.
 
-        Its reason is "unsafe_name", "bad_field", "missing_image", "empty_image", "empty_response", "text_too_long", or
-        "excluded" where no turn is to be learned.
+        Raises:
+            BadSample: with reason "unsafe_name", "bad_field", "missing_image", "empty_image", "empty_response",
+                "text_too_long", or "excluded" (no turn is to be learned).
         """
         if self.key != _safe(self.key) or not self.key:
             raise BadSample("unsafe_name", f"key {self.key[:80]!r} is not a safe path (see make_key)")
         if self.task not in TASKS:
-            raise BadSample("bad_field", f"{self.key}: task {self.task!r} is none of {', '.join(TASKS)}")
+            raise BadSample("bad_field", f"{self.key}: task {self.task!r} is not one of {', '.join(TASKS)}")
         if not self.turns:
             raise BadSample("bad_field", f"{self.key}: no turns")
         if not any(turn.learned for turn in self.turns):
@@ -188,11 +189,12 @@ class Sample:
                     text.encode()
                 except UnicodeEncodeError:
                     raise BadSample(
-                        "bad_field", f"{self.key}: half of a surrogate pair in a text, which nothing can write"
+                        "bad_field", f"{self.key}: a lone surrogate in a text, which cannot be encoded"
                     ) from None
                 if len(text) > MAX_TEXT_CHARACTERS:
                     raise BadSample(
-                        "text_too_long", f"{self.key}: {len(text)} characters, at most {MAX_TEXT_CHARACTERS} are taken"
+                        "text_too_long",
+                        f"{self.key}: {len(text)} characters, more than the limit of {MAX_TEXT_CHARACTERS}",
                     )
         if marks != len(self.images):
             raise BadSample("missing_image", f"{self.key}: {marks} {IMAGE_MARK} marks, {len(self.images)} images")
@@ -202,7 +204,7 @@ class Sample:
         return self
 
     def to_record(self) -> dict[str, Any]:
-        """Everything but the image bytes, as JSON types; `from_record` is its inverse."""
+        """Convert everything but the image bytes to JSON types; `from_record` is the inverse."""
         record = {
             "key": self.key,
             "dataset": self.dataset,
@@ -221,7 +223,7 @@ class Sample:
 
     @staticmethod
     def from_record(record: Any, images: tuple[Image, ...]) -> Sample:
-        """Inverse of `to_record`. Raises `BadSample("bad_field", …)` naming the first field of a wrong type."""
+        """Read what `to_record` wrote. Raises `BadSample("bad_field", …)` naming the first field of a wrong type."""
         if not isinstance(record, dict):
             raise BadSample("bad_field", f"a record must be a JSON object, not {type(record).__name__}")
         for name, kind in _FIELDS.items():
@@ -264,9 +266,9 @@ _FIELDS: dict[str, type] = {"key": str, "dataset": str, "task": str, "turns": li
 
 
 def make_key(dataset: str, split: str, original_id: object) -> str:
-    """`dataset/split/original-id`, every other character than letters, digits, `_` and `-` replaced by `~XX` (hex).
+    """Build the key `dataset/split/original-id`; characters other than letters, digits, `_`, `-` become `~XX` (hex).
 
-    WebDataset cuts a member's name at the first dot, so keys hold none; the escape keeps distinct ids distinct.
+    WebDataset cuts a member's name at the first dot, so keys contain none. Distinct ids give distinct keys.
     """
     return "/".join(_escape(str(part)) for part in (dataset, split, original_id))
 

@@ -1,7 +1,7 @@
-"""The one decoder of text that others wrote, files and bodies: UTF-8, with or without a byte order mark.
+"""Decoding of text from users, files and request bodies: UTF-8, with or without a byte order mark.
 
-UTF-16 and UTF-32 (Excel's "Unicode text", PowerShell's `>`) are refused by name, with the remedy, whether they begin
-with a mark or not.
+UTF-16 and UTF-32 (Excel's "Unicode text", PowerShell's `>`) are recognised, with or without a mark, and refused with
+the remedy.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from pathlib import Path
 from shlex import quote
 
 _MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-"""Byte order marks of encodings that are not read. iconv leaves them out."""
+"""Byte order marks of encodings that are refused. iconv removes them."""
 
 
 class NotText(ValueError):
-    """Bytes that are not UTF-8. Its message is one line: what they are, and what to do; the reader says where.
+    """Bytes that are not UTF-8. The message is one line: what they are and what to do; callers add where.
 
     Attributes:
-        what: they are, such as "UTF-16, not UTF-8".
-        remedy: the beginning of a command, to be followed by the file's name.
+        what: description of the bytes, such as "UTF-16, not UTF-8".
+        remedy: start of a command, without the file's name.
+        before: words before the command.
     """
 
     def __init__(self, what: str, remedy: str, before: str = "convert it first"):
@@ -28,7 +29,7 @@ class NotText(ValueError):
 
 
 def other_encoding(start: bytes) -> str:
-    """UTF-16 or UTF-32 with the order of its bytes, if a file that begins so is written in it; else ""."""
+    """Return "UTF-16" or "UTF-32", with the byte order if known, if the first bytes suggest it; else ""."""
     for mark, encoding in _MARKS.items():
         if start.startswith(mark):
             return encoding
@@ -40,13 +41,13 @@ def other_encoding(start: bytes) -> str:
 
 
 def without_mark(data: bytes) -> bytes:
-    """UTF-8 text as bytes, without its byte order mark; the rest is not looked at.
+    """Remove the byte order mark of UTF-8 text, without checking the rest.
 
     Args:
-        data: the beginning of a text, four bytes or more of it where it has them.
+        data: the start of a text, at least four bytes if it has as many.
 
     Raises:
-        NotText: it begins like UTF-16 or UTF-32.
+        NotText: it starts like UTF-16 or UTF-32.
     """
     if encoding := other_encoding(data[:4]):
         raise NotText(f"{encoding}, not UTF-8", f"iconv -f {encoding} -t UTF-8")
@@ -54,7 +55,7 @@ def without_mark(data: bytes) -> bytes:
 
 
 def decoded(data: bytes) -> str:
-    """A whole text. Raises NotText."""
+    """Decode a whole text. Raises NotText."""
     try:
         return without_mark(data).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -64,7 +65,7 @@ def decoded(data: bytes) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A whole text file. Raises NotText, which names it and gives a command that can be run as it is, and OSError."""
+    """Read a text file. Raises OSError, or NotText with the file's name and a command that converts it."""
     try:
         return decoded(path.read_bytes())
     except NotText as error:

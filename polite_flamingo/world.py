@@ -1,12 +1,13 @@
-"""What world a model knows, and whether an input is of another one.
+"""Worlds: warns when tiny models, which know only one small world, get input from another.
 
-A model folder may hold a `world.json`: the name of the one small world that the model was trained on, and every word it
-has met there. The zoo's models know Shapes alone; published weights have no such file and are taken to know the world.
+A model folder may contain a `world.json` with the name of the small world the model was trained on and every word in
+it. The zoo's models know only Shapes. Published weights have no such file and are assumed to know everything.
 
-A row is foreign when its instruction or its annotation has a word that the models never met. Single words are not held
-against a dataset (one row in eight of the demo says "crimson disc" on purpose, up to one in five of a dataset); a
-dataset is of another world when more than half of its rows are foreign: of Shapes at most a fifth are, of every real
-dataset that was tried nine tenths or more. Pictures are not looked at: known words about other pictures pass.
+A row is foreign if its instruction or annotation has a word that the models never saw. A few such rows are normal (one
+row in eight of the demo says "crimson disc" on purpose, up to one in five of a dataset). A dataset is from another
+world
+if more than half of its rows are foreign: at most a fifth of Shapes are, and at least nine tenths of every real dataset
+that was tried. Only words are checked, so known words about other pictures pass.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from polite_flamingo.sample import IMAGE_MARK, Sample
 
 FILE = "world.json"
 ANOTHER = 0.5
-"""Share of a dataset's rows from which on (exclusive) it is of another world; see above."""
+"""A dataset is from another world if more than this share of its rows is foreign."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The one world that some models of a run know.
+    """The only world that some models of a run know.
 
     Attributes:
         name: of the world.
-        what: what it consists of, in a few words.
-        words: that the models have met, in lower case.
-        models: the names of those of the run that know no other.
+        what: its contents, in a few words.
+        words: known to the models, in lower case.
+        models: names of the run's models that know only this world.
     """
 
     name: str
@@ -47,19 +48,19 @@ class World:
     models: tuple[str, ...] = ()
 
     def unknown(self, *texts: str) -> set[str]:
-        """The words of the texts that the models never met."""
+        """Return the words of the texts that the models never saw."""
         return words_of(*texts) - self.words
 
     def is_foreign(self, sample: Sample) -> bool:
-        """Whether the sample's instruction or annotation has such a word."""
+        """Whether the sample's instruction or annotation has a word that the models never saw."""
         return bool(self.unknown(*(text for turn in sample.turns for text in (turn.instruction, turn.response))))
 
     def warning(self, foreign: Mapping[str, tuple[int, int]], words: Sequence[str] = ()) -> str:
-        """What to say of datasets of another world: foreign rows, and of how many, by name; "" of none.
+        """Return a warning about datasets from another world; "" if there are none.
 
         Args:
-            foreign: from `another`.
-            words: examples of what was not known.
+            foreign: (foreign rows, rows) by dataset, from `mostly_foreign`.
+            words: examples of unknown words.
         """
         if not foreign:
             return ""
@@ -67,35 +68,34 @@ class World:
         examples = f" ({', '.join(words)} …)" if words else ""
         return (
             f"another world: {', '.join(self.models)} know only {self.name} ({self.what}), and {rows} use words that "
-            f"they never met{examples}. What is written about such rows, and how it is judged, means little: wrong "
-            "answers may be kept."
+            f"they never saw{examples}. Rewrites and scores of such rows mean little: wrong answers may be kept."
         )
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types only; `from_json` is its inverse."""
+        """Convert to JSON types; `from_json` is the inverse."""
         return {**dataclasses.asdict(self), "words": sorted(self.words), "models": list(self.models)}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> World:
-        """Inverse of `to_json`."""
+        """Read what `to_json` wrote."""
         models = tuple(record.get("models", ()))
         return World(name=record["name"], what=record["what"], words=frozenset(record["words"]), models=models)
 
 
 def words_of(*texts: str) -> set[str]:
-    """The distinct words of texts, in lower case; numbers, signs and image marks are none."""
+    """Return the distinct words of texts, in lower case, without numbers, signs and image marks."""
     return {word for text in texts for word in _WORD.findall(text.replace(IMAGE_MARK, " ").casefold())}
 
 
 def world_of(names: Iterable[str]) -> World | None:
-    """The world that models know, by their names in a profile; None where none of them is confined to one.
+    """Return the world that models know, by their names in a profile; None if none has a `world.json`.
 
-    Of models of several worlds the first one's is given, with the models that share it.
+    If the models have different worlds, return the first model's, with the models that share it.
 
     Raises:
-        ValueError: a `world.json` does not hold a world.
+        ValueError: a `world.json` is invalid.
     """
-    from polite_flamingo.hub import resolve  # which imports torch: a selection reads its world from OUT/run.json
+    from polite_flamingo.hub import resolve  # imports torch, which selection does not need
 
     found: World | None = None
     models: list[str] = []
@@ -107,21 +107,21 @@ def world_of(names: Iterable[str]) -> World | None:
         try:
             world = World.from_json(json.loads(file.read_text(encoding="utf-8")))
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} does not hold a world ({error}): name, what, words") from None
+            raise ValueError(f"{file} is not a valid world ({error}): it needs name, what and words") from None
         found = found or world
         if world.name == found.name and (folder := _folder_name(name)) not in models:
             models.append(folder)
     return dataclasses.replace(found, models=tuple(models)) if found else None
 
 
-def another(counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
-    """Those datasets that are of another world, of (foreign rows, rows) by dataset."""
+def mostly_foreign(counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Select the datasets from another world, given (foreign rows, rows) by dataset."""
     return {name: (foreign, rows) for name, (foreign, rows) in counts.items() if foreign > ANOTHER * rows}
 
 
 @dataclass(kw_only=True)
-class Look:
-    """A first look at an input: (foreign rows, rows) by dataset, and the words that were not known."""
+class ForeignRows:
+    """Foreign rows of an input: (foreign rows, rows) by dataset, and the unknown words."""
 
     counts: dict[str, tuple[int, int]] = field(default_factory=dict)
     words: Counter[str] = field(default_factory=Counter)
@@ -134,18 +134,18 @@ class Look:
         self.words.update(unknown)
 
 
-def look_at(world: World, shards: Mapping[str, Path], most: int = 20, rows: int = 100) -> Look:
-    """Look at the texts of the first rows of some shards, of every ingest one (a name's last number is left off).
+def count_foreign_rows(world: World, shards: Mapping[str, Path], most: int = 20, rows: int = 100) -> ForeignRows:
+    """Check the texts of the first rows of some shards, one of each series that ingest numbered.
 
-    What cannot be read is passed over here: whoever reads the shard whole quarantines it with its reason.
+    Unreadable shards and rows are skipped here; the build quarantines them with their reason.
 
     Args:
         world: that the models know.
         shards: by name.
-        most: shards to look at.
-        rows: of each shard.
+        most: number of shards to check.
+        rows: per shard.
     """
-    look = Look()
+    found = ForeignRows()
     first: dict[str, Path] = {}
     for name, path in shards.items():
         first.setdefault(re.sub(r"[-_]?\d+$", "", name), path)
@@ -155,8 +155,8 @@ def look_at(world: World, shards: Mapping[str, Path], most: int = 20, rows: int 
             turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
             texts = [turn[name] for turn in turns for name in ("instruction", "response") if name in turn]
             if texts and all(isinstance(text, str) for text in texts):
-                look.add(world, str(record.get("dataset")), texts)
-    return look
+                found.add(world, str(record.get("dataset")), texts)
+    return found
 
 
 def _records(shard: Path, rows: int) -> Iterable[dict[str, Any]]:
@@ -176,5 +176,5 @@ def _records(shard: Path, rows: int) -> Iterable[dict[str, Any]]:
 
 
 def _folder_name(name: str) -> str:
-    """`zoo:flamingo/flamingo.safetensors` and `zoo:flamingo` are one model."""
+    """Return the model's folder: `zoo:flamingo/flamingo.safetensors` and `zoo:flamingo` are the same model."""
     return str(Path(name).parent) if Path(name).suffix == ".safetensors" else name

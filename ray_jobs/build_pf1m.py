@@ -27,7 +27,7 @@ from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.run_info import RunInfo
-from polite_flamingo.world import World, another, look_at, world_of
+from polite_flamingo.world import World, count_foreign_rows, mostly_foreign, world_of
 from ray_jobs import console, select
 from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import by_name, config_hash, model_fingerprints
@@ -110,9 +110,9 @@ def print_world_warning(world: World | None, shards: Mapping[str, Path]) -> None
     """Warn, before any work, if the first rows of the input speak of things that the models do not know."""
     if world is None:
         return
-    look = look_at(world, shards)
-    words = [word for word, _ in look.words.most_common(3)]
-    if warning := world.warning(another(look.counts), words):
+    foreign = count_foreign_rows(world, shards)
+    words = [word for word, _ in foreign.words.most_common(3)]
+    if warning := world.warning(mostly_foreign(foreign.counts), words):
         print(f"{warning} (This is from the first rows; the report counts all of them.)")
 
 

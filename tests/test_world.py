@@ -20,7 +20,7 @@ from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.shards import write_shard
 from polite_flamingo.testbed.shapes.write import write_raw
 from polite_flamingo.testbed.zoo.pairs import vocabulary
-from polite_flamingo.world import World, another, look_at, world_of
+from polite_flamingo.world import World, count_foreign_rows, mostly_foreign, world_of
 from ray_jobs.build_pf1m import print_world_warning
 from tests.support.scored import scored
 
@@ -69,7 +69,7 @@ def test_what_describes_a_model_is_not_in_its_fingerprint(tmp_path: Path) -> Non
     before = fingerprint(str(tmp_path))
     (tmp_path / "world.json").write_text("{}")
     assert fingerprint(str(tmp_path)) == before
-    with pytest.raises(ValueError, match=r"world\.json does not hold a world"):
+    with pytest.raises(ValueError, match=r"world\.json is not a valid world"):
         world_of([str(tmp_path)])
 
 
@@ -80,7 +80,7 @@ def test_the_words_that_the_demo_never_taught_are_no_other_world(shapes: World, 
         rows = [one for one in SOURCES[name].read(options) if isinstance(one, Sample)]
         counts[name] = (sum(shapes.is_foreign(one) for one in rows), len(rows))
     assert any(foreign for foreign, _ in counts.values()), "crimson discs"
-    assert another(counts) == {}
+    assert mostly_foreign(counts) == {}
 
 
 def test_every_dataset_of_another_world_is_named_wherever_the_build_is_described(shapes: World) -> None:
@@ -112,7 +112,12 @@ def test_it_is_said_before_any_work_from_the_first_rows_of_every_ingest(
         rows = foreign() if name.startswith("mine") else [row("vqa", number, "What is this?", "Answer: red")]
         write_shard(shards[name], rows)
     shards["broken-00000"].write_bytes(b"no tar at all" * 100)
-    assert look_at(shapes, shards).counts == {"table": (2, 2), "coco": (1, 1), "streets": (2, 2), "vqa": (0, 1)}
+    assert count_foreign_rows(shapes, shards).counts == {
+        "table": (2, 2),
+        "coco": (1, 1),
+        "streets": (2, 2),
+        "vqa": (0, 1),
+    }
     print_world_warning(shapes, shards)
     said = capsys.readouterr().out
     assert said.startswith("another world: zoo:clip, zoo:flamingo, zoo:nli know only Shapes")

@@ -1,7 +1,7 @@
-"""What a Flamingo is made of and how it writes: frozen dataclasses, no torch import, so that `--help` stays fast.
+"""Configuration of a Flamingo, its generation and its engine: frozen dataclasses without torch, so `--help` is fast.
 
-Defaults are those of the reference (open_flamingo's sizes, Polite Flamingo's generation settings). A profile fills the
-rest. Nothing here loads a model (`model/`) or touches a file.
+Defaults are those of the reference (open_flamingo's sizes, Polite Flamingo's generation settings); profiles set the
+rest. Models are loaded in `model/`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ END_OF_CHUNK_TOKEN = "<|endofchunk|>"
 PAD_TOKEN = "<PAD>"
 
 Part = Literal["vision_encoder", "perceiver", "cross_attention", "embeddings", "language_model", "lora"]
-"""The pieces of a Flamingo that a checkpoint covers wholly or not at all. `embeddings` are the LM's input embeddings
-(with the added tokens); `language_model` is the rest of the LM, its output head included unless tied."""
+"""The parts of a Flamingo; a checkpoint covers each completely or not at all. `embeddings` are the LM's input
+embeddings
+(with added tokens); `language_model` is the rest of the LM, including its output head unless tied."""
 
 PUBLISHED_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Self-attention and FFN of LLaMA: what QLoRA-Guanaco and so Polite Flamingo adapt (paper, section 3.1)."""
+"""LLaMA's self-attention and FFN, which QLoRA-Guanaco and Polite Flamingo adapt (paper, section 3.1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class CrossAttentionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """LoRA over the language model: W + alpha / r * B A. `targets` are suffixes of module names."""
+    """A LoRA adapter of the language model: W + alpha / r * B A. `targets` are suffixes of module names."""
 
     r: int
     alpha: float
@@ -53,24 +54,26 @@ class LoraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FlamingoConfig:
-    """Which models make up a Flamingo. Every name goes through `hub.resolve`.
+    """The models that make up a Flamingo. Every name goes through `hub.resolve`.
 
     Attributes:
-        folder: that `ray_jobs.train` wrote (OUT/model): its flamingo.yaml then says everything below (`saved.py`).
-        vision: an open_clip model name, or a folder with `open_clip_config.json` and its weights.
+        folder: a trained model (OUT/model of a training job); its flamingo.yaml replaces all other fields.
+        vision: an open_clip model name, or a folder with `open_clip_config.json` and weights.
         vision_pretrained: open_clip's tag or a weights file; ignored for a folder; "" leaves a named model random.
-        language_model: a transformers causal LM; a folder that holds only `config.json` gives a random one, which a
+        language_model: a transformers causal LM; a folder with only `config.json` gives a random one, which a
             checkpoint must then cover.
         tokenizer: a transformers tokenizer, or with `tokenization="legacy_llama"` a sentencepiece `tokenizer.model`.
-        checkpoints: Flamingo state dicts (`.safetensors`, `.pt`), loaded in order, a later one over an earlier one.
-        checkpoint_omits: the parts that `checkpoints` together need not cover: they come from `vision` and
-            `language_model`. Anything else that is missing is refused.
+        checkpoints: Flamingo state dicts (`.safetensors`, `.pt`), loaded in order; later ones overwrite earlier ones.
+        checkpoint_omits: parts that `checkpoints` may leave out, because `vision` and `language_model` provide them.
+            Any other missing part is an error.
         lora: a peft adapter folder, "" for none.
-        lora_in_checkpoint: set where the checkpoints themselves hold LoRA tensors (`clever_flamingo.pt`), whose rank
-            and alpha a state dict cannot tell.
+        lora_in_checkpoint: set if the checkpoints contain LoRA tensors (`clever_flamingo.pt`), since a state dict does
+            not tell their rank and alpha.
         attention: "v2" (text sees the preceding image) or "v1" (the published Polite and Clever weights).
-        tokenization: "legacy_llama" reproduces the slow LLaMA tokenizer of transformers 4.28, as the v1 weights saw it.
-        cross_attn_every_n_layers: a gated cross-attention block stands before each n-th decoder layer.
+        tokenization: "legacy_llama" reproduces the slow LLaMA tokenizer of transformers 4.28, as used by v1 weights.
+        cross_attn_every_n_layers: a gated cross-attention block precedes every n-th decoder layer.
+        perceiver: sizes of the perceiver resampler.
+        cross_attention: sizes of the gated cross-attention blocks.
     """
 
     folder: str = ""
@@ -89,22 +92,30 @@ class FlamingoConfig:
     cross_attention: CrossAttentionConfig = field(default_factory=CrossAttentionConfig)
 
     def __post_init__(self) -> None:
-        """Raises ValueError where neither a folder nor its pieces are named."""
+        """Raise ValueError if neither a folder nor its parts are named."""
         if not self.folder and not (self.vision and self.language_model and self.tokenizer):
-            raise ValueError("flamingo: give vision, language_model and tokenizer, or the folder of a trained model")
+            raise ValueError("flamingo: set vision, language_model and tokenizer, or the folder of a trained model")
 
     def model_names(self) -> tuple[str, ...]:
-        """Every name whose weights decide the output: what a run's fingerprint has to cover."""
+        """Return every name whose weights affect the output, for the run's fingerprint."""
         names = (self.vision, self.vision_pretrained, self.language_model, self.tokenizer, *self.checkpoints, self.lora)
         return tuple(dict.fromkeys(name for name in names if name))
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationConfig:
-    """How the rewriter decodes. Defaults: the reference inferencer of Polite Flamingo (`max_new_tokens` … n-grams).
+    """How the rewriter generates text. The defaults are those of Polite Flamingo's reference inferencer.
 
-    With `num_beams` 1 the engine decodes, and sampling is seeded by each sample's key; with beams it is seeded by the
-    keys of the batch (`beam_search.py`). `do_sample=False` is greedy or plain beam search and needs no seed.
+    Attributes:
+        max_new_tokens: upper bound of a text's tokens.
+        num_beams: 1 uses the engine; more use beam search, which is far slower.
+        do_sample: sample tokens; false is greedy, or plain beam search, and needs no seed.
+        temperature: of sampling.
+        top_k: sample from this many of the likeliest tokens; 0 means all.
+        top_p: sample from the fewest likeliest tokens with at least this total probability.
+        no_repeat_ngram_size: n-grams of this size may occur only once; 0 allows all.
+        length_penalty: of beam search; above 0 favours longer texts.
+        seed: of sampling. The engine adds each sample's key, beam search the keys of the batch.
     """
 
     max_new_tokens: int = 1024
@@ -118,7 +129,7 @@ class GenerationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for settings that no decoder can honour."""
+        """Raise ValueError for impossible settings."""
         if self.max_new_tokens < 1 or self.num_beams < 1:
             raise ValueError("generation: max_new_tokens and num_beams must be at least 1")
         if self.do_sample and not self.temperature > 0:
@@ -129,17 +140,17 @@ class GenerationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
-    """How the engine uses the machine; changes no text, but for rounding.
+    """How the engine uses the machine. Texts do not depend on it, except for rounding.
 
     Attributes:
-        slots: requests decoded together; halved when the memory does not hold them.
-        prefill_tokens: prompt tokens run between two steps of decoding, at most.
-        refills: free slots are filled when they are this part of all slots: prompts run together cost less.
-        prefixes: prompt beginnings kept for reuse.
-        media_bytes: of images' keys and values kept.
-        copies: engines that share the requests, each on its own thread (`engine_pool.py`). On a CPU, as many as
-            it has cores to spare; ignored on a GPU. Slots and the bounds above are per engine.
-        cuda_graphs: a step of decoding is recorded once and replayed (`cuda_graphs.py`); ignored on a CPU.
+        slots: requests decoded together; halved if they do not fit in memory.
+        prefill_tokens: prompt tokens per chunk, at most; a chunk runs between two decode steps.
+        refills: free slots are filled once 1/refills of all slots are free, since prompts that run together cost less.
+        prefixes: prompt prefixes in the prefix cache; 0 turns it off.
+        media_bytes: size of the image cache (images' keys and values).
+        copies: engines that share the requests, each with its own thread, slots and caches. On a CPU, use one per spare
+            core; ignored on a GPU.
+        cuda_graphs: record decode steps as CUDA graphs and replay them; ignored on a CPU.
     """
 
     slots: int = 32
@@ -151,7 +162,7 @@ class EngineConfig:
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an engine that could not move."""
+        """Raise ValueError for an engine that could do nothing."""
         if min(self.slots, self.prefill_tokens, self.refills, self.copies) < 1 or self.prefixes < 0:
             raise ValueError(
                 "engine: slots, prefill_tokens, refills and copies must be at least 1, prefixes not negative"
@@ -160,16 +171,18 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RewriterConfig:
-    """A rewriter: its model, its decoding, and how it uses the machine.
+    """A rewriter: its model, its generation, and how it uses the machine.
 
     Attributes:
-        engine: that decodes where `generation.num_beams` is 1.
-        beam_batch: prompts that a beam search decodes together (`generation.num_beams` above 1); halved for a batch
-            that does not fit the memory.
-        device: "auto" takes a GPU where there is one.
-        dtype: of weights and activations; "auto" is bfloat16 on a GPU and on a CPU that multiplies it, else float32.
-            On a CPU sums and the residual stream are float32 whatever the weights are.
-        threads: CPU threads torch may use; 0 leaves torch's own choice.
+        flamingo: the model.
+        generation: how texts are generated.
+        engine: used if `generation.num_beams` is 1.
+        beam_batch: prompts that beam search decodes together (`generation.num_beams` above 1); halved if they do not
+            fit in memory.
+        device: cpu, cuda, or auto for a GPU if there is one.
+        dtype: of weights and activations; auto is bfloat16 on a GPU or a CPU with bfloat16 instructions, else float32.
+            On a CPU, sums and the residual stream are always float32.
+        threads: torch's CPU threads; 0 keeps torch's default.
     """
 
     flamingo: FlamingoConfig
@@ -181,6 +194,6 @@ class RewriterConfig:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an impossible batch size."""
+        """Raise ValueError for an impossible batch size."""
         if self.beam_batch < 1:
             raise ValueError("rewriter: beam_batch must be at least 1")

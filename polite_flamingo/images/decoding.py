@@ -1,8 +1,8 @@
-"""Encoded bytes -> an RGB picture, or a typed reason why not.
+"""Image decoding: from encoded bytes to an RGB image, or the reason why that fails.
 
-Every model reads images through `decode`, so that a rotated, transparent or 16-bit file looks the same to all of them.
-Nothing here encodes, resizes or normalises; colour profiles (ICC) are ignored, and no metadata costs a picture
-(`metadata.py`). HEIC is read where its plug-in is installed. What is not read is named (`file_types.py`).
+Every model reads images through `decode`, so rotated, transparent or 16-bit files look the same to all of them. Nothing
+is encoded, resized or normalised here. Colour profiles (ICC) are ignored, and broken metadata does not make an image
+unreadable (`metadata.py`). HEIC needs its plug-in. Formats that are not read are named in errors (`file_types.py`).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
 
 MAX_PIXELS = 64_000_000
-"""More than any camera of the source datasets made; a decoded picture then takes at most 256 MB on its way to RGB."""
+"""More than any image of the source datasets; decoding then takes at most 256 MB on the way to RGB."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""What the datasets use. The rest of Pillow's decoders (some start other programs) never see untrusted bytes."""
+"""Formats of the datasets. Pillow's other decoders, some of which start programs, never see untrusted bytes."""
 
 EXTENSION_OF = {
     "JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "PPM": "ppm",
     "JPEG2000": "jp2", "AVIF": "avif", "HEIF": "heic",
 }  # fmt: skip
-"""What a file is called, by the format that its bytes have (`Header.format`)."""
+"""File extension by format (`Header.format`)."""
 
 EXTENSIONS = (
     "jpg", "jpeg", "jfif", "png", "apng", "webp", "gif", "bmp", "tif", "tiff", "ppm", "pgm", "pbm", "pnm", "jp2",
     "avif", "heic", "heif",
 )  # fmt: skip
-"""By which a file among others is taken for a picture."""
+"""File extensions that mark a file as an image."""
 
 _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112
@@ -58,7 +58,7 @@ _UPRIGHT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What the first bytes tell: the format in Pillow's spelling, and pixels as stored (before EXIF rotation)."""
+    """The format, in Pillow's spelling, and the size in pixels as stored (before EXIF rotation)."""
 
     format: str
     width: int
@@ -66,11 +66,11 @@ class Header:
 
 
 def inspect(data: bytes) -> Header:
-    """Read the header only: microseconds, whatever the image holds.
+    """Read only the header, which takes microseconds.
 
     Raises:
-        BadSample: `empty_image`, `corrupt_image` (no header of a picture), `unsupported_image` (of another format, or
-            no picture: the detail names it) or `image_too_large`.
+        BadSample: `empty_image`, `corrupt_image` (no image header), `unsupported_image` (another format, or not an
+            image; the detail names it) or `image_too_large`.
     """
     try:
         opened = _open(data)
@@ -80,17 +80,17 @@ def inspect(data: bytes) -> Header:
 
 
 def decode(data: bytes) -> Pillow.Image:
-    """Decode to an upright RGB image: first frame, transparency on white, 16 bits scaled to 8.
+    """Decode to an upright RGB image: the first frame, transparency on white, 16 bits scaled to 8.
 
     Raises:
-        BadSample: as `inspect`; `corrupt_image` also for bytes that end early; `unsupported` for pixels without an
-            obvious way to RGB (32-bit integer, floating point, LAB).
+        BadSample: as in `inspect`; also `corrupt_image` for truncated bytes, and `unsupported` for pixels without an
+            obvious conversion to RGB (32-bit integer, floating point, LAB).
     """
     return upright(*decode_as_stored(data))
 
 
 def decode_as_stored(data: bytes) -> tuple[Pillow.Image, int]:
-    """As `decode`, but with rows and columns as stored, and the EXIF orientation that `upright` then needs."""
+    """Decode like `decode`, but not upright; also return the EXIF orientation, for `upright`."""
     try:
         opened = _loaded(data)
     except BadSample as bad:
@@ -99,15 +99,15 @@ def decode_as_stored(data: bytes) -> tuple[Pillow.Image, int]:
 
 
 def upright(image: Pillow.Image, orientation: int) -> Pillow.Image:
-    """The image turned and mirrored as its EXIF orientation (1 to 8; others mean nothing) tells."""
+    """Rotate and mirror an image by its EXIF orientation (1 to 8; other values do nothing)."""
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def without_extreme_aspect(image: Pillow.Image, limit: int = 16) -> Pillow.Image:
-    """The middle of a strip, so that its sides differ at most `limit` times; any other image as it is.
+    """Crop the middle of a strip whose sides differ by more than `limit` times; return other images unchanged.
 
-    CLIP's transform enlarges the short side to the model's size and cuts the middle square out: a 1 x 60,000 strip
-    would become 224 x 13,440,000 pixels on the way. What is cut here would be cut there.
+    CLIP's transform scales the short side to the model's size and then crops the middle square. A 1 x 60,000 strip
+    would become 224 x 13,440,000 pixels in between. What is cropped here would be cropped there.
     """
     width, height = image.size
     most = limit * min(width, height)
@@ -118,12 +118,12 @@ def without_extreme_aspect(image: Pillow.Image, limit: int = 16) -> Pillow.Image
 
 
 def black() -> Pillow.Image:
-    """The 224x224 image that text-only samples show, as the published models were trained."""
+    """Return the black 224x224 image that text-only samples show, as in the training of the published models."""
     return Pillow.new("RGB", (224, 224))
 
 
 def _bare(data: bytes, bad: BadSample) -> bytes:
-    """The image without its metadata, for a second try. Raises `bad` where there is nothing to try."""
+    """Return the image without metadata, for a second attempt. Raises `bad` if that changes nothing."""
     bare = without_metadata(data) if bad.reason in ("corrupt_image", "unsupported") else data
     if bare == data:
         raise bad
@@ -131,13 +131,13 @@ def _bare(data: bytes, bad: BadSample) -> bytes:
 
 
 def _loaded(data: bytes) -> ImageFile:
-    """With its pixels."""
+    """Open an image and load its pixels."""
     opened = _open(data)
     try:
         opened.load()
     except MemoryError:
         raise
-    except Exception as error:  # whatever a decoder makes of hostile bytes: the type is kept in the reason
+    except Exception as error:  # decoders may raise anything on hostile bytes; the detail names the type
         raise _refusal(f"{opened.format} does not decode", error) from error
     return opened
 
@@ -150,16 +150,16 @@ def _open(data: bytes) -> ImageFile:
     except BadSample:
         raise
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning) as error:
-        raise BadSample("image_too_large", f"{error}; at most {MAX_PIXELS:,} are decoded") from error
+        raise BadSample("image_too_large", f"{error}; the limit is {MAX_PIXELS:,} pixels") from error
     except MemoryError:
         raise
     except Exception as error:
         raise _not_opened(data, error) from error
     if opened.width * opened.height > MAX_PIXELS:
         size = f"{opened.width}x{opened.height}"
-        raise BadSample("image_too_large", f"{size} pixels; at most {MAX_PIXELS:,} are decoded")
+        raise BadSample("image_too_large", f"{size} pixels; the limit is {MAX_PIXELS:,}")
     if opened.format == "TIFF" and _is_raw(opened, data):
-        raise BadSample("unsupported_image", "a camera's raw file (TIFF) is not read: convert it to PNG or JPEG")
+        raise BadSample("unsupported_image", "camera raw files (TIFF) are not supported: convert it to PNG or JPEG")
     return opened
 
 
@@ -168,31 +168,31 @@ def _is_heif(data: bytes) -> bool:
 
 
 def _open_heif(data: bytes) -> ImageFile:
-    """By the plug-in's class: nothing is registered with Pillow."""
+    """Open with the plug-in's class, without registering it in Pillow."""
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
-        why = "HEIC is read where its plug-in is installed: pip install pillow-heif, or convert it to PNG or JPEG"
+        why = "HEIC needs a plug-in: pip install pillow-heif, or convert it to PNG or JPEG"
         raise BadSample("unsupported_image", why) from None
     return HeifImageFile(io.BytesIO(data))
 
 
 def _is_raw(opened: ImageFile, data: bytes) -> bool:
-    """Whether a TIFF is the negative of a camera: what opens as its picture is a thumbnail."""
+    """Whether a TIFF is a camera raw file, in which Pillow would open only the thumbnail."""
     tags: Mapping[int, Any] = getattr(opened, "tag_v2", {})
     reduced = tags.get(_SUBFILE_TYPE)
     return data[8:10] == b"CR" or _DNG_VERSION in tags or (reduced == 1 and _SUB_DIRECTORIES in tags)
 
 
 def _not_opened(data: bytes, error: Exception) -> BadSample:
-    """Why: what the format's own reader says of the bytes; or what they are, if not a picture of ours."""
+    """Explain why bytes did not open: the message of the format's reader, or what the bytes are instead."""
     if _is_heif(data):
         return _refusal("HEIC does not open", error)
     for name in FORMATS:
         reader, accepts = Pillow.OPEN[name]
         accepted = accepts(data[:16]) if accepts else False
         if isinstance(accepted, str):
-            return BadSample("unsupported_image", f"{name}: this Pillow was built without it; install another Pillow")
+            return BadSample("unsupported_image", f"this Pillow was built without {name}; install another build")
         if accepted:
             try:
                 reader(io.BytesIO(data), "")
@@ -203,24 +203,24 @@ def _not_opened(data: bytes, error: Exception) -> BadSample:
     if what := describe(data):
         return BadSample("unsupported_image", what)
     if not data.strip(b"\0"):
-        return BadSample("corrupt_image", f"{len(data)} bytes, all of them zero: the file was never filled")
+        return BadSample("corrupt_image", f"all {len(data)} bytes are zero: the file was never written")
     formats = ", ".join(FORMATS)
     detail = f"{len(data)} bytes are not a {formats} or HEIC image ({type(error).__name__})"
     if (start := as_text(data)) is not None:
-        detail = f"a text of {len(data)} bytes, not an image; it begins {start!r}"
+        detail = f"text of {len(data)} bytes, not an image; it starts with {start!r}"
     return BadSample("corrupt_image", detail)
 
 
 def _refusal(what: str, error: Exception) -> BadSample:
-    """A variant that is not read is told from a broken file by what the format's reader says."""
+    """Tell an unsupported variant from a broken file by the reader's message."""
     detail = " ".join(f"{what} ({type(error).__name__}: {error})".split())
     if isinstance(error, KeyError) or _VARIANT.search(str(error)):
-        return BadSample("unsupported", f"{detail}: if the file is whole, convert it to PNG or JPEG")
+        return BadSample("unsupported", f"{detail}: if the file is not damaged, convert it to PNG or JPEG")
     return BadSample("corrupt_image", detail)
 
 
 def _orientation(image: Pillow.Image) -> int:
-    """1 to 8; a file whose EXIF block is unreadable shows its pixels as stored, as every viewer does."""
+    """Return the EXIF orientation, 1 to 8; 1 if EXIF is unreadable, as image viewers do."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
     except (SyntaxError, ValueError, OSError, TypeError, KeyError, IndexError, ArithmeticError):
@@ -235,7 +235,7 @@ def _to_rgb(image: Pillow.Image) -> Pillow.Image:
         levels = np.asarray(image, dtype=np.uint32)
         image = Pillow.fromarray(((levels + 128) // 257).astype(np.uint8))
     elif image.mode in ("I", "F", "LAB"):
-        raise BadSample("unsupported", f"{image.format} image of mode {image.mode} has no obvious 8-bit form")
+        raise BadSample("unsupported", f"{image.format} image of mode {image.mode} has no obvious 8-bit equivalent")
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         return Pillow.alpha_composite(Pillow.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -1,8 +1,7 @@
-"""Bytes given as a picture that no decoder here takes -> what they are, in words, with what to do about it.
+"""File types that are not decoded: describes what bytes are instead of a supported image, and what to do.
 
-A page saved under a picture's name, a pointer where the file should be, a format of another trade: "corrupt" would send
-people looking for damage that is not there. Told by the first bytes alone, never by a name; nothing is decoded, and
-nothing here decides what is read (`decoding.py` does).
+A web page saved under an image's name, a Git LFS pointer, a rare format: "corrupt" would make people look for damage
+that is not there. Only the first bytes count, never the file's name. `decoding.py` decides what is read.
 """
 
 from __future__ import annotations
@@ -54,14 +53,14 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (128, b"DICM", "DICOM"),
     (0, b"SIMPLE  =", "FITS"),
 )
-"""Pictures of formats that are not read."""
+"""Image formats that are not read: offset, magic bytes, name."""
 
 _OTHER: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file: run git lfs pull"),
     (0, b"/annex/objects/", "a git-annex pointer, not the file: run git annex get"),
-    (0, b"\x00\x05\x16\x07", "what macOS keeps beside a file (._NAME), not the file"),
-    (0, b"\x00\x05\x16\x00", "what macOS keeps of a file's resources, not the file"),
-    (0, b"HTTP/1.", "a server's answer with its headers, not an image: download it again"),
+    (0, b"\x00\x05\x16\x07", "a macOS resource file (._NAME), not the file itself"),
+    (0, b"\x00\x05\x16\x00", "a macOS resource fork, not the file itself"),
+    (0, b"HTTP/1.", "an HTTP response with its headers, not an image: download it again"),
     (0, b"\x1aE\xdf\xa3", "a video (Matroska or WebM), not an image"),
     (0, b"FLV\x01", "a video (FLV), not an image"),
     (0, b"\x00\x00\x01\xba", "a video (MPEG), not an image"),
@@ -90,12 +89,12 @@ _OTHER: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document or Thumbs.db, not an image"),
     (0, b"\x7fELF", "a program, not an image"),
 )
-"""What is no picture, but is met where one should be."""
+"""Files other than images, which are found in their place: offset, magic bytes, description."""
 
 _RIFF = {b"AVI ": "a video (AVI), not an image", b"WAVE": "a sound (WAV), not an image"}
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
-"""Brands that say HEVC pictures; AVIF's are avif and avis, mif1 and msf1 may be either."""
+"""Brands of HEVC images; those of AVIF are avif and avis, while mif1 and msf1 may be either."""
 
 _PICTURES = re.compile(r"avif|avis|mif1|msf1|jp2 |jpx |jpm ")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\s]{64,}={0,2}\s*")
@@ -109,7 +108,7 @@ _SHOWN = 4096
 
 
 def describe(data: bytes) -> str | None:
-    """What the bytes are, in one line that names the format; None for formats that are read and for unknown bytes."""
+    """Describe bytes in one line that names the format; None for supported formats and unknown bytes."""
     for at, magic, name in _MAGIC:
         if data.startswith(magic, at):
             return f"{name} is not read: {_CONVERT}"
@@ -126,7 +125,7 @@ def describe(data: bytes) -> str | None:
 
 
 def as_text(data: bytes) -> str | None:
-    """How bytes that are nothing but a readable text begin; None for all else."""
+    """Return the start of readable text; None for anything else."""
     try:
         start = data[:_SHOWN].decode("utf-8-sig").strip()
     except UnicodeDecodeError:
@@ -135,7 +134,7 @@ def as_text(data: bytes) -> str | None:
 
 
 def brands(data: bytes) -> list[bytes]:
-    """The brands of an ISO media file (HEIC, AVIF, MP4 …), the major one first; none of anything else."""
+    """Return the brands of an ISO media file (HEIC, AVIF, MP4 …), the major one first; else an empty list."""
     if data[4:8] != b"ftyp":
         return []
     end = min(int.from_bytes(data[:4], "big"), 256, len(data))
@@ -152,7 +151,7 @@ def _container(data: bytes) -> str | None:
 
 
 def _text(data: bytes) -> str | None:
-    """What a text is; None for what is not text, and for one that tells nothing."""
+    """Describe a text; None if it is not text or not recognised."""
     start = data[:_SHOWN]
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = start.decode("utf-16", "replace")
@@ -160,12 +159,12 @@ def _text(data: bytes) -> str | None:
         try:
             text = start.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            if error.start < len(start) - 3:  # else a character that the cut went through
+            if error.start < len(start) - 3:  # otherwise the cut split a character
                 return None
             text = start[: error.start].decode("utf-8-sig")
     begin = text.lstrip().lower()
     if _PAGE.match(text):
-        return "an HTML page, not an image: its address gives a page now, or asks for a login"
+        return "an HTML page, not an image: the address now serves a page, or asks for a login"
     if _DRAWING.search(text) and begin.startswith("<"):
         return f"SVG is not read: {_CONVERT}"
     if begin.startswith("<?xml") or re.match(r"<error\b", begin):
@@ -173,7 +172,7 @@ def _text(data: bytes) -> str | None:
     if begin.startswith(("{", "[")) and _looks_like_json(data):
         return "JSON, not an image: perhaps a server's error message"
     if begin.startswith("data:image/"):
-        return "a data: URL, not the bytes that it holds: decode it"
+        return "a data: URL, not an image: decode it first"
     if re.match(r"https?://\S+\s*$", text):
         return "a URL, not the image that it names: download it"
     if _BASE64.fullmatch(data):

@@ -1,9 +1,9 @@
-"""An encoded image without what lies beside its pixels.
+"""Strips metadata from encoded images, so that broken metadata does not make good pixels unreadable.
 
-Pillow gives up a good picture for what is written beside it: three megabytes of text in a PNG, a colour profile that it
-does not know, a segment of a JPEG that was cut, a TIFF tag that points beyond the file. Of these, only the orientation
-matters here. So where a file does not open, `decoding.py` tries it again as this module leaves it: the pixels, what it
-takes to read them, and EXIF. Nothing is decoded.
+Pillow rejects intact images because of their metadata: three megabytes of text in a PNG, an unknown colour profile, a
+truncated JPEG segment, a TIFF tag that points beyond the file. Only the orientation matters here. When a file does not
+open, `decoding.py` tries again with the bytes that this module returns: the pixels, what is needed to read them, and
+EXIF. Nothing is decoded.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ _JP2_BOXES = {
     b"cmap": 12,
     b"cdef": 10,
 }
-"""What it takes to read JPEG 2000 (ISO 15444-1, annex I), with the bytes that each has at least."""
+"""Boxes needed to read JPEG 2000 (ISO 15444-1, annex I), with their minimum sizes in bytes."""
 
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _TRANSPARENCY = {0: 2, 2: 6}
-"""Bytes that tRNS needs by colour type; 1 of the others."""
+"""Minimum bytes of tRNS by colour type; 1 for the others."""
 
 _TIFF_TAGS = {
     254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 330, 332,
     338, 339, 347, 512, 513, 514, 519, 520, 521, 529, 530, 531, 532,
 }  # fmt: skip
-"""What it takes to read the pixels (TIFF 6.0), the orientation, and whether they are those of a thumbnail."""
+"""Tags needed to read the pixels (TIFF 6.0) and the orientation, and to recognise thumbnails."""
 
 _ORIENTATION = 274
 
 
 def without_metadata(data: bytes) -> bytes:
-    """The same picture, bare; the bytes as they are where there is nothing to leave out or the format is another."""
+    """Return the image without metadata; unchanged if there is nothing to strip or the format is unknown."""
     if data.startswith(_PNG):
         return _PNG + b"".join(_png(data))
     if data.startswith(b"\xff\xd8\xff"):
@@ -53,13 +53,13 @@ def without_metadata(data: bytes) -> bytes:
         return b"".join(_gif(data))
     if data.startswith(_JP2):
         return b"".join(_boxes(data, _JP2_BOXES))
-    if data[4:8] == b"ftyp":  # HEIC, AVIF: the item that is EXIF is called something that nobody reads
+    if data[4:8] == b"ftyp":  # HEIC, AVIF: rename the EXIF item so that readers skip it
         return re.sub(rb"(infe.{8})Exif", rb"\1skip", data, flags=re.DOTALL)
     return data
 
 
 def _png(data: bytes) -> Iterator[bytes]:
-    """The chunks to keep, and whatever is after the last whole one: it may be the picture that was cut."""
+    """Yield the chunks to keep, and everything after the last complete one, which may be truncated pixels."""
     at, colours = len(_PNG), 0
     while at + 12 <= len(data):
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
@@ -79,7 +79,7 @@ def _png(data: bytes) -> Iterator[bytes]:
 
 
 def _jpeg(data: bytes) -> Iterator[bytes]:
-    """The segments to keep up to the scan, and all that follows."""
+    """Yield the segments to keep before the scan, and everything after them."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -93,7 +93,7 @@ def _jpeg(data: bytes) -> Iterator[bytes]:
         body = data[at + 4 : end]
         if (
             not (0xE0 <= marker <= 0xEF or marker == 0xFE)
-            or _tells_colours(marker, body)
+            or _defines_colours(marker, body)
             or body.startswith(b"Exif\0\0")
         ):
             yield data[at:end]
@@ -101,14 +101,14 @@ def _jpeg(data: bytes) -> Iterator[bytes]:
     yield data[at:]
 
 
-def _tells_colours(marker: int, body: bytes) -> bool:
-    """JFIF and Adobe segments, if whole: they say what the components are."""
+def _defines_colours(marker: int, body: bytes) -> bool:
+    """Whether this is a complete JFIF or Adobe segment, which defines the colour components."""
     jfif = marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) >= 14
     return jfif or (marker == 0xEE and body.startswith(b"Adobe") and len(body) >= 12)
 
 
 def _gif(data: bytes) -> Iterator[bytes]:
-    """All from the first picture on, and before it whole control blocks alone: they say what is transparent."""
+    """Yield everything from the first frame on, and before it only graphic control blocks, for transparency."""
     palette = 3 << (data[10] & 7) + 1 if len(data) > 10 and data[10] & 0x80 else 0
     at = 13 + palette
     yield data[:at]
@@ -124,7 +124,7 @@ def _gif(data: bytes) -> Iterator[bytes]:
 
 
 def _boxes(data: bytes, needed: Mapping[bytes, int]) -> Iterator[bytes]:
-    """The boxes of JPEG 2000 that are needed and whole, and the picture's own, which is the last."""
+    """Yield the needed and complete JPEG 2000 boxes, and the codestream, which comes last."""
     at = 0
     while at + 8 <= len(data):
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
@@ -141,7 +141,7 @@ def _boxes(data: bytes, needed: Mapping[bytes, int]) -> Iterator[bytes]:
 
 
 def _tiff(data: bytes) -> bytes:
-    """The first directory with the tags that pixels need, in the place of the one that was there."""
+    """Replace the first directory by one with only the needed tags."""
     order = "<" if data[:1] == b"I" else ">"
     (at,) = struct.unpack_from(f"{order}I", data, 4) if len(data) >= 8 else (len(data),)
     if at + 2 > len(data):

@@ -17,7 +17,7 @@ from typing import Any
 
 from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, UNSCORED, Sense
 from polite_flamingo.sample import Quarantined
-from polite_flamingo.world import another
+from polite_flamingo.world import mostly_foreign
 
 UNIT = 10_000
 """Scores are stored with four decimals: everything is counted in ten-thousandths, which add up exactly in any order."""
@@ -220,7 +220,7 @@ class Statistics:
 
     def of_another_world(self) -> dict[str, tuple[int, int]]:
         """The datasets whose rows the models cannot know: foreign rows, and rows that have a text to tell by."""
-        return another(
+        return mostly_foreign(
             {name: (counts.foreign, counts.kept + counts.rejected.total()) for name, counts in self.datasets.items()}
         )
 

@@ -55,7 +55,7 @@ def test_what_cannot_be_served_is_told_before_anything_starts() -> None:
     beams = from_profile(ROOT / "profiles/tiny.yaml", {"serving.chat.generation.num_beams": 3})
     with pytest.raises(ValueError, match=r"clever-flamingo: .*num_beams to 1"):
         build(beams)
-    with pytest.raises(ValueError, match=r"nowhere is no trained model"):
+    with pytest.raises(ValueError, match=r"nowhere is not a trained model"):
         build(from_profile(ROOT / "profiles/tiny.yaml", {"serving.chat.flamingo.folder": "nowhere"}))
     with pytest.raises(ValueError, match="unknown port"):
         app({"profile": "profiles/tiny.yaml", "port": 1})

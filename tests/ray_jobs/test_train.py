@@ -135,7 +135,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(job: TrainConfig, tm
         return str(caught.value)
 
     assert "data 'gone': input " in refused(data={**job.data, "gone": "no/such/folder"})
-    assert "is no trained model" in refused(init=str(tmp_path))
+    assert "is not a trained model" in refused(init=str(tmp_path))
     assert "5 workers for 4 groups" in refused(workers=WorkersConfig(count=5))
     assert "3 workers for a batch of 2 rows" in refused(workers=WorkersConfig(count=3))
     assert "workers.gpus 0" in refused(training=replace(job.training, device="cuda"))

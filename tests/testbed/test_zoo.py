@@ -184,4 +184,4 @@ def test_of_several_trained_models_the_best_is_kept_in_half_precision(tmp_path, 
 def test_a_folder_that_training_did_not_leave_is_refused(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         clever.main([str(tmp_path)])
-    assert "is no trained model: it holds no flamingo.yaml" in capsys.readouterr().err
+    assert "is not a trained model: it has no flamingo.yaml" in capsys.readouterr().err

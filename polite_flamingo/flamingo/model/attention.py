@@ -1,13 +1,13 @@
-"""Which image a position sees: the two attention semantics, and the language model that applies them.
+"""Attention semantics: which image each position sees, in v1 and v2, and the language model that applies it.
 
 open_flamingo's cross-attention gives position p the image number `cumsum(media_locations)[p]` (1 = first image, 0 =
 none, beyond the last image = uniform over all). **v2** (open_flamingo 2.0.1) passes the mask of `<image>` tokens, so
 text sees the image before it. **v1** (the published Polite and Clever Flamingo) looks *forward*: text sees the next
-image and text after the last image sees none. Both fit through the same door: for v1 we pass the differences of the
-wanted numbers, whose running sum is the wanted numbers.
+image, and text after the last image sees none. For v1 we pass the differences of the desired numbers, whose running sum
+gives the numbers.
 
-`FlamingoLanguageModelMixin` also mends open_flamingo's mixin for transformers 5, which reads the signature of `forward`
-to decide what to pass and drops attention masks that are all ones.
+`FlamingoLanguageModelMixin` also adapts open_flamingo's mixin to transformers 5, which inspects the signature of
+`forward` to decide what to pass and drops attention masks that are all ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Attention = Literal["v1", "v2"]
 
 
 def image_numbers(is_image_BT: torch.Tensor, attention: Attention) -> torch.Tensor:
-    """The number of the image each position sees (1 = first, 0 = none), counted within this call's tokens.
+    """Return the number of the image each position sees (1 = first, 0 = none), counted within this call's tokens.
 
     Args:
         is_image_BT: True at `<image>` tokens, (batch, tokens).
@@ -44,12 +44,12 @@ def image_numbers(is_image_BT: torch.Tensor, attention: Attention) -> torch.Tens
 
 
 def as_locations(numbers_BT: torch.Tensor) -> torch.Tensor:
-    """Integers whose running sum is `numbers_BT`: what open_flamingo's cross-attention takes as `media_locations`."""
+    """Return integers whose running sum is `numbers_BT`, open_flamingo's `media_locations`."""
     return torch.diff(numbers_BT, dim=-1, prepend=torch.zeros_like(numbers_BT[:, :1]))
 
 
 class FlamingoLanguageModelMixin(FlamingoLMMixin):
-    """open_flamingo's language-model mixin, either attention semantics, and a `forward` that transformers 5 can read.
+    """open_flamingo's language-model mixin with either attention semantics and a `forward` for transformers 5.
 
     v2 keeps open_flamingo's rule for cached decoding: a call without any `<image>` in the whole batch lets all its
     tokens see the last image of the stored locations. v1 counts only this call's tokens, so generated text sees none.
@@ -58,7 +58,7 @@ class FlamingoLanguageModelMixin(FlamingoLMMixin):
     flamingo_attention: Attention
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
-        """Condition every layer on where the images are, then run the wrapped language model."""
+        """Condition every layer on the image positions, then run the wrapped language model."""
         if self.flamingo_attention == "v2":
             return super().forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         locations_BT = as_locations(image_numbers(input_ids == self.media_token_id, "v1"))
@@ -69,7 +69,7 @@ class FlamingoLanguageModelMixin(FlamingoLMMixin):
 
 
 def extend_language_model(language_model: torch.nn.Module, attention: Attention) -> None:
-    """Give a transformers causal LM the mixin, in place; its class's `forward` keeps the signature it had."""
+    """Add the mixin to a transformers causal LM, in place; `forward` keeps its signature."""
     signature = inspect.signature(type(language_model).forward)
     extend_instance(language_model, FlamingoLanguageModelMixin)
     adapted = type(language_model)

@@ -1,7 +1,8 @@
-"""A whole Flamingo from files, and back: checkpoints in order, LoRA, then one model ready to run or to train.
+"""Load a whole Flamingo from files and save it: checkpoints in order, then LoRA.
 
-Parts that a checkpoint may leave out are named in `FlamingoConfig.checkpoint_omits` (the CLIP tower, the base LM); any
-other gap is refused, see `state_dict.py`. We write safetensors only and read torch files without executing pickles.
+`FlamingoConfig.checkpoint_omits` names the parts that checkpoints may leave out (the CLIP tower, the base LM); any
+other gap is refused (`state_dict.py`). Only safetensors are written, and torch files are read without executing
+pickles.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ from polite_flamingo.flamingo.model.state_dict import (
 from open_clip.factory import _find_checkpoint_in_dir
 
 ZOO_PARTS: tuple[Part, ...] = ("perceiver", "cross_attention", "embeddings", "language_model")
-"""What `save_flamingo` writes unless told otherwise: all but the frozen vision tower and LoRA."""
+"""The default of `save_flamingo`: everything but the frozen vision tower and LoRA."""
 
 
 def load_flamingo(
     config: FlamingoConfig, *, merge: bool = True, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> FlamingoModel:
-    """The model that `config` describes, in evaluation mode.
+    """Load the model that `config` describes, in evaluation mode.
 
     Args:
-        config: names of the models; its parts without weights are refused.
-        merge: fold LoRA into the language model (inference); False leaves it attached (training).
+        config: names of the models.
+        merge: merge LoRA into the language model (inference); False leaves it attached (training).
         dtype: of all weights.
-        device: where the model goes.
+        device: target.
 
     Raises:
-        ValueError: the checkpoints do not fit the model, or leave a part without weights.
+        ValueError: the checkpoints do not fit the model, or a part has no weights.
     """
     config = opened(config)
     model = build_flamingo(config, dtype=dtype)
@@ -73,7 +74,7 @@ def save_flamingo(
     """Write `parts` as one safetensors file under open_flamingo's key names, each tensor once.
 
     Tied output embeddings and open_flamingo's aliases (`old_decoder_blocks`, `gated_cross_attn_layers`) are not
-    repeated. With LoRA attached, the base weights are written under their plain names and "lora" is a part of its own.
+    repeated. With LoRA attached, base weights are written under their plain names, and "lora" is a separate part.
     """
     tensors = {
         plain_name(name): parameter.detach().to("cpu", dtype or parameter.dtype).contiguous()
@@ -96,18 +97,17 @@ def load_weights(model: FlamingoModel, files: Sequence[str | Path], *, omits: Se
 
 
 def _refuse_random_parts(config: FlamingoConfig, omits: set[Part]) -> None:
-    """A part that no file gives would stay random without a word."""
+    """Raise ValueError if a part has no file; it would silently stay random."""
     name = hub.resolve(config.language_model)
     if "language_model" in omits and not has_weights(name):
         raise ValueError(
-            f"language_model {config.language_model!r} holds a config but no weights, and checkpoint_omits says that "
-            "the checkpoints need not hold them either: the model would be random"
+            f"language_model {config.language_model!r} has a config but no weights, and checkpoint_omits lets the "
+            "checkpoints leave them out too: the model would be random"
         )
     vision = Path(hub.resolve(config.vision))
     given = bool(_find_checkpoint_in_dir(vision)) if vision.is_dir() else bool(config.vision_pretrained)
     if "vision_encoder" in omits and not given:
         raise ValueError(
-            f"vision {config.vision!r} brings no weights (a folder needs open_clip_model.safetensors, an open_clip "
-            "name needs vision_pretrained); otherwise take 'vision_encoder' out of checkpoint_omits, so that the "
-            "checkpoints must hold it"
+            f"vision {config.vision!r} has no weights: a folder needs open_clip_model.safetensors, an open_clip name "
+            "needs vision_pretrained. If the checkpoints hold them, remove 'vision_encoder' from checkpoint_omits"
         )

@@ -1,15 +1,15 @@
-"""What decoding on a CPU does between its matrix products, compiled, on the thread that calls.
+"""CPU kernels, compiled by Numba: what decoding does between its matrix products, on the calling thread.
 
-A step of decoding reads every key and value once and computes little with it, so memory is what it waits for. Torch
-takes a dozen calls for it, each through memory, up to the longest row of the batch; here a row is read to its own end,
-in one pass for keys and one for values, and what comes before (rotary positions, writing the cache) happens on the way.
+A decode step reads every key and value once and computes little with it, so it is bound by memory. Torch needs a dozen
+passes through memory, up to the longest row of the batch. Here each row is read to its own end, in one pass over keys
+and one over values, and rotary positions and cache writes happen on the way.
 
-Numba compiles a kernel when it is first called, and keeps the result on disk where it may. Sums are float32, taken in
-another order than torch's, so results differ from its by rounding.
+Numba compiles a kernel on its first call and caches the result on disk if it can. Sums are float32, in another order
+than torch's, so results differ by rounding.
 
-Arrays of floats are float32, or bfloat16 under the name of uint16, which numpy knows (`array`).
+Float arrays are float32, or bfloat16 viewed as uint16, because numpy has no bfloat16 (`array`).
 
-Shapes: B rows, H heads of queries, K of keys, E width of a head, L positions of the cache, P positions of the model, N
+Shapes: B rows, H query heads, K key heads, E width of a head, L positions of the cache, P positions of the model, N
 rows of any kind, D width of the model.
 """
 
@@ -29,24 +29,24 @@ Integers = NDArray[np.int64]
 
 
 def array(x: torch.Tensor) -> Floats:
-    """The memory of a tensor, bfloat16 as uint16."""
+    """View a tensor as a numpy array, bfloat16 as uint16."""
     return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
 def _kernel(function: Callable) -> Callable:
     try:
         return njit(cache=True, nogil=True, fastmath=True)(function)
-    except RuntimeError:  # a read-only installation and no home: each process compiles anew
+    except RuntimeError:  # read-only installation and no home directory: each process compiles again
         return njit(nogil=True, fastmath=True)(function)
 
 
 def _float(x: Any) -> np.float32:
-    """An element of an array, as a number to compute with."""
+    """Convert an array element to float32."""
     raise NotImplementedError("compiled code only")
 
 
 def _like(x: np.float32, like: Floats) -> Any:
-    """A number as an element of an array of this kind: rounded to the nearest bfloat16, ties to even."""
+    """Convert to the element type of an array; bfloat16 rounds to nearest, ties to even."""
     raise NotImplementedError("compiled code only")
 
 
@@ -76,7 +76,7 @@ def _like_of(x: Any, like: Any) -> Callable:
 
 @njit(nogil=True, fastmath=True, inline="always")
 def _softmax(scores: Floats, count: int) -> np.float32:
-    """Scores become e to their power, up to the factor returned; 2^x by its series, for libm's takes one at a time."""
+    """Replace scores by e^score up to the returned factor; a series for 2^x, since libm's exp is not vectorised."""
     highest = scores[0]
     for place in range(1, count):
         highest = max(highest, scores[place])
@@ -99,7 +99,7 @@ def _softmax(scores: Floats, count: int) -> np.float32:
 
 @njit(nogil=True, fastmath=True, inline="always")
 def _turn(source: Floats, here: int, cos: Floats, sin: Floats, target: Floats) -> None:
-    """Rotary positions as LLaMA has them, by halves; a plain copy where the tables are empty."""
+    """Apply LLaMA's rotary positions, by halves; copy if the tables are empty."""
     half = source.shape[0] // 2
     if cos.shape[0] == 0:
         for e in range(source.shape[0]):
@@ -125,18 +125,18 @@ def attend_step(
     scale: float,
     found: Floats,
 ) -> None:
-    """One token for each of the cache's first B rows: store its key and value, attend; the result goes to `found`.
+    """Store the key and value of one token for each of the cache's first B rows, and attend; write to `found`.
 
     Args:
         qkv: projections (B, H + 2 K, E), queries before keys before values.
         cache: keys and values (2, layers, rows, K, L, E).
         layer: of the cache.
-        positions: of the tokens (B,); all up to its own are looked at.
-        shared_row: of the cache, whose first positions stand for those of other rows: read once, they stay near.
-        shared: how many of them, of each row (B,).
-        cos: rotary tables (P, E) of float32, of the halves as in LLaMA; (0, 0) for none.
+        positions: of the tokens (B,); each attends to all positions up to its own.
+        shared_row: row of the cache whose first positions replace those of other rows, so they stay in the CPU's cache.
+        shared: how many positions to read from it, for each row (B,).
+        cos: rotary table (P, E) in float32, by halves as in LLaMA; (0, 0) for none.
         sin: likewise.
-        slopes: ALiBi's (H, 1) of float32; (0, 1) for none.
+        slopes: of ALiBi (H, 1) in float32; (0, 1) for none.
         scale: of the scores.
         found: (B, H, E).
     """
@@ -187,7 +187,7 @@ def attend_step(
 def store(
     qkv: Floats, cache: Floats, layer: int, rows: Integers, positions: Integers, cos: Floats, sin: Floats, query: Floats
 ) -> None:
-    """Chunks of prompts: turn queries and keys, store keys and values; the queries go to `query`.
+    """Apply rotary positions to chunks of prompts and store their keys and values; write the queries to `query`.
 
     Args:
         qkv: projections (B, T, H + 2 K, E).
@@ -215,7 +215,7 @@ def store(
 
 @_kernel
 def rms_norm(x: Floats, weight: Floats, epsilon: float, result: Floats) -> None:
-    """`x / sqrt(mean(x^2) + epsilon) * weight` of each row of x (N, D) of float32, into `result` (N, D)."""
+    """Write `x / sqrt(mean(x^2) + epsilon) * weight` of each row of x (N, D), float32, to `result` (N, D)."""
     width = x.shape[1]
     for row in range(x.shape[0]):
         squares = np.float32(0.0)

@@ -1,12 +1,11 @@
-"""LoRA over the language model, through peft but always **in place**.
+"""LoRA adapters of the language model, made with peft but always **in place**.
 
-`get_peft_model` would wrap the language model; open_flamingo then sets its flags on the wrapper, cached decoding
-never sees them and writes blind. Injecting the adapters into the language model leaves it what it was, gives the key
-names of the published checkpoints (`…decoder_layer.self_attn.q_proj.lora_A.default.weight`), and merging leaves no
-trace of peft.
+`get_peft_model` would wrap the language model. open_flamingo then sets its flags on the wrapper, and cached decoding
+would see no image. Injecting the adapters keeps the language model's class, gives the key names of the published
+checkpoints (`…decoder_layer.self_attn.q_proj.lora_A.default.weight`), and merging leaves no trace of peft.
 
-Adapter folders are peft's: `adapter_config.json` and `adapter_model.safetensors`, named as for the plain language model
-(without open_flamingo's `.decoder_layer`), so that any peft user can load ours and we can load theirs (Guanaco).
+Adapter folders have peft's format: `adapter_config.json` and `adapter_model.safetensors`, with the names of the plain
+language model (without open_flamingo's `.decoder_layer`). So peft can load ours, and we can load others (Guanaco).
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ _PREFIX = "base_model.model."
 
 
 def add_lora(model: FlamingoModel, settings: LoraSettings) -> None:
-    """Attach fresh LoRA (B = 0, so the output is unchanged) and freeze everything else.
+    """Attach a new LoRA adapter (B = 0, so the output is unchanged) and freeze everything else.
 
     Raises:
-        ValueError: LoRA is attached already, or no module matches the targets.
+        ValueError: LoRA is already attached, or no module matches a target.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     if lora_layers(model):
-        raise ValueError("LoRA is attached already; merge_lora first")
+        raise ValueError("LoRA is already attached; call merge_lora first")
     names = {name.rsplit(".", 1)[-1] for name, module in model.lang_encoder.named_modules() if _is_linear(module)}
     absent = [target for target in settings.targets if target not in names]
     if absent:
-        raise ValueError(f"lora targets {absent} name no linear layer of the language model; it has {sorted(names)}")
+        raise ValueError(f"lora targets {absent} match no linear layer of the language model; it has {sorted(names)}")
     model.requires_grad_(False)
     inject_adapter_in_model(
         LoraConfig(
@@ -59,7 +58,7 @@ def add_lora(model: FlamingoModel, settings: LoraSettings) -> None:
 
 
 def merge_lora(model: FlamingoModel) -> None:
-    """Fold W + alpha / r * B A into the plain layers and remove peft's; nothing happens where no LoRA is attached."""
+    """Merge W + alpha / r * B A into the plain layers and remove peft's; does nothing if no LoRA is attached."""
     for name, layer in lora_layers(model).items():
         layer.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")
@@ -67,7 +66,7 @@ def merge_lora(model: FlamingoModel) -> None:
 
 
 def lora_layers(model: FlamingoModel) -> dict[str, nn.Module]:
-    """peft's layers by their name in the language model, each once."""
+    """Return peft's layers by their name in the language model, each once."""
     from peft.tuners.lora import LoraLayer
 
     return {name: module for name, module in model.lang_encoder.named_modules() if isinstance(module, LoraLayer)}
@@ -81,7 +80,7 @@ def save_lora(model: FlamingoModel, folder: str | Path) -> None:
     """
     layers = lora_layers(model)
     if not layers:
-        raise ValueError("no LoRA is attached to the model: save it before merge_lora")
+        raise ValueError("the model has no LoRA attached: save it before merge_lora")
     settings: LoraSettings = model.lora_settings
     tensors = {}
     for name, layer in layers.items():
@@ -107,10 +106,10 @@ def save_lora(model: FlamingoModel, folder: str | Path) -> None:
 
 
 def load_lora(model: FlamingoModel, folder: str | Path) -> None:
-    """Attach the adapter of a peft folder; keys may or may not carry open_flamingo's `.decoder_layer`.
+    """Attach the adapter of a peft folder; keys with and without open_flamingo's `.decoder_layer` are accepted.
 
     Raises:
-        ValueError: not a plain LoRA, or tensors that do not fit the model one to one.
+        ValueError: it is not a plain LoRA, or its tensors do not match the model's one to one.
     """
     folder = Path(folder)
     settings = read_settings(folder)
@@ -126,10 +125,10 @@ def load_lora(model: FlamingoModel, folder: str | Path) -> None:
 
 
 def read_settings(folder: Path) -> LoraSettings:
-    """Rank, alpha, targets of an `adapter_config.json`. Raises ValueError for what is not plain LoRA."""
+    """Read rank, alpha and targets from an `adapter_config.json`. Raises ValueError unless it is plain LoRA."""
     file = folder / "adapter_config.json"
     if not file.is_file():
-        raise ValueError(f"{folder} is no peft adapter: it holds no adapter_config.json")
+        raise ValueError(f"{folder} is not a peft adapter: it has no adapter_config.json")
     config = json.loads(file.read_text())
     for field, plain in _PLAIN.items():
         if config.get(field, plain) not in (plain, None, False, {}, []):
@@ -156,18 +155,18 @@ _PLAIN = {
     "alpha_pattern": None,
     "layers_to_transform": None,
 }
-"""Fields of an adapter_config.json whose other values would change the arithmetic."""
+"""Fields of an adapter_config.json with the only values that leave the arithmetic plain."""
 
 
 def _read_adapter(folder: Path) -> dict[str, torch.Tensor]:
     for name in ("adapter_model.safetensors", "adapter_model.bin"):
         if (folder / name).is_file():
             return read_state(folder / name)
-    raise ValueError(f"{folder} holds neither adapter_model.safetensors nor adapter_model.bin")
+    raise ValueError(f"{folder} has neither adapter_model.safetensors nor adapter_model.bin")
 
 
 def _in_flamingo(key: str) -> str:
-    """`model.layers.3.self_attn…` -> `model.layers.3.decoder_layer.self_attn…`; other names unchanged."""
+    """Rename `model.layers.3.self_attn…` to `model.layers.3.decoder_layer.self_attn…`; other names stay."""
     return re.sub(r"((?:layers|blocks|h)\.\d+\.)(?!decoder_layer\.)", r"\1decoder_layer.", key, count=1)
 
 

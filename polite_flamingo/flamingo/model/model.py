@@ -1,10 +1,10 @@
-"""A Flamingo out of its pieces: open_clip's vision tower, a transformers language model, open_flamingo in between.
+"""The Flamingo model: open_clip's vision tower, a transformers language model, and open_flamingo between them.
 
-open_flamingo's own classes do the work; this layer adapts them to today's libraries:
-sizes of the perceiver and the cross-attention can be chosen, either attention semantics (`attention.py`), no state is
-left behind by an exception, and images can be handed over at any stage of their encoding, so that each is encoded once.
+open_flamingo's classes do the work; this module adapts them to current libraries. It lets you choose the sizes of
+perceiver and cross-attention and the attention semantics (`attention.py`), clears all state after an exception, and
+accepts images at any stage of their encoding, so each is encoded once.
 
-It does not read checkpoints (`checkpoint.py`), attach LoRA (`lora.py`) or build prompts (`rewriters/flamingo.py`).
+Checkpoints are read in `checkpoint.py`, LoRA is attached in `lora.py`, and prompts are built in `prompts.py`.
 
 Shapes: B batch, S tokens, T image slots of a row, F frames (always 1), N images, V patches, D vision width, L latents.
 """
@@ -38,21 +38,21 @@ from open_flamingo.src.flamingo import Flamingo
 from open_flamingo.src.helpers import GatedCrossAttentionBlock, PerceiverResampler
 
 LM_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-"""The files by which a folder holds a language model's weights rather than only its config."""
+"""A folder with one of these files holds a language model's weights, not only its config."""
 
 Preprocess = Callable[[Any], torch.Tensor]
 """PIL image -> normalised pixels (3, H, W)."""
 
 
 class FlamingoModel(Flamingo):
-    """open_flamingo's Flamingo with chosen sizes and attention semantics.
+    """open_flamingo's Flamingo with configurable sizes and attention semantics.
 
-    `vision_x` may be given at any stage: pixels (B, T, F, 3, H, W), patch tokens (B, T, F, V, D) of `patch_tokens`, or
-    perceiver latents (B, T, L, D) of `latents`. Slots that have no `<image>` token are never looked at, whatever they
-    hold, so rows with fewer images are padded with zeros.
+    `vision_x` may be given at any stage: pixels (B, T, F, 3, H, W), patch tokens (B, T, F, V, D) from `patch_tokens`,
+    or perceiver latents (B, T, L, D) from `latents`. Slots without an `<image>` token are never attended, so rows with
+    fewer images are padded with zeros.
 
     Attributes:
-        tokenizer, preprocess: set by `build_flamingo`, for whoever feeds the model.
+        tokenizer, preprocess: set by `build_flamingo`, for preparing the model's inputs.
     """
 
     tokenizer: Tokenizer
@@ -115,16 +115,16 @@ class FlamingoModel(Flamingo):
         visual.requires_grad_(False)
         self.attention = attention
         self.latents_shape = (perceiver.latents, width)
-        # A hub model may bring sampling settings of its own; whoever generates says what he wants.
+        # A hub model may come with its own sampling settings; here the caller gives them.
         self.lang_encoder.generation_config = transformers.GenerationConfig()
 
     def patch_tokens(self, pixels_N3HW: torch.Tensor) -> torch.Tensor:
-        """Patch tokens (N, V, D) of the frozen vision tower."""
+        """Return the patch tokens (N, V, D) of the frozen vision tower."""
         with torch.no_grad():
             return self.vision_encoder(pixels_N3HW)[1]
 
     def latents(self, tokens_BTFVD: torch.Tensor) -> torch.Tensor:
-        """Perceiver latents (B, T, L, D) of patch tokens."""
+        """Return the perceiver latents (B, T, L, D) of patch tokens."""
         return self.perceiver(tokens_BTFVD)
 
     def _encode_vision_x(self, vision_x: torch.Tensor) -> None:
@@ -132,7 +132,7 @@ class FlamingoModel(Flamingo):
         if vision_x.ndim == 6:
             b, t, f = vision_x.shape[:3]
             if f != 1:
-                raise ValueError(f"vision_x has {f} frames an image; Flamingo takes single frames")
+                raise ValueError(f"vision_x has {f} frames per image; Flamingo takes single frames")
             vision_x = self.patch_tokens(vision_x.flatten(0, 2)).unflatten(0, (b, t, f))
         if vision_x.ndim == 5:
             vision_x = self.latents(vision_x)
@@ -145,7 +145,7 @@ class FlamingoModel(Flamingo):
             layer.condition_vis_x(vision_x)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """As open_flamingo's: `(vision_x, lang_x, attention_mask, labels, …)`; an exception clears all conditioning."""
+        """Run open_flamingo's `(vision_x, lang_x, attention_mask, labels, …)`; an exception clears all conditioning."""
         self._refuse_wrapped()
         try:
             return super().forward(*args, **kwargs)
@@ -156,10 +156,10 @@ class FlamingoModel(Flamingo):
     def generate(
         self, vision_x: torch.Tensor, lang_x: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        """`lang_x` with generated tokens appended; `kwargs` as for transformers' `generate`.
+        """Return `lang_x` with generated tokens appended; `kwargs` as for transformers' `generate`.
 
-        Stops at `<|endofchunk|>` (v2) or at the language model's EOS (v1) unless told otherwise. Beams and several
-        return sequences see their row's images.
+        By default it stops at `<|endofchunk|>` (v2) or at the language model's EOS (v1). Beams and multiple return
+        sequences see their row's images.
         """
         default_eos = self.eoc_token_id if self.attention == "v2" else self.lang_encoder.config.eos_token_id
         kwargs.setdefault("eos_token_id", default_eos)
@@ -169,7 +169,7 @@ class FlamingoModel(Flamingo):
 
     @contextmanager
     def media(self, vision_x: torch.Tensor, *, copies: int = 1) -> Iterator[None]:
-        """Within the block the language model sees these images, each row repeated `copies` times; cleared after it."""
+        """Within the block, let the language model see these images, each row repeated `copies` times."""
         self._refuse_wrapped()
         try:
             self._encode_vision_x(vision_x)
@@ -190,7 +190,7 @@ class FlamingoModel(Flamingo):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What the language model makes of packed rows, before its output head: (B, S, width).
+        """Return the language model's hidden states of packed rows, before its output head: (B, S, width).
 
         Args:
             vision_x: images at any stage (see the class).
@@ -218,16 +218,16 @@ class FlamingoModel(Flamingo):
         if not isinstance(self.lang_encoder, FlamingoLanguageModelMixin):
             raise ValueError(
                 f"lang_encoder is wrapped in a {type(self.lang_encoder).__name__}: flags set on the wrapper never "
-                "reach the language model, and cached decoding would see no image. Use flamingo.lora.add_lora, which "
-                "adapts it in place"
+                "reach the language model, and cached decoding would see no image. Use lora.add_lora, which adapts it "
+                "in place"
             )
 
 
 def build_flamingo(config: FlamingoConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> FlamingoModel:
-    """Assemble the model on the CPU; what no file gives (perceiver, cross-attention …) is random, from `seed`.
+    """Build the model on the CPU; parts without a file (perceiver, cross-attention …) are random, from `seed`.
 
-    Reads neither `config.checkpoints` nor LoRA: `checkpoint.load_flamingo` does. The vision tower is frozen; everything
-    else is left trainable.
+    `config.checkpoints` and LoRA are not read; `checkpoint.load_flamingo` does that. The vision tower is frozen, all
+    else is trainable.
     """
     tokenizer = load_tokenizer(config)
     with torch.random.fork_rng(devices=[]):
@@ -235,7 +235,7 @@ def build_flamingo(config: FlamingoConfig, *, seed: int = 0, dtype: torch.dtype 
         visual, preprocess = load_vision(config)
         language_model = _load_language_model(hub.resolve(config.language_model), dtype)
         if language_model.get_input_embeddings().weight.shape[0] != len(tokenizer):
-            # As the reference: rows of new tokens are drawn at random, here from the seed.
+            # As in the reference, embeddings of new tokens are random, here from the seed.
             language_model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         model = FlamingoModel(
             visual,
@@ -247,7 +247,7 @@ def build_flamingo(config: FlamingoConfig, *, seed: int = 0, dtype: torch.dtype 
             perceiver=config.perceiver,
             cross_attention=config.cross_attention,
         )
-    # Not the language model: it has its dtype, and casting would round its rotary frequencies, which stay float32.
+    # The language model already has its dtype; casting it would round its rotary frequencies, which stay float32.
     for module in (model.vision_encoder, model.perceiver, language_model.gated_cross_attn_layers):
         module.to(dtype)
     model.tokenizer = tokenizer
@@ -256,14 +256,14 @@ def build_flamingo(config: FlamingoConfig, *, seed: int = 0, dtype: torch.dtype 
 
 
 def load_vision(config: FlamingoConfig) -> tuple[nn.Module, Preprocess]:
-    """The vision tower and its evaluation transform. open_clip's text tower is dropped."""
+    """Load the vision tower and its evaluation transform; open_clip's text tower is dropped."""
     name = hub.resolve(config.vision)
     pretrained = hub.resolve(config.vision_pretrained) or None
     if Path(name).is_dir():
         clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{name}")
     else:
         tag = open_clip.get_pretrained_cfg(name, pretrained) if pretrained else {}
-        # OpenAI's weights were trained with QuickGELU; open_clip 3 only warns when a plain name meets them.
+        # OpenAI's weights were trained with QuickGELU; for a plain model name open_clip 3 only warns.
         clip, _, preprocess = open_clip.create_model_and_transforms(
             name, pretrained=pretrained, force_quick_gelu=bool(tag.get("quick_gelu", False))
         )
@@ -271,7 +271,7 @@ def load_vision(config: FlamingoConfig) -> tuple[nn.Module, Preprocess]:
 
 
 def has_weights(name: str) -> bool:
-    """Whether a resolved language-model name brings weights: a hub name does, a folder if it holds a weights file."""
+    """Whether a resolved language-model name has weights: a hub name does, a folder only with a weights file."""
     folder = Path(name)
     return not folder.is_dir() or any((folder / file).exists() for file in LM_WEIGHTS)
 

@@ -1,9 +1,9 @@
-"""A trained Flamingo as a folder: `flamingo.yaml` says what it is made of, the tuned weights lie beside it.
+"""The folder of a trained Flamingo: `flamingo.yaml` describes the model, with the tuned weights beside it.
 
-The folder names its base (a zoo name, a hub name, a path) and holds only what was tuned: `tuned.safetensors`,
-`lora/`. In the YAML a name that begins with "./" is inside the folder, so the folder may be moved.
+The folder names its base (a zoo name, a hub name, a path) and holds only what was tuned: `tuned.safetensors`, `lora/`.
+In the YAML, a name that starts with "./" is inside the folder, so the folder can be moved.
 
-Nothing here loads weights (`checkpoint.load_flamingo`) or imports torch: a driver may ask what a folder is made of.
+This module loads no weights (`checkpoint.load_flamingo` does) and imports no torch, so a driver can read a folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INSIDE = "./"
 
 
 def write_config(folder: Path, config: FlamingoConfig) -> str:
-    """The text of `flamingo.yaml`; names that lie below `folder` are written relative to it."""
+    """Return the text of `flamingo.yaml`; paths inside `folder` become relative to it."""
     plain = dataclasses.asdict(config)
     del plain["folder"]
 
@@ -40,17 +40,17 @@ def write_config(folder: Path, config: FlamingoConfig) -> str:
 
 
 def opened(config: FlamingoConfig) -> FlamingoConfig:
-    """`config` itself, or what the folder that it names says.
+    """Return the config of the folder that `config` names, or `config` itself if it names none.
 
     Raises:
-        ValueError: the folder is none that training wrote, or its file does not fit this version.
+        ValueError: training did not write the folder, or its file does not fit this version.
     """
     if not config.folder:
         return config
     folder = Path(resolve(config.folder))
     file = folder / FILE
     if not file.is_file():
-        raise ValueError(f"{folder} is no trained model: it holds no {FILE} (polite-flamingo train writes OUT/model)")
+        raise ValueError(f"{folder} is not a trained model: it has no {FILE} (polite-flamingo train writes OUT/model)")
 
     def absolute(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,9 +1,9 @@
-"""State dicts of a Flamingo: every naming that was ever published, translated; what does not fit, refused.
+"""State dicts of a Flamingo: translates every published naming scheme and refuses what does not fit.
 
-A checkpoint covers *parts* (`config.Part`) wholly or not at all; the parts it may leave out are named by the caller. A
-tensor that the model does not know, a part that is missing or incomplete, a tensor of another shape: each is an error
-that names keys and the remedy. Silence here once cost the reference code its LoRA initialisation (0 of 56 tensors
-arrived). Which files make up a model is decided in `checkpoint.py` and `lora.py`.
+A checkpoint covers each *part* (`config.Part`) completely or not at all; the caller names the parts it may leave out.
+An unknown tensor, a missing or incomplete part, and a wrong shape are errors that name the keys and the remedy. Without
+such errors the reference code once lost its LoRA initialisation (0 of 56 tensors were loaded). `checkpoint.py` and
+`lora.py` decide which files make up a model.
 """
 
 from __future__ import annotations
@@ -26,7 +26,17 @@ _SHOWN = 4
 
 
 def load_state(model: FlamingoModel, state: Mapping[str, torch.Tensor], *, omits: Sequence[Part], source: str) -> None:
-    """Copy a canonical state (of `canonical_state`) into the model after checking that each part is whole."""
+    """Copy a state from `canonical_state` into the model, after checking that each part is complete.
+
+    Args:
+        model: whose parameters are overwritten.
+        state: tensors by canonical name.
+        omits: parts that may be missing.
+        source: named in errors.
+
+    Raises:
+        ValueError: a part is incomplete or missing, or a tensor has another shape.
+    """
     own = unique_parameters(model)
     by_part: dict[Part, list[str]] = {}
     for name in own:
@@ -37,13 +47,13 @@ def load_state(model: FlamingoModel, state: Mapping[str, torch.Tensor], *, omits
         if missing and len(missing) < len(names):
             raise ValueError(
                 f"{source}: part {part!r} is incomplete, {len(missing)} of {len(names)} tensors are missing: "
-                f"{_some(missing)}. Was it saved from a model of other sizes (perceiver, cross_attention, layers)?"
+                f"{_some(missing)}. Was it saved from a model with other sizes (perceiver, cross_attention, layers)?"
             )
         if missing and part not in omits:
             absent[part] = f"{part} ({len(names)} expected, such as {missing[0]})"
     if absent:
         raise ValueError(
-            f"{source}: no tensor of {', '.join(absent.values())}. Add the checkpoint that holds them (OpenFlamingo's "
+            f"{source}: no tensors of {', '.join(absent.values())}. Add the checkpoint that holds them (OpenFlamingo's "
             f"base before a fine-tuned one), or name {', '.join(absent)} in checkpoint_omits if their weights come "
             "from elsewhere"
         )
@@ -63,17 +73,19 @@ def load_state(model: FlamingoModel, state: Mapping[str, torch.Tensor], *, omits
 
 
 def read_state(file: str | Path) -> dict[str, torch.Tensor]:
-    """Tensors of a `.safetensors` or a torch file; unwraps `{"model_state_dict": …}` of training checkpoints.
+    """Read the tensors of a `.safetensors` or torch file; unwrap `{"model_state_dict": …}` of training checkpoints.
 
     Raises:
-        ValueError: not a state dict. `torch.load` refuses anything but tensors by itself.
+        ValueError: the file is missing or not a state dict. `torch.load` itself refuses anything but tensors.
     """
     path = Path(file)
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} is no file; download published weights first and name the file's path")
+        raise ValueError(
+            f"checkpoint {path} is not a file; download published weights first and give the path of the file"
+        )
     if path.suffix == ".safetensors":
         return load_file(str(path))
-    # Only zip files, what torch has written since 1.6, can be mapped instead of read whole.
+    # Only zip files, which torch writes since 1.6, can be memory-mapped.
     state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     if isinstance(state, Mapping) and isinstance(state.get("model_state_dict"), Mapping):
         state = state["model_state_dict"]
@@ -83,11 +95,14 @@ def read_state(file: str | Path) -> dict[str, torch.Tensor]:
 
 
 def canonical_state(model: FlamingoModel, state: Mapping[str, torch.Tensor], *, source: str) -> dict[str, torch.Tensor]:
-    """`state` under the model's own parameter names, one entry a tensor.
+    """Rename `state` to the model's own parameter names, with one entry per tensor.
 
-    Understands: DDP's `module.`; v1's whole CLIP (`vision_encoder.visual.*`, its text tower dropped); open_flamingo's
-    aliases; rotary buffers (dropped); LoRA of peft 0.2 (`lora_A.weight`), of peft ≥ 0.3 (`lora_A.default.weight`), of a
-    PeftModel (`lang_encoder.base_model.model.`), base weights with and without `.base_layer`.
+    Understands DDP's `module.`; v1's whole CLIP (`vision_encoder.visual.*`; its text tower is dropped); open_flamingo's
+    aliases; rotary buffers (dropped); LoRA of peft 0.2 (`lora_A.weight`), of peft ≥ 0.3 (`lora_A.default.weight`) and
+    of a PeftModel (`lang_encoder.base_model.model.`); base weights with and without `.base_layer`.
+
+    Raises:
+        ValueError: a tensor is unknown to the model, or two names of one tensor contradict each other.
     """
     names = _aliases(model)
     whole_clip = any(key.removeprefix("module.").startswith("vision_encoder.visual.") for key in state)
@@ -117,10 +132,10 @@ def _unknown_message(model: FlamingoModel, unknown: Sequence[str], source: str) 
     text = f"{source}: {len(unknown)} tensors are unknown to the model: {_some(unknown)}. "
     if all(".lora_" in key for key in unknown):
         if any(".lora_" in name for name in unique_parameters(model)):
-            return text + "They are LoRA tensors of modules that the attached LoRA does not adapt: check its targets"
+            return text + "They are LoRA tensors of modules that the attached LoRA does not adapt; check its targets"
         return text + (
-            "They are LoRA tensors and the model has none attached: set lora_in_checkpoint (rank, alpha, targets) for "
-            "a Flamingo checkpoint, or lora for a peft adapter folder"
+            "They are LoRA tensors, but the model has no LoRA attached: set lora_in_checkpoint (rank, alpha, targets) "
+            "for a Flamingo checkpoint, or lora for a peft adapter folder"
         )
     return text + (
         "The checkpoint belongs to another architecture: check language_model, cross_attn_every_n_layers and the sizes "
@@ -129,19 +144,19 @@ def _unknown_message(model: FlamingoModel, unknown: Sequence[str], source: str) 
 
 
 def unique_parameters(model: FlamingoModel) -> dict[str, torch.nn.Parameter]:
-    """Each parameter once, under its first name: `perceiver.…`, `lang_encoder.model.layers.0.decoder_layer.…`."""
+    """Return each parameter once, by its first name, such as `lang_encoder.model.layers.0.decoder_layer.…`."""
     return dict(model.named_parameters())
 
 
 def _aliases(model: FlamingoModel) -> dict[str, str]:
-    """Every name of every parameter, with and without peft's `.base_layer`, to its canonical name."""
+    """Map every name of every parameter, with and without peft's `.base_layer`, to its canonical name."""
     first = {id(parameter): name for name, parameter in unique_parameters(model).items()}
     names = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
     return {plain_name(name): canonical for name, canonical in names.items()} | names
 
 
 def part_of(model: FlamingoModel, name: str) -> Part:
-    """The part that the parameter of this canonical name belongs to."""
+    """Return the part that a parameter belongs to, by its canonical name."""
     if ".lora_" in name:
         return "lora"
     if ".gated_cross_attn_layer" in name:
@@ -161,7 +176,7 @@ def _modern(key: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """Without peft's `.base_layer`: the name of the same tensor in a model without LoRA."""
+    """Drop peft's `.base_layer`, which gives the tensor's name in a model without LoRA."""
     return name.replace(".base_layer.", ".")
 
 

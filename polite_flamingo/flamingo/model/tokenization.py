@@ -1,11 +1,11 @@
-"""Text to ids and back: a transformers tokenizer, or the legacy LLaMA tokenisation that the v1 weights saw.
+"""Tokenizers: one from transformers, or the legacy LLaMA tokenisation that the v1 weights were trained with.
 
-The slow LLaMA tokenizer of transformers 4.28 strips white space on both sides of a special token and encodes every
-piece between special tokens on its own, each with its own blank mark (`▁###`); today's tokenizers keep the white space
-and so give other ids. `LegacyLlamaTokenizer` reproduces the old ids from the same `tokenizer.model`.
+The slow LLaMA tokenizer of transformers 4.28 strips white space around special tokens and encodes each piece between
+them separately, with its own space mark (`▁###`). Current tokenizers keep the white space and give other ids.
+`LegacyLlamaTokenizer` reproduces the old ids from the same `tokenizer.model`.
 
-Both add open_flamingo's tokens in its order (`<|endofchunk|>`, `<image>`, `<PAD>` where no pad token exists), so ids
-match its checkpoints. Nothing here builds prompts (`polite_flamingo/prompts.py`).
+Both add open_flamingo's tokens in its order (`<|endofchunk|>`, `<image>`, and `<PAD>` if there is no pad token), so the
+ids match its checkpoints. Prompts are built in `polite_flamingo/prompts.py`.
 """
 
 from __future__ import annotations
@@ -20,42 +20,40 @@ from polite_flamingo.flamingo.config import END_OF_CHUNK_TOKEN, IMAGE_TOKEN, PAD
 
 
 class Tokenizer(Protocol):
-    """What the model and the rewriter need of a tokenizer."""
+    """The interface that the model and the rewriter need."""
 
     pad_id: int
     eos_id: int
     image_id: int
     end_of_chunk_id: int
     begin_ids: Sequence[int]
-    """What `encode` puts first: the beginning-of-sequence id, or nothing where the tokenizer has not that habit."""
+    """Ids that `encode` puts first: the beginning-of-sequence id, or none if the tokenizer has none."""
     special_ids: Collection[int]
-    """What no text of a user should become: the ids above, and whatever else is a mark rather than a piece of text."""
+    """Ids that user text must never produce: those above and all other special tokens."""
 
     def __len__(self) -> int:
-        """Ids in use, added tokens included: the rows of the embedding matrix."""
+        """Count the ids, including added tokens: the rows of the embedding matrix."""
         ...
 
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
-        """Ids of a text, `begin_ids` before them if wanted."""
+        """Encode a text, after `begin_ids` if `begin` is set."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
+        """Decode ids, skipping special tokens."""
         ...
 
 
 def load_tokenizer(config: FlamingoConfig) -> Tokenizer:
-    """The tokenizer that `config` names."""
+    """Load the tokenizer that `config` names."""
     name = hub.resolve(config.tokenizer)
-    return (
-        LegacyLlamaTokenizer(_sentencepiece_file(name))
-        if config.tokenization == "legacy_llama"
-        else (TransformersTokenizer(name))
-    )
+    if config.tokenization == "legacy_llama":
+        return LegacyLlamaTokenizer(_sentencepiece_file(name))
+    return TransformersTokenizer(name)
 
 
 class TransformersTokenizer:
-    """Any tokenizer of transformers, open_flamingo's special tokens added where they are missing.
+    """A transformers tokenizer, with open_flamingo's special tokens added if they are missing.
 
     Attributes:
         tokenizer: the wrapped transformers tokenizer.
@@ -82,7 +80,7 @@ class TransformersTokenizer:
         self.special_ids: Collection[int] = special - unknown
 
     def __len__(self) -> int:
-        """Ids in use, added tokens included."""
+        """Count the ids, including added tokens."""
         return len(self.tokenizer)
 
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
@@ -95,7 +93,7 @@ class TransformersTokenizer:
 
 
 class LegacyLlamaTokenizer:
-    """transformers 4.28's slow LlamaTokenizer as the v1 weights used it: pad 0, bos 1, eos 2, then the added tokens."""
+    """The slow LlamaTokenizer of transformers 4.28, as v1 used it: pad 0, bos 1, eos 2, then the added tokens."""
 
     pad_id = 0
     bos_id = 1
@@ -118,11 +116,11 @@ class LegacyLlamaTokenizer:
         self._split = re.compile("(" + "|".join(re.escape(token) for token in self._special) + ")")
 
     def __len__(self) -> int:
-        """Ids in use, the three added tokens included."""
+        """Count the ids, including the three added tokens."""
         return self._pieces.get_piece_size() + 3
 
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
-        """BOS if wanted, then each piece between special tokens encoded alone, its white space beside them stripped."""
+        """Encode each piece between special tokens separately, with white space next to them stripped."""
         parts = self._split.split(text)
         ids = [self.bos_id] if begin else []
         for place, part in enumerate(parts):
@@ -152,5 +150,5 @@ def _sentencepiece_file(name: str) -> Path:
         found = cached_file(name, "tokenizer.model")
         path = Path(found) if found else path
     if not path.is_file():
-        raise ValueError(f"legacy_llama tokenisation needs a sentencepiece model; {path} does not exist")
+        raise ValueError(f"legacy_llama tokenisation needs a sentencepiece tokenizer.model, but {path} does not exist")
     return path

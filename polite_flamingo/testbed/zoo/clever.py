@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     for folder in options.trained:
         if not (folder / FILE).is_file():
-            parser.error(f"{folder} is no trained model: it holds no {FILE}")
+            parser.error(f"{folder} is not a trained model: it has no {FILE}")
     reached: dict[Path, float] = {}
     for folder in options.trained:
         figures = measure(folder, options.size, CHOOSING)

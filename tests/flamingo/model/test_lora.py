@@ -52,7 +52,7 @@ def test_fresh_lora_changes_nothing_and_alone_is_trainable(tiny, inputs):
     assert all(".decoder_layer." in name and ".lora_" in name for name in trainable)
     model(*inputs, labels=inputs[1]).loss.backward()
     assert any(p.grad.abs().sum() > 0 for n, p in model.named_parameters() if "lora_B" in n)
-    with pytest.raises(ValueError, match="attached already"):
+    with pytest.raises(ValueError, match="already attached"):
         add_lora(model, SETTINGS)
 
 
@@ -121,7 +121,7 @@ def test_an_adapter_that_does_not_fit_is_refused(tiny, trained, tmp_path):
     save_file(state | {"base_model.model.model.layers.9.self_attn.q_proj.lora_A.weight": torch.zeros(4, 32)}, file)
     with pytest.raises(ValueError, match=r"1 tensors are unknown.*layers\.9"):
         load_lora(tiny.load(), tmp_path)
-    with pytest.raises(ValueError, match=r"no peft adapter"):
+    with pytest.raises(ValueError, match=r"not a peft adapter"):
         load_lora(tiny.load(), tmp_path / "nowhere")
     file.unlink()
     with pytest.raises(ValueError, match=r"neither adapter_model.safetensors"):
@@ -141,5 +141,5 @@ def test_what_is_not_plain_lora_is_refused(trained, tmp_path, field, value):
 
 
 def test_targets_that_match_nothing_are_refused(tiny):
-    with pytest.raises(ValueError, match=r"\['Wqkv'\] name no linear layer.*'q_proj'"):
+    with pytest.raises(ValueError, match=r"\['Wqkv'\] match no linear layer.*'q_proj'"):
         add_lora(tiny.load(), LoraSettings(r=2, alpha=2, targets=("q_proj", "Wqkv")))

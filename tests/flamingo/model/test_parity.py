@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.pipeline import parity
 from polite_flamingo.flamingo.config import LoraSettings
-from polite_flamingo.flamingo.model import parity
 from polite_flamingo.flamingo.model.attention import image_numbers
 from polite_flamingo.flamingo.model.lora import add_lora, load_lora
 from polite_flamingo.flamingo.model.state_dict import canonical_state, load_state

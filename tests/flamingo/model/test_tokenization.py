@@ -60,7 +60,7 @@ def test_legacy_text_comes_back_without_special_tokens(legacy):
 
 
 def test_legacy_needs_its_model_file(tiny, tmp_path):
-    with pytest.raises(ValueError, match=r"sentencepiece model.*tokenizer.model does not exist"):
+    with pytest.raises(ValueError, match=r"sentencepiece tokenizer.model, but .*tokenizer.model does not exist"):
         load_tokenizer(dataclasses.replace(tiny.config, tokenization="legacy_llama", tokenizer=str(tmp_path)))
 
 

@@ -1,13 +1,13 @@
-"""Our Flamingo against golden numbers of the reference code: the largest difference of logits, and identical tokens.
+"""Parity of our Flamingo with golden numbers of the reference code: largest difference of logits, identical tokens.
 
-    python -m polite_flamingo.flamingo.model.parity --reference FOLDER
+    python -m benchmarks.pipeline.parity --reference FOLDER
 
-FOLDER holds `{v1,v2_llama,v2_mpt,lora}_{config.json,cases.safetensors,…}`: tiny random models run by the reference
-repositories in their own old libraries. Logits are compared where the attention mask is 1; loss, cached decoding steps,
-greedy and beam-searched tokens, and v1's token ids are compared as well. The tolerances are the project's: 1e-4, 2e-4
-with LoRA. Beams are compared at length_penalty 0, row by row: transformers ≥ 4.36 scores lengths differently.
+FOLDER holds `{v1,v2_llama,v2_mpt,lora}_{config.json,cases.safetensors,…}`: tiny random models, run by the reference
+repositories with their own old libraries. Logits are compared where the attention mask is 1, and also loss, cached
+decode steps, greedy and beam-searched tokens, and v1's token ids. The tolerance is 1e-4, with LoRA 2e-4. Beams are
+compared row by row at length_penalty 0, because transformers ≥ 4.36 scores lengths differently.
 
-It measures; `tests/flamingo/model/test_parity.py` asserts.
+`tests/flamingo/model/test_parity.py` asserts what this measures.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Case = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One quantity of one case. `difference` is the largest absolute one for numbers, 0 or 1 for tokens and ids."""
+    """One quantity of one case; `difference` is the largest absolute one of numbers, or 0 or 1 for tokens and ids."""
 
     group: str
     case: str
@@ -53,12 +53,12 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Within tolerance (NaN is not), and something was compared at all."""
+        """Whether something was compared and is within tolerance; NaN is not."""
         return self.difference <= self.tolerance and self.compared > 0
 
 
 def compare_all(reference: Path) -> list[Comparison]:
-    """Every comparison of every kind, about half a minute on one core."""
+    """Run all comparisons; takes about half a minute on one core."""
     found: list[Comparison] = []
     for kind in KINDS:
         found += compare_kind(reference, kind)
@@ -66,7 +66,7 @@ def compare_all(reference: Path) -> list[Comparison]:
 
 
 def compare_kind(reference: Path, kind: str) -> list[Comparison]:
-    """Logits, loss, visibility, cached steps and generated tokens of one kind of model."""
+    """Compare logits, loss, visibility, cached steps and generated tokens of one kind of model."""
     config = read_config(reference, kind)
     model = reference_model(reference, kind)
     found = []
@@ -87,7 +87,7 @@ def compare_kind(reference: Path, kind: str) -> list[Comparison]:
 
 
 def compare_lora(reference: Path) -> list[Comparison]:
-    """The v1 model with LoRA from a Flamingo state dict and from a peft folder, attached and merged."""
+    """Compare the v1 model with LoRA, attached and merged."""
     found = []
     inputs = read_cases(reference, "v1")
     for name, golden in read_cases(reference, "lora").items():
@@ -114,7 +114,7 @@ def compare_lora(reference: Path) -> list[Comparison]:
 
 
 def compare_tokenization(reference: Path) -> list[Comparison]:
-    """Ids and decoded text of the legacy LLaMA tokenisation."""
+    """Compare ids and decoded text of the legacy LLaMA tokenisation."""
     tokenizer = LegacyLlamaTokenizer(reference / "tiny_llama_tokenizer.model")
     found = []
     for name, golden in json.loads((reference / "v1_tokenization.json").read_text()).items():
@@ -139,7 +139,7 @@ def compare_tokenization(reference: Path) -> list[Comparison]:
 
 
 def reference_model(reference: Path, kind: str) -> FlamingoModel:
-    """The tiny model of a kind, its weights loaded through our checkpoint code under the reference's own names."""
+    """Build the tiny model of a kind and load its weights, under the reference's names, with our checkpoint code."""
     config = read_config(reference, kind)
     clip = open_clip.CLIP(
         embed_dim=config["clip"]["embed_dim"],
@@ -179,12 +179,12 @@ def reference_model(reference: Path, kind: str) -> FlamingoModel:
 
 
 def read_config(reference: Path, kind: str) -> dict[str, Any]:
-    """`{kind}_config.json`."""
+    """Read `{kind}_config.json`."""
     return json.loads((reference / f"{kind}_config.json").read_text())
 
 
 def read_cases(reference: Path, kind: str) -> dict[str, dict[str, torch.Tensor]]:
-    """Arrays by case; `vision_x` (B, T, 1, 3, H, W) is added from the bank of images."""
+    """Read arrays by case; `vision_x` (B, T, 1, 3, H, W) is added from the bank of images."""
     arrays = load_file(reference / f"{kind}_cases.safetensors")
     bank = arrays.pop("image_bank", None)
     if bank is None:
@@ -253,9 +253,9 @@ def _tokens(model: FlamingoModel, config: Mapping[str, Any], case: Case) -> Iter
 
 
 def _cached_steps(model: FlamingoModel, config: Mapping[str, Any], case: Case) -> Iterator[Row]:
-    """Prefill, single cached tokens (one of them an `<image>`), for v1 also a cached chunk of four tokens.
+    """Compare prefill, single cached tokens (one is an `<image>`), and for v1 a cached chunk of four tokens.
 
-    The reference prefilled at plain positions and decoded at those of the attention mask.
+    The reference used plain positions for prefill and those of the attention mask for decoding.
     """
     mask = case["attention_mask"]
     past = None
@@ -277,7 +277,7 @@ def _cached_steps(model: FlamingoModel, config: Mapping[str, Any], case: Case) -
 
 
 def _cache_media(model: FlamingoModel, config: Mapping[str, Any], case: Case) -> Iterator[Row]:
-    """open_flamingo's `cache_media`: every continuation token sees the last image."""
+    """Compare open_flamingo's `cache_media`: every continuation token sees the last image."""
     keep = {"clear_conditioned_layers": False, "use_cache": True}
     with torch.no_grad():
         model.cache_media(case["context_ids"], case["vision_x"])
@@ -304,13 +304,13 @@ def _difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 def _upto(ids: torch.Tensor, eos: int) -> list[int]:
-    """Generated ids up to and with the first end mark: what follows is padding, which versions fill differently."""
+    """Return generated ids up to and including the first end token; padding after it differs between versions."""
     plain = ids.tolist()
     return plain[: plain.index(eos) + 1] if eos in plain else plain
 
 
 def table(found: list[Comparison]) -> str:
-    """A table by group: cases, the largest difference of logits and loss, identical token sequences."""
+    """Format a table by group: cases, largest differences of logits and loss, identical token sequences."""
     lines = [f"{'group':<14}{'cases':>6}{'max |logit diff|':>18}{'max |loss diff|':>17}{'tokens identical':>18}"]
     for group in dict.fromkeys(c.group for c in found):
         own = [c for c in found if c.group == group]
@@ -326,9 +326,9 @@ def table(found: list[Comparison]) -> str:
 
 
 def main() -> None:
-    """Print the table; exit with 1 if a comparison is outside its tolerance."""
-    parser = argparse.ArgumentParser(prog="python -m polite_flamingo.flamingo.model.parity", description=__doc__)
-    parser.add_argument("--reference", type=Path, required=True, help="the folder with the golden files")
+    """Print the table; exit with status 1 if a comparison is outside its tolerance."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline.parity", description=__doc__)
+    parser.add_argument("--reference", type=Path, required=True, help="folder with the golden files")
     found = compare_all(parser.parse_args().reference)
     print(table(found))
     failed = [c for c in found if not c.passed]
