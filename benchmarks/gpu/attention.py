@@ -1,14 +1,14 @@
-"""Ways to attend in a step of decoding, one query a row: candidates for `decoder.single_query_attention` on a GPU.
+"""Attention of a decode step, with one query per row: candidates for `layers.single_query_attention` on a GPU.
 
-- `bmm` is the decoder's own, two batched products. Every row reads as many positions as the longest row has.
+- `bmm` is the decoder's, two batched products. Every row reads as many positions as the longest row has.
 - `sdpa` is torch's fused kernel; it reads as much.
-- `triton` reads what its row may see: blocks of positions that the bias hides are skipped. In a mix of lengths that is
-  a fraction.
+- `triton` reads only what its row may see: it skips blocks of positions that the bias masks. With rows of different
+  lengths that is a fraction.
 
-The benchmark compares them; which becomes the decoder's on a GPU is for a measurement to say. Triton comes with torch
-for CUDA, and is imported only where it is asked for.
+A measurement on a GPU has to decide which one the decoder uses there. Triton comes with torch for CUDA and is imported
+only on use.
 
-Shapes: B rows, H heads, G heads of keys, L positions, E width of a head.
+Shapes: B rows, H heads, G key heads, L positions, E width of a head.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch.nn import functional as F
 from polite_flamingo.flamingo.model.layers import single_query_attention
 
 BLOCK = 64
-"""Positions that a program of the Triton kernel reads at once."""
+"""Positions that a Triton program reads at once."""
 
 
-def torchs_kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """`scaled_dot_product_attention`."""
+def fused_kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Call `scaled_dot_product_attention`."""
     mask = None if bias is None else bias[:, :, None]
     grouped = query.shape[1] != keys.shape[1]
     found = F.scaled_dot_product_attention(query, keys, values, mask, scale=scale, enable_gqa=grouped)
     return found.transpose(1, 2).flatten(2)
 
 
-def seen_alone(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """A Triton kernel that reads the positions which the bias does not hide."""
+def triton_kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    """Call the Triton kernel, which skips masked positions."""
     from benchmarks.gpu.kernel import attend
 
     rows, heads, _, width = query.shape
@@ -51,10 +51,10 @@ def seen_alone(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None,
     return found
 
 
-LOOKS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]] = {
+ATTENTIONS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor | None, float], Tensor]] = {
     "bmm": single_query_attention,
-    "sdpa": torchs_kernel,
-    "triton": seen_alone,
+    "sdpa": fused_kernel,
+    "triton": triton_kernel,
 }
-"""By the names of the command line. Queries (B, H, 1, E), keys and values (B, G, L, E), biases (B, H or 1, L) or none,
-the scale of the scores -> (B, 1, H E)."""
+"""By name. From queries (B, H, 1, E), keys and values (B, G, L, E), biases (B, H or 1, L) or None, and the scale of the
+scores to (B, 1, H E)."""

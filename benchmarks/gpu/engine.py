@@ -1,20 +1,20 @@
-"""The engine on one GPU at the size of OpenFlamingo-9B, beside what the GPU could do at best and the reference's loop.
+"""The engine on one GPU at the size of OpenFlamingo-9B, compared with the GPU's limits and the reference's loop.
 
     python -m benchmarks.gpu.engine [--out FILE] [--semantics v2] [--budget-seconds 540]
-    python -m benchmarks.gpu.engine --shape tiny --device cpu      # does the program work? says nothing of a GPU
+    python -m benchmarks.gpu.engine --shape tiny --device cpu      # checks that the program works, nothing else
 
 Weights are random and made on the device; no Ray, no download. One run measures
 
 - both ceilings: matrix products, and streamed reads of memory;
-- decoding at several batch sizes and one context, against the floor, the longer of the time to read all weights, keys
-  and values once at the ceiling of memory and the time to compute at the ceiling of arithmetic; with and without
-  recorded steps (CUDA graphs), with attention as two batched products and by torch's fused kernel;
-- images from pixels and from JPEGs to keys and values, and prompts;
+- decoding at several batch sizes and one context, compared with the floor: the longer of the time to read all weights,
+  keys and values once at the memory ceiling, and the time to compute at the arithmetic ceiling; with and without CUDA
+  graphs, with attention as two batched products and as torch's fused kernel;
+- images, from pixels and from JPEGs to keys and values, and prompts;
 - the whole engine on a mix of requests, and the reference's loop (one sample at a time through open_flamingo and
   transformers' `generate`) on some of them;
 
-and forecasts the GPU hours of PF-1M from the whole engine's rate. Medians are printed, with the number of runs; what
-the budget leaves no time for is said to be not measured. Greedy decoding; lengths of texts are prescribed.
+and forecasts the GPU hours of PF-1M from the whole engine's rate. It prints medians and the number of runs; what the
+time budget does not allow is reported as not measured. Decoding is greedy, and lengths of texts are fixed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu import measures
-from benchmarks.gpu.attention import LOOKS
+from benchmarks.gpu.attention import ATTENTIONS
 from benchmarks.gpu.model import MIX, SHAPES, SYSTEM, Ids, build, mixed
 from benchmarks.gpu.report import Report, ends, goal
 from polite_flamingo.flamingo.engine.metrics import CallCost
@@ -36,16 +36,16 @@ from polite_flamingo.flamingo.engine.roofline import Ceilings, measure
 from polite_flamingo.flamingo.model.model import FlamingoModel
 
 SAMPLES = 1_170_000
-"""That Polite Flamingo rewrote for PF-1M (arXiv 2307.01003)."""
+"""Samples that Polite Flamingo rewrote for PF-1M (arXiv 2307.01003)."""
 SHARE, TOKENS, TIMES = 0.55, 8_000, 150
-"""The goals: of the floor at each batch size; generated tokens a second at the largest; times the reference's loop."""
+"""Goals: share of the floor at each batch size; tokens/s at the largest; speed-up over the reference's loop."""
 
 
 def main() -> None:
-    """Measure within the budget, print as it goes, write the file after each section."""
+    """Measure within the budget, print along the way, write the file after each section."""
     options = arguments()
     device = torch.device(options.device)
-    report = Report(options, device, "The engine", "gpu_engine")
+    report = Report(options, device, "The engine", "gpu.engine")
     bench = Bench(options, device, report)
     for section in (
         bench.ceilings, bench.decoding, bench.mix, bench.loop, bench.vision, bench.prompts, bench.variants, bench.mixes,
@@ -56,23 +56,33 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; sizes hang on the shape unless given."""
+    """Parse the command line; default sizes depend on the shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="9b")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--semantics", choices=("v1", "v2"), default="v1", help="of attention (%(default)s)")
-    parser.add_argument("--look", choices=LOOKS, default="bmm", help="attention of a step (%(default)s)")
-    parser.add_argument("--drawn", action="store_true", help="the mix by the reference's sampling, not greedily")
-    parser.add_argument("--batches", type=int, nargs="+", help="rows that decode together")
-    parser.add_argument("--context", type=int, help="tokens of each row, on average")
-    parser.add_argument("--steps", type=int, help="of decoding in a run")
-    parser.add_argument("--runs", type=int, default=5, help="of which the median is taken (%(default)s)")
-    parser.add_argument("--requests", type=int, help="of the mix in a run")
+    parser.add_argument(
+        "--attention", choices=ATTENTIONS, default="bmm", help="attention of a decode step (%(default)s)"
+    )
+    parser.add_argument(
+        "--sampled", action="store_true", help="decode the mix with the reference's sampling instead of greedily"
+    )
+    parser.add_argument("--batches", type=int, nargs="+", help="rows decoded together")
+    parser.add_argument("--context", type=int, help="average tokens per row")
+    parser.add_argument("--steps", type=int, help="decode steps per run")
+    parser.add_argument(
+        "--runs", type=int, default=5, help="runs per measurement; the median is reported (%(default)s)"
+    )
+    parser.add_argument("--requests", type=int, help="requests of the mix per run")
     parser.add_argument("--looped", type=int, help="requests through the reference's loop")
-    parser.add_argument("--prefill-tokens", type=int, default=2048, help="between two steps (%(default)s)")
-    parser.add_argument("--budget-seconds", type=float, default=540.0, help="no run begins later (%(default)s)")
-    parser.add_argument("--out", type=Path, help="the report goes there too")
+    parser.add_argument(
+        "--prefill-tokens", type=int, default=2048, help="prompt tokens between two decode steps (%(default)s)"
+    )
+    parser.add_argument(
+        "--budget-seconds", type=float, default=540.0, help="start no run later than this (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, help="also write the report to this file")
     options = parser.parse_args()
     large = options.shape == "9b"
     for name, usual, tiny in (
@@ -82,9 +92,9 @@ def arguments() -> argparse.Namespace:
         if getattr(options, name) is None:
             setattr(options, name, usual if large else tiny)
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("torch sees no GPU here; --shape tiny --device cpu shows that the program works")
-    if options.look == "triton" and not options.device.startswith("cuda"):
-        parser.error("--look triton needs a GPU")
+        parser.error("torch sees no GPU; to check the program without one, use --shape tiny --device cpu")
+    if options.attention == "triton" and not options.device.startswith("cuda"):
+        parser.error("--attention triton needs a GPU")
     if options.context <= options.steps // 2 + 1:
         parser.error("--context must be longer than half of --steps")
     return options
@@ -92,10 +102,10 @@ def arguments() -> argparse.Namespace:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """A measured way to decode: seconds a step, the least possible, and the runs behind them."""
+    """A measured decode step: its seconds, the lower bound, and the number of runs."""
 
     rows: int
-    look: str
+    attention: str
     graphs: bool
     seconds: float
     floor: float
@@ -105,17 +115,17 @@ class Decoded:
 
     @property
     def rate(self) -> float:
-        """Generated tokens a second."""
+        """Generated tokens per second."""
         return self.rows / self.seconds
 
     @property
     def share(self) -> float:
-        """Of the floor."""
+        """The floor as a share of the measured time."""
         return self.floor / self.seconds
 
 
 class Bench:
-    """The sections, in the order of their weight; later ones use what earlier ones found."""
+    """The sections of the report, the most important first; later ones use results of earlier ones."""
 
     def __init__(self, options: argparse.Namespace, device: torch.device, report: Report):
         self.options, self.device, self.report = options, device, report
@@ -130,12 +140,12 @@ class Bench:
         self.decoded: dict[tuple[int, str, bool], Decoded] = {}
         self.requests_a_second = self.tokens_a_second = self.looped_tokens_a_second = 0.0
 
-    def goes(self) -> bool:
+    def has_time(self) -> bool:
         """Whether the budget allows another run."""
         return time.monotonic() < self._deadline
 
     def ceilings(self) -> None:
-        """What nothing can exceed."""
+        """Measure the ceilings."""
         self.limits = measure(self.device, getattr(torch, self.options.dtype))
         rows = [
             f"matrix products, {self.options.dtype} | {self.limits.flops / 1e12:.1f} TFLOP/s",
@@ -144,60 +154,63 @@ class Bench:
         self.report.table("Ceilings", "of this device | measured", rows)
 
     def decoding(self) -> None:
-        """Each batch size as the engine decodes."""
+        """Measure decode steps at each batch size."""
         for rows in self.options.batches:
-            self._decode(rows, self.options.look, True)
+            self._decode(rows, self.options.attention, True)
         self._print_decoded(f"Decoding, context {self.options.context}")
 
     def variants(self) -> None:
-        """The same without recordings, and with the other attention."""
+        """Measure them without CUDA graphs, and with the other attention."""
         before = dict(self.decoded)
-        for look, graphs in (*((look, True) for look in self._others()), (self.options.look, False)):
+        for attention, graphs in (
+            *((attention, True) for attention in self._others()),
+            (self.options.attention, False),
+        ):
             for rows in self.options.batches:
-                self._decode(rows, look, graphs)
+                self._decode(rows, attention, graphs)
         usual, self.decoded = before, {key: one for key, one in self.decoded.items() if key not in before}
         self._print_decoded("Decoding, one thing changed")
         lines = []
-        for (rows, look, graphs), one in self.decoded.items():
-            if with_it := usual.get((rows, self.options.look, True)):
-                name = f"attention `{self.options.look}` rather than `{look}`" if graphs else "CUDA graphs"
+        for (rows, attention, graphs), one in self.decoded.items():
+            if with_it := usual.get((rows, self.options.attention, True)):
+                name = f"attention `{self.options.attention}` rather than `{attention}`" if graphs else "CUDA graphs"
                 lines.append(f"{name} | {rows} | {one.seconds / with_it.seconds:.2f}")
         self.report.table("What each buys", "optimisation | rows | time without it, over time with it", lines)
         self.decoded |= usual
 
-    def _decode(self, rows: int, look: str, graphs: bool) -> None:
-        if not self.goes():
+    def _decode(self, rows: int, attention: str, graphs: bool) -> None:
+        if not self.has_time():
             return
         context, count = self.options.context, self.options.steps
         self._reset_peak()
-        with measures.engine_of(self.model, look, slots=rows, cuda_graphs=graphs) as engine:
-            seconds = measures.steps(engine, self.shape, rows, context, count, self.options.runs, self.goes)
+        with measures.engine_of(self.model, attention, slots=rows, cuda_graphs=graphs) as engine:
+            seconds = measures.steps(engine, self.shape, rows, context, count, self.options.runs, self.has_time)
             work = CallCost(engine.decoder, self.model.latents_shape[0])
         if not seconds:
             return
         seeing = rows if self.options.semantics == "v2" else 0
-        places = round(rows * (context + 0.5))  # a step's own token is seen too
+        places = round(rows * (context + 0.5))  # including the step's own token
         floors = {
             "memory": work.bytes(places=places, seeing=seeing, images=seeing) / self.limits.bytes_per_second,
             "arithmetic": work.flops(answers=rows, tokens=rows, places=places, pairs=places, seeing=seeing)
             / self.limits.flops,
         }
         bound = max(floors, key=lambda name: floors[name])
-        self.decoded[rows, look, graphs] = Decoded(
-            rows=rows, look=look, graphs=graphs, seconds=statistics.median(seconds) / count, floor=floors[bound],
-            bound=bound, runs=len(seconds), peak=self._peak(),
+        self.decoded[rows, attention, graphs] = Decoded(
+            rows=rows, attention=attention, graphs=graphs, seconds=statistics.median(seconds) / count,
+            floor=floors[bound], bound=bound, runs=len(seconds), peak=self._peak(),
         )  # fmt: skip
 
     def _print_decoded(self, title: str) -> None:
         rows = [
-            f"{one.rows} | {one.look} | {self._graphs(one.graphs)} | {1e3 * one.seconds:.2f} | {one.rate:.0f} "
+            f"{one.rows} | {one.attention} | {self._graphs(one.graphs)} | {1e3 * one.seconds:.2f} | {one.rate:.0f} "
             f"| {1e3 * one.floor:.2f} ({one.bound}) | {one.share:.1%} | {one.peak} | {one.runs}"
             for one in self.decoded.values()
         ]
         head = "rows | attention | CUDA graphs | ms a step | tokens/s | floor, ms | share of the floor | peak GB | runs"
         self.report.table(title, head, rows)
         if not all(self._is_measured(rows) for rows in self.options.batches):
-            self.report.say("", "Batch sizes that are missing did not fit the memory or the budget.")
+            self.report.say("", "Missing batch sizes did not fit the memory or the budget.")
 
     def _graphs(self, wanted: bool) -> str:
         if self.device.type == "cuda":
@@ -208,47 +221,53 @@ class Bench:
         return any(one.rows == rows for one in self.decoded.values())
 
     def mix(self) -> None:
-        """Requests of all kinds from JPEGs to texts."""
-        if not self.goes():
+        """Measure the whole engine on the mix, from JPEGs to texts."""
+        if not self.has_time():
             return
-        rates, row, shares = self._whole(self.options.look)
+        rates, row, shares = self._whole(self.options.attention)
         self.requests_a_second, self.tokens_a_second = rates
         self.report.table("The whole engine on the mix", self.MIXED, [row])
-        self.report.say("", f"{self.options.requests} new requests a run, warm. Its host's time: {shares}.")
+        self.report.say("", f"{self.options.requests} new requests per run, warm. Time on the host: {shares}.")
 
     MIXED = "attention | slots | requests/s | generated tokens/s | peak GB | runs"
 
     def mixes(self) -> None:
-        """The same with other ways to attend."""
-        rows = [self._whole(look)[1] for look in self._others() if self.goes()]
+        """Measure the mix with the other attentions."""
+        rows = [self._whole(attention)[1] for attention in self._others() if self.has_time()]
         self.report.table("The whole engine on the mix, other attention", self.MIXED, rows)
 
-    def _whole(self, look: str) -> tuple[tuple[float, float], str, str]:
-        """Requests and tokens a second; a row of the table; where the host's time went."""
+    def _whole(self, attention: str) -> tuple[tuple[float, float], str, str]:
+        """Return requests and tokens per second, a row of the table, and the shares of the host's time."""
         slots = max((one.rows for one in self.decoded.values()), default=min(self.options.batches))
         self._reset_peak()
         budget, count = self.options.prefill_tokens, self.options.requests
-        with measures.engine_of(self.model, look, slots=slots, prefill_tokens=budget) as engine:
-            runs = measures.whole(engine, self.shape, count, self.options.runs, self.goes, drawn=self.options.drawn)
+        with measures.engine_of(self.model, attention, slots=slots, prefill_tokens=budget) as engine:
+            runs = measures.whole(
+                engine, self.shape, count, self.options.runs, self.has_time, sampled=self.options.sampled
+            )
             spent, held = dict(engine.metrics.seconds), engine.slots
         requests = statistics.median(count / seconds for seconds, _ in runs)
         tokens = statistics.median(made / seconds for seconds, made in runs)
-        row = f"{look} | {held} | {requests:.2f} | {tokens:.0f} | {self._peak()} | {len(runs)}"
+        row = f"{attention} | {held} | {requests:.2f} | {tokens:.0f} | {self._peak()} | {len(runs)}"
         total = sum(spent.values())
         return (requests, tokens), row, ", ".join(f"{cause} {value / total:.0%}" for cause, value in spent.items())
 
     def _others(self) -> list[str]:
         on_a_gpu = self.device.type == "cuda"
-        return [look for look in LOOKS if look != self.options.look and (on_a_gpu or look != "triton")]
+        return [
+            attention
+            for attention in ATTENTIONS
+            if attention != self.options.attention and (on_a_gpu or attention != "triton")
+        ]
 
     def loop(self) -> None:
-        """The reference on some requests of the mix."""
-        if not self.goes():
+        """Measure the reference on some requests of the mix."""
+        if not self.has_time():
             return
         tokenizer = self.model.tokenizer
         assert isinstance(tokenizer, Ids)
         requests = mixed(self.shape, tokenizer, 1000, seed=0)[: self.options.looped]
-        runs = measures.reference(self.model, requests, self.goes)
+        runs = measures.reference(self.model, requests, self.has_time)
         seconds, tokens = sum(one for one, _ in runs), sum(one for _, one in runs)
         self.looped_tokens_a_second = tokens / seconds
         times = f"{self.tokens_a_second * seconds / tokens:.0f}" if self.tokens_a_second else "not measured"
@@ -263,34 +282,34 @@ class Bench:
         return self.looped_tokens_a_second / mean
 
     def vision(self) -> None:
-        """Images a second, from pixels and from JPEGs."""
-        if not self.goes():
+        """Measure images per second, from pixels and from JPEGs."""
+        if not self.has_time():
             return
         rows = []
         large = 64 if self.options.shape == "9b" else 4
-        with measures.engine_of(self.model, self.options.look, slots=1) as engine:
+        with measures.engine_of(self.model, self.options.attention, slots=1) as engine:
             for count in (large // 4, large):
-                found = measures.pixels_to_media(engine, self.model, count, self.options.runs, self.goes)
+                found = measures.pixels_to_kv(engine, self.model, count, self.options.runs, self.has_time)
                 rows.append(
                     f"pixels on the device, {count} at once | {count / statistics.median(found):.1f} | {len(found)}"
                 )
-            found = measures.bytes_to_media(engine, self.shape, 2 * large, self.options.runs, self.goes)
+            found = measures.jpegs_to_kv(engine, self.shape, 2 * large, self.options.runs, self.has_time)
             width, height = self.shape.picture
             rate = 2 * large / statistics.median(found)
             rows.append(f"JPEGs of {width} × {height} in memory, as the engine does | {rate:.1f} | {len(found)}")
         self.report.table("Images to keys and values of every layer", "from | images/s | runs", rows)
 
     def prompts(self) -> None:
-        """Prompt tokens a second."""
+        """Measure prompt tokens per second."""
         rows = []
         count = min(self.options.batches)
         for budget in (2048, 8192):
-            if not self.goes():
+            if not self.has_time():
                 break
             config = {"slots": count, "prefill_tokens": budget, "prefixes": 0}
-            with measures.engine_of(self.model, self.options.look, **config) as engine:
+            with measures.engine_of(self.model, self.options.attention, **config) as engine:
                 length = self.options.context
-                found = measures.prompts(engine, count, length, self.options.runs, self.goes)
+                found = measures.prompts(engine, count, length, self.options.runs, self.has_time)
                 work = CallCost(engine.decoder, self.model.latents_shape[0])
             seconds = statistics.median(found)
             pairs = count * length * (length + 1) // 2
@@ -301,7 +320,7 @@ class Bench:
         self.report.table(f"Prompts of {self.options.context} tokens without images", head, rows)
 
     def forecast(self) -> None:
-        """GPU hours of PF-1M."""
+        """Forecast the GPU hours of PF-1M."""
         if not self.requests_a_second:
             return
         unit = "GPU hours" if self.real else "hours of this device at this shape (no forecast for a GPU)"
@@ -310,10 +329,10 @@ class Bench:
             "", "## Forecast for PF-1M", "",
             f"{SAMPLES:,} samples / {self.requests_a_second:.2f} requests/s = **{hours:.1f} {unit}** for rewriting. "
             "Assumed:", "",
-            "- the mix below, its shares the paper's adopted counts, its lengths assumed: hours grow with them;",
-            f"- tokens {'drawn, no n-gram of 3 twice' if self.options.drawn else 'chosen greedily, no n-gram banned'}; "
-            "filters, reading and writing are not in it;",
-            "- shards large enough that the slots stay full; no image known from an earlier shard.",
+            "- the mix below: shares are the paper's counts, lengths are assumed, and hours grow with them;",
+            f"- {'sampling, no n-gram of 3 twice' if self.options.sampled else 'greedy decoding, no n-gram banned'}; "
+            "filters, reading and writing not included;",
+            "- shards large enough to keep the slots full; no image cached from an earlier shard.",
         )  # fmt: skip
         if self.looped_tokens_a_second:
             looped = SAMPLES / self._looped_requests() / 3600
@@ -329,15 +348,15 @@ class Bench:
             self.report.say("", f"Here all lengths are multiplied by {self.shape.scale}.")
 
     def goals(self) -> None:
-        """Which are reached."""
+        """Compare with the goals."""
         if not self.real:
             self.report.say("", "The goals are for an H200 at the shape `9b`: not measured here.")
             return
         rows = []
         for count in self.options.batches:
-            one = self.decoded.get((count, self.options.look, True))
+            one = self.decoded.get((count, self.options.attention, True))
             rows.append(goal(f"share of the floor at batch {count}", one and one.share, SHARE, "{:.1%}"))
-        largest = self.decoded.get((max(self.options.batches), self.options.look, True))
+        largest = self.decoded.get((max(self.options.batches), self.options.attention, True))
         rows.append(
             goal(
                 f"generated tokens/s at batch {max(self.options.batches)}", largest and largest.rate, TOKENS, "{:,.0f}"

@@ -1,6 +1,6 @@
-"""The Triton kernel of `gpu_attention.py`. Importing it needs Triton, which comes with torch for CUDA.
+"""The Triton kernel of `attention.py`. Importing it needs Triton, which comes with torch for CUDA.
 
-Not yet run on a GPU: Triton's interpreter has run it on a CPU.
+Not yet run on a GPU, only by Triton's interpreter on a CPU.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ def attend(  # type: ignore[no-untyped-def]  # Triton reads the types
     query_row, query_head, row, head, place, bias_row, bias_head,
     heads, width, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """A program for each row and head of queries: softmax over the positions in one pass, in float32.
+    """Attend with one program per row and query head: softmax over the positions in one pass, in float32.
 
     Args:
-        query: the first element, as of the others.
-        keys: their strides are `row`, `head`, `place`, 1, as those of the values.
+        query: pointer to the first element, as are the next ones.
+        keys: with strides `row`, `head`, `place`, 1, like the values.
         values: likewise.
-        bias: minus infinity hides a position; its strides are `bias_row`, `bias_head`, 1.
+        bias: minus infinity masks a position; with strides `bias_row`, `bias_head`, 1.
         found: (B, 1, heads width), contiguous.
         scale: of the scores.
         places: positions.
-        group: heads of queries for a head of keys.
+        group: query heads per key head.
         query_row: stride.
         query_head: stride.
         row: stride.
         head: stride.
         place: stride.
         bias_row: stride.
-        bias_head: stride, 0 where all heads share the bias.
+        bias_head: stride, 0 if all heads share the bias.
         heads: of queries.
         width: of a head.
         BLOCK: positions read at once.
-        WIDTH: the power of two from `width` on.
+        WIDTH: `width` rounded up to a power of two.
     """
-    at_row = tl.program_id(0).to(tl.int64)  # a cache has more elements than 32 bits count
+    at_row = tl.program_id(0).to(tl.int64)  # a cache has more elements than fit in 32 bits
     at_head = tl.program_id(1)
     e = tl.arange(0, WIDTH)
     inside = e < width

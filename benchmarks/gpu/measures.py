@@ -1,4 +1,4 @@
-"""What `benchmarks/gpu/engine.py` measures, each a function that returns the seconds of its runs."""
+"""The measurements of `benchmarks/gpu/engine.py`: each function returns the seconds of its runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 
-from benchmarks.gpu.attention import LOOKS
+from benchmarks.gpu.attention import ATTENTIONS
 from benchmarks.gpu.model import Ids, Shape, mixed, picture
 from polite_flamingo.flamingo.config import EngineConfig
 from polite_flamingo.flamingo.engine import image_cache
@@ -24,18 +24,20 @@ from polite_flamingo.flamingo.model import decoder, layers
 from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding
 
-Goes = Callable[[], bool]
-"""Whether there is time for another run."""
+HasTime = Callable[[], bool]
+"""Whether the budget allows another run."""
 
 
 @contextmanager
-def engine_of(model: FlamingoModel, look: str, **config: Any) -> Iterator[Engine]:
-    """An engine whose memory is given back afterwards; no token ends a text. Args: look: one of `LOOKS`."""
-    with mock.patch.object(layers, "compiled", lambda weights: False):  # a CPU takes the way of a GPU
+def engine_of(model: FlamingoModel, attention: str, **config: Any) -> Iterator[Engine]:
+    """Yield an engine and release its memory afterwards; no token ends a text. Args: attention: of `ATTENTIONS`."""
+    with mock.patch.object(layers, "compiled", lambda weights: False):  # so that a CPU runs the GPU's code
         engine = Engine(model, EngineConfig(**config), ends=[])
-    engine._runner.uses_graphs = engine.config.cuda_graphs  # on a CPU the steps only run over the same buffers
+    engine._runner.uses_graphs = (
+        engine.config.cuda_graphs
+    )  # on a CPU nothing is recorded, but the same buffers are used
     try:
-        with mock.patch.object(decoder, "look", LOOKS[look]):
+        with mock.patch.object(decoder, "single_query_attention", ATTENTIONS[attention]):
             yield engine
     finally:
         engine.abandon()
@@ -46,7 +48,7 @@ def engine_of(model: FlamingoModel, look: str, **config: Any) -> Iterator[Engine
 
 
 def timed(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds until the device is done with it."""
+    """Return the seconds until the device has finished the work."""
     _wait(device)
     started = time.perf_counter()
     work()
@@ -59,12 +61,14 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def steps(engine: Engine, shape: Shape, rows: int, context: int, count: int, runs: int, goes: Goes) -> list[float]:
-    """Seconds of each run of `count` steps of decoding for `rows` rows, of `context` tokens each on average.
+def steps(
+    engine: Engine, shape: Shape, rows: int, context: int, count: int, runs: int, has_time: HasTime
+) -> list[float]:
+    """Return the seconds of each run of `count` decode steps for `rows` rows of `context` tokens on average.
 
-    Every run decodes the same positions again: rows are set back to the ends of their prompts. All that a step of the
-    engine does is in it. The first run, which records, is not counted. No seconds where the memory does not hold so
-    many rows.
+    Every run decodes the same positions, because rows are reset to the ends of their prompts. Whole engine steps are
+    measured. The first run, which records CUDA graphs, does not count. Returns an empty list if the rows do not fit in
+    memory.
     """
     tokenizer, rng = engine.image_cache._model.tokenizer, random.Random(0)
     assert isinstance(tokenizer, Ids)
@@ -79,13 +83,13 @@ def steps(engine: Engine, shape: Shape, rows: int, context: int, count: int, run
     ]
     for request in requests:
         engine.submit(request)
-    engine._decode = list  # type: ignore[method-assign, assignment]  # prompts first, so that all rows are equally long
+    engine._decode = list  # type: ignore[method-assign, assignment]  # only prompts for now, so that all rows get the same length
     while engine._slots.decoding < rows and engine.slots == rows:
         engine.step()
     del engine._decode
     found = []
     for number in range(runs + 1):
-        if engine.slots < rows or (number > 1 and not goes()):
+        if engine.slots < rows or (number > 1 and not has_time()):
             break
         for request in requests:
             del request.tokens[1:]
@@ -98,12 +102,12 @@ def steps(engine: Engine, shape: Shape, rows: int, context: int, count: int, run
     return found[1:]
 
 
-def prompts(engine: Engine, rows: int, length: int, runs: int, goes: Goes) -> list[float]:
-    """Seconds for `rows` prompts of `length` tokens without an image, each answered with one token."""
+def prompts(engine: Engine, rows: int, length: int, runs: int, has_time: HasTime) -> list[float]:
+    """Return the seconds for `rows` prompts of `length` tokens without images, each answered with one token."""
     tokenizer, rng = engine.image_cache._model.tokenizer, random.Random(0)
     assert isinstance(tokenizer, Ids)
     found: list[float] = []
-    while len(found) < 2 or (len(found) <= runs and goes()):
+    while len(found) < 2 or (len(found) <= runs and has_time()):
         wanted = [
             Request(ids=tokenizer.words(rng, length), params=SamplingParams(max_new_tokens=1)) for _ in range(rows)
         ]
@@ -111,8 +115,8 @@ def prompts(engine: Engine, rows: int, length: int, runs: int, goes: Goes) -> li
     return found[1:]
 
 
-def pixels_to_media(engine: Engine, model: FlamingoModel, at_once: int, runs: int, goes: Goes) -> list[float]:
-    """Seconds from `at_once` images' pixels on the device to their keys and values in every layer."""
+def pixels_to_kv(engine: Engine, model: FlamingoModel, at_once: int, runs: int, has_time: HasTime) -> list[float]:
+    """Return the seconds from the pixels of `at_once` images on the device to their keys and values."""
     size = model.vision_encoder.image_size
     of = engine.decoder
     shape = (at_once, 3, *(size if isinstance(size, tuple) else (size, size)))
@@ -123,14 +127,14 @@ def pixels_to_media(engine: Engine, model: FlamingoModel, at_once: int, runs: in
         of.image_kv(model.latents(model.patch_tokens(pixels)[:, None, None])[:, 0])
 
     run()
-    return _repeated(of.device, run, runs, goes)
+    return _repeated(of.device, run, runs, has_time)
 
 
-def bytes_to_media(engine: Engine, shape: Shape, count: int, runs: int, goes: Goes) -> list[float]:
-    """Seconds from `count` JPEGs in memory to their keys and values: decoding and resizing on the host included."""
+def jpegs_to_kv(engine: Engine, shape: Shape, count: int, runs: int, has_time: HasTime) -> list[float]:
+    """Return the seconds from `count` JPEGs in memory to keys and values, including decoding and resizing."""
     rng = random.Random(1)
     found: list[float] = []
-    while len(found) < 2 or (len(found) <= runs and goes()):
+    while len(found) < 2 or (len(found) <= runs and has_time()):
         pictures = {str(number): picture(shape, rng) for number in range(count)}
         engine.image_cache = image_cache.ImageCache(engine.image_cache._model, engine.decoder)
         found.append(timed(engine.decoder.device, lambda pictures=pictures: engine.image_cache.get(pictures)))  # type: ignore[misc]
@@ -138,30 +142,30 @@ def bytes_to_media(engine: Engine, shape: Shape, count: int, runs: int, goes: Go
 
 
 def whole(
-    engine: Engine, shape: Shape, count: int, runs: int, goes: Goes, *, drawn: bool = False
+    engine: Engine, shape: Shape, count: int, runs: int, has_time: HasTime, *, sampled: bool = False
 ) -> list[tuple[float, int]]:
-    """Seconds and generated tokens of each run of `count` new requests of the mix; the first run is not counted.
+    """Return the seconds and generated tokens of each run of `count` new requests of the mix, without the first run.
 
-    Args: drawn: as the reference inferencer draws, but for its beams; else greedily.
+    Args: sampled: sample like the reference inferencer (without beams), instead of greedily.
     """
     tokenizer = engine.image_cache._model.tokenizer
     assert isinstance(tokenizer, Ids)
     found: list[tuple[float, int]] = []
-    while len(found) < 2 or (len(found) <= runs and goes()):
+    while len(found) < 2 or (len(found) <= runs and has_time()):
         wanted = mixed(shape, tokenizer, count, seed=len(found))
-        if drawn:
+        if sampled:
             for number, one in enumerate(wanted):
                 one.params = replace(
                     one.params, temperature=1.0, top_k=20, top_p=0.9, no_repeat_ngram_size=3, seed=number
                 )
         seconds = timed(engine.decoder.device, lambda wanted=wanted: engine.generate(wanted))  # type: ignore[misc]
-        assert all(one.error is None for one in wanted), "the benchmark's requests are all good"
+        assert all(one.error is None for one in wanted), "no request of the benchmark may fail"
         found.append((seconds, sum(len(one.tokens) for one in wanted)))
     return found[1:]
 
 
-def reference(model: FlamingoModel, requests: Sequence[Request], goes: Goes) -> list[tuple[float, int]]:
-    """Seconds and tokens of each request through open_flamingo and transformers' `generate`, one at a time."""
+def reference(model: FlamingoModel, requests: Sequence[Request], has_time: HasTime) -> list[tuple[float, int]]:
+    """Return the seconds and tokens of each request through transformers' `generate`, one at a time."""
     device = model.lang_encoder.get_input_embeddings().weight.device
     dtype = model.lang_encoder.get_input_embeddings().weight.dtype
     tokenizer = model.tokenizer
@@ -178,15 +182,15 @@ def reference(model: FlamingoModel, requests: Sequence[Request], goes: Goes) -> 
         assert out.shape[1] == len(request.ids) + new
 
     found: list[tuple[float, int]] = []
-    for number, request in enumerate([requests[0], *requests]):  # the first twice: the first calls take longer
-        if number > 2 and not goes():
+    for number, request in enumerate([requests[0], *requests]):  # the first one twice, since first calls take longer
+        if number > 2 and not has_time():
             break
         found.append((timed(device, lambda request=request: run(request)), request.params.max_new_tokens))  # type: ignore[misc]
     return found[1:]
 
 
-def _repeated(device: torch.device, work: Callable[[], object], runs: int, goes: Goes) -> list[float]:
+def _repeated(device: torch.device, work: Callable[[], object], runs: int, has_time: HasTime) -> list[float]:
     found = [timed(device, work)]
-    while len(found) < runs and goes():
+    while len(found) < runs and has_time():
         found.append(timed(device, work))
     return found

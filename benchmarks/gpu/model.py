@@ -1,7 +1,7 @@
-"""A Flamingo of random weights in a true shape, made on the device that will run it, and requests of a realistic mix.
+"""A Flamingo with random weights and real sizes, made on the device, and a realistic mix of requests.
 
-Speed hangs on shapes, not on what the weights are, so nothing is downloaded and nothing is written to disk. Texts are
-token ids without meaning, and the lengths of answers are prescribed.
+Speed depends on sizes and not on weights, so nothing is downloaded or written to disk. Texts are meaningless token ids,
+and the lengths of answers are fixed.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Shape:
     Attributes:
         vision: of open_clip's vision tower.
         language: of transformers' `LlamaConfig`.
-        every: a cross-attention block stands before each n-th layer.
+        every: a cross-attention block precedes every n-th layer.
         picture: width and height of the pictures in requests.
-        scale: lengths of the mix are multiplied by it.
+        scale: factor for the lengths of the mix.
     """
 
     vision: dict[str, Any]
@@ -72,7 +72,7 @@ SHAPES = {
 
 
 class Ids:
-    """A tokenizer as far as the engine asks for one: the ids of the legacy LLaMA tokenizer, at any vocabulary."""
+    """The part of a tokenizer that the engine needs: ids as in the legacy LLaMA tokenizer, for any vocabulary size."""
 
     pad_id, bos_id, eos_id = 0, 1, 2
 
@@ -81,24 +81,24 @@ class Ids:
         self.end_of_chunk_id, self.image_id = vocabulary - 3, vocabulary - 2
 
     def __len__(self) -> int:
-        """The vocabulary."""
+        """Size of the vocabulary."""
         return self._size
 
     def encode(self, text: str) -> list[int]:
-        """Nothing here has a text."""
+        """Raise: requests have no text here."""
         raise NotImplementedError("requests of this benchmark are ids")
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The ids as numbers."""
+        """Write the ids as numbers."""
         return " ".join(map(str, ids))
 
     def words(self, rng: random.Random, count: int) -> list[int]:
-        """Ids that are no special token's."""
+        """Sample ids that are not special tokens."""
         return [rng.randrange(3, self._size - 3) for _ in range(count)]
 
 
 def build(shape: Shape, attention: Attention, device: torch.device, dtype: torch.dtype) -> FlamingoModel:
-    """The model, frozen, its gates half open."""
+    """Build the model, frozen, with its gates half open."""
     tokenizer = Ids(shape.language["vocab_size"])
     config = transformers.LlamaConfig(**shape.language, tie_word_embeddings=False)
     torch.manual_seed(0)
@@ -118,7 +118,7 @@ def build(shape: Shape, attention: Attention, device: torch.device, dtype: torch
             cross_attention=shape.cross_attention,
         )
     blocks = model.lang_encoder.gated_cross_attn_layers
-    for block in filter(None, blocks):  # open_flamingo starts them closed: no image would matter
+    for block in filter(None, blocks):  # open_flamingo closes them at first, and images would have no effect
         block.attn_gate.data.fill_(0.5)
         block.ff_gate.data.fill_(0.5)
     for module in (model.vision_encoder, model.perceiver, blocks):
@@ -134,8 +134,8 @@ class Kind:
 
     Attributes:
         count: adopted by PF-1M (paper, table of datasets).
-        images: a sample.
-        asked: samples that share their images.
+        images: per sample.
+        asked: samples that share the same images.
         draft: tokens of instruction and drafted response.
         answer: generated tokens.
     """
@@ -154,14 +154,14 @@ MIX = {
     "VQA with rationale": Kind(count=84_597, images=1, asked=(1, 2), draft=(30, 70), answer=(20, 60)),
     "VQA": Kind(count=581_879, images=1, asked=(1, 4), draft=(15, 35), answer=(8, 30)),
 }
-"""Counts are the paper's (arXiv 2307.01003). All lengths, and how many questions share a picture, are assumptions."""
+"""Counts from the paper (arXiv 2307.01003). Lengths, and how many questions share a picture, are assumptions."""
 
 SYSTEM = 60
-"""Tokens of the system message and the marks of the protocol, the same in every prompt: an assumption too."""
+"""Tokens of the system message and prompt markers, the same in every prompt; also an assumption."""
 
 
 def mixed(shape: Shape, tokenizer: Ids, count: int, seed: int) -> list[Request]:
-    """`count` requests in the proportions of `MIX`, shuffled; no two seeds share a picture."""
+    """Generate `count` requests in the proportions of `MIX`, shuffled; different seeds share no pictures."""
     rng = random.Random(seed)
     shared = tokenizer.words(random.Random(0), scaled(SYSTEM, shape))
     total = sum(kind.count for kind in MIX.values())
@@ -183,12 +183,12 @@ def mixed(shape: Shape, tokenizer: Ids, count: int, seed: int) -> list[Request]:
 
 
 def scaled(length: int, shape: Shape) -> int:
-    """A length of the mix at this shape."""
+    """Scale a length of the mix to a shape."""
     return max(1, round(length * shape.scale))
 
 
 def picture(shape: Shape, rng: random.Random) -> bytes:
-    """A JPEG of smooth colours, about as costly to decode as a photograph."""
+    """Generate a JPEG of smooth colours, about as costly to decode as a photograph."""
     coarse = np.frombuffer(rng.randbytes(24 * 18 * 3), dtype=np.uint8).reshape(18, 24, 3)
     buffer = io.BytesIO()
     Pillow.fromarray(coarse).resize(shape.picture, Pillow.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)

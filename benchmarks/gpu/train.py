@@ -147,11 +147,11 @@ class Known:
 
 
 def main() -> None:
-    """Measure within the budget, print as it goes, write the file after each stage."""
+    """Measure within the budget, print along the way, write the file after each stage."""
     options = arguments()
     device = torch.device(options.device)
     dtype = getattr(torch, options.dtype)
-    report = Report(options, device, title="Training", module="gpu_train")
+    report = Report(options, device, title="Training", module="gpu.train")
     deadline = time.monotonic() + options.budget_seconds
     limit = measure(device, dtype).flops
     report.say("", f"Matrix products, {options.dtype}: {limit / 1e12:.1f} TFLOP/s measured.")
@@ -180,7 +180,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, nargs="+", help="of a micro-batch of stage 1; stage 2 has 4 times as many")
     parser.add_argument("--runs", type=int, default=5, help="of which the median is taken (%(default)s)")
     parser.add_argument("--budget-seconds", type=float, default=540.0, help="no run begins later (%(default)s)")
-    parser.add_argument("--out", type=Path, help="the report goes there too")
+    parser.add_argument("--out", type=Path, help="also write the report to this file")
     options = parser.parse_args()
     if options.rows is None:
         options.rows = [4, 8, 16] if options.shape == "9b" else [1, 2]
@@ -229,9 +229,9 @@ class Bench:
         )
         return inner + self.model.lang_encoder.get_output_embeddings().weight.numel()
 
-    def measure(self, checkpointing: bool, goes: object) -> list[Measured]:
+    def measure(self, checkpointing: bool, has_time: object) -> list[Measured]:
         """At each number of rows that fits."""
-        assert callable(goes)
+        assert callable(has_time)
         needed = self.operations(False)
         executed = self.operations(checkpointing)
         self._checkpoint(checkpointing)
@@ -242,7 +242,7 @@ class Bench:
             updates: list[float] = []
             self._reset_peak()
             try:
-                while len(seconds) <= self.options.runs and goes():
+                while len(seconds) <= self.options.runs and has_time():
                     seconds.append(timed(self.device, lambda rows=rows: self.run(rows)))  # type: ignore[misc]
                     updates.append(timed(self.device, self.update))
             except torch.OutOfMemoryError:

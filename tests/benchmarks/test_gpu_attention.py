@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from benchmarks.gpu.attention import LOOKS
+from benchmarks.gpu.attention import ATTENTIONS
 
 SIZES = [(3, 4, 2, 100, 12, 1), (2, 3, 3, 64, 32, 3), (5, 4, 4, 130, 16, 1), (1, 1, 1, 1, 8, 1)]
 """Rows, heads, heads of keys, positions, width, heads of biases."""
@@ -28,8 +28,8 @@ def test_a_candidate_finds_what_the_decoder_finds(name: str, size: tuple[int, ..
     bias = torch.randn(rows, biases, places, device=device).masked_fill(~seen, -math.inf)
     values[(~seen[:, 0])[:, None].expand(rows, kv_heads, places)] = 100.0  # what is hidden must not matter
     given = query, keys, values, bias, width**-0.5
-    found = LOOKS[name](*given)
+    found = ATTENTIONS[name](*given)
     assert found.shape == (rows, 1, heads * width)
-    torch.testing.assert_close(found, LOOKS["bmm"](*given), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, ATTENTIONS["bmm"](*given), rtol=1e-4, atol=1e-4)
     everything = query, keys, values, None, width**-0.5
-    torch.testing.assert_close(LOOKS[name](*everything), LOOKS["bmm"](*everything), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ATTENTIONS[name](*everything), ATTENTIONS["bmm"](*everything), rtol=1e-4, atol=1e-4)

@@ -25,7 +25,7 @@ def test_every_stage_has_its_figures_and_none_is_called_a_gpus(monkeypatch: pyte
     monkeypatch.setattr(sys, "argv", ["gpu_train", *small])
     train.main()
     text = out.read_text()
-    assert "No GPU took part" in text and "not measured here" in text and "nan" not in text
+    assert "No GPU was used" in text and "not measured here" in text and "nan" not in text
     for rows, window in ((1, 128), (4, 24)):
         for checkpointing in ("yes", "no"):
             found = re.search(

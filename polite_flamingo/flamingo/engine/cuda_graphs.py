@@ -14,7 +14,7 @@ A graph fixes every shape and address, therefore:
 On a CPU nothing is recorded; the same code then runs step by step, which is how it is tested. Requests and sampling are
 `engine.py`'s business.
 
-Shapes: S slots, which are the cache's first rows; V vocabulary.
+Not yet run on a GPU. Shapes: S slots, which are the cache's first rows; V vocabulary.
 """
 
 from __future__ import annotations
