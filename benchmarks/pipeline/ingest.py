@@ -2,17 +2,17 @@
 
     python -m benchmarks.pipeline.ingest [--questions 650000] [--images 82783]
 
-Both sets are generated in the datasets' formats (seeded), with a pool of 2,000 small JPEGs shared by all records: what
-is compared is how annotation files are read, joined and turned into shards, not the disk. The contestants write the
-same samples into WebDataset shards of 1,000:
+Both sets are generated in the datasets' formats (seeded), with a pool of 2,000 small JPEGs shared by all records: the
+comparison is about reading, joining and sharding annotation files, not about the disk. The contestants write the same
+samples into WebDataset shards of 1,000:
 
-    json.load + loop   the script one would write: load both files, join in dicts, read the image, webdataset.TarWriter
+    json.load + loop   the obvious script: load both files, join in dicts, read the image, webdataset.TarWriter
     ours, one process  python -m ray_jobs.ingest --local
     ours, Ray          python -m ray_jobs.ingest, a private Ray on the same cores
 
-Memory is the largest sum over all processes of the contestant (Ray's own included) of what they hold for themselves
-(USS), sampled every second; `start` is what of it is there before the first file is read (interpreter, Ray).
-A row is one run, in the order printed; --runs repeats and prints medians.
+Memory is the peak USS of all processes of a contestant (including Ray's), sampled every second; `start` is the part
+used before the first file is read (interpreter, Ray). A row is one run, in the order printed; --runs repeats and prints
+medians.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ print(count)
 def main() -> None:
     """Generate, run the contestants, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=650_000, help="of the VQA-v2-sized set (%(default)s)")
-    parser.add_argument("--images", type=int, default=82_783, help="of the COCO-sized set (%(default)s)")
+    parser.add_argument("--questions", type=int, default=650_000, help="questions of the VQA-v2 set (%(default)s)")
+    parser.add_argument("--images", type=int, default=82_783, help="images of the COCO set (%(default)s)")
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=None, help="where to generate (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, default=None, help="for generated files (default: temporary)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark_ingest_", dir=options.folder) as made:
         root = Path(made)
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 def contestants(kind: str, folder: Path, out: Path) -> dict[str, list[str]]:
-    """Commands by name."""
+    """Return the contestants' commands by name."""
     files = ["questions.json", "annotations.json"] if kind == "vqa_v2" else ["captions.json", "instances.json"]
     ours = [
         sys.executable, "-m", "ray_jobs.ingest", "--source", kind, "--split", "train",
@@ -140,7 +140,7 @@ def contestants(kind: str, folder: Path, out: Path) -> dict[str, list[str]]:
 
 
 def run(command: list[str], out: Path) -> tuple[int, float, float, float]:
-    """Samples written, seconds, peak MB and MB at the start (after two seconds, or what was least) of one run."""
+    """Return samples written, seconds, peak MB, and MB at the start (after two seconds, or the minimum) of one run."""
     shutil.rmtree(out, ignore_errors=True)
     started = time.monotonic()
     log = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -164,7 +164,7 @@ def run(command: list[str], out: Path) -> tuple[int, float, float, float]:
 
 
 def held(pid: int) -> int:
-    """Bytes that a process and its descendants hold for themselves."""
+    """Return the USS of a process and its descendants, in bytes."""
     total = 0
     try:
         for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
@@ -178,7 +178,7 @@ def held(pid: int) -> int:
 
 
 def images(folder: Path, ids: int) -> None:
-    """A picture for each id; hard links to a pool."""
+    """Create a picture for each id, as hard links to a pool."""
     (folder / "images").mkdir(parents=True)
     pool = []
     for number in range(min(POOL, ids)):
@@ -192,7 +192,7 @@ def images(folder: Path, ids: int) -> None:
 
 
 def vqa_v2(folder: Path, questions: int) -> None:
-    """Questions and annotations; five questions an image, ten answers a question."""
+    """Write questions and annotations: five questions per image, ten answers per question."""
     images(folder, -(-questions // 5))
     rng = random.Random(0)
     words = ["yes", "no", "2", "red", "white", *NOUNS]
@@ -222,7 +222,7 @@ def vqa_v2(folder: Path, questions: int) -> None:
 
 
 def coco(folder: Path, count: int) -> None:
-    """Captions (five an image) and instances (7.3 an image, as in train2014) with polygons of forty points."""
+    """Write captions (five per image) and instances (7.3 per image, as in train2014) with polygons of forty points."""
     images(folder, count)
     rng = random.Random(0)
     listed = [
@@ -244,7 +244,7 @@ def coco(folder: Path, count: int) -> None:
 
 
 def instance(rng: random.Random, number: int, image_id: int) -> dict[str, object]:
-    """A box and its polygon."""
+    """Generate a box and its polygon."""
     x, y, width, height = rng.randrange(500), rng.randrange(400), rng.randrange(5, 130), rng.randrange(5, 75)
     polygon = [round(rng.random() * 500, 2) for _ in range(80)]
     return {
@@ -254,7 +254,7 @@ def instance(rng: random.Random, number: int, image_id: int) -> dict[str, object
 
 
 def write(path: Path, head: dict, name: str, records: object, tail: dict | None = None) -> None:
-    """A JSON object with one long list, written as it is generated."""
+    """Write a JSON object with one long list, record by record."""
     with path.open("w") as file:
         file.write(json.dumps(head)[:-1] + f', "{name}": [')
         for number, record in enumerate(records):  # type: ignore[call-overload]

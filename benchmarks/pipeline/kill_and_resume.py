@@ -1,11 +1,11 @@
-"""Kill a build at random moments, start it again, compare with an undisturbed run.
+"""Kill a build at random moments, restart it, and compare with an undisturbed run.
 
     python -m benchmarks.pipeline.kill_and_resume --input out/demo/ingested --runs 10
 
-Each run draws whom to kill (the driver, one actor, the whole local cluster; always with SIGKILL) and when (uniformly
-within the time that the undisturbed run took after its first shard), then starts the same command until it ends by
-itself. Prints for each run how many samples were lost, duplicated or came out different; a last line sums up. The exit
-status is 1 if anything was. Nothing is measured about speed.
+Each run chooses at random what to kill with SIGKILL (the driver, one actor, the whole local cluster) and when (within
+the time that the undisturbed run took after its first shard), then repeats the command until it finishes. It prints for
+each run how many samples were lost, duplicated or different, and a summary. The exit status is 1 if there were any.
+Speed is not measured.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VICTIMS = ("driver", "actor", "cluster")
 def main() -> int:
     """Parse the command line, run, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", required=True, help="shards, as for ray_jobs.build_pf1m")
+    parser.add_argument("--input", required=True, help="folder of shards, as for a build")
     parser.add_argument("--command", default=COMMAND, help="the job; {input} and {out} are filled in (%(default)s)")
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -74,7 +74,7 @@ def run(
     seconds: float,
     expected: Counter[tuple[str, str]],
 ) -> bool:
-    """One kill and what it takes to end; print the line; return whether anything went wrong."""
+    """Kill once and restart until the job ends; print a line; return whether anything went wrong."""
     victim, after = rng.choice(VICTIMS), rng.uniform(0, seconds)
     out = root / f"run{number}"
     layout = OutputLayout(root=out)
@@ -88,7 +88,7 @@ def run(
     while process.wait() != 0:
         if starts == 5:
             raise SystemExit(f"run {number} does not come to an end; see {out}.log")
-        time.sleep(2)  # workers of a dead driver go on for a moment
+        time.sleep(2)  # workers of a dead driver continue for a moment
         starts += 1
         process = start(options, out)
     found = contents(out)
@@ -102,7 +102,7 @@ def run(
 
 
 def start(options: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
-    """The job in its own process, with its own Ray; what it prints goes to a log beside `out`."""
+    """Start the job in its own process with its own Ray; its output goes to a log beside `out`."""
     filled = [part.format(input=options.input, out=out) for part in shlex.split(options.command)]
     command = [sys.executable if filled[0] == "python" else filled[0], *filled[1:]]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -111,7 +111,7 @@ def start(options: argparse.Namespace, out: Path) -> subprocess.Popen[bytes]:
 
 
 def kill(process: subprocess.Popen[bytes], victim: str) -> None:
-    """SIGKILL; nothing happens where the job has ended already."""
+    """Send SIGKILL; do nothing if the job has already ended."""
     if process.poll() is not None:
         return
     children = psutil.Process(process.pid).children(recursive=True)
@@ -124,7 +124,7 @@ def kill(process: subprocess.Popen[bytes], victim: str) -> None:
 
 
 def contents(out: Path) -> Counter[tuple[str, str]]:
-    """(key, what became of it) of every row."""
+    """Return (key, outcome) of every row."""
     layout = OutputLayout(root=out)
     found: Counter[tuple[str, str]] = Counter()
     for name in layout.finished():
@@ -134,13 +134,13 @@ def contents(out: Path) -> Counter[tuple[str, str]]:
 
 
 def differing_files(one: Path, other: Path) -> int:
-    """How many of the files that must not depend on kills differ, or are only on one side."""
+    """Count the files that differ or exist on one side only, among those that must not depend on kills."""
     both = [files(one), files(other)]
     return sum(both[0].get(name) != both[1].get(name) for name in both[0].keys() | both[1].keys())
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """The bytes of scored, quarantined and selected rows and of the exports."""
+    """Read the scored, quarantined and selected rows and the exports, as bytes."""
     paths = [
         p
         for folder in ("scored", "quarantine", "pf1m", "parquet", "images")

@@ -1,9 +1,9 @@
 """Contestant (d) of `benchmarks/pipeline/rewriting.py`: the job on Ray, with a scoring actor that does nothing.
 
-What is measured: from the first row that meets a rewriter to the last manifest. All actors are up and warm then (they
-wait for each other), and so are the worker processes of the tasks that read and commit, started by a job of a few rows
-before: in a job of hours none of this counts. The end counts in full: also the seconds in which one rewriter has run
-out of shards and another has not.
+The measured time runs from the first row that reaches a rewriter to the last manifest. By then all actors are up and
+warm (they wait for each other), and so are the worker processes that read and commit, thanks to an earlier job of a few
+rows; in a job of hours none of this matters. The tail counts in full, including the seconds in which one rewriter has
+run out of shards and another has not.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from ray_jobs.build_pf1m import BuildConfig, job_of, rewrite_and_score
 from ray_jobs.cluster import running_ray
 
 PATIENCE = 300
-"""Seconds after which an actor that is still missing is not waited for: the others fail then."""
+"""Seconds to wait for a missing actor before the others fail."""
 
 
 def wait_for_all(out: str, count: int) -> None:
-    """Return when so many actors have come here."""
+    """Return when this many actors have arrived."""
     Path(out, f"ready-{os.getpid()}").touch()
     deadline = time.monotonic() + PATIENCE
     while len(list(Path(out).glob("ready-*"))) < count:
@@ -46,7 +46,7 @@ def wait_for_all(out: str, count: int) -> None:
 
 
 def first_sample() -> Sample:
-    """A question about a black picture."""
+    """Return a question about a black picture."""
     buffer = io.BytesIO()
     decoding.black().save(buffer, "PNG")
     return Sample(
@@ -64,11 +64,11 @@ class TimedActor(RewriterActor):
     def __init__(self, config: RewriterConfig, settings: PoolSettings):
         super().__init__(config, settings)
         self._mark: Path | None = Path(settings.out, f"first-{os.getpid()}")
-        self.model.rewrite([first_sample()])  # the first calls of torch and of compiled kernels take seconds
+        self.model.rewrite([first_sample()])  # first calls of torch and of compiled kernels take seconds
         wait_for_all(settings.out, settings.actors + 1)
 
     def __call__(self, table: Any) -> Any:
-        """As the real one."""
+        """Process a block like the real actor."""
         if self._mark is not None:
             self._mark.touch()
             self._mark = None
@@ -76,10 +76,10 @@ class TimedActor(RewriterActor):
 
 
 class NoScores:
-    """Scores nothing."""
+    """A scorer that scores nothing."""
 
     def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """No number."""
+        """Return no scores."""
         return [{} for _ in samples]
 
 
@@ -91,23 +91,23 @@ class IdleScoring(ScoringActor):
         Path(settings.out, f"ready-{os.getpid()}").touch()
 
     def load(self, config: Any) -> NoScores:
-        """Nothing."""
+        """Load nothing."""
         return NoScores()
 
 
 def on_ray(
     config: BuildConfig, root: Path, samples: list[Sample], options: dict[str, Any]
 ) -> tuple[float, list[str], int]:
-    """Rewrite the samples with one actor a core.
+    """Rewrite the samples with one actor per core.
 
     Args:
-        config: of a build; its output is replaced.
-        root: a folder for shards and output.
-        samples: to rewrite; they are cut into shards of `options["rows_per_shard"]`, in order.
+        config: of a build; its output folder is replaced.
+        root: folder for shards and output.
+        samples: to rewrite, in shards of `options["rows_per_shard"]`.
         options: of the run.
 
     Returns:
-        Seconds, texts, 0 for the tokens, which are not known.
+        Seconds, texts, and 0 for the unknown number of tokens.
     """
     cores = os.cpu_count() or 1
     rewriting = replace(config.pools.rewriting, min_actors=cores, max_actors=cores, cpus=1 / cores)
@@ -121,7 +121,7 @@ def on_ray(
 
 
 def cut(folder: Path, samples: Sequence[Sample], rows: int) -> dict[str, Path]:
-    """Shards of so many rows."""
+    """Write shards of `rows` rows."""
     shutil.rmtree(folder, ignore_errors=True)
     for start in range(0, len(samples), rows):
         write_shard(folder / f"s{start:06d}.tar", samples[start : start + rows])
@@ -129,7 +129,7 @@ def cut(folder: Path, samples: Sequence[Sample], rows: int) -> dict[str, Path]:
 
 
 def build(config: BuildConfig, shards: dict[str, Path]) -> tuple[float, OutputLayout]:
-    """Process the shards anew; the seconds, and where the results are. Prints whose CPU time it took."""
+    """Process the shards from scratch; return the seconds and the output. Prints the CPU time by kind of process."""
     shutil.rmtree(config.out, ignore_errors=True)
     layout = OutputLayout(root=Path(config.out))
     layout.root.mkdir()

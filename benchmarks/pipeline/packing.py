@@ -1,22 +1,22 @@
-"""What packing buys in training, beside rows of one sample, and what keeping the features of frozen images buys.
+"""The gains of packing over one sample per row in training, and of caching the features of frozen images.
 
     python -m benchmarks.pipeline.packing --profile profiles/tiny.yaml [--stages NAME …] [--runs 5] [--out FILE]
 
-Samples are Shapes, drawn with a seed: for a LoRA stage texts, LLaVA-like conversations and polite answers about
-pictures, as the paper mixes them, for a connector stage only the last. All contestants train on the same samples, with
-the same window and so many tokens, padding included, in a micro-batch as the profile's stage has (rows times window):
+Samples are generated from Shapes with a seed: for a LoRA stage texts, LLaVA-like conversations and polite answers about
+pictures, as mixed in the paper; for a connector stage only the last. All contestants train on the same samples, with
+the same window and the same tokens per micro-batch, including padding (the stage's rows times its window):
 
-    padded to the window    one sample a row, as many rows in a micro-batch as packed ones have
-    padded to the longest   one sample a row, in shuffled order, as many rows as fit the tokens when each is padded to
-                            the longest of the micro-batch: the fairer baseline
+    padded to the window    one sample per row, as many rows per micro-batch as packed ones
+    padded to the longest   one sample per row, in shuffled order, as many rows as fit the tokens when padded to the
+                            longest of the micro-batch: the fairer baseline
     random, best fit        ours; samples are turns of one conversation (multi_turn) or do not see each other
-                            (isolated); rows come in any order, or about equally long ones together (by length)
+                            (isolated); rows come in any order, or sorted into similar lengths (by length)
 
-A run is one pass over all samples by the trainer's own step: tensors made, forward, backward. The optimiser's update is
-not in it, because contestants with fewer micro-batches would make fewer. Features of images are kept, so their encoding
-is not in it either, but measured apart: the rows of best fit, multi_turn, with features kept from a pass before, and
-with every image encoded each time that a micro-batch shows it. Runs take turns, medians are printed, ratios are medians
-of the ratios of each round. Last, rows are only packed, of as many samples as a group of shards may have.
+A run is one pass over all samples with the trainer's own step: building tensors, forward, backward. The optimiser's
+update is left out, because contestants with fewer micro-batches would do fewer. Image features are cached, so encoding
+is left out too and measured separately: rows of best fit, multi_turn, with cached features, and with every image
+encoded in each micro-batch that shows it. Runs take turns; medians are printed; ratios are medians of each round's
+ratios. Last, rows are only packed, from as many samples as a group of shards may have.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from training.step import Batch, Step, make_batch, prepare
 
 WINDOW, LONGEST = "one a row, padded to the window", "one a row, padded to the longest"
 SHARE, TIMES = 0.97, 3.0
-"""The goals: of non-padding tokens with best fit, and trained tokens/s beside one sample a row."""
+"""Goals: share of non-padding tokens with best fit, and trained tokens/s relative to one sample per row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Contestant:
-    """Rows cut into micro-batches; `width` is what each is padded to, 0 is its longest."""
+    """Rows in micro-batches; each is padded to `width` tokens, or to its longest row if 0."""
 
     micro_batches: list[list[Row]]
     isolated: bool
@@ -83,22 +83,22 @@ class Contestant:
         return [row for rows in self.micro_batches for row in rows]
 
     def non_padding(self) -> float:
-        """Share of the tokens that are run."""
+        """Non-padding tokens as a share of all tokens that run."""
         run = sum(len(rows) * (self.width or max(len(row.ids) for row in rows)) for rows in self.micro_batches)
         return sum(len(row.ids) for row in self.rows) / run
 
 
 def main() -> None:
-    """Draw the samples, pack them, let the contestants take turns, print."""
+    """Generate and pack the samples, let the contestants take turns, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="profiles/tiny.yaml")
     parser.add_argument("--stages", nargs="+", default=["clever-1", "clever-2"], help="of the profile (%(default)s)")
-    parser.add_argument("--samples", type=int, default=240, help="about so many a stage (%(default)s)")
+    parser.add_argument("--samples", type=int, default=240, help="about so many per stage (%(default)s)")
     parser.add_argument("--group", type=int, default=2000, help="samples that are only packed (%(default)s)")
-    parser.add_argument("--runs", type=int, default=5, help="of which the median is taken (%(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="per measurement; medians count (%(default)s)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu on a machine that others use too")
-    parser.add_argument("--out", type=Path, help="the report goes there too")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="use cpu on a shared machine")
+    parser.add_argument("--out", type=Path, help="also write the report to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = console.parse("packing", "", Config, ["--profile", options.profile]).training
@@ -106,13 +106,13 @@ def main() -> None:
     for part in chain([head(options)], (measure(name, config.stage(name), config, options) for name in options.stages)):
         print("\n".join(part), flush=True)
         lines += part
-        if options.out:  # after each stage, so that a run cut short loses nothing
+        if options.out:  # after each stage, so an interrupted run loses nothing
             options.out.parent.mkdir(parents=True, exist_ok=True)
             options.out.write_text("\n".join(lines) + "\n")
 
 
 def head(options: argparse.Namespace) -> list[str]:
-    """The machine, the libraries, the command."""
+    """Describe the machine, the libraries and the command."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
     return [
         f"# Packing, {time.strftime('%Y-%m-%d')}",
@@ -124,11 +124,11 @@ def head(options: argparse.Namespace) -> list[str]:
 
 
 def measure(name: str, stage: StageConfig, config: TrainingConfig, options: argparse.Namespace) -> list[str]:
-    """The tables of one stage."""
+    """Format the tables of one stage."""
     dtype = choose_dtype(config.dtype, "cpu")
     model = start_model(config.base, stage, seed=0, dtype=dtype)
     tuned = prepare(model, stage)
-    samples, readings = drawn(stage, options.samples)
+    samples, readings = shapes_samples(stage, options.samples)
     every = contestants(stage, model, samples, readings)
     seconds, trained = take_turns(model, stage, dtype, every, options)
     packing = stage.packing
@@ -173,8 +173,8 @@ def measure(name: str, stage: StageConfig, config: TrainingConfig, options: argp
 
 
 def group(stage: StageConfig, model: FlamingoModel, count: int) -> list[str]:
-    """The table of rows that are only packed."""
-    samples, readings = drawn(stage, count)
+    """Format the table of rows that are only packed."""
+    samples, readings = shapes_samples(stage, count)
     lines = [
         "",
         f"A group of {len(samples)} samples, only packed:",
@@ -193,13 +193,13 @@ def group(stage: StageConfig, model: FlamingoModel, count: int) -> list[str]:
     return lines
 
 
-def drawn(stage: StageConfig, count: int) -> tuple[list[Sample], list[Reading]]:
-    """What such a stage trains on."""
+def shapes_samples(stage: StageConfig, count: int) -> tuple[list[Sample], list[Reading]]:
+    """Generate what such a stage trains on."""
     return conversations(count) if "lora" in stage.tune else answers(count)
 
 
 def conversations(count: int) -> tuple[list[Sample], list[Reading]]:
-    """As the paper's stages 1 and 3 mix: texts and LLaVA-like conversations, and a tenth of answers about pictures."""
+    """Mix like the paper's stages 1 and 3: texts, LLaVA-like conversations, and a tenth answers about pictures."""
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory(prefix="benchmark_packing_") as made:
         written = write_instruct(Path(made), samples=max(1, round(0.9 * count / 5)), seed="packing")
@@ -210,7 +210,7 @@ def conversations(count: int) -> tuple[list[Sample], list[Reading]]:
 
 
 def answers(count: int) -> tuple[list[Sample], list[Reading]]:
-    """As PF-1M: instructions about pictures, politely answered."""
+    """Generate samples like PF-1M's: instructions about pictures, answered politely."""
     rng = random.Random("packing")
     samples = []
     for number in range(count):
@@ -233,7 +233,7 @@ def answers(count: int) -> tuple[list[Sample], list[Reading]]:
 def contestants(
     stage: StageConfig, model: FlamingoModel, samples: Sequence[Sample], readings: Sequence[Reading]
 ) -> dict[str, Contestant]:
-    """Every way to make rows of the same samples."""
+    """Make rows of the same samples in every way."""
 
     packings = every_packing(stage, model, samples, readings)
     alone = packings["alone"].rows
@@ -251,7 +251,7 @@ def contestants(
 def every_packing(
     stage: StageConfig, model: FlamingoModel, samples: Sequence[Sample], readings: Sequence[Reading]
 ) -> dict[str, Packed]:
-    """The same samples in rows of every kind."""
+    """Cut the rows of every kind into micro-batches."""
 
     def packed(**changes: Any) -> Packed:
         config: PackingConfig = replace(stage.packing, **changes)
@@ -276,12 +276,12 @@ def every_packing(
 
 
 def cut(rows: Sequence[Row], count: int) -> list[list[Row]]:
-    """`count` rows at a time."""
+    """Take `count` rows at a time."""
     return [list(rows[start : start + count]) for start in range(0, len(rows), count)]
 
 
 def cut_by_tokens(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
-    """As many rows at a time as fit the tokens when padded to the longest."""
+    """Take as many rows at a time as fit the tokens when padded to the longest."""
     found: list[list[Row]] = [[]]
     for row in rows:
         if found[-1] and (len(found[-1]) + 1) * max(len(one.ids) for one in (*found[-1], row)) > tokens:
@@ -297,7 +297,7 @@ def take_turns(
     every: dict[str, Contestant],
     options: argparse.Namespace,
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Seconds of each contestant's runs, and how many tokens each trains."""
+    """Return the seconds of each contestant's runs, and how many tokens each trains."""
     clock = time.perf_counter if options.clock == "wall" else time.process_time
     kept, encoded = Features(model, 4 << 30), Features(model, 0)
     best = every["best_fit, multi_turn"]
@@ -305,7 +305,7 @@ def take_turns(
     plan += [("features on", best, kept), ("features off", best, encoded)]
     seconds: dict[str, list[float]] = defaultdict(list)
     trained: dict[str, int] = {}
-    for number in range(options.runs + 1):  # the first round, which also fills the features, is not counted
+    for number in range(options.runs + 1):  # the first round, which also fills the feature cache, does not count
         for label, one, features in plan:
             started = clock()
             trained[label] = run(model, one, features, dtype)
@@ -316,7 +316,7 @@ def take_turns(
 
 
 def run(model: FlamingoModel, contestant: Contestant, features: Features, dtype: torch.dtype) -> int:
-    """One pass, its gradients added up and dropped; the number of trained tokens."""
+    """Do one pass, drop its gradients, and return the number of trained tokens."""
     step = Step(model, isolated=contestant.isolated, dtype=dtype)
     latents, width = model.latents_shape
     patches = model.vision_encoder.positional_embedding.shape[0] - 1  # without the class token
@@ -333,7 +333,7 @@ def run(model: FlamingoModel, contestant: Contestant, features: Features, dtype:
 
 
 def widened(batch: Batch, width: int, pad_id: int) -> Batch:
-    """Padded on to `width` tokens."""
+    """Pad to `width` tokens."""
     more = (0, max(0, width - batch.ids_BS.shape[1]))
     return replace(
         batch,

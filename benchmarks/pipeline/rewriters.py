@@ -1,10 +1,10 @@
-"""The contestants of `benchmarks.pipeline.rewriting`, each in its own process, rewriting whenever told to.
+"""The contestants of `benchmarks.pipeline.rewriting`, each in its own process, which rewrites on request.
 
     python -m benchmarks.pipeline.rewriters --contestant NAME --profile FILE --shards FOLDER --out FOLDER --threads N
 
-Each line on stdin is a run, as JSON: {"name": a label, "every": take each n-th picture, "dtype": …}; the answer is a
-line that begins with `RESULT`: seconds, samples, generated tokens. The texts go to OUT/NAME.json. A model is loaded and
-warm before its first run; caches of images and prompts are empty at the start of each.
+Each line on stdin asks for a run, as JSON: {"name": a label, "every": take every n-th picture, "dtype": …}. The answer
+is a line that starts with `RESULT`: seconds, samples, generated tokens. The texts go to OUT/NAME.json. A model is
+loaded and warm before its first run; image and prefix caches are empty at the start of each.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
 
 Run = Callable[[list[Sample], dict[str, Any]], tuple[float, list[str], int]]
-"""Samples and the run's options -> seconds, texts, generated tokens (end tokens included; 0 where not known)."""
+"""From samples and the run's options to seconds, texts, generated tokens (including end tokens; 0 if unknown)."""
 
 
 def main() -> None:
-    """Load, then run as told until stdin ends."""
+    """Load the model, then run what stdin asks for until it ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contestant", choices=("reference", "batched", "engine", "ray"), required=True)
     parser.add_argument("--profile", required=True)
@@ -63,7 +63,7 @@ def main() -> None:
         run = partial(on_ray, build, options.out)
     else:
         config = replace(build.rewriter, threads=options.threads)
-        assert config.generation.num_beams == 1, "the benchmark compares ways to decode without beams"
+        assert config.generation.num_beams == 1, "the benchmark compares decoding without beams"
         make = {"reference": reference_loop, "batched": batched_generate, "engine": with_engine}
         run = in_a_dtype(config, make[options.contestant])
     samples = read_all(options.shards)
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def read_all(shards: Path) -> list[Sample]:
-    """Every sample of a folder of shards, in order."""
+    """Read all samples of a folder of shards, in order."""
     rows = [row for path in shard_names(str(shards)).values() for row in read_shard(path)]
     samples = [row for row in rows if isinstance(row, Sample)]
     assert len(samples) == len(rows), "the benchmark's own shards have no bad rows"
@@ -88,20 +88,20 @@ def read_all(shards: Path) -> list[Sample]:
 
 
 def each_nth_picture(samples: list[Sample], every: int) -> list[Sample]:
-    """All that is asked of each n-th picture, so that pictures have as many questions as before."""
+    """Select all samples of every n-th picture, so that the number of questions per picture stays the same."""
     groups = [list(group) for _, group in groupby(samples, key=lambda sample: tuple(i.data for i in sample.images))]
     return [sample for group in groups[::every] for sample in group]
 
 
 def in_a_dtype(config: RewriterConfig, make: Callable[[Rewriter], Run]) -> Run:
-    """Runs with weights of `options["dtype"]`, else of the profile's; a model is loaded when it is first asked for."""
+    """Run with weights of `options["dtype"]`, or else the profile's; each model is loaded on first use."""
     runs: dict[str, Run] = {}
 
     def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
         dtype = options.get("dtype", config.dtype)
         if dtype not in runs:
             runs[dtype] = make(Rewriter(replace(config, dtype=dtype)))
-            runs[dtype](samples[:: max(1, len(samples) // 8)], {"batch": 8})  # the first calls of torch take longer
+            runs[dtype](samples[:: max(1, len(samples) // 8)], {"batch": 8})  # torch's first calls take longer
         return runs[dtype](samples, options)
 
     return run
@@ -111,7 +111,7 @@ def in_a_dtype(config: RewriterConfig, make: Callable[[Rewriter], Run]) -> Run:
 
 
 def reference_loop(rewriter: Rewriter) -> Run:
-    """What the reference inferencer does: a sample, its image, its prompt, `generate`, the next sample."""
+    """Do what the reference inferencer does: one sample at a time, with its image and prompt, through `generate`."""
     model, extra = rewriter.model, generate_arguments(rewriter)
     dtype = model.lang_encoder.get_input_embeddings().weight.dtype
 
@@ -131,7 +131,7 @@ def reference_loop(rewriter: Rewriter) -> Run:
 
 
 def batched_generate(rewriter: Rewriter) -> Run:
-    """The same in batches: sorted by number of images and length, padded left, images encoded batch by batch."""
+    """Do the same in batches, sorted by number of images and length, left-padded, with images encoded per batch."""
     model, extra = rewriter.model, generate_arguments(rewriter)
     tokenizer = model.tokenizer
     dtype = model.lang_encoder.get_input_embeddings().weight.dtype
@@ -163,7 +163,7 @@ def batched_generate(rewriter: Rewriter) -> Run:
 
 
 def generate_arguments(rewriter: Rewriter) -> dict[str, Any]:
-    """The profile's settings for transformers' `generate`."""
+    """Return the profile's settings for transformers' `generate`."""
     ends = sorted(engines_of(rewriter.engine)[0].ends)
     return arguments(rewriter.config.generation) | {
         "eos_token_id": ends,
@@ -172,33 +172,33 @@ def generate_arguments(rewriter: Rewriter) -> dict[str, Any]:
 
 
 def pixels_of(model: FlamingoModel, sample: Sample) -> Tensor:
-    """(T, 3, H, W); the black image where there is none."""
+    """Return a sample's images as pixels (T, 3, H, W); the black image if it has none."""
     pictures = [Pillow.open(io.BytesIO(image.data)).convert("RGB") for image in sample.images] or [decoding.black()]
     return torch.stack([model.preprocess(picture) for picture in pictures])
 
 
 def until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
-    """Without the end token and what follows."""
+    """Cut at the end token."""
     return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
-# (c): an engine a core, whole and with one thing switched off
+# (c): one engine per core, with all optimisations or one switched off
 
 Decodes = Engine | EnginePool | BeamSearch
 
 
 def with_engine(rewriter: Rewriter) -> Run:
-    """`Rewriter.rewrite` with engines that know nothing yet; `options["without"]` names what is switched off."""
+    """Run `Rewriter.rewrite` with fresh engines; `options["without"]` names the optimisation to switch off."""
     threads = torch.get_num_threads()
 
     def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
-        torch.set_num_threads(threads)  # an engine a core has set MKL's to one
+        torch.set_num_threads(threads)  # a pool of engines has set MKL's to one
         started, cpu = time.perf_counter(), time.process_time()
         rewriter.engine = SWITCHES[options.get("without", "")](rewriter.model, with_copies(rewriter.config, threads))
         texts = rewriter.rewrite(samples)
         seconds = time.perf_counter() - started
         bad = [text for text in texts if not isinstance(text, str)]
-        assert not bad, f"the benchmark's samples are all good, yet: {bad[0]}"
+        assert not bad, f"no sample of the benchmark may fail, but: {bad[0]}"
         if "name" in options:
             cpu = time.process_time() - cpu
             print(f"{options['name']}: {seconds:.2f} s, {cpu:.2f} s of CPU", file=sys.stderr)
@@ -209,23 +209,23 @@ def with_engine(rewriter: Rewriter) -> Run:
 
 
 def with_copies(config: RewriterConfig, copies: int) -> RewriterConfig:
-    """The same with so many engines."""
+    """Change the number of engines."""
     return replace(config, engine=replace(config.engine, copies=copies))
 
 
 def engines_of(decoder: Decodes) -> list[Engine]:
-    """All there are."""
+    """Return all engines."""
     assert not isinstance(decoder, BeamSearch)
     return decoder.engines if isinstance(decoder, EnginePool) else [decoder]
 
 
 def one_engine_of_all_threads(model: FlamingoModel, config: RewriterConfig) -> Decodes:
-    """One, whose products torch divides among the threads."""
+    """Use one engine, whose products torch splits among the threads."""
     return create_engine(model, with_copies(config, 1))
 
 
 def waiting_for_the_batch(model: FlamingoModel, config: RewriterConfig) -> Decodes:
-    """A freed slot stays empty until the last of its batch is done."""
+    """Keep freed slots empty until the last request of the batch is done."""
     decoder = create_engine(model, config)
     for engine in engines_of(decoder):
         admit = engine._admit
@@ -235,27 +235,27 @@ def waiting_for_the_batch(model: FlamingoModel, config: RewriterConfig) -> Decod
     return decoder
 
 
-def forgetting_images(model: FlamingoModel, config: RewriterConfig) -> Decodes:
-    """An image is encoded for each request, but where requests of one admission share it."""
+def without_image_cache(model: FlamingoModel, config: RewriterConfig) -> Decodes:
+    """Encode an image for each request, unless requests admitted together share it."""
     decoder = create_engine(model, config)
     for engine in engines_of(decoder):
         engine.image_cache = ImageCache(model, engine.decoder, max_bytes=0)
     return decoder
 
 
-def forgetting_beginnings(model: FlamingoModel, config: RewriterConfig) -> Decodes:
-    """Every prompt is run from its first token."""
+def without_prefix_cache(model: FlamingoModel, config: RewriterConfig) -> Decodes:
+    """Run every prompt from its first token."""
     return create_engine(model, replace(config, engine=replace(config.engine, prefixes=0)))
 
 
 def without_kernels(model: FlamingoModel, config: RewriterConfig) -> Decodes:
-    """Norms, rotary positions, the cache and attention by torch's own operations, as on a GPU."""
+    """Use torch's operations for norms, rotary positions, the KV cache and attention, as on a GPU."""
     with mock.patch("polite_flamingo.flamingo.model.layers.compiled", lambda x: False):
         return create_engine(model, config)
 
 
-def projecting_media_at_every_call(model: FlamingoModel, config: RewriterConfig) -> Decodes:
-    """As open_flamingo, latents become keys and values anew in every call: the same products, their result unused."""
+def projecting_images_in_every_call(model: FlamingoModel, config: RewriterConfig) -> Decodes:
+    """Project latents to keys and values in every call, as open_flamingo does; the result is not used."""
     made = create_engine(model, config)
     for engine in engines_of(made):
         project(engine.decoder, 4 * config.engine.slots, model.latents_shape)
@@ -263,14 +263,14 @@ def projecting_media_at_every_call(model: FlamingoModel, config: RewriterConfig)
 
 
 def project(decoder: Decoder, rows: int, shape: tuple[int, int]) -> None:
-    """Let its calls project as many latents as they have images."""
+    """Make each call project as many latents as it has images."""
     step, prefill = decoder.step, decoder.prefill
     latents_BND = torch.randn(rows, *shape, dtype=decoder.dtype, device=decoder.device)
 
-    def projecting_step(ids: Tensor, positions: Tensor, cache: KVCache, limit: int, media: Any, *more: Any) -> Tensor:
-        if media is not None:
+    def projecting_step(ids: Tensor, positions: Tensor, cache: KVCache, limit: int, images: Any, *more: Any) -> Tensor:
+        if images is not None:
             decoder._to_kv(latents_BND[: len(ids)])
-        return step(ids, positions, cache, limit, media, *more)
+        return step(ids, positions, cache, limit, images, *more)
 
     def projecting_prefill(*given: Any) -> Tensor:
         decoder._to_kv(latents_BND[: sum(map(len, given[-1]))])
@@ -282,14 +282,14 @@ def project(decoder: Decoder, rows: int, shape: tuple[int, int]) -> None:
 SWITCHES: dict[str, Callable[[FlamingoModel, RewriterConfig], Decodes]] = {
     "": create_engine,
     "bfloat16 rather than float32": create_engine,
-    "an engine a core": one_engine_of_all_threads,
+    "one engine per core": one_engine_of_all_threads,
     "compiled kernels": without_kernels,
     "freed slots refilled before the rest": waiting_for_the_batch,
-    "kept prompt beginnings": forgetting_beginnings,
-    "image cache": forgetting_images,
-    "media keys and values made once": projecting_media_at_every_call,
+    "prefix cache": without_prefix_cache,
+    "image cache": without_image_cache,
+    "image keys and values computed once": projecting_images_in_every_call,
 }
-"""What can be switched off; the number format by the run's `dtype`."""
+"""What can be switched off; the number format is switched by the run's `dtype`."""
 
 
 if __name__ == "__main__":

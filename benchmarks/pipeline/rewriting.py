@@ -2,21 +2,20 @@
 
     python -m benchmarks.pipeline.rewriting --profile profiles/tiny.yaml [--samples 600] [--ray-samples 4000] [--runs 5]
 
-Samples are Shapes, drawn with a seed and ingested by the ordinary adapters: captions with boxes, classes with
-knowledge, pairs of images, and questions, of which a picture has one to ten, as in the VQA sets. All contestants
-rewrite the same ones greedily, with the same weights:
+Samples are generated from Shapes with a seed and ingested by the ordinary adapters: captions with boxes, classes with
+knowledge, pairs of images, and one to ten questions per picture, as in the VQA sets. All contestants rewrite the same
+samples greedily, with the same weights:
 
-    (a) reference loop      one sample at a time through open_flamingo and transformers' `generate`; on a part of them
-    (b) batched generate    sorted by length, at the best of several batch sizes
-    (c) engine              `Rewriter.rewrite`, an engine a thread
-    (d) Ray                 `build_pf1m` with a scoring actor that does nothing, one rewriting actor a core; on more
-                            samples, in shards, beside the engine on the same ones (`on_ray.py` says what is timed)
+    (a) reference loop      one sample at a time through open_flamingo and transformers' `generate`, on some of them
+    (b) batched generate    sorted by length, with the best of several batch sizes
+    (c) engine              `Rewriter.rewrite`, with one engine per thread
+    (d) Ray                 `build_pf1m` with a scoring actor that does nothing and one rewriting actor per core; on
+                            more samples, in shards, compared with the engine on the same ones (see `on_ray.py`)
 
-Runs take turns, so that a machine that slows down does so for all; medians are printed. (a) to (c) have `--threads`
-threads of torch in one process, (d) what the profile gives each of its actors. Memory is the most that a contestant and
-its children hold for themselves (USS), models and Ray included. Then each of the engine's optimisations is switched off
-in turn: the ratio is the median over the rounds of the time without it to the time of the whole engine. The texts of
-all are compared.
+Runs take turns, so a machine that slows down does so for all; medians are printed. (a) to (c) use `--threads` torch
+threads in one process, (d) what the profile gives each actor. Memory is the peak USS of a contestant and its children,
+including models and Ray. Then each optimisation of the engine is switched off in turn; the ratio is the median over the
+rounds of the time without it to the time of the whole engine. All texts are compared.
 """
 
 from __future__ import annotations
@@ -54,38 +53,38 @@ DTYPES = ("float32", "bfloat16")
 ALL = "(c) engine, the samples of (d)"
 SWITCHES = (
     "bfloat16 rather than float32",
-    "an engine a core",
+    "one engine per core",
     "compiled kernels",
     "freed slots refilled before the rest",
-    "kept prompt beginnings",
+    "prefix cache",
     "image cache",
-    "media keys and values made once",
+    "image keys and values computed once",
 )
 
 
 def main() -> None:
-    """Draw the samples, start the contestants, let them take turns, print."""
+    """Generate samples, start the contestants, let them take turns, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="profiles/tiny.yaml")
-    parser.add_argument("--samples", type=int, default=600, help="about so many (%(default)s)")
-    parser.add_argument("--ray-samples", type=int, default=4000, help="as many for (d) (%(default)s)")
-    parser.add_argument("--rows-per-shard", type=int, default=250, help="of (d) (%(default)s)")
+    parser.add_argument("--samples", type=int, default=600, help="approximate number of samples (%(default)s)")
+    parser.add_argument("--ray-samples", type=int, default=4000, help="the same for (d) (%(default)s)")
+    parser.add_argument("--rows-per-shard", type=int, default=250, help="for (d) (%(default)s)")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--every", type=int, default=8, help="(a) rewrites each n-th of them (%(default)s)")
-    parser.add_argument("--without-ray", action="store_true", help="leave (d) out")
-    parser.add_argument("--log", type=Path, default=None, help="what the contestants say goes here")
+    parser.add_argument("--every", type=int, default=8, help="(a) rewrites every n-th sample (%(default)s)")
+    parser.add_argument("--without-ray", action="store_true", help="skip (d)")
+    parser.add_argument("--log", type=Path, default=None, help="file for the output of the contestants")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark_rewriting_") as made:
         root = Path(made)
         print_head(options)
-        draw_samples(root / "shards", options.samples if options.without_ray else options.ray_samples)
+        generate_samples(root / "shards", options.samples if options.without_ray else options.ray_samples)
         rows = compete(options, root)
         print_table(options, rows, texts(root))
 
 
 def compete(options: argparse.Namespace, root: Path) -> dict[str, list[dict[str, Any]]]:
-    """Results of each row of the table, run by run."""
+    """Return the results of each row of the table, run by run."""
     names = ["reference", "batched", "engine"] + ([] if options.without_ray else ["ray"])
     contestants = {name: Contestant(name, options, root) for name in names}
     part = 1 if options.without_ray else max(1, round(options.ray_samples / options.samples))
@@ -108,7 +107,7 @@ def compete(options: argparse.Namespace, root: Path) -> dict[str, list[dict[str,
         ]
         if not options.without_ray:
             plan.append((ALL, "engine", {}))
-            plan.append(("(d) Ray, an actor a core", "ray", {"rows_per_shard": options.rows_per_shard}))
+            plan.append(("(d) Ray, one actor per core", "ray", {"rows_per_shard": options.rows_per_shard}))
         for number in range(options.runs):
             for label, name, wanted in plan:
                 rows[label].append(contestants[name].run(label, **wanted))
@@ -120,7 +119,7 @@ def compete(options: argparse.Namespace, root: Path) -> dict[str, list[dict[str,
 
 
 def best(contestant: Contestant, label: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
-    """The fastest of these settings, in one run of each."""
+    """Return the fastest of these settings, after one run of each."""
     rates = []
     for wanted in choices:
         one = contestant.run("search", **wanted)
@@ -133,7 +132,7 @@ def best(contestant: Contestant, label: str, choices: list[dict[str, Any]]) -> d
 
 
 class Contestant:
-    """A process of `benchmarks.pipeline.rewriters`, whose memory is watched while it runs."""
+    """A process of `benchmarks.pipeline.rewriters`; its memory is measured while it runs."""
 
     def __init__(self, name: str, options: argparse.Namespace, root: Path):
         self._out = root / name
@@ -151,7 +150,7 @@ class Contestant:
         self._answer()
 
     def run(self, label: str, **wanted: Any) -> dict[str, Any]:
-        """One run; `peak` is added to what the process says."""
+        """Do one run; return the process's answer and `peak`."""
         stop, used = threading.Event(), [held(self._process.pid)]
 
         def watch() -> None:
@@ -170,7 +169,7 @@ class Contestant:
             watcher.join()
 
     def end(self) -> None:
-        """Close its stdin and wait."""
+        """Close its stdin and wait for the end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait(timeout=60)
@@ -183,11 +182,11 @@ class Contestant:
         sys.exit(f"a contestant ended: {self._log.read_text()[-3000:]}")
 
 
-def draw_samples(folder: Path, wanted: int) -> None:
-    """Write a shard for each dataset, about so many samples in all."""
+def generate_samples(folder: Path, wanted: int) -> None:
+    """Write a shard for each dataset, with about `wanted` samples in all."""
     rng = random.Random(0)
     raw, ingested = folder.parent / "raw", folder.parent / "ingested"
-    each = max(9, round(wanted / 5.1))  # what the choice of questions leaves of seven datasets, one of a third
+    each = max(9, round(wanted / 5.1))  # seven datasets, one a third as large, minus dropped questions
     with mock.patch.object(write, "QUESTIONS_A_SCENE", 10):
         sources = write.write_raw(raw, samples=each, seed=0, damage=False)
     for source, options in sources.items():
@@ -199,7 +198,7 @@ def draw_samples(folder: Path, wanted: int) -> None:
 
 
 def one_to_ten_questions(samples: list[Sample], rng: random.Random) -> list[Sample]:
-    """As many questions a picture, evenly; where too few different ones were asked, they are asked again."""
+    """Choose one to ten questions per picture, uniformly; repeat questions if there are too few."""
     pictures: dict[tuple[bytes, ...], list[Sample]] = {}
     for sample in samples:
         pictures.setdefault(tuple(image.data for image in sample.images), []).append(sample)
@@ -216,12 +215,12 @@ def one_to_ten_questions(samples: list[Sample], rng: random.Random) -> list[Samp
 
 
 def texts(root: Path) -> dict[str, dict[str, str]]:
-    """Label -> key -> text, of the last run."""
+    """Read the texts of the last run, by label and key."""
     return {path.stem: json.loads(path.read_text()) for path in root.glob("*/*.json")}
 
 
 def print_head(options: argparse.Namespace) -> None:
-    """The machine, the libraries, the command, the load."""
+    """Print the machine, the libraries, the command and the load."""
     described = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.split(":")[1].strip() for line in described if "model name" in line), "")
     memory = psutil.virtual_memory().total >> 30
@@ -234,7 +233,7 @@ def print_head(options: argparse.Namespace) -> None:
 def print_table(
     options: argparse.Namespace, rows: dict[str, list[dict[str, Any]]], written: dict[str, dict[str, str]]
 ) -> None:
-    """The contestants, then the switches, then whether all wrote the same."""
+    """Print the contestants, the switches, and how many texts differ."""
     engine = "(c) engine"
     like = ALL if ALL in rows else engine
     length = rows[like][0]["tokens"] / rows[like][0]["samples"]
@@ -247,7 +246,7 @@ def print_table(
         if not label.startswith("without"):
             rate, each = rates[label], (runs[0]["tokens"] / runs[0]["samples"] or length)
             peak = statistics.median(one["peak"] for one in runs) / 2**20
-            beside = rows[like if label.startswith("(d)") else engine]  # in the same rounds, on the same samples
+            beside = rows[like if label.startswith("(d)") else engine]  # same rounds, same samples
             ratio = statistics.median(
                 (one["samples"] / one["seconds"]) / (other["samples"] / other["seconds"])
                 for one, other in zip(runs, beside, strict=True)
@@ -256,7 +255,7 @@ def print_table(
                 f"{label:<32}{runs[0]['samples']:>8}{rate:>10.2f}{rate * each:>10.0f}{peak:>9.0f}"
                 f"{rate / slow:>8.2f}{rate / batched:>8.2f}{ratio:>8.2f}"
             )
-    print(f"\n{'of the engine':<40}{'× with it':>10}   lowest and highest of the rounds")
+    print(f"\n{'optimisation of the engine':<40}{'× with it':>10}   lowest and highest of the rounds")
     for name in SWITCHES:
         ratios = [off["seconds"] / on["seconds"] for off, on in zip(rows[f"without {name}"], rows[engine], strict=True)]
         print(f"{name:<40}{statistics.median(ratios):>10.2f}   {min(ratios):.2f} to {max(ratios):.2f}")
@@ -264,8 +263,8 @@ def print_table(
     for label, found in sorted(written.items()):
         other = sum(text != reference[key] for key, text in found.items())
         if other:
-            print(f"{label}: {other} of {len(found)} texts are not the engine's")
-    print(f"all other texts are the same; {length:.1f} generated tokens a sample")
+            print(f"{label}: {other} of {len(found)} texts differ from the engine's")
+    print(f"all other texts are equal; {length:.1f} generated tokens per sample")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
-"""SIMULATIONS of scale on one small machine: no model, no GPU, no cluster; the job's own pieces and real shards.
+"""SIMULATIONS of scale on one small machine: no model, GPU or cluster, but the job's own code and real shards.
 
     python -m benchmarks.pipeline.scale actors --actors 1 4 16 64   does throughput grow with the number of GPU actors?
     python -m benchmarks.pipeline.scale memory --shards 100 1000 10000    does the driver's memory grow with the shards?
     python -m benchmarks.pipeline.scale ledger --manifests 1000000   how long until such a job knows what is left?
 
-**actors**: `build_pf1m.rewrite_and_score` on a private Ray with as many logical CPUs as it asks for, whatever the
-machine has: shards are read, checked, journalled, committed with fsync as always, but the models are stand-ins that
-sleep (`stand_ins.py`), each row as long as its key says. A GPU machine brings CPU cores along with its GPUs; here all
-actors share this one's, so the latency of a row is chosen long enough for the work around it to fit; `CPU s/row` says
-how much that is, and so how many rows a second one core carries. Throughput is the sum over actors of rows / (end of
-the last block - start of the first): gaps between blocks count, the start of the processes and the tail, when the
-shards run out, do not (`rows/s, whole run` has the tail). Efficiency is throughput / (actors x that of a single one).
+**actors**: runs `build_pf1m.rewrite_and_score` on a private Ray with as many logical CPUs as it asks for, whatever the
+machine has. Shards are read, checked, journalled and committed with fsync as always, but the models are stand-ins that
+sleep (`stand_ins.py`), each row for a time that depends on its key. A GPU machine has CPU cores for its GPUs; here all
+actors share this machine's, so the latency per row is long enough for the work around it. `CPU s/row` is that work, and
+shows how many rows per second one core can carry. Throughput is the sum over actors of rows / (end of the last block -
+start of the first): gaps between blocks count, but not the start of processes and the tail when shards run out
+(`rows/s, whole run` includes the tail). Efficiency is throughput / (actors x that of a single one).
 
-**memory**: the same with instant stand-ins and shards of one row; the driver's resident memory as it starts on the
-shards and at its highest. A job of more than `--shards-a-run` shards (`pipeline.SHARDS_PER_RUN`) is several runs.
+**memory**: the same with instant stand-ins and shards of one row; prints the driver's resident memory at the start and
+at its peak. A job of more than `--shards-a-run` shards (`pipeline.SHARDS_PER_RUN`) is several runs.
 
-**ledger**: a folder of that many input tars (empty) and manifests. With `--before` also what the job did before it
-listed folders: one question to the file system for each shard, every manifest read. The last step is the whole of
-`build_pf1m.build` up to the moment at which the shard that is left goes to Ray.
+**ledger**: a folder with that many input tars (empty) and manifests. `--before` also measures earlier versions of the
+job, which asked the file system about each shard and read every manifest. The last step is all of `build_pf1m.build` up
+to the moment when the remaining shard goes to Ray.
 
-Temporary files lie under --folder (default: the system's) and are removed at the end.
+Temporary files go under --folder (default: the system's) and are removed at the end.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ MB = 1 << 20
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=None, help="where temporary files go")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for temporary files")
     modes = parser.add_subparsers(dest="mode", required=True)
     actors = modes.add_parser("actors")
     actors.add_argument("--actors", type=int, nargs="+", default=[1, 4, 16, 64])
@@ -89,8 +89,8 @@ def main() -> None:
     memory.add_argument("--shards-a-run", type=int, default=SHARDS_PER_RUN)
     ledger = modes.add_parser("ledger")
     ledger.add_argument("--manifests", type=int, default=1_000_000)
-    ledger.add_argument("--before", action="store_true", help="measure the old ways too: minutes to hours")
-    one = modes.add_parser("one", help="one run of `actors` or `memory`, in a process of its own")
+    ledger.add_argument("--before", action="store_true", help="also measure earlier versions: minutes to hours")
+    one = modes.add_parser("one", help="one run of `actors` or `memory`, in its own process")
     for name in ("--actors", "--shards", "--rows-per-shard", "--shards-a-run"):
         one.add_argument(name, type=int)
     one.add_argument("--seconds-per-row", type=float)
@@ -253,7 +253,7 @@ class Watch:
         while not self._done.wait(0.5):
             self._peak = max(self._peak, self._own.memory_info().rss)
             ticks += 1
-            if ticks % 20 == 0:  # looking at a hundred processes costs what is to be measured
+            if ticks % 20 == 0:  # inspecting a hundred processes costs CPU, which is being measured
                 self._times()
                 self._all = max(self._all, held([self._own, *self._own.children(recursive=True)]))
 
@@ -270,7 +270,7 @@ class Watch:
 
 
 def held(processes: list[psutil.Process]) -> int:
-    """Bytes that processes hold for themselves."""
+    """Return the USS of processes, in bytes."""
     total = 0
     for member in processes:
         try:
@@ -281,7 +281,7 @@ def held(processes: list[psutil.Process]) -> int:
 
 
 def write_inputs(folder: Path, count: int, rows: int) -> dict[str, Path]:
-    """So many shards of rows with a small picture each. All are one file: no stage of the job looks across shards."""
+    """Write shards of rows with a small picture each; all are links to one file, since shards are independent."""
     rng = random.Random(0)
     samples = []
     for number in range(rows):
@@ -339,7 +339,7 @@ def run_ledger(options: argparse.Namespace) -> None:
 
 
 class Resumed(Exception):
-    """The job has come to the point where Ray would start."""
+    """Raised at the point where Ray would start."""
 
 
 def resume(source: Path, layout: OutputLayout) -> None:
@@ -405,7 +405,7 @@ def time_of(both: bool, step: str, now: Callable[[], Any], before: Callable[[], 
 
 
 def peak() -> int:
-    """The most bytes this process ever held."""
+    """Return this process's peak memory in bytes."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

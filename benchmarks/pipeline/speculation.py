@@ -1,12 +1,12 @@
-"""Would drafting tokens from the prompt pay? How many would be right, counted on what the rewriter writes.
+"""Would speculative decoding from the prompt pay? Counts how many drafted tokens would be right in real rewrites.
 
     python -m benchmarks.pipeline.speculation --profile profiles/tiny.yaml [--samples 300]
 
-A rewrite copies much of the annotation it is given. So before a step the next few tokens could be guessed (what came
-after the last n tokens where they last occurred, in the prompt or the text so far), checked in one step, and kept as
-far as they are right: the same text in fewer steps, at the price of running every guess. Here nothing is decoded that
-way; the greedy texts are replayed, and steps and guesses are counted. Columns: the length of the match, the most tokens
-guessed at once, generated tokens a step, and tokens run for each token generated (both 1 without guessing).
+A rewrite copies much of its annotation. So the next few tokens could be guessed before a step (what followed the last n
+tokens at their previous occurrence in the prompt or text), checked in one step, and kept as far as they are right: the
+same text in fewer steps, but every guess must run. Nothing is decoded that way here; greedy texts are replayed, and
+steps and guesses are counted. Columns: length of the match, most tokens guessed at once, generated tokens per step, and
+tokens run per generated token (both 1 without guessing).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.pipeline.rewriters import read_all
-from benchmarks.pipeline.rewriting import draw_samples
+from benchmarks.pipeline.rewriting import generate_samples
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.rewriters.flamingo import Rewriter
 from ray_jobs import console
@@ -28,11 +28,11 @@ def main() -> None:
     """Rewrite, replay, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="profiles/tiny.yaml")
-    parser.add_argument("--samples", type=int, default=300, help="about so many (%(default)s)")
+    parser.add_argument("--samples", type=int, default=300, help="approximate number of samples (%(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark_speculation_") as made:
         shards = Path(made) / "shards"
-        draw_samples(shards, options.samples)
+        generate_samples(shards, options.samples)
         command = ["--profile", options.profile, "--input", str(shards), "--out", str(Path(made) / "out")]
         rewriter = Rewriter(console.parse("speculation", "", BuildConfig, command).rewriter)
         samples = read_all(shards)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def replay(prompt: Sequence[int], text: Sequence[int], match: int, most: int) -> tuple[int, int]:
-    """Steps that the text takes, and tokens guessed in them."""
+    """Count the steps that a text takes, and the tokens guessed in them."""
     steps = guessed = done = 0
     while done < len(text):
         known = [*prompt, *text[:done]]
@@ -74,7 +74,7 @@ def replay(prompt: Sequence[int], text: Sequence[int], match: int, most: int) ->
 
 
 def follower(tokens: Sequence[int], known: int, match: int) -> int | None:
-    """What followed the last tokens where they last occurred among the known ones."""
+    """Guess what follows the last tokens: what followed their previous occurrence."""
     last = tokens[-match:]
     for start in range(known - match - 1, -1, -1):
         if tokens[start : start + match] == last:

@@ -1,6 +1,6 @@
-"""Actors that sleep in place of a model, for simulations of scale: everything around the model is the real job's.
+"""Stand-ins for simulations of scale: actors that sleep instead of running a model; all else is the real job.
 
-In a module of its own, so that Ray's workers import it and nothing heavy with it.
+This is a separate module so that Ray's workers import nothing heavy with it.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ SCORES = {
 
 @dataclass(frozen=True, kw_only=True)
 class StandIn:
-    """In place of a model's configuration.
+    """Takes the place of a model's configuration.
 
     Attributes:
-        seconds_per_row: mean latency; rows differ by up to half of it, each always by the same.
-        log: a folder for the times at which each actor was at work; none is kept where it is empty.
+        seconds_per_row: mean latency; each row differs from it by a fixed amount of up to a half.
+        log: folder for the times at which each actor worked; "" for none.
     """
 
     seconds_per_row: float = 0.0
     log: str = ""
 
     def wait(self, samples: Sequence[Sample]) -> None:
-        """Sleep as long as a model would take for these rows."""
+        """Sleep for as long as a model would take for these rows."""
         if self.seconds_per_row:
-            drawn = (zlib.crc32(sample.key.encode()) / 2**32 for sample in samples)
-            time.sleep(sum(self.seconds_per_row * (0.5 + share) for share in drawn))
+            shares = (zlib.crc32(sample.key.encode()) / 2**32 for sample in samples)
+            time.sleep(sum(self.seconds_per_row * (0.5 + share) for share in shares))
 
 
 @dataclass(frozen=True)
@@ -51,30 +51,30 @@ class StandInModel:
     config: StandIn
 
     def rewrite(self, samples: Sequence[Sample]) -> list[str]:
-        """The annotation in a polite sentence."""
+        """Return the annotation in a polite sentence."""
         self.config.wait(samples)
         return [f"Certainly! It seems to be {sample.response}, as one can see." for sample in samples]
 
     def metrics(self) -> dict[str, float]:
-        """Nothing is counted."""
+        """Return no metrics."""
         return {}
 
     def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-        """Numbers that every threshold likes."""
+        """Return scores that pass every threshold."""
         self.config.wait(samples)
         return [dict(SCORES) for _ in samples]
 
 
 class StandInRewriterActor(RewriterActor):
-    """`RewriterActor` around a stand-in; notes when it was at work."""
+    """`RewriterActor` around a stand-in; logs when it works."""
 
     def load(self, config: Any) -> StandInModel:
-        """Nothing is loaded."""
+        """Load no model."""
         self._log = Path(config.log, f"{os.getpid()}.log") if config.log else None
         return StandInModel(config)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """As the real one."""
+        """Process a block like the real actor."""
         started = time.time()
         rows = super().__call__(table)
         if self._log is not None:
@@ -87,5 +87,5 @@ class StandInScoringActor(ScoringActor):
     """`ScoringActor` around a stand-in."""
 
     def load(self, config: Any) -> StandInModel:
-        """Nothing is loaded."""
+        """Load no model."""
         return StandInModel(config)

@@ -121,7 +121,7 @@ def test_a_model_that_reads_its_padding_gets_it(clip: ClipScore, monkeypatch: py
     import torch
 
     texts = ["dog", "a red circle"]
-    monkeypatch.setattr(clip, "_reads_no_further", False)
+    monkeypatch.setattr(clip, "_causal_text", False)
     read = clip.encode_texts(texts)
     with torch.inference_mode():
         expected = clip._model.encode_text(clip._tokenizer(texts))
