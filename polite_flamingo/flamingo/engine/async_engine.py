@@ -74,7 +74,7 @@ class _Ticket:
     tokens: int = 0
     characters: int = 0
 
-    def next_item(self) -> Chunk | Exception | None:
+    def next_chunk(self) -> Chunk | Exception | None:
         """Return what has come since the previous call; None if nothing has."""
         request = self.request
         if request.error is not None:
@@ -324,7 +324,7 @@ class AsyncEngine:
         items: defaultdict[asyncio.AbstractEventLoop, list[tuple[_Ticket, Chunk | Exception]]] = defaultdict(list)
         for request in dict.fromkeys(requests):  # a step may touch one twice
             ticket = self._tickets[request]
-            if (item := ticket.next_item()) is not None:
+            if (item := ticket.next_chunk()) is not None:
                 items[ticket.loop].append((ticket, item))
             if request.done:
                 del self._tickets[request]
