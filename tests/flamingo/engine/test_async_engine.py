@@ -290,7 +290,7 @@ def test_more_than_may_wait_are_refused(known: Known, monkeypatch: pytest.Monkey
     async def main() -> None:
         async with AsyncEngine(engine, max_waiting=1) as service:
             first, second = (service.stream(one) for one in fresh(wanted)[:2])
-            with pytest.raises(Overloaded, match="2 requests are open"):
+            with pytest.raises(Overloaded, match="2 requests are already open"):
                 service.stream(fresh(wanted)[2])
             gate.open()
             assert joined(await all_of(first))[0] == said[0]
@@ -435,7 +435,7 @@ def test_a_request_is_run_once(known: Known) -> None:
         async with AsyncEngine(engine_of(model, slots=1)) as service:
             request = fresh(wanted)[0]
             await all_of(service.stream(request))
-            with pytest.raises(ValueError, match="make a new Request"):
+            with pytest.raises(ValueError, match="create a new Request"):
                 service.stream(request)
 
     run(main)
