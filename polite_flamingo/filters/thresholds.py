@@ -125,7 +125,7 @@ class Check:
     def rule(self, threshold: float | None) -> str:
         """Describe the check without its label, such as "kept from 0.4"."""
         if threshold is None:
-            return "off"
+            return "not asked"
         words = {"at_least": "kept from", "at_most": "kept up to", "below": "kept below", "above": "kept above"}
         return f"{words[self.sense]} {threshold:g}"
 
