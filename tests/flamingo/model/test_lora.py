@@ -66,7 +66,7 @@ def test_merging_keeps_the_output_and_leaves_no_trace(tiny, trained, inputs):
     assert torch.equal(trained.generate(*inputs, **greedy), text), "cached decoding sees images with LoRA attached, too"
     assert set(trained.state_dict()) == set(tiny.load().state_dict())
     merge_lora(trained)  # again: nothing left to do
-    with pytest.raises(ValueError, match="no LoRA is attached"):
+    with pytest.raises(ValueError, match="no LoRA attached"):
         save_lora(trained, "unused")
 
 

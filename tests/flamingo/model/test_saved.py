@@ -34,7 +34,7 @@ def test_a_folder_may_be_moved(tmp_path: Path) -> None:
 
 
 def test_what_is_no_folder_of_ours_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no flamingo\.yaml"):
+    with pytest.raises(ValueError, match=r"has no flamingo\.yaml"):
         opened(FlamingoConfig(folder=str(tmp_path)))
     (tmp_path / FILE).write_text("visoin: zoo:clip\n")
     with pytest.raises(ValueError, match="visoin"):
