@@ -43,9 +43,20 @@ def overview() -> str:
     lines = ["usage: polite-flamingo COMMAND [options]", ""]
     for group, commands in COMMANDS.items():
         lines += [f"{group}:", *(f"  {name:<10}{does}" for name, (_, does) in commands.items()), ""]
-    return "\n".join(
-        [*lines, "polite-flamingo COMMAND --help lists a command's options; --version prints the version."]
-    )
+    last = "polite-flamingo COMMAND --help lists a command's options; --version prints the version;"
+    return "\n".join([*lines, last, 'eval "$(polite-flamingo --completion)" completes names and options in bash.'])
+
+
+COMPLETION = """_polite_flamingo() {
+  local words="%s"
+  if [ "$COMP_CWORD" -gt 1 ]; then
+    words=$(polite-flamingo "${COMP_WORDS[1]}" --help-all 2>/dev/null | grep -oE '^ +--[A-Za-z_.-]+')
+  fi
+  COMPREPLY=($(compgen -W "$words" -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o default -F _polite_flamingo polite-flamingo
+"""
+"""For bash: commands, then the options that a command's help lists; file names where neither fits."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if name == "--version":
         print(f"polite-flamingo {__version__}")
+        return 0
+    if name == "--completion":
+        print(COMPLETION % " ".join(modules), end="")
         return 0
     if name not in modules:
         near = difflib.get_close_matches(name, modules, n=1)

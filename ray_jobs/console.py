@@ -148,7 +148,8 @@ def _parser(name: str, description: str, config_class: type, *, everything: bool
     often = OFTEN_SET.get(name, ())
     fields = list(settings(config_class))
     values = [one for one in fields if not one.section]
-    needed = [f"--{one.path} {_metavar(one)}" for one in values if one.default is dataclasses.MISSING]
+    required = [one for one in values if one.default is dataclasses.MISSING]
+    needed = [f"--{one.path} {_metavar(one) if '{' not in _metavar(one) else one.path.upper()}" for one in required]
     whole = any(one.section and one.default is dataclasses.MISSING for one in fields)
     profile = "--profile FILE" if whole else "[--profile FILE]"
     more = "[--section.setting VALUE ...]" if len(values) < len(fields) else "[options]"

@@ -25,6 +25,16 @@ def test_alone_it_lists_every_command_with_what_it_does(asked: list[str], capsys
     assert max(map(len, lines)) <= 100
 
 
+def test_bash_completes_commands_and_the_options_that_the_help_lists(tmp_path: Path) -> None:
+    """Typed as TAB would ask; the command itself is a stand-in here, as tests run where it is not installed."""
+    script = subprocess.run([sys.executable, "-m", "ray_jobs.command", "--completion"], cwd=REPO, capture_output=True)
+    ask = 'COMP_WORDS=(polite-flamingo "$@"); COMP_CWORD=$#; _polite_flamingo; echo "${COMPREPLY[@]}"'
+    stand_in = "polite-flamingo() { printf '  --out DIR   the folder, see --fresh\\n  --thresholds.sts NUMBER\\n'; }"
+    for typed, found in ((["se"], "select serve"), (["select", "--th"], "--thresholds.sts"), (["select", "--fr"], "")):
+        bash = ["bash", "-c", f"{stand_in}\n{script.stdout.decode()}\n{ask}", "bash", *typed]
+        assert subprocess.run(bash, capture_output=True, text=True, check=True).stdout.strip() == found
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"polite-flamingo {__version__}\n"
