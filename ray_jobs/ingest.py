@@ -36,8 +36,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from polite_flamingo.faults.hints import commonest, hint
-from polite_flamingo.ingest.ingest import IngestConfig, Ingested, Tick, ingest_all, preview_rows
+from polite_flamingo.ingest.ingest import IngestConfig, Ingested, Tick, ingest_all
 from polite_flamingo.ingest.mixture import Sampling, load_mixture
+from polite_flamingo.ingest.preview import preview_rows
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.catalogue import as_text, named
 from polite_flamingo.storage.ledger import read_quarantine

@@ -1,24 +1,24 @@
-"""A mixture: several sources with their files, and how much to take of each.
+"""A mixture: several sources with their files, and how much to take from each.
 
     sampling: paper                 # all, ratio, counts, sqrt or paper
     margin: 1.2
     sources:
-      vqa_v2_train:                 # names the shards; `source` says what it is where the name does not
+      vqa_v2_train:                 # names the shards; `source` is only needed if the name is not one
         source: vqa_v2
         annotations: [vqa/v2_OpenEnded_mscoco_train2014_questions.json, vqa/v2_mscoco_train2014_annotations.json]
         images: coco/train2014
 
-Paths are relative to a root given at the start. How much is taken of a source with N records:
+Paths are relative to a root given at the start. From a source with N records, `sampling` takes:
 
     all      N
     ratio    `ratio` * N
     counts   `count`, at most N
-    sqrt     of `total` the share of the root of N among the roots of all sizes; what a source lacks goes to the others
+    sqrt     of `total`, a share in proportion to the square root of N; what a source lacks goes to the others
     paper    `margin` times what PF-1M adopted of it (arXiv 2307.01003, section 4); sources that the paper counts
-             together share its count in proportion to their sizes
+             together share that count in proportion to their sizes
 
-An entry's own `count` or `ratio` comes first, whatever `sampling` says. Records are drawn by a hash of seed and key, so
-that a larger count takes the same ones and more.
+An entry's own `count` or `ratio` overrides `sampling`. Records are sampled by a hash of seed and key, so a larger count
+takes the same records and more.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Entry:
         split: as in `SourceOptions`.
         extra: as in `SourceOptions`.
         columns: as in `SourceOptions`.
-        ratio: of its records, from 0 to 1.
-        count: of records.
+        ratio: share of its records to take, above 0 and at most 1.
+        count: number of records to take.
     """
 
     annotations: list[str]
@@ -80,8 +80,8 @@ class Mixture:
         sources: by the name of their shards.
         sampling: how much of each.
         total: records in all, for `sqrt`.
-        margin: for `paper`: the filters reject about one rewrite in six, so that many more are drawn.
-        seed: of the draw.
+        margin: for `paper`: the filters reject about one rewrite in six, so take that many more.
+        seed: of the sampling.
     """
 
     sources: dict[str, Entry]
@@ -92,10 +92,10 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise ValueError("'sources' names none")
+            raise ValueError("'sources' is empty: name at least one")
         if (self.sampling == "sqrt") != (self.total is not None):
             raise ValueError(
-                "'total' says how many records 'sampling: sqrt' takes in all; it goes with that and only that"
+                "'total' is the number of records that 'sampling: sqrt' takes in all: give it with sqrt, and only then"
             )
         if not self.margin > 0:
             raise ValueError(f"'margin' must be above 0, not {self.margin}")
@@ -103,13 +103,13 @@ class Mixture:
             source = SOURCES.get(entry.source or name)
             free = entry.ratio is None and entry.count is None
             if source is not None and self.sampling == "paper" and source.adopted is None and free:
-                raise ValueError(f"{name}: PF-1M has no count of {source.name}; give it a 'count' or a 'ratio'")
+                raise ValueError(f"{name}: the paper has no count for {source.name}; give it a 'count' or a 'ratio'")
             if self.sampling in ("ratio", "counts") and free:
                 wanted = self.sampling.removesuffix("s")
                 raise ValueError(f"{name}: 'sampling: {self.sampling}' needs a {wanted!r} of each source")
 
     def configs(self, root: Path, out: Path, **more: Any) -> list[IngestConfig]:
-        """An `IngestConfig` a source, in order. Raises `ValueError` naming the entry that is wrong."""
+        """One `IngestConfig` per source, in order. Raises `ValueError` naming the bad entry."""
         made = []
         for name, entry in self.sources.items():
             given = [local_path(path, f"{name}: annotations") for path in entry.annotations]
@@ -133,7 +133,7 @@ class Mixture:
         return made
 
     def counts(self, sizes: Sequence[int]) -> list[int | None]:
-        """How many records to take of each source, given how many there are; None takes all."""
+        """How many records to take from each source, given how many there are; None takes all."""
         named = dict(zip(self.sources, sizes, strict=True))
         wanted = {name: self._own(entry, named[name]) for name, entry in self.sources.items()}
         free = {name: named[name] for name, count in wanted.items() if count is None}
@@ -167,7 +167,7 @@ class Mixture:
 
 
 def by_square_root(sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """`total` in proportion to the roots of the sizes, none above its size: what one lacks goes to the others."""
+    """Divide `total` in proportion to the square roots of the sizes; what a small source lacks goes to the others."""
     left = dict(sizes)
     counts: dict[str, int] = {}
     while left:
@@ -184,7 +184,7 @@ def by_square_root(sizes: Mapping[str, int], total: int) -> dict[str, int]:
 
 
 def shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:
-    """`total` divided in proportion to the sizes, at most all of them."""
+    """Divide `total` in proportion to the sizes; at most everything."""
     whole = sum(sizes.values())
     if total >= whole:
         return dict(sizes)
@@ -192,7 +192,7 @@ def shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:
 
 
 def _rounded(parts: Mapping[str, float]) -> dict[str, int]:
-    """Whole numbers with the same sum, the largest remainders rounded up."""
+    """Round to whole numbers with the same sum: the largest remainders are rounded up."""
     whole = {name: math.floor(part) for name, part in parts.items()}
     missing = round(sum(parts.values())) - sum(whole.values())
     by_remainder = sorted(parts, key=lambda name: whole[name] - parts[name])
@@ -203,7 +203,7 @@ def load_mixture(path: Path, **overrides: Any) -> Mixture:
     """A mixture from a YAML file; `overrides` replace fields of it (None leaves them).
 
     Raises:
-        ValueError: the file is no mixture; says where.
+        ValueError: the file is not a valid mixture; the message says where.
     """
     content = read_yaml(path)
     changes = {name: value for name, value in overrides.items() if value is not None}

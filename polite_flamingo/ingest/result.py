@@ -1,7 +1,7 @@
-"""An ingest on disk: what is asked for, what came of it, and whether that is still what is asked for.
+"""An ingest on disk: its configuration, its result, and whether the result still matches the configuration.
 
-The steps that do it are in `ingest.py`. A finished ingest is known by a fingerprint of everything that decides what its
-shards hold; nothing here reads a dataset or writes a shard.
+The steps are in `ingest.py`. A finished ingest is recognised by a fingerprint of everything that decides what its
+shards hold. Nothing here reads a dataset or writes a shard.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from polite_flamingo.storage.discovery import own_output
 from polite_flamingo.storage.ledger import OutputLayout
 
 FORMAT = 1
-"""Of the work in progress; another one is thrown away."""
+"""Format of the work in progress; work in another format is discarded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ class IngestConfig:
         source: a name in `SOURCES`.
         options: where the source's files lie.
         out: the folder of the shards; sources may share one.
-        name: of the shards, and of the dataset where the source is one for own data; "" takes the source's.
+        name: of the shards, and of the dataset if the source is for own data; "" takes the source's.
         samples_per_shard: a shard is the unit of resume, so an interrupted build repeats at most this much a worker.
-        seed: of the choice, where records are sampled.
+        seed: of the sampling.
         threads: images read at once by one worker; 0 decides by how long the first ones take.
         fresh: replace the shards that the same name has in `out`.
     """
@@ -55,19 +55,19 @@ class IngestConfig:
         if self.samples_per_shard < 1:
             raise ValueError(f"samples_per_shard must be at least 1, not {self.samples_per_shard}")
         if self.threads < 0:
-            raise ValueError(f"threads must be at least 1, or 0 to decide by itself, not {self.threads}")
+            raise ValueError(f"threads must be at least 1, or 0 to choose automatically, not {self.threads}")
         if self.name and not self.name.replace("_", "").replace("-", "").isalnum():
             raise ValueError(f"name {self.name!r} becomes part of file names: use letters, digits, '_' and '-'")
         if self.options.columns and not SOURCES[self.source].columns:
-            raise ValueError(f"{self.source} is no table: it takes no columns")
+            raise ValueError(f"{self.source} is not a table and takes no columns")
         known = SOURCES[self.source].extra
         for name in self.options.extra:
             if name not in known:
-                raise ValueError(f"{self.source} knows no extra {name!r}; it knows: {', '.join(known) or 'none'}")
+                raise ValueError(f"{self.source} has no extra {name!r}; its extras: {', '.join(known) or 'none'}")
 
     @property
     def located(self) -> IngestConfig:
-        """With absolute paths: workers have other working directories."""
+        """The same with absolute paths, since workers have other working directories."""
         images = self.options.images
         options = dataclasses.replace(
             self.options,
@@ -83,29 +83,29 @@ class IngestConfig:
 
     @property
     def read_options(self) -> SourceOptions:
-        """The options as the source reads them."""
+        """The options that the source reads."""
         own = self.name if SOURCES[self.source].use == "own data" else ""
         return dataclasses.replace(self.options, dataset=own)
 
     @property
     def work(self) -> Path:
-        """The folder of the work in progress."""
+        """The folder of work in progress."""
         return self.out / "ingest" / self.shard_name
 
     @property
     def result(self) -> Path:
-        """What came of it."""
+        """The result of an ingest."""
         return self.out / "ingest" / f"{self.shard_name}.json"
 
     @property
     def quarantine(self) -> Path:
-        """What could not become a sample."""
+        """The quarantine file."""
         return OutputLayout(root=self.out).quarantine(self.shard_name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """The records of a source, spooled: how many rows there were, how many of them are good so far, and its notes."""
+    """The spooled records of a source: rows read, records that are good so far, and notes."""
 
     rows_in: int
     records: int
@@ -114,7 +114,7 @@ class Gathered:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One built part: its staged shards, how many samples they hold, what is quarantined by reason."""
+    """One built part: its staged shards, the number of samples in them, and quarantined rows by reason."""
 
     number: int
     written: int
@@ -124,7 +124,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Ingested:
-    """What came of it."""
+    """The result of an ingest."""
 
     name: str
     rows_in: int
@@ -146,7 +146,7 @@ class Ingested:
 
 
 def is_finished(config: IngestConfig, count: int | None) -> bool:
-    """Whether `out` holds the shards of the same input.
+    """Whether `out` holds the shards of this very input.
 
     Raises:
         SourceError: it holds shards of this name that were made of something else, and `fresh` is not set.
@@ -162,17 +162,17 @@ def is_finished(config: IngestConfig, count: int | None) -> bool:
 
 
 def refuse_to_replace(config: IngestConfig) -> None:
-    """Raise SourceError where `out` holds shards of this name, and `fresh` is not set."""
+    """Raise `SourceError` if `out` has shards of this name and `fresh` is not set."""
     present = shards_of(config)
     if present and not config.fresh:
         raise SourceError(
-            f"{present[0]} is there already, made of another input: pass --fresh to replace the shards of this name, "
+            f"{present[0]} already exists, made from another input: pass --fresh to replace the shards of this name, "
             "or --name NAME to keep both"
         )
 
 
 def read_result(config: IngestConfig) -> Ingested:
-    """Of a finished ingest."""
+    """Read the result of a finished ingest."""
     found = _result(config)
     return Ingested(
         name=config.shard_name,
@@ -188,7 +188,7 @@ def read_result(config: IngestConfig) -> Ingested:
 
 
 def fingerprint(config: IngestConfig, count: int | None) -> str:
-    """Of everything that decides what the shards hold, as far as it can be seen without reading the files whole."""
+    """Hash everything that decides what the shards hold, as far as possible without reading whole files."""
     options = config.options
     named = [*options.annotations, *filter(None, [options.images])]
     own = set(shards_of(config))  # in the folder before the result that lists them
@@ -201,6 +201,11 @@ def fingerprint(config: IngestConfig, count: int | None) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def sampling_rank(seed: int, key: str) -> int:
+    """A number from 0 to 2^64 - 1 that depends only on seed and key; sampling takes the records with the smallest."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest(), "big")
+
+
 def shards_of(config: IngestConfig) -> list[Path]:
     """The finished shards of this name."""
     start = f"{config.shard_name}-{'[0-9]' * 5}"
@@ -210,7 +215,7 @@ def shards_of(config: IngestConfig) -> list[Path]:
 def _inside(folder: Path) -> list[Path]:
     """List the files and folders below a folder of annotations, without pictures; nothing for a file.
 
-    What a run of this project wrote there is left out: else an ingest would take its own shards for new input.
+    What a run of this project wrote there is left out; otherwise an ingest would take its own shards for new input.
     """
     found = []
     for at, folders, names in os.walk(folder):
@@ -237,13 +242,13 @@ def _result(config: IngestConfig) -> dict[str, Any]:
 
 
 def known_size(config: IngestConfig) -> int | None:
-    """The number of records, where this input has been gathered: now, or by an ingest that is finished."""
+    """The number of records if this input has been gathered, now or by a finished ingest; else None."""
     found = _gathered(config)
     return None if found is None else int(found["records"])
 
 
 def known_notes(config: IngestConfig) -> dict[str, int]:
-    """What the source noted, where this input has been gathered."""
+    """The notes of the source, if this input has been gathered."""
     return (_gathered(config) or {}).get("notes", {})
 
 

@@ -18,7 +18,9 @@ import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.ingest import ingest as module
-from polite_flamingo.ingest.ingest import IngestConfig, Spread, ingest, ingest_all, preview_rows
+from polite_flamingo.ingest import parts
+from polite_flamingo.ingest.ingest import IngestConfig, Spread, ingest, ingest_all
+from polite_flamingo.ingest.preview import preview_rows
 from polite_flamingo.sample import Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.reading.scratch import Scratch
@@ -71,7 +73,7 @@ def test_the_same_input_gives_the_same_bytes(raw: SourceOptions, tmp_path: Path)
 
 
 def test_large_images_close_a_shard_early(raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_SHARD_BYTES", 1)
+    monkeypatch.setattr(parts, "MAX_SHARD_BYTES", 1)
     assert len(ingest(config(raw, tmp_path / "out")).shards) == QUESTIONS - MISSING
 
 
@@ -163,7 +165,7 @@ def test_changed_annotations_throw_the_work_of_an_interrupted_ingest_away(raw: S
 def test_the_moves_of_an_interrupted_finish_are_taken_up(raw: SourceOptions, tmp_path: Path) -> None:
     one, out = config(raw, tmp_path / "out"), tmp_path / "out"
     module.gather(one)
-    for number in module.cut(one, None):
+    for number in module.choose_records(one, None):
         module.build_part(one, number)
     (one.work / "clevr-00000.tar.staged").rename(out / "clevr-00000.tar")  # and here the power went
     result = ingest(one)
@@ -338,7 +340,7 @@ def test_images_that_a_worker_does_not_see_are_not_missing_rows(
 def test_a_mount_that_goes_away_while_a_part_is_built_leaves_no_part(
     raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = module._built
+    built = parts._rows_of_part
 
     def unmounted(*arguments: Any) -> Iterator[Any]:
         (tmp_path / "images").rename(tmp_path / "elsewhere")
@@ -346,7 +348,7 @@ def test_a_mount_that_goes_away_while_a_part_is_built_leaves_no_part(
         yield from built(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_built", unmounted)
+        patch.setattr(parts, "_rows_of_part", unmounted)
         with pytest.raises(OSError, match="it is not there"):
             ingest(config(raw, tmp_path / "out"))
     assert not list((tmp_path / "out" / "ingest" / "clevr").glob("*.part"))

@@ -46,7 +46,7 @@ def outcome(result: Ingested) -> tuple[Any, ...]:
 
 def build_or_die(job: Any) -> str:
     """In a worker: the job after next kills its process once, with its shard half written."""
-    from polite_flamingo.ingest.ingest import _build_job
+    from polite_flamingo.ingest.ingest import _build_or_error
 
     found, number = job
     once = found.out / f"died-{number}"
@@ -54,7 +54,7 @@ def build_or_die(job: Any) -> str:
         once.touch()
         (found.work / f"clevr-{number:05d}.tar.staged").write_bytes(b"half a shard")
         os.kill(os.getpid(), signal.SIGKILL)
-    return _build_job(job)
+    return _build_or_error(job)
 
 
 @pytest.mark.ray

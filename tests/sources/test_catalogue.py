@@ -11,16 +11,7 @@ from typing import get_args
 import pytest
 
 from polite_flamingo.sources import SOURCES
-from polite_flamingo.sources.catalogue import (
-    EVIDENCE,
-    HEADINGS,
-    PF_1M,
-    adopted,
-    as_markdown,
-    as_text,
-    example,
-    named,
-)
+from polite_flamingo.sources.catalogue import EVIDENCE, HEADINGS, PF_1M, adopted, as_markdown, as_text, example, named
 from polite_flamingo.sources.datasets import coco, elevater
 from polite_flamingo.sources.records.source import Evidence, Source, Use
 from ray_jobs import console

@@ -23,15 +23,7 @@ from polite_flamingo.sources.reading.field_checks import as_object, content_hash
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.extra_fields import Findings, check_fields, is_empty, with_notes
 from polite_flamingo.sources.records.file_records import file_records
-from polite_flamingo.sources.records.source import (
-    Builder,
-    Context,
-    Evidence,
-    Reader,
-    Records,
-    Source,
-    SourceOptions,
-)
+from polite_flamingo.sources.records.source import Builder, Context, Evidence, Reader, Records, Source, SourceOptions
 from polite_flamingo.sources.records.turns import SYSTEM_KEPT, text_sample
 
 

@@ -16,15 +16,7 @@ from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, listed
 from polite_flamingo.sources.records.instructions import instruction
 from polite_flamingo.sources.records.responses import change_response, distinct
-from polite_flamingo.sources.records.source import (
-    Context,
-    Place,
-    Records,
-    Source,
-    SourceOptions,
-    numbered,
-    split_of,
-)
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, numbered, split_of
 
 
 def levir_cc_records(options: SourceOptions, scratch: Scratch) -> Records:

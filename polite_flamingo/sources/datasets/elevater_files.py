@@ -13,12 +13,7 @@ import yaml
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.errors import SourceError
-from polite_flamingo.sources.reading.field_checks import (
-    as_object,
-    as_text,
-    text_field,
-    text_list,
-)
+from polite_flamingo.sources.reading.field_checks import as_object, as_text, text_field, text_list
 from polite_flamingo.sources.reading.small_files import load_json, read_text
 from polite_flamingo.sources.reading.streaming import elements, is_list, members
 from polite_flamingo.sources.records.responses import distinct

@@ -36,14 +36,7 @@ from polite_flamingo.sources.records.image_references import read_image, referen
 from polite_flamingo.sources.records.media_fields import may_name_picture, media_of_file
 from polite_flamingo.sources.records.messages import Conversation, read_conversation
 from polite_flamingo.sources.records.placeholders import ShownImage
-from polite_flamingo.sources.records.source import (
-    Builder,
-    Context,
-    Records,
-    Source,
-    SourceOptions,
-    extra_choice,
-)
+from polite_flamingo.sources.records.source import Builder, Context, Records, Source, SourceOptions, extra_choice
 from polite_flamingo.sources.records.turns import to_turns
 
 OWN_TASKS: tuple[Task, ...] = ("dialogue", "vqa", "vqa_rationale", "captioning", "classification", "change_captioning")

@@ -24,13 +24,7 @@ from polite_flamingo.sources.records.extra_fields import Findings, check_fields,
 from polite_flamingo.sources.records.file_records import file_records
 from polite_flamingo.sources.records.image_references import read_images
 from polite_flamingo.sources.records.placeholders import check_placeholders
-from polite_flamingo.sources.records.source import (
-    Context,
-    Records,
-    Source,
-    SourceOptions,
-    extra_choice,
-)
+from polite_flamingo.sources.records.source import Context, Records, Source, SourceOptions, extra_choice
 from polite_flamingo.storage.json_exports import MARKER
 
 RESPONSES = ("output", "original")

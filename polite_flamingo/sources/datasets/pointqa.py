@@ -39,13 +39,7 @@ from polite_flamingo.sources.reading.streaming import elements, entries, is_list
 from polite_flamingo.sources.records.drawn_marks import colour_of, draw_arrow
 from polite_flamingo.sources.records.instructions import instruction, pick, with_image_marks
 from polite_flamingo.sources.records.source import Builder, Context, Place, Reader, Records, Source, SourceOptions
-from polite_flamingo.sources.records.vqa_samples import (
-    UNLISTED,
-    answer_of,
-    keep_fields,
-    question_of,
-    vqa_sample,
-)
+from polite_flamingo.sources.records.vqa_samples import UNLISTED, answer_of, keep_fields, question_of, vqa_sample
 
 LEVELS = ("general_question", "obj_question", "super_question")
 

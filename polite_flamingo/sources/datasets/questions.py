@@ -17,14 +17,7 @@ from polite_flamingo.sources.reading.field_checks import as_object, id_field, re
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, entries, listed
 from polite_flamingo.sources.records.instructions import with_image_marks
-from polite_flamingo.sources.records.source import (
-    Context,
-    Place,
-    Records,
-    Source,
-    SourceOptions,
-    split_of,
-)
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, split_of
 from polite_flamingo.sources.records.vqa_samples import (
     UNLISTED,
     answer_of,

@@ -23,14 +23,7 @@ from polite_flamingo.sources.reading.field_checks import (
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import json_lines
 from polite_flamingo.sources.records.instructions import instruction
-from polite_flamingo.sources.records.source import (
-    Context,
-    Place,
-    Records,
-    Source,
-    SourceOptions,
-    numbered,
-)
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, numbered
 from polite_flamingo.sources.records.vqa_samples import (
     derived_id,
     keep_fields,

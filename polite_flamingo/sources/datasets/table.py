@@ -56,14 +56,7 @@ from polite_flamingo.sources.records.instructions import IMAGES_SHOWN, INSTRUCTI
 from polite_flamingo.sources.records.media_fields import may_name_picture
 from polite_flamingo.sources.records.placeholders import image_marks_in_text
 from polite_flamingo.sources.records.responses import answer_response, captions_and_boxes, change_response
-from polite_flamingo.sources.records.source import (
-    Context,
-    Place,
-    Records,
-    Source,
-    SourceOptions,
-    extra_choice,
-)
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, extra_choice
 from polite_flamingo.sources.records.table_columns import FIELDS, Table, columns_argument, columns_of, note_columns
 from polite_flamingo.sources.records.vqa_samples import majority
 

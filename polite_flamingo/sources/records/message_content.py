@@ -9,9 +9,7 @@ from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.field_checks import as_object, required, verbatim
 from polite_flamingo.sources.records.extra_fields import Findings, check_fields, is_empty
 from polite_flamingo.sources.records.field_meanings import SPEAKERS
-from polite_flamingo.sources.records.placeholders import (
-    ShownImage,
-)
+from polite_flamingo.sources.records.placeholders import ShownImage
 
 ASKS = ("user", "human", "question", "query", "instruction", "prompt", "input")
 ANSWERS = ("assistant", "gpt", "answer", "response", "output", "completion", "bot")
