@@ -75,7 +75,7 @@ class Unfinished(str):
     why: str
 
     def __new__(cls, text: str, why: str) -> Unfinished:
-        """Any other reason is refused with ValueError."""
+        """Raises `ValueError` for any other reason."""
         if why not in _ENDINGS:
             raise ValueError(f"an answer ends early by {', '.join(_ENDINGS)}, not {why!r}")
         made = super().__new__(cls, text)
@@ -87,30 +87,30 @@ class Unfinished(str):
 
 
 def ending(text: str, why: object) -> str:
-    """`text`, marked as unfinished where `why` (a finish reason) says so."""
+    """`text`, marked as unfinished if `why` (a finish reason) says so."""
     known = _known(why)
     return Unfinished(text, known) if known else text
 
 
 def _known(why: object) -> str:
-    """A finish reason of an answer that is not whole, by the name it has here; "" of any other."""
+    """The name used here for the finish reason of an incomplete answer; "" for any other reason."""
     name = str(why).lower()
     name = _OTHER_NAMES.get(name, name)
     return name if name in _ENDINGS else ""
 
 
 def stripped(text: str) -> str:
-    """Without blanks around it, and as unfinished as it was."""
+    """Strip surrounding white space, keeping the mark of an unfinished text."""
     return ending(text.strip(), getattr(text, "why", None))
 
 
 def first_choice(answer: Mapping[str, Any]) -> str:
     """The text of an OpenAI-compatible server's first choice, of a chat or a completion; `Unfinished` where it is.
 
-    A message without content is an empty answer where the server says why: it was cut, filtered, or all reasoning.
+    A message without content is an empty answer if the server says why: it was cut, filtered, or all reasoning.
 
     Raises:
-        LookupError, TypeError: that is not such an answer.
+        LookupError, TypeError: the response has another form.
     """
     choices = answer.get("choices")
     if not choices:
@@ -124,7 +124,7 @@ def first_choice(answer: Mapping[str, Any]) -> str:
     else:
         message = choice["message"]
         text = message["content"]
-        if isinstance(text, list):  # of parts; Mistral's have the reasoning apart
+        if isinstance(text, list):  # parts; Mistral's keep the reasoning separate
             text = "".join(part["text"] for part in text if part.get("type") == "text")
         if text is None:
             text = message.get("refusal")
@@ -145,11 +145,11 @@ def without_reasoning(text: str) -> str:
 
 
 def faults(answer: str, given: Iterable[str] = ()) -> list[Fault]:
-    """What is wrong with an answer, in the order of `FAULTS`; nothing of most.
+    """What is wrong with an answer, in the order of `FAULTS`; an empty list for most answers.
 
     Args:
         answer: without its reasoning.
-        given: texts that it may repeat: a question about markup has markup in its answer.
+        given: texts that the answer may repeat: the answer to a question about markup has markup in it.
     """
     found: set[Fault] = set()
     if says_nothing(answer):
@@ -165,29 +165,29 @@ def faults(answer: str, given: Iterable[str] = ()) -> list[Fault]:
 
 
 def text_of(given: Iterable[str]) -> str:
-    """All of them, in small letters."""
+    """Join the texts, in lower case."""
     return "\n".join(given).lower()
 
 
 def markup(text: str) -> list[str]:
-    """Special tokens and names of roles that belong to a conversation's protocol, in small letters."""
+    """Special tokens and role names of chat templates, in lower case."""
     return [match[0].strip().lower() for match in _MARKUP.finditer(text)]
 
 
 def declines(text: str) -> bool:
-    """Whether a text begins as models begin that will not or cannot answer (English only)."""
+    """Whether a text begins like a model's refusal to answer (English only)."""
     return bool(_DECLINES.match(text.replace("’", "'")))
 
 
 def repeats(answer: str, question: str) -> bool:
-    """Whether an answer is the question said back, up to case, punctuation and blanks; three words or more."""
+    """Whether an answer repeats the question, ignoring case, punctuation and white space; three words or more."""
     said = re.findall(r"\w+", answer.casefold())
     return len(said) > 2 and said == re.findall(r"\w+", question.casefold())
 
 
 def says_nothing(text: str) -> bool:
-    """Whether there is neither a letter nor a digit nor a symbol: blanks, invisible signs and punctuation only.
+    """Whether a text has no letter, digit or symbol: only white space, invisible characters and punctuation.
 
-    The sign for what could not be decoded says nothing either.
+    The replacement character for undecodable bytes does not count.
     """
     return all(unicodedata.category(character)[0] not in "LNSM" for character in text.replace("\ufffd", ""))

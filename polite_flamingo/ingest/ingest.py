@@ -64,7 +64,7 @@ from polite_flamingo.storage.visibility import Probe, Seen, probing
 __all__ = ["IngestConfig", "Ingested", "Say", "Spread", "Tick", "ingest", "ingest_all"]
 
 ALREADY_DONE = (
-    "its shards are here already, from the same annotation files; pictures that have changed under the same names would "
+    "its shards are here already, from the same annotation files; changed pictures under the same names would "
     "not be noticed: --fresh reads all again"
 )
 

@@ -60,7 +60,7 @@ _COLUMNS = {"image": "file", "instruction": "question", "response": "answer"}
 
 
 def named(names: Iterable[str]) -> list[Source]:
-    """The sources of these names. Raises `ValueError`, which tells what may have been meant."""
+    """The sources with these names. Raises `ValueError` with suggestions for an unknown name."""
     found = []
     for name in names:
         if name not in SOURCES:

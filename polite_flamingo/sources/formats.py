@@ -1,9 +1,9 @@
-"""docs/formats.md: what each source accepts, made of the code that reads it.
+"""Generates docs/formats.md from the code that reads: what each source accepts.
 
     python -m polite_flamingo.sources.formats > docs/formats.md
 
-The functions that a source's module calls tell which files it takes, where its pictures may be, and whether it goes by
-the list of fields that change the meaning. Kinds of files, names and fields are the tables that those functions use.
+The functions that a source's module imports show which files it takes, where its pictures may be, and whether it
+honours the fields that change the meaning. The tables of kinds, names and fields are those that these functions use.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _INTRODUCTION = """\
 What `polite-flamingo ingest` accepts. Generated from the code that reads it:
 `python -m polite_flamingo.sources.formats > docs/formats.md`. Where each dataset is published: [sources](sources.md).
 
-Every record of an annotation file, and every member of a tar, ends in a sample, in `OUT/quarantine/NAME.jsonl` with its
-reason and its place, or in a counted line of what was passed over. What is guessed (columns, delimiters, layouts) is
-printed before anything is written, and kept in `OUT/ingest/NAME.json`; look at it beforehand with `--preview`."""
+Every record of an annotation file, and every member of a tar, becomes a sample, a line in `OUT/quarantine/NAME.jsonl`
+with its reason and its place, or part of a count of what was passed over. Guesses (columns, delimiters, layouts) are
+printed before anything is written, and kept in `OUT/ingest/NAME.json`. `--preview` shows them beforehand."""
 
 _BECOMES: dict[placeholder_table.Becomes, str] = {
     "picture": "the picture at that place",
@@ -91,10 +91,10 @@ def as_markdown(sources: Sequence[Source]) -> str:
         *_about_tars(),
         "## Columns of `table`\n\n"
         f"`--columns FIELD=COLUMN …`, of the fields {_listed(map(_code, COLUMNS))}. Without it the columns are guessed "
-        "by their names. The choice is printed; a column that is neither chosen nor asked for as `meta.NAME` is "
-        "named as left out. Such a column excludes the rows of which it says that the answer is bad or not to be "
-        "learned, or in which it holds or names a video or a sound; placeholders in texts are honoured as in other "
-        "layouts. Class labels of Hugging Face become their names, and numbers stay as they are written.",
+        "by their names. The choice is printed. A column that is neither chosen nor kept as `meta.NAME` is "
+        "reported as left out. It can still exclude a row: if it says that the answer is bad or must not be learned, "
+        "or if it holds or names a video or a sound. Placeholders in texts are honoured as in other layouts. Class "
+        "labels of Hugging Face become their names, and numbers stay as they are written.",
         *_about_fields(),
         *_about_placeholders(),
     ]
@@ -133,14 +133,14 @@ def _row(source: Source) -> list[str]:
 def _about_files() -> Iterator[str]:
     yield (
         "## Annotation files\n\n"
-        "What a file is, its bytes tell, not its name. A folder stands for the files in it, all of one kind; Hugging "
-        "Face's saved datasets and clones of the hub have their splits by the files' names."
+        "The bytes of a file tell what it is, not its name. A folder stands for the files in it, all of one kind. In "
+        "saved datasets and hub clones from Hugging Face, the file names give the splits."
     )
     yield _table(["kind", "what is read"], ([kind, escaped(what)] for kind, what in READABLE.items()))
     refused = dict.fromkeys(what for _, _, what, _ in SIGNATURES)
     yield (
         f"Text may be packed with {_listed(MAGIC.values())}. An object may hold its records under "
-        f"{_listed(map(_code, WRAPPERS))}. A byte order mark is taken off; UTF-16 and UTF-32 are refused with the "
+        f"{_listed(map(_code, WRAPPERS))}. A byte order mark is removed; UTF-16 and UTF-32 are refused with the "
         f"command that converts them. Refused at once, by name: {_listed(refused)}, zip archives, Office "
         "documents, Python pickles, weights (safetensors, PyTorch), HTML pages."
     )
@@ -152,12 +152,12 @@ def _about_pictures() -> Iterator[str]:
         "A source that takes any reference reads a path below `--images` (relative, absolute, `file://`, with "
         "backslashes, or beginning with the folder's own name), an address of a host named with `--download`, a "
         "`data:` URL, base64, bytes of Parquet and Arrow (binary of any width, views, dictionaries), an object "
-        f"that has one of these under {_listed(map(_code, IMAGE_KEYS))}, and lists of them. What leads out of "
-        "`--images` is quarantined (`unsafe_name`)."
+        f"that has one of these under {_listed(map(_code, IMAGE_KEYS))}, and lists of them. A path that leads "
+        "out of `--images` is quarantined (`unsafe_name`)."
     )
     yield (
-        f"Formats: {_listed(EXTENSION_OF)}; HEIC (HEIF) with the extra `heic`. Any other is quarantined as "
-        "`unsupported_image`, with what it is."
+        f"Formats: {_listed(EXTENSION_OF)}; HEIC (HEIF) with the extra `heic`. Any other format is "
+        "named and quarantined as `unsupported_image`."
     )
 
 
@@ -177,7 +177,7 @@ def _about_fields() -> Iterator[str]:
     yield (
         "## Fields that change the meaning\n\n"
         "Of records, messages and content parts; case, `_` and `-` in a name make no difference. A field that is "
-        "neither here nor of the layout is kept in `meta`, and counted. Null says nothing."
+        "neither here nor of the layout is kept in `meta`, and counted. Null means absent."
     )
     yield _table(
         ["fields", "of", "what becomes of them"],

@@ -113,7 +113,7 @@ def test_old_shards_are_not_mixed_with_new_ones(raw: SourceOptions, tmp_path: Pa
     (out / "gqa-00000.tar").write_bytes(b"another source")
     content = json.loads(raw.annotations[0].read_text())
     raw.annotations[0].write_text(json.dumps({"questions": content["questions"][:1]}))
-    with pytest.raises(SourceError, match=r"clevr-00000\.tar is there already, made of another input: pass --fresh"):
+    with pytest.raises(SourceError, match=r"clevr-00000\.tar already exists, made from another input: pass --fresh"):
         ingest(config(raw, out))
     result = ingest(config(raw, out, fresh=True))
     assert sorted(path.name for path in out.glob("*.tar")) == ["clevr-00000.tar", "gqa-00000.tar"]
@@ -255,10 +255,10 @@ def test_wrong_settings_are_refused_with_a_remedy(raw: SourceOptions, tmp_path: 
     with pytest.raises(ValueError, match="at least 1"):
         IngestConfig(source="gqa", options=raw, out=tmp_path, samples_per_shard=0)
     options = SourceOptions(annotations=(), images=tmp_path, extra={"dataset": "x"})
-    with pytest.raises(ValueError, match="gqa knows no extra 'dataset'; it knows: none"):
+    with pytest.raises(ValueError, match="gqa has no extra 'dataset'; its extras: none"):
         IngestConfig(source="gqa", options=options, out=tmp_path)
     options = SourceOptions(annotations=(), images=tmp_path, columns={"image": "file"})
-    with pytest.raises(ValueError, match="gqa is no table: it takes no columns"):
+    with pytest.raises(ValueError, match="gqa is not a table and takes no columns"):
         IngestConfig(source="gqa", options=options, out=tmp_path)
 
 

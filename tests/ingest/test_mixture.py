@@ -77,7 +77,7 @@ def test_what_the_paper_counts_together_shares_its_count(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"sources": {}}, "names none"),
+        ({"sources": {}}, "is empty: name at least one"),
         ({"sources": {"clevr": {"annotations": "q.json"}}}, "annotations"),
         (
             {"sources": {"clevr": entry(anotations=[])}},
@@ -89,7 +89,7 @@ def test_what_the_paper_counts_together_shares_its_count(tmp_path: Path) -> None
             {"sources": {"clevr": entry()}, "sampling": "some"},
             "sampling: must be one of all, ratio, .*, got 'some'",
         ),
-        ({"sources": {"clevr": entry()}, "sampling": "sqrt"}, "'total' says"),
+        ({"sources": {"clevr": entry()}, "sampling": "sqrt"}, "'total' is the number"),
         ({"sources": {"clevr": entry()}, "sampling": "ratio"}, "clevr: 'sampling: ratio' needs a 'ratio'"),
         ({"sources": {"clevr": entry()}, "margin": 0}, "'margin' must be above 0"),
         ({}, "sources"),

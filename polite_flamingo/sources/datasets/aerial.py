@@ -1,11 +1,11 @@
-"""Aerial object detection sets, DOTA, DIOR and HRRSD: an annotation file an image, its boxes -> something to describe.
+"""Aerial object detection sets: DOTA, DIOR and HRRSD. One annotation file per image; its boxes become a description.
 
-The raw annotation is a line of counts, then the boxes as lines (`boxes.py`); oriented boxes become the upright boxes
-around them. Objects outside the image are left out and counted in `meta`; where more than half of them lie outside,
-the file belongs to another image and the row is quarantined. Rows in: the annotation files. HRRSD is also published in
+The raw annotation is a line of counts, then one line per box (`boxes.py`). Oriented boxes become the upright boxes
+around them. Objects outside the image are left out and counted in `meta`; if more than half of them lie outside, the
+file belongs to another image and the row is quarantined. Rows in: the annotation files. HRRSD is also published in
 COCO's format, which counts pixels from 0, not from 1: there the rows are the images, plus every box that is malformed
-or of no image. For DIOR and HRRSD, lists of names (`ImageSets/Main/train.txt`, whose second column says only whether a
-class is on the image) choose among the files of a folder; a listed name without a file is a row too.
+or belongs to no image. For DIOR and HRRSD, lists of names (`ImageSets/Main/train.txt`, whose second column says only
+whether a class is in the image) select files of a folder; a listed name without a file is a row too.
 """
 
 from __future__ import annotations

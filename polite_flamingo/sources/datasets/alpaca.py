@@ -1,13 +1,13 @@
-"""Alpaca's format: an instruction, often an input that it speaks of, and the response. One exchange a record.
+"""Alpaca's format: an instruction, often an input that it refers to, and the response. One exchange per record.
 
     alpaca_gpt4      [{instruction, input, output}]
     gpteacher        [{instruction, input, response}], some with `example_input` instead of an input
     instructionwild  [{instruction, input, output}], its inputs all empty
 
-The input follows the instruction after a blank line (also Dolly's `context`); then `meta["instruction"]`
-is the instruction alone. Texts are verbatim but for white space around them. A `history` of earlier exchanges becomes
-the first turns, a `system` message stays in `meta`, and of a preferred and a rejected answer the first is the response.
-What other fields do is in `field_meanings.py`. A key is the content's hash, so a copy is a duplicate.
+The input (in Dolly, `context`) follows the instruction after a blank line; `meta["instruction"]` then holds the
+instruction alone. Texts are verbatim except for surrounding white space. A `history` of earlier exchanges
+becomes the first turns, a `system` message stays in `meta`, and of a preferred and a rejected answer the first is the
+response. What other fields do is in `field_meanings.py`. A key is the content's hash, so a copy is a duplicate.
 
 Of InstructionWild, the seeds (JSON lines) were seen; they have no responses and are quarantined one by one as
 `missing_annotation`. The file with responses is known from its documentation only.
@@ -70,7 +70,7 @@ def _exchanges(record: Any, answer: str, found: Findings) -> tuple[list[Turn], d
     told = [name for name in ("input", "example_input", "context") if name == given or not record.get(name)]
     check_fields(record, {"instruction", answer, "history", "system", "image", "images", *told}, found)
     if found.by_turn is not None:
-        raise BadSample("unsupported", f"{found.why} says of several turns whether they are learned")
+        raise BadSample("unsupported", f"{found.why} says for several turns whether to learn them")
     turns = [*_earlier(record), Turn(instruction="\n\n".join(filter(None, parts)), response=_text(record, answer))]
     meta = {"instruction": instruction} if parts[1] and len(turns) == 1 else {}
     if not is_empty(record.get("system")):

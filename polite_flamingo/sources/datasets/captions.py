@@ -1,15 +1,15 @@
-"""Datasets of captions alone: an image and what people wrote about it, one caption a line.
+"""Captioning datasets: an image and what people wrote about it, one caption per line.
 
     Flickr30k         lines `<name>#<k><TAB><caption>`; the lines of an image may be apart
     TextCaps          `data[]`, a row a caption; each repeats all the captions of its image in `reference_strs`
     Image2Paragraph   a list of {url, image_id, paragraph}; Visual Genome's folder is in the url; splits: lists of ids
     RET-3             RSICD, RSITMD, UCM: `images[]` in the layout of Karpathy's splits, captions mostly repeated
 
-Of Flickr30k and TextCaps, rows in: the images, plus every line or row that is malformed; the others of its image are
-still used. Of the other two: the records. Flickr30k's and RET-3's captions were split into words once: `untokenised`
-undoes that. Where a caption occurs again in its image it is left out, which the published converter of TextCaps does
-not do: there an image is as many samples as it has rows.
-RSITMD's file is known from its documentation only; it is said to be laid out as RSICD's.
+Rows in, for Flickr30k and TextCaps: the images, plus every malformed line or row; the good ones of the same image are
+still used. For the other two: the records. Flickr30k's and RET-3's captions were tokenised; `untokenised` undoes that.
+A caption that repeats for its image is left out. The published converter of TextCaps does not do that: it makes one
+sample per row.
+RSITMD's file is known from its documentation only, which says that its layout is RSICD's.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def take_flickr30k(line: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def read_flickr30k(record: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Of a gathered image."""
+    """The captions and image names of a gathered image."""
     name = text_field(record, "image")
     return text_list(record, "captions"), [name, f"flickr30k-images/{name}", f"flickr30k_images/{name}"]
 
@@ -197,7 +197,7 @@ def read_image2paragraph(record: dict[str, Any]) -> tuple[list[str], list[str]]:
     except ValueError as error:
         if isinstance(error, BadSample):
             raise
-        raise BadSample("bad_field", f"field 'url' is no URL ({error})") from None
+        raise BadSample("bad_field", f"field 'url' is not a URL ({error})") from None
     return [text_field(record, "paragraph")], [f"{folder}/{name}", name]
 
 

@@ -1,17 +1,17 @@
-"""CC3M (Conceptual Captions, 3.3 million): a caption and a URL a line; where its image is, is up to who has them.
+"""CC3M (Conceptual Captions, 3.3 million): a caption and a URL per line; the images come from elsewhere.
 
-The captions are split into words; `captions.untokenised` undoes that. An image is looked for
+The captions are tokenised; `captions.untokenised` undoes that. An image is looked for
 
     in a tar      of img2dataset (`00000.tar` with `000000000.jpg`, `.json`, `.txt`), joined by the URL that its json
-                  names; or such tars are the annotations themselves, without the .tsv
+                  names; such tars can also be the annotations themselves, without the .tsv
     in a folder   under the line's number from 0 (also as img2dataset writes files, `00000/000000000.jpg`) or, with
                   `names=url`, the URL's last part or its CRC-32; never both, because a URL may well end in `3.jpg`
-    at its URL    where the user has named its host
+    at its URL    if the user has named its host
 
-Which members of a tar are a sample is told by `tars.py`; a build reads the bytes of its one image where they lie.
-Rows in: the lines, or the samples of the tars, plus a row for each tar that is damaged. Beside lines, samples of tars
-that join none are counted in a note. A first line `caption<TAB>url`,
-which img2dataset wants there, is no record. The .tsv is known from a real file, the tars from img2dataset's code.
+`tars.py` says which members of a tar form a sample; a build reads the bytes of its one image in place.
+Rows in: the lines, or the samples of the tars, plus a row for each damaged tar. If there are lines, samples of
+tars that match none are counted in a note. A first line `caption<TAB>url`,
+which img2dataset requires, is not a record. The .tsv is known from a real file, the tars from img2dataset's code.
 """
 
 from __future__ import annotations

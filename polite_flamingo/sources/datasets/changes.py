@@ -1,9 +1,9 @@
-"""Pairs of images and the sentences that say what differs: LEVIR-CC (aerial), Spot-the-Diff (surveillance video) and
-Image-Editing-Request (a photograph, and what an editor made of it on somebody's request).
+"""Pairs of images with sentences on what differs: LEVIR-CC (aerial), Spot-the-Diff (surveillance video) and
+Image-Editing-Request (a photograph, and the same one edited on request).
 
-A pair becomes one sample: its distinct sentences, one a line. LEVIR-CC's five sentences say the same thing, and so do
-the requests of an edit (one in train, three in valid and test); those of Spot-the-Diff each say another. The first two
-hold pairs without a difference, which are kept as they are.
+A pair becomes one sample: its distinct sentences, one per line. LEVIR-CC's five sentences say the same thing, and so do
+the requests for an edit (one in train, three in valid and test). Spot-the-Diff's sentences each name another change.
+The first two include pairs without a difference, which are kept.
 """
 
 from __future__ import annotations

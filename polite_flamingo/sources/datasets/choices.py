@@ -1,9 +1,9 @@
-"""Questions about diagrams with answers to choose from: IconQA and AI2D, a small JSON file a question or an image.
+"""Multiple-choice questions about diagrams: IconQA and AI2D, one small JSON file per question or image.
 
-The answers are part of the question (`instructions.choose`), and the response is the text of the right one. In IconQA's
+The answers are part of the question (`multiple_choice`), and the response is the text of the right one. In IconQA's
 `choose_img` they are images, which the question shows in their order, and the response is the letter. Questions of AI2D
-that speak of letters ("What is A?") are about a copy of the diagram with letters in the place of its words, and are
-never shown the original. The layout of both is known from single files quoted by others and from others' loaders.
+that mention letters ("What is A?") are about a copy of the diagram whose labels are letters, and never get the
+original. Both layouts are known from single files that others quote, and from others' loaders.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""COCO captions (2014), with the boxes of COCO's instances where that file is passed too.
+"""COCO captions (2014), with the boxes of COCO's instances if that file is passed too.
 
-An image becomes one sample: all its captions, one a line, then its boxes. `annotations[]` is in another order than
+An image becomes one sample: all its captions, one per line, then its boxes. `annotations[]` has another order than
 `images[]` and is joined by `image_id`; `bbox` is [x, y, width, height] in pixels. Rows in: the images of the captions
-file, plus every annotation that is malformed or belongs to none of them. The captions of an image with one malformed
-annotation among good ones are still used.
+file, plus every annotation that is malformed or belongs to none of them. One malformed annotation does not cost its
+image the good captions.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ NAME = "coco_captions"
 def records(options: SourceOptions, scratch: Scratch) -> Records:
     """The images as {record, captions, boxes}, and every annotation that cannot be joined.
 
-    Captions and instances are told apart by their `categories`, which come last: until then all is on the shelf.
+    Only `categories` tell instances from captions, and they come last: until then everything waits in the scratch
+    space.
     """
     with_captions = []
     for file, path in enumerate(options.annotations):
@@ -107,7 +108,7 @@ def describe(joined: dict[str, Any], width: Any, height: Any) -> tuple[str, dict
     """Captions and boxes of an image of `width` x `height` pixels in words, and how many there are of them.
 
     Raises:
-        BadSample: there is no caption, or a number is none.
+        BadSample: there is no caption, or a number is invalid.
     """
     found = distinct(writable_captions(joined["captions"]))
     if not found:
@@ -156,7 +157,7 @@ def _bad_captions(place: Place, file: int, scratch: Scratch) -> Iterator[tuple[P
         try:
             image_id = id_field(as_object(annotation), "image_id")
             if not scratch.has(f"images {file}", image_id):
-                raise BadSample("missing_image", f"a caption of image {image_id}, which images[] does not list")
+                raise BadSample("missing_image", f"a caption of image {image_id}, which is not in images[]")
             text_field(annotation, "caption")
         except BadSample as bad:
             yield place, number, bad
@@ -176,10 +177,10 @@ def store_boxes(
             record = as_object(annotation)
             image_id = id_field(record, "image_id")
             if images and not scratch.has(f"images {file}", image_id):
-                raise BadSample("missing_image", f"a box of image {image_id}, which images[] does not list")
+                raise BadSample("missing_image", f"a box of image {image_id}, which is not in images[]")
             category = id_field(record, "category_id")
             if category not in labels:
-                raise BadSample("bad_field", f"category_id {category} is none of the file's categories")
+                raise BadSample("bad_field", f"category_id {category} is not one of the file's categories")
             corners = required(record, "bbox")
             if not isinstance(corners, list) or len(corners) != 4:
                 raise BadSample("bad_field", "field 'bbox' must be [x, y, width, height]")

@@ -18,7 +18,7 @@ stands, and can be of another sense of the word (the aircraft "Tornado" is expla
 names (fer-2013) the first is used, the one that the knowledge is filed under.
 
 Rows in: the lines, images or dumped files, and malformed entries of the knowledge and COCO files. With `per_class`, the
-lines that are not chosen are no rows; a multi-label image is chosen by any of its classes.
+lines that are not chosen do not count as rows; a multi-label image is chosen by any of its classes.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _Line:
 
 @dataclass(frozen=True, kw_only=True)
 class _Index:
-    """A file of lines (or what else lists images); `lines` reads it anew each time it is called."""
+    """A file of lines (or what else lists images); `lines` reads it again each time it is called."""
 
     place: Place
     lines: Callable[[], Iterator[tuple[int, _Line | BadSample]]]
@@ -245,7 +245,7 @@ def _dumped(images: ImageFolder) -> _Index:
 def _put_coco(
     path: Path, place: Place, part: str, dataset: str, files: ElevaterFiles, scratch: Scratch
 ) -> Iterator[tuple[Place, int, BadSample]]:
-    """Put an index in COCO's format on the shelf; yield the annotations and categories that are of no use."""
+    """Store an index in COCO's format; yield unusable annotations and categories."""
     categories: dict[int, str] = {}
     labelled: list[tuple[Place, int, BadSample]] = []
     for name, values in members(path):
@@ -271,9 +271,9 @@ def _put_coco(
     files.classes.setdefault(dataset, [categories[category] for category in order])
     for image_id, (number, category) in scratch.items(f"labels {part}"):
         if category not in order:
-            yield place, number, BadSample("bad_field", f"category {category} is none of the file's {len(order)}")
+            yield place, number, BadSample("bad_field", f"category {category} is not one of the file's {len(order)}")
         elif not scratch.has(f"images {part}", image_id):
-            yield place, number, BadSample("missing_annotation", f"image {image_id} of this label is in no list")
+            yield place, number, BadSample("missing_annotation", f"image {image_id} of this label is not listed")
 
 
 def _whole(record: dict[str, Any], name: str) -> int:

@@ -67,7 +67,7 @@ class ElevaterFiles:
     indices: list[Path] = field(default_factory=list)
 
     def known(self) -> set[str]:
-        """The sets of which there is anything."""
+        """The sets with any data."""
         return {*self.classes, *self.registered, *self.configured, *(name for name, _ in [*self.external, *self.gpt3])}
 
     def set_of(self, path: Path) -> str:

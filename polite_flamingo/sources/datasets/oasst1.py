@@ -71,7 +71,7 @@ def _path(record: dict[str, Any]) -> tuple[list[Turn], Findings, dict[str, Any]]
         check_fields(record, OF_TREE, found)
     prompt = record.get("prompt", record)
     if prompt is None or not _usable(as_object(prompt), "prompter"):
-        raise BadSample("missing_annotation", "the prompt is deleted, was not accepted, or is no prompt")
+        raise BadSample("missing_annotation", "the prompt is deleted, was not accepted, or is not a prompt")
     language = prompt.get("lang")
     meta = {"language": as_text(language, "field 'lang'")} if language is not None else {}
     turns: list[Turn] = []
@@ -85,7 +85,7 @@ def _path(record: dict[str, Any]) -> tuple[list[Turn], Findings, dict[str, Any]]
         followed = ((reply, _best(reply, "assistant")) for reply in _replies(answer, "prompter"))
         prompt, answer = next(((reply, best) for reply, best in followed if best), (None, None))
     if not turns:
-        raise BadSample("missing_annotation", "the prompt has no reply of use; were messages given instead of trees?")
+        raise BadSample("missing_annotation", "the prompt has no usable reply; were messages given instead of trees?")
     return turns, found, meta
 
 

@@ -2,9 +2,9 @@
 
     [{input: "What is it?<img_path>a/b.jpg<img_path>", output, original, reward, rouge_score, nli_similarity, …}]
 
-By default a sample's response is `output`, the polite text: to train on, to mix with other data, to look at. With the
-extra `response=original` it is the raw annotation: to have it rewritten by another model. The other text stays in
-`meta` under its own name, and so do the scores. What other fields do is in `field_meanings.py`.
+By default a sample's response is `output`, the polite text: for training, mixing with other data, or viewing. With the
+extra `response=original` it is the raw annotation, for rewriting by another model. The other text stays in `meta` under
+its own name, and so do the scores. `field_meanings.py` says what other fields do.
 
 A record does not name its task. That of a sample follows from which semantic score the record has: NLI is for answers
 (vqa), STS for descriptions of one image (captioning) or of several (change captioning); one that has neither is a
@@ -42,11 +42,11 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def check_other_fields(record: dict[str, Any]) -> Findings:
-    """What is kept beside the texts and the scores of one number."""
+    """What is kept in addition to the texts and the single-number scores."""
     found = Findings()
     check_fields(record, {"input", "nli_similarity", *RESPONSES, *SCORES, *OTHER_SCORES}, found)
     if found.by_turn is not None:
-        raise BadSample("unsupported", f"{found.why} says of several turns whether they are learned")
+        raise BadSample("unsupported", f"{found.why} says for several turns whether to learn them")
     kept = Findings()
     for name in OTHER_SCORES:
         if record.get(name) is not None:
@@ -69,7 +69,7 @@ def instruction_of(text: str) -> tuple[str, list[str], int]:
 
 
 def task_of(record: dict[str, Any], images: int) -> Task:
-    """See the module."""
+    """The task that follows from a record's scores and images."""
     if "nli_similarity" in record:
         return "vqa"
     if "sts_similarity" in record and images:

@@ -1,7 +1,7 @@
 """VQA with question, answer and image name in one record: CLEVR, GQA, OCR-VQA, ChartQA, GRiD-3D.
 
-GRiD-3D is known from its authors' README and data loader only (github.com/knowledgetechnologyuhh/grid-3d): no excerpt
-of `questions.json` was at hand. Besides, here is what every family of VQA builds its samples with.
+GRiD-3D is known only from its authors' README and data loader (github.com/knowledgetechnologyuhh/grid-3d); no excerpt
+of `questions.json` was available.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def build_ocr_vqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     try:
         suffix = PurePosixPath(urlsplit(url).path).suffix
     except ValueError:
-        raise BadSample("bad_field", "field 'imageURL' is no URL") from None
+        raise BadSample("bad_field", "field 'imageURL' is not a URL") from None
     names = [f"{place}{book}{end}" for end in dict.fromkeys((suffix, ".jpg")) for place in ("", "images/")]
     image = context.local_or_downloaded(url, *names)
     return vqa_sample("ocr_vqa", key, with_image_marks(question), answer, image, image_id=book)

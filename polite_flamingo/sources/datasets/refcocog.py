@@ -137,7 +137,7 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def _store_lists(file: int, path: Path, scratch: Scratch) -> set[str]:
-    """Put what Google's or an instances file holds on the shelf; the names of its lists.
+    """Store the lists of Google's file or of an instances file; return their names.
 
     Only the fields that are needed: segmentations and region candidates are nine tenths of a file.
     """
@@ -188,7 +188,7 @@ def _useless(file: int, refexp: Any, scratch: Scratch) -> BadSample | None:
         if not scratch.has(f"said {file}", refexp_id):
             raise BadSample("missing_annotation", f"expression {refexp_id} belongs to no region")
         if not scratch.is_new(f"refexp {file} {refexp_id}"):
-            raise BadSample("duplicate_key", f"expression {refexp_id} occurs before; the first is kept")
+            raise BadSample("duplicate_key", f"expression {refexp_id} occurs earlier; the first is kept")
     except BadSample as bad:
         return bad
     return None

@@ -1,10 +1,10 @@
 """Statements about images, true or false: VSR (one photograph) and NLVR2 (a pair of them).
 
-Both are JSON lines, NLVR2 despite its `.json`. A statement becomes the question whether it is correct, worded in one of
-several ways (`instructions.py`), its label the answer yes or no. The labels are compared as they are: NLVR2's are the
-strings "True" and "False", both of which count as true for Python's `bool`. The lists of validators, strings too, are
-not used. VSR's images are COCO 2017's, and are fetched by their URLs where that is allowed. NLVR2's never are: some of
-its URLs lead to other pictures by now, which only its authors' hashes tell.
+Both are JSON lines, NLVR2 despite its `.json`. A statement becomes the question whether it is correct, in one of
+several wordings (`instructions.py`); its label becomes the answer yes or no. Labels are compared unchanged: NLVR2's are
+the strings "True" and "False", and both are true for Python's `bool`. The lists of validators are not used. VSR's
+images are COCO 2017's, and are fetched by their URLs if that is allowed. NLVR2's never are: some of its URLs now lead
+to other pictures, which only its authors' hashes reveal.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables of your own: CSV, TSV, JSON, Parquet or Arrow, told by their content; a row is a sample.
+"""Your own tables: CSV, TSV, JSON, Parquet or Arrow, recognised by content; each row is a sample.
 
     --columns image=path instruction=question response=answer id=uid meta.site=place
 
@@ -147,7 +147,7 @@ def _cell(value: Any, column: str, field: str) -> Any:
     """A cell as JSON types; in what becomes text, numbers as the file writes them."""
     what = f"column {column[:60]!r}"
     if is_cell_reference(value) and field != "image":
-        raise BadSample("bad_field", f"{what} holds bytes, which is no text")
+        raise BadSample("bad_field", f"{what} holds bytes, not text")
     return to_json_value(value if field.startswith("meta.") else numbers_as_written(value), what)
 
 
@@ -161,7 +161,7 @@ def _open(file: AnnotationFile, options: SourceOptions, scratch: Scratch) -> Tab
     head = list(itertools.islice(rows, _HEAD))
     keys = dict.fromkeys(name for row in head if isinstance(row, dict) for name in row)
     if file.kind == "empty" and not _NAMED.search(file.path.name.lower()):
-        raise SourceError(f"{file.path} is empty, and is no .csv, .tsv, .jsonl, .json or .parquet file")
+        raise SourceError(f"{file.path} is empty, and not a .csv, .tsv, .jsonl, .json or .parquet file")
     if head and not any(isinstance(row, dict) for row in head):
         what = head[0].detail if isinstance(head[0], BadSample) else f"the first is a {describe_type(head[0])}"
         raise SourceError(f"{file.path}: none of its first records is an object that names its columns ({what})")
@@ -177,7 +177,7 @@ def _delimited(path: Path, options: SourceOptions, scratch: Scratch) -> Table:
     delimiter, named = delimiter_of(path, options.extra.get("delimiter", ""))
     if not options.extra.get("delimiter") and delimiter not in ",\t":
         name = next((name for name, character in DELIMITERS.items() if character == delimiter), repr(delimiter))
-        scratch.note(f"{printable_name(path)}: cells are taken to be separated by: {name}")
+        scratch.note(f"{printable_name(path)}: taking as delimiter: {name}")
     quoting = csv.QUOTE_NONE if extra_choice(options, "quoting", "usual", "none") == "none" else csv.QUOTE_MINIMAL
     cells = delimited(path, delimiter, quoting, skip=int(named))
     header = next(cells, None)

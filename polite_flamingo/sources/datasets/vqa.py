@@ -1,10 +1,10 @@
 """Datasets in the layout of VQA-v2: VQA-v2 itself, OK-VQA, and TextVQA (which also has a layout of its own).
 
-Questions and annotations lie in two files, joined by `question_id`; the answer is the one most of the ten annotators
-gave (of equally frequent ones, the first). `multiple_choice_answer` is not read: in TextVQA's files it is merely the
-first answer. OK-VQA's `answer` is stemmed, which is good for counting; what is said is its most frequent `raw_answer`.
-What TextVQA's annotators could tick in the place of an answer ("unanswerable", "answering does not require reading text
-in the image") counts as one; `meta` has the counts of all.
+Questions and annotations lie in two files, joined by `question_id`; the answer is the one that most of the ten
+annotators gave (the first of equally frequent ones). `multiple_choice_answer` is not read: in TextVQA's files it is
+merely the first answer. OK-VQA's `answer` is stemmed, which helps counting; the response uses its most frequent
+`raw_answer`. What TextVQA's annotators could tick instead of answering ("unanswerable", "answering does not require
+reading text in the image") counts as an answer; `meta` has all counts.
 Rows in: the questions, plus every annotation that is malformed, repeated, or has no question.
 """
 
@@ -92,15 +92,15 @@ def _unjoined(question_id: str, annotation: Any, scratch: Scratch) -> BadSample 
         except BadSample as bad:
             return bad
     if not scratch.has("questions", question_id):
-        detail = f"question {question_id} of this answer is in no questions file"
+        detail = f"question {question_id} of this answer is not in any questions file"
         return BadSample("missing_annotation", detail)
     if not scratch.is_new(f"annotation {question_id}"):
-        return BadSample("duplicate_key", f"question {question_id} is answered before; the first is kept")
+        return BadSample("duplicate_key", f"question {question_id} is answered earlier; the first is kept")
     return None
 
 
 def identify(record: dict[str, Any]) -> str:
-    """Of a question."""
+    """The question's id."""
     return id_field(as_object(record["record"]), "question_id")
 
 

@@ -1,6 +1,6 @@
-"""Tars of your own pictures and texts: WebDataset's, img2dataset's, or what `tar` packs of a folder.
+"""Tars of your own images and texts: from WebDataset, img2dataset, or plain `tar` of a folder.
 
-Which members are a row, and that each is accounted for, is told by `tars.py`. What a row is depends on its members:
+`tars.py` says which members form a row, and accounts for each. What a row becomes depends on its members:
 
     0.jpg 0.txt            a picture and its caption
     0.jpg 0.json           the .json names it: a caption, an instruction and a response, or a conversation as LLaVA's
@@ -9,12 +9,12 @@ Which members are a row, and that each is accounted for, is told by `tars.py`. W
 
 A .json that is a list of objects is the messages of a conversation, as Megatron Energon packs LLaVA's.
 
-A caption is the .txt, or else a field of the .json (`CAPTION_FIELDS`); an instruction and its response are the fields
-of `INSTRUCTIONS` and `RESPONSES`. Which fields were taken is noted. The other fields of the .json are honoured or kept
-in `meta` (`field_meanings.py`).
+The caption is the .txt, or else a field of the .json (`CAPTION_FIELDS`). The instruction and its response are fields of
+the .json (`INSTRUCTIONS`, `RESPONSES`). The fields taken are noted. All other fields are honoured or kept in `meta`
+(`field_meanings.py`).
 
-A key is the tar's name and the row's, as many tars begin to count again. Rows in: the rows of the tars, plus a row for
-each tar that is damaged or empty.
+A key is the tar's name and the row's, since numbering often restarts in each tar. Rows in: the rows of the tars, plus a
+row for each damaged or empty tar.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ IMG2DATASET = (
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The rows, and on the shelf what should be said of their fields; see `_rows`."""
+    """The rows (`_rows`), with notes on their fields."""
     return with_notes(_rows(options, scratch), _notes, scratch)
 
 
@@ -131,8 +131,8 @@ class _Members(ImageFolder):
         """As `ImageFolder.read`, from the tar."""
         given, below, offset, size = self.parts[names[0]]
         if not 0 <= given < len(self.annotations) or ".." in below.split("/") or "\0" in below:
-            raise BadSample("unsafe_name", f"{names[0][:80]!r} lies in no tar that was given")
-        tar = Path(os.path.realpath(self.annotations[given] / below))  # whoever gives a link to a tar wants it read
+            raise BadSample("unsafe_name", f"{names[0][:80]!r} is not in any of the given tars")
+        tar = Path(os.path.realpath(self.annotations[given] / below))  # a link to a tar was given on purpose
         return ImageFolder(tar.parent).read_part(tar.name, offset, size)
 
 

@@ -29,7 +29,7 @@ _HEAD = 1 << 16
 """Characters that are looked at for the delimiter."""
 
 MAX_LINES = 4 << 20
-"""Characters of a row of several lines, beside its longest: more is a quotation mark that is never closed."""
+"""Characters in a row of several lines, without the longest line: more means an unclosed quotation mark."""
 
 
 def delimiter_of(path: Path, given: str = "") -> tuple[str, bool]:
@@ -97,7 +97,7 @@ def delimited(
 ) -> Iterator[list[str] | BadSample]:
     """The rows of a text file of cells, the header first; the number of its cells is that of every other row.
 
-    Cells are as `csv` reads them: `csv.writer`'s come back exactly. What is no row is a `BadSample` that names its line
+    Cells are as `csv` reads them: `csv.writer`'s come back exactly. A bad row is a `BadSample` that names its line
     and costs that line alone, even where a quotation mark seems to open a cell of many lines.
 
     Args:
@@ -140,7 +140,7 @@ def delimited(
                 with _long_cells():
                     cells = next(reader, [])
             except csv.Error as error:
-                bad = BadSample("bad_field", f"line {number + 1} is no row: {error}")
+                bad = BadSample("bad_field", f"line {number + 1} is not a row: {error}")
             if not taken:
                 return
             blank = not cells or (len(cells) == 1 < width and not cells[0].strip())

@@ -45,7 +45,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Seconds but for `attempts` and `size`: to connect, between two bytes, for an image with redirects and retries."""
+    """Limits of a download, in seconds except for `attempts` and `size`; `total` includes redirects and retries."""
 
     connect: float = 10.0
     read: float = 15.0
@@ -62,10 +62,10 @@ class _Retry(Exception):
 
 
 def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image:
-    """The image at `url`, its format told by its bytes.
+    """Fetch the image at `url`; its bytes tell the format.
 
     Args:
-        url: what an annotation says.
+        url: as the annotation has it.
         hosts: where images may come from: a host's exact name or address, or `*.example.org` for all below it. An
             address inside the network is reached only where the list holds that address itself, or `localhost`.
         limits: of time.
@@ -76,9 +76,7 @@ def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image
     """
     given = as_text(url, "the image's URL")
     if not hosts:
-        raise BadSample(
-            "missing_image", f"{given[:120]!r} is not fetched: no host is named to download from (--download)"
-        )
+        raise BadSample("missing_image", f"{given[:120]!r} is not fetched: name its host with --download")
     deadline = time.monotonic() + limits.total
     for attempt in range(limits.attempts):
         try:
@@ -87,10 +85,10 @@ def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image
             failure = str(error) or type(error).__name__
         wait = limits.pause * 2**attempt
         if time.monotonic() + wait >= deadline:
-            raise BadSample("missing_image", f"{given[:120]!r} did not come within {limits.total:g} s ({failure})")
+            raise BadSample("missing_image", f"{given[:120]!r}did not arrive within {limits.total:g} s ({failure})")
         if attempt + 1 < limits.attempts:
             time.sleep(wait)
-    raise BadSample("missing_image", f"{given[:120]!r} did not come in {limits.attempts} attempts ({failure})")
+    raise BadSample("missing_image", f"{given[:120]!r}did not arrive in {limits.attempts} attempts ({failure})")
 
 
 def check_url(url: str, hosts: Sequence[str]) -> None:
@@ -104,7 +102,7 @@ def check_hosts(hosts: Sequence[str]) -> None:
         host = _canonical(entry.removeprefix("*."))
         if not host or (":" in host and not _is_address(host)):
             remedy = "name a host or its address, as images.example.org, or *.example.org for all below it"
-            raise SourceError(f"{entry!r} is no host to download from: {remedy}")
+            raise SourceError(f"{entry!r} is not a host to download from: {remedy}")
 
 
 def _is_address(host: str) -> bool:
@@ -122,9 +120,9 @@ def _follow(url: str, hosts: Sequence[str], limits: Limits, deadline: float) -> 
             if answer.status in _REDIRECTS:
                 url = _joined(url, answer.headers.get("Location", ""))
             elif answer.status == 429 or answer.status >= 500:
-                raise _Retry(f"the server says {answer.status}")
+                raise _Retry(f"the server answers {answer.status}")
             elif answer.status != 200:
-                raise BadSample("missing_image", f"{url[:120]!r}: the server says {answer.status}")
+                raise BadSample("missing_image", f"{url[:120]!r}: the server answers {answer.status}")
             else:
                 return _body(answer, url, limits.size, deadline)
     raise BadSample("missing_image", f"{url[:120]!r}: redirected more than {MAX_REDIRECTS} times")
@@ -143,14 +141,14 @@ def _target(url: str, hosts: Sequence[str]) -> tuple[SplitResult, str, int]:
         target = urlsplit(url)
         port = target.port or (443 if target.scheme == "https" else 80)
     except ValueError as error:
-        raise BadSample("missing_image", f"{url[:120]!r} is no URL ({error})") from None
+        raise BadSample("missing_image", f"{url[:120]!r} is not a URL ({error})") from None
     host = _canonical(target.hostname or "")
     if target.scheme not in ("http", "https") or not host:
-        raise BadSample("missing_image", f"{url[:120]!r} is no http or https URL")
+        raise BadSample("missing_image", f"{url[:120]!r} is not an http or https URL")
     if "@" in target.netloc:
         raise BadSample("missing_image", f"the URL to {host[:80]!r} carries credentials, and none are sent")
     if not any(_covers(pattern, host) for pattern in hosts):
-        raise BadSample("missing_image", f"{host[:80]!r} is none of the hosts to download from")
+        raise BadSample("missing_image", f"{host[:80]!r} is not one of the hosts to download from")
     return target, host, port
 
 
@@ -177,12 +175,12 @@ def _addresses(host: str, port: int, hosts: Sequence[str]) -> list[str]:
     try:
         found = list(dict.fromkeys(str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
     except ValueError as error:  # a label that is empty or too long, a NUL
-        raise BadSample("missing_image", f"{host[:80]!r} is no name of a host ({error})") from None
+        raise BadSample("missing_image", f"{host[:80]!r} is not a host name ({error})") from None
     for text in found:
         address = ipaddress.ip_address(text)
         named = text == host and text in map(_canonical, hosts)
         if not (named or _public(address) or (host == "localhost" and address.is_loopback)):
-            raise BadSample("missing_image", f"{host[:80]!r} is at {text}, which is no public address")
+            raise BadSample("missing_image", f"{host[:80]!r} is at {text}, which is not a public address")
     return found
 
 

@@ -11,14 +11,14 @@ from polite_flamingo.sample import BadSample
 
 
 def as_object(record: Any) -> dict[str, Any]:
-    """The record, which must be an object."""
+    """The record if it is an object."""
     if not isinstance(record, dict):
         raise BadSample("bad_field", f"a record must be an object, not {type(record).__name__}")
     return record
 
 
 def required(record: dict[str, Any], name: str) -> Any:
-    """A field that must be there."""
+    """A required field."""
     if name not in record:
         raise BadSample("bad_field", f"field {name!r} is missing")
     return record[name]
@@ -41,7 +41,7 @@ def verbatim(value: Any, what: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadSample("bad_field", f"{what} holds bytes that are not UTF-8, or half a surrogate pair") from None
+        raise BadSample("bad_field", f"{what} holds bytes that are not UTF-8, or a lone surrogate") from None
     return value
 
 
@@ -62,7 +62,7 @@ def content_hash(record: Any) -> str:
 
 
 def usable_id(record: Any, name: str) -> str | None:
-    """The id if the record has a usable one; for joining, where a bad record is reported elsewhere."""
+    """The id if it is usable, else None; for joins, where bad records are reported elsewhere."""
     try:
         return id_field(as_object(record), name)
     except BadSample:
@@ -70,19 +70,19 @@ def usable_id(record: Any, name: str) -> str | None:
 
 
 def describe_type(value: Any) -> str:
-    """What a value is, for a message: never its content, which may be long."""
+    """Describe a value for a message: its type or number, never its content, which may be long."""
     return str(value)[:24] if isinstance(value, int | float) else type(value).__name__
 
 
 def finite_number(value: Any, what: str) -> float:
-    """A number that arithmetic can rely on."""
+    """A finite number of moderate size."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9 or math.isnan(value):
         raise BadSample("bad_field", f"{what} must be a number, not {describe_type(value)}")
     return float(value)
 
 
 def list_field(record: dict[str, Any], name: str) -> list[Any]:
-    """A field that must be a list, of whatever."""
+    """A list field, of any elements."""
     values = required(record, name)
     if not isinstance(values, list):
         raise BadSample("bad_field", f"field {name!r} must be a list, not {type(values).__name__}")

@@ -39,7 +39,7 @@ _HEAD = 1 << 16
 """Bytes that are looked at, once unpacked."""
 
 _NAMED: dict[str, Kind] = {".parquet": "Parquet", ".arrow": "Arrow file", ".feather": "Arrow file"}
-"""What an empty file should have been; whoever reads it says that it is not."""
+"""What an empty file should have been; its reader reports the error."""
 
 _JSON_NAMES = (".json", ".jsonl", ".ndjson", ".jsonlines")
 

@@ -24,7 +24,8 @@ MAX_IMAGE_BYTES = 100 << 20
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The image files under `root`. Reads headers, never pixels: what does not decode is found by whoever decodes."""
+    """The image files under `root`. Reads headers, never pixels; the job that decodes finds images that do not
+    decode."""
 
     root: Path | None
     _archives: dict[Path, zipfile.ZipFile] = field(default_factory=dict)
@@ -32,11 +33,11 @@ class ImageFolder:
 
     @staticmethod
     def of(images: Path | None) -> ImageFolder:
-        """Raises `SourceError` where no folder is given or there."""
+        """The images in a folder. Raises `SourceError` if it is not given or does not exist."""
         if images is None:
             raise SourceError("this source needs its images: pass their folder with --images")
         if not images.is_dir():
-            raise SourceError(f"{images} is no folder: pass the folder of the images with --images")
+            raise SourceError(f"{images} is not a folder: pass the folder of the images with --images")
         return ImageFolder(images)
 
     def read(self, *names: str) -> tuple[Image, Header]:

@@ -75,7 +75,7 @@ def to_json_value(value: Any, what: str, depth: int = 0) -> Any:
     if depth < _DEPTH and isinstance(value, dict):
         return {to_json_value(str(name), what): to_json_value(item, what, depth + 1) for name, item in value.items()}
     if isinstance(value, bytes | list | tuple | dict):
-        raise BadSample("bad_field", f"{what} holds {describe_type(value)}, which is no text")
+        raise BadSample("bad_field", f"{what} holds {describe_type(value)}, not text")
     found = verbatim(format(value, "f") if isinstance(value, Decimal) else str(value), what)
     if "\0" in found:
         raise BadSample("bad_field", f"{what} holds a NUL byte")

@@ -35,15 +35,15 @@ class Scratch:
 
     @property
     def notes(self) -> dict[str, int]:
-        """What was noted, in the order of the first time, and how often; see `note`."""
+        """The notes in order of first appearance, each with its count; see `note`."""
         return dict(self._notes)
 
     def note(self, text: str, times: int = 1) -> None:
-        """Note what a user should know of the whole input: a guess, what is passed over, what is ignored.
+        """Note something about the input as a whole: a guess, or what is passed over or ignored.
 
         Args:
-            text: one line, the same for each record that it is about (so never a record's own content).
-            times: how many records, files or cells this call is about.
+            text: one line, the same for every record it applies to (so never a record's own content).
+            times: how many records, files or cells it applies to.
         """
         self._notes[text] += times
 
@@ -60,7 +60,7 @@ class Scratch:
         return [json.loads(value) for (value,) in found]
 
     def items(self, part: str) -> Iterator[tuple[str, Any]]:
-        """Keys and values of a part. Others may be asked for meanwhile, and `first` too; nothing may be put."""
+        """Keys and values of a part. Reading and `is_new` are allowed meanwhile; `put` is not."""
         self._flush()
         for key, value in self._database.execute("SELECT key, value FROM item WHERE part = ? ORDER BY rowid", (part,)):
             yield key, json.loads(value)

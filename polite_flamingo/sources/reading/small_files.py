@@ -50,7 +50,7 @@ def load_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
     try:
         value = json.loads(content)
     except RecursionError:
-        raise SourceError(f"{path} is nested too deeply to be an annotation file") from None
+        raise SourceError(f"{path} is nested too deeply for an annotation file") from None
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise SourceError(f"{path}, {where}: not JSON ({error.msg}); was it downloaded whole?") from None

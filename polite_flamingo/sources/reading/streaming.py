@@ -30,7 +30,7 @@ WINDOW = 1 << 20
 """Characters read at once."""
 
 MAX_RECORD = 64 << 20
-"""Characters of one record, at most: a file that promises more is no annotation file."""
+"""Characters of one record, at most: a larger record means it is not an annotation file."""
 
 _SPACE = " \t\r\n"
 
@@ -186,7 +186,7 @@ class _Window:
             try:
                 value, end = self._decode(self._text, self._at)
             except RecursionError:
-                raise SourceError(f"{self._path} is nested too deeply to be an annotation file") from None
+                raise SourceError(f"{self._path} is nested too deeply for an annotation file") from None
             except JSONDecodeError as error:
                 within = error.pos - self._at
                 cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - 16
@@ -247,7 +247,7 @@ class _Window:
 
 
 def _names(window: _Window, path: Path) -> Iterator[str]:
-    """The names of a file's object; whoever iterates takes the value before going on."""
+    """The member names of a file's object; the caller takes each value before going on."""
     if window.peek() != "{":
         raise SourceError(f"{path}: expected an object, found {window.kind()}; see --list for the files of this source")
     yield from _fields(window)

@@ -95,13 +95,13 @@ class TarIndex:
                 if member.isdir():
                     self._notes.note("passed over: folders in a tar")
                 elif is_companion(member.name):
-                    self._notes.note("passed over: members that are no data (._*, .DS_Store, README and the like)")
+                    self._notes.note("passed over: members that are not data (._*, .DS_Store, README and the like)")
                 else:
                     self._put(member)
             return after_the_end(file, tar.offset)
 
     def groups(self) -> Iterator[tuple[list[Member], str]]:
-        """The members of each row, and what is wrong where nothing tells which of them belong together."""
+        """The members of each row, and an error if it is unknown which of them belong together."""
         self._find_columns()
         self._find_matches()
         for stem, time in self._scratch.items("stem"):
@@ -188,7 +188,7 @@ class TarIndex:
         )
 
     def _find_columns(self) -> None:
-        """Put on the shelf which stems are columns of others (rule 2)."""
+        """Store which stems are columns of others (rule 2)."""
         dotted = [stem for stem, time in self._scratch.items("stem") if time == 0 and _cut(stem) is not None]
         for stem in dotted:
             if (cut := _cut(stem)) is not None and self._is_column(stem, *cut):
@@ -207,7 +207,7 @@ class TarIndex:
         return bool(COLUMN.fullmatch(column)) and (bool(there) or kinds == {JSON} or bool(known.fullmatch(column)))
 
     def _find_matches(self) -> None:
-        """Put on the shelf the stems in folders that hold pictures alone, or texts alone (rule 3)."""
+        """Store the stems in folders that hold only pictures, or only texts (rule 3)."""
         only = {folder: kinds for folder, kinds in self._folders.items() if not _is_whole(kinds)}
         pictures = {folder for folder, kinds in only.items() if PICTURE in kinds}
         self._matched = bool(pictures) and len(pictures) < len(only)
@@ -255,7 +255,7 @@ class TarIndex:
         apart = all(before[-1].place < after[0].place for before, after in pairwise(sets))
         if apart and all(one <= names[0] for one in names):
             return ""
-        return f"members called {json.loads(stem)[:80]!r} repeat, and nothing tells which of them belong together"
+        return f"members called {json.loads(stem)[:80]!r} repeat, and it is unknown which of them belong together"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -281,7 +281,7 @@ def _is_whole(kinds: Set[str]) -> bool:
 
 
 def stem_key(path: str) -> str:
-    """A path as a key of the scratch, which takes no half surrogates."""
+    """A path as a key of the scratch, which takes no lone surrogates."""
     return json.dumps(path)
 
 
@@ -293,7 +293,7 @@ def _cut(stem: str) -> tuple[str, str] | None:
 
 
 def _places(stem: str) -> list[str]:
-    """Equal for two stems of which one has a folder more than the other, or one called otherwise."""
+    """Keys shared by two stems that differ by one extra folder, or by the name of one folder."""
     *folders, base = json.loads(stem).split("/")
     fewer = [(number, [*folders[:number], *folders[number + 1 :], base]) for number in range(len(folders))]
     same = [(number, [*folders, base]) for number in range(len(folders) + 1)]

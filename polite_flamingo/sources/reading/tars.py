@@ -59,9 +59,9 @@ class TarRow:
         id: the stem's last part where no other folder of the tar has it, else the whole stem, as it can be written.
         members: all of them, in the order of the tar.
         pictures: those that are the row's pictures, in the order of their names.
-        text: of the caption's member, as it stands; bytes that are not UTF-8 become half surrogates.
+        text: of the caption's member, as it stands; bytes that are not UTF-8 become lone surrogates.
         json: the parsed JSON member.
-        problem: why the row can be no sample.
+        problem: why the row cannot become a sample.
     """
 
     id: str
@@ -112,7 +112,7 @@ def refuse_packed(path: Path) -> None:
         with path.open("rb") as file:
             found = packed_with(file.read(HEAD_BYTES))
     except OSError:
-        return  # whoever reads it says so
+        return  # its reader reports it
     if found:
         raise SourceError(f"{path} is packed with {found[0]}; only plain tars are read: unpack it first ({found[1]})")
 

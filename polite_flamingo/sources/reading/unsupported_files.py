@@ -52,14 +52,14 @@ SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` in the clone"),
     (0, b"version https://hawser", "a Git LFS pointer", "run `git lfs pull` in the clone"),
 )  # fmt: skip
-"""Offset, bytes, what a file is that has them there, and what to do ("": nothing but to give another file)."""
+"""Offset, bytes at that offset, the kind of file, and what to do ("": give another file)."""
 
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _MARKUP = re.compile(r"\s*<(!doctype|html|head|body|\?xml|svg)[\s>]", re.IGNORECASE)
 
 
 def why_unsupported(path: Path, start: bytes) -> str:
-    """Name a file that cannot hold annotations, and say what to do; "" if it may hold some."""
+    """Say what a file without annotations is, and what to do; "" if it may hold annotations."""
     for offset, magic, what, remedy in SIGNATURES:
         if start[offset:].startswith(magic) and not ((offset or len(magic) < 4) and _is_text(start)):
             todo = remedy.format(path=quote(str(path))) or "give the file with the annotations"
@@ -80,7 +80,7 @@ def why_unsupported(path: Path, start: bytes) -> str:
 
 
 def _is_text(start: bytes) -> bool:
-    """Whether nearly all bytes may stand in a text: a stray NUL costs its row, not the file."""
+    """Whether nearly all bytes are text: a stray NUL costs its row, not the file."""
     strange = sum(start.count(byte) for byte in range(32) if byte not in b"\t\n\v\f\r\x1b\x1e")
     return strange * 20 <= len(start)
 

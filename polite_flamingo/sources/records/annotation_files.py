@@ -31,7 +31,7 @@ _NOT_RECORDS = re.compile(
     r"|(dataset_infos?|state|dataset_dict)\.json|[._].*",
     re.IGNORECASE,
 )
-"""Names of files that lie beside a dataset."""
+"""Names of files that accompany a dataset."""
 
 _OF_ANNOTATIONS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 _PICTURES = {f".{extension}" for extension in EXTENSIONS} | {".svg"}
@@ -132,7 +132,7 @@ def _in_folder(folder: Path, number: int, scratch: Scratch) -> Iterator[Annotati
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder by name, through links, each folder once; not what a run of this project wrote."""
+    """The files below a folder by name, following links, each folder once; without what this project wrote."""
     seen = set()
     for at, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(at)

@@ -24,7 +24,7 @@ def _cells(path: Path, column: str, changed: int) -> ColumnCells:
 
 
 def is_cell_reference(value: Any) -> bool:
-    """Whether a value is the place of a cell, or of bytes inside one."""
+    """Whether a value refers to a cell, or to bytes inside one."""
     return isinstance(value, dict) and {"file", "row", "column"} <= value.keys() <= {
         "file",
         "row",
@@ -35,7 +35,7 @@ def is_cell_reference(value: Any) -> bool:
 
 
 def read_cell(value: dict[str, Any], options: SourceOptions) -> Any:
-    """The cell that `value` tells the place of: {file, row, column, inside a folder, at a path inside the cell}.
+    """Read the cell that `value` refers to: {file, row, column, inside a folder, at a path inside the cell}.
 
     Raises:
         BadSample: `missing_image` where it cannot be read.

@@ -71,7 +71,7 @@ def draw_region(image: Image, box: Box, colour: str, shape: str, size: tuple[flo
         size: width and height, above 0, of the picture that the box was drawn on, where the annotations tell.
 
     Raises:
-        BadSample: `bad_field` where the box has no part inside the picture, or the picture has not the shape of
+        BadSample: `bad_field` where the box has no part inside the picture, or the picture does not have the shape of
             `size`; else as `images.decode`.
     """
     canvas, orientation, (across, down) = _canvas(image, size)
@@ -171,7 +171,7 @@ def _ellipse(canvas: Pillow.Image, box: Box, colour: str, line: int, edge: int) 
 
 
 def _oval(left: float, top: float, right: float, bottom: float) -> list[_Point]:
-    """360 points of an ellipse; none where it has no width or height."""
+    """360 points of an ellipse; empty if it has no width or height."""
     across, down = (right - left) / 2, (bottom - top) / 2
     if across <= 0 or down <= 0:
         return []
@@ -206,7 +206,7 @@ def _arrow(tip: _Point, angle: float, length: float, inset: float = 0.0) -> list
 
 
 def _fill_polygon(canvas: Pillow.Image, colour: _RGB, figure: Sequence[_Point], hole: Sequence[_Point] = ()) -> None:
-    """Fill a polygon but for its hole, anti-aliased; only the part of the canvas that it covers is touched."""
+    """Fill a polygon around its hole, anti-aliased; only the part of the canvas that it covers is touched."""
     xs, ys = [x for x, _ in figure], [y for _, y in figure]
     left, top = max(0, math.floor(min(xs))), max(0, math.floor(min(ys)))
     right, bottom = min(canvas.width, math.ceil(max(xs))), min(canvas.height, math.ceil(max(ys)))

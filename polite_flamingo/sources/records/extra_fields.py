@@ -44,16 +44,16 @@ _VERDICTS = ("learn", "mask", "gone", "good", "bad", "opinion")
 
 @dataclass
 class Findings:
-    """What is known of a record beside its texts.
+    """What the fields of a record say, apart from its texts.
 
     Attributes:
-        meta: what is kept, by its place in the record: `rating`, `messages[2].name`.
-        notes: what should be said of the record, each once.
-        learned: whether it says that it is learned; None where it says nothing.
+        meta: kept fields, by their place in the record: `rating`, `messages[2].name`.
+        notes: what to tell the user, each once.
+        learned: whether the record says to learn it; None if it says nothing.
         bad: whether it calls the answer bad.
-        why: the field that says so, or that it is not learned.
-        unread: fields that hold bytes, of Parquet or Arrow, which are left out.
-        by_turn: one answer for each message or each response, where a field of the record gives a list; else None.
+        why: the field that says so, or that says not to learn it.
+        unread: fields with bytes (Parquet, Arrow), which are left out.
+        by_turn: whether to learn each message or each response, if a field gives a list; else None.
     """
 
     meta: dict[str, Any] = field(default_factory=dict)
@@ -65,11 +65,11 @@ class Findings:
     by_turn: list[bool] | None = None
 
     def note(self, text: str) -> None:
-        """Say it of this record."""
+        """Add a note for the user."""
         self.notes[text] = None
 
     def keep(self, place: str, name: str, value: Any, says: str = "") -> None:
-        """Keep a field in `meta`, and say so."""
+        """Keep a field in `meta`, and note that."""
         self.meta[_writable(f"record.{place}" if place in RESERVED else place)] = _writable(value)
         self.note(
             f"field {_quoted(name)}: {says}; kept in meta"
@@ -81,17 +81,17 @@ class Findings:
 def check_fields(
     fields: Mapping[str, Any], read: Collection[str], found: Findings, where: Where = "record", place: str = ""
 ) -> None:
-    """Go through the fields that a source does not read itself.
+    """Honour, refuse or keep the fields that a source does not read itself.
 
     Args:
         fields: of a record, a message or a part.
-        read: names that the source uses.
-        found: is filled.
+        read: names that the source reads.
+        found: collects what is kept and noted.
         where: whose fields they are.
-        place: what a field's name follows in `meta`: "", or "messages[2].".
+        place: prefix of the field's name in `meta`: "", or "messages[2].".
 
     Raises:
-        BadSample: `unsupported` for what cannot be read, `excluded` for what is not to be used; each names the field.
+        BadSample: `unsupported` for what cannot be read, `excluded` for what must not be used; both name the field.
     """
     for name, value in fields.items():
         if name in read or value is None:
@@ -114,40 +114,42 @@ def check_fields(
 
 
 def changes_meaning(name: str, value: Any = None) -> bool:
-    """Whether a field that nobody reads may change what its record means: by its name, or because it names a video."""
+    """Whether an unread field may change what its record means: by its name, or because it names a video."""
     by_name, by_any_word = _name_changes_meaning(name)
     if by_name or not isinstance(value, str | list):
         return by_name
-    if isinstance(value, str) and "." not in value and not by_any_word:  # as nearly all cells: it names no file
+    if (
+        isinstance(value, str) and "." not in value and not by_any_word
+    ):  # like nearly all cells, it does not name a file
         return False
     return bool(media_of_field(name, value, "record"))
 
 
 @lru_cache(maxsize=1 << 16)
 def _name_changes_meaning(name: str) -> tuple[bool, bool]:
-    """Whether the name alone says it, and whether a word of the value may."""
+    """Whether the name alone changes the meaning, and whether a word of the value can."""
     verdict = any(known.kind in _VERDICTS for known in _meanings_of(name, "record"))
     return verdict or bool(media_of_field(name, None, "record")), plain_name(name) in MODALITY_NAMES
 
 
 def check_single_answer(fields: Mapping[str, Any], read: Collection[str], found: Findings) -> None:
-    """As `check_fields`, for a record of one answer.
+    """Like `check_fields`, for a record with one answer.
 
     Raises:
         BadSample: `unsupported` for a video or a sound, `excluded` for an answer that is bad or not to be learned.
     """
     check_fields(fields, read, found)
     if found.by_turn is not None and not all(found.by_turn):
-        raise BadSample("excluded", f"{found.why} says that it is not to be learned")
+        raise BadSample("excluded", f"{found.why} says not to learn it")
 
 
 def without_empty_cells(record: dict[str, Any], options: SourceOptions, unless: Collection[str] = ()) -> dict[str, Any]:
-    """The record without the cells of Parquet and Arrow that hold nothing: a column of videos may be empty in a row.
+    """The record without empty cells of Parquet and Arrow: a column of videos may be empty in a row.
 
     Args:
         record: of any source.
         options: where the cells lie.
-        unless: fields that are not looked at: those whose pictures are read anyway.
+        unless: fields to keep unread, because their pictures are read later.
 
     Raises:
         BadSample: a cell cannot be read.
@@ -166,7 +168,7 @@ def _holds_nothing(cell: Any) -> bool:
 
 
 def as_bool(value: Any, *, numbers: bool = True) -> bool | None:
-    """True or false, as it is or as 0, 1 (with `numbers`) or a word; None for anything else."""
+    """A boolean, also written as 0, 1 (with `numbers`) or a word; None for anything else."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
@@ -181,7 +183,7 @@ _DIGITS = {"1": True, "0": False, "1.0": True, "0.0": False}
 
 
 def with_notes(records: Records, notes: Any, scratch: Scratch) -> Records:
-    """The records, and on the shelf what `notes(record)` says of each; of one that is quarantined, nothing is said."""
+    """The records; notes `notes(record)` of each in the scratch space, unless it is quarantined."""
     said: set[str] = set()
     for place, number, record in records:
         try:
@@ -237,7 +239,7 @@ def _apply(known: Field, name: str, value: Any, what: str, found: Findings, wher
     if told == (known.kind == "good"):
         return True
     if known.kind == "gone":
-        raise BadSample("excluded", f"{what} says that it is not to be used")
+        raise BadSample("excluded", f"{what} says not to use it")
     return _excluded(what, value, found, where)
 
 
@@ -258,7 +260,7 @@ def _learning(learn: bool, name: str, value: Any, what: str, found: Findings, wh
     ):
         flags = [as_bool(item) for item in value]
         if None in flags or found.by_turn is not None:
-            raise BadSample("unsupported", f"{what} does not say yes or no of each turn, or another field does")
+            raise BadSample("unsupported", f"{what} must say yes or no for each turn, and only one field may")
         found.by_turn, found.why = [bool(flag) == learn for flag in flags], what
         return True
     told = as_bool(value)
@@ -271,7 +273,7 @@ def _learning(learn: bool, name: str, value: Any, what: str, found: Findings, wh
     if told == learn:
         found.learned = found.learned is not False
     elif where == "record":
-        raise BadSample("excluded", f"{what} says that it is not to be learned")
+        raise BadSample("excluded", f"{what} says not to learn it")
     else:
         found.learned, found.why = False, what
     return True
@@ -311,7 +313,7 @@ def _quoted(text: str) -> str:
 
 
 def _writable(value: Any, depth: int = 0) -> Any:
-    """A value as JSON can be written: NaN and infinity are null, half a surrogate pair is "?"."""
+    """A value as JSON can be written: NaN and infinity are null, a lone surrogate is "?"."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, float):

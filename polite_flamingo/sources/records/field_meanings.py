@@ -146,7 +146,7 @@ FIELDS: tuple[Field, ...] = (
         names=("point_cloud", "pointcloud", "points_3d", "depth", "depth_map", "mesh"),
         kind="refused",
         where=ANYWHERE,
-        says="something else than pictures",
+        says="something other than pictures",
     ),
     Field(
         names=("file", "files", "file_id", "file_ids", "input_file", "document", "pdf", "pdfs", "attachments"),
@@ -167,7 +167,7 @@ FIELDS: tuple[Field, ...] = (
             "bad_response",
         ),
         kind="kept",
-        says="the answer that was not preferred: it is not taught",
+        says="the answer that was not preferred; it is not taught",
     ),
     Field(
         names=(
@@ -178,7 +178,7 @@ FIELDS: tuple[Field, ...] = (
             "image_correspondence_min", "margin",
         ),
         kind="kept",
-        says="a rating: nothing here knows from where on it is good",
+        says="a rating; which values are good is unknown",
     ),
     Field(
         names=(
@@ -186,10 +186,10 @@ FIELDS: tuple[Field, ...] = (
             "chain_of_thought", "scratchpad",
         ),
         kind="kept",
-        says="thoughts before the answer: they are not taught",
+        says="thoughts before the answer; they are not taught",
     ),
-    Field(names=("name",), kind="kept", where=("message",), says="a speaker's name: it is not shown"),
-    Field(names=("redacted", "is_redacted"), kind="kept", says="the text is taken as it stands"),
+    Field(names=("name",), kind="kept", where=("message",), says="a speaker's name; it is not shown"),
+    Field(names=("redacted", "is_redacted"), kind="kept", says="the text is taken unchanged"),
     Field(names=("objects",), kind="kept", where=("record",), says="no placeholder in the texts shows them"),
 )  # fmt: skip
 """The first that fits a name and a place counts, but a field of kind "good" leaves words to "opinion"."""
@@ -212,20 +212,20 @@ MEDIA = {
         "audio",
     ),
 }
-"""Words in the name of a field whose content is no picture: `video`, `video_path`, `audioUrl`."""
+"""Words in the name of a field that holds something other than a picture: `video`, `video_path`, `audioUrl`."""
 
 MEDIA_ASIDE = frozenset({
     "id", "ids", "title", "caption", "length", "duration", "fps", "category", "topic", "seconds", "time", "start",
     "end", "width", "height", "source", "dataset", "type", "url", "name",
 })  # fmt: skip
-"""Last words of a name that only tells something of a video or a sound: `video_id`."""
+"""Last words of a name that only describes a video or a sound: `video_id`."""
 
 MEDIA_ENDINGS = {
     **dict.fromkeys(("mp4", "avi", "mov", "mkv", "webm", "m4v", "mpg", "mpeg", "wmv", "flv", "3gp"), "a video"),
     **dict.fromkeys(("wav", "mp3", "flac", "ogg", "m4a", "aac", "opus", "wma"), "audio"),
     **dict.fromkeys(("pdf", "docx", "pptx", "ply", "pcd", "obj", "glb"), "a document"),
 }
-"""Endings of files that are no pictures."""
+"""File extensions of other media."""
 
 PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "ppm", "jp2", "avif", "heic", "svg")
 
@@ -243,4 +243,4 @@ SPEAKERS = {
     "bard": "assistant", "bing": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant",
     "prompter": "human", "system": "system", "developer": "system",
 }  # fmt: skip
-"""Who speaks, as others write it. Tools, functions and observations are no part of a sample."""
+"""Speakers by the names that other projects use. Tools, functions and observations are not part of a sample."""

@@ -40,7 +40,7 @@ def grounding_in_words(text: str) -> str:
         inside = match["c"] if match["c"] is not None else match["d"]
         numbers = [float(number) for number in _NUMBERS.findall(inside)]
         if re.sub(r"[\d\s.,()\[\]-]", "", inside) or len(numbers) not in (2, *range(4, 400, 4)) or max(numbers) > 1000:
-            raise BadSample("unsupported", f"{match[0][:60]!r} in a text is no box in thousandths of a picture")
+            raise BadSample("unsupported", f"{match[0][:60]!r} in a text is not a box in thousandths of the image size")
         size = 2 if len(numbers) == 2 else 4
         boxes = [numbers[start : start + size] for start in range(0, len(numbers), size)]
         pieces += [("box", _box_text([number / 1000 for number in box])) for box in boxes]

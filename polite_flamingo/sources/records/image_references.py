@@ -216,7 +216,7 @@ def _of_data_url(url: str) -> bytes:
 
 
 def _of_base64(text: str) -> bytes | None:
-    """The bytes of a text that is base64 of a picture, or so long that it is no path; None for any other."""
+    """The bytes of a text that is base64 of a picture, or too long for a path; None for any other text."""
     if len(text) < 32 or " " in text.strip() or not _BASE64.match(text.strip()[:64]):
         return None
     try:

@@ -108,7 +108,7 @@ def instruction(task: str, key: str, **words: str) -> str:
 
 
 def pick(pool: Sequence[str], key: str, what: str = "") -> str:
-    """One of the pool for the sample `key`; for each `what` chosen anew."""
+    """One of the pool for the sample `key`; chosen separately for each `what`."""
     digest = hashlib.sha256((key + what).encode()).digest()
     return pool[int.from_bytes(digest[:8], "big") % len(pool)]
 

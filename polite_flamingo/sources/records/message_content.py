@@ -47,7 +47,7 @@ def read_entry(one: Any, name: str, number: int, found: Findings) -> list[RawMes
     role_field = "from" if "from" in fields else "role"
     role = verbatim(required(fields, role_field), f"the role of {what}")
     if role.lower() not in SPEAKERS:
-        raise BadSample("unsupported", f"{what} is said by {role[:40]!r}, who is neither human nor assistant")
+        raise BadSample("unsupported", f"{what} has the role {role[:40]!r}, which is neither human nor assistant")
     said = next((key for key in ("value", "content", "text") if key in fields), "content")
     value = required(fields, said)
     read = {role_field, said}
@@ -64,9 +64,9 @@ def make_message(speaker: str, value: Any, what: str, own: Findings, found: Find
     """One message, with what its own fields say of learning it."""
     pieces = content_of(value, what, found)
     if speaker != "human" and any(isinstance(piece, ShownImage) for piece in pieces):
-        raise BadSample("unsupported", f"{what}: a picture that the {speaker} shows")
+        raise BadSample("unsupported", f"{what}: the {speaker} shows a picture")
     if own.learned and speaker == "human":
-        found.note("the human's words are never learned, whatever the fields of a message say")
+        found.note("human messages are never learned, whatever their fields say")
     learned = speaker != "assistant" or (own.learned is not False and not own.bad)
     return RawMessage(speaker, tuple(pieces), learned, own.bad and speaker == "human", own.why)
 
@@ -115,7 +115,7 @@ def _read_part(part: dict[str, Any], what: str, found: Findings) -> str | ShownI
     check_fields(part, {"type", "text", "index", held or ""}, own, "part", f"{what}.")
     merge_findings(found, own)
     if said and str(part[said]).strip():
-        raise BadSample("unsupported", f"{what} has a text beside its picture")
+        raise BadSample("unsupported", f"{what} has both text and a picture")
     index = part.get("index")
     if held is None and isinstance(index, int) and not isinstance(index, bool):
         return ShownImage(number=index)

@@ -42,7 +42,7 @@ class Message:
     """What one speaker ("human", "assistant" or "system") says.
 
     `text` has the mark `<image>` where a picture is shown, and `shown` these pictures. `bad` is of a human's message
-    that calls what it asks for, or its answer, bad. `why` names the field that says so, or that it is not learned.
+    that calls what it asks for, or its answer, bad. `why` names the field that says so, or that says not to learn it.
     """
 
     speaker: str
@@ -80,7 +80,7 @@ def read_conversation(record: dict[str, Any]) -> Conversation:
     """Read a record of any of the layouts.
 
     Raises:
-        BadSample: it is none, or says that it is not to be used, or holds what is not read.
+        BadSample: it is none, or says not to use it, or holds what is not read.
     """
     talk = Conversation([])
     name, entries = _entries(record)
@@ -205,7 +205,7 @@ def _pictures(record: dict[str, Any]) -> tuple[list[Any], int | None, list[str]]
 
 
 def _flagged(raw: list[RawMessage], first: int, entries: int, found: Findings) -> list[RawMessage]:
-    """The messages, with what a field of the record says of each, or of each answer.
+    """Apply a field of the record that says which messages, or which answers, to learn.
 
     Args:
         raw: in order.
@@ -247,9 +247,9 @@ def _finish(talk: Conversation, raw: Sequence[RawMessage], record: dict[str, Any
         if one.speaker == "human" or talk.pictured:
             check_placeholders(one.text, pictured=talk.pictured, objects=talk.objects is not None)
         if one.speaker != "human" and talk.pictured and names_image(one.text):
-            raise BadSample("unsupported", f"a picture's path in what the {one.speaker} says")
+            raise BadSample("unsupported", f"the {one.speaker} names a picture's path")
         if one.speaker == "assistant" and has_thoughts(one.text):
-            talk.found.note("answers hold thoughts ('<think>'): they are taught as they stand")
+            talk.found.note("answers contain thoughts ('<think>'), which are taught unchanged")
         talk.messages.append(_to_message(one, talk.pictured))
 
 

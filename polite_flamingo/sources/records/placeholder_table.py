@@ -124,7 +124,7 @@ PLACEHOLDERS: tuple[Placeholder, ...] = (
     ),
     Placeholder(
         example="<image-x>, <|vision_pad|>", pattern=r"<\|?(?:image|img|vision|visual|picture|photo)[\w-]*\|?>",
-        becomes="refused", says="not known as a mark of a picture",
+        becomes="refused", says="not a known image mark",
         text=True,
         html=True,
     ),
@@ -133,7 +133,7 @@ PLACEHOLDERS: tuple[Placeholder, ...] = (
         example="<think>",
         pattern=r"</?think(?:ing)?>",
         becomes="noted",
-        says="thoughts: they are taught as they stand",
+        says="thoughts, which are taught unchanged",
         text=True,
     ),
 )  # fmt: skip

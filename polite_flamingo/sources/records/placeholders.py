@@ -21,7 +21,7 @@ class ShownImage:
     """A picture at its place in a text.
 
     Attributes:
-        written: what stands there; "" where it is no part of a text.
+        written: the placeholder; "" if it is not part of a text.
         reference: the picture, where the place itself names or holds it.
         number: which of the record's pictures it is, as written.
     """

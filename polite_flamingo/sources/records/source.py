@@ -60,7 +60,7 @@ class SourceOptions:
 
 @dataclass(frozen=True)
 class Context:
-    """What building a sample may use beside its record."""
+    """What `build` may use besides the record."""
 
     options: SourceOptions
     images: ImageFolder
@@ -209,12 +209,12 @@ class Record:
 def keyed_records(
     source: Source, options: SourceOptions, scratch: Scratch | None = None
 ) -> Iterator[Record | Quarantined]:
-    """The records of a source in order, with keys; what has no usable id or repeats one is quarantined at once.
+    """The records of a source in order, with keys; one without a usable id, or with a repeated id, is quarantined.
 
     Args:
-        source: who reads.
+        source: the source.
         options: what to read.
-        scratch: for the notes on it afterwards (`Scratch.notes`); by default one of its own.
+        scratch: collects the notes (`Scratch.notes`); a new one by default.
 
     Raises:
         SourceError: a file as a whole is unusable, or none of its records is of the wanted split.
@@ -234,7 +234,7 @@ def keyed_records(
                 continue
             key = make_key(options.dataset or source.name, split, source.identify(data))
             if not scratch.is_new(key):
-                raise BadSample("duplicate_key", f"{key} occurs before in these annotations; the first is kept")
+                raise BadSample("duplicate_key", f"{key} occurs earlier in these annotations; the first is kept")
             row: Record | Quarantined = Record(key=key, place=place, number=number, data=data)
         except BadSample as bad:
             row = place.quarantined(number, bad.reason, bad.detail, key)

@@ -89,17 +89,17 @@ def columns_argument(columns: Mapping[str, str]) -> str:
 def note_columns(
     file: str, names: Sequence[str], columns: Mapping[str, str], given: Mapping[str, str], scratch: Scratch
 ) -> None:
-    """Note what was taken for what, and what is left out; pandas' index is no column."""
+    """Note what was taken for what, and what is left out; pandas' index is not a column."""
     guessed = [f"{field} = {column!r}" for field, column in columns.items() if field not in given]
     if guessed:
-        scratch.note(f"{file}: columns taken by their names: {', '.join(guessed)}")
+        scratch.note(f"{file}: columns recognised by name: {', '.join(guessed)}")
     taken = set(columns.values())
     left = [name for name in dict.fromkeys(names) if name not in taken and not name.startswith("__index_level")]
     heeded = [name for name in left if changes_meaning(name)]
     if heeded:
         scratch.note(
             f"{file}: columns that may exclude a row (a bad answer, not to be learned, a video): "
-            f"{', '.join(map(repr, heeded))[:600]} (--columns meta.NAME=COLUMN … makes one mere data)"
+            f"{', '.join(map(repr, heeded))[:600]} (--columns meta.NAME=COLUMN …keeps one as plain data)"
         )
     left = [name for name in left if name not in heeded]
     if left:

@@ -43,7 +43,7 @@ def to_turns(said: Iterable[Message], found: Findings) -> tuple[list[Turn], list
     before = runs.pop(0)[1] if runs and runs[0][0] == "assistant" else []
     after = runs.pop()[1] if runs and runs[-1][0] == "human" else []
     if not runs:
-        raise BadSample("missing_annotation", "the human says nothing that is answered")
+        raise BadSample("missing_annotation", "no human message is answered")
     texts = ["\n\n".join(filter(None, (one.text.strip() for one in run))) for _, run in runs]
     for number, text in enumerate(texts):
         if not text:
@@ -63,9 +63,7 @@ def to_turns(said: Iterable[Message], found: Findings) -> tuple[list[Turn], list
     for number, (human, answer) in enumerate(zip(runs[::2], runs[1::2], strict=True)):
         learned = {one.learned for one in answer[1]}
         if len(learned) > 1:
-            raise BadSample(
-                "unsupported", f"exchange {number}: one answer of parts that are learned and parts that are not"
-            )
+            raise BadSample("unsupported", f"exchange {number}: one answer with parts to learn and parts not to learn")
         called_bad = any(one.bad for one in human[1])
         turn = Turn(
             instruction=texts[2 * number], response=texts[2 * number + 1], learned=learned.pop() and not called_bad
@@ -73,19 +71,19 @@ def to_turns(said: Iterable[Message], found: Findings) -> tuple[list[Turn], list
         turns.append(turn)
     if not any(turn.learned for turn in turns):
         why = next(one.why for _, run in runs for one in run if one.why)
-        raise BadSample("excluded", f"no answer is to be learned: {why}")
+        raise BadSample("excluded", f"no answer may be learned: {why}")
     if not all(turn.learned for turn in turns):
-        found.note("answers that are not to be learned stay as context")
+        found.note("answers that may not be learned stay as context")
     shown = [picture for _, run in runs[::2] for one in run for picture in one.shown]
     return turns, shown, {name: note for name, note in notes.items() if note}
 
 
-SYSTEM_KEPT = "the system's message is kept in meta; it is not in the prompt"
+SYSTEM_KEPT = "the system message is kept in meta; it is not part of the prompt"
 
 _TURN_NOTES = {
     "system": SYSTEM_KEPT,
-    "left_out_before": "what the assistant says before any human is left out",
-    "left_out_after": "what the human says last, without an answer, is left out",
+    "left_out_before": "what the assistant says before the first human message is left out",
+    "left_out_after": "a last human message without an answer is left out",
 }
 
 

@@ -56,7 +56,7 @@ def derived_id(image: str, question: str) -> str:
 
 
 def keep_fields(record: Any, names: Iterable[str], **more: Any) -> Any:
-    """Those fields of a record, and more ones; what is no object stays as it is, to be refused later."""
+    """Keep these fields of a record and add more; a value that is not an object is unchanged, to be refused later."""
     return {name: record[name] for name in names if name in record} | more if isinstance(record, dict) else record
 
 

@@ -217,7 +217,7 @@ def test_a_slow_host_holds_nobody_longer_than_allowed_and_few_wait_for_it(site: 
 
 
 def test_a_list_that_no_url_can_match_is_refused_at_the_start() -> None:
-    with pytest.raises(SourceError, match="no host"):
+    with pytest.raises(SourceError, match="not a host"):
         ImageLoader(LimitsConfig(), RemoteImagesConfig(hosts=("https://example.org/",)))
 
 

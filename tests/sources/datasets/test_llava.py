@@ -95,7 +95,7 @@ def test_a_record_without_an_image_is_text_and_needs_no_folder(raw: Raw, image: 
         (chat((H, "a"), (G, "b"), images=[{"bytes": ""}]), "bad_field", "image name in field 'images'"),
         (chat((H, "a"), (G, "b"), image=float("nan")), "bad_field", "image name in field 'image'"),
         (chat((H, "<image>"), (G, ""), image="a.jpg"), "empty_response", "the assistant says nothing"),
-        (chat((G, "<image>"), image="a.jpg"), "missing_annotation", "nothing that is answered"),
+        (chat((G, "<image>"), image="a.jpg"), "missing_annotation", "no human message is answered"),
         ({"image": "a.jpg"}, "bad_field", "'conversations' is missing"),
         ([], "bad_field", "must be an object"),
     ],

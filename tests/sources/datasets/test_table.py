@@ -159,7 +159,7 @@ def test_a_wrong_mapping_is_one_clear_line(raw: Raw, columns: dict[str, str], me
 
 
 WRONG_FILES: list[tuple[str, bytes, str]] = [
-    ("t.xlsx", b"", "is no .csv"),
+    ("t.xlsx", b"", "not a .csv"),
     ("t.csv", b"", "is empty"),
     ("t.csv", b"\n\n", "is empty"),
     ("t.csv", b'"path,answer\n', "the first line must name the columns"),
@@ -258,8 +258,8 @@ def test_each_bad_row_of_a_csv_costs_itself_alone(raw: Raw) -> None:
     ]  # fmt: skip
     details = {row.payload: row.detail for row in quarantined}
     assert details["t.csv#rows[1]"] == "line 3 has 2 cells, the first line 4"
-    assert details["t.csv#rows[6]"].startswith("line 8 is no row")
-    assert details["t.csv#rows[22]"].startswith("line 27 is no row")
+    assert details["t.csv#rows[6]"].startswith("line 8 is not a row")
+    assert details["t.csv#rows[22]"].startswith("line 27 is not a row")
 
 
 def test_each_bad_row_of_json_lines_costs_itself_alone(raw: Raw) -> None:
@@ -634,7 +634,7 @@ def test_alpacas_input_follows_the_instruction(raw: Raw) -> None:
 def test_what_is_guessed_and_what_is_left_out_is_noted(raw: Raw) -> None:
     path = raw.text("t.csv", "Question,answer,context,choices\na,b,c,d\n")
     assert noted(raw, path) == {
-        "t.csv: columns taken by their names: response = 'answer', instruction = 'Question'": 1,
+        "t.csv: columns recognised by name: response = 'answer', instruction = 'Question'": 1,
         "t.csv: columns left out: 'context', 'choices' (--columns meta.NAME=COLUMN … keeps one)": 1,
     }
     given = {"instruction": "Question", "response": "answer", "meta.c": "context"}
@@ -692,7 +692,7 @@ def test_the_delimiter_is_the_one_that_cuts_all_lines_alike(raw: Raw) -> None:
         columns = {"instruction": "prompt", "response": "answer, short" if name == "a.tsv" else "answer"}
         _, quarantined = read(raw, raw.text(name, text), columns=columns, images=False)
         assert quarantined == []
-    assert "b.csv: cells are taken to be separated by: semicolon" in noted(raw, raw.root / "b.csv")
+    assert "b.csv: taking as delimiter: semicolon" in noted(raw, raw.root / "b.csv")
 
 
 def test_a_table_without_a_header(raw: Raw) -> None:

@@ -123,7 +123,7 @@ def test_class_labels_are_their_names(raw: Raw, writer: str) -> None:
     meta = {name: value for name, value in samples[0].meta.items() if name != "source"}
     assert meta == {"many": ["y", "x"], "boxes": [{"kind": "line", "x": 5}], "old": {"kind": ["u", "v"]}}
     assert [(row.index, row.reason) for row in quarantined] == [(2, "missing_annotation"), (3, "bad_field")]
-    assert "7 is no label: the file's schema names 2" in quarantined[1].detail
+    assert "7 is not a label: the file's schema names 2" in quarantined[1].detail
 
 
 def test_metadata_that_is_junk_changes_nothing(raw: Raw) -> None:
@@ -194,7 +194,7 @@ def test_numbers_and_dates_without_noise(raw: Raw) -> None:
 def test_bytes_are_neither_text_nor_kept_in_meta(raw: Raw) -> None:
     path = parquet(raw.root / "a.parquet", pa.table({"q": ["a"], "raw": [b"x"], "n": ["b"]}))
     _, quarantined, _ = read(path, {"instruction": "q", "response": "raw"})
-    assert quarantined[0].detail == "column 'raw' holds bytes, which is no text"
+    assert quarantined[0].detail == "column 'raw' holds bytes, not text"
     with pytest.raises(SourceError, match=r"'raw' holds bytes, which meta cannot keep: leave meta\.x out"):
         read(path, {"instruction": "q", "response": "n", "meta.x": "raw"})
 

@@ -156,7 +156,7 @@ def test_what_is_not_on_the_list_is_never_connected_to(site: Site, monkeypatch: 
 @pytest.mark.parametrize("label", ["", "x" * 64])
 def test_a_name_on_the_list_that_no_resolver_takes_is_refused(label: str) -> None:
     bad = refused(f"http://a.{label}.example.org/", "*.example.org")
-    assert bad.reason == "missing_image" and "is no name of a host" in bad.detail
+    assert bad.reason == "missing_image" and "is not a host name" in bad.detail
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_a_name_on_the_list_that_leads_inside_the_network_is_refused(
         answers = [(0, socket.SOCK_STREAM, 6, "", (found, 80)) for found in addresses]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, answers=answers, **__: answers)
         bad = refused("http://images.example.org/a.png", "images.example.org", address, "localhost")
-        assert bad.reason == "missing_image" and f"is at {address}, which is no public address" in bad.detail
+        assert bad.reason == "missing_image" and f"is at {address}, which is not a public address" in bad.detail
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,8 +251,8 @@ def test_redirects_are_checked_each_and_counted(site: Site) -> None:
     assert fetch(f"{site.url}/1", [HERE], PATIENT).data == data
     for path, part in {
         "/0": "redirected more than 3 times", "/round": "redirected more than 3 times", "/odd": "redirects to",
-        "/nowhere": "redirected more than 3 times", "/out": "'example.org' is none of the hosts",
-        "/name": "'localhost' is none of the hosts", "/file": "no http or https", "/user": "carries credentials",
+        "/nowhere": "redirected more than 3 times", "/out": "'example.org' is not one of the hosts",
+        "/name": "'localhost' is not one of the hosts", "/file": "not an http or https", "/user": "carries credentials",
     }.items():  # fmt: skip
         bad = refused(f"{site.url}{path}", HERE)
         assert bad.reason == "missing_image" and part in bad.detail
@@ -330,7 +330,7 @@ def test_a_server_that_drips_is_left_when_the_time_is_over(site: Site, part: str
 
     site.pages["/drip"] = drip
     bad = refused(f"{site.url}/drip", HERE, limits=Limits(connect=30, read=30, total=0.3, attempts=3, pause=0))
-    assert bad.reason == "missing_image" and "did not come within 0.3 s" in bad.detail
+    assert bad.reason == "missing_image" and "did not arrive within 0.3 s" in bad.detail
     wait_until(lambda: site.asked)  # the server may hear of it after the client has left
     assert len(site.asked) == 1
 
@@ -381,14 +381,14 @@ def test_https_reaches_who_can_prove_to_be_the_host(
     assert fetch(f"{url}/a.png", ["localhost"], PATIENT).data == picture()
     assert "IP address mismatch" in refused(f"https://{HERE}:{site.port}/a.png", HERE).detail
     bad = refused(f"{url}/drip", "localhost", limits=Limits(connect=30, read=30, total=0.5, pause=0))
-    assert "did not come within 0.5 s" in bad.detail
+    assert "did not arrive within 0.5 s" in bad.detail
 
 
 def test_a_context_fetches_only_where_hosts_are_named_and_no_file_is_there(site: Site, tmp_path: Path) -> None:
     site.pages["/a.png"] = plain(200, picture())
     url = f"{site.url}/a.png"
     never = Context(SourceOptions(annotations=()), ImageFolder(tmp_path))
-    with pytest.raises(BadSample, match="no host is named to download from"):
+    with pytest.raises(BadSample, match="name its host with --download"):
         never.download(url)
     with pytest.raises(BadSample, match="is in the image folder"):
         never.local_or_downloaded(url, "b.png")
@@ -408,7 +408,7 @@ def test_a_context_fetches_only_where_hosts_are_named_and_no_file_is_there(site:
 )
 def test_an_entry_that_no_host_could_match_is_a_clear_error(entry: str, tmp_path: Path) -> None:
     options = SourceOptions(annotations=(), images=tmp_path, download_from=("*.example.org", entry))
-    with pytest.raises(SourceError, match="is no host to download from: name a host or its address"):
+    with pytest.raises(SourceError, match="is not a host to download from: name a host or its address"):
         SOURCES["cc3m"].context(options)
 
 

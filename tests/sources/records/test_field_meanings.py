@@ -134,7 +134,7 @@ def test_an_answer_that_must_not_be_learned_stays_as_context(pictures: Raw, fiel
     assert told(row) == [("a", "b"), ("c", "d")]
     assert [turn.learned for turn in row.turns] == [False, True]
     assert [turn.get("learned") for turn in row.to_record()["turns"]] == [False, None]
-    assert notes == {"answers that are not to be learned stay as context": 1}
+    assert notes == {"answers that may not be learned stay as context": 1}
 
 
 def test_lists_of_masks_and_masks_of_the_human(pictures: Raw) -> None:
@@ -145,7 +145,7 @@ def test_lists_of_masks_and_masks_of_the_human(pictures: Raw) -> None:
     row, notes = read(pictures, orca, "sharegpt")
     assert [turn.learned for turn in row.turns] == [True] and notes == {}
     row, notes = read(pictures, talk(("a", {"train": True}), "b"), "sharegpt")
-    assert list(notes) == ["the human's words are never learned, whatever the fields of a message say"]
+    assert list(notes) == ["human messages are never learned, whatever their fields say"]
 
 
 def test_null_and_empty_say_nothing(pictures: Raw) -> None:
@@ -270,7 +270,7 @@ def test_words_of_html_and_code_are_text(pictures: Raw) -> None:
     row, _ = read(pictures, talk("<image>Write it in HTML.", "<picture><video></video></picture>", image="a.jpg"))
     assert isinstance(row, Sample)
     row, notes = read(pictures, talk("Why?", "<think>hm</think>So."), "sharegpt")
-    assert told(row) == [("Why?", "<think>hm</think>So.")] and "taught as they stand" in next(iter(notes))
+    assert told(row) == [("Why?", "<think>hm</think>So.")] and "taught unchanged" in next(iter(notes))
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_messages_of_parts(pictures: Raw) -> None:
     row, _ = read(pictures, talk([image, text], "So."), "sharegpt")
     assert "with --source llava" in row.detail
     row, _ = read(pictures, talk([text], [image]))
-    assert isinstance(row, Quarantined) and "a picture that the assistant shows" in row.detail
+    assert isinstance(row, Quarantined) and "the assistant shows a picture" in row.detail
 
 
 def test_parquet_of_conversations_and_columns_that_nobody_knows(pictures: Raw) -> None:
@@ -373,7 +373,7 @@ def test_parquet_of_conversations_and_columns_that_nobody_knows(pictures: Raw) -
     assert "thumb" not in sample.meta and "column 'thumb' holds bytes and is not known; left out" in notes
     nothing = pa.array([None], held)
     sample, notes = row("llava", image=picture, video=nothing, audio=nothing, thumb=nothing)
-    assert len(sample.images) == 1 and "answers that are not to be learned stay as context" in notes
+    assert len(sample.images) == 1 and "answers that may not be learned stay as context" in notes
     assert isinstance(row("sharegpt", image=nothing, videos=nothing)[0], Sample)
     assert "field 'video' holds a video" in row("llava", image=picture, video=picture)[0].detail
     assert row("llava", thumb=picture)[0].reason == row("sharegpt", thumb=picture)[0].reason == "unsupported"
