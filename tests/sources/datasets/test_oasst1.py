@@ -91,9 +91,9 @@ def test_messages_with_their_replies_are_trees_without_a_wrapper(raw: Raw) -> No
 @pytest.mark.parametrize(
     ("record", "reason", "says"),
     [
-        (tree(said("q")), "missing_annotation", "no reply of use"),
-        (tree(said("q") | {"replies": None}), "missing_annotation", "no reply of use"),
-        ({"message_id": "m", "parent_id": "n", "text": "a", "role": "assistant"}, "missing_annotation", "no prompt"),
+        (tree(said("q")), "missing_annotation", "no usable reply"),
+        (tree(said("q") | {"replies": None}), "missing_annotation", "no usable reply"),
+        ({"message_id": "m", "parent_id": "n", "text": "a", "role": "assistant"}, "missing_annotation", "not a prompt"),
         (
             {"message_id": "m", "parent_id": None, "text": "q", "role": "prompter"},
             "missing_annotation",

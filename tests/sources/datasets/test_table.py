@@ -2,63 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import gzip
-import io
 import json
 import math
-import sys
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from polite_flamingo.sample import BadSample, Image, Quarantined, Sample
+from polite_flamingo.sample import BadSample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.reading.delimited import delimited
-from polite_flamingo.sources.reading.image_folder import checked_image
-from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.records import image_references
-from polite_flamingo.sources.records import source as base
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
-from polite_flamingo.sources.records.source import keyed_records, make_sample
 from polite_flamingo.sources.records.table_columns import FIELDS
 from tests.support.raw_dataset import Raw, both
 from tests.support.record_strategies import JUNK, spoiled
-
-VQA = {"image": "path", "instruction": "question", "response": "answer"}
-QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-def read(
-    raw: Raw, *files: Path, columns: dict[str, str] | None = None, split: str = "", images: bool = True, **extra: str
-) -> tuple[list[Sample], list[Quarantined]]:
-    """Through both steps, the records spooled as JSON between them, as the Ray job does."""
-    options = SourceOptions(
-        annotations=files, images=raw.images if images else None, split=split, columns=columns or {}, extra=extra
-    )
-    source = SOURCES["table"]
-    context = source.context(options)
-    rows = []
-    for row in keyed_records(source, options):
-        if not isinstance(row, Quarantined):
-            assert json.loads(json.dumps(row.to_json(), allow_nan=False)) == row.to_json()
-            row = make_sample(source, row, context)  # type: ignore[assignment]
-        rows.append(row)
-    return both(rows)
-
-
-def said(samples: list[Sample]) -> list[tuple[str, str, str, str]]:
-    return [(sample.key, sample.task, sample.instruction, sample.response) for sample in samples]
-
-
-def reasons(quarantined: list[Quarantined]) -> list[tuple[str, str]]:
-    return [(row.payload, row.reason) for row in quarantined]
-
+from tests.support.tables import QUIET, VQA, as_delimited, as_parquet, notes_of, read, reasons, said
 
 ROWS = [
     {"path": "a.png", "question": "What colour\nis it?", "answer": "green, mostly", "uid": "x1"},
@@ -68,23 +29,6 @@ EXPECTED = [
     ("table/train/x1", "vqa", "<image>What colour\nis it?", "Answer: green, mostly"),
     ("table/train/x2", "vqa", '<image>Is it "big"?', "Answer: no"),
 ]
-
-
-def as_delimited(delimiter: str) -> bytes:
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(ROWS[0]), delimiter=delimiter)
-    writer.writeheader()
-    writer.writerows(ROWS)
-    return buffer.getvalue().encode()
-
-
-def as_parquet(rows: list[dict[str, Any]], **options: Any) -> bytes:
-    pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), buffer, **options)
-    return buffer.getvalue()
 
 
 FORMATS = {
@@ -198,13 +142,6 @@ def test_wrong_options_are_one_clear_line(raw: Raw) -> None:
     ):
         with pytest.raises(SourceError, match=message):
             read(raw, path, **extra)
-
-
-def test_parquet_without_pyarrow_says_what_to_install(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(SourceError, match="pip install pyarrow"):
-        read(raw, raw.text("t.parquet", ""))
 
 
 def test_each_bad_row_of_a_csv_costs_itself_alone(raw: Raw) -> None:
@@ -363,218 +300,12 @@ def test_of_several_answers_the_majority_and_of_captions_all(raw: Raw) -> None:
     assert [s.response for s in samples] == ["a dog\na cat", "a\nb", "c"]
 
 
-def test_several_images_are_a_json_list_or_separated(raw: Raw) -> None:
-    data = [raw.image("a.png"), raw.image("b;c.png", colour="red")]
-    path = raw.text(
-        "t.csv",
-        'image,question,answer\n"[""a.png"", ""b;c.png""]",What?,x\n'
-        'a.png|b;c.png,"<image>this, <image>that",x\nb;c.png,What?,x\n',
-    )
-    samples, quarantined = read(raw, path, image_separator="|")
-    assert quarantined == []
-    assert [s.instruction for s in samples] == [
-        "<image><image>What?", "<image>this, <image>that", "<image>What?",
-    ]  # fmt: skip
-    assert [[image.data for image in s.images] for s in samples] == [data, data, data[1:]]
-    rows = [{"image": ["a.png", {"path": "b;c.png"}], "response": "x"}]
-    samples, _ = read(raw, raw.json("d.json", rows), task="change_captioning")
-    assert [image.data for image in samples[0].images] == data and samples[0].question in INSTRUCTIONS[
-        "change_captioning"
-    ]
-
-
-def test_a_full_path_into_the_image_folder_is_one_of_it(raw: Raw) -> None:
-    data = raw.image("sub/a.png")
-    rows = [{"image": str(raw.images / name), "caption": "x"} for name in ("sub/a.png", "../own.json")]
-    samples, quarantined = read(raw, raw.json("own.json", rows))
-    assert [sample.images[0].data for sample in samples] == [data]
-    assert [row.reason for row in quarantined] == ["unsafe_name"]
-
-
-def test_an_address_is_fetched_only_from_hosts_that_are_named(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture = checked_image(raw.image("a.png"), "a.png")[0]
-    asked = []
-
-    def fetch(url: str, hosts: tuple[str, ...]) -> Image:
-        asked.append((url, hosts))
-        return picture
-
-    monkeypatch.setattr(base, "fetch", fetch)
-    url = "https://image_references.example/a.png"
-    path = raw.json("own.json", [{"image": name, "caption": "x"} for name in (url, "b.png")])
-    assert [row.reason for row in read(raw, path)[1]] == ["missing_image"] * 2 and asked == []
-    options = SourceOptions(annotations=(path,), images=raw.images, download_from=("image_references.example",))
-    samples, quarantined = both(SOURCES["table"].read(options))
-    assert samples[0].images == (picture,) and asked == [(url, ("image_references.example",))]
-    assert [row.reason for row in quarantined] == ["missing_image"]
-
-
 def test_splits_come_from_a_column(raw: Raw) -> None:
     path = raw.text("t.csv", "prompt,answer,split\na,b,test\nc,d,\ne,f,dev\n")
     assert [s.key for s in read(raw, path, images=False)[0]] == ["table/test/t-0", "table/train/t-1", "table/dev/t-2"]
     assert [s.key for s in read(raw, path, split="test", images=False)[0]] == ["table/test/t-0", "table/test/t-1"]
     with pytest.raises(SourceError, match="no record of split 'val', only of: dev, test"):
         read(raw, raw.text("u.csv", "prompt,answer,split\na,b,test\ne,f,dev\n"), split="val", images=False)
-
-
-def test_tabs_without_quoting(raw: Raw) -> None:
-    path = raw.text("t.tsv", 'prompt\tanswer\n"Stop" means?\tto halt\n')
-    assert [row.reason for row in read(raw, path, images=False)[1]] == ["bad_field"]
-    assert read(raw, path, images=False, quoting="none")[0][0].instruction == '"Stop" means?'
-    path = raw.text("u.csv", "prompt#answer\na#b\n")
-    assert read(raw, path, images=False, delimiter="#")[0][0].response == "b"
-
-
-def test_images_inside_parquet_are_bit_exact(raw: Raw) -> None:
-    data = [raw.image(f"{n}.png", width=10 + n) for n in range(150)]
-    rows: list[dict[str, Any]] = [
-        {"image": {"bytes": value, "path": None}, "question": f"{n}?", "answers": ["a", "b", "b"]}
-        for n, value in enumerate(data)
-    ]
-    rows[3]["image"] = None
-    rows[4]["image"] = {"bytes": b"no picture", "path": "4.png"}
-    rows[5]["image"] = {"bytes": None, "path": "5.png"}
-    rows[6]["image"] = {"bytes": None, "path": "gone.png"}
-    rows[7]["image"] = {"bytes": None, "path": None}
-    rows[8]["image"] = {"bytes": b"", "path": None}
-    path = raw.root / "t.parquet"
-    path.write_bytes(as_parquet(rows, row_group_size=70))
-    samples, quarantined = read(raw, path)
-    assert len(samples) == 145 and samples[-1].key == "table/train/t-149"
-    for sample in samples:
-        assert sample.images[0].data == data[int(sample.question[:-1])] and sample.response == "Answer: b"
-    assert reasons(quarantined) == [
-        ("t.parquet#rows[3]", "missing_image"),
-        ("t.parquet#rows[4]", "corrupt_image"),
-        ("t.parquet#rows[6]", "missing_image"),
-        ("t.parquet#rows[7]", "bad_field"),
-        ("t.parquet#rows[8]", "empty_image"),
-    ]
-
-
-def test_rows_of_parquet_are_built_in_any_order(raw: Raw) -> None:
-    data = [raw.image(f"{n}.png", width=10 + n) for n in range(100)]
-    rows = [{"image": [value, data[0]], "response": str(n)} for n, value in enumerate(data)]
-    path = raw.root / "t.parquet"
-    path.write_bytes(as_parquet(rows, row_group_size=80))
-    source, options = SOURCES["table"], SourceOptions(annotations=(path,), extra={"task": "change_captioning"})
-    context, records = source.context(options), list(keyed_records(source, options))
-    for number in (99, 3, 90, 70, 70, 2, 79, 80):
-        made = make_sample(source, records[number], context)  # type: ignore[arg-type]
-        assert isinstance(made, Sample) and [image.data for image in made.images] == [data[number], data[0]]
-
-
-def test_a_damaged_parquet_file_gives_no_wrong_images(raw: Raw) -> None:
-    data = [raw.image(f"{n}.png", width=10 + n) for n in range(300)]
-    good = as_parquet([{"image": value, "caption": f"{n}"} for n, value in enumerate(data)], row_group_size=150)
-    path, damaged, read_well = raw.root / "t.parquet", 0, 0
-    for start in range(1000, len(good) * 9 // 10, len(good) // 12):
-        path.write_bytes(good[:start] + b"\xff" * 40 + good[start + 40 :])
-        try:
-            samples, quarantined = read(raw, path)
-        except SourceError:
-            continue
-        assert {row.reason for row in quarantined} <= {"missing_image", "corrupt_image", "bad_field"}
-        for sample in samples:
-            assert sample.images[0].data[:26] == data[int(sample.response)][:26]  # the header with the width
-        damaged, read_well = damaged + len(quarantined), read_well + len(samples)
-    assert damaged and read_well
-
-
-def test_what_is_too_large_or_too_deep(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = raw.root / "t.parquet"
-    path.write_bytes(as_parquet([{"image": raw.image("a.png"), "caption": "x"}]))
-    monkeypatch.setattr(image_references, "MAX_IMAGE_BYTES", 50)
-    assert [row.reason for row in read(raw, path)[1]] == ["image_too_large"]
-    deep = raw.text("t.jsonl", '{"prompt": "a", "answer": "b", "site": ' + "[" * 60 + "]" * 60 + "}")
-    assert [row.reason for row in read(raw, deep, columns={"meta.site": "site"}, images=False)[1]] == ["bad_field"]
-
-
-def test_columns_of_bytes_alone_lose_no_rows(raw: Raw) -> None:
-    path = raw.root / "t.parquet"
-    path.write_bytes(as_parquet([{"image": raw.image("a.png"), "caption": b"x"}] * 3))
-    samples, quarantined = read(raw, path)
-    assert samples == [] and [row.reason for row in quarantined] == ["bad_field"] * 3
-
-
-@pytest.mark.parametrize(
-    "place", [{"file": 9}, {"file": "0"}, {"row": 1}, {"row": -1}, {"row": True}, {"column": "no"}]
-)
-def test_a_place_that_is_not_in_the_parquet_file(raw: Raw, place: dict[str, Any]) -> None:
-    path = raw.root / "t.parquet"
-    path.write_bytes(as_parquet([{"image": raw.image("a.png"), "response": "x"}]))
-    source, options = SOURCES["table"], SourceOptions(annotations=(path,))
-    record = {"image": {"file": 0, "row": 0, "column": "image"} | place, "response": "x"}
-    with pytest.raises(BadSample) as caught:
-        source.build("table/train/0", record, source.context(options))
-    assert caught.value.reason == "missing_image"
-
-
-def test_what_parquet_can_hold_beside_text(raw: Raw) -> None:
-    rows = [
-        {"prompt": "When?", "answer": date(2020, 1, 2), "score": math.nan, "tags": {"a": [1.5, math.inf]}, "raw": b"x"}
-    ]
-    path = raw.root / "t.parquet"
-    path.write_bytes(as_parquet(rows))
-    columns = {"instruction": "prompt", "response": "answer", "meta.score": "score", "meta.tags": "tags"}
-    samples, _ = read(raw, path, columns=columns, images=False)
-    assert samples[0].response == "2020-01-02"
-    assert samples[0].meta == {"score": None, "tags": {"a": [1.5, None]}, "source": "t.parquet#rows[0]"}
-    _, quarantined = read(raw, path, columns=columns | {"response": "raw"}, images=False)
-    assert [row.reason for row in quarantined] == ["bad_field"]
-
-
-def test_a_cell_of_parquet_that_is_not_utf8_costs_its_row(raw: Raw) -> None:
-    pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
-    values = pyarrow.array([b"good", b"caf\xe9", b"better"]).cast(pyarrow.binary()).view(pyarrow.utf8())
-    pyarrow.parquet.write_table(
-        pyarrow.table({"prompt": pyarrow.array(["a", "b", "c"]), "answer": values}), raw.root / "t.parquet"
-    )
-    samples, quarantined = read(raw, raw.root / "t.parquet", images=False)
-    assert [sample.response for sample in samples] == ["good", "better"]
-    assert reasons(quarantined) == [("t.parquet#rows[1]", "bad_field")]
-
-
-CELL = st.text(st.characters(exclude_categories=["Cs"]), max_size=6) | st.text('",;\t\r\n a', max_size=6)
-
-
-@QUIET
-@given(
-    rows=st.integers(1, 4).flatmap(
-        lambda width: st.lists(st.lists(CELL, min_size=width, max_size=width), min_size=1, max_size=5)
-    ),
-    delimiter=st.sampled_from(",;\t"),
-    dialect=st.sampled_from([{}, {"quoting": csv.QUOTE_ALL, "lineterminator": "\n"}]),
-)
-def test_what_csv_writes_comes_back_exactly(raw: Raw, rows: list[list[str]], delimiter: str, dialect: Any) -> None:
-    assume(not rows[0][0].startswith("\ufeff"))
-    path = raw.root / "t.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, delimiter=delimiter, **dialect).writerows(rows)
-    assert list(delimited(path, delimiter)) == rows
-
-
-@QUIET
-@given(
-    rows=st.lists(st.lists(CELL, min_size=2, max_size=4), max_size=5),
-    junk=st.lists(st.binary(max_size=12), max_size=3),
-    columns=st.dictionaries(st.sampled_from([*FIELDS, "meta.x"]), st.sampled_from("abc")) | st.just({}),
-    header=st.sampled_from(["a,b,c", "image,question,answer", "b,a", "a"]),
-)
-def test_any_csv_is_rows_or_one_clear_line(raw: Raw, rows: Any, junk: list[bytes], columns: Any, header: str) -> None:
-    buffer = io.StringIO(newline="")
-    csv.writer(buffer).writerows(rows)
-    path = raw.root / "t.csv"
-    path.write_bytes(b"\n".join([header.encode(), *junk, buffer.getvalue().encode()]))
-    try:
-        samples, quarantined = read(raw, path, columns=columns)
-    except SourceError as error:
-        assert "\n" not in str(error)
-    else:
-        places = [sample.meta["source"] for sample in samples] + [row.payload for row in quarantined]
-        assert sorted(places) == sorted(f"t.csv#rows[{number}]" for number in range(len(places)))
 
 
 GOOD = [{"id": f"id-{n}", "image": "a.png", "question": f"{n}?", "answer": ["x", f"y{n}", f"y{n}"]} for n in range(4)]
@@ -610,13 +341,6 @@ def test_build_takes_whatever_was_spooled(raw: Raw, record: dict[str, Any]) -> N
         assert bad.detail
 
 
-def noted(raw: Raw, *files: Path, columns: dict[str, str] | None = None, images: bool = False) -> dict[str, int]:
-    options = SourceOptions(annotations=files, images=raw.images if images else None, columns=columns or {})
-    scratch = Scratch()
-    list(keyed_records(SOURCES["table"], options, scratch))
-    return scratch.notes
-
-
 def test_alpacas_input_follows_the_instruction(raw: Raw) -> None:
     rows = [
         {"instruction": "Translate.", "input": "Guten Tag", "output": "Good day"},
@@ -633,28 +357,17 @@ def test_alpacas_input_follows_the_instruction(raw: Raw) -> None:
 
 def test_what_is_guessed_and_what_is_left_out_is_noted(raw: Raw) -> None:
     path = raw.text("t.csv", "Question,answer,context,choices\na,b,c,d\n")
-    assert noted(raw, path) == {
+    assert notes_of(raw, path) == {
         "t.csv: columns recognised by name: response = 'answer', instruction = 'Question'": 1,
         "t.csv: columns left out: 'context', 'choices' (--columns meta.NAME=COLUMN … keeps one)": 1,
     }
     given = {"instruction": "Question", "response": "answer", "meta.c": "context"}
-    assert noted(raw, path, columns=given) == {
+    assert notes_of(raw, path, columns=given) == {
         "t.csv: columns left out: 'choices' (--columns meta.NAME=COLUMN … keeps one)": 1
     }
     late = [{"question": "a", "answer": "b"}] * 150 + [{"question": "a", "answer": "b", "hint": "c"}] * 2
-    notes = noted(raw, raw.text("u.jsonl", "\n".join(map(json.dumps, late))))
+    notes = notes_of(raw, raw.text("u.jsonl", "\n".join(map(json.dumps, late))))
     assert notes["u.jsonl: left out: column 'hint', which the first 100 rows do not have"] == 2
-
-
-def test_pictures_that_are_asked_for_and_found_in_no_column_are_an_error(raw: Raw) -> None:
-    path = raw.text("t.csv", "foto,question,answer\na.png,b,c\n")
-    with pytest.raises(SourceError, match=r"no column is taken for the image.*'foto', 'question', 'answer'"):
-        read(raw, path)
-    with pytest.raises(SourceError, match=r"column 'foto' names files of pictures: pass their folder with --images"):
-        read(raw, path, columns={"image": "foto", "response": "answer"}, images=False)
-    data = base64.b64encode(raw.image("a.png")).decode()
-    samples, _ = read(raw, raw.text("u.csv", f"image,caption\n{data},x\n"), images=False)
-    assert len(samples) == 1
 
 
 def test_numbers_stand_as_the_file_writes_them(raw: Raw) -> None:
@@ -671,47 +384,6 @@ def test_numbers_stand_as_the_file_writes_them(raw: Raw) -> None:
         csv.writer(file).writerows([["question", "answer"], *([cell, cell] for cell in cells)])
     samples, quarantined = read(raw, csv_file, images=False)
     assert quarantined == [] and [sample.response for sample in samples] == cells
-
-
-@pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "\ufeffSEP=;\n", ""])
-@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
-def test_tables_as_spreadsheets_write_them(raw: Raw, first: str, ends: str) -> None:
-    text = "prompt;answer\nOne, two; or three?;3,14\n".replace("; or", ", or")
-    path = raw.root / "t.csv"
-    path.write_bytes((first + text).replace("\r\n", "\n").replace("\n", ends).encode())
-    samples, _ = read(raw, path, images=False)
-    assert said(samples) == [("table/train/t-0", "text", "One, two, or three?", "3,14")]
-
-
-def test_the_delimiter_is_the_one_that_cuts_all_lines_alike(raw: Raw) -> None:
-    for name, text in {
-        "a.tsv": "prompt\tanswer, short\nWhat, then, is it?\tred\n",
-        "b.csv": "prompt;answer\na, b, c;d, e\nf;g\n",
-        "c.csv": "prompt|answer\na, b;|c\n",
-    }.items():
-        columns = {"instruction": "prompt", "response": "answer, short" if name == "a.tsv" else "answer"}
-        _, quarantined = read(raw, raw.text(name, text), columns=columns, images=False)
-        assert quarantined == []
-    assert "b.csv: taking as delimiter: semicolon" in noted(raw, raw.root / "b.csv")
-
-
-def test_a_table_without_a_header(raw: Raw) -> None:
-    path = raw.text("t.csv", "What is it?,red\nAnd this?,blue\n")
-    with pytest.raises(SourceError, match=r"'What is it\?', 'red' \(if that is a row already: --extra header=none"):
-        read(raw, path, images=False)
-    samples, _ = read(raw, path, columns={"instruction": "1", "response": "2"}, images=False, header="none")
-    assert [sample.response for sample in samples] == ["red", "blue"]
-
-
-def test_a_cell_may_be_longer_than_the_csv_module_allows(raw: Raw) -> None:
-    before = csv.field_size_limit()
-    data = raw.image("a.tif", width=400, height=300)
-    assert len(base64.b64encode(data)) > before
-    text = f"image,caption\n{base64.b64encode(data).decode()},x\na.tif,y\n"
-    quoted = f'"{base64.encodebytes(data).decode()}",z\n'
-    samples, quarantined = read(raw, raw.text("t.csv", text + quoted))
-    assert quarantined == [] and [sample.images[0].data for sample in samples] == [data] * 3
-    assert csv.field_size_limit() == before
 
 
 def test_columns_beside_the_answer_can_exclude_it_unless_they_are_taken_as_data(tmp_path: Path) -> None:
@@ -732,44 +404,3 @@ def test_columns_beside_the_answer_can_exclude_it_unless_they_are_taken_as_data(
     samples, quarantined = read(raw, table, images=False, columns={f"meta.{name}": name for name in said})
     assert (len(samples), quarantined) == (5, [])
     assert samples[1].meta["is_correct"] == "0"
-
-
-def test_a_column_of_videos_excludes_the_rows_that_have_one(tmp_path: Path) -> None:
-    raw = Raw(tmp_path)
-    videos = [None, {"bytes": b"x", "path": "a.mp4"}, {"bytes": None, "path": None}]
-    rows = [{"question": f"{n}?", "answer": f"{n}", "video": video} for n, video in enumerate(videos)]
-    table = tmp_path / "t.parquet"
-    table.write_bytes(as_parquet(rows))
-    samples, quarantined = read(raw, table, images=False)
-    assert [sample.response for sample in samples] == ["0", "2"]
-    assert [row.reason for row in quarantined] == ["unsupported"]
-
-
-def test_placeholders_are_the_pictures_of_the_row_or_refused(tmp_path: Path) -> None:
-    raw = Raw(tmp_path)
-    raw.image("a.png")
-    rows = [
-        {"image": ["a.png", "a.png"], "question": "Is <image_1> as <image_2>?", "answer": "yes"},
-        {"image": ["a.png", "a.png"], "question": "Is <image_2> as <image_1>?", "answer": "yes"},
-        {"image": "a.png", "question": "What is in <video>?", "answer": "a dog"},
-        {"image": "a.png", "question": "Where is the dog?", "answer": "<ref>dog</ref><box>(100,200),(300,400)</box>"},
-        {"image": "a.png", "question": "Where is the dog?", "answer": "<loc0012>"},
-    ]
-    samples, quarantined = read(raw, raw.json("t.json", rows))
-    assert [(sample.instruction, sample.response) for sample in samples] == [
-        ("Is <image> as <image>?", "Answer: yes"),
-        ("<image>Where is the dog?", "Answer: dog: [0.100, 0.200, 0.300, 0.400]"),
-    ]
-    assert [row.reason for row in quarantined] == ["unsupported"] * 3
-
-
-def test_pictures_that_no_column_was_taken_for_are_asked_about(tmp_path: Path) -> None:
-    raw = Raw(tmp_path)
-    row = {"question": "What?", "answer": "a dog"}
-    parquet = tmp_path / "b.parquet"
-    parquet.write_bytes(as_parquet([row | {"portrait": {"bytes": b"x", "path": None}}]))
-    for table in (raw.text("a.csv", "question,answer,photo_path\nWhat?,a dog,img/7.JPG\n"), parquet):
-        with pytest.raises(SourceError, match=r"image=(photo_path|portrait).* or leave it out"):
-            read(raw, table, images=False)
-        samples, _ = read(raw, table, images=False, columns={"instruction": "question", "response": "answer"})
-        assert [sample.response for sample in samples] == ["a dog"]

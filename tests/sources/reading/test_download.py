@@ -223,7 +223,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(site: Site, monkeyp
 def test_localhost_is_reached_where_it_is_named(site: Site, name: str) -> None:
     site.pages["/a.png"] = plain(200, picture())
     assert fetch(f"http://{name}:{site.port}/a.png", ["localhost"], PATIENT).extension == "png"
-    assert "no public address" in refused(f"http://2130706433:{site.port}/a.png", "2130706433", HERE).detail
+    assert "not a public address" in refused(f"http://2130706433:{site.port}/a.png", "2130706433", HERE).detail
     assert refused(f"http://{HERE}:{site.port}/a.png", "localhost", "*.0.0.1").reason == "missing_image"
 
 
@@ -265,8 +265,8 @@ def test_a_busy_or_broken_server_is_asked_again_and_one_that_says_no_is_not(site
     assert fetch(f"{site.url}/busy", [HERE], PATIENT).data == data
     site.pages |= {"/down": plain(500), "/cut": plain(200, data[:9], Content_Length="99")}
     for path, asked, part in (
-        ("/404", 1, "the server says 404"),
-        ("/down", 3, "in 3 attempts (the server says 500)"),
+        ("/404", 1, "the server answers 404"),
+        ("/down", 3, "in 3 attempts (the server answers 500)"),
         ("/cut", 3, "the connection ended after 9 of 99 bytes"),
     ):
         site.asked.clear()

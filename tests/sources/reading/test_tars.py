@@ -16,7 +16,7 @@ from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.tars import MAX_TEXT_BYTES, TarRow, tar_rows
 
-PASSED = "passed over: members that are no data"
+PASSED = "passed over: members that are not data"
 Given = tuple[str, bytes] | tarfile.TarInfo | str
 
 

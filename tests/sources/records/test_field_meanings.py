@@ -83,7 +83,7 @@ def pictures(raw: Raw) -> Raw:
         (talk("a", "b", mask="Assistant"), "field 'mask': the human's words would be learned"),
         (talk("a", ("b", {"weight": 0}), ("c", {}), ("d", {"weight": 0}), "e", "f")
          | {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0},
-                         {"role": "assistant", "content": "c"}]}, "parts that are learned and parts that are not"),
+                         {"role": "assistant", "content": "c"}]}, "parts to learn and parts not to learn"),
         (talk("<cot-process>", "b"), "'<cot-process>' in a text"),
     ],
 )  # fmt: skip
