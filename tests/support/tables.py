@@ -15,9 +15,12 @@ from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources import SOURCES, SourceOptions
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import keyed_records, make_sample
-from tests.sources.datasets.test_table import ROWS
 from tests.support.raw_dataset import Raw, both
 
+ROWS = [
+    {"path": "a.png", "question": "What colour\nis it?", "answer": "green, mostly", "uid": "x1"},
+    {"path": "sub/b.jpg", "question": 'Is it "big"?', "answer": "no", "uid": "x2"},
+]
 VQA = {"image": "path", "instruction": "question", "response": "answer"}
 QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -221,7 +221,9 @@ def test_an_image_is_fetched_only_where_its_host_is_named(raw: Raw) -> None:
     file = raw.text("cc3m.tsv", lines)
     samples, quarantined = read(raw, file, download_from=(HERE,))
     assert [(row.response, row.images[0].extension) for row in samples] == [("fetched", "png"), ("local", "jpg")]
-    assert [row.reason for row in quarantined] == ["missing_image"] and "'localhost' is not one" in quarantined[0].detail
+    assert [row.reason for row in quarantined] == ["missing_image"] and "'localhost' is not one" in quarantined[
+        0
+    ].detail
     assert len(site.asked) == 1
     samples, quarantined = both(SOURCES["cc3m"].read(SourceOptions(annotations=(file,), download_from=(HERE,))))
     assert len(samples) == 2 and len(site.asked) == 3

@@ -19,12 +19,8 @@ from polite_flamingo.sources.records.instructions import INSTRUCTIONS
 from polite_flamingo.sources.records.table_columns import FIELDS
 from tests.support.raw_dataset import Raw, both
 from tests.support.record_strategies import JUNK, spoiled
-from tests.support.tables import QUIET, VQA, as_delimited, as_parquet, notes_of, read, reasons, said
+from tests.support.tables import QUIET, ROWS, VQA, as_delimited, as_parquet, notes_of, read, reasons, said
 
-ROWS = [
-    {"path": "a.png", "question": "What colour\nis it?", "answer": "green, mostly", "uid": "x1"},
-    {"path": "sub/b.jpg", "question": 'Is it "big"?', "answer": "no", "uid": "x2"},
-]
 EXPECTED = [
     ("table/train/x1", "vqa", "<image>What colour\nis it?", "Answer: green, mostly"),
     ("table/train/x2", "vqa", '<image>Is it "big"?', "Answer: no"),
