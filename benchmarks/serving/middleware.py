@@ -50,7 +50,7 @@ def contestants(folder: Path) -> dict[str, tuple[ASGIApp, Headers]]:
     ring = KeyRing(folder / "keys.json")
     model = RewriterConfig(flamingo=FlamingoConfig(folder="none is loaded"))
 
-    def gate(keys: KeyRing | None, **access: Any) -> AccessMiddleware:
+    def guarded(keys: KeyRing | None, **access: Any) -> AccessMiddleware:
         serving = ServingConfig(chat=model, access=AccessConfig(**access))
         return AccessMiddleware(answering, config=serving, metrics=Metrics(), keys=keys, body_limits={})
 
@@ -66,13 +66,13 @@ def contestants(folder: Path) -> dict[str, tuple[ASGIApp, Headers]]:
     small, large = [*usual, (b"content-length", b"500")], [*usual, (b"content-length", b"99999999999")]
     known, unknown = (b"authorization", b"Bearer " + secret.encode()), (b"authorization", b"Bearer pf-unknown")
     return {
-        "without the gate": (answering, small),
-        "no keys, no log": (gate(None, log=False), small),
-        "no keys, log": (gate(None), small),
-        "key and rate, no log": (gate(ring, log=False), [*small, known]),
-        "key and rate, log": (gate(ring), [*small, known]),
-        "turned away: unknown key": (gate(ring), [*small, unknown]),
-        "turned away: large body": (gate(ring), [*large, known]),
+        "without the middleware": (answering, small),
+        "no keys, no log": (guarded(None, log=False), small),
+        "no keys, log": (guarded(None), small),
+        "key and rate, no log": (guarded(ring, log=False), [*small, known]),
+        "key and rate, log": (guarded(ring), [*small, known]),
+        "turned away: unknown key": (guarded(ring), [*small, unknown]),
+        "turned away: large body": (guarded(ring), [*large, known]),
     }
 
 
