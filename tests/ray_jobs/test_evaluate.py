@@ -202,7 +202,7 @@ def test_a_contestant_without_any_whole_answer_ends_in_status_1_too() -> None:
     fake = SimpleNamespace(score=lambda pairs: [0.0 for _ in pairs])
     judges: Any = SimpleNamespace(reward=fake, nli=fake, sts=fake)
     results = summarise(judge(samples, {"m": said}, judges), resampling=Resampling(draws=10))
-    told = r"m has no whole answer to any of 3 samples: 1 of 3 answers are empty, 1 given up .*, 1 that say"
+    told = r"m has no whole answer to any of 3 samples: 1 of 3 answers are empty, 1 aborted .*, 1 that repeat"
     with pytest.raises(console.AllFailed, match=told):
         fail_without_answers(results, {"m": Endpoint(model="m", url="http://127.0.0.1:9/v1")})
     fail_without_answers(results, {"m": Recorded(path=Path("said.jsonl"))})
