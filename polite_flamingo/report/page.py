@@ -1,6 +1,6 @@
 """Statistics, a run's provenance and a gallery -> one HTML file that needs nothing else.
 
-Everything that comes from a dataset is escaped (`template.py`); charts are made of numbers (`charts.py`).
+Everything that comes from a dataset is escaped (`template.py`); charts are made of numbers (`svg.py`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Three kinds of figures as SVG text, for any numbers: a matrix as a heat map, bars with error bars, lines with bands.
+"""Four kinds of figures for any numbers: a heat map, bars with error bars, boxes of quantiles, lines with bands.
 
-No script and no font of their own; colours come from `plots.css` by class, so that dark mode and print reach them. What
-a colour says is also said in numbers or names. Blue and orange are told apart by every kind of eye; lines differ by
-dashes as well. A page puts a figure into an element of class "plot" and lists "plots" among its styles
-(`template.fill`).
+Colours come from `plots.css`. What a colour says is also said in numbers or names: blue and orange are told apart by
+every kind of eye, and lines differ by dashes as well. A page puts a figure into an element of class "plot" and lists
+"plots" among its styles (`template.fill`).
 """
 
 from __future__ import annotations
@@ -15,10 +14,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-LETTER = 6.7
-"""Pixels of an average letter at 12 px: names are cut to the room they have."""
+from polite_flamingo.report.svg import LETTER, Frame, fitted, number, picture, ticks, words
+
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2", "1 4")
 COLOURS = 6
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Of a distribution, what a `Box` shows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,15 @@ class Bar:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Box:
+    """The middle of a distribution: `QUANTILES` of it. `kind` is "quiet" (grey), "bright" (pink) or "" (blue)."""
+
+    name: str
+    quantiles: Sequence[float]
+    kind: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A point of a line, with its interval where it has one."""
 
@@ -72,7 +82,7 @@ def heat_map(
     title: str, rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[Cell | None]], *, side: str = "",
     width: float = 1060,
 ) -> Markup:  # fmt: skip
-    """A matrix with a number in every cell.
+    """Draw a matrix with a number in every cell.
 
     Args:
         title: what it shows, for screen readers.
@@ -86,14 +96,14 @@ def heat_map(
     cell = min(150.0, (width - left - 4) / max(1, len(columns)))
     headings = [_wrapped(name, cell - 6) for name in columns]
     height, top = 46.0, 22.0 + 14 * max(map(len, headings), default=1)
-    body = [_words(0, 14, side)]
+    body = [words(0, 14, side)]
     for place, heading in enumerate(headings):
-        for line, words in enumerate(reversed(heading)):
+        for line, part in enumerate(reversed(heading)):
             x, y = left + (place + 0.5) * cell, top - 8 - 14 * line
-            body.append(_words(x, y, words, kind="name", anchor="middle"))
+            body.append(words(x, y, part, kind="name", anchor="middle"))
     for row, (name, fields) in enumerate(zip(rows, cells, strict=True)):
         y = top + row * height
-        body.append(_words(left - 10, y + height / 2 + 4, _fitted(name, left - 12), kind="name", anchor="end"))
+        body.append(words(left - 10, y + height / 2 + 4, fitted(name, left - 12), kind="name", anchor="end"))
         for column, field in enumerate(fields):
             if field is None:
                 continue
@@ -105,16 +115,16 @@ def heat_map(
                 f'<rect x="{x + 1:.1f}" y="{y + 1:.1f}" width="{cell - 2:.1f}" height="{height - 2:.1f}" rx="4" '
                 f'style="fill: {colour}"/>'
             )
-            body.append(_words(middle, y + (21 if field.small else 26), field.text, kind="cell", anchor="middle"))
-            body.append(_words(middle, y + 36, field.small, kind="small", anchor="middle") if field.small else "")
+            body.append(words(middle, y + (21 if field.small else 26), field.text, kind="cell", anchor="middle"))
+            body.append(words(middle, y + 36, field.small, kind="small", anchor="middle") if field.small else "")
             body.append("</g>")
-    return _svg(title, left + cell * len(columns) + 4, top + height * len(rows) + 4, body)
+    return picture(title, left + cell * len(columns) + 4, top + height * len(rows) + 4, body)
 
 
 def bars(
     title: str, values: Sequence[Bar], *, width: float = 520, low: float = 0.0, high: float | None = None
 ) -> Markup:
-    """Horizontal bars from zero, each with its name, its number and the whiskers of its interval.
+    """Draw horizontal bars from zero, each with its name, its number and the whiskers of its interval.
 
     Args:
         title: what they show, for screen readers.
@@ -130,41 +140,68 @@ def bars(
     left = min(0.36 * width, 16 + LETTER * max((len(bar.name) for bar in values), default=0))
     right = 18 + 1.15 * LETTER * max((len(bar.text) for bar in values), default=0)
     step, thick, top = 26.0, 14.0, 4.0
-
-    def at(value: float) -> float:
-        return left + (value - low) / (high - low) * (width - left - right)
-
-    floor = top + step * len(values)
-    body = []
-    for tick in ticks(low, high, 4):
-        body.append(f'<line class="grid" x1="{at(tick):.1f}" x2="{at(tick):.1f}" y1="{top}" y2="{floor}"/>')
-        body.append(_words(at(tick), floor + 15, number(tick), anchor="middle"))
+    height = top + step * len(values) + 20
+    frame = Frame(width=width, height=height, across=(low, high), left=left, right=right, above=top, below=20)
+    body = [frame.columns(4)]
     for place, bar in enumerate(values):
         y = top + place * step + step / 2
-        start, end = sorted((at(0.0), at(bar.value)))
-        body.append(_words(left - 8, y + 4, _fitted(bar.name, left - 8), kind="name", anchor="end"))
+        start, end = sorted((frame.x(0.0), frame.x(bar.value)))
+        body.append(words(left - 8, y + 4, fitted(bar.name, left - 8), kind="name", anchor="end"))
         body.append(
             f'<rect class="bar {bar.kind}" x="{start:.1f}" y="{y - thick / 2:.1f}" width="{max(end - start, 0.5):.1f}" '
             f'height="{thick}" rx="2"/>'
         )
         if bar.low is not None and bar.high is not None:
-            a, b = at(bar.low), at(bar.high)
+            a, b = frame.x(bar.low), frame.x(bar.high)
             body.append(
                 f'<path class="whisker" d="M{a:.1f} {y - 4:.1f}V{y + 4:.1f}M{a:.1f} {y:.1f}H{b:.1f}'
                 f'M{b:.1f} {y - 4:.1f}V{y + 4:.1f}"/>'
             )
-        body.append(_words(width - right + 10, y + 4, bar.text, kind="value"))
+        body.append(words(width - right + 10, y + 4, bar.text, kind="value"))
     if low < 0:
-        body.append(f'<line class="zero" x1="{at(0):.1f}" x2="{at(0):.1f}" y1="{top}" y2="{floor}"/>')
+        body.append(frame.upright("zero", 0))
     spoken = f"{title}: " + ", ".join(f"{bar.name} {bar.text or number(bar.value)}" for bar in values)
-    return _svg(spoken, width, floor + 20, body)
+    return picture(spoken, width, height, body)
+
+
+def boxes(title: str, groups: Sequence[tuple[str, Sequence[Box]]], *, x_label: str, width: float = 1060) -> Markup:
+    """Draw boxes from the first to the third quartile, each with its median, and whiskers to the outer quantiles.
+
+    Args:
+        title: what they show, for screen readers.
+        groups: name on the left -> its boxes from top to bottom.
+        x_label: under the axis.
+        width: of the picture in the page's pixels.
+    """
+    ends = [end for _, members in groups for box in members for end in (box.quantiles[0], box.quantiles[-1])]
+    low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
+    high = high if high > low else low + 1.0
+    left, step, gap, top = min(150.0, 0.3 * width), 15.0, 12.0, 6.0
+    height = top + sum(step * len(members) + gap for _, members in groups) + 40
+    frame = Frame(width=width, height=height, across=(low, high), left=left, right=14, above=top)
+    body = [frame.columns(4 if width < 500 else 9, x_label)]
+    y, spoken = top, []
+    for name, members in groups:
+        body.append(words(left - 12, y + step * len(members) / 2 + 4, name, kind="name", anchor="end"))
+        for place, box in enumerate(members):
+            a, b, c, d, e = (frame.x(value) for value in box.quantiles)
+            line, median = y + step * (place + 0.5), number(box.quantiles[2])
+            spoken.append(f"{name}, {box.name} {median}")
+            body.append(
+                f"<g><title>{escape(f'{name}, {box.name}: median {median}')}</title>"
+                f'<path class="reach" d="M{a:.1f} {line:.1f}H{e:.1f}"/>'
+                f'<rect class="bar {box.kind}" x="{b:.1f}" y="{line - 5.5:.1f}" width="{max(d - b, 1):.1f}" '
+                f'height="11" rx="2"/><path class="median" d="M{c:.1f} {line - 5.5:.1f}V{line + 5.5:.1f}"/></g>'
+            )
+        y += step * len(members) + gap
+    return picture(f"{title}; medians: {'; '.join(spoken)}", width, height, body)
 
 
 def lines(
     title: str, series: Sequence[Line], *, x_label: str, y_label: str, width: float = 520, height: float = 290,
     x_names: Sequence[str] = (), y_text: Callable[[float], str] | None = None,
 ) -> Markup:  # fmt: skip
-    """Lines with the bands of their intervals, and a legend under them.
+    """Draw lines with the bands of their intervals, and a legend under them.
 
     Args:
         title: what they show, for screen readers.
@@ -178,38 +215,25 @@ def lines(
     """
     points = [point for line in series for point in line.points]
     if not points:
-        return _svg(f"{title}: nothing to show", width, 20, [])
+        return picture(f"{title}: nothing to show", width, 20, [])
     left_x, right_x = min(point.x for point in points), max(point.x for point in points)
-    right_x = right_x if right_x > left_x else left_x + 1.0
     ends = [end for point in points for end in (point.y, point.low, point.high) if end is not None]
     low, high = min(ends), max(ends)
     room = 0.06 * (high - low) or 0.5
-    low, high = low - room, high + room
-    left, right, top, below = 52.0, max(16.0, LETTER * len((x_names or ("",))[-1]) / 2), 26.0, 44.0
+    frame = Frame(
+        width=width, height=height, across=(left_x, right_x if right_x > left_x else left_x + 1.0),
+        up=(low - room, high + room), left=52, right=max(16.0, LETTER * len((x_names or ("",))[-1]) / 2), above=26,
+        below=44,
+    )  # fmt: skip
     y_text = y_text or number
-
-    def across(x: float) -> float:
-        return left + (x - left_x) / (right_x - left_x) * (width - left - right)
-
-    def up(y: float) -> float:
-        return top + (high - y) / (high - low) * (height - top - below)
+    marks = list(enumerate(x_names)) if x_names else [(tick, number(tick)) for tick in ticks(*frame.across, 5)]
+    y_ticks = [(tick, y_text(tick)) for tick in ticks(*frame.up, 4)]
+    body = [frame.axes(x_label=x_label, y_label=y_label, x_ticks=marks, y_ticks=y_ticks)]
 
     def path(points: Sequence[tuple[float, float]]) -> str:
-        return "M" + "L".join(f"{across(x):.1f} {up(y):.1f}" for x, y in points)
+        return "M" + "L".join(f"{frame.x(x):.1f} {frame.y(y):.1f}" for x, y in points)
 
-    floor = height - below
-    body = [_words(2, 12, y_label)]
-    for tick in ticks(low, high, 4):
-        body.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>')
-        body.append(_words(left - 7, up(tick) + 4, y_text(tick), anchor="end"))
-    marks = list(enumerate(x_names)) if x_names else [(tick, number(tick)) for tick in ticks(left_x, right_x, 5)]
-    for mark, name in marks:
-        x = across(mark)
-        body.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{floor}" y2="{floor + 4}"/>')
-        body.append(_words(x, floor + 17, name, anchor="middle"))
-    body.append(f'<line class="axis" x1="{left}" x2="{width - right}" y1="{floor}" y2="{floor}"/>')
-    body.append(_words((left + width - right) / 2, height - 8, x_label, anchor="middle"))
-    x, y = left, height + 12
+    x, y = frame.left, height + 12
     for place, line in enumerate(series):
         colour, dashes = place % COLOURS, DASHES[place % len(DASHES)]
         above = [(point.x, point.high) for point in line.points if point.high is not None]
@@ -219,50 +243,17 @@ def lines(
         stroke = f'<path class="curve stroke{colour}" stroke-dasharray="{dashes}"'
         body.append(f'{stroke} d="{path([(point.x, point.y) for point in line.points])}"/>')
         dot = f'<circle class="dot fill{colour}" r="3.6"'
-        body += [f'{dot} cx="{across(point.x):.1f}" cy="{up(point.y):.1f}"/>' for point in line.points]
+        body += [f'{dot} cx="{frame.x(point.x):.1f}" cy="{frame.y(point.y):.1f}"/>' for point in line.points]
         needed = 44 + LETTER * len(line.name)
-        if x + needed > width and x > left:
-            x, y = left, y + 20
-        body.append(f'{stroke} d="M{x:.1f} {y - 4:.1f}h26"/>' + _words(x + 32, y, line.name, kind="name"))
+        if x + needed > width and x > frame.left:
+            x, y = frame.left, y + 20
+        body.append(f'{stroke} d="M{x:.1f} {y - 4:.1f}h26"/>' + words(x + 32, y, line.name, kind="name"))
         x += needed
     spoken = f"{title}: " + "; ".join(f"{line.name} {', '.join(y_text(p.y) for p in line.points)}" for line in series)
-    return _svg(spoken, width, y + 8, body)
-
-
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round values between the two."""
-    rough = (high - low) / about
-    scale = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough * 0.999)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [place * step for place in range(first, last + 1)]
-
-
-def number(value: float) -> str:
-    """As few decimals as the value needs, at most three."""
-    text = f"{value:,.3f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text.replace("-", "−")
-
-
-def _words(x: float, y: float, words: str, *, kind: str = "", anchor: str = "start") -> str:
-    """A line of text; `words` are escaped here."""
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
+    return picture(spoken, width, y + 8, body)
 
 
 def _wrapped(name: str, room: float) -> list[str]:
-    """A name on one line, or on two where it must be, each cut to its room."""
+    """Return a name on one line, or on two where it must be, each cut to its room."""
     found = textwrap.wrap(name, max(3, int(room / LETTER)), break_long_words=False) or [""]
-    return [_fitted(line, room) for line in [found[0], " ".join(found[1:])] if line]
-
-
-def _fitted(name: str, room: float) -> str:
-    """A name, cut to its room."""
-    most = max(3, int(room / LETTER))
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _svg(title: str, width: float, height: float, body: Sequence[str]) -> Markup:
-    return Markup(  # every text in `body` is a number or escaped
-        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}" '
-        f'style="max-width: {width:g}px">{"".join(body)}</svg>'
-    )
+    return [fitted(line, room) for line in [found[0], " ".join(found[1:])] if line]

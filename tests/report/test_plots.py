@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from polite_flamingo.report.plots import Bar, Cell, Line, Point, bars, heat_map, lines, number, ticks
+from polite_flamingo.report.plots import Bar, Cell, Line, Point, bars, heat_map, lines
+from polite_flamingo.report.svg import number, ticks
 from tests.support.page_reader import Page
 
 HOSTILE = '<script>alert("1")</script>&'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.testbed.paper.charts import Box, boxes
+from polite_flamingo.report.plots import Box, boxes
 from polite_flamingo.testbed.paper.claims import findings
 from polite_flamingo.testbed.paper.page import MARKS, cell, measured, render, to_markdown, write_paper
 from polite_flamingo.testbed.paper.results import PaperResults
