@@ -16,6 +16,7 @@ from polite_flamingo.report.page import CHECK_NAMES, REASON_NAMES, STAGE_NAMES, 
 from polite_flamingo.sample import TASKS, Image, Quarantined, Sample, Turn
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.selection.statistics import REJECTIONS, Statistics, stage_of
+from polite_flamingo.storage.provenance import Annotations
 from polite_flamingo.storage.run_info import RunInfo
 from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 from tests.support.report_example import RUN, example, shards
@@ -54,6 +55,16 @@ def test_the_figures_are_those_of_the_statistics(text: str) -> None:
         assert REASON_NAMES[reason] in words
     for shown in (RUN.command, RUN.config_hash, "corrupt_image", "truncated_tar", "just rejected", "just kept"):
         assert shown in words
+
+
+def test_a_share_of_the_kept_is_the_same_at_the_top_and_in_the_funnel() -> None:
+    """Both are shares of the annotations, of which some never became a row."""
+    samples = [scored(f"a/b/{number}") for number in range(8)]
+    statistics = select_shard(samples, shard="s", thresholds=Thresholds()).statistics
+    annotations = Annotations(names=("a",), rows=10, quarantined={"missing_image": 2}, rows_in=8)
+    words = " ".join(Page(render(statistics, Thresholds(), RUN, [], annotations)).words.split())
+    assert "8 polite responses from 10 annotations" in words and "8 rows in 80.0 %" in words
+    assert "8 kept 80.0 %" in words and "Kept 8 80.0 %" in words
 
 
 def test_both_images_of_a_change_are_shown(text: str) -> None:
