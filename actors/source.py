@@ -6,7 +6,6 @@ with missing fields, and its blocks cannot be resumed by shard. Here whatever is
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from ray.data.block import BlockMetadata
 
 from actors.rows import Block, Row
 from polite_flamingo.faults.guard import with_provenance
+from polite_flamingo.images.digest import digest
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.shards import read_shard
@@ -78,7 +78,7 @@ def _read(
 def _traced(row: Row, path: str, index: int, config_hash: str) -> Row:
     if not isinstance(row, Sample):
         return row
-    digests = [hashlib.sha256(image.data).hexdigest() for image in row.images]
+    digests = [digest(image.data) for image in row.images]
     return with_provenance(row, shard=path, index=index, images_sha256=digests, config=config_hash)
 
 

@@ -28,6 +28,15 @@ class NotText(ValueError):
         self.what, self.remedy, self.before = what, remedy, before
 
 
+def is_writable(text: str) -> bool:
+    """Whether a string can be written as UTF-8; half of a surrogate pair cannot, and no tokenizer reads it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def other_encoding(start: bytes) -> str:
     """Return "UTF-16" or "UTF-32", with the byte order if known, if the first bytes suggest it; else ""."""
     for mark, encoding in _MARKS.items():

@@ -11,13 +11,13 @@ committed and is dropped.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from polite_flamingo.faults.guard import with_provenance
+from polite_flamingo.images.digest import digest
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import (
@@ -143,7 +143,7 @@ def source_of(name: str) -> str:
 
 def _raw(sample: Sample) -> str:
     """Return the content of a row before it was scored, to compare it."""
-    images = [hashlib.sha256(image.data).hexdigest() for image in sample.images]
+    images = [digest(image.data) for image in sample.images]
     record = replace(sample, rewritten=None, scores={}, provenance={}).to_record()
     return json.dumps([record, images], sort_keys=True)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.formatting import table
 from polite_flamingo.settings import meanings
 from serving.config import ReplicasConfig, ScaleConfig, ServingConfig
 
@@ -38,8 +39,9 @@ def tables() -> str:
 
 
 def _table(found: Iterator[tuple[str, Any, str]]) -> str:
-    lines = [f"| `{name}` | {_shown(default)} | {_escaped(text)} |" for name, default, text in found]
-    return "\n".join(["| setting | default | |", "| --- | --- | --- |", *lines])
+    return "\n".join(
+        table(["setting", "default", ""], [[f"`{name}`", _shown(default), text] for name, default, text in found])
+    )
 
 
 def _shown(value: Any) -> str:
@@ -50,10 +52,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and value >= 1 << 20 and not value % (1 << 20):
         return f"{value >> 20} MiB ({value})"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def put_into(page: str) -> str:

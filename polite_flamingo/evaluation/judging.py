@@ -30,6 +30,7 @@ from polite_flamingo.filters.rouge_l import rouge_l
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.filters.sts import Sts
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample
+from polite_flamingo.text_files import is_writable
 
 RAW = "raw annotation"
 REWRITTEN = "rewritten annotation"
@@ -289,9 +290,7 @@ def _readable(answer: Answer | None, *, asked: bool) -> Answer | None:
     """An answer that a tokenizer can read, or why there is none; reasoning is removed if a model was `asked`."""
     if isinstance(answer, str):
         answer = without_reasoning(answer) if asked else answer
-        try:
-            answer.encode()
-        except UnicodeEncodeError:
+        if not is_writable(answer):
             return BadSample("bad_field", "half of a surrogate pair, which no tokenizer reads")
     return answer
 

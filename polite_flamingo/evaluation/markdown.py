@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from polite_flamingo.evaluation.bootstrap import Estimate
 from polite_flamingo.evaluation.metrics import METRICS, shown
 from polite_flamingo.evaluation.results import Results
+from polite_flamingo.formatting import table
 
 
 def to_markdown(results: Results, title: str = "Evaluation") -> str:
@@ -77,9 +78,7 @@ def to_markdown(results: Results, title: str = "Evaluation") -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in (head, *rows)]
-    marks = ["---", *["---:"] * (len(head) - 1)]
-    return ["| " + " | ".join(row) + " |" for row in (escaped[0], marks, *escaped[1:])]
+    return table(head, rows, right=range(1, len(head)))
 
 
 def _cell(metric: str, one: Estimate | None, *, sign: bool = False) -> str:

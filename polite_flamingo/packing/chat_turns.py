@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Sample
+from polite_flamingo.text_files import is_writable
 
 if TYPE_CHECKING:  # it imports torch, which `--help` does not need
     from polite_flamingo.flamingo.model.tokenization import Tokenizer
@@ -66,7 +67,7 @@ def exchanges(sample: Sample, reading: Reading = AS_ANNOTATED, *, first: bool = 
             raise BadSample("empty_response", f"{sample.key}: nothing to learn in turn {number}")
         if len(target) > MAX_TEXT_CHARACTERS:
             raise BadSample("text_too_long", f"{sample.key}: {len(target)} characters, at most {MAX_TEXT_CHARACTERS}")
-        if any("\ud800" <= letter <= "\udfff" for letter in target):
+        if not is_writable(target):
             raise BadSample("bad_field", f"{sample.key}: half of a surrogate pair in the rewritten text")
         opens = first and number == 0
         prompt = (

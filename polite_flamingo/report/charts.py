@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from polite_flamingo.filters.thresholds import Check
-from polite_flamingo.report.svg import Frame, Tick, number, picture, points, ticks, words
+from polite_flamingo.formatting import trimmed
+from polite_flamingo.report.svg import Frame, Tick, picture, points, ticks, words
 from polite_flamingo.selection.statistics import Curve, Histogram, Statistics
 
 
@@ -38,8 +39,8 @@ def reward_chart(statistics: Statistics, *, width: float) -> Markup:
     for row, (name, mean) in enumerate(known.items()):
         y = frame.above - 24 + 15 * row  # a row each: the two means may be the same
         body.append(frame.upright(f"mean {name}", mean, y - 10))
-        body.append(_tag(frame, mean, y, f"{'annotations' if name == 'raw' else 'kept'} {number(mean, 2)}", name))
-    title = "Reward, mean of " + " and ".join(f"{name}: {number(mean, 2)}" for name, mean in known.items())
+        body.append(_tag(frame, mean, y, f"{'annotations' if name == 'raw' else 'kept'} {trimmed(mean, 2)}", name))
+    title = "Reward, mean of " + " and ".join(f"{name}: {trimmed(mean, 2)}" for name, mean in known.items())
     return picture(title, width, frame.height, body, fills=True)
 
 
@@ -65,7 +66,7 @@ def what_if_chart(check: Check, curve: Curve, value: float | None, *, width: flo
     now = curve.kept / judged
     kept = now if value is not None else curve.deciding.satisfying(check.sense, threshold) / judged
     arrow = " →" if threshold > high else " ←" if threshold < low else ""
-    label = f"{kept:.0%} at {number(threshold, 2)}{arrow}{f', now {now:.0%}' if value is None else ''}"
+    label = f"{kept:.0%} at {trimmed(threshold, 2)}{arrow}{f', now {now:.0%}' if value is None else ''}"
     body = [
         _axes(frame, check.label, "share kept", [0, 0.5, 1]),
         _steps(frame, [0.45 * share / peak for share in shares], step, "area judged"),
@@ -84,7 +85,7 @@ def what_if_chart(check: Check, curve: Curve, value: float | None, *, width: flo
 def _axes(frame: Frame, x_label: str, y_label: str, shares: Sequence[float]) -> str:
     """Draw both axes; the vertical one is of shares."""
     y_ticks: list[Tick] = [(share, f"{share:.{0 if frame.up[1] >= 0.1 else 1}%}") for share in shares]
-    x_ticks = [(tick, number(tick, 2)) for tick in ticks(*frame.across, 4 if frame.width < 500 else 9)]
+    x_ticks = [(tick, trimmed(tick, 2)) for tick in ticks(*frame.across, 4 if frame.width < 500 else 9)]
     return frame.axes(x_label=x_label, y_label=y_label, x_ticks=x_ticks, y_ticks=y_ticks)
 
 

@@ -24,6 +24,7 @@ from polite_flamingo.filters.thresholds import (
     first_failure,
     nli_margin,
 )
+from polite_flamingo.formatting import fixed
 from polite_flamingo.images import decoding
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.selection.selection import split_paragraphs
@@ -170,23 +171,17 @@ def _paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[Paragraph, ...]
 def _numbers(scores: Any) -> Iterable[tuple[str, str]]:
     """The scores of a sample as people read them."""
     if scores.get("reward") is not None and scores.get("reward_raw") is not None:
-        yield "reward", f"{number(scores['reward_raw'])} → {number(scores['reward'])}"
+        yield "reward", f"{fixed(scores['reward_raw'])} → {fixed(scores['reward'])}"
     labels = {"sts": "STS", "rouge_l": "Rouge-L", "repetition": "repetition"}
     for name, label in labels.items():
         if scores.get(name) is not None and not (name == "repetition" and scores[name] < 0.1):
-            yield label, number(scores[name])
+            yield label, fixed(scores[name])
     if scores.get("clip_paragraphs"):
-        known = [number(value) if value is not None else "–" for value in scores["clip_paragraphs"]]
-        yield "CLIPScore", " · ".join(known)
+        yield "CLIPScore", " · ".join(map(fixed, scores["clip_paragraphs"]))
     logits = scores.get("nli")
     if logits and None not in logits:
         label = ("contradiction", "entailment", "neutral")[max(range(3), key=lambda i: (logits[i], -i))]
-        yield "NLI", f"{label}, margin {number(nli_margin(logits))}"
-
-
-def number(value: float) -> str:
-    """Two decimals, with a minus sign that is one."""
-    return f"{value:.2f}".replace("-", "−")
+        yield "NLI", f"{label}, margin {fixed(nli_margin(logits))}"
 
 
 def readable(text: str) -> str:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from polite_flamingo.report.svg import LETTER, Frame, fitted, number, picture, ticks, words
+from polite_flamingo.formatting import trimmed
+from polite_flamingo.report.svg import LETTER, Frame, fitted, picture, ticks, words
 
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2", "1 4")
 COLOURS = 6
@@ -160,7 +161,7 @@ def bars(
         body.append(words(width - right + 10, y + 4, bar.text, kind="value"))
     if low < 0:
         body.append(frame.upright("zero", 0))
-    spoken = f"{title}: " + ", ".join(f"{bar.name} {bar.text or number(bar.value)}" for bar in values)
+    spoken = f"{title}: " + ", ".join(f"{bar.name} {bar.text or trimmed(bar.value)}" for bar in values)
     return picture(spoken, width, height, body)
 
 
@@ -185,7 +186,7 @@ def boxes(title: str, groups: Sequence[tuple[str, Sequence[Box]]], *, x_label: s
         body.append(words(left - 12, y + step * len(members) / 2 + 4, name, kind="name", anchor="end"))
         for place, box in enumerate(members):
             a, b, c, d, e = (frame.x(value) for value in box.quantiles)
-            line, median = y + step * (place + 0.5), number(box.quantiles[2])
+            line, median = y + step * (place + 0.5), trimmed(box.quantiles[2])
             spoken.append(f"{name}, {box.name} {median}")
             body.append(
                 f"<g><title>{escape(f'{name}, {box.name}: median {median}')}</title>"
@@ -225,8 +226,8 @@ def lines(
         up=(low - room, high + room), left=52, right=max(16.0, LETTER * len((x_names or ("",))[-1]) / 2), above=26,
         below=44,
     )  # fmt: skip
-    y_text = y_text or number
-    marks = list(enumerate(x_names)) if x_names else [(tick, number(tick)) for tick in ticks(*frame.across, 5)]
+    y_text = y_text or trimmed
+    marks = list(enumerate(x_names)) if x_names else [(tick, trimmed(tick)) for tick in ticks(*frame.across, 5)]
     y_ticks = [(tick, y_text(tick)) for tick in ticks(*frame.up, 4)]
     body = [frame.axes(x_label=x_label, y_label=y_label, x_ticks=marks, y_ticks=y_ticks)]
 

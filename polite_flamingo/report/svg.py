@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from polite_flamingo.formatting import trimmed
+
 LETTER = 6.7
 """Pixels of an average letter at 12 px: names are cut to the room they have."""
 
@@ -78,7 +80,7 @@ class Frame:
         parts = []
         for value in ticks(*self.across, about):
             parts.append(self.upright("grid", value))
-            parts.append(words(self.x(value), self.floor + 15, number(value), anchor="middle"))
+            parts.append(words(self.x(value), self.floor + 15, trimmed(value), anchor="middle"))
         return "".join([*parts, self._x_label(x_label) if x_label else ""])
 
     def upright(self, kind: str, value: float, above: float | None = None) -> str:
@@ -128,12 +130,6 @@ def ticks(low: float, high: float, about: int) -> list[float]:
     step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [place * step for place in range(first, last + 1)]
-
-
-def number(value: float, decimals: int = 3) -> str:
-    """Return a value with as few decimals as it needs, at most `decimals`, and a real minus sign."""
-    text = f"{value:,.{decimals}f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text.replace("-", "−")
 
 
 def fitted(name: str, room: float) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from polite_flamingo.report.gallery import number, printable, readable
+from polite_flamingo.formatting import fixed
+from polite_flamingo.report.gallery import printable, readable
 
 FOLDER = Path(__file__).parent
 
@@ -35,7 +36,7 @@ def fill(name: str, *, styles: Sequence[str] = (), folder: Path = FOLDER, **valu
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "percent": _percent, "number": _number, "readable": readable}
+    environment.filters |= {"count": _count, "percent": _percent, "number": fixed, "readable": readable}
     files = [*(FOLDER / f"{part}.css" for part in ("base", *styles)), folder / f"{name}.css"]
     style = "".join(file.read_text(encoding="utf-8") for file in files)
     page = environment.get_template(f"{name}.html").render(style=Markup(style), **values)  # the style is ours
@@ -52,7 +53,3 @@ def _percent(part: int, whole: int) -> str:
         return "–"
     share = 100 * part / whole
     return f"{share:.1f} %" if 0 < share < 99.95 else f"{share:.0f} %"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else number(value)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, Thresholds, not_compared
+from polite_flamingo.formatting import fixed, table
 from polite_flamingo.selection.statistics import UNKNOWN, DatasetCounts, Statistics
 from polite_flamingo.storage.provenance import NOTHING, Annotations
 from polite_flamingo.storage.run_info import RunInfo
@@ -91,7 +92,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         "",
         f"{total.kept:,} instructions with polite responses, rewritten by Polite Flamingo (arXiv 2307.01003) from "
         f"{total.rows + annotations.before:,} raw annotations of {sources} datasets, and filtered.",
-        f"Mean reward: {_mean(total.reward_raw.value)} of annotations, {_mean(total.reward_kept.value)} of kept texts.",
+        f"Mean reward: {fixed(total.reward_raw.value)} of annotations, {fixed(total.reward_kept.value)} of kept texts.",
         f"CLIPScore removed {total.paragraphs_removed:,} paragraphs from kept texts.",
         "",
         *(f"**{_line(line)}**\n" for line in (warning, not_compared(total.tasks)) if line),
@@ -111,7 +112,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         "",
         "## Thresholds",
         "",
-        *_table(
+        *table(
             ["threshold", "value", "meaning"],
             [*([c.filter, "–" if v is None else f"{v:g}", f"{c.label}, {c.rule(v)}"] for c, v in values), single],
         ),
@@ -131,8 +132,9 @@ def _counts(statistics: Statistics, total: DatasetCounts) -> Iterator[str]:
     """One row a dataset, one column a reason that occurred."""
     reasons = [reason for reason in REJECTIONS if total.rejected[reason]]
     rows = [*sorted(statistics.datasets.items()), ("**all**", total)]
-    yield from _table(
-        ["dataset", "rows in", "kept", *reasons, "quarantined"],
+    head = ["dataset", "rows in", "kept", *reasons, "quarantined"]
+    yield from table(
+        head,
         [
             [
                 _line(name),
@@ -142,6 +144,7 @@ def _counts(statistics: Statistics, total: DatasetCounts) -> Iterator[str]:
             ]
             for name, counts in rows
         ],
+        right=range(1, len(head)),
     )
     if total.quarantined:
         yield ""
@@ -164,12 +167,6 @@ def _before(annotations: Annotations) -> Iterator[str]:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    numbers = [all(row[column].replace(",", "").isdigit() for row in rows) for column in range(len(head))]
-    rule = ["---:" if is_number else "---" for is_number in numbers]
-    return [f"| {' | '.join(cells)} |" for cells in (head, rule, *rows)]
-
-
 def _line(text: str) -> str:
     """Text that cannot leave its line or table cell; Markdown and HTML in it show as themselves."""
     flat = " ".join(text.split())
@@ -178,10 +175,6 @@ def _line(text: str) -> str:
 
 def _code(text: str) -> str:
     return " ".join(text.split()).replace("`", "'") or "–"
-
-
-def _mean(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def _size(count: int) -> str:

@@ -15,6 +15,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
+from polite_flamingo.formatting import table
 from polite_flamingo.sources import SOURCES
 from polite_flamingo.sources.records.source import CATEGORIES, Evidence, Source, Use
 
@@ -197,8 +198,7 @@ def _table(members: Sequence[Source]) -> str:
         for source in members
     ]
     head += ["adopted"] if counted else []
-    ruler = ["---:" if name == "adopted" else "---" for name in head]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ruler, *rows))
+    return "\n".join(table(head, rows, right=[place for place, name in enumerate(head) if name == "adopted"]))
 
 
 def _adopted(source: Source) -> str:

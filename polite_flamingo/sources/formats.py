@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from types import FunctionType
 
+from polite_flamingo.formatting import table
 from polite_flamingo.images.decoding import EXTENSION_OF
 from polite_flamingo.sources import SOURCES
 from polite_flamingo.sources.catalogue import escaped
@@ -231,7 +232,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+    return "\n".join(table(head, rows))
 
 
 if __name__ == "__main__":

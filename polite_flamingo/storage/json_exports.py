@@ -12,7 +12,6 @@ The card is in `card.py`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,8 +20,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.images.digest import file_name
 from polite_flamingo.sample import IMAGE_MARK, Sample, unmarked
-from polite_flamingo.storage.shards import is_temporary, temporary_name, write_atomically
+from polite_flamingo.storage.shards import is_temporary, replacing, write_atomically
+from polite_flamingo.text_files import is_writable
 
 MARKER = "<img_path>"
 """Opens and closes an image's path in a published record; there is no form with a slash."""
@@ -98,7 +99,7 @@ def export_shard(samples: Sequence[Sample], *, out: Path, name: str, images: boo
     for sample in samples:
         paths = []
         for image in sample.images:
-            file = f"{hashlib.sha256(image.data).hexdigest()[:24]}.{image.extension}"
+            file = file_name(image)
             if images and file not in wanted:
                 _write_image(folder / file, image.data)
             wanted.add(file)
@@ -129,13 +130,11 @@ def join_exports(*, out: Path, names: Sequence[str]) -> int:
 
 
 def _write_image(path: Path, data: bytes) -> None:
-    """Write it unless it is there. Not synced: a million images would take hours, and they can be had again."""
+    """Write an image unless it is there. Not synced: a million images would take hours, and they can be made again."""
     if path.exists() and path.stat().st_size == len(data):
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    with replacing(path, sync=False) as file:
+        file.write(data)
 
 
 def _part(out: Path, name: str, kind: str) -> Path:
@@ -154,22 +153,18 @@ def _join(path: Path, lines: Iterator[str]) -> int:
     for stale in path.parent.glob(f"{path.name}.tmp-*"):
         if is_temporary(stale.name):  # of a selection that was killed here
             stale.unlink(missing_ok=True)
-    temporary = temporary_name(path)
     count = 0
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write("[")
+    with replacing(path) as file:
+        file.write(b"[")
         for count, line in enumerate(lines, 1):
-            file.write(("\n" if count == 1 else ",\n") + line)
-        file.write("\n]\n")
-    temporary.replace(path)
+            file.write((("\n" if count == 1 else ",\n") + line).encode())
+        file.write(b"\n]\n")
     return count
 
 
 def _line(record: dict[str, Any]) -> str:
     line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    try:
-        line.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, as some annotation files have: only an escape can say it
+    if not is_writable(line):  # half of a surrogate pair, as some annotation files have: only an escape can say it
         line = json.dumps(record, allow_nan=False)
     return line + "\n"
 

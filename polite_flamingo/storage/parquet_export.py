@@ -6,7 +6,6 @@ schema says in the words of Hugging Face's `datasets` that the bytes are picture
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
+from polite_flamingo.images.digest import file_name
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.shards import replacing
 from polite_flamingo.storage.uniform import FREE, free_text
@@ -73,10 +73,7 @@ def _groups(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 def _row(sample: Sample) -> dict[str, Any]:
-    pictures = [
-        {"bytes": image.data, "path": f"{hashlib.sha256(image.data).hexdigest()[:24]}.{image.extension}"}
-        for image in sample.images
-    ]
+    pictures = [{"bytes": image.data, "path": file_name(image)} for image in sample.images]
     texts = (sample.key, sample.dataset, sample.task, sample.instruction, sample.response, sample.rewritten)
     return {
         **dict(zip(_TEXTS, texts, strict=True)),

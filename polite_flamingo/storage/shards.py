@@ -141,15 +141,21 @@ def write_shard(path: Path | str, samples: Iterable[Sample], *, uniform: bool = 
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[io.BufferedWriter]:
-    """A file that takes the place of `path`, synced, when the block ends without an error; else nothing has changed."""
+def replacing(path: Path, *, sync: bool = True) -> Iterator[io.BufferedWriter]:
+    """Open a file that takes the place of `path` when the block ends without an error; else nothing has changed.
+
+    Args:
+        path: what is written; its folder is made.
+        sync: wait until the bytes are on disk.
+    """
     buffered = temporary_name(path)
     buffered.parent.mkdir(parents=True, exist_ok=True)
     try:
         with buffered.open("wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
             buffered.replace(path)
     except BaseException:
         buffered.unlink(missing_ok=True)

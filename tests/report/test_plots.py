@@ -5,8 +5,9 @@ from itertools import pairwise
 
 import pytest
 
+from polite_flamingo.formatting import trimmed
 from polite_flamingo.report.plots import Bar, Cell, Line, Point, bars, heat_map, lines
-from polite_flamingo.report.svg import number, ticks
+from polite_flamingo.report.svg import ticks
 from tests.support.page_reader import Page
 
 HOSTILE = '<script>alert("1")</script>&'
@@ -95,4 +96,4 @@ def test_long_column_names_take_two_lines() -> None:
 
 def test_ticks_are_round() -> None:
     assert ticks(0, 100, 4) == [0, 50, 100] and ticks(-2.3, 5.1, 4) == [-2, 0, 2, 4]
-    assert number(-0.0004) == "0" and number(-1.5) == "−1.5"
+    assert trimmed(-0.0004) == "0" and trimmed(-1.5) == "−1.5"

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 from polite_flamingo.sample import BadSample
+from polite_flamingo.text_files import is_writable
 
 
 def as_object(record: Any) -> dict[str, Any]:
@@ -38,10 +39,8 @@ def verbatim(value: Any, what: str) -> str:
     """A string that can be written as UTF-8, as it is: for texts whose line breaks matter, and for file names."""
     if not isinstance(value, str):
         raise BadSample("bad_field", f"{what} must be a string, not {type(value).__name__}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise BadSample("bad_field", f"{what} holds bytes that are not UTF-8, or a lone surrogate") from None
+    if not is_writable(value):
+        raise BadSample("bad_field", f"{what} holds bytes that are not UTF-8, or half a surrogate pair")
     return value
 
 

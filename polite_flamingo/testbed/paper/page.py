@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from polite_flamingo.formatting import table
 from polite_flamingo.report.template import fill
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.testbed.paper.charts import reward_boxes, stage_lines
@@ -260,7 +261,7 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
         "",
         f"## What was claimed, what showed: {tally(found)}",
         "",
-        *_table(
+        *table(
             ["", "claim", "measured", "", "paper"],
             [
                 [f"{MARKS[one.verdict]} {one.verdict}", one.claim.text, f"{one.claim.what}: **{measured(one)}**",
@@ -275,7 +276,7 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
         "",
         "The paper's own, of other models and other data, in hundredths:",
         "",
-        *_table(
+        *table(
             ["", "", ""], [[one.name, column, figures] for one in PUBLISHED for column, figures in one.numbers]
         ),
         "",
@@ -295,7 +296,7 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
         "",
         "## Generations of the rewriter (figure 4)",
         "",
-        *_table(
+        *table(
             ["", *(one.label + one.unit for one in REWRITING.values())],
             [
                 *([row.name, *(one.plain for one in row.cells)] for row in generation_rows(results)),
@@ -308,10 +309,4 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
 
 
 def _rows(head: Sequence[str], rows: Sequence[Row]) -> list[str]:
-    return _table(head, [[row.name, *(one.plain for one in row.cells)] for row in rows])
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    escaped = [[text.replace("|", "\\|") for text in row] for row in (head, *rows)]
-    marks = ["---"] * len(head)
-    return ["| " + " | ".join(row) + " |" for row in (escaped[0], marks, *escaped[1:])]
+    return table(head, [[row.name, *(one.plain for one in row.cells)] for row in rows])

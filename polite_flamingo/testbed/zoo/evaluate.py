@@ -17,6 +17,7 @@ from pathlib import Path
 from polite_flamingo import hub  # first: repairs torchvision's import
 from polite_flamingo.filters.nli import LABELS, Nli, label, premise_and_hypothesis
 from polite_flamingo.filters.rules import same_text
+from polite_flamingo.formatting import table as markdown_table
 from polite_flamingo.sample import IMAGE_MARK, Image, Sample, Turn
 from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.zoo.cards import write_card
@@ -185,11 +186,11 @@ def passes(figure: str, value: float) -> bool:
 
 def table(figures: dict[str, float]) -> str:
     """Markdown: figure, value, bar."""
-    lines = ["| figure | value | bar |", "| --- | --- | --- |"]
+    rows = []
     for name, value in figures.items():
         bar = f"{BARS[name][0]} {BARS[name][1]}{'' if passes(name, value) else ' (missed)'}" if name in BARS else ""
-        lines.append(f"| {name} | {value:.4f} | {bar} |")
-    return "\n".join(lines)
+        rows.append([name, f"{value:.4f}", bar])
+    return "\n".join(markdown_table(["figure", "value", "bar"], rows))
 
 
 def main(arguments: list[str] | None = None) -> int:
