@@ -14,7 +14,8 @@ from markupsafe import Markup
 from polite_flamingo.filters.thresholds import Check
 from polite_flamingo.formatting import trimmed
 from polite_flamingo.report.svg import Frame, Tick, picture, points, ticks, words
-from polite_flamingo.selection.statistics import Curve, Histogram, Statistics
+from polite_flamingo.selection.histograms import Curve, Histogram
+from polite_flamingo.selection.statistics import Statistics
 
 
 def reward_chart(statistics: Statistics, *, width: float) -> Markup:

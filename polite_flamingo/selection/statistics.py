@@ -15,12 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, UNSCORED, Sense
+from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, UNSCORED
 from polite_flamingo.sample import Quarantined
+from polite_flamingo.selection.histograms import Curve, Histogram, Mean, histogram_of
 from polite_flamingo.world import mostly_foreign
-
-UNIT = 10_000
-"""Scores are stored with four decimals: everything is counted in ten-thousandths, which add up exactly in any order."""
 
 PICKS = 4
 """Samples remembered in each slot of the gallery."""
@@ -29,100 +27,6 @@ REWARD_STEP = 0.1
 
 UNKNOWN = "(unknown)"
 """The dataset of what has no readable key."""
-
-
-@dataclass(kw_only=True)
-class Mean:
-    """A mean that merges exactly."""
-
-    count: int = 0
-    units: int = 0
-
-    def add(self, value: float) -> None:
-        """Count one value, of four decimals."""
-        self.count += 1
-        self.units += round(value * UNIT)
-
-    def merge(self, other: Mean) -> None:
-        """Add the other's values."""
-        self.count += other.count
-        self.units += other.units
-
-    @property
-    def value(self) -> float | None:
-        """The mean; None of nothing."""
-        return self.units / UNIT / self.count if self.count else None
-
-
-@dataclass(kw_only=True)
-class Histogram:
-    """Counts in bins of one fixed width, only those that are hit.
-
-    Bin i holds [i * step, (i + 1) * step), or ((i - 1) * step, i * step] with `upper`: "at least" and "below" can be
-    answered exactly at the edges of the first kind, "above" and "at most" at those of the second.
-    """
-
-    step: float
-    upper: bool = False
-    bins: Counter[int] = field(default_factory=Counter)
-
-    def add(self, value: float) -> None:
-        """Count one value, of four decimals."""
-        self.bins[self.bin(value)] += 1
-
-    def bin(self, value: float) -> int:
-        """The number of the value's bin."""
-        units, width = round(value * UNIT), round(self.step * UNIT)
-        return -(-units // width) if self.upper else units // width
-
-    def merge(self, other: Histogram) -> None:
-        """Add the other's counts."""
-        assert (self.step, self.upper) == (other.step, other.upper)
-        self.bins.update(other.bins)
-
-    @property
-    def total(self) -> int:
-        """How many values were counted."""
-        return sum(self.bins.values())
-
-    def satisfying(self, sense: Sense, threshold: float | None) -> int:
-        """How many values are `sense` a threshold that lies on an edge of the bins; all of them where it is None."""
-        if threshold is None:
-            return self.total
-        edge = self.bin(threshold)
-        match sense:
-            case "at_least":
-                return sum(count for number, count in self.bins.items() if number >= edge)
-            case "below":
-                return sum(count for number, count in self.bins.items() if number < edge)
-            case "above":
-                return sum(count for number, count in self.bins.items() if number > edge)
-            case "at_most":
-                return sum(count for number, count in self.bins.items() if number <= edge)
-
-
-@dataclass(kw_only=True)
-class Curve:
-    """What one threshold does, for all its values at once.
-
-    Attributes:
-        scores: of every sample that the check applies to.
-        deciding: of those among them that every other check keeps: only for these does this threshold decide.
-        kept: how many of `scores` are kept.
-        unscored: how many the check applies to, but without a number.
-    """
-
-    scores: Histogram
-    deciding: Histogram
-    kept: int = 0
-    unscored: int = 0
-
-    def merge(self, other: Curve) -> None:
-        """Add the other's samples."""
-        self.scores.merge(other.scores)
-        self.deciding.merge(other.deciding)
-        self.kept += other.kept
-        self.unscored += other.unscored
 
 
 @dataclass(kw_only=True)
@@ -171,8 +75,8 @@ class Pick:
 
 
 def pick(key: str, shard: str, rank: float = 0.0) -> Pick:
-    """Without a rank, picks are a random choice that stays the same for the same keys."""
-    return Pick(rank=rank, tie=hashlib.blake2b(key.encode(), digest_size=8).hexdigest(), key=key, shard=shard)
+    """Make a pick. Without a rank, picks are a random choice that stays the same for the same keys."""
+    return Pick(rank=rank, tie=_tie(key), key=key, shard=shard)
 
 
 def _curves() -> dict[str, Curve]:
@@ -266,17 +170,17 @@ class Statistics:
             datasets={name: _dataset(counts) for name, counts in record["datasets"].items()},
             curves={
                 name: Curve(
-                    scores=_histogram(curve["scores"]),
-                    deciding=_histogram(curve["deciding"]),
+                    scores=histogram_of(curve["scores"]),
+                    deciding=histogram_of(curve["deciding"]),
                     kept=curve["kept"],
                     unscored=curve["unscored"],
                 )
                 for name, curve in record["curves"].items()
             },
             also=Counter(record["also"]),
-            reward_raw=_histogram(record["reward_raw"]),
-            reward=_histogram(record["reward"]),
-            reward_kept=_histogram(record["reward_kept"]),
+            reward_raw=histogram_of(record["reward_raw"]),
+            reward=histogram_of(record["reward"]),
+            reward_kept=histogram_of(record["reward_kept"]),
             picks={slot: [Pick(**found) for found in picks] for slot, picks in record["picks"].items()},
             quarantine={reason: [Quarantined(**row) for row in rows] for reason, rows in record["quarantine"].items()},
         )
@@ -301,13 +205,12 @@ def dataset_of(row: Quarantined) -> str:
 
 
 def _quarantine_rank(row: Quarantined) -> tuple[str, str, int, str]:
-    place = f"{row.shard}#{row.index}#{row.key}"
-    return (
-        hashlib.blake2b(place.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest(),
-        row.shard,
-        row.index,
-        row.key,
-    )
+    return _tie(f"{row.shard}#{row.index}#{row.key}"), row.shard, row.index, row.key
+
+
+def _tie(name: str) -> str:
+    """Return a digest that puts names in an order which nobody chose."""
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def _plain(value: Any) -> Any:
@@ -318,11 +221,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str | int | float) or value is None:
         return value
     return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
-
-
-def _histogram(record: Mapping[str, Any]) -> Histogram:
-    bins = Counter({int(number): count for number, count in record["bins"].items()})
-    return Histogram(step=record["step"], upper=record["upper"], bins=bins)
 
 
 def _dataset(record: Mapping[str, Any]) -> DatasetCounts:

@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.storage.shards import BROKEN_TAR, MAX_JSON_BYTES, decode_record
+from polite_flamingo.storage.shards import decode_record
+from polite_flamingo.storage.tar_groups import BROKEN_TAR, MAX_JSON_BYTES
 from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
 
 LOOKED_AT = 1000

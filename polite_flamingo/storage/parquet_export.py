@@ -16,8 +16,8 @@ import pyarrow.parquet
 
 from polite_flamingo.images.digest import file_name
 from polite_flamingo.sample import Sample
+from polite_flamingo.storage.export_record import FREE, free_text
 from polite_flamingo.storage.shards import replacing
-from polite_flamingo.storage.uniform import FREE, free_text
 
 ROWS = 100
 BYTES = 32 << 20

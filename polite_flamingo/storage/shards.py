@@ -8,7 +8,7 @@ complete, and the same samples give the same bytes.
     KEY.json   `Sample.to_record()`, UTF-8
     KEY.0.jpg  the first image, as it came from the source; KEY.1.png the second …
 
-What is exported is the same with the fewest differences between rows (`uniform.py`): every image is called .jpg.
+What is exported is the same with the fewest differences between rows (`export_record.py`): every image is called .jpg.
 
 A shard that other tools have packed again is read too: names that begin with `./`, extensions in capitals, columns that
 are not ours, and files that a system leaves (`tar_members.is_companion`), which are passed over.
@@ -26,42 +26,18 @@ import re
 import secrets
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
-from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
-from polite_flamingo.storage.uniform import FREE, is_uniform, uniform_record
-from polite_flamingo.storage.visibility import about_content, out_of_reach
+from polite_flamingo.storage.export_record import FREE, is_uniform, uniform_record
+from polite_flamingo.storage.tar_groups import Group, read_members
+from polite_flamingo.storage.tar_members import printable
+from polite_flamingo.storage.visibility import out_of_reach
 
-MAX_JSON_BYTES = 8 << 20
-MAX_IMAGE_BYTES = 256 << 20
-"""A larger member is not read at all: a header may promise any size."""
-
-_MEMBER = re.compile(
-    r"(?P<key>.*/[^/.]+|[^/.]+)\.(?:(?P<json>json)|(?P<number>\d{1,4})\.(?P<extension>[a-z0-9]{1,8}))",
-    re.IGNORECASE | re.DOTALL,
-)
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
 _TEMPORARY = re.compile(r"\.tmp-(?:[0-9a-f]{1,16}|joining)$")
-BROKEN_TAR = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError)
-"""What `tarfile` raises on damaged bytes: its own errors, and those of the number parsing under them."""
-
-
-@dataclass(kw_only=True)
-class _Group:
-    """The members of one key, as far as they are read; `problem` is the first thing wrong with them."""
-
-    key: str
-    member: str
-    json: bytes | None = None
-    images: dict[int, Image] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
-    places: list[int] = field(default_factory=list)
-    problem: tuple[Reason, str] | None = None
 
 
 def read_shard(path: Path | str) -> list[Sample | Quarantined]:
@@ -73,12 +49,12 @@ def read_shard(path: Path | str) -> list[Sample | Quarantined]:
         OutOfReach: the file is absent or forbidden, or the way to it is broken: that says nothing about its rows.
     """
     path = Path(path)
-    groups: list[_Group] = []
+    groups: list[Group] = []
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return [_shard_record(path, "unreadable_shard", "is not a file", 0)]
         with path.open("rb") as file:
-            damage = _read_members(file, groups)
+            damage = read_members(file, groups)
     except OSError as error:
         raise out_of_reach(path, error) from error
 
@@ -216,121 +192,7 @@ def decode_record(data: bytes) -> object:
     return record
 
 
-def _read_members(file: io.BufferedReader, groups: list[_Group]) -> str | None:
-    """Fill `groups`, in order of first appearance; return what is wrong with the file, or None."""
-    by_key: dict[str, list[_Group]] = {}
-    last: _Group | None = None
-    try:
-        if file.seek(0, io.SEEK_END) == 0:
-            return None
-        file.seek(0)
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            offset = -1
-            while (member := tar.next()) is not None:
-                if member.size < 0 or tar.offset <= offset:
-                    return f"member {member.name[:80]!r} leads backwards"
-                offset = tar.offset
-                name = plain_name(member.name)
-                if member.isdir() or is_companion(name):
-                    continue
-                match = _MEMBER.fullmatch(name)
-                folder, slash, base = name.rpartition("/")
-                key = match["key"] if match else folder + slash + (base.partition(".")[0] or base)
-                slot = "json" if match and match["json"] else f"image {int(match['number'])}" if match else name
-                last = _group_for(key, slot, name, by_key, groups, last)
-                last.places.append(offset)
-                _take(tar, member, name, match, last)
-            return after_the_end(file, tar.offset)
-    except BROKEN_TAR as error:
-        if not about_content(error):
-            raise
-        file.seek(0)
-        if packed := packed_with(file.read(HEAD_BYTES)):
-            return f"packed with {packed[0]}; only plain tars are read: unpack it first ({packed[1]})"
-        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    finally:
-        _tell_apart(by_key)
-
-
-def after_the_end(file: io.BufferedReader, offset: int) -> str | None:
-    """`tarfile` takes a damaged header and a file cut between two members for the end; the end mark tells."""
-    file.seek(offset)
-    mark = file.read(tarfile.BLOCKSIZE)
-    if len(mark) < tarfile.BLOCKSIZE:
-        return f"no end mark at byte {offset}: the file was cut"
-    if mark.strip(b"\0"):
-        return f"damaged header at byte {offset}"
-    while chunk := file.read(1 << 20):
-        if chunk.strip(b"\0"):
-            return f"data after the end mark at byte {offset}: tars must not be concatenated"
-    return None
-
-
-def _group_for(
-    key: str, slot: str, name: str, by_key: dict[str, list[_Group]], groups: list[_Group], last: _Group | None
-) -> _Group:
-    """The group that lacks this member: the one just read from if it can be, else the first, else a new one."""
-    same = by_key.setdefault(key, [])
-    candidates = ([last] if last in same else []) + same if last is not None else same
-    group = next((group for group in candidates if slot not in group.seen), None)
-    if group is None:
-        group = _Group(key=key, member=name)
-        same.append(group)
-        groups.append(group)
-    group.seen.add(slot)
-    return group
-
-
-def _tell_apart(by_key: Mapping[str, list[_Group]]) -> None:
-    """Mark the groups of a key whose members repeat, where nothing tells which picture belongs to which text.
-
-    That is known where each group stands together, and the first has all that others have.
-    """
-    for key, same in by_key.items():
-        apart = all(before.places[-1] < after.places[0] for before, after in pairwise(same))
-        if len(same) > 1 and not (apart and all(group.seen <= same[0].seen for group in same)):
-            for group in same:
-                detail = f"members of {key[:80]!r} repeat, and nothing tells which of them belong together"
-                group.problem = ("duplicate_key", detail)
-
-
-def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, match: re.Match[str] | None, group: _Group) -> None:
-    """Read one member into its group, or note why not."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
-        _note(group, "unsafe_name", f"member {name[:80]!r} leads out of the shard")
-    elif not member.isreg() or member.issparse():
-        _note(
-            group,
-            "unsafe_name",
-            f"member {name[:80]!r} is a link, device or sparse file; only plain files are read",
-        )
-    elif match is None:
-        pass  # another tool's column: a row needs only KEY.json and KEY.N.EXT
-    elif match["json"]:
-        if member.size > MAX_JSON_BYTES:
-            _note(group, "text_too_long", f"{name}: {member.size} bytes of JSON, at most {MAX_JSON_BYTES} are read")
-        else:
-            group.member = name
-            group.json = _bytes(tar, member)
-    elif member.size > MAX_IMAGE_BYTES:
-        _note(group, "image_too_large", f"{name}: {member.size} bytes, at most {MAX_IMAGE_BYTES} are read")
-    else:
-        group.images[int(match["number"])] = Image(extension=match["extension"].lower(), data=_bytes(tar, member))
-
-
-def _bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    assert file is not None  # a plain file always opens
-    return file.read()
-
-
-def _note(group: _Group, reason: Reason, detail: str) -> None:
-    if group.problem is None:
-        group.problem = (reason, detail)
-
-
-def _to_sample(group: _Group) -> Sample:
+def _to_sample(group: Group) -> Sample:
     if group.problem is not None:
         raise BadSample(*group.problem)
     if group.json is None:

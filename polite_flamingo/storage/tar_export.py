@@ -1,6 +1,6 @@
 """Kept samples -> OUT/pf1m/*.tar, WebDataset that the libraries `webdataset` and `datasets` read whole.
 
-    KEY.json   one record, the same fields in every row (`uniform.py`)
+    KEY.json   one record, the same fields in every row (`export_record.py`)
     KEY.0.jpg  the first picture as it came from the source, bit by bit; KEY.1.jpg the second …
 
 `datasets` takes its columns from the first rows of the first tar, refuses rows there that differ, and drops what later

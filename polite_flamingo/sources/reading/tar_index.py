@@ -19,7 +19,7 @@ from typing import Any
 
 from polite_flamingo.images.decoding import EXTENSIONS
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.storage.shards import after_the_end
+from polite_flamingo.storage.tar_groups import after_the_end
 from polite_flamingo.storage.tar_members import is_companion, plain_name
 
 PICTURES = frozenset({*EXTENSIONS, "jpe", "jfif", "avif", "heic", "heif", "svg", "jxl"})

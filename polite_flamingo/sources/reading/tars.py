@@ -41,7 +41,7 @@ from polite_flamingo.sources.reading.tar_index import (
     Member,
     TarIndex,
 )
-from polite_flamingo.storage.shards import BROKEN_TAR
+from polite_flamingo.storage.tar_groups import BROKEN_TAR
 from polite_flamingo.storage.tar_members import HEAD_BYTES, packed_with, printable
 
 MAX_TEXT_BYTES = 1 << 20
