@@ -1,6 +1,7 @@
-"""What to look at first, by the reason for which most rows were quarantined.
+"""A hint for each reason of quarantine: what to check first.
 
-A job that quarantined all or most of its rows prints one line made of these (`hint`); the quarantine file has the rest.
+A job that quarantined all or most of its rows prints the hint for the most common reason; the quarantine file has the
+rest.
 """
 
 from __future__ import annotations
@@ -42,12 +43,12 @@ HINTS: dict[str, str] = {
 
 
 def commonest(reasons: Mapping[str, int]) -> str:
-    """The reason with the highest count ("" where there is none); of several, the first."""
+    """Return the reason with the highest count, the first of equals; "" if there is none."""
     return max(reasons, key=reasons.__getitem__, default="")
 
 
 def hint(reasons: Mapping[str, int]) -> str:
-    """What to look at first: for the commonest of the reasons, with its share of all.
+    """Return the hint for the most common reason, with its count.
 
     Args:
         reasons: how many rows were quarantined, by reason.

@@ -1,7 +1,7 @@
-"""Pairs for training the rewriter -> one HTML file to look at: counts, and good and distorted text side by side.
+"""The page of a distortion: counts, and good and distorted texts side by side.
 
-Long texts are cut, pictures are small and made anew; everything is escaped (`template.py`). Which pairs are shown is
-the caller's choice (`distortion/summary.py`).
+Long texts are cut and pictures re-encoded as thumbnails; everything is escaped (`template.py`). The caller chooses the
+pairs (`distortion/summary.py`).
 """
 
 from __future__ import annotations

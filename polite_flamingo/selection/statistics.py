@@ -1,4 +1,4 @@
-"""What a selection came to, in numbers that merge: counts, histograms, and the few samples worth looking at.
+"""The numbers of a selection, which merge: counts, histograms, and the few samples worth looking at.
 
 One `Statistics` a shard; `merge` adds another one in. Its size depends on the number of datasets, reasons and
 thresholds, never on the number of rows, and the result does not depend on the order of merging: sums are of whole
@@ -66,7 +66,7 @@ class DatasetCounts:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Pick:
-    """A sample worth looking at; the smaller, the more so. `tie` is a digest of the key: a choice that is no one's."""
+    """A sample worth looking at; smaller ones come first. `tie` is a digest of the key and breaks ties at random."""
 
     rank: float
     tie: str

@@ -1,8 +1,8 @@
-"""What lies below a folder: the files that are wanted, and how many others are passed over, of which kind.
+"""Find the input files below a folder, and count the files that are passed over, by kind.
 
-Links are followed, each folder once, whatever circle they make. What a run of this project wrote is no input: its
-folders (`OUTPUT_FOLDERS`) where its manifests and its run.json lie beside them. Hidden files, packed tars and files of
-another kind are passed over and counted; whoever looks says so.
+Links are followed, and each folder is visited once, so circles of links do no harm. The output of a run is never input:
+its folders (`OUTPUT_FOLDERS`) are skipped where its manifests and run.json lie beside them. Hidden files, packed tars
+and files of other kinds are passed over and counted; the caller prints the counts.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ OUTPUT_FOLDERS = (
     "replay",
     "scratch",
 )
-"""Of a job's output folder, those that it writes."""
+"""The folders that a job writes in its output folder."""
 
 PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lz4")
 _RUN_FILES = frozenset({"run.json", "config.yaml", "stats.json"})
 _JOBS = "what a job wrote (to read it, name the folder itself)"
 _MOST = 3
-"""Names that a line shows."""
+"""Names shown per line."""
 
 
 @dataclass(kw_only=True)
 class Found:
-    """What lies below a folder.
+    """The files found below a folder.
 
     Attributes:
-        files: paths relative to the folder, in no order.
-        passed: what was passed over: its kind, and how many there are of it.
-        examples: of each kind, the first few.
+        files: paths relative to the folder, unordered.
+        passed: kind -> number of files passed over.
+        examples: kind -> the first few of them.
     """
 
     files: list[str] = field(default_factory=list)
@@ -61,13 +61,13 @@ class Found:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def pass_over(self, kind: str, path: str) -> None:
-        """Count what is not taken."""
+        """Count a file that is not taken."""
         self.passed[kind] += 1
         if len(shown := self.examples.setdefault(kind, [])) < _MOST:
             shown.append(path)
 
     def sort_in(self, name: str, suffix: str, path: str) -> None:
-        """Take a file, or count it, by its name."""
+        """Take a file or count it, depending on its name."""
         if name.startswith("."):
             self.pass_over("hidden files", path)
         elif is_companion(name):
@@ -78,7 +78,7 @@ class Found:
             self.pass_over(_kind(path), path)
 
     def add(self, other: Found, folder: str) -> None:
-        """Add what lies below a folder."""
+        """Add the files found below `folder`."""
         self.files += [os.path.join(folder, file) for file in other.files]  # noqa: PTH118
         for kind, times in other.passed.items():
             for path in other.examples[kind]:
@@ -86,7 +86,7 @@ class Found:
             self.passed[kind] += times - len(other.examples[kind])
 
     def lines(self) -> Iterator[str]:
-        """A line for each kind of what was passed over."""
+        """Yield one line per kind of file that was passed over."""
         for kind, times in self.passed.items():
             shown = self.examples[kind]
             more = f" and {times - len(shown):,} more" if times > len(shown) else ""
@@ -94,19 +94,18 @@ class Found:
 
 
 def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, ingested: bool = True) -> Found:
-    """The files below a folder whose names end in `suffix`, in any case.
+    """Find the files below a folder whose names end in `suffix`, whatever their case.
 
-    Paths are plain strings: a `Path` for each of a million takes ten times as long.
+    Paths are plain strings: making a million `Path` objects takes ten times as long.
 
     Args:
-        folder: links in it are followed.
+        folder: where to look; links are followed.
         suffix: in lower case.
-        own: the output folder of whoever asks: what lies in it is not taken, nor, if it is `folder` itself, what a job
-            writes there.
-        ingested: whether shards that an ingest wrote are taken.
+        own: the caller's output folder: nothing in it is taken; if it is `folder` itself, nothing that a job writes.
+        ingested: whether to take shards that an ingest wrote.
 
     Raises:
-        OutOfReach: a folder may not be listed; its files would be missed by nobody.
+        OutOfReach: a folder cannot be listed. Skipping it would lose its files silently.
     """
     found = Found()
     start = len(os.path.join(folder, ""))  # noqa: PTH118
@@ -143,7 +142,7 @@ def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, 
 
 
 def own_output(folder: Path | str) -> set[str]:
-    """The names in a folder that a run of this project wrote there: an ingest, finished or begun, or another job."""
+    """Return the names in a folder that an ingest (finished or not) or another job of this project wrote there."""
     written: set[str] = set()
     ingests = Path(folder, "ingest")
     if ingests.is_dir():
@@ -157,10 +156,10 @@ def own_output(folder: Path | str) -> set[str]:
 
 
 def input_files(source: str, own: Path | None = None) -> tuple[Path, Found]:
-    """The tars that a folder, a tar or a pattern stands for, relative to a folder.
+    """Find the tars that a folder, a tar or a pattern stands for; their paths are relative to the returned folder.
 
     Args:
-        source: see `places.expanded` for patterns; of what matches one, folders are looked into.
+        source: for patterns see `user_paths.expanded`; folders that match one are searched.
         own: as in `files_below`.
 
     Raises:
@@ -197,14 +196,14 @@ def input_files(source: str, own: Path | None = None) -> tuple[Path, Found]:
 
 
 def _fixed(pattern: str) -> str:
-    """The folders of a pattern before its first part that stands for several."""
+    """Return the leading folders of a pattern that hold no wildcard."""
     parts = pattern.split("/")
     first = next(number for number, part in enumerate(parts) if any(character in part for character in "*?[{"))
     return "/".join(parts[:first]) or ("/" if first else ".")
 
 
 def _written(path: Path, own: Path) -> Path | None:
-    """The folder of a job's output that a path lies in, or None."""
+    """Return the output folder of the job that a path lies in, or None."""
     root, found = own.resolve(), path.resolve()
     for folder in OUTPUT_FOLDERS:
         if found.is_relative_to(root / folder):
@@ -222,12 +221,12 @@ def _kind(name: str) -> str:
 
 
 def _cannot_list(error: OSError) -> NoReturn:
-    """`os.walk` itself would pass over a folder that it may not open."""
+    """Raise; `os.walk` alone would silently skip a folder that cannot be opened."""
     raise out_of_reach(error.filename, error)
 
 
 def _identity(path: Path | str) -> tuple[int, int] | None:
-    """The same for every way to a folder; None for what is not there."""
+    """Identify a folder whatever path leads to it; None if it does not exist."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -236,7 +235,7 @@ def _identity(path: Path | str) -> tuple[int, int] | None:
 
 
 def _ingested(folder: str) -> dict[str, list[str]]:
-    """The shards of each ingest whose result lies in a folder."""
+    """Return the shards of each ingest whose result lies in a folder."""
     results = {}
     for path in sorted(Path(folder).glob("*.json")):
         try:

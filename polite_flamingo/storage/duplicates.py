@@ -1,12 +1,12 @@
-"""Which keys occur in more than one shard, without holding all keys anywhere.
+"""Find keys that occur in more than one shard, without holding all keys in memory.
 
-Whoever commits a shard writes its keys beside it as sorted 128-bit digests (`write_keys`); `find` then splits the files
-of all shards into buckets on disk by the digest's first bits, sorts one bucket at a time, and leaves for each shard the
-digests it must give up: the first shard in the order of names keeps a key. A billion keys are 20 GB of scratch and a
-hundred megabytes of memory. 64 bits would not do: among a billion keys two would share a digest with odds of 1 in 37,
-and an innocent sample would be lost.
+Committing a shard writes its keys beside it as sorted 128-bit digests (`write_keys`). `find` splits the files of all
+shards into buckets on disk by the first bits of the digests, sorts one bucket at a time, and writes for each shard the
+digests it must reject: the first shard by name keeps a key. A billion keys take 20 GB of scratch space and a hundred
+megabytes of memory. 64 bits would not be enough: among a billion keys, two would share a digest with odds of 1 in 37,
+and a good sample would be lost.
 
-Duplicates inside one shard are the reader's to quarantine; no tar is opened here.
+Duplicates inside one shard are quarantined by its reader; no tar is opened here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ENTRY = np.dtype([("high", ">u8"), ("low", ">u8"), ("shard", "<u4")])
 
 
 def digest(key: str) -> bytes:
-    """128 bits that stand for a key."""
+    """Return 128 bits that identify a key."""
     return hashlib.blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
 
 
@@ -40,13 +40,13 @@ def write_keys(path: Path, keys: Iterable[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """What `find` found: `folder` holds a file for each shard that must give keys up; `count` of them in all."""
+    """The result of `find`: `folder` holds a file for each shard that must reject keys; `count` keys in all."""
 
     folder: Path
     count: int
 
     def of(self, name: str) -> frozenset[bytes]:
-        """Digests of the keys that shard `name` must reject, because an earlier shard has them."""
+        """Return the digests of the keys that shard `name` must reject because an earlier shard has them."""
         path = self.folder / f"{name}.rejected"
         if not path.exists():
             return frozenset()
@@ -55,15 +55,15 @@ class Duplicates:
 
 
 def find(shards: Iterable[tuple[str, Path]], *, scratch: Path, bucket_bytes: int = BUCKET_BYTES) -> Duplicates:
-    """Find the keys that several shards have.
+    """Find the keys that occur in several shards.
 
     Args:
         shards: name and key file of each shard, in any order.
-        scratch: a folder of our own; what it holds is deleted first.
-        bucket_bytes: at most about this much is sorted at once.
+        scratch: a folder for temporary files; its contents are deleted first.
+        bucket_bytes: about the most that is sorted at once.
 
     Raises:
-        ValueError: a key file is missing or not one; says which.
+        ValueError: a key file is missing or damaged; the message names it.
     """
     ordered = sorted(shards)
     shutil.rmtree(scratch, ignore_errors=True)
@@ -87,7 +87,7 @@ def _read_keys(path: Path) -> np.ndarray:
 
 
 def _distribute(paths: Sequence[Path], buckets: Path, bucket_bytes: int) -> None:
-    """Append every digest with its shard's number to the bucket that its first bits name."""
+    """Append every digest, with its shard's number, to the bucket given by its first bits."""
     total = sum(path.stat().st_size // DIGEST_BYTES * _ENTRY.itemsize for path in paths if path.exists())
     bits = min(9, (max(1, total) // bucket_bytes).bit_length())  # 512 open files at most
     with ExitStack() as stack:
@@ -102,7 +102,7 @@ def _distribute(paths: Sequence[Path], buckets: Path, bucket_bytes: int) -> None
 
 
 def _reject(bucket: Path, ordered: Sequence[tuple[str, Path]], folder: Path) -> int:
-    """Sort one bucket; of equal digests every one but that of the first shard goes to its shard's file."""
+    """Sort one bucket; of equal digests, all but the first shard's go to the files of their shards."""
     entries = np.fromfile(bucket, dtype=_ENTRY)
     entries = entries[np.lexsort((entries["shard"], entries["low"], entries["high"]))]
     again = np.zeros(len(entries), dtype=bool)

@@ -1,7 +1,7 @@
-"""Tars that are not shards of this project, found by their first members before a job starts anything.
+"""Refuse tars that are not shards of this project before a job starts anything.
 
-Every row of such a tar would end in quarantine, after Ray has started and the models are loaded. Here that costs a
-fraction of a second, and the answer is the command that reads them.
+Every row of such a tar would end in quarantine, after Ray has started and the models are loaded. A look at the first
+members takes a fraction of a second, and the message gives the command that ingests the tars.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from polite_flamingo.storage.tar_groups import BROKEN_TAR, MAX_JSON_BYTES
 from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
 
 LOOKED_AT = 1000
-"""Shards at most, spread over all: opening each of a million takes minutes."""
+"""The most shards that are opened, spread over all: opening a million takes minutes."""
 
 _MEMBERS = 64
-"""Of a tar, as many members are looked at until one is of this project."""
+"""The most members of a tar that are read while looking for one of this project."""
 
 _THREADS = 16
 _PICTURE = re.compile(r".*\.\d{1,4}\.\w{1,8}", re.DOTALL)
-"""As a shard names a picture, and as many other tools name one of several: it tells nothing."""
+"""The name of a picture in a shard; many other tools use the same form, so it proves nothing."""
 
 
 def refuse_foreign(shards: Iterable[Path], say: Callable[[str], None] = print) -> None:
-    """Raise ValueError where a shard holds no sample of this project; the message says how to make some of it.
+    """Raise ValueError if a shard holds no sample of this project; the message says how to ingest it.
 
     Args:
-        shards: of a job's input; of many, some are looked at. What is damaged or absent is left to its reader.
-        say: hears that members are passed over.
+        shards: the input of a job; of many, only some are opened. Damaged or missing ones are left to their reader.
+        say: told if members are passed over.
     """
     paths = list(shards)
     paths = paths[:: len(paths) // LOOKED_AT + 1]
@@ -53,7 +53,7 @@ def refuse_foreign(shards: Iterable[Path], say: Callable[[str], None] = print) -
 
 
 def _look(path: Path) -> tuple[str, bool]:
-    """What is wrong with a tar as input of a job ("" where nothing is seen to be), and whether it has companions."""
+    """Return what is wrong with a tar as input ("" if nothing), and whether it has companion files."""
     first, companions = "", False
     try:
         with path.open("rb") as file:
@@ -86,7 +86,7 @@ def _look(path: Path) -> tuple[str, bool]:
 
 
 def _is_ours(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool | None:
-    """Whether a .json is a sample's record; None where it cannot be read."""
+    """Return whether a .json is the record of a sample; None if it cannot be read."""
     if not member.isreg() or member.size > MAX_JSON_BYTES:
         return None
     file = tar.extractfile(member)

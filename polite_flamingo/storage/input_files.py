@@ -1,6 +1,6 @@
-"""Whether a file that a job has read is still the same: by its size and times where they tell, else by its bytes.
+"""Check whether a file that a job has read is still the same, by its size and times, or else by its bytes.
 
-Names tell nothing: every ingest of a table calls its first shard `table-00000`.
+Names prove nothing: every ingest of a table calls its first shard `table-00000`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from polite_flamingo.storage.visibility import out_of_reach
 
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """A file as it was when it was read. Anything but a file, such as a folder called `a.tar`, has the digest ""."""
+    """A file as it was when it was read. Anything else, such as a folder called `a.tar`, has the digest ""."""
 
     size: int
     mtime_ns: int
@@ -24,7 +24,7 @@ class InputFile:
 
     @classmethod
     def at(cls, path: Path) -> InputFile:
-        """Record the file. Call it before reading: a file that changes meanwhile then counts as changed.
+        """Record the file. Call this before reading it, so that a change during the read counts as a change.
 
         Raises:
             OutOfReach: it cannot be read.
@@ -33,10 +33,10 @@ class InputFile:
         return cls(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, sha256=_digest(path))
 
     def is_still_at(self, path: Path) -> bool:
-        """Whether the file has the same bytes. Raises `OutOfReach`.
+        """Return whether the file has the same bytes. Raises `OutOfReach`.
 
-        Same size and times are taken for the same bytes, ctime included: `cp -p` and `touch` set mtime, and many tars
-        have one size. Same size and other times: the digest decides.
+        The same size and times, ctime included, are taken for the same bytes: `cp -p` and `touch` set mtime, and many
+        tars share a size. If only the size is the same, the digest decides.
         """
         stamp = _stamp(path)
         if stamp == (self.size, self.mtime_ns, self.ctime_ns):

@@ -1,16 +1,15 @@
-"""What a worker is busy with, on disk, so that its successor can tell which row killed it.
+"""Notes on disk of the rows that a worker is running, so that its successor can find the row that killed it.
 
-A row that raises is found by the worker itself (`guard.py`). A row that kills the process (a segmentation fault in a
-decoder, the kernel's out-of-memory killer) takes the evidence along, and a scheduler that retries would feed it to one
-worker after another for ever. So a worker notes its rows before it starts on them. A successor that finds a note left
-behind counts a death against these rows; after two it runs them one by one, and the row that kills a third worker is
-condemned and never run again. Two chances, because most deaths (an impatient operator, a driver of a GPU) are not the
-rows' fault. A machine that is lost as a whole says nothing about the rows on it: a note names its machine, and a death
-on one that is gone by the time it is looked at does not count. Only the bound on all deaths of a shard does count
-them, as a row may bring down a whole machine.
+A row that raises is found by the worker itself (`faults/guard.py`). A row that kills the process (a segmentation fault
+in a decoder, the kernel's out-of-memory killer) destroys the evidence, and a scheduler that retries would feed it to
+one worker after another forever. So a worker notes its rows before it runs them. A successor that finds such a note
+counts a death against these rows. After two deaths it runs them one by one, and the row that kills a third worker is
+condemned and never run again. Rows get two chances because most deaths (an impatient operator, a GPU driver) are not
+their fault. The loss of a whole machine says nothing about its rows: a note names its machine, and a death on a machine
+that is gone does not count. Only the limit on all deaths of a shard counts it, since a row may take down a machine.
 
-One small file a block of rows and stage; `clear` at the start of a job forgets deaths (of a job that was killed as a
-whole) but not condemned rows. This module runs nothing and knows no model.
+There is one small file per block of rows and stage. `clear` at the start of a job forgets deaths (the job may have been
+killed as a whole) but not condemned rows.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ MAX_DEATHS_PER_SHARD = 30
 
 
 class WorkerKeepsDying(RuntimeError):
-    """The fault is not in single rows; the message says which stage and where to look."""
+    """The fault is not in single rows; the message names the stage and where to look."""
 
 
 @dataclass(kw_only=True)
@@ -57,13 +56,13 @@ LostNodes = Callable[[], Collection[str]]
 
 
 class Journal:
-    """The notes of one stage ("rewrite", "score") in `folder`, which all workers see.
+    """The notes of one stage ("rewriting", "scoring").
 
     Args:
-        folder: of the notes.
+        folder: of the notes; all workers must see it.
         stage: of the work.
         node: the machine that this worker runs on.
-        lost: the machines that are gone; asked only where somebody has died.
+        lost: returns the machines that are gone; called only after a death.
     """
 
     def __init__(self, folder: Path, stage: str, node: str = "", lost: LostNodes = tuple):
@@ -73,7 +72,7 @@ class Journal:
         self.lost = lost
 
     def open(self, shard: str, first: int = 0) -> ShardJournal:
-        """Start on the rows of a shard from index `first`; reads what a dead predecessor left.
+        """Start on the rows of a shard from index `first`, reading the note of a dead predecessor.
 
         Raises:
             WorkerKeepsDying: too many died on this shard.
@@ -82,10 +81,10 @@ class Journal:
 
     @contextmanager
     def loading(self, patience: int) -> Iterator[None]:
-        """Wrap the loading of a model: a marker stays behind where loading kills the process.
+        """Wrap the loading of a model: a marker stays behind if loading kills the process.
 
         Args:
-            patience: how many markers, of workers loading now or dead, are too many. Lost machines do not count.
+            patience: the most markers, of workers loading now or dead, that are tolerated. Lost machines do not count.
 
         Raises:
             WorkerKeepsDying: more than `patience` markers are there.
@@ -128,11 +127,11 @@ class ShardJournal:
 
     @property
     def condemned(self) -> frozenset[int]:
-        """Rows that killed their worker."""
+        """The rows that killed their worker."""
         return frozenset(self._state.condemned)
 
     def suspicious(self, call: int) -> bool:
-        """Whether the rows of this call killed so many workers that they should run one by one."""
+        """Return whether the rows of this call killed so many workers that they must run one by one."""
         died_on = self._state.deaths.get(str(call), [])
         return len(died_on) >= DEATHS_BEFORE_NARROWING and len(_counted(died_on, self._lost)) >= DEATHS_BEFORE_NARROWING
 
@@ -153,7 +152,7 @@ class ShardJournal:
 
 
 def clear(folder: Path) -> None:
-    """At the start of a job: forget who was busy and who died, keep who is condemned."""
+    """Forget running rows and deaths, and keep condemned rows; called at the start of a job."""
     for path in folder.glob("*.loading-*"):
         path.unlink(missing_ok=True)
     for path in folder.glob("*.json"):
@@ -165,7 +164,7 @@ def clear(folder: Path) -> None:
 
 
 def forget(folder: Path, shard: str) -> None:
-    """When a shard is committed: its notes have served."""
+    """Delete the notes of a shard; called once it is committed."""
     own = re.compile(rf"{re.escape(shard)}@\d+\.\w+\.json")
     for path in folder.iterdir() if folder.exists() else ():
         if own.fullmatch(path.name):
@@ -173,12 +172,12 @@ def forget(folder: Path, shard: str) -> None:
 
 
 def rows_done(folder: Path, stage: str) -> int:
-    """Rows that `stage` has finished in shards not yet committed; for a progress bar."""
+    """Count the rows that `stage` has finished in shards not yet committed; for a progress bar."""
     return sum(_read(path).done for path in folder.glob(f"*.{stage}.json"))
 
 
 def _counted(nodes: Sequence[str], lost: LostNodes) -> list[str]:
-    """Those of the machines that are not lost; an unnamed one is not."""
+    """Return the machines that are not lost; an unnamed one counts as not lost."""
     gone = lost() if any(nodes) else ()
     return [node for node in nodes if node not in gone]
 

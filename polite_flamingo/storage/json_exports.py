@@ -4,10 +4,8 @@
     OUT/pf1m.json               records of the published dataset; its converters want the root of the paths: OUT
     OUT/llava.json              LLaVA, and LLaMA-Factory ("sharegpt") with OUT/dataset_info.json beside it
 
-Each shard's lines are written by whoever selected it (`export_shard`), and joined in order afterwards (`join_exports`):
-neither ever holds more than one shard. Running either again gives the same files and removes what a former selection
-left.
-The card is in `card.py`.
+The selection of a shard writes its lines (`export_shard`); in the end they are joined in order (`join_exports`).
+Neither holds more than one shard. Running either again gives the same files and removes those of an earlier selection.
 """
 
 from __future__ import annotations

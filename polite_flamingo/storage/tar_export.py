@@ -8,8 +8,8 @@ rows have more. So a picture is called .jpg whatever its format (every decoder g
 names the format), and a tar holds rows of one number of pictures. Where rows differ in it, the tars with more pictures
 come first by name: `0-pictures-2-NAME.tar`, `1-pictures-1-NAME.tar`.
 
-Each shard's tars are written by whoever selected it (`write_tars`), under OUT/exports, and named in the end
-(`place_tars`), when it is known how many pictures rows have.
+The selection of a shard writes its tars under OUT/exports (`write_tars`). They get their names at the end
+(`place_tars`), when it is known how many pictures the rows have.
 """
 
 from __future__ import annotations

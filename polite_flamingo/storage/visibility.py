@@ -1,9 +1,9 @@
-"""What all machines of a job must see alike: its input, its models, its output folder.
+"""Check that all machines of a job see the same input, models and output folder.
 
-A path is only a name. On another machine it may lead nowhere, to something else, or to a mount that has gone away, and
-none of that says anything about what was written there. So who reads content quarantines what is damaged
-(`shards.py`); a path that cannot be reached ends the job with one line, and the same command goes on where it stopped.
-Nothing here knows Ray: a job asks its workers by handing them a `Probe` and what the driver has `Seen`.
+A path is only a name. On another machine it may not exist, be another file, or lie on a mount that went away, and none
+of that says anything about the rows. So damaged content is quarantined by its reader (`shards.py`), while a path that
+cannot be reached ends the job with one line, and the same command resumes it. Nothing here knows Ray: a job hands its
+workers a `Probe`, and what the driver has `Seen`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PATIENCE = 5.0
-"""Seconds in which a file that one machine has written must be seen by the others; network file systems cache."""
+"""Seconds until a file written by one machine must be visible to the others; network file systems cache."""
 
 _OF_CONTENT = frozenset({None, errno.EINVAL, errno.EFBIG, errno.EOVERFLOW, errno.EISDIR})
-"""What reading bytes that promise nonsense raises, such as a jump to before the beginning."""
+"""Errors of damaged bytes, such as a seek to before the beginning."""
 
 _OF_THE_WAY = frozenset(
     {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO,
      errno.ENXIO, errno.ENODEV, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENETUNREACH}
 )  # fmt: skip
-"""What a disk or a mount raises that fails or has gone away, whatever file is asked for."""
+"""Errors of a disk or mount that fails or went away, whatever file is read."""
 
 
 class OutOfReach(OSError):
-    """A path that this machine does not see as the job needs it; one line: which machine, which path, what to do."""
+    """A path that this machine cannot use. The message is one line: which machine, which path, what to do."""
 
 
 def out_of_reach(path: Path | str, error: OSError) -> OutOfReach:
-    """The error in words."""
+    """Return the error to raise for an `OSError` on a path."""
     why = "it is not there" if error.errno == errno.ENOENT else (error.strerror or str(error))
     return OutOfReach(
         f"{path} cannot be read on machine {socket.gethostname()} ({why}); every machine of the job must see it under "
@@ -47,12 +47,12 @@ def out_of_reach(path: Path | str, error: OSError) -> OutOfReach:
 
 
 def about_content(error: Exception) -> bool:
-    """Whether an error while reading a file speaks of its bytes, and not of the way to them."""
+    """Return whether an error while reading a file is about its bytes, and not about reaching it."""
     return not isinstance(error, OSError) or error.errno in _OF_CONTENT
 
 
 def refuse_broken_way(path: Path | str, error: Exception) -> None:
-    """Raise `OutOfReach` for an error that other files would meet too; one image that is absent is its row's fault."""
+    """Raise `OutOfReach` for an error that other files would cause too; a single missing image fails only its row."""
     if isinstance(error, OutOfReach):
         raise error
     if isinstance(error, OSError) and error.errno in _OF_THE_WAY:
@@ -60,7 +60,7 @@ def refuse_broken_way(path: Path | str, error: Exception) -> None:
 
 
 def reason_in(text: str) -> str | None:
-    """The message of an `OutOfReach` in a traceback: an exception of another process arrives as its text."""
+    """Return the message of an `OutOfReach` in the text of a traceback, as another process sends it; else None."""
     found = re.search(rf"^(?:\w+\.)*{OutOfReach.__name__}: (.+)$", text, re.MULTILINE)
     return found[1] if found else None
 

@@ -7,8 +7,8 @@ import pytest
 
 from polite_flamingo.filters.thresholds import CHECKS, Thresholds
 from polite_flamingo.report.charts import reward_chart, what_if_chart
-from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.selection.histograms import Curve, Histogram
+from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.selection.statistics import Statistics
 from tests.support.scored import scored, world
 
