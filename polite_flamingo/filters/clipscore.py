@@ -8,7 +8,6 @@ no learnt scale: this is not the CLIPScore of Hessel et al.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from polite_flamingo.filters import packed_encoder
 from polite_flamingo.filters.batches import by_similar_length, by_tokens, distinct
 from polite_flamingo.filters.paragraphs import pieces
 from polite_flamingo.images import decoding
+from polite_flamingo.images.digest import digest
 from polite_flamingo.sample import BadSample
 
 
@@ -198,11 +198,6 @@ class ClipScore:
             pieces_of = [torch.stack([read[piece] for piece in pieces(text)]) for text in texts]
             scores.append([score_of_features(feature_D, pieces_SD) for pieces_SD in pieces_of])
         return scores
-
-
-def digest(data: bytes) -> str:
-    """Return the SHA-256 of an encoded image."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def _batches(items: list[str], size: int) -> list[list[str]]:

@@ -19,6 +19,7 @@ from polite_flamingo.filters.rules import rules
 from polite_flamingo.filters.sts import Sts
 from polite_flamingo.filters.thresholds import FILTERS_OF_TASK
 from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.text_files import is_writable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +127,7 @@ def _refusal(sample: Sample) -> BadSample | None:
         return BadSample("unsupported", f"{sample.key}: there are no filters for task {sample.task!r}")
     if sample.rewritten is None:
         return BadSample("scoring_failed", f"{sample.key}: there is no rewritten text to score")
-    try:
-        f"{sample.instruction}{sample.response}{sample.rewritten}".encode()
-    except UnicodeEncodeError:
+    if not is_writable(f"{sample.instruction}{sample.response}{sample.rewritten}"):
         return BadSample("bad_field", f"{sample.key}: a lone surrogate in the text, which no tokenizer reads")
     if "clipscore" in FILTERS_OF_TASK[sample.task] and not sample.images:
         return BadSample("missing_image", f"{sample.key}: a caption cannot be scored without its image")

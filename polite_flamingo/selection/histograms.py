@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.filters.judge import Sense
+from polite_flamingo.filters.thresholds import Sense
 
 UNIT = 10_000
 """Parts of one: scores are stored with four decimals."""

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image as Pillow
 
 import polite_flamingo.hub  # noqa: F401
-from polite_flamingo.filters.clipscore import ClipScore, digest, score_of_features
+from polite_flamingo.filters.clipscore import ClipScore, score_of_features
 from polite_flamingo.filters.paragraphs import join_paragraphs, paragraphs, pieces
+from polite_flamingo.images.digest import digest
 from polite_flamingo.sample import BadSample
 from tests.support.reference import golden
 
