@@ -40,7 +40,7 @@ def verbatim(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise BadSample("bad_field", f"{what} must be a string, not {type(value).__name__}")
     if not is_writable(value):
-        raise BadSample("bad_field", f"{what} holds bytes that are not UTF-8, or half a surrogate pair")
+        raise BadSample("bad_field", f"{what} holds bytes that are not UTF-8, or a lone surrogate")
     return value
 
 
