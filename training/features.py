@@ -7,14 +7,17 @@ latents, which are a tenth of the size. The cache is bounded by bytes and evicts
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.engine.image_cache import ENCODE_BATCH, digest, feature_bytes, patch_tokens
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.lru_cache import LruCache
 from polite_flamingo.sample import BadSample
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 class Features:

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.packing.rows import Packed, Row
 from training import checkpoints
 from training.distributed import ONE_PROCESS, Ranks, whole
@@ -29,6 +28,9 @@ from training.optimiser import Optimiser, learning_rate
 from training.stages import StageConfig, TrainingConfig
 from training.step import Batch, Step, make_batch, prepare
 from training.updates import Position, Totals, Update
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 class LossNotFinite(RuntimeError):

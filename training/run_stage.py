@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
 
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.flamingo.model.lora import add_lora, lora_layers
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.rewriters.flamingo import choose_dtype
 from training import checkpoints
@@ -22,8 +24,8 @@ from training.stages import StageConfig, StageName, TrainingConfig
 from training.step import prepare
 from training.updates import Totals, Update
 
-# isort: split
-import torch
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 StreamOf = Callable[[PackedData, int, int], Stream]
 """Makes a rank's stream of the data, given its rank and how many there are."""

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from polite_flamingo.flamingo.config import Part
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.flamingo.model.state_dict import part_of, unique_parameters
 from polite_flamingo.packing.rows import Row
 from polite_flamingo.sample import BadSample
 from training.features import Features
 from training.stages import StageConfig
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -33,7 +34,9 @@ from benchmarks.gpu.model import MIX, SHAPES, SYSTEM, Ids, build, mixed
 from benchmarks.gpu.report import Report, ends, goal
 from polite_flamingo.flamingo.engine.metrics import CallCost
 from polite_flamingo.flamingo.engine.roofline import Ceilings, measure
-from polite_flamingo.flamingo.model.model import FlamingoModel
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 SAMPLES = 1_170_000
 """Samples that Polite Flamingo rewrote for PF-1M (arXiv 2307.01003)."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
@@ -21,8 +21,10 @@ from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model import decoder, layers
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 HasTime = Callable[[], bool]
 """Whether the budget allows another run."""

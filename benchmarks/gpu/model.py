@@ -10,21 +10,21 @@ import io
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import transformers
 from PIL import Image as Pillow
 
 from polite_flamingo.flamingo.config import CrossAttentionConfig, PerceiverConfig
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.attention import Attention
-from polite_flamingo.flamingo.model.model import FlamingoModel
+from polite_flamingo.torchvision_repair import repair_torchvision
 
-# isort: split
-import open_clip
-import transformers
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,11 @@ class Ids:
 
 def build(shape: Shape, attention: Attention, device: torch.device, dtype: torch.dtype) -> FlamingoModel:
     """Build the model, frozen, with its gates half open."""
+    repair_torchvision()
+    import open_clip
+
+    from polite_flamingo.flamingo.model.model import FlamingoModel
+
     tokenizer = Ids(shape.language["vocab_size"])
     config = transformers.LlamaConfig(**shape.language, tie_word_embeddings=False)
     torch.manual_seed(0)

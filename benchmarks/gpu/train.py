@@ -31,6 +31,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -42,12 +43,14 @@ from benchmarks.gpu.report import Report, goal
 from polite_flamingo.flamingo.config import LoraSettings
 from polite_flamingo.flamingo.engine.roofline import measure
 from polite_flamingo.flamingo.model.lora import add_lora
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.packing.chat_turns import EncodedTurn, image_numbers
 from polite_flamingo.packing.rows import PackingConfig, Row
 from training.optimiser import Optimiser
 from training.stages import CONNECTOR, StageConfig
 from training.step import Step, make_batch, prepare
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 LORA = StageConfig(tune=("lora",), lora=LoraSettings(r=64, alpha=16))
 CONNECT = StageConfig(tune=CONNECTOR, batch=1024, packing=PackingConfig(window=196, max_images=3))

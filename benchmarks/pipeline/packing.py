@@ -37,12 +37,11 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.packing.chat_turns import Reading
 from polite_flamingo.packing.rows import Packed, PackingConfig, Row, pack
 from polite_flamingo.rewriters.flamingo import choose_dtype
@@ -56,6 +55,9 @@ from training.features import Features
 from training.run_stage import start_model
 from training.stages import StageConfig, TrainingConfig
 from training.step import Batch, Step, make_batch, prepare
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 WINDOW, LONGEST = "one a row, padded to the window", "one a row, padded to the longest"
 SHARE, TIMES = 0.97, 3.0

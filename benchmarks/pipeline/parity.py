@@ -17,21 +17,20 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from safetensors.torch import load_file
 
-from polite_flamingo import hub as hub  # before open_clip: it repairs the import of torchvision
 from polite_flamingo.flamingo.config import CrossAttentionConfig, LoraSettings, PerceiverConfig
 from polite_flamingo.flamingo.model.lora import add_lora, merge_lora
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.flamingo.model.state_dict import PARTS, canonical_state, load_state
 from polite_flamingo.flamingo.model.tokenization import LegacyLlamaTokenizer
+from polite_flamingo.torchvision_repair import repair_torchvision
 
-# isort: split
-import open_clip
-import transformers
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 KINDS = ("v1", "v2_llama", "v2_mpt")
 TOLERANCE = 1e-4
@@ -140,6 +139,11 @@ def compare_tokenization(reference: Path) -> list[Comparison]:
 
 def reference_model(reference: Path, kind: str) -> FlamingoModel:
     """Build the tiny model of a kind and load its weights, under the reference's names, with our checkpoint code."""
+    repair_torchvision()
+    import open_clip
+
+    from polite_flamingo.flamingo.model.model import FlamingoModel
+
     config = read_config(reference, kind)
     clip = open_clip.CLIP(
         embed_dim=config["clip"]["embed_dim"],

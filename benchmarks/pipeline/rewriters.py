@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import torch
@@ -33,7 +33,6 @@ from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.engine_pool import EnginePool
 from polite_flamingo.flamingo.engine.image_cache import ImageCache
 from polite_flamingo.flamingo.model.decoder import Decoder, KVCache
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.rewriters.flamingo import Rewriter, create_engine
@@ -42,6 +41,9 @@ from polite_flamingo.storage.ledger import shard_names
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 Run = Callable[[list[Sample], dict[str, Any]], tuple[float, list[str], int]]
 """From samples and the run's options to seconds, texts, generated tokens (including end tokens; 0 if unknown)."""

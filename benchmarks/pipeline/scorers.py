@@ -29,6 +29,7 @@ from polite_flamingo.images import decoding
 from polite_flamingo.sample import Image, Sample, Turn, make_key
 from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.zoo.pairs import random_pair
+from polite_flamingo.torchvision_repair import repair_torchvision
 
 PROPORTIONS = {"captioning": 28, "classification": 2, "change_captioning": 2, "vqa_rationale": 9, "vqa": 59}
 """Tasks of PF-1M, in percent (arXiv 2307.01003, table of its sources)."""
@@ -175,6 +176,7 @@ class Reference:
     """The reference's functions, one sample at a time, with models loaded by the libraries it uses."""
 
     def __init__(self, config: ScoringConfig):
+        repair_torchvision()
         import open_clip
         import torch
         from rouge_score import rouge_scorer

@@ -23,6 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import torch
+import transformers
 from PIL import Image as Pillow
 
 from benchmarks.serving.chat_requests import understood
@@ -32,9 +33,6 @@ from polite_flamingo.images import decoding
 from polite_flamingo.packing.chat_turns import conversation_ids
 from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 from serving.config import ServiceConfig, from_profile
-
-# isort: split
-import transformers
 
 LOG = logging.getLogger("one_at_a_time")
 

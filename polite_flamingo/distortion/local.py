@@ -10,6 +10,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from jinja2.exceptions import TemplateError
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+
 from polite_flamingo import hub
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
@@ -24,21 +38,7 @@ from polite_flamingo.distortion.speakers import CHAT_WORDINGS, TRIAL, Request, W
 from polite_flamingo.endpoints.answers import Unfinished, without_reasoning
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample
-
-# isort: split
-import torch
-from jinja2.exceptions import TemplateError
-from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LogitsProcessor,
-    LogitsProcessorList,
-    StoppingCriteria,
-    StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopPLogitsWarper,
-)
+from polite_flamingo.torchvision_repair import repair_torchvision
 
 
 class LocalSpeaker:
@@ -58,6 +58,7 @@ class LocalSpeaker:
         self._config = config
         device = local.device if local.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
         path = hub.resolve(local.model)
+        repair_torchvision()
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
             self._model = AutoModelForCausalLM.from_pretrained(path, dtype=local.dtype).to(device).eval()

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from polite_flamingo.torchvision_repair import repair_torchvision
+
 CHARACTER_ACTIONS = ("insert", "substitute", "swap", "delete")
 WORD_ACTIONS = ("delete", "swap", "crop")
 ODDS = 0.5
@@ -66,7 +68,7 @@ def _shuffled(rng: random.Random, text: str) -> tuple[str, str]:
 
 
 def _characters(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
-    from polite_flamingo import hub  # noqa: F401, I001 (nlpaug imports transformers, which wants it before)
+    repair_torchvision()  # nlpaug imports models of transformers
     from nlpaug.augmenter.char import RandomCharAug
 
     done = {
@@ -82,7 +84,7 @@ def _characters(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _words(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
-    from polite_flamingo import hub  # noqa: F401, I001
+    repair_torchvision()
     from nlpaug.augmenter.word import RandomWordAug
 
     done = {"action": rng.choice(WORD_ACTIONS), "rate": round(rng.uniform(0.05, 0.5), 3)}

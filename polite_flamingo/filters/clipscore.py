@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo import hub
 from polite_flamingo.filters import packed_encoder
 from polite_flamingo.filters.batches import by_similar_length, by_tokens, distinct
 from polite_flamingo.filters.paragraphs import pieces
 from polite_flamingo.images import decoding
 from polite_flamingo.images.digest import digest
 from polite_flamingo.sample import BadSample
+from polite_flamingo.torchvision_repair import repair_torchvision
 
 
 def score_of_features(image_D: Any, pieces_SD: Any) -> float:
@@ -40,9 +42,8 @@ class ClipScore:
     """
 
     def __init__(self, model: str, *, pretrained: str, device: str, batch_size: int):
-        from polite_flamingo import hub  # first: it repairs the import of open_clip
-
-        import open_clip  # isort: skip
+        repair_torchvision()
+        import open_clip
 
         name = hub.resolve(model)
         if Path(name).is_dir():

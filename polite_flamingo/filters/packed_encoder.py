@@ -146,10 +146,8 @@ class PackedBert:
 
 def bert(model: Any) -> PackedBert | None:
     """Pack a `transformers.BertModel` in float32 on the CPU; None for any other model."""
-    from polite_flamingo import hub  # noqa: F401  (first: it repairs the import of transformers)
-
-    import torch  # isort: skip
-    from transformers import BertModel  # isort: skip
+    import torch
+    from transformers import BertModel
 
     config = model.config
     plain = type(model) is BertModel and config.hidden_act == "gelu" and not config.is_decoder
@@ -178,10 +176,8 @@ def bert(model: Any) -> PackedBert | None:
 
 def clip_encoder(transformer: Any, *, causal: bool) -> PackedEncoder | None:
     """Pack an open_clip tower in float32 on the CPU; None for a tower of other blocks."""
-    from polite_flamingo import hub  # noqa: F401  (first: it repairs the import of open_clip)
-
-    import torch  # isort: skip
-    from open_clip.transformer import ResidualAttentionBlock, Transformer  # isort: skip
+    import torch
+    from open_clip.transformer import ResidualAttentionBlock, Transformer
 
     if type(transformer) is not Transformer:
         return None

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from polite_flamingo import hub
 from polite_flamingo.filters import packed_encoder
 from polite_flamingo.filters.batches import by_similar_length, by_tokens, distinct
+from polite_flamingo.torchvision_repair import repair_torchvision
 
 
 class PairClassifier:
@@ -29,9 +31,8 @@ class PairClassifier:
     """
 
     def __init__(self, model: str, *, device: str, batch_size: int):
-        from polite_flamingo import hub  # first: it repairs the import of transformers
-
-        import transformers  # isort: skip
+        repair_torchvision()
+        import transformers
 
         path = hub.resolve(model)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(path)

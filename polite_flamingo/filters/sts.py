@@ -10,17 +10,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from polite_flamingo import hub
 from polite_flamingo.filters import packed_encoder
 from polite_flamingo.filters.batches import by_similar_length, by_tokens, distinct
+from polite_flamingo.torchvision_repair import repair_torchvision
 
 
 class Sts:
     """A sentence-transformer. Each distinct text of a call is encoded once."""
 
     def __init__(self, model: str, *, device: str, batch_size: int):
-        from polite_flamingo import hub  # first: it repairs the import of sentence_transformers
-
-        from sentence_transformers import SentenceTransformer  # isort: skip
+        repair_torchvision()
+        from sentence_transformers import SentenceTransformer
 
         self._model = SentenceTransformer(hub.resolve(model), device=device)
         self._batch_size = batch_size

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,10 +26,12 @@ from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import SamplingParams, seed_of
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.flamingo.model.decoder import Decoder
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.flamingo.model.tokenization import Tokenizer
 from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 Prompt = Callable[[str, str], str]
 """(instruction, raw annotation) -> the text to continue."""

@@ -11,13 +11,13 @@ import io
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.engine.async_engine import AsyncEngine, EngineClosed, EngineFailed, Overloaded
 from polite_flamingo.flamingo.engine.engine_pool import EnginePool
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding as images
 from polite_flamingo.packing.chat_turns import Exchange, conversation_ids
 from polite_flamingo.rewriters.flamingo import Rewriter, chatting, rewriting
@@ -25,6 +25,9 @@ from polite_flamingo.sample import IMAGE_MARK, BadSample
 from serving.backends.base import Chunk, GenerationRequest
 from serving.config import ServingConfig
 from serving.errors import ApiError, overloaded, server_error
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 STREAMS_AT_FULL_RATE = 4
 """Open streams of an engine up to which each gets a chunk every `flush_seconds`."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, LocalConfig, Shares
@@ -14,12 +17,8 @@ from polite_flamingo.distortion.pairs import distort
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.torchvision_repair import repair_torchvision
 from tests.support.good_responses import good
-
-# isort: split
-import torch
-import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if not loop.last %}</s>{% endif %}{% endfor %}"
 
@@ -36,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
     tokenizer.save_pretrained(path)
     torch.manual_seed(0)
+    repair_torchvision()
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=1600, initializer_range=0.3, bos_token_id=0, eos_token_id=1,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from polite_flamingo.torchvision_repair import repair_torchvision
+
 WORDS = """
 a an the is are of in on to and it that this what which colour color how many answer question red blue green yellow
 circle square triangle star large small left right above below picture image shows dog runs beach happy bus man waits
@@ -37,6 +39,7 @@ def _tokenizer(folder: Path) -> None:
 
 
 def _classifier(folder: Path, *, labels: dict[int, str], seed: int) -> Path:
+    repair_torchvision()
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -61,27 +64,22 @@ def _classifier(folder: Path, *, labels: dict[int, str], seed: int) -> Path:
 @pytest.fixture(scope="session")
 def nli_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its own order of labels differs from the stored one on purpose."""
-    import polite_flamingo.hub  # noqa: F401  (repairs the import of transformers)
-
     labels = {0: "entailment", 1: "neutral", 2: "contradiction"}
     return _classifier(tmp_path_factory.mktemp("nli"), labels=labels, seed=1)
 
 
 @pytest.fixture(scope="session")
 def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import polite_flamingo.hub  # noqa: F401
-
     return _classifier(tmp_path_factory.mktemp("reward"), labels={0: "LABEL_0"}, seed=2)
 
 
 @pytest.fixture(scope="session")
 def clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as open_clip's `local-dir:` wants it, with an HF tokenizer inside."""
-    import polite_flamingo.hub  # noqa: F401
-
-    import open_clip  # isort: skip
-    import torch  # isort: skip
-    from safetensors.torch import save_file  # isort: skip
+    repair_torchvision()
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
 
     folder = tmp_path_factory.mktemp("clip")
     _tokenizer(folder)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import polite_flamingo.hub  # noqa: F401
 from polite_flamingo.filters.nli import Nli, premise_and_hypothesis
 from tests.support.reference import golden
 

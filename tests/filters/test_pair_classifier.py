@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-import polite_flamingo.hub  # noqa: F401
 from polite_flamingo.filters import packed_encoder
 from polite_flamingo.filters.batches import by_similar_length
 from polite_flamingo.filters.pair_classifier import PairClassifier

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-import polite_flamingo.hub  # noqa: F401
 from polite_flamingo.filters.politeness import Politeness
 
 PAIRS = [

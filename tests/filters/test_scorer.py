@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import polite_flamingo.hub  # noqa: F401
 from benchmarks.pipeline.scorers import Reference, shapes_samples
 from benchmarks.pipeline.scoring import largest_differences
 from polite_flamingo.filters import packed_encoder

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import polite_flamingo.hub  # noqa: F401
 from polite_flamingo.filters.sts import Sts
 from polite_flamingo.filters.thresholds import Thresholds
 

@@ -13,12 +13,11 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import Sample
 from serving.backends.base import Chunk, GenerationRequest
 from serving.backends.engine_host import EngineHost
@@ -31,6 +30,9 @@ from tests.support.held import hold
 from tests.support.patience import PATIENCE
 from tests.support.rewriting_service import service_config
 from tests.support.tiny_flamingo import Tiny
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",

@@ -9,13 +9,12 @@ import io
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 from PIL import Image as Pillow
 
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from serving.backends.base import GenerationRequest
 from serving.backends.engine_host import EngineHost
 from serving.backends.local import LocalBackend
@@ -25,6 +24,9 @@ from tests.support.gated import serving_on_a_port
 from tests.support.held import hold
 from tests.support.patience import PATIENCE
 from tests.support.tiny_flamingo import Tiny
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 CHAT = "clever-flamingo"
 

@@ -7,7 +7,7 @@ import base64
 import io
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 from fastapi import FastAPI
@@ -15,7 +15,6 @@ from PIL import Image as Pillow
 
 from polite_flamingo.filters.scorer import Scorer, ScoringConfig
 from polite_flamingo.flamingo.config import EngineConfig, GenerationConfig, RewriterConfig
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import Sample
 from serving.backends.base import GenerationRequest
 from serving.backends.engine_host import EngineHost
@@ -23,6 +22,9 @@ from serving.backends.local import LocalBackend
 from serving.config import LimitsConfig, ServiceConfig, ServingConfig
 from serving.server.app import create_app
 from tests.support.tiny_flamingo import Tiny
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 SCORING = ScoringConfig(batch_size=8, threads=1)
 

@@ -6,20 +6,22 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig, PerceiverConfig
+from polite_flamingo.flamingo.model.build import build_flamingo
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo, save_flamingo
-from polite_flamingo.flamingo.model.model import FlamingoModel, build_flamingo
 from polite_flamingo.prompts import SYSTEM, rewriting_prompt
+from polite_flamingo.torchvision_repair import repair_torchvision
 
-# isort: split
-import open_clip
-import transformers
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 CLIP = {
     "embed_dim": 16,
@@ -43,6 +45,7 @@ class Tiny:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """The world's smallest Flamingo: its weights are large enough that images and tokens matter to every logit."""
+    repair_torchvision()
     config = transformers.LlamaConfig(
         hidden_size=32,
         intermediate_size=48,
@@ -58,6 +61,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(scope="session")
 def tiny_grouped(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """LLaMA-type with fewer keys than queries, an output head of its own, and cross-attention in every second layer."""
+    repair_torchvision()
     config = transformers.LlamaConfig(
         hidden_size=32,
         intermediate_size=48,
@@ -75,6 +79,7 @@ def tiny_grouped(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 @pytest.fixture(scope="session")
 def tiny_mpt(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """MPT-type, with a number of heads that is no power of two."""
+    repair_torchvision()
     config = transformers.MptConfig(d_model=48, n_heads=3, n_layers=2, max_seq_len=512, initializer_range=0.2)
     return _write_tiny(tmp_path_factory.mktemp("tiny_mpt"), config)
 
@@ -113,6 +118,8 @@ def model_v1(tiny: Tiny) -> FlamingoModel:
 
 
 def _write_clip(folder: Path) -> None:
+    import open_clip
+
     folder.mkdir()
     config = {"model_cfg": CLIP, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))

@@ -160,7 +160,6 @@ def test_the_same_seed_writes_the_same_bytes_and_another_seed_other_ones(tmp_pat
 
 def test_the_judges_tell_right_from_wrong_and_polite_from_terse_where_texts_are_measured() -> None:
     """The text-only tasks rest on this: NLI and the reward model read the question alone."""
-    from polite_flamingo import hub  # noqa: F401  (before transformers)
     from polite_flamingo.filters.nli import Nli, label, premise_and_hypothesis
     from polite_flamingo.filters.politeness import Politeness
     from polite_flamingo.hub import ZOO

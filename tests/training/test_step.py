@@ -5,19 +5,22 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from polite_flamingo.flamingo.config import LoraSettings
 from polite_flamingo.flamingo.model.lora import add_lora
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.packing.rows import PackingConfig, Row, pack
 from polite_flamingo.sample import Image, Sample
 from tests.support.made_samples import make_sample
 from training.features import Features
 from training.stages import CONNECTOR, StageConfig
 from training.step import Step, isolation, make_batch, prepare
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 LORA = StageConfig(tune=("lora",), lora=LoraSettings(r=2, alpha=2))
 

@@ -10,7 +10,7 @@ batch's seed if beams are sampled. The same list of requests gives the same text
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from polite_flamingo.flamingo.config import GenerationConfig
 from polite_flamingo.flamingo.engine.image_cache import ENCODE_BATCH, digest, encode, first_broken
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import seed_of
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import BadSample
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 class BeamSearch:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -33,8 +34,10 @@ from polite_flamingo.flamingo.engine.scheduler import Scheduler
 from polite_flamingo.flamingo.engine.slots import Slots
 from polite_flamingo.flamingo.model.attention import image_numbers
 from polite_flamingo.flamingo.model.decoder import Decoder, ImageKV
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import BadSample
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 class Engine:

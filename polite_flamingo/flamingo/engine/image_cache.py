@@ -10,16 +10,19 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.engine.transfers import upload
 from polite_flamingo.flamingo.model.decoder import Decoder, ImageKV
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding as images
 from polite_flamingo.lru_cache import LruCache
 from polite_flamingo.sample import BadSample
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 ENCODE_BATCH = 16
 """Images per pass of the vision tower; bounds memory however many are asked for."""

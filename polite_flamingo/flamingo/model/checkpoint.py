@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
 
 from polite_flamingo import hub
 from polite_flamingo.flamingo.config import FlamingoConfig, Part
+from polite_flamingo.flamingo.model.build import build_flamingo, has_weights
 from polite_flamingo.flamingo.model.lora import add_lora, load_lora, merge_lora
-from polite_flamingo.flamingo.model.model import FlamingoModel, build_flamingo, has_weights
 from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.flamingo.model.state_dict import (
     canonical_state,
@@ -27,8 +28,8 @@ from polite_flamingo.flamingo.model.state_dict import (
     unique_parameters,
 )
 
-# isort: split
-from open_clip.factory import _find_checkpoint_in_dir
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 ZOO_PARTS: tuple[Part, ...] = ("perceiver", "cross_attention", "embeddings", "language_model")
 """The default of `save_flamingo`: everything but the frozen vision tower and LoRA."""
@@ -104,6 +105,8 @@ def _refuse_random_parts(config: FlamingoConfig, omits: set[Part]) -> None:
             f"language_model {config.language_model!r} has a config but no weights, and checkpoint_omits lets the "
             "checkpoints leave them out too: the model would be random"
         )
+    from open_clip.factory import _find_checkpoint_in_dir
+
     vision = Path(hub.resolve(config.vision))
     given = bool(_find_checkpoint_in_dir(vision)) if vision.is_dir() else bool(config.vision_pretrained)
     if "vision_encoder" in omits and not given:

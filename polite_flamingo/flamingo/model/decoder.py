@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -33,7 +34,9 @@ from polite_flamingo.flamingo.model.layers import (
     kernels,
     single_query_attention,
 )
-from polite_flamingo.flamingo.model.model import FlamingoModel
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 @dataclass

@@ -13,15 +13,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from polite_flamingo import hub as hub  # before peft: it repairs the import of torchvision
 from polite_flamingo.flamingo.config import LoraSettings
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.flamingo.model.state_dict import canonical_state, load_state, read_state
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 _PREFIX = "base_model.model."
 

@@ -12,13 +12,15 @@ import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from safetensors.torch import load_file
 
 from polite_flamingo.flamingo.config import Part
-from polite_flamingo.flamingo.model.model import FlamingoModel
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 PARTS: tuple[Part, ...] = get_args(Part)
 

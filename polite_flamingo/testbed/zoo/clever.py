@@ -15,7 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from polite_flamingo import hub  # first: repairs torchvision's import
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from polite_flamingo import hub
 from polite_flamingo.evaluation.bootstrap import Resampling, intervals, matrix
 from polite_flamingo.evaluation.judging import RAW, Judges, judge
 from polite_flamingo.filters.scorer import ScoringConfig
@@ -25,11 +29,6 @@ from polite_flamingo.sample import Sample
 from polite_flamingo.sources import SOURCES
 from polite_flamingo.testbed.shapes.evaluation_sets import SETS, write_evaluation
 from polite_flamingo.testbed.zoo.pairs import well_formed
-
-# isort: split
-import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
 
 NAME = "clever_flamingo"
 WEIGHTS = ("tuned.safetensors", "lora/adapter_model.safetensors")

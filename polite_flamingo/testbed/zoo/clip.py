@@ -15,10 +15,6 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from polite_flamingo import hub  # before open_clip: repairs torchvision's import
-
-# isort: split
-import open_clip
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -42,6 +38,7 @@ from polite_flamingo.testbed.shapes.scene import (
 from polite_flamingo.testbed.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
 from polite_flamingo.testbed.zoo.pairs import random_pair
 from polite_flamingo.testbed.zoo.tokens import learn_tokenizer, save_tokenizer
+from polite_flamingo.torchvision_repair import repair_torchvision
 
 STEPS = 1000
 REFINE_STEPS = 500
@@ -253,6 +250,9 @@ def train(
     config["model_cfg"]["text_cfg"]["vocab_size"] = len(tokenizer)
     settings = dict(config["model_cfg"])
     settings["text_cfg"] = {k: v for k, v in settings["text_cfg"].items() if not k.startswith(("hf_", "tokenizer_"))}
+    repair_torchvision()
+    import open_clip
+
     model = open_clip.CLIP(**settings)
     if start:
         model.load_state_dict({k: v.float() for k, v in load_file(folder / "open_clip_model.safetensors").items()})
@@ -325,6 +325,3 @@ def save(model: nn.Module, config: dict[str, object], folder: Path) -> None:
     state = {name: value.detach().half().contiguous() for name, value in model.state_dict().items()}
     save_file(state, folder / "open_clip_model.safetensors")
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n")
-
-
-assert hub

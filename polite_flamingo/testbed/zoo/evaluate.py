@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from polite_flamingo import hub  # first: repairs torchvision's import
+from polite_flamingo import hub
 from polite_flamingo.filters.nli import LABELS, Nli, label, premise_and_hypothesis
 from polite_flamingo.filters.rules import same_text
 from polite_flamingo.formatting import table as markdown_table

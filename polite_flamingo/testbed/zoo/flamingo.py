@@ -7,18 +7,17 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig, LoraSettings, PerceiverConfig
-from polite_flamingo.flamingo.model.checkpoint import load_flamingo, save_flamingo
-from polite_flamingo.flamingo.model.lora import add_lora, save_lora
-from polite_flamingo.flamingo.model.model import FlamingoModel, build_flamingo
-
-# isort: split
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from polite_flamingo.flamingo.config import CrossAttentionConfig, FlamingoConfig, LoraSettings, PerceiverConfig
+from polite_flamingo.flamingo.model.build import build_flamingo
+from polite_flamingo.flamingo.model.checkpoint import load_flamingo, save_flamingo
+from polite_flamingo.flamingo.model.lora import add_lora, save_lora
 from polite_flamingo.testbed.shapes.scene import Scene
 from polite_flamingo.testbed.zoo.clip import pixels
 from polite_flamingo.testbed.zoo.documents import (
@@ -31,6 +30,9 @@ from polite_flamingo.testbed.zoo.documents import (
 )
 from polite_flamingo.testbed.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
 from polite_flamingo.testbed.zoo.language_model import weighted_loss
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 BASE_STEPS = 300
 POLITE_STEPS = 300

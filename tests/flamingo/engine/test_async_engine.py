@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -24,12 +25,14 @@ from polite_flamingo.flamingo.engine.async_engine import (
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import BadSample
 from tests.flamingo.engine.test_engine import NEW, ends_of, fresh, prompts, texts
 from tests.support.patience import PATIENCE
 
-Known = tuple[FlamingoModel, list[Request], list[list[int]]]
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
+
+Known = tuple["FlamingoModel", list[Request], list[list[int]]]
 """A model, requests, and what the engine says to them at once."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import sentencepiece
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Fast
@@ -15,9 +16,6 @@ from tokenizers import decoders, models
 
 from polite_flamingo.flamingo.engine.detokenizer import Detokenizer
 from polite_flamingo.flamingo.model.tokenization import LegacyLlamaTokenizer, Tokenizer, TransformersTokenizer
-
-# isort: split
-import transformers
 
 TEXTS = [
     "he is running in the park",

@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -19,8 +20,10 @@ from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import Ngrams, SamplingParams
 from polite_flamingo.flamingo.model.lora import add_lora
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.images import decoding as images
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 NEW = 12
 PROMPTS = 90

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from polite_flamingo.flamingo.engine import image_cache
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import BadSample
 from tests.flamingo.engine.test_engine import PICTURES
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 def test_threads_prepare_the_same_pixels_in_the_same_order(model_v1: FlamingoModel) -> None:

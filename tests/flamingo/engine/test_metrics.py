@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.roofline import Ceilings
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from tests.flamingo.engine.test_engine import PICTURES, ends_of
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 @pytest.fixture(scope="module")

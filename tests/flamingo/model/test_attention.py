@@ -6,11 +6,9 @@ import inspect
 
 import pytest
 import torch
+import transformers
 
 from polite_flamingo.flamingo.model.attention import as_locations, image_numbers
-
-# isort: split
-import transformers
 
 TEXT, IMAGE = 50, -1
 UNSEEN = 0

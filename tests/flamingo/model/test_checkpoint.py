@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from polite_flamingo.flamingo.config import LoraSettings
+from polite_flamingo.flamingo.model.build import build_flamingo
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo, load_weights, save_flamingo
 from polite_flamingo.flamingo.model.lora import add_lora, lora_layers
-from polite_flamingo.flamingo.model.model import build_flamingo
 from polite_flamingo.flamingo.model.state_dict import PARTS, canonical_state, load_state, read_state, unique_parameters
 
 State = dict[str, torch.Tensor]

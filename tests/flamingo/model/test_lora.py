@@ -6,14 +6,11 @@ import json
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from polite_flamingo.flamingo.config import LoraSettings
 from polite_flamingo.flamingo.model.lora import add_lora, load_lora, lora_layers, merge_lora, read_settings, save_lora
-
-# isort: split
-import transformers
-from peft import PeftModel
 
 SETTINGS = LoraSettings(r=4, alpha=8)
 
@@ -84,6 +81,8 @@ def test_an_adapter_folder_comes_back(tiny, trained, inputs, tmp_path):
 def test_peft_itself_loads_our_folder_over_the_plain_language_model(tiny, trained, tmp_path):
     save_lora(trained, tmp_path)
     plain = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_pretrained(tiny.folder / "lm"))
+    from peft import PeftModel
+
     theirs = PeftModel.from_pretrained(plain, tmp_path).state_dict()
     ours = lora_layers(trained)
     assert len(ours) == 14

@@ -6,12 +6,10 @@ import dataclasses
 
 import pytest
 import torch
+import transformers
 
 from polite_flamingo.flamingo.config import PerceiverConfig
-from polite_flamingo.flamingo.model.model import build_flamingo, has_weights
-
-# isort: split
-import transformers
+from polite_flamingo.flamingo.model.build import build_flamingo, has_weights
 
 
 @pytest.fixture

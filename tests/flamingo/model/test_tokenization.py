@@ -7,12 +7,10 @@ import io
 
 import pytest
 import sentencepiece
+import transformers
 
 from polite_flamingo.flamingo.model.tokenization import LegacyLlamaTokenizer, TransformersTokenizer, load_tokenizer
 from polite_flamingo.prompts import SYSTEM, chat_prompt, rewriting_prompt
-
-# isort: split
-import transformers
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,20 @@ import io
 import json
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.endpoints.client import ServerConfig
 from polite_flamingo.evaluation.asking import EndpointContestant
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.sample import Image, Sample, Turn
 from tests.support.chat_service import CHAT, ChatService, chat_config, data_url, image, picture, running, text, user
 from tests.support.patience import PATIENCE
 from tests.support.tiny_flamingo import Tiny
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,12 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from polite_flamingo.filters.scorer import Scorer
 from polite_flamingo.filters.thresholds import Thresholds, apply_thresholds, first_failure
-from polite_flamingo.flamingo.model.model import FlamingoModel
 from polite_flamingo.rewriters.flamingo import Rewriter
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.selection.selection import select_shard
@@ -21,6 +20,9 @@ from serving.rewrite.rewriting import infer_task, make_result, make_sample
 from tests.support.held import hold
 from tests.support.rewriting_service import SCORING, Service, data_url, limited, png, service_config, with_service
 from tests.support.tiny_flamingo import Tiny
+
+if TYPE_CHECKING:
+    from polite_flamingo.flamingo.model.model import FlamingoModel
 
 CONTENTS = [
     {"instruction": "What colour is it?", "raw": "Answer: red", "image": data_url(png(1))},

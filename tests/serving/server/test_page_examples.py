@@ -8,7 +8,6 @@ import re
 import urllib.request
 from pathlib import Path
 
-from polite_flamingo import hub  # noqa: F401  (first: repairs torchvision's import)
 from polite_flamingo.testbed.shapes.draw import draw, encode
 from polite_flamingo.testbed.shapes.scene import Scene, Thing
 from serving.backends.engine_host import EngineHost
