@@ -175,7 +175,7 @@ def test_help_explains_and_a_mistake_costs_one_line() -> None:
     assert shown.returncode == 0
     for part in (
         "--distortion.speaker",
-        "plays the terse robot",
+        "the terse robot",
         "--distortion.shares.text",
         "--again",
         "--pools.distorting",
