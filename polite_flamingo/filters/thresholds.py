@@ -52,20 +52,22 @@ class Thresholds:
     """The threshold of each check: the paper's value if it gives one, else ours.
 
     Attributes:
-        min_words: texts with fewer whitespace-separated words are `too_short`. [PF] gives no number.
+        min_words: texts with fewer whitespace-separated words are `too_short`. The paper gives no number.
         max_words: texts with more words are `too_long`. Ours; the reference generates at most 1024 tokens.
         min_characters: texts with fewer characters are `too_short`. Ours.
         max_characters: texts with more characters are `too_long`, such as one endless word. Ours.
-        unchanged: texts with at least this Rouge-L to the annotation are `unchanged`. [PF] drops unchanged texts; [R]
-            stores Rouge-L without a threshold.
-        repetition: texts with at least this share of repeated 4-grams are `repetition`. Ours; [PF] names the failure.
-        sts: minimum cosine similarity to the annotation. [R] "scores below a threshold of 0.40".
-        clip: minimum CLIPScore of a paragraph. [R] "lower than a threshold of 17.0".
-        clip_single: apply `clip` to texts with a single paragraph too. [R] scores only texts with a blank line.
-        nli_margin: entailment or neutral must exceed contradiction by more than this (logits). 0 is the rule of [R]:
-            drop if contradiction is the (first) maximum.
+        unchanged: texts with at least this Rouge-L to the annotation are `unchanged`. The paper drops unchanged texts; its
+            code stores Rouge-L without a threshold.
+        repetition: texts with at least this share of repeated 4-grams are `repetition`. Ours; the paper names the failure.
+        sts: minimum cosine similarity to the annotation. The reference drops "scores below a
+            threshold of 0.40".
+        clip: minimum CLIPScore of a paragraph. The reference drops those "lower than a threshold of 17.0".
+        clip_single: apply `clip` to texts with a single paragraph too. The reference scores only texts with a
+            blank line.
+        nli_margin: entailment or neutral must exceed contradiction by more than this (logits). 0 is the rule of the
+            reference: drop if contradiction is the (first) maximum.
         nli_entailment: entailment must exceed neutral and contradiction by more than this (logits); with 0 only
-            entailed answers are kept. Off by default, as in [PF], which keeps neutral answers too. Ours.
+            entailed answers are kept. Off by default: the paper keeps neutral answers too. Ours.
     """
 
     min_words: int = 3
