@@ -27,11 +27,11 @@ class ScoringConfig:
     """The models that score. Names go through `hub.resolve`; the defaults are the embedded zoo.
 
     Attributes:
-        sts: a sentence-transformer ([PF]: sentence-transformers/all-mpnet-base-v2).
-        nli: a cross-encoder with three labels ([PF]: cross-encoder/nli-deberta-v3-base).
-        clip: an open_clip name or a folder ([PF]: ViT-L-14-336 with `clip_pretrained` openai).
+        sts: a sentence-transformer (the paper: sentence-transformers/all-mpnet-base-v2).
+        nli: a cross-encoder with three labels (the paper: cross-encoder/nli-deberta-v3-base).
+        clip: an open_clip name or a folder (the paper: ViT-L-14-336 with `clip_pretrained` openai).
         clip_pretrained: tag or file of the weights of a named `clip`; empty for a folder.
-        reward: a sequence classifier with one label ([PF]: OpenAssistant/reward-model-deberta-v3-large-v2).
+        reward: a sequence classifier with one label (the paper: OpenAssistant/reward-model-deberta-v3-large-v2).
         batch_size: rows per forward pass.
         device: a torch device, such as cpu or cuda.
         threads: torch's CPU threads; 0 keeps torch's default.

@@ -56,11 +56,11 @@ class Thresholds:
         max_words: texts with more words are `too_long`. Ours; the reference generates at most 1024 tokens.
         min_characters: texts with fewer characters are `too_short`. Ours.
         max_characters: texts with more characters are `too_long`, such as one endless word. Ours.
-        unchanged: texts with at least this Rouge-L to the annotation are `unchanged`. The paper drops unchanged texts; its
-            code stores Rouge-L without a threshold.
-        repetition: texts with at least this share of repeated 4-grams are `repetition`. Ours; the paper names the failure.
-        sts: minimum cosine similarity to the annotation. The reference drops "scores below a
-            threshold of 0.40".
+        unchanged: texts with at least this Rouge-L to the annotation are `unchanged`. The paper drops such
+            texts; its code stores Rouge-L without a threshold.
+        repetition: texts with at least this share of repeated 4-grams are `repetition`. Ours; the paper names
+            the failure.
+        sts: minimum cosine similarity to the annotation. The reference drops "scores below a threshold of 0.40".
         clip: minimum CLIPScore of a paragraph. The reference drops those "lower than a threshold of 17.0".
         clip_single: apply `clip` to texts with a single paragraph too. The reference scores only texts with a
             blank line.
