@@ -22,7 +22,7 @@ def repair_torchvision() -> None:
     Call it before importing open_clip, open_flamingo, peft or sentence_transformers, or making a model of
     transformers. They use torchvision's image transforms only, which need no operator.
     """
-    if "torchvision" in sys.modules:
+    if _declared or "torchvision" in sys.modules:
         return
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:

@@ -19,8 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from polite_flamingo.torchvision_repair import repair_torchvision
-
 CHARACTER_ACTIONS = ("insert", "substitute", "swap", "delete")
 WORD_ACTIONS = ("delete", "swap", "crop")
 ODDS = 0.5
@@ -68,7 +66,6 @@ def _shuffled(rng: random.Random, text: str) -> tuple[str, str]:
 
 
 def _characters(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
-    repair_torchvision()  # nlpaug imports models of transformers
     from nlpaug.augmenter.char import RandomCharAug
 
     done = {
@@ -84,7 +81,6 @@ def _characters(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _words(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
-    repair_torchvision()
     from nlpaug.augmenter.word import RandomWordAug
 
     done = {"action": rng.choice(WORD_ACTIONS), "rate": round(rng.uniform(0.05, 0.5), 3)}
