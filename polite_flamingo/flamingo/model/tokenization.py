@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from polite_flamingo import hub
 from polite_flamingo.flamingo.config import END_OF_CHUNK_TOKEN, IMAGE_TOKEN, PAD_TOKEN, FlamingoConfig
+from polite_flamingo.torchvision_repair import repair_torchvision
 
 
 class Tokenizer(Protocol):
@@ -61,6 +62,7 @@ class TransformersTokenizer:
 
     def __init__(self, name: str):
         """Args: name: a folder or a hub name."""
+        repair_torchvision()  # it reads the model's configuration, which imports torchvision
         from transformers import AutoTokenizer
 
         tokenizer: Any = AutoTokenizer.from_pretrained(name)
