@@ -207,5 +207,5 @@ def test_killing_the_job_and_starting_it_again_changes_nothing(
 def start_driver(source: Path, out: Path) -> subprocess.Popen[bytes]:
     """A job in its own process with its own Ray."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, str(REPO / "tests" / "run_fake_build.py"), str(source), str(out)]
+    command = [sys.executable, "-m", "tests.support.run_fake_build", str(source), str(out)]
     return subprocess.Popen(command, env=environment, cwd=REPO)
