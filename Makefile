@@ -26,7 +26,7 @@ setup: $(STAMP) $(BIN)/polite-flamingo  ## set up .venv from requirements.lock (
 demo: setup  ## build PF-mini from raw annotations on a local Ray; ends with the path of the report
 	$(BIN)/polite-flamingo demo --out $(OUT)
 
-paper: setup  ## repeat the paper on drawn scenes, three seeds, most of an hour; ends with the path of its report
+paper: setup  ## repeat the paper on drawn scenes, three seeds, about half an hour; ends with the path of its report
 	$(BIN)/polite-flamingo paper --profile profiles/tiny.yaml --out $(PAPER)
 
 serve: setup  ## chat and rewrite over HTTP on this machine, at http://127.0.0.1:8000, until Ctrl-C

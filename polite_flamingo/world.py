@@ -5,9 +5,8 @@ it. The zoo's models know only Shapes. Published weights have no such file and a
 
 A row is foreign if its instruction or annotation has a word that the models never saw. A few such rows are normal (one
 row in eight of the demo says "crimson disc" on purpose, up to one in five of a dataset). A dataset is from another
-world
-if more than half of its rows are foreign: at most a fifth of Shapes are, and at least nine tenths of every real dataset
-that was tried. Only words are checked, so known words about other pictures pass.
+world if more than half of its rows are foreign: at most a fifth of Shapes are, and at least nine tenths of every real
+dataset that was tried. Only words are checked, so known words about other pictures pass.
 """
 
 from __future__ import annotations

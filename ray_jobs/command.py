@@ -32,7 +32,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "try it": {
         "demo": ("ray_jobs.demo", "build a small dataset from generated scenes, without a network"),
-        "paper": ("ray_jobs.paper", "repeat the paper's experiments with tiny models, about an hour"),
+        "paper": ("ray_jobs.paper", "repeat the paper's experiments with tiny models, about half an hour"),
     },
 }
 """Group -> name -> module and what it does."""

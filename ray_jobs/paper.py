@@ -1,4 +1,4 @@
-"""Repeat the paper's experiments on generated scenes with tiny models and several seeds, in about an hour.
+"""Repeat the paper's experiments on generated scenes with tiny models and three seeds, in half an hour on 2 cores.
 
     polite-flamingo paper --profile profiles/tiny.yaml --out out/paper
 

@@ -1,6 +1,6 @@
 """Train one stage: from a model and a mixture of shards to a model folder that every other job can load.
 
-    polite-flamingo train --profile profiles/tiny.yaml --stage polite --data.pairs out/pairs --out out/polite
+    polite-flamingo train --profile profiles/tiny.yaml --stage polite --data.pairs out/pairs/pairs --out out/polite
     polite-flamingo train --profile profiles/tiny.yaml --stage clever-2 --init out/clever-1/model \\
         --data.pf1m out/demo/pf1m --out out/clever-2
 

@@ -15,8 +15,7 @@ PAD_TOKEN = "<PAD>"
 
 Part = Literal["vision_encoder", "perceiver", "cross_attention", "embeddings", "language_model", "lora"]
 """The parts of a Flamingo; a checkpoint covers each completely or not at all. `embeddings` are the LM's input
-embeddings
-(with added tokens); `language_model` is the rest of the LM, including its output head unless tied."""
+embeddings (with added tokens); `language_model` is the rest of the LM, including its output head unless tied."""
 
 PUBLISHED_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """LLaMA's self-attention and FFN, which QLoRA-Guanaco and Polite Flamingo adapt (paper, section 3.1)."""

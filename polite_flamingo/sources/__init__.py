@@ -1,7 +1,7 @@
 """Raw datasets on disk -> samples: `SOURCES[name].read(options)`.
 
-One file a family in `datasets/`; the dict below is the registry. A new dataset goes there: CONTRIBUTING.md has the
-steps.
+Each file in `datasets/` covers one family of formats; the dict below registers every dataset. CONTRIBUTING.md has the
+steps for a new one.
 """
 
 from __future__ import annotations

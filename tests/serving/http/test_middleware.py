@@ -10,6 +10,7 @@ import re
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -150,8 +151,8 @@ def test_a_body_without_a_length_is_counted_while_it_comes(server: tuple[Address
     assert len(tried.bodies) == 1
 
 
-def test_uploads_have_a_limit_of_their_own() -> None:
-    config = configured(limits=LIMITS, batches=BatchesConfig(folder="somewhere", file_bytes=200_000))
+def test_uploads_have_a_limit_of_their_own(tmp_path: Path) -> None:
+    config = configured(limits=LIMITS, batches=BatchesConfig(folder=str(tmp_path), file_bytes=200_000))
     app, _ = application(config)
     with serving_on_a_port(app) as address, client_of(address) as client:
         assert client.post("/v1/files", content=b"x" * 220_000).status_code != 413
