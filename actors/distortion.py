@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from actors.pool import PoolActor
+from actors.pool import RowActor
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.loading import load_speaker
 from polite_flamingo.distortion.pairs import Distorter, check_good
@@ -28,7 +28,7 @@ class DistorterConfig:
     captions: str = ""
 
 
-class DistortionActor(PoolActor):
+class DistortionActor(RowActor):
     """Holds one speaker and distorts single-turn good responses."""
 
     name = "distortion"

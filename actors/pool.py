@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -56,8 +57,8 @@ def lost_nodes() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
 
-class PoolActor:
-    """Holds one copy of a model. Subclasses say how to load it (`load`) and what it does with samples (`work`)."""
+class PoolActor(ABC):
+    """Holds one copy of a model, loaded under the journal. Subclasses say how to load it."""
 
     name: ClassVar[str]
     """Of the pool, in the journal and in the seconds of a manifest."""
@@ -77,16 +78,20 @@ class PoolActor:
         with self.journal.loading(patience=settings.actors + 1):
             self.model = self.load(config)
 
+    @abstractmethod
     def load(self, config: Any) -> Any:
         """Load the model. Import what it needs here: that takes seconds, which the driver must not spend."""
-        raise NotImplementedError
+
+
+class RowActor(PoolActor):
+    """Maps a model over rows under the guard. Subclasses say what it does with samples (`work`)."""
 
     def check(self, sample: Sample) -> None:
         """Raise `BadSample` for a sample that the model should not see."""
 
+    @abstractmethod
     def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
         """Return each sample with the model's result, or why it has none, in order."""
-        raise NotImplementedError
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Process every row; those that fail become quarantined rows."""

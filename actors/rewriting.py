@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 import pyarrow as pa
 
-from actors.pool import PoolActor, PoolSettings
+from actors.pool import PoolSettings, RowActor
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
@@ -30,7 +30,7 @@ class Rewrites(Protocol):
         """Return throughput and time lost so far; empty if nothing is measured."""
 
 
-class RewriterActor(PoolActor):
+class RewriterActor(RowActor):
     """Holds one copy of the rewriter.
 
     After each block it writes its metrics to OUT/engine/HOST-PID-RANDOM.json: Ray ends actors without notice, so
@@ -73,9 +73,9 @@ class RewriterActor(PoolActor):
 
 
 def check_rewritable(sample: Sample) -> None:
-    """Raise `BadSample` for a sample with several turns or one that is rewritten already.
+    """Raise `BadSample` if a sample has several turns or is already rewritten.
 
-    Images are not checked: the rewriter decodes each distinct one once and reports those that are broken.
+    Images are not checked here: the rewriter decodes each distinct image once and reports broken ones.
     """
     if len(sample.turns) != 1:
         raise BadSample(

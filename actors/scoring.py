@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
-from actors.pool import PoolActor
+from actors.pool import RowActor
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 
@@ -18,7 +18,7 @@ class Scores(Protocol):
         """Return the scores of each sample, in order, or why there are none."""
 
 
-class ScoringActor(PoolActor):
+class ScoringActor(RowActor):
     """Holds one copy of each scoring model."""
 
     name = "scoring"

@@ -203,7 +203,7 @@ def _from_yaml(value: Any) -> Any:
 
 
 def _unknown(kind: type, at: str, key: str, known: Sequence[str]) -> Unfit:
-    """The refusal of a name, with the one that was probably meant: a near one beside it, or the same one further in."""
+    """The error for an unknown key, suggesting a similar one at this level or the same key in a section below."""
     near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
     deeper = [one.path for one in all_settings(kind, at) if one.path.endswith(f".{key}")]
     meant = join(at, near[0]) if near else " or ".join(deeper[:3])

@@ -38,6 +38,14 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 """Group -> name -> module and what it does."""
 
 
+EXTRAS = {
+    "fastapi": "serving", "nlpaug": "distortion", "open_clip": "filters", "open_flamingo": "flamingo", "ray": "ray",
+    "sentence_transformers": "filters", "tensorboardX": "ray", "torch": "filters", "transformers": "filters",
+    "uvicorn": "serving",
+}  # fmt: skip
+"""Package -> the extra of pyproject.toml that brings it."""
+
+
 def overview() -> str:
     """The list of commands, a line each."""
     lines = ["usage: polite-flamingo COMMAND [options]", ""]
@@ -77,7 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]!r}?" if near else f"the commands are {', '.join(modules)}"
         print(f"polite-flamingo: error: unknown command {name!r}; {hint}", file=sys.stderr)
         return 2
-    status: int | None = importlib.import_module(modules[name]).main(rest)
+    try:
+        status: int | None = importlib.import_module(modules[name]).main(rest)
+    except ModuleNotFoundError as error:
+        if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
+            raise
+        print(
+            f"{name}: error: {error.name} is not installed; pip install '.[{extra}]' (docs/install.md)", file=sys.stderr
+        )
+        return 2
     return status or 0
 
 

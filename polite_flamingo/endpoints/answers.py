@@ -18,7 +18,7 @@ contains markup of the conversation's protocol, repeats the question (`repeats`)
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 
 BROKEN: frozenset[Fault] = frozenset({"empty", "cut", "filtered", "aborted", "leaked", "echo"})
-"""An answer without any of these is complete. One that declines is complete, too."""
+"""Faults that make an answer incomplete. A refusal is complete."""
 
 _ENDINGS: dict[str, Fault] = {"length": "cut", "content_filter": "filtered", "error": "aborted"}
 

@@ -124,9 +124,9 @@ class _Row:
 def _refusal(sample: Sample) -> BadSample | None:
     """Return why a sample cannot be scored, as far as can be known without a model; None if it can."""
     if sample.task not in FILTERS_OF_TASK:
-        return BadSample("unsupported", f"{sample.key}: there are no filters for task {sample.task!r}")
+        return BadSample("unsupported", f"{sample.key}: no filter supports task {sample.task!r}")
     if sample.rewritten is None:
-        return BadSample("scoring_failed", f"{sample.key}: there is no rewritten text to score")
+        return BadSample("scoring_failed", f"{sample.key}: no rewritten text to score")
     if not is_writable(f"{sample.instruction}{sample.response}{sample.rewritten}"):
         return BadSample("bad_field", f"{sample.key}: a lone surrogate in the text, which no tokenizer reads")
     if "clipscore" in FILTERS_OF_TASK[sample.task] and not sample.images:

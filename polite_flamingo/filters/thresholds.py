@@ -236,7 +236,7 @@ def checks(sample: Sample, thresholds: Thresholds) -> Iterator[tuple[Check, floa
         ValueError: the sample's task has no filters.
     """
     if sample.task not in FILTERS_OF_TASK:
-        raise ValueError(f"{sample.key}: there are no filters for task {sample.task!r}; add it to FILTERS_OF_TASK")
+        raise ValueError(f"{sample.key}: no filter supports task {sample.task!r}; add it to FILTERS_OF_TASK")
     for check in CHECKS:
         if check.stage in FILTERS_OF_TASK[sample.task]:
             score = check.score(sample.scores, thresholds)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from polite_flamingo import __version__
-from ray_jobs.command import COMMANDS, main
+from ray_jobs.command import COMMANDS, EXTRAS, main
 
 REPO = Path(__file__).parents[2]
 MODULES = {name: module for group in COMMANDS.values() for name, (module, _) in group.items()}
@@ -74,3 +75,21 @@ def test_the_list_loads_no_job() -> None:
         "import sys, ray_jobs.command as c; c.main([]); assert not {'ray', 'torch', 'numpy', 'yaml'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True).returncode == 0
+
+
+def test_a_missing_extra_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray_jobs.select", None)  # its import then fails, as that of a missing package
+    with pytest.raises(ModuleNotFoundError):
+        main(["select", "--out", "x"])  # a module of ours is no extra: the traceback is wanted
+    monkeypatch.setitem(EXTRAS, "ray_jobs", "ray")
+    assert main(["select", "--out", "x"]) == 2
+    assert capsys.readouterr().err == (
+        "select: error: ray_jobs.select is not installed; pip install '.[ray]' (docs/install.md)\n"
+    )
+
+
+def test_extras_are_those_of_the_project() -> None:
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    assert {*EXTRAS.values()} <= project["optional-dependencies"].keys()

@@ -15,7 +15,7 @@ _Key = tuple[tuple[int, ...], tuple[str, ...]]
 
 
 class PrefixCache:
-    """The most recently used prefixes: the one that all prompts share, and prompts up to their last image."""
+    """An LRU cache of prompt prefixes: the prefix that all prompts share, and prompts up to their last image."""
 
     def __init__(self, limit: int, *, shared: Sequence[int], image_id: int):
         """Create an empty cache.
