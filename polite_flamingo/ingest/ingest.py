@@ -23,7 +23,6 @@ everything else together, and the job that decodes them quarantines those that d
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import time
@@ -39,15 +38,13 @@ from typing import Any
 
 import numpy as np
 
-from polite_flamingo.ingest.parts import STAGED, build_part, part_file, read_part
+from polite_flamingo.ingest.parts import STAGED, build_part, part_file
 from polite_flamingo.ingest.result import (
-    Gathered,
     IngestConfig,
     Ingested,
     fingerprint,
+    gathered,
     is_finished,
-    known_notes,
-    known_size,
     read_result,
     refuse_to_replace,
     sampling_rank,
@@ -115,8 +112,8 @@ def ingest_all(
         views = {config.work: _prepare(config, locks) for config in configs}
         _gather_all(configs, spread, views, tick)
         for config in configs:
-            say(config.shard_name, known_notes(config))
-        counts = choose([known_size(config) or 0 for config in configs])
+            say(config.shard_name, (gathered(config) or {}).get("notes", {}))
+        counts = choose([(gathered(config) or {}).get("records", 0) for config in configs])
         chosen = list(zip(configs, counts, strict=True))
         _build_all(chosen, spread, views, tick, say)
         seconds = time.monotonic() - started
@@ -137,7 +134,7 @@ def _prepare(config: IngestConfig, locks: ExitStack) -> _SharedView:
 
 def _gather_all(configs: Sequence[IngestConfig], spread: Spread, views: Mapping[Path, _SharedView], tick: Tick) -> None:
     """Gather the sources that have not been gathered; a single one in this process, several wherever `spread` says."""
-    new = [config for config in configs if config.fresh or known_size(config) is None]
+    new = [config for config in configs if config.fresh or gathered(config) is None]
     for config in new:
         refuse_to_replace(config)
     if len(new) == 1:
@@ -175,18 +172,13 @@ def _build_all(
         tick("shards built", before + done, total)
 
 
-def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None) -> Gathered:
-    """Stream the annotation files into OUT/ingest/NAME/records.jsonl, unless that is done already.
+def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None) -> None:
+    """Stream the annotation files into OUT/ingest/NAME/records.jsonl.
 
     Raises:
         SourceError: an annotation file as a whole is unusable; nothing is left behind.
     """
-    done = config.work / "gathered.json"
     wanted = fingerprint(config, None)
-    if done.exists():
-        found = json.loads(done.read_text(encoding="utf-8"))
-        if found.pop("gathered") == wanted:
-            return Gathered(**found)
     clear(config.work)
     source = SOURCES[config.source]
     offsets, draws = array("Q"), array("Q")
@@ -213,9 +205,8 @@ def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None
         raise
     np.save(config.work / "offsets.npy", np.frombuffer(offsets, dtype=np.uint64))
     np.save(config.work / "draws.npy", np.frombuffer(draws, dtype=np.uint64))
-    gathered = Gathered(rows_in=rows_in, records=len(offsets), notes=scratch.notes)
-    write_atomically(done, json.dumps({"gathered": wanted, **dataclasses.asdict(gathered)}))
-    return gathered
+    found = {"gathered": wanted, "rows_in": rows_in, "records": len(offsets), "notes": scratch.notes}
+    write_atomically(config.work / "gathered.json", json.dumps(found))
 
 
 def choose_records(config: IngestConfig, count: int | None) -> range:
@@ -237,12 +228,12 @@ def choose_records(config: IngestConfig, count: int | None) -> range:
 
 def finish(config: IngestConfig, count: int | None, seconds: float = 0.0) -> Ingested:
     """Replace the shards that are there by those that were built; return the result. Safe to repeat if interrupted."""
-    parts = [read_part(path) for path in sorted(config.work.glob("[0-9]*.part"), key=lambda path: int(path.stem))]
-    gathered = json.loads((config.work / "gathered.json").read_text(encoding="utf-8"))
-    chosen = json.loads((config.work / "chosen.json").read_text(encoding="utf-8"))["records"]
-    assert sum(part.written + sum(part.reasons.values()) for part in parts) == chosen, "a part is missing"
+    files = sorted(config.work.glob("[0-9]*.part"), key=lambda path: int(path.stem))
+    parts, source = [_read(path) for path in files], _read(config.work / "gathered.json")
+    chosen = _read(config.work / "chosen.json")["records"]
+    assert sum(part["written"] + sum(part["reasons"].values()) for part in parts) == chosen, "a part is missing"
 
-    finals = {name: config.out / name.removesuffix(STAGED) for part in parts for name in part.shards}
+    finals = {name: config.out / name.removesuffix(STAGED) for part in parts for name in part["shards"]}
     for old in shards_of(config):
         if old not in finals.values():
             old.unlink()
@@ -252,24 +243,25 @@ def finish(config: IngestConfig, count: int | None, seconds: float = 0.0) -> Ing
             staged.replace(path)
     rows = read_quarantine(config.work / "quarantine.jsonl")
     for part in parts:
-        rows += read_quarantine(config.work / f"{part.number:05d}.jsonl")
+        rows += read_quarantine(config.work / f"{part['number']:05d}.jsonl")
     write_quarantine(config.quarantine, rows)
     found = {
         "fingerprint": fingerprint(config, count),
-        "gathered": gathered["gathered"],
-        "records": gathered["records"],
+        **source,
         "source": config.source,
-        "rows_in": gathered["rows_in"],
-        "written": sum(part.written for part in parts),
-        "left_out": gathered["records"] - chosen,
+        "written": sum(part["written"] for part in parts),
+        "left_out": source["records"] - chosen,
         "reasons": dict(Counter(row.reason for row in rows).most_common()),
-        "notes": gathered.get("notes", {}),
         "shards": [path.name for path in finals.values()],
         "seconds": seconds,
     }
     write_atomically(config.result, json.dumps(found, indent=1) + "\n")
     clear(config.work)
     return read_result(config)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def clear(folder: Path) -> None:

@@ -108,7 +108,7 @@ class Mixture:
                 wanted = self.sampling.removesuffix("s")
                 raise ValueError(f"{name}: 'sampling: {self.sampling}' needs a {wanted!r} of each source")
 
-    def configs(self, root: Path, out: Path, **more: Any) -> list[IngestConfig]:
+    def configs(self, root: Path, out: Path, *, download_from: tuple[str, ...] = (), **more: Any) -> list[IngestConfig]:
         """One `IngestConfig` per source, in order. Raises `ValueError` naming the bad entry."""
         made = []
         for name, entry in self.sources.items():
@@ -119,15 +119,11 @@ class Mixture:
                 split=entry.split,
                 extra=entry.extra,
                 columns=entry.columns,
-                download_from=more.get("download_from", ()),
+                download_from=download_from,
             )
-            settings = {key: value for key, value in more.items() if key != "download_from"}
+            source = entry.source or name
             try:
-                made.append(
-                    IngestConfig(
-                        source=entry.source or name, name=name, options=options, out=out, seed=self.seed, **settings
-                    )
-                )
+                made.append(IngestConfig(source=source, name=name, options=options, out=out, seed=self.seed, **more))
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
         return made
@@ -154,14 +150,12 @@ class Mixture:
         return round(entry.ratio * size) if entry.ratio is not None else entry.count
 
     def _as_the_paper(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        groups: dict[str, dict[str, int]] = defaultdict(dict)
+        groups: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
         for name, size in sizes.items():
             source = SOURCES[self.sources[name].source or name]
-            groups[source.group or source.name][name] = size
+            groups[source.group or source.name, source.adopted or 0][name] = size
         counts: dict[str, int] = {}
-        for members in groups.values():
-            adopted = SOURCES[self.sources[next(iter(members))].source or next(iter(members))].adopted
-            assert adopted is not None  # checked when the mixture was made
+        for (_, adopted), members in groups.items():
             counts |= shares(members, round(adopted * self.margin))
         return counts
 

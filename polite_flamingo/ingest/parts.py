@@ -5,7 +5,6 @@ Parts are independent, so any worker may build any of them. Building one again g
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections import Counter, deque
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from polite_flamingo.ingest.result import IngestConfig, Part
+from polite_flamingo.ingest.result import IngestConfig
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources import SOURCES, Row
 from polite_flamingo.sources.records.source import Context, Record, Source, make_sample
@@ -27,40 +26,30 @@ MAX_SHARD_BYTES = 512 << 20
 """A shard is a block in a worker's memory: a part with larger images is split, NAME-00007.tar and NAME-00007-1.tar."""
 
 
-def build_part(config: IngestConfig, number: int) -> Part:
-    """Write the shards and the quarantine of a part, and last its count."""
-    quarantined: list[Quarantined] = []
-    written: list[int] = []
-    shards: list[Path] = []
-    samples = _samples_only(_rows_of_part(config, number), quarantined)
-    while (first := next(samples, None)) is not None:
-        shards.append(_staged(config, number, len(shards)))
-        written.append(0)
-        write_shard(shards[-1], _up_to_limit(chain([first], samples), written))
-    write_quarantine(config.work / f"{number:05d}.jsonl", quarantined)
-    reasons = Counter(row.reason for row in quarantined)
-    part = Part(number=number, written=sum(written), shards=tuple(path.name for path in shards), reasons=dict(reasons))
-    write_atomically(part_file(config, number), json.dumps(dataclasses.asdict(part)))
-    return part
-
-
 STAGED = ".staged"
 """Suffix of a built shard of an unfinished ingest, which `ledger.shard_names` does not see."""
 
 
-def _staged(config: IngestConfig, number: int, piece: int) -> Path:
-    return config.work / f"{config.shard_name}-{number:05d}{f'-{piece}' if piece else ''}.tar{STAGED}"
+def build_part(config: IngestConfig, number: int) -> None:
+    """Write the shards and the quarantine of a part, and last its counts as {number, written, shards, reasons}."""
+    quarantined: list[Quarantined] = []
+    written: list[int] = []
+    shards: list[str] = []
+    samples = _samples_only(_rows_of_part(config, number), quarantined)
+    for first in samples:
+        piece = f"-{len(shards)}" if shards else ""
+        shards.append(f"{config.shard_name}-{number:05d}{piece}.tar{STAGED}")
+        written.append(0)
+        write_shard(config.work / shards[-1], _up_to_limit(chain([first], samples), written))
+    write_quarantine(config.work / f"{number:05d}.jsonl", quarantined)
+    reasons = Counter(row.reason for row in quarantined)
+    part = {"number": number, "written": sum(written), "shards": shards, "reasons": reasons}
+    write_atomically(part_file(config, number), json.dumps(part))
 
 
 def part_file(config: IngestConfig, number: int) -> Path:
-    """Where the count of a built part is."""
+    """Where the counts of a built part are."""
     return config.work / f"{number:05d}.part"
-
-
-def read_part(path: Path) -> Part:
-    """Read the count of a built part."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return Part(**{**values, "shards": tuple(values["shards"])})
 
 
 def _records(config: IngestConfig, number: int) -> Iterator[Record]:

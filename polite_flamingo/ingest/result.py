@@ -104,25 +104,6 @@ class IngestConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gathered:
-    """The spooled records of a source: rows read, records that are good so far, and notes."""
-
-    rows_in: int
-    records: int
-    notes: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One built part: its staged shards, the number of samples in them, and quarantined rows by reason."""
-
-    number: int
-    written: int
-    shards: tuple[str, ...]
-    reasons: Mapping[str, int]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Ingested:
     """The result of an ingest."""
 
@@ -176,14 +157,10 @@ def read_result(config: IngestConfig) -> Ingested:
     found = _result(config)
     return Ingested(
         name=config.shard_name,
-        rows_in=found["rows_in"],
-        written=found["written"],
-        left_out=found["left_out"],
         shards=tuple(config.out / name for name in found["shards"]),
         quarantine=config.quarantine if config.quarantine.exists() else None,
-        reasons=found["reasons"],
         notes=found.get("notes", {}),
-        seconds=found["seconds"],
+        **{name: found[name] for name in ("rows_in", "written", "left_out", "reasons", "seconds")},
     )
 
 
@@ -241,18 +218,8 @@ def _result(config: IngestConfig) -> dict[str, Any]:
     return json.loads(config.result.read_text(encoding="utf-8")) if config.result.exists() else {}
 
 
-def known_size(config: IngestConfig) -> int | None:
-    """The number of records if this input has been gathered, now or by a finished ingest; else None."""
-    found = _gathered(config)
-    return None if found is None else int(found["records"])
-
-
-def known_notes(config: IngestConfig) -> dict[str, int]:
-    """The notes of the source, if this input has been gathered."""
-    return (_gathered(config) or {}).get("notes", {})
-
-
-def _gathered(config: IngestConfig) -> dict[str, Any] | None:
+def gathered(config: IngestConfig) -> dict[str, Any] | None:
+    """What is known of this input if it has been gathered, now or by a finished ingest: rows_in, records, notes."""
     for path in (config.work / "gathered.json", config.result):
         if path.exists():
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
