@@ -11,6 +11,7 @@ whether a class is in the image) select files of a folder; a listed name without
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.sample import BadSample, Sample, Turn
+from polite_flamingo.sample import BadSample, Image, Sample
 from polite_flamingo.sources.datasets.coco import store_boxes, store_lists
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import as_object, as_text, finite_number, id_field, text_field
@@ -28,7 +29,16 @@ from polite_flamingo.sources.reading.streaming import lines
 from polite_flamingo.sources.records.boxes import Box, clip, largest, normalised
 from polite_flamingo.sources.records.instructions import instruction
 from polite_flamingo.sources.records.responses import captions_and_boxes
-from polite_flamingo.sources.records.source import Builder, Context, Place, Reader, Records, Source, SourceOptions
+from polite_flamingo.sources.records.source import (
+    Builder,
+    Context,
+    Place,
+    Reader,
+    Records,
+    Source,
+    SourceOptions,
+    one_turn,
+)
 
 WORDS = {
     "golffield": "golf course",
@@ -99,7 +109,7 @@ def _path(record: list[Any]) -> Path:
     return Path(os.fsdecode(bytes.fromhex(record[0])))
 
 
-def builder(name: str, parse: Read) -> Builder:
+def builder(parse: Read) -> Builder:
     """The `build` of a dataset whose files `parse` reads."""
 
     def build(key: str, record: list[Any], context: Context) -> Sample:
@@ -109,7 +119,7 @@ def builder(name: str, parse: Read) -> Builder:
             raise BadSample("missing_annotation", f"{path.name} names no object")
         image, header = context.images.read(*image_names)
         width, height = size or (header.width, header.height)
-        return _sample(name, key, boxes, width, height, image, meta | {"image_id": path.stem})
+        return _sample(key, boxes, width, height, image, meta | {"image_id": path.stem})
 
     return build
 
@@ -117,7 +127,7 @@ def builder(name: str, parse: Read) -> Builder:
 def build_hrrsd(key: str, record: Any, context: Context) -> Sample:
     """One image, one sample: from its own .xml file, or from COCO's format."""
     if not isinstance(record, dict):
-        return _build_hrrsd_xml(key, record, context)
+        return build_voc(key, record, context)
     fields = as_object(record["record"])
     boxes = [
         Box(label=label_words(label), x1=x, y1=y, x2=x + width, y2=y + height)
@@ -129,12 +139,10 @@ def build_hrrsd(key: str, record: Any, context: Context) -> Sample:
     image, header = context.images.read(name, f"JPEGImages/{name}")
     width = finite_number(fields.get("width", header.width), "field 'width'")
     height = finite_number(fields.get("height", header.height), "field 'height'")
-    return _sample("hrrsd", key, boxes, width, height, image, {"image_id": name.rsplit(".", 1)[0]})
+    return _sample(key, boxes, width, height, image, {"image_id": name.rsplit(".", 1)[0]})
 
 
-def _sample(
-    name: str, key: str, boxes: list[Box], width: float, height: float, image: Any, meta: dict[str, Any]
-) -> Sample:
+def _sample(key: str, boxes: list[Box], width: float, height: float, image: Image, meta: dict[str, Any]) -> Sample:
     inside = clip(boxes, width, height)
     outside = len(boxes) - len(inside)
     if outside * 2 > len(boxes):
@@ -144,14 +152,8 @@ def _sample(
     named = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items(), key=lambda item: -item[1]))
     shown = largest(inside)
     response = captions_and_boxes([f"Objects seen from above: {named}"], normalised(shown, width, height))
-    return Sample(
-        key=key,
-        dataset=name,
-        task="captioning",
-        turns=(Turn(instruction=instruction("captioning", key), response=response),),
-        images=(image,),
-        meta=meta | {"boxes": len(boxes), "boxes_outside": outside, "boxes_shown": len(shown)},
-    )
+    meta |= {"boxes": len(boxes), "boxes_outside": outside, "boxes_shown": len(shown)}
+    return one_turn(key, "captioning", instruction("captioning", key), response, [image], meta)
 
 
 def upright(label: str, corners: list[float]) -> Box:
@@ -229,52 +231,41 @@ def _names(stem: str) -> list[str]:
 
 def _number(value: str | None, where: str) -> float:
     try:
-        return finite_number(float(value or ""), where)
-    except ValueError as error:
-        if isinstance(error, BadSample):
-            raise
+        number = float(value or "")
+    except ValueError:
         raise BadSample("bad_field", f"{where}: {(value or '')[:24]!r} is not a number") from None
+    return finite_number(number, where)
 
 
-DOTA = Source(
+build_voc = builder(parse_voc)
+_source = functools.partial(Source, use="PF-1M", task="captioning", evidence="real file", identify=identify)
+
+DOTA = _source(
     name="dota",
     title="DOTA",
-    use="PF-1M",
-    task="captioning",
     files="labelTxt/ (a folder, or single .txt files); images/<same name>.png",
     published="captain-whu.github.io/DOTA",
     licence="academic use only",
-    evidence="real file",
     adopted=1_733,
     records=file_reader(".txt"),
-    identify=identify,
-    build=builder("dota", parse_dota),
+    build=builder(parse_dota),
 )
-DIOR = Source(
+DIOR = _source(
     name="dior",
     title="DIOR and DIOR-R",
-    use="PF-1M",
-    task="captioning",
     files="Annotations/Horizontal Bounding Boxes/ or …/Oriented Bounding Boxes/ (folders or .xml files); <filename>",
     published="gcheng-nwpu.github.io",
-    evidence="real file",
     adopted=5_907,
     records=file_reader(".xml"),
-    identify=identify,
-    build=builder("dior", parse_voc),
+    build=build_voc,
 )
-_build_hrrsd_xml = builder("hrrsd", parse_voc)
-HRRSD = Source(
+HRRSD = _source(
     name="hrrsd",
     title="HRRSD (TGRS-HRRSD)",
-    use="PF-1M",
-    task="captioning",
     files="Annotations/ (or .xml files; a list of ImageSets/Main/ chooses), or COCOFormat's .json; <filename>",
     published="github.com/CrazyStoneonRoad/TGRS-HRRSD-Dataset",
     licence="Mulan Permissive Software License 1",
-    evidence="real file",
     adopted=5_898,
     records=hrrsd_records,
-    identify=identify,
     build=build_hrrsd,
 )

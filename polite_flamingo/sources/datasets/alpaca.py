@@ -15,30 +15,25 @@ Of InstructionWild, the seeds (JSON lines) were seen; they have no responses and
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample, Turn
 from polite_flamingo.sources.reading.field_checks import as_object, content_hash, list_field, required, verbatim
-from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.extra_fields import Findings, check_fields, is_empty, with_notes
 from polite_flamingo.sources.records.file_records import file_records
-from polite_flamingo.sources.records.source import Builder, Context, Evidence, Reader, Records, Source, SourceOptions
+from polite_flamingo.sources.records.source import Builder, Context, Reader, Source
 from polite_flamingo.sources.records.turns import SYSTEM_KEPT, text_sample
 
 
-def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The instructions."""
-    return file_records(options, scratch, "instructions")
-
-
-def builder(name: str, answer: str) -> Builder:
+def builder(answer: str) -> Builder:
     """The `build` of a dataset whose responses are in the field `answer`."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
         found = Findings()
         turns, meta = _exchanges(record, answer, found)
-        return text_sample(name, key, turns, found.meta | meta)
+        return text_sample(key, turns, found.meta | meta)
 
     return build
 
@@ -51,7 +46,7 @@ def reader(answer: str) -> Reader:
         _exchanges(record, answer, found)
         return found.notes
 
-    return lambda options, scratch: with_notes(records(options, scratch), notes, scratch)
+    return lambda options, scratch: with_notes(file_records(options, scratch, "instructions"), notes, scratch)
 
 
 def _exchanges(record: Any, answer: str, found: Findings) -> tuple[list[Turn], dict[str, Any]]:
@@ -94,47 +89,37 @@ def _text(record: dict[str, Any], name: str) -> str:
     return verbatim(required(record, name), f"field {name!r}").strip()
 
 
-def _source(
-    name: str, title: str, answer: str, *, files: str, published: str, licence: str, evidence: Evidence = "real file"
-) -> Source:
-    return Source(
-        name=name,
-        title=title,
-        use="text",
-        task="text",
-        files=files,
-        published=published,
-        licence=licence,
-        evidence=evidence,
-        records=reader(answer),
-        identify=lambda record: content_hash(as_object(record)),
-        build=builder(name, answer),
-        images="none",
-    )
-
+_source = functools.partial(
+    Source, use="text", task="text", identify=lambda record: content_hash(as_object(record)), images="none"
+)
 
 ALPACA_GPT4 = _source(
-    "alpaca_gpt4",
-    "Alpaca-GPT-4",
-    "output",
+    name="alpaca_gpt4",
+    title="Alpaca-GPT-4",
     files="alpaca_gpt4_data.json",
     published="github.com/Instruction-Tuning-with-GPT-4/GPT-4-LLM",
     licence="CC BY-NC 4.0",
+    evidence="real file",
+    records=reader("output"),
+    build=builder("output"),
 )
 GPTEACHER = _source(
-    "gpteacher",
-    "GPTeacher",
-    "response",
+    name="gpteacher",
+    title="GPTeacher",
     files="its .json files: of Instruct, Roleplay, Codegen and Toolformer, one degree of de-duplication each",
     published="github.com/teknium1/GPTeacher",
     licence="MIT",
+    evidence="real file",
+    records=reader("response"),
+    build=builder("response"),
 )
 INSTRUCTIONWILD = _source(
-    "instructionwild",
-    "InstructionWild",
-    "output",
+    name="instructionwild",
+    title="InstructionWild",
     files="instinwild_en.json (the seed prompts have no responses)",
     published="github.com/XueFuzhao/InstructionWild",
     licence="non-commercial research only",
     evidence="documentation",
+    records=reader("output"),
+    build=builder("output"),
 )

@@ -14,19 +14,21 @@ RSITMD's file is known from its documentation only, which says that its layout i
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from polite_flamingo.sample import BadSample, Image, Sample, Turn
+from polite_flamingo.sample import BadSample, Image, Sample
 from polite_flamingo.sources.reading.errors import SourceError
-from polite_flamingo.sources.reading.field_checks import as_object, as_text, id_field, required, text_field, text_list
+from polite_flamingo.sources.reading.field_checks import as_object, as_text, id_field, list_field, text_field, text_list
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.small_files import printable_name
-from polite_flamingo.sources.reading.streaming import elements, lines, listed
+from polite_flamingo.sources.reading.streaming import elements, lines
 from polite_flamingo.sources.records.instructions import instruction
+from polite_flamingo.sources.records.readers import elements_of, list_reader
 from polite_flamingo.sources.records.responses import captions_and_boxes, distinct
 from polite_flamingo.sources.records.source import (
     Builder,
@@ -37,8 +39,9 @@ from polite_flamingo.sources.records.source import (
     Records,
     Source,
     SourceOptions,
-    numbered,
+    one_turn,
 )
+from polite_flamingo.sources.records.vqa_samples import UNLISTED
 
 Read = Callable[[dict[str, Any]], tuple[list[str], list[str]]]
 """A record -> its captions, and the names under which its image may lie. Raises `BadSample`."""
@@ -59,37 +62,28 @@ def untokenised(caption: str) -> str:
     return caption
 
 
-def captioned(name: str, key: str, captions: Iterable[str], image: Image, meta: dict[str, Any]) -> Sample:
+def captioned(key: str, captions: Iterable[str], image: Image, meta: Mapping[str, Any]) -> Sample:
     """The sample of an image: its distinct captions, to an instruction to describe it."""
     found = distinct(captions)
     if not found:
         raise BadSample("missing_annotation", "the image has no caption")
-    return Sample(
-        key=key,
-        dataset=name,
-        task="captioning",
-        turns=(Turn(instruction=instruction("captioning", key), response=captions_and_boxes(found)),),
-        images=(image,),
-        meta=meta | {"captions": len(found)},
-    )
+    meta = {**meta, "captions": len(found)}
+    return one_turn(key, "captioning", instruction("captioning", key), captions_and_boxes(found), [image], meta)
 
 
-def builder(name: str, read: Read) -> Builder:
+def builder(read: Read) -> Builder:
     """The `build` of a dataset whose records `read` takes apart."""
 
     def build(key: str, record: Any, context: Context) -> Sample:
         captions, names = read(as_object(record))
         if not any(captions):
             raise BadSample("missing_annotation", "the image has no caption")
-        return captioned(name, key, captions, context.images.read(*names)[0], {})
+        return captioned(key, captions, context.images.read(*names)[0], {})
 
     return build
 
 
-def grouping_reader(
-    rows: Callable[[SourceOptions], Records],
-    take: Callable[[Any], tuple[dict[str, Any], list[str]]],
-) -> Reader:
+def grouping_reader(rows: Reader, take: Callable[[Any], tuple[dict[str, Any], list[str]]]) -> Reader:
     """The `records` of a dataset with several rows an image: the images, in the order of their first rows.
 
     Args:
@@ -98,7 +92,7 @@ def grouping_reader(
     """
 
     def records(options: SourceOptions, scratch: Scratch) -> Records:
-        for place, number, row in rows(options):
+        for place, number, row in rows(options, scratch):
             try:
                 fields, captions = take(row)
             except BadSample as bad:
@@ -114,7 +108,7 @@ def grouping_reader(
     return records
 
 
-def flickr30k_rows(options: SourceOptions) -> Records:
+def flickr30k_rows(options: SourceOptions, scratch: Scratch) -> Records:
     """The lines that are not blank."""
     for path in options.annotations:
         for number, line in enumerate(lines(path)):
@@ -139,13 +133,6 @@ def read_flickr30k(record: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The captions and image names of a gathered image."""
     name = text_field(record, "image")
     return text_list(record, "captions"), [name, f"flickr30k-images/{name}", f"flickr30k_images/{name}"]
-
-
-def textcaps_rows(options: SourceOptions) -> Records:
-    """The rows of `data[]`."""
-    for path in options.annotations:
-        for part, number, row in listed(path, "data"):
-            yield Place(file=printable_name(path), part=part), number, row
 
 
 def take_textcaps(row: Any) -> tuple[dict[str, Any], list[str]]:
@@ -183,59 +170,39 @@ def image2paragraph_records(options: SourceOptions, scratch: Scratch) -> Records
     if not paragraphs:
         raise SourceError("image2paragraph: none of the files holds paragraphs: pass paragraphs_v1.json")
     for path in paragraphs:
-        for place, number, record in numbered(Place(file=printable_name(path), part="paragraphs"), elements(path)):
+        for number, record in enumerate(elements(path)):
             if splits and isinstance(record, dict):
-                record = {**record, "split": splits.get(str(record.get("image_id")), "unlisted")}
-            yield place, number, record
+                record = {**record, "split": splits.get(str(record.get("image_id")), UNLISTED)}
+            yield Place(file=printable_name(path), part="paragraphs"), number, record
 
 
 def read_image2paragraph(record: dict[str, Any]) -> tuple[list[str], list[str]]:
     """The images lie as on the server that the url names: in VG_100K or in VG_100K_2."""
     name = f"{id_field(record, 'image_id')}.jpg"
+    url = text_field(record, "url")
     try:
-        folder = PurePosixPath(urlsplit(text_field(record, "url")).path).parent.name
+        folder = PurePosixPath(urlsplit(url).path).parent.name
     except ValueError as error:
-        if isinstance(error, BadSample):
-            raise
         raise BadSample("bad_field", f"field 'url' is not a URL ({error})") from None
     return [text_field(record, "paragraph")], [f"{folder}/{name}", name]
 
 
-def ret3_records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The images, without the words that their captions were split into."""
-    for path in options.annotations:
-        for part, number, record in listed(path, "images"):
-            if isinstance(record, dict):
-                record = {name: record[name] for name in ("filename", "split", "sentences") if name in record}
-                if isinstance(raw := record.get("sentences"), list):
-                    record["sentences"] = [
-                        {"raw": item["raw"]} if isinstance(item, dict) and "raw" in item else item for item in raw
-                    ]
-            yield Place(file=printable_name(path), part=part), number, record
-
-
-def ret3_reader(folder: str) -> Read:
+def read_ret3(folder: str) -> Read:
     """Images lie in the archive's `folder`, which file names do not say."""
 
     def read(record: dict[str, Any]) -> tuple[list[str], list[str]]:
-        raw = required(record, "sentences")
-        if not isinstance(raw, list):
-            raise BadSample("bad_field", f"field 'sentences' must be a list, not {type(raw).__name__}")
-        name = text_field(record, "filename")
-        return [untokenised(text_field(as_object(item), "raw")) for item in raw], [
-            name,
-            f"{folder}/{name}",
-            f"images/{name}",
-        ]
+        raw, name = list_field(record, "sentences"), text_field(record, "filename")
+        captions = [untokenised(text_field(as_object(item), "raw")) for item in raw]
+        return captions, [name, f"{folder}/{name}", f"images/{name}"]
 
     return read
 
 
-FLICKR30K = Source(
+_source = functools.partial(Source, use="PF-1M", task="captioning")
+
+FLICKR30K = _source(
     name="flickr30k",
     title="Flickr30k",
-    use="PF-1M",
-    task="captioning",
     files="results_20130124.token; flickr30k-images/<name>",
     published="shannon.cs.illinois.edu/DenotationGraph",
     licence="research and education only",
@@ -243,53 +210,47 @@ FLICKR30K = Source(
     adopted=31_695,
     records=grouping_reader(flickr30k_rows, take_flickr30k),
     identify=lambda record: id_field(as_object(record), "id"),
-    build=builder("flickr30k", read_flickr30k),
+    build=builder(read_flickr30k),
 )
-TEXTCAPS = Source(
+TEXTCAPS = _source(
     name="textcaps",
     title="TextCaps",
-    use="PF-1M",
-    task="captioning",
     files="TextCaps_0.1_SPLIT.json; train_images/<image_id>.jpg (of train and val)",
     published="textvqa.org/textcaps",
     licence="CC BY 4.0",
     evidence="transcribed",
     adopted=69_703,
-    records=grouping_reader(textcaps_rows, take_textcaps),
+    records=grouping_reader(list_reader(elements_of("data"), "data"), take_textcaps),
     identify=lambda record: id_field(as_object(record), "id"),
-    build=builder("textcaps", read_textcaps),
+    build=builder(read_textcaps),
     split_in_record=True,
 )
-IMAGE2PARAGRAPH = Source(
+IMAGE2PARAGRAPH = _source(
     name="image2paragraph",
     title="Image2Paragraph",
-    use="PF-1M",
-    task="captioning",
     files="paragraphs_v1.json, and SPLIT_split.json to choose by --split; Visual Genome's VG_100K/ and VG_100K_2/",
     published="cs.stanford.edu/people/ranjaykrishna/im2p",
     evidence="transcribed",
     adopted=7_954,
     records=image2paragraph_records,
     identify=lambda record: id_field(as_object(record), "image_id"),
-    build=builder("image2paragraph", read_image2paragraph),
+    build=builder(read_image2paragraph),
     split_in_record=True,
 )
 
 
 def _ret3(name: str, title: str, files: str, folder: str, published: str, evidence: Evidence) -> Source:
-    return Source(
+    return _source(
         name=name,
         title=title,
-        use="PF-1M",
-        task="captioning",
         files=f"{files}; {folder}/<filename>",
         published=published,
         evidence=evidence,
         adopted=13_551,
         group="RET-3",
-        records=ret3_records,
+        records=list_reader(elements_of("images"), "images", "filename", "split", "sentences"),
         identify=lambda record: id_field(as_object(record), "filename").rsplit(".", 1)[0],
-        build=builder(name, ret3_reader(folder)),
+        build=builder(read_ret3(folder)),
         split_in_record=True,
     )
 

@@ -100,7 +100,7 @@ def build(key: str, record: Any, context: Context) -> Sample:
     if not caption:
         raise BadSample("missing_annotation", "the caption is empty")
     url = as_text(fields["url"], "the URL") if fields.get("url") is not None else None
-    return captioned(NAME, key, [caption], _image(fields, url, context), {"url": url} if url else {})
+    return captioned(key, [caption], _image(fields, url, context), {"url": url} if url else {})
 
 
 def _image(fields: dict[str, Any], url: str | None, context: Context) -> Image:

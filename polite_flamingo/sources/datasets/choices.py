@@ -8,6 +8,7 @@ original. Both layouts are known from single files that others quote, and from o
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +36,7 @@ def iconqa_records(options: SourceOptions, scratch: Scratch) -> Records:
     for given in options.annotations:
         for file in _questions_in(given):
             folder = file.absolute().parts[-4:-1]
-            place = Place(file="/".join((*map(_readable, folder), printable_name(file))))
+            place = Place(file="/".join(printable_name(part) for part in (*map(Path, folder), file)))
             try:
                 names = [as_text(part, "the name of a folder") for part in folder]
                 split = names[0] if names and names[0] in ("train", "val", "test") else ""
@@ -61,10 +62,6 @@ def _questions_in(given: Path) -> Iterator[Path]:
         raise SourceError(f"no folder in {given} holds a data.json: pass iconqa/SPLIT, or one of its folders")
 
 
-def _readable(part: str) -> str:
-    return printable_name(Path(part))
-
-
 def build_iconqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One question, one sample."""
     question, kind, folder = question_of(record), text_field(record, "ques_type"), record["folder"]
@@ -75,9 +72,7 @@ def build_iconqa(key: str, record: dict[str, Any], context: Context) -> Sample:
         index = index_of(record, options)
         pictures = [read(*(f"{place}/{name}" for place in places))[0] for name in ("image.png", *options)]
         asked = multiple_choice(question, [IMAGE_MARK] * len(options))
-        return vqa_sample(
-            "iconqa", key, with_image_marks(asked), option_letter(index), *pictures, image_id=folder[-1], kind=kind
-        )
+        return vqa_sample(key, with_image_marks(asked), option_letter(index), *pictures, image_id=folder[-1], kind=kind)
     if kind == "choose_txt":
         options = options_of(record)
         asked, answer = multiple_choice(question, options), options[index_of(record, options)]
@@ -86,7 +81,7 @@ def build_iconqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     else:
         raise BadSample("bad_field", "field 'ques_type' must be choose_txt, choose_img or fill_in_blank")
     picture, _ = read(*(f"{place}/image.png" for place in places))
-    return vqa_sample("iconqa", key, with_image_marks(asked), answer, picture, image_id=folder[-1], kind=kind)
+    return vqa_sample(key, with_image_marks(asked), answer, picture, image_id=folder[-1], kind=kind)
 
 
 def ai2d_records(options: SourceOptions, scratch: Scratch) -> Records:
@@ -120,34 +115,28 @@ def build_ai2d(key: str, record: dict[str, Any], context: Context) -> Sample:
         names = [name, f"images/{name}", f"ai2d/images/{name}"]
     image, _ = context.images.read(*names)
     asked = multiple_choice(question, [answer for answer in options if answer not in NO_OPTION])
-    return vqa_sample("ai2d", key, with_image_marks(asked), right, image, image_id=name)
+    return vqa_sample(key, with_image_marks(asked), right, image, image_id=name)
 
 
-ICONQA = Source(
+_source = functools.partial(Source, use="evaluation", task="vqa", evidence="transcribed", split_in_record=True)
+
+ICONQA = _source(
     name="iconqa",
     title="IconQA",
-    use="evaluation",
-    task="vqa",
     files="iconqa/SPLIT (a folder: choose_txt, choose_img, fill_in_blank, each with <id>/data.json); <id>/image.png",
     published="iconqa.github.io",
     licence="CC BY-NC-SA 4.0",
-    evidence="transcribed",
     records=iconqa_records,
     identify=lambda record: id_field({"folder name": "-".join(record["folder"][1:])}, "folder name"),
     build=build_iconqa,
-    split_in_record=True,
 )
-AI2D = Source(
+AI2D = _source(
     name="ai2d",
     title="AI2D",
-    use="evaluation",
-    task="vqa",
     files="questions/ (a folder, or single .json files), to tell the test split ai2d_test_ids.csv; images/<imageName>, "
     "and for questions on letters abc_images/<imageName>",
     published="prior.allenai.org/projects/diagram-understanding",
-    evidence="transcribed",
     records=ai2d_records,
     identify=lambda record: id_field(as_object(record), "questionId"),
     build=build_ai2d,
-    split_in_record=True,
 )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.sample import BadSample, Sample, Turn
+from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import (
     as_object,
@@ -26,10 +26,14 @@ from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import members
 from polite_flamingo.sources.records.boxes import Box, clip, largest, normalised
 from polite_flamingo.sources.records.instructions import instruction
+from polite_flamingo.sources.records.readers import keep_fields
 from polite_flamingo.sources.records.responses import captions_and_boxes, distinct
-from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, one_turn
 
 NAME = "coco_captions"
+
+_NEEDED = ("image_id", "caption", "category_id", "bbox")
+"""Of an annotation; its segmentation is nine tenths of an instances file."""
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
@@ -80,7 +84,9 @@ def store_lists(file: int, path: Path, scratch: Scratch) -> dict[str, str] | Non
             elif part == "images":
                 scratch.put(f"images {file}", usable_id(record, "id") or "", [number, record])
             else:
-                scratch.put(f"annotations {file}", usable_id(record, "image_id") or "", [number, _needed(record)])
+                scratch.put(
+                    f"annotations {file}", usable_id(record, "image_id") or "", [number, keep_fields(record, _NEEDED)]
+                )
     for part in ("images", "annotations"):
         if part not in lists:
             raise SourceError(f"{path} has no {part!r}: is it a captions_*.json or instances_*.json file?")
@@ -90,34 +96,33 @@ def store_lists(file: int, path: Path, scratch: Scratch) -> dict[str, str] | Non
 def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
     """One image, one sample."""
     record = joined["record"]
-    if not distinct(writable_captions(joined["captions"])):
-        raise BadSample("missing_annotation", f"image {id_field(record, 'id')} has no caption")
+    _captions(joined)  # an image without any is not worth reading
     image, header = context.images.read(*_file_names(text_field(record, "file_name")))
     response, meta = describe(joined, record.get("width", header.width), record.get("height", header.height))
-    return Sample(
-        key=key,
-        dataset=NAME,
-        task="captioning",
-        turns=(Turn(instruction=instruction("captioning", key), response=response),),
-        images=(image,),
-        meta={"image_id": id_field(record, "id"), **meta},
-    )
+    meta = {"image_id": id_field(record, "id"), **meta}
+    return one_turn(key, "captioning", instruction("captioning", key), response, [image], meta)
 
 
-def describe(joined: dict[str, Any], width: Any, height: Any) -> tuple[str, dict[str, int]]:
+def _captions(joined: dict[str, Any]) -> list[str]:
+    """The distinct captions of an image, at least one."""
+    found = distinct(writable_captions(joined["captions"]))
+    if not found:
+        raise BadSample("missing_annotation", f"image {id_field(joined['record'], 'id')} has no caption")
+    return found
+
+
+def describe(joined: dict[str, Any], width: Any, height: Any) -> tuple[str, dict[str, Any]]:
     """Captions and boxes of an image of `width` x `height` pixels in words, and how many there are of them.
 
     Raises:
         BadSample: there is no caption, or a number is invalid.
     """
-    found = distinct(writable_captions(joined["captions"]))
-    if not found:
-        raise BadSample("missing_annotation", f"image {id_field(joined['record'], 'id')} has no caption")
+    found = _captions(joined)
     width, height = finite_number(width, "field 'width'"), finite_number(height, "field 'height'")
     given = [Box(label=label, x1=x, y1=y, x2=x + w, y2=y + h) for label, (x, y, w, h) in joined["boxes"]]
     inside = clip(given, width, height) if given else []
     shown = largest(inside)
-    meta = {"captions": len(found)}
+    meta: dict[str, Any] = {"captions": len(found)}
     if given:
         meta |= {"boxes": len(given), "boxes_outside": len(given) - len(inside), "boxes_shown": len(shown)}
     return captions_and_boxes(found, normalised(shown, width, height)), meta
@@ -136,13 +141,6 @@ def writable_captions(captions: list[str]) -> Iterator[str]:
             yield text_field({"caption": caption}, "caption")
         except BadSample:
             continue
-
-
-def _needed(annotation: Any) -> Any:
-    """An annotation without its segmentation, which is nine tenths of an instances file."""
-    if not isinstance(annotation, dict):
-        return annotation
-    return {name: annotation[name] for name in ("image_id", "caption", "category_id", "bbox") if name in annotation}
 
 
 def _label(category: Any) -> dict[str, str]:
@@ -181,16 +179,21 @@ def store_boxes(
             category = id_field(record, "category_id")
             if category not in labels:
                 raise BadSample("bad_field", f"category_id {category} is not one of the file's categories")
-            corners = required(record, "bbox")
-            if not isinstance(corners, list) or len(corners) != 4:
-                raise BadSample("bad_field", "field 'bbox' must be [x, y, width, height]")
-            box = [finite_number(corner, "each number of 'bbox'") for corner in corners]
+            box = bbox_of(record)
             label = text_field({"name": labels[category]}, "name")
         except BadSample as bad:
             bad_rows.append((place, number, bad))
         else:
             scratch.put(f"boxes {file}" if images else "boxes", image_id, [label, box])
     yield from bad_rows
+
+
+def bbox_of(record: dict[str, Any]) -> list[float]:
+    """The field `bbox`: x, y, width, height in pixels."""
+    corners = required(record, "bbox")
+    if not isinstance(corners, list) or len(corners) != 4:
+        raise BadSample("bad_field", "field 'bbox' must be [x, y, width, height]")
+    return [finite_number(corner, "each number of 'bbox'") for corner in corners]
 
 
 SOURCE = Source(

@@ -12,25 +12,17 @@ key is the id and the content's hash, and only a true copy is a duplicate.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from polite_flamingo.sample import Sample
 from polite_flamingo.sources.reading.field_checks import as_object, content_hash, id_field
-from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.extra_fields import with_notes, without_empty_cells
-from polite_flamingo.sources.records.field_meanings import SPEAKERS
 from polite_flamingo.sources.records.file_records import file_records
 from polite_flamingo.sources.records.messages import Conversation, read_alternating_turns, read_conversation
-from polite_flamingo.sources.records.source import Builder, Context, Reader, Records, Source, SourceOptions
+from polite_flamingo.sources.records.source import Builder, Context, Reader, Source
 from polite_flamingo.sources.records.turns import text_sample, text_turns, to_turns
-
-SPEAKERS = SPEAKERS
-
-
-def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The conversations."""
-    return file_records(options, scratch, "conversations")
 
 
 def identify(record: Any) -> str:
@@ -39,13 +31,13 @@ def identify(record: Any) -> str:
     return "-".join([*named, content_hash(record)])
 
 
-def builder(name: str, read: Callable[[dict[str, Any]], Conversation]) -> Builder:
+def builder(read: Callable[[dict[str, Any]], Conversation]) -> Builder:
     """The `build` of a dataset whose conversations `read` reads."""
 
     def build(key: str, record: Any, context: Context) -> Sample:
         talk = read(without_empty_cells(as_object(record), context.options))
         turns, meta = text_turns(talk)
-        return text_sample(name, key, turns, talk.found.meta | meta)
+        return text_sample(key, turns, talk.found.meta | meta)
 
     return build
 
@@ -60,33 +52,27 @@ def reader(
         to_turns(talk.messages, talk.found)
         return talk.found.notes
 
-    return lambda options, scratch: with_notes(records(options, scratch), notes, scratch)
+    return lambda options, scratch: with_notes(file_records(options, scratch, "conversations"), notes, scratch)
 
 
-SHAREGPT = Source(
+_source = functools.partial(Source, use="text", task="text", identify=identify, images="none")
+
+SHAREGPT = _source(
     name="sharegpt",
     title="ShareGPT, or your own text in its format",
-    use="text",
-    task="text",
     files="a JSON list or JSON lines of {id, conversations: [{from, value}]} or {messages: [{role, content}]}",
     published="Hugging Face: anon8231489123/ShareGPT_Vicuna_unfiltered",
     evidence="real file",
     records=reader(read_conversation),
-    identify=identify,
-    build=builder("sharegpt", read_conversation),
-    images="none",
+    build=builder(read_conversation),
 )
-ULTRACHAT = Source(
+ULTRACHAT = _source(
     name="ultrachat",
     title="UltraChat",
-    use="text",
-    task="text",
     files="its parts, JSON lines (also where they end in .json) of {id, data: [human, assistant, …]}",
     published="github.com/thunlp/UltraChat",
     licence="MIT",
     evidence="transcribed",
     records=reader(read_alternating_turns),
-    identify=identify,
-    build=builder("ultrachat", read_alternating_turns),
-    images="none",
+    build=builder(read_alternating_turns),
 )

@@ -23,9 +23,9 @@ lines that are not chosen do not count as rows; a multi-label image is chosen by
 
 from __future__ import annotations
 
+import bisect
 import functools
 import hashlib
-import heapq
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.images.decoding import EXTENSIONS
-from polite_flamingo.sample import BadSample, Sample, Turn
+from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.sources.datasets.elevater_files import (
     COCO_LISTS,
     TEMPLATE,
@@ -61,9 +61,8 @@ from polite_flamingo.sources.reading.small_files import files_in, printable_name
 from polite_flamingo.sources.reading.streaming import lines, members
 from polite_flamingo.sources.records.instructions import instruction
 from polite_flamingo.sources.records.responses import class_response
-from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, one_turn
 
-NAME = "elevater_ic"
 LABELS = re.compile(r"\d{1,6}(,\d{1,6})*")
 _DUMPED = re.compile(r"(?P<dataset>.+)-cls(?P<label>\d{1,6})-idx\d+-.*\.(png|jpg|jpeg)", re.IGNORECASE)
 
@@ -151,14 +150,8 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     else:
         image, _ = context.images.read(*places)
     response = class_response(" and ".join(classes), text_field(record, "template"), text_list(record, "facts"))
-    return Sample(
-        key=key,
-        dataset=NAME,
-        task="classification",
-        turns=(Turn(instruction=instruction("classification", key), response=response),),
-        images=(image,),
-        meta={"set": text_field(record, "set"), "classes": classes, "image_id": name},
-    )
+    meta = {"set": text_field(record, "set"), "classes": classes, "image_id": name}
+    return one_turn(key, "classification", instruction("classification", key), response, [image], meta)
 
 
 def _registered(files: ElevaterFiles, images: ImageFolder, options: SourceOptions) -> list[Path]:
@@ -313,17 +306,15 @@ def _chooser(indices: list[_Index], per_class: str | None) -> Callable[[_Line], 
             if isinstance(line, BadSample):
                 continue
             for label in line.labels:
-                heap = lowest.setdefault((line.set, label), [])  # of negated hashes: the first is the highest hash
-                if len(heap) < wanted:
-                    if -line.digest not in heap:
-                        heapq.heappush(heap, -line.digest)
-                elif -line.digest > heap[0] and -line.digest not in heap:
-                    heapq.heapreplace(heap, -line.digest)
-    return lambda line: any(line.digest <= -lowest[line.set, label][0] for label in line.labels)
+                digests = lowest.setdefault((line.set, label), [])
+                if line.digest not in digests:
+                    bisect.insort(digests, line.digest)
+                    del digests[wanted:]
+    return lambda line: any(line.digest <= lowest[line.set, label][-1] for label in line.labels)
 
 
 SOURCE = Source(
-    name=NAME,
+    name="elevater_ic",
     title="ELEVATER image classification",
     use="PF-1M",
     task="classification",

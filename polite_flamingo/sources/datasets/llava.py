@@ -83,7 +83,7 @@ def coco_names(name: str) -> list[str]:
     return [name, f"train2017/{name}", f"train2014/COCO_train2014_{name}", f"COCO_train2014_{name}", f"images/{name}"]
 
 
-def builder(name: str, places: Callable[[str], list[str]]) -> Builder:
+def builder(places: Callable[[str], list[str]]) -> Builder:
     """The `build` of a dataset whose images lie at `places` of their names."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
@@ -106,7 +106,7 @@ def builder(name: str, places: Callable[[str], list[str]]) -> Builder:
         ]
         return Sample(
             key=key,
-            dataset=name,
+            dataset="",
             task=extra_choice(context.options, "task", *OWN_TASKS),
             turns=tuple(turns),
             images=images,
@@ -196,7 +196,7 @@ def _part(name: str, title: str, file: str) -> Source:
         evidence="transcribed",
         records=reader(read_conversation),
         identify=identify,
-        build=builder(name, coco_names),
+        build=builder(coco_names),
     )
 
 
@@ -213,7 +213,7 @@ LLAVA = Source(
     evidence="real file",
     records=records,
     identify=identify,
-    build=builder("llava", lambda name: [name, f"images/{name}"]),
+    build=builder(lambda name: [name, f"images/{name}"]),
     images="optional",
     extra={"task": f"what it is, so that the right filters judge it when it is rewritten: {', '.join(OWN_TASKS)}"},
 )

@@ -59,7 +59,7 @@ def identify(record: Any) -> str:
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One tree, one conversation."""
     turns, found, meta = _path(record)
-    return text_sample("oasst1", key, turns, found.meta | meta)
+    return text_sample(key, turns, found.meta | meta)
 
 
 def _path(record: dict[str, Any]) -> tuple[list[Turn], Findings, dict[str, Any]]:

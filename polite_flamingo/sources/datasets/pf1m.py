@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Task, Turn, unmarked
+from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Task, unmarked
 from polite_flamingo.sources.reading.field_checks import as_object, content_hash, finite_number, required, verbatim
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.extra_fields import Findings, check_fields, with_notes
 from polite_flamingo.sources.records.file_records import file_records
 from polite_flamingo.sources.records.image_references import read_images
 from polite_flamingo.sources.records.placeholders import check_placeholders
-from polite_flamingo.sources.records.source import Context, Records, Source, SourceOptions, extra_choice
+from polite_flamingo.sources.records.source import Context, Records, Source, SourceOptions, extra_choice, one_turn
 from polite_flamingo.storage.json_exports import MARKER
 
 RESPONSES = ("output", "original")
@@ -88,15 +88,10 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     response = texts.pop(chosen)
     marks += response.count(IMAGE_MARK)
     scores = {name: finite_number(record[name], f"field {name!r}") for name in SCORES if record.get(name) is not None}
-    return Sample(
-        key=key,
-        dataset="pf1m",
-        task=task_of(record, len(names)),
-        turns=(Turn(instruction=said, response=unmarked(response)),),
-        images=tuple(read_images(names, context)),
-        meta={**check_other_fields(record).meta, "images": names, **texts, **scores}
-        | ({"unmarked": marks} if marks else {}),
-    )
+    images = read_images(names, context)
+    meta = {**check_other_fields(record).meta, "images": names, **texts, **scores}
+    meta |= {"unmarked": marks} if marks else {}
+    return one_turn(key, task_of(record, len(names)), said, unmarked(response), images, meta)
 
 
 SOURCE = Source(

@@ -25,6 +25,7 @@ from the code of others that reads their files.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,13 +34,14 @@ from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.sources.reading.errors import SourceError
-from polite_flamingo.sources.reading.field_checks import as_object, finite_number, id_field, required
+from polite_flamingo.sources.reading.field_checks import as_object, finite_number, id_field, list_field, required
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, entries, is_list
 from polite_flamingo.sources.records.drawn_marks import colour_of, draw_arrow
 from polite_flamingo.sources.records.instructions import instruction, pick, with_image_marks
+from polite_flamingo.sources.records.readers import keep_fields
 from polite_flamingo.sources.records.source import Builder, Context, Place, Reader, Records, Source, SourceOptions
-from polite_flamingo.sources.records.vqa_samples import UNLISTED, answer_of, keep_fields, question_of, vqa_sample
+from polite_flamingo.sources.records.vqa_samples import UNLISTED, answer_of, question_of, vqa_sample
 
 LEVELS = ("general_question", "obj_question", "super_question")
 
@@ -130,11 +132,8 @@ def local_rows(value: Any) -> Rows:
 
 def _parallel(question: dict[str, Any]) -> list[Any]:
     """The points of a question, a `BadSample` in the place of one whose answer is none of the question's."""
-    points, answers = required(question, "points"), required(question, "all_ans")
-    objects = question.get("all_objs", points)
-    for name, values in (("points", points), ("all_ans", answers), ("all_objs", objects)):
-        if not isinstance(values, list):
-            raise BadSample("bad_field", f"field {name!r} must be a list, not {type(values).__name__}")
+    points, answers = list_field(question, "points"), list_field(question, "all_ans")
+    objects = list_field(question, "all_objs") if "all_objs" in question else points
     if len(objects) != len(points):
         detail = f"{len(points)} points for {len(objects)} objects: which point is which object's?"
         raise BadSample("bad_field", detail)
@@ -164,7 +163,6 @@ def identify(record: dict[str, Any]) -> str:
 
 
 def builder(
-    name: str,
     *,
     questions: tuple[str, ...] = ("question",),
     folders: tuple[str, ...] = VISUAL_GENOME,
@@ -193,7 +191,7 @@ def builder(
             image = draw_arrow(image, x, y, colour)
             put = instruction("pointing", key, colour=colour, question=question)
             meta |= {"point": [x, y], "mark": f"{colour} arrow"}
-        return vqa_sample(name, key, put, answer, image, **meta)
+        return vqa_sample(key, put, answer, image, **meta)
 
     return build
 
@@ -211,87 +209,69 @@ def meant(labels: Any) -> str:
     return f"a part of the {CLASSES[name]}" if part else f"the whole {CLASSES[name]}"
 
 
-_AUTHORS = "github.com/princetonvisualai/pointingqa"
+_source = functools.partial(
+    Source,
+    task="vqa",
+    published="github.com/princetonvisualai/pointingqa",
+    identify=identify,
+    split_in_record=True,
+)
 
-LOCAL = Source(
+LOCAL = _source(
     name="pointqa_local",
     title="PointQA Local",
     use="PF-1M",
-    task="vqa",
     files="localqa_dataset.json, localqa_SPLIT_imgs.json to tell splits; VG_100K/<image id>.jpg and VG_100K_2/",
-    published=_AUTHORS,
     evidence="documentation",
     adopted=67_282,
     group="PointQA",
     records=reader(local_rows),
-    identify=identify,
-    build=builder("pointqa_local"),
-    split_in_record=True,
+    build=builder(),
 )
-LOOKTWICE = Source(
+LOOKTWICE = _source(
     name="pointqa_looktwice",
     title="PointQA LookTwice",
     use="PF-1M",
-    task="vqa",
     files="looktwiceqa_dataset.json, looktwiceqa_SPLIT_imgs.json to tell splits; images as of pointqa_local",
-    published=_AUTHORS,
     evidence="documentation",
     adopted=67_282,
     group="PointQA",
     records=reader(question_rows),
-    identify=identify,
-    build=builder("pointqa_looktwice", questions=LEVELS),
-    split_in_record=True,
+    build=builder(questions=LEVELS),
 )
-GENERAL = Source(
+GENERAL = _source(
     name="pointqa_general",
     title="PointQA General",
     use="own data",
-    task="vqa",
     files="not published yet: a file like spatial_dataset.json, lists of images for splits; images as of pointqa_local",
-    published=_AUTHORS,
     evidence="documentation",
     records=reader(question_rows),
-    identify=identify,
-    build=builder("pointqa_general"),
-    split_in_record=True,
+    build=builder(),
 )
-SPATIAL = Source(
+SPATIAL = _source(
     name="pointqa_spatial",
     title="PointQA Spatial",
     use="own data",
-    task="vqa",
     files="spatial_dataset.json, SPLIT_imgs_vs.json to tell splits; images as of pointqa_local",
-    published=_AUTHORS,
     evidence="real file",
     records=reader(question_rows),
-    identify=identify,
-    build=builder("pointqa_spatial"),
-    split_in_record=True,
+    build=builder(),
 )
-VERBAL = Source(
+VERBAL = _source(
     name="pointqa_verbal",
     title="PointQA Verbal",
     use="own data",
-    task="vqa",
     files="verbal_dataset.json, SPLIT_imgs_vs.json to tell splits; images as of pointqa_local",
-    published=_AUTHORS,
     evidence="real file",
     records=reader(question_rows),
-    identify=identify,
-    build=builder("pointqa_verbal", arrow=False),
-    split_in_record=True,
+    build=builder(arrow=False),
 )
-INTENT = Source(
+INTENT = _source(
     name="pointqa_intent",
     title="PointQA Intent",
     use="own data",
-    task="vqa",
     files="pascal_gt_clean.json or intentqa_vqa.json, intentqa_SPLIT_imgs.json; JPEGImages/<image id>.jpg of VOC",
-    published=_AUTHORS,
     evidence="real file",
     records=reader(intent_rows),
-    identify=identify,
-    build=builder("pointqa_intent", folders=PASCAL_VOC),
-    split_in_record=True,
+    build=builder(folders=PASCAL_VOC),
 )

@@ -6,6 +6,7 @@ of `questions.json` was available.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path, PurePosixPath
@@ -13,18 +14,25 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.sources.reading.field_checks import as_object, id_field, required, text_field, text_list, usable_id
+from polite_flamingo.sources.reading.field_checks import (
+    as_object,
+    id_field,
+    list_field,
+    required,
+    text_field,
+    text_list,
+    usable_id,
+)
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.reading.streaming import elements, entries, listed
+from polite_flamingo.sources.reading.streaming import elements, entries
 from polite_flamingo.sources.records.instructions import with_image_marks
+from polite_flamingo.sources.records.readers import elements_of, keep_fields, list_reader
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, split_of
 from polite_flamingo.sources.records.vqa_samples import (
     UNLISTED,
     answer_of,
     derived_id,
-    keep_fields,
     question_of,
-    question_reader,
     vqa_sample,
 )
 
@@ -36,7 +44,7 @@ def build_clevr(key: str, record: dict[str, Any], context: Context) -> Sample:
     question, answer = question_of(record), answer_of(record)
     name, split = text_field(record, "image_filename"), split_of(record, context.options)
     image, _ = context.images.read(name, f"{split}/{name}", f"images/{split}/{name}")
-    return vqa_sample("clevr", key, with_image_marks(question), answer, image, image_id=name)
+    return vqa_sample(key, with_image_marks(question), answer, image, image_id=name)
 
 
 def gqa_questions(path: Path) -> Iterator[Any]:
@@ -50,8 +58,9 @@ def build_gqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     question, answer = question_of(record), answer_of(record)
     image_id = id_field(record, "imageId")
     full = {"full_answer": text_field(record, "fullAnswer")} if record.get("fullAnswer") is not None else {}
-    image, _ = context.images.read(*_either(image_id, "", "images/"))
-    return vqa_sample("gqa", key, with_image_marks(question), answer, image, image_id=image_id, **full)
+    names = (f"{place}{image_id}.{end}" for place in ("", "images/") for end in ("jpg", "png"))
+    image, _ = context.images.read(*names)
+    return vqa_sample(key, with_image_marks(question), answer, image, image_id=image_id, **full)
 
 
 def build_chartqa(key: str, record: dict[str, Any], context: Context) -> Sample:
@@ -59,7 +68,7 @@ def build_chartqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     question, answer = question_of(record, "query"), answer_of(record, "label")
     name, split = text_field(record, "imgname"), split_of(None, context.options)
     image, _ = context.images.read(name, f"png/{name}", f"{split}/png/{name}")
-    return vqa_sample("chartqa", key, with_image_marks(question), answer, image, image_id=name)
+    return vqa_sample(key, with_image_marks(question), answer, image, image_id=name)
 
 
 def ocr_vqa_records(options: SourceOptions, scratch: Scratch) -> Records:
@@ -71,9 +80,7 @@ def ocr_vqa_records(options: SourceOptions, scratch: Scratch) -> Records:
                 split = required(as_object(fields), "split")
                 if isinstance(split, bool) or not isinstance(split, int) or split not in OCR_VQA_SPLITS:
                     raise BadSample("bad_field", "field 'split' must be 1, 2 or 3")
-                pairs = [required(fields, name) for name in ("questions", "answers")]
-                if not all(isinstance(found, list) for found in pairs):
-                    raise BadSample("bad_field", "fields 'questions' and 'answers' must be lists")
+                pairs = [list_field(fields, name) for name in ("questions", "answers")]
                 if not any(pairs):
                     raise BadSample("missing_annotation", "the book has no questions")
             except BadSample as bad:
@@ -94,7 +101,7 @@ def build_ocr_vqa(key: str, record: dict[str, Any], context: Context) -> Sample:
         raise BadSample("bad_field", "field 'imageURL' is not a URL") from None
     names = [f"{place}{book}{end}" for end in dict.fromkeys((suffix, ".jpg")) for place in ("", "images/")]
     image = context.local_or_downloaded(url, *names)
-    return vqa_sample("ocr_vqa", key, with_image_marks(question), answer, image, image_id=book)
+    return vqa_sample(key, with_image_marks(question), answer, image, image_id=book)
 
 
 def grid_3d_records(options: SourceOptions, scratch: Scratch) -> Records:
@@ -120,50 +127,44 @@ def build_grid_3d(key: str, record: dict[str, Any], context: Context) -> Sample:
     answer, image_id = answer_of(record), id_field(record, "img_idx")
     names = [f"{place}{image_id.zfill(width)}.png" for width in range(1, 8) for place in ("", "images/")]
     image, _ = context.images.read(*dict.fromkeys(names))
-    return vqa_sample("grid_3d", key, with_image_marks(question), answer, image, image_id=image_id)
+    return vqa_sample(key, with_image_marks(question), answer, image, image_id=image_id)
 
 
-def _either(stem: str, *folders: str) -> list[str]:
-    return [f"{folder}{stem}.{extension}" for folder in folders for extension in ("jpg", "png")]
+_source = functools.partial(Source, task="vqa")
 
-
-CLEVR = Source(
+CLEVR = _source(
     name="clevr",
     title="CLEVR",
     use="PF-1M",
-    task="vqa",
     files="CLEVR_SPLIT_questions.json (also CoGenT's); images/SPLIT/<image_filename>",
     published="cs.stanford.edu/people/jcjohns/clevr",
     licence="CC BY 4.0",
     evidence="transcribed",
     adopted=26_390,
-    records=question_reader(
-        lambda path: (found for _, _, found in listed(path, "questions")),
-        *("question_index", "question", "answer", "image_filename", "split"),
+    records=list_reader(
+        elements_of("questions"), "questions", "question_index", "question", "answer", "image_filename", "split"
     ),
     identify=lambda record: id_field(as_object(record), "question_index"),
     build=build_clevr,
     split_in_record=True,
 )
-GQA = Source(
+GQA = _source(
     name="gqa",
     title="GQA",
     use="PF-1M",
-    task="vqa",
     files="SPLIT_balanced_questions.json (one or several of a folder's parts); images/<imageId>.jpg",
     published="cs.stanford.edu/people/dorarad/gqa",
     licence="CC BY 4.0",
     evidence="transcribed",
     adopted=223_244,
-    records=question_reader(gqa_questions, "question_id", "question", "answer", "fullAnswer", "imageId"),
+    records=list_reader(gqa_questions, "questions", "question_id", "question", "answer", "fullAnswer", "imageId"),
     identify=lambda record: id_field(as_object(record), "question_id"),
     build=build_gqa,
 )
-OCR_VQA = Source(
+OCR_VQA = _source(
     name="ocr_vqa",
     title="OCR-VQA",
     use="PF-1M",
-    task="vqa",
     files="dataset.json; images/<book id><suffix of its imageURL>",
     published="ocr-vqa.github.io",
     evidence="transcribed",
@@ -173,24 +174,22 @@ OCR_VQA = Source(
     build=build_ocr_vqa,
     split_in_record=True,
 )
-CHARTQA = Source(
+CHARTQA = _source(
     name="chartqa",
     title="ChartQA",
     use="evaluation",
-    task="vqa",
     files="SPLIT_human.json and SPLIT_augmented.json; png/<imgname>",
     published="github.com/vis-nlp/ChartQA",
     licence="GPL-3.0",
     evidence="transcribed",
-    records=question_reader(elements, "imgname", "query", "label"),
+    records=list_reader(elements, "questions", "imgname", "query", "label"),
     identify=lambda record: derived_id(text_field(as_object(record), "imgname"), question_of(record, "query")),
     build=build_chartqa,
 )
-GRID_3D = Source(
+GRID_3D = _source(
     name="grid_3d",
     title="GRiD-3D",
     use="evaluation",
-    task="vqa",
     files="questions.json, and to tell its splits train_idxs.json, val_idxs.json, test_idxs.json; images/<img_idx>.png",
     published="github.com/knowledgetechnologyuhh/grid-3d",
     evidence="documentation",

@@ -14,6 +14,7 @@ that is empty, the `lecture`. More than half of the questions have no image: the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from polite_flamingo.sources.reading.field_checks import (
     as_object,
     as_text,
     id_field,
+    list_field,
     required,
     text_field,
     text_list,
@@ -31,6 +33,7 @@ from polite_flamingo.sources.reading.field_checks import (
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, members
 from polite_flamingo.sources.records.instructions import multiple_choice, with_image_marks
+from polite_flamingo.sources.records.readers import keep_fields, list_reader
 from polite_flamingo.sources.records.source import (
     Context,
     Place,
@@ -44,11 +47,9 @@ from polite_flamingo.sources.records.vqa_samples import (
     UNLISTED,
     derived_id,
     index_of,
-    keep_fields,
     majority,
     options_of,
     question_of,
-    question_reader,
     vqa_sample,
 )
 
@@ -60,11 +61,10 @@ def build_aokvqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     if not rationales:
         raise BadSample("missing_annotation", "the question has no rationale")
     image_id, split = id_field(record, "image_id"), split_of(record, context.options)
-    places = ("", f"{split}2017/", "images/")
-    names = (f"{place}{image_id.zfill(12)}.{extension}" for place in places for extension in ("jpg", "png"))
-    image, _ = context.images.read(*names)
+    stems = (f"{place}{image_id.zfill(12)}" for place in ("", f"{split}2017/", "images/"))
+    image, _ = context.images.read(*(f"{stem}.{end}" for stem in stems for end in ("jpg", "png")))
     meta = {"image_id": image_id, "rationales": rationales}
-    return vqa_sample("aokvqa", key, with_image_marks(question), answer, image, rationale=rationales[0], **meta)
+    return vqa_sample(key, with_image_marks(question), answer, image, rationale=rationales[0], **meta)
 
 
 def _aokvqa_answer(record: dict[str, Any]) -> str:
@@ -82,8 +82,8 @@ def build_vqa_e(key: str, record: dict[str, Any], context: Context) -> Sample:
     if record.get("multiple_choice_answer") is not None:
         explained = text_field(record, "multiple_choice_answer")
         answer = explained if counts.get(explained) == counts[answer] else answer
-    explanation = required(record, "explanation")
-    if not isinstance(explanation, list) or not explanation:
+    explanation = list_field(record, "explanation")
+    if not explanation:
         raise BadSample("bad_field", "field 'explanation' must be a list of a text and its score")
     rationale = as_text(explanation[0], "explanation[0]")
     if not rationale:
@@ -92,7 +92,7 @@ def build_vqa_e(key: str, record: dict[str, Any], context: Context) -> Sample:
     subtype = f"{context.options.split or 'train'}2014"
     image, _ = context.images.read(*coco_names({"image_id": image_id}, subtype))
     meta = {"image_id": image_id, "answers": counts}
-    return vqa_sample("vqa_e", key, with_image_marks(question), answer, image, rationale=rationale, **meta)
+    return vqa_sample(key, with_image_marks(question), answer, image, rationale=rationale, **meta)
 
 
 def _vqa_e_image(record: dict[str, Any]) -> str:
@@ -103,15 +103,12 @@ def _vqa_e_image(record: dict[str, Any]) -> str:
 _SPLIT_LISTS = ("train", "val", "test", "trainval", "minitrain", "minival", "minitest")
 
 
-SCIENCEQA_QUESTIONS = ("all", "with_image")
-
-
 def scienceqa_records(options: SourceOptions, scratch: Scratch) -> Records:
     """The problems. Where one does not name its split, the lists of pid_splits.json do.
 
     With `questions=with_image`, which is what the 4,596 adopted of PF-1M must be, the others are passed over.
     """
-    passed_over = extra_choice(options, "questions", *SCIENCEQA_QUESTIONS) == "with_image"
+    passed_over = extra_choice(options, "questions", "all", "with_image") == "with_image"
     names = ("question", "choices", "answer", "hint", "image", "solution", "split")
     otherwise = ""
     for path in options.annotations:
@@ -155,21 +152,22 @@ def build_scienceqa(key: str, record: dict[str, Any], context: Context) -> Sampl
         images = (context.images.read(*(f"{place}/{file}" for place in places))[0],)
         meta |= {"image_id": f"{split}/{problem}"}
     asked = with_image_marks(multiple_choice(question, options, hint), images=len(images))
-    return vqa_sample("scienceqa", key, asked, answer, *images, rationale=rationale, **meta)
+    return vqa_sample(key, asked, answer, *images, rationale=rationale, **meta)
 
 
-AOKVQA = Source(
+_source = functools.partial(Source, use="PF-1M", task="vqa_rationale")
+
+AOKVQA = _source(
     name="aokvqa",
     title="A-OKVQA",
-    use="PF-1M",
-    task="vqa_rationale",
     files="aokvqa_v1p0_SPLIT.json; SPLIT2017/%012d.jpg",
     published="github.com/allenai/aokvqa",
     licence="Apache-2.0",
     evidence="transcribed",
     adopted=14_868,
-    records=question_reader(
+    records=list_reader(
         elements,
+        "questions",
         *("question_id", "split", "question", "image_id", "choices", "correct_choice_idx"),
         *("direct_answers", "rationales"),
     ),
@@ -177,27 +175,23 @@ AOKVQA = Source(
     build=build_aokvqa,
     split_in_record=True,
 )
-VQA_E = Source(
+VQA_E = _source(
     name="vqa_e",
     title="VQA-E",
-    use="PF-1M",
-    task="vqa_rationale",
     files="VQA-E_SPLIT_set.json; COCO 2014 images, SPLIT2014/COCO_SPLIT2014_%012d.jpg",
     published="github.com/liqing-ustc/VQA-E",
     licence="MIT",
     evidence="documentation",
     adopted=65_133,
-    records=question_reader(
-        elements, "img_id", "image_id", "question", "answers", "multiple_choice_answer", "explanation"
+    records=list_reader(
+        elements, "questions", "img_id", "image_id", "question", "answers", "multiple_choice_answer", "explanation"
     ),
     identify=lambda record: derived_id(_vqa_e_image(as_object(record)), question_of(record)),
     build=build_vqa_e,
 )
-SCIENCEQA = Source(
+SCIENCEQA = _source(
     name="scienceqa",
     title="ScienceQA",
-    use="PF-1M",
-    task="vqa_rationale",
     files="problems.json, and pid_splits.json where it does not name splits; SPLIT/<id>/image.png",
     published="github.com/lupantech/ScienceQA",
     licence="CC BY-NC-SA 4.0",

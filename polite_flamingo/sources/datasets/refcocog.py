@@ -22,15 +22,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.sample import BadSample, Sample, Turn
-from polite_flamingo.sources.datasets.coco import coco_names, writable_captions
+from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.sources.datasets.coco import bbox_of, coco_names, writable_captions
 from polite_flamingo.sources.reading.compression import open_bytes
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import (
     as_object,
-    finite_number,
     id_field,
-    required,
+    list_field,
     text_field,
     usable_id,
 )
@@ -39,9 +38,9 @@ from polite_flamingo.sources.reading.streaming import elements, is_list, members
 from polite_flamingo.sources.records.boxes import Box
 from polite_flamingo.sources.records.drawn_marks import colour_of, draw_region, shape_of
 from polite_flamingo.sources.records.instructions import instruction
+from polite_flamingo.sources.records.readers import keep_fields
 from polite_flamingo.sources.records.responses import distinct, region_response
-from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
-from polite_flamingo.sources.records.vqa_samples import keep_fields
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, one_turn
 
 NAME = "refcocog"
 
@@ -103,27 +102,14 @@ def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
         raise BadSample(
             "missing_annotation", f"region {annotation} has no box: pass the instances_*.json that holds it"
         )
-    corners = required(record if "bbox" in record else instance, "bbox")
-    if not isinstance(corners, list) or len(corners) != 4:
-        raise BadSample("bad_field", "field 'bbox' must be [x, y, width, height]")
-    x, y, width, height = (finite_number(corner, "each number of 'bbox'") for corner in corners)
+    x, y, width, height = bbox_of(record if "bbox" in record else instance)
     image, _ = context.images.read(*coco_names(record, "train2014"))
     colour, shape = colour_of(key), shape_of(key)
     size = tuple(joined["size"]) if joined["size"] else None
     marked = draw_region(image, Box(label="", x1=x, y1=y, x2=x + width, y2=y + height), colour, shape, size)
-    return Sample(
-        key=key,
-        dataset=NAME,
-        task="captioning",
-        turns=(
-            Turn(
-                instruction=instruction("region", key, colour=colour, shape=shape),
-                response=region_response(found),
-            ),
-        ),
-        images=(marked,),
-        meta={"image_id": image_id, "box": [x, y, width, height], "mark": f"{colour} {shape}"},
-    )
+    asked = instruction("region", key, colour=colour, shape=shape)
+    meta = {"image_id": image_id, "box": [x, y, width, height], "mark": f"{colour} {shape}"}
+    return one_turn(key, "captioning", asked, region_response(found), [marked], meta)
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -218,10 +204,8 @@ def _sentences(ref: dict[str, Any]) -> list[str]:
     """Of UNC's form: as they were typed where that is there."""
     if "sentences" not in ref:
         raise BadSample("bad_field", "a region needs the list 'refexp_ids', or in UNC's form 'sentences'")
-    sentences = required(ref, "sentences")
-    if not isinstance(sentences, list):
-        raise BadSample("bad_field", f"field 'sentences' must be a list, not {type(sentences).__name__}")
-    return [text_field(as_object(sentence), "raw" if "raw" in sentence else "sent") for sentence in sentences]
+    sentences = map(as_object, list_field(ref, "sentences"))
+    return [text_field(sentence, "raw" if "raw" in sentence else "sent") for sentence in sentences]
 
 
 SOURCE = Source(

@@ -9,6 +9,9 @@ to other pictures, which only its authors' hashes reveal.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from polite_flamingo.sample import BadSample, Sample
@@ -20,15 +23,13 @@ from polite_flamingo.sources.reading.field_checks import (
     text_field,
     usable_id,
 )
-from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import json_lines
 from polite_flamingo.sources.records.instructions import instruction
-from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, numbered
+from polite_flamingo.sources.records.readers import keep_fields, list_reader
+from polite_flamingo.sources.records.source import Context, Source
 from polite_flamingo.sources.records.vqa_samples import (
     derived_id,
-    keep_fields,
     question_of,
-    question_reader,
     vqa_sample,
 )
 
@@ -48,17 +49,14 @@ def build_vsr(key: str, record: dict[str, Any], context: Context) -> Sample:
     statement, said, name = question_of(record, "caption"), answer(record), text_field(record, "image")
     names = (f"{place}{name}" for place in ("", "images/", "train2017/", "val2017/"))
     image = context.local_or_downloaded(record.get("image_link"), *names)
-    return vqa_sample("vsr", key, instruction("statement", key, statement=statement), said, image, image_id=name)
+    return vqa_sample(key, instruction("statement", key, statement=statement), said, image, image_id=name)
 
 
-def nlvr2_records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The statements. Their split is the first part of the identifier."""
-    for path in options.annotations:
-        place = Place(file=path.name, part="statements")
-        for _, number, record in numbered(place, json_lines(path)):
-            identifier = usable_id(record, "identifier") or ""
-            names = ("identifier", "sentence", "label", "directory")
-            yield place, number, keep_fields(record, names, split=identifier.split("-")[0])
+def nlvr2_statements(path: Path) -> Iterator[Any]:
+    """The statements of a file, each with its split: the first part of the identifier."""
+    for record in json_lines(path):
+        split = (usable_id(record, "identifier") or "").split("-")[0]
+        yield keep_fields(record, ("identifier", "sentence", "label", "directory"), split=split)
 
 
 def build_nlvr2(key: str, record: dict[str, Any], context: Context) -> Sample:
@@ -67,40 +65,31 @@ def build_nlvr2(key: str, record: dict[str, Any], context: Context) -> Sample:
     pair, dash, _ = id_field(record, "identifier").rpartition("-")
     if not dash:
         raise BadSample("bad_field", "field 'identifier' must be split-set-pair-sentence")
-    split, part = (
-        text_field(record, "split"),
-        usable_id(record, "directory"),
-    )  # the training images lie in numbered folders
+    split, part = text_field(record, "split"), usable_id(record, "directory")  # training images: numbered folders
     places = ["", f"{split}/", f"images/{split}/", *([f"images/{split}/{part}/"] if part else [])]
     left, right = (context.images.read(*(f"{place}{pair}-img{n}.png" for place in places))[0] for n in (0, 1))
-    return vqa_sample(
-        "nlvr2", key, instruction("pair_statement", key, statement=statement), said, left, right, image_id=pair
-    )
+    return vqa_sample(key, instruction("pair_statement", key, statement=statement), said, left, right, image_id=pair)
 
 
-VSR = Source(
+_source = functools.partial(Source, use="evaluation", task="vqa", evidence="real file")
+
+VSR = _source(
     name="vsr",
     title="VSR (visual spatial reasoning)",
-    use="evaluation",
-    task="vqa",
     files="SPLIT.jsonl (random or zeroshot); <image>, which are COCO 2017's",
     published="github.com/cambridgeltl/visual-spatial-reasoning",
     licence="Apache-2.0",
-    evidence="real file",
-    records=question_reader(json_lines, "image", "image_link", "caption", "label"),
+    records=list_reader(json_lines, "questions", "image", "image_link", "caption", "label"),
     identify=lambda record: derived_id(text_field(as_object(record), "image"), question_of(record, "caption")),
     build=build_vsr,
 )
-NLVR2 = Source(
+NLVR2 = _source(
     name="nlvr2",
     title="NLVR2",
-    use="evaluation",
-    task="vqa",
     files="SPLIT.json, of JSON lines; images/SPLIT/<identifier without its last part>-img0.png and -img1.png",
     published="github.com/lil-lab/nlvr",
     licence="CC BY 4.0",
-    evidence="real file",
-    records=nlvr2_records,
+    records=list_reader(nlvr2_statements, "statements"),
     identify=lambda record: id_field(as_object(record), "identifier"),
     build=build_nlvr2,
     split_in_record=True,

@@ -33,7 +33,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Sample, Turn
+from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Sample
 from polite_flamingo.sources.reading.arrow import arrow_columns
 from polite_flamingo.sources.reading.compression import uncompressed_name
 from polite_flamingo.sources.reading.delimited import DELIMITERS, delimited, delimiter_of
@@ -56,7 +56,16 @@ from polite_flamingo.sources.records.instructions import IMAGES_SHOWN, INSTRUCTI
 from polite_flamingo.sources.records.media_fields import may_name_picture
 from polite_flamingo.sources.records.placeholders import image_marks_in_text
 from polite_flamingo.sources.records.responses import answer_response, captions_and_boxes, change_response
-from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, extra_choice
+from polite_flamingo.sources.records.source import (
+    Context,
+    Place,
+    Records,
+    Source,
+    SourceOptions,
+    extra_choice,
+    extra_task,
+    one_turn,
+)
 from polite_flamingo.sources.records.table_columns import FIELDS, Table, columns_argument, columns_of, note_columns
 from polite_flamingo.sources.records.vqa_samples import majority
 
@@ -68,9 +77,7 @@ _HEAD = 100
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
     """The rows as {id, field: cell, meta: {name: cell}, beside: {name: cell}}: beside are cells that may exclude it."""
-    task = options.extra.get("task")
-    if task is not None and task not in TASKS:
-        raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
+    extra_task(options)
     stems: dict[str, str] = {}
     for file in annotation_files(options, scratch):
         table = _open(file, options, scratch)
@@ -152,7 +159,8 @@ def _cell(value: Any, column: str, field: str) -> Any:
 
 
 def _open(file: AnnotationFile, options: SourceOptions, scratch: Scratch) -> Table:
-    if file.kind == "delimited text" or (file.kind == "empty" and _is_text_table(file.path)):
+    name = uncompressed_name(file.path.name).lower()
+    if file.kind == "delimited text" or (file.kind == "empty" and name.endswith((".csv", ".tsv", ".tab"))):
         return _delimited(file.path, options, scratch)
     if file.kind in ("Parquet", "Arrow file", "Arrow stream"):
         names, pictures, strings = arrow_columns(file.path, file.kind)
@@ -167,10 +175,6 @@ def _open(file: AnnotationFile, options: SourceOptions, scratch: Scratch) -> Tab
         raise SourceError(f"{file.path}: none of its first records is an object that names its columns ({what})")
     remedy = "" if head else " (the file is empty)"
     return Table(list(keys), lambda columns: itertools.chain(head, rows), remedy=remedy)
-
-
-def _is_text_table(path: Path) -> bool:
-    return uncompressed_name(path.name).lower().endswith((".csv", ".tsv", ".tab"))
 
 
 def _delimited(path: Path, options: SourceOptions, scratch: Scratch) -> Table:
@@ -227,14 +231,7 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
     response = _worded(task, record.get("response"), rationale)
     if IMAGE_MARK not in response:  # else `validate` says what is wrong
         response = image_marks_in_text(response, len(images))
-    return Sample(
-        key=key,
-        dataset="table",
-        task=task,  # type: ignore[arg-type]  # checked by `validate`
-        turns=(Turn(instruction=asked, response=response),),
-        images=tuple(images),
-        meta=meta,
-    )
+    return one_turn(key, task, asked, response, images, meta)
 
 
 def _task(record: dict[str, Any], rationale: str) -> str:

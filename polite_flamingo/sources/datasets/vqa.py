@@ -10,6 +10,7 @@ Rows in: the questions, plus every annotation that is malformed, repeated, or ha
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -104,7 +105,7 @@ def identify(record: dict[str, Any]) -> str:
     return id_field(as_object(record["record"]), "question_id")
 
 
-def builder(name: str, image_names: ImageNames) -> Builder:
+def builder(image_names: ImageNames) -> Builder:
     """The `build` of a dataset in this layout."""
 
     def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
@@ -118,49 +119,39 @@ def builder(name: str, image_names: ImageNames) -> Builder:
         named = as_text(subtype, "field 'data_subtype'") if subtype else f"{context.options.split or 'train'}2014"
         image, _ = context.images.read(*image_names(record, named))
         image_id = id_field(record, "image_id")
-        return vqa_sample(name, key, with_image_marks(question), answer, image, image_id=image_id, answers=counts)
+        return vqa_sample(key, with_image_marks(question), answer, image, image_id=image_id, answers=counts)
 
     return build
 
 
-VQA_V2 = Source(
+_source = functools.partial(Source, task="vqa", licence="CC BY 4.0", records=records, identify=identify)
+
+VQA_V2 = _source(
     name="vqa_v2",
     title="VQA-v2",
     use="PF-1M",
-    task="vqa",
     files="v2_OpenEnded_mscoco_SPLIT2014_questions.json and v2_mscoco_SPLIT2014_annotations.json; COCO 2014 images",
     published="visualqa.org",
-    licence="CC BY 4.0",
     evidence="transcribed",
     adopted=210_743,
-    records=records,
-    identify=identify,
-    build=builder("vqa_v2", coco_names),
+    build=builder(coco_names),
 )
-OKVQA = Source(
+OKVQA = _source(
     name="okvqa",
     title="OK-VQA",
     use="evaluation",
-    task="vqa",
     files="OpenEnded_mscoco_SPLIT2014_questions.json and mscoco_SPLIT2014_annotations.json; COCO 2014 images",
     published="okvqa.allenai.org",
-    licence="CC BY 4.0",
     evidence="transcribed",
-    records=records,
-    identify=identify,
-    build=builder("okvqa", coco_names),
+    build=builder(coco_names),
 )
-TEXTVQA = Source(
+TEXTVQA = _source(
     name="textvqa",
     title="TextVQA",
     use="PF-1M",
-    task="vqa",
     files="TextVQA_0.5.1_SPLIT.json, or its questions and annotations in VQA layout; train_images/<image_id>.jpg",
     published="textvqa.org",
-    licence="CC BY 4.0",
     evidence="real file",
     adopted=30_056,
-    records=records,
-    identify=identify,
-    build=builder("textvqa", textvqa_names),
+    build=builder(textvqa_names),
 )

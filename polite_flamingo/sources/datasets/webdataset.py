@@ -26,10 +26,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from polite_flamingo.images.decoding import Header
-from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Image, Sample, Turn
+from polite_flamingo.sample import IMAGE_MARK, TASKS, BadSample, Image, Sample
 from polite_flamingo.sources.datasets.captions import captioned
 from polite_flamingo.sources.datasets.llava import builder
-from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import as_object, id_field, list_field, required, verbatim
 from polite_flamingo.sources.reading.image_folder import ImageFolder
 from polite_flamingo.sources.reading.scratch import Scratch
@@ -40,11 +39,10 @@ from polite_flamingo.sources.records.instructions import with_image_marks
 from polite_flamingo.sources.records.messages import MESSAGE_LISTS, read_conversation
 from polite_flamingo.sources.records.placeholders import image_marks_in_text
 from polite_flamingo.sources.records.responses import answer_response
-from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
+from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, extra_task, one_turn
 from polite_flamingo.sources.records.vqa_samples import majority
 from polite_flamingo.storage.tar_members import printable
 
-NAME = "webdataset"
 INSTRUCTIONS = ("instruction", "question", "prompt", "query")
 RESPONSES = ("response", "answer", "answers", "output", "completion")
 CONVERSATIONS = MESSAGE_LISTS
@@ -76,9 +74,7 @@ def _rows(options: SourceOptions, scratch: Scratch) -> Records:
     Raises:
         SourceError: a tar is packed, a folder holds none, or the task does not exist.
     """
-    task = options.extra.get("task")
-    if task is not None and task not in TASKS:
-        raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
+    extra_task(options)
     if options.images is not None:
         scratch.note("ignored: --images, as the pictures lie in the tars")
     for given, annotation in enumerate(options.annotations):
@@ -157,16 +153,8 @@ def build(key: str, record: Any, context: Context) -> Sample:
         check_single_answer(said, (question, answer), found)
         asked = image_marks_in_text(verbatim(said[question], f"field {question!r}"), len(parts))
         asked = asked if IMAGE_MARK in asked else with_image_marks(asked, images=len(parts))
-        return Sample(
-            key=key,
-            dataset=NAME,
-            task=task,  # type: ignore[arg-type]  # checked by `records`
-            turns=(
-                Turn(instruction=asked, response=image_marks_in_text(_answer(said[answer], answer, task), len(parts))),
-            ),
-            images=tuple(images.read(name)[0] for name in parts),
-            meta=found.meta,
-        )
+        response = image_marks_in_text(_answer(said[answer], answer, task), len(parts))
+        return one_turn(key, task, asked, response, [images.read(name)[0] for name in parts], found.meta)
     caption = required(fields, "text")
     if caption is None:
         name = caption_field(said)
@@ -188,7 +176,7 @@ def build(key: str, record: Any, context: Context) -> Sample:
         names = ", ".join(parts)
         detail = f"one caption of {len(parts)} pictures: {names[:200]}" if parts else "the caption has no picture"
         raise BadSample("bad_field" if parts else "missing_image", detail)
-    return captioned(NAME, key, captions, images.read(*parts)[0], found.meta)
+    return captioned(key, captions, images.read(*parts)[0], found.meta)
 
 
 def _talks(said: dict[str, Any]) -> bool:
@@ -214,10 +202,10 @@ def _answer(value: Any, name: str, task: str) -> str:
     return answer_response(text, "") if task == "vqa" else text
 
 
-_CONVERSATION = builder(NAME, lambda name: [name])
+_CONVERSATION = builder(lambda name: [name])
 
 SOURCE = Source(
-    name=NAME,
+    name="webdataset",
     title="Your own tars of pictures and texts",
     use="own data",
     task="captioning",

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample, make_key
+from polite_flamingo.sample import TASKS, BadSample, Image, Quarantined, Reason, Sample, Turn, make_key
 from polite_flamingo.sources.reading.download import check_hosts, fetch
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import text_field
@@ -255,6 +255,14 @@ def extra_choice(options: SourceOptions, name: str, *allowed: Word) -> Word:
     raise SourceError(f"extra {name}={chosen[:40]!r}: it must be one of {', '.join(allowed)}")
 
 
+def extra_task(options: SourceOptions) -> str | None:
+    """The extra `task`, of all rows, if it is given. Raises `SourceError` where there is no such task."""
+    task = options.extra.get("task")
+    if task is not None and task not in TASKS:
+        raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
+    return task
+
+
 def split_of(record: Any, options: SourceOptions, of_file: str = "") -> str:
     """The record's own split where it names one, else its file's, else the one of the options."""
     if isinstance(record, dict) and record.get("split"):
@@ -273,7 +281,9 @@ def make_sample(source: Source, record: Record, context: Context) -> Row:
         return record.place.quarantined(record.number, bad.reason, bad.detail, record.key)
 
 
-def numbered(place: Place, records: Iterable[Any]) -> Records:
-    """Records with their places."""
-    for number, record in enumerate(records):
-        yield place, number, record
+def one_turn(
+    key: str, task: str, instruction: str, response: str, images: Iterable[Image], meta: Mapping[str, Any]
+) -> Sample:
+    """The sample of a single exchange, without the name of its dataset, which `make_sample` adds."""
+    turn = Turn(instruction=instruction, response=response)
+    return Sample(key=key, dataset="", task=task, turns=(turn,), images=tuple(images), meta=meta)

@@ -100,7 +100,7 @@ def text_turns(talk: Conversation) -> tuple[list[Turn], dict[str, Any]]:
     return turns, meta
 
 
-def text_sample(name: str, key: str, turns: Iterable[Turn], meta: dict[str, Any]) -> Sample:
+def text_sample(key: str, turns: Iterable[Turn], meta: dict[str, Any]) -> Sample:
     """A sample without images. Raises `BadSample` where a human's text shows one, or a video or a sound.
 
     Where a text says "<image>", a model would take it for one: it becomes "(image)", and `meta["unmarked"]` counts how
@@ -112,7 +112,7 @@ def text_sample(name: str, key: str, turns: Iterable[Turn], meta: dict[str, Any]
     marks = sum((turn.instruction + turn.response).count(IMAGE_MARK) for turn in turns)
     return Sample(
         key=key,
-        dataset=name,
+        dataset="",
         task="text",
         turns=tuple(
             replace(turn, instruction=unmarked(turn.instruction), response=unmarked(turn.response)) for turn in turns

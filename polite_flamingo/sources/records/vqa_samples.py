@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from polite_flamingo.sample import BadSample, Image, Sample, Turn
+from polite_flamingo.sample import BadSample, Image, Sample
 from polite_flamingo.sources.reading.field_checks import as_text, required, text_field
-from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.responses import answer_response
-from polite_flamingo.sources.records.source import Place, Reader, Records, SourceOptions, numbered
+from polite_flamingo.sources.records.source import one_turn
 
 UNLISTED = "unlisted"
 """The split of what is in none of the lists that name splits."""
 
 
-def vqa_sample(
-    dataset: str, key: str, instruction: str, answer: str, *images: Image, rationale: str = "", **meta: Any
-) -> Sample:
+def vqa_sample(key: str, instruction: str, answer: str, *images: Image, rationale: str = "", **meta: Any) -> Sample:
     """The sample of a question; with a rationale it is of task `vqa_rationale`."""
-    return Sample(
-        key=key,
-        dataset=dataset,
-        task="vqa_rationale" if rationale else "vqa",
-        turns=(Turn(instruction=instruction, response=answer_response(answer, rationale)),),
-        images=images,
-        meta=meta,
-    )
+    task = "vqa_rationale" if rationale else "vqa"
+    return one_turn(key, task, instruction, answer_response(answer, rationale), images, meta)
 
 
 def question_of(record: dict[str, Any], name: str = "question") -> str:
@@ -53,23 +43,6 @@ def answer_of(record: dict[str, Any], name: str = "answer") -> str:
 def derived_id(image: str, question: str) -> str:
     """An id for questions without one: the image's name and a digest of what is asked about it."""
     return f"{PurePosixPath(image).stem}-{hashlib.sha256(question.encode()).hexdigest()[:12]}"
-
-
-def keep_fields(record: Any, names: Iterable[str], **more: Any) -> Any:
-    """Keep these fields of a record and add more; a value that is not an object is unchanged, to be refused later."""
-    return {name: record[name] for name in names if name in record} | more if isinstance(record, dict) else record
-
-
-def question_reader(read: Callable[[Path], Iterable[Any]], *names: str) -> Reader:
-    """The `records` of files from which `read` yields one question after another; only the fields `names` are kept."""
-
-    def records(options: SourceOptions, scratch: Scratch) -> Records:
-        for path in options.annotations:
-            yield from numbered(
-                Place(file=path.name, part="questions"), (keep_fields(found, names) for found in read(path))
-            )
-
-    return records
 
 
 def majority(answers: Any) -> tuple[str, dict[str, int]]:

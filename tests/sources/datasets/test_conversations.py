@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sources import SourceError
-from polite_flamingo.sources.datasets.conversations import SPEAKERS
 from polite_flamingo.sources.reading.field_checks import content_hash
+from polite_flamingo.sources.records.field_meanings import SPEAKERS
 from tests.support.raw_dataset import SHARED, Raw
 from tests.support.record_strategies import JUNK, spoiled
 

@@ -1,0 +1,40 @@
+"""The `records` of datasets whose files are lists in which each element is a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.reading.small_files import printable_name
+from polite_flamingo.sources.reading.streaming import listed
+from polite_flamingo.sources.records.source import Place, Reader, Records, SourceOptions
+
+
+def list_reader(read: Callable[[Path], Iterable[Any]], part: str, *fields: str) -> Reader:
+    """The `records` of files from each of which `read` yields one record after another.
+
+    Args:
+        read: a file's records, such as `streaming.elements`.
+        part: the name of the list in messages and in `meta["source"]`.
+        fields: the only fields to keep of each record; none: all of them.
+    """
+
+    def records(options: SourceOptions, scratch: Scratch) -> Records:
+        for path in options.annotations:
+            place = Place(file=printable_name(path), part=part)
+            for number, record in enumerate(read(path)):
+                yield place, number, keep_fields(record, fields) if fields else record
+
+    return records
+
+
+def elements_of(name: str) -> Callable[[Path], Iterator[Any]]:
+    """Read the list `name` of a file that is an object, for `list_reader`."""
+    return lambda path: (element for _, _, element in listed(path, name))
+
+
+def keep_fields(record: Any, names: Iterable[str], **more: Any) -> Any:
+    """Keep these fields of a record and add more; a value that is not an object is unchanged, to be refused later."""
+    return {name: record[name] for name in names if name in record} | more if isinstance(record, dict) else record
