@@ -9,7 +9,7 @@ honours the fields that change the meaning. The tables of kinds, names and field
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import FunctionType
 
 from polite_flamingo.formatting import table
@@ -36,7 +36,7 @@ from polite_flamingo.sources.records.image_references import IMAGE_KEYS
 from polite_flamingo.sources.records.source import Source
 from polite_flamingo.sources.records.table_columns import FIELDS as COLUMNS
 
-_INTRODUCTION = """\
+_PAGE = """\
 # Formats
 
 What `polite-flamingo ingest` accepts. Generated from the code that reads it:
@@ -44,7 +44,61 @@ What `polite-flamingo ingest` accepts. Generated from the code that reads it:
 
 Every record of an annotation file, and every member of a tar, becomes a sample, a line in `OUT/quarantine/NAME.jsonl`
 with its reason and its place, or part of a count of what was passed over. Guesses (columns, delimiters, layouts) are
-printed before anything is written, and kept in `OUT/ingest/NAME.json`. `--preview` shows them beforehand."""
+printed before anything is written, and kept in `OUT/ingest/NAME.json`. `--preview` shows them beforehand.
+
+## What each source accepts
+
+{sources}
+
+## Annotation files
+
+The bytes of a file tell what it is, not its name. A folder stands for the files in it, all of one kind. In saved \
+datasets and hub clones from Hugging Face, the file names give the splits.
+
+{kinds}
+
+Text may be packed with {packed}. An object may hold its records under {wrappers}. A byte order mark is removed; \
+UTF-16 and UTF-32 are refused with the command that converts them. Refused at once, by name: {refused}, zip archives, \
+Office documents, Python pickles, weights (safetensors, PyTorch), HTML pages.
+
+## Pictures
+
+A source that takes any reference reads a path below `--images` (relative, absolute, `file://`, with backslashes, or \
+beginning with the folder's own name), an address of a host named with `--download`, a `data:` URL, base64, bytes of \
+Parquet and Arrow (binary of any width, views, dictionaries), an object that has one of these under {image_keys}, and \
+lists of them. A path that leads out of `--images` is quarantined (`unsafe_name`).
+
+Formats: {image_formats}; HEIC (HEIF) with the extra `heic`. Any other format is named and quarantined as \
+`unsupported_image`.
+
+## Tars
+
+Of WebDataset, img2dataset, or of `tar`, in any order of their members: a picture with a `.txt` or a `.json` of the \
+same path, columns as `0.seg.png`, and folders of pictures beside folders of texts. A `.json` may hold a caption \
+({captions}), an instruction ({instructions}) and its response ({responses}), or a conversation ({conversations}).
+
+## Columns of `table`
+
+`--columns FIELD=COLUMN …`, of the fields {columns}. Without it the columns are guessed by their names. The choice is \
+printed. A column that is neither chosen nor kept as `meta.NAME` is reported as left out. It can still exclude a row: \
+if it says that the answer is bad or must not be learned, or if it holds or names a video or a sound. Placeholders in \
+texts are honoured as in other layouts. Class labels of Hugging Face become their names, and numbers stay as they are \
+written.
+
+## Fields that change the meaning
+
+Of records, messages and content parts; case, `_` and `-` in a name make no difference. A field that is neither here \
+nor of the layout is kept in `meta`, and counted. Null means absent.
+
+{fields}
+
+A field whose name has {media} as a word and that is not empty, or that names a file of such a kind, quarantines its \
+record (`unsupported`).
+
+## Placeholders in texts
+
+{placeholders}
+"""
 
 _BECOMES: dict[placeholder_table.Becomes, str] = {
     "picture": "the picture at that place",
@@ -83,23 +137,38 @@ def honours_meanings(source: Source) -> bool:
 
 def as_markdown(sources: Sequence[Source]) -> str:
     """The whole page."""
-    parts = [
-        _INTRODUCTION,
-        "## What each source accepts",
-        _table(["source", "layout", "annotation files", "pictures", "fields"], map(_row, sources)),
-        *_about_files(),
-        *_about_pictures(),
-        *_about_tars(),
-        "## Columns of `table`\n\n"
-        f"`--columns FIELD=COLUMN …`, of the fields {_listed(map(_code, COLUMNS))}. Without it the columns are guessed "
-        "by their names. The choice is printed. A column that is neither chosen nor kept as `meta.NAME` is "
-        "reported as left out. It can still exclude a row: if it says that the answer is bad or must not be learned, "
-        "or if it holds or names a video or a sound. Placeholders in texts are honoured as in other layouts. Class "
-        "labels of Hugging Face become their names, and numbers stay as they are written.",
-        *_about_fields(),
-        *_about_placeholders(),
-    ]
-    return "\n\n".join(parts) + "\n"
+    media: dict[str, list[str]] = {}
+    for name, medium in field_meanings.MEDIA.items():
+        media.setdefault(medium, []).append(name)
+    return _PAGE.format(
+        sources=_table(["source", "layout", "annotation files", "pictures", "fields"], map(_row, sources)),
+        kinds=_table(["kind", "what is read"], ([kind, escaped(what)] for kind, what in READABLE.items())),
+        packed=", ".join(MAGIC.values()),
+        wrappers=_codes(WRAPPERS),
+        refused=", ".join(dict.fromkeys(what for _, _, what, _ in SIGNATURES)),
+        image_keys=_codes(IMAGE_KEYS),
+        image_formats=", ".join(EXTENSION_OF),
+        captions=_codes(CAPTION_FIELDS),
+        instructions=_codes(webdataset.INSTRUCTIONS),
+        responses=_codes(webdataset.RESPONSES),
+        conversations=_codes(webdataset.CONVERSATIONS),
+        columns=_codes(COLUMNS),
+        fields=_table(
+            ["fields", "of", "what becomes of them"],
+            (
+                [_codes(field.names), ", ".join(field.where), _becomes(field_meanings.EFFECTS[field.kind], field.says)]
+                for field in field_meanings.FIELDS
+            ),
+        ),
+        media="; or ".join(f"{_codes(names)} ({medium})" for medium, names in media.items()),
+        placeholders=_table(
+            ["placeholder", "what becomes of it"],
+            (
+                [_codes([place.example]), _becomes(_BECOMES[place.becomes], place.says)]
+                for place in placeholder_table.PLACEHOLDERS
+            ),
+        ),
+    )
 
 
 def _row(source: Source) -> list[str]:
@@ -131,90 +200,13 @@ def _row(source: Source) -> list[str]:
     ]
 
 
-def _about_files() -> Iterator[str]:
-    yield (
-        "## Annotation files\n\n"
-        "The bytes of a file tell what it is, not its name. A folder stands for the files in it, all of one kind. In "
-        "saved datasets and hub clones from Hugging Face, the file names give the splits."
-    )
-    yield _table(["kind", "what is read"], ([kind, escaped(what)] for kind, what in READABLE.items()))
-    refused = dict.fromkeys(what for _, _, what, _ in SIGNATURES)
-    yield (
-        f"Text may be packed with {_listed(MAGIC.values())}. An object may hold its records under "
-        f"{_listed(map(_code, WRAPPERS))}. A byte order mark is removed; UTF-16 and UTF-32 are refused with the "
-        f"command that converts them. Refused at once, by name: {_listed(refused)}, zip archives, Office "
-        "documents, Python pickles, weights (safetensors, PyTorch), HTML pages."
-    )
+def _becomes(effect: str, says: str) -> str:
+    return escaped(f"{effect}: {says}" if says else effect)
 
 
-def _about_pictures() -> Iterator[str]:
-    yield (
-        "## Pictures\n\n"
-        "A source that takes any reference reads a path below `--images` (relative, absolute, `file://`, with "
-        "backslashes, or beginning with the folder's own name), an address of a host named with `--download`, a "
-        "`data:` URL, base64, bytes of Parquet and Arrow (binary of any width, views, dictionaries), an object "
-        f"that has one of these under {_listed(map(_code, IMAGE_KEYS))}, and lists of them. A path that leads "
-        "out of `--images` is quarantined (`unsafe_name`)."
-    )
-    yield (
-        f"Formats: {_listed(EXTENSION_OF)}; HEIC (HEIF) with the extra `heic`. Any other format is "
-        "named and quarantined as `unsupported_image`."
-    )
-
-
-def _about_tars() -> Iterator[str]:
-    yield (
-        "## Tars\n\n"
-        "Of WebDataset, img2dataset, or of `tar`, in any order of their members: a picture with a `.txt` or a `.json` "
-        "of the same path, columns as `0.seg.png`, and folders of pictures beside folders of texts. A `.json` may "
-        f"hold a caption ({_listed(map(_code, CAPTION_FIELDS))}), an instruction "
-        f"({_listed(map(_code, webdataset.INSTRUCTIONS))}) and its response "
-        f"({_listed(map(_code, webdataset.RESPONSES))}), or a conversation "
-        f"({_listed(map(_code, webdataset.CONVERSATIONS))})."
-    )
-
-
-def _about_fields() -> Iterator[str]:
-    yield (
-        "## Fields that change the meaning\n\n"
-        "Of records, messages and content parts; case, `_` and `-` in a name make no difference. A field that is "
-        "neither here nor of the layout is kept in `meta`, and counted. Null means absent."
-    )
-    yield _table(
-        ["fields", "of", "what becomes of them"],
-        (
-            [
-                _listed(map(_code, field.names)),
-                _listed(field.where),
-                escaped(field_meanings.EFFECTS[field.kind] + (f": {field.says}" if field.says else "")),
-            ]
-            for field in field_meanings.FIELDS
-        ),
-    )
-    media: dict[str, list[str]] = {}
-    for name, medium in field_meanings.MEDIA.items():
-        media.setdefault(medium, []).append(_code(name))
-    words = "; or ".join(f"{_listed(names)} ({medium})" for medium, names in media.items())
-    yield (
-        f"A field whose name has {words} as a word and that is not empty, or that names a file of such a kind, "
-        "quarantines its record (`unsupported`)."
-    )
-
-
-def _about_placeholders() -> Iterator[str]:
-    yield "## Placeholders in texts"
-    yield _table(
-        ["placeholder", "what becomes of it"],
-        (
-            [_code(place.example), escaped(_BECOMES[place.becomes] + (f": {place.says}" if place.says else ""))]
-            for place in placeholder_table.PLACEHOLDERS
-        ),
-    )
-
-
-def _code(text: str) -> str:
-    """As code in Markdown; a bar would end a table's cell."""
-    return "`" + text.replace("|", "\\|") + "`"
+def _codes(texts: Iterable[str]) -> str:
+    """Texts as code in Markdown; a bar would end a table's cell."""
+    return ", ".join("`" + text.replace("|", "\\|") + "`" for text in texts)
 
 
 def _used(source: Source) -> set[FunctionType]:
@@ -225,10 +217,6 @@ def _used(source: Source) -> set[FunctionType]:
         for value in vars(sys.modules[function.__module__]).values()
         if isinstance(value, FunctionType)
     }
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
