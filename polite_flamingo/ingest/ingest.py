@@ -30,7 +30,6 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -73,6 +72,9 @@ Say = Callable[[str, Mapping[str, int]], None]
 
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Runs independent jobs, in any order and anywhere; `map` runs them in this process."""
+
+_Views = Mapping[Path, Sequence[Probe | Seen]]
+"""By work folder, what every worker of a source must see as this machine does: its files, and the work folder."""
 
 
 def ingest(config: IngestConfig, *, count: int | None = None) -> Ingested:
@@ -123,16 +125,18 @@ def ingest_all(
         ]
 
 
-def _prepare(config: IngestConfig, locks: ExitStack) -> _SharedView:
+def _prepare(config: IngestConfig, locks: ExitStack) -> Sequence[Probe | Seen]:
     """Take the work folder of a source; return what its workers must see."""
     locks.enter_context(_work_folder(config))
-    view = _SharedView(probe=locks.enter_context(probing(config.work)), seen=_files_seen(config))
+    probe = locks.enter_context(probing(config.work))
+    paths = (*config.options.annotations, config.options.images)  # the source itself reports missing ones
+    seen = [Seen.at(path) for path in paths if path is not None and path.exists()]
     if config.fresh:
         clear(config.work)
-    return view
+    return [probe, *seen]
 
 
-def _gather_all(configs: Sequence[IngestConfig], spread: Spread, views: Mapping[Path, _SharedView], tick: Tick) -> None:
+def _gather_all(configs: Sequence[IngestConfig], spread: Spread, views: _Views, tick: Tick) -> None:
     """Gather the sources that have not been gathered; a single one in this process, several wherever `spread` says."""
     new = [config for config in configs if config.fresh or gathered(config) is None]
     for config in new:
@@ -149,7 +153,7 @@ def _gather_all(configs: Sequence[IngestConfig], spread: Spread, views: Mapping[
 def _build_all(
     chosen: Sequence[tuple[IngestConfig, int | None]],
     spread: Spread,
-    views: Mapping[Path, _SharedView],
+    views: _Views,
     tick: Tick,
     say: Say,
 ) -> None:
@@ -272,44 +276,29 @@ def clear(folder: Path) -> None:
             path.unlink()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SharedView:
-    """What every worker of a source must see as this machine does: its files, and the work folder."""
-
-    probe: Probe
-    seen: tuple[Seen, ...]
-
-    def check(self) -> None:
-        """Raises `OutOfReach`."""
-        self.probe.check()
-        for one in self.seen:
-            one.check()
+def _check(config: IngestConfig, views: _Views) -> None:
+    """Raise `OutOfReach` if this machine does not see what the driver saw."""
+    for one in views.get(config.work, ()):
+        one.check()
 
 
-def _files_seen(config: IngestConfig) -> tuple[Seen, ...]:
-    """Files that exist now; the source itself reports missing ones."""
-    paths = (*config.options.annotations, config.options.images)
-    return tuple(Seen.at(path) for path in paths if path is not None and path.exists())
-
-
-def _gather_or_error(config: IngestConfig, views: Mapping[Path, _SharedView]) -> str:
+def _gather_or_error(config: IngestConfig, views: _Views) -> str:
     """Return the error as text: an exception in a worker would arrive as its traceback."""
     try:
-        views[config.work].check()
+        _check(config, views)
         gather(config)
     except (SourceError, OSError) as error:
         return str(error)
     return ""
 
 
-def _build_or_error(job: tuple[IngestConfig, int], views: Mapping[Path, _SharedView] = MappingProxyType({})) -> str:
+def _build_or_error(job: tuple[IngestConfig, int], views: _Views = MappingProxyType({})) -> str:
     config, number = job
-    check = views[config.work].check if config.work in views else lambda: None
     try:
-        check()
+        _check(config, views)
         build_part(config, number)
         try:
-            check()
+            _check(config, views)
         except OSError:  # the images went away meanwhile, so the quarantined rows prove nothing
             part_file(config, number).unlink(missing_ok=True)
             raise

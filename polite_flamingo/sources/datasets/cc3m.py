@@ -46,13 +46,12 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
     if options.extra.get("names", "line") not in ("line", "url"):
         raise SourceError(f"{NAME}: 'names' must be 'line' or 'url', not {options.extra['names']!r}")
     tables = [path for path in options.annotations if not _is_tars(path)]
+    tars = [tar for path in options.annotations if _is_tars(path) for tar in files_in(path, ".tar", scratch)]
     if not tables:
-        for given in options.annotations:
-            for path in files_in(given, ".tar", scratch):
-                yield from _samples(path, options, scratch)
+        for path in tars:
+            yield from _samples(path, options, scratch)
         return
 
-    tars = [tar for path in options.annotations if _is_tars(path) for tar in files_in(path, ".tar", scratch)]
     if options.images and not tars:
         tars = sorted(
             path for path in options.images.iterdir() if path.suffix.lower() == ".tar" and path.name[0] != "."
@@ -83,7 +82,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
                     "line": line,
                     "caption": caption,
                     "url": url.strip(),
-                    "part": part[0] if part else None,
+                    "part": next(iter(part), None),
                 }
                 yield Place(file=printable_name(path), part="lines"), number, data
             line += 1
