@@ -75,15 +75,9 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
                 bad = BadSample("bad_field", f"expected <caption><TAB><url>, found {row.count(chr(9)) + 1} fields")
                 yield Place(file=printable_name(path), part="lines"), number, bad
             else:
-                part = scratch.get("part", joins)[:1] if tars and (joins := _joins(url)) else []
-                joined += bool(part) and scratch.is_new(f"joined {joins}")
-                data = {
-                    "id": line,
-                    "line": line,
-                    "caption": caption,
-                    "url": url.strip(),
-                    "part": next(iter(part), None),
-                }
+                part = next(iter(scratch.get("part", joins)), None) if tars and (joins := _joins(url)) else None
+                joined += part is not None and scratch.is_new(f"joined {joins}")
+                data = {"id": line, "line": line, "caption": caption, "url": url.strip(), "part": part}
                 yield Place(file=printable_name(path), part="lines"), number, data
             line += 1
     if pictures > joined:

@@ -23,7 +23,7 @@ from polite_flamingo.sources.reading.field_checks import (
     usable_id,
 )
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.reading.streaming import members
+from polite_flamingo.sources.reading.streaming import lists_in
 from polite_flamingo.sources.records.boxes import Box, clip, largest, normalised
 from polite_flamingo.sources.records.instructions import instruction
 from polite_flamingo.sources.records.readers import keep_fields
@@ -72,13 +72,9 @@ def store_lists(file: int, path: Path, scratch: Scratch) -> dict[str, str] | Non
     """
     lists = set()
     labels: dict[str, str] = {}
-    for part, value in members(path):
-        if part not in ("images", "annotations", "categories"):
-            continue
-        if not isinstance(value, Iterator):
-            raise SourceError(f"{path}: {part!r} must be a list; is it the right file?")
+    for part, values in lists_in(path, "images", "annotations", "categories"):
         lists.add(part)
-        for number, record in enumerate(value):
+        for number, record in enumerate(values):
             if part == "categories":
                 labels |= _label(record)
             elif part == "images":

@@ -58,7 +58,7 @@ from polite_flamingo.sources.reading.field_checks import (
 from polite_flamingo.sources.reading.image_folder import ImageFolder
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.small_files import files_in, printable_name
-from polite_flamingo.sources.reading.streaming import lines, members
+from polite_flamingo.sources.reading.streaming import lines, lists_in
 from polite_flamingo.sources.records.instructions import instruction
 from polite_flamingo.sources.records.responses import class_response
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, one_turn
@@ -241,11 +241,7 @@ def _put_coco(
     """Store an index in COCO's format; yield unusable annotations and categories."""
     categories: dict[int, str] = {}
     labelled: list[tuple[Place, int, BadSample]] = []
-    for name, values in members(path):
-        if name not in COCO_LISTS:
-            continue
-        if not isinstance(values, Iterator):
-            raise SourceError(f"{path}: {name!r} must be a list; is it the right file?")
+    for name, values in lists_in(path, *COCO_LISTS):
         for number, record in enumerate(values):
             try:
                 if name == "images":

@@ -18,7 +18,6 @@ is only joined: what no region needs of it is left alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from polite_flamingo.sources.reading.field_checks import (
     usable_id,
 )
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.reading.streaming import elements, is_list, members
+from polite_flamingo.sources.reading.streaming import elements, is_list, lists_in
 from polite_flamingo.sources.records.boxes import Box
 from polite_flamingo.sources.records.drawn_marks import colour_of, draw_region, shape_of
 from polite_flamingo.sources.records.instructions import instruction
@@ -45,7 +44,6 @@ from polite_flamingo.sources.records.source import Context, Place, Records, Sour
 NAME = "refcocog"
 
 _REGION = ("annotation_id", "ann_id", "image_id", "refexp_ids", "sentences", "bbox", "split")
-_PARTS = ("annotations", "refexps", "images")
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
@@ -128,13 +126,9 @@ def _store_lists(file: int, path: Path, scratch: Scratch) -> set[str]:
     Only the fields that are needed: segmentations and region candidates are nine tenths of a file.
     """
     found = set()
-    for part, value in members(path, objects=True):
-        if part not in _PARTS:
-            continue
-        if not isinstance(value, Iterator):
-            raise SourceError(f"{path}: {part!r} must be a list or an object; is it the right file?")
+    for part, values in lists_in(path, "annotations", "refexps", "images", objects=True):
         found.add(part)
-        for number, record in enumerate(value):
+        for number, record in enumerate(values):
             if part == "images":
                 _store_size(record, scratch)
             elif part == "refexps":

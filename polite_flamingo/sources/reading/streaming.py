@@ -70,6 +70,22 @@ def entries(path: Path) -> Iterator[tuple[str, Any]]:
             yield name, window.value()
 
 
+def lists_in(path: Path, *names: str, objects: bool = False) -> Iterator[tuple[str, Iterator[Any]]]:
+    """The lists (with `objects`, or objects) called `names` in a file that is one JSON object, in the file's order.
+
+    Raises:
+        SourceError: also where one of them is something else; one that is absent is just not there.
+    """
+    for name, values in members(path, objects=objects):
+        if name in names:
+            if not isinstance(values, Iterator):
+                kind = "a list or an object" if objects else "a list"
+                raise SourceError(
+                    f"{path}: {name!r} must be {kind}, found {describe_type(values)}; is it the right file?"
+                )
+            yield name, values
+
+
 def listed(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]:
     """(name, number, element) of the lists called `names` in a file that is one JSON object, in the file's order.
 
@@ -78,15 +94,10 @@ def listed(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]:
     """
     found = set()
     wanted = f"an object with {' and '.join(map(repr, names))}"
-    for name, value in members(path):
-        if name in names:
-            if not isinstance(value, Iterator):
-                raise SourceError(
-                    f"{path}: {name!r} must be a list, found {describe_type(value)}; is it the right file?"
-                )
-            found.add(name)
-            for number, element in enumerate(value):
-                yield name, number, element
+    for name, values in lists_in(path, *names):
+        found.add(name)
+        for number, element in enumerate(values):
+            yield name, number, element
     for name in names:
         if name not in found:
             raise SourceError(f"{path}: expected {wanted}, found no {name!r}; see --list for the files of this source")
