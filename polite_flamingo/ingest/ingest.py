@@ -151,11 +151,7 @@ def _gather_all(configs: Sequence[IngestConfig], spread: Spread, views: _Views, 
 
 
 def _build_all(
-    chosen: Sequence[tuple[IngestConfig, int | None]],
-    spread: Spread,
-    views: _Views,
-    tick: Tick,
-    say: Say,
+    chosen: Sequence[tuple[IngestConfig, int | None]], spread: Spread, views: _Views, tick: Tick, say: Say
 ) -> None:
     """Choose the records of each source, and build the parts that are not built yet."""
     todo: list[tuple[IngestConfig, int]] = []

@@ -221,10 +221,7 @@ def _link(place: str) -> str:
 def _in_order(sources: Iterable[Source]) -> list[Source]:
     """By use, then category; else as registered."""
     uses = get_args(Use)
-    return sorted(
-        sources,
-        key=lambda source: (uses.index(source.use), [*CATEGORIES].index(source.task)),
-    )
+    return sorted(sources, key=lambda source: (uses.index(source.use), [*CATEGORIES].index(source.task)))
 
 
 if __name__ == "__main__":

@@ -191,13 +191,7 @@ def _row(source: Source) -> list[str]:
         meaning = "[columns](#columns-of-table) that are chosen"
     else:
         meaning = "those of its layout"
-    return [
-        f"`{source.name}`",
-        escaped(source.files),
-        files[files_of(source)],
-        places[pictures_of(source)],
-        meaning,
-    ]
+    return [f"`{source.name}`", escaped(source.files), files[files_of(source)], places[pictures_of(source)], meaning]
 
 
 def _becomes(effect: str, says: str) -> str:

@@ -42,9 +42,7 @@ def builder(read: Callable[[dict[str, Any]], Conversation]) -> Builder:
     return build
 
 
-def reader(
-    read: Callable[[dict[str, Any]], Conversation],
-) -> Reader:
+def reader(read: Callable[[dict[str, Any]], Conversation]) -> Reader:
     """The `records` of a dataset whose conversations `read` reads: what is kept or left out of them is noted."""
 
     def notes(record: dict[str, Any]) -> Iterable[str]:

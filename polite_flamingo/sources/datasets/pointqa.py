@@ -163,10 +163,7 @@ def identify(record: dict[str, Any]) -> str:
 
 
 def builder(
-    *,
-    questions: tuple[str, ...] = ("question",),
-    folders: tuple[str, ...] = VISUAL_GENOME,
-    arrow: bool = True,
+    *, questions: tuple[str, ...] = ("question",), folders: tuple[str, ...] = VISUAL_GENOME, arrow: bool = True
 ) -> Builder:
     """The `build` of a dataset; of several fields for the question, the key chooses one."""
 
@@ -210,11 +207,7 @@ def meant(labels: Any) -> str:
 
 
 _source = functools.partial(
-    Source,
-    task="vqa",
-    published="github.com/princetonvisualai/pointingqa",
-    identify=identify,
-    split_in_record=True,
+    Source, task="vqa", published="github.com/princetonvisualai/pointingqa", identify=identify, split_in_record=True
 )
 
 LOCAL = _source(

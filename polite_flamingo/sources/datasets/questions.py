@@ -28,13 +28,7 @@ from polite_flamingo.sources.reading.streaming import elements, entries
 from polite_flamingo.sources.records.instructions import with_image_marks
 from polite_flamingo.sources.records.readers import elements_of, keep_fields, list_reader
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, split_of
-from polite_flamingo.sources.records.vqa_samples import (
-    UNLISTED,
-    answer_of,
-    derived_id,
-    question_of,
-    vqa_sample,
-)
+from polite_flamingo.sources.records.vqa_samples import UNLISTED, answer_of, derived_id, question_of, vqa_sample
 
 OCR_VQA_SPLITS = {1: "train", 2: "val", 3: "test"}
 

@@ -25,13 +25,7 @@ from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.sources.datasets.coco import bbox_of, coco_names, writable_captions
 from polite_flamingo.sources.reading.compression import open_bytes
 from polite_flamingo.sources.reading.errors import SourceError
-from polite_flamingo.sources.reading.field_checks import (
-    as_object,
-    id_field,
-    list_field,
-    text_field,
-    usable_id,
-)
+from polite_flamingo.sources.reading.field_checks import as_object, id_field, list_field, text_field, usable_id
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, is_list, lists_in
 from polite_flamingo.sources.records.boxes import Box

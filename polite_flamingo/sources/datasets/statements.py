@@ -27,11 +27,7 @@ from polite_flamingo.sources.reading.streaming import json_lines
 from polite_flamingo.sources.records.instructions import instruction
 from polite_flamingo.sources.records.readers import keep_fields, list_reader
 from polite_flamingo.sources.records.source import Context, Source
-from polite_flamingo.sources.records.vqa_samples import (
-    derived_id,
-    question_of,
-    vqa_sample,
-)
+from polite_flamingo.sources.records.vqa_samples import derived_id, question_of, vqa_sample
 
 _ANSWERS = {"1": "yes", "True": "yes", "0": "no", "False": "no"}
 
