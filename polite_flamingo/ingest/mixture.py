@@ -131,7 +131,10 @@ class Mixture:
     def counts(self, sizes: Sequence[int]) -> list[int | None]:
         """How many records to take from each source, given how many there are; None takes all."""
         named = dict(zip(self.sources, sizes, strict=True))
-        wanted = {name: self._own(entry, named[name]) for name, entry in self.sources.items()}
+        wanted = {
+            name: entry.count if entry.ratio is None else round(entry.ratio * named[name])
+            for name, entry in self.sources.items()
+        }
         free = {name: named[name] for name, count in wanted.items() if count is None}
         if self.sampling == "sqrt":
             assert self.total is not None
@@ -144,10 +147,6 @@ class Mixture:
     def without(self, names: Collection[str]) -> Mixture:
         """The mixture of the other sources. Raises `ValueError` where none is left."""
         return dataclasses.replace(self, sources={k: v for k, v in self.sources.items() if k not in names})
-
-    @staticmethod
-    def _own(entry: Entry, size: int) -> int | None:
-        return round(entry.ratio * size) if entry.ratio is not None else entry.count
 
     def _as_the_paper(self, sizes: Mapping[str, int]) -> dict[str, int]:
         groups: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)

@@ -12,7 +12,7 @@ import itertools
 import re
 import shlex
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from polite_flamingo.formatting import table
@@ -90,7 +90,7 @@ def as_text(sources: Sequence[Source], *, details: bool = False, width: int = 10
     blocks = []
     for heading, members in itertools.groupby(_in_order(sources), _heading):
         blocks.append(heading)
-        blocks += ["\n".join(_lines(source, details, width)) for source in members]
+        blocks += [_entry(source, details, width) for source in members]
     if not details:
         found = {source.evidence for source in sources}
         marks = ((_evidence(grade), what) for grade, what in EVIDENCE.items() if grade in found)
@@ -105,23 +105,20 @@ def _heading(source: Source) -> str:
     return HEADINGS[source.use] + ("" if source.category == source.use else f": {source.category}")
 
 
-def _lines(source: Source, details: bool, width: int) -> Iterator[str]:
+def _entry(source: Source, details: bool, width: int) -> str:
     """The entry of one source."""
-    yield f"  {source.name}  ({source.title})"
-    yield _wrapped("files", source.files, width)
-    yield _wrapped("published", source.published, width)
-    yield _wrapped("licence", source.licence, width)
+    fields = [("files", source.files), ("published", source.published), ("licence", source.licence)]
     if source.adopted is not None:
-        yield _wrapped("adopted", _adopted(source), width)
-    yield _wrapped("format", _evidence(source.evidence) + (f": {EVIDENCE[source.evidence]}" if details else ""), width)
+        fields.append(("adopted", _adopted(source)))
+    fields.append(("format", _evidence(source.evidence) + (f": {EVIDENCE[source.evidence]}" if details else "")))
     if details:
-        yield _wrapped("task", source.task, width)
-        yield _wrapped("images", {"none": "no folder of them is needed"}.get(source.images, source.images), width)
+        images = "no folder of them is needed" if source.images == "none" else source.images
+        fields += [("task", source.task), ("images", images)]
         if source.columns:
-            yield _wrapped("columns", f"--columns FIELD=COLUMN …  the fields: {', '.join(source.columns)}", width)
-        for name, what in source.extra.items():
-            yield _wrapped("extra", f"--extra {name}=…  {what}", width)
-        yield "\n" + textwrap.indent(example(source), "    ")
+            fields.append(("columns", f"--columns FIELD=COLUMN …  the fields: {', '.join(source.columns)}"))
+        fields += [("extra", f"--extra {name}=…  {what}") for name, what in source.extra.items()]
+    lines = [f"  {source.name}  ({source.title})", *(_wrapped(name, value, width) for name, value in fields)]
+    return "\n".join([*lines, "", textwrap.indent(example(source), "    ")] if details else lines)
 
 
 def _evidence(grade: Evidence) -> str:

@@ -32,8 +32,6 @@ from polite_flamingo.sources.reading.tars import TarRow, caption_field, tar_rows
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
 from polite_flamingo.storage.tar_members import printable
 
-NAME = "cc3m"
-
 _OF_TARS = ("truncated_tar", "unreadable_shard", "empty_shard")
 _IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 
@@ -44,7 +42,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
         files = ", ".join(map(str, options.annotations))
         raise SourceError(f"{files}: its images are needed: pass their folder with --images, or hosts with --download")
     if options.extra.get("names", "line") not in ("line", "url"):
-        raise SourceError(f"{NAME}: 'names' must be 'line' or 'url', not {options.extra['names']!r}")
+        raise SourceError(f"cc3m: 'names' must be 'line' or 'url', not {options.extra['names']!r}")
     tables = [path for path in options.annotations if not _is_tars(path)]
     tars = [tar for path in options.annotations if _is_tars(path) for tar in files_in(path, ".tar", scratch)]
     if not tables:
@@ -164,7 +162,7 @@ def _sample(path: Path, row: TarRow, scratch: Scratch) -> Any:
 
 
 SOURCE = Source(
-    name=NAME,
+    name="cc3m",
     title="Conceptual Captions (CC3M)",
     use="PF-1M",
     task="captioning",

@@ -66,22 +66,20 @@ def build_iconqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One question, one sample."""
     question, kind, folder = question_of(record), text_field(record, "ques_type"), record["folder"]
     places = ["/".join(folder[start:]) for start in range(len(folder))]
-    read = context.images.read
-    if kind == "choose_img":
+    names = ["image.png"]
+    if kind == "fill_in_blank":
+        asked, answer = question, answer_of(record)
+    elif kind in ("choose_txt", "choose_img"):
         options = options_of(record)
         index = index_of(record, options)
-        pictures = [read(*(f"{place}/{name}" for place in places))[0] for name in ("image.png", *options)]
-        asked = multiple_choice(question, [IMAGE_MARK] * len(options))
-        return vqa_sample(key, with_image_marks(asked), option_letter(index), *pictures, image_id=folder[-1], kind=kind)
-    if kind == "choose_txt":
-        options = options_of(record)
-        asked, answer = multiple_choice(question, options), options[index_of(record, options)]
-    elif kind == "fill_in_blank":
-        asked, answer = question, answer_of(record)
+        asked, answer = multiple_choice(question, options), options[index]
+        if kind == "choose_img":
+            asked, answer = multiple_choice(question, [IMAGE_MARK] * len(options)), option_letter(index)
+            names += options
     else:
         raise BadSample("bad_field", "field 'ques_type' must be choose_txt, choose_img or fill_in_blank")
-    picture, _ = read(*(f"{place}/image.png" for place in places))
-    return vqa_sample(key, with_image_marks(asked), answer, picture, image_id=folder[-1], kind=kind)
+    pictures = [context.images.read(*(f"{place}/{name}" for place in places))[0] for name in names]
+    return vqa_sample(key, with_image_marks(asked), answer, *pictures, image_id=folder[-1], kind=kind)
 
 
 def ai2d_records(options: SourceOptions, scratch: Scratch) -> Records:

@@ -30,8 +30,6 @@ from polite_flamingo.sources.records.readers import keep_fields
 from polite_flamingo.sources.records.responses import captions_and_boxes, distinct
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, one_turn
 
-NAME = "coco_captions"
-
 _NEEDED = ("image_id", "caption", "category_id", "bbox")
 """Of an annotation; its segmentation is nine tenths of an instances file."""
 
@@ -51,7 +49,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
             with_captions.append(file)
             yield from _bad_captions(Place(file=path.name, part="annotations"), file, scratch)
     if not with_captions:
-        raise SourceError(f"{NAME}: none of the files holds captions: pass captions_*.json (and instances_*.json)")
+        raise SourceError("coco_captions: no file holds captions: pass captions_*.json (and instances_*.json)")
 
     for file in with_captions:
         place = Place(file=options.annotations[file].name, part="images")
@@ -193,7 +191,7 @@ def bbox_of(record: dict[str, Any]) -> list[float]:
 
 
 SOURCE = Source(
-    name=NAME,
+    name="coco_captions",
     title="COCO captions 2014",
     use="PF-1M",
     task="captioning",

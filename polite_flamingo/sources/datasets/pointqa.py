@@ -106,8 +106,7 @@ def _split_named(path: Path) -> str:
 def question_rows(value: Any) -> Rows:
     """A list of questions, each with its point."""
     if not isinstance(value, list):
-        detail = f"the questions of an image must be a list, not {type(value).__name__}"
-        yield "", 0, BadSample("bad_field", detail)
+        yield "", 0, BadSample("bad_field", f"the questions of an image must be a list, not {type(value).__name__}")
         return
     for number, question in enumerate(value):
         point = question.get("point") if isinstance(question, dict) else None
@@ -135,8 +134,8 @@ def _parallel(question: dict[str, Any]) -> list[Any]:
     points, answers = list_field(question, "points"), list_field(question, "all_ans")
     objects = list_field(question, "all_objs") if "all_objs" in question else points
     if len(objects) != len(points):
-        detail = f"{len(points)} points for {len(objects)} objects: which point is which object's?"
-        raise BadSample("bad_field", detail)
+        what = "which point is which object's?"
+        raise BadSample("bad_field", f"{len(points)} points for {len(objects)} objects: {what}")
     if not points:
         raise BadSample("missing_annotation", "the question has no point")
     stray = BadSample("bad_field", "the answer of this point is none of 'all_ans'")

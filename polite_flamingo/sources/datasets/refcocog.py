@@ -35,8 +35,6 @@ from polite_flamingo.sources.records.readers import keep_fields
 from polite_flamingo.sources.records.responses import distinct, region_response
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, one_turn
 
-NAME = "refcocog"
-
 _REGION = ("annotation_id", "ann_id", "image_id", "refexp_ids", "sentences", "bbox", "split")
 
 
@@ -62,7 +60,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
         else:
             instances.append(file)
     if not regions:
-        raise SourceError(f"{NAME}: none of the files holds expressions: pass google_refexp_*.json too")
+        raise SourceError("refcocog: none of the files holds expressions: pass google_refexp_*.json too")
 
     for file, part in regions:
         name = options.annotations[file].name
@@ -197,7 +195,7 @@ def _sentences(ref: dict[str, Any]) -> list[str]:
 
 
 SOURCE = Source(
-    name=NAME,
+    name="refcocog",
     title="RefCOCOg",
     use="PF-1M",
     task="captioning",

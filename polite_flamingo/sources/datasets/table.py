@@ -29,6 +29,7 @@ import csv
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
         stems[stem] = place.file
         note_columns(file.name, table.names, columns, options.columns, scratch)
         wants_folder = options.images is None and "image" in columns
-        late: dict[str, int] = {}
+        late: Counter[str] = Counter()
         guessed_none = "image" not in columns and "response" not in options.columns
         if guessed_none:
             _no_picture_missed(file.path, dict.fromkeys(table.pictures), columns, "holds bytes")
@@ -108,8 +109,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
             if guessed_none and isinstance(row, dict):
                 _no_picture_missed(file.path, row, columns)
             if isinstance(row, dict) and file.kind.startswith("JSON"):
-                for name in row.keys() - table.known:
-                    late[name] = late.get(name, 0) + 1
+                late.update(row.keys() - table.known)
             yield place, number, _record(row, columns, f"{stem}-{number}", guessed)
         for name, times in late.items():
             if name not in columns.values():

@@ -93,8 +93,7 @@ def _unjoined(question_id: str, annotation: Any, scratch: Scratch) -> BadSample 
         except BadSample as bad:
             return bad
     if not scratch.has("questions", question_id):
-        detail = f"question {question_id} of this answer is not in any questions file"
-        return BadSample("missing_annotation", detail)
+        return BadSample("missing_annotation", f"question {question_id} of this answer is not in any questions file")
     if not scratch.is_new(f"annotation {question_id}"):
         return BadSample("duplicate_key", f"question {question_id} is answered earlier; the first is kept")
     return None

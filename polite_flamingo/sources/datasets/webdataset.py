@@ -86,11 +86,8 @@ def _rows(options: SourceOptions, scratch: Scratch) -> Records:
                 if isinstance(row, BadSample):
                     yield Place(file=name), number, row
                 else:
-                    yield (
-                        Place(file=name, part="rows"),
-                        number,
-                        row.problem or _record(row, stem, [given, below], scratch),
-                    )
+                    found = row.problem or _record(row, stem, [given, below], scratch)
+                    yield Place(file=name, part="rows"), number, found
 
 
 def _record(row: TarRow, tar: str, where: list[Any], scratch: Scratch) -> Any:
@@ -156,16 +153,14 @@ def build(key: str, record: Any, context: Context) -> Sample:
         response = image_marks_in_text(_answer(said[answer], answer, task), len(parts))
         return one_turn(key, task, asked, response, [images.read(name)[0] for name in parts], found.meta)
     caption = required(fields, "text")
+    used: tuple[str, ...] = ()
     if caption is None:
         name = caption_field(said)
         if name is None:
-            raise BadSample(
-                "missing_annotation", "the row has no .txt, and its .json no caption, response or conversation"
-            )
-        caption = said[name]
-        check_single_answer(said, (name,), found)
-    else:
-        check_single_answer(said, (), found)
+            what = "the row has no .txt, and its .json no caption, response or conversation"
+            raise BadSample("missing_annotation", what)
+        caption, used = said[name], (name,)
+    check_single_answer(said, used, found)
     captions = [
         image_marks_in_text(verbatim(one, "the caption").strip(), len(parts))
         for one in (caption if isinstance(caption, list) else [caption])
