@@ -53,6 +53,10 @@ from polite_flamingo.sources.records.vqa_samples import (
     vqa_sample,
 )
 
+_AOKVQA_FIELDS = (
+    "question_id", "split", "question", "image_id", "choices", "correct_choice_idx", "direct_answers", "rationales",
+)  # fmt: skip
+
 
 def build_aokvqa(key: str, record: dict[str, Any], context: Context) -> Sample:
     """One question, one sample."""
@@ -165,12 +169,7 @@ AOKVQA = _source(
     licence="Apache-2.0",
     evidence="transcribed",
     adopted=14_868,
-    records=list_reader(
-        elements,
-        "questions",
-        *("question_id", "split", "question", "image_id", "choices", "correct_choice_idx"),
-        *("direct_answers", "rationales"),
-    ),
+    records=list_reader(elements, "questions", *_AOKVQA_FIELDS),
     identify=lambda record: id_field(as_object(record), "question_id"),
     build=build_aokvqa,
     split_in_record=True,
