@@ -1,12 +1,12 @@
-"""What a job knows of its shards: where things lie in an output folder, what is done, what was quarantined.
+"""The output folder of a job: the paths in it, which shards are done, which rows were quarantined.
 
     OUT/scored/NAME.tar       every sample of input shard NAME, rewritten, with all scores (OUT/pairs, of distort)
-    OUT/quarantine/NAME.jsonl what could not be read or processed, with reasons; absent when nothing was
-    OUT/manifests/NAME.json   written last: its presence says that the other two are complete
+    OUT/quarantine/NAME.jsonl rows that could not be read or processed, with reasons; absent if there are none
+    OUT/manifests/NAME.json   written last: if it is there, the other two are complete
     OUT/pf1m, OUT/parquet     kept samples, by `select`
 
-There is one manifest a shard and nothing that holds all keys, so that the ledger works at any number of rows. The
-folder must be one that every worker sees (a local disk for one machine, a shared file system for several).
+There is one manifest per shard and no list of all keys, so the ledger works for any number of rows. Every worker must
+see the folder (a local disk for one machine, a shared file system for several).
 """
 
 from __future__ import annotations
@@ -30,131 +30,93 @@ from polite_flamingo.storage.shards import is_temporary, read_shard, sweep_tempo
 from polite_flamingo.storage.tar_members import printable
 
 
+class _Inside:
+    """The path of something in an output folder, as an attribute of `OutputLayout`."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __get__(self, layout: OutputLayout, owner: type[OutputLayout]) -> Path:
+        return layout.root / self._name
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputLayout:
     """The paths of an output folder. NAME is an input shard's name (`shard_names`).
 
     Attributes:
         root: the folder.
-        samples: where the processed samples lie in it: "scored", or "pairs" of a distortion.
+        samples: the folder in it with the processed samples: "scored", or "pairs" of a distortion.
     """
 
     root: Path
     samples: str = "scored"
 
+    config = _Inside("config.yaml")
+    """The resolved configuration of the last build."""
+    run = _Inside("run.json")
+    """The origin of it all: command, models, versions."""
+    stats = _Inside("stats.json")
+    """The figures of the run."""
+    ray_stats = _Inside("ray_data_stats.txt")
+    """What Ray Data measured in the last run."""
+    report = _Inside("report.html")
+    """The page of a selection."""
+    preview = _Inside("preview.html")
+    """The page of a distortion."""
+    card = _Inside("README.md")
+    """The dataset card."""
+    captions = _Inside("captions")
+    """The index of COCO's captions and boxes, of a distortion."""
+    replay = _Inside("replay")
+    """Rows that `replay` took out of quarantine, and their origin."""
+    engine = _Inside("engine")
+    """The speed of each rewriting worker and where its time went (`flamingo/metrics.py`), one file per process."""
+    scratch = _Inside("scratch")
+    """Temporary files of a selection."""
+    journal = _Inside("journal")
+    """The rows that workers are running (`journal.py`); empty between jobs."""
+    parts = _Inside("parts")
+    """Pieces of shards that reached the writer in more than one block; empty between jobs."""
+
     def absolute(self) -> OutputLayout:
-        """Return the same folder by its whole path, for workers, whose working directory is another."""
+        """Return the same folder with an absolute path, for workers, whose working directory differs."""
         return dataclasses.replace(self, root=self.root.resolve())
 
     def scored(self, name: str) -> Path:
-        """Every processed sample of a shard, with all scores."""
+        """Return the path of a shard's processed samples, with all scores."""
         return self.root / self.samples / f"{name}.tar"
 
     def manifest(self, name: str) -> Path:
-        """What a finished shard came to."""
+        """Return the path of a finished shard's manifest."""
         return self.root / "manifests" / f"{name}.json"
 
     def quarantine(self, name: str) -> Path:
-        """The records of what failed; there is no file where nothing did."""
+        """Return the path of a shard's quarantined rows; there is no file if nothing failed."""
         return self.root / "quarantine" / f"{name}.jsonl"
 
     def parquet(self, name: str) -> Path:
-        """The kept samples of a shard, as Parquet; there is no file where none was kept."""
+        """Return the path of a shard's kept samples as Parquet; there is no file if none was kept."""
         return self.root / "parquet" / f"{name}.parquet"
 
     def verdicts(self, name: str) -> Path:
-        """What each check said of each sample of a shard."""
+        """Return the path of the verdicts of every check on each sample of a shard."""
         return self.root / "verdicts" / f"{name}.jsonl"
 
-    @property
-    def replay(self) -> Path:
-        """Rows that `replay` took out of quarantine, and where they came from."""
-        return self.root / "replay"
-
-    @property
-    def scratch(self) -> Path:
-        """Room for a selection in progress."""
-        return self.root / "scratch"
-
-    @property
-    def journal(self) -> Path:
-        """What the workers are busy with (`journal.py`); empty between jobs."""
-        return self.root / "journal"
-
-    @property
-    def engine(self) -> Path:
-        """How fast each rewriting worker was, and where its time went (`flamingo/metrics.py`), a file a process."""
-        return self.root / "engine"
-
-    @property
-    def parts(self) -> Path:
-        """Pieces of shards that came to the writer in more than one block; empty between jobs."""
-        return self.root / "parts"
-
-    @property
-    def config(self) -> Path:
-        """The resolved configuration of the last build."""
-        return self.root / "config.yaml"
-
-    @property
-    def pf1m_json(self) -> Path:
-        """Kept samples as the reference's records."""
-        return self.root / "pf1m.json"
-
-    @property
-    def llava_json(self) -> Path:
-        """Kept samples for LLaVA-style trainers."""
-        return self.root / "llava.json"
-
-    @property
-    def stats(self) -> Path:
-        """The figures of the run."""
-        return self.root / "stats.json"
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.root / "report.html"
-
-    @property
-    def preview(self) -> Path:
-        """The page of a distortion."""
-        return self.root / "preview.html"
-
-    @property
-    def captions(self) -> Path:
-        """The index of COCO's captions and boxes, of a distortion."""
-        return self.root / "captions"
-
-    @property
-    def card(self) -> Path:
-        """The dataset card."""
-        return self.root / "README.md"
-
     def keys(self, name: str) -> Path:
-        """Digests of a shard's keys, to find duplicates between shards (`duplicates.py`)."""
+        """Return the path of the digests of a shard's keys, which find duplicates across shards (`duplicates.py`)."""
         return self.root / "keys" / f"{name}.keys"
 
-    @property
-    def run(self) -> Path:
-        """Where all this comes from: command, models, versions."""
-        return self.root / "run.json"
-
-    @property
-    def ray_stats(self) -> Path:
-        """What Ray Data measured in the last run."""
-        return self.root / "ray_data_stats.txt"
-
     def clear_parts(self) -> None:
-        """Delete pieces of shards that were not finished."""
+        """Delete pieces of unfinished shards."""
         shutil.rmtree(self.parts, ignore_errors=True)
 
     def finished(self) -> list[str]:
-        """Names of the shards that have a manifest, sorted."""
+        """Return the names of the shards that have a manifest, sorted."""
         return sorted(names_in(self.root / "manifests", ".json"))
 
     def sweep(self) -> None:
-        """Remove what killed writers left here. Images are left to the selection, which writes them and is repeated."""
+        """Remove temporary files of killed writers. Images are left to the selection, which writes them again."""
         for folder in OUTPUT_FOLDERS:
             if folder != "images":
                 sweep_temporary(self.root / folder)
@@ -189,18 +151,18 @@ class Manifest:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest of a shard, atomically. Everything it speaks of must be on disk before."""
+    """Write the manifest of a shard, atomically, once everything that it counts is on disk."""
     write_atomically(path, json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n")
 
 
 def unfinished(layout: OutputLayout, shards: Mapping[str, Path]) -> dict[str, Path]:
-    """Those of the shards that have no manifest yet."""
+    """Return the shards that have no manifest yet."""
     finished = set(layout.finished())
     return {name: path for name, path in shards.items() if name not in finished}
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Inverse of `write_manifest`. Raises `ValueError` naming the file when it is not a manifest."""
+    """Read what `write_manifest` wrote. Raises `ValueError` with the file's name if it is not a manifest."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found = record.get("input")
@@ -210,7 +172,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def write_quarantine(path: Path, rows: Iterable[Quarantined]) -> None:
-    """One JSON line a record, atomically; no rows, no file."""
+    """Write one JSON line per record, atomically; without rows there is no file."""
     lines = "".join(row.to_json() + "\n" for row in rows)
     if lines:
         write_atomically(path, lines)
@@ -219,7 +181,7 @@ def write_quarantine(path: Path, rows: Iterable[Quarantined]) -> None:
 
 
 def read_quarantine(path: Path) -> list[Quarantined]:
-    """The records of a quarantine file; none when there is no file."""
+    """Return the records of a quarantine file; none if there is no file."""
     if not path.exists():
         return []
     return [Quarantined(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
@@ -228,7 +190,7 @@ def read_quarantine(path: Path) -> list[Quarantined]:
 def commit_shard(
     layout: OutputLayout, name: str, rows: Sequence[Sample | Quarantined], manifest: Callable[[int, int], Manifest]
 ) -> Manifest:
-    """Put a finished shard on disk: its samples, its quarantine, and last its manifest.
+    """Write a finished shard: its samples, its quarantine, and its manifest last.
 
     Args:
         layout: of the output folder.
@@ -250,10 +212,10 @@ def commit_shard(
 
 
 def read_scored(layout: OutputLayout, name: str) -> list[Sample]:
-    """The samples of a finished shard; none where all its rows were quarantined.
+    """Return the samples of a finished shard; none if all its rows were quarantined.
 
     Raises:
-        ValueError: the file does not hold what the manifest says; the message tells how to make it again.
+        ValueError: the file does not match its manifest; the message says how to make it again.
     """
     expected = read_manifest(layout.manifest(name)).scored
     rows = read_shard(layout.scored(name)) if expected and layout.scored(name).exists() else []
@@ -267,9 +229,9 @@ def read_scored(layout: OutputLayout, name: str) -> list[Sample]:
 
 
 def names_in(folder: Path, suffix: str) -> list[str]:
-    """The names, without `suffix`, of what ends in it in a folder; none where there is no folder.
+    """Return the names in a folder that end in `suffix`, without it; none if there is no folder.
 
-    One listing: asking the file system for each of a million names takes minutes, and hours where it is a network's.
+    One listing: asking for each of a million names takes minutes, and hours on a network file system.
     """
     try:
         return [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]  # noqa: PTH208
@@ -280,42 +242,40 @@ def names_in(folder: Path, suffix: str) -> list[str]:
 def shard_names(
     source: str, own: Path | None = None, say: Callable[[str], None] = lambda line: None
 ) -> dict[str, Path]:
-    """The input shards of a folder, a tar or a pattern: name -> path, sorted by name.
+    """Return the input shards of a folder, a tar or a pattern: name -> path, sorted by name.
 
     A name is the path below the folder (or below the pattern's fixed part) without `.tar`, `/` written as `__`.
 
     Args:
         source: a folder (links in it are followed), a tar, or a pattern: `*`, `?`, `[`, `{a,b}`, `{00000..00099}`.
-        own: the output folder of the job: what it writes is no input.
-        say: hears what is passed over, a line a kind with its number.
+        own: the output folder of the job, whose files are not input.
+        say: called with one line per kind of file that is passed over.
 
     Raises:
-        ValueError: there are none, two get the same name, or a name is not UTF-8; says what to do.
+        ValueError: there are none, two get the same name, or a name is not UTF-8; the message says what to do.
     """
-    root, input_found = input_files(source, own)
-    found = input_found.files
-    if not found:
-        passed = "; ".join(input_found.lines())
-        what = f"holds no .tar shard ({passed})" if passed else "holds no .tar shard"
-        raise ValueError(f"input {source} {what}; ingest some first (polite-flamingo ingest --help)")
-    for line in input_found.lines():
+    root, found = input_files(source, own)
+    passed = list(found.lines())
+    if not found.files:
+        why = f" ({'; '.join(passed)})" if passed else ""
+        raise ValueError(f"input {source} holds no .tar shard{why}; ingest some first (polite-flamingo ingest --help)")
+    for line in passed:
         say(line)
     names: dict[str, str] = {}
-    for shard in sorted(found):
+    for shard in sorted(found.files):
         if printable(shard) != shard:
             raise ValueError(f"the name of {printable(str(root / shard))} is not UTF-8: rename it")
         name = os.path.splitext(shard)[0].replace(os.sep, "__")  # noqa: PTH122
         if name in names:
-            raise ValueError(
-                f"shards {root / names[name]} and {root / shard} would both be called {name!r}; rename one"
-            )
+            clash = f"shards {root / names[name]} and {root / shard}"
+            raise ValueError(f"{clash} would both be called {name!r}; rename one")
         names[name] = shard
     return {name: root / names[name] for name in sorted(names)}
 
 
 @contextmanager
 def exclusive(root: Path) -> Iterator[None]:
-    """Hold the output folder for one job; the hold ends with the process, however that ends.
+    """Lock the output folder for one job; the lock ends with the process, however that ends.
 
     Raises:
         ValueError: another job holds it.
