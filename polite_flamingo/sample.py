@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from polite_flamingo.text_files import is_writable
+
 Task = Literal["captioning", "classification", "change_captioning", "vqa_rationale", "vqa", "text", "dialogue"]
 TASKS: tuple[str, ...] = get_args(Task)
 
@@ -29,31 +31,11 @@ def unmarked(text: str) -> str:
 
 
 Reason = Literal[
-    "truncated_tar",
-    "unreadable_shard",
-    "empty_shard",
-    "unsafe_name",
-    "bad_json",
-    "bad_field",
-    "duplicate_key",
-    "missing_image",
-    "corrupt_image",
-    "image_too_large",
-    "empty_image",
-    "unsupported_image",
-    "missing_annotation",
-    "empty_response",
-    "text_too_long",
-    "unsupported",
-    "excluded",
-    "rewriting_failed",
-    "answering_failed",
-    "scoring_failed",
-    "judging_failed",
-    "distortion_failed",
-    "not_distorted",
-    "killed_worker",
-]
+    "truncated_tar", "unreadable_shard", "empty_shard", "unsafe_name", "bad_json", "bad_field", "duplicate_key",
+    "missing_image", "corrupt_image", "image_too_large", "empty_image", "unsupported_image", "missing_annotation",
+    "empty_response", "text_too_long", "unsupported", "excluded", "rewriting_failed", "answering_failed",
+    "scoring_failed", "judging_failed", "distortion_failed", "not_distorted", "killed_worker",
+]  # fmt: skip
 REASONS: tuple[str, ...] = get_args(Reason)
 
 MAX_TEXT_CHARACTERS = 100_000
@@ -185,17 +167,11 @@ class Sample:
             if not turn.response.strip():
                 raise BadSample("empty_response", f"{self.key}: a turn has an empty response")
             for text in (turn.instruction, turn.response):
-                try:
-                    text.encode()
-                except UnicodeEncodeError:
-                    raise BadSample(
-                        "bad_field", f"{self.key}: a lone surrogate in a text, which cannot be encoded"
-                    ) from None
+                if not is_writable(text):
+                    raise BadSample("bad_field", f"{self.key}: a lone surrogate in a text, which cannot be encoded")
                 if len(text) > MAX_TEXT_CHARACTERS:
-                    raise BadSample(
-                        "text_too_long",
-                        f"{self.key}: {len(text)} characters, more than the limit of {MAX_TEXT_CHARACTERS}",
-                    )
+                    size = f"{len(text)} characters, more than the limit of {MAX_TEXT_CHARACTERS}"
+                    raise BadSample("text_too_long", f"{self.key}: {size}")
         if marks != len(self.images):
             raise BadSample("missing_image", f"{self.key}: {marks} {IMAGE_MARK} marks, {len(self.images)} images")
         for number, image in enumerate(self.images):
@@ -215,40 +191,34 @@ class Sample:
         }
         if self.rewritten is not None:
             record["rewritten"] = self.rewritten
-        if self.scores:
-            record["scores"] = dict(self.scores)
-        if self.provenance:
-            record["provenance"] = dict(self.provenance)
-        return record
+        return record | {name: dict(found) for name in ("scores", "provenance") if (found := getattr(self, name))}
 
     @staticmethod
     def from_record(record: Any, images: tuple[Image, ...]) -> Sample:
         """Read what `to_record` wrote. Raises `BadSample("bad_field", …)` naming the first field of a wrong type."""
         if not isinstance(record, dict):
             raise BadSample("bad_field", f"a record must be a JSON object, not {type(record).__name__}")
+
+        def require(holds: bool, what: str) -> None:
+            if not holds:
+                raise BadSample("bad_field", f"{record.get('key', '?')}: {what}")
+
         for name, kind in _FIELDS.items():
-            if name not in record:
-                raise BadSample("bad_field", f"{record.get('key', '?')}: field {name!r} is missing")
-            if not isinstance(record[name], kind):
-                raise BadSample("bad_field", f"{record.get('key', '?')}: field {name!r} must be {kind.__name__}")
+            require(name in record, f"field {name!r} is missing")
+            require(isinstance(record[name], kind), f"field {name!r} must be {kind.__name__}")
         turns = []
         for turn in record["turns"]:
-            if not (
-                isinstance(turn, dict)
-                and isinstance(turn.get("instruction"), str)
-                and isinstance(turn.get("response"), str)
-            ):
-                raise BadSample("bad_field", f"{record['key']}: a turn needs the strings 'instruction' and 'response'")
+            texts = [turn.get(name) for name in ("instruction", "response")] if isinstance(turn, dict) else [None]
+            require(
+                all(isinstance(text, str) for text in texts), "a turn needs the strings 'instruction' and 'response'"
+            )
             learned = turn.get("learned", True)
-            if not isinstance(learned, bool):
-                raise BadSample("bad_field", f"{record['key']}: field 'learned' of a turn must be true or false")
+            require(isinstance(learned, bool), "field 'learned' of a turn must be true or false")
             turns.append(Turn(instruction=turn["instruction"], response=turn["response"], learned=learned))
         for name in ("meta", "scores", "provenance"):
-            if not isinstance(record.get(name, {}), dict):
-                raise BadSample("bad_field", f"{record['key']}: field {name!r} must be an object")
+            require(isinstance(record.get(name, {}), dict), f"field {name!r} must be an object")
         rewritten = record.get("rewritten")
-        if rewritten is not None and not isinstance(rewritten, str):
-            raise BadSample("bad_field", f"{record['key']}: field 'rewritten' must be a string")
+        require(rewritten is None or isinstance(rewritten, str), "field 'rewritten' must be a string")
         return Sample(
             key=record["key"],
             dataset=record["dataset"],

@@ -25,8 +25,8 @@ import yaml
 from polite_flamingo.faults.hints import commonest, hint
 from polite_flamingo.filters.thresholds import Thresholds, not_compared
 from polite_flamingo.report.gallery import collect_gallery
-from polite_flamingo.report.page import write_report
-from polite_flamingo.selection.card import write_card
+from polite_flamingo.report.page import render
+from polite_flamingo.selection.card import card
 from polite_flamingo.selection.difference import Difference
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.selection.statistics import Statistics, rejections
@@ -287,9 +287,10 @@ def _write_pages(
     changed: Difference | None,
 ) -> None:
     """Write the card and the report."""
-    write_card(total, thresholds, run, layout.card, annotations)
+    write_atomically(layout.card, card(total, thresholds, run, annotations))
     gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
-    write_report(total, thresholds, run, gallery, layout.report, annotations, changed.rows() if changed else ())
+    page = render(total, thresholds, run, gallery, annotations, changed.rows() if changed else ())
+    write_atomically(layout.report, page)
 
 
 def _number(value: float | None) -> str:

@@ -87,8 +87,7 @@ def example(pick: Pick, sample: Sample, answers: Mapping[str, Mapping[str, Answe
             for metric in METRICS
             if (number := judged.scores[name][metric][place]) is not None
         )  # fmt: skip
-        failed = answer.reason if isinstance(answer, BadSample) else "" if isinstance(answer, str) else "no answer"
-        said.append(
-            Said(contestant=name, text=answer if isinstance(answer, str) else "", failed=failed, numbers=numbers)
-        )
+        text = answer if isinstance(answer, str) else ""
+        failed = answer.reason if isinstance(answer, BadSample) else "no answer" if answer is None else ""
+        said.append(Said(contestant=name, text=text, failed=failed, numbers=numbers))
     return Example(pick=pick, sample=sample, said=tuple(said))

@@ -135,15 +135,9 @@ def judge(
         ]
         for name, given in entered.items()
     }
-    judged = Judged(
-        contestants=tuple(entered),
-        keys=[sample.key for sample in samples],
-        tasks=[getattr(sample, by) for sample in samples],
-        scores={name: {metric: [None] * len(samples) for metric in (*METRICS, *ABOUT)} for name in entered},
-        missing={name: _reasons(given) for name, given in given_to.items()},
-        unscored={name: {} for name in entered},
-        faults={name: {} for name in entered},
-    )
+    judged = _blank(tuple(entered), [sample.key for sample in samples], [getattr(sample, by) for sample in samples])
+    for name, given in given_to.items():
+        judged.missing[name].update(_reasons(given))
     _score(judged, samples, given_to, judges)
     return judged
 
@@ -160,15 +154,10 @@ def not_judged(
         by: see `judge`.
     """
     names = (RAW, *((REWRITTEN,) if sample.rewritten is not None else ()), *contestants)
-    return Judged(
-        contestants=names,
-        keys=[sample.key],
-        tasks=[getattr(sample, by)],
-        scores={name: {metric: [None] for metric in (*METRICS, *ABOUT)} for name in names},
-        missing={name: {reason: 1} for name in names},
-        unscored={name: {} for name in names},
-        faults={name: {} for name in names},
-    )
+    judged = _blank(names, [sample.key], [getattr(sample, by)])
+    for name in names:
+        judged.missing[name][reason] = 1
+    return judged
 
 
 def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judged:
@@ -180,16 +169,10 @@ def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judge
     """
     parts = list(parts)
     names = tuple(dict.fromkeys([*contestants, *(name for part in parts for name in part.contestants)]))
-    whole = Judged(
-        contestants=names,
-        keys=[key for part in parts for key in part.keys],
-        tasks=[task for part in parts for task in part.tasks],
-        scores={name: {metric: [] for metric in (*METRICS, *ABOUT)} for name in names},
-        missing={name: {} for name in names},
-        unscored={name: {} for name in names},
-        faults={name: {} for name in names},
-    )
+    whole = _blank(names, [], [])
     for part in parts:
+        whole.keys.extend(part.keys)
+        whole.tasks.extend(part.tasks)
         for name in names:
             known = part.scores.get(name, {})
             for metric, numbers in whole.scores[name].items():
@@ -201,8 +184,24 @@ def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judge
                 (whole.faults[name], part.faults.get(name, {})),
             ):
                 for reason, count in more.items():
-                    total[reason] = total.get(reason, 0) + count
+                    _count(total, reason, count)
     return whole
+
+
+def _blank(contestants: tuple[str, ...], keys: list[str], tasks: list[str]) -> Judged:
+    """Return a result without any number yet."""
+    scores: dict[str, dict[str, list[float | None]]] = {
+        name: {metric: [None] * len(keys) for metric in (*METRICS, *ABOUT)} for name in contestants
+    }
+    missing, unscored, faults = ({name: {} for name in contestants} for _ in range(3))
+    return Judged(
+        contestants=contestants, keys=keys, tasks=tasks, scores=scores, missing=missing, unscored=unscored,
+        faults=faults,
+    )  # fmt: skip
+
+
+def _count(counts: dict[str, int], what: str, times: int = 1) -> None:
+    counts[what] = counts.get(what, 0) + times
 
 
 def first_turn(sample: Sample) -> Sample:
@@ -234,7 +233,7 @@ def _score(
             if math.isfinite(number):
                 judged.scores[name][metric][place] = round(number, 4)
             else:
-                judged.unscored[name][metric] = judged.unscored[name].get(metric, 0) + 1
+                _count(judged.unscored[name], metric)
 
 
 def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) -> bool:
@@ -247,7 +246,7 @@ def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) ->
         if repeats(answer, question) and not repeats(sample.response, question):
             found.append("echo")
     for fault in found:
-        judged.faults[name][fault] = judged.faults[name].get(fault, 0) + 1
+        _count(judged.faults[name], fault)
     about = {
         "words": float(len(answer.split())),
         "exact": float(answer == sample.response),

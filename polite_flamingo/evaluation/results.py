@@ -129,7 +129,6 @@ def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | N
     names = judged.contestants
     if text_only and text_only not in names:
         raise ValueError(f"text_only names {text_only!r}, which is not a contestant ({', '.join(names)})")
-    wins = win_rates(_preferable(judged), names, resampling)
     numbers = {metric: matrix([judged.scores[name][metric] for name in names]) for metric in METRICS}
     places = {
         task: np.flatnonzero(np.array(judged.tasks, dtype=object) == task) for task in dict.fromkeys(judged.tasks)
@@ -146,7 +145,7 @@ def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | N
             for stream, (task, where) in enumerate(places.items())
         },
         reward=dict(zip(names, intervals(rewards_CN, resampling), strict=True)),
-        wins=wins,
+        wins=win_rates(_preferable(judged), names, resampling),
         text_only=text_only,
         tax=_taxes(numbers, places, names, text_only, resampling) if text_only else {},
         answers={name: _answers(judged, name) for name in names},
@@ -157,17 +156,14 @@ def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | N
 def _task(numbers: Mapping[str, np.ndarray], names: tuple[str, ...], resampling: Resampling, stream: int) -> TaskResult:
     means: dict[str, dict[str, Estimate]] = {}
     left_out: dict[str, int] = {}
-    samples = 0
     for metric, values_CN in numbers.items():
-        samples = values_CN.shape[1]
         common_CN = shared(values_CN)
-        found = dict(zip(names, intervals(common_CN, resampling, stream), strict=True))
-        there = {name: one for name, one in found.items() if one.n}
         any_N = np.isfinite(values_CN).any(axis=0)
         if any_N.any():
-            means[metric] = there
+            found = zip(names, intervals(common_CN, resampling, stream), strict=True)
+            means[metric] = {name: one for name, one in found if one.n}
             left_out[metric] = int((any_N & ~np.isfinite(common_CN).any(axis=0)).sum())
-    return TaskResult(samples=samples, means=means, left_out=left_out)
+    return TaskResult(samples=numbers["reward"].shape[1], means=means, left_out=left_out)
 
 
 def _taxes(

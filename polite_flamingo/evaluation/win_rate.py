@@ -58,6 +58,5 @@ def win_rates(rewards_CN: np.ndarray, contestants: Sequence[str], resampling: Re
 
 def _against(rate: Estimate) -> Estimate:
     """The rate of the other side of the pair."""
-    if rate.value is None or rate.low is None or rate.high is None:
-        return Estimate(value=None if rate.value is None else 1 - rate.value, low=None, high=None, n=rate.n)
-    return Estimate(value=1 - rate.value, low=1 - rate.high, high=1 - rate.low, n=rate.n)
+    value, low, high = (None if one is None else 1 - one for one in (rate.value, rate.high, rate.low))
+    return Estimate(value=value, low=low, high=high, n=rate.n)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 
 from markupsafe import Markup
 
@@ -40,7 +39,6 @@ def page(
         "evaluation",
         styles=("plots",),
         run=run,
-        started=datetime.fromisoformat(run.started).strftime("%-d %B %Y, %H:%M %Z").strip(),
         results=results,
         confidence=f"{100 * results.resampling.confidence:g} %",
         best=best(results),
@@ -102,12 +100,13 @@ def charts(results: Results, task: str) -> list[tuple[str, Markup]]:
     """(metric, bars) of a task. The annotation's own accuracy and likeness to itself are left to the table."""
     found = []
     for metric, means in results.tasks[task].means.items():
+        scale = 100 if METRICS[metric].share else 1
         values = [
             Bar(
                 name=name,
-                value=(100 if METRICS[metric].share else 1) * one.value,
-                low=_scaled(metric, one.low),
-                high=_scaled(metric, one.high),
+                value=scale * one.value,
+                low=None if one.low is None else scale * one.low,
+                high=None if one.high is None else scale * one.high,
                 kind="quiet" if name == RAW else "bright" if name == REWRITTEN else "",
                 text=shown(metric, one.value),
             )
@@ -124,13 +123,8 @@ def estimate(metric: str, one: Estimate | None, *, sign: bool = False) -> Markup
     if one is None or one.value is None:
         return Markup("–")
     value = shown(metric, one.value, sign=sign)
-    if one.low is None:
-        return Markup("{}").format(value)
-    return Markup('{} <span class="ci">{}</span>').format(value, interval(metric, one, sign=sign))
-
-
-def _scaled(metric: str, value: float | None) -> float | None:
-    return value if value is None or not METRICS[metric].share else 100 * value
+    small = "" if one.low is None else Markup(' <span class="ci">{}</span>').format(interval(metric, one, sign=sign))
+    return Markup("{}{}").format(value, small)
 
 
 def _pictures(one: Example) -> list[Thumbnail]:

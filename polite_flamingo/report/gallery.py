@@ -15,10 +15,8 @@ from typing import Any
 from PIL import Image as Pillow
 
 from polite_flamingo.filters.thresholds import (
-    CHECKS,
     REJECTIONS,
     STAGES,
-    Check,
     Thresholds,
     apply_thresholds,
     first_failure,
@@ -27,7 +25,7 @@ from polite_flamingo.filters.thresholds import (
 from polite_flamingo.formatting import fixed
 from polite_flamingo.images import decoding
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.selection.selection import split_paragraphs
+from polite_flamingo.selection.selection import CHECK_OF, split_paragraphs
 from polite_flamingo.selection.statistics import Pick, Statistics
 
 MAX_SIDE = 320
@@ -36,6 +34,9 @@ KEPT_CARDS = 12
 SIDE_CARDS = 2
 """On each side of a threshold."""
 WORST_CARDS = 3
+
+CHECKS_BY_INTEREST = sorted(CHECK_OF.values(), key=lambda check: (check.stage == "rules", STAGES.index(check.stage)))
+"""The checks of models first: their thresholds are the ones that users move."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ def _plan(statistics: Statistics) -> Iterable[tuple[str, str, list[tuple[str, Pi
     ]
     if turns:
         yield "kept", "", [("", pick) for pick in turns[:KEPT_CARDS]]
-    for check in sorted(CHECKS, key=lambda check: (check.stage == "rules", STAGES.index(check.stage))):
+    for check in CHECKS_BY_INTEREST:
         under = [("under", pick) for pick in statistics.picks.get(f"under/{check.filter}", [])[:SIDE_CARDS]]
         over = [("over", pick) for pick in statistics.picks.get(f"over/{check.filter}", [])[:SIDE_CARDS]]
         if under or (over and check.stage != "rules"):
@@ -184,9 +185,9 @@ def _numbers(scores: Any) -> Iterable[tuple[str, str]]:
         yield "NLI", f"{label}, margin {fixed(nli_margin(logits))}"
 
 
-def readable(text: str) -> str:
-    """At most `MAX_TEXT` characters of what `printable` leaves."""
-    return printable(text if len(text) <= MAX_TEXT else text[:MAX_TEXT].rstrip() + " …")
+def readable(text: str, most: int = MAX_TEXT) -> str:
+    """Return a text without what no font shows (`printable`), cut to `most` characters."""
+    return printable(text if len(text) <= most else text[:most].rstrip() + " …")
 
 
 def printable(text: str) -> str:
@@ -206,8 +207,3 @@ def thumbnail(data: bytes, side: int = MAX_SIDE, quality: int = 80) -> Thumbnail
     image.save(buffer, "WEBP", lossless=image.width * image.height <= 128 * 128, quality=quality, method=4)
     uri = f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return Thumbnail(uri=uri, width=image.width, height=image.height)
-
-
-def check_of(name: str) -> Check:
-    """The check of a group of kind "threshold"."""
-    return next(check for check in CHECKS if check.filter == name)

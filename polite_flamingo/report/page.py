@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 
-from polite_flamingo.filters.thresholds import CHECKS, STAGES, UNSCORED, Check, Thresholds
+from polite_flamingo.filters.thresholds import CHECKS, UNSCORED, Check, Thresholds
 from polite_flamingo.report.charts import reward_chart, what_if_chart
-from polite_flamingo.report.gallery import Group, check_of
+from polite_flamingo.report.gallery import CHECKS_BY_INTEREST, Group
 from polite_flamingo.report.template import fill
+from polite_flamingo.selection.selection import CHECK_OF
 from polite_flamingo.selection.statistics import UNKNOWN, DatasetCounts, Statistics, rejections, stage_of
 from polite_flamingo.storage.provenance import NOTHING, Annotations
 from polite_flamingo.storage.run_info import RunInfo
-from polite_flamingo.storage.shards import write_atomically
 
 STAGE_NAMES = {
     "duplicates": "Duplicate keys",
@@ -87,28 +85,6 @@ class Step:
         return self.reaching - self.removed
 
 
-@dataclass(frozen=True, kw_only=True)
-class Slice:
-    """A part of a dataset's bar."""
-
-    stage: str
-    name: str
-    count: int
-
-
-def write_report(
-    statistics: Statistics,
-    thresholds: Thresholds,
-    run: RunInfo,
-    gallery: Sequence[Group],
-    path: Path,
-    annotations: Annotations = NOTHING,
-    changed: Sequence[tuple[str, str]] = (),
-) -> None:
-    """Write the page, atomically."""
-    write_atomically(path, render(statistics, thresholds, run, gallery, annotations, changed))
-
-
 def render(
     statistics: Statistics,
     thresholds: Thresholds,
@@ -130,7 +106,6 @@ def render(
     return fill(
         "page",
         run=run,
-        started=datetime.fromisoformat(run.started).strftime("%-d %B %Y, %H:%M %Z").strip(),
         thresholds=thresholds,
         warning=run.world.warning(statistics.of_another_world()) if run.world else "",
         total=statistics.total(),
@@ -143,7 +118,7 @@ def render(
         rewards=[reward_chart(statistics, width=width) for width in (360, 1060)],
         curves=[
             (check, statistics.curves[check.filter], chart)
-            for check in _by_interest(statistics)
+            for check in CHECKS_BY_INTEREST
             if (chart := what_if_chart(check, statistics.curves[check.filter], _value(thresholds, check), width=360))
         ],
         groups={kind: [group for group in gallery if group.kind == kind] for kind in ("kept", "threshold", "worst")},
@@ -152,7 +127,7 @@ def render(
             for reason, count in sorted(statistics.total().quarantined.items())
         ],
         checks=[(check, _value(thresholds, check)) for check in CHECKS],
-        check_of=check_of,
+        check_of=CHECK_OF,
         value_of=lambda check: _value(thresholds, check),
         stage_names=STAGE_NAMES,
         reason_names=REASON_NAMES,
@@ -181,32 +156,22 @@ def funnel(statistics: Statistics) -> list[Step]:
 def _before(annotations: Annotations) -> list[tuple[str, str, int, str]]:
     """What took annotation records out before the build: name, note, how many, reasons."""
     reasons = " · ".join(f"{reason} {count:,}" for reason, count in annotations.quarantined.items())
+    quarantined = sum(annotations.quarantined.values())
     steps = [
-        (
-            "Quarantined at ingest",
-            "annotations that could not become a row",
-            sum(annotations.quarantined.values()),
-            reasons,
-        ),
+        ("Quarantined at ingest", "annotations that could not become a row", quarantined, reasons),
         ("Left out", "by sampling at ingest", annotations.left_out, ""),
         ("Not read", "in shards that are not in this build, or cannot be read", annotations.not_read, ""),
     ]
     return [step for step in steps if step[2]]
 
 
-def slices(counts: DatasetCounts) -> list[Slice]:
-    """A dataset's rows by what became of them, without the empty parts."""
-    parts = [Slice(stage="kept", name="kept", count=counts.kept)]
+def slices(counts: DatasetCounts) -> list[tuple[str, str, int]]:
+    """Return the parts of a dataset's bar that are not empty: stage, its name, number of rows."""
+    parts = [("kept", "kept", counts.kept)]
     for stage, name in STAGE_NAMES.items():
-        count = sum(count for reason, count in counts.rejected.items() if stage_of(reason) == stage)
-        parts.append(Slice(stage=stage, name=name, count=count))
-    parts.append(Slice(stage="quarantined", name="quarantined", count=counts.quarantined.total()))
-    return [part for part in parts if part.count]
-
-
-def _by_interest(statistics: Statistics) -> list[Check]:
-    """The models' checks first, as they are the ones whose thresholds move."""
-    return sorted(CHECKS, key=lambda check: (check.stage == "rules", STAGES.index(check.stage)))
+        parts.append((stage, name, sum(n for reason, n in counts.rejected.items() if stage_of(reason) == stage)))
+    parts.append(("quarantined", "quarantined", counts.quarantined.total()))
+    return [part for part in parts if part[2]]
 
 
 def _value(thresholds: Thresholds, check: Check) -> float | None:

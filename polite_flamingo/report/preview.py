@@ -59,19 +59,6 @@ class Picture:
         return self.thumbnail.width > PLACE[0] or self.thumbnail.height > PLACE[1]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """One sample."""
-
-    key: str
-    task: str
-    category: str
-    place: str
-    pictures: tuple[Picture, ...]
-    turns: tuple[tuple[Text, Text, bool], ...]
-    meta: Text
-
-
 def write_preview(
     path: Path,
     *,
@@ -108,7 +95,10 @@ def write_preview(
         evidence=EVIDENCE[source.evidence],
         facts=list(_facts(options)),
         notes=notes or {},
-        cards=[_card(row, source) for row in rows if isinstance(row, Sample)],
+        samples=[row for row in rows if isinstance(row, Sample)],
+        pictures=lambda sample: list(map(_picture, sample.images)),
+        turns=_turns,
+        meta=_meta,
         failures=[(reason, reasons[reason], shown) for reason, shown in failures.items()],
         hint=hint(reasons),
         most=FAILURES,
@@ -134,21 +124,19 @@ def _facts(options: SourceOptions) -> Iterator[tuple[str, list[str]]]:
         yield "Downloads from", list(options.download_from)
 
 
-def _card(sample: Sample, source: Source) -> Card:
-    meta = {name: value for name, value in sample.meta.items() if name != "source"}
+def _turns(sample: Sample) -> list[tuple[Text, Text, bool]]:
+    """Return the instruction and the response of each turn, and whether it is learned."""
     turns, seen = [], 0
     for turn in sample.turns:
         turns.append((_text(turn.instruction, seen), _text(turn.response), turn.learned))
         seen += turn.instruction.count(IMAGE_MARK)
-    return Card(
-        key=sample.key,
-        task=TASK_NAMES[sample.task],
-        category=source.category,
-        place=str(sample.meta.get("source", "")),
-        pictures=tuple(map(_picture, sample.images)),
-        turns=tuple(turns),
-        meta=_text(json.dumps(meta, ensure_ascii=False, indent=2, default=str)) if meta else _text(""),
-    )
+    return turns
+
+
+def _meta(sample: Sample) -> str:
+    """Return the sample's `meta` as JSON, without the place that it comes from; "" if there is nothing else."""
+    meta = {name: value for name, value in sample.meta.items() if name != "source"}
+    return json.dumps(meta, ensure_ascii=False, indent=2, default=str) if meta else ""
 
 
 def _picture(image: Image) -> Picture:

@@ -7,6 +7,7 @@ escaped, unless it is `Markup` of our own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,22 @@ def fill(name: str, *, styles: Sequence[str] = (), folder: Path = FOLDER, **valu
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": _count, "percent": _percent, "number": fixed, "readable": readable}
+    environment.filters |= {
+        "count": "{:,}".format, "percent": _percent, "number": fixed, "readable": readable, "moment": _moment,
+    }  # fmt: skip
     files = [*(FOLDER / f"{part}.css" for part in ("base", *styles)), folder / f"{name}.css"]
     style = "".join(file.read_text(encoding="utf-8") for file in files)
     page = environment.get_template(f"{name}.html").render(style=Markup(style), **values)  # the style is ours
     return page.encode("utf-8", "replace").decode()
 
 
-def _count(value: int) -> str:
-    return f"{value:,}"
+def _moment(iso: str) -> str:
+    """Write a time as in 29 November 2026, 13:20 UTC."""
+    return datetime.fromisoformat(iso).strftime("%-d %B %Y, %H:%M %Z").strip()
 
 
 def _percent(part: int, whole: int) -> str:
-    """One decimal where it says something."""
+    """Write a share of a whole; with a decimal unless it is 0 % or rounds to 100 %."""
     if not whole:
         return "–"
     share = 100 * part / whole

@@ -1,20 +1,19 @@
-"""The dataset card: the README.md of an output folder, for whoever finds the data without the report."""
+"""The dataset card: the README.md of an output folder, which explains the data without the report."""
 
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect
 from collections.abc import Iterator
-from pathlib import Path
 
 from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, Thresholds, not_compared
 from polite_flamingo.formatting import fixed, table
 from polite_flamingo.selection.statistics import UNKNOWN, DatasetCounts, Statistics
 from polite_flamingo.storage.provenance import NOTHING, Annotations
 from polite_flamingo.storage.run_info import RunInfo
-from polite_flamingo.storage.shards import write_atomically
 
 DATA_FILES = ("configs:", "- config_name: default", "  data_files:", "  - split: train", "    path: parquet/*.parquet")
-"""What `load_dataset` takes of the folder. Without it, it would guess by names: scored and quarantined rows as well."""
+"""Tells `load_dataset` which files to load. It would otherwise guess, and load scored and quarantined rows too."""
 
 FILES = """\
 | file | what it holds |
@@ -59,21 +58,14 @@ made this folder is under Apache-2.0, which says nothing about the data.
 """
 
 
-def write_card(
-    statistics: Statistics, thresholds: Thresholds, run: RunInfo, path: Path, annotations: Annotations = NOTHING
-) -> None:
-    """Write the card, atomically."""
-    write_atomically(path, card(statistics, thresholds, run, annotations))
-
-
 def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotations: Annotations = NOTHING) -> str:
-    """The card's Markdown; the front matter is what dataset hubs read.
+    """Return the card as Markdown; its front matter is for dataset hubs.
 
     Args:
         statistics: of the selection.
         thresholds: of the selection.
         run: that made the samples.
-        annotations: what became of annotation records before they were rows of the build, as far as it is known.
+        annotations: the counts of annotation records before the build, as far as they are known.
     """
     assert len(dataclasses.fields(thresholds)) == len(CHECKS) + 1, "every threshold is in the table"
     total = statistics.total()
@@ -129,7 +121,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
 
 
 def _counts(statistics: Statistics, total: DatasetCounts) -> Iterator[str]:
-    """One row a dataset, one column a reason that occurred."""
+    """Yield a table with one row per dataset and one column per reason that occurred."""
     reasons = [reason for reason in REJECTIONS if total.rejected[reason]]
     rows = [*sorted(statistics.datasets.items()), ("**all**", total)]
     head = ["dataset", "rows in", "kept", *reasons, "quarantined"]
@@ -153,7 +145,7 @@ def _counts(statistics: Statistics, total: DatasetCounts) -> Iterator[str]:
 
 
 def _before(annotations: Annotations) -> Iterator[str]:
-    """What never became a row of the build."""
+    """Yield a paragraph on the annotation records that did not become rows of the build."""
     if not annotations.before:
         return
     reasons = ", ".join(f"{_line(reason)} {count:,}" for reason, count in annotations.quarantined.items())
@@ -168,7 +160,7 @@ def _before(annotations: Annotations) -> Iterator[str]:
 
 
 def _line(text: str) -> str:
-    """Text that cannot leave its line or table cell; Markdown and HTML in it show as themselves."""
+    """Return a text that stays within its line or table cell, with Markdown and HTML in it escaped."""
     flat = " ".join(text.split())
     return "".join(f"\\{c}" if c in "\\`|[]_" else {"<": "&lt;", "&": "&amp;"}.get(c, c) for c in flat)
 
@@ -178,12 +170,6 @@ def _code(text: str) -> str:
 
 
 def _size(count: int) -> str:
-    """The hub's classes: n<1K, 1K<n<10K, …"""
-    bounds = [
-        (1_000, "n<1K"),
-        (10_000, "1K<n<10K"),
-        (100_000, "10K<n<100K"),
-        (1_000_000, "100K<n<1M"),
-        (10**7, "1M<n<10M"),
-    ]
-    return next((name for bound, name in bounds if count < bound), "n>10M")
+    """Return a number of rows as one of the hub's classes: n<1K, 1K<n<10K, …"""
+    classes = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "n>10M")
+    return classes[bisect([10**3, 10**4, 10**5, 10**6, 10**7], count)]

@@ -1,7 +1,7 @@
-"""What another selection changed: which samples came in and went out, by reason and by dataset.
+"""Differences between two selections of the same scores: samples added and removed, by reason and by dataset.
 
-A selection leaves one record a sample (`selection.py`: key, dataset, keep, reason); two selections of the same scores
-are compared shard by shard, so memory holds one shard's records. Differences merge.
+A selection writes one record per sample (`selection.py`: key, dataset, keep, reason). The records are compared shard by
+shard, so memory holds only one shard's.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ KEPT = "kept"
 
 @dataclass(kw_only=True)
 class Difference:
-    """Between two selections.
+    """The difference between the previous selection and this one.
 
     Attributes:
-        thresholds: those that moved, with the value before and now.
-        moves: samples by what became of them before and now, where that differs: a reason, or "kept".
-        came_in: by dataset, kept now and not before; `went_out`: the other way; `kept`: now.
-        new: samples that the selection before did not know (of shards that came since, or were replayed).
-        gone: samples that only the selection before knew.
-        paragraphs: removed from kept texts by CLIPScore, before and now.
+        thresholds: changed ones, with the previous and the new value.
+        moves: (previous result, new result) -> number of samples; a result is "kept" or the reason of a rejection.
+        came_in: number of samples that are kept now and were not before, by dataset.
+        went_out: number of samples that were kept before and are not now, by dataset.
+        kept: number of samples kept now, by dataset.
+        new: samples that only this selection saw (of new or replayed shards).
+        gone: samples that only the previous selection saw.
+        paragraphs: number of paragraphs that CLIPScore removed from kept texts, before and now.
     """
 
     thresholds: dict[str, tuple[Any, Any]] = field(default_factory=dict)
@@ -56,11 +58,11 @@ class Difference:
 
     @property
     def nothing(self) -> bool:
-        """Whether both keep the same texts and reject the others for the same reasons."""
+        """Whether both selections keep the same texts and reject the others for the same reasons."""
         return not (self.moves or self.new or self.gone) and self.paragraphs[0] == self.paragraphs[1]
 
     def rows(self) -> list[tuple[str, str]]:
-        """Label and value of each thing to tell, for a table."""
+        """Return the difference as (label, value) rows of a table."""
         moved = ", ".join(f"{name} {_value(old)} -> {_value(now)}" for name, (old, now) in self.thresholds.items())
         rows = [("thresholds", moved or "the same")]
         came, went, kept = self.came_in.total(), self.went_out.total(), self.kept.total()
@@ -81,7 +83,7 @@ class Difference:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types only."""
+        """Convert to JSON types."""
         return {**vars(self), "moves": {f"{old} -> {now}": count for (old, now), count in self.moves.most_common()}}
 
 

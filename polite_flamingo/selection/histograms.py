@@ -1,11 +1,12 @@
-"""Means, histograms and curves that merge: the sum is the same in whatever order the parts are added.
+"""Means, histograms and curves that merge exactly, in any order.
 
-Scores have four decimals, so that everything is counted in whole ten-thousandths. The size of a histogram depends on
-the range of the scores, never on how many there are.
+Scores have four decimals, so everything is counted in whole ten-thousandths. The size of a histogram depends on the
+range of the scores, not on their number.
 """
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,9 @@ from typing import Any
 from polite_flamingo.filters.thresholds import Sense
 
 UNIT = 10_000
-"""Parts of one: scores are stored with four decimals."""
+"""Units per 1: scores are stored with four decimals."""
+
+COMPARISONS = {"at_least": operator.ge, "below": operator.lt, "above": operator.gt, "at_most": operator.le}
 
 
 @dataclass(kw_only=True)
@@ -25,7 +28,7 @@ class Mean:
     units: int = 0
 
     def add(self, value: float) -> None:
-        """Count one value, of four decimals."""
+        """Add a value with up to four decimals."""
         self.count += 1
         self.units += round(value * UNIT)
 
@@ -36,16 +39,16 @@ class Mean:
 
     @property
     def value(self) -> float | None:
-        """The mean; None of nothing."""
+        """The mean; None without values."""
         return self.units / UNIT / self.count if self.count else None
 
 
 @dataclass(kw_only=True)
 class Histogram:
-    """Counts in bins of one fixed width, only those that are hit.
+    """Counts in bins of fixed width; empty bins are not stored.
 
-    Bin i holds [i * step, (i + 1) * step), or ((i - 1) * step, i * step] with `upper`: "at least" and "below" can be
-    answered exactly at the edges of the first kind, "above" and "at most" at those of the second.
+    Bin i holds [i * step, (i + 1) * step), or ((i - 1) * step, i * step] with `upper`. At its edges the first kind
+    gives exact counts for "at least" and "below", the second for "above" and "at most".
     """
 
     step: float
@@ -53,11 +56,11 @@ class Histogram:
     bins: Counter[int] = field(default_factory=Counter)
 
     def add(self, value: float) -> None:
-        """Count one value, of four decimals."""
+        """Add a value with up to four decimals."""
         self.bins[self.bin(value)] += 1
 
     def bin(self, value: float) -> int:
-        """The number of the value's bin."""
+        """Return the number of a value's bin."""
         units, width = round(value * UNIT), round(self.step * UNIT)
         return -(-units // width) if self.upper else units // width
 
@@ -68,34 +71,27 @@ class Histogram:
 
     @property
     def total(self) -> int:
-        """How many values were counted."""
+        """Number of values."""
         return sum(self.bins.values())
 
     def satisfying(self, sense: Sense, threshold: float | None) -> int:
-        """How many values are `sense` a threshold that lies on an edge of the bins; all of them where it is None."""
+        """Count the values that pass a threshold, which must lie on an edge of the bins; None passes all."""
         if threshold is None:
             return self.total
         edge = self.bin(threshold)
-        match sense:
-            case "at_least":
-                return sum(count for number, count in self.bins.items() if number >= edge)
-            case "below":
-                return sum(count for number, count in self.bins.items() if number < edge)
-            case "above":
-                return sum(count for number, count in self.bins.items() if number > edge)
-            case "at_most":
-                return sum(count for number, count in self.bins.items() if number <= edge)
+        passes = COMPARISONS[sense]
+        return sum(count for number, count in self.bins.items() if passes(number, edge))
 
 
 @dataclass(kw_only=True)
 class Curve:
-    """What one threshold does, for all its values at once.
+    """The effect of one threshold, for every value of it.
 
     Attributes:
         scores: of every sample that the check applies to.
-        deciding: of those among them that every other check keeps: only for these does this threshold decide.
-        kept: how many of `scores` are kept.
-        unscored: how many the check applies to, but without a number.
+        deciding: of those that every other check keeps: only for these does this threshold decide.
+        kept: number of `scores` whose samples are kept.
+        unscored: number of samples that the check applies to but that have no score.
     """
 
     scores: Histogram
@@ -112,6 +108,6 @@ class Curve:
 
 
 def histogram_of(record: Mapping[str, Any]) -> Histogram:
-    """Make a histogram of its JSON record."""
+    """Read a histogram from its JSON record."""
     bins = Counter({int(number): count for number, count in record["bins"].items()})
     return Histogram(step=record["step"], upper=record["upper"], bins=bins)

@@ -1,8 +1,8 @@
-"""One scored shard and a set of thresholds -> what is kept, why the rest is not, and statistics that merge.
+"""Apply thresholds to one scored shard: the kept samples, the verdicts on all of them, and statistics that merge.
 
-No model, no image is touched: another selection costs seconds. Memory holds one shard; everything that goes beyond it
-is in `Statistics`. Paragraphs of captions under the CLIPScore threshold are removed from the kept text; the scored
-shard still has it whole.
+No model is run and no image decoded, so selecting again takes seconds. Memory holds one shard; totals are in
+`Statistics`. Paragraphs of captions below the CLIPScore threshold are removed from the kept text; the scored shard
+keeps the whole text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from polite_flamingo.filters.paragraphs import join_paragraphs, paragraphs
 from polite_flamingo.filters.thresholds import (
     CHECKS,
     FILTERS_OF_TASK,
-    Check,
     Thresholds,
     apply_thresholds,
     first_failure,
@@ -29,17 +28,18 @@ from polite_flamingo.world import World
 
 DUPLICATE = Verdict(filter="duplicates", keep=False, reason="duplicate_key")
 
-_CHECKS = {check.filter: check for check in CHECKS}
+CHECK_OF = {check.filter: check for check in CHECKS}
+"""Name of a check -> the check."""
 
 
 @dataclass(kw_only=True)
 class Selection:
-    """What became of one shard's samples.
+    """The result of a selection from one shard.
 
     Attributes:
-        kept: in their order, with removed paragraphs noted in `scores` and all verdicts in `scores["verdicts"]`.
-        records: one for every sample, also of the rejected: key, dataset, keep, reason, verdicts; JSON types only.
-        statistics: of the shard's samples; its quarantined rows are yet to be counted (`count_quarantined`).
+        kept: in order, with removed paragraphs noted in `scores` and all verdicts in `scores["verdicts"]`.
+        records: one per sample, including rejected ones: key, dataset, keep, reason, verdicts; JSON types only.
+        statistics: of the shard's samples; the caller counts its quarantined rows (`count_quarantined`).
     """
 
     kept: list[Sample] = field(default_factory=list)
@@ -59,13 +59,13 @@ def select_shard(
 
     Args:
         samples: rewritten and scored.
-        shard: its name, by which the report finds a sample again.
-        thresholds: where each filter cuts.
+        shard: its name, which the report needs to find a sample again.
+        thresholds: of the filters.
         duplicates: digests of the keys that an earlier shard has (`Duplicates.of`).
-        world: the only one that the models know; rows that speak of another one are counted.
+        world: the only one that the models know; rows from another one are counted.
 
     Raises:
-        ValueError: a sample's scores do not fit its text.
+        ValueError: a sample's scores do not match its text.
     """
     selection = Selection()
     for sample in samples:
@@ -94,25 +94,23 @@ def select_shard(
 
 
 def split_paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[list[tuple[float, str]], list[tuple[float, str]]]:
-    """The (CLIPScore, paragraph) pairs that stay and those that go; none at all where the filter does not apply.
+    """Return the (CLIPScore, paragraph) pairs that stay and those that go; none if the filter does not apply.
 
     Raises:
-        ValueError: there is not one score for each paragraph.
+        ValueError: the numbers of scores and paragraphs differ.
     """
     scores = sample.scores.get("clip_paragraphs")
-    if (
-        "clipscore" not in FILTERS_OF_TASK[sample.task]
-        or not scores
-        or (len(scores) == 1 and not thresholds.clip_single)
-    ):
+    single = len(scores or ()) == 1 and not thresholds.clip_single
+    if not scores or single or "clipscore" not in FILTERS_OF_TASK[sample.task]:
         return [], []
     texts = paragraphs(sample.rewritten or "")
     if len(texts) != len(scores):
         raise ValueError(f"{sample.key}: {len(texts)} paragraphs but {len(scores)} CLIPScores; score its shard again")
-    pairs = list(zip(scores, texts, strict=True))
-    check = _CHECKS["clip"]
-    stay = [pair for pair in pairs if check.passes(pair[0], thresholds.clip)]
-    return stay, [pair for pair in pairs if not check.passes(pair[0], thresholds.clip)]
+    stay: list[tuple[float, str]] = []
+    go: list[tuple[float, str]] = []
+    for score, text in zip(scores, texts, strict=True):
+        (stay if CHECK_OF["clip"].passes(score, thresholds.clip) else go).append((score, text))
+    return stay, go
 
 
 def _kept(sample: Sample, thresholds: Thresholds, verdicts: list[dict[str, Any]]) -> Sample:
@@ -138,11 +136,10 @@ def _count(
         counts.kept += 1
     else:
         counts.rejected[failure.reason] += 1
-        statistics.also.update({verdict.filter for verdict in verdicts if not verdict.keep})
     _count_rewards(statistics, sample, kept=failure is None)
     failed = {verdict.filter for verdict in verdicts if not verdict.keep}
     for verdict in verdicts:
-        if verdict.filter not in _CHECKS:
+        if verdict.filter not in CHECK_OF:
             continue
         curve = statistics.curves[verdict.filter]
         if verdict.score is None:
@@ -184,17 +181,16 @@ def _offer(
 ) -> None:
     """Offer the sample to the slots of the gallery that it fits.
 
-    `over/CHECK` and `under/CHECK`: kept or rejected by this one check alone, nearest to the threshold; `worst/REASON`:
-    rejected for this reason, farthest from it; `kept/DATASET`: any kept one.
+    `over/CHECK` and `under/CHECK`: kept, or rejected by this check alone, nearest to the threshold; `worst/REASON`:
+    rejected for this reason, farthest from the threshold; `kept/DATASET`: any kept sample.
     """
     if failure is None:
         statistics.offer(f"kept/{sample.dataset}", pick(sample.key, shard))
     else:
-        distance = _distance(failure, thresholds)
-        statistics.offer(f"worst/{failure.reason}", pick(sample.key, shard, distance))
+        statistics.offer(f"worst/{failure.reason}", pick(sample.key, shard, _distance(failure, thresholds)))
     failed = [verdict for verdict in verdicts if not verdict.keep]
     for verdict in verdicts:
-        if verdict.filter not in _CHECKS or verdict.score is None or getattr(thresholds, verdict.filter) is None:
+        if verdict.filter not in CHECK_OF or verdict.score is None or getattr(thresholds, verdict.filter) is None:
             continue
         if failure is None:
             statistics.offer(f"over/{verdict.filter}", pick(sample.key, shard, _distance(verdict, thresholds)))
@@ -203,8 +199,8 @@ def _offer(
 
 
 def _distance(verdict: Verdict, thresholds: Thresholds) -> float:
-    """How far on the good side of its threshold a verdict's score lies; 0 for what has no threshold."""
-    check: Check | None = _CHECKS.get(verdict.filter)
+    """Return how far a verdict's score lies on the good side of its threshold; 0 without a threshold."""
+    check = CHECK_OF.get(verdict.filter)
     if check is None or verdict.score is None:
         return 0.0
     return round(check.distance(verdict.score, getattr(thresholds, check.filter)), 4)

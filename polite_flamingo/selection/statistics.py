@@ -1,10 +1,10 @@
-"""The numbers of a selection, which merge: counts, histograms, and the few samples worth looking at.
+"""Statistics of a selection, which merge: counts, histograms, and a few samples to look at.
 
-One `Statistics` a shard; `merge` adds another one in. Its size depends on the number of datasets, reasons and
-thresholds, never on the number of rows, and the result does not depend on the order of merging: sums are of whole
-ten-thousandths (scores have four decimals), and the samples are chosen by rank, ties broken by a digest of the key.
+There is one `Statistics` per shard; `merge` adds another. Its size depends on the number of datasets, reasons and
+thresholds, not on the number of rows, and the order of merging does not matter: sums are of whole ten-thousandths
+(scores have four decimals), and samples are chosen by rank, with ties broken by a digest of the key.
 
-It holds no texts and no images: a sample to look at is named by its shard and key (`report/gallery.py` fetches them).
+It holds no texts and no images: a sample to look at is a shard and a key (`report/gallery.py` fetches it).
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, UNSCORED
+from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS, UNSCORED, Check
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.selection.histograms import Curve, Histogram, Mean, histogram_of
 from polite_flamingo.world import mostly_foreign
 
 PICKS = 4
-"""Samples remembered in each slot of the gallery."""
+"""Samples kept for each slot of the gallery."""
 
 REWARD_STEP = 0.1
+REWARDS = ("reward_raw", "reward", "reward_raw_kept", "reward_kept")
+"""The mean rewards of a dataset: of annotations and of rewritten texts, each of all samples and of the kept ones."""
 
 UNKNOWN = "(unknown)"
-"""The dataset of what has no readable key."""
+"""The dataset of rows without a readable key."""
 
 
 @dataclass(kw_only=True)
 class DatasetCounts:
-    """One dataset's row of the funnel: `rows == kept + rejected + quarantined`.
+    """Counts of one dataset: `rows == kept + rejected + quarantined`.
 
-    `foreign` of the kept and rejected have words that the models never met (`world.py`).
+    `foreign` counts the kept and rejected samples with words that the models never saw (`world.py`).
     """
 
     tasks: Counter[str] = field(default_factory=Counter)
@@ -49,7 +51,7 @@ class DatasetCounts:
 
     @property
     def rows(self) -> int:
-        """Everything that came in."""
+        """All rows that were read."""
         return self.kept + self.rejected.total() + self.quarantined.total()
 
     def merge(self, other: DatasetCounts) -> None:
@@ -60,13 +62,13 @@ class DatasetCounts:
         self.quarantined.update(other.quarantined)
         self.paragraphs_removed += other.paragraphs_removed
         self.foreign += other.foreign
-        for name in ("reward_raw", "reward", "reward_raw_kept", "reward_kept"):
+        for name in REWARDS:
             getattr(self, name).merge(getattr(other, name))
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Pick:
-    """A sample worth looking at; smaller ones come first. `tie` is a digest of the key and breaks ties at random."""
+    """A sample to look at; the smallest come first. `tie` is a digest of the key, which breaks ties at random."""
 
     rank: float
     tie: str
@@ -75,36 +77,33 @@ class Pick:
 
 
 def pick(key: str, shard: str, rank: float = 0.0) -> Pick:
-    """Make a pick. Without a rank, picks are a random choice that stays the same for the same keys."""
+    """Make a pick. Without a rank, picks are a random choice that depends only on the keys."""
     return Pick(rank=rank, tie=_tie(key), key=key, shard=shard)
 
 
 def _curves() -> dict[str, Curve]:
-    found = {}
-    for check in CHECKS:
-        upper = check.sense in ("above", "at_most")
-        found[check.filter] = Curve(
-            scores=Histogram(step=check.step, upper=upper), deciding=Histogram(step=check.step, upper=upper)
-        )
-    return found
+    def empty(check: Check) -> Histogram:
+        return Histogram(step=check.step, upper=check.sense in ("above", "at_most"))
+
+    return {check.filter: Curve(scores=empty(check), deciding=empty(check)) for check in CHECKS}
 
 
 @dataclass(kw_only=True)
 class Statistics:
-    """Everything the report says, apart from the samples' own texts and images.
+    """Everything that the report shows, apart from texts and images of samples.
 
     Attributes:
         datasets: counts by dataset.
         curves: by check.
-        also: how many rejected samples fail each check, whether or not it was the first.
-        reward_raw: of the annotations; `reward`: of the rewritten; `reward_kept`: of the kept ones among these.
+        reward_raw: of the annotations.
+        reward: of the rewritten texts.
+        reward_kept: of the kept texts.
         picks: the gallery's samples by slot, see `selection.py`.
         quarantine: a few records of each reason.
     """
 
     datasets: dict[str, DatasetCounts] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=_curves)
-    also: Counter[str] = field(default_factory=Counter)
     reward_raw: Histogram = field(default_factory=lambda: Histogram(step=REWARD_STEP))
     reward: Histogram = field(default_factory=lambda: Histogram(step=REWARD_STEP))
     reward_kept: Histogram = field(default_factory=lambda: Histogram(step=REWARD_STEP))
@@ -112,18 +111,18 @@ class Statistics:
     quarantine: dict[str, list[Quarantined]] = field(default_factory=dict)
 
     def dataset(self, name: str) -> DatasetCounts:
-        """The counts of a dataset, made when first asked for."""
+        """Return the counts of a dataset, which are created on first use."""
         return self.datasets.setdefault(name, DatasetCounts())
 
     def total(self) -> DatasetCounts:
-        """All datasets together."""
+        """Add up all datasets."""
         total = DatasetCounts()
         for counts in self.datasets.values():
             total.merge(counts)
         return total
 
     def of_another_world(self) -> dict[str, tuple[int, int]]:
-        """The datasets whose rows the models cannot know: foreign rows, and rows that have a text to tell by."""
+        """Return the datasets from a world that the models do not know: foreign rows, and all readable rows."""
         return mostly_foreign(
             {name: (counts.foreign, counts.kept + counts.rejected.total()) for name, counts in self.datasets.items()}
         )
@@ -138,7 +137,7 @@ class Statistics:
             del found[PICKS:]
 
     def offer(self, slot: str, candidate: Pick) -> None:
-        """Remember the candidate if it is among the best of its slot."""
+        """Keep the candidate if it is among the best of its slot."""
         found = self.picks.setdefault(slot, [])
         if len(found) < PICKS or candidate < found[-1]:
             found.append(candidate)
@@ -146,12 +145,11 @@ class Statistics:
             del found[PICKS:]
 
     def merge(self, other: Statistics) -> None:
-        """Add the other's rows; in any order, the sum is the same."""
+        """Add the other's rows; the order of merging does not matter."""
         for name, counts in other.datasets.items():
             self.dataset(name).merge(counts)
         for name, curve in other.curves.items():
             self.curves[name].merge(curve)
-        self.also.update(other.also)
         for name in ("reward_raw", "reward", "reward_kept"):
             getattr(self, name).merge(getattr(other, name))
         for slot, found in other.picks.items():
@@ -160,46 +158,39 @@ class Statistics:
             self.quarantine[reason] = sorted([*self.quarantine.get(reason, []), *rows], key=_quarantine_rank)[:PICKS]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types only, equal for equal statistics; `from_json` is its inverse."""
+        """Convert to JSON types, equal for equal statistics; `from_json` is the inverse."""
         return dict(_plain(self))
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Statistics:
-        """Inverse of `to_json`."""
+        """Read what `to_json` wrote."""
         return Statistics(
             datasets={name: _dataset(counts) for name, counts in record["datasets"].items()},
             curves={
                 name: Curve(
-                    scores=histogram_of(curve["scores"]),
-                    deciding=histogram_of(curve["deciding"]),
-                    kept=curve["kept"],
-                    unscored=curve["unscored"],
+                    **{**curve, "scores": histogram_of(curve["scores"]), "deciding": histogram_of(curve["deciding"])}
                 )
                 for name, curve in record["curves"].items()
             },
-            also=Counter(record["also"]),
-            reward_raw=histogram_of(record["reward_raw"]),
-            reward=histogram_of(record["reward"]),
-            reward_kept=histogram_of(record["reward_kept"]),
+            **{name: histogram_of(record[name]) for name in ("reward_raw", "reward", "reward_kept")},
             picks={slot: [Pick(**found) for found in picks] for slot, picks in record["picks"].items()},
             quarantine={reason: [Quarantined(**row) for row in rows] for reason, rows in record["quarantine"].items()},
         )
 
 
 def rejections(counts: DatasetCounts) -> Iterator[tuple[str, int]]:
-    """The reasons that occurred, in the order in which samples are asked."""
+    """Yield the reasons that occurred, in the order of the filters."""
     return ((reason, counts.rejected[reason]) for reason in REJECTIONS if counts.rejected[reason])
 
 
 def stage_of(reason: str) -> str:
-    """The stage of the funnel at which a reason takes samples out: duplicates, rules, sts, clipscore, nli, unscored."""
-    if reason in ("duplicate_key", UNSCORED):
-        return {"duplicate_key": "duplicates", UNSCORED: UNSCORED}[reason]
-    return next(check.stage for check in CHECKS if check.reason == reason)
+    """Return the stage at which a reason rejects: duplicates, rules, sts, clipscore, nli or unscored."""
+    stages = {"duplicate_key": "duplicates", UNSCORED: UNSCORED, **{check.reason: check.stage for check in CHECKS}}
+    return stages[reason]
 
 
 def dataset_of(row: Quarantined) -> str:
-    """The dataset a quarantined row belongs to as far as its key tells; a shard that cannot be read has none."""
+    """Return the dataset of a quarantined row by its key; an unreadable shard has none."""
     dataset, slash, _ = row.key.partition("/")
     return dataset if slash and dataset else UNKNOWN
 
@@ -209,7 +200,7 @@ def _quarantine_rank(row: Quarantined) -> tuple[str, str, int, str]:
 
 
 def _tie(name: str) -> str:
-    """Return a digest that puts names in an order which nobody chose."""
+    """Return a digest that puts names into a random but fixed order."""
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
@@ -224,12 +215,5 @@ def _plain(value: Any) -> Any:
 
 
 def _dataset(record: Mapping[str, Any]) -> DatasetCounts:
-    return DatasetCounts(
-        tasks=Counter(record["tasks"]),
-        kept=record["kept"],
-        rejected=Counter(record["rejected"]),
-        quarantined=Counter(record["quarantined"]),
-        paragraphs_removed=record["paragraphs_removed"],
-        foreign=record["foreign"],
-        **{name: Mean(**record[name]) for name in ("reward_raw", "reward", "reward_raw_kept", "reward_kept")},
-    )
+    counters = {name: Counter(record[name]) for name in ("tasks", "rejected", "quarantined")}
+    return DatasetCounts(**{**record, **counters, **{name: Mean(**record[name]) for name in REWARDS}})

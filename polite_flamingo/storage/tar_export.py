@@ -5,8 +5,8 @@
 
 `datasets` takes its columns from the first rows of the first tar, refuses rows there that differ, and drops additional
 columns of later rows. So every picture is called .jpg whatever its format (every decoder goes by content; the record's
-`images` names the format), and all rows of a tar have the same number of pictures. If that number varies, tars with more
-pictures come first by name: `0-pictures-2-NAME.tar`, `1-pictures-1-NAME.tar`.
+`images` names the format), and all rows of a tar have the same number of pictures. If that number varies, tars with
+more pictures come first by name: `0-pictures-2-NAME.tar`, `1-pictures-1-NAME.tar`.
 
 The selection of a shard writes its tars under OUT/exports (`write_tars`). They get their names at the end
 (`place_tars`), once all numbers of pictures are known.

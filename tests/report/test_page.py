@@ -5,14 +5,13 @@ import html
 import io
 import json
 import re
-from pathlib import Path
 
 import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.filters.thresholds import CHECKS, Thresholds
 from polite_flamingo.report.gallery import MAX_SIDE, collect_gallery, readable, thumbnail
-from polite_flamingo.report.page import CHECK_NAMES, REASON_NAMES, STAGE_NAMES, TASK_NAMES, funnel, render, write_report
+from polite_flamingo.report.page import CHECK_NAMES, REASON_NAMES, STAGE_NAMES, TASK_NAMES, funnel, render
 from polite_flamingo.sample import TASKS, Image, Quarantined, Sample, Turn
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.selection.statistics import REJECTIONS, Statistics, stage_of
@@ -100,10 +99,9 @@ def test_text_from_a_dataset_cannot_leave_its_place() -> None:
     assert "alert(1)" in page.words and "{{ 7*7 }}" in page.words and "49" not in re.findall(r"\d+", page.words)
 
 
-def test_a_run_of_nothing_has_a_page_too(tmp_path: Path) -> None:
+def test_a_run_of_nothing_has_a_page_too() -> None:
     run = RunInfo(title="Nothing", command="x", started="2026-01-01T00:00:00+00:00")
-    write_report(Statistics(), Thresholds(), run, [], tmp_path / "report.html")
-    page = Page((tmp_path / "report.html").read_text())
+    page = Page(render(Statistics(), Thresholds(), run, []))
     assert page.open == [] and "No sample was scored" in page.words
 
 

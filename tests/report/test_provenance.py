@@ -12,7 +12,7 @@ from polite_flamingo.evaluation.bootstrap import Resampling
 from polite_flamingo.evaluation.results import summarise
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.report import evaluation
-from polite_flamingo.report.page import write_report
+from polite_flamingo.report.page import render
 from polite_flamingo.selection.statistics import Statistics
 from polite_flamingo.storage.run_info import ModelInfo, RunInfo
 from polite_flamingo.testbed.paper.page import write_paper
@@ -31,11 +31,13 @@ WHOLE = replace(
 
 
 def pages(run: RunInfo, folder: Path) -> dict[str, str]:
-    write_report(Statistics(), Thresholds(), run, [], folder / "page.html")
     write_paper(replace(example_results(seeds=2, samples=6), run=run), folder / "paper.html")
     results = summarise(world(4)[2], resampling=Resampling(draws=5))
-    found = {name: (folder / f"{name}.html").read_text() for name in ("page", "paper")}
-    return found | {"evaluation": evaluation.page(results, [], run=run)}
+    return {
+        "page": render(Statistics(), Thresholds(), run, []),
+        "paper": (folder / "paper.html").read_text(),
+        "evaluation": evaluation.page(results, [], run=run),
+    }
 
 
 def test_all_reports_tell_the_same_of_a_run(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.report.gallery import Group, collect_gallery
-from polite_flamingo.report.page import write_report
+from polite_flamingo.report.page import render
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.selection.statistics import Statistics
@@ -67,5 +67,5 @@ def example(thresholds: Thresholds, found: dict[str, list[Sample]]) -> tuple[Sta
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     statistics, gallery = example(Thresholds(), shards())
-    write_report(statistics, Thresholds(), RUN, gallery, folder / "report.html")
+    (folder / "report.html").write_text(render(statistics, Thresholds(), RUN, gallery))
     print(folder / "report.html")
