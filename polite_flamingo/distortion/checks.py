@@ -88,10 +88,8 @@ def is_near_copy(text: str, response: str) -> bool:
 def _ordered(text: str, request: Request) -> bool:
     """Whether the small changes of a near copy are those that the order asked for."""
     command, response = request.command, request.response
-    return command in FORM and (followed(command, text, response), followed(command, response, response)) == (
-        "yes",
-        "no",
-    )
+    already = followed(command, response, response) != "no"
+    return command in FORM and followed(command, text, response) == "yes" and not already
 
 
 def words(text: str) -> list[str]:

@@ -26,13 +26,9 @@ class Shares:
     captions_and_boxes: float = 14.0
 
     def __post_init__(self) -> None:
-        shares = (self.llm, self.text, self.captions_and_boxes)
+        shares = vars(self).values()
         if min(shares) < 0 or not sum(shares):
             raise ValueError("distortion.shares must not be negative, and at least one must be above 0")
-
-    def of(self, kind: Kind) -> float:
-        """The share of a kind."""
-        return {"llm": self.llm, "text": self.text, "captions_and_boxes": self.captions_and_boxes}[kind]
 
 
 @dataclass(frozen=True, kw_only=True)

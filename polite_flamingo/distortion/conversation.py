@@ -74,13 +74,8 @@ def begun_messages(request: Request, *, system: bool = True) -> list[dict[str, s
 def asking_messages(request: Request) -> list[dict[str, str]]:
     """A plain question, for servers that cannot continue a turn. Small models repeat a robot's words."""
     habit = f" That annotator's habit: {_habit(request.command)}." if request.command else ""
-    return [
-        {
-            "role": "user",
-            "content": f"{ASKED}{habit} {NOTE_ONLY}\n\nQuestion: {request.instruction}\nGood answer: "
-            f"{request.response}\nNote:",
-        }
-    ]
+    given = f"Question: {request.instruction}\nGood answer: {request.response}\nNote:"
+    return [{"role": "user", "content": f"{ASKED}{habit} {NOTE_ONLY}\n\n{given}"}]
 
 
 def instructions(command: str) -> tuple[str, ...]:

@@ -44,10 +44,6 @@ def follow(command: str, text: str, rng: random.Random) -> str:
     return f"{changed}\n{joint}{boxes}" if joint else changed
 
 
-def _no_punctuation(rng: random.Random, text: str) -> str:
-    return re.sub(r"[^\w\s]|_", "", text).lower()
-
-
 def _typos(rng: random.Random, text: str) -> str:
     words = [match.start() for match in re.finditer(r"[^\W\d_]{3,}", text)]
     wrong = set(rng.sample(words, -(-2 * len(words) // 5)))  # two in five, and at least one
@@ -87,10 +83,6 @@ def _drop_words(rng: random.Random, text: str) -> str:
     return "".join(word for place, word in enumerate(words) if place not in gone).strip()
 
 
-def _repetition(rng: random.Random, text: str) -> str:
-    return rng.choice(("\n", " ", ", ")).join([text] * rng.randint(2, 3))
-
-
 def _rearranged(rng: random.Random, text: str) -> str:
     def turned(line: str) -> str:
         words = line.split()
@@ -98,22 +90,6 @@ def _rearranged(rng: random.Random, text: str) -> str:
         return " ".join(words[at:] + words[:at])
 
     return "\n".join(map(turned, text.split("\n")))
-
-
-def _wordy(rng: random.Random, text: str) -> str:
-    return rng.choice(_WORDY).format(text)
-
-
-def _plain(rng: random.Random, text: str) -> str:
-    return " ".join(unmarked_text(text).split())
-
-
-def _reversed(rng: random.Random, text: str) -> str:
-    return "\n".join(reversed(sentences(text)))
-
-
-def _casual(rng: random.Random, text: str) -> str:
-    return f"{text.lower().rstrip('.')} {rng.choice(_CASUAL)}"
 
 
 def _irrelevant(rng: random.Random, text: str) -> str:
@@ -146,21 +122,21 @@ def _keys(most: int | None, joint: str) -> Rule:
 
 
 RULES: dict[str, Rule] = {
-    "no_punctuation": _no_punctuation,
+    "no_punctuation": lambda rng, text: re.sub(r"[^\w\s]|_", "", text).lower(),
     "typos": _typos,
     "grammar_errors": _grammar,
     "drop_words": _drop_words,
     "upper_case": lambda rng, text: text.upper(),
     "lower_case": lambda rng, text: text.lower(),
-    "repetition": _repetition,
+    "repetition": lambda rng, text: rng.choice(("\n", " ", ", ")).join([text] * rng.randint(2, 3)),
     "rearranged": _rearranged,
     "wrong_tenses": _exchanged(_TENSES),
-    "wordy": _wordy,
+    "wordy": lambda rng, text: rng.choice(_WORDY).format(text),
     "shortest": _keys(3, " "),
     "commas": _keys(None, ", "),
-    "plain": _plain,
-    "reversed": _reversed,
-    "casual": _casual,
+    "plain": lambda rng, text: " ".join(unmarked_text(text).split()),
+    "reversed": lambda rng, text: "\n".join(reversed(sentences(text))),
+    "casual": lambda rng, text: f"{text.lower().rstrip('.')} {rng.choice(_CASUAL)}",
     "irrelevant": _irrelevant,
     "echo": _echo,
     "five_words": _keys(5, " "),

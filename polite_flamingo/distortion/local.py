@@ -113,14 +113,11 @@ class LocalSpeaker:
         return list(self._tokenizer.batch_decode(new, skip_special_tokens=True))
 
     def _drawing(self, seeds: Sequence[str]) -> list[Any]:
-        """The logits processor that samples; None at temperature 0."""
+        """The logits processors that sample; none at temperature 0."""
         if not self._config.temperature:
             return []
-        return [
-            TemperatureLogitsWarper(self._config.temperature),
-            TopPLogitsWarper(self._config.top_p),
-            _OwnNoise(seeds),
-        ]
+        warpers = [TemperatureLogitsWarper(self._config.temperature), TopPLogitsWarper(self._config.top_p)]
+        return [*warpers, _OwnNoise(seeds)]
 
 
 def _wording(tokenizer: Any, model: str) -> Wording:

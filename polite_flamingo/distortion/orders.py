@@ -38,24 +38,9 @@ def _vocabulary(text: str) -> set[str]:
     return {word.lower() for word in re.findall(r"[^\W\d_]+", text)}
 
 
-def _no_punctuation(text: str, response: str) -> bool:
-    return text == text.lower() and not re.search(r"[.,;:!?…\"“”()](?!\d)|[。、，！？；：]", text)
-
-
-def _upper_case(text: str, response: str) -> bool | None:
-    return text == text.upper() if text.upper() != text.lower() else None
-
-
-def _lower_case(text: str, response: str) -> bool | None:
-    return text == text.lower() if text.upper() != text.lower() else None
-
-
-def _shortest(text: str, response: str) -> bool:
-    return len(_words(text)) <= max(5, len(_words(response)) // 4)
-
-
-def _five_words(text: str, response: str) -> bool:
-    return len(_words(text)) == 5
+def _in_case(convert: Callable[[str], str]) -> Check:
+    """Check that all letters are of one case, if the script has cases."""
+    return lambda text, response: text == convert(text) if text.upper() != text.lower() else None
 
 
 def _commas(text: str, response: str) -> bool | None:
@@ -63,10 +48,6 @@ def _commas(text: str, response: str) -> bool | None:
     if len(items) < 2:
         return None if len(_words(text)) < 3 else False
     return max(len(_words(item)) for item in items) <= 6
-
-
-def _plain(text: str, response: str) -> bool:
-    return "\n" not in text and unmarked_text(text) == text
 
 
 def _repetition(text: str, response: str) -> bool:
@@ -114,11 +95,6 @@ def _misspelt(word: str, known: str) -> bool:
     return SequenceMatcher(None, word, known, autojunk=False).ratio() >= 0.75
 
 
-def _drop_words(text: str, response: str) -> bool | None:
-    """Any summary drops words; a text as long as the response dropped none."""
-    return None if len(_words(text)) < len(_words(response)) else False
-
-
 def _other_words(text: str, response: str) -> bool | None:
     """Whether any word was exchanged or added; whether it fits cannot be determined."""
     known = _vocabulary(response)
@@ -133,18 +109,21 @@ def _reworded(text: str, response: str) -> bool | None:
 
 
 CHECKS: dict[str, Check] = {
-    "no_punctuation": _no_punctuation,
-    "upper_case": _upper_case,
-    "lower_case": _lower_case,
-    "shortest": _shortest,
-    "five_words": _five_words,
+    "no_punctuation": lambda text, response: (
+        text == text.lower() and not re.search(r"[.,;:!?…\"“”()](?!\d)|[。、，！？；：]", text)
+    ),
+    "upper_case": _in_case(str.upper),
+    "lower_case": _in_case(str.lower),
+    "shortest": lambda text, response: len(_words(text)) <= max(5, len(_words(response)) // 4),
+    "five_words": lambda text, response: len(_words(text)) == 5,
     "commas": _commas,
-    "plain": _plain,
+    "plain": lambda text, response: "\n" not in text and unmarked_text(text) == text,
     "repetition": _repetition,
     "echo": _echo,
     "reversed": _reversed,
     "typos": _typos,
-    "drop_words": _drop_words,
+    # Any summary drops words; a text as long as the response dropped none.
+    "drop_words": lambda text, response: None if len(_words(text)) < len(_words(response)) else False,
     "swap_synonyms": _other_words,
     "metaphors": _other_words,
     "irrelevant": _other_words,

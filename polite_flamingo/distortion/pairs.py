@@ -58,15 +58,16 @@ def distort(
     rows = single_turns(samples, config.turns)
     with tempfile.TemporaryDirectory(prefix="distortion-") as folder:
         distorter = Distorter(config, speaker=speaker, captions=caption_index(config, Path(folder)))
-        good = [row for row in rows if isinstance(row, Sample)]
-        made = iter(distorter.distort(good))
-        return [row if isinstance(row, Quarantined) else _row(row, next(made), n) for n, row in enumerate(rows)]
-
-
-def _row(sample: Sample, made: Sample | BadSample, number: int) -> Row:
-    if isinstance(made, Sample):
-        return made
-    return Quarantined(key=sample.key, shard="", index=number, reason=made.reason, detail=made.detail)
+        made = iter(distorter.distort([row for row in rows if isinstance(row, Sample)]))
+        for number, row in enumerate(rows):
+            if isinstance(row, Sample):
+                one = next(made)
+                rows[number] = (
+                    Quarantined(key=row.key, shard="", index=number, reason=one.reason, detail=one.detail)
+                    if isinstance(one, BadSample)
+                    else one
+                )
+    return rows
 
 
 def single_turns(rows: Iterable[Row], turns: Literal["first", "all"]) -> list[Row]:
@@ -145,16 +146,16 @@ class Distorter:
         made: dict[int, Sample | BadSample] = {}
         wanted = []
         for place, sample in enumerate(samples):
+            one: Sample | BadSample | _Wanted
             try:
                 check_good(sample)
                 one = self._plan(place, sample)
             except BadSample as bad:
-                made[place] = bad
-                continue
-            if isinstance(one, Sample):
-                made[place] = one
-            else:
+                one = bad
+            if isinstance(one, _Wanted):
                 wanted.append(one)
+            else:
+                made[place] = one
         while wanted:
             wanted = self._draw(wanted, made)
         return [made[place] for place in range(len(samples))]
@@ -176,7 +177,7 @@ class Distorter:
         return _Wanted(place=place, sample=sample, kind=kind, facts=facts)
 
     def _drawn(self, rng: random.Random, kinds: Sequence[Kind]) -> Kind:
-        return rng.choices(kinds, [self._config.shares.of(kind) for kind in kinds])[0]
+        return rng.choices(kinds, [getattr(self._config.shares, kind) for kind in kinds])[0]
 
     def _retrieved(self, sample: Sample) -> tuple[str, dict[str, Any]]:
         if self._captions is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from polite_flamingo.distortion.config import KINDS
@@ -16,6 +17,9 @@ COUNTED = (
     "kinds", "speakers", "wordings", "commands", "followed", "not_followed", "steps", "datasets", "instead_of", "draws",
     "not_taken",
 )  # fmt: skip
+
+FACTS = {"kind": "kinds", "speaker": "speakers", "wording": "wordings", "followed": "followed", "draws": "draws"}
+"""Fact of a pair -> its name among the counts."""
 
 SHARDS_LOOKED_AT = 40
 """Most shards to read for the page; every shard has all kinds."""
@@ -33,21 +37,15 @@ def count(rows: Sequence[Sample | Quarantined]) -> Counts:
             counted["not_taken"].update(reasons_of(row))
             continue
         done = row.provenance["distortion"]
-        counted["kinds"][done["kind"]] += 1
         counted["datasets"][row.dataset] += 1
+        for fact, name in FACTS.items():
+            if fact in done:
+                counted[name][str(done[fact])] += 1
         if done["kind"] == "llm":
-            counted["speakers"][done["speaker"]] += 1
             counted["commands"][done["command"] or "none"] += 1
-            if "wording" in done:
-                counted["wordings"][done["wording"]] += 1
-            if "followed" in done:
-                counted["followed"][done["followed"]] += 1
-                if done["followed"] == "no":
-                    counted["not_followed"][done["command"]] += 1
-        if done["kind"] == "text":
-            counted["steps"].update(_steps(done))
-        if "draws" in done:
-            counted["draws"][str(done["draws"])] += 1
+        if done.get("followed") == "no":
+            counted["not_followed"][done["command"]] += 1
+        counted["steps"].update(_steps(done))
         counted["not_taken"].update(done.get("not_taken", {}))
         if "instead_of" in done:
             counted["instead_of"][f"{done['instead_of']['kind']}: {done['instead_of']['reason']}"] += 1
@@ -95,6 +93,4 @@ def pick(
 
 
 def _in_turn(ways: Sequence[Sequence[Sample]], most: int) -> list[Sample]:
-    longest = max(map(len, ways))
-    turns = [way[turn] for turn in range(longest) for way in ways if turn < len(way)]
-    return turns[:most]
+    return [sample for turn in zip_longest(*ways) for sample in turn if sample is not None][:most]

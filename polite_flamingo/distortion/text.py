@@ -73,11 +73,9 @@ def _characters(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
         "word_rate": round(rng.uniform(0.05, 0.5), 3),
         "rate": round(rng.uniform(0.05, 0.5), 3),
     }
-    made = lambda: RandomCharAug(  # noqa: E731
-        action=done["action"], aug_char_p=done["rate"], aug_word_p=done["word_rate"], aug_word_max=MOST_WORDS,
-        aug_char_max=None, tokenizer=_tokens, reverse_tokenizer=_joined,
-    )  # fmt: skip
-    return _run(made, text, rng), done
+    rates = {"aug_char_p": done["rate"], "aug_word_p": done["word_rate"]}
+    most = {"aug_word_max": MOST_WORDS, "aug_char_max": None}
+    return _run(rng, text, RandomCharAug, action=done["action"], **rates, **most), done
 
 
 def _words(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
@@ -87,16 +85,13 @@ def _words(rng: random.Random, text: str) -> tuple[str, dict[str, Any]]:
     crop = done["action"] == "crop"
     if len(_tokens(text)) < (3 if crop else 2):
         return text, done  # nlpaug's crop fails on so few, and a single word deleted leaves nothing
-    made = lambda: RandomWordAug(  # noqa: E731
-        action=done["action"], aug_p=done["rate"], aug_min=2 if crop else 1, aug_max=MOST_WORDS, tokenizer=_tokens,
-        reverse_tokenizer=_joined,
-    )  # fmt: skip
-    return _run(made, text, rng), done
+    most = {"aug_min": 2 if crop else 1, "aug_max": MOST_WORDS}
+    return _run(rng, text, RandomWordAug, action=done["action"], aug_p=done["rate"], **most), done
 
 
-def _run(made: Callable[[], Any], text: str, rng: random.Random) -> str:
+def _run(rng: random.Random, text: str, augmenter: Callable[..., Any], **options: Any) -> str:
     with seeded(rng.getrandbits(32)):
-        found = made().augment(text)
+        found = augmenter(**options, tokenizer=_tokens, reverse_tokenizer=_joined).augment(text)
     return found[0] if found else text
 
 

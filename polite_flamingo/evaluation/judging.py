@@ -193,7 +193,8 @@ def _blank(contestants: tuple[str, ...], keys: list[str], tasks: list[str]) -> J
     scores: dict[str, dict[str, list[float | None]]] = {
         name: {metric: [None] * len(keys) for metric in (*METRICS, *ABOUT)} for name in contestants
     }
-    missing, unscored, faults = ({name: {} for name in contestants} for _ in range(3))
+    counts: list[dict[str, dict[str, int]]] = [{name: {} for name in contestants} for _ in range(3)]
+    missing, unscored, faults = counts
     return Judged(
         contestants=contestants, keys=keys, tasks=tasks, scores=scores, missing=missing, unscored=unscored,
         faults=faults,

@@ -16,16 +16,8 @@ from collections.abc import Iterator, Mapping
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JP2 = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _JP2_BOXES = {
-    b"jP  ": 12,
-    b"ftyp": 8,
-    b"jp2h": 8,
-    b"ihdr": 22,
-    b"bpcc": 9,
-    b"colr": 15,
-    b"pclr": 12,
-    b"cmap": 12,
-    b"cdef": 10,
-}
+    b"jP  ": 12, b"ftyp": 8, b"jp2h": 8, b"ihdr": 22, b"bpcc": 9, b"colr": 15, b"pclr": 12, b"cmap": 12, b"cdef": 10,
+}  # fmt: skip
 """Boxes needed to read JPEG 2000 (ISO 15444-1, annex I), with their minimum sizes in bytes."""
 
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
@@ -91,11 +83,8 @@ def _jpeg(data: bytes) -> Iterator[bytes]:
         if marker == 0xDA or size < 2 or end > len(data):
             break
         body = data[at + 4 : end]
-        if (
-            not (0xE0 <= marker <= 0xEF or marker == 0xFE)
-            or _defines_colours(marker, body)
-            or body.startswith(b"Exif\0\0")
-        ):
+        metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
+        if not metadata or _defines_colours(marker, body) or body.startswith(b"Exif\0\0"):
             yield data[at:end]
         at = end
     yield data[at:]

@@ -20,23 +20,9 @@ from polite_flamingo.storage.user_paths import expanded, is_pattern
 from polite_flamingo.storage.visibility import out_of_reach
 
 OUTPUT_FOLDERS = (
-    "scored",
-    "pairs",
-    "captions",
-    "manifests",
-    "quarantine",
-    "keys",
-    "pf1m",
-    "parquet",
-    "verdicts",
-    "exports",
-    "images",
-    "journal",
-    "engine",
-    "parts",
-    "replay",
-    "scratch",
-)
+    "scored", "pairs", "captions", "manifests", "quarantine", "keys", "pf1m", "parquet", "verdicts", "exports", "images",
+    "journal", "engine", "parts", "replay", "scratch",
+)  # fmt: skip
 """The folders that a job writes in its output folder."""
 
 PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lz4")
@@ -168,9 +154,8 @@ def input_files(source: str, own: Path | None = None) -> tuple[Path, Found]:
     path = Path(source)
     if not is_pattern(source):
         if not path.exists():
-            raise ValueError(
-                f"input {source} does not exist; give a folder of .tar shards, one .tar, or a pattern in quotes"
-            )
+            remedy = "give a folder of .tar shards, one .tar, or a pattern in quotes"
+            raise ValueError(f"input {source} does not exist; {remedy}")
         if own is not None and (folder := _written(path, own)):
             raise ValueError(f"input {source} lies in {folder}, which this job writes: give another --out")
         if path.is_dir():
@@ -205,10 +190,7 @@ def _fixed(pattern: str) -> str:
 def _written(path: Path, own: Path) -> Path | None:
     """Return the output folder of the job that a path lies in, or None."""
     root, found = own.resolve(), path.resolve()
-    for folder in OUTPUT_FOLDERS:
-        if found.is_relative_to(root / folder):
-            return own / folder
-    return None
+    return next((own / folder for folder in OUTPUT_FOLDERS if found.is_relative_to(root / folder)), None)
 
 
 def _kind(name: str) -> str:

@@ -78,8 +78,7 @@ def _look(path: Path) -> tuple[str, bool]:
                     ours = _is_ours(tar, member)
                     if ours:
                         return "", companions
-                    if ours is False:
-                        first = first or name
+                    first = first or ("" if ours is None else name)
     except BROKEN_TAR:
         pass  # its reader says so, in the shard's row
     return _message(path, first) if first else "", companions
@@ -99,9 +98,7 @@ def _is_ours(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool | None:
 
 
 def _message(path: Path, first: str) -> str:
-    command = shlex.join(
-        ["polite-flamingo", "ingest", "--source", "webdataset", "--annotations", str(path.parent), "--out", "DIR"]
-    )
+    command = f"polite-flamingo ingest --source webdataset --annotations {shlex.quote(str(path.parent))} --out DIR"
     return printable(
         f"{path} is not a shard of this project: it holds {first[:80]!r}, and no sample's .json beside it. If these "
         f"are pictures with captions or conversations, make shards of them and give those as input: {command}"

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ def join_exports(*, out: Path, names: Sequence[str]) -> int:
 
     Streaming: a line at a time. The lines' files, and images of shards no longer named, are removed at the end.
     """
-    counts = {kind: _join(out / f"{kind}.json", _lines(out, names, kind)) for kind in KINDS}
+    counts = {kind: _join(out / f"{kind}.json", (_part(out, name, kind) for name in names)) for kind in KINDS}
     assert counts["pf1m"] == counts["llava"], counts
     write_atomically(out / "dataset_info.json", json.dumps(DATASET_INFO, indent=2) + "\n")
     shutil.rmtree(out / "exports", ignore_errors=True)
@@ -139,23 +139,19 @@ def _part(out: Path, name: str, kind: str) -> Path:
     return out / "exports" / f"{name}.{kind}.jsonl"
 
 
-def _lines(out: Path, names: Sequence[str], kind: str) -> Iterator[str]:
-    for name in names:
-        with _part(out, name, kind).open(encoding="utf-8", newline="\n") as file:
-            for line in file:
-                yield line.rstrip("\n")
-
-
-def _join(path: Path, lines: Iterator[str]) -> int:
-    """Write a JSON array of one record a line."""
+def _join(path: Path, parts: Iterable[Path]) -> int:
+    """Write a JSON array with one record per line; return the number of records."""
     for stale in path.parent.glob(f"{path.name}.tmp-*"):
         if is_temporary(stale.name):  # of a selection that was killed here
             stale.unlink(missing_ok=True)
     count = 0
     with replacing(path) as file:
         file.write(b"[")
-        for count, line in enumerate(lines, 1):
-            file.write((("\n" if count == 1 else ",\n") + line).encode())
+        for part in parts:
+            with part.open("rb") as lines:
+                for line in lines:
+                    file.write((b",\n" if count else b"\n") + line.rstrip(b"\n"))
+                    count += 1
         file.write(b"\n]\n")
     return count
 

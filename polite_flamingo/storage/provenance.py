@@ -37,7 +37,7 @@ class IngestCounts:
 
     @property
     def where(self) -> tuple[str, str]:
-        """What tells it from others."""
+        """The folder and the name, which identify an ingest."""
         return self.folder, self.name
 
 

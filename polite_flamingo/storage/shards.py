@@ -210,9 +210,8 @@ def _to_sample(group: Group) -> Sample:
         raise BadSample("bad_field", f"{group.member}: its key is {sample.key[:80]!r}; it must be the member's name")
     listed = record.get("images", []) if isinstance(record, dict) else []
     if sorted(group.images) != list(range(len(images))) or (isinstance(listed, list) and len(listed) > len(images)):
-        raise BadSample(
-            "missing_image", f"{group.key}: has images {sorted(group.images)} of {max(len(listed), len(images))}"
-        )
+        most = max(len(listed), len(images))
+        raise BadSample("missing_image", f"{group.key}: has images {sorted(group.images)} of {most}")
     return sample.validate()
 
 
@@ -220,11 +219,10 @@ def _as_listed(images: tuple[Image, ...], extensions: object) -> tuple[Image, ..
     """The images with the extensions that the record gives them, if it does."""
     if not isinstance(extensions, list) or len(extensions) != len(images):
         return images
+    plain = [isinstance(extension, str) and _EXTENSION.fullmatch(extension) for extension in extensions]
     return tuple(
-        Image(extension=extension, data=image.data)
-        if isinstance(extension, str) and _EXTENSION.fullmatch(extension)
-        else image
-        for image, extension in zip(images, extensions, strict=True)
+        Image(extension=extension, data=image.data) if known else image
+        for image, extension, known in zip(images, extensions, plain, strict=True)
     )
 
 

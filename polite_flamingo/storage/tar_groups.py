@@ -98,7 +98,7 @@ def _group_for(
 ) -> Group:
     """The group that lacks this member: the one just read from if it can be, else the first, else a new one."""
     same = by_key.setdefault(key, [])
-    candidates = ([last] if last in same else []) + same if last is not None else same
+    candidates = [last, *same] if last is not None and last in same else same
     group = next((group for group in candidates if slot not in group.seen), None)
     if group is None:
         group = Group(key=key, member=name)
@@ -127,11 +127,8 @@ def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, match: re.Ma
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         _note(group, "unsafe_name", f"member {name[:80]!r} leads out of the shard")
     elif not member.isreg() or member.issparse():
-        _note(
-            group,
-            "unsafe_name",
-            f"member {name[:80]!r} is a link, device or sparse file; only plain files are read",
-        )
+        detail = f"member {name[:80]!r} is a link, device or sparse file; only plain files are read"
+        _note(group, "unsafe_name", detail)
     elif match is None:
         pass  # another tool's column: a row needs only KEY.json and KEY.N.EXT
     elif match["json"]:
