@@ -26,6 +26,9 @@ from polite_flamingo.sample import IMAGE_MARK, Sample
 FILE = "world.json"
 ANOTHER = 0.5
 """A dataset is from another world if more than this share of its rows is foreign."""
+SHARDS_CHECKED = 20
+ROWS_CHECKED = 100
+"""Rows per shard that `count_foreign_rows` reads."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -133,7 +136,7 @@ class ForeignRows:
         self.words.update(unknown)
 
 
-def count_foreign_rows(world: World, shards: Mapping[str, Path], most: int = 20, rows: int = 100) -> ForeignRows:
+def count_foreign_rows(world: World, shards: Mapping[str, Path]) -> ForeignRows:
     """Check the texts of the first rows of some shards, one of each series that ingest numbered.
 
     Unreadable shards and rows are skipped here; the build quarantines them with their reason.
@@ -141,15 +144,13 @@ def count_foreign_rows(world: World, shards: Mapping[str, Path], most: int = 20,
     Args:
         world: that the models know.
         shards: by name.
-        most: number of shards to check.
-        rows: per shard.
     """
     found = ForeignRows()
     first: dict[str, Path] = {}
     for name, path in shards.items():
         first.setdefault(re.sub(r"[-_]?\d+$", "", name), path)
-    for shard in list(first.values())[:most]:
-        for record in _records(shard, rows):
+    for shard in list(first.values())[:SHARDS_CHECKED]:
+        for record in _records(shard, ROWS_CHECKED):
             turns = record.get("turns")
             turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
             texts = [turn[name] for turn in turns for name in ("instruction", "response") if name in turn]

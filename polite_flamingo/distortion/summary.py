@@ -68,20 +68,17 @@ def total(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Counts:
     }
 
 
-def pick(
-    shards: Iterable[str], read: Callable[[str], Iterable[Sample]], a_kind: int, most_shards: int = SHARDS_LOOKED_AT
-) -> dict[str, list[Sample]]:
+def pick(shards: Iterable[str], read: Callable[[str], Iterable[Sample]], a_kind: int) -> dict[str, list[Sample]]:
     """Pairs to show, at most `a_kind` of each kind; orders and steps that were shown least come first.
 
     Args:
         shards: names, in order.
         read: the pairs of a shard.
         a_kind: how many of each.
-        most_shards: that are read.
     """
     found: dict[str, dict[str, list[Sample]]] = {kind: {} for kind in KINDS}
     for number, name in enumerate(shards):
-        if number >= most_shards or all(sum(map(len, ways.values())) >= 6 * a_kind for ways in found.values()):
+        if number >= SHARDS_LOOKED_AT or all(sum(map(len, ways.values())) >= 6 * a_kind for ways in found.values()):
             break
         for sample in read(name):
             done = sample.provenance["distortion"]

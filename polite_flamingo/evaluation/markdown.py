@@ -10,11 +10,11 @@ from polite_flamingo.evaluation.results import Results
 from polite_flamingo.formatting import table
 
 
-def to_markdown(results: Results, title: str = "Evaluation") -> str:
+def to_markdown(results: Results) -> str:
     """All tables of an evaluation."""
     confidence = f"{100 * results.resampling.confidence:g} %"
     lines = [
-        f"# {title}",
+        "# Evaluation",
         "",
         f"{results.samples:,} samples, {len(results.contestants)} contestants. In brackets: {confidence} intervals, "
         f"{results.resampling.draws:,} draws of the samples, paired over contestants. "

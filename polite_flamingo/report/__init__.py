@@ -1,1 +1,1 @@
-"""From statistics and a gallery to one self-contained HTML file."""
+"""Self-contained HTML pages: the report of a selection, previews, distortions, evaluations."""

@@ -1,7 +1,7 @@
-"""The two charts of a selection's report: the rewards before and after, and what each threshold would keep.
+"""The two charts of a selection's report: rewards before and after, and the share that each threshold would keep.
 
-Their text has the size of the page's when a chart is drawn at its own width: a page draws a narrow and a wide one where
-it has room for both.
+The text of a chart matches the page's if the chart is shown at its own width, so a page may draw a narrow and a wide
+one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from polite_flamingo.selection.statistics import Statistics
 
 
 def reward_chart(statistics: Statistics, *, width: float) -> Markup:
-    """Draw the rewards of the annotations, of all rewritten texts, and of the kept ones among these, as shares."""
+    """Draw histograms of the rewards of annotations, of rewritten texts, and of kept texts."""
     raw, rewritten, kept = statistics.reward_raw, statistics.reward, statistics.reward_kept
     total = statistics.total()
     means = {"raw": total.reward_raw.value, "kept": total.reward_kept.value}
@@ -46,9 +46,9 @@ def reward_chart(statistics: Statistics, *, width: float) -> Markup:
 
 
 def what_if_chart(check: Check, curve: Curve, value: float | None, *, width: float) -> Markup:
-    """Draw the share of the judged samples that would be kept as this one threshold moves and all others stay.
+    """Draw the share of judged samples that would be kept if only this threshold moved.
 
-    Of a check that is not asked (None) the dot shows what it would keep where it is offered.
+    For a check that is off (None) the dot shows the share that it would keep at its suggested threshold.
     """
     judged = curve.scores.total
     threshold = check.offered if value is None else value

@@ -1,4 +1,4 @@
-"""Results and examples -> one HTML page: means by task, win rates, the alignment tax, answers side by side."""
+"""The page of an evaluation: means by task, win rates, the alignment tax, answers side by side."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from polite_flamingo.report.template import fill
 from polite_flamingo.storage.run_info import RunInfo
 
 PICTURES = 4
-"""Of a sample, at most."""
+"""Most pictures to show of a sample."""
 
 
 def page(
     results: Results, examples: Sequence[Example], *, run: RunInfo, unreadable: Mapping[str, int] | None = None,
     contestants: Mapping[str, str] | None = None,
 ) -> str:  # fmt: skip
-    """The page's HTML.
+    """Return the page as HTML.
 
     Args:
         results: of the evaluation.
-        examples: to be shown.
-        run: where it comes from.
-        unreadable: reason -> rows of the input that could not be read.
-        contestants: name -> what stands behind it.
+        examples: to show.
+        run: that made the results.
+        unreadable: reason -> number of input rows that could not be read.
+        contestants: name -> its model, server or file.
     """
     return fill(
         "evaluation",
@@ -59,13 +59,13 @@ def page(
 
 
 def heading(task: str) -> str:
-    """A task's name as the beginning of a line."""
+    """Return a task's name with a capital, as a heading."""
     name = TASK_NAMES.get(task, task)
     return name[:1].upper() + name[1:]
 
 
 def best(results: Results) -> tuple[str, Estimate] | None:
-    """Of those that are no annotation, the one most often preferred to the raw annotation."""
+    """Return the model that is most often preferred to the raw annotation, and its win rate."""
     rated = [
         (name, rates[RAW])
         for name, rates in results.wins.rates.items()
@@ -75,7 +75,7 @@ def best(results: Results) -> tuple[str, Estimate] | None:
 
 
 def win_map(results: Results) -> Markup:
-    """The win rates as a heat map."""
+    """Draw the win rates as a heat map."""
 
     def cell(row: str, column: str) -> Cell | None:
         if row == column:
@@ -97,7 +97,7 @@ def win_map(results: Results) -> Markup:
 
 
 def charts(results: Results, task: str) -> list[tuple[str, Markup]]:
-    """(metric, bars) of a task. The annotation's own accuracy and likeness to itself are left to the table."""
+    """Return (metric, bars) of a task, without the raw annotation's scores against itself."""
     found = []
     for metric, means in results.tasks[task].means.items():
         scale = 100 if METRICS[metric].share else 1
@@ -119,7 +119,7 @@ def charts(results: Results, task: str) -> list[tuple[str, Markup]]:
 
 
 def estimate(metric: str, one: Estimate | None, *, sign: bool = False) -> Markup:
-    """A value and, smaller, its interval; both are numbers of our own making."""
+    """Return a value and, smaller, its interval as HTML."""
     if one is None or one.value is None:
         return Markup("–")
     value = shown(metric, one.value, sign=sign)

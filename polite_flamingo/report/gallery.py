@@ -1,7 +1,7 @@
-"""The samples that a report shows: fetched by the picks of the statistics, shrunk, and cut to a readable length.
+"""The samples that a report shows: read from their shards, with thumbnails and texts of readable length.
 
-Shards are read one at a time, and only those that hold a pick. Images become small pictures of our own making (no byte
-of a source's file reaches the page) and texts lose what no font shows; escaping is the template's work.
+Only shards that hold a picked sample are read, one at a time. Images are re-encoded as thumbnails, so no byte of a
+source's file reaches the page. Control characters are removed from texts; the template escapes them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_SIDE = 320
 MAX_TEXT = 560
 KEPT_CARDS = 12
 SIDE_CARDS = 2
-"""On each side of a threshold."""
+"""Most cards on each side of a threshold."""
 WORST_CARDS = 3
 
 CHECKS_BY_INTEREST = sorted(CHECK_OF.values(), key=lambda check: (check.stage == "rules", STAGES.index(check.stage)))
@@ -41,7 +41,7 @@ CHECKS_BY_INTEREST = sorted(CHECK_OF.values(), key=lambda check: (check.stage ==
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """A picture as a `data:` URI, with its size in pixels; without one, why it cannot be shown."""
+    """A picture as a `data:` URI with its size in pixels, or the `problem` why there is none."""
 
     uri: str = ""
     width: int = 0
@@ -51,7 +51,7 @@ class Thumbnail:
 
 @dataclass(frozen=True, kw_only=True)
 class Paragraph:
-    """Part of a rewritten text; `removed` by CLIPScore."""
+    """A paragraph of a rewritten text; `removed` if its CLIPScore was too low."""
 
     text: str
     removed: bool = False
@@ -60,7 +60,7 @@ class Paragraph:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """One sample, before and after; beside a threshold, with its side of it and the deciding number in full."""
+    """One sample, before and after; in a group at a threshold also its `side` and its `exact` score."""
 
     key: str
     dataset: str
@@ -88,15 +88,15 @@ class Group:
 def collect_gallery(
     statistics: Statistics, thresholds: Thresholds, *, read: Callable[[str], Iterable[Sample]]
 ) -> list[Group]:
-    """Fetch the samples to show.
+    """Read the samples to show.
 
     Args:
         statistics: merged, of the whole run.
-        thresholds: those of the selection.
-        read: the samples of the scored shard of a name; called once for each shard that is needed.
+        thresholds: of the selection.
+        read: returns the samples of the scored shard with a name; called once per shard that is needed.
 
     Raises:
-        ValueError: a shard does not hold a sample that it was picked from.
+        ValueError: a shard no longer holds a picked sample.
     """
     plan = list(_plan(statistics))
     needed: dict[str, set[str]] = {}
@@ -120,7 +120,7 @@ def collect_gallery(
 
 
 def _plan(statistics: Statistics) -> Iterable[tuple[str, str, list[tuple[str, Pick]]]]:
-    """(kind, name, picks with their side of the threshold) of each group of cards, in the order of the page."""
+    """Yield (kind, name, picks with their side of the threshold) for each group of cards, in the order of the page."""
     by_dataset = [picks for slot, picks in sorted(statistics.picks.items()) if slot.startswith("kept/")]
     turns = [
         picks[turn] for turn in range(max(map(len, by_dataset), default=0)) for picks in by_dataset if turn < len(picks)
@@ -170,7 +170,7 @@ def _paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[Paragraph, ...]
 
 
 def _numbers(scores: Any) -> Iterable[tuple[str, str]]:
-    """The scores of a sample as people read them."""
+    """Yield the scores of a sample as (label, formatted number)."""
     if scores.get("reward") is not None and scores.get("reward_raw") is not None:
         yield "reward", f"{fixed(scores['reward_raw'])} → {fixed(scores['reward'])}"
     labels = {"sts": "STS", "rouge_l": "Rouge-L", "repetition": "repetition"}
@@ -191,13 +191,13 @@ def readable(text: str, most: int = MAX_TEXT) -> str:
 
 
 def printable(text: str) -> str:
-    """Without control characters and halves of surrogate pairs."""
+    """Return a text without control characters and lone surrogates."""
     shown = text.encode("utf-8", "replace").decode()
     return "".join(c for c in shown if c in "\n\t" or not (ord(c) < 32 or 0x7F <= ord(c) < 0xA0))
 
 
 def thumbnail(data: bytes, side: int = MAX_SIDE, quality: int = 80) -> Thumbnail:
-    """At most `side` pixels a side; small drawings without loss, photographs as WebP of a quality from 1 to 100."""
+    """Shrink a picture to at most `side` pixels a side, as WebP: small ones lossless, others at `quality` of 100."""
     try:
         image = decoding.decode(data)
     except BadSample as bad:

@@ -1,6 +1,6 @@
-"""Statistics, a run's provenance and a gallery -> one HTML file that needs nothing else.
+"""The report of a selection as one self-contained HTML page.
 
-Everything that comes from a dataset is escaped (`template.py`); charts are made of numbers (`svg.py`).
+Everything from a dataset is escaped (`template.py`); charts are drawn from numbers (`svg.py`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ TASK_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One stage of the funnel: how many it takes out of how many that reach it."""
+    """One stage of the funnel: how many samples reach it, and how many of them it removes."""
 
     stage: str
     name: str
@@ -81,7 +81,7 @@ class Step:
 
     @property
     def left(self) -> int:
-        """How many go on."""
+        """Number of samples that pass."""
         return self.reaching - self.removed
 
 
@@ -93,15 +93,15 @@ def render(
     annotations: Annotations = NOTHING,
     changed: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """The page's HTML.
+    """Return the page as HTML.
 
     Args:
         statistics: of the selection.
         thresholds: of the selection.
         run: that made the samples.
         gallery: the samples to show.
-        annotations: what became of annotation records before they were rows of the build, as far as it is known.
-        changed: what differs from the selection before (`Difference.rows`).
+        annotations: the counts of annotation records before the build, as far as they are known.
+        changed: the differences from the previous selection (`Difference.rows`).
     """
     return fill(
         "page",
@@ -138,7 +138,7 @@ def render(
 
 
 def funnel(statistics: Statistics) -> list[Step]:
-    """The stages that took something out, and every model's stage that judged something, in order."""
+    """Return the stages that removed or scored any sample, in order."""
     total = statistics.total()
     steps, left = [], total.rows - total.quarantined.total()
     for stage, name in STAGE_NAMES.items():
@@ -154,7 +154,7 @@ def funnel(statistics: Statistics) -> list[Step]:
 
 
 def _before(annotations: Annotations) -> list[tuple[str, str, int, str]]:
-    """What took annotation records out before the build: name, note, how many, reasons."""
+    """Return the steps that removed annotation records before the build: name, note, count, reasons."""
     reasons = " · ".join(f"{reason} {count:,}" for reason, count in annotations.quarantined.items())
     quarantined = sum(annotations.quarantined.values())
     steps = [

@@ -7,7 +7,6 @@ tell blue from orange. A page puts a figure into an element of class "plot" and 
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,10 +46,7 @@ class Bar:
     text: str = ""
 
 
-def heat_map(
-    title: str, rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[Cell | None]], *, side: str = "",
-    width: float = 1060,
-) -> Markup:  # fmt: skip
+def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[Cell | None]]) -> Markup:
     """Draw a matrix with a number in every cell.
 
     Args:
@@ -58,14 +54,12 @@ def heat_map(
         rows: names on the left.
         columns: names on top.
         cells: by row; None leaves a field empty (a diagonal).
-        side: what rows and columns are, in the corner.
-        width: of the picture in the page's pixels.
     """
     left = min(180.0, 24 + LETTER * max(map(len, (*rows, "")), default=0))
-    cell = min(150.0, (width - left - 4) / max(1, len(columns)))
+    cell = min(150.0, (1056 - left) / max(1, len(columns)))  # the picture is at most 1060 wide
     headings = [_wrapped(name, cell - 6) for name in columns]
     height, top = 46.0, 22.0 + 14 * max(map(len, headings), default=1)
-    body = [words(0, 14, side)]
+    body = []
     for place, heading in enumerate(headings):
         for line, part in enumerate(reversed(heading)):
             x, y = left + (place + 0.5) * cell, top - 8 - 14 * line
@@ -90,22 +84,17 @@ def heat_map(
     return picture(title, left + cell * len(columns) + 4, top + height * len(rows) + 4, body)
 
 
-def bars(
-    title: str, values: Sequence[Bar], *, width: float = 520, low: float = 0.0, high: float | None = None
-) -> Markup:
+def bars(title: str, values: Sequence[Bar]) -> Markup:
     """Draw horizontal bars from zero, each with its name, its number and the whiskers of its interval.
 
     Args:
         title: what they show, for screen readers.
         values: from top to bottom.
-        width: of the picture in the page's pixels.
-        low: of the axis; lower values move it.
-        high: of the axis; None takes the greatest end.
     """
     ends = [end for bar in values for end in (bar.value, bar.low, bar.high) if end is not None]
-    low = min([low, *ends, 0.0])
-    high = max([high if high is not None else -math.inf, *ends, 0.0])
+    low, high = min([*ends, 0.0]), max([*ends, 0.0])
     high = high if high > low else low + 1.0
+    width = 520.0
     left = min(0.36 * width, 16 + LETTER * max((len(bar.name) for bar in values), default=0))
     right = 18 + 1.15 * LETTER * max((len(bar.text) for bar in values), default=0)
     step, thick, top = 26.0, 14.0, 4.0

@@ -1,7 +1,7 @@
-"""Samples as an ingest would write them, and what it would quarantine -> one HTML file to look at before it runs.
+"""The preview of an ingest: samples as it would write them, and rows that it would quarantine, on one HTML page.
 
-Texts are whole: long ones are folded, none is cut. Pictures are remade (`gallery.thumbnail`), large enough to judge the
-marks that a source draws on them. Everything is escaped (`template.py`); which rows are shown is the caller's choice.
+Texts are complete: long ones are folded, none is cut. Pictures are re-encoded (`gallery.thumbnail`), large enough to
+check the marks that a source draws on them. Everything is escaped (`template.py`). The caller chooses the rows.
 """
 
 from __future__ import annotations
@@ -25,37 +25,38 @@ from polite_flamingo.storage.shards import write_atomically
 MAX_SIDE = 1600
 QUALITY = 92
 PLACE = (300, 340)
-"""Pixels across and down that a picture has on the page before it is opened; as in preview.css, on a phone."""
+"""Width and height in pixels of a picture on the page before it is opened, as in preview.css on a phone."""
 FOLDED_FROM = 1500
-"""Characters; as are `START`."""
+"""Characters from which a text is folded."""
 LINES_FOLDED_FROM = 45
-"""Captions and the most boxes that are written (`boxes.MAX_BOXES`) are not folded."""
+"""Lines from which a text is folded: more than captions and the most boxes (`boxes.MAX_BOXES`) have."""
 FAILURES = 12
-"""Of a reason, before the rest is folded."""
+"""Failures per reason that are shown before the rest is folded."""
 START = 500
 START_LINES = 12
+"""Characters and lines of a folded text that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """A text as parts: strings, and the numbers of the images whose marks stand there."""
+    """A text as parts: strings, and the numbers of images in place of their marks."""
 
     parts: tuple[str | int, ...]
     start: tuple[str | int, ...]
-    """Of a folded text; empty where all is shown."""
+    """The visible start of a folded text; empty for other texts."""
     characters: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An image of a sample: what is shown, and what is said of its file."""
+    """An image of a sample: its thumbnail, and facts about its file."""
 
     thumbnail: Thumbnail
     facts: str
 
     @property
     def large(self) -> bool:
-        """More than its place on the page shows."""
+        """Whether the page shows it smaller than it is."""
         return self.thumbnail.width > PLACE[0] or self.thumbnail.height > PLACE[1]
 
 
@@ -111,7 +112,7 @@ def write_preview(
 
 
 def _facts(options: SourceOptions) -> Iterator[tuple[str, list[str]]]:
-    """What the options say, without what they leave open."""
+    """Yield name and values of each option that was given."""
     yield "Annotations", [str(path) for path in options.annotations]
     if options.images:
         yield "Images", [str(options.images)]
@@ -151,7 +152,7 @@ def _picture(image: Image) -> Picture:
 
 
 def _text(text: str, images_before: int | None = None) -> Text:
-    """A text with its image marks numbered after `images_before` (None: it holds none), folded where it is long."""
+    """Number the image marks of a text after `images_before` (None: it has none), and fold it if it is long."""
     text = printable(text)
     folded = len(text) > FOLDED_FROM or text.count("\n") >= LINES_FOLDED_FROM
     start = _start(text) if folded else ""
@@ -161,7 +162,7 @@ def _text(text: str, images_before: int | None = None) -> Text:
 
 
 def _start(text: str) -> str:
-    """Whole lines where there are many, else whole words."""
+    """Return the start of a text: whole lines if there are many, else whole words."""
     lines = text[:START].split("\n")
     return "\n".join(lines[:START_LINES]) if len(lines) > START_LINES else text[:START].rsplit(None, 1)[0]
 

@@ -1,7 +1,7 @@
-"""Values -> an HTML page that needs nothing else: `base.html` around `NAME.html`, `base.css` and `NAME.css` inside.
+"""Fills a template: `base.html` around `NAME.html`, with `base.css` and `NAME.css` inside, is a self-contained page.
 
-No script, no request: the page's own policy forbids both. Whatever is filled in is stripped of what no font shows and
-escaped, unless it is `Markup` of our own.
+The page's own policy forbids scripts and requests. Values are escaped and stripped of control characters, except our
+own `Markup`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ FOLDER = Path(__file__).parent
 
 
 def fill(name: str, *, styles: Sequence[str] = (), folder: Path = FOLDER, **values: Any) -> str:
-    """The page's HTML; what cannot be encoded (half a surrogate pair) is shown as "?".
+    """Return a page as HTML; lone surrogates, which cannot be encoded, become "?".
 
     Args:
         name: of the page's own .html and .css.
         styles: further .css files, between base.css and the page's own.
         folder: where the page's own .html and .css lie.
-        values: what the page is filled with.
+        values: of the template's variables.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader((folder, FOLDER)),

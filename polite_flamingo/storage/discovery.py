@@ -20,8 +20,8 @@ from polite_flamingo.storage.user_paths import expanded, is_pattern
 from polite_flamingo.storage.visibility import out_of_reach
 
 OUTPUT_FOLDERS = (
-    "scored", "pairs", "captions", "manifests", "quarantine", "keys", "pf1m", "parquet", "verdicts", "exports", "images",
-    "journal", "engine", "parts", "replay", "scratch",
+    "scored", "pairs", "captions", "manifests", "quarantine", "keys", "pf1m", "parquet", "verdicts", "exports",
+    "images", "journal", "engine", "parts", "replay", "scratch",
 )  # fmt: skip
 """The folders that a job writes in its output folder."""
 
@@ -29,7 +29,7 @@ PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tar.bz2", ".tbz2", ".tbz
 _RUN_FILES = frozenset({"run.json", "config.yaml", "stats.json"})
 _JOBS = "what a job wrote (to read it, name the folder itself)"
 _MOST = 3
-"""Names shown per line."""
+"""Names shown per kind."""
 
 
 @dataclass(kw_only=True)
@@ -53,7 +53,7 @@ class Found:
             shown.append(path)
 
     def sort_in(self, name: str, suffix: str, path: str) -> None:
-        """Take a file or count it, depending on its name."""
+        """Take a file or pass it over, depending on its name."""
         if name.startswith("."):
             self.pass_over("hidden files", path)
         elif is_companion(name):
@@ -105,7 +105,7 @@ def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, 
         for name in sorted(folders):
             identity = _identity(os.path.join(where, name))  # noqa: PTH118
             if name.lower().endswith(suffix):
-                found.files.append(inside + name)  # whoever reads it says that it is none
+                found.files.append(inside + name)  # its reader reports that it is not a file
             if (output and name in OUTPUT_FOLDERS) or (mine and identity == mine):
                 found.pass_over(_JOBS, inside + name)
             elif results and name in ("ingest", "quarantine"):

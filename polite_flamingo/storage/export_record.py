@@ -1,8 +1,9 @@
-"""A sample's record with the same fields of the same types whatever the sample: what libraries guess columns from.
+"""A sample's record with the same fields and types for every sample, for libraries that guess the columns.
 
-`datasets` takes the columns of a WebDataset, and their types, from its first rows. What later rows have more is dropped
-without a word, and a number becomes whole where the first ones were. `meta`, `scores` and `provenance` differ from row
-to row, so an export holds them as JSON text; all else is text or lists of texts. `shards.read_shard` reads either form.
+`datasets` takes the columns of a WebDataset and their types from its first rows. It silently drops additional columns
+of later rows, and rounds numbers if the first ones were whole. `meta`, `scores` and `provenance` differ from row to
+row, so an export holds them as JSON strings; all other fields are strings or lists of strings. `shards.read_shard`
+reads both forms.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from typing import Any
 from polite_flamingo.sample import Sample
 
 FREE = ("meta", "scores", "provenance")
-"""The fields whose content is free."""
+"""The fields with free content."""
 
 
 def uniform_record(sample: Sample) -> dict[str, Any]:
-    """As `Sample.to_record`, every field there, the free ones as JSON text.
+    """Return `Sample.to_record` with every field, the free ones as JSON strings.
 
     Raises:
         ValueError: a score is not finite.
@@ -30,10 +31,10 @@ def uniform_record(sample: Sample) -> dict[str, Any]:
 
 
 def free_text(sample: Sample, name: str) -> str:
-    """One of the `FREE` fields as JSON text. Raises `ValueError` where a number in it is not finite."""
+    """Return one of the `FREE` fields as a JSON string. Raises `ValueError` if it has a number that is not finite."""
     return json.dumps(dict(getattr(sample, name)), ensure_ascii=False, allow_nan=False)
 
 
 def is_uniform(record: object) -> bool:
-    """Whether a record is of that form."""
+    """Whether a record has the form of `uniform_record`."""
     return isinstance(record, dict) and all(isinstance(record.get(name), str) for name in FREE)

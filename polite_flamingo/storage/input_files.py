@@ -10,7 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from polite_flamingo.storage.visibility import out_of_reach
+from polite_flamingo.storage.visibility import reaching
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +45,14 @@ class InputFile:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    try:
+    with reaching(path):
         found = path.stat()
-    except OSError as error:
-        raise out_of_reach(path, error) from error
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _digest(path: Path) -> str:
-    try:
+    with reaching(path):
         if not stat.S_ISREG(path.stat().st_mode):
             return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise out_of_reach(path, error) from error

@@ -1,11 +1,11 @@
-"""Kept samples -> the files that trainers read: the published PF-1M record, LLaVA's, images, and the dataset card.
+"""Kept samples -> the JSON files that trainers read: records of PF-1M and of LLaVA, and their images.
 
     OUT/images/NAME/0f3a….jpg   images of shard NAME, as they came from the source, named by content
     OUT/pf1m.json               records of the published dataset; its converters want the root of the paths: OUT
     OUT/llava.json              LLaVA, and LLaMA-Factory ("sharegpt") with OUT/dataset_info.json beside it
 
-The selection of a shard writes its lines (`export_shard`); in the end they are joined in order (`join_exports`).
-Neither holds more than one shard. Running either again gives the same files and removes those of an earlier selection.
+The selection of a shard writes its lines (`export_shard`); at the end they are joined in order (`join_exports`). Both
+hold at most one shard in memory. Running them again gives the same files and removes those of an earlier selection.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from polite_flamingo.storage.shards import is_temporary, replacing, write_atomic
 from polite_flamingo.text_files import is_writable
 
 MARKER = "<img_path>"
-"""Opens and closes an image's path in a published record; there is no form with a slash."""
+"""Opens and closes an image's path in a published record; there is no closing form with a slash."""
 
 KINDS = ("pf1m", "llava")
 
@@ -36,14 +36,14 @@ DATASET_INFO: dict[str, Any] = {
         "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"},
     }
 }
-"""What LLaMA-Factory needs to know of `llava.json`."""
+"""The description of `llava.json` for LLaMA-Factory."""
 
 
 def pf1m_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
-    """A kept sample as the published dataset writes it.
+    """Return a kept sample as a record of the published dataset.
 
     Args:
-        sample: selected: its scores are finite, removed paragraphs are noted.
+        sample: selected, so its scores are finite and its removed paragraphs noted.
         images: path of each image, relative to the folder of the file.
     """
     scores = sample.scores
@@ -65,10 +65,10 @@ def pf1m_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
 
 
 def llava_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
-    """A kept sample as LLaVA and LLaMA-Factory read it.
+    """Return a kept sample as a record for LLaVA and LLaMA-Factory.
 
-    `images` lists all paths, for LLaMA-Factory. LLaVA reads `image`, one path: it is there when there is exactly one; a
-    trainer for one image a conversation should leave out the records with several `images`.
+    `images` lists all paths, for LLaMA-Factory. LLaVA reads the one path in `image`, which is there only if there is
+    exactly one image; a trainer for one image per conversation should skip records with several `images`.
     """
     question = re.sub(rf"^((?:{IMAGE_MARK})+)\s*", lambda match: match[1] + "\n", sample.instruction)
     record: dict[str, Any] = {"id": sample.key}
@@ -128,7 +128,7 @@ def join_exports(*, out: Path, names: Sequence[str]) -> int:
 
 
 def _write_image(path: Path, data: bytes) -> None:
-    """Write an image unless it is there. Not synced: a million images would take hours, and they can be made again."""
+    """Write an image unless it exists. It is not synced: that would take hours for a million images."""
     if path.exists() and path.stat().st_size == len(data):
         return
     with replacing(path, sync=False) as file:
@@ -164,7 +164,7 @@ def _line(record: dict[str, Any]) -> str:
 
 
 def _with_paths(instruction: str, images: Sequence[str]) -> str:
-    """The instruction with each mark replaced by its image's path between markers."""
+    """Replace each image mark of an instruction by the image's path between markers."""
     texts = [_without_marker(text) for text in instruction.split(IMAGE_MARK)]
     assert len(texts) == len(images) + 1, "Sample.validate counts the marks"
     paths = [f"{MARKER}{path}{MARKER}" for path in images]
@@ -172,5 +172,5 @@ def _with_paths(instruction: str, images: Sequence[str]) -> str:
 
 
 def _without_marker(text: str) -> str:
-    """A marker inside a dataset's own text would make readers look for a file."""
+    """Replace markers in a dataset's own text, which would make readers look for a file."""
     return text.replace(MARKER, "(img_path)")

@@ -1,7 +1,7 @@
-"""Kept samples -> OUT/parquet/NAME.parquet, with their pictures: what `load_dataset(OUT)` reads and dataset hubs show.
+"""Kept samples -> OUT/parquet/NAME.parquet, with their pictures, for `load_dataset(OUT)` and dataset hubs.
 
-One row a sample, the same columns whatever the sample. Texts and pictures are those of the shards, bit by bit; the
-schema says in the words of Hugging Face's `datasets` that the bytes are pictures.
+There is one row per sample, always with the same columns. Texts and pictures are the bytes of the shards; the schema
+tells Hugging Face's `datasets` which column holds pictures.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from polite_flamingo.storage.shards import replacing
 
 ROWS = 100
 BYTES = 32 << 20
-"""Of pictures: a row group ends after so many rows or bytes, since readers hold a whole one, and viewers fetch one."""
+"""A row group ends after this many rows, or bytes of pictures: readers and viewers load a whole group."""
 
 _TEXTS = ("key", "dataset", "task", "instruction", "response", "rewritten")
 _NUMBERS = ("reward", "reward_raw", "rouge_l", "sts")
@@ -41,11 +41,11 @@ def _schema() -> pyarrow.Schema:
 
 
 SCHEMA = _schema()
-"""`response` is the raw annotation, `rewritten` the polite one; a number that a task has not is null."""
+"""`response` is the raw annotation, `rewritten` the polite one; numbers that a task does not have are null."""
 
 
 def write_parquet(samples: Sequence[Sample], path: Path) -> None:
-    """Write the kept samples of one shard, in order, atomically; no samples, no file."""
+    """Write the kept samples of one shard, in order, atomically; without samples there is no file."""
     if not samples:
         path.unlink(missing_ok=True)
         return

@@ -1,17 +1,17 @@
 """One WebDataset tar <-> samples.
 
-A shard is read whole (it is the block of a job and its unit of resume), so that what is wrong with it can be said
-exactly: every readable row is kept, every other becomes one `Quarantined` record with its place, and the order of the
-members does not matter. A shard is written under a temporary name, synced and renamed: a file with its final name is
-complete, and the same samples give the same bytes.
+A shard is read whole (it is the block of a job and its unit of resume), so its damage can be described exactly: every
+readable row is kept, every other becomes one `Quarantined` record with its place, and the order of the members does not
+matter. A shard is written under a temporary name, synced and renamed: a file with its final name is complete, and the
+same samples give the same bytes.
 
     KEY.json   `Sample.to_record()`, UTF-8
     KEY.0.jpg  the first image, as it came from the source; KEY.1.png the second …
 
-What is exported is the same with the fewest differences between rows (`export_record.py`): every image is called .jpg.
+An exported shard has the same fields in every row (`export_record.py`), and every image is called .jpg.
 
-A shard that other tools have packed again is read too: names that begin with `./`, extensions in capitals, columns that
-are not ours, and files that a system leaves (`tar_members.is_companion`), which are passed over.
+Shards that other tools have repacked are read too, with names that begin with `./`, extensions in capitals, and foreign
+columns. Files that systems add (`tar_members.is_companion`) are passed over.
 
 Nothing here decodes an image or extracts a member to disk. What a job knows of its shards (manifests, quarantine,
 layout of the output folder) is in `ledger.py`.
@@ -34,29 +34,27 @@ from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
 from polite_flamingo.storage.export_record import FREE, is_uniform, uniform_record
 from polite_flamingo.storage.tar_groups import Group, read_members
 from polite_flamingo.storage.tar_members import printable
-from polite_flamingo.storage.visibility import out_of_reach
+from polite_flamingo.storage.visibility import reaching
 
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
 _TEMPORARY = re.compile(r"\.tmp-(?:[0-9a-f]{1,16}|joining)$")
 
 
 def read_shard(path: Path | str) -> list[Sample | Quarantined]:
-    """Read a whole tar: valid samples and, in their places, one record for each row or shard that is not.
+    """Read a whole tar: its valid samples and, in place of all others, one record with the reason.
 
-    Content never raises. The result has at least one item; the `index` of a record is its place in this list.
+    Damaged content never raises. The result has at least one item; the `index` of a record is its place in this list.
 
     Raises:
-        OutOfReach: the file is absent or forbidden, or the way to it is broken: that says nothing about its rows.
+        OutOfReach: the file is missing, forbidden or on a broken mount, which says nothing about its rows.
     """
     path = Path(path)
     groups: list[Group] = []
-    try:
+    with reaching(path):
         if not stat.S_ISREG(path.stat().st_mode):
             return [_shard_record(path, "unreadable_shard", "is not a file", 0)]
         with path.open("rb") as file:
             damage = read_members(file, groups)
-    except OSError as error:
-        raise out_of_reach(path, error) from error
 
     rows: list[Sample | Quarantined] = []
     taken: set[str] = set()
@@ -118,7 +116,7 @@ def write_shard(path: Path | str, samples: Iterable[Sample], *, uniform: bool = 
 
 @contextmanager
 def replacing(path: Path, *, sync: bool = True) -> Iterator[io.BufferedWriter]:
-    """Open a file that takes the place of `path` when the block ends without an error; else nothing has changed.
+    """Open a file that replaces `path` when the block ends without an error; otherwise nothing changes.
 
     Args:
         path: what is written; its folder is made.
@@ -139,30 +137,30 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[io.BufferedWriter]:
 
 
 def member_name(key: str) -> str:
-    """What a key's members are called: libraries pass over names with a part that begins with `__`."""
+    """Return the name of a key's members: libraries ignore names with a part that begins with `__`."""
     return re.sub(r"(?:^|(?<=/))__", "~5F_", key)
 
 
 def write_atomically(path: Path | str, data: bytes | str) -> None:
-    """Write a file under a temporary name, sync it, rename it: it is there whole or not at all."""
+    """Write a file under a temporary name, sync it and rename it: it is there completely or not at all."""
     with replacing(Path(path)) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 def temporary_name(path: Path) -> Path:
-    """Beside `path`, and nobody else's: process ids repeat in containers and on other machines."""
+    """Return a unique name beside `path`; process ids would repeat in containers and on other machines."""
     return path.with_name(f"{path.name}.tmp-{secrets.token_hex(8)}")
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file has such a name. A shard may have `.tmp-` in the middle of its own."""
+    """Whether `temporary_name` made this name. A shard's own name may contain `.tmp-`."""
     return _TEMPORARY.search(name) is not None
 
 
 def sweep_temporary(folder: Path | str) -> list[Path]:
-    """Remove what killed writers left under `folder`; return what was removed.
+    """Remove the files that killed writers left below `folder`; return their paths.
 
-    For whoever holds the folder's lock (`ledger.exclusive`): a living writer would lose its file.
+    The caller must hold the folder's lock (`ledger.exclusive`), or a running writer would lose its file.
     """
     stale = sorted(
         Path(where, name) for where, _, files in os.walk(folder) for name in files if is_temporary(name)
@@ -173,13 +171,13 @@ def sweep_temporary(folder: Path | str) -> list[Path]:
 
 
 def encode_record(sample: Sample, *, uniform: bool = False) -> bytes:
-    """The bytes of `KEY.json`. Raises `ValueError` for what JSON or UTF-8 cannot hold (NaN, lone surrogates)."""
+    """Return the bytes of `KEY.json`. Raises `ValueError` if JSON or UTF-8 cannot hold it (NaN, lone surrogates)."""
     record = uniform_record(sample) if uniform else sample.to_record()
     return json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
 
 
 def decode_record(data: bytes) -> object:
-    """Inverse of `encode_record`, strict. Raises `BadSample("bad_json", …)`."""
+    """Parse strict JSON, as `encode_record` writes it. Raises `BadSample("bad_json", …)`."""
     try:
         record = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
         json.dumps(record, ensure_ascii=False).encode()  # a lone surrogate passes the parser and fails every writer
@@ -216,7 +214,7 @@ def _to_sample(group: Group) -> Sample:
 
 
 def _as_listed(images: tuple[Image, ...], extensions: object) -> tuple[Image, ...]:
-    """The images with the extensions that the record gives them, if it does."""
+    """Return the images with the extensions that the record gives, if it gives any."""
     if not isinstance(extensions, list) or len(extensions) != len(images):
         return images
     plain = [isinstance(extension, str) and _EXTENSION.fullmatch(extension) for extension in extensions]
@@ -234,7 +232,7 @@ def _shard_record(path: Path, reason: Reason, detail: str, index: int, key: str 
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """`TarFile.addfile` without its copies; the bytes are the same, and writing shards is half of an ingest."""
+    """Add a member like `TarFile.addfile`, with the same bytes but fewer copies: writing is half of an ingest."""
     member = tarfile.TarInfo(name)  # mtime, uid and gid are 0
     member.size = len(data)
     member.mode = 0o644

@@ -1,7 +1,7 @@
-"""The members of a tar, grouped by the key that their names begin with: one group is one row of a shard.
+"""The members of a tar, grouped by the key at the start of their names: one group is one row of a shard.
 
-The order of the members does not matter. What is wrong with a group, or with the file, is noted and never raised: the
-reader of the shard (`shards.py`) says it in the row's place.
+The order of the members does not matter. Problems of a group or of the file are noted, never raised: the reader of the
+shard (`shards.py`) reports them in place of the row.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from polite_flamingo.storage.visibility import about_content
 
 MAX_JSON_BYTES = 8 << 20
 MAX_IMAGE_BYTES = 256 << 20
-"""A larger member is not read at all: a header may promise any size."""
+"""Larger members are not read: a header may claim any size."""
 
 _MEMBER = re.compile(
     r"(?P<key>.*/[^/.]+|[^/.]+)\.(?:(?P<json>json)|(?P<number>\d{1,4})\.(?P<extension>[a-z0-9]{1,8}))",
     re.IGNORECASE | re.DOTALL,
 )
 BROKEN_TAR = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, IndexError)
-"""What `tarfile` raises on damaged bytes: its own errors, and those of the number parsing under them."""
+"""Errors that `tarfile` raises on damaged bytes: its own, and those of its number parsing."""
 
 
 @dataclass(kw_only=True)
 class Group:
-    """The members of one key, as far as they are read; `problem` is the first thing wrong with them."""
+    """The members of one key; `problem` is the first problem found with them."""
 
     key: str
     member: str
@@ -44,7 +44,7 @@ class Group:
 
 
 def read_members(file: io.BufferedReader, groups: list[Group]) -> str | None:
-    """Fill `groups`, in order of first appearance; return what is wrong with the file, or None."""
+    """Fill `groups`, in order of first appearance; return the problem of the file, or None."""
     by_key: dict[str, list[Group]] = {}
     last: Group | None = None
     try:
@@ -80,7 +80,7 @@ def read_members(file: io.BufferedReader, groups: list[Group]) -> str | None:
 
 
 def after_the_end(file: io.BufferedReader, offset: int) -> str | None:
-    """`tarfile` takes a damaged header and a file cut between two members for the end; the end mark tells."""
+    """Check the end mark: `tarfile` takes a damaged header, or a file cut between two members, for the end."""
     file.seek(offset)
     mark = file.read(tarfile.BLOCKSIZE)
     if len(mark) < tarfile.BLOCKSIZE:
@@ -96,7 +96,7 @@ def after_the_end(file: io.BufferedReader, offset: int) -> str | None:
 def _group_for(
     key: str, slot: str, name: str, by_key: dict[str, list[Group]], groups: list[Group], last: Group | None
 ) -> Group:
-    """The group that lacks this member: the one just read from if it can be, else the first, else a new one."""
+    """Return the group that lacks this member: preferably the last one, else the first, else a new one."""
     same = by_key.setdefault(key, [])
     candidates = [last, *same] if last is not None and last in same else same
     group = next((group for group in candidates if slot not in group.seen), None)
@@ -109,9 +109,9 @@ def _group_for(
 
 
 def _tell_apart(by_key: Mapping[str, list[Group]]) -> None:
-    """Mark the groups of a key whose members repeat, where nothing tells which picture belongs to which text.
+    """Mark the groups of a repeated key if it is unclear which picture belongs to which text.
 
-    That is known where each group stands together, and the first has all that others have.
+    It is clear if the members of each group follow each other and the first group has all members that others have.
     """
     for key, same in by_key.items():
         apart = all(before.places[-1] < after.places[0] for before, after in pairwise(same))
@@ -122,7 +122,7 @@ def _tell_apart(by_key: Mapping[str, list[Group]]) -> None:
 
 
 def _take(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str, match: re.Match[str] | None, group: Group) -> None:
-    """Read one member into its group, or note why not."""
+    """Read one member into its group, or note the problem."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\0" in name:
         _note(group, "unsafe_name", f"member {name[:80]!r} leads out of the shard")

@@ -1,7 +1,7 @@
-"""Members of a tar that somebody else made: how their names are read, and which of them belong to no row.
+"""Names of tar members: how to normalise them, and which members are not data.
 
-Nothing here reads more than names and first bytes. How members become rows is in `shards.py` (our own shards) and in
-`sources/tars.py` (everybody else's).
+Only names and first bytes are read here. `shards.py` turns the members of our own shards into rows, `sources/` those of
+other tars.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ PACKERS = {
     b"7z\xbc\xaf\x27\x1c": ("7z", "7z x"),
     b"Rar!\x1a\x07": ("rar", "unrar x"),
 }
-"""First bytes of a packed file -> what it is packed with, and the command that unpacks it."""
+"""First bytes of a packed file -> the packer, and the command that unpacks it."""
 
 HEAD_BYTES = 512
-"""Of a file, as much as `packed_with` looks at."""
+"""Number of first bytes that `packed_with` and `is_tar` need."""
 
 _COMPANIONS = re.compile(
     r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini|pax_global_header|\.git(keep|ignore|attributes)|\.keep|\.localized"
@@ -34,25 +34,25 @@ _COMPANION_FOLDERS = re.compile(r"__MACOSX|@PaxHeader|PaxHeaders(\.\d+)?|@eaDir|
 
 
 def plain_name(name: str) -> str:
-    """A member's name without what means nothing in it: a leading `./`, doubled slashes; in Unicode's composed form."""
+    """Return a member's name in Unicode's composed form, without a leading `./` and doubled slashes."""
     if name.startswith((".", "/")) or "//" in name or "/." in name:
         name = "/" * name.startswith("/") + "/".join(part for part in name.split("/") if part not in ("", "."))
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 def is_companion(name: str) -> bool:
-    """Whether a member is what a tool or a system leaves beside the data: `._x` of macOS, `.DS_Store`, a README."""
+    """Whether a tool or a system put this member beside the data: `._x` of macOS, `.DS_Store`, a README."""
     *folders, base = name.split("/")
     return bool(_COMPANIONS.fullmatch(base)) or any(map(_COMPANION_FOLDERS.fullmatch, [*folders, base]))
 
 
 def printable(text: str) -> str:
-    """A name that can be written as UTF-8: bytes that are not, which Python keeps as half surrogates, as escapes."""
+    """Return a name that can be written as UTF-8; other bytes, which Python keeps as lone surrogates, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def is_tar(head: bytes) -> bool:
-    """Whether a file begins with a tar's first header, or its end mark: by its first `HEAD_BYTES`."""
+    """Whether a file begins with a tar's header or end mark, by its first `HEAD_BYTES`."""
     try:
         tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
     except tarfile.HeaderError:
@@ -61,7 +61,7 @@ def is_tar(head: bytes) -> bool:
 
 
 def packed_with(head: bytes) -> tuple[str, str] | None:
-    """What a file is packed with and the command that unpacks it, by its first `HEAD_BYTES`; None for a plain tar."""
+    """Return a file's packer and the command that unpacks it, by its first `HEAD_BYTES`; None for a plain tar."""
     if head[257:262] == b"ustar":
         return None
     return next((found for magic, found in PACKERS.items() if head.startswith(magic)), None)

@@ -1,7 +1,7 @@
-"""Paths as users give them -> paths on this machine; what is not supported is refused in one line.
+"""Users' paths -> paths on this machine; addresses and unknown variables are refused in one line.
 
-Every job and every ingest sends its inputs and outputs through `local_path`: an address taken for a path would be read
-as an empty folder, or made as a folder called `s3:`.
+Every job and every ingest passes its inputs and outputs through `local_path`. Otherwise an address would be read as an
+empty folder, or created as a folder called `s3:`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pathlib import Path
 from polite_flamingo.storage.tar_members import printable
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/|(pipe):")
-"""One slash suffices: `Path` makes `s3:/x` of `s3://x`."""
+"""One slash is enough: `Path` turns `s3://x` into `s3:/x`."""
 
 _HOME = re.compile(r"~[\w.-]*(/|$)")
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST = 1_000_000
-"""Paths that one pattern may stand for."""
+"""Most paths that one pattern may expand to."""
 
 _REMEDIES = {
     "file": "give the path alone, without file://",
@@ -34,14 +34,14 @@ _REMEDIES = {
 
 
 def local_path(given: str | Path, option: str) -> str:
-    """A path on this machine, `~` and `$NAME` replaced where no file is called so.
+    """Return a path on this machine, with `~` and `$NAME` expanded unless a file has that name.
 
     Args:
         given: by the user, on the command line or in a profile.
-        option: that gives it, for the message.
+        option: its name, for the message.
 
     Raises:
-        ValueError: it is an address, is empty, or names a variable that is not set; says what to do.
+        ValueError: it is an address, is empty, or names a variable that is not set; the message says what to do.
     """
     path = str(given)
     if not path or "\0" in path:
@@ -63,16 +63,16 @@ def local_path(given: str | Path, option: str) -> str:
 
 
 def is_pattern(path: str) -> bool:
-    """Whether a path stands for several: it has `*`, `?`, `[` or `{a,b}`, and no file is called so."""
+    """Whether a path is a pattern: it has `*`, `?`, `[` or `{a,b}`, and no file has that name."""
     braces = any(_RANGE.fullmatch(inner) or "," in inner for inner in _BRACES.findall(path))
     return (braces or any(character in path for character in "*?[")) and not os.path.lexists(path)
 
 
 def expanded(pattern: str) -> list[str]:
-    """The paths that a pattern stands for: `{00000..00099}` and `{a,b}` as in a shell, then `*`, `?` and `[`.
+    """Expand a pattern: `{00000..00099}` and `{a,b}` as in a shell, then `*`, `?` and `[`.
 
     Raises:
-        ValueError: nothing matches, or some of the paths that braces name are not there; says how many.
+        ValueError: nothing matches, or some of the paths that braces name do not exist; the message says how many.
     """
     found: list[str] = []
     absent: list[str] = []

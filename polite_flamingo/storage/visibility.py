@@ -1,9 +1,9 @@
 """Check that all machines of a job see the same input, models and output folder.
 
-A path is only a name. On another machine it may not exist, be another file, or lie on a mount that went away, and none
-of that says anything about the rows. So damaged content is quarantined by its reader (`shards.py`), while a path that
-cannot be reached ends the job with one line, and the same command resumes it. Nothing here knows Ray: a job hands its
-workers a `Probe`, and what the driver has `Seen`.
+On another machine a path may not exist, lead to another file, or lie on a mount that went away, which says nothing
+about the rows. So a reader quarantines damaged content (`shards.py`), while a path that is out of reach ends the job
+with one line, and the same command resumes it. Nothing here knows Ray: a job hands its workers a `Probe`, and what the
+driver has `Seen`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OF_THE_WAY = frozenset(
     {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO,
      errno.ENXIO, errno.ENODEV, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENETUNREACH}
 )  # fmt: skip
-"""Errors of a disk or mount that fails or went away, whatever file is read."""
+"""Errors of a disk or mount that fails or went away, for any file on it."""
 
 
 class OutOfReach(OSError):
@@ -44,6 +44,15 @@ def out_of_reach(path: Path | str, error: OSError) -> OutOfReach:
         f"{path} cannot be read on machine {socket.gethostname()} ({why}); every machine of the job must see it under "
         "this path and be allowed to read it; fix that and run the same command again to resume"
     )
+
+
+@contextmanager
+def reaching(path: Path | str) -> Iterator[None]:
+    """Turn an `OSError` of the block into an `OutOfReach` for this path."""
+    try:
+        yield
+    except OSError as error:
+        raise out_of_reach(path, error) from error
 
 
 def about_content(error: Exception) -> bool:
@@ -79,23 +88,19 @@ class Seen:
 
     @classmethod
     def at(cls, path: Path) -> Seen:
-        """What is there; of a folder the first entry that the file system names. Raises `OutOfReach`."""
-        try:
+        """Return what is there; for a folder, its first entry. Raises `OutOfReach`."""
+        with reaching(path):
             if path.is_dir():
                 with os.scandir(path) as entries:
                     entry = next(entries, None)
                 path = path if entry is None else Path(entry.path)
             found = path.stat()
             return cls(path=str(path.absolute()), size=found.st_size if stat.S_ISREG(found.st_mode) else None)
-        except OSError as error:
-            raise out_of_reach(path, error) from None
 
     def check(self) -> None:
-        """Raise `OutOfReach` where it is not there, or is another file."""
-        try:
+        """Raise `OutOfReach` if it is missing or another file."""
+        with reaching(self.path):
             size = Path(self.path).stat().st_size
-        except OSError as error:
-            raise out_of_reach(self.path, error) from None
         if self.size is not None and size != self.size:
             raise OutOfReach(
                 f"{self.path} has {size:,} bytes on machine {socket.gethostname()} and {self.size:,} where the job was "
@@ -118,7 +123,7 @@ class Probe:
     host: str
 
     def check(self) -> None:
-        """Raise `OutOfReach` where this machine does not see what the driver has written."""
+        """Raise `OutOfReach` if this machine does not see what the driver wrote."""
         deadline = time.monotonic() + PATIENCE
         while (why := self._missing()) is not None:
             if time.monotonic() >= deadline:
@@ -138,7 +143,7 @@ class Probe:
 
 @contextmanager
 def probing(folder: Path) -> Iterator[Probe]:
-    """Write a probe to a folder that this job alone works in; it is gone afterwards, as are those of killed jobs."""
+    """Write a probe to a folder that only this job uses, and remove it afterwards, as well as those of killed jobs."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".probe-*"):
         stale.unlink(missing_ok=True)
@@ -148,26 +153,24 @@ def probing(folder: Path) -> Iterator[Probe]:
     try:
         yield probe
     finally:
-        with suppress(OSError):  # the folder may have gone; what ended the job is the error to tell
+        with suppress(OSError):  # the folder may be gone; report the error that ended the job instead
             path.unlink(missing_ok=True)
 
 
 def refuse_other_models(models: Mapping[str, str]) -> None:
-    """Raise `OutOfReach` where this machine lacks files of a model, or holds others.
+    """Raise `OutOfReach` if this machine lacks files of a model, or has others.
 
     Args:
-        models: name -> `hub.fingerprint` on the machine that started the job. A model that had no files there (a hub's
-            name) is not looked at.
+        models: name -> `hub.fingerprint` on the machine that started the job. Models without files there (names on a
+            hub) are not checked.
     """
     from polite_flamingo.hub import fingerprint
 
     for name, expected in models.items():
         if expected.startswith("name:"):
             continue
-        try:
+        with reaching(name):
             found = fingerprint(name)
-        except OSError as error:
-            raise out_of_reach(name, error) from None
         if found != expected:
             what = "does not see" if found.startswith("name:") else "holds other files of"
             raise OutOfReach(

@@ -40,7 +40,6 @@ def test_bars_grow_from_zero_either_way_and_whiskers_lie_inside() -> None:
         bars(
             "reward",
             [Bar(name="good", value=2.0, low=1.0, high=3.0, text="2.00"), Bar(name="bad", value=-1.0)],
-            width=400,
         )
     )
     (good, bad) = re.findall(r'<rect class="bar " x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', found)
@@ -48,7 +47,7 @@ def test_bars_grow_from_zero_either_way_and_whiskers_lie_inside() -> None:
     assert float(bad[0]) + float(bad[1]) == pytest.approx(zero, abs=0.2)
     assert float(good[1]) == pytest.approx(2 * float(bad[1]), rel=0.02)
     start, end = map(float, re.findall(r'class="whisker" d="M([\d.]+) .*H([\d.]+)', found)[0])
-    assert zero < start < zero + float(good[1]) < end < 400
+    assert zero < start < zero + float(good[1]) < end < 520
     assert "reward: good 2.00, bad −1" in found
 
 
@@ -80,7 +79,7 @@ def test_one_point_alone_is_drawn() -> None:
 
 def test_names_are_escaped_and_cut_to_their_room() -> None:
     for found in (
-        heat_map(HOSTILE, [HOSTILE], [HOSTILE], [[Cell(text=HOSTILE, small=HOSTILE, title=HOSTILE)]], side=HOSTILE),
+        heat_map(HOSTILE, [HOSTILE], [HOSTILE], [[Cell(text=HOSTILE, small=HOSTILE, title=HOSTILE)]]),
         bars(HOSTILE, [Bar(name=HOSTILE * 9, value=1.0, text=HOSTILE)]),
         lines(HOSTILE, [Line(name=HOSTILE, points=[Point(x=0, y=0)])], x_label=HOSTILE, y_label=HOSTILE),
     ):
