@@ -11,85 +11,80 @@ import re
 
 _CONVERT = "convert it to PNG or JPEG"
 
-_MAGIC: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"\x00\x00\x00\x0cJXL \r\n\x87\n", "JPEG XL"),
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"II\xbc\x01", "JPEG XR"),
-    (0, b"8BPS", "PSD (Photoshop)"),
-    (0, b"%PDF-", "PDF"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
-    (0, b"\x00\x00\x02\x00\x00\x00\x00\x00", "TGA"),
-    (0, b"\x00\x00\x0a\x00\x00\x00\x00\x00", "TGA"),
-    (0, b"\x00\x00\x01\x00", "ICO"),
-    (0, b"\x00\x00\x02\x00", "CUR"),
-    (0, b"icns", "ICNS"),
-    (0, b"gimp xcf", "XCF (GIMP)"),
-    (0, b"AT&TFORM", "DjVu"),
-    (0, b"\x8aMNG\r\n\x1a\n", "MNG"),
-    (0, b"\x8bJNG\r\n\x1a\n", "JNG"),
-    (0, b"FLIF", "FLIF"),
-    (0, b"BPG\xfb", "BPG"),
-    (0, b"qoif", "QOI"),
-    (0, b"v/1\x01", "OpenEXR"),
-    (0, b"#?RADIANCE", "Radiance HDR"),
-    (0, b"#?RGBE", "Radiance HDR"),
-    (0, b"DDS ", "DDS"),
-    (0, b"\xabKTX ", "KTX"),
-    (0, b"\x01\xda", "SGI"),
-    (0, b"\x59\xa6\x6a\x95", "Sun raster"),
-    (0, b"SDPX", "DPX"),
-    (0, b"XPDS", "DPX"),
-    (0, b"P7\n", "PAM"),
-    (0, b"/* XPM */", "XPM"),
-    (0, b"\xd7\xcd\xc6\x9a", "WMF"),
-    (40, b" EMF", "EMF"),
-    (0, b"FUJIFILMCCD-RAW", "RAF (a camera's raw file)"),
-    (0, b"IIRO", "ORF (a camera's raw file)"),
-    (0, b"IIRS", "ORF (a camera's raw file)"),
-    (0, b"MMOR", "ORF (a camera's raw file)"),
-    (0, b"IIU\x00", "RW2 (a camera's raw file)"),
-    (0, b"FOVb", "X3F (a camera's raw file)"),
-    (128, b"DICM", "DICOM"),
-    (0, b"SIMPLE  =", "FITS"),
-)
-"""Image formats that are not read: offset, magic bytes, name."""
+_FORMATS: dict[str, tuple[bytes, ...]] = {
+    "JPEG XL": (b"\x00\x00\x00\x0cJXL \r\n\x87\n", b"\xff\x0a"),
+    "JPEG XR": (b"II\xbc\x01",),
+    "PSD (Photoshop)": (b"8BPS",),
+    "PDF": (b"%PDF-",),
+    "PostScript": (b"%!PS",),
+    "EPS": (b"\xc5\xd0\xd3\xc6",),
+    "TGA": (b"\x00\x00\x02\x00\x00\x00\x00\x00", b"\x00\x00\x0a\x00\x00\x00\x00\x00"),
+    "ICO": (b"\x00\x00\x01\x00",),
+    "CUR": (b"\x00\x00\x02\x00",),
+    "ICNS": (b"icns",),
+    "XCF (GIMP)": (b"gimp xcf",),
+    "DjVu": (b"AT&TFORM",),
+    "MNG": (b"\x8aMNG\r\n\x1a\n",),
+    "JNG": (b"\x8bJNG\r\n\x1a\n",),
+    "FLIF": (b"FLIF",),
+    "BPG": (b"BPG\xfb",),
+    "QOI": (b"qoif",),
+    "OpenEXR": (b"v/1\x01",),
+    "Radiance HDR": (b"#?RADIANCE", b"#?RGBE"),
+    "DDS": (b"DDS ",),
+    "KTX": (b"\xabKTX ",),
+    "SGI": (b"\x01\xda",),
+    "Sun raster": (b"\x59\xa6\x6a\x95",),
+    "DPX": (b"SDPX", b"XPDS"),
+    "PAM": (b"P7\n",),
+    "XPM": (b"/* XPM */",),
+    "WMF": (b"\xd7\xcd\xc6\x9a",),
+    "RAF (a camera's raw file)": (b"FUJIFILMCCD-RAW",),
+    "ORF (a camera's raw file)": (b"IIRO", b"IIRS", b"MMOR"),
+    "RW2 (a camera's raw file)": (b"IIU\x00",),
+    "X3F (a camera's raw file)": (b"FOVb",),
+    "FITS": (b"SIMPLE  =",),
+}
+"""Image formats that are not read -> first bytes."""
 
-_OTHER: tuple[tuple[int, bytes, str], ...] = (
-    (0, b"version https://git-lfs.github.com/spec/", "a Git LFS pointer, not the file: run git lfs pull"),
-    (0, b"/annex/objects/", "a git-annex pointer, not the file: run git annex get"),
-    (0, b"\x00\x05\x16\x07", "a macOS resource file (._NAME), not the file itself"),
-    (0, b"\x00\x05\x16\x00", "a macOS resource fork, not the file itself"),
-    (0, b"HTTP/1.", "an HTTP response with its headers, not an image: download it again"),
-    (0, b"\x1aE\xdf\xa3", "a video (Matroska or WebM), not an image"),
-    (0, b"FLV\x01", "a video (FLV), not an image"),
-    (0, b"\x00\x00\x01\xba", "a video (MPEG), not an image"),
-    (0, b"\x00\x00\x01\xb3", "a video (MPEG), not an image"),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a video or sound (ASF), not an image"),
-    (0, b"OggS", "a video or sound (Ogg), not an image"),
-    (0, b"fLaC", "a sound (FLAC), not an image"),
-    (0, b"ID3", "a sound (MP3), not an image"),
-    (4, b"moov", "a video (QuickTime), not an image"),
-    (4, b"mdat", "a video (QuickTime), not an image"),
-    (4, b"wide", "a video (QuickTime), not an image"),
-    (0, b"PK\x03\x04", "a zip archive (or a document in one), not an image: unpack it"),
-    (0, b"PK\x05\x06", "an empty zip archive, not an image"),
-    (0, b"\x1f\x8b", "gzip, not an image: unpack it"),
-    (0, b"BZh", "bzip2, not an image: unpack it"),
-    (0, b"\xfd7zXZ\x00", "xz, not an image: unpack it"),
-    (0, b"\x28\xb5\x2f\xfd", "zstandard, not an image: unpack it"),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive, not an image: unpack it"),
-    (0, b"Rar!\x1a\x07", "a RAR archive, not an image: unpack it"),
-    (257, b"ustar", "a tar archive, not an image: unpack it"),
-    (0, b"PAR1", "Parquet, not an image"),
-    (0, b"ARROW1", "Arrow, not an image"),
-    (0, b"\x89HDF\r\n\x1a\n", "HDF5, not an image"),
-    (0, b"\x93NUMPY", "a NumPy array, not an image"),
-    (0, b"SQLite format 3\x00", "an SQLite database, not an image"),
-    (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document or Thumbs.db, not an image"),
-    (0, b"\x7fELF", "a program, not an image"),
-)
-"""Files other than images, which are found in their place: offset, magic bytes, description."""
+_FILES: dict[str, tuple[bytes, ...]] = {
+    "a Git LFS pointer, not the file: run git lfs pull": (b"version https://git-lfs.github.com/spec/",),
+    "a git-annex pointer, not the file: run git annex get": (b"/annex/objects/",),
+    "a macOS resource file (._NAME), not the file itself": (b"\x00\x05\x16\x07",),
+    "a macOS resource fork, not the file itself": (b"\x00\x05\x16\x00",),
+    "an HTTP response with its headers, not an image: download it again": (b"HTTP/1.",),
+    "a video (Matroska or WebM), not an image": (b"\x1aE\xdf\xa3",),
+    "a video (FLV), not an image": (b"FLV\x01",),
+    "a video (MPEG), not an image": (b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3"),
+    "a video or sound (ASF), not an image": (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",),
+    "a video or sound (Ogg), not an image": (b"OggS",),
+    "a sound (FLAC), not an image": (b"fLaC",),
+    "a sound (MP3), not an image": (b"ID3",),
+    "a zip archive (or a document in one), not an image: unpack it": (b"PK\x03\x04",),
+    "an empty zip archive, not an image": (b"PK\x05\x06",),
+    "gzip, not an image: unpack it": (b"\x1f\x8b",),
+    "bzip2, not an image: unpack it": (b"BZh",),
+    "xz, not an image: unpack it": (b"\xfd7zXZ\x00",),
+    "zstandard, not an image: unpack it": (b"\x28\xb5\x2f\xfd",),
+    "a 7z archive, not an image: unpack it": (b"7z\xbc\xaf\x27\x1c",),
+    "a RAR archive, not an image: unpack it": (b"Rar!\x1a\x07",),
+    "Parquet, not an image": (b"PAR1",),
+    "Arrow, not an image": (b"ARROW1",),
+    "HDF5, not an image": (b"\x89HDF\r\n\x1a\n",),
+    "a NumPy array, not an image": (b"\x93NUMPY",),
+    "an SQLite database, not an image": (b"SQLite format 3\x00",),
+    "an old Office document or Thumbs.db, not an image": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",),
+    "a program, not an image": (b"\x7fELF",),
+}
+"""Files other than images that are found in their place -> first bytes."""
+
+_INSIDE: dict[str, tuple[int, tuple[bytes, ...]]] = {
+    f"EMF is not read: {_CONVERT}": (40, (b" EMF",)),
+    f"DICOM is not read: {_CONVERT}": (128, (b"DICM",)),
+    "a video (QuickTime), not an image": (4, (b"moov", b"mdat", b"wide")),
+    "a tar archive, not an image: unpack it": (257, (b"ustar",)),
+}
+"""Both kinds, with their offset and the bytes there."""
 
 _RIFF = {b"AVI ": "a video (AVI), not an image", b"WAVE": "a sound (WAV), not an image"}
 
@@ -109,12 +104,15 @@ _SHOWN = 4096
 
 def describe(data: bytes) -> str | None:
     """Describe bytes in one line that names the format; None for supported formats and unknown bytes."""
-    for at, magic, name in _MAGIC:
-        if data.startswith(magic, at):
+    for name, beginnings in _FORMATS.items():
+        if data.startswith(beginnings):
             return f"{name} is not read: {_CONVERT}"
-    for at, magic, name in _OTHER:
-        if data.startswith(magic, at):
-            return name
+    for what, beginnings in _FILES.items():
+        if data.startswith(beginnings):
+            return what
+    for what, (at, marks) in _INSIDE.items():
+        if data.startswith(marks, at):
+            return what
     if data[:4] == b"RIFF" and data[8:12] in _RIFF:
         return _RIFF[data[8:12]]
     if data[4:8] == b"ftyp" and len(data) > 11:
