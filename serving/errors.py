@@ -61,6 +61,11 @@ class Refusal(Exception):
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def invalid(param: str, why: str, code: str = "invalid_value") -> ApiError:
+    """A 400 for one field. Args: param: its path, such as "messages.0.content"; "" for the whole body."""
+    return ApiError(400, f"{param}: {why}" if param else why, code=code, param=param or None)
+
+
 def overloaded(message: str, retry_after: float = 1.0) -> ApiError:
     """A 503: the server has no room, and the client may try again later."""
     return ApiError(503, message, "overloaded_error", "overloaded", retry_after=retry_after)

@@ -133,13 +133,11 @@ class EngineHost:
         # A chat answer may end where the context does: evaluators ask for 1,024 tokens and more. A rewriting must fit.
         needed = 1 if self._chat else max(1, wanted)
         if room < needed:
-            raise ApiError(
-                400,
-                f"{self.name} reads {self._positions} tokens; the conversation has {len(ids)} and asks for "
-                f"{needed} more: shorten it{'' if self._chat else ', or lower max_tokens'}",
-                code="context_length_exceeded",
-                param="messages",
+            why = (
+                f"{self.name} reads {self._positions} tokens; the conversation has {len(ids)} and asks for {needed} "
+                f"more: shorten it{'' if self._chat else ', or lower max_tokens'}"
             )
+            raise ApiError(400, why, code="context_length_exceeded", param="messages")
         params = replace(request.params, max_new_tokens=min(room, wanted or self._default_tokens))
         return Request(ids=ids, images=list(request.images), params=params)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from ray import serve
@@ -38,7 +38,7 @@ class RayBackend:
         sent_text, sent_tokens = "", 0
         for attempt in range(ATTEMPTS):
             text, tokens = "", ()
-            try:
+            with _deaths_survived(request.model, attempt):
                 async with aclosing(_read(self._engines[request.model].remote(request))) as items:
                     async for item in items:
                         if isinstance(item, ApiError):
@@ -52,26 +52,14 @@ class RayBackend:
                         sent_text, sent_tokens = text, max(sent_tokens, len(tokens))
                         if item.finish:
                             return
-            except BackPressureError:
-                raise overloaded(f"{request.model} has no room for another request; try again later") from None
-            except (RayActorError, DeploymentUnavailableError) as error:
-                if attempt == ATTEMPTS - 1:
-                    message = f"{request.model}: {ATTEMPTS} replicas died in a row; try again later"
-                    raise server_error(message) from error
-                await asyncio.sleep(0.1 * 2**attempt)
+            await asyncio.sleep(0.1 * 2**attempt)
 
     async def score(self, samples: Sequence[Sample]) -> list[Mapping[str, Any] | BadSample]:
         """See `Backend`."""
         for attempt in range(ATTEMPTS):
-            try:
+            with _deaths_survived("the filters", attempt):
                 return await self._scoring.score.remote(list(samples))
-            except BackPressureError:
-                raise overloaded("the filters have no room for another request; try again later") from None
-            except (RayActorError, DeploymentUnavailableError) as error:
-                if attempt == ATTEMPTS - 1:
-                    message = f"the filters: {ATTEMPTS} replicas died in a row; try again later"
-                    raise server_error(message) from error
-                await asyncio.sleep(0.1 * 2**attempt)
+            await asyncio.sleep(0.1 * 2**attempt)
         raise AssertionError
 
     async def engine_metrics(self) -> EngineMetrics:
@@ -90,13 +78,23 @@ class RayBackend:
         return set(self._engines) <= reporting
 
 
+@contextmanager
+def _deaths_survived(model: str, attempt: int) -> Iterator[None]:
+    """Suppress the death of a replica, except in the last attempt. Raises ApiError then, and where there is no room."""
+    try:
+        yield
+    except BackPressureError:
+        raise overloaded(f"{model}: no room for another request; try again later") from None
+    except (RayActorError, DeploymentUnavailableError) as error:
+        if attempt == ATTEMPTS - 1:
+            raise server_error(f"{model}: {ATTEMPTS} replicas died in a row; try again later") from error
+
+
 async def _read(response: Any) -> AsyncGenerator[Any, None]:
     """The items of a streaming response, which is cancelled when its reader stops early."""
-    ended = False
     try:
         async for item in response:
             yield item
-        ended = True
-    finally:
-        if not ended:
-            response.cancel()
+    except BaseException:
+        response.cancel()
+        raise

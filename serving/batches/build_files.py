@@ -15,10 +15,9 @@ import asyncio
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TextIO
 
 from polite_flamingo.config import fill, read_yaml, to_yaml
 from polite_flamingo.filters.thresholds import Thresholds
@@ -39,24 +38,20 @@ _AT_ONCE = 16
 """Lines whose images are fetched at once."""
 
 
+@dataclasses.dataclass
 class JobError(Exception):
-    """A job that cannot begin. Args: code, message: both shown to the client."""
+    """A job that cannot begin. Both fields are shown to the client."""
 
-    def __init__(self, code: str, message: str):
-        super().__init__(message)
-        self.code, self.message = code, message
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Counts:
-    """Numbers of lines: all, and invalid requests."""
-
-    total: int
-    invalid: int
+    code: str
+    message: str
 
 
-async def write_inputs(source: Path, work: Path, job: str, config: ServiceConfig, loader: ImageLoader) -> Counts:
+async def write_inputs(
+    source: Path, work: Path, job: str, config: ServiceConfig, loader: ImageLoader
+) -> tuple[int, int]:
     """Write the inputs of the build into WORK; what an earlier attempt left there is deleted.
+
+    Returns the numbers of lines: all, and those that are invalid.
 
     Args:
         source: the uploaded file.
@@ -80,7 +75,7 @@ async def write_inputs(source: Path, work: Path, job: str, config: ServiceConfig
         raise JobError("input_file_not_found", "the input file was deleted") from None
     with file, (work / "invalid.jsonl").open("w", encoding="utf-8") as errors:
         lines = read_lines(file, config)
-        while batch := await asyncio.to_thread(_batch, lines):
+        while batch := await asyncio.to_thread(lambda: list(islice(lines, _AT_ONCE))):
             total += len(batch)
             if total > most:
                 raise JobError("too_many_lines", f"a job may have {most} lines (serving.batches.lines)")
@@ -92,10 +87,11 @@ async def write_inputs(source: Path, work: Path, job: str, config: ServiceConfig
                     errors.write(error_line(job, line.number, line.custom_id, sample))
                     invalid += 1
         await asyncio.to_thread(shards.close)
-        _sync(errors)
+        errors.flush()
+        os.fsync(errors.fileno())
     if not total:
         raise JobError("empty_file", "the input file has no lines")
-    return Counts(total=total, invalid=invalid)
+    return total, invalid
 
 
 def profile_of(config: ServiceConfig) -> str:
@@ -121,7 +117,7 @@ def progress(work: Path, counted: dict[str, tuple[int, int]]) -> tuple[int, int]
 def write_results(
     work: Path, job: str, config: ServiceConfig, output: Path, errors: Path, not_reached: ApiError | None
 ) -> tuple[int, int]:
-    """Write and sync both result files. Returns how many lines each has.
+    """Write both result files. Returns how many lines each has.
 
     Args:
         work: the job's WORK.
@@ -152,8 +148,6 @@ def write_results(
                     raise ValueError(f"line {sample.meta['line']} is missing in the output of a finished build")
                 bad.write(error_line(job, sample.meta["line"], sample.meta["custom_id"], error))
                 failed += 1
-        _sync(good)
-        _sync(bad)
     return completed, failed
 
 
@@ -163,11 +157,10 @@ def _outcomes(work: Path) -> Iterator[tuple[Sample, Sample | ApiError | None]]:
     finished = set(layout.finished())
     shards = shard_names(str(work / "in")) if any((work / "in").iterdir()) else {}
     for name, path in shards.items():
-        results: Mapping[str, Sample | ApiError] = {}
+        results: dict[str, Sample | ApiError] = {}
         if name in finished:
-            results = {sample.key: sample for sample in read_scored(layout, name)} | {
-                row.key: quarantine_error(row) for row in read_quarantine(layout.quarantine(name))
-            }
+            results |= {sample.key: sample for sample in read_scored(layout, name)}
+            results |= {row.key: quarantine_error(row) for row in read_quarantine(layout.quarantine(name))}
         for sample in read_shard(path):
             if not isinstance(sample, Sample):
                 raise ValueError(f"{path}: {sample.detail}")
@@ -205,12 +198,3 @@ async def _sample(line: Line, config: ServiceConfig, loader: ImageLoader) -> Sam
         return make_sample(line.content, images, key=make_key("rewrite", "line", line.number), meta=meta)
     except ApiError as error:
         return error
-
-
-def _batch(lines: Iterator[Line]) -> list[Line]:
-    return list(islice(lines, _AT_ONCE))
-
-
-def _sync(file: TextIO | BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

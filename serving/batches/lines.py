@@ -18,9 +18,10 @@ from typing import Any, BinaryIO
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Quarantined, Sample
 from serving.config import ServiceConfig
-from serving.errors import ApiError
+from serving.errors import ApiError, invalid
+from serving.http.validation import parse_body, validated
 from serving.rewrite.protocol import Content, RewriteOne
-from serving.rewrite.rewriting import check_model, image_references, make_result, parse_body, validated
+from serving.rewrite.rewriting import check_model, image_references, make_result
 
 ENDPOINT = "/v1/rewrite"
 
@@ -63,8 +64,8 @@ def read_lines(file: BinaryIO, config: ServiceConfig) -> Iterator[Line]:
         while too_long and not data.endswith(b"\n") and (more := file.readline(1 << 20)):
             data = more
         if too_long:
-            message = f"the line is longer than {most} bytes (limits.body_bytes)"
-            yield Line(number=number, error=ApiError(400, message, code="line_too_long"))
+            error = invalid("", f"the line is longer than {most} bytes (limits.body_bytes)", "line_too_long")
+            yield Line(number=number, error=error)
         elif data.strip(_BLANK):
             yield _read(data, number, config, taken)
 
@@ -75,19 +76,19 @@ def _read(data: bytes, number: int, config: ServiceConfig, taken: set[bytes]) ->
     try:
         record = parse_body(data)
         if not isinstance(record, dict):
-            raise _invalid("", f"a line must be a JSON object, not {type(record).__name__}")
+            raise invalid("", f"a line must be a JSON object, not {type(record).__name__}")
         name = record.get("custom_id")
         if not isinstance(name, str) or not 0 < len(name) <= _MAX_ID:
-            raise _invalid("custom_id", f"must be a string of 1 to {_MAX_ID} characters")
+            raise invalid("custom_id", f"must be a string of 1 to {_MAX_ID} characters")
         custom_id = name
         digest = hashlib.sha256(custom_id.encode()).digest()[:16]
         if digest in taken:
-            raise ApiError(400, "custom_id was used before in this file", code="duplicate_custom_id", param="custom_id")
+            raise invalid("custom_id", "used before in this file", "duplicate_custom_id")
         taken.add(digest)
         if record.get("method") != "POST":
-            raise _invalid("method", "must be 'POST'")
+            raise invalid("method", "must be 'POST'")
         if record.get("url") != ENDPOINT:
-            raise _invalid("url", f"must be {ENDPOINT!r}")
+            raise invalid("url", f"must be {ENDPOINT!r}")
         return Line(number=number, custom_id=custom_id, content=_content(record.get("body"), config))
     except ApiError as error:
         return Line(number=number, custom_id=custom_id, error=error)
@@ -95,15 +96,13 @@ def _read(data: bytes, number: int, config: ServiceConfig, taken: set[bytes]) ->
 
 def _content(body: Any, config: ServiceConfig) -> Content:
     """Raises ApiError."""
-    if not isinstance(body, dict):
-        raise _invalid("body", "must be a JSON object, as for /v1/rewrite")
     request = validated(RewriteOne, body, "body")
     check_model(request.model, config)
     for name in ("temperature", "top_p", "seed", "max_tokens"):
         if getattr(request, name) is not None:
-            raise _invalid(f"body.{name}", "bulk jobs use the server's settings; leave it out")
+            raise invalid(f"body.{name}", "bulk jobs use the server's settings; leave it out")
     if not request.scores:
-        raise _invalid("body.scores", "bulk jobs always score; leave it out")
+        raise invalid("body.scores", "bulk jobs always score; leave it out")
     image_references(request, config.serving.limits, "body")
     return request
 
@@ -123,7 +122,7 @@ def error_line(job: str, number: int, custom_id: str, error: ApiError) -> str:
 
 def quarantine_error(row: Quarantined) -> ApiError:
     """The error of a line that the build has quarantined."""
-    return ApiError(400, row.detail.removeprefix(f"{row.key}: "), code=row.reason)
+    return invalid("", row.detail.removeprefix(f"{row.key}: "), row.reason)
 
 
 def _line(job: str, number: int, custom_id: str, response: Any, error: Any) -> str:
@@ -139,7 +138,3 @@ def _line(job: str, number: int, custom_id: str, response: Any, error: Any) -> s
 
 def _request_id(job: str, number: int) -> str:
     return f"{job.replace('batch-', 'batch_req_', 1)}_{number}"
-
-
-def _invalid(field: str, why: str) -> ApiError:
-    return ApiError(400, f"{field}: {why}" if field else why, code="invalid_value", param=field or None)

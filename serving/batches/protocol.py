@@ -81,24 +81,23 @@ class BatchObject(BaseModel):
     metadata: dict[str, str] | None
 
 
-class FileList(BaseModel):
+class _Page(BaseModel):
+    object: Literal["list"] = "list"
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileList(_Page):
     """A page of files."""
 
-    object: Literal["list"] = "list"
     data: list[FileObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
-class BatchList(BaseModel):
+class BatchList(_Page):
     """A page of batches."""
 
-    object: Literal["list"] = "list"
     data: list[BatchObject]
-    first_id: str | None
-    last_id: str | None
-    has_more: bool
 
 
 class BatchRequest(BaseModel):

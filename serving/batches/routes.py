@@ -23,7 +23,7 @@ from serving.batches.records import Job
 from serving.batches.store import BatchStore
 from serving.batches.upload import receive_form
 from serving.config import BatchesConfig
-from serving.errors import ApiError
+from serving.errors import ApiError, invalid
 from serving.http.validation import JsonRoute
 
 router = APIRouter(tags=["bulk jobs"], route_class=JsonRoute)
@@ -61,7 +61,7 @@ async def create_file(request: Request) -> dict[str, Any]:
             form = await receive_form(request.headers.get("content-type", ""), request.stream(), file, limit, setting)
         await asyncio.to_thread(_check_lines, upload / "data")
         if form.fields.get("purpose") != PURPOSE:
-            raise ApiError(400, f"purpose: must be {PURPOSE!r}", code="invalid_value", param="purpose")
+            raise invalid("purpose", f"must be {PURPOSE!r}")
         keep = _seconds(form.fields.get("expires_after[seconds]"))
         stored = await asyncio.to_thread(store.add_file, upload, owner, form.filename or "file", PURPOSE, keep)
     except BaseException:
@@ -113,16 +113,14 @@ def create_batch(request: Request, body: BatchRequest) -> dict[str, Any]:
     """Start a job over an uploaded file, each line of which is a request to `/v1/rewrite`."""
     store = _store(request)
     if body.endpoint != ENDPOINT:
-        message = f"endpoint: {body.endpoint[:80]!r} is not available for batches; use {ENDPOINT!r}"
-        raise ApiError(400, message, code="unsupported_endpoint", param="endpoint")
+        why = f"{body.endpoint[:80]!r} is not available for batches; use {ENDPOINT!r}"
+        raise invalid("endpoint", why, "unsupported_endpoint")
     if not _is_valid_window(body.completion_window):
-        message = "completion_window: must be a number of hours from 1h to 720h, such as '24h'"
-        raise ApiError(400, message, code="invalid_value", param="completion_window")
+        raise invalid("completion_window", "must be a number of hours from 1h to 720h, such as '24h'")
     owner = _owner(request)
     stored = store.file(body.input_file_id, owner)
     if stored.purpose != PURPOSE:
-        message = f"input_file_id: the file's purpose is {stored.purpose!r}, it must be {PURPOSE!r}"
-        raise ApiError(400, message, code="invalid_value", param="input_file_id")
+        raise invalid("input_file_id", f"the file's purpose is {stored.purpose!r}, it must be {PURPOSE!r}")
     job = store.create_job(owner, stored.id, body.endpoint, body.completion_window, body.metadata)
     return _shown(store, job)
 
@@ -167,7 +165,7 @@ def _check_lines(file: Path) -> None:
     except NotText as error:
         why = f"it is {error}"
     if why:
-        raise ApiError(400, f"file: {why}; send JSON lines", code="invalid_file", param="file")
+        raise invalid("file", f"{why}; send JSON lines", "invalid_file")
 
 
 _PRIVATE = {"Cache-Control": "private, no-store"}
@@ -194,7 +192,7 @@ def _page(found: Sequence[Any], after: str | None, limit: int) -> tuple[Sequence
     if after is not None:
         start = 1 + next((place for place, one in enumerate(found) if one.id == after), -1)
         if not start:
-            raise ApiError(400, "after: unknown id", code="invalid_value", param="after")
+            raise invalid("after", "unknown id")
     return found[start : start + limit], len(found) > start + limit
 
 
@@ -212,6 +210,5 @@ def _seconds(text: str | None) -> float | None:
     if text is None:
         return None
     if not (text.isascii() and text.isdigit() and 0 < len(text) <= 9 and int(text) > 0):
-        message = "expires_after[seconds]: must be a positive number of seconds"
-        raise ApiError(400, message, code="invalid_value", param="expires_after")
+        raise invalid("expires_after[seconds]", "must be a positive number of seconds")
     return float(text)

@@ -152,11 +152,11 @@ class BatchRunner:
                     if early := self._early_end(job):
                         return job, early
                     await asyncio.wait({preparing}, timeout=self._poll)
-                counts = await preparing
+                total, bad = await preparing
             finally:
                 preparing.cancel()
                 await asyncio.gather(preparing, return_exceptions=True)
-            job = self._reach(job, "in_progress", total=counts.total, invalid=counts.invalid, failed=counts.invalid)
+            job = self._reach(job, "in_progress", total=total, invalid=bad, failed=bad)
         if job.invalid == job.total:
             return job, "completed"
         for attempt in range(ATTEMPTS):
@@ -176,16 +176,11 @@ class BatchRunner:
         folder = self._store.job_folder(job.id)
         work = folder / "work"
         counted: dict[str, tuple[int, int]] = {}
-        command = [
-            *self._command,
-            f"--profile={work / 'profile.yaml'}",
-            f"--input={work / 'in'}",
-            f"--out={work / 'out'}",
-        ]
+        places = f"--profile={work / 'profile.yaml'}", f"--input={work / 'in'}", f"--out={work / 'out'}"
         with (folder / "build.log").open("ab") as output:
             process = subprocess.Popen(  # polled: asyncio's subprocesses need a loop on the main thread
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment,
-                start_new_session=True,
+                [*self._command, *places], stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env=self._environment, start_new_session=True,
             )  # fmt: skip
         try:
             while process.poll() is None:
@@ -223,8 +218,8 @@ class BatchRunner:
         files = []
         for upload, count, name in zip(uploads, counts, ("output", "error"), strict=True):
             if count:
-                filename = f"{job.id}_{name}.jsonl"
-                files.append(self._store.add_file(upload, job.owner, filename, "batch_output").id)
+                arguments = upload, job.owner, f"{job.id}_{name}.jsonl", "batch_output"
+                files.append((await asyncio.to_thread(self._store.add_file, *arguments)).id)
             else:
                 shutil.rmtree(upload)
                 files.append("")

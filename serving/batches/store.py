@@ -60,7 +60,7 @@ class BatchStore:
         return self.config.key_bytes - sum(one.size for one in self.files(owner) if one.purpose == "batch")
 
     def add_file(self, upload: Path, owner: str, filename: str, purpose: str, keep: float | None = None) -> StoredFile:
-        """Store an upload whose `data` is complete and synced.
+        """Sync and store an upload whose `data` is complete.
 
         Args:
             upload: from `new_upload`.
@@ -69,6 +69,8 @@ class BatchStore:
             purpose: "batch" or "batch_output".
             keep: seconds until it is deleted, at most the server's `keep_days`, which is the default.
         """
+        with (upload / "data").open("rb") as data:
+            os.fsync(data.fileno())
         now, limit = self.now(), self.config.keep_days * 86400
         stored = StoredFile(
             id=upload.name, owner=owner, filename=filename, purpose=purpose, size=(upload / "data").stat().st_size,

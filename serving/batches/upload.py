@@ -6,7 +6,6 @@ Starlette's forms would first write a file of any size to the machine's temporar
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -14,7 +13,7 @@ from typing import BinaryIO
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from serving.errors import ApiError
+from serving.errors import ApiError, invalid
 
 _FIELDS = 16
 _FIELD_BYTES = 4096
@@ -36,7 +35,7 @@ class Form:
 
 
 async def receive_form(content_type: str, body: AsyncIterator[bytes], file: BinaryIO, limit: int, setting: str) -> Form:
-    """Read a form; its part `file` is written to `file` and synced.
+    """Read a form; its part `file` is written to `file`.
 
     Args:
         content_type: header of the request.
@@ -65,7 +64,6 @@ async def receive_form(content_type: str, body: AsyncIterator[bytes], file: Bina
         raise _invalid_form("it is incomplete")
     if not reader.got_file:
         raise _invalid_form("it has no part 'file'")
-    await asyncio.to_thread(_sync, file)
     return reader.form
 
 
@@ -138,10 +136,5 @@ class _FormReader:
         self.complete = True
 
 
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def _invalid_form(why: str) -> ApiError:
-    return ApiError(400, f"invalid form: {why}", code="invalid_form")
+    return invalid("", f"invalid form: {why}", "invalid_form")

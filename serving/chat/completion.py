@@ -16,6 +16,7 @@ from contextlib import aclosing
 from typing import Any
 
 from serving.backends.base import Backend, Chunk, GenerationRequest
+from serving.chat.responses import Usage
 from serving.errors import ApiError, overloaded, server_error
 from serving.http.metrics import RequestStats
 
@@ -165,8 +166,7 @@ class ChatResponse:
         self._completion_tokens += len(chunk.tokens)
 
     def _usage(self) -> dict[str, int]:
-        prompt, completion = self._prompt_tokens, self._completion_tokens
-        return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+        return Usage.of(self._prompt_tokens, self._completion_tokens).model_dump()
 
     def _report(self) -> None:
         self._stats.count(self.model, self._prompt_tokens, self._completion_tokens)

@@ -28,7 +28,7 @@ from polite_flamingo.sample import IMAGE_MARK
 from serving.chat.images import ImageReference
 from serving.chat.protocol import ImagePart, Message, TextPart
 from serving.config import LimitsConfig
-from serving.errors import ApiError
+from serving.errors import ApiError, invalid
 
 _SPECIAL = re.compile(r"<(image|/?s|unk|pad|PAD|\|[^<>|\s]{1,40}\|)>")
 """Special tokens of the tokenizers of such language models, including `<|endofchunk|>`."""
@@ -70,10 +70,10 @@ def read_conversation(messages: Sequence[Message], limits: LimitsConfig) -> Conv
         param = f"messages.{number}.content"
         text, images = _read_message(message, param)
         if images and message.role != "user":
-            raise _refused("only messages of the user may hold images", param)
+            raise invalid(param, "only messages of the user may hold images")
         if message.role == "assistant":
             if not turns:
-                raise _refused("the first message must be the user's or the system's", f"messages.{number}.role")
+                raise invalid(f"messages.{number}.role", "the first message must be the user's or the system's")
             turns[-1].response = text if turns[-1].response is None else _joined(turns[-1].response, text)
         elif message.role != "user" and not turns:
             system.append(text)
@@ -83,13 +83,13 @@ def read_conversation(messages: Sequence[Message], limits: LimitsConfig) -> Conv
             turns[-1].instruction = _joined(turns[-1].instruction, text)
             turns[-1].images += images
     if not turns or turns[-1].response is not None:
-        raise _refused("the last message must be the user's: there is nothing to answer", "messages")
+        raise invalid("messages", "the last message must be the user's: there is nothing to answer")
     for turn in turns:
         if not turn.instruction.strip():
-            raise _refused("the user's message is empty", turn.param)
+            raise invalid(turn.param, "the user's message is empty")
     references = tuple(image for turn in turns for image in turn.images)
     if len(references) > limits.images:
-        raise _too_much(f"{len(references)} images; a conversation may have {limits.images}", "messages")
+        raise _too_many(len(references), "images", limits.images)
     opening = " ".join([SYSTEM, *filter(None, map(str.strip, system))])
     return Conversation(
         exchanges=tuple(
@@ -113,7 +113,7 @@ def _read_message(message: Message, param: str) -> tuple[str, list[ImageReferenc
     """A message as text with marks, and the images of the marks."""
     if message.content is None:
         if message.role != "assistant":
-            raise ApiError(400, f"{param} is missing", code="missing_required_parameter", param=param)
+            raise invalid(param, "must not be null or missing", "missing_required_parameter")
         return "", []
     if isinstance(message.content, str):
         return plain(_checked(message.content, param)), []
@@ -136,7 +136,7 @@ def _checked(text: str, param: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise _refused("lone surrogate; send valid Unicode", param) from None
+        raise invalid(param, "lone surrogate; send valid Unicode") from None
     return text
 
 
@@ -148,7 +148,7 @@ def _joined(before: str, text: str) -> str:
 
 def _check_limits(messages: Sequence[Message], limits: LimitsConfig) -> None:
     if len(messages) > limits.messages:
-        raise _too_much(f"{len(messages)} messages; a conversation may have {limits.messages}", "messages")
+        raise _too_many(len(messages), "messages", limits.messages)
     characters = 0
     for message in messages:
         if isinstance(message.content, str):
@@ -156,14 +156,8 @@ def _check_limits(messages: Sequence[Message], limits: LimitsConfig) -> None:
         elif message.content is not None:
             characters += sum(len(part.text) for part in message.content if isinstance(part, TextPart))
     if characters > limits.text_characters:
-        raise _too_much(
-            f"{characters} characters of text; a conversation may have {limits.text_characters}", "messages"
-        )
+        raise _too_many(characters, "characters of text", limits.text_characters)
 
 
-def _refused(why: str, param: str) -> ApiError:
-    return ApiError(400, f"{param}: {why}", code="invalid_value", param=param)
-
-
-def _too_much(why: str, param: str) -> ApiError:
-    return ApiError(400, f"{param}: {why}", code="limit_exceeded", param=param)
+def _too_many(count: int, what: str, limit: int) -> ApiError:
+    return invalid("messages", f"{count} {what}; a conversation may have {limit}", "limit_exceeded")

@@ -21,7 +21,7 @@ from polite_flamingo.images.decoding import inspect
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading import download
 from serving.config import LimitsConfig, RemoteImagesConfig
-from serving.errors import ApiError, overloaded
+from serving.errors import ApiError, invalid, overloaded
 
 _BLOCK = 1 << 18
 """Characters of base64 decoded at a time, a multiple of 4: it takes 1.5 ms, in which no other thread runs."""
@@ -88,7 +88,8 @@ class ImageLoader:
         kind = prefix[:_MAX_PREFIX].lower()
         if not (comma and kind.startswith("data:image/") and kind.endswith(";base64") and len(prefix) <= _MAX_PREFIX):
             raise _at_fault(image, "a data URL must begin with data:image/…;base64,")
-        self._check_size(image, len(text) // 4 * 3 - text.count("=", -2))
+        if len(text) // 4 * 3 - text.count("=", -2) > self._limits.image_bytes:
+            raise self._too_large(image)
         data = bytearray()
         try:
             for start in range(0, len(text), _BLOCK):
@@ -104,11 +105,8 @@ class ImageLoader:
         """The bytes at an http(s) URL."""
         remote = self._remote
         if not remote.hosts:
-            raise _at_fault(
-                image,
-                "this server does not fetch images; send the image itself, as data:image/…;base64,…",
-                "remote_images_disabled",
-            )
+            why = "this server does not fetch images; send the image itself, as data:image/…;base64,…"
+            raise _at_fault(image, why, "remote_images_disabled")
         if len(image.url) > _MAX_URL:
             raise _at_fault(image, f"a URL may have {_MAX_URL} characters")
         try:
@@ -130,32 +128,25 @@ class ImageLoader:
             async with asyncio.timeout(remote.seconds):
                 fetch = partial(download.fetch, image.url, remote.hosts, limits)
                 found = await asyncio.get_running_loop().run_in_executor(self._downloads, fetch)
-        except BadSample as bad:
-            if bad.reason == "image_too_large":
+        except (BadSample, TimeoutError) as error:
+            reason = getattr(error, "reason", "timeout")
+            if reason == "image_too_large":
                 raise self._too_large(image) from None
-            if bad.reason in ("corrupt_image", "empty_image", "unsupported_image"):
+            if reason in ("corrupt_image", "empty_image", "unsupported_image"):
                 raise _at_fault(image, "the URL did not return a readable image") from None
-            raise self._not_fetched(image) from None
-        except TimeoutError:
-            raise self._not_fetched(image) from None
+            why = f"it could not be fetched: its host must be public, and send an image within {remote.seconds:g} s"
+            raise _at_fault(image, why, "remote_image_failed") from None
         finally:
             self._open -= 1
         return self._checked(image, found.data)
 
-    def _not_fetched(self, image: ImageReference) -> ApiError:
-        why = f"it could not be fetched: its host must be public, and send an image within {self._remote.seconds:g} s"
-        return _at_fault(image, why, "remote_image_failed")
-
     def _too_large(self, image: ImageReference) -> ApiError:
         return _at_fault(image, f"an image may have {self._limits.image_bytes} bytes", "image_too_large")
 
-    def _check_size(self, image: ImageReference, size: int) -> None:
-        if size > self._limits.image_bytes:
-            raise self._too_large(image)
-
     def _checked(self, image: ImageReference, data: bytes) -> bytes:
         """The data itself. Raises ApiError unless its header is that of an image small enough to decode."""
-        self._check_size(image, len(data))
+        if len(data) > self._limits.image_bytes:
+            raise self._too_large(image)
         try:
             header = inspect(data)
         except BadSample as bad:
@@ -168,4 +159,4 @@ class ImageLoader:
 
 
 def _at_fault(image: ImageReference, why: str, code: str = "invalid_image") -> ApiError:
-    return ApiError(400, f"{image.param}: {why}", code=code, param=image.param)
+    return invalid(image.param, why, code)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from serving.errors import ApiError
+from serving.errors import invalid
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     # OpenAI's
@@ -156,11 +156,7 @@ _IMAGE = {
 class ChatRequest(BaseModel):
     """A conversation to continue, and how."""
 
-    model_config = ConfigDict(
-        extra="allow",
-        strict=True,
-        json_schema_extra=_document,
-    )
+    model_config = ConfigDict(extra="allow", strict=True, json_schema_extra=_document)
     model: str = Field(description="A model of /v1/models that chats.", examples=["clever-flamingo"])
     messages: list[Message] = Field(
         min_length=1,
@@ -175,9 +171,7 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(None, ge=0, le=1, description="Default: the model's own.")
     top_k: int | None = Field(None, ge=-1, description="vLLM's extension; 0 and -1 mean all tokens.")
     max_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="Maximum length; the answer also ends with the context. Default: the model's own.",
+        None, ge=1, description="Maximum length; the answer also ends with the context. Default: the model's own."
     )
     max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of `max_tokens`; give only one.")
     stop: (
@@ -212,12 +206,7 @@ def _refuse(given: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]], wh
     for name in given.keys() & neutral.keys():
         value = given[name]
         if value is not None and not any(_same(value, one) for one in neutral[name]):
-            raise ApiError(
-                400,
-                f"{where}{name} is not supported here; leave it out",
-                code="unsupported_parameter",
-                param=f"{where}{name}",
-            )
+            raise invalid(f"{where}{name}", "not supported here; leave it out", "unsupported_parameter")
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -24,7 +24,7 @@ from serving.chat.conversation import read_conversation
 from serving.chat.protocol import ChatRequest, refuse_unsupported
 from serving.chat.responses import ChatCompletion, Model, ModelList
 from serving.config import ServingConfig
-from serving.errors import ApiError
+from serving.errors import ApiError, invalid
 from serving.http.disconnects import cancel_on_disconnect
 from serving.http.event_stream import EventStream
 from serving.http.validation import JsonRoute
@@ -70,12 +70,8 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
     serving: ServingConfig = request.app.state.config.serving
     _check_model(body.model, serving)
     if body.model != serving.chat_name:
-        raise ApiError(
-            400,
-            f"{body.model} does not chat: call /v1/rewrite for it, or ask {serving.chat_name} here",
-            code="unsupported_model",
-            param="model",
-        )
+        why = f"{body.model} does not chat: call /v1/rewrite for it, or ask {serving.chat_name} here"
+        raise invalid("model", why, "unsupported_model")
     return await cancel_on_disconnect(request, _answer(body, request, serving))
 
 
@@ -146,14 +142,12 @@ async def _generation_requests(body: ChatRequest, request: Request, serving: Ser
     """One for each choice. Raises ApiError for a request at fault."""
     refuse_unsupported(body)
     if body.stream_options is not None and not body.stream:
-        raise ApiError(400, "stream_options needs stream: true", code="invalid_value", param="stream_options")
+        raise invalid("stream_options", "needs stream: true")
     if body.max_tokens is not None and body.max_completion_tokens is not None:
-        why = "max_tokens and max_completion_tokens mean the same; give one of them"
-        raise ApiError(400, why, code="invalid_value", param="max_tokens")
+        raise invalid("max_tokens", "means the same as max_completion_tokens; give one of them")
     count = body.n or 1
     if count > serving.limits.choices:
-        why = f"n is {count}; one request may have {serving.limits.choices} choices"
-        raise ApiError(400, why, code="limit_exceeded", param="n")
+        raise invalid("n", f"{count} choices; one request may have {serving.limits.choices}", "limit_exceeded")
     conversation = read_conversation(body.messages, serving.limits)
     images = tuple(await request.app.state.images.load(conversation.images))
     own = serving.chat.generation

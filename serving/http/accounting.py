@@ -55,12 +55,6 @@ class TrackedRequest:
         disconnected: the client left before that.
     """
 
-    __slots__ = (
-        "_buffered", "_deadline", "_read", "_receive", "_seconds", "_send", "account", "body_limit", "bytes_in",
-        "bytes_out", "complete", "disconnected", "headers", "id", "method", "refusal", "response_headers", "scope",
-        "started", "stats", "status",
-    )  # fmt: skip
-
     def __init__(self, scope: Scope, receive: Receive, send: Send, seconds: float):
         """Wrap the arguments of an ASGI call. Args: seconds: for the body, see `limits.body_seconds`."""
         self._receive, self._send, self._seconds = receive, send, seconds

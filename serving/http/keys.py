@@ -109,9 +109,9 @@ def read_keys(path: Path) -> list[Key]:
         raise ValueError(f'{path}: must hold {{"keys": [...]}}')
     found = []
     for number, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}: keys[{number}]: must be an object")
         try:
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}: keys[{number}]: must be an object")
             found.append(Key(**record))
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
@@ -225,17 +225,11 @@ def _new(options: argparse.Namespace) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     now = time.time()
-    rows = [("ID", "STATE", "CREATED", "EXPIRES", "PER MINUTE", "AT ONCE", "NAME")]
+    row = "{:12}  {:7}  {:10}  {:10}  {:>10}  {:>7}  {}".format
+    print(row("ID", "STATE", "CREATED", "EXPIRES", "PER MINUTE", "AT ONCE", "NAME"))
     for key in read_keys(options.file):
-        limits = [
-            "default" if value is None else str(value) for value in (key.requests_per_minute, key.concurrent_requests)
-        ]
-        rows.append(
-            (key.id, key.state(now), key.created[:10], key.expires[:10] or "never", limits[0], limits[1], key.name)
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        limits = ("default" if one is None else one for one in (key.requests_per_minute, key.concurrent_requests))
+        print(row(key.id, key.state(now), key.created[:10], key.expires[:10] or "never", *limits, key.name))
 
 
 def _revoke(options: argparse.Namespace) -> None:
@@ -244,10 +238,8 @@ def _revoke(options: argparse.Namespace) -> None:
         if options.id not in {key.id for key in keys}:
             raise ValueError(f"{options.file} has no key {options.id}; `polite-flamingo keys list` shows them")
         now = datetime.now(UTC).replace(microsecond=0).isoformat()
-        write_keys(
-            options.file,
-            [replace(key, revoked=key.revoked or now) if key.id == options.id else key for key in keys],
-        )
+        revoked = [replace(key, revoked=key.revoked or now) if key.id == options.id else key for key in keys]
+        write_keys(options.file, revoked)
     print(f"{options.id} is revoked; running servers know within a second or two")
 
 
@@ -268,9 +260,8 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--requests-per-minute", type=_count, metavar="N", help=limit)
     new.add_argument("--concurrent-requests", type=_count, metavar="N", help=limit)
     new.set_defaults(do=_new)
-    commands.add_parser("list", parents=[common], help="list all keys, including revoked and expired").set_defaults(
-        do=_list
-    )
+    listing = commands.add_parser("list", parents=[common], help="list all keys, including revoked and expired")
+    listing.set_defaults(do=_list)
     revoke = commands.add_parser("revoke", parents=[common], help="revoke a key")
     revoke.add_argument("id", help="such as key_1f0c9a2e")
     revoke.set_defaults(do=_revoke)

@@ -13,6 +13,7 @@ import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 router = APIRouter()
 
 
+@dataclass(slots=True)
 class RequestStats:
     """What one request took, as its route reports it.
 
@@ -40,13 +42,10 @@ class RequestStats:
         failure: the code of the error that ended a stream; "" for none.
     """
 
-    __slots__ = ("failure", "started", "to_first_token", "tokens")
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.to_first_token: float | None = None
-        self.tokens: dict[str, tuple[int, int]] = {}
-        self.failure = ""
+    started: float = field(default_factory=time.perf_counter)
+    to_first_token: float | None = None
+    tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
+    failure: str = ""
 
     def first_token(self) -> None:
         """Report that the first token goes out now. Later calls change nothing."""
@@ -111,11 +110,10 @@ class Metrics:
             stats: reported by its route.
         """
         method = method if method in METHODS else "other"
-        found = self._by_route.get((route, method, status))
-        if found is None:  # cached: finding them by label costs more than counting
-            found = self._requests.labels(route, method, status), self._seconds.labels(route, method)
-            self._by_route[route, method, status] = found
-        requests, histogram = found
+        if (route, method, status) not in self._by_route:  # cached: finding them by label costs more than counting
+            by_label = self._requests.labels(route, method, status), self._seconds.labels(route, method)
+            self._by_route[route, method, status] = by_label
+        requests, histogram = self._by_route[route, method, status]
         requests.inc()
         histogram.observe(seconds)
         if stats.to_first_token is not None:
@@ -131,31 +129,30 @@ class Metrics:
         return list(self.registry.collect())
 
 
+@dataclass
 class _AllReplicas(Collector):
     """The metrics of every ingress replica, each under a label, and the latest of every engine."""
 
-    def __init__(
-        self, ingresses: Mapping[str, Sequence[Metric]], engines: Mapping[str, Mapping[str, float]] | None
-    ) -> None:
-        self._ingresses, self._engines = ingresses, engines
+    ingresses: Mapping[str, Sequence[Metric]]
+    engines: Mapping[str, Mapping[str, float]] | None
 
     def collect(self) -> Iterator[Metric]:
         together: dict[str, Metric] = {}
-        for name, families in self._ingresses.items():
+        for name, families in self.ingresses.items():
             for family in families:
                 same = together.setdefault(family.name, Metric(family.name, family.documentation, family.type))
                 same.samples += [one._replace(labels={**one.labels, "ingress": name}) for one in family.samples]
         yield from together.values()
-        reached = GaugeMetricFamily("polite_flamingo_engines_reached", "Whether the engines reported their metrics")
-        reached.add_metric([], float(self._engines is not None))
-        yield reached
+        reached = float(self.engines is not None)
+        yield GaugeMetricFamily(
+            "polite_flamingo_engines_reached", "Whether the engines reported their metrics", reached
+        )
         gauges: dict[str, GaugeMetricFamily] = {}
-        for engine, values in (self._engines or {}).items():
+        for engine, values in (self.engines or {}).items():
             for metric, value in values.items():
                 name = "polite_flamingo_engine_" + re.sub(r"\W", "_", metric, flags=re.ASCII)
-                if name not in gauges:
-                    gauges[name] = GaugeMetricFamily(name, "See Metrics.summary", labels=["engine"])
-                gauges[name].add_metric([engine], value)
+                gauge = gauges.setdefault(name, GaugeMetricFamily(name, "See Metrics.summary", labels=["engine"]))
+                gauge.add_metric([engine], value)
         yield from gauges.values()
 
 
@@ -166,9 +163,7 @@ def exposition(ingresses: Mapping[str, Sequence[Metric]], engines: Mapping[str, 
         ingresses: metric families by ingress replica.
         engines: values by engine; None where the engines did not answer.
     """
-    registry = CollectorRegistry()
-    registry.register(_AllReplicas(ingresses, engines))
-    return generate_latest(registry)
+    return generate_latest(_AllReplicas(ingresses, engines))
 
 
 @router.get("/metrics", tags=["service"], response_class=Response)

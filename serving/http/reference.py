@@ -36,10 +36,7 @@ async def docs_css() -> Response:
 def page(document: Mapping[str, Any]) -> str:
     """Render an OpenAPI document as HTML."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["kind"] = kind
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import pydantic_core
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 
 from polite_flamingo.text_files import without_mark
-from serving.errors import ApiError
+from serving.errors import ApiError, invalid
+
+Model = TypeVar("Model", bound=BaseModel)
 
 _MAX_MESSAGE = 300
 """Characters: some of pydantic's messages repeat the input."""
 
+_CODES = {"missing": "missing_required_parameter"}
 _OF_CONTENT = re.compile(r"messages\.\d+\.content(\..*)?")
 _REMEDY = (
     '; send a string, or a list of parts such as {"type": "text", "text": "What is this?"} and '
@@ -45,53 +49,69 @@ class _Request(Request):
     async def json(self) -> Any:
         """The body. Raises json.JSONDecodeError, which FastAPI turns into a validation error."""
         try:
-            return parse_json(await self.body())
-        except ValueError as error:
-            raise json.JSONDecodeError(str(error), "", 0) from None
+            return parse_body(await self.body())
+        except ApiError as error:
+            raise json.JSONDecodeError(error.message, "", 0) from None
 
 
-def parse_json(data: bytes) -> Any:
+def parse_body(data: bytes) -> Any:
     """JSON of a body or a line.
 
     Raises:
-        ValueError: it is empty, not UTF-8, not JSON, or holds NaN or a lone surrogate.
+        ApiError: 400: it is empty, not UTF-8, not JSON, or holds NaN or a lone surrogate.
     """
-    if not data.strip():
-        raise ValueError("it is empty; send a JSON object")
-    return pydantic_core.from_json(without_mark(data), allow_inf_nan=False)
+    try:
+        if not data.strip():
+            raise ValueError("it is empty; send a JSON object")
+        return pydantic_core.from_json(without_mark(data), allow_inf_nan=False)
+    except ValueError as error:
+        raise invalid("", f"invalid JSON: {error}", "invalid_json") from None
 
 
-def as_api_error(errors: Sequence[Any], body: Any) -> ApiError:
-    """The first of pydantic's errors in OpenAI's format.
+def validated(model: type[Model], value: Any, where: str = "") -> Model:
+    """Validate a request that FastAPI does not. Raises ApiError 400 that names the first field at fault.
 
     Args:
-        errors: `RequestValidationError.errors()`.
-        body: the body at fault.
+        model: a pydantic model.
+        value: JSON types.
+        where: path of `value` in what the client sent.
     """
-    first = errors[0]
-    kind, message = str(first["type"]), str(first["msg"])
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise as_api_error({**first, "loc": ("body", *first["loc"])}, value, where) from None
+
+
+def as_api_error(error: Mapping[str, Any], body: Any, where: str = "") -> ApiError:
+    """One of pydantic's errors in OpenAI's format.
+
+    Args:
+        error: of `RequestValidationError.errors()`.
+        body: the body at fault.
+        where: path of `body` in what the client sent.
+    """
+    kind, message = str(error["type"]), str(error["msg"])
     if kind == "json_invalid":
-        return ApiError(400, f"invalid JSON: {first.get('ctx', {}).get('error', message)}", code="invalid_json")
-    where = path_of(first["loc"], body)
-    if not where and not isinstance(body, dict):
-        return ApiError(400, "the body must be a JSON object, sent as Content-Type: application/json")
-    remedy = _REMEDY if _OF_CONTENT.fullmatch(where) else ""
-    if kind == "missing":
-        return ApiError(400, f"{where} is missing{remedy}", code="missing_required_parameter", param=where)
-    code = "invalid_type" if kind.endswith("_type") else "invalid_value"
-    text = f"{where or 'the body'}: {message}"[:_MAX_MESSAGE]
-    return ApiError(400, f"{text}{remedy}", code=code, param=where or None)
+        return invalid("", error["ctx"]["error"], "invalid_json")
+    field = path_of(error["loc"], body)
+    if not field and not isinstance(body, dict):
+        return invalid(where or "the body", "must be a JSON object, sent as Content-Type: application/json")
+    param = ".".join(filter(None, (where, field)))
+    remedy = _REMEDY if _OF_CONTENT.fullmatch(param) else ""
+    code = "invalid_type" if kind.endswith("_type") else _CODES.get(kind, "invalid_value")
+    return invalid(param, f"{message[:_MAX_MESSAGE]}{remedy}", code)
 
 
 def path_of(location: Sequence[str | int], body: Any) -> str:
     """The path of a field, such as "messages.0.content", without the steps that pydantic adds for unions.
 
     Args:
-        location: pydantic's `loc`.
+        location: FastAPI's `loc`: where the field is ("body", "query"), then its path.
         body: every step must exist in it, but the last, which may name a missing field.
     """
-    steps = list(location[1:] if location and location[0] in ("body", "query", "path", "header") else location)
-    if location and location[0] in ("query", "path", "header"):
+    kind, *steps = location
+    if kind != "body":
         return ".".join(map(str, steps))
     found: list[str] = []
     for number, step in enumerate(steps):

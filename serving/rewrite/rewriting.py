@@ -19,9 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
-
-from pydantic import BaseModel, ValidationError
+from typing import Any, Literal, cast
 
 from polite_flamingo.filters.paragraphs import join_paragraphs
 from polite_flamingo.filters.thresholds import CHECKS, Thresholds, apply_thresholds, first_failure
@@ -32,47 +30,13 @@ from polite_flamingo.sources.records.instructions import INSTRUCTIONS
 from serving.chat.images import ImageReference
 from serving.chat.responses import Usage
 from serving.config import LimitsConfig, ServiceConfig
-from serving.errors import ApiError
-from serving.http import validation
-from serving.rewrite.protocol import (
-    Content,
-    RemovedParagraph,
-    RewriteResult,
-    RewriteVerdict,
-    RewritingTask,
-)
-
-Model = TypeVar("Model", bound=BaseModel)
+from serving.errors import ApiError, invalid
+from serving.rewrite.protocol import Content, RemovedParagraph, RewriteResult, RewriteVerdict, RewritingTask
 
 _CHECKS = {check.filter: check for check in CHECKS}
 _TASKS_OF_INSTRUCTIONS = {
     wording: task for task in ("captioning", "classification", "change_captioning") for wording in INSTRUCTIONS[task]
 }
-
-
-def parse_body(data: bytes) -> Any:
-    """JSON of a body or a line. Raises ApiError 400, see `validation.parse_json`."""
-    try:
-        return validation.parse_json(data)
-    except ValueError as error:
-        raise ApiError(400, f"invalid JSON: {error}", code="invalid_json") from None
-
-
-def validated(model: type[Model], value: Any, where: str = "") -> Model:
-    """Validate a request. Raises ApiError 400 that names the first field at fault.
-
-    Args:
-        model: a pydantic model.
-        value: JSON types.
-        where: path of `value` in what the client sent.
-    """
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(filter(None, (where, *(str(part) for part in first["loc"]))))
-        message = f"{path}: {first['msg']}" if path else first["msg"]
-        raise ApiError(400, message, code="invalid_value", param=path or None) from None
 
 
 def check_model(name: str | None, config: ServiceConfig) -> None:
@@ -85,22 +49,20 @@ def check_model(name: str | None, config: ServiceConfig) -> None:
 def image_references(content: Content, limits: LimitsConfig, where: str = "") -> list[ImageReference]:
     """The URL of each image. Raises ApiError 400 for too many images, too long texts, or both `image` and `images`."""
     prefix = f"{where}." if where else ""
-    for name in ("instruction", "raw"):
-        length = len(getattr(content, name))
-        if length > limits.text_characters:
-            limit = f"the limit is {limits.text_characters} (limits.text_characters)"
-            message = f"{prefix}{name}: {length} characters; {limit}"
-            raise ApiError(400, message, code="text_too_long", param=prefix + name)
+    for name, text in (("instruction", content.instruction), ("raw", content.raw)):
+        if len(text) > limits.text_characters:
+            why = f"{len(text)} characters; the limit is {limits.text_characters} (limits.text_characters)"
+            raise invalid(prefix + name, why, "text_too_long")
     if content.image is not None and content.images is not None:
-        raise ApiError(400, f"{prefix}image and images: give one of them", code="invalid_value", param=prefix + "image")
+        raise invalid(f"{prefix}image", "both image and images; give one of them")
     if content.image is not None:
         found = [ImageReference(url=content.image, param=f"{prefix}image")]
     else:
         urls = content.images or ()
         found = [ImageReference(url=url, param=f"{prefix}images.{number}") for number, url in enumerate(urls)]
     if len(found) > limits.images:
-        message = f"{prefix}images: {len(found)} images; the limit is {limits.images} (limits.images)"
-        raise ApiError(400, message, code="too_many_images", param=f"{prefix}images")
+        why = f"{len(found)} images; the limit is {limits.images} (limits.images)"
+        raise invalid(f"{prefix}images", why, "too_many_images")
     return found
 
 
@@ -137,7 +99,7 @@ def make_sample(
         )
         return sample.validate()
     except BadSample as bad:
-        raise ApiError(400, bad.detail.removeprefix(f"{key}: "), code=bad.reason) from None
+        raise invalid("", bad.detail.removeprefix(f"{key}: "), bad.reason) from None
 
 
 def infer_task(instruction: str, raw: str, images: int) -> RewritingTask:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -25,8 +25,9 @@ from serving.backends.base import Backend, GenerationRequest
 from serving.chat.images import ImageLoader
 from serving.chat.responses import ErrorBody, Usage
 from serving.config import ServiceConfig
-from serving.errors import ApiError, server_error
+from serving.errors import ApiError, invalid, server_error
 from serving.http.disconnects import cancel_on_disconnect
+from serving.http.validation import parse_body, validated
 from serving.rewrite.protocol import (
     Content,
     Options,
@@ -35,10 +36,11 @@ from serving.rewrite.protocol import (
     RewriteList,
     RewriteMany,
     RewriteOne,
+    RewriteResult,
     Timings,
     request_schema,
 )
-from serving.rewrite.rewriting import check_model, image_references, make_result, make_sample, parse_body, validated
+from serving.rewrite.rewriting import check_model, image_references, make_result, make_sample
 
 router = APIRouter(tags=["rewriting"])
 
@@ -51,6 +53,13 @@ class _Item:
     finish: Literal["stop", "length"] | None = None
     usage: Usage | None = None
     error: ApiError | None = None
+
+    def result(self, config: ServiceConfig) -> RewriteResult | None:
+        """The response for it; None if it failed."""
+        if self.error is not None or self.sample is None:
+            return None
+        name = config.serving.rewriter_name
+        return make_result(self.sample, name, config.thresholds, finish=self.finish, usage=self.usage)
 
 
 @router.post(
@@ -84,12 +93,10 @@ async def answer(
     contents: Sequence[Content] = [body] if isinstance(body, RewriteOne) else body.items
     started = time.monotonic()
     async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(
-                _rewrite(content, body, "" if single else f"items.{number}", config, backend, images, request_id)
-            )
-            for number, content in enumerate(contents)
-        ]
+        tasks = []
+        for number, content in enumerate(contents):
+            where = "" if single else f"items.{number}"
+            tasks.append(group.create_task(_rewrite(content, body, where, config, backend, images, request_id)))
     items = [task.result() for task in tasks]
     rewritten = time.monotonic()
     if body.scores:
@@ -98,14 +105,7 @@ async def answer(
     errors = [item.error for item in items if item.error is not None]
     if errors and (single or (all(error.status >= 500 for error in errors) and len(errors) == len(items))):
         raise errors[0]
-    results = [
-        None
-        if item.error is not None or item.sample is None
-        else make_result(
-            item.sample, config.serving.rewriter_name, config.thresholds, finish=item.finish, usage=item.usage
-        )
-        for item in items
-    ]
+    results = [item.result(config) for item in items]
     common: dict[str, Any] = {
         "id": f"rewrite-{secrets.token_hex(12)}",
         "created": int(time.time()),
@@ -121,7 +121,9 @@ async def answer(
         )
         for number, (item, result) in enumerate(zip(items, results, strict=True))
     ]
-    return RewriteList(**common, data=data, usage=_sum(item.usage for item in items if item.usage is not None))
+    usages = [item.usage for item in items if item.usage is not None]
+    usage = Usage.of(sum(one.prompt_tokens for one in usages), sum(one.completion_tokens for one in usages))
+    return RewriteList(**common, data=data, usage=usage)
 
 
 def generation_request(
@@ -169,7 +171,7 @@ async def _rewrite(
                 async for chunk in chunks:
                     text, tokens, prompt_tokens = text + chunk.text, tokens + len(chunk.tokens), chunk.prompt_tokens
                     item.finish = chunk.finish or None  # type: ignore[assignment]
-        item.usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=tokens, total_tokens=prompt_tokens + tokens)
+        item.usage = Usage.of(prompt_tokens, tokens)
         item.sample = replace(sample, rewritten=text.strip())
     except TimeoutError:
         seconds = serving.limits.seconds
@@ -190,33 +192,20 @@ async def _score(items: Sequence[_Item], backend: Backend) -> None:
             item.error = server_error(why, scores.reason)
         elif isinstance(scores, BadSample):
             detail = scores.detail.removeprefix(f"{item.sample.key}: ")
-            item.error = ApiError(400, f"cannot be scored: {detail}", code=scores.reason)
+            item.error = invalid("", f"cannot be scored: {detail}", scores.reason)
         else:
             item.sample = replace(item.sample, scores=dict(scores))
 
 
 def _validated_body(body: Any, config: ServiceConfig) -> RewriteOne | RewriteMany:
     """Raises ApiError."""
-    if not isinstance(body, dict):
-        raise ApiError(400, f"the body must be a JSON object, not {type(body).__name__}", code="invalid_value")
-    valid = validated(RewriteMany, body) if "items" in body else validated(RewriteOne, body)
+    several = isinstance(body, dict) and "items" in body
+    valid = validated(RewriteMany, body) if several else validated(RewriteOne, body)
     check_model(valid.model, config)
     limit = config.serving.limits.rewrites
     if isinstance(valid, RewriteMany) and len(valid.items) > limit:
-        raise ApiError(
-            400,
-            f"items: {len(valid.items)} items; the limit is {limit} (limits.rewrites): send several calls, or use "
-            "/v1/batches",
-            code="too_many_items",
-            param="items",
+        why = (
+            f"{len(valid.items)} items; the limit is {limit} (limits.rewrites): make several calls, or use /v1/batches"
         )
+        raise invalid("items", why, "too_many_items")
     return valid
-
-
-def _sum(usages: Iterable[Usage]) -> Usage:
-    total = Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
-    for usage in usages:
-        total.prompt_tokens += usage.prompt_tokens
-        total.completion_tokens += usage.completion_tokens
-        total.total_tokens += usage.total_tokens
-    return total

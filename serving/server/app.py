@@ -116,7 +116,7 @@ async def _api_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    return await _api_error(request, as_api_error(error.errors(), error.body))
+    return await _api_error(request, as_api_error(error.errors()[0], error.body))
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -126,7 +126,5 @@ async def _http_error(request: Request, error: Exception) -> Response:
         404: "no such URL; /docs lists all routes",
         405: f"this URL does not accept {request.method}",
     }.get(error.status_code, str(error.detail))
-    answer = ApiError(
-        error.status_code, message, "server_error" if error.status_code >= 500 else "invalid_request_error"
-    )
-    return JSONResponse(answer.body(), error.status_code, error.headers)
+    kind = "server_error" if error.status_code >= 500 else "invalid_request_error"
+    return JSONResponse(ApiError(error.status_code, message, kind).body(), error.status_code, error.headers)

@@ -172,23 +172,20 @@ def build(config: ServiceConfig) -> serve.Application:
         ValueError: a model cannot be served. Found here, before replicas fail to start one after another.
     """
     serving, scale = config.serving, config.serving.scale
-    for name, model in ((serving.chat_name, serving.chat), (serving.rewriter_name, config.rewriter)):
+    board = _deployment(MetricsBoard, "board", ReplicasConfig(cpus=0.0, ongoing=1000), scale.drain_seconds).bind()
+    engines = {}
+    for name, label, model, replicas in (
+        (serving.chat_name, "chat", serving.chat, scale.chat),
+        (serving.rewriter_name, "rewriting", config.rewriter, scale.rewriting),
+    ):
         opened(model.flamingo)
         if model.generation.num_beams > 1:
             raise ValueError(f"{name}: beam search cannot be streamed; set generation.num_beams to 1")
-    board = _deployment(MetricsBoard, "board", ReplicasConfig(cpus=0.0, ongoing=1000), scale.drain_seconds).bind()
-
-    def engine(name: str, label: str, model: RewriterConfig, chat: bool, replicas: ReplicasConfig) -> Any:
-        engines = max(1, model.engine.copies if model.device == "cpu" else 1)
-        ongoing = replicas.ongoing or engines * (model.engine.slots + serving.waiting)
-        replicas = replace(replicas, ongoing=ongoing)
-        deployment = _deployment(EngineReplica, label, replicas, scale.drain_seconds)
-        return deployment.bind(name, model, chat, serving.waiting, serving.flush_seconds, board)
-
-    engines = {
-        serving.chat_name: engine(serving.chat_name, "chat", serving.chat, True, scale.chat),
-        serving.rewriter_name: engine(serving.rewriter_name, "rewriting", config.rewriter, False, scale.rewriting),
-    }
+        copies = max(1, model.engine.copies if model.device == "cpu" else 1)
+        ongoing = replicas.ongoing or copies * (model.engine.slots + serving.waiting)
+        deployment = _deployment(EngineReplica, label, replace(replicas, ongoing=ongoing), scale.drain_seconds)
+        chat = label == "chat"
+        engines[name] = deployment.bind(name, model, chat, serving.waiting, serving.flush_seconds, board)
     scoring = _deployment(ScoringReplica, "scoring", scale.scoring, scale.drain_seconds).bind(config.scoring)
     one = ReplicasConfig(cpus=0.0)
     bulk = _deployment(BatchReplica, "bulk", one, scale.drain_seconds).bind(config) if serving.batches.folder else None
