@@ -75,9 +75,9 @@ class EngineHost:
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         """See `Backend.stream`."""
-        tokenized = self._tokenized(request)
         engine = min(self._engines, key=lambda one: one.open_streams)
         try:
+            tokenized = self._tokenized(request)
             pause = chunk_interval(self._flush, engine.open_streams)
             async with aclosing(engine.stream(tokenized, pause=pause)) as chunks:
                 async for chunk in chunks:
@@ -87,7 +87,8 @@ class EngineHost:
         except EngineClosed:
             raise overloaded(f"{self.name} is shutting down; try again") from None
         except BadSample as bad:
-            raise _bad_request(bad) from None
+            code = "invalid_image" if "image" in bad.reason else bad.reason
+            raise ApiError(400, bad.detail, code=code, param="messages") from None
         except EngineFailed as failed:
             raise server_error(f"{self.name} failed while it answered; try again", "engine_failed") from failed
 
@@ -119,15 +120,12 @@ class EngineHost:
         """Whether the engines work."""
         return all(engine.failure is None for engine in self._engines)
 
-    async def aclose(self, *, drain: bool = False) -> None:
-        """Stop. Open requests are cancelled, or with `drain` finished first."""
-        await asyncio.gather(*(engine.aclose(drain=drain) for engine in self._engines))
+    async def aclose(self) -> None:
+        """Stop. Open requests are cancelled."""
+        await asyncio.gather(*(engine.aclose() for engine in self._engines))
 
     def _tokenized(self, request: GenerationRequest) -> Request:
-        try:
-            ids = conversation_ids(request.exchanges, self._tokenizer)
-        except BadSample as bad:
-            raise _bad_request(bad) from None
+        ids = conversation_ids(request.exchanges, self._tokenizer)
         wanted = request.params.max_new_tokens
         room = self._positions - len(ids)
         # A chat answer may end where the context does: evaluators ask for 1,024 tokens and more. A rewriting must fit.
@@ -149,8 +147,3 @@ def chunk_interval(flush_seconds: float, streams: int) -> float:
     which leaves time for the answers; but no reader waits longer than ten times `flush_seconds`.
     """
     return flush_seconds * min(max(1.0, streams / STREAMS_AT_FULL_RATE), 10.0)
-
-
-def _bad_request(bad: BadSample) -> ApiError:
-    image = "image" in bad.reason
-    return ApiError(400, bad.detail, code="invalid_image" if image else bad.reason, param="messages")

@@ -110,14 +110,13 @@ def _content(body: Any, config: ServiceConfig) -> Content:
 def output_line(sample: Sample, job: str, model: str, thresholds: Thresholds) -> str:
     """A line of the output file, for a rewritten and scored sample."""
     result = make_result(sample, model, thresholds)
-    response = {"status_code": 200, "request_id": _request_id(job, sample.meta["line"]), "body": result.model_dump()}
-    return _line(job, sample.meta["line"], sample.meta["custom_id"], response, None)
+    return _line(job, sample.meta["line"], sample.meta["custom_id"], 200, result.model_dump(), None)
 
 
 def error_line(job: str, number: int, custom_id: str, error: ApiError) -> str:
     """A line of the error file."""
-    response = {"status_code": error.status, "request_id": _request_id(job, number), "body": error.body()}
-    return _line(job, number, custom_id, response, {"code": error.code, "message": error.message})
+    summary = {"code": error.code, "message": error.message}
+    return _line(job, number, custom_id, error.status, error.body(), summary)
 
 
 def quarantine_error(row: Quarantined) -> ApiError:
@@ -125,16 +124,13 @@ def quarantine_error(row: Quarantined) -> ApiError:
     return invalid("", row.detail.removeprefix(f"{row.key}: "), row.reason)
 
 
-def _line(job: str, number: int, custom_id: str, response: Any, error: Any) -> str:
+def _line(job: str, number: int, custom_id: str, status: int, body: Any, error: Any) -> str:
+    request_id = f"{job.replace('batch-', 'batch_req_', 1)}_{number}"
     record = {
-        "id": _request_id(job, number),
+        "id": request_id,
         "custom_id": custom_id or None,
         "line": number,
-        "response": response,
+        "response": {"status_code": status, "request_id": request_id, "body": body},
         "error": error,
     }
     return json.dumps(record, ensure_ascii=False) + "\n"
-
-
-def _request_id(job: str, number: int) -> str:
-    return f"{job.replace('batch-', 'batch_req_', 1)}_{number}"

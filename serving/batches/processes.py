@@ -23,10 +23,10 @@ def builds_of(out: Path) -> list[int]:
     """
     argument = os.fsencode(f"--out={out}")
     found = []
-    for name in os.listdir("/proc") if Path("/proc/self/cmdline").exists() else ():  # noqa: PTH208
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has just ended
-            if name.isdigit() and argument in Path("/proc", name, "cmdline").read_bytes().split(b"\0"):
-                found.append(int(name))
+            if argument in (process / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(process.name))
     return found
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,7 @@ from fastapi.responses import FileResponse
 from polite_flamingo.text_files import NotText, without_mark
 from serving.batches.lines import ENDPOINT
 from serving.batches.protocol import BatchList, BatchObject, BatchRequest, FileDeleted, FileList, FileObject
-from serving.batches.records import Job
+from serving.batches.records import Job, StoredFile
 from serving.batches.store import BatchStore
 from serving.batches.upload import receive_form
 from serving.config import BatchesConfig
@@ -80,8 +81,7 @@ def list_files(
 ) -> dict[str, Any]:
     """Uploaded files and results."""
     found = [file for file in _store(request).files(_owner(request)) if purpose in (None, file.purpose)]
-    page, more = _page(found if order == "asc" else found[::-1], after, limit)
-    return _listed([file.to_openai() for file in page], more)
+    return _page(found if order == "asc" else found[::-1], after, limit, StoredFile.to_openai)
 
 
 @router.get("/v1/files/{file_id}", summary="One file", response_model=FileObject)
@@ -131,8 +131,7 @@ def list_batches(
 ) -> dict[str, Any]:
     """List jobs, latest first."""
     store = _store(request)
-    page, more = _page(store.jobs(_owner(request))[::-1], after, limit)
-    return _listed([_shown(store, job) for job in page], more)
+    return _page(store.jobs(_owner(request))[::-1], after, limit, partial(_shown, store))
 
 
 @router.get("/v1/batches/{batch_id}", summary="One bulk job", response_model=BatchObject)
@@ -155,17 +154,12 @@ def _check_lines(file: Path) -> None:
     """Raise ApiError 400 for a file whose lines cannot be read at all: each would become an error."""
     with file.open("rb") as data:
         start = data.read(4)
-    why = (
-        "it is compressed; decompress it first"
-        if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX"))
-        else ""
-    )
+    if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX")):
+        raise invalid("file", "it is compressed; decompress it first, and send JSON lines", "invalid_file")
     try:
         without_mark(start)
     except NotText as error:
-        why = f"it is {error}"
-    if why:
-        raise invalid("file", f"{why}; send JSON lines", "invalid_file")
+        raise invalid("file", f"it is {error}; send JSON lines", "invalid_file") from None
 
 
 _PRIVATE = {"Cache-Control": "private, no-store"}
@@ -186,19 +180,16 @@ def _shown(store: BatchStore, job: Job) -> dict[str, Any]:
     return job.to_openai(store.cancelled_at(job.id))
 
 
-def _page(found: Sequence[Any], after: str | None, limit: int) -> tuple[Sequence[Any], bool]:
-    """At most `limit` items after the one with the id `after`, and whether there are more."""
+def _page(found: list[Any], after: str | None, limit: int, shown: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    """At most `limit` items after the one with the id `after`, as `FileList` or `BatchList`."""
     start = 0
     if after is not None:
         start = 1 + next((place for place, one in enumerate(found) if one.id == after), -1)
         if not start:
             raise invalid("after", "unknown id")
-    return found[start : start + limit], len(found) > start + limit
-
-
-def _listed(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:
+    data = [shown(one) for one in found[start : start + limit]]
     first, last = (data[0]["id"], data[-1]["id"]) if data else (None, None)
-    return {"data": data, "first_id": first, "last_id": last, "has_more": more}
+    return {"data": data, "first_id": first, "last_id": last, "has_more": len(found) > start + limit}
 
 
 def _is_valid_window(text: str) -> bool:

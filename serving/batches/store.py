@@ -20,10 +20,10 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from polite_flamingo.storage.shards import write_atomically
 from serving.batches.records import ENDED, Job, StoredFile
@@ -32,6 +32,8 @@ from serving.errors import ApiError
 
 ABANDONED_SECONDS = 24 * 3600.0
 """After that, an unfinished upload is deleted."""
+
+Record = TypeVar("Record", StoredFile, Job)
 
 _ID = re.compile(r"(file|batch)-[0-9a-f]{32}")
 
@@ -84,17 +86,11 @@ class BatchStore:
 
     def files(self, owner: str) -> list[StoredFile]:
         """The files of a key, oldest first."""
-        found = (self._file(name) for name in _ids_in(self.root / "files"))
-        return sorted(
-            (one for one in found if one is not None and one.owner == owner), key=lambda one: (one.created, one.id)
-        )
+        return _oldest_first(map(self._file, _ids_in(self.root / "files")), owner)
 
     def file(self, identity: str, owner: str) -> StoredFile:
         """One of a key's files. Raises ApiError 404."""
-        found = self._file(identity)
-        if found is None or found.owner != owner:
-            raise _missing("file", identity)
-        return found
+        return _owned(self._file(identity), owner, "file", identity)
 
     def data(self, identity: str) -> Path:
         """The path of a file's bytes; it may not exist."""
@@ -127,22 +123,17 @@ class BatchStore:
 
     def jobs(self, owner: str | None = None) -> list[Job]:
         """The jobs of a key, or all of them, oldest first."""
-        found = (self._job(name) for name in _ids_in(self.root / "jobs"))
-        mine = (one for one in found if one is not None and owner in (None, one.owner))
-        return sorted(mine, key=lambda one: (one.created, one.id))
+        return _oldest_first(map(self._job, _ids_in(self.root / "jobs")), owner)
 
     def unfinished(self, ended: set[str]) -> list[Job]:
         """All jobs that have not ended, oldest first. Those that have are added to `ended` and not read again."""
         found = [job for name in _ids_in(self.root / "jobs") if name not in ended and (job := self._job(name))]
         ended.update(job.id for job in found if job.status in ENDED)
-        return sorted((job for job in found if job.status not in ENDED), key=lambda one: (one.created, one.id))
+        return _oldest_first(job for job in found if job.status not in ENDED)
 
     def job(self, identity: str, owner: str) -> Job:
         """One of a key's jobs. Raises ApiError 404."""
-        found = self._job(identity)
-        if found is None or found.owner != owner:
-            raise _missing("batch", identity)
-        return found
+        return _owned(self._job(identity), owner, "batch", identity)
 
     def job_folder(self, identity: str) -> Path:
         """The folder of a job."""
@@ -173,10 +164,10 @@ class BatchStore:
         for job in self.jobs():
             if job.status in ENDED and job.created + self.config.keep_days * 86400 <= now:
                 _discard(self.job_folder(job.id), self.root / "uploads")
-        for name in os.listdir(self.root / "uploads") if (self.root / "uploads").is_dir() else ():  # noqa: PTH208
+        for upload in (self.root / "uploads").glob("*"):
             with suppress(FileNotFoundError):
-                if (self.root / "uploads" / name).stat().st_mtime + ABANDONED_SECONDS <= now:
-                    shutil.rmtree(self.root / "uploads" / name)
+                if upload.stat().st_mtime + ABANDONED_SECONDS <= now:
+                    shutil.rmtree(upload)
 
     def _file(self, identity: str) -> StoredFile | None:
         record = self._record(identity, "file-", self.root / "files" / identity / "file.json")
@@ -195,15 +186,20 @@ class BatchStore:
             return None
 
 
-def _missing(what: str, identity: str) -> ApiError:
-    return ApiError(404, f"no such {what}: {identity[:64]!r}", code=f"{what}_not_found")
+def _owned(found: Record | None, owner: str, what: str, identity: str) -> Record:
+    if found is None or found.owner != owner:
+        raise ApiError(404, f"no such {what}: {identity[:64]!r}", code=f"{what}_not_found")
+    return found
+
+
+def _oldest_first(found: Iterable[Record | None], owner: str | None = None) -> list[Record]:
+    """Those of an owner, or all of them."""
+    mine = [one for one in found if one is not None and owner in (None, one.owner)]
+    return sorted(mine, key=lambda one: (one.created, one.id))
 
 
 def _ids_in(folder: Path) -> list[str]:
-    try:
-        return [name for name in os.listdir(folder) if _ID.fullmatch(name)]  # noqa: PTH208
-    except FileNotFoundError:
-        return []
+    return [path.name for path in folder.glob("*-*") if _ID.fullmatch(path.name)]
 
 
 def _discard(folder: Path, scratch: Path) -> None:

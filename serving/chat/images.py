@@ -115,17 +115,11 @@ class ImageLoader:
             raise _at_fault(image, f"this server does not fetch it: {bad.detail}", "remote_image_refused") from None
         if self._open >= remote.at_once * (1 + _WAITING):
             raise overloaded("too many images are being fetched; try again later")
-        limits = download.Limits(
-            connect=remote.seconds,
-            read=remote.seconds,
-            total=remote.seconds,
-            attempts=2,
-            pause=0.2,
-            size=self._limits.image_bytes,
-        )
+        seconds, size = remote.seconds, self._limits.image_bytes
+        limits = download.Limits(connect=seconds, read=seconds, total=seconds, attempts=2, pause=0.2, size=size)
         self._open += 1
         try:
-            async with asyncio.timeout(remote.seconds):
+            async with asyncio.timeout(seconds):
                 fetch = partial(download.fetch, image.url, remote.hosts, limits)
                 found = await asyncio.get_running_loop().run_in_executor(self._downloads, fetch)
         except (BadSample, TimeoutError) as error:
@@ -134,7 +128,7 @@ class ImageLoader:
                 raise self._too_large(image) from None
             if reason in ("corrupt_image", "empty_image", "unsupported_image"):
                 raise _at_fault(image, "the URL did not return a readable image") from None
-            why = f"it could not be fetched: its host must be public, and send an image within {remote.seconds:g} s"
+            why = f"it could not be fetched: its host must be public, and send an image within {seconds:g} s"
             raise _at_fault(image, why, "remote_image_failed") from None
         finally:
             self._open -= 1

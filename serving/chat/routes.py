@@ -111,12 +111,8 @@ async def _answer(body: ChatRequest, request: Request, serving: ServingConfig) -
     """The whole response, or a stream whose first chunk has arrived."""
     state, seconds = request.app.state, serving.limits.seconds
     deadline = asyncio.get_running_loop().time() + seconds if seconds else None
-    timeout = ApiError(
-        504,
-        f"the answer took longer than the {seconds:g} s that this server allows; ask for fewer tokens",
-        "server_error",
-        "timeout",
-    )
+    why = f"the answer took longer than the {seconds:g} s that this server allows; ask for fewer tokens"
+    timeout = ApiError(504, why, "server_error", "timeout")
     try:
         async with asyncio.timeout_at(deadline):
             requests = await _generation_requests(body, request, serving)

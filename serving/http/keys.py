@@ -137,9 +137,8 @@ class KeyRing:
     def __init__(self, path: Path | str, clock: Callable[[], float] = time.monotonic):
         """Read the file. Raises ValueError as `read_keys`."""
         self._path, self._clock = Path(path), clock
-        self._version = self._file_version()
+        self._version, self._checked = self._file_version(), clock()
         self._load()
-        self._checked = clock()
 
     def find(self, secret: bytes) -> Key | None:
         """The record of a key, whatever its state; None if it is unknown."""

@@ -89,14 +89,8 @@ def make_sample(
         task = content.task or infer_task(content.instruction, content.raw, len(pictures))
         if task != "text" and not pictures:
             raise BadSample("missing_image", f"task {task!r} needs an image; send one, or set task to 'text'")
-        sample = Sample(
-            key=key,
-            dataset="rewrite",
-            task=task,
-            turns=(Turn(instruction=instruction, response=content.raw),),
-            images=pictures,
-            meta=meta or {},
-        )
+        turns = (Turn(instruction=instruction, response=content.raw),)
+        sample = Sample(key=key, dataset="rewrite", task=task, turns=turns, images=pictures, meta=meta or {})
         return sample.validate()
     except BadSample as bad:
         raise invalid("", bad.detail.removeprefix(f"{key}: "), bad.reason) from None

@@ -50,10 +50,10 @@ def create_app(config: ServiceConfig, backend: Backend, *, send_request_id: bool
     app = FastAPI(
         title="Polite Flamingo on Ray",
         version="1",
+        responses=ERRORS,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=ERRORS,
     )
     app.state.config, app.state.backend, app.state.metrics = config, backend, metrics.Metrics()
     app.state.images = ImageLoader(config.serving.limits, config.serving.remote_images)
@@ -69,12 +69,8 @@ def create_app(config: ServiceConfig, backend: Backend, *, send_request_id: bool
         """200 if every model can answer, else 503."""
         return Response(status_code=200 if await backend.ready() else 503)
 
-    app.include_router(chat.router)
-    app.include_router(rewrite.router)
-    app.include_router(batches.router)
-    app.include_router(metrics.router)
-    app.include_router(reference.router)
-    app.include_router(page.router)
+    for routes in (chat, rewrite, batches, metrics, reference, page):
+        app.include_router(routes.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
