@@ -70,8 +70,8 @@ class BatchRunner:
             raise ValueError("bulk jobs need a folder: set serving.batches.folder")
         self._config, self._command, self._poll = config, tuple(build), poll_seconds
         self._environment = {**os.environ, **(environment or {})}
-        path = self._environment.get("PYTHONPATH")
-        self._environment["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *([path] if path else [])])
+        path = filter(None, (str(_ROOT), self._environment.get("PYTHONPATH")))
+        self._environment["PYTHONPATH"] = os.pathsep.join(path)
         self._store = BatchStore(config.serving.batches)
         self._images = ImageLoader(config.serving.limits, config.serving.remote_images)
         self._main: asyncio.Task[None] | None = None

@@ -61,17 +61,14 @@ class ImageLoader:
         Raises:
             ApiError: 400 for the first at fault; 503 where too many downloads wait.
         """
-        distinct = list({image.url: image for image in images}.values())
-        if not distinct:
-            return []
-        tasks = [asyncio.ensure_future(self._load(image)) for image in distinct]
+        distinct = {image.url: image for image in images}
+        tasks = {url: asyncio.ensure_future(self._load(image)) for url, image in distinct.items()}
         try:
-            found = await asyncio.gather(*tasks)
+            await asyncio.gather(*tasks.values())
         finally:
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
-        by_url = {image.url: data for image, data in zip(distinct, found, strict=True)}
-        return [by_url[image.url] for image in images]
+        return [tasks[image.url].result() for image in images]
 
     async def _load(self, image: ImageReference) -> bytes:
         scheme = image.url[:8].lower()

@@ -119,6 +119,13 @@ Content = Annotated[
 ]
 
 
+_Stop = Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
+Stops = Annotated[
+    Annotated[_Stop, Tag("(text)")] | Annotated[list[_Stop], Field(max_length=MAX_STOPS), Tag("(list)")],
+    _union(f"string or a list of at most {MAX_STOPS}"),
+]
+
+
 class Message(BaseModel):
     """One message of a conversation."""
 
@@ -174,22 +181,11 @@ class ChatRequest(BaseModel):
         None, ge=1, description="Maximum length; the answer also ends with the context. Default: the model's own."
     )
     max_completion_tokens: int | None = Field(None, ge=1, description="The newer name of `max_tokens`; give only one.")
-    stop: (
-        Annotated[
-            Annotated[str, Field(max_length=MAX_STOP_CHARACTERS), Tag("(text)")]
-            | Annotated[
-                list[Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]],
-                Field(max_length=MAX_STOPS),
-                Tag("(list)"),
-            ],
-            _union(f"string or a list of at most {MAX_STOPS}"),
-        ]
-        | None
-    ) = Field(None, description="Strings that end the answer; they are not part of it.")
+    stop: Stops | None = Field(None, description="Strings that end the answer; they are not part of it.")
     seed: int | None = Field(
         None,
         ge=-(2**63),
-        le=2**63 - 1,
+        lt=2**63,
         description="The same seed and request give the same answer; choice i uses seed + i.",
     )
     n: int | None = Field(None, ge=1, description="Number of answers.")

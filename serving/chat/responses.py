@@ -58,14 +58,17 @@ class Choice(BaseModel):
     finish_reason: Finish
 
 
-class ChatCompletion(BaseModel):
-    """A response in one piece."""
-
+class _Response(BaseModel):
     id: str
-    object: Literal["chat.completion"]
     created: int
     model: str
     system_fingerprint: str = Field(description="Changes when the configuration of the model does.")
+
+
+class ChatCompletion(_Response):
+    """A response in one piece."""
+
+    object: Literal["chat.completion"]
     choices: list[Choice]
     usage: Usage
 
@@ -87,15 +90,11 @@ class ChunkChoice(BaseModel):
     finish_reason: Finish | None
 
 
-class ChatChunk(BaseModel):
+class ChatChunk(_Response):
     """One event of a stream."""
 
     model_config = ConfigDict(extra="forbid")
-    id: str
     object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[ChunkChoice]
     usage: Usage | None = None
 

@@ -73,10 +73,17 @@ def files() -> Mapping[str, File]:
     return found
 
 
-def settings(config: ServiceConfig) -> dict[str, Any]:
+@router.api_route("/", methods=["GET", "HEAD"])
+async def index(request: Request) -> Response:
+    """The page."""
+    return _answer(request, files()["index.html"])
+
+
+@router.get("/page/settings.json")
+async def page_settings(request: Request) -> dict[str, Any]:
     """What the page must know of the service. Public: sent without a key."""
-    serving = config.serving
-    limits = serving.limits
+    config: ServiceConfig = request.app.state.config
+    serving, limits = config.serving, config.serving.limits
     return {
         "chat": serving.chat_name,
         "rewriter": serving.rewriter_name,
@@ -86,18 +93,6 @@ def settings(config: ServiceConfig) -> dict[str, Any]:
         "text_characters": limits.text_characters,
         "thresholds": asdict(config.thresholds),
     }
-
-
-@router.api_route("/", methods=["GET", "HEAD"])
-async def index(request: Request) -> Response:
-    """The page."""
-    return _answer(request, files()["index.html"])
-
-
-@router.get("/page/settings.json")
-async def page_settings(request: Request) -> dict[str, Any]:
-    """See `settings`."""
-    return settings(request.app.state.config)
 
 
 @router.api_route("/page/{name}", methods=["GET", "HEAD"])
