@@ -80,7 +80,7 @@ class Job:
 
     def to_openai(self, cancelled_at: float | None) -> dict[str, Any]:
         """OpenAI's batch object. Args: cancelled_at: when cancellation was requested, if it was."""
-        at = {f"{name}_at": int(when) for name, when in self.reached.items()}
+        at = {name: int(when) for name, when in self.reached.items()}
         cancelling = cancelled_at is not None and self.status not in ENDED
         names = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelled")
         return {
@@ -90,7 +90,7 @@ class Job:
             "error_file_id": self.error_file_id or None if self.status in ENDED else None,
             "errors": {"object": "list", "data": [dict(one) for one in self.errors]} if self.errors else None,
             "created_at": int(self.created), "expires_at": int(self.expires),
-            **{f"{name}_at": at.get(f"{name}_at") for name in names},
+            **{f"{name}_at": at.get(name) for name in names},
             "cancelling_at": None if cancelled_at is None else int(cancelled_at),
             "request_counts": {"total": self.total, "completed": self.completed, "failed": self.failed},
             "metadata": None if self.metadata is None else dict(self.metadata),

@@ -83,17 +83,14 @@ class TrackedRequest:
         """ASGI's. A body that is too large or too slow ends here: the route sees a client that disconnects."""
         if self.refusal is not None:
             return {"type": "http.disconnect"}
-        if self._read:
-            message = await self._receive()
-        else:
-            self._deadline = self._deadline or asyncio.get_running_loop().time() + self._seconds
-            try:
-                async with asyncio.timeout_at(self._deadline):
-                    message = await self._receive()
-            except TimeoutError:
-                error = ApiError(408, "the body of the request arrived too slowly", code="slow_body")
-                self.refusal = Refusal("slow_body", error)
-                return {"type": "http.disconnect"}
+        self._deadline = self._deadline or asyncio.get_running_loop().time() + self._seconds
+        try:
+            async with asyncio.timeout_at(None if self._read else self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            error = ApiError(408, "the body of the request arrived too slowly", code="slow_body")
+            self.refusal = Refusal("slow_body", error)
+            return {"type": "http.disconnect"}
         if message["type"] != "http.request":
             self.disconnected = not self.complete
             return message

@@ -10,6 +10,7 @@ import json
 import logging
 import traceback
 from datetime import UTC, datetime
+from textwrap import indent
 from typing import Any
 
 _access = logging.getLogger("serving.access")
@@ -61,10 +62,6 @@ def without_messages(error: BaseException) -> str:
         lines = traceback.StackSummary.extract(traceback.walk_tb(current.__traceback__)).format()
         parts.append(f"{''.join(lines)}{type(current).__module__}.{type(current).__qualname__}{number}")
         if isinstance(current, BaseExceptionGroup):
-            parts[-1] += "".join(f"\n{_indented(without_messages(one))}" for one in current.exceptions)
+            parts[-1] += "".join(f"\n{indent(without_messages(one), '  | ')}" for one in current.exceptions)
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return "\ncaused by:\n".join(parts)
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"  | {line}" for line in text.splitlines())

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -78,22 +79,19 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        name, own = "polite_flamingo_", self.registry
-        self._requests = Counter(name + "requests", "Requests", ["route", "method", "status"], registry=own)
-        self._seconds = Histogram(
-            name + "request_seconds", "Seconds to the end of the answer", ["route", "method"], registry=own,
-            buckets=BUCKETS,
-        )  # fmt: skip
+        own: Any = {"namespace": "polite_flamingo", "registry": self.registry}
+        timed = {**own, "buckets": BUCKETS}
+        self._requests = Counter("requests", "Requests", ["route", "method", "status"], **own)
+        self._seconds = Histogram("request_seconds", "Seconds to the end of the answer", ["route", "method"], **timed)
         self._first = Histogram(
-            name + "time_to_first_token_seconds", "Seconds from headers to first token", ["route"], registry=own,
-            buckets=BUCKETS,
-        )  # fmt: skip
-        self._tokens = Counter(name + "tokens", "Tokens", ["model", "kind"], registry=own)
-        self._refused = Counter(name + "turned_away", "Requests refused by the middleware", ["reason"], registry=own)
-        self._broken = Counter(name + "broken_streams", "Streams that ended in an error", ["code"], registry=own)
-        self.open = Gauge(name + "open_requests", "Requests under way", registry=own)
+            "time_to_first_token_seconds", "Seconds from headers to first token", ["route"], **timed
+        )
+        self._tokens = Counter("tokens", "Tokens", ["model", "kind"], **own)
+        self._refused = Counter("turned_away", "Requests refused by the middleware", ["reason"], **own)
+        self._broken = Counter("broken_streams", "Streams that ended in an error", ["code"], **own)
+        self.open = Gauge("open_requests", "Requests under way", **own)
         self._by_route: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        ProcessCollector(registry=own)
+        ProcessCollector(registry=self.registry)
 
     def refused(self, reason: str) -> None:
         """Count a request that the middleware refused. Args: reason: see `Refusal`."""
