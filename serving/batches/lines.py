@@ -126,11 +126,6 @@ def quarantine_error(row: Quarantined) -> ApiError:
 
 def _line(job: str, number: int, custom_id: str, status: int, body: Any, error: Any) -> str:
     request_id = f"{job.replace('batch-', 'batch_req_', 1)}_{number}"
-    record = {
-        "id": request_id,
-        "custom_id": custom_id or None,
-        "line": number,
-        "response": {"status_code": status, "request_id": request_id, "body": body},
-        "error": error,
-    }
+    response = {"status_code": status, "request_id": request_id, "body": body}
+    record = {"id": request_id, "custom_id": custom_id or None, "line": number, "response": response, "error": error}
     return json.dumps(record, ensure_ascii=False) + "\n"

@@ -80,7 +80,6 @@ class ChatResponse:
         self._prompt_tokens = self._completion_tokens = 0
         self._common = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "object": "",
             "created": int(time.time()),
             "model": model,
             "system_fingerprint": fingerprint,

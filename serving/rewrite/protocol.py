@@ -124,23 +124,22 @@ class Timings(BaseModel):
     scoring: float
 
 
-class RewriteAnswer(RewriteResult):
-    """The response to a `RewriteOne`."""
-
+class _Call(BaseModel):
     id: str
     created: int
     timings: Timings
 
 
-class RewriteList(BaseModel):
+class RewriteAnswer(RewriteResult, _Call):
+    """The response to a `RewriteOne`."""
+
+
+class RewriteList(_Call):
     """The response to a `RewriteMany`, in the order of its items."""
 
     object: Literal["list"] = "list"
-    id: str
-    created: int
     data: list[RewriteItemResult]
     usage: Usage
-    timings: Timings
 
 
 def request_schema() -> dict[str, Any]:

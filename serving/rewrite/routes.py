@@ -115,12 +115,10 @@ async def answer(
         [result] = results
         assert result is not None
         return RewriteAnswer(**common, **dict(result))
-    data = [
-        RewriteItemResult(
-            index=number, result=result, error=ErrorBody(**item.error.body()["error"]) if item.error else None
-        )
-        for number, (item, result) in enumerate(zip(items, results, strict=True))
-    ]
+    data = []
+    for number, (item, result) in enumerate(zip(items, results, strict=True)):
+        error = ErrorBody(**item.error.body()["error"]) if item.error else None
+        data.append(RewriteItemResult(index=number, result=result, error=error))
     usages = [item.usage for item in items if item.usage is not None]
     usage = Usage.of(sum(one.prompt_tokens for one in usages), sum(one.completion_tokens for one in usages))
     return RewriteList(**common, data=data, usage=usage)

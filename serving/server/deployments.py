@@ -184,8 +184,7 @@ def build(config: ServiceConfig) -> serve.Application:
         copies = max(1, model.engine.copies if model.device == "cpu" else 1)
         ongoing = replicas.ongoing or copies * (model.engine.slots + serving.waiting)
         deployment = _deployment(EngineReplica, label, replace(replicas, ongoing=ongoing), scale.drain_seconds)
-        chat = label == "chat"
-        engines[name] = deployment.bind(name, model, chat, serving.waiting, serving.flush_seconds, board)
+        engines[name] = deployment.bind(name, model, label == "chat", serving.waiting, serving.flush_seconds, board)
     scoring = _deployment(ScoringReplica, "scoring", scale.scoring, scale.drain_seconds).bind(config.scoring)
     one = ReplicasConfig(cpus=0.0)
     bulk = _deployment(BatchReplica, "bulk", one, scale.drain_seconds).bind(config) if serving.batches.folder else None

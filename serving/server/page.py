@@ -1,9 +1,10 @@
 """The page at `/`: a chat with Clever Flamingo and a rewriting playground, as static files without a build step.
 
 The files are in `serving/page/`: HTML, CSS, ES modules, images. They are read once and served from memory by exact
-name, so no path is ever built from a request. The page loads nothing from other hosts, and its content security policy
-forbids the browser to: no inline script or style, no other host, no text that becomes markup (Trusted Types). It uses
-the same routes as every client; what it must know beforehand is in `page/settings.json`.
+name, so no path is ever built from a request. The page loads nothing from other hosts, and the content security policy
+of the service (`http/accounting.py`) forbids the browser to: no inline script or style, no other host, no text that
+becomes markup (Trusted Types). It uses the same routes as every client; what it must know beforehand is in
+`page/settings.json`.
 """
 
 from __future__ import annotations
@@ -29,25 +30,6 @@ TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
     ".png": "image/png",
-}
-
-POLICY = "; ".join((
-    "default-src 'none'",
-    "script-src 'self'",
-    "style-src 'self'",
-    "img-src 'self' data: blob:",
-    "connect-src 'self'",
-    "base-uri 'none'",
-    "form-action 'none'",
-    "frame-ancestors 'none'",
-    "require-trusted-types-for 'script'",
-    "trusted-types 'none'",
-))  # fmt: skip
-"""Stricter than the middleware's policy, which is sent as well. `data:` and `blob:` are images that users chose."""
-
-HEADERS = {
-    "Content-Security-Policy": POLICY,
-    "Cache-Control": "no-cache",  # cached, but revalidated each time: a new version shows at once
 }
 
 router = APIRouter(include_in_schema=False)
@@ -105,7 +87,7 @@ async def file(request: Request, name: str) -> Response:
 
 
 def _answer(request: Request, found: File) -> Response:
-    headers = HEADERS | {"ETag": found.etag}
+    headers = {"ETag": found.etag, "Cache-Control": "no-cache"}  # revalidated each time: a new version shows at once
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if found.etag in known or "*" in known:
         return Response(status_code=304, headers=headers)
