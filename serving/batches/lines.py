@@ -26,7 +26,6 @@ from serving.rewrite.rewriting import check_model, image_references, make_result
 ENDPOINT = "/v1/rewrite"
 
 _MAX_ID = 512
-_BLANK = b" \t\r\n\v\f"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +65,7 @@ def read_lines(file: BinaryIO, config: ServiceConfig) -> Iterator[Line]:
         if too_long:
             error = invalid("", f"the line is longer than {most} bytes (limits.body_bytes)", "line_too_long")
             yield Line(number=number, error=error)
-        elif data.strip(_BLANK):
+        elif data.strip():
             yield _read(data, number, config, taken)
 
 

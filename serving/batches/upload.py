@@ -75,10 +75,8 @@ class _FormReader:
         self.got_file = self.complete = False
         self._file, self._limit, self._setting = file, limit, setting
         self._blocks: list[bytes] = []
-        self._header, self._value = b"", b""
-        self._disposition = b""
+        self._header = self._value = self._disposition = self._text = b""
         self._name: str | None = None
-        self._text = b""
 
     def callbacks(self) -> dict[str, object]:
         """The callbacks of `MultipartParser`."""

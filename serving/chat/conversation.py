@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from polite_flamingo.packing.chat_turns import Exchange
 from polite_flamingo.prompts import SYSTEM, chat_prompt
 from polite_flamingo.sample import IMAGE_MARK
+from polite_flamingo.text_files import is_writable
 from serving.chat.images import ImageReference
 from serving.chat.protocol import ImagePart, Message, TextPart
 from serving.config import LimitsConfig
@@ -133,10 +134,8 @@ def _read_message(message: Message, param: str) -> tuple[str, list[ImageReferenc
 
 def _checked(text: str, param: str) -> str:
     """The text itself. Raises ApiError for a lone surrogate."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise invalid(param, "lone surrogate; send valid Unicode") from None
+    if not is_writable(text):
+        raise invalid(param, "lone surrogate; send valid Unicode")
     return text
 
 

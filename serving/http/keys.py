@@ -255,9 +255,8 @@ def _parser() -> argparse.ArgumentParser:
     new = commands.add_parser("new", parents=[common], help="create a key; it is shown once, on stdout")
     new.add_argument("name", help="who or what the key is for")
     new.add_argument("--days", type=_days, default=0, help="days until the key expires (default: never)")
-    limit = "0 for no limit (default: what the profile says)"
-    new.add_argument("--requests-per-minute", type=_count, metavar="N", help=limit)
-    new.add_argument("--concurrent-requests", type=_count, metavar="N", help=limit)
+    for limit in ("--requests-per-minute", "--concurrent-requests"):
+        new.add_argument(limit, type=_count, metavar="N", help="0 for no limit (default: what the profile says)")
     new.set_defaults(do=_new)
     listing = commands.add_parser("list", parents=[common], help="list all keys, including revoked and expired")
     listing.set_defaults(do=_list)

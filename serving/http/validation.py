@@ -69,7 +69,7 @@ def parse_body(data: bytes) -> Any:
 
 
 def validated(model: type[Model], value: Any, where: str = "") -> Model:
-    """Validate a request that FastAPI does not. Raises ApiError 400 that names the first field at fault.
+    """Validate a body that FastAPI does not. Raises ApiError 400 that names the first field at fault.
 
     Args:
         model: a pydantic model.
@@ -96,7 +96,8 @@ def as_api_error(error: Mapping[str, Any], body: Any, where: str = "") -> ApiErr
         return invalid("", error["ctx"]["error"], "invalid_json")
     field = path_of(error["loc"], body)
     if not field and not isinstance(body, dict):
-        return invalid(where or "the body", "must be a JSON object, sent as Content-Type: application/json")
+        why = "must be a JSON object"
+        return invalid(where, why) if where else invalid("", f"the body {why}, sent as Content-Type: application/json")
     param = ".".join(filter(None, (where, field)))
     remedy = _REMEDY if _OF_CONTENT.fullmatch(param) else ""
     code = "invalid_type" if kind.endswith("_type") else _CODES.get(kind, "invalid_value")

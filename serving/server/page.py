@@ -47,12 +47,12 @@ class File:
 @cache
 def files() -> Mapping[str, File]:
     """All files of the page, by name."""
-    found = {}
-    for path in sorted(FOLDER.iterdir()):
-        if path.suffix in TYPES:
-            content = path.read_bytes()
-            found[path.name] = File(content, TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
-    return found
+    return {path.name: _read(path) for path in sorted(FOLDER.iterdir()) if path.suffix in TYPES}
+
+
+def _read(path: Path) -> File:
+    content = path.read_bytes()
+    return File(content, TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:20]}"')
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
