@@ -1,8 +1,8 @@
-"""The settings of the service as tables for people, made of the dataclasses that hold them: none can be missing.
+"""Tables of the service's settings for the documentation, made from the config dataclasses, so none can be missing.
 
-    python -m serving.settings docs/serving.md      puts them into the page, between its two marks
+    python -m serving.settings docs/serving.md      updates them in the page, between its two marks
 
-What a setting means is said once, in the docstrings of `config.py`.
+The meanings come from the docstrings of `config.py`.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def _shown(value: Any) -> str:
 
 
 def put_into(page: str) -> str:
-    """The page with its tables as they are now.
+    """The page with its tables brought up to date.
 
     Raises:
-        ValueError: it has not the two marks.
+        ValueError: the two marks are missing.
     """
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)

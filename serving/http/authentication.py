@@ -1,4 +1,4 @@
-"""Who sends a request: API keys, the paths that need none, and web pages of other origins."""
+"""Who may send a request: API keys, paths that need none, and web pages of other origins."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Client:
 
 
 class Authenticator:
-    """Tells who sends a request by its headers alone."""
+    """Identifies the sender of a request by its headers alone."""
 
     def __init__(self, access: AccessConfig, keys: KeyRing | None, calendar: Callable[[], float] = time.time):
         """Configure access.

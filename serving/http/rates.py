@@ -1,7 +1,7 @@
-"""How often and how many at once: a token bucket and a count of what is open, for each client.
+"""Rate limits: a token bucket and a count of open requests for each client.
 
-Times are whole nanoseconds that the caller gives, so that a wait which was announced is exact, and a test needs no
-sleep. Nothing here is shared between processes: each ingress replica counts for itself.
+The caller passes times in whole nanoseconds, so announced waits are exact and tests need no sleep. Nothing is shared
+between processes: each ingress replica counts for itself.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ MINUTE = 60 * SECOND
 class Bucket:
     """Holds a minute's worth of requests, and is refilled steadily.
 
-    A burst of a whole minute's requests is let in at once; after that, one for each `interval`. Kept is only when the
-    bucket would be full again (the "generic cell rate algorithm"): one number, which needs no refilling.
+    A burst of a whole minute's requests is let in at once; after that, one per interval. The only state is the time at
+    which the bucket would be full again (the "generic cell rate algorithm"), so nothing has to refill it.
     """
 
     __slots__ = ("_full_at", "_interval", "limit")
@@ -30,7 +30,7 @@ class Bucket:
         self._full_at = 0
 
     def take(self, now: int) -> int:
-        """Take a request out. Returns 0, or for how many nanoseconds there will be none; then nothing is taken."""
+        """Take one request. Returns 0, or the nanoseconds until there is one; then nothing is taken."""
         full_at = max(self._full_at, now)
         wait = full_at - now - self._interval * (self.limit - 1)
         if wait > 0:
@@ -62,7 +62,7 @@ class Account:
     open: int = 0
 
     def set_limits(self, requests_per_minute: int, at_once: int) -> None:
-        """Where they changed; a new rate starts with a full bucket. 0 is no limit."""
+        """Update the limits; a new rate starts with a full bucket. 0 means no limit."""
         self.at_once = at_once
         if (self.bucket.limit if self.bucket else 0) != requests_per_minute:
             self.bucket = Bucket(requests_per_minute) if requests_per_minute else None
