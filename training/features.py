@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from polite_flamingo.flamingo.engine.image_cache import ENCODE_BATCH, digest, feature_bytes, patch_tokens
-from polite_flamingo.lru_cache import LruCache
+from polite_flamingo.flamingo.engine.image_cache import EncodedImages, digest, patch_tokens
 from polite_flamingo.sample import BadSample
 
 if TYPE_CHECKING:
@@ -25,35 +24,19 @@ class Features:
 
     Attributes:
         latents: whether features are perceiver latents (L, D); else they are patch tokens (1, V, D).
-        hits, misses: images that were there, or had to be encoded.
+        cache: of the features by the images' digests.
     """
 
     def __init__(self, model: FlamingoModel, max_bytes: int):
         """Args: model: prepared for its stage: what requires gradients is trained. max_bytes: kept at most."""
         self._model = model
         self.latents = not any(parameter.requires_grad for parameter in model.perceiver.parameters())
-        self._cache: LruCache[str, Tensor | BadSample] = LruCache(max_bytes, feature_bytes)
-        self.hits = self.misses = 0
+        self.cache: EncodedImages[Tensor] = EncodedImages(self._encode, max_bytes)
 
     def get(self, images: Sequence[bytes]) -> list[Tensor | BadSample]:
         """Features of each image, in order; why there are none of a broken one. One list's images are never evicted."""
         names = [digest(data) for data in images]
-        found: dict[str, Tensor | BadSample] = {}
-        missing: dict[str, bytes] = {}
-        for name, data in zip(names, images, strict=True):
-            if (cached := self._cache.get(name)) is not None:
-                found[name] = cached
-                self.hits += 1
-            elif name in missing:
-                self.hits += 1
-            else:
-                missing[name] = data
-                self.misses += 1
-        order = list(missing)
-        for start in range(0, len(order), ENCODE_BATCH):
-            found |= self._encode({name: missing[name] for name in order[start : start + ENCODE_BATCH]})
-        for name in missing:
-            self._cache.put(name, found[name])
+        found = self.cache.get(dict(zip(names, images, strict=True)))
         return [found[name] for name in names]
 
     @torch.no_grad()

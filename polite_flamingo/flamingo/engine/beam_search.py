@@ -9,14 +9,14 @@ batch's seed if beams are sampled. The same list of requests gives the same text
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.config import GenerationConfig
-from polite_flamingo.flamingo.engine.image_cache import ENCODE_BATCH, digest, encode, first_broken
+from polite_flamingo.flamingo.engine.image_cache import EncodedImages, digest, encode, first_broken
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import seed_of
 from polite_flamingo.sample import BadSample
@@ -40,11 +40,11 @@ class BeamSearch:
         requests = list(requests)
         for request in requests:
             request.digests = tuple(map(digest, request.images))
-        latents, broken = self._encode(requests)
+        wanted = {name: data for r in requests for name, data in zip(r.digests, r.images, strict=True)}
+        latents = EncodedImages(self._encode, max_bytes=0).get(wanted)
         ready = []
         for request in requests:
-            bad = first_broken(broken.get(name) for name in request.digests)
-            if bad is None:
+            if (bad := first_broken(latents[name] for name in request.digests)) is None:
                 ready.append(request)
             else:
                 request.end("error", bad)
@@ -52,18 +52,11 @@ class BeamSearch:
         for start in range(0, len(ready), self._batch):
             self._decode(ready[start : start + self._batch], latents)
 
-    def _encode(self, requests: Sequence[Request]) -> tuple[dict[str, Tensor], dict[str, BadSample]]:
-        wanted = {name: data for r in requests for name, data in zip(r.digests, r.images, strict=True)}
-        latents: dict[str, Tensor] = {}
-        broken: dict[str, BadSample] = {}
-        names = list(wanted)
-        for start in range(0, len(names), ENCODE_BATCH):
-            found, bad = encode(self._model, {name: wanted[name] for name in names[start : start + ENCODE_BATCH]})
-            latents |= found
-            broken |= bad
-        return latents, broken
+    def _encode(self, encoded: Mapping[str, bytes]) -> dict[str, Tensor | BadSample]:
+        latents, broken = encode(self._model, encoded)
+        return {**latents, **broken}
 
-    def _decode(self, batch: list[Request], latents: dict[str, Tensor]) -> None:
+    def _decode(self, batch: list[Request], latents: Mapping[str, Tensor | BadSample]) -> None:
         """Decode a batch; split it in halves if it does not fit in memory."""
         try:
             for request, tokens in zip(batch, self._run(batch, latents), strict=True):
@@ -82,7 +75,7 @@ class BeamSearch:
         self._decode(batch[:half], latents)
         self._decode(batch[half:], latents)
 
-    def _run(self, batch: list[Request], latents: dict[str, Tensor]) -> list[list[int]]:
+    def _run(self, batch: list[Request], latents: Mapping[str, Tensor | BadSample]) -> list[list[int]]:
         """Return the tokens of each row, up to its end token."""
         tokenizer = self._model.tokenizer
         width = max(len(request.ids) for request in batch)

@@ -7,10 +7,10 @@ key. Size is bounded in bytes; broken images are remembered too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from polite_flamingo.sample import BadSample
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
+
+Encoded = TypeVar("Encoded", Tensor, ImageKV)
 
 ENCODE_BATCH = 16
 """Images per pass of the vision tower; bounds memory however many are asked for."""
@@ -79,30 +81,33 @@ def first_broken(images: Iterable[object]) -> BadSample | None:
     return None
 
 
-class ImageCache:
-    """Keys and values of images in the cross-attention layers, and why broken images have none.
+class EncodedImages(Generic[Encoded]):
+    """What an encoder makes of images, each encoded once, and why broken images have no encoding.
 
     Attributes:
-        hits: images that were cached when asked for.
         misses: images that had to be decoded and encoded.
     """
 
-    def __init__(self, model: FlamingoModel, decoder: Decoder, max_bytes: int = 512 << 20):
-        """Args: max_bytes: upper bound of the cache (74 kB per image of the tiny model, 1 MB of the 9B model)."""
-        self._model, self._decoder = model, decoder
-        self._cache: LruCache[str, ImageKV | BadSample] = LruCache(max_bytes, feature_bytes)
-        self.hits = self.misses = 0
+    def __init__(self, encode: Callable[[Mapping[str, bytes]], Mapping[str, Encoded | BadSample]], max_bytes: int):
+        """Create an empty cache.
+
+        Args:
+            encode: encodes up to `ENCODE_BATCH` images by name.
+            max_bytes: upper bound of the cache; 0 keeps nothing from one call to the next.
+        """
+        self._encode = encode
+        self._cache: LruCache[str, Encoded | BadSample] = LruCache(max_bytes, _size)
+        self.misses = 0
 
     @property
     def size(self) -> int:
         """Bytes in the cache."""
         return self._cache.size
 
-    def get(self, encoded: Mapping[str, bytes]) -> dict[str, ImageKV | BadSample]:
-        """Return the keys and values of each image by its digest; a `BadSample` for an image that cannot be decoded."""
+    def get(self, encoded: Mapping[str, bytes]) -> dict[str, Encoded | BadSample]:
+        """Return each image's encoding by its digest; a `BadSample` for an image that cannot be decoded."""
         found = {name: cached for name in encoded if (cached := self._cache.get(name)) is not None}
         missing = [name for name in encoded if name not in found]
-        self.hits += len(found)
         self.misses += len(missing)
         for start in range(0, len(missing), ENCODE_BATCH):
             made = self._encode({name: encoded[name] for name in missing[start : start + ENCODE_BATCH]})
@@ -111,19 +116,22 @@ class ImageCache:
             found |= made
         return found
 
-    def _encode(self, encoded: Mapping[str, bytes]) -> dict[str, ImageKV | BadSample]:
+
+class ImageCache(EncodedImages[ImageKV]):
+    """Keys and values of images in the cross-attention layers."""
+
+    def __init__(self, model: FlamingoModel, decoder: Decoder, max_bytes: int = 512 << 20):
+        """Args: max_bytes: upper bound of the cache (74 kB per image of the tiny model, 1 MB of the 9B model)."""
+        super().__init__(self._keys_and_values, max_bytes)
+        self._model, self._decoder = model, decoder
+
+    def _keys_and_values(self, encoded: Mapping[str, bytes]) -> dict[str, ImageKV | BadSample]:
         latents, broken = encode(self._model, encoded)
         if not latents:
             return dict(broken)
         return broken | dict(zip(latents, self._decoder.image_kv(torch.stack(list(latents.values()))), strict=True))
 
 
-def feature_bytes(one: Tensor | ImageKV | BadSample) -> int:
-    """Size of a cache entry. A broken image counts its message, roughly."""
-    match one:
-        case Tensor():
-            return one.nbytes
-        case ImageKV():
-            return one.keys.nbytes + one.values.nbytes
-        case _:
-            return 200
+def _size(one: Tensor | ImageKV | BadSample) -> int:
+    """Return the bytes of a cache entry. A broken image counts its message, roughly."""
+    return 200 if isinstance(one, BadSample) else one.nbytes

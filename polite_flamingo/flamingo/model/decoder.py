@@ -71,6 +71,11 @@ class ImageKV:
     keys: Tensor
     values: Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.keys.nbytes + self.values.nbytes
+
 
 class Decoder:
     """Runs prompts and decode steps. Holds no state between calls except the weights."""
