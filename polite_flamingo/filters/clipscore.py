@@ -129,7 +129,6 @@ class ClipScore:
         if not self._causal_text:
             return self._model.encode_text(tokens_BT)
         import torch
-        from open_clip.transformer import text_global_pool
 
         model = self._model
         lengths = self._lengths(tokens_BT)
@@ -140,16 +139,10 @@ class ClipScore:
             ends_B = torch.tensor(lengths).cumsum(0) - 1
             return self._projected(model.ln_final(self._packed_text.one_token(hidden_TD, lengths, ends_B)))
         length = max(lengths)
-        tokens_BT = tokens_BT[:, :length]
-        hidden_BTD = model.token_embedding(tokens_BT) + model.positional_embedding[:length]
+        hidden_BTD = model.token_embedding(tokens_BT[:, :length]) + model.positional_embedding[:length]
         hidden_BTD = model.transformer(hidden_BTD, attn_mask=model.attn_mask[:length, :length])
-        pooled_BD = text_global_pool(
-            model.ln_final(hidden_BTD),
-            tokens_BT,
-            model.text_pool_type,
-            eos_token_id=getattr(model, "text_eos_id", None),
-        )
-        return self._projected(pooled_BD)
+        ends_BD = hidden_BTD[torch.arange(len(lengths)), torch.tensor(lengths) - 1]
+        return self._projected(model.ln_final(ends_BD))
 
     def _projected(self, pooled_BD: Any) -> Any:
         """Project a text into the space shared with images."""

@@ -151,9 +151,8 @@ def bert(model: Any) -> PackedBert | None:
 
     config = model.config
     plain = type(model) is BertModel and config.hidden_act == "gelu" and not config.is_decoder
-    if not plain or getattr(config, "position_embedding_type", "absolute") != "absolute":
-        return None
-    if model.device.type != "cpu" or model.dtype != torch.float32 or model.training:
+    absolute = getattr(config, "position_embedding_type", "absolute") == "absolute"
+    if not (plain and absolute) or model.device.type != "cpu" or model.dtype != torch.float32 or model.training:
         return None
     layers = []
     for layer in model.encoder.layer:
@@ -183,13 +182,14 @@ def clip_encoder(transformer: Any, *, causal: bool) -> PackedEncoder | None:
         return None
     layers = []
     for block in transformer.resblocks:
-        if type(block) is not ResidualAttentionBlock or block.training:
-            return None
-        if type(block.mlp.gelu) is not torch.nn.GELU or block.mlp.gelu.approximate != "none":
-            return None
-        if any(type(scale) is not torch.nn.Identity for scale in (block.ls_1, block.ls_2)):
-            return None
-        if block.mlp.c_fc.weight.device.type != "cpu" or block.mlp.c_fc.weight.dtype != torch.float32:
+        plain = (
+            type(block) is ResidualAttentionBlock
+            and not block.training
+            and type(block.mlp.gelu) is torch.nn.GELU
+            and block.mlp.gelu.approximate == "none"
+            and all(type(scale) is torch.nn.Identity for scale in (block.ls_1, block.ls_2))
+        )
+        if not plain or block.mlp.c_fc.weight.device.type != "cpu" or block.mlp.c_fc.weight.dtype != torch.float32:
             return None
         layers.append(
             Layer(

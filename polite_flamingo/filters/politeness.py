@@ -25,10 +25,8 @@ class Politeness:
                 f"scoring.reward: {model!r} has {labels} labels; a reward model has one, such as "
                 "OpenAssistant/reward-model-deberta-v3-large-v2 or zoo:reward"
             )
-        if finite_window(self._classifier.config):
-            self._classifier.max_tokens = min(self._classifier.max_tokens, MAX_TOKENS)
-        else:
-            self._classifier.max_tokens = MAX_TOKENS
+        window = self._classifier.max_tokens if finite_window(self._classifier.config) else MAX_TOKENS
+        self._classifier.max_tokens = min(window, MAX_TOKENS)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Return the raw logit of each (question, answer); each distinct pair is computed once."""

@@ -7,12 +7,13 @@ cuts texts longer than its context. `thresholds.FILTERS_OF_TASK` says which task
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from polite_flamingo import hub
 from polite_flamingo.filters import packed_encoder
-from polite_flamingo.filters.batches import by_similar_length, by_tokens, distinct
+from polite_flamingo.filters.batches import by_tokens, distinct
 from polite_flamingo.torchvision_repair import repair_torchvision
 
 
@@ -38,36 +39,32 @@ class Sts:
         return [float(value) for value in np.clip((left * right).sum(axis=1), -1.0, 1.0)]
 
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Return the unit vectors that the model's `encode` gives, without its padding of short texts to long ones."""
+        """Return the unit vectors that the model's `encode` gives; a packed model needs no padding."""
         import torch
 
-        model = self._model
-        prompt = model.prompts.get(model.default_prompt_name, "") if model.default_prompt_name else ""
-        encoded = model.tokenizer(
-            [prompt + text.strip() for text in texts], truncation=True, max_length=model.max_seq_length
-        )
-        if self._packed is not None:
-            return self._run_packed(self._packed, encoded["input_ids"])
-        vectors_TD = np.empty((len(texts), 0))
-        for indices in by_similar_length([len(ids) for ids in encoded["input_ids"]], self._batch_size):
-            batch = {name: [values[index] for index in indices] for name, values in encoded.items()}
-            inputs = model.tokenizer.pad(batch, return_tensors="pt").to(model.device)
-            with torch.inference_mode():
-                vectors_BD = model(dict(inputs))["sentence_embedding"].double()
-                vectors_BD = torch.nn.functional.normalize(vectors_BD, dim=-1).cpu().numpy()
-            if not vectors_TD.size:
-                vectors_TD = np.empty((len(texts), vectors_BD.shape[1]))
-            vectors_TD[indices] = vectors_BD
-        return vectors_TD
+        if self._packed is None:
+            vectors_TD = torch.from_numpy(
+                self._model.encode(texts, batch_size=self._batch_size, show_progress_bar=False)
+            ).double()
+        else:
+            ids = self._model.tokenizer(
+                [text.strip() for text in texts], truncation=True, max_length=self._model.max_seq_length
+            )["input_ids"]
+            vectors_TD = self._run_packed(self._packed, ids)
+        return torch.nn.functional.normalize(vectors_TD, dim=-1).numpy()
 
     def _mean_pools(self) -> bool:
         """Whether a text's vector is just the mean over its tokens."""
         kinds = [type(module).__name__ for module in self._model]
         plain = kinds in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
-        return plain and self._model[1].get_config_dict().get("pooling_mode") == "mean"
+        return (
+            plain
+            and not self._model.default_prompt_name
+            and self._model[1].get_config_dict().get("pooling_mode") == "mean"
+        )
 
-    def _run_packed(self, model: packed_encoder.PackedBert, ids: Sequence[Sequence[int]]) -> np.ndarray:
-        """Return unit vectors, computed without padding."""
+    def _run_packed(self, model: packed_encoder.PackedBert, ids: Sequence[Sequence[int]]) -> Any:
+        """Return the texts' vectors, computed without padding."""
         import torch
 
         vectors_TD = torch.empty(len(ids), self._model[0].auto_model.config.hidden_size, dtype=torch.float64)
@@ -78,4 +75,4 @@ class Sts:
                 for first, count, length, text in packed_encoder.runs_of_equal_length([len(text) for text in texts]):
                     means_BD = hidden_TD[first : first + count * length].view(count, length, -1).mean(dim=1)
                     vectors_TD[indices[text : text + count]] = means_BD.double()
-            return torch.nn.functional.normalize(vectors_TD, dim=-1).numpy()
+        return vectors_TD

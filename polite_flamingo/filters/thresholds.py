@@ -10,6 +10,7 @@ Sources: [PF] "Visual Instruction Tuning with Polite Flamingo", arXiv 2307.01003
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -86,6 +87,11 @@ class Thresholds:
 Sense = Literal["at_least", "at_most", "below", "above"]
 
 
+_COMPARE: dict[Sense, Callable[[float, float], bool]] = {
+    "at_least": operator.ge, "at_most": operator.le, "below": operator.lt, "above": operator.gt,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """One score against one threshold.
@@ -112,24 +118,12 @@ class Check:
 
     def passes(self, score: float, threshold: float | None) -> bool:
         """Whether a score is kept; NaN never is, unless the check is off (None)."""
-        if threshold is None:
-            return True
-        match self.sense:
-            case "at_least":
-                return score >= threshold
-            case "at_most":
-                return score <= threshold
-            case "below":
-                return score < threshold
-            case "above":
-                return score > threshold
+        return threshold is None or _COMPARE[self.sense](score, threshold)
 
     def rule(self, threshold: float | None) -> str:
         """Describe the check without its label, such as "kept from 0.4"."""
-        if threshold is None:
-            return "not asked"
         words = {"at_least": "kept from", "at_most": "kept up to", "below": "kept below", "above": "kept above"}
-        return f"{words[self.sense]} {threshold:g}"
+        return "not asked" if threshold is None else f"{words[self.sense]} {threshold:g}"
 
     def distance(self, score: float, threshold: float) -> float:
         """Return how far the score is on the kept side; negative on the other side, minus infinity if unscored."""
@@ -184,20 +178,11 @@ def entailment_margin(logits: Any) -> float:
 
 def _logits(logits: Any) -> tuple[float, float, float]:
     """Return three numbers; all NaN if one is missing, so that arithmetic on them never looks like a score."""
-    if not isinstance(logits, list | tuple) or len(logits) != 3:
-        return math.nan, math.nan, math.nan
-    contradiction, entailment, neutral = map(_number, logits)
-    if any(map(math.isnan, (contradiction, entailment, neutral))):
-        return math.nan, math.nan, math.nan
-    return contradiction, entailment, neutral
-
-
-def _contradiction(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
-    return nli_margin(scores.get("nli"))
-
-
-def _entailment(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
-    return entailment_margin(scores.get("nli"))
+    if isinstance(logits, list | tuple) and len(logits) == 3:
+        contradiction, entailment, neutral = map(_number, logits)
+        if not any(map(math.isnan, (contradiction, entailment, neutral))):
+            return contradiction, entailment, neutral
+    return math.nan, math.nan, math.nan
 
 
 CHECKS: tuple[Check, ...] = (
@@ -217,9 +202,11 @@ CHECKS: tuple[Check, ...] = (
           label="similarity to the annotation", step=0.01),
     Check(filter="clip", stage="clipscore", reason="clip_low", sense="at_least", score=_best_paragraph,
           label="CLIPScore of the best paragraph", step=0.25),
-    Check(filter="nli_margin", stage="nli", reason="nli_contradiction", sense="above", score=_contradiction,
+    Check(filter="nli_margin", stage="nli", reason="nli_contradiction", sense="above",
+          score=lambda scores, _: nli_margin(scores.get("nli")),
           label="entailment or neutral over contradiction (logits)", step=0.1),
-    Check(filter="nli_entailment", stage="nli", reason="nli_not_entailed", sense="above", score=_entailment,
+    Check(filter="nli_entailment", stage="nli", reason="nli_not_entailed", sense="above",
+          score=lambda scores, _: entailment_margin(scores.get("nli")),
           label="entailment over neutral and contradiction (logits)", step=0.1, offered=0.0),
 )  # fmt: skip
 
