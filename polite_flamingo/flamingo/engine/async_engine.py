@@ -21,11 +21,11 @@ import queue
 import threading
 import traceback
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import partial
 
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
@@ -139,9 +139,6 @@ class Stream(AsyncIterator[Chunk]):
         self.close()
 
 
-_Message = tuple[Literal["submit", "cancel", "drain", "stop"], _Ticket | None]
-
-
 class AsyncEngine:
     """Runs an engine on its own thread and streams the answers.
 
@@ -163,10 +160,12 @@ class AsyncEngine:
         self._closing = False
         self._streams = 0
         """Open streams; guarded by the lock, like `_closing`."""
-        self._inbox: queue.SimpleQueue[_Message] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        """What the engine's thread should call between two steps."""
         self._tickets: dict[Request, _Ticket] = {}
-        """Of the requests in the engine. Only the engine's thread uses this and `_failures`."""
+        """Of the requests in the engine. Only the engine's thread uses this, `_failures` and `_ending`."""
         self._failures = 0
+        self._ending = False
         self._over: Future[None] = Future()
         threading.Thread(target=self._run, name="engine", daemon=True).start()
 
@@ -207,7 +206,7 @@ class AsyncEngine:
             if self._streams >= self._engine.slots + self._max_waiting:
                 raise Overloaded(f"{self._streams} requests are already open; try again later")
             self._streams += 1
-            self._inbox.put(("submit", ticket))
+            self._inbox.put(partial(self._submit, ticket))
         return Stream(ticket, self._cancel, pause)
 
     def metrics(self, ceilings: Ceilings | None = None) -> dict[str, float]:
@@ -227,21 +226,19 @@ class AsyncEngine:
         """
         with self._lock:
             self._closing = True
-            self._inbox.put(("drain" if drain else "stop", None))
+            self._inbox.put(partial(self._finish, cancel=not drain))
         await asyncio.shield(asyncio.wrap_future(self._over))
 
     def _cancel(self, ticket: _Ticket) -> None:
-        self._inbox.put(("cancel", ticket))  # no lock: a stream can be collected anywhere, even while the lock is held
+        # no lock: a stream can be collected anywhere, even while the lock is held
+        self._inbox.put(partial(self._cancel_now, ticket))
 
     # The methods below run on the engine's thread.
 
     def _run(self) -> None:
         try:
-            closing = False
-            while not (closing and not self._tickets) and self.failure is None:
-                for what, ticket in self._messages():
-                    closing |= what in ("drain", "stop")
-                    self._handle(what, ticket)
+            while not (self._ending and not self._tickets) and self.failure is None:
+                self._read_inbox(wait=self._engine.idle)
                 if not self._engine.idle:
                     self._step()
         except BaseException as error:  # such as no memory even to restart; no reader may wait forever
@@ -251,35 +248,38 @@ class AsyncEngine:
         finally:
             self._over.set_result(None)
 
-    def _messages(self) -> Iterator[_Message]:
-        """Yield the messages that have arrived; wait for one if there is nothing else to do."""
-        wait = self._engine.idle
-        while True:
-            try:
+    def _read_inbox(self, *, wait: bool) -> None:
+        """Do what the inbox asks for; `wait` for a first message."""
+        with suppress(queue.Empty):
+            while True:
                 message = self._inbox.get(block=wait)
-            except queue.Empty:
-                return
-            yield message
-            wait = False
+                message()
+                wait = False
 
-    def _handle(self, what: str, ticket: _Ticket | None) -> None:
-        if what == "stop":
-            everything = list(self._tickets)
-            for request in everything:
-                self._engine.cancel(request)
-            self._deliver(everything)
-        elif what == "submit" and ticket is not None:
-            self._tickets[ticket.request] = ticket
-            try:
-                self._engine.submit(ticket.request)
-            except Exception as error:  # a malformed request, such as ids that are not numbers
-                self._end([ticket], error)
-            else:
-                if ticket.request.done:
-                    self._deliver([ticket.request])
-        elif ticket is not None and ticket.request in self._tickets:
+    def _submit(self, ticket: _Ticket) -> None:
+        if self.failure is not None:
+            self._end([ticket], self.failure)
+            return
+        self._tickets[ticket.request] = ticket
+        try:
+            self._engine.submit(ticket.request)
+        except Exception as error:  # a malformed request, such as ids that are not numbers
+            self._end([ticket], error)
+        else:
+            self._deliver([ticket.request])
+
+    def _cancel_now(self, ticket: _Ticket) -> None:
+        if ticket.request in self._tickets:
             self._engine.cancel(ticket.request)
             self._deliver([ticket.request])
+
+    def _finish(self, *, cancel: bool) -> None:
+        """End the thread as soon as no stream is open; `cancel` those that are."""
+        self._ending = True
+        if cancel:
+            for request in self._tickets:
+                self._engine.cancel(request)
+            self._deliver(list(self._tickets))
 
     def _step(self) -> None:
         try:
@@ -301,13 +301,7 @@ class AsyncEngine:
         with self._lock:
             self.failure = error
         self._end(list(self._tickets.values()), error)
-        while True:
-            try:
-                what, ticket = self._inbox.get(block=False)
-            except queue.Empty:
-                return
-            if what == "submit" and ticket is not None:
-                self._end([ticket], error)
+        self._read_inbox(wait=False)
 
     def _end(self, tickets: Iterable[_Ticket], error: BaseException) -> None:
         """Fail these requests with this cause."""
