@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from polite_flamingo.flamingo.engine.engine import Engine
-from polite_flamingo.flamingo.engine.requests import Request
+from polite_flamingo.flamingo.engine.requests import Request, by_images
 
 
 class EnginePool:
@@ -43,12 +43,9 @@ class EnginePool:
 
 def shares(requests: Sequence[Request], count: int) -> list[list[Request]]:
     """Split requests into shares of about equally many prompt tokens; those with the same images stay together."""
-    groups: dict[tuple[bytes, ...] | int, list[Request]] = {}
-    for request in requests:
-        groups.setdefault(tuple(request.images) or id(request), []).append(request)
     split: list[list[Request]] = [[] for _ in range(count)]
     loads = [0] * count
-    for group in sorted(groups.values(), key=lambda group: -_load(group)):
+    for group in sorted(by_images(requests), key=lambda group: -_load(group)):
         lightest = loads.index(min(loads))
         split[lightest] += group
         loads[lightest] += _load(group)

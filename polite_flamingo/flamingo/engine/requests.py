@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from polite_flamingo.flamingo.engine.detokenizer import Detokenizer
@@ -73,13 +73,18 @@ def in_cache_friendly_order(requests: Sequence[Request]) -> list[Request]:
     The longest prompts come first: the KV cache is then allocated once at its full size, and short prompts fill the
     gaps at the end. Of the requests about the same images one goes first; the others follow soon and reuse its prefix.
     """
-    groups: dict[tuple[bytes, ...] | int, list[Request]] = {}
-    for request in sorted(requests, key=lambda request: -len(request.ids)):
-        groups.setdefault(tuple(request.images) or id(request), []).append(request)
     ordered: list[Request] = []
-    alike = list(groups.values())
+    alike = by_images(sorted(requests, key=lambda request: -len(request.ids)))
     for start in range(0, len(alike), _GROUPS):
         batch = alike[start : start + _GROUPS]
         ordered += [group[0] for group in batch]
         ordered += [request for group in batch for request in group[1:]]
     return ordered
+
+
+def by_images(requests: Iterable[Request]) -> list[list[Request]]:
+    """Group requests about the same images; one without images is a group of its own."""
+    groups: dict[tuple[bytes, ...] | int, list[Request]] = {}
+    for request in requests:
+        groups.setdefault(tuple(request.images) or id(request), []).append(request)
+    return list(groups.values())

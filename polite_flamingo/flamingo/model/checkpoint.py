@@ -51,13 +51,12 @@ def load_flamingo(
     """
     config = opened(config)
     model = build_flamingo(config, dtype=dtype)
-    omits = set(config.checkpoint_omits)
-    _refuse_random_parts(config, omits)
+    _refuse_random_parts(config)
     if config.lora and config.lora_in_checkpoint:
         raise ValueError("a Flamingo takes one LoRA: set either lora (an adapter folder) or lora_in_checkpoint")
     if config.lora_in_checkpoint:
         add_lora(model, config.lora_in_checkpoint)
-    load_weights(model, [hub.resolve(name) for name in config.checkpoints], omits=tuple(omits))
+    load_weights(model, [hub.resolve(name) for name in config.checkpoints], omits=config.checkpoint_omits)
     if config.lora:
         load_lora(model, hub.resolve(config.lora))
     if merge:
@@ -97,10 +96,10 @@ def load_weights(model: FlamingoModel, files: Sequence[str | Path], *, omits: Se
     load_state(model, state, omits=omits, source=", ".join(str(file) for file in files) or "no checkpoint")
 
 
-def _refuse_random_parts(config: FlamingoConfig, omits: set[Part]) -> None:
+def _refuse_random_parts(config: FlamingoConfig) -> None:
     """Raise ValueError if a part has no file; it would silently stay random."""
-    name = hub.resolve(config.language_model)
-    if "language_model" in omits and not has_weights(name):
+    omits = config.checkpoint_omits
+    if "language_model" in omits and not has_weights(hub.resolve(config.language_model)):
         raise ValueError(
             f"language_model {config.language_model!r} has a config but no weights, and checkpoint_omits lets the "
             "checkpoints leave them out too: the model would be random"

@@ -304,10 +304,7 @@ class Decoder:
 
     def _bias(self, places_L: Tensor, positions_B: Tensor) -> Tensor:
         """Return the bias on the scores of one query per row, (B, heads or 1, L); minus infinity where masked."""
-        return self._mask_or_bias(places_L, positions_B[:, None])[:, :, 0]
-
-    def _mask_or_bias(self, places_L: Tensor, positions_BT: Tensor) -> Tensor:
-        mask = self._mask(places_L, positions_BT)
+        mask = self._mask(places_L, positions_B[:, None])[:, :, 0]
         if mask.dtype != torch.bool:
             return mask
         return torch.zeros(mask.shape, dtype=self.dtype, device=self.device).masked_fill_(~mask, -math.inf)

@@ -38,7 +38,7 @@ def add_lora(model: FlamingoModel, settings: LoraSettings) -> None:
 
     if lora_layers(model):
         raise ValueError("LoRA is already attached; call merge_lora first")
-    names = {name.rsplit(".", 1)[-1] for name, module in model.lang_encoder.named_modules() if _is_linear(module)}
+    names = {name.rsplit(".", 1)[-1] for name, one in model.lang_encoder.named_modules() if isinstance(one, nn.Linear)}
     absent = [target for target in settings.targets if target not in names]
     if absent:
         raise ValueError(f"lora targets {absent} match no linear layer of the language model; it has {sorted(names)}")
@@ -170,7 +170,3 @@ def _read_adapter(folder: Path) -> dict[str, torch.Tensor]:
 def _in_flamingo(key: str) -> str:
     """Rename `model.layers.3.self_attn…` to `model.layers.3.decoder_layer.self_attn…`; other names stay."""
     return re.sub(r"((?:layers|blocks|h)\.\d+\.)(?!decoder_layer\.)", r"\1decoder_layer.", key, count=1)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,26 +76,12 @@ class FlamingoModel(Flamingo):
             cross_attn_every_n_layers=cross_attn_every_n_layers,
         )
         if perceiver != PerceiverConfig():
-            self.perceiver = PerceiverResampler(
-                dim=width,
-                depth=perceiver.depth,
-                num_latents=perceiver.latents,
-                heads=perceiver.heads,
-                dim_head=perceiver.dim_head,
-                ff_mult=perceiver.ff_mult,
-            )
+            sizes = asdict(perceiver)
+            self.perceiver = PerceiverResampler(dim=width, num_latents=sizes.pop("latents"), **sizes)
         if cross_attention != CrossAttentionConfig():
-            lm = self.lang_encoder
+            lm, sizes = self.lang_encoder, asdict(cross_attention)
             lm.gated_cross_attn_layers = nn.ModuleList(
-                GatedCrossAttentionBlock(
-                    dim=self.lang_dim,
-                    dim_visual=width,
-                    heads=cross_attention.heads,
-                    dim_head=cross_attention.dim_head,
-                    ff_mult=cross_attention.ff_mult,
-                )
-                if block is not None
-                else None
+                None if block is None else GatedCrossAttentionBlock(dim=self.lang_dim, dim_visual=width, **sizes)
                 for block in lm.gated_cross_attn_layers
             )
             lm.init_flamingo_layers(False)

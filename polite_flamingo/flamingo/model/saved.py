@@ -9,6 +9,7 @@ This module loads no weights (`checkpoint.load_flamingo` does) and imports no to
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,11 @@ def write_config(folder: Path, config: FlamingoConfig) -> str:
     plain = dataclasses.asdict(config)
     del plain["folder"]
 
-    def portable(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: portable(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [portable(item) for item in value]
-        if isinstance(value, str) and value and Path(value).is_relative_to(folder):
-            return INSIDE + Path(value).relative_to(folder).as_posix()
-        return value
+    def portable(name: str) -> str:
+        inside = name and Path(name).is_relative_to(folder)
+        return INSIDE + Path(name).relative_to(folder).as_posix() if inside else name
 
-    return yaml.safe_dump(portable(plain), sort_keys=False)
+    return yaml.safe_dump(_with_strings(plain, portable), sort_keys=False)
 
 
 def opened(config: FlamingoConfig) -> FlamingoConfig:
@@ -52,14 +48,21 @@ def opened(config: FlamingoConfig) -> FlamingoConfig:
     if not file.is_file():
         raise ValueError(f"{folder} is not a trained model: it has no {FILE} (polite-flamingo train writes OUT/model)")
 
-    def absolute(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: absolute(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [absolute(item) for item in value]
-        return str(folder / value) if isinstance(value, str) and value.startswith(INSIDE) else value
+    def absolute(name: str) -> str:
+        return str(folder / name) if name.startswith(INSIDE) else name
 
     try:
-        return fill(FlamingoConfig, absolute(read_yaml(file)))
+        return fill(FlamingoConfig, _with_strings(read_yaml(file), absolute))
     except Unfit as error:
         raise ValueError(f"{file}: {error}") from None
+
+
+def _with_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """Return nested dicts and lists with every string changed."""
+    match value:
+        case dict():
+            return {key: _with_strings(item, change) for key, item in value.items()}
+        case list() | tuple():
+            return [_with_strings(item, change) for item in value]
+        case _:
+            return change(value) if isinstance(value, str) else value

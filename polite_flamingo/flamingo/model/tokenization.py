@@ -34,15 +34,12 @@ class Tokenizer(Protocol):
 
     def __len__(self) -> int:
         """Count the ids, including added tokens: the rows of the embedding matrix."""
-        ...
 
     def encode(self, text: str, *, begin: bool = True) -> list[int]:
         """Encode a text, after `begin_ids` if `begin` is set."""
-        ...
 
     def decode(self, ids: Sequence[int]) -> str:
         """Decode ids, skipping special tokens."""
-        ...
 
 
 def load_tokenizer(config: FlamingoConfig) -> Tokenizer:
