@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,12 +92,17 @@ def sweep(folder: Path) -> None:
 
 def newest(folder: Path) -> Checkpoint | None:
     """The last whole checkpoint under `folder`, or None."""
-    found = {int(m[1]): path for path in folder.glob("step-*") if (m := _STEP.fullmatch(path.name))}
-    if not found:
+    steps = _steps(folder)
+    if not steps:
         return None
-    step = max(found)
-    state = json.loads((found[step] / "state.json").read_text())
-    return Checkpoint(folder=found[step], step=step, state=state)
+    step, path = max(steps.items())
+    return Checkpoint(folder=path, step=step, state=json.loads((path / "state.json").read_text()))
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    """The whole checkpoints under `folder` by their step, in order."""
+    found = {int(match[1]): path for path in folder.glob("step-*") if (match := _STEP.fullmatch(path.name))}
+    return dict(sorted(found.items()))
 
 
 def save(
@@ -118,10 +123,7 @@ def save(
         (new / "state.json").write_text(json.dumps(state, allow_nan=False) + "\n")
 
     _write(folder / f"step-{step:06d}", write)
-    steps = sorted(
-        (path for path in folder.glob("step-*") if _STEP.fullmatch(path.name)), key=lambda p: int(p.name[5:])
-    )
-    for old in steps[:-keep]:
+    for old in list(_steps(folder).values())[:-keep]:
         shutil.rmtree(old)
 
 
@@ -164,15 +166,12 @@ def _absolute(config: FlamingoConfig) -> FlamingoConfig:
     def path(name: str) -> str:
         return str(Path(name).absolute()) if name and Path(hub.resolve(name)).exists() and ":" not in name else name
 
-    return dataclasses.replace(
-        config,
-        vision=path(config.vision), vision_pretrained=path(config.vision_pretrained),
-        language_model=path(config.language_model), tokenizer=path(config.tokenizer),
-        checkpoints=tuple(map(path, config.checkpoints)),
-    )  # fmt: skip
+    parts = ("vision", "vision_pretrained", "language_model", "tokenizer")
+    named = {part: path(getattr(config, part)) for part in parts}
+    return dataclasses.replace(config, checkpoints=tuple(map(path, config.checkpoints)), **named)
 
 
-def _write(folder: Path, write: Any) -> None:
+def _write(folder: Path, write: Callable[[Path], None]) -> None:
     """Fill a temporary folder, sync everything in it, replace `folder` with it, and sync the parent."""
     new, old = folder.with_name(f"{folder.name}.tmp"), folder.with_name(f"{folder.name}.old")
     shutil.rmtree(new, ignore_errors=True)

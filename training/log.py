@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class TrainingLog:
 
 def read(out: Path) -> list[dict[str, Any]]:
     """The lines of a run's log, none before its first update. A line that was cut short is left out."""
-    return list(_whole_lines((out / FILE).read_bytes())) if (out / FILE).exists() else []
+    return _parsed(_whole_lines((out / FILE).read_bytes())) if (out / FILE).exists() else []
 
 
 class LogFollower:
@@ -92,24 +92,21 @@ class LogFollower:
         """The updates since the last call; some come again after a worker died and was restarted."""
         try:
             with self._file.open("rb") as file:
-                identity = _identity(file.fileno())
+                status = os.fstat(file.fileno())
+                identity = status.st_dev, status.st_ino
                 if identity != self._identity:  # a new file is in its place
                     self._identity, self._read = identity, 0
                 file.seek(self._read)
-                data = file.read()
+                data = _whole_lines(file.read())
         except FileNotFoundError:
             return []
-        data = data[: data.rfind(b"\n") + 1]
         self._read += len(data)
-        return list(_whole_lines(data))
+        return _parsed(data)
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
-    found = os.fstat(descriptor)
-    return found.st_dev, found.st_ino
+def _whole_lines(data: bytes) -> bytes:
+    return data[: data.rfind(b"\n") + 1]
 
 
-def _whole_lines(data: bytes) -> Iterator[dict[str, Any]]:
-    for line in data.splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            yield json.loads(line)
+def _parsed(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.splitlines()]

@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from polite_flamingo.packing.rows import Packed, Row
 from training import checkpoints
+from training.data import LocalStream
 from training.distributed import ONE_PROCESS, Ranks, whole
 from training.features import Features
 from training.optimiser import Optimiser, learning_rate
@@ -37,16 +38,6 @@ class LossNotFinite(RuntimeError):
     """The loss or its gradient is NaN or infinite; the message says where."""
 
 
-class Stream(Protocol):
-    """A rank's rows."""
-
-    def groups(self, epoch: int) -> Sequence[Any]:
-        """This rank's groups of an epoch, in order."""
-
-    def packed(self, epoch: int, first: int) -> Iterator[Packed]:
-        """This rank's groups of an epoch from its `first`-th on, packed."""
-
-
 class TrainingLoop:
     """Trains a model in place, from the newest checkpoint in a folder if there is one."""
 
@@ -54,7 +45,7 @@ class TrainingLoop:
         self,
         model: FlamingoModel,
         stage: StageConfig,
-        stream: Stream,
+        stream: LocalStream,
         folder: Path,
         config: TrainingConfig,
         dtype: torch.dtype,

@@ -19,16 +19,13 @@ from polite_flamingo.rewriters.flamingo import choose_dtype
 from training import checkpoints
 from training.data import Ingredient, LocalStream, PackedData
 from training.distributed import ONE_PROCESS, Ranks
-from training.loop import Stream, TrainingLoop
+from training.loop import TrainingLoop
 from training.stages import StageConfig, StageName, TrainingConfig
 from training.step import prepare
 from training.updates import Totals, Update
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
-
-StreamOf = Callable[[PackedData, int, int], Stream]
-"""Makes a rank's stream of the data, given its rank and how many there are."""
 
 
 def train_stage(
@@ -39,7 +36,7 @@ def train_stage(
     out: Path,
     ranks: Ranks = ONE_PROCESS,
     on_update: Callable[[Update], None] = lambda update: None,
-    stream_of: StreamOf = LocalStream,
+    stream_of: Callable[[PackedData, int, int], LocalStream] = LocalStream,
 ) -> Totals:
     """Train from `start` (or the newest checkpoint in OUT/checkpoints) and write OUT/model.
 
@@ -51,7 +48,7 @@ def train_stage(
         out: the output folder.
         ranks: this process among the others.
         on_update: called with each update, on every rank.
-        stream_of: how rows reach the loop.
+        stream_of: makes the stream of this rank, given the data, its rank and how many there are.
 
     Raises:
         ValueError, LossNotFinite, OSError: see `TrainingLoop` and `checkpoint.load_flamingo`.

@@ -22,7 +22,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray.train
 import torch
@@ -40,9 +40,6 @@ from training.stages import StageName, TrainingConfig
 from training.streaming import RayStream
 from training.updates import Totals
 from training.workers import WorkersConfig
-
-if TYPE_CHECKING:
-    pass
 
 FAILURES = "failures.jsonl"
 POLL_SECONDS = 0.5
