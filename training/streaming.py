@@ -11,36 +11,18 @@ starts at row 0 after every restart, and gives a worker whichever block is ready
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
 
-from polite_flamingo.packing.rows import Packed, Row, Skipped
+from polite_flamingo.packing.rows import Packed
 from training.data import Group, LocalStream, PackedData
 from training.workers import StreamingConfig
 
-_ROW = pa.struct(
-    [
-        ("ids", pa.list_(pa.int32())),
-        ("loss", pa.list_(pa.bool_())),
-        ("media", pa.list_(pa.int32())),
-        ("turn", pa.list_(pa.int32())),
-        ("images", pa.list_(pa.large_binary())),  # 32-bit offsets would end at 2 GiB a group
-        ("keys", pa.list_(pa.string())),
-    ]
-)
-SCHEMA = pa.schema(
-    [
-        ("window", pa.int32()),
-        ("rows", pa.list_(_ROW)),
-        ("cut", pa.list_(pa.string())),
-        ("skipped", pa.list_(pa.struct([("key", pa.string()), ("reason", pa.string()), ("detail", pa.string())]))),
-    ]
-)
+SCHEMA = pa.schema([("group", pa.large_binary())])  # 32-bit offsets would end at 2 GiB a group
 
 
 class RayStream(LocalStream):
@@ -78,31 +60,14 @@ def pack_numbers(table: pa.Table, data: PackedData, groups: Sequence[Group], epo
 
 
 def to_table(groups: Sequence[Packed]) -> pa.Table:
-    """Packed groups as an Arrow table, one row each; `from_table` is its inverse."""
-    return pa.Table.from_pylist([asdict(group) for group in groups], schema=SCHEMA)
+    """Packed groups as an Arrow table, one pickle each; `from_table` is its inverse."""
+    return pa.table({"group": [pickle.dumps(group) for group in groups]}, schema=SCHEMA)
 
 
 def from_table(table: pa.Table) -> Iterator[Packed]:
-    """The groups of a table, in order; numbers pass through numpy because a row has thousands."""
-    for group in table.to_batches(max_chunksize=1):
-        rows = group.column("rows").flatten()
-        fields = {name: rows.field(name) for name in ("ids", "loss", "media", "turn")}
-        numbers = {name: _lists(field) for name, field in fields.items()}
-        images, keys = rows.field("images").to_pylist(), rows.field("keys").to_pylist()
-        yield Packed(
-            window=group.column("window")[0].as_py(),
-            rows=[
-                Row(images=images[place], keys=keys[place], **{name: found[place] for name, found in numbers.items()})
-                for place in range(len(rows))
-            ],
-            cut=group.column("cut")[0].as_py(),
-            skipped=[Skipped(**one) for one in group.column("skipped")[0].as_py()],
-        )
-
-
-def _lists(column: pa.ListArray) -> list[list[Any]]:
-    values = column.values.to_numpy(zero_copy_only=False)
-    return [values[begin:end].tolist() for begin, end in pairwise(column.offsets.to_pylist())]
+    """The groups of a table, in order."""
+    for group in table.column("group"):
+        yield pickle.loads(group.as_buffer())
 
 
 def _configure(context: Any, streaming: StreamingConfig) -> None:

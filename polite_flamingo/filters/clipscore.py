@@ -79,9 +79,10 @@ class ClipScore:
 
         pictures = {digest(data): data for data in encoded}
         features: dict[str, Any | BadSample] = {}
-        for batch in _batches(list(pictures), self._batch_size):
+        names = list(pictures)
+        for start in range(0, len(names), self._batch_size):
             pixels: dict[str, Any] = {}
-            for name in batch:
+            for name in names[start : start + self._batch_size]:
                 try:
                     pixels[name] = self._transform(decoding.without_extreme_aspect(decoding.decode(pictures[name])))
                 except BadSample as bad:
@@ -192,7 +193,3 @@ class ClipScore:
             pieces_of = [torch.stack([read[piece] for piece in pieces(text)]) for text in texts]
             scores.append([score_of_features(feature_D, pieces_SD) for pieces_SD in pieces_of])
         return scores
-
-
-def _batches(items: list[str], size: int) -> list[list[str]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]

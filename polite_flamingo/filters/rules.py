@@ -7,7 +7,6 @@ ours. The thresholds are in `thresholds.py`.
 from __future__ import annotations
 
 import re
-from typing import TypedDict
 
 from polite_flamingo.filters.rouge_l import rouge_l
 
@@ -15,25 +14,15 @@ NGRAM = 4
 """Words of a phrase that counts as repeated; shorter ones repeat in honest lists ("a red circle, a red square")."""
 
 
-class RuleScores(TypedDict):
-    """The entries of `Sample.scores` that `rules` sets."""
-
-    words: int
-    characters: int
-    same_text: bool
-    rouge_l: float
-    repetition: float
-
-
-def rules(*, original: str, rewritten: str) -> RuleScores:
-    """Compute all numbers of a rewritten text that the rules need."""
-    return RuleScores(
-        words=len(rewritten.split()),
-        characters=len(rewritten.strip()),
-        same_text=same_text(original, rewritten),
-        rouge_l=round(rouge_l(target=original, prediction=rewritten).f1, 4),
-        repetition=round(repetition(rewritten), 4),
-    )
+def rules(*, original: str, rewritten: str) -> dict[str, float]:
+    """Return the entries of `Sample.scores` that the rules need: counts, `same_text`, and shares from 0 to 1."""
+    return {
+        "words": len(rewritten.split()),
+        "characters": len(rewritten.strip()),
+        "same_text": same_text(original, rewritten),
+        "rouge_l": round(rouge_l(target=original, prediction=rewritten).f1, 4),
+        "repetition": round(repetition(rewritten), 4),
+    }
 
 
 def same_text(original: str, rewritten: str) -> bool:

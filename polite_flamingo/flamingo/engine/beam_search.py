@@ -110,14 +110,9 @@ class BeamSearch:
 
 def arguments(generation: GenerationConfig) -> dict[str, Any]:
     """Convert to arguments of transformers' `generate`."""
-    found: dict[str, Any] = {
-        "max_new_tokens": generation.max_new_tokens,
-        "no_repeat_ngram_size": generation.no_repeat_ngram_size,
-        "num_beams": generation.num_beams,
-        "do_sample": generation.do_sample,
-    }
+    names = ["max_new_tokens", "no_repeat_ngram_size", "num_beams", "do_sample"]
     if generation.num_beams > 1:
-        found["length_penalty"] = generation.length_penalty
+        names.append("length_penalty")
     if generation.do_sample:
-        found |= {name: getattr(generation, name) for name in ("temperature", "top_k", "top_p")}
-    return found
+        names += ["temperature", "top_k", "top_p"]
+    return {name: getattr(generation, name) for name in names}

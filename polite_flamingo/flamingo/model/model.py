@@ -175,9 +175,7 @@ class FlamingoModel(Flamingo):
             attention_mask: (B, 1, S, S), added to attention scores; None is causal.
             position_ids: (B, S); None counts from each row's start.
         """
-        self._refuse_wrapped()
-        try:
-            self._encode_vision_x(vision_x)
+        with self.media(vision_x):
             locations_BS = as_locations(numbers_BS)
             for layer in self.lang_encoder._get_decoder_layers():
                 layer.condition_media_locations(locations_BS)
@@ -187,8 +185,6 @@ class FlamingoModel(Flamingo):
             )
             states: torch.Tensor = found.last_hidden_state
             return states
-        finally:
-            self.uncache_media()
 
     def _refuse_wrapped(self) -> None:
         if not isinstance(self.lang_encoder, FlamingoLanguageModelMixin):
