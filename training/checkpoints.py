@@ -167,7 +167,7 @@ def _absolute(config: FlamingoConfig) -> FlamingoConfig:
         return str(Path(name).absolute()) if name and Path(hub.resolve(name)).exists() and ":" not in name else name
 
     parts = ("vision", "vision_pretrained", "language_model", "tokenizer")
-    named = {part: path(getattr(config, part)) for part in parts}
+    named: dict[str, Any] = {part: path(getattr(config, part)) for part in parts}
     return dataclasses.replace(config, checkpoints=tuple(map(path, config.checkpoints)), **named)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from polite_flamingo.flamingo.config import Part
 from polite_flamingo.flamingo.model.state_dict import part_of, unique_parameters
@@ -105,28 +106,20 @@ def make_batch(rows: Sequence[Row], features: Features, *, empty: Tensor, pad_id
         pad_id: token that fills the rows.
         device: of the model.
     """
-    size = max((len(row.ids) for row in rows), default=2)
+    rows = rows or [Row(ids=[pad_id] * 2, loss=[False] * 2, media=[0] * 2, turn=[-1] * 2)]
+    ids, loss, media, turn = (
+        pad_sequence([torch.tensor(getattr(row, name)) for row in rows], batch_first=True, padding_value=padding)
+        for name, padding in (("ids", pad_id), ("loss", False), ("media", 0), ("turn", -1))
+    )
     slots = max(1, *(len(row.images) for row in rows), 1)
-    count = max(1, len(rows))
-    ids = torch.full((count, size), pad_id, dtype=torch.long)
-    loss = torch.zeros((count, size), dtype=torch.bool)
-    media = torch.zeros((count, size), dtype=torch.long)
-    turn = torch.full((count, size), -1, dtype=torch.long)
-    found = features.get([image for row in rows for image in row.images])
-    seen = iter(found)
-    vision = [[empty] * slots for _ in range(count)]
+    found = iter(features.get([image for row in rows for image in row.images]))
+    vision = [[empty] * slots for _ in rows]
     broken: list[str] = []
     for place, row in enumerate(rows):
-        length = len(row.ids)
-        ids[place, :length] = torch.tensor(row.ids)
-        loss[place, :length] = torch.tensor(row.loss)
-        media[place, :length] = torch.tensor(row.media)
-        turn[place, :length] = torch.tensor(row.turn)
         for slot in range(len(row.images)):
-            one = next(seen)
+            one = next(found)
             if isinstance(one, BadSample):
-                spoiled = {row.turn[i] for i in range(length) if row.media[i] == slot + 1}
-                for sample in spoiled:
+                for sample in turn[place][media[place] == slot + 1].unique().tolist():
                     loss[place][turn[place] == sample] = False
                     broken.append(row.keys[sample])
             else:

@@ -138,18 +138,13 @@ class ClipScore:
             tokens_T = torch.cat([text[:length] for text, length in zip(tokens_BT, lengths, strict=True)])
             hidden_TD = model.token_embedding(tokens_T) + model.positional_embedding[positions_T]
             ends_B = torch.tensor(lengths).cumsum(0) - 1
-            return self._projected(model.ln_final(self._packed_text.one_token(hidden_TD, lengths, ends_B)))
-        length = max(lengths)
-        hidden_BTD = model.token_embedding(tokens_BT[:, :length]) + model.positional_embedding[:length]
-        hidden_BTD = model.transformer(hidden_BTD, attn_mask=model.attn_mask[:length, :length])
-        ends_BD = hidden_BTD[torch.arange(len(lengths)), torch.tensor(lengths) - 1]
-        return self._projected(model.ln_final(ends_BD))
-
-    def _projected(self, pooled_BD: Any) -> Any:
-        """Project a text into the space shared with images."""
-        import torch
-
-        projection = self._model.text_projection
+            last_BD = self._packed_text.one_token(hidden_TD, lengths, ends_B)
+        else:
+            length = max(lengths)
+            hidden_BTD = model.token_embedding(tokens_BT[:, :length]) + model.positional_embedding[:length]
+            hidden_BTD = model.transformer(hidden_BTD, attn_mask=model.attn_mask[:length, :length])
+            last_BD = hidden_BTD[torch.arange(len(lengths)), torch.tensor(lengths) - 1]
+        pooled_BD, projection = model.ln_final(last_BD), model.text_projection
         return pooled_BD @ projection if isinstance(projection, torch.Tensor) else projection(pooled_BD)
 
     def _pack_vision(self) -> packed_encoder.PackedEncoder | None:

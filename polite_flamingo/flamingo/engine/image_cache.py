@@ -24,7 +24,7 @@ from polite_flamingo.sample import BadSample
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
 
-Encoded = TypeVar("Encoded", Tensor, ImageKV)
+Encoded = TypeVar("Encoded", bound=Tensor | ImageKV)
 
 ENCODE_BATCH = 16
 """Images per pass of the vision tower; bounds memory however many are asked for."""
