@@ -32,7 +32,8 @@ from polite_flamingo.flamingo.engine.beam_search import BeamSearch, arguments
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.engine_pool import EnginePool
 from polite_flamingo.flamingo.engine.image_cache import ImageCache
-from polite_flamingo.flamingo.model.decoder import Decoder, KVCache
+from polite_flamingo.flamingo.model.decoder import Decoder
+from polite_flamingo.flamingo.model.kv_cache import KVCache
 from polite_flamingo.images import decoding
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.rewriters.flamingo import Rewriter, create_engine

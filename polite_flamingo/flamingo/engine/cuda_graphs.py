@@ -27,7 +27,8 @@ from torch import Tensor
 
 from polite_flamingo.flamingo.engine.slots import VisibleImages
 from polite_flamingo.flamingo.engine.transfers import upload
-from polite_flamingo.flamingo.model.decoder import Decoder, KVCache
+from polite_flamingo.flamingo.model.decoder import Decoder
+from polite_flamingo.flamingo.model.kv_cache import KVCache
 from polite_flamingo.lru_cache import LruCache
 
 PLACES = 64

@@ -33,7 +33,8 @@ from polite_flamingo.flamingo.engine.sampling import Ngrams, ban, sample_tokens,
 from polite_flamingo.flamingo.engine.scheduler import Scheduler
 from polite_flamingo.flamingo.engine.slots import Slots
 from polite_flamingo.flamingo.model.attention import image_numbers
-from polite_flamingo.flamingo.model.decoder import Decoder, ImageKV
+from polite_flamingo.flamingo.model.decoder import Decoder
+from polite_flamingo.flamingo.model.kv_cache import ImageKV
 from polite_flamingo.sample import BadSample
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.engine.transfers import upload
-from polite_flamingo.flamingo.model.decoder import Decoder, ImageKV
+from polite_flamingo.flamingo.model.decoder import Decoder
+from polite_flamingo.flamingo.model.kv_cache import ImageKV
 from polite_flamingo.images import decoding as images
 from polite_flamingo.lru_cache import LruCache
 from polite_flamingo.sample import BadSample

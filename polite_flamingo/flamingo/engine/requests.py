@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from polite_flamingo.flamingo.engine.detokenizer import Detokenizer
 from polite_flamingo.flamingo.engine.sampling import Ngrams, SamplingParams
-from polite_flamingo.flamingo.model.decoder import ImageKV
+from polite_flamingo.flamingo.model.kv_cache import ImageKV
 from polite_flamingo.sample import BadSample
 
 _GROUPS = 32

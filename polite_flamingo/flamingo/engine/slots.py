@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.model.decoder import Decoder, ImageKV, KVCache
+from polite_flamingo.flamingo.model.decoder import Decoder
+from polite_flamingo.flamingo.model.kv_cache import ImageKV, KVCache
 
 _GROWTH = 64
 """A cache's capacity is a multiple of this many positions."""

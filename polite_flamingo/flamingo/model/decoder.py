@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polite_flamingo.flamingo.model import layers
+from polite_flamingo.flamingo.model.kv_cache import ImageKV, KVCache, stack_images
 from polite_flamingo.flamingo.model.layers import (
     Cross,
     LayerNorm,
@@ -37,44 +37,6 @@ from polite_flamingo.flamingo.model.layers import (
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
-
-
-@dataclass
-class KVCache:
-    """Keys and values of S rows: (2, layers, S, H, L, E), so one write stores both."""
-
-    data: Tensor
-
-    @property
-    def rows(self) -> int:
-        """Number of rows, S."""
-        return self.data.shape[2]
-
-    @property
-    def capacity(self) -> int:
-        """Positions that fit in a row, L."""
-        return self.data.shape[4]
-
-    def prefix(self, row: int, length: int) -> Tensor:
-        """Return a view of a row's first positions, (2, layers, H, length, E)."""
-        return self.data[:, :, row, :, :length]
-
-    def swap(self, row: int, other: int, length: int) -> None:
-        """Swap the first positions of two rows."""
-        self.data[:, :, [row, other], :, :length] = self.data[:, :, [other, row], :, :length]
-
-
-@dataclass(frozen=True)
-class ImageKV:
-    """Keys and values of one image in each cross-attention layer: (layers, H, N, E) each."""
-
-    keys: Tensor
-    values: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        """Size in bytes."""
-        return self.keys.nbytes + self.values.nbytes
 
 
 class Decoder:
@@ -164,25 +126,16 @@ class Decoder:
             numbers_BT: the image that each token sees (`attention.image_numbers` of the whole prompt); 0 for none.
             images: of each row.
         """
-        most = max(map(len, images), default=0)
-        sees = bool((numbers_BT > 0).any()) and most > 0
-        cross_mask = seeing = None
-        stacked: tuple[Tensor, Tensor] | None = None
-        if sees:
-            stacked = _stack(images, most)
-            latents = stacked[0].shape[3] // most
-            slots = torch.arange(most, device=self.device).repeat_interleave(latents) + 1
-            shown_BT = numbers_BT.clamp(min=1)  # a row that sees nothing would become NaN; `seeing` zeroes it
-            cross_mask = (shown_BT[:, None, :, None] == slots).to(self.device)
-            seeing = (numbers_BT > 0)[..., None].to(self.dtype)
+        shown = self._shown(numbers_BT, images)
         places = torch.arange(limit, device=self.device)
         mask = self._mask(places, positions_BT)
         x, rotary = self._embed(ids_BT), self._rotary(positions_BT)
         seen = 0
         for number, (layer, cross) in enumerate(zip(self.layers, self.crosses, strict=True)):
             if cross is not None:
-                if stacked is not None and seeing is not None:
-                    x = cross.attend(x, stacked[0][:, seen], stacked[1][:, seen], cross_mask, seeing)
+                if shown is not None:
+                    keys, values, visible, sees = shown
+                    x = cross.attend(x, keys[:, seen], values[:, seen], visible, sees)
                 x = cross.feed_forward(x)
                 seen += 1
             query = self._store(number, self._project(layer, x), positions_BT, rotary, cache, rows_B)
@@ -254,6 +207,23 @@ class Decoder:
         if isinstance(layer, MptLayer) and layer.clip:
             qkv = qkv.clamp(min=-layer.clip, max=layer.clip)
         return qkv.unflatten(-1, (self.heads + 2 * self.kv_heads, self.width))
+
+    def _shown(
+        self, numbers_BT: Tensor, images: Sequence[Sequence[ImageKV]]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """Return what `Cross.attend` needs of a prompt's images; None if no token sees one.
+
+        Returns:
+            keys and values (B, layers, H, M N, E), mask (B, 1, T, M N), and which tokens see an image (B, T, 1).
+        """
+        most = max(map(len, images), default=0)
+        if not most or not (numbers_BT > 0).any():
+            return None
+        keys, values = stack_images(images, most)
+        slots = torch.arange(most, device=self.device).repeat_interleave(keys.shape[3] // most) + 1
+        seen_BT = numbers_BT.clamp(min=1)  # a row that sees nothing would become NaN; `sees` zeroes it
+        visible = seen_BT[:, None, :, None] == slots
+        return keys, values, visible, (numbers_BT > 0)[..., None].to(self.dtype)
 
     def _rotary(self, positions_BT: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return cosines and sines (B, T, 1, E) for all layers; None if torch does not apply them."""
@@ -332,15 +302,3 @@ def _alibi_slopes(heads: int) -> Tensor:
     if power != heads:
         slopes = torch.cat([slopes[1::2], slopes[::2]])[:heads]
     return slopes
-
-
-def _stack(images: Sequence[Sequence[ImageKV]], most: int) -> tuple[Tensor, Tensor]:
-    """Stack the keys and values of all images of all rows, (B, layers, H, M N, E) each; zeros for missing images."""
-    first = next(one for row in images for one in row)
-    empty = ImageKV(torch.zeros_like(first.keys), torch.zeros_like(first.values))
-    keys, values = [], []
-    for row in images:
-        filled = [*row, *[empty] * (most - len(row))]
-        keys.append(torch.cat([one.keys for one in filled], dim=2))
-        values.append(torch.cat([one.values for one in filled], dim=2))
-    return torch.stack(keys), torch.stack(values)

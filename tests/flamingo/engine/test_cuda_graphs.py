@@ -17,7 +17,8 @@ from polite_flamingo.flamingo.engine.cuda_graphs import StaticStep, rounded_limi
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
-from polite_flamingo.flamingo.model.decoder import Decoder, KVCache
+from polite_flamingo.flamingo.model.decoder import Decoder
+from polite_flamingo.flamingo.model.kv_cache import KVCache
 from tests.flamingo.engine.test_engine import ends_of, fresh, prompts, texts
 
 if TYPE_CHECKING:
