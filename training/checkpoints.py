@@ -91,7 +91,7 @@ def sweep(folder: Path) -> None:
 
 
 def newest(folder: Path) -> Checkpoint | None:
-    """The last whole checkpoint under `folder`, or None."""
+    """Return the last whole checkpoint under `folder`, or None."""
     steps = _steps(folder)
     if not steps:
         return None
@@ -100,7 +100,7 @@ def newest(folder: Path) -> Checkpoint | None:
 
 
 def _steps(folder: Path) -> dict[int, Path]:
-    """The whole checkpoints under `folder` by their step, in order."""
+    """Return the whole checkpoints under `folder` by their step, in order."""
     found = {int(match[1]): path for path in folder.glob("step-*") if (match := _STEP.fullmatch(path.name))}
     return dict(sorted(found.items()))
 
@@ -161,7 +161,7 @@ def save_model(model: FlamingoModel, config: FlamingoConfig, folder: Path, *, tu
 
 
 def _absolute(config: FlamingoConfig) -> FlamingoConfig:
-    """The same with absolute paths: the folder may be used from another working directory."""
+    """Return the config with absolute paths: the folder may be used from another working directory."""
 
     def path(name: str) -> str:
         return str(Path(name).absolute()) if name and Path(hub.resolve(name)).exists() and ":" not in name else name
@@ -203,7 +203,7 @@ def _sync(path: Path) -> None:
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor in the layout of a parameter, which under FSDP is sharded."""
+    """Return a whole tensor in the layout of a parameter, which is sharded under FSDP."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if isinstance(parameter, DTensor):

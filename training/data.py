@@ -43,7 +43,7 @@ class Ingredient:
     protocol: Literal["chat", "rewriting"] = "chat"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an impossible fraction, or a rewriter that would learn to copy."""
+        """Raise ValueError for an impossible fraction, or a rewriter that would learn to copy."""
         if not 0 < self.fraction <= 1:
             raise ValueError(
                 f"training: fraction must lie in (0, 1], not {self.fraction}; leave an ingredient out instead"
@@ -63,7 +63,7 @@ class Group:
 def find_shards(
     mixture: Mapping[str, Ingredient], say: Callable[[str], None] = lambda line: None
 ) -> list[tuple[str, Path]]:
-    """Every shard of the mixture, in its order; `say` is called with what is passed over.
+    """Return every shard of the mixture, in its order; `say` is called with what is passed over.
 
     Raises:
         ValueError: an ingredient names no shard; the message says which.
@@ -81,7 +81,7 @@ def find_shards(
 
 
 def groups(shards: Sequence[tuple[str, Path]], *, seed: int, epoch: int, shards_a_group: int) -> list[Group]:
-    """The groups of an epoch, in order; each epoch joins different shards."""
+    """Return the groups of an epoch, in order; each epoch joins different shards."""
     order = list(shards)
     random.Random(f"groups/{seed}/{epoch}").shuffle(order)
     count = -(-len(order) // shards_a_group)

@@ -30,7 +30,7 @@ class Ranks:
 
     @staticmethod
     def joined(device: str, parallel: Parallel = "ddp") -> Ranks:
-        """This process in the initialised group, if there is one."""
+        """Return this process in the initialised group, if there is one."""
         if not dist.is_initialized():
             return Ranks(device=device)
         return Ranks(rank=dist.get_rank(), size=dist.get_world_size(), device=device, parallel=parallel)
@@ -41,7 +41,7 @@ class Ranks:
         return self.parallel == "fsdp" and self.size > 1
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Element-wise sum over all ranks."""
+        """Sum element by element over all ranks."""
         if self.size == 1:
             return list(values)
         found = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -49,7 +49,7 @@ class Ranks:
         return found.tolist()
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, on every rank."""
+        """Return the values of all ranks, on every rank."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -81,7 +81,7 @@ ONE_PROCESS = Ranks()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor on the CPU. For a sharded one, all ranks must call this together."""
+    """Return the tensor on the CPU. For a sharded one, all ranks must call this together."""
     from torch.distributed.tensor import DTensor
 
     found = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Features:
-    """Answers lists of encoded images with one feature tensor each.
+    """The features of encoded images, one tensor each.
 
     Attributes:
         latents: whether features are perceiver latents (L, D); else they are patch tokens (1, V, D).
@@ -34,7 +34,7 @@ class Features:
         self.cache: EncodedImages[Tensor] = EncodedImages(self._encode, max_bytes)
 
     def get(self, images: Sequence[bytes]) -> list[Tensor | BadSample]:
-        """Features of each image, in order; why there are none of a broken one. One list's images are never evicted."""
+        """Return each image's features, in order; a `BadSample` for a broken image."""
         names = [digest(data) for data in images]
         found = self.cache.get(dict(zip(names, images, strict=True)))
         return [found[name] for name in names]

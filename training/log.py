@@ -75,7 +75,7 @@ class TrainingLog:
 
 
 def read(out: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log, none before its first update. A line that was cut short is left out."""
+    """Return the lines of a run's log, none before its first update. A line that was cut short is left out."""
     return _parsed(_whole_lines((out / FILE).read_bytes())) if (out / FILE).exists() else []
 
 
@@ -89,7 +89,7 @@ class LogFollower:
         self._read = 0
 
     def new(self) -> list[dict[str, Any]]:
-        """The updates since the last call; some come again after a worker died and was restarted."""
+        """Return the updates since the last call; some come again after a worker died and was restarted."""
         try:
             with self._file.open("rb") as file:
                 status = os.fstat(file.fileno())

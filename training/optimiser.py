@@ -15,7 +15,7 @@ from training.stages import StageConfig
 
 
 def learning_rate(stage: StageConfig, progress: float) -> float:
-    """Linear warm-up, then half a cosine to zero, as a function of the share of the stage that is done (0 to 1)."""
+    """Compute the learning rate: linear warm-up, then half a cosine to zero, as a function of the share of the stage that is done (0 to 1)."""
     if progress < stage.warm_up:
         return stage.learning_rate * progress / stage.warm_up
     left = (progress - stage.warm_up) / (1 - stage.warm_up)
@@ -48,7 +48,7 @@ class Optimiser:
             self._optimisers.append(torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98)))
 
     def norm(self) -> float:
-        """Clip the gradients to the stage's norm; returns the norm before."""
+        """Clip the gradients to the stage's norm; return the norm before."""
         found = nn.utils.clip_grad_norm_(list(self._tuned.values()), self._clip)
         return float(whole(found))
 
@@ -66,7 +66,7 @@ class Optimiser:
             parameter.grad = None
 
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """By parameter name, whole tensors on the CPU."""
+        """Return the state by parameter name, as whole tensors on the CPU."""
         found: dict[str, dict[str, Tensor]] = {}
         for name, parameter in self._tuned.items():
             for optimiser in self._optimisers:
@@ -77,7 +77,7 @@ class Optimiser:
         return found
 
     def load(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Inverse of `state`."""
+        """Load what `state` returned."""
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 for parameter in group["params"]:

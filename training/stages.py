@@ -52,7 +52,7 @@ class StageConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a stage that could not train."""
+        """Raise ValueError for a stage that could not train."""
         if not self.tune:
             raise ValueError("training: the stage tunes nothing: set tune to [lora] or [perceiver, cross_attention]")
         if not self.learning_rate > 0:
@@ -108,7 +108,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for impossible numbers."""
+        """Raise ValueError for impossible numbers."""
         if min(self.shards_a_group, self.checkpoint_steps, self.keep_checkpoints) < 1 or self.features_bytes < 0:
             raise ValueError(
                 "training: shards_a_group, checkpoint_steps and keep_checkpoints must be at least 1, features_bytes "
@@ -116,6 +116,6 @@ class TrainingConfig:
             )
 
     def stage(self, name: StageName) -> StageConfig:
-        """The configuration of a stage by its name on the command line."""
+        """Return the configuration of a stage by its name on the command line."""
         found: StageConfig = getattr(self.stages, name.replace("-", "_"))
         return found

@@ -57,7 +57,7 @@ class Step(nn.Module):
         self.model, self._isolated, self._dtype = model, isolated, dtype
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Cross-entropy summed over supervised tokens (with gradient), and how many were predicted right."""
+        """Return cross-entropy summed over supervised tokens (with gradient), and how many were predicted right."""
         mask, positions = isolation(batch.turn_BS, self._dtype) if self._isolated else (None, None)
         device = batch.ids_BS.device.type
         with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
@@ -74,7 +74,7 @@ class Step(nn.Module):
 
 
 def isolation(turn_BS: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Attention mask that separates the samples of a row, and positions (B, S) counted from the start of each sample.
+    """Return a mask that separates the samples of a row, and positions (B, S) counted from the start of each sample.
 
     Args:
         turn_BS: number of the sample of each token; a sample's tokens are next to each other.

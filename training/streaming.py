@@ -60,12 +60,12 @@ def pack_numbers(table: pa.Table, data: PackedData, groups: Sequence[Group], epo
 
 
 def to_table(groups: Sequence[Packed]) -> pa.Table:
-    """Packed groups as an Arrow table, one pickle each; `from_table` is its inverse."""
+    """Return packed groups as an Arrow table, one pickle each; `from_table` is its inverse."""
     return pa.table({"group": [pickle.dumps(group) for group in groups]}, schema=SCHEMA)
 
 
 def from_table(table: pa.Table) -> Iterator[Packed]:
-    """The groups of a table, in order."""
+    """Return the groups of a table, in order."""
     for group in table.column("group"):
         yield pickle.loads(group.as_buffer())
 

@@ -127,7 +127,7 @@ def train(job: StageRun, on_updates: Callable[[list[dict[str, Any]]], None] = la
 
 
 def scaling(workers: WorkersConfig) -> ray.train.ScalingConfig:
-    """The workers as Ray Train takes them."""
+    """Return the workers as Ray Train takes them."""
     return ray.train.ScalingConfig(
         num_workers=workers.count,
         use_gpu=workers.gpus > 0,
@@ -195,7 +195,7 @@ def is_final(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The error of a failed worker as a line for a user."""
+    """Describe the error of a failed worker in one line for a user."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "a worker ran out of memory; lower the stage's micro_batch, or set training.gradient_checkpointing"
     if reason := reason_in(str(error)):
@@ -209,7 +209,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _explained(error: BaseException) -> BaseException:
-    """Ray Train's error as one that tells a user what to do, where that is known."""
+    """Turn Ray Train's error into one that tells a user what to do, where that is known."""
     inner = error.controller_failure if isinstance(error, ray.train.ControllerError) else error
     if isinstance(inner, TrainingStopped):
         return inner

@@ -85,12 +85,12 @@ class Totals:
         self.last_loss = update.loss
 
     def to_json(self) -> dict[str, Any]:
-        """Inverse of `from_json`."""
+        """Return JSON types that `from_json` reads."""
         return asdict(self) | {"skipped": dict(self.skipped)}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Totals:
-        """Inverse of `to_json`."""
+        """Return what `to_json` wrote."""
         losses = {name: record[name] for name in ("first_loss", "last_loss")}
         known = {name: None if loss is None or math.isnan(loss) else loss for name, loss in losses.items()}
         return Totals(**{**record, **known, "skipped": Counter(record["skipped"])})  # old checkpoints have NaN

@@ -23,7 +23,7 @@ class StreamingConfig:
     ahead_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
-        """Raises ValueError if no task could run."""
+        """Raise ValueError if no task could run."""
         if self.tasks < 1 or not self.task_cpus > 0 or self.ahead_bytes < 1:
             raise ValueError("workers: streaming needs tasks, task_cpus and ahead_bytes above 0")
 
@@ -53,7 +53,7 @@ class WorkersConfig:
     autoscaling: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError if no worker could start."""
+        """Raise ValueError if no worker could start."""
         if self.count < 1 or not self.cpus > 0 or self.restarts < 0:
             raise ValueError("workers: count must be at least 1, cpus above 0, restarts not negative")
         if self.gpus not in (0, 1):

@@ -1,7 +1,8 @@
 """The image cache: decodes, encodes, resamples and projects each distinct image once.
 
 The key is the SHA-256 of the image's bytes. A cache belongs to one model, so the preprocessing need not be part of the
-key. Size is bounded in bytes; broken images are remembered too.
+key. Size is bounded in bytes; broken images are remembered too. Beam search and training keep other encodings of images
+in the same way (`EncodedImages`).
 """
 
 from __future__ import annotations
