@@ -250,7 +250,7 @@ class TrainingLoop:
         )
 
     def _where(self, rows: list[Row], suspects: list[Row], loss: float, norm: float) -> str:
-        """Word the message for a user, the same on every rank; blames the micro-batches whose own loss is not finite."""
+        """Word the message, the same on every rank; it blames the micro-batches whose own loss is not finite."""
         kept = checkpoints.newest(self.folder)
         blamed, every = zip(*self.ranks.gather((_keys(suspects), _keys(rows))), strict=True)
         keys = [key for part in (blamed if any(blamed) else every) for key in part]

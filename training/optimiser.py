@@ -15,7 +15,7 @@ from training.stages import StageConfig
 
 
 def learning_rate(stage: StageConfig, progress: float) -> float:
-    """Compute the learning rate: linear warm-up, then half a cosine to zero, as a function of the share of the stage that is done (0 to 1)."""
+    """Return the rate at a share of the stage that is done (0 to 1): linear warm-up, then half a cosine to zero."""
     if progress < stage.warm_up:
         return stage.learning_rate * progress / stage.warm_up
     left = (progress - stage.warm_up) / (1 - stage.warm_up)

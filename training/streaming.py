@@ -4,8 +4,8 @@ Reading tars and packing rows is Python work that would hold up a GPU, so other 
 ahead. `data.py` alone decides which rows come and in which order: a group is a pure function of its number, so a stream
 can start at any group, and a lost task is simply run again.
 
-A group crosses between processes as one Arrow row. Ray Data's own split of a dataset between workers is not used: it
-starts at row 0 after every restart, and gives a worker whichever block is ready.
+A group crosses between processes as one pickle in an Arrow row. Ray Data's own split of a dataset between workers is
+not used: it starts at row 0 after every restart, and gives a worker whichever block is ready.
 """
 
 from __future__ import annotations
