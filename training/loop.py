@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -222,7 +222,9 @@ class TrainingLoop:
         sums = torch.zeros(2, device=ranks.device)
         losses: list[Tensor] = []
         for number, batch in enumerate(batches):
-            with self._unsynced(wait=number < len(batches) - 1):
+            # DDP sums gradients over the ranks in the backward pass, which only the last micro-batch needs
+            local = number < len(batches) - 1 and isinstance(self.step, nn.parallel.DistributedDataParallel)
+            with self.step.no_sync() if local else nullcontext():
                 lost, right = self.step(batch)
                 (lost * (ranks.size / max(1.0, trained))).backward()
             losses.append(lost.detach())
@@ -237,12 +239,6 @@ class TrainingLoop:
         ):
             self.totals.cut += cut
             self.totals.skipped.update(skipped)
-
-    def _unsynced(self, *, wait: bool) -> AbstractContextManager[None]:
-        """Under DDP, keep the gradients of all but the last micro-batch local."""
-        if wait and isinstance(self.step, nn.parallel.DistributedDataParallel):
-            return self.step.no_sync()
-        return nullcontext()
 
     def _batch(self, rows: list[Row]) -> Batch:
         return make_batch(

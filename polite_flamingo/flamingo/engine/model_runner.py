@@ -44,7 +44,7 @@ class ModelRunner:
         """
         assert self._slots.cache is not None
         device = self._decoder.device
-        ids, positions, numbers, last, complete = [], [], [], [], []
+        ids, starts, numbers, last, complete = [], [], [], [], []
         tokens = places = pairs = seeing = images = 0
         for row in rows:
             request = self._slots.rows[row]
@@ -55,7 +55,7 @@ class ModelRunner:
             padding = [0] * (width - len(chunk))
             ids.append(chunk + padding)
             numbers.append(seen + padding)
-            positions.append(range(start, start + width))
+            starts.append(start)
             last.append(len(chunk) - 1)
             request.computed += len(chunk)
             complete.append(request.computed == len(history))
@@ -70,7 +70,8 @@ class ModelRunner:
             "prefill", self._cost, answers=len(rows), tokens=tokens, places=places, pairs=pairs, seeing=seeing,
             images=images,
         )  # fmt: skip
-        clamped = torch.tensor([list(row) for row in positions]).clamp(max=self._slots.cache.capacity - 1)
+        positions = torch.tensor(starts)[:, None] + torch.arange(width)
+        clamped = positions.clamp(max=self._slots.cache.capacity - 1)
         logits = self._decoder.prefill(
             upload(ids, device),
             upload(clamped, device),
