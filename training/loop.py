@@ -222,7 +222,7 @@ class TrainingLoop:
         sums = torch.zeros(2, device=ranks.device)
         losses: list[Tensor] = []
         for number, batch in enumerate(batches):
-            # DDP sums gradients over the ranks in the backward pass, which only the last micro-batch needs
+            # DDP averages gradients over the ranks in the backward pass, which only the last micro-batch needs
             local = number < len(batches) - 1 and isinstance(self.step, nn.parallel.DistributedDataParallel)
             with self.step.no_sync() if local else nullcontext():
                 lost, right = self.step(batch)
