@@ -30,10 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from tqdm import tqdm
 
 from polite_flamingo.faults.hints import commonest, hint
 from polite_flamingo.ingest.ingest import IngestConfig, Ingested, Tick, ingest_all
@@ -143,28 +140,22 @@ def run(options: IngestOptions) -> int:
     return _ingest([config], lambda sizes: [options.count], local=options.local)
 
 
-class OnRay:
+class OnRay(ExitStack):
     """Runs jobs as Ray Data tasks. Ray is started or joined for the first batch worth it, and left at the end."""
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-
-    def __enter__(self) -> OnRay:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.__exit__(*error)  # type: ignore[arg-type]
 
     def __call__(self, function: Callable[[Any], Any], jobs: Sequence[Any]) -> Iterator[Any]:
         """Yield the results as they come."""
         if len(jobs) < RAY_PAYS and not os.environ.get("RAY_ADDRESS"):
             yield from map(function, jobs)
             return
-        self._start()
         import ray
 
+        from polite_flamingo.pools import Needs
+        from ray_jobs.cluster import running_ray
         from ray_jobs.pipeline import configure_data
 
+        if not ray.is_initialized():
+            self.enter_context(running_ray(Needs(cpus=1)))
         configure_data()
         rows = [{"job": pickle.dumps((function, job))} for job in jobs]
         # several jobs per task: a job takes a quarter of a second, and a task of its own would cost as much again
@@ -173,15 +164,6 @@ class OnRay:
         for row in results.iter_rows():
             yield row["result"]
 
-    def _start(self) -> None:
-        import ray
-
-        from polite_flamingo.pools import Needs
-        from ray_jobs.cluster import running_ray
-
-        if not ray.is_initialized():
-            self._stack.enter_context(running_ray(Needs(cpus=1)))
-
 
 def run_job(row: dict[str, Any]) -> dict[str, Any]:
     """Run one job in a worker. If it is killed, Ray runs it again, with the same result."""
@@ -189,20 +171,15 @@ def run_job(row: dict[str, Any]) -> dict[str, Any]:
     return {"result": function(job)}
 
 
-def summary(results: Sequence[Ingested]) -> Table:
+def summary(results: Sequence[Ingested]) -> str:
     """Make the table of the counts by source and reason: rows in = written + quarantined + left out."""
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("shards of", no_wrap=True)
-    for name in ("rows in", "written", "quarantined", "left out", "shards"):
-        table.add_column(name, justify="right")
-    for result in results:
-        table.add_row(
-            result.name, f"{result.rows_in:,}", f"{result.written:,}", f"{result.quarantined:,}",
-            f"{result.left_out:,}", f"{len(result.shards):,}",
-        )  # fmt: skip
-        for reason, count in result.reasons.items():
-            table.add_row(f"  {reason}", "", "", f"{count:,}", style="dim")
-    return table
+    rows = [("shards of", "rows in", "written", "quarantined", "left out", "shards")]
+    for one in results:
+        counts = (one.rows_in, one.written, one.quarantined, one.left_out, len(one.shards))
+        rows.append((one.name, *(f"{count:,}" for count in counts)))  # type: ignore[arg-type]
+        rows += [(f"  {reason}", "", "", f"{count:,}", "", "") for reason, count in one.reasons.items()]
+    width = max(len(row[0]) for row in rows)
+    return "\n".join(f"  {name:<{width}}" + "".join(f"{cell:>13}" for cell in cells) for name, *cells in rows)
 
 
 def print_notes(name: str, notes: Mapping[str, int]) -> None:
@@ -214,10 +191,9 @@ def print_notes(name: str, notes: Mapping[str, int]) -> None:
 def _ingest(
     configs: Sequence[IngestConfig], choose: Callable[[Sequence[int]], Sequence[int | None]], *, local: bool
 ) -> int:
-    screen = Console()
-    with _progress(screen) as tick, OnRay() as ray:
+    with _progress() as tick, OnRay() as ray:
         results = ingest_all(configs, choose, spread=map if local else ray, tick=tick, say=print_notes)
-    screen.print(summary(results))
+    print(summary(results))
     for result in results:
         if result.quarantine:
             print(f"{result.name}: reasons and places: {result.quarantine}")
@@ -331,25 +307,18 @@ def _paths(config: IngestConfig) -> Iterable[Path]:
 
 
 @contextmanager
-def _progress(screen: Console) -> Iterator[Tick]:
-    """Show a bar for each step; if the output is not a terminal, a line a minute and one at the end."""
-    if not screen.is_terminal:
+def _progress() -> Iterator[Tick]:
+    """Show a bar for each step; if nobody watches, a line a minute and one at the end."""
+    if not sys.stderr.isatty():
         yield partial(_line, {})
         return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=screen, transient=True) as progress:
-        bars: dict[str, Any] = {}
+    with ExitStack() as stack:
+        bars: dict[str, tqdm] = {}
 
         def tick(step: str, done: int, total: int) -> None:
             if step not in bars:
-                bars[step] = progress.add_task(step, total=total or None)
-            progress.update(bars[step], completed=done)
+                bars[step] = stack.enter_context(tqdm(desc=step, total=total or None, leave=False))
+            bars[step].update(done - bars[step].n)
 
         yield tick
 

@@ -65,8 +65,6 @@ def end(message: str, status: int) -> None:
         os.write(_screen, f"{_lead()}{_name}: {error}{' '.join(message.split())}\n".encode())
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)  # what threads and libraries print from here on is noise
-        if "rich" in sys.modules and os.isatty(1):
-            os.write(1, b"\x1b[?25h")  # show the cursor, which a progress bar of rich hides
     for cleanup in reversed(_cleanups):
         with suppress(Exception):
             cleanup()
