@@ -33,16 +33,15 @@ from polite_flamingo.storage.shards import sweep_temporary, write_atomically
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.evaluate_asking import (
+    Evaluation,
     answer_on_ray,
-    answering,
-    answers_of,
     ask_endpoint,
     check_contestants,
     identity,
     try_out_endpoint,
 )
 from ray_jobs.evaluate_config import EvaluateConfig
-from ray_jobs.evaluate_judging import conclude, judge_identity, judge_on_ray, stale
+from ray_jobs.evaluate_judging import conclude, judge_on_ray, stale
 from ray_jobs.resumable_job import check_input, clear
 
 OUTPUTS = (
@@ -71,51 +70,47 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
     contestants = contestants_of(config.contestants)
     if config.text_only not in ("", RAW, REWRITTEN, *contestants):
         raise ValueError(f"text_only names {config.text_only!r}, which is none of {', '.join([RAW, *contestants])}")
-    out = Path(config.out)
+    identities = {name: identity(one, config) for name, one in contestants.items()}
+    evaluation = Evaluation(config=config, contestants=contestants, shards=shards, identities=identities)
+    out = evaluation.out
     with exclusive(out):
         if config.fresh:
             clear(out, OUTPUTS)
-        identities = {name: identity(one, config) for name, one in contestants.items()}
         digests = check_input(out / "evaluation.json", shards)
-        check_contestants(out, contestants, identities)
+        check_contestants(evaluation)
         write_atomically(out / "config.yaml", to_yaml(replace(config, fresh=False)))
-        answer_all(config, contestants, shards, digests, identities, answering_actor, judging_actor)
-        results = conclude(config, contestants, shards)
+        answer_and_judge(evaluation, digests, answering_actor, judging_actor)
+        results = conclude(evaluation)
         print_summary(results, out)
         fail_without_answers(results, contestants)
 
 
-def answer_all(
-    config: EvaluateConfig, contestants: Mapping[str, Contestant], shards: Mapping[str, Path],
-    digests: Mapping[str, str], identities: Mapping[str, str],
-    answering_actor: type | None = None, judging_actor: type | None = None,
-) -> None:  # fmt: skip
+def answer_and_judge(
+    evaluation: Evaluation, digests: Mapping[str, str], answering_actor: type | None, judging_actor: type | None
+) -> None:
     """Ask for every missing answer, then judge what has changed. Ray starts only if there is work for it."""
-    out = Path(config.out)
+    contestants = evaluation.contestants
     endpoints = {name: one for name, one in contestants.items() if isinstance(one, Endpoint)}
-    checkpoints = {name: one for name, one in contestants.items() if isinstance(one, Checkpoint)}
     for name in contestants:
-        sweep_temporary(out / "responses" / name)
+        sweep_temporary(evaluation.answers_of(name).parent)
     for name, endpoint in endpoints.items():
-        try_out_endpoint(config, name, endpoint, shards)
+        try_out_endpoint(evaluation, name, endpoint)
     for name, endpoint in endpoints.items():
-        ask_endpoint(config, name, endpoint, shards)
-    unanswered = {name: unanswered_by(name, out, shards) for name in checkpoints}
-    files = {name: str(answers_of(out, name, contestant)) for name, contestant in contestants.items()}
-    judges = judge_identity(config)
-    work = any(unanswered.values()) or stale(out, shards, digests, files, judges)
-    with running_ray(config.pools.needs()) if work else contextlib.nullcontext():
-        for name, checkpoint in checkpoints.items():
-            if todo := unanswered[name]:
-                answer_on_ray(config, name, answering(checkpoint, config), todo, identities[name], answering_actor)
-        if unjudged := stale(out, shards, digests, files, judges):
-            judge_on_ray(config, files, {name: shards[name] for name in unjudged}, unjudged, judging_actor)
+        ask_endpoint(evaluation, name, endpoint)
+    models = {name: one for name, one in contestants.items() if isinstance(one, Checkpoint)}
+    unanswered = {name: todo for name in models if (todo := unanswered_by(name, evaluation))}
+    work = unanswered or stale(evaluation, digests)
+    with running_ray(evaluation.config.pools.needs()) if work else contextlib.nullcontext():
+        for name, todo in unanswered.items():
+            answer_on_ray(evaluation, name, models[name], todo, answering_actor)
+        if unjudged := stale(evaluation, digests):
+            judge_on_ray(evaluation, unjudged, judging_actor)
 
 
-def unanswered_by(name: str, out: Path, shards: Mapping[str, Path]) -> dict[str, Path]:
+def unanswered_by(name: str, evaluation: Evaluation) -> dict[str, Path]:
     """Return the shards that a contestant has not answered yet."""
-    answered = set(names_in(out / "responses" / name, ".jsonl"))
-    return {shard: path for shard, path in shards.items() if shard not in answered}
+    answered = set(names_in(evaluation.answers_of(name).parent, ".jsonl"))
+    return {shard: path for shard, path in evaluation.shards.items() if shard not in answered}
 
 
 def print_summary(results: Results, out: Path) -> None:

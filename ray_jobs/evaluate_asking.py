@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,42 @@ from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import read_shard, write_atomically
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.fingerprint import answering_hash, by_name, fingerprints, short_hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """An evaluation under way.
+
+    Attributes:
+        config: of the job.
+        contestants: by name.
+        shards: name -> path.
+        identities: name of a contestant -> hash of what decides its answers.
+    """
+
+    config: EvaluateConfig
+    contestants: Mapping[str, Contestant]
+    shards: Mapping[str, Path]
+    identities: Mapping[str, str]
+
+    @property
+    def out(self) -> Path:
+        """The output folder."""
+        return Path(self.config.out)
+
+    def answers_of(self, name: str, shard: str = "{shard}") -> Path:
+        """Return the path of a contestant's answers; without `shard` it holds "{shard}" for the shard's name."""
+        recorded = isinstance(self.contestants[name], Recorded)
+        return self.out.resolve() / "responses" / name / ("recorded.jsonl" if recorded else f"{shard}.jsonl")
+
+    def missing(self, name: str) -> Iterator[tuple[Path, dict[str, Answer], list[Sample]]]:
+        """Yield for each shard with missing answers: the file of answers, its content, and the samples without one."""
+        for shard, path in self.shards.items():
+            file = self.answers_of(name, shard)
+            known = read_responses(file) if file.exists() else {}
+            samples = [first_turn(row) for row in read_shard(path) if isinstance(row, Sample)]
+            if missing := [sample for sample in samples if not isinstance(known.get(sample.key), str)]:
+                yield file, known, missing
 
 
 def identity(contestant: Contestant, config: EvaluateConfig) -> str:
@@ -48,29 +84,20 @@ def answering(contestant: Checkpoint, config: EvaluateConfig) -> RewriterConfig:
     return replace(config.rewriter, flamingo=contestant.flamingo)
 
 
-def check_contestants(out: Path, contestants: Mapping[str, Contestant], identities: Mapping[str, str]) -> None:
+def check_contestants(evaluation: Evaluation) -> None:
     """Record which model stands behind each name; raise `ValueError` if it was another. A recorded file may change."""
-    for name, contestant in contestants.items():
-        file = out / "responses" / name / "contestant.json"
-        kind = type(contestant).__name__.lower()
-        if file.exists():
-            known = json.loads(file.read_text(encoding="utf-8"))
-            both_recorded = known["kind"] == kind == "recorded"
-            if not both_recorded and (known["kind"], known["identity"]) != (kind, identities[name]):
-                raise ValueError(
-                    f"contestant {name}: another model, or the same with other settings, has answered under this name "
-                    f"in {out}; give it another name, another --out, or --fresh"
-                )
+    for name, contestant in evaluation.contestants.items():
+        file = evaluation.out / "responses" / name / "contestant.json"
+        found = {"kind": type(contestant).__name__.lower(), "identity": evaluation.identities[name]}
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else found
+        if known != found and not known["kind"] == found["kind"] == "recorded":
+            raise ValueError(
+                f"contestant {name}: another model, or the same with other settings, has answered under this name "
+                f"in {evaluation.out}; give it another name, another --out, or --fresh"
+            )
         if isinstance(contestant, Recorded):
-            write_responses(file.parent / "recorded.jsonl", read_responses(contestant.path))
-        write_atomically(file, json.dumps({"kind": kind, "identity": identities[name]}) + "\n")
-
-
-def answers_of(out: Path, name: str, contestant: Contestant) -> Path:
-    """Return the path of a contestant's answers, with "{shard}" for the shard's name."""
-    return (
-        out.resolve() / "responses" / name / ("recorded.jsonl" if isinstance(contestant, Recorded) else "{shard}.jsonl")
-    )
+            write_responses(evaluation.answers_of(name), read_responses(contestant.path))
+        write_atomically(file, json.dumps(found) + "\n")
 
 
 def contestant_at(config: EvaluateConfig, endpoint: Endpoint) -> EndpointContestant:
@@ -79,37 +106,25 @@ def contestant_at(config: EvaluateConfig, endpoint: Endpoint) -> EndpointContest
     return EndpointContestant(endpoint.model, endpoint.url, max_tokens=evaluation.max_tokens, config=evaluation.server)
 
 
-def try_out_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shards: Mapping[str, Path]) -> None:
+def try_out_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> None:
     """Ask for the first missing answer and keep it. This comes before any work, so that a wrong address costs seconds.
 
     Raises:
         EndpointDown: the server does not answer as it should.
     """
-    for file, known, missing in _missing(config, name, shards):
+    for file, known, missing in evaluation.missing(name):
         try:
-            known[missing[0].key] = contestant_at(config, endpoint).try_out(missing[0])
+            known[missing[0].key] = contestant_at(evaluation.config, endpoint).try_out(missing[0])
         except EndpointDown as down:
             raise EndpointDown(f"contestant {name}: {down}", down.status) from None
         write_responses(file, known)
         return
 
 
-def _missing(
-    config: EvaluateConfig, name: str, shards: Mapping[str, Path]
-) -> Iterator[tuple[Path, dict[str, Answer], list[Sample]]]:
-    """Yield for each shard with missing answers: the file of answers, its content, and the samples without one."""
-    for shard, path in shards.items():
-        file = Path(config.out) / "responses" / name / f"{shard}.jsonl"
-        known = read_responses(file) if file.exists() else {}
-        samples = [first_turn(row) for row in read_shard(path) if isinstance(row, Sample)]
-        if missing := [sample for sample in samples if not isinstance(known.get(sample.key), str)]:
-            yield file, known, missing
-
-
-def ask_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shards: Mapping[str, Path]) -> None:
+def ask_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> None:
     """Ask for the missing answers from this process: the network is the bottleneck, and the key stays here."""
-    contestant, asked = contestant_at(config, endpoint), 0
-    for file, known, missing in _missing(config, name, shards):
+    contestant, asked = contestant_at(evaluation.config, endpoint), 0
+    for file, known, missing in evaluation.missing(name):
         asked += len(missing)
         for sample, answer in zip(missing, contestant.answer(missing), strict=True):
             if answer is not None:
@@ -122,17 +137,19 @@ def ask_endpoint(config: EvaluateConfig, name: str, endpoint: Endpoint, shards: 
 
 
 def answer_on_ray(
-    config: EvaluateConfig, name: str, model: RewriterConfig, shards: Mapping[str, Path], identity: str,
-    actor: type | None = None,
-) -> None:  # fmt: skip
+    evaluation: Evaluation, name: str, contestant: Checkpoint, shards: Mapping[str, Path], actor: type | None
+) -> None:
     """Let a checkpoint answer whole shards on a pool of actors: `AnsweringActor`, or a test's own."""
     from actors.answering import AnsweringActor, record_answers
     from ray_jobs.pipeline import ActorPool, run_shards
 
-    layout = OutputLayout(root=Path(config.out).resolve() / "responses" / name)
+    pools = evaluation.config.pools
+    model = answering(contestant, evaluation.config)
+    layout = OutputLayout(root=evaluation.answers_of(name).parent)
     models = fingerprints({piece: piece for piece in opened(model.flamingo).model_names()})
-    pool = ActorPool(actor or AnsweringActor, model, config.pools.rewriting, by_name(models))
+    pool = ActorPool(actor or AnsweringActor, model, pools.rewriting, by_name(models))
     print(f"{name}: answering {len(shards):,} shards")
     record = partial(record_answers, folder=str(layout.root))
-    for _ in run_shards(shards, [pool], record, layout=layout, pools=config.pools, config_hash=identity):
+    identity = evaluation.identities[name]
+    for _ in run_shards(shards, [pool], record, layout=layout, pools=pools, config_hash=identity):
         pass
