@@ -12,7 +12,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -74,21 +73,18 @@ def end_all(mark: str) -> None:
 @contextmanager
 def guarded(mark: str) -> Iterator[None]:
     """Have a guard watch the processes that carry `mark`, while inside and if this process is killed inside."""
-    done = threading.Event()
+    from ray_jobs.background import repeating  # not there where this file runs as a script
+
     guards = [_new_guard(mark)]
 
     def keep() -> None:
-        while not done.wait(0.1):
-            if guards[-1].poll() is not None:  # it was killed
-                guards.append(_new_guard(mark))
+        if guards[-1].poll() is not None:  # it was killed
+            guards.append(_new_guard(mark))
 
-    keeper = threading.Thread(target=keep, name="guard", daemon=True)
-    keeper.start()
     try:
-        yield
+        with repeating(keep, 0.1):
+            yield
     finally:
-        done.set()
-        keeper.join()
         guards[-1].kill()
         for guard in guards:
             guard.communicate()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 from polite_flamingo.pools import PoolConfig
+from ray_jobs.background import repeating
 from ray_jobs.console import JobFailed
 
 PATIENCE = 600.0
@@ -70,24 +71,19 @@ def watched(watch: Watch) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    stop, reasons = threading.Event(), list[str]()
+    reasons: list[str] = []
 
     def end(number: int, frame: object) -> None:
         raise JobFailed(reasons[0])
 
     def check() -> None:
-        while not stop.wait(CHECK_SECONDS):
-            if reason := watch.problem(time.monotonic()):
-                reasons.append(reason)
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)  # wakes it where it waits
-                return
+        if not reasons and (reason := watch.problem(time.monotonic())):
+            reasons.append(reason)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)  # wakes it where it waits
 
     before = signal.signal(signal.SIGUSR1, end)
-    watcher = threading.Thread(target=check, daemon=True)
-    watcher.start()
     try:
-        yield
+        with repeating(check, CHECK_SECONDS):
+            yield
     finally:
-        stop.set()
-        watcher.join()
         signal.signal(signal.SIGUSR1, before)

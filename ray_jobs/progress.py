@@ -19,6 +19,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ray_jobs.background import repeating
+
 SETTLED = 10.0
 """Seconds from the first finished row on before a rate is worth saying."""
 
@@ -123,15 +125,14 @@ def progress(
         rows_in_work: rows done in shards that are not; asked once a second, so that a large shard shows life.
         waiting: what is done until the first row is.
     """
-    pace, stop, lock = Pace(shards=shards, waiting=waiting), threading.Event(), threading.Lock()
+    pace, lock = Pace(shards=shards, waiting=waiting), threading.Lock()
     show, close = (_bar if sys.stderr.isatty() else _lines)(pace)
 
     def watch() -> None:
-        while not stop.wait(1.0):
-            found = rows_in_work()
-            with lock:
-                pace.see(time.monotonic(), found)
-                show()
+        found = rows_in_work()
+        with lock:
+            pace.see(time.monotonic(), found)
+            show()
 
     def advance(shards: int, rows: int) -> None:
         with lock:
@@ -139,13 +140,10 @@ def progress(
             show()
 
     show()
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
     try:
-        yield advance
+        with repeating(watch, 1.0):
+            yield advance
     finally:
-        stop.set()
-        watcher.join()
         close()
 
 

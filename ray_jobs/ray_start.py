@@ -15,14 +15,14 @@ import shutil
 import socket
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from ray_jobs import interruption, leftovers
+from ray_jobs.background import repeating
 
 _QUIET = {"logging_level": logging.ERROR, "log_to_driver": False}
 
@@ -34,6 +34,8 @@ _IDLE_SECONDS = 12.0
 long on a busy machine, but then it still uses them."""
 
 _START_SECONDS = 240.0
+_REPORT_SECONDS = 3.0
+"""Time for a starting Ray to notice that a daemon has ended, and to say why."""
 
 _ROOM = 200 << 20
 """Bytes that a private Ray needs on the disk of its temporary folder at first: logs, sockets, spilled objects."""
@@ -80,7 +82,7 @@ def private_ray(cpus: int) -> Iterator[None]:
         _init(late, lambda reason: f"Ray could not start: {reason}; {logs}", mark=mark,
               address="local", num_cpus=cpus, include_dashboard=False)  # fmt: skip
         if interruption.listening():
-            stack.enter_context(_ending_with_daemons(mark))
+            stack.enter_context(_ending_with_daemons())
         yield
 
 
@@ -271,29 +273,30 @@ def _held_back() -> Iterator[Any]:
 @contextmanager
 def _deadline(message: str, mark: str) -> Iterator[None]:
     """End this process with `message` if what is inside takes too long or a daemon of the private Ray dies."""
-    done = threading.Event()
+    began, idle, dead = time.monotonic(), 0.0, 0.0
+    seen: dict[int, str] = {}
 
-    def watch() -> None:
-        began, idle = time.monotonic(), 0.0
-        seen: dict[int, str] = {}
-        while not done.wait(_CHECK_SECONDS):
-            seen |= _daemons() if mark else {}
-            if lost := sorted(name for pid, name in seen.items() if not leftovers.alive(pid)):
-                if done.wait(3.0):  # Ray has noticed and reports the reason
-                    return
+    def check() -> None:
+        nonlocal idle, dead
+        seen.update(_daemons() if mark else {})
+        if lost := _lost(seen):
+            dead += _CHECK_SECONDS
+            if dead >= _REPORT_SECONDS:
                 interruption.end(f"Ray could not start: its {lost[0]} ended at once; {message.partition('; ')[2]}", 2)
-            processes = leftovers.marked(mark) if mark else {}
-            if processes and not any(map(leftovers.working, (os.getpid(), *processes))):
-                idle += _CHECK_SECONDS
-            if idle >= _IDLE_SECONDS or time.monotonic() - began >= (_START_SECONDS if mark else _JOIN_SECONDS):
-                interruption.end(message, 2)
+            return
+        processes = leftovers.marked(mark) if mark else {}
+        if processes and not any(map(leftovers.working, (os.getpid(), *processes))):
+            idle += _CHECK_SECONDS
+        if idle >= _IDLE_SECONDS or time.monotonic() - began >= (_START_SECONDS if mark else _JOIN_SECONDS):
+            interruption.end(message, 2)
 
-    if interruption.listening():
-        threading.Thread(target=watch, name="ray-start", daemon=True).start()
-    try:
+    with repeating(check, _CHECK_SECONDS) if interruption.listening() else nullcontext():
         yield
-    finally:
-        done.set()
+
+
+def _lost(daemons: Mapping[int, str]) -> list[str]:
+    """Return the names of those that have ended."""
+    return sorted(name for pid, name in daemons.items() if not leftovers.alive(pid))
 
 
 def _daemons() -> dict[int, str]:
@@ -308,22 +311,19 @@ def _daemons() -> dict[int, str]:
 
 
 @contextmanager
-def _ending_with_daemons(mark: str) -> Iterator[None]:
+def _ending_with_daemons() -> Iterator[None]:
     """End this process if the private Ray's raylet or GCS dies while inside: Ray itself would wait a minute or more."""
-    done = threading.Event()
-    needed = _daemons()
+    needed, before = _daemons(), list[str]()
 
-    def watch() -> None:
-        while not done.wait(0.5):
-            lost = sorted(name for pid, name in needed.items() if not leftovers.alive(pid))
-            if lost and not done.wait(0.5):
-                if interruption.received:  # it got the signal too, so nothing is left to shut down
-                    interruption.end("ended", 128 + interruption.received)
-                why = f"Ray's {lost[0]} was killed from outside (by the system, out of memory?)"
-                interruption.end(f"{why}; run the same command again to resume", 1)
+    def check() -> None:
+        nonlocal before
+        before, lost = _lost(needed), before
+        if not lost:  # once more, as a signal may be ending this process too
+            return
+        if interruption.received:  # it got the signal too, so nothing is left to shut down
+            interruption.end("ended", 128 + interruption.received)
+        why = f"Ray's {lost[0]} was killed from outside (by the system, out of memory?)"
+        interruption.end(f"{why}; run the same command again to resume", 1)
 
-    threading.Thread(target=watch, name="ray-outliving", daemon=True).start()
-    try:
+    with repeating(check, 0.5):
         yield
-    finally:
-        done.set()
