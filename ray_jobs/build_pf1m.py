@@ -15,7 +15,7 @@ Rewriting and scoring ignore thresholds, and nothing here knows which models a p
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -152,9 +152,8 @@ def rewrite_and_score(
             attempt.add(shard)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    return console.run("build", __doc__, BuildConfig, build, arguments)
+main = partial(console.run, "build", __doc__, BuildConfig, build)
+"""The command; returns the exit status."""
 
 
 if __name__ == "__main__":

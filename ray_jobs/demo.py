@@ -14,8 +14,8 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from polite_flamingo.ingest.ingest import IngestConfig, ingest
@@ -94,9 +94,8 @@ def prepare(config: DemoConfig) -> None:
     write_atomically(complete, json.dumps(wanted))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    return console.run("demo", __doc__, DemoConfig, demo, arguments)
+main = partial(console.run, "demo", __doc__, DemoConfig, demo)
+"""The command; returns the exit status."""
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from polite_flamingo.config import to_yaml
@@ -147,9 +148,8 @@ def _why(given: Answers) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in given.missing.items())
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    return console.run("evaluate", __doc__, EvaluateConfig, evaluate, arguments)
+main = partial(console.run, "evaluate", __doc__, EvaluateConfig, evaluate)
+"""The command; returns the exit status."""
 
 
 if __name__ == "__main__":

@@ -112,11 +112,6 @@ class IngestOptions:
             raise ValueError(f"{', '.join(missing)} must be given (or --list, or --mixture)")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    return console.run("ingest", __doc__, IngestOptions, run, arguments)
-
-
 def run(options: IngestOptions) -> int:
     """Ingest, and print the counts; 1 if there is no sample. Raises `ValueError`, `OSError`."""
     if options.list is not None:
@@ -327,6 +322,10 @@ def _line(last: dict[str, float], step: str, done: int, total: int) -> None:
     if time.monotonic() - last.setdefault(step, time.monotonic()) >= EVERY or (done == total and total):
         last[step] = time.monotonic()
         print(f"{step}: {done:,}" + (f" of {total:,}" if total else ""), file=sys.stderr)
+
+
+main = partial(console.run, "ingest", __doc__, IngestOptions, run)
+"""The command; returns the exit status."""
 
 
 if __name__ == "__main__":

@@ -15,9 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +230,8 @@ def _judging(config: PaperConfig, out: Path, steps: _Steps) -> None:
     steps.finish()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    return console.run("paper", __doc__, PaperConfig, paper, arguments)
+main = partial(console.run, "paper", __doc__, PaperConfig, paper)
+"""The command; returns the exit status."""
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ output folder add up before and after. Rows that still fail stay in quarantine.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from polite_flamingo.config import load
@@ -59,9 +59,8 @@ def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_ac
         select.conclude(layout)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    return console.run("replay", __doc__, ReplayConfig, replay, arguments)
+main = partial(console.run, "replay", __doc__, ReplayConfig, replay)
+"""The command; returns the exit status."""
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -328,9 +329,8 @@ def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
     return [f"--thresholds.{name}={json.dumps(value)}" for name, value in found.items()]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    return console.run("select", __doc__, SelectConfig, job, arguments, defaults=thresholds_of_build)
+main = partial(console.run, "select", __doc__, SelectConfig, job, defaults=thresholds_of_build)
+"""The command; returns the exit status."""
 
 
 if __name__ == "__main__":

@@ -23,9 +23,9 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from ray_jobs import console, interruption
@@ -225,9 +225,8 @@ def _welcome(config: ServeConfig, url: str, seconds: float) -> str:
     return console.table(rows, f"{NAME}: ready after {seconds:.0f} s; Ctrl-C ends it")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    return console.run("serve", __doc__, ServeConfig, run, arguments)
+main = partial(console.run, "serve", __doc__, ServeConfig, run)
+"""The command; returns the exit status."""
 
 
 if __name__ == "__main__":

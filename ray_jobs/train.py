@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,9 +238,8 @@ def left_out(skipped: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count:,}" for reason, count in sorted(skipped.items()))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    return console.run("train", __doc__, TrainConfig, train, arguments)
+main = partial(console.run, "train", __doc__, TrainConfig, train)
+"""The command; returns the exit status."""
 
 
 if __name__ == "__main__":
