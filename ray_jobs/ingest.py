@@ -23,7 +23,7 @@ import pickle
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -46,6 +46,9 @@ from ray_jobs.submitted import refuse_relative
 
 RAY_PAYS = 8
 """Number of jobs that take about as long as the start of a private Ray; fewer run in this process."""
+
+Choose = Callable[[Sequence[int]], Sequence[int | None]]
+"""Records in each source -> how many of them to sample, or None for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,12 +130,10 @@ def run(options: IngestOptions) -> int:
             "--out": [options.out or "."],
         }
     )
-    if options.mixture:
-        return _mixture(options)
-    config = _config(options)
+    configs, choose = _mixture(options) if options.mixture else ([_config(options)], lambda sizes: [options.count])
     if options.preview is not None:
-        return _preview(options, config)
-    return _ingest([config], lambda sizes: [options.count], local=options.local)
+        return min(_preview(options, config) for config in configs)
+    return _ingest(configs, choose, local=options.local)
 
 
 class OnRay(ExitStack):
@@ -183,9 +184,7 @@ def print_notes(name: str, notes: Mapping[str, int]) -> None:
         print(f"{name}: {text}" + (f" ({times:,} times)" if times > 1 else ""))
 
 
-def _ingest(
-    configs: Sequence[IngestConfig], choose: Callable[[Sequence[int]], Sequence[int | None]], *, local: bool
-) -> int:
+def _ingest(configs: Sequence[IngestConfig], choose: Choose, *, local: bool) -> int:
     with _progress() as tick, OnRay() as ray:
         results = ingest_all(configs, choose, spread=map if local else ray, tick=tick, say=print_notes)
     print(summary(results))
@@ -213,14 +212,21 @@ def _example(result: Ingested) -> str:
     return f"{row.payload}: {row.detail}"
 
 
-def _mixture(options: IngestOptions) -> int:
-    assert options.mixture is not None
-    mixture = load_mixture(Path(options.mixture), sampling=options.sampling, total=options.total, seed=options.seed)
+def _mixture(options: IngestOptions) -> tuple[list[IngestConfig], Choose]:
+    """Return what a mixture ingests, and how many records of each."""
+    mixture = load_mixture(
+        Path(options.mixture or ""), sampling=options.sampling, total=options.total, seed=options.seed
+    )
     made = mixture.configs(
         Path(options.root), Path(options.out or "."), download_from=options.download,
         samples_per_shard=options.samples_per_shard, threads=options.threads, fresh=options.fresh,
     )  # fmt: skip
-    absent = {config.shard_name: path for config in made for path in _paths(config) if not path.exists()}
+    absent = {
+        config.shard_name: path
+        for config in made
+        for path in (*config.options.annotations, config.options.images)
+        if path is not None and not path.exists()
+    }
     if absent and not options.skip_absent:
         name, path = next(iter(absent.items()))
         more = f" (and files of {len(absent) - 1} more)" if len(absent) > 1 else ""
@@ -231,30 +237,20 @@ def _mixture(options: IngestOptions) -> int:
         print(f"left out, because files are not there: {', '.join(absent)}", file=sys.stderr)
         mixture = mixture.without(absent)
         made = [config for config in made if config.shard_name not in absent]
-    if options.preview is not None:
-        return min(_preview(options, config) for config in made)
-    return _ingest(made, mixture.counts, local=options.local)
+    return made, mixture.counts
 
 
 def _preview(options: IngestOptions, config: IngestConfig) -> int:
     from polite_flamingo.report.preview import write_preview
 
-    source = SOURCES[config.source]
     path = Path(options.out or ".") / f"preview-{config.shard_name}.html"
     found = preview_rows(config, options.preview or 0)
     print_notes(config.shard_name, found.notes)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_preview(
-        path,
-        source=source,
-        options=config.options,
-        rows=found.rows,
-        looked_at=found.looked_at,
-        reasons=found.reasons,
-        notes=found.notes,
-        command=console.typed(),
-        name=config.shard_name,
-    )
+        path, source=SOURCES[config.source], options=config.options, rows=found.rows, looked_at=found.looked_at,
+        reasons=found.reasons, notes=found.notes, command=console.typed(), name=config.shard_name,
+    )  # fmt: skip
     bad = sum(found.reasons.values())
     samples = len(found.rows) - bad
     print(f"{config.shard_name}: {samples} samples and {bad} quarantined of {found.looked_at:,} records: {path}")
@@ -264,23 +260,13 @@ def _preview(options: IngestOptions, config: IngestConfig) -> int:
 def _config(given: IngestOptions) -> IngestConfig:
     named([given.source])
     options = SourceOptions(
-        annotations=tuple(map(Path, given.annotations)),
-        images=Path(given.images) if given.images else None,
-        split=given.split,
-        columns=given.columns,
-        extra=given.extra,
-        download_from=given.download,
-    )
+        annotations=tuple(map(Path, given.annotations)), images=Path(given.images) if given.images else None,
+        split=given.split, columns=given.columns, extra=given.extra, download_from=given.download,
+    )  # fmt: skip
     return IngestConfig(
-        source=given.source,
-        name=given.name,
-        options=options,
-        out=Path(given.out or "."),
-        samples_per_shard=given.samples_per_shard,
-        seed=given.seed or 0,
-        threads=given.threads,
-        fresh=given.fresh,
-    )
+        source=given.source, name=given.name, options=options, out=Path(given.out or "."), seed=given.seed or 0,
+        samples_per_shard=given.samples_per_shard, threads=given.threads, fresh=given.fresh,
+    )  # fmt: skip
 
 
 def _with_local_paths(given: IngestOptions) -> IngestOptions:
@@ -293,12 +279,6 @@ def _with_local_paths(given: IngestOptions) -> IngestOptions:
         mixture=local_path(given.mixture, "--mixture") if given.mixture else None,
         root=local_path(given.root, "--root"),
     )
-
-
-def _paths(config: IngestConfig) -> Iterable[Path]:
-    yield from config.options.annotations
-    if config.options.images is not None:
-        yield config.options.images
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from polite_flamingo.config import to_yaml
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.filters.thresholds import Thresholds
-from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
+from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import write_atomically
@@ -38,10 +38,12 @@ from ray_jobs.fingerprint import model_fingerprints
 from ray_jobs.paper_results import collect
 from ray_jobs.paper_steps import (
     Sizes,
+    Training,
     answer,
     judge_answers,
     make_data,
     make_pairs,
+    model_of,
     plan,
     rewrite_sample,
     train,
@@ -137,9 +139,17 @@ class _Steps:
         self._remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=2)(_work)
         self._open: dict[Any, str] = {}
 
-    def start(self, title: str, needs: list[Any], function: Callable[..., None], *arguments: Any) -> Any:
-        """Begin a step once those it needs are done; returns a handle that other steps may need."""
-        done = self._remote.remote(function, arguments, *needs)
+    def start(self, title: str, needs: list[Any], result: Path, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Begin a step once those it needs are done; returns a handle that other steps may need.
+
+        Args:
+            title: of the step.
+            needs: handles of other steps.
+            result: the file for what `function` returns; if it is there, the step is done already.
+            function: of `paper_steps.py`.
+            arguments: of the function.
+        """
+        done = self._remote.remote(result, function, arguments, *needs)
         self._open[done] = title
         return done
 
@@ -161,12 +171,13 @@ class _Steps:
         self._bar.update()
 
 
-def _work(function: Callable[..., None], arguments: tuple[Any, ...], *needs: None) -> None:
+def _work(result: Path, function: Callable[..., Any], arguments: tuple[Any, ...], *needs: None) -> None:
     """Run a step in a worker on one thread, as each core has its own step. Ray waits for `needs`."""
-    import torch
+    if not result.exists():
+        import torch
 
-    torch.set_num_threads(1)
-    function(*arguments)
+        torch.set_num_threads(1)
+        write_atomically(result, json.dumps(function(*arguments)))
 
 
 @contextmanager
@@ -184,11 +195,19 @@ def _rewriters(config: PaperConfig, out: Path, steps: _Steps) -> None:
     """Make data, pairs, and the first generation of the rewriter."""
     for seed in range(config.seeds):
         home, name = _seed(out, seed), f"seed {seed}"
-        data = steps.start(f"{name}: data", [], make_data, home / "data", config.sizes, seed)
-        pairs = steps.start(f"{name}: pairs", [data], make_pairs, home, config.distortion, seed)
+        complete, stats = home / "data" / "complete.json", home / "pairs" / "stats.json"
+        data = steps.start(f"{name}: data", [], complete, make_data, home / "data", config.sizes, seed)
+        pairs = steps.start(f"{name}: pairs", [data], stats, make_pairs, home, config.distortion, seed)
         polite = next(run for run in plan(home, config.training) if run.name == "polite")
-        steps.start(f"{name}: polite", [pairs], train, home, polite, config.training, seed)
+        _train(config, home, polite, f"{name}: polite", [pairs], seed, steps)
     steps.finish()
+
+
+def _train(
+    config: PaperConfig, home: Path, run: Training, title: str, needs: list[Any], seed: int, steps: _Steps
+) -> Any:
+    tally = home / "runs" / run.name / "tally.json"
+    return steps.start(title, needs, tally, train, home, run, config.training, seed)
 
 
 def _building(config: PaperConfig, home: Path) -> BuildConfig:
@@ -196,7 +215,7 @@ def _building(config: PaperConfig, home: Path) -> BuildConfig:
     return BuildConfig(
         input=str(home / "data" / "annotations"),
         out=str(home / "pf1m"),
-        rewriter=replace(config.rewriter, flamingo=FlamingoConfig(folder=str(home / "runs" / "polite" / "model"))),
+        rewriter=replace(config.rewriter, flamingo=model_of(home, "polite")),
         scoring=config.scoring,
         thresholds=config.thresholds,
         pools=config.pools,
@@ -211,14 +230,17 @@ def _tuning(config: PaperConfig, out: Path, steps: _Steps) -> None:
         for run in plan(home, config.training):
             title = f"seed {seed}: {run.name}"
             if run.name not in done:
-                done[run.name] = [steps.start(title, done[run.start], train, home, run, config.training, seed)]
+                done[run.name] = [_train(config, home, run, title, done[run.start], seed, steps)]
+            needs, model = done[run.name], replace(config.rewriter, flamingo=model_of(home, run.name))
             if run.answers:
-                steps.start(f"{title} answers", done[run.name], answer, home, run.name, config.rewriter)
+                steps.start(f"{title} answers", needs, home / "answers" / f"{run.name}.json", answer, home, model)
             if run.stage in ("polite", "polite-gen2"):
-                arguments = (home, run.name, config.sizes, config.rewriter, config.scoring)
-                steps.start(f"{title} rewrites", done[run.name], rewrite_sample, *arguments)
+                result = home / "generations" / f"{run.name}.json"
+                steps.start(
+                    f"{title} rewrites", needs, result, rewrite_sample, home, config.sizes, model, config.scoring
+                )
         base = replace(config.rewriter, flamingo=config.training.base)
-        steps.start(f"seed {seed}: base answers", [], answer, home, "base", base)
+        steps.start(f"seed {seed}: base answers", [], home / "answers" / "base.json", answer, home, base)
     steps.finish()
 
 
@@ -226,7 +248,8 @@ def _judging(config: PaperConfig, out: Path, steps: _Steps) -> None:
     """Judge all answers."""
     names = ["base", *(run.name for run in plan(Path(), config.training) if run.answers)]
     for seed in range(config.seeds):
-        steps.start(f"seed {seed}: verdict", [], judge_answers, _seed(out, seed), names, config.scoring)
+        home = _seed(out, seed)
+        steps.start(f"seed {seed}: verdict", [], home / "judged.json", judge_answers, home, names, config.scoring)
     steps.finish()
 
 

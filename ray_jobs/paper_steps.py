@@ -1,10 +1,10 @@
-"""The steps of `make paper`: plain functions that write their result to a folder, unless it is already there.
+"""The steps of `make paper`: plain functions. Each returns JSON, which `paper.py` writes last: then the step is done.
 
-    OUT/seed-0/data/       shards: llava, text, annotations, evaluation
-    OUT/seed-0/pairs/      distorted responses with their originals
+    OUT/seed-0/data/       shards: llava, text, annotations, evaluation; complete.json
+    OUT/seed-0/pairs/      distorted responses with their originals; stats.json
     OUT/seed-0/pf1m/       what build_pf1m leaves
     OUT/seed-0/runs/NAME/  one stage of training: checkpoints/, model/, tally.json
-    OUT/seed-0/answers/NAME.jsonl, judged.json
+    OUT/seed-0/answers/NAME.json, generations/NAME.json, judged.json
 
 Nothing here starts Ray: `paper.py` decides what runs where, and in which order.
 """
@@ -12,6 +12,7 @@ Nothing here starts Ray: `paper.py` decides what runs where, and in which order.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.storage.ledger import shard_names
-from polite_flamingo.storage.shards import read_shard, write_atomically, write_shard
+from polite_flamingo.storage.shards import read_shard, write_shard
 from polite_flamingo.testbed.paper.results import ROLES
 from training.data import Ingredient
 from training.stages import StageName, TrainingConfig
@@ -126,15 +127,16 @@ def plan(seed_folder: Path, training: TrainingConfig) -> list[Training]:
     ]  # fmt: skip
 
 
-def make_data(folder: Path, sizes: Sizes, seed: int) -> None:
-    """Generate Shapes data and ingest it by the real datasets' adapters, into folder/{llava,text,…}/*.tar."""
+def make_data(folder: Path, sizes: Sizes, seed: int) -> dict[str, list[str]]:
+    """Generate Shapes data and ingest it by the real datasets' adapters, into folder/{llava,text,…}/*.tar.
+
+    Returns:
+        Where the annotations for captions and boxes are.
+    """
     from polite_flamingo.testbed.shapes.evaluation_sets import HELD_OUT, write_evaluation
     from polite_flamingo.testbed.shapes.instruct import write_instruct
     from polite_flamingo.testbed.shapes.write import write_raw
 
-    done = folder / "complete.json"
-    if done.exists():
-        return
     said = write_instruct(folder / "raw" / "instruct", samples=sizes.conversations, seed=seed, held_out=HELD_OUT)
     for name, options in said.sources.items():
         _ingest(name, options, folder / ("llava" if name.startswith("llava") else "text"))
@@ -144,21 +146,17 @@ def make_data(folder: Path, sizes: Sizes, seed: int) -> None:
     unseen = write_evaluation(folder / "raw" / "evaluation", samples=sizes.evaluation, seed=seed)
     for name, found in unseen.items():
         _ingest(name, found.options, folder / "evaluation")
-    retrieval = {"annotations": [str(said.captions), str(said.instances)]}
-    write_atomically(done, json.dumps(retrieval))
+    return {"annotations": [str(said.captions), str(said.instances)]}
 
 
 def _ingest(source: str, options: SourceOptions, out: Path) -> None:
     ingest(IngestConfig(source=source, options=options, out=out, samples_per_shard=SAMPLES_A_SHARD, fresh=True))
 
 
-def make_pairs(seed_folder: Path, config: DistortionConfig, seed: int) -> None:
-    """Distort every good response into seed_folder/pairs/*.tar; counts in stats.json."""
+def make_pairs(seed_folder: Path, config: DistortionConfig, seed: int) -> dict[str, Any]:
+    """Distort every good response into seed_folder/pairs/*.tar; return their numbers."""
     from polite_flamingo.distortion.pairs import distort
 
-    out = seed_folder / "pairs"
-    if (out / "stats.json").exists():
-        return
     annotations = json.loads((seed_folder / "data" / "complete.json").read_text())["annotations"]
     config = replace(
         config,
@@ -170,14 +168,9 @@ def make_pairs(seed_folder: Path, config: DistortionConfig, seed: int) -> None:
     made = distort(rows, config)
     pairs = [row for row in made if isinstance(row, Sample)]
     for number, start in enumerate(range(0, len(pairs), SAMPLES_A_SHARD)):
-        write_shard(out / f"pairs-{number:03d}.tar", pairs[start : start + SAMPLES_A_SHARD])
-    kinds: dict[str, int] = {}
-    for pair in pairs:
-        kind = pair.provenance["distortion"]["kind"]
-        kinds[kind] = kinds.get(kind, 0) + 1
-    write_atomically(
-        out / "stats.json", json.dumps({"pairs": len(pairs), "failed": len(made) - len(pairs), "kinds": kinds})
-    )
+        write_shard(seed_folder / "pairs" / f"pairs-{number:03d}.tar", pairs[start : start + SAMPLES_A_SHARD])
+    kinds = Counter(pair.provenance["distortion"]["kind"] for pair in pairs)
+    return {"pairs": len(pairs), "failed": len(made) - len(pairs), "kinds": kinds}
 
 
 def _rows(folder: Path) -> list[Sample | Quarantined]:
@@ -189,78 +182,60 @@ def samples_of(folder: Path) -> list[Sample]:
     return [row for row in _rows(folder) if isinstance(row, Sample)]
 
 
-def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -> None:
-    """Train one run into seed_folder/runs/NAME, from its last checkpoint if it was interrupted."""
+def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -> dict[str, Any]:
+    """Train one run into seed_folder/runs/NAME, from its last checkpoint if it was interrupted; return its totals."""
     from training.run_stage import train_stage
 
-    out = seed_folder / "runs" / run.name
-    if (out / "tally.json").exists():
-        return
     stages = replace(config.stages, **{run.stage.replace("-", "_"): replace(config.stage(run.stage), **run.changes)})
     config = replace(config, stages=stages, seed=seed)
-    start = FlamingoConfig(folder=str(seed_folder / "runs" / run.start / "model")) if run.start else config.base
-    totals = train_stage(config, run.stage, start, run.data, out)
-    write_atomically(out / "tally.json", json.dumps(totals.to_json()))
+    start = model_of(seed_folder, run.start) if run.start else config.base
+    return train_stage(config, run.stage, start, run.data, seed_folder / "runs" / run.name).to_json()
 
 
-def answer(seed_folder: Path, name: str, config: RewriterConfig) -> None:
-    """Let a model answer every evaluation sample; "base" is the model of `config` itself."""
+def model_of(seed_folder: Path, name: str) -> FlamingoConfig:
+    """Return the model that a run has trained."""
+    return FlamingoConfig(folder=str(seed_folder / "runs" / name / "model"))
+
+
+def answer(seed_folder: Path, config: RewriterConfig) -> dict[str, str]:
+    """Let a model answer every evaluation sample; return key -> text."""
     from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 
-    file = seed_folder / "answers" / f"{name}.jsonl"
-    if file.exists():
-        return
     samples = samples_of(seed_folder / "data" / "evaluation")
-    texts = Rewriter(_of(config, seed_folder, name), prompt=chatting).rewrite(samples)
-    lines = [
-        json.dumps({"key": sample.key, "response": text}, ensure_ascii=False)
-        for sample, text in zip(samples, texts, strict=True)
-        if not isinstance(text, BadSample)
-    ]
-    write_atomically(file, "".join(f"{line}\n" for line in lines))
-
-
-def _of(config: RewriterConfig, seed_folder: Path, name: str) -> RewriterConfig:
-    if name == "base":
-        return config
-    return replace(config, flamingo=FlamingoConfig(folder=str(seed_folder / "runs" / name / "model")))
-
-
-def judge_answers(seed_folder: Path, names: Sequence[str], scoring: ScoringConfig) -> None:
-    """Score the answers of these models into seed_folder/judged.json."""
-    from polite_flamingo.evaluation.judging import Judges, judge
-
-    file = seed_folder / "judged.json"
-    if file.exists():
-        return
-    samples = samples_of(seed_folder / "data" / "evaluation")
-    responses = {name: read_answers(seed_folder, name) for name in names}
-    judged = judge(samples, responses, Judges(scoring), by="dataset")
-    write_atomically(file, json.dumps(judged.to_json()))
+    texts = Rewriter(config, prompt=chatting).rewrite(samples)
+    answered = zip(samples, texts, strict=True)
+    return {sample.key: text for sample, text in answered if not isinstance(text, BadSample)}
 
 
 def read_answers(seed_folder: Path, name: str) -> dict[str, str]:
-    """Read a model's answers: key -> text."""
-    lines = (seed_folder / "answers" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return {record["key"]: record["response"] for record in map(json.loads, lines)}
+    """Read what `answer` returned for a model."""
+    answers: dict[str, str] = json.loads((seed_folder / "answers" / f"{name}.json").read_text(encoding="utf-8"))
+    return answers
 
 
-def rewrite_sample(seed_folder: Path, name: str, sizes: Sizes, config: RewriterConfig, scoring: ScoringConfig) -> None:
-    """Rewrite and score some annotations with a generation of the rewriter, into seed_folder/generations/NAME.json."""
+def judge_answers(seed_folder: Path, names: Sequence[str], scoring: ScoringConfig) -> dict[str, Any]:
+    """Score the answers of these models; return `Judged` as JSON types."""
+    from polite_flamingo.evaluation.judging import Judges, judge
+
+    samples = samples_of(seed_folder / "data" / "evaluation")
+    responses = {name: read_answers(seed_folder, name) for name in names}
+    return judge(samples, responses, Judges(scoring), by="dataset").to_json()
+
+
+def rewrite_sample(
+    seed_folder: Path, sizes: Sizes, config: RewriterConfig, scoring: ScoringConfig
+) -> list[dict[str, Any]]:
+    """Rewrite and score some annotations with a generation of the rewriter; return a record for each."""
     from polite_flamingo.filters.scorer import Scorer
     from polite_flamingo.rewriters.flamingo import Rewriter
 
-    file = seed_folder / "generations" / f"{name}.json"
-    if file.exists():
-        return
     every = samples_of(seed_folder / "data" / "annotations")
     samples = every[:: max(1, len(every) // sizes.generations)][: sizes.generations]
-    texts = Rewriter(_of(config, seed_folder, name)).rewrite(samples)
+    texts = Rewriter(config).rewrite(samples)
     rewritten = [replace(s, rewritten=t) for s, t in zip(samples, texts, strict=True) if not isinstance(t, BadSample)]
     scored = Scorer(scoring).score(rewritten)
-    records: Sequence[Any] = [
+    return [
         {"key": s.key, "dataset": s.dataset, "task": s.task, "raw": s.response, "rewritten": s.rewritten, **found}
         for s, found in zip(rewritten, scored, strict=True)
         if not isinstance(found, BadSample)
     ]
-    write_atomically(file, json.dumps(records))

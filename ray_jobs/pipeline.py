@@ -93,16 +93,25 @@ def run_shards(
     layout.clear_parts()
     journal.clear(layout.journal)
     names, stats, missing = list(shards), [], set(shards)
+    sizes = [pool.size for pool in through]
+    patience = math.inf if pools.autoscaling else lost_machines.PATIENCE
     rows_in_work = partial(journal.rows_done, layout.journal, through[0].actor.name)
+
+    def progress_made() -> tuple[int, int]:
+        return journal.rows_done(layout.journal, "*"), len(list(layout.journal.glob("*.json")))
+
     with seen_by_all(layout.root) as probe, progress(len(shards), rows_in_work, waiting) as advance:
         for start in range(0, len(names), SHARDS_PER_RUN):
             some = {name: shards[name] for name in names[start : start + SHARDS_PER_RUN]}
-            dataset = _read(ShardDatasource(some, config_hash, prepare), len(some), pools)
+            dataset = ray.data.read_datasource(
+                ShardDatasource(some, config_hash, prepare), override_num_blocks=len(some),
+                num_cpus=_task_cpus(pools), concurrency=_tasks_at_once(pools),
+            )  # fmt: skip
             for pool in through:
                 dataset = _through_actors(dataset, pool, layout, pools, probe)
             if write is not None:
                 dataset = _through_tasks(dataset, write, pools, probe)
-            with _watched([pool.size for pool in through], layout, pools):
+            with watched(Watch(sizes, progress_made, lost_nodes, ray.cluster_resources, patience)):
                 for shard in dataset.iter_rows():
                     advance(1, shard["rows_in"])
                     missing.discard(shard["name"])
@@ -146,13 +155,6 @@ def seen_by_all(root: Path) -> Iterator[Probe]:
         yield probe
 
 
-def _read(source: ShardDatasource, shards: int, pools: PoolsConfig) -> Dataset:
-    """Read each shard into one block."""
-    return ray.data.read_datasource(
-        source, override_num_blocks=shards, num_cpus=_task_cpus(pools), concurrency=_tasks_at_once(pools)
-    )
-
-
 def _through_actors(
     dataset: Dataset, pool: ActorPool, layout: OutputLayout, pools: PoolsConfig, probe: Probe
 ) -> Dataset:
@@ -192,21 +194,6 @@ def _through_tasks(dataset: Dataset, function: partial[Any], pools: PoolsConfig,
         batch_format="pyarrow",
         num_cpus=_task_cpus(pools),
     )
-
-
-@contextmanager
-def _watched(used: Sequence[PoolConfig], layout: OutputLayout, pools: PoolsConfig) -> Iterator[None]:
-    """End the job if it is stuck because a machine was lost."""
-    folder = layout.journal
-    watch = Watch(
-        used,
-        lambda: (journal.rows_done(folder, "*"), len(list(folder.glob("*.json")))),
-        lost_nodes,
-        ray.cluster_resources,
-        math.inf if pools.autoscaling else lost_machines.PATIENCE,
-    )
-    with watched(watch):
-        yield
 
 
 def _task_cpus(pools: PoolsConfig) -> float:

@@ -95,9 +95,37 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     annotations = annotations_of(run.ingests, rows)
     if changed:
         changed.paragraphs = changed.paragraphs[0], counts.paragraphs_removed
-    _write_pages(layout, thresholds, run, total, annotations, changed)
-    write_stats(layout, _stats(thresholds, run, total, annotations, changed, shards=len(names)))
+    _write_results(layout, thresholds, run, total, annotations, changed)
     return changed
+
+
+def _write_results(
+    layout: OutputLayout, thresholds: Thresholds, run: RunInfo, total: Statistics, annotations: Annotations,
+    changed: Difference | None,
+) -> None:  # fmt: skip
+    """Write the card, the report and, last, OUT/stats.json."""
+    write_atomically(layout.card, card(total, thresholds, run, annotations))
+    gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
+    page = render(total, thresholds, run, gallery, annotations, changed.rows() if changed else ())
+    write_atomically(layout.report, page)
+    counts = total.total()
+    stats = {
+        "annotations": annotations.to_json(),
+        "shards": len(layout.finished()),
+        "rows_in": counts.rows,
+        "kept": counts.kept,
+        "rejected": dict(rejections(counts)),
+        "quarantined": dict(sorted(counts.quarantined.items())),
+        "reward_before": counts.reward_raw.value,
+        "reward_after": counts.reward.value,
+        "reward_kept_before": counts.reward_raw_kept.value,
+        "reward_kept_after": counts.reward_kept.value,
+        "another_world": run.world.warning(total.of_another_world()) if run.world else "",
+        "thresholds": dataclasses.asdict(thresholds),
+        "changed": changed.to_json() if changed else None,
+        "statistics": total.to_json(),
+    }
+    write_stats(layout, stats)
 
 
 def _begin_difference(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
@@ -116,34 +144,6 @@ def _remove_other_shards(layout: OutputLayout, names: Sequence[str]) -> None:
     for path_of, suffix in ((layout.parquet, ".parquet"), (layout.verdicts, ".jsonl")):
         for name in {*names_in(path_of("").parent, suffix)} - {*names}:
             path_of(name).unlink()
-
-
-def _stats(
-    thresholds: Thresholds,
-    run: RunInfo,
-    total: Statistics,
-    annotations: Annotations,
-    changed: Difference | None,
-    shards: int,
-) -> dict[str, Any]:
-    """Return the content of OUT/stats.json."""
-    counts = total.total()
-    return {
-        "annotations": annotations.to_json(),
-        "shards": shards,
-        "rows_in": counts.rows,
-        "kept": counts.kept,
-        "rejected": dict(rejections(counts)),
-        "quarantined": dict(sorted(counts.quarantined.items())),
-        "reward_before": counts.reward_raw.value,
-        "reward_after": counts.reward.value,
-        "reward_kept_before": counts.reward_raw_kept.value,
-        "reward_kept_after": counts.reward_kept.value,
-        "another_world": run.world.warning(total.of_another_world()) if run.world else "",
-        "thresholds": dataclasses.asdict(thresholds),
-        "changed": changed.to_json() if changed else None,
-        "statistics": total.to_json(),
-    }
 
 
 def is_current(layout: OutputLayout, thresholds: Thresholds) -> bool:
@@ -181,8 +181,7 @@ def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
 
 def print_summary(layout: OutputLayout) -> None:
     """Print the table at the end of a job."""
-    stats = read_stats(layout)
-    run = read_run(layout)
+    stats, run = read_stats(layout), read_run(layout)
     rejected, quarantined = stats["rejected"], stats["quarantined"]
     statistics = Statistics.from_json(stats["statistics"])
     total = statistics.total()
@@ -202,16 +201,11 @@ def print_summary(layout: OutputLayout) -> None:
         rows.append(("samples/s", f"{run.rows_per_second:.2f} ({run.seconds['wall']:.0f} s, start of Ray included)"))
     rows.append(("report", str(layout.report)))
     print(console.table(rows, f"{layout.root}"))
-    for line in (stats["another_world"], not_compared(total.tasks), _quarantined(layout, statistics)):
-        if line:
-            print(line)
-
-
-def _quarantined(layout: OutputLayout, statistics: Statistics) -> str:
-    """Give an example of the commonest quarantine reason, and where the rest is; "" if nothing was quarantined."""
-    found = statistics.quarantine.get(commonest(statistics.total().quarantined))
-    folder = layout.quarantine("").parent
-    return f"quarantined, for example: {found[0].detail[:200]} ({folder} has each row's detail)" if found else ""
+    for line in filter(None, (stats["another_world"], not_compared(total.tasks))):
+        print(line)
+    if examples := statistics.quarantine.get(commonest(total.quarantined)):
+        folder = layout.quarantine("").parent
+        print(f"quarantined, for example: {examples[0].detail[:200]} ({folder} has each row's detail)")
 
 
 def _origin_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -234,40 +228,27 @@ def _origin_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _select_shard(
-    layout: OutputLayout,
-    name: str,
-    thresholds: Thresholds,
-    repeated: frozenset[bytes],
-    world: World | None,
+    layout: OutputLayout, name: str, thresholds: Thresholds, repeated: frozenset[bytes], world: World | None,
     changed: Difference | None,
-) -> Statistics:
+) -> Statistics:  # fmt: skip
     """Select one shard, add to what has changed, and return its statistics, quarantined rows included."""
     manifest = read_manifest(layout.manifest(name))
     samples = read_scored(layout, name)
     selection = select_shard(samples, shard=name, thresholds=thresholds, duplicates=repeated, world=world)
     write_tars(selection.kept, out=layout.root, name=name)
     write_parquet(selection.kept, layout.parquet(name))
+    file = layout.verdicts(name)
     if changed:
-        changed.compare(_verdicts(layout, name), selection.records)
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in selection.records)
-    write_atomically(layout.verdicts(name), lines)
+        before = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
+        changed.compare([json.loads(line) for line in before if line], selection.records)
+    write_atomically(file, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in selection.records))
     export_shard(selection.kept, out=layout.root, name=name)
     keys = {record["key"] for record in selection.records}
     assert len(keys) == len(selection.records) == manifest.scored, f"{name}: each key must occur exactly once"
     quarantined = read_quarantine(layout.quarantine(name))
-    assert len(quarantined) == manifest.quarantined, (
-        f"{name}: {len(quarantined)} quarantined, not {manifest.quarantined}"
-    )
+    assert len(quarantined) == manifest.quarantined, f"{name}: {len(quarantined)}, not {manifest.quarantined}"
     selection.statistics.count_quarantined(quarantined)
     return selection.statistics
-
-
-def _verdicts(layout: OutputLayout, name: str) -> list[dict[str, Any]]:
-    """Return the verdicts of the last selection on a shard; none if it did not cover the shard."""
-    path = layout.verdicts(name)
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def _rows_by_shard(layout: OutputLayout, names: Sequence[str]) -> Counter[Path]:
@@ -277,21 +258,6 @@ def _rows_by_shard(layout: OutputLayout, names: Sequence[str]) -> Counter[Path]:
         source = source_of(name)
         rows[Path(read_manifest(layout.manifest(source)).shard)] += read_manifest(layout.manifest(name)).rows_in
     return rows
-
-
-def _write_pages(
-    layout: OutputLayout,
-    thresholds: Thresholds,
-    run: RunInfo,
-    total: Statistics,
-    annotations: Annotations,
-    changed: Difference | None,
-) -> None:
-    """Write the card and the report."""
-    write_atomically(layout.card, card(total, thresholds, run, annotations))
-    gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
-    page = render(total, thresholds, run, gallery, annotations, changed.rows() if changed else ())
-    write_atomically(layout.report, page)
 
 
 def _number(value: float | None) -> str:
@@ -313,8 +279,7 @@ def job(config: SelectConfig) -> None:
     with exclusive(layout.root):
         layout.sweep()
         settle(layout)
-        changed = select(layout, config.thresholds)
-        conclude(layout, changed)
+        conclude(layout, select(layout, config.thresholds))
 
 
 def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
