@@ -8,8 +8,10 @@ notices if a block is only part of a shard.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain, groupby
 
 import pyarrow as pa
 
@@ -87,42 +89,27 @@ def blocks(table: pa.Table) -> list[Block]:
     A row that occurs twice (in parts of two attempts) counts once.
     """
     columns = table.to_pydict()
-    places = sorted(range(table.num_rows), key=lambda i: (columns["name"][i], columns["index"][i]))
-    runs: list[list[int]] = []
-    for place in places:
-        before = runs[-1][-1] if runs else None
-        same_shard = before is not None and columns["name"][before] == columns["name"][place]
-        if same_shard and columns["index"][before] == columns["index"][place]:
-            continue
-        if same_shard and columns["index"][before] + 1 == columns["index"][place]:
-            runs[-1].append(place)
-        else:
-            runs.append([place])
-    return [
-        Block(
-            name=columns["name"][run[0]],
-            shard=columns["shard"][run[0]],
-            first=columns["index"][run[0]],
-            shard_rows=columns["shard_rows"][run[0]],
-            rows=[_row(columns, place) for place in run],
-            input=_input(columns["input"][run[0]]),
-            seconds=_total(columns["seconds"][place] for place in run),
+    backwards = reversed(range(table.num_rows))  # so that the first of equal rows stays
+    places = {(columns["name"][place], columns["index"][place]): place for place in backwards}
+    found = []
+    # rows that follow one another have the same distance between their index and their number in the sorted list
+    for _, run in groupby(enumerate(sorted(places)), key=lambda one: (one[1][0], one[1][1] - one[0])):
+        rows = [places[key] for _, key in run]
+        name, shard, first, shard_rows, record = (
+            columns[column][rows[0]] for column in ("name", "shard", "index", "shard_rows", "input")
         )
-        for run in runs
-    ]
-
-
-def _total(rows: Iterable[Sequence[tuple[str, float]]]) -> dict[str, float]:
-    """Sum the seconds of rows by pool."""
-    total: dict[str, float] = {}
-    for row in rows:
-        for pool, seconds in row:
-            total[pool] = total.get(pool, 0.0) + seconds
-    return total
-
-
-def _input(record: str | None) -> InputFile | None:
-    return InputFile(**json.loads(record)) if record else None
+        seconds: defaultdict[str, float] = defaultdict(float)
+        for pool, spent in chain.from_iterable(columns["seconds"][row] for row in rows):
+            seconds[pool] += spent
+        found.append(
+            Block(
+                name=name, shard=shard, first=first, shard_rows=shard_rows,
+                rows=[_row(columns, row) for row in rows],
+                input=InputFile(**json.loads(record)) if record else None,
+                seconds=dict(seconds),
+            )
+        )  # fmt: skip
+    return found
 
 
 def _row(columns: dict[str, list], place: int) -> Row:

@@ -70,13 +70,14 @@ def config_hash(
         models: from `model_fingerprints`.
         rows_per_call: of rewriting; a beam search's batches are made within a call.
     """
-    decides: dict[str, Any] = {
-        "version": RESULTS_VERSION,
-        "rewriter": _rewriting(rewriter, models, rows_per_call),
-        "scoring": _settings(scoring, models),
-        "prompt": prompts.rewriting_prompt("<image>instruction", "raw"),
-    }
-    return short_hash(decides)
+    return short_hash(
+        {
+            "version": RESULTS_VERSION,
+            "rewriter": _rewriting(rewriter, models, rows_per_call),
+            "scoring": _settings(scoring, models),
+            "prompt": prompts.rewriting_prompt("<image>instruction", "raw"),
+        }
+    )
 
 
 def answering_hash(rewriter: RewriterConfig, rows_per_call: int) -> str:
@@ -119,13 +120,9 @@ def base_fingerprints(start: FlamingoConfig) -> dict[str, dict[str, str]]:
 
 
 def training_hash(
-    training: TrainingConfig,
-    stage: StageName,
-    start: FlamingoConfig,
-    models: dict[str, dict[str, str]],
-    mixture: Mapping[str, Ingredient],
-    shards: Sequence[tuple[str, Path]],
-) -> str:
+    training: TrainingConfig, stage: StageName, start: FlamingoConfig, models: dict[str, dict[str, str]],
+    mixture: Mapping[str, Ingredient], shards: Sequence[tuple[str, Path]],
+) -> str:  # fmt: skip
     """Return a hash that changes when the weights that a stage produces may change.
 
     It leaves out how a batch is run (micro-batches, checkpointing, caches), where, and by how many workers.
@@ -138,10 +135,7 @@ def training_hash(
         "recipe": recipe,
         "start": _settings(opened(start), models),
         "order": [training.seed, training.shards_a_group, training.dtype],
-        "mixture": [
-            [name, ingredient.fraction, ingredient.response, ingredient.protocol]
-            for name, ingredient in mixture.items()
-        ],
+        "mixture": [[name, one.fraction, one.response, one.protocol] for name, one in mixture.items()],
         "shards": [[name, path.name, path.stat().st_size] for name, path in shards],
     }
     return short_hash(decides)

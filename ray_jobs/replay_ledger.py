@@ -11,6 +11,7 @@ committed and is dropped.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -102,13 +103,9 @@ def _readable_rows(
 
 def declare(layout: OutputLayout, rows: ReadableRows) -> tuple[str, Path]:
     """Write the intent and the extra shard's input; return its name and path."""
-    number = 1
-    while True:
-        name = f"{rows.source}~replay-{number}"
-        intent = layout.replay / f"{name}.json"
-        if not layout.manifest(name).exists() and not intent.exists():
-            break
-        number += 1
+    names = (f"{rows.source}~replay-{number}" for number in itertools.count(1))
+    intents = ((name, layout.replay / f"{name}.json") for name in names)
+    name, intent = next(one for one in intents if not one[1].exists() and not layout.manifest(one[0]).exists())
     tar = layout.replay / f"{name}.tar"
     write_shard(tar, rows.samples)
     repaired = None if rows.input is None else asdict(rows.input)

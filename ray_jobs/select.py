@@ -237,11 +237,10 @@ def _select_shard(
     selection = select_shard(samples, shard=name, thresholds=thresholds, duplicates=repeated, world=world)
     write_tars(selection.kept, out=layout.root, name=name)
     write_parquet(selection.kept, layout.parquet(name))
-    file = layout.verdicts(name)
     if changed:
-        before = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
-        changed.compare([json.loads(line) for line in before if line], selection.records)
-    write_atomically(file, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in selection.records))
+        changed.compare(_verdicts(layout, name), selection.records)
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in selection.records)
+    write_atomically(layout.verdicts(name), lines)
     export_shard(selection.kept, out=layout.root, name=name)
     keys = {record["key"] for record in selection.records}
     assert len(keys) == len(selection.records) == manifest.scored, f"{name}: each key must occur exactly once"
@@ -249,6 +248,13 @@ def _select_shard(
     assert len(quarantined) == manifest.quarantined, f"{name}: {len(quarantined)}, not {manifest.quarantined}"
     selection.statistics.count_quarantined(quarantined)
     return selection.statistics
+
+
+def _verdicts(layout: OutputLayout, name: str) -> list[dict[str, Any]]:
+    """Return the verdicts of the last selection on a shard; none if it did not cover the shard."""
+    path = layout.verdicts(name)
+    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    return [json.loads(line) for line in lines if line]
 
 
 def _rows_by_shard(layout: OutputLayout, names: Sequence[str]) -> Counter[Path]:
