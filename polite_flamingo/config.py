@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -139,15 +140,8 @@ def fill(kind: type[Config], content: Any, at: str = "", base: Config | None = N
 
 def to_yaml(config: Any) -> str:
     """A config, or configs by section, as YAML such as a profile holds."""
-    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    plain = json.loads(json.dumps(config, default=dataclasses.asdict))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def _convert(hint: Any, value: Any, at: str, default: Any = dataclasses.MISSING) -> Any:

@@ -27,7 +27,7 @@ from polite_flamingo.config import to_yaml
 from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded, contestants_of
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.evaluation.metrics import shown
-from polite_flamingo.evaluation.results import Answers, Results
+from polite_flamingo.evaluation.results import Results
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import exclusive, names_in, shard_names
 from polite_flamingo.storage.shards import sweep_temporary, write_atomically
@@ -133,19 +133,14 @@ def fail_without_answers(results: Results, contestants: Mapping[str, Contestant]
     """Raise `AllFailed` for a contestant without any answer or, if it was asked here, without a whole one."""
     for name, contestant in contestants.items():
         given = results.answers[name]
-        if not (given.answered if isinstance(contestant, Recorded) else given.whole):
-            what = "whole answer" if given.answered else "answer"
-            raise console.AllFailed(
-                f"{name} has no {what} to any of {results.samples:,} samples: {_why(given)}; "
-                f"details are in responses/{name}"
-            )
-
-
-def _why(given: Answers) -> str:
-    """Say what became of the samples of a contestant without any whole answer."""
-    if given.answered:
-        return ", ".join(given.trouble())
-    return ", ".join(f"{count:,} {reason}" for reason, count in given.missing.items())
+        if given.whole or (given.answered and isinstance(contestant, Recorded)):
+            continue
+        what = "whole answer" if given.answered else "answer"
+        why = given.trouble() if given.answered else [f"{count:,} {one}" for one, count in given.missing.items()]
+        raise console.AllFailed(
+            f"{name} has no {what} to any of {results.samples:,} samples: {', '.join(why)}; "
+            f"details are in responses/{name}"
+        )
 
 
 main = partial(console.run, "evaluate", __doc__, EvaluateConfig, evaluate)

@@ -26,39 +26,31 @@ _PATIENCE = 20.0
 def marked(mark: str) -> dict[int, int]:
     """Return the living processes that inherited `MARK=mark`, except this one: id -> parent's id (Linux only)."""
     wanted, found = f"{MARK}={mark}".encode(), {}
-    for name in os.listdir("/proc") if Path("/proc/self").exists() else ():  # noqa: PTH208
-        with suppress(OSError, ValueError):  # it has ended, or belongs to another user
-            if not name.isdigit() or int(name) == os.getpid():
-                continue
-            if wanted in Path("/proc", name, "environ").read_bytes().split(b"\0"):
-                found[int(name)] = int(_stat(int(name))[1])
+    for pid in _processes():
+        with suppress(OSError):  # it has ended, or belongs to another user
+            if pid != os.getpid() and wanted in Path("/proc", str(pid), "environ").read_bytes().split(b"\0"):
+                found[pid] = int(_stat(pid)[1])
     return found
 
 
 def children(of: int) -> list[int]:
     """Return the children of a process, including zombies (Linux only)."""
     found = []
-    for name in os.listdir("/proc") if Path("/proc/self").exists() else ():  # noqa: PTH208
+    for pid in _processes():
         with suppress(OSError):
-            if name.isdigit() and int(_stat(int(name))[1]) == of:
-                found.append(int(name))
+            if int(_stat(pid)[1]) == of:
+                found.append(pid)
     return found
 
 
 def alive(pid: int) -> bool:
     """Whether a process runs; a zombie does not (Linux only)."""
-    try:
-        return _stat(pid)[0] not in (b"Z", b"X")
-    except OSError:
-        return False
+    return _state(pid) not in (b"Z", b"X")
 
 
 def working(pid: int) -> bool:
     """Whether a process uses a core, wants one, or waits for a disk."""
-    try:
-        return _stat(pid)[0] in (b"R", b"D")
-    except OSError:
-        return False
+    return _state(pid) in (b"R", b"D")
 
 
 def end_all(mark: str) -> None:
@@ -111,6 +103,19 @@ def _guard(mark: str, driver: int) -> None:
             _kill(pid)
         lost = orphans
     end_all(mark)
+
+
+def _processes() -> list[int]:
+    names = os.listdir("/proc") if Path("/proc/self").exists() else []  # noqa: PTH208
+    return [int(name) for name in names if name.isdigit()]
+
+
+def _state(pid: int) -> bytes:
+    """Return the letter of /proc/PID/stat; "X", as of a dead process, if there is none."""
+    try:
+        return _stat(pid)[0]
+    except OSError:
+        return b"X"
 
 
 def _stat(pid: int) -> list[bytes]:

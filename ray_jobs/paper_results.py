@@ -118,13 +118,10 @@ def _some(samples: list[Sample]) -> list[Sample]:
 
 def hardware() -> str:
     """Name this machine's processor and its number of cores."""
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{os.cpu_count()} cores of {names[0] if names else platform.processor() or platform.machine()}"
-
-
-def _lines(file: str) -> list[str]:
-    path = Path(file)
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def _read(file: Path) -> Any:

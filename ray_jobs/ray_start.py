@@ -9,10 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-import resource
 import secrets
-import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -23,10 +20,10 @@ from typing import Any
 
 from ray_jobs import interruption, leftovers
 from ray_jobs.background import repeating
+from ray_jobs.ray_preconditions import RayUnavailable, check_folder, check_limits, check_network, check_reachable
 
 _QUIET = {"logging_level": logging.ERROR, "log_to_driver": False}
 
-_CONNECT_SECONDS = 5.0
 _CHECK_SECONDS = 0.2
 _JOIN_SECONDS = 20.0
 _IDLE_SECONDS = 12.0
@@ -37,20 +34,7 @@ _START_SECONDS = 240.0
 _REPORT_SECONDS = 3.0
 """Time for a starting Ray to notice that a daemon has ended, and to say why."""
 
-_ROOM = 200 << 20
-"""Bytes that a private Ray needs on the disk of its temporary folder at first: logs, sockets, spilled objects."""
-
-_LONGEST_FOLDER = 40
-"""Characters of the temporary folder: a socket's path may have 107, of which Ray takes 66."""
-
-_FILES = 1024
-"""Files that a process of Ray must be allowed to open."""
-
 _SUBMIT = "`ray job submit --working-dir . -- python -m ray_jobs.NAME …`"
-
-
-class RayUnavailable(OSError):
-    """Ray cannot be started or joined. The message is one line: what is wrong, and what to do."""
 
 
 @contextmanager
@@ -61,8 +45,8 @@ def private_ray(cpus: int) -> Iterator[None]:
         RayUnavailable: it cannot be started.
     """
     folder = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp")
-    _check_folder(folder)
-    _check_limits()
+    check_folder(folder)
+    check_limits()
     mark = secrets.token_hex(8)
     os.environ[leftovers.MARK] = mark
     with ExitStack() as stack:
@@ -75,7 +59,7 @@ def private_ray(cpus: int) -> Iterator[None]:
 
         with _held_back():
             address = ray.util.get_node_ip_address()
-        _check_network(address)
+        check_network(address)
         stack.callback(ray.shutdown)
         logs = f"its logs are in {folder / 'ray' / 'session_latest' / 'logs'}"
         late = f"Ray does not start; {logs}"
@@ -95,7 +79,7 @@ def joined_ray(address: str) -> Iterator[None]:
     """
     at = f"RAY_ADDRESS={address}"
     remedy = "start a cluster there (`ray start --head`), correct RAY_ADDRESS, or unset it for a Ray of the job's own"
-    _check_reachable(address, f"no cluster answers at {at}", remedy)
+    check_reachable(address, f"no cluster answers at {at}", remedy)
     import ray
 
     try:
@@ -121,83 +105,25 @@ def _init(late: str, failed: Any, mark: str = "", **options: Any) -> None:
 def _explained(error: Exception, said: str, failed: Any) -> str:
     """Turn what `ray.init` raised into one line."""
     text = " ".join(f"{error} {said}".split())
-    if "ersion mismatch" in text:
-        found = re.findall(r"(Ray|Python): ([\w.]+)", text)
-        versions = " and ".join(" ".join(pair) for pair in dict.fromkeys(found)) or "others"
-        return (
-            f"the cluster's versions differ from this process's ({versions}); run the job with its own Python: "
-            f"{_SUBMIT}"
-        )
-    if re.search(r"auth\w* token|[Uu]nauthenticated|InvalidAuthToken|AuthenticationError", text):
-        return (
-            "the cluster does not accept this process's token; unset RAY_AUTH_TOKEN or remove the stale token file "
-            "(~/.ray/auth_token), then set RAY_AUTH_MODE and the token as on the cluster (`ray get-auth-token` there)"
-        )
-    if "No space left" in text:
-        return "Ray could not start: no space left on the disk of its temporary folder; free some, or set RAY_TMPDIR"
+    found = re.findall(r"(Ray|Python): ([\w.]+)", text)
+    versions = " and ".join(" ".join(pair) for pair in dict.fromkeys(found)) or "others"
+    for pattern, meaning in _CAUSES.items():
+        if re.search(pattern, text):
+            return meaning.format(versions=versions)
     reasons = [line.strip() for line in str(error).splitlines() if line.strip()]
     return str(failed((reasons[0] if reasons else type(error).__name__).rstrip(".")))
 
 
-def _check_folder(folder: Path) -> None:
-    """Raise `RayUnavailable` if Ray's temporary folder cannot hold what it writes: Ray would hang, or lose workers."""
-    remedy = "free some, or set RAY_TMPDIR to a folder on another disk (a short path)"
-    try:
-        (folder / "ray").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder / "ray") as trial:
-            trial.write(bytes(1 << 16))
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise RayUnavailable(
-            f"Ray could not start: {folder / 'ray'} cannot be written ({error.strerror}); "
-            "make it writable, or set RAY_TMPDIR to another folder (a short path)"
-        ) from error
-    if len(str(folder).encode()) > _LONGEST_FOLDER:
-        raise RayUnavailable(
-            f"Ray could not start: the path {folder} is too long for the sockets in it; "
-            f"set RAY_TMPDIR to a folder of at most {_LONGEST_FOLDER} characters"
-        )
-    if free < _ROOM:
-        raise RayUnavailable(
-            f"Ray could not start: {folder} has {free >> 20} MiB left and Ray needs {_ROOM >> 20}; {remedy}"
-        )
-
-
-def _check_limits() -> None:
-    """Raise `RayUnavailable` if this process may open too few files and cannot raise its own limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < _FILES and soft != resource.RLIM_INFINITY:
-        if hard != resource.RLIM_INFINITY and hard < _FILES:
-            raise RayUnavailable(
-                f"Ray could not start: this process may open {hard} files, and Ray needs {_FILES} or more; "
-                "raise the limit (`ulimit -n 8192`, or the container's)"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES, hard))
-
-
-def _check_network(address: str) -> None:
-    """Raise `RayUnavailable` if this machine cannot reach its own `address`, which Ray's processes use to talk."""
-    try:
-        with socket.create_server(("", 0)) as listening:
-            port = listening.getsockname()[1]
-            socket.create_connection((address, port), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise RayUnavailable(
-            f"Ray could not start: this machine cannot reach its own address {address} "
-            f"({error.strerror or error}); bring its network up (`ip link set lo up`), or open the firewall for it"
-        ) from error
-
-
-def _check_reachable(address: str, problem: str, remedy: str) -> None:
-    """Raise `RayUnavailable` if nobody listens at `host:port`; other forms (`auto`, `ray://…`) are left to Ray."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address in ("auto", "local") or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise RayUnavailable(f"{problem} ({reason}); {remedy}") from None
+_CAUSES = {
+    "ersion mismatch": "the cluster's versions differ from this process's ({versions}); run the job with its own "
+    f"Python: {_SUBMIT}",
+    r"auth\w* token|[Uu]nauthenticated|InvalidAuthToken|AuthenticationError": "the cluster does not accept this "
+    "process's token; unset RAY_AUTH_TOKEN or remove the stale token file (~/.ray/auth_token), then set RAY_AUTH_MODE "
+    "and the token as on the cluster (`ray get-auth-token` there)",
+    "No space left": "Ray could not start: no space left on the disk of its temporary folder; free some, or set "
+    "RAY_TMPDIR",
+}
+"""What Ray prints -> what to say about it."""
 
 
 def _check_workers(at: str) -> None:
