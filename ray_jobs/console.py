@@ -20,7 +20,7 @@ from polite_flamingo.config import fill, merged, nested, own_sections, read_yaml
 from polite_flamingo.settings import Setting, all_settings, settings, type_words
 from polite_flamingo.storage.user_paths import local_path
 from ray_jobs.progress import progress as progress
-from ray_jobs.submitted import refuse_relative_data
+from ray_jobs.submitted import refuse_relative_data, with_paths
 
 Config = TypeVar("Config")
 
@@ -95,7 +95,8 @@ def parse(name: str, description: str, config_class: type[Config], arguments: Se
         print(_parser(name, description, config_class, everything="--help-all" in arguments).format_help(), end="")
         sys.exit(0)
     try:
-        return _with_local_paths(fill(config_class, _content(name, config_class, arguments)))
+        config: Config = with_paths(fill(config_class, _content(name, config_class, arguments)), local_path)
+        return config
     except ValueError as error:
         fail(name, f"{error} (--help lists the options)")
 
@@ -253,19 +254,6 @@ def _help(one: Setting) -> str:
 
 def _width() -> int:
     return min(shutil.get_terminal_size((100, 24)).columns, 120)
-
-
-def _with_local_paths(config: Config) -> Config:
-    """A config whose input, output and data are paths as `local_path` gives them. Raises `ValueError`."""
-    given = {name: value for name in ("input", "out", "init") if (value := getattr(config, name, None)) is not None}
-    paths: dict[str, Any] = {
-        name: local_path(path, f"--{name}") for name, path in given.items() if path or name != "init"
-    }
-    for key, one in getattr(config, "data", {}).items():
-        shards = local_path(one if isinstance(one, str) else one.shards, f"--data.{key}")
-        whole = shards if isinstance(one, str) else dataclasses.replace(one, shards=shards)
-        paths["data"] = {**paths.get("data", {}), key: whole}
-    return dataclasses.replace(config, **paths)  # type: ignore[type-var]
 
 
 def fail(name: str, message: str, status: int = 2) -> NoReturn:

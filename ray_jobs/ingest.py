@@ -122,14 +122,11 @@ def run(options: IngestOptions) -> int:
         print(as_text(named(options.list or SOURCES), details=bool(options.list), width=width))
         return 0
     options = _with_local_paths(options)
-    refuse_relative(
-        {
-            "--annotations": options.annotations,
-            "--images": [options.images] if options.images else (),
-            "--root": [options.root] if options.mixture else (),
-            "--out": [options.out or "."],
-        }
-    )
+    root = options.root if options.mixture else None
+    paths = [("--images", options.images), ("--root", root), ("--out", options.out or ".")]
+    for option, path in (*(("--annotations", path) for path in options.annotations), *paths):
+        if path:
+            refuse_relative(path, option)
     configs, choose = _mixture(options) if options.mixture else ([_config(options)], lambda sizes: [options.count])
     if options.preview is not None:
         return min(_preview(options, config) for config in configs)

@@ -47,7 +47,7 @@ def listen(command: Sequence[str]) -> None:
     wanted = [one for one in SIGNALS if signal.getsignal(one) != signal.SIG_IGN]  # nohup, or `&` in a script
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, wanted))
-    atexit.register(_wait_for_the_end)
+    atexit.register(_ending.acquire)  # if `end` is at work, wait for it, so that the process exits with its status
     threading.Thread(target=_listen, args=(wanted,), name="signals", daemon=True).start()
 
 
@@ -62,7 +62,8 @@ def end(message: str, status: int) -> None:
     with suppress(OSError), _pointing:
         _ended.set()
         error = "error: " if status < 128 else ""
-        os.write(_screen, f"{_lead()}{_name}: {error}{' '.join(message.split())}\n".encode())
+        lead = "\n" if os.isatty(_screen) else ""  # the cursor may be behind a progress bar or a ^C
+        os.write(_screen, f"{lead}{_name}: {error}{' '.join(message.split())}\n".encode())
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)  # what threads and libraries print from here on is noise
     for cleanup in reversed(_cleanups):
@@ -108,13 +109,3 @@ def _listen(wanted: Sequence[signal.Signals]) -> None:
             continue
         received = received or number
         end("interrupted; run the same command again to resume", 128 + number)
-
-
-def _lead() -> str:
-    """Return a line break if the cursor is behind a progress bar or the ^C that a terminal shows."""
-    return "\n" if os.isatty(_screen) else ""
-
-
-def _wait_for_the_end() -> None:
-    """At exit, after all other handlers: if `end` is at work, wait, so that the process exits with its status."""
-    _ending.acquire()

@@ -8,7 +8,8 @@ cleans up.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +17,30 @@ _MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray's job supervisor for the command of a submitted job."""
 
 
-def is_submitted() -> bool:
-    """Whether this process is the command of a submitted job."""
-    return _MARK in os.environ
-
-
-def refuse_relative(paths: Mapping[str, Iterable[str | Path]]) -> None:
-    """Raise `ValueError` if this is a submitted job and a path is relative.
-
-    Args:
-        paths: option -> paths of data that it gives.
-    """
-    if not is_submitted():
-        return
-    for option, given in paths.items():
-        for path in map(str, given):
-            if not Path(path).is_absolute():
-                raise ValueError(
-                    f"{option} {path}: a submitted job runs in a temporary copy of the working directory "
-                    f"({Path.cwd()}), where this relative path would be lost; give an absolute path that all machines "
-                    f"see, such as {option} /shared/{path.removeprefix('./')}"
-                )
+def refuse_relative(path: str, option: str) -> str:
+    """Return an absolute path; raise `ValueError` for a relative one if this is a submitted job."""
+    if _MARK not in os.environ or Path(path).is_absolute():
+        return path
+    raise ValueError(
+        f"{option} {path}: a submitted job runs in a temporary copy of the working directory ({Path.cwd()}), where "
+        f"this relative path would be lost; give an absolute path that all machines see, such as {option} "
+        f"/shared/{path.removeprefix('./')}"
+    )
 
 
 def refuse_relative_data(config: Any) -> None:
-    """Call `refuse_relative` on the paths in a job's config: `input`, `out`, and `data` of a training."""
-    paths = {f"--{name}": [getattr(config, name)] for name in ("input", "out") if getattr(config, name, None)}
-    for name, given in getattr(config, "data", {}).items():
-        paths[f"--data.{name}"] = [given if isinstance(given, str) else given.shards]
-    refuse_relative(paths)
+    """Call `refuse_relative` on the paths of data in a job's config."""
+    with_paths(config, refuse_relative)
+
+
+def with_paths(config: Any, change: Callable[[str, str], str]) -> Any:
+    """Return a job's config with `change(path, option)` for each path of its input, output, model and mixture."""
+    given = {name: getattr(config, name, None) for name in ("input", "out", "init")}
+    paths: dict[str, Any] = {
+        name: change(path, f"--{name}") for name, path in given.items() if path or (path == "" and name != "init")
+    }
+    for key, one in getattr(config, "data", {}).items():
+        shards = change(one if isinstance(one, str) else one.shards, f"--data.{key}")
+        whole = shards if isinstance(one, str) else replace(one, shards=shards)
+        paths["data"] = {**paths.get("data", {}), key: whole}
+    return replace(config, **paths)

@@ -76,9 +76,8 @@ def train(config: TrainConfig) -> None:
         ValueError: the mixture, the model, the output folder or the workers are not right; the message says what to do.
         JobFailed: training stopped: the loss is NaN or infinite, the disk is full, workers keep dying.
     """
-    mixture, start = mixture_of(config), FlamingoConfig(folder=str(Path(config.init).absolute()))
-    if not config.init:
-        start = config.training.base
+    mixture, base = mixture_of(config), config.training.base
+    start = FlamingoConfig(folder=str(Path(config.init).absolute())) if config.init else base
     shards = find_shards(mixture, print)
     refuse_foreign(path for _, path in shards)
     refuse_impossible(config, len(shards))
