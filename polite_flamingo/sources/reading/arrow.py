@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+from pyarrow import compute, ipc, parquet
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.arrow_types import (
@@ -30,14 +33,8 @@ Rows = Iterator[dict[str, Any] | BadSample]
 _BATCH = 64
 """Rows decoded at once, where they hold images."""
 
-
-def _pyarrow(path: Path) -> Any:
-    try:
-        import pyarrow.ipc
-        import pyarrow.parquet
-    except ImportError:
-        raise SourceError(f"{path}: pyarrow, which reads Parquet, is not installed: pip install pyarrow") from None
-    return pyarrow
+_UNREADABLE = (OSError, ValueError, pa.ArrowException)
+"""What pyarrow raises for a damaged file."""
 
 
 @dataclass(frozen=True)
@@ -57,45 +54,39 @@ class ArrowTable:
 
 def open_arrow(path: Path, kind: str) -> ArrowTable:
     """Open a file of the kind "Parquet", "Arrow file" or "Arrow stream". Raises `SourceError`."""
-    arrow = _pyarrow(path)
     try:
-        if kind == "Parquet":
-            return _parquet(arrow, path)
-        return _ipc_file(arrow, path) if kind == "Arrow file" else _ipc_stream(arrow, path)
-    except (OSError, ValueError, arrow.ArrowException) as error:
+        return {"Parquet": _parquet, "Arrow file": _ipc_file, "Arrow stream": _ipc_stream}[kind](path)
+    except _UNREADABLE as error:
         raise SourceError(f"{path} cannot be read as {kind} ({_one_line(error)}); was it downloaded whole?") from None
 
 
-def _parquet(arrow: Any, path: Path) -> ArrowTable:
-    file = arrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)  # by page
+def _parquet(path: Path) -> ArrowTable:
+    file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)  # by page
     groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     return ArrowTable(
         file.schema_arrow, groups, lambda group, names, size: file.iter_batches(size, [group], columns=names)
     )
 
 
-def _ipc_file(arrow: Any, path: Path) -> ArrowTable:
-    file = arrow.ipc.open_file(arrow.memory_map(str(path)))
+def _ipc_file(path: Path) -> ArrowTable:
+    file = ipc.open_file(pa.memory_map(str(path)))
     groups = [file.get_batch(number).num_rows for number in range(file.num_record_batches)]
-
-    def batches(group: int, names: list[str], size: int) -> Iterator[Any]:
-        batch = file.get_batch(group).select(names)
-        yield from (batch.slice(start, size) for start in range(0, batch.num_rows, size))
-
-    return ArrowTable(file.schema, groups, batches)
+    return ArrowTable(file.schema, groups, lambda group, names, size: _cut([file.get_batch(group)], names, size))
 
 
-def _ipc_stream(arrow: Any, path: Path) -> ArrowTable:
-    with arrow.ipc.open_stream(arrow.memory_map(str(path))) as stream:
-        schema, count = stream.schema, sum(batch.num_rows for batch in stream)
+def _ipc_stream(path: Path) -> ArrowTable:
+    def stream() -> Any:
+        return ipc.open_stream(pa.memory_map(str(path)))
 
-    def batches(group: int, names: list[str], size: int) -> Iterator[Any]:
-        with arrow.ipc.open_stream(arrow.memory_map(str(path))) as stream:
-            for batch in stream:
-                part = batch.select(names)
-                yield from (part.slice(start, size) for start in range(0, part.num_rows, size))
+    count = sum(batch.num_rows for batch in stream())
+    return ArrowTable(stream().schema, [count], lambda _, names, size: _cut(stream(), names, size))
 
-    return ArrowTable(schema, [count], batches)
+
+def _cut(batches: Iterable[Any], names: list[str], size: int) -> Iterator[Any]:
+    """The columns `names` of batches, at most `size` rows at once."""
+    for batch in batches:
+        part = batch.select(names)
+        yield from (part.slice(start, size) for start in range(0, part.num_rows, size))
 
 
 def arrow_rows(
@@ -113,23 +104,22 @@ def arrow_rows(
     Raises:
         SourceError: it is not such a file; also while iterating.
     """
-    arrow = _pyarrow(path)
     table = open_arrow(path, kind)
     features = huggingface_features(table.schema)
     fields = [field for field in table.schema if columns is None or field.name in columns]
-    pictures = {field.name for field in fields if is_picture_type(arrow, field.type)}
+    pictures = {field.name for field in fields if is_picture_type(field.type)}
     names = list(dict.fromkeys(field.name for field in fields if field.name not in pictures))
     number = 0
     try:
-        gaps = _whole_with_gaps(arrow, table, names)
+        gaps = _whole_with_gaps(table, names)
         for name in gaps:
             note(f"{path.name}: column {name!r} is whole numbers with gaps, kept as 3.0: they become text as 3")
         converts = {
-            field.name: to_int if field.name in gaps else converter(arrow, field.type, features.get(field.name))
+            field.name: to_int if field.name in gaps else converter(field.type, features.get(field.name))
             for field in fields
             if field.name not in pictures
         }
-        inner = [name for name in names if holds_bytes(arrow, table.schema.field(name).type)]
+        inner = [name for name in names if holds_bytes(table.schema.field(name).type)]
         for group in range(len(table.groups)):
             for batch in table.batches(group, names, _BATCH if inner else 1024):
                 for row in _decoded(batch, converts):
@@ -139,7 +129,7 @@ def arrow_rows(
                         row |= {name: {**at, "column": name} for name in pictures}
                     yield row
                     number += 1
-    except (OSError, ValueError, arrow.ArrowException) as error:
+    except _UNREADABLE as error:
         if isinstance(error, BadSample | SourceError):
             raise
         raise SourceError(f"{path} cannot be read from row {number} on ({_one_line(error)})") from None
@@ -151,12 +141,11 @@ def arrow_columns(path: Path, kind: str) -> tuple[list[str], set[str], set[str]]
     Raises:
         SourceError: the file cannot be read.
     """
-    arrow = _pyarrow(path)
     schema = open_arrow(path, kind).schema
     return (
         list(schema.names),
-        {field.name for field in schema if is_picture_type(arrow, field.type)},
-        {field.name for field in schema if is_string_type(arrow, field.type)},
+        {field.name for field in schema if is_picture_type(field.type)},
+        {field.name for field in schema if is_string_type(field.type)},
     )
 
 
@@ -171,11 +160,9 @@ def _with_references(value: Any, place: dict[str, Any], at: list[Any]) -> Any:
     return value
 
 
-def _whole_with_gaps(arrow: Any, table: ArrowTable, names: list[str]) -> list[str]:
+def _whole_with_gaps(table: ArrowTable, names: list[str]) -> list[str]:
     """The columns of floats that are all whole, some missing: what pandas makes of whole numbers with gaps."""
-    from pyarrow import compute
-
-    floats = [name for name in names if arrow.types.is_float64(table.schema.field(name).type)]
+    floats = [name for name in names if pa.types.is_float64(table.schema.field(name).type)]
     gaps: set[str] = set()
     known_of: set[str] = set()
     for group in range(len(table.groups)):

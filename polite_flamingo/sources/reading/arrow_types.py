@@ -11,9 +11,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from pyarrow import types
+
 from polite_flamingo.sample import BadSample
 
 Convert = Callable[[Any], Any]
+
+_BYTES = (pa.binary(), pa.large_binary(), pa.binary_view())
+_STRINGS = (pa.string(), pa.large_string(), pa.string_view())
+_LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
 
 _BESIDE_BYTES = {
     "bytes", "path", "url", "name", "file_name", "filename", "format", "mode", "width", "height", "size", "type",
@@ -22,11 +30,10 @@ _BESIDE_BYTES = {
 """Fields of an object that is a picture. One that has others has its bytes pointed to one by one."""
 
 
-def storage_type(arrow: Any, kind: Any) -> Any:
+def _storage_type(kind: Any) -> Any:
     """The type under an extension, a dictionary or a run of equal values."""
-    types = arrow.types
     while True:
-        if isinstance(kind, arrow.BaseExtensionType):
+        if isinstance(kind, pa.BaseExtensionType):
             kind = kind.storage_type
         elif types.is_dictionary(kind) or types.is_run_end_encoded(kind):
             kind = kind.value_type
@@ -34,50 +41,35 @@ def storage_type(arrow: Any, kind: Any) -> Any:
             return kind
 
 
-def _is_bytes(arrow: Any, kind: Any) -> bool:
-    types = arrow.types
-    checks = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
-    return any(check(kind) for check in checks)
+def _is_bytes(kind: Any) -> bool:
+    return kind in _BYTES or types.is_fixed_size_binary(kind)
 
 
-def is_string_type(arrow: Any, kind: Any) -> bool:
+def is_string_type(kind: Any) -> bool:
     """Whether a column type is a string, of any width."""
-    types, kind = arrow.types, storage_type(arrow, kind)
-    return any(check(kind) for check in (types.is_string, types.is_large_string, types.is_string_view))
+    return _storage_type(kind) in _STRINGS
 
 
-def _is_list(arrow: Any, kind: Any) -> bool:
-    types = arrow.types
-    checks = (
-        types.is_list,
-        types.is_large_list,
-        types.is_fixed_size_list,
-        types.is_list_view,
-        types.is_large_list_view,
-    )
-    return any(check(kind) for check in checks)
-
-
-def holds_bytes(arrow: Any, kind: Any) -> bool:
+def holds_bytes(kind: Any) -> bool:
     """Whether a column type holds bytes at any depth."""
-    kind = storage_type(arrow, kind)
-    if _is_list(arrow, kind):
-        return holds_bytes(arrow, kind.value_type)
-    if arrow.types.is_struct(kind):
-        return any(holds_bytes(arrow, field.type) for field in kind)
-    if arrow.types.is_map(kind):
-        return holds_bytes(arrow, kind.item_type)
-    return _is_bytes(arrow, kind)
+    kind = _storage_type(kind)
+    if isinstance(kind, _LISTS):
+        return holds_bytes(kind.value_type)
+    if types.is_struct(kind):
+        return any(holds_bytes(field.type) for field in kind)
+    if types.is_map(kind):
+        return holds_bytes(kind.item_type)
+    return _is_bytes(kind)
 
 
-def is_picture_type(arrow: Any, kind: Any) -> bool:
-    """Whether a column's type is an image's: bytes, {bytes, path}, or a list of either."""
-    kind = storage_type(arrow, kind)
-    if _is_list(arrow, kind):
-        return is_picture_type(arrow, kind.value_type)
-    if arrow.types.is_struct(kind):
-        return {field.name for field in kind} <= _BESIDE_BYTES and holds_bytes(arrow, kind)
-    return _is_bytes(arrow, kind)
+def is_picture_type(kind: Any) -> bool:
+    """Whether a column type is that of images: bytes, {bytes, path}, or a list of either."""
+    kind = _storage_type(kind)
+    if isinstance(kind, _LISTS):
+        return is_picture_type(kind.value_type)
+    if types.is_struct(kind):
+        return {field.name for field in kind} <= _BESIDE_BYTES and holds_bytes(kind)
+    return _is_bytes(kind)
 
 
 def huggingface_features(schema: Any) -> dict[str, Any]:
@@ -89,24 +81,24 @@ def huggingface_features(schema: Any) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def converter(arrow: Any, kind: Any, feature: Any) -> Convert | None:
+def converter(kind: Any, feature: Any) -> Convert | None:
     """What makes a decoded cell what it means: label -> name, float without the noise of its width; None: as it is."""
-    kind, types = storage_type(arrow, kind), arrow.types
+    kind = _storage_type(kind)
     if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
         names = feature["names"]
         if types.is_integer(kind):
             return lambda value: _label(value, names)
-        if _is_list(arrow, kind):  # of a list whose elements are labels
+        if isinstance(kind, _LISTS):  # of a list whose elements are labels
             return _each(lambda value: _label(value, names))
     if types.is_float32(kind) or types.is_float16(kind):
-        return _shortest(32 if types.is_float32(kind) else 16)
-    if _is_list(arrow, kind):
-        inner = converter(arrow, kind.value_type, _feature_inside(feature))
+        return _shortest(np.float32 if types.is_float32(kind) else np.float16)
+    if isinstance(kind, _LISTS):
+        inner = converter(kind.value_type, _feature_inside(feature))
         return _each(inner) if inner else None
     if types.is_struct(kind):
         inside = _feature_inside(feature) if isinstance(feature, dict) and "_type" in feature else feature
         inside = inside if isinstance(inside, dict) else {}
-        found = {field.name: converter(arrow, field.type, inside.get(field.name)) for field in kind}
+        found = {field.name: converter(field.type, inside.get(field.name)) for field in kind}
         wanted = {name: convert for name, convert in found.items() if convert}
         return (lambda value: value and value | {n: c(value[n]) for n, c in wanted.items()}) if wanted else None
     return None
@@ -135,11 +127,8 @@ def _label(value: Any, names: list[Any]) -> Any:
     return str(names[value])
 
 
-def _shortest(bits: int) -> Convert:
+def _shortest(narrow: type[np.floating[Any]]) -> Convert:
     """A float of few bits as the shortest decimal that is it: 0.1, not 0.10000000149011612."""
-    import numpy as np
-
-    narrow = np.float32 if bits == 32 else np.float16
     return lambda value: value if value is None or not math.isfinite(value) else float(str(narrow(value)))
 
 

@@ -13,8 +13,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shlex import quote
 from typing import IO, Any
+
+import pyarrow as pa
 
 from polite_flamingo.sources.reading.errors import SourceError
 
@@ -62,7 +63,7 @@ class _Unpacked(io.RawIOBase):
 
     def __init__(self, path: Path, packed: str, raw: IO[bytes]):
         self._path = path
-        self._codec = _codec(path, packed, raw)
+        self._codec = _codec(packed, raw)
 
     def readable(self) -> bool:
         return True
@@ -79,19 +80,11 @@ class _Unpacked(io.RawIOBase):
         return len(data)
 
 
-def _codec(path: Path, packed: str, raw: IO[bytes]) -> Any:
+def _codec(packed: str, raw: IO[bytes]) -> Any:
     if packed == "gzip":
         return gzip.GzipFile(fileobj=raw)
     if packed == "bzip2":
         return bz2.BZ2File(raw)
     if packed == "xz":
         return lzma.LZMAFile(raw)
-    try:
-        import pyarrow
-    except ImportError:
-        command = f"{packed} -dc {quote(str(path))} > {quote(f'{path}.unpacked')}"
-        remedy = f"pip install pyarrow, or unpack the file first ({command})"
-        raise SourceError(
-            f"{path} is packed with {packed}, and pyarrow, which unpacks it, is missing: {remedy}"
-        ) from None
-    return pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, mode="r"), packed)
+    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), packed)

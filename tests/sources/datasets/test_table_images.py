@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-import sys
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,6 @@ from polite_flamingo.sources.records.instructions import INSTRUCTIONS
 from polite_flamingo.sources.records.source import keyed_records, make_sample
 from tests.support.raw_dataset import Raw, both
 from tests.support.tables import as_parquet, read, reasons
-
-
-def test_parquet_without_pyarrow_says_what_to_install(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(SourceError, match="pip install pyarrow"):
-        read(raw, raw.text("t.parquet", ""))
 
 
 def test_several_images_are_a_json_list_or_separated(raw: Raw) -> None:
