@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -40,7 +39,7 @@ from polite_flamingo.sources.reading.compression import uncompressed_name
 from polite_flamingo.sources.reading.delimited import DELIMITERS, delimited, delimiter_of
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import as_object, describe_type, id_field
-from polite_flamingo.sources.reading.json_values import numbers_as_written, to_json_value
+from polite_flamingo.sources.reading.json_values import json_list_in, numbers_as_written, to_json_value
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.small_files import printable_name
 from polite_flamingo.sources.records.annotation_files import AnnotationFile, annotation_files
@@ -246,7 +245,7 @@ def _worded(task: str, response: Any, rationale: str) -> str:
     """The response as `responses.py` words it for the task."""
     if response is None:
         raise BadSample("missing_annotation", "the row has no response")
-    given = _listed(response) if task not in ("text", "dialogue", "classification") else response
+    given = json_list_in(response, str, dict) if task not in ("text", "dialogue", "classification") else response
     if task in ("vqa", "vqa_rationale"):
         if isinstance(given, list):
             given, _ = majority([item if isinstance(item, dict) else _text(item, "response") for item in given])
@@ -255,17 +254,6 @@ def _worded(task: str, response: Any, rationale: str) -> str:
         return answer_response(answer, rationale)
     texts = [_text(item, "response") for item in (given if isinstance(given, list) else [given])]
     return change_response(texts) if task == "change_captioning" else captions_and_boxes(texts)
-
-
-def _listed(value: Any) -> Any:
-    """A list written in a text as JSON, as that list; any other value as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return value
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-    return found if all(isinstance(item, str | dict) for item in found) else value
 
 
 def _text(value: Any, name: str) -> str:

@@ -32,8 +32,8 @@ from polite_flamingo.sources.datasets.llava import builder
 from polite_flamingo.sources.reading.field_checks import as_object, id_field, list_field, required, verbatim
 from polite_flamingo.sources.reading.image_folder import ImageFolder
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.reading.small_files import printable_name, tars_below
-from polite_flamingo.sources.reading.tars import TarRow, caption_field, tar_rows
+from polite_flamingo.sources.reading.small_files import printable_name
+from polite_flamingo.sources.reading.tars import TarRow, caption_field, tar_rows, tars_below
 from polite_flamingo.sources.records.extra_fields import Findings, check_single_answer, with_notes
 from polite_flamingo.sources.records.instructions import with_image_marks
 from polite_flamingo.sources.records.messages import MESSAGE_LISTS, read_conversation

@@ -1,10 +1,10 @@
-"""Cells and values of annotation files as JSON types, and numbers exactly as the file writes them."""
+"""JSON values: parsed from text and from cells, and with numbers exactly as the file writes them."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -80,6 +80,32 @@ def to_json_value(value: Any, what: str, depth: int = 0) -> Any:
     if "\0" in found:
         raise BadSample("bad_field", f"{what} holds a NUL byte")
     return found
+
+
+def parse_json(text: str, what: str, decode: Callable[[str], Any] = json.loads) -> Any:
+    """The value of a JSON text. Raises `BadSample`, which calls the text `what`."""
+    try:
+        return decode(text)
+    except RecursionError:
+        raise BadSample("bad_json", f"{what} is nested too deeply") from None
+    except ValueError as error:
+        raise BadSample("bad_json", f"{what} is not JSON ({error})") from None
+
+
+def json_in(value: Any) -> Any:
+    """The list or object that a string holds as JSON; any other value as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def json_list_in(value: Any, *kinds: type) -> Any:
+    """The list that a string holds as JSON if its elements are all of `kinds`; any other value as it is."""
+    found = json_in(value)
+    return found if isinstance(found, list) and all(isinstance(item, kinds) for item in found) else value
 
 
 def numbers_as_written(value: Any) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from polite_flamingo import text_files
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import describe_type
+from polite_flamingo.sources.reading.json_values import parse_json
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.unsupported_files import why_unsupported
-from polite_flamingo.storage.discovery import Found, files_below
-from polite_flamingo.storage.tar_members import is_tar, packed_with, printable
+from polite_flamingo.storage.discovery import Found
 from polite_flamingo.storage.visibility import refuse_broken_way
 
 MAX_TEXT_FILE_BYTES = 20 << 20
@@ -90,31 +89,6 @@ def files_in(path: Path, suffix: str, scratch: Scratch) -> Iterator[Path]:
     yield from (path / name for name in found.files)
 
 
-def tars_below(path: Path, scratch: Scratch) -> list[Path]:
-    """`path` itself, or the tars below a folder, by name; what else lies there is noted. Raises `SourceError`."""
-    if not path.is_dir():
-        try:
-            with path.open("rb") as file:
-                head = file.read(tarfile.BLOCKSIZE)
-        except OSError as error:
-            raise SourceError(f"{path} cannot be read ({error.strerror or error})") from None
-        if packed := packed_with(head):
-            detail = f"packed with {packed[0]}; only plain tars are read: unpack it first ({packed[1]})"
-            raise SourceError(f"{path} is {detail}")
-        if head and not is_tar(head):
-            raise SourceError(f"{path} is not a tar: give tars, or the folder that holds them")
-        return [path]
-    found = files_below(path, ingested=False)
-    for line in found.lines():
-        scratch.note(line)
-    if not found.files:
-        raise SourceError(f"{path} holds no .tar file ({'; '.join(found.lines()) or 'it is empty'})")
-    for name in found.files:
-        if printable(name) != name:
-            raise SourceError(f"{path}: the name {printable(name)!r} is not UTF-8: rename it")
-    return [path / name for name in sorted(found.files)]
-
-
 def read_small_text(path: Path, folder: Path | None) -> str:
     """The text of an annotation file that is one record; `folder`, where given, is where it must lie.
 
@@ -137,11 +111,4 @@ def read_small_text(path: Path, folder: Path | None) -> str:
 
 def read_small_json(path: Path, folder: Path | None) -> Any:
     """The JSON of an annotation file that is one record. Raises `BadSample`: as `small_text`, and `bad_json`."""
-    try:
-        return json.loads(read_small_text(path, folder))
-    except BadSample:
-        raise
-    except RecursionError:
-        raise BadSample("bad_json", f"{path.name} is nested too deeply") from None
-    except ValueError as error:
-        raise BadSample("bad_json", f"{path.name} is not JSON ({error})") from None
+    return parse_json(read_small_text(path, folder), path.name)

@@ -23,6 +23,7 @@ from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.compression import open_bytes
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import describe_type
+from polite_flamingo.sources.reading.json_values import parse_json
 from polite_flamingo.sources.reading.unsupported_files import why_unsupported
 from polite_flamingo.text_files import other_encoding
 
@@ -123,11 +124,9 @@ def json_lines(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[
     for line in lines(path):
         if line.strip():
             try:
-                yield decode(line)
-            except RecursionError:
-                yield BadSample("bad_json", "the line is nested too deeply")
-            except ValueError as error:
-                yield BadSample("bad_json", f"the line is not JSON ({error})")
+                yield parse_json(line, "the line", decode)
+            except BadSample as bad:
+                yield bad
 
 
 def lines(path: Path) -> Iterator[str]:
@@ -180,10 +179,6 @@ class _Window:
                 return text[at]
             if not self._more():
                 return ""
-
-    def line(self) -> str:
-        """What is left of the line that `peek` has shown, as far as it is read."""
-        return self._text[self._at :].split("\n", 1)[0].strip()
 
     def step(self) -> None:
         """Over the character that `peek` has shown."""

@@ -20,7 +20,6 @@ Links to other members are followed. Nothing is extracted, so names that are abs
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -30,6 +29,7 @@ from typing import Any
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.json_values import parse_json
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.tar_index import (
     COLUMN,
@@ -41,8 +41,9 @@ from polite_flamingo.sources.reading.tar_index import (
     Member,
     TarIndex,
 )
+from polite_flamingo.storage.discovery import files_below
 from polite_flamingo.storage.tar_groups import BROKEN_TAR
-from polite_flamingo.storage.tar_members import HEAD_BYTES, packed_with, printable
+from polite_flamingo.storage.tar_members import HEAD_BYTES, is_tar, packed_with, printable
 
 MAX_TEXT_BYTES = 1 << 20
 """Of a member that is read as text or JSON; img2dataset's have a few hundred."""
@@ -82,11 +83,12 @@ def tar_rows(path: Path, scratch: Scratch) -> Iterator[TarRow | BadSample]:
     Raises:
         SourceError: it is packed; the message says how to unpack it.
     """
-    refuse_packed(path)
     index = TarIndex(scratch)
     damage = None
     try:
         with path.open("rb") as file:
+            _refuse_packed(path, file.read(HEAD_BYTES))
+            file.seek(0)
             try:
                 damage = index.fill(file)
             except BROKEN_TAR as error:
@@ -106,14 +108,32 @@ def caption_field(said: dict[str, Any]) -> str | None:
     return next((name for name in CAPTION_FIELDS if said.get(name)), None)
 
 
-def refuse_packed(path: Path) -> None:
-    """Raise SourceError for a file that begins as a packed one does, whatever it is called."""
-    try:
-        with path.open("rb") as file:
-            found = packed_with(file.read(HEAD_BYTES))
-    except OSError:
-        return  # its reader reports it
-    if found:
+def tars_below(path: Path, scratch: Scratch) -> list[Path]:
+    """`path` itself, or the tars below a folder, by name; what else lies there is noted. Raises `SourceError`."""
+    if not path.is_dir():
+        try:
+            with path.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+        except OSError as error:
+            raise SourceError(f"{path} cannot be read ({error.strerror or error})") from None
+        _refuse_packed(path, head)
+        if head and not is_tar(head):
+            raise SourceError(f"{path} is not a tar: give tars, or the folder that holds them")
+        return [path]
+    found = files_below(path, ingested=False)
+    for line in found.lines():
+        scratch.note(line)
+    if not found.files:
+        raise SourceError(f"{path} holds no .tar file ({'; '.join(found.lines()) or 'it is empty'})")
+    for name in found.files:
+        if printable(name) != name:
+            raise SourceError(f"{path}: the name {printable(name)!r} is not UTF-8: rename it")
+    return [path / name for name in sorted(found.files)]
+
+
+def _refuse_packed(path: Path, head: bytes) -> None:
+    """Raise `SourceError` for a file that begins as a packed one does, whatever it is called."""
+    if found := packed_with(head):
         raise SourceError(f"{path} is packed with {found[0]}; only plain tars are read: unpack it first ({found[1]})")
 
 
@@ -132,7 +152,7 @@ def _row(index: TarIndex, members: list[Member], ambiguous: str, file: BufferedR
             if member.problem:
                 raise BadSample(member.reason, f"{printable(member.name)} {member.problem}")  # type: ignore[arg-type]
         text = _text(texts[0], file) if texts else None
-        content = _parsed(jsons[0], file) if jsons else None
+        content = parse_json(_text(jsons[0], file), printable(jsons[0].name)[:80]) if jsons else None
     except BadSample as problem:
         return replace(row, problem=problem)
     for member in members if len(members) > len(pictures) + len(texts) + len(jsons) else ():
@@ -175,15 +195,3 @@ def _text(member: Member, file: BufferedReader) -> str:
         raise BadSample("text_too_long", detail)
     file.seek(member.offset)
     return file.read(member.size).removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-
-
-def _parsed(member: Member, file: BufferedReader) -> Any:
-    name = printable(member.name)[:80]
-    try:
-        return json.loads(_text(member, file))
-    except RecursionError:
-        raise BadSample("bad_json", f"{name} is nested too deeply") from None
-    except BadSample:
-        raise
-    except ValueError as error:
-        raise BadSample("bad_json", f"{name} is not JSON ({error})") from None

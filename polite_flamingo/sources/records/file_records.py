@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
@@ -12,7 +11,7 @@ from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.arrow import Rows, arrow_rows
 from polite_flamingo.sources.reading.delimited import delimited, delimiter_of
 from polite_flamingo.sources.reading.errors import SourceError
-from polite_flamingo.sources.reading.json_values import JsonDecoder, to_json_value
+from polite_flamingo.sources.reading.json_values import JsonDecoder, json_in, to_json_value
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, json_lines, members, only_value
 from polite_flamingo.sources.records.annotation_files import AnnotationFile, annotation_files
@@ -119,17 +118,7 @@ def _delimited_rows(path: Path) -> Rows:
     if isinstance(header, BadSample) or len(header) < 2:
         raise SourceError(f"{path} is text, and neither JSON nor a table: its first line does not name several columns")
     for row in rows:
-        yield row if isinstance(row, BadSample) else dict(zip(header, map(_cell, row), strict=True))
-
-
-def _cell(text: str) -> Any:
-    """A cell as the list or the object that it holds as JSON; any other as it is."""
-    if text[:1] in ("[", "{"):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            return text
-    return text
+        yield row if isinstance(row, BadSample) else dict(zip(header, map(json_in, row), strict=True))
 
 
 def file_records(options: SourceOptions, scratch: Scratch, part: str) -> Records:

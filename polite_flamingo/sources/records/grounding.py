@@ -6,7 +6,6 @@ text stay as they are.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from typing import Any
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.field_checks import as_object, finite_number, list_field, verbatim
+from polite_flamingo.sources.reading.json_values import json_in
 from polite_flamingo.sources.records.boxes import Box, clip, normalised
 
-_LABEL = r"<ref>(?P<a>.*?)</ref>|<\|object_ref_start\|>(?P<b>.*?)<\|object_ref_end\|>"
-_BOX = r"<box>(?P<c>.*?)</box>|<\|box_start\|>(?P<d>.*?)<\|box_end\|>"
+_LABEL = r"(?:<ref>|<\|object_ref_start\|>)(?P<label>.*?)(?:</ref>|<\|object_ref_end\|>)"
+_BOX = r"(?:<box>|<\|box_start\|>)(?P<box>.*?)(?:</box>|<\|box_end\|>)"
 _GROUNDED = re.compile(f"{_LABEL}|{_BOX}", re.S)
 _NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -33,11 +33,10 @@ def grounding_in_words(text: str) -> str:
     for match in _GROUNDED.finditer(text):
         pieces.append(("text", text[end : match.start()]))
         end = match.end()
-        label = match["a"] if match["a"] is not None else match["b"]
-        if label is not None:
-            pieces.append(("label", label.strip()))
+        if match["label"] is not None:
+            pieces.append(("label", match["label"].strip()))
             continue
-        inside = match["c"] if match["c"] is not None else match["d"]
+        inside = match["box"]
         numbers = [float(number) for number in _NUMBERS.findall(inside)]
         if re.sub(r"[\d\s.,()\[\]-]", "", inside) or len(numbers) not in (2, *range(4, 400, 4)) or max(numbers) > 1000:
             raise BadSample("unsupported", f"{match[0][:60]!r} in a text is not a box in thousandths of the image size")
@@ -63,24 +62,18 @@ class GroundedObjects:
         Raises:
             BadSample: `bad_field`.
         """
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                raise BadSample("bad_field", "field 'objects' is a string and not JSON") from None
+        if isinstance(value := json_in(value), str):
+            raise BadSample("bad_field", "field 'objects' is a string and not JSON")
         if isinstance(value, list):
             value = _from_older_form(value)
         fields = as_object(value)
-        names = [
-            verbatim(name, "a name in field 'objects'").strip()
-            for name in list_field({"ref": [], **_without_nulls(fields)}, "ref")
-        ]
+        names = [verbatim(name, "a name in field 'objects'").strip() for name in _list(fields, "ref")]
         boxes = []
-        for box in list_field({"bbox": [], **_without_nulls(fields)}, "bbox"):
+        for box in _list(fields, "bbox"):
             if not isinstance(box, list) or len(box) not in (2, 4):
                 raise BadSample("bad_field", "a box in field 'objects' must be [x1, y1, x2, y2] or a point [x, y]")
             boxes.append([finite_number(number, "a number of a box in field 'objects'") for number in box])
-        images = list_field({"image_id": [], **_without_nulls(fields)}, "image_id")
+        images = _list(fields, "image_id")
         if any(isinstance(one, bool) or not isinstance(one, int) or one < 0 for one in images):
             raise BadSample("bad_field", "field 'image_id' of 'objects' must hold numbers of pictures, from 0")
         unit = fields.get("bbox_type") or "real"
@@ -154,8 +147,9 @@ def _from_older_form(value: list[Any]) -> dict[str, Any]:
     return found
 
 
-def _without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _list(fields: dict[str, Any], name: str) -> list[Any]:
+    """A list field that may be absent or null."""
+    return [] if fields.get(name) is None else list_field(fields, name)
 
 
 def _box_text(numbers: Sequence[float]) -> str:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import ast
 import base64
 import binascii
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -23,6 +22,7 @@ from urllib.parse import unquote_to_bytes
 from polite_flamingo.sample import BadSample, Image
 from polite_flamingo.sources.reading.field_checks import describe_type, verbatim
 from polite_flamingo.sources.reading.image_folder import MAX_IMAGE_BYTES, checked_image
+from polite_flamingo.sources.reading.json_values import json_in
 from polite_flamingo.sources.records.cell_references import is_cell_reference, read_cell
 from polite_flamingo.sources.records.source import Context
 
@@ -98,11 +98,8 @@ def _is_byte(value: Any) -> bool:
 def _written(text: str) -> Any:
     """A list or an object that a text is, as JSON or as Python prints it, bytes that it prints; else the text."""
     start = text.lstrip()[:2]
-    if start[:1] in ("[", "{"):
-        try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
-            pass  # as Python prints it, or a path
+    if not isinstance(found := json_in(text), str):
+        return found
     if start in ("['", '["', "{'", "b'", 'b"') or start in ("[b", "[{"):
         try:
             return ast.literal_eval(text.strip())

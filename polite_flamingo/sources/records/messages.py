@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample
 from polite_flamingo.sources.reading.field_checks import list_field, verbatim
+from polite_flamingo.sources.reading.json_values import json_list_in
 from polite_flamingo.sources.records.extra_fields import Findings, check_fields, is_empty
 from polite_flamingo.sources.records.field_meanings import IMAGE_NAMES, SPEAKERS
 from polite_flamingo.sources.records.grounding import GroundedObjects
@@ -121,15 +121,15 @@ def _entries(record: dict[str, Any]) -> tuple[str, list[Any]]:
     chosen = record.get("chosen") if _is_answer(record.get("chosen")) else None
     name = next((one for one in MESSAGE_LISTS if record.get(one) is not None), "")
     if name:
-        entries = list_field({name: _parsed(record[name])}, name)
+        entries = list_field({name: json_list_in(record[name], dict)}, name)
         return name, _with_chosen(entries, chosen)
     if record.get("prompt") is not None and (chosen is not None or record.get("completion") is not None):
         asked = _as_messages(record["prompt"], "user", "prompt")
         what = "completion" if record.get("completion") is not None else "chosen"
         answer = _as_messages(record[what], "assistant", what)
         return "prompt", answer if answer[: len(asked)] == asked else [*asked, *answer]
-    if isinstance(_parsed(chosen), list):
-        return "chosen", _parsed(chosen)
+    if isinstance(chosen := json_list_in(chosen, dict), list):
+        return "chosen", chosen
     return "conversations", list_field(record, "conversations")
 
 
@@ -159,23 +159,12 @@ def _said(message: dict[str, Any]) -> Any:
 
 
 def _as_messages(value: Any, role: str, name: str) -> list[Any]:
-    value = _parsed(value)
+    value = json_list_in(value, dict)
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if isinstance(value, dict):
         return [value]
     return list_field({name: value}, name)
-
-
-def _parsed(value: Any) -> Any:
-    """A list written as JSON in a string, as tables have it, as that list; any other value as it is."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
-        return value
-    try:
-        found = json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-    return found if isinstance(found, list) and all(isinstance(one, dict) for one in found) else value
 
 
 def _pictures(record: dict[str, Any]) -> tuple[list[Any], int | None, list[str]]:

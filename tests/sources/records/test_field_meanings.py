@@ -446,7 +446,7 @@ def test_no_field_is_lost_without_a_word(raw: Raw, source: str, fields: dict[str
             written = name.encode("utf-8", "replace").decode()
             kept = f"{place}{written}" in row.meta or f"record.{written}" in row.meta
             said = any(repr(written) in note for note in notes)
-            medium = bool(media_of_field(name, value, "message" if place else "record"))  # an empty one, or the row is out
+            medium = bool(media_of_field(name, value, "message" if place else "record"))  # and empty
             silent = value is None or name in honoured or medium or name in READ.get(source, ())
             assert (kept and said) or silent or name in ("prompt", "completion", "objects", "system"), (name, value)
 
