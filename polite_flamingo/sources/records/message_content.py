@@ -8,8 +8,8 @@ from typing import Any
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.field_checks import as_object, required, verbatim
 from polite_flamingo.sources.records.extra_fields import Findings, check_fields, is_empty
-from polite_flamingo.sources.records.field_meanings import SPEAKERS
-from polite_flamingo.sources.records.placeholders import ShownImage
+from polite_flamingo.sources.records.field_meanings import SPEAKERS, Where
+from polite_flamingo.sources.records.placeholders import ShownImage, text_of
 
 ASKS = ("user", "human", "question", "query", "instruction", "prompt", "input")
 ANSWERS = ("assistant", "gpt", "answer", "response", "output", "completion", "bot")
@@ -17,8 +17,16 @@ ANSWERS = ("assistant", "gpt", "answer", "response", "output", "completion", "bo
 
 
 @dataclass(frozen=True)
-class RawMessage:
-    """A message whose texts are as they are written, its pictures between them."""
+class Message:
+    """What one speaker says.
+
+    Attributes:
+        speaker: "human", "assistant" or "system".
+        pieces: texts, and the pictures between them.
+        learned: whether an answer may be learned.
+        bad: of a human's message, whether it calls what it asks for, or its answer, bad.
+        why: the field that says so, or that says not to learn it.
+    """
 
     speaker: str
     pieces: tuple[str | ShownImage, ...]
@@ -28,20 +36,23 @@ class RawMessage:
 
     @property
     def text(self) -> str:
-        """Its text, without the images."""
-        return "".join(piece for piece in self.pieces if isinstance(piece, str))
+        """Its text, with the mark `<image>` where a picture is shown."""
+        return text_of(self.pieces)
+
+    @property
+    def shown(self) -> list[ShownImage]:
+        """Its pictures, in order."""
+        return [piece for piece in self.pieces if isinstance(piece, ShownImage)]
 
 
-def read_entry(one: Any, name: str, number: int, found: Findings) -> list[RawMessage]:
+def read_entry(one: Any, name: str, number: int, found: Findings) -> list[Message]:
     """The message, or the two of a pair."""
     what, fields = f"{name}[{number}]", as_object(one)
     if "from" not in fields and "role" not in fields:
         asks = next((key for key in ASKS if isinstance(fields.get(key), str)), None)
         answers = next((key for key in ANSWERS if isinstance(fields.get(key), str)), None)
         if asks and answers:
-            own = Findings()
-            check_fields(fields, {asks, answers}, own, "message", f"{what}.")
-            merge_findings(found, own)
+            own = _own_findings(fields, {asks, answers}, found, "message", what)
             human = make_message("human", fields[asks], f"{what}.{asks}", own, found)
             return [human, make_message("assistant", fields[answers], f"{what}.{answers}", own, found)]
     role_field = "from" if "from" in fields else "role"
@@ -54,13 +65,11 @@ def read_entry(one: Any, name: str, number: int, found: Findings) -> list[RawMes
     if value is None and isinstance(fields.get("refusal"), str):
         value = fields["refusal"]
         read.add("refusal")
-    own = Findings()
-    check_fields(fields, read, own, "message", f"{what}.")
-    merge_findings(found, own)
+    own = _own_findings(fields, read, found, "message", what)
     return [make_message(SPEAKERS[role.lower()], value, what, own, found)]
 
 
-def make_message(speaker: str, value: Any, what: str, own: Findings, found: Findings) -> RawMessage:
+def make_message(speaker: str, value: Any, what: str, own: Findings, found: Findings) -> Message:
     """One message, with what its own fields say of learning it."""
     pieces = content_of(value, what, found)
     if speaker != "human" and any(isinstance(piece, ShownImage) for piece in pieces):
@@ -68,7 +77,7 @@ def make_message(speaker: str, value: Any, what: str, own: Findings, found: Find
     if own.learned and speaker == "human":
         found.note("human messages are never learned, whatever their fields say")
     learned = speaker != "assistant" or (own.learned is not False and not own.bad)
-    return RawMessage(speaker, tuple(pieces), learned, own.bad and speaker == "human", own.why)
+    return Message(speaker, tuple(pieces), learned, own.bad and speaker == "human", own.why)
 
 
 def content_of(value: Any, what: str, found: Findings) -> list[str | ShownImage]:
@@ -86,18 +95,8 @@ def content_of(value: Any, what: str, found: Findings) -> list[str | ShownImage]
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "")
 IMAGE_PARTS = ("image", "image_url", "input_image", "image_file", "img", "image_path", "image_pil", "")
 IMAGE_FIELDS = (
-    "image",
-    "image_url",
-    "input_image",
-    "path",
-    "url",
-    "image_path",
-    "base64",
-    "bytes",
-    "data",
-    "source",
-    "img",
-)
+    "image", "image_url", "input_image", "path", "url", "image_path", "base64", "bytes", "data", "source", "img",
+)  # fmt: skip
 """Fields of a part that name or hold its picture; the first that is there does."""
 
 
@@ -107,13 +106,10 @@ def _read_part(part: dict[str, Any], what: str, found: Findings) -> str | ShownI
         raise BadSample("unsupported", f"{what} is of type {str(kind)[:40]!r}: only text and pictures are read")
     said = next((key for key in ("text", "refusal", "input_text", "output_text") if part.get(key) is not None), None)
     held = next((key for key in IMAGE_FIELDS if not is_empty(part.get(key))), None)
-    own = Findings()
     if kind in TEXT_PARTS and (said or kind) and not (held and not said):
-        check_fields(part, {"type", said or "text"}, own, "part", f"{what}.")
-        merge_findings(found, own)
+        _own_findings(part, {"type", said or "text"}, found, "part", what)
         return verbatim(required(part, said or "text"), f"the text of {what}")
-    check_fields(part, {"type", "text", "index", held or ""}, own, "part", f"{what}.")
-    merge_findings(found, own)
+    _own_findings(part, {"type", "text", "index", held or ""}, found, "part", what)
     if said and str(part[said]).strip():
         raise BadSample("unsupported", f"{what} has both text and a picture")
     index = part.get("index")
@@ -122,8 +118,11 @@ def _read_part(part: dict[str, Any], what: str, found: Findings) -> str | ShownI
     return ShownImage(reference=part[held] if held else None)
 
 
-def merge_findings(found: Findings, own: Findings) -> None:
-    """Add what a message or a part keeps to the findings of its record."""
+def _own_findings(fields: dict[str, Any], read: set[str], found: Findings, where: Where, what: str) -> Findings:
+    """What the fields of a message or a part say. What they keep is added to `found`, the findings of the record."""
+    own = Findings()
+    check_fields(fields, read, own, where, f"{what}.")
     found.meta |= own.meta
     found.notes |= own.notes
     found.unread += own.unread
+    return own

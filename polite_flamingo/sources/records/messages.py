@@ -16,41 +16,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from polite_flamingo.sample import IMAGE_MARK, BadSample
+from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.field_checks import list_field, verbatim
 from polite_flamingo.sources.reading.json_values import json_list_in
 from polite_flamingo.sources.records.extra_fields import Findings, check_fields, is_empty
 from polite_flamingo.sources.records.field_meanings import IMAGE_NAMES, SPEAKERS
 from polite_flamingo.sources.records.grounding import GroundedObjects
-from polite_flamingo.sources.records.message_content import RawMessage, read_entry
+from polite_flamingo.sources.records.message_content import Message, read_entry
 from polite_flamingo.sources.records.placeholders import (
     ShownImage,
     check_placeholders,
     has_thoughts,
+    image_places,
     names_image,
-    replace_image_placeholders,
 )
 
 MESSAGE_LISTS = ("conversations", "messages", "conversation", "dialogue", "dialog", "texts")
 """Fields that may hold the messages; the first that is there does."""
 
 SYSTEM = ("system", "system_prompt", "system_message")
-
-
-@dataclass(frozen=True)
-class Message:
-    """What one speaker ("human", "assistant" or "system") says.
-
-    `text` has the mark `<image>` where a picture is shown, and `shown` these pictures. `bad` is of a human's message
-    that calls what it asks for, or its answer, bad. `why` names the field that says so, or that says not to learn it.
-    """
-
-    speaker: str
-    text: str
-    shown: tuple[ShownImage, ...] = ()
-    learned: bool = True
-    bad: bool = False
-    why: str = ""
 
 
 @dataclass
@@ -82,16 +66,14 @@ def read_conversation(record: dict[str, Any]) -> Conversation:
     Raises:
         BadSample: it is none, or says not to use it, or holds what is not read.
     """
-    talk = Conversation([])
     name, entries = _entries(record)
-    talk.pictures, talk.numbered_from, named = _pictures(record)
-    talk.pictures_in = named[0]
-    read = {"id", name, *named, *SYSTEM}
-    read |= {one for one in ("prompt", "completion") if name == "prompt"}
+    talk, named = _with_pictures(record)
+    read = {"id", name, "objects", *named, *SYSTEM}
+    read |= {"completion"} if name == "prompt" else set()
     read |= {"chosen"} if _is_answer(record.get("chosen")) else set()
-    check_fields(record, read | {"objects"}, talk.found)
+    check_fields(record, read, talk.found)
     raw = [
-        RawMessage("system", (verbatim(record[one], f"field {one!r}"),))
+        Message("system", (verbatim(record[one], f"field {one!r}"),))
         for one in SYSTEM
         if record.get(one) is not None and record[one] != ""
     ]
@@ -104,12 +86,10 @@ def read_conversation(record: dict[str, Any]) -> Conversation:
 
 def read_alternating_turns(record: dict[str, Any]) -> Conversation:
     """Read a record of UltraChat: the human begins, they take turns."""
-    talk = Conversation([])
-    talk.pictures, talk.numbered_from, named = _pictures(record)
-    talk.pictures_in = named[0]
+    talk, named = _with_pictures(record)
     check_fields(record, {"id", "data", *named}, talk.found)
     raw = [
-        RawMessage("assistant" if number % 2 else "human", (verbatim(text, f"data[{number}]"),))
+        Message("assistant" if number % 2 else "human", (verbatim(text, f"data[{number}]"),))
         for number, text in enumerate(list_field(record, "data"))
     ]
     _finish(talk, _flagged(raw, 0, len(raw), talk.found), record)
@@ -167,11 +147,10 @@ def _as_messages(value: Any, role: str, name: str) -> list[Any]:
     return list_field({name: value}, name)
 
 
-def _pictures(record: dict[str, Any]) -> tuple[list[Any], int | None, list[str]]:
-    """The pictures that the record's fields name, the number of the first where it is said, and those fields."""
-    found: list[Any] = []
-    first = None
-    named = []
+def _with_pictures(record: dict[str, Any]) -> tuple[Conversation, list[str]]:
+    """A conversation with the pictures that the record's fields name, and those fields."""
+    talk = Conversation([])
+    named: list[str] = []
     for name in IMAGE_NAMES:
         value = record.get(name)
         if is_empty(value):
@@ -180,20 +159,22 @@ def _pictures(record: dict[str, Any]) -> tuple[list[Any], int | None, list[str]]
             numbers = [int(digits) for key in value if (digits := "".join(filter(str.isdigit, key)))]
             if len(numbers) != len(value) or sorted(numbers) != list(range(min(numbers), min(numbers) + len(numbers))):
                 raise BadSample("bad_field", f"the places in field {name!r} are not numbered in a row")
-            first = min(numbers)
+            talk.numbered_from = min(numbers)
             value = [value[key] for _, key in sorted(zip(numbers, value, strict=True))]
         pictures = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
-        if not found:
-            found = pictures
+        if not talk.pictures:
+            talk.pictures = pictures
             named.append(name)
-        elif all(one in found for one in pictures):
+        elif all(one in talk.pictures for one in pictures):
             named.append(name)
         else:
             raise BadSample("bad_field", f"fields {named[0]!r} and {name!r} name different pictures")
-    return found, first, named or ["image", "images"]
+    named = named or ["image", "images"]
+    talk.pictures_in = named[0]
+    return talk, named
 
 
-def _flagged(raw: list[RawMessage], first: int, entries: int, found: Findings) -> list[RawMessage]:
+def _flagged(raw: list[Message], first: int, entries: int, found: Findings) -> list[Message]:
     """Apply a field of the record that says which messages, or which answers, to learn.
 
     Args:
@@ -218,7 +199,7 @@ def _flagged(raw: list[RawMessage], first: int, entries: int, found: Findings) -
     ]
 
 
-def _finish(talk: Conversation, raw: Sequence[RawMessage], record: dict[str, Any]) -> None:
+def _finish(talk: Conversation, raw: Sequence[Message], record: dict[str, Any]) -> None:
     """Fill in the messages: places of pictures become marks; what stands for something that is not read is refused."""
     talk.pictured = bool(talk.pictures) or any(
         isinstance(piece, ShownImage) or (one.speaker == "human" and names_image(piece))
@@ -239,13 +220,13 @@ def _finish(talk: Conversation, raw: Sequence[RawMessage], record: dict[str, Any
             raise BadSample("unsupported", f"the {one.speaker} names a picture's path")
         if one.speaker == "assistant" and has_thoughts(one.text):
             talk.found.note("answers contain thoughts ('<think>'), which are taught unchanged")
-        talk.messages.append(_to_message(one, talk.pictured))
+        talk.messages.append(_with_places(one, talk.pictured))
 
 
 _LINK = re.compile(r"!\[[^\]\n]*\]\(([^()\s]+)\)")
 
 
-def _number_links(one: RawMessage, pictures: Sequence[Any]) -> RawMessage:
+def _number_links(one: Message, pictures: Sequence[Any]) -> Message:
     """A message in which Markdown that shows one of the record's pictures is a numbered mark of it."""
     first = {name: number for number, name in reversed(list(enumerate(pictures, start=1))) if isinstance(name, str)}
 
@@ -256,17 +237,11 @@ def _number_links(one: RawMessage, pictures: Sequence[Any]) -> RawMessage:
     return replace(one, pieces=tuple(pieces)) if first else one
 
 
-def _to_message(one: RawMessage, pictured: bool) -> Message:
-    """A message whose text, if it is the human's, has a mark for each picture."""
+def _with_places(one: Message, pictured: bool) -> Message:
+    """A message in which the placeholders of pictures, if it is the human's, are these pictures."""
     if one.speaker != "human":
-        return Message(one.speaker, one.text, (), one.learned, one.bad, one.why)
-    texts, shown = [], []
+        return one
+    pieces: list[str | ShownImage] = []
     for piece in one.pieces:
-        if isinstance(piece, ShownImage):
-            texts.append(IMAGE_MARK)
-            shown.append(piece)
-        else:
-            text, there = replace_image_placeholders(piece, pictured=pictured)
-            texts.append(text)
-            shown += there
-    return Message(one.speaker, "".join(texts), tuple(shown), one.learned, one.bad, one.why)
+        pieces += [piece] if isinstance(piece, ShownImage) else image_places(piece, pictured=pictured)
+    return replace(one, pieces=tuple(pieces))

@@ -6,7 +6,7 @@ The placeholder of an image becomes the mark `<image>`; objects and boxes are pu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,23 +90,29 @@ def has_thoughts(text: str) -> bool:
     return any(placeholder.becomes == "noted" for placeholder, _, _ in find_placeholders(text))
 
 
-def replace_image_placeholders(text: str, *, pictured: bool) -> tuple[str, list[ShownImage]]:
-    """A human's text with `<image>` at each place of a picture, and these places.
+def image_places(text: str, *, pictured: bool) -> list[str | ShownImage]:
+    """A human's text in pieces: what is written, and the pictures in their places.
 
     Args:
         text: as it is written.
         pictured: whether the record shows pictures; else only `<image>` itself is a place.
     """
-    pieces, shown, end = [], [], 0
+    pieces: list[str | ShownImage] = []
+    end = 0
     for placeholder, match, taken in find_placeholders(text):
         if placeholder.becomes != "picture" or not (pictured or match[0] == IMAGE_MARK):
             continue
         times = max(1, match[0].lower().count(IMAGE_MARK)) if match[0].startswith("<fake") else 1
-        pieces += [text[end : match.start()], IMAGE_MARK * times]
-        end = match.end()
         path = taken.strip() if placeholder.takes == "path" else None
-        shown += [ShownImage(match[0], path, int(taken) if placeholder.takes == "number" else None)] * times
-    return "".join([*pieces, text[end:]]), shown
+        place = ShownImage(match[0], path, int(taken) if placeholder.takes == "number" else None)
+        pieces += [text[end : match.start()], *[place] * times]
+        end = match.end()
+    return [*pieces, text[end:]]
+
+
+def text_of(pieces: Iterable[str | ShownImage]) -> str:
+    """A text in pieces as one, with the mark `<image>` where a picture is shown."""
+    return "".join(IMAGE_MARK if isinstance(piece, ShownImage) else piece for piece in pieces)
 
 
 def image_marks_in_text(text: str, pictures: int) -> str:
@@ -120,11 +126,12 @@ def image_marks_in_text(text: str, pictures: int) -> str:
         BadSample: `unsupported`: it stands for something that is not read, or for the pictures in another order.
     """
     check_placeholders(text, pictured=pictures > 0)
-    found, shown = replace_image_placeholders(text, pictured=pictures > 0)
+    pieces = image_places(text, pictured=pictures > 0)
+    shown = [piece for piece in pieces if isinstance(piece, ShownImage)]
     numbers = [place.number for place in shown if place.number is not None]
     for place in shown:
         if place.reference is not None:
             raise BadSample("unsupported", f"{place.written[:60]!r} in a text names a picture: name it beside the text")
     if numbers and (numbers[0] not in (0, 1) or numbers != list(range(numbers[0], numbers[0] + len(shown)))):
         raise BadSample("unsupported", f"the pictures stand in a text in another order: {numbers}"[:200])
-    return grounding_in_words(found) if pictures else found
+    return grounding_in_words(text_of(pieces)) if pictures else text_of(pieces)

@@ -18,7 +18,8 @@ from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Reason, Sample, Turn, unmarked
 from polite_flamingo.sources.records.extra_fields import Findings
-from polite_flamingo.sources.records.messages import Conversation, Message
+from polite_flamingo.sources.records.message_content import Message
+from polite_flamingo.sources.records.messages import Conversation
 from polite_flamingo.sources.records.placeholders import ShownImage, check_placeholders
 
 
