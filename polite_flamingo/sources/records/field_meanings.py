@@ -56,141 +56,84 @@ class Field:
 ANYWHERE: tuple[Where, ...] = ("record", "message", "part")
 
 FIELDS: tuple[Field, ...] = (
-    Field(
-        names=(
-            "weight", "train", "training", "trainable", "is_train", "do_train", "learn", "learned", "learnable", "loss",
-            "compute_loss", "calculate_loss", "has_loss", "is_loss", "use_loss", "loss_mask", "loss_weight",
-            "loss_scale", "supervise", "supervised", "train_on", "train_on_turn", "train_this", "include_in_loss",
-            "assistant_masks", "assistant_mask", "train_mask", "turn_mask", "turn_weights", "weights",
-        ),
-        kind="learn",
-    ),
-    Field(
-        names=(
-            "mask", "masked", "is_masked", "mask_loss", "ignore_loss", "no_loss", "skip_loss", "no_train",
-            "exclude_loss", "exclude_from_loss", "exclude_from_training", "do_not_train", "dont_train", "not_train",
-            "context_only",
-        ),
-        kind="mask",
-    ),
-    Field(names=("skip", "skipped", "ignore", "ignored"), kind="mask", where=("message",)),
-    Field(names=("skip", "skipped", "ignore", "ignored"), kind="gone", where=("record",)),
-    Field(
-        names=(
-            "deleted", "is_deleted", "removed", "is_removed", "exclude", "excluded", "is_excluded", "discard",
-            "discarded", "drop", "dropped", "hidden", "is_hidden", "disabled", "blacklisted", "blocked", "withdrawn",
-            "retracted", "banned", "do_not_use", "dont_use", "to_delete", "to_remove",
-        ),
-        kind="gone",
-    ),
-    Field(
-        names=(
-            "kto_tag", "kto_label", "is_correct", "is_good", "is_accepted", "is_approved", "is_valid", "is_preferred",
-            "is_chosen", "is_desirable", "is_safe", "is_helpful", "is_usable", "is_clean", "is_response_correct",
-            "answer_correct", "answer_is_correct", "response_is_correct", "review_result", "passed_filter",
-            "passes_filter", "quality_ok", "is_high_quality", "is_faithful", "is_factual", "is_grounded", "is_ok",
-            "accepted", "approved", "desirable", "usable", "keep", "valid",
-        ),
-        kind="good",
-    ),
-    Field(
-        names=("label", "correct", "good", "safe", "helpful", "preferred", "passed", "pass", "ok", "liked", "chosen"),
-        kind="good",
-        numbers=False,
-    ),
-    Field(
-        names=(
-            "toxic", "is_toxic", "bad", "is_bad", "incorrect", "is_incorrect", "wrong", "is_wrong", "is_rejected",
-            "flagged", "is_flagged", "harmful", "is_harmful", "unsafe", "is_unsafe", "spam", "is_spam", "nsfw",
-            "is_nsfw", "hallucination", "hallucinated", "has_hallucination", "is_hallucination", "is_hallucinated",
-            "corrupt", "corrupted", "is_corrupted", "failed", "is_failed", "invalid", "is_invalid", "low_quality",
-            "is_low_quality", "undesirable", "is_undesirable", "disliked", "truncated", "is_truncated", "is_error",
-            "has_error", "needs_review", "is_broken", "broken", "offensive", "is_offensive", "is_negative", "is_noise",
-            "noisy", "is_noisy", "rejected",
-        ),
-        kind="bad",
-    ),
-    Field(
-        names=(
-            "verdict", "feedback", "user_feedback", "vote", "votes", "thumb", "thumbs", "opinion", "judgement",
-            "judgment", "preference", "decision", "review", "review_status", "status", "finish_reason", "stop_reason",
-            "correctness", "label", "labels", "quality_label",
-        ),
-        kind="opinion",
-    ),
-    Field(
-        names=(
-            "tools", "tool_calls", "tool_call", "tool_call_id", "tool_use", "tool_results", "functions",
-            "function_call", "function_calls",
-        ),
-        kind="refused",
-        where=ANYWHERE,
-        says="calls of tools",
-    ),
-    Field(
-        names=(
-            "input_ids", "token_ids", "tokens", "attention_mask", "completion_mask", "prompt_ids", "completion_ids",
-            "labels_ids", "pixel_values",
-        ),
-        kind="refused",
-        where=ANYWHERE,
-        says="tokens of a certain model",
-    ),
-    Field(
-        names=("train_detail", "training_detail", "train_details", "train_spans", "loss_spans", "spans_to_train"),
-        kind="refused",
-        where=ANYWHERE,
-        says="which parts of a text are learned",
-    ),
-    Field(
-        names=("point_cloud", "pointcloud", "points_3d", "depth", "depth_map", "mesh"),
-        kind="refused",
-        where=ANYWHERE,
-        says="something other than pictures",
-    ),
-    Field(
-        names=("file", "files", "file_id", "file_ids", "input_file", "document", "pdf", "pdfs", "attachments"),
-        kind="refused",
-        where=("message", "part"),
-        says="a file",
-    ),
-    Field(
-        names=("pdf", "pdfs", "attachments", "document_file"),
-        kind="refused",
-        where=("record",),
-        says="a file",
-    ),
-    Field(
-        names=(
-            "rejected", "rejected_response", "rejected_responses", "rejected_message", "rejected_messages",
-            "rejected_answer", "rejected_images", "rejected_conversations", "negative_response", "negative_responses",
-            "bad_response",
-        ),
-        kind="kept",
-        says="the answer that was not preferred; it is not taught",
-    ),
-    Field(
-        names=(
-            "score", "scores", "rating", "ratings", "quality", "quality_score", "reward", "rewards", "rank", "ranking",
-            "helpfulness", "toxicity", "confidence", "difficulty", "chosen_score", "rejected_score", "score_chosen",
-            "score_rejected", "relevance_ratings", "relevance_min", "formatting_ratings", "formatting_min",
-            "visual_dependency_ratings", "visual_dependency_min", "image_correspondence_ratings",
-            "image_correspondence_min", "margin",
-        ),
-        kind="kept",
-        says="a rating; which values are good is unknown",
-    ),
-    Field(
-        names=(
-            "reasoning_content", "reasoning", "reasoning_details", "thinking", "thought", "thoughts", "think", "cot",
-            "chain_of_thought", "scratchpad",
-        ),
-        kind="kept",
-        says="thoughts before the answer; they are not taught",
-    ),
-    Field(names=("name",), kind="kept", where=("message",), says="a speaker's name; it is not shown"),
-    Field(names=("redacted", "is_redacted"), kind="kept", says="the text is taken unchanged"),
-    Field(names=("objects",), kind="kept", where=("record",), says="no placeholder in the texts shows them"),
+    Field(kind="learn", names=(
+        "weight", "train", "training", "trainable", "is_train", "do_train", "learn", "learned", "learnable", "loss",
+        "compute_loss", "calculate_loss", "has_loss", "is_loss", "use_loss", "loss_mask", "loss_weight", "loss_scale",
+        "supervise", "supervised", "train_on", "train_on_turn", "train_this", "include_in_loss", "assistant_masks",
+        "assistant_mask", "train_mask", "turn_mask", "turn_weights", "weights",
+    )),
+    Field(kind="mask", names=(
+        "mask", "masked", "is_masked", "mask_loss", "ignore_loss", "no_loss", "skip_loss", "no_train", "exclude_loss",
+        "exclude_from_loss", "exclude_from_training", "do_not_train", "dont_train", "not_train", "context_only",
+    )),
+    Field(kind="mask", where=("message",), names=("skip", "skipped", "ignore", "ignored")),
+    Field(kind="gone", where=("record",), names=("skip", "skipped", "ignore", "ignored")),
+    Field(kind="gone", names=(
+        "deleted", "is_deleted", "removed", "is_removed", "exclude", "excluded", "is_excluded", "discard", "discarded",
+        "drop", "dropped", "hidden", "is_hidden", "disabled", "blacklisted", "blocked", "withdrawn", "retracted",
+        "banned", "do_not_use", "dont_use", "to_delete", "to_remove",
+    )),
+    Field(kind="good", names=(
+        "kto_tag", "kto_label", "is_correct", "is_good", "is_accepted", "is_approved", "is_valid", "is_preferred",
+        "is_chosen", "is_desirable", "is_safe", "is_helpful", "is_usable", "is_clean", "is_response_correct",
+        "answer_correct", "answer_is_correct", "response_is_correct", "review_result", "passed_filter", "passes_filter",
+        "quality_ok", "is_high_quality", "is_faithful", "is_factual", "is_grounded", "is_ok", "accepted", "approved",
+        "desirable", "usable", "keep", "valid",
+    )),
+    Field(kind="good", numbers=False, names=(
+        "label", "correct", "good", "safe", "helpful", "preferred", "passed", "pass", "ok", "liked", "chosen",
+    )),
+    Field(kind="bad", names=(
+        "toxic", "is_toxic", "bad", "is_bad", "incorrect", "is_incorrect", "wrong", "is_wrong", "is_rejected",
+        "flagged", "is_flagged", "harmful", "is_harmful", "unsafe", "is_unsafe", "spam", "is_spam", "nsfw", "is_nsfw",
+        "hallucination", "hallucinated", "has_hallucination", "is_hallucination", "is_hallucinated", "corrupt",
+        "corrupted", "is_corrupted", "failed", "is_failed", "invalid", "is_invalid", "low_quality", "is_low_quality",
+        "undesirable", "is_undesirable", "disliked", "truncated", "is_truncated", "is_error", "has_error",
+        "needs_review", "is_broken", "broken", "offensive", "is_offensive", "is_negative", "is_noise", "noisy",
+        "is_noisy", "rejected",
+    )),
+    Field(kind="opinion", names=(
+        "verdict", "feedback", "user_feedback", "vote", "votes", "thumb", "thumbs", "opinion", "judgement", "judgment",
+        "preference", "decision", "review", "review_status", "status", "finish_reason", "stop_reason", "correctness",
+        "label", "labels", "quality_label",
+    )),
+    Field(kind="refused", where=ANYWHERE, says="calls of tools", names=(
+        "tools", "tool_calls", "tool_call", "tool_call_id", "tool_use", "tool_results", "functions", "function_call",
+        "function_calls",
+    )),
+    Field(kind="refused", where=ANYWHERE, says="tokens of a certain model", names=(
+        "input_ids", "token_ids", "tokens", "attention_mask", "completion_mask", "prompt_ids", "completion_ids",
+        "labels_ids", "pixel_values",
+    )),
+    Field(kind="refused", where=ANYWHERE, says="which parts of a text are learned", names=(
+        "train_detail", "training_detail", "train_details", "train_spans", "loss_spans", "spans_to_train",
+    )),
+    Field(kind="refused", where=ANYWHERE, says="something other than pictures", names=(
+        "point_cloud", "pointcloud", "points_3d", "depth", "depth_map", "mesh",
+    )),
+    Field(kind="refused", where=("message", "part"), says="a file", names=(
+        "file", "files", "file_id", "file_ids", "input_file", "document", "pdf", "pdfs", "attachments",
+    )),
+    Field(kind="refused", where=("record",), says="a file", names=("pdf", "pdfs", "attachments", "document_file")),
+    Field(kind="kept", says="the answer that was not preferred; it is not taught", names=(
+        "rejected", "rejected_response", "rejected_responses", "rejected_message", "rejected_messages",
+        "rejected_answer", "rejected_images", "rejected_conversations", "negative_response", "negative_responses",
+        "bad_response",
+    )),
+    Field(kind="kept", says="a rating; which values are good is unknown", names=(
+        "score", "scores", "rating", "ratings", "quality", "quality_score", "reward", "rewards", "rank", "ranking",
+        "helpfulness", "toxicity", "confidence", "difficulty", "chosen_score", "rejected_score", "score_chosen",
+        "score_rejected", "relevance_ratings", "relevance_min", "formatting_ratings", "formatting_min",
+        "visual_dependency_ratings", "visual_dependency_min", "image_correspondence_ratings",
+        "image_correspondence_min", "margin",
+    )),
+    Field(kind="kept", says="thoughts before the answer; they are not taught", names=(
+        "reasoning_content", "reasoning", "reasoning_details", "thinking", "thought", "thoughts", "think", "cot",
+        "chain_of_thought", "scratchpad",
+    )),
+    Field(kind="kept", where=("message",), says="a speaker's name; it is not shown", names=("name",)),
+    Field(kind="kept", says="the text is taken unchanged", names=("redacted", "is_redacted")),
+    Field(kind="kept", where=("record",), says="no placeholder in the texts shows them", names=("objects",)),
 )  # fmt: skip
 """The first that fits a name and a place counts, but a field of kind "good" leaves words to "opinion"."""
 
