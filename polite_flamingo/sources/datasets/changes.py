@@ -18,7 +18,7 @@ from polite_flamingo.sources.reading.field_checks import as_object, id_field, li
 from polite_flamingo.sources.reading.streaming import elements
 from polite_flamingo.sources.records.instructions import instruction
 from polite_flamingo.sources.records.readers import elements_of, list_reader
-from polite_flamingo.sources.records.responses import change_response, distinct
+from polite_flamingo.sources.records.responses import distinct, distinct_lines
 from polite_flamingo.sources.records.source import Context, Source, one_turn, split_of
 
 
@@ -63,7 +63,7 @@ def _pair(
     if not found:
         raise BadSample("missing_annotation", "the pair has no sentence")
     meta = {**meta, "sentences": len(found)}
-    return one_turn(key, "change_captioning", instruction(pool, key), change_response(found), images, meta)
+    return one_turn(key, "change_captioning", instruction(pool, key), distinct_lines(found), images, meta)
 
 
 _source = functools.partial(Source, use="PF-1M", task="change_captioning")

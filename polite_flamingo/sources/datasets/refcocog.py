@@ -32,7 +32,7 @@ from polite_flamingo.sources.records.boxes import Box
 from polite_flamingo.sources.records.drawn_marks import colour_of, draw_region, shape_of
 from polite_flamingo.sources.records.instructions import instruction
 from polite_flamingo.sources.records.readers import keep_fields
-from polite_flamingo.sources.records.responses import distinct, region_response
+from polite_flamingo.sources.records.responses import distinct, distinct_lines
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, one_turn
 
 _REGION = ("annotation_id", "ann_id", "image_id", "refexp_ids", "sentences", "bbox", "split")
@@ -99,7 +99,7 @@ def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
     marked = draw_region(image, Box(label="", x1=x, y1=y, x2=x + width, y2=y + height), colour, shape, size)
     asked = instruction("region", key, colour=colour, shape=shape)
     meta = {"image_id": image_id, "box": [x, y, width, height], "mark": f"{colour} {shape}"}
-    return one_turn(key, "captioning", asked, region_response(found), [marked], meta)
+    return one_turn(key, "captioning", asked, distinct_lines(found), [marked], meta)
 
 
 def _refuse_pickle(path: Path) -> None:

@@ -55,7 +55,7 @@ from polite_flamingo.sources.records.image_references import needs_folder, read_
 from polite_flamingo.sources.records.instructions import IMAGES_SHOWN, INSTRUCTIONS, instruction, with_image_marks
 from polite_flamingo.sources.records.media_fields import may_name_picture
 from polite_flamingo.sources.records.placeholders import image_marks_in_text
-from polite_flamingo.sources.records.responses import answer_response, captions_and_boxes, change_response
+from polite_flamingo.sources.records.responses import answer_response, distinct_lines
 from polite_flamingo.sources.records.source import (
     Context,
     Place,
@@ -252,8 +252,7 @@ def _worded(task: str, response: Any, rationale: str) -> str:
         if not (answer := _text(given, "response")):
             raise BadSample("empty_response", "the answer is empty")
         return answer_response(answer, rationale)
-    texts = [_text(item, "response") for item in (given if isinstance(given, list) else [given])]
-    return change_response(texts) if task == "change_captioning" else captions_and_boxes(texts)
+    return distinct_lines(_text(item, "response") for item in (given if isinstance(given, list) else [given]))
 
 
 def _text(value: Any, name: str) -> str:

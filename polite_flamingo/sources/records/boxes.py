@@ -6,7 +6,7 @@ Boxes are clipped to the image. A box outside it, or without area, is left out a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from polite_flamingo.sample import BadSample
 
@@ -34,16 +34,10 @@ def clip(boxes: Sequence[Box], width: float, height: float) -> list[Box]:
     """The parts of boxes inside a picture of `width` x `height` pixels; boxes with no such part are left out."""
     if width <= 0 or height <= 0:
         raise BadSample("bad_field", f"boxes cannot be normalised by a size of {width:g}x{height:g}")
-    inside = (
-        Box(
-            label=box.label,
-            x1=max(box.x1, 0.0),
-            y1=max(box.y1, 0.0),
-            x2=min(box.x2, float(width)),
-            y2=min(box.y2, float(height)),
-        )
+    inside = [
+        replace(box, x1=max(box.x1, 0.0), y1=max(box.y1, 0.0), x2=min(box.x2, width), y2=min(box.y2, height))
         for box in boxes
-    )
+    ]
     return [box for box in inside if box.x1 < box.x2 and box.y1 < box.y2]
 
 

@@ -16,6 +16,8 @@ from polite_flamingo.sources.reading.file_kinds import detect_kind
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.storage.visibility import out_of_reach, refuse_broken_way
 
+_NEEDED = {"file", "row", "column"}
+
 
 @functools.lru_cache(maxsize=4)
 def _cells(path: Path, column: str, changed: int) -> ColumnCells:
@@ -25,13 +27,7 @@ def _cells(path: Path, column: str, changed: int) -> ColumnCells:
 
 def is_cell_reference(value: Any) -> bool:
     """Whether a value refers to a cell, or to bytes inside one."""
-    return isinstance(value, dict) and {"file", "row", "column"} <= value.keys() <= {
-        "file",
-        "row",
-        "column",
-        "inside",
-        "at",
-    }
+    return isinstance(value, dict) and _NEEDED <= value.keys() <= _NEEDED | {"inside", "at"}
 
 
 def read_cell(value: dict[str, Any], options: SourceOptions) -> Any:

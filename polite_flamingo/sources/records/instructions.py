@@ -81,16 +81,7 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
-IMAGES_SHOWN = {
-    "captioning": 1,
-    "classification": 1,
-    "change_captioning": 2,
-    "image_editing": 2,
-    "region": 1,
-    "pointing": 1,
-    "statement": 1,
-    "pair_statement": 2,
-}
+IMAGES_SHOWN = dict.fromkeys(INSTRUCTIONS, 1) | {"change_captioning": 2, "image_editing": 2, "pair_statement": 2}
 
 
 def instruction(task: str, key: str, **words: str) -> str:

@@ -38,14 +38,9 @@ def class_response(label: str, template: str, facts: Iterable[str] = ()) -> str:
     return "\n".join([template.replace("{}", label), *distinct(facts)])
 
 
-def change_response(sentences: Iterable[str]) -> str:
-    """The distinct sentences on a change, one a line."""
-    return "\n".join(distinct(sentences))
-
-
-def region_response(expressions: Iterable[str]) -> str:
-    """The distinct expressions for one marked region, one a line."""
-    return "\n".join(distinct(expressions))
+def distinct_lines(texts: Iterable[str]) -> str:
+    """The distinct sentences on a change, or expressions for a marked region, one a line."""
+    return "\n".join(distinct(texts))
 
 
 def distinct(texts: Iterable[str]) -> list[str]:

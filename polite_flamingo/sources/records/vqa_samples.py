@@ -62,8 +62,9 @@ def majority(answers: Any) -> tuple[str, dict[str, int]]:
     counts = Counter(stem for stem, _ in given if stem)
     if not counts:
         raise BadSample("empty_response", "no annotator gave an answer")
-    answer = _most_common(counts)
-    return _most_common(Counter(raw for stem, raw in given if stem == answer)), dict(counts)
+    (answer, _), *_ = counts.most_common(1)  # the first of equals
+    (raw, _), *_ = Counter(raw for stem, raw in given if stem == answer).most_common(1)
+    return raw, dict(counts)
 
 
 MAX_OPTIONS = 26
@@ -91,7 +92,3 @@ def index_of(record: dict[str, Any], options: list[str], name: str = "answer") -
     if options[index] in NO_OPTION:
         raise BadSample("empty_response", "the correct choice is empty")
     return index
-
-
-def _most_common(counts: Counter[str]) -> str:
-    return max(counts, key=counts.__getitem__)  # max and Counter both keep the first

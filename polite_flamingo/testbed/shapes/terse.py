@@ -12,8 +12,8 @@ import random
 from polite_flamingo.sources.records.responses import (
     answer_response,
     captions_and_boxes,
-    change_response,
     class_response,
+    distinct_lines,
 )
 from polite_flamingo.testbed.shapes.captions import ground_caption, listed_caption, relation_caption, terse_changes
 from polite_flamingo.testbed.shapes.grammar import NUMBERS, PLACE_OF, RELATION_OF, Claim, parse
@@ -33,7 +33,7 @@ def terse(text: str, rng: random.Random) -> str | None:
     if kinds[0] == "class":
         return _class(rng, claims)
     if kinds[0] in _CHANGES and len(claims) == 1:
-        return change_response(terse_changes(rng, _change(rng, claims[0])))
+        return distinct_lines(terse_changes(rng, _change(rng, claims[0])))
     if "list" in kinds:
         return _description(rng, claims)
     if len(claims) == 1 or (len(claims) == 2 and kinds[1].startswith("why_")):

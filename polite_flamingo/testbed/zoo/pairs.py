@@ -15,8 +15,8 @@ from polite_flamingo.sources.records.instructions import with_image_marks as put
 from polite_flamingo.sources.records.responses import (
     answer_response,
     captions_and_boxes,
-    change_response,
     class_response,
+    distinct_lines,
 )
 from polite_flamingo.testbed.shapes.captions import (
     describe,
@@ -100,7 +100,7 @@ def _change(rng: random.Random) -> Pair:
     return Pair(
         task="change_captioning", scenes=(scene, after),
         instruction=put(rng.choice(INSTRUCTIONS["change_captioning"]), images=2),
-        raw=change_response(terse_changes(rng, change)), polite=polite, keeps=lambda text: text == polite,
+        raw=distinct_lines(terse_changes(rng, change)), polite=polite, keeps=lambda text: text == polite,
     )  # fmt: skip
 
 
