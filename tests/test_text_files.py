@@ -12,7 +12,7 @@ import pytest
 
 from polite_flamingo.evaluation.responses import read_responses
 from polite_flamingo.ingest.mixture import load_mixture
-from polite_flamingo.sources.reading.small_files import load_json
+from polite_flamingo.sources.reading.streaming import only_value
 from polite_flamingo.text_files import NotText, decoded
 from ray_jobs import console
 from ray_jobs.select import SelectConfig
@@ -27,7 +27,7 @@ def profile(path: Path) -> float:
 
 
 READERS: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "annotations": (lambda path: load_json(path, dict), '{"ä": 1}'),
+    "annotations": (only_value, '{"ä": 1}'),
     "recorded answers": (read_responses, json.dumps({"key": "a", "response": "A dog."}) + "\n"),
     "mixture": (load_mixture, (REPO / "profiles" / "pf1m-mixture.yaml").read_text()),
     "profile of a job": (profile, "thresholds: {sts: 0.7}\n"),

@@ -14,7 +14,7 @@ import yaml
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import as_object, as_text, text_field, text_list
-from polite_flamingo.sources.reading.small_files import load_json, read_text
+from polite_flamingo.sources.reading.small_files import read_text
 from polite_flamingo.sources.reading.streaming import elements, is_list, members
 from polite_flamingo.sources.records.responses import distinct
 from polite_flamingo.sources.records.source import Place
@@ -91,7 +91,7 @@ def load_file(path: Path, files: ElevaterFiles) -> Iterator[tuple[Place, int, Ba
             files.indices.append(path)
     elif path.suffix == ".tsv":
         dataset = set_name(path.stem.removesuffix("_knowledge").removeprefix("GPT3_"))
-        for number, knowledge in enumerate(load_json(path, list)):
+        for number, knowledge in enumerate(elements(path)):
             try:
                 name = text_field(as_object(knowledge), "classname")
                 if "gpt3" in knowledge:

@@ -39,6 +39,7 @@ from polite_flamingo.sources.reading.compression import uncompressed_name
 from polite_flamingo.sources.reading.delimited import DELIMITERS, delimited, delimiter_of
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import as_object, describe_type, id_field
+from polite_flamingo.sources.reading.file_kinds import ARROW
 from polite_flamingo.sources.reading.json_values import json_list_in, numbers_as_written, to_json_value
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.small_files import printable_name
@@ -97,7 +98,8 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
         guessed_none = "image" not in columns and "response" not in options.columns
         if guessed_none:
             _no_picture_missed(file.path, dict.fromkeys(table.pictures), columns, "holds bytes")
-        looked_at = {*table.strings, *filter(changes_meaning, table.known)}
+        known = set(table.names)
+        looked_at = {*table.strings, *filter(changes_meaning, known)}
         for number, row in enumerate(table.rows(looked_at.union(columns.values()))):
             if wants_folder and isinstance(row, dict) and row.get(columns["image"]):
                 wants_folder = False  # of the first picture only: others may be addresses
@@ -161,7 +163,7 @@ def _open(file: AnnotationFile, options: SourceOptions, scratch: Scratch) -> Tab
     name = uncompressed_name(file.path.name).lower()
     if file.kind == "delimited text" or (file.kind == "empty" and name.endswith((".csv", ".tsv", ".tab"))):
         return _delimited(file.path, options, scratch)
-    if file.kind in ("Parquet", "Arrow file", "Arrow stream"):
+    if file.kind in ARROW:
         names, pictures, strings = arrow_columns(file.path, file.kind)
         return Table(names, lambda columns: file_rows(file, scratch, columns), frozenset(pictures), frozenset(strings))
     rows = file_rows(file, scratch, as_written=True)

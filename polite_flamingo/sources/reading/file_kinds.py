@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 from shlex import quote
-from typing import Literal, get_args
+from typing import Literal
 
 from polite_flamingo.sources.reading.compression import compression_of, open_bytes, uncompressed_name
 from polite_flamingo.sources.reading.delimited import looks_delimited
@@ -20,7 +20,8 @@ Kind = Literal[
     "JSON list", "JSON lines", "JSON object", "delimited text", "Parquet", "Arrow file", "Arrow stream",
     "empty",
 ]  # fmt: skip
-KINDS: tuple[str, ...] = get_args(Kind)
+ARROW: tuple[Kind, ...] = ("Parquet", "Arrow file", "Arrow stream")
+"""Those that pyarrow reads."""
 
 READABLE: dict[Kind, str] = {
     "JSON list": "[{…}, {…}]",
@@ -44,15 +45,10 @@ _NAMED: dict[str, Kind] = {".parquet": "Parquet", ".arrow": "Arrow file", ".feat
 _JSON_NAMES = (".json", ".jsonl", ".ndjson", ".jsonlines")
 
 
-def head(path: Path) -> bytes:
-    """The first bytes of a file, unpacked; all where it is short. Raises `SourceError`."""
-    with open_bytes(path) as raw:
-        return raw.read(_HEAD)
-
-
 def detect_kind(path: Path) -> Kind:
     """What an annotation file is. Raises `SourceError` for one that is not read, with what it is and what to do."""
-    start = head(path)
+    with open_bytes(path) as raw:
+        start = raw.read(_HEAD)
     if start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
         with path.open("rb") as file:
             if packed := compression_of(file.read(8)):

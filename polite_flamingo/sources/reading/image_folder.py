@@ -47,15 +47,7 @@ class ImageFolder:
             BadSample: `missing_image`, `unsafe_name`, `image_too_large`, or what `images.inspect` says of its header.
         """
         path = self.locate(*names)
-        try:
-            size = path.stat().st_size
-            if size > MAX_IMAGE_BYTES:
-                raise BadSample("image_too_large", f"{path.name}: {size} bytes, at most {MAX_IMAGE_BYTES} are read")
-            data = path.read_bytes()
-        except OSError as error:
-            refuse_broken_way(path, error)
-            raise BadSample("missing_image", f"{path.name} cannot be read: {error.strerror or error}") from None
-        return checked_image(data, path.name)
+        return _read(path, path.name)
 
     def locate(self, *names: str) -> Path:
         """The path of the first of `names` that is a file inside the folder."""
@@ -80,20 +72,7 @@ class ImageFolder:
 
     def read_part(self, name: str, offset: int, size: int) -> tuple[Image, Header]:
         """As `read`, from `offset` bytes into a file: a member of a tar, which is packed in no way."""
-        path = self.locate(name)
-        what = f"{name}@{offset}"
-        if not 0 <= size <= MAX_IMAGE_BYTES:
-            raise BadSample("image_too_large", f"{what}: {size} bytes, at most {MAX_IMAGE_BYTES} are read")
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                data = file.read(size)
-        except (OSError, ValueError, OverflowError) as error:
-            refuse_broken_way(path, error)
-            raise BadSample("missing_image", f"{what} cannot be read: {error}") from None
-        if len(data) < size:
-            raise BadSample("corrupt_image", f"{what}: the file ends after {len(data)} of {size} bytes")
-        return checked_image(data, what)
+        return _read(self.locate(name), f"{name}@{offset}", offset, size)
 
     def _inside(self, path: Path) -> bool:
         """Folders are resolved once: to look up each of their parents would cost as much as reading the image."""
@@ -128,8 +107,29 @@ class ImageFolder:
         return checked_image(data, f"{archive}@{member}")
 
 
+def _read(path: Path, what: str, offset: int = 0, size: int | None = None) -> tuple[Image, Header]:
+    """The image in `size` bytes of a file from `offset` on, or in the whole file; `what` is for the message."""
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size if size is None else size
+            if not 0 <= size <= MAX_IMAGE_BYTES:
+                raise BadSample("image_too_large", f"{what}: {size} bytes, at most {MAX_IMAGE_BYTES} are read")
+            file.seek(offset)
+            data = file.read(size)
+    except BadSample:
+        raise
+    except (OSError, ValueError, OverflowError) as error:
+        refuse_broken_way(path, error)
+        raise BadSample("missing_image", f"{what} cannot be read: {getattr(error, 'strerror', '') or error}") from None
+    if len(data) < size:
+        raise BadSample("corrupt_image", f"{what}: the file ends after {len(data)} of {size} bytes")
+    return checked_image(data, what)
+
+
 def checked_image(data: bytes, name: str) -> tuple[Image, Header]:
-    """The bytes of an image whose header is good, and that header; `name` is for the message."""
+    """The bytes of an image whose size and header are good, and that header; `name` is for the message."""
+    if len(data) > MAX_IMAGE_BYTES:
+        raise BadSample("image_too_large", f"{name} has {len(data)} bytes, at most {MAX_IMAGE_BYTES} are read")
     try:
         header = inspect(data)
     except BadSample as bad:

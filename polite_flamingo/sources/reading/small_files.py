@@ -6,7 +6,6 @@ instead (`streaming.py`).
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 from polite_flamingo import text_files
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.errors import SourceError
-from polite_flamingo.sources.reading.field_checks import describe_type
 from polite_flamingo.sources.reading.json_values import parse_json
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.unsupported_files import why_unsupported
@@ -37,29 +35,6 @@ def read_text(path: Path) -> str:
         raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None
     except text_files.NotText as error:
         raise SourceError(str(error)) from None
-
-
-def load_json(path: Path, kind: type[list[Any]] | type[dict[str, Any]]) -> Any:
-    """A JSON file whose top level is `kind`, whole: for what is small by nature; the rest is streamed (`streaming.py`).
-
-    Raises:
-        SourceError: unreadable, not UTF-8, not JSON, or of another shape.
-    """
-    content = read_text(path)
-    try:
-        value = json.loads(content)
-    except RecursionError:
-        raise SourceError(f"{path} is nested too deeply for an annotation file") from None
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise SourceError(f"{path}, {where}: not JSON ({error.msg}); was it downloaded whole?") from None
-    except ValueError as error:  # a number of more digits than Python converts
-        raise SourceError(f"{path} is not usable JSON ({error})") from None
-    if not isinstance(value, kind):
-        names: dict[type, str] = {list: "a list", dict: "an object"}
-        found = names.get(type(value)) or describe_type(value)
-        raise SourceError(f"{path}: expected {names[kind]}, found {found}; see --list for the files of this source")
-    return value
 
 
 def printable_name(path: Path) -> str:

@@ -68,7 +68,7 @@ class Member:
     @property
     def kind(self) -> str:
         """By its extension: picture, text, json or other."""
-        return _kind(self.extension)
+        return _KINDS.get(self.extension, _OTHER)
 
 
 class TarIndex:
@@ -153,7 +153,7 @@ class TarIndex:
             base = posixpath.basename(stem)
             if time == 0 and not self._scratch.is_new(f"base {base}"):
                 self._scratch.put("base twice", stem_key(base), 0)
-        self._folders.setdefault(posixpath.dirname(stem), set()).add(_kind(extension))
+        self._folders.setdefault(posixpath.dirname(stem), set()).add(_KINDS.get(extension, _OTHER))
         self.members += 1
 
     def _of(self, stem: str, time: int = 0, column: str = "") -> list[Member]:
@@ -189,11 +189,11 @@ class TarIndex:
 
     def _find_columns(self) -> None:
         """Store which stems are columns of others (rule 2)."""
-        dotted = [stem for stem, time in self._scratch.items("stem") if time == 0 and _cut(stem) is not None]
-        for stem in dotted:
-            if (cut := _cut(stem)) is not None and self._is_column(stem, *cut):
+        cuts = [(stem, cut) for stem, time in self._scratch.items("stem") if time == 0 and (cut := _cut(stem))]
+        for stem, (parent, column) in cuts:
+            if self._is_column(stem, parent, column):
                 self._columns = True
-                self._scratch.put("column", cut[0], stem)
+                self._scratch.put("column", parent, stem)
 
     def _is_column(self, stem: str, parent: str, column: str) -> bool:
         members = self._of(stem)
@@ -266,14 +266,10 @@ def split_name(name: str) -> tuple[str, str]:
     extension = extension.lower()
     if not front or not _EXTENSION.fullmatch(extension):
         return name, ""
-    if _kind(extension) in (TEXT, JSON):
+    if _KINDS.get(extension) in (TEXT, JSON):
         inner, _, before = front.rpartition(".")
         front = inner if inner and before.lower() in PICTURES else front
     return f"{folder}{slash}{front}", extension
-
-
-def _kind(extension: str) -> str:
-    return PICTURE if extension in PICTURES else TEXT if extension in TEXTS else JSON if extension == JSON else _OTHER
 
 
 def _is_whole(kinds: Set[str]) -> bool:

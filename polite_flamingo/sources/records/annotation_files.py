@@ -25,6 +25,7 @@ from polite_flamingo.storage.discovery import own_output
 _FAMILY: dict[Kind, str] = {
     "JSON list": "JSON", "JSON lines": "JSON", "JSON object": "JSON",
     "delimited text": "CSV", "Parquet": "Parquet", "Arrow file": "Arrow", "Arrow stream": "Arrow",
+    "empty": "empty",
 }  # fmt: skip
 _NOT_RECORDS = re.compile(
     r"(readme|license|licence|notice|citation|changelog)(\..*)?|.*\.(md|rst|py|lock|crc|yaml|yml)"
@@ -102,22 +103,20 @@ def _in_folder(folder: Path, number: int, scratch: Scratch) -> Iterator[Annotati
                     raise  # it should be one, and is something else: not downloaded, or damaged
                 passed[str(error).removeprefix(f"{path} is ").split(":")[0].split(", not annotations")[0]] += 1
                 continue
-            found.append(
-                AnnotationFile(path=path, number=number, inside=inside, kind=kind, split=_split(inside, dictionary))
-            )
+            split = _split(inside, dictionary)
+            found.append(AnnotationFile(path=path, number=number, inside=inside, kind=kind, split=split))
     described = [file for file in found if Path(file.inside).stem == "metadata"]
     empty = [file.name for file in found if file.kind == "empty"]
     found = described or [file for file in found if file.kind != "empty"]
-    families = Counter(_FAMILY.get(file.kind, "empty") for file in found)
+    families: dict[str, list[str]] = {}
+    for file in found:
+        families.setdefault(_FAMILY[file.kind], []).append(file.inside)
     if not found:
         there = f" ({', '.join(passed)})" if passed else ""
-        raise SourceError(
-            f"{folder} holds no annotation file that can be read{there}: name the file, or another folder"
-        )
+        raise SourceError(f"{folder} holds no annotation file that can be read{there}: name it, or another folder")
     if len(families) > 1:
-        kinds = ", ".join(f"{count} {family}" for family, count in families.items())
-        first = {_FAMILY.get(file.kind, "empty"): file.inside for file in reversed(found)}
-        taken = ", ".join(f"{name} is taken for {family}" for family, name in first.items())
+        kinds = ", ".join(f"{len(names)} {family}" for family, names in families.items())
+        taken = ", ".join(f"{names[0]} is taken for {family}" for family, names in families.items())
         raise SourceError(
             f"{folder} holds annotation files of several kinds ({kinds}): name those to read, one by one ({taken})"
         )

@@ -7,7 +7,7 @@ silently, whatever it is called.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -71,11 +71,7 @@ class Findings:
     def keep(self, place: str, name: str, value: Any, says: str = "") -> None:
         """Keep a field in `meta`, and note that."""
         self.meta[_writable(f"record.{place}" if place in RESERVED else place)] = _writable(value)
-        self.note(
-            f"field {_quoted(name)}: {says}; kept in meta"
-            if says
-            else f"field {_quoted(name)} is not known; kept in meta"
-        )
+        self.note(f"field {_quoted(name)}{f': {says}' if says else ' is not known'}; kept in meta")
 
 
 def check_fields(
@@ -106,7 +102,7 @@ def check_fields(
             found.unread.append(name)
             found.note(f"column {_quoted(name)} holds bytes and is not known; left out")
             continue
-        for known in _meanings_of(name, where):
+        for known in _BY_NAME.get((where, plain_name(name)), ()):
             if _apply(known, name, value, what, found, where, place):
                 break
         else:
@@ -118,17 +114,15 @@ def changes_meaning(name: str, value: Any = None) -> bool:
     by_name, by_any_word = _name_changes_meaning(name)
     if by_name or not isinstance(value, str | list):
         return by_name
-    if (
-        isinstance(value, str) and "." not in value and not by_any_word
-    ):  # like nearly all cells, it does not name a file
-        return False
+    if isinstance(value, str) and "." not in value and not by_any_word:
+        return False  # like nearly all cells, it does not name a file
     return bool(media_of_field(name, value, "record"))
 
 
 @lru_cache(maxsize=1 << 16)
 def _name_changes_meaning(name: str) -> tuple[bool, bool]:
     """Whether the name alone changes the meaning, and whether a word of the value can."""
-    verdict = any(known.kind in _VERDICTS for known in _meanings_of(name, "record"))
+    verdict = any(known.kind in _VERDICTS for known in _BY_NAME.get(("record", plain_name(name)), ()))
     return verdict or bool(media_of_field(name, None, "record")), plain_name(name) in MODALITY_NAMES
 
 
@@ -209,11 +203,9 @@ def _unseen(record: dict[str, Any]) -> dict[str, Any]:
 
 def is_empty(value: Any) -> bool:
     """Whether a field holds nothing: null, "", [], {}, also written as JSON in a string."""
-    return (
-        value is None
-        or (isinstance(value, str | list | dict) and (not value or value in ("[]", "{}", "null")))
-        or (isinstance(value, str) and not value.strip())
-    )
+    if isinstance(value, str):
+        return value.strip() in ("", "[]", "{}", "null")
+    return value is None or value in ([], {})
 
 
 def _apply(known: Field, name: str, value: Any, what: str, found: Findings, where: Where, place: str) -> bool:
@@ -228,11 +220,9 @@ def _apply(known: Field, name: str, value: Any, what: str, found: Findings, wher
         found.keep(f"{place}{name}", name, value, known.says)
         return True
     if known.kind == "opinion":
-        if not _bad_opinion(name, value):
-            return False
-        return _excluded(what, value, found, where)
+        return _bad_opinion(name, value) and _excluded(what, value, found, where)
     if known.kind in ("learn", "mask"):
-        return _learning(known.kind == "learn", name, value, what, found, where)
+        return _learning(known.kind == "learn", value, what, found, where)
     told = as_bool(value, numbers=known.numbers)
     if told is None:
         return False
@@ -251,14 +241,10 @@ def _excluded(what: str, value: Any, found: Findings, where: Where) -> bool:
     return True
 
 
-def _learning(learn: bool, name: str, value: Any, what: str, found: Findings, where: Where) -> bool:
-    if (
-        where == "record"
-        and isinstance(value, list)
-        and value
-        and not any(isinstance(item, dict | list) for item in value)
-    ):
-        flags = [as_bool(item) for item in value]
+def _learning(learn: bool, value: Any, what: str, found: Findings, where: Where) -> bool:
+    turns = value if where == "record" and isinstance(value, list) else []
+    if turns and not any(isinstance(turn, dict | list) for turn in turns):
+        flags = [as_bool(turn) for turn in turns]
         if None in flags or found.by_turn is not None:
             raise BadSample("unsupported", f"{what} must say yes or no for each turn, and only one field may")
         found.by_turn, found.why = [bool(flag) == learn for flag in flags], what
@@ -295,10 +281,6 @@ def _bad_opinion(name: str, value: Any) -> bool:
         word = value.strip().lower().replace("-", "_").replace(" ", "_")
         return word in BAD_WORDS or (plain in OPINIONS and word in ("negative", "no", "false", "_1", "0"))
     return plain in OPINIONS and value < 0
-
-
-def _meanings_of(name: str, where: Where) -> Iterator[Field]:
-    yield from _BY_NAME.get((where, plain_name(name)), ())
 
 
 _BY_NAME: dict[tuple[str, str], list[Field]] = {}

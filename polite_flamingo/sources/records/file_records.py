@@ -11,6 +11,7 @@ from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.arrow import Rows, arrow_rows
 from polite_flamingo.sources.reading.delimited import delimited, delimiter_of
 from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.reading.file_kinds import ARROW
 from polite_flamingo.sources.reading.json_values import JsonDecoder, json_in, to_json_value
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, json_lines, members, only_value
@@ -45,7 +46,7 @@ def file_rows(
     if file.kind == "empty":
         scratch.note(f"{file.name} is empty")
         return
-    if file.kind in ("Parquet", "Arrow file", "Arrow stream"):
+    if file.kind in ARROW:
         found: Iterator[Any] = arrow_rows(file.path, file.kind, file.place, columns, scratch.note)
     elif file.kind == "delimited text":
         found = _delimited_rows(file.path)
@@ -130,7 +131,7 @@ def file_records(options: SourceOptions, scratch: Scratch, part: str) -> Records
     for file in annotation_files(options, scratch):
         place = Place(file=file.name, part=part, split=file.split)
         for number, row in enumerate(file_rows(file, scratch)):
-            yield place, number, _checked(row) if file.kind in ("Parquet", "Arrow file", "Arrow stream") else row
+            yield place, number, _checked(row) if file.kind in ARROW else row
 
 
 def _checked(row: Any) -> Any:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -128,14 +127,14 @@ def read_image(
         raise BadSample("bad_field", "the image holds a NUL byte")
     start = text[:40].lower()
     if start.startswith("data:"):
-        return _checked(_of_data_url(text), "the image in its data URL")
+        return checked_image(_of_data_url(text), "the image in its data URL")[0]
     if start.startswith(("http://", "https://")):
         return context.local_or_downloaded(text.strip(), *places(text.strip()))
     if (scheme := re.match(r"([a-z][a-z0-9+.]+)://", start)) and scheme[1] != "file":
         what = f"{text[:120]!r} is not fetched: only http and https are, from hosts named with --download"
         raise BadSample("missing_image", f"{what}; copy such files into the folder of --images")
     if (data := _of_base64(text)) is not None:
-        return _checked(data, "the image in base64")
+        return checked_image(data, "the image in base64")[0]
     if not text.strip():
         raise BadSample("bad_field", "an image must be a path or, in Parquet, bytes, not blanks")
     return context.images.read(*places(text))[0]
@@ -178,7 +177,7 @@ def needs_folder(value: Any) -> bool:
 def _of_bytes(data: bytes, context: Context, places: Callable[[str], Iterable[str]]) -> Image:
     """A column of bytes may hold paths or base64 instead of pictures."""
     try:
-        return _checked(data, "the image in the row")
+        return checked_image(data, "the image in the row")[0]
     except BadSample as bad:
         if bad.reason not in ("corrupt_image", "unsupported_image") or not data[:64].isascii():
             raise
@@ -189,12 +188,6 @@ def _of_bytes(data: bytes, context: Context, places: Callable[[str], Iterable[st
         if _of_base64(text) is None and not (len(text) < _LONGEST_NAME and re.search(r"\.\w{3,4}$", text)):
             raise
         return read_image(text, context, places)
-
-
-def _checked(data: bytes, what: str) -> Image:
-    if len(data) > MAX_IMAGE_BYTES:
-        raise BadSample("image_too_large", f"{what} has {len(data)} bytes, at most {MAX_IMAGE_BYTES} are read")
-    return checked_image(data, what)[0]
 
 
 def _of_data_url(url: str) -> bytes:
@@ -208,7 +201,7 @@ def _of_data_url(url: str) -> bytes:
         return data
     try:
         return _decoded(data.decode("ascii", "replace"))
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         raise BadSample("corrupt_image", f"the image's data URL is not base64: {error}") from None
 
 
@@ -218,7 +211,7 @@ def _of_base64(text: str) -> bytes | None:
         return None
     try:
         start = _decoded(re.sub(r"\s+", "", text[:200])[:64])
-    except (binascii.Error, ValueError):
+    except ValueError:
         return None
     if not start.startswith(_MAGIC) and start[4:8] != _FTYP and len(text) <= _LONGEST_NAME:
         return None
@@ -229,7 +222,7 @@ def _of_base64(text: str) -> bytes | None:
         return None
     try:
         return _decoded(packed)
-    except (binascii.Error, ValueError) as error:
+    except ValueError as error:
         if len(text) <= _LONGEST_NAME:
             return None
         raise BadSample("corrupt_image", f"the image in base64 cannot be read: {error}") from None

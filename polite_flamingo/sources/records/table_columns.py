@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -41,11 +40,6 @@ class Table:
     pictures: frozenset[str] = frozenset()
     strings: frozenset[str] = frozenset()
     remedy: str = ""
-
-    @cached_property
-    def known(self) -> set[str]:
-        """The names, to look them up."""
-        return set(self.names)
 
 
 def columns_of(path: Path, table: Table, options: SourceOptions) -> dict[str, str]:
