@@ -115,10 +115,10 @@ def arrow_rows(
         for name in gaps:
             note(f"{path.name}: column {name!r} is whole numbers with gaps, kept as 3.0: they become text as 3")
         converts = {
-            field.name: to_int if field.name in gaps else converter(field.type, features.get(field.name))
+            field.name: convert
             for field in fields
-            if field.name not in pictures
-        }
+            if field.name not in pictures and (convert := converter(field.type, features.get(field.name)))
+        } | dict.fromkeys(gaps, to_int)
         inner = [name for name in names if holds_bytes(table.schema.field(name).type)]
         for group in range(len(table.groups)):
             for batch in table.batches(group, names, _BATCH if inner else 1024):
@@ -182,7 +182,7 @@ def _whole_with_gaps(table: ArrowTable, names: list[str]) -> list[str]:
     return [name for name in floats if name in gaps & known_of]
 
 
-def _decoded(batch: Any, converts: Mapping[str, Convert | None]) -> Rows:
+def _decoded(batch: Any, converts: Mapping[str, Convert]) -> Rows:
     """The rows of a batch. A cell that Python cannot hold (no UTF-8, a date after 9999) costs its row alone."""
     try:
         rows = batch.to_pylist()
@@ -194,10 +194,9 @@ def _decoded(batch: Any, converts: Mapping[str, Convert | None]) -> Rows:
         what = f"is not UTF-8: {error.reason} at byte {error.start}" if isinstance(error, UnicodeDecodeError) else None
         yield BadSample("bad_field", f"a cell {what or f'cannot be read ({_one_line(error)})'}")
         return
-    todo = [(name, convert) for name, convert in converts.items() if convert]
     for row in rows:
         try:
-            yield row | {name: convert(row[name]) for name, convert in todo} if todo else row
+            yield row | {name: convert(row[name]) for name, convert in converts.items()}
         except BadSample as bad:
             yield bad
 

@@ -41,10 +41,8 @@ def compression_of(start: bytes) -> str:
 
 def uncompressed_name(name: str) -> str:
     """A file's name without what packers add to it."""
-    for suffix in SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+    suffix = Path(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
 
 
 @contextmanager

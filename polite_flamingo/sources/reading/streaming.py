@@ -34,15 +34,13 @@ MAX_RECORD = 64 << 20
 """Characters of one record, at most: a larger record means it is not an annotation file."""
 
 _SPACE = " \t\r\n"
+_OPENINGS = {"[": "a list", "{": "an object"}
 
 
 def elements(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[Any]:
     """The elements of a file that is one JSON list. Raises `SourceError`."""
     with _window(path, decoder) as window:
-        if window.peek() != "[":
-            raise SourceError(
-                f"{path}: expected a list, found {window.kind()}; see --list for the files of this source"
-            )
+        window.expect("[")
         yield from _elements(window)
         window.finish()
 
@@ -54,7 +52,7 @@ def members(path: Path, *, objects: bool = False, decoder: json.JSONDecoder | No
     An iterator that is left before its end is skipped. Raises `SourceError`, also while iterating.
     """
     with _window(path, decoder) as window:
-        for name in _names(window, path):
+        for name in _names(window):
             if (kind := window.peek()) == "[" or (objects and kind == "{"):
                 rest = _elements(window) if kind == "[" else _values(window)
                 yield name, rest
@@ -67,7 +65,7 @@ def members(path: Path, *, objects: bool = False, decoder: json.JSONDecoder | No
 def entries(path: Path) -> Iterator[tuple[str, Any]]:
     """The members of a file that is one JSON object of id -> record, every value whole. Raises `SourceError`."""
     with _window(path) as window:
-        for name in _names(window, path):
+        for name in _names(window):
             yield name, window.value()
 
 
@@ -233,10 +231,12 @@ class _Window:
             f"{self._path}, line {line}, column {column}: not JSON ({message}); was it downloaded whole?"
         )
 
-    def kind(self) -> str:
-        """What the file is instead of what was expected."""
-        known = {"[": "a list", "{": "an object"}
-        return known.get(self.peek()) or describe_type(self.value())
+    def expect(self, opening: str) -> None:
+        """Raise `SourceError` where the file is not a list ("[") or an object ("{"), as `opening` says."""
+        if (start := self.peek()) != opening:
+            found = _OPENINGS.get(start) or describe_type(self.value())
+            what = f"expected {_OPENINGS[opening]}, found {found}; see --list for the files of this source"
+            raise SourceError(f"{self._path}: {what}")
 
     def _more(self) -> bool:
         """Read on; the window at least doubles what is unparsed, so that a long record is scanned few times."""
@@ -252,10 +252,9 @@ class _Window:
         return bool(chunk)
 
 
-def _names(window: _Window, path: Path) -> Iterator[str]:
+def _names(window: _Window) -> Iterator[str]:
     """The member names of a file's object; the caller takes each value before going on."""
-    if window.peek() != "{":
-        raise SourceError(f"{path}: expected an object, found {window.kind()}; see --list for the files of this source")
+    window.expect("{")
     yield from _fields(window)
     window.finish()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from polite_flamingo.sources.records.field_meanings import (
@@ -24,18 +25,18 @@ def media_of_field(name: str, value: Any, where: Where) -> str:
     """What a field is for if not for pictures and text: "a video", "audio"; else ""."""
     if isinstance(value, int | float) and value is not True:  # a field `is_video` says it as well
         return ""
+    said = re.findall(r"[a-z]+", str(value).lower()) if where == "record" and plain_name(name) in MODALITY_NAMES else []
+    if medium := _medium_in(said):
+        return medium
     words = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower().replace("-", "_").split("_")
-    if where == "record" and plain_name(name) in MODALITY_NAMES:
-        said = " ".join(value) if isinstance(value, list) and all(isinstance(item, str) for item in value) else value
-        for word in re.findall(r"[a-z]+", str(said).lower()):
-            if word in MEDIA:
-                return MEDIA[word]
-    if words[-1] not in MEDIA_ASIDE:
-        for word in words:
-            if word in MEDIA:
-                return MEDIA[word]
-        return "" if media_of_file(value) == "a document" else media_of_file(value)
-    return ""
+    if words[-1] in MEDIA_ASIDE:
+        return ""
+    found = _medium_in(words) or media_of_file(value)
+    return "" if found == "a document" else found
+
+
+def _medium_in(words: Iterable[str]) -> str:
+    return next((MEDIA[word] for word in words if word in MEDIA), "")
 
 
 def media_of_file(value: Any) -> str:

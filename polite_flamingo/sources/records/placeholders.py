@@ -31,12 +31,10 @@ class ShownImage:
     number: int | None = None
 
 
-_GROUP = re.compile(r"(?<!\\)\((?!\?)")
-_ALL = re.compile("|".join(f"(?P<p{n}>{_GROUP.sub('(?:', one.pattern)})" for n, one in enumerate(PLACEHOLDERS)), re.I)
+_ALL = re.compile("|".join(f"(?P<p{number}>{one.pattern})" for number, one in enumerate(PLACEHOLDERS)), re.I)
 _OPENS = re.compile(r"[<\[({]")
 """What every placeholder begins with."""
 
-_TAKEN = {n: re.compile(one.pattern, re.I) for n, one in enumerate(PLACEHOLDERS) if one.takes}
 _HTML = re.compile(
     r"</(?:div|p|a|ul|li|span|head|body|html|script|style|video|audio|picture|svg|table)>|<!doctype|\bhtml", re.I
 )
@@ -51,9 +49,9 @@ def find_placeholders(text: str) -> Iterator[tuple[Placeholder, re.Match[str], s
         if match is None:
             continue
         end = match.end()
-        number = int((match.lastgroup or "p0")[1:])
-        taken = _TAKEN[number].fullmatch(match[0]) if number in _TAKEN else None
-        yield PLACEHOLDERS[number], match, taken[1] if taken else ""
+        assert match.lastgroup and match.lastindex  # the group of the placeholder; its own group, if any, comes next
+        placeholder = PLACEHOLDERS[int(match.lastgroup[1:])]
+        yield placeholder, match, match[match.lastindex + 1] if placeholder.takes else ""
 
 
 def check_placeholders(text: str, *, pictured: bool, objects: bool = False) -> None:
