@@ -1,7 +1,7 @@
 """Parquet and Arrow files: their rows without image bytes, and those bytes on request.
 
-A Parquet shard with images is gigabytes, and annotations are planned in one process. So a cell that holds bytes stands
-in its row as a reference {file, row, column}; whoever builds the sample reads it (`read_cell`).
+Parquet shards with images run to gigabytes, and one process plans all annotations. So a row holds a reference
+{file, row, column} in place of bytes, and whoever builds the sample reads the cell (`read_cell`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ArrowTable:
 
     Attributes:
         schema: pyarrow's.
-        groups: the number of rows of each part that can be begun at.
+        groups: the number of rows in each part that reading can start from.
         batches: (part, names of columns, rows at once) -> pyarrow's batches.
     """
 
@@ -92,14 +92,14 @@ def _cut(batches: Iterable[Any], names: list[str], size: int) -> Iterator[Any]:
 def arrow_rows(
     path: Path, kind: str, place: Mapping[str, Any], columns: set[str] | None, note: Callable[[str], None]
 ) -> Rows:
-    """The rows of a file. Where a cell holds a picture stands its place: {file, row, column}, as `place` begins it.
+    """Yield the rows of a file, with a reference {file, row, column} in place of each picture.
 
     Args:
         path: of the file.
         kind: as `file_kinds.py` calls it.
-        place: `file`, and `inside` for a file of a folder; see `read_cell`.
+        place: the first fields of the references: `file`, and `inside` for a file in a folder; see `read_cell`.
         columns: those to read; None reads all.
-        note: is told what is taken to be otherwise than it is written (`Scratch.note`).
+        note: called with a note on values that are not read as they are written (`Scratch.note`).
 
     Raises:
         SourceError: it is not such a file; also while iterating.
@@ -136,7 +136,7 @@ def arrow_rows(
 
 
 def arrow_columns(path: Path, kind: str) -> tuple[list[str], set[str], set[str]]:
-    """The names of a file's columns, of those whose cells stand as places, and of those of strings.
+    """The names of a file's columns, of those of pictures (read as references), and of those of strings.
 
     Raises:
         SourceError: the file cannot be read.
@@ -150,7 +150,7 @@ def arrow_columns(path: Path, kind: str) -> tuple[list[str], set[str], set[str]]
 
 
 def _with_references(value: Any, place: dict[str, Any], at: list[Any]) -> Any:
-    """A value with places instead of the bytes in it; `at` leads to it inside its cell."""
+    """A value with references in place of the bytes in it; `at` is the path to it inside its cell."""
     if isinstance(value, bytes):
         return {**place, "at": at}
     if isinstance(value, list):
@@ -161,7 +161,7 @@ def _with_references(value: Any, place: dict[str, Any], at: list[Any]) -> Any:
 
 
 def _whole_with_gaps(table: ArrowTable, names: list[str]) -> list[str]:
-    """The columns of floats that are all whole, some missing: what pandas makes of whole numbers with gaps."""
+    """The float columns that hold only whole numbers and gaps: what pandas makes of integers with missing values."""
     floats = [name for name in names if pa.types.is_float64(table.schema.field(name).type)]
     gaps: set[str] = set()
     known_of: set[str] = set()
@@ -183,7 +183,7 @@ def _whole_with_gaps(table: ArrowTable, names: list[str]) -> list[str]:
 
 
 def _decoded(batch: Any, converts: Mapping[str, Convert]) -> Rows:
-    """The rows of a batch. A cell that Python cannot hold (no UTF-8, a date after 9999) costs its row alone."""
+    """The rows of a batch. A cell that Python cannot hold (not UTF-8, a date after 9999) costs only its row."""
     try:
         rows = batch.to_pylist()
     except (ValueError, OverflowError) as error:
@@ -206,7 +206,7 @@ def _one_line(error: Exception) -> str:
 
 
 class ColumnCells:
-    """The cells of a column by row number. Going on is cheap; going back begins the part again."""
+    """The cells of a column by row number. Reading forward is cheap; reading backward starts the part again."""
 
     def __init__(self, path: Path, kind: str, column: str):
         self._table = open_arrow(path, kind)

@@ -27,11 +27,11 @@ _BESIDE_BYTES = {
     "bytes", "path", "url", "name", "file_name", "filename", "format", "mode", "width", "height", "size", "type",
     "mime_type", "sha256", "image", "data",
 }  # fmt: skip
-"""Fields of an object that is a picture. One that has others has its bytes pointed to one by one."""
+"""Fields of a struct that is one picture. In a struct with other fields, each value of bytes gets its own reference."""
 
 
 def _storage_type(kind: Any) -> Any:
-    """The type under an extension, a dictionary or a run of equal values."""
+    """The type under an extension, a dictionary or a run-end encoding."""
     while True:
         if isinstance(kind, pa.BaseExtensionType):
             kind = kind.storage_type
@@ -73,7 +73,7 @@ def is_picture_type(kind: Any) -> bool:
 
 
 def huggingface_features(schema: Any) -> dict[str, Any]:
-    """What Hugging Face's `datasets` says of the columns; {} where it says nothing that can be read."""
+    """The features that Hugging Face's `datasets` stores for the columns; {} if there are none, or none readable."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError, RecursionError):
@@ -82,7 +82,7 @@ def huggingface_features(schema: Any) -> dict[str, Any]:
 
 
 def converter(kind: Any, feature: Any) -> Convert | None:
-    """What makes a decoded cell what it means: label -> name, float without the noise of its width; None: as it is."""
+    """The conversion of a column's cells: labels to names, short floats without rounding noise; None for no change."""
     kind = _storage_type(kind)
     if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
         names = feature["names"]
@@ -121,14 +121,12 @@ def _label(value: Any, names: list[Any]) -> Any:
     if value is None or value == -1:  # as `datasets` writes a label that is not known
         return None
     if not isinstance(value, int) or not 0 <= value < len(names):
-        raise BadSample(
-            "bad_field", f"{str(value)[:20]} is not a label: the file's schema names {len(names)}, counted from 0"
-        )
+        raise BadSample("bad_field", f"{str(value)[:20]} is not a label: the schema names {len(names)}, from 0")
     return str(names[value])
 
 
 def _shortest(narrow: type[np.floating[Any]]) -> Convert:
-    """A float of few bits as the shortest decimal that is it: 0.1, not 0.10000000149011612."""
+    """Turn a short float into the shortest decimal that reads back as it: 0.1, not 0.10000000149011612."""
     return lambda value: value if value is None or not math.isfinite(value) else float(str(narrow(value)))
 
 

@@ -26,28 +26,28 @@ MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
-"""How a file is packed, by its first bytes."""
+"""Compression formats by the first bytes of a file."""
 
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4")
-"""What packers add to a name."""
+"""Suffixes of compressed files."""
 
 _BUFFER = 1 << 16
 
 
 def compression_of(start: bytes) -> str:
-    """How a file is packed that begins so; "" where it is not."""
+    """How a file that starts with these bytes is compressed; "" if it is not."""
     return next((name for magic, name in MAGIC.items() if start.startswith(magic)), "")
 
 
 def uncompressed_name(name: str) -> str:
-    """A file's name without what packers add to it."""
+    """A file name without its compression suffix."""
     suffix = Path(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[Any]:
-    """The bytes of a file, unpacked: an `io.BufferedReader`. Raises `SourceError`, also while it is read."""
+    """Open a file as an `io.BufferedReader` of its decompressed bytes. Raises `SourceError`, also while it is read."""
     try:
         with io.BufferedReader(io.FileIO(path), _BUFFER) as raw:
             packed = compression_of(raw.peek(8))
@@ -57,7 +57,7 @@ def open_bytes(path: Path) -> Iterator[Any]:
 
 
 class _Unpacked(io.RawIOBase):
-    """What a codec gives, its damages as `SourceError`."""
+    """The decompressed bytes of a codec; damage raises `SourceError`."""
 
     def __init__(self, path: Path, packed: str, raw: IO[bytes]):
         self._path = path
@@ -67,7 +67,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` as far as the codec goes at once; 0 at the end."""
+        """Fill `buffer` with what one read of the codec returns; 0 at the end."""
         try:
             data = self._codec.read(len(buffer))
         except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:

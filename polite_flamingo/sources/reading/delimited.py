@@ -19,14 +19,14 @@ from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.streaming import MAX_RECORD, open_text
 
 DELIMITERS = {"comma": ",", "tab": "\t", "semicolon": ";", "bar": "|"}
-"""Those that are looked for, and what they are called."""
+"""The delimiters that are detected, by name."""
 
 _NAMES = DELIMITERS | {"\\t": "\t", "pipe": "|", "space": " "}
 _SEP = re.compile(r'\ufeff?"?sep=(.)"?\r?\n?', re.IGNORECASE)
-"""The line by which Excel is told the delimiter."""
+"""The line that tells Excel the delimiter."""
 
 _HEAD = 1 << 16
-"""Characters that are looked at for the delimiter."""
+"""Characters read to detect the delimiter."""
 
 MAX_LINES = 4 << 20
 """Characters in a row of several lines, without the longest line: more means an unclosed quotation mark."""
@@ -53,7 +53,7 @@ def delimiter_of(path: Path, given: str = "") -> tuple[str, bool]:
 
 
 def looks_delimited(text: str) -> bool:
-    """Whether the beginning of a file is a table: two lines or more, all cut into as many cells, more than one."""
+    """Whether the start of a file looks like a table: two or more lines, all of the same number of cells, above one."""
     if _SEP.match(text.split("\n", 1)[0]):
         return True
     return any(
@@ -63,7 +63,7 @@ def looks_delimited(text: str) -> bool:
 
 
 def _sniffed(text: str, name: str) -> str:
-    """The delimiter that cuts the most lines into as many cells as the first, and that into the most; else a comma."""
+    """The delimiter that gives most lines as many cells as the first line, and that line the most; else a comma."""
 
     def score(delimiter: str) -> tuple[bool, float, bool, int]:
         widths = _widths(text, delimiter)
@@ -75,7 +75,7 @@ def _sniffed(text: str, name: str) -> str:
 
 
 def _widths(text: str, delimiter: str) -> list[int]:
-    """The number of cells of each row; the last, which may be cut, only where it is the only one."""
+    """The number of cells in each row. The last row may be cut off, so it counts only if it is the only one."""
     widths = []
     with suppress(csv.Error):  # as far as it goes
         widths += [len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
@@ -84,7 +84,7 @@ def _widths(text: str, delimiter: str) -> list[int]:
 
 @contextmanager
 def _long_cells() -> Iterator[None]:
-    """Cells may be as long as a line. The limit is one for the whole process: so it is set while a row is read only."""
+    """Allow cells as long as a line. The limit of `csv` is global, so it is raised only while a row is read."""
     before = csv.field_size_limit(MAX_RECORD)
     try:
         yield
@@ -95,7 +95,7 @@ def _long_cells() -> Iterator[None]:
 def delimited(
     path: Path, delimiter: str, quoting: Any = csv.QUOTE_MINIMAL, *, skip: int = 0
 ) -> Iterator[list[str] | BadSample]:
-    """The rows of a text file of cells, the header first; the number of its cells is that of every other row.
+    """Yield the rows of a delimited file, the header first; every row must have as many cells as the header.
 
     Cells are as `csv` reads them: `csv.writer`'s come back exactly. A bad row is a `BadSample` that names its line
     and costs that line alone, even where a quotation mark seems to open a cell of many lines.

@@ -34,10 +34,10 @@ READABLE: dict[Kind, str] = {
     "Arrow stream": "Arrow IPC as `datasets` keeps it on disk",
     "empty": "a file without a byte, or of white space: no records",
 }  # fmt: skip
-"""The kinds that are read, with what is to be known of each. Text may be packed: see `compression.MAGIC`."""
+"""The kinds that are read, each with a note. Text may be compressed: see `compression.MAGIC`."""
 
 _HEAD = 1 << 16
-"""Bytes that are looked at, once unpacked."""
+"""Bytes inspected, after decompression."""
 
 _NAMED: dict[str, Kind] = {".parquet": "Parquet", ".arrow": "Arrow file", ".feather": "Arrow file"}
 """What an empty file should have been; its reader reports the error."""
@@ -46,7 +46,7 @@ _JSON_NAMES = (".json", ".jsonl", ".ndjson", ".jsonlines")
 
 
 def detect_kind(path: Path) -> Kind:
-    """What an annotation file is. Raises `SourceError` for one that is not read, with what it is and what to do."""
+    """Detect what an annotation file is. Raises `SourceError` for an unsupported one: what it is, what to do."""
     with open_bytes(path) as raw:
         start = raw.read(_HEAD)
     if start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):

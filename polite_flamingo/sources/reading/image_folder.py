@@ -41,7 +41,7 @@ class ImageFolder:
         return ImageFolder(images)
 
     def read(self, *names: str) -> tuple[Image, Header]:
-        """The first of `names` that is there, bytes as they are.
+        """Read the first of `names` that exists.
 
         Raises:
             BadSample: `missing_image`, `unsafe_name`, `image_too_large`, or what `images.inspect` says of its header.
@@ -71,7 +71,7 @@ class ImageFolder:
         raise BadSample("missing_image", f"none of {', '.join(names)[:200]} is in the image folder")
 
     def read_part(self, name: str, offset: int, size: int) -> tuple[Image, Header]:
-        """As `read`, from `offset` bytes into a file: a member of a tar, which is packed in no way."""
+        """Like `read`, but `size` bytes from `offset` on: a member of an uncompressed tar."""
         return _read(self.locate(name), f"{name}@{offset}", offset, size)
 
     def _inside(self, path: Path) -> bool:
@@ -86,7 +86,7 @@ class ImageFolder:
         return self.root is not None and path.resolve().is_relative_to(self.root.resolve())
 
     def read_from_zip(self, archive: str, member: str) -> tuple[Image, Header]:
-        """As `read`, from a zip in the folder; nothing is extracted to disk."""
+        """Like `read`, from a zip in the folder; nothing is extracted to disk."""
         path = self.locate(archive)
         try:
             if path not in self._archives:
@@ -108,7 +108,7 @@ class ImageFolder:
 
 
 def _read(path: Path, what: str, offset: int = 0, size: int | None = None) -> tuple[Image, Header]:
-    """The image in `size` bytes of a file from `offset` on, or in the whole file; `what` is for the message."""
+    """Read the image in `size` bytes of a file from `offset` on, or in the whole file; `what` is for the message."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size if size is None else size

@@ -68,9 +68,8 @@ class Scratch:
     def has(self, part: str, key: str) -> bool:
         """Whether (part, key) has a value."""
         self._index()
-        return bool(
-            self._database.execute("SELECT 1 FROM item WHERE part = ? AND key = ? LIMIT 1", (part, key)).fetchone()
-        )
+        query = "SELECT 1 FROM item WHERE part = ? AND key = ? LIMIT 1"
+        return self._database.execute(query, (part, key)).fetchone() is not None
 
     def is_new(self, name: str) -> bool:
         """Whether this is the first call with that name."""

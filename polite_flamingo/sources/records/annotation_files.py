@@ -49,10 +49,10 @@ class AnnotationFile:
 
     Attributes:
         path: where it lies.
-        number: that of `SourceOptions.annotations` which it is, or lies in.
+        number: index in `SourceOptions.annotations` of the file, or of the folder that it lies in.
         inside: its path in that folder, "" where it was named itself.
         kind: see `file_kinds.py`.
-        split: as its name or its folder's says, where it lies in a folder; else "".
+        split: of a file in a folder, what its name or its folder's says; else "".
     """
 
     path: Path
@@ -63,20 +63,20 @@ class AnnotationFile:
 
     @property
     def name(self) -> str:
-        """What its records' places call it."""
+        """Its name in the places of its records."""
         return os.fsencode(self.inside).decode("utf-8", "replace") if self.inside else printable_name(self.path)
 
     @property
     def place(self) -> dict[str, Any]:
-        """What the places of its cells begin with."""
+        """The first fields of the references to its cells."""
         return {"file": self.number} | ({"inside": self.inside} if self.inside else {})
 
 
 def annotation_files(options: SourceOptions, scratch: Scratch) -> Iterator[AnnotationFile]:
-    """The files that the user names, folders as the files in them.
+    """Yield the files that the user names; of a folder, the files in it.
 
     Raises:
-        SourceError: one is of a kind that is not read, or a folder holds none, or some of several kinds.
+        SourceError: a file is of an unsupported kind, or a folder holds no such file, or files of several kinds.
     """
     for number, path in enumerate(options.annotations):
         if path.is_dir():
@@ -117,9 +117,7 @@ def _in_folder(folder: Path, number: int, scratch: Scratch) -> Iterator[Annotati
     if len(families) > 1:
         kinds = ", ".join(f"{len(names)} {family}" for family, names in families.items())
         taken = ", ".join(f"{names[0]} is taken for {family}" for family, names in families.items())
-        raise SourceError(
-            f"{folder} holds annotation files of several kinds ({kinds}): name those to read, one by one ({taken})"
-        )
+        raise SourceError(f"{folder} holds annotation files of several kinds ({kinds}): name those to read ({taken})")
     for name in empty:
         scratch.note(f"{name} is empty")
     for what, count in passed.items():
@@ -131,7 +129,7 @@ def _in_folder(folder: Path, number: int, scratch: Scratch) -> Iterator[Annotati
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder by name, following links, each folder once; without what this project wrote."""
+    """Yield the files below a folder by name, following links, each folder once, without our own output."""
     seen = set()
     for at, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(at)
@@ -145,7 +143,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _split(inside: str, dictionary: bool) -> str:
-    """The split that a path in a folder says, "" where it says none."""
+    """The split that a path in a folder names; "" if it names none."""
     *folders, name = inside.split("/")
     if dictionary and folders:
         return folders[0]

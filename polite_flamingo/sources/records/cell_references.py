@@ -1,7 +1,7 @@
 """References to cells of Parquet and Arrow that hold bytes.
 
-Records are planned in one process, and image bytes would fill it. So such a cell stands in a record as its reference,
-{file, row, column}; whoever builds the sample reads the cell.
+One process plans all records, and image bytes would fill its memory. So a record holds a reference {file, row, column}
+instead, and whoever builds the sample reads the cell.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NEEDED = {"file", "row", "column"}
 
 @functools.lru_cache(maxsize=4)
 def _cells(path: Path, column: str, changed: int) -> ColumnCells:
-    """`changed` is when the file was: so that another file is another entry."""
+    """Cached for the file's time of change too, so that a changed file is read again."""
     return ColumnCells(path, detect_kind(path), column)
 
 

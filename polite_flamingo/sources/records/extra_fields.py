@@ -35,7 +35,7 @@ RESERVED = frozenset({
     "source", "images", "instruction", "system", "joined", "left_out_before", "left_out_after", "unmarked",
     "marks_added",
 })  # fmt: skip
-"""Names that `meta` has for what this project says; a field of the record is kept as `record.NAME`."""
+"""Names in `meta` that this project uses itself; a record's own field of that name is kept as `record.NAME`."""
 
 
 _DEPTH = 50
@@ -177,7 +177,7 @@ _DIGITS = {"1": True, "0": False, "1.0": True, "0.0": False}
 
 
 def with_notes(records: Records, notes: Any, scratch: Scratch) -> Records:
-    """The records; notes `notes(record)` of each in the scratch space, unless it is quarantined."""
+    """Yield the records, and add `notes(record)` of each that is not quarantined to the scratch space."""
     said: set[str] = set()
     for place, number, record in records:
         try:
@@ -193,7 +193,7 @@ def with_notes(records: Records, notes: Any, scratch: Scratch) -> Records:
 
 
 def _unseen(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without cells of bytes that may hold a video or a sound, or nothing: that is seen when it is built."""
+    """The record without cells of bytes that may be a video, a sound or empty: only `build` reads them."""
     return {
         name: value
         for name, value in record.items()
@@ -209,7 +209,7 @@ def is_empty(value: Any) -> bool:
 
 
 def _apply(known: Field, name: str, value: Any, what: str, found: Findings, where: Where, place: str) -> bool:
-    """Whether the field is done with."""
+    """Apply one meaning of a field; return whether that settles it."""
     if known.kind == "refused":
         if is_empty(value) or value is False:
             return True
@@ -234,7 +234,7 @@ def _apply(known: Field, name: str, value: Any, what: str, found: Findings, wher
 
 
 def _excluded(what: str, value: Any, found: Findings, where: Where) -> bool:
-    """Of one message, its answer is not learned; of a record, nothing is."""
+    """Refuse a record whose answer is called bad; note that a message's answer is not learned."""
     if where == "record":
         raise BadSample("excluded", f"{what} calls the answer bad ({_quoted(str(value))})")
     found.bad, found.why = True, what
@@ -266,7 +266,7 @@ def _learning(learn: bool, value: Any, what: str, found: Findings, where: Where)
 
 
 def _masked_role(value: str, what: str) -> bool:
-    """NeMo's mask names the speaker who is not learned; whether it is the human."""
+    """Whether the value names the human, as the speaker who is not learned: NeMo's kind of mask."""
     role = value.strip().lower()
     if SPEAKERS.get(role) == "assistant":
         raise BadSample("unsupported", f"{what}: the human's words would be learned instead of the answers")
@@ -295,7 +295,7 @@ def _quoted(text: str) -> str:
 
 
 def _writable(value: Any, depth: int = 0) -> Any:
-    """A value as JSON can be written: NaN and infinity are null, a lone surrogate is "?"."""
+    """A value that JSON can hold: NaN and infinity become null, a lone surrogate "?"."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, float):

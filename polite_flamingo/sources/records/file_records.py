@@ -19,10 +19,10 @@ from polite_flamingo.sources.records.annotation_files import AnnotationFile, ann
 from polite_flamingo.sources.records.source import Place, Records, SourceOptions
 
 WRAPPERS = ("data", "rows", "records", "examples", "samples", "items", "instances", "annotations", "train")
-"""Names under which an object holds the list of the records."""
+"""Names under which an object may hold its list of records."""
 
 NOTHING_READ = 100
-"""Rows that fail at the beginning of a file, one after another, from which on it is not the file it is taken for."""
+"""If this many rows fail at the start of a file, it is the wrong file."""
 
 
 def file_rows(
@@ -35,7 +35,7 @@ def file_rows(
     """The records of a file: JSON values, or a `BadSample` in the place of one that cannot be read.
 
     Args:
-        file: of any kind. Of delimited text the cells that hold a JSON list or object are that.
+        file: of any kind. In delimited text, cells that hold a JSON list or object are parsed.
         scratch: for what is guessed.
         columns: of Parquet and Arrow, those to read; None reads all.
         as_written: numbers of JSON are `WrittenNumber`, which know how they are written.
@@ -56,7 +56,7 @@ def file_rows(
 
 
 def refuse_if_nothing_reads(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
-    """Rows as they are. Raises `SourceError` where the first `NOTHING_READ` all fail: it is another file."""
+    """Yield rows unchanged. Raises `SourceError` where the first `NOTHING_READ` all fail: it is the wrong file."""
     first = list(islice(rows, NOTHING_READ))
     if len(first) == NOTHING_READ and all(isinstance(row, BadSample) for row in first):
         raise SourceError(

@@ -23,7 +23,7 @@ _NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
 
 
 def grounding_in_words(text: str) -> str:
-    """The marks of Qwen-VL and InternVL, whose boxes are in thousandths of the picture, as names and our boxes.
+    """Write the marks of Qwen-VL and InternVL, with boxes in thousandths of the picture, as names and our boxes.
 
     Raises:
         BadSample: `unsupported`: a box of another form.
@@ -57,7 +57,7 @@ class GroundedObjects:
 
     @staticmethod
     def read(value: Any) -> GroundedObjects:
-        """Of {ref, bbox, bbox_type, image_id}, or the older [{caption, bbox, bbox_type, image}]; a JSON string, too.
+        """Read {ref, bbox, bbox_type, image_id}, or the older [{caption, bbox, bbox_type, image}]; a JSON string, too.
 
         Raises:
             BadSample: `bad_field`.
@@ -78,13 +78,11 @@ class GroundedObjects:
             raise BadSample("bad_field", "field 'image_id' of 'objects' must hold numbers of pictures, from 0")
         unit = fields.get("bbox_type") or "real"
         if unit not in ("real", "norm1", "norm1000"):
-            raise BadSample(
-                "unsupported", f"bbox_type {str(unit)[:20]!r} of 'objects' is none of real, norm1, norm1000"
-            )
+            raise BadSample("unsupported", f"bbox_type {str(unit)[:20]!r} of 'objects' is not real, norm1 or norm1000")
         return GroundedObjects(names, boxes, unit, [*images, *[0] * (len(boxes) - len(images))])
 
     def located(self, texts: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[str]:
-        """The texts with names and boxes in the places of their placeholders.
+        """Replace the placeholders in the texts by names and boxes.
 
         Args:
             texts: in the order of the conversation.
@@ -114,9 +112,8 @@ class GroundedObjects:
     def _worded(self, number: int, sizes: Sequence[tuple[int, int]]) -> str:
         image, box = self.images[number], self.boxes[number]
         if image >= len(sizes):
-            raise BadSample(
-                "bad_field", f"box {number} of 'objects' is in picture {image}, the record has {len(sizes)}"
-            )
+            what = f"box {number} of 'objects' is in picture {image}, the record has {len(sizes)}"
+            raise BadSample("bad_field", what)
         width, height = {"real": sizes[image], "norm1": (1, 1), "norm1000": (1000, 1000)}[self.unit]
         if len(box) == 2:
             if not (0 <= box[0] <= width and 0 <= box[1] <= height):

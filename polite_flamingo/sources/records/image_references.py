@@ -29,7 +29,7 @@ IMAGE_KEYS = (
     "bytes", "path", "url", "image_url", "image", "file_name", "filename", "file", "file_path", "image_path", "base64",
     "b64_json", "data", "source",
 )  # fmt: skip
-"""Under which an object has its picture; the first that is there and not empty counts."""
+"""Names under which an object may hold its picture; the first that is not empty counts."""
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
@@ -95,7 +95,7 @@ def _is_byte(value: Any) -> bool:
 
 
 def _written(text: str) -> Any:
-    """A list or an object that a text is, as JSON or as Python prints it, bytes that it prints; else the text."""
+    """The list, object or bytes that a text spells out, in JSON or as Python prints it; else the text."""
     start = text.lstrip()[:2]
     if not isinstance(found := json_in(text), str):
         return found
@@ -229,6 +229,6 @@ def _of_base64(text: str) -> bytes | None:
 
 
 def _decoded(text: str) -> bytes:
-    """Base64 with or without white space and padding, in either alphabet."""
+    """Decode base64 with or without white space and padding, in either alphabet."""
     packed = "".join(text.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
     return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)

@@ -91,10 +91,9 @@ def note_columns(
     left = [name for name in dict.fromkeys(names) if name not in taken and not name.startswith("__index_level")]
     heeded = [name for name in left if changes_meaning(name)]
     if heeded:
-        scratch.note(
-            f"{file}: columns that may exclude a row (a bad answer, not to be learned, a video): "
-            f"{', '.join(map(repr, heeded))[:600]} (--columns meta.NAME=COLUMN …keeps one as plain data)"
-        )
+        what = "columns that may exclude a row (a bad answer, not to be learned, a video)"
+        remedy = "--columns meta.NAME=COLUMN … keeps one as plain data"
+        scratch.note(f"{file}: {what}: {', '.join(map(repr, heeded))[:600]} ({remedy})")
     left = [name for name in left if name not in heeded]
     if left:
         remedy = "--columns meta.NAME=COLUMN … keeps one"
@@ -109,9 +108,8 @@ def _guessed(path: Path, names: Sequence[str]) -> dict[str, str]:
     for field, candidates in found.items():
         if len(candidates) > 1:
             which = " and ".join(map(repr, candidates))[:120]
-            raise SourceError(
-                f"{path}: {which} could both be the {field}: say which, for example {columns_argument(columns)}"
-            )
+            example = columns_argument(columns)
+            raise SourceError(f"{path}: {which} could both be the {field}: say which, for example {example}")
     if "input" in columns and "instruction" not in columns:  # else Alpaca's: what the instruction speaks of
         columns["instruction"] = columns.pop("input")
     return columns
