@@ -121,7 +121,8 @@ def _label(value: Any, names: list[Any]) -> Any:
     if value is None or value == -1:  # as `datasets` writes a label that is not known
         return None
     if not isinstance(value, int) or not 0 <= value < len(names):
-        raise BadSample("bad_field", f"{str(value)[:20]} is not a label: the schema names {len(names)}, from 0")
+        what = f"{str(value)[:20]} is not a label"
+        raise BadSample("bad_field", f"{what}: the file's schema names {len(names)}, counted from 0")
     return str(names[value])
 
 

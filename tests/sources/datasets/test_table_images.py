@@ -13,7 +13,7 @@ import pytest
 from polite_flamingo.sample import BadSample, Image, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.reading.image_folder import checked_image
-from polite_flamingo.sources.records import image_references
+from polite_flamingo.sources.reading import image_folder
 from polite_flamingo.sources.records import source as base
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
 from polite_flamingo.sources.records.source import keyed_records, make_sample
@@ -126,7 +126,7 @@ def test_a_damaged_parquet_file_gives_no_wrong_images(raw: Raw) -> None:
 def test_what_is_too_large_or_too_deep(raw: Raw, monkeypatch: pytest.MonkeyPatch) -> None:
     path = raw.root / "t.parquet"
     path.write_bytes(as_parquet([{"image": raw.image("a.png"), "caption": "x"}]))
-    monkeypatch.setattr(image_references, "MAX_IMAGE_BYTES", 50)
+    monkeypatch.setattr(image_folder, "MAX_IMAGE_BYTES", 50)
     assert [row.reason for row in read(raw, path)[1]] == ["image_too_large"]
     deep = raw.text("t.jsonl", '{"prompt": "a", "answer": "b", "site": ' + "[" * 60 + "]" * 60 + "}")
     assert [row.reason for row in read(raw, deep, columns={"meta.site": "site"}, images=False)[1]] == ["bad_field"]
