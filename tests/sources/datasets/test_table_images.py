@@ -12,8 +12,8 @@ import pytest
 
 from polite_flamingo.sample import BadSample, Image, Sample
 from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.reading.image_folder import checked_image
 from polite_flamingo.sources.reading import image_folder
+from polite_flamingo.sources.reading.image_folder import checked_image
 from polite_flamingo.sources.records import source as base
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
 from polite_flamingo.sources.records.source import keyed_records, make_sample
