@@ -26,11 +26,7 @@ NOTHING_READ = 100
 
 
 def file_rows(
-    file: AnnotationFile,
-    scratch: Scratch,
-    columns: set[str] | None = None,
-    *,
-    as_written: bool = False,
+    file: AnnotationFile, scratch: Scratch, columns: set[str] | None = None, *, as_written: bool = False
 ) -> Iterator[Any]:
     """The records of a file: JSON values, or a `BadSample` in the place of one that cannot be read.
 
@@ -51,7 +47,7 @@ def file_rows(
     elif file.kind == "delimited text":
         found = _delimited_rows(file.path)
     else:
-        found = json_rows(file, scratch, as_written=as_written)
+        found = _json_rows(file, scratch, as_written=as_written)
     yield from refuse_if_nothing_reads(file.path, found)
 
 
@@ -65,7 +61,7 @@ def refuse_if_nothing_reads(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
     yield from chain(first, rows)
 
 
-def json_rows(file: AnnotationFile, scratch: Scratch, *, as_written: bool = False) -> Iterator[Any]:
+def _json_rows(file: AnnotationFile, scratch: Scratch, *, as_written: bool = False) -> Iterator[Any]:
     """The records of a file of JSON."""
     decoder = JsonDecoder(as_written=as_written)
     if file.kind == "JSON object":
