@@ -355,11 +355,15 @@ def test_a_mount_that_goes_away_while_a_part_is_built_leaves_no_part(
     (tmp_path / "images").rmdir()
     (tmp_path / "elsewhere").rename(tmp_path / "images")
 
-    def stale(path: Path) -> bytes:
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+    opened = Path.open
+
+    def stale(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path.is_relative_to(tmp_path / "images"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return opened(path, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "read_bytes", stale)
+        patch.setattr(Path, "open", stale)
         with pytest.raises(OSError, match="Stale file handle"):
             ingest(config(raw, tmp_path / "out"))
     assert ingest(config(raw, tmp_path / "out")).written == QUESTIONS - MISSING

@@ -110,7 +110,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
             if guessed_none and isinstance(row, dict):
                 _no_picture_missed(file.path, row, columns)
             if isinstance(row, dict) and file.kind.startswith("JSON"):
-                late.update(row.keys() - table.known)
+                late.update(row.keys() - known)
             yield place, number, _record(row, columns, f"{stem}-{number}", guessed)
         for name, times in late.items():
             if name not in columns.values():
