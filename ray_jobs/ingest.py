@@ -36,8 +36,10 @@ from polite_flamingo.faults.hints import commonest, hint
 from polite_flamingo.ingest.ingest import IngestConfig, Ingested, Tick, ingest_all
 from polite_flamingo.ingest.mixture import Sampling, load_mixture
 from polite_flamingo.ingest.preview import preview_rows
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.catalogue import as_text, named
+from polite_flamingo.sources.list_sources import as_text, named
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import read_quarantine
 from polite_flamingo.storage.user_paths import expanded, is_pattern, local_path
 from ray_jobs import console

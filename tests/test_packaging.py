@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from polite_flamingo import __version__
-from polite_flamingo.sources import SOURCES
+from polite_flamingo.sources.registry import SOURCES
 from ray_jobs import console, ingest
 from ray_jobs.command import COMMANDS
 

@@ -15,7 +15,7 @@ from polite_flamingo.sample import Quarantined, Sample, Turn
 from polite_flamingo.selection.card import card
 from polite_flamingo.selection.selection import select_shard
 from polite_flamingo.selection.statistics import Statistics
-from polite_flamingo.sources import SOURCES
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.shards import write_shard
 from polite_flamingo.testbed.shapes.write import write_raw

@@ -46,7 +46,7 @@ from polite_flamingo.packing.chat_turns import Reading
 from polite_flamingo.packing.rows import Packed, PackingConfig, Row, pack
 from polite_flamingo.rewriters.flamingo import choose_dtype
 from polite_flamingo.sample import Image, Sample, Turn, make_key
-from polite_flamingo.sources import SOURCES
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.testbed.shapes.draw import draw
 from polite_flamingo.testbed.shapes.instruct import write_instruct
 from polite_flamingo.testbed.zoo.pairs import random_pair

@@ -50,9 +50,10 @@ from polite_flamingo.ingest.result import (
     shards_of,
 )
 from polite_flamingo.sample import Quarantined
-from polite_flamingo.sources import SOURCES, SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import keyed_records
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import exclusive, read_quarantine, write_quarantine
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.storage.visibility import Probe, Seen, probing

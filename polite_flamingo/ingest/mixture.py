@@ -33,7 +33,9 @@ from typing import Any, Literal
 
 from polite_flamingo.config import Unfit, fill, merged, read_yaml
 from polite_flamingo.ingest.ingest import IngestConfig
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.user_paths import local_path
 
 Sampling = Literal["all", "ratio", "counts", "sqrt", "paper"]

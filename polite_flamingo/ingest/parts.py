@@ -17,8 +17,8 @@ import numpy as np
 
 from polite_flamingo.ingest.result import IngestConfig
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.sources import SOURCES, Row
-from polite_flamingo.sources.records.source import Context, Record, Source, make_sample
+from polite_flamingo.sources.records.source import Context, Record, Row, Source, make_sample
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import write_quarantine
 from polite_flamingo.storage.shards import write_atomically, write_shard
 

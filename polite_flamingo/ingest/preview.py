@@ -9,9 +9,9 @@ from itertools import islice
 
 from polite_flamingo.ingest.result import IngestConfig, sampling_rank
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.sources import SOURCES, Row
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.records.source import Record, keyed_records, make_sample
+from polite_flamingo.sources.records.source import Record, Row, keyed_records, make_sample
+from polite_flamingo.sources.registry import SOURCES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.images.decoding import EXTENSIONS
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.discovery import own_output
 from polite_flamingo.storage.ledger import OutputLayout
 

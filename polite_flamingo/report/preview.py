@@ -18,7 +18,7 @@ from polite_flamingo.report.gallery import Thumbnail, printable, thumbnail
 from polite_flamingo.report.page import TASK_NAMES
 from polite_flamingo.report.template import fill
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Quarantined, Sample
-from polite_flamingo.sources.catalogue import EVIDENCE
+from polite_flamingo.sources.list_sources import EVIDENCE
 from polite_flamingo.sources.records.source import Source, SourceOptions
 from polite_flamingo.storage.shards import write_atomically
 

@@ -1,6 +1,6 @@
 """Generates docs/formats.md from the code that reads: what each source accepts.
 
-    python -m polite_flamingo.sources.formats > docs/formats.md
+    python -m polite_flamingo.sources.formats_page > docs/formats.md
 
 The functions that a source's module imports show which files it takes, where its pictures may be, and whether it
 honours the fields that change the meaning. The tables of kinds, names and fields are those that these functions use.
@@ -14,9 +14,8 @@ from types import FunctionType
 
 from polite_flamingo.formatting import table
 from polite_flamingo.images.decoding import EXTENSION_OF
-from polite_flamingo.sources import SOURCES
-from polite_flamingo.sources.catalogue import escaped
 from polite_flamingo.sources.datasets import llava, webdataset
+from polite_flamingo.sources.list_sources import escaped
 from polite_flamingo.sources.reading import tars
 from polite_flamingo.sources.reading.compression import MAGIC
 from polite_flamingo.sources.reading.file_kinds import READABLE
@@ -35,12 +34,14 @@ from polite_flamingo.sources.records.file_records import WRAPPERS
 from polite_flamingo.sources.records.image_references import IMAGE_KEYS
 from polite_flamingo.sources.records.source import Source
 from polite_flamingo.sources.records.table_columns import FIELDS as COLUMNS
+from polite_flamingo.sources.registry import SOURCES
 
 _PAGE = """\
 # Formats
 
 What `polite-flamingo ingest` accepts. Generated from the code that reads it:
-`python -m polite_flamingo.sources.formats > docs/formats.md`. Where each dataset is published: [sources](sources.md).
+`python -m polite_flamingo.sources.formats_page > docs/formats.md`. [Sources](sources.md) says where each dataset is
+published.
 
 Every record of an annotation file, and every member of a tar, becomes a sample, a line in `OUT/quarantine/NAME.jsonl`
 with its reason and its place, or part of a count of what was passed over. Guesses (columns, delimiters, layouts) are

@@ -1,6 +1,6 @@
 """The sources as a list for people: plain text for `polite-flamingo ingest --list`, and docs/sources.md.
 
-    python -m polite_flamingo.sources.catalogue > docs/sources.md
+    python -m polite_flamingo.sources.list_sources > docs/sources.md
 
 Both are made of the fields of `Source`, so that what is listed is what is read.
 """
@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from polite_flamingo.formatting import table
-from polite_flamingo.sources import SOURCES
 from polite_flamingo.sources.records.source import CATEGORIES, Evidence, Source, Use
+from polite_flamingo.sources.registry import SOURCES
 
 PF_1M = 975_782
 """Samples of PF-1M: what the paper adopted of all its datasets together (arXiv 2307.01003, section 4)."""
@@ -42,7 +42,7 @@ _INTRODUCTION = """\
 # Sources
 
 The datasets that `polite-flamingo ingest` reads, from the files that their authors publish. Generated from the table
-that the code uses: `python -m polite_flamingo.sources.catalogue > docs/sources.md`. For one of them in full, with a
+that the code uses: `python -m polite_flamingo.sources.list_sources > docs/sources.md`. For one of them in full, with a
 command to begin with: `polite-flamingo ingest --list NAME`.
 
 **How the format is known**"""

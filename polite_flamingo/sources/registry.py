@@ -1,6 +1,6 @@
-"""Raw datasets on disk -> samples: `SOURCES[name].read(options)`.
+"""The registry of datasets that ingest can read: a new dataset is added here.
 
-Each file in `datasets/` covers one family of formats; the dict below registers every dataset. CONTRIBUTING.md has the
+`SOURCES[name].read(options)` reads one. Each file in `datasets/` covers one family of formats; CONTRIBUTING.md has the
 steps for a new one.
 """
 
@@ -28,8 +28,7 @@ from polite_flamingo.sources.datasets import (
     vqa,
     webdataset,
 )
-from polite_flamingo.sources.reading.errors import SourceError
-from polite_flamingo.sources.records.source import Row, Source, SourceOptions
+from polite_flamingo.sources.records.source import Source
 
 SOURCES: dict[str, Source] = {
     source.name: source
@@ -45,5 +44,4 @@ SOURCES: dict[str, Source] = {
         table.SOURCE, webdataset.SOURCE,
     )
 }  # fmt: skip
-
-__all__ = ["SOURCES", "Row", "Source", "SourceError", "SourceOptions"]
+"""Every source by name."""

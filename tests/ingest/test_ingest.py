@@ -22,8 +22,10 @@ from polite_flamingo.ingest import parts
 from polite_flamingo.ingest.ingest import IngestConfig, Spread, ingest, ingest_all
 from polite_flamingo.ingest.preview import preview_rows
 from polite_flamingo.sample import Sample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage import visibility
 from polite_flamingo.storage.ledger import exclusive, read_quarantine, shard_names
 from polite_flamingo.storage.shards import read_shard

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.ingest.ingest import IngestConfig, Ingested, ingest, ingest_all
-from polite_flamingo.sources import SourceOptions
+from polite_flamingo.sources.records.source import SourceOptions
 from ray_jobs.ingest import OnRay
 
 PARTS = 12

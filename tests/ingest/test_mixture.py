@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from polite_flamingo.ingest.ingest import ingest_all
 from polite_flamingo.ingest.mixture import Mixture, by_square_root, load_mixture, shares
 from polite_flamingo.sample import Sample
-from polite_flamingo.sources import SOURCES
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs.ingest import main
 

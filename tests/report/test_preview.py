@@ -14,8 +14,9 @@ from PIL import Image as Pillow
 
 from polite_flamingo.report.preview import FAILURES, FOLDED_FROM, LINES_FOLDED_FROM, MAX_SIDE, write_preview
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn
-from polite_flamingo.sources import SOURCES, SourceOptions
-from polite_flamingo.sources.catalogue import EVIDENCE
+from polite_flamingo.sources.list_sources import EVIDENCE
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 
 COCO = SOURCES["coco_captions"]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceOptions
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import SHARED, Raw, both
 
 

@@ -8,17 +8,18 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
-from polite_flamingo.sources.formats import as_markdown, files_of, honours_meanings, pictures_of
+from polite_flamingo.sources.formats_page import as_markdown, files_of, honours_meanings, pictures_of
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.records.source import Source
+from polite_flamingo.sources.records.source import Source, SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 
 ALL = list(SOURCES.values())
 
 
 def test_docs_formats_is_what_the_code_writes() -> None:
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
-    assert page == as_markdown(ALL), "run: python -m polite_flamingo.sources.formats > docs/formats.md"
+    assert page == as_markdown(ALL), "run: python -m polite_flamingo.sources.formats_page > docs/formats.md"
 
 
 @pytest.mark.parametrize("source", ALL, ids=lambda source: source.name)

@@ -10,10 +10,19 @@ from typing import get_args
 
 import pytest
 
-from polite_flamingo.sources import SOURCES
-from polite_flamingo.sources.catalogue import EVIDENCE, HEADINGS, PF_1M, adopted, as_markdown, as_text, example, named
 from polite_flamingo.sources.datasets import coco, elevater
+from polite_flamingo.sources.list_sources import (
+    EVIDENCE,
+    HEADINGS,
+    PF_1M,
+    adopted,
+    as_markdown,
+    as_text,
+    example,
+    named,
+)
 from polite_flamingo.sources.records.source import Evidence, Source, Use
+from polite_flamingo.sources.registry import SOURCES
 from ray_jobs import console
 from ray_jobs.ingest import IngestOptions
 
@@ -42,7 +51,7 @@ ODD = dataclasses.replace(
 
 def test_docs_sources_is_what_the_code_writes() -> None:
     page = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
-    assert page == as_markdown(ALL), "run: python -m polite_flamingo.sources.catalogue > docs/sources.md"
+    assert page == as_markdown(ALL), "run: python -m polite_flamingo.sources.list_sources > docs/sources.md"
 
 
 def test_every_use_and_grade_of_evidence_has_words() -> None:

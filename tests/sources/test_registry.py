@@ -10,8 +10,10 @@ from collections import Counter
 import pytest
 
 from polite_flamingo.sample import TASKS
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.instructions import IMAGES_SHOWN, INSTRUCTIONS, instruction, with_image_marks
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import Raw
 
 CATEGORIES = {"captioning", "classification", "change captioning", "VQA with rationale", "VQA"}

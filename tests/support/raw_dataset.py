@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image as Pillow
 
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceOptions
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 
 SHARED = Path(os.environ.get("POLITE_FLAMINGO_SHARED", Path(__file__).parents[2].parent / "shared"))
 

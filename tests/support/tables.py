@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceOptions
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.records.source import keyed_records, make_sample
+from polite_flamingo.sources.records.source import SourceOptions, keyed_records, make_sample
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import Raw, both
 
 ROWS = [

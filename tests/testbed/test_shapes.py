@@ -7,7 +7,7 @@ import random
 import pytest
 
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.sources import SOURCES
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.testbed.shapes.captions import (
     describe,
     hallucinated,

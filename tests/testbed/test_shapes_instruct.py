@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.sample import IMAGE_MARK, Sample
-from polite_flamingo.sources import SOURCES
 from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.testbed.shapes.evaluation_sets import HELD_OUT, SETS, UNJUDGED, write_evaluation
 from polite_flamingo.testbed.shapes.grammar import parse
 from polite_flamingo.testbed.shapes.instruct import Instructions, random_text, write_instruct

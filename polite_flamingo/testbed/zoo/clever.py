@@ -26,7 +26,7 @@ from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.model.saved import FILE
 from polite_flamingo.sample import Sample
-from polite_flamingo.sources import SOURCES
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.testbed.shapes.evaluation_sets import SETS, write_evaluation
 from polite_flamingo.testbed.zoo.pairs import well_formed
 

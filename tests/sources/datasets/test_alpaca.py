@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.sources import SOURCES
 from polite_flamingo.sources.reading.field_checks import content_hash
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import SHARED, Raw
 
 ANSWER = {"alpaca_gpt4": "output", "gpteacher": "response", "instructionwild": "output"}

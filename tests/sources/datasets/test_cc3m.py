@@ -13,10 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from polite_flamingo.sample import BadSample, Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.image_folder import ImageFolder
 from polite_flamingo.sources.reading.tars import MAX_TEXT_BYTES
-from polite_flamingo.sources.records.source import Context
+from polite_flamingo.sources.records.source import Context, SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from tests.sources.reading.test_download import HERE, Site, picture, plain
 from tests.support.raw_dataset import Raw, both
 from tests.support.record_strategies import JUNK, spoiled

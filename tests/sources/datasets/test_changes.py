@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.sources import SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS, instruction
 from tests.support.raw_dataset import Raw
 

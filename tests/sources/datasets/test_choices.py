@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from polite_flamingo.sources import SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.instructions import multiple_choice
 from tests.support.raw_dataset import Raw
 from tests.support.record_strategies import spoiled

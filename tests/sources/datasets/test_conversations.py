@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polite_flamingo.sources import SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import content_hash
 from polite_flamingo.sources.records.field_meanings import SPEAKERS
 from tests.support.raw_dataset import SHARED, Raw

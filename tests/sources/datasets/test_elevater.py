@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.datasets.elevater_files import SETS, set_name
-from polite_flamingo.sources.records.source import keyed_records
+from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.sources.records.source import SourceOptions, keyed_records
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import SHARED, Raw
 from tests.support.record_strategies import JUNK, spoiled
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polite_flamingo.sources import SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 from tests.support.raw_dataset import Raw
 from tests.support.record_strategies import JUNK
 

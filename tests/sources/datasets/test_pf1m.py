@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import BadSample
 from polite_flamingo.selection.selection import select_shard
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.datasets.pf1m import instruction_of
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import content_hash
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.json_exports import export_shard, join_exports
 from tests.support.raw_dataset import SHARED, Raw, both
 from tests.support.record_strategies import JUNK

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 
 from polite_flamingo.images.decoding import decode
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SOURCES, SourceError
 from polite_flamingo.sources.datasets.pointqa import CLASSES, meant
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.drawn_marks import COLOURS, colour_of
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import SHARED, Raw
 from tests.support.record_strategies import JUNK, spoiled
 

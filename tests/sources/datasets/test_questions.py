@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import Image
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records import source
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import Raw, both
 from tests.support.record_strategies import JUNK
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.images.decoding import decode
-from polite_flamingo.sources import SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.drawn_marks import COLOURS, SHAPES, colour_of, shape_of
 from tests.support.raw_dataset import SHARED, Raw
 from tests.support.record_strategies import JUNK, spoiled

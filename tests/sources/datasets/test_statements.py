@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from polite_flamingo.sample import Image
-from polite_flamingo.sources import SOURCES, SourceOptions
 from polite_flamingo.sources.records import source
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import Raw, both
 
 

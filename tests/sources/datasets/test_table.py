@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
+from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.records.table_columns import FIELDS
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import Raw, both
 from tests.support.record_strategies import JUNK, spoiled
 from tests.support.tables import QUIET, ROWS, VQA, as_delimited, as_parquet, notes_of, read, reasons, said

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from polite_flamingo.sources import SourceError
 from polite_flamingo.sources.reading.delimited import delimited
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.table_columns import FIELDS
 from tests.support.raw_dataset import Raw
 from tests.support.tables import QUIET, notes_of, read, said

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from polite_flamingo.sample import BadSample, Image, Sample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.reading import image_folder
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.image_folder import checked_image
 from polite_flamingo.sources.records import source as base
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
-from polite_flamingo.sources.records.source import keyed_records, make_sample
+from polite_flamingo.sources.records.source import SourceOptions, keyed_records, make_sample
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import Raw, both
 from tests.support.tables import as_parquet, read, reasons
 

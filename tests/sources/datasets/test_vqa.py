@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SourceError
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.vqa_samples import majority
 from tests.support.raw_dataset import SHARED, Raw
 from tests.support.record_strategies import JUNK, spoiled

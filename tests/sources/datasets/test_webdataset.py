@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from polite_flamingo.sample import BadSample, Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.image_folder import ImageFolder
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.records.source import Context, keyed_records
+from polite_flamingo.sources.records.source import Context, SourceOptions, keyed_records
+from polite_flamingo.sources.registry import SOURCES
 from tests.sources.reading.test_download import picture
 from tests.sources.reading.test_tars import packed
 from tests.support.raw_dataset import both

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.records.source import Record, keyed_records, make_sample
+from polite_flamingo.sources.records.source import Record, SourceOptions, keyed_records, make_sample
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import Raw, both
 
 pa = pytest.importorskip("pyarrow")

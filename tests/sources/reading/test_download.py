@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SOURCES, SourceError
 from polite_flamingo.sources.reading import download
 from polite_flamingo.sources.reading.download import Limits, fetch
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.image_folder import ImageFolder
 from polite_flamingo.sources.records.source import Context, SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.patience import PATIENCE, wait_until
 
 PATIENT = Limits(connect=PATIENCE, read=PATIENCE, total=2 * PATIENCE, pause=0.0)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SourceError
 from polite_flamingo.sources.reading import streaming
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.streaming import elements, entries, is_list, json_lines, lines, listed, members
 

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
 from polite_flamingo.sources.reading import field_checks, image_folder
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.image_folder import ImageFolder
+from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import Raw
 
 QUESTION = {"questions": [{"question_index": 0, "question": "Où est-il?", "answer": "yes", "image_filename": "a.png"}]}

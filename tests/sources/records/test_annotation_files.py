@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.sources import SOURCES, SourceError, SourceOptions
+from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.records.source import Record, keyed_records, make_sample
+from polite_flamingo.sources.records.source import Record, SourceOptions, keyed_records, make_sample
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import Raw, both
 
 CSV = "question,answer\na?,a\nb?,b\n"

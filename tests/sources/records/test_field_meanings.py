@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.sources import SOURCES, SourceOptions
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.field_meanings import FIELDS, IMAGE_NAMES
 from polite_flamingo.sources.records.media_fields import media_of_field
 from polite_flamingo.sources.records.placeholder_table import PLACEHOLDERS
-from polite_flamingo.sources.records.source import keyed_records, make_sample
+from polite_flamingo.sources.records.source import SourceOptions, keyed_records, make_sample
+from polite_flamingo.sources.registry import SOURCES
 from tests.support.raw_dataset import Raw
 from tests.support.record_strategies import JUNK
 

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources import SourceOptions
 from polite_flamingo.sources.reading.image_folder import ImageFolder
 from polite_flamingo.sources.records.image_references import needs_folder, read_images, reference_name, references
-from polite_flamingo.sources.records.source import Context
+from polite_flamingo.sources.records.source import Context, SourceOptions
 from tests.support.raw_dataset import Raw
 
 
