@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from actors.rows import SCHEMA, SECONDS, Block, Row, blocks
+from polite_flamingo.faults import journal
 from polite_flamingo.sample import Quarantined
-from polite_flamingo.storage import journal
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.storage.visibility import Probe

@@ -20,9 +20,9 @@ from actors.pool import PoolActor
 from actors.rows import Block, Row
 from polite_flamingo.evaluation.judging import Answer, Judged, Judges, joined, judge, not_judged
 from polite_flamingo.evaluation.responses import read_responses
+from polite_flamingo.faults.journal import ShardJournal
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
-from polite_flamingo.storage.journal import ShardJournal
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import write_atomically
 

@@ -14,8 +14,8 @@ import ray
 
 from actors.rows import SCHEMA, Block, blocks
 from polite_flamingo.faults.guard import Guard
+from polite_flamingo.faults.journal import Journal
 from polite_flamingo.sample import BadSample, Reason, Sample
-from polite_flamingo.storage.journal import Journal
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.visibility import Probe, refuse_other_models
 

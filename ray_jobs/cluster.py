@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from polite_flamingo.faults.bisection import ModelBroken
+from polite_flamingo.faults.journal import WorkerKeepsDying
 from polite_flamingo.pools import Needs
-from polite_flamingo.storage.journal import WorkerKeepsDying
 from polite_flamingo.storage.visibility import reason_in
 from ray_jobs.console import JobFailed
 from ray_jobs.progress import phase

@@ -108,7 +108,7 @@ def try_out(config: DistortionConfig) -> None:
         load_speaker(config)  # its note taker may not exist
     if config.speaker != "endpoint" or not config.shares.llm:
         return
-    from polite_flamingo.distortion.endpoint import EndpointSpeaker
+    from polite_flamingo.distortion.endpoint_speaker import EndpointSpeaker
 
     wording = EndpointSpeaker(config).try_out()
     print(f"{config.endpoint.model} at {config.endpoint.url} answers ({wording})")

@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from polite_flamingo.endpoints.client import EndpointDown
-from polite_flamingo.evaluation.asking import EndpointContestant
 from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded
+from polite_flamingo.evaluation.endpoint_contestant import EndpointContestant
 from polite_flamingo.evaluation.judging import Answer, first_turn
 from polite_flamingo.evaluation.responses import read_responses, write_responses
 from polite_flamingo.flamingo.config import RewriterConfig

@@ -23,8 +23,8 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 from actors.pool import PoolActor, PoolSettings, lost_nodes
 from actors.rows import Row
 from actors.source import ShardDatasource
+from polite_flamingo.faults import journal
 from polite_flamingo.pools import PoolConfig, PoolsConfig
-from polite_flamingo.storage import journal
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.storage.visibility import Probe, probing

@@ -26,10 +26,10 @@ import yaml
 from polite_flamingo.faults.hints import commonest, hint
 from polite_flamingo.filters.thresholds import Thresholds, not_compared
 from polite_flamingo.report.gallery import collect_gallery
-from polite_flamingo.report.page import render
+from polite_flamingo.report.selection import render
 from polite_flamingo.selection.card import card
 from polite_flamingo.selection.difference import Difference
-from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.selection.statistics import Statistics, rejections
 from polite_flamingo.storage import duplicates
 from polite_flamingo.storage.json_exports import export_shard, join_exports

@@ -10,10 +10,10 @@ import pytest
 
 from polite_flamingo.filters.thresholds import Thresholds, apply_thresholds, first_failure
 from polite_flamingo.hub import ZOO, fingerprint
-from polite_flamingo.report.page import render
+from polite_flamingo.report.selection import render
 from polite_flamingo.sample import Quarantined, Sample, Turn
 from polite_flamingo.selection.card import card
-from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.selection.statistics import Statistics
 from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.run_info import RunInfo

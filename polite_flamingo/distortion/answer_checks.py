@@ -21,8 +21,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-from polite_flamingo.distortion.conversation import instructions
-from polite_flamingo.distortion.orders import followed
+from polite_flamingo.distortion.command_checks import followed
+from polite_flamingo.distortion.llm_prompts import instructions
 from polite_flamingo.distortion.shorten import STOP_WORDS
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.endpoints import answers

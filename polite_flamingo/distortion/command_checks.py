@@ -14,8 +14,8 @@ from difflib import SequenceMatcher
 from itertools import combinations, islice
 from typing import Literal
 
+from polite_flamingo.distortion.augmentation import sentences
 from polite_flamingo.distortion.shorten import key_words, unmarked_text
-from polite_flamingo.distortion.text import sentences
 from polite_flamingo.sources.records.responses import BOXES_FOLLOW
 
 Followed = Literal["yes", "no", "not checkable"]

@@ -10,8 +10,8 @@ import random
 import re
 from collections.abc import Callable
 
+from polite_flamingo.distortion.augmentation import sentences
 from polite_flamingo.distortion.shorten import key_words, unmarked_text
-from polite_flamingo.distortion.text import sentences
 from polite_flamingo.sources.records.responses import BOXES_FOLLOW
 
 Rule = Callable[[random.Random, str], str]

@@ -16,7 +16,7 @@ from typing import Any
 
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
-from polite_flamingo.distortion.conversation import (
+from polite_flamingo.distortion.llm_prompts import (
     CLOSING,
     asking_messages,
     begun_messages,

@@ -13,13 +13,13 @@ def load_speaker(config: DistortionConfig) -> Speaker:
         ValueError: it cannot be used; says what to do.
     """
     if config.speaker == "rules":
-        from polite_flamingo.distortion.rules import RuleSpeaker, load_note_taker
+        from polite_flamingo.distortion.rule_speaker import RuleSpeaker, load_note_taker
 
         return RuleSpeaker(load_note_taker(config.note_taker) if config.note_taker else None)
     if config.speaker == "local":
-        from polite_flamingo.distortion.local import LocalSpeaker
+        from polite_flamingo.distortion.local_speaker import LocalSpeaker
 
         return LocalSpeaker(config)
-    from polite_flamingo.distortion.endpoint import EndpointSpeaker
+    from polite_flamingo.distortion.endpoint_speaker import EndpointSpeaker
 
     return EndpointSpeaker(config)

@@ -27,7 +27,7 @@ from transformers import (
 from polite_flamingo import hub
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
-from polite_flamingo.distortion.conversation import (
+from polite_flamingo.distortion.llm_prompts import (
     CLOSING,
     begun_messages,
     continued,

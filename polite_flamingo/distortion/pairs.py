@@ -12,8 +12,8 @@ the key of the sample and the configured seed: a retry gives the same pair, if t
 If a kind is impossible for a sample (no captions of its image; a text too short to change), another one is used, and
 `instead_of` records the reason.
 
-The text of a language model is checked (`checks.py`): one with a fault is drawn again, and if every draw has one the
-sample has no pair. An extra order that was not followed is only recorded: the text is still a distortion.
+The text of a language model is checked (`answer_checks.py`). A faulty text is sampled again; if every try is faulty,
+the sample has no pair. An extra command that was not followed is only recorded: the text is still a distortion.
 
 Nothing here starts Ray or reads shards.
 """
@@ -29,14 +29,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from polite_flamingo.distortion.checks import fault
+from polite_flamingo.distortion.answer_checks import fault
+from polite_flamingo.distortion.augmentation import augment
+from polite_flamingo.distortion.command_checks import followed
 from polite_flamingo.distortion.config import KINDS, DistortionConfig, Kind
 from polite_flamingo.distortion.loading import load_speaker
-from polite_flamingo.distortion.orders import followed
 from polite_flamingo.distortion.retrieval import CaptionIndex, NotThere, index_name, write_index
-from polite_flamingo.distortion.rules import RuleSpeaker
+from polite_flamingo.distortion.rule_speaker import RuleSpeaker
 from polite_flamingo.distortion.speakers import Request, Speaker
-from polite_flamingo.distortion.text import augment
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Quarantined, Sample, unmarked
 
 Row = Sample | Quarantined

@@ -4,7 +4,7 @@ It is not a model and is never called one: provenance and preview say "rules". A
 (`DistortionConfig.note_taker`) that knows the texts of one small world and writes them as that world's raw annotations
 are written. A rewriter trained on these pairs has seen their forms; how it would do on *unseen* forms cannot be shown
 with this speaker. Any other text is shortened (`shorten.py`). Then the command, if there is one, is followed
-(`following.py`).
+(`command_rules.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pkgutil
 import random
 from collections.abc import Callable, Sequence
 
-from polite_flamingo.distortion.following import RULES, follow
+from polite_flamingo.distortion.command_rules import RULES, follow
 from polite_flamingo.distortion.shorten import shorten
 from polite_flamingo.distortion.speakers import Request
 

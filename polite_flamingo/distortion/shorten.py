@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 
-from polite_flamingo.distortion.text import sentences
+from polite_flamingo.distortion.augmentation import sentences
 
 MOST_WORDS = 40
 """Most words of one sentence in a terse text."""

@@ -2,7 +2,7 @@
 
 Models and servers return texts that are cut at the token limit, withheld by a filter, empty, or only reasoning, that
 run on into the next turn of the conversation, or decline. This module detects them; callers decide what to do
-(`distortion/checks.py`, `evaluation/judging.py`).
+(`distortion/answer_checks.py`, `evaluation/judging.py`).
 """
 
 from __future__ import annotations

@@ -84,10 +84,9 @@ class Thresholds:
     nli_entailment: float | None = None
 
 
-Sense = Literal["at_least", "at_most", "below", "above"]
+Comparison = Literal["at_least", "at_most", "below", "above"]
 
-
-_COMPARE: dict[Sense, Callable[[float, float], bool]] = {
+COMPARISONS: dict[Comparison, Callable[[float, float], bool]] = {
     "at_least": operator.ge, "at_most": operator.le, "below": operator.lt, "above": operator.gt,
 }  # fmt: skip
 
@@ -100,36 +99,36 @@ class Check:
         filter: name of the check and of its field in `Thresholds`.
         stage: the filter it belongs to: rules, sts, clipscore or nli; those of a task are in `FILTERS_OF_TASK`.
         reason: stable name of the rejection.
-        sense: a score is kept if it is `sense` the threshold, and always if the threshold is None.
+        comparison: how a score must compare with the threshold to be kept; a threshold of None keeps all.
         score: computes the score; NaN if it is missing, None if the check does not apply to the sample.
         label: describes the score to people.
         step: resolution of the score in histograms and what-if curves.
-        offered: threshold at which the what-if curve shows a check that is off by default.
+        suggested: threshold at which the what-if curve shows a check that is off by default.
     """
 
     filter: str
     stage: str
     reason: str
-    sense: Sense
+    comparison: Comparison
     score: Callable[[Mapping[str, Any], Thresholds], float | None]
     label: str
     step: float
-    offered: float | None = None
+    suggested: float | None = None
 
     def passes(self, score: float, threshold: float | None) -> bool:
         """Whether a score is kept; NaN never is, unless the check is off (None)."""
-        return threshold is None or _COMPARE[self.sense](score, threshold)
+        return threshold is None or COMPARISONS[self.comparison](score, threshold)
 
     def rule(self, threshold: float | None) -> str:
         """Describe the check without its label, such as "kept from 0.4"."""
         words = {"at_least": "kept from", "at_most": "kept up to", "below": "kept below", "above": "kept above"}
-        return "not asked" if threshold is None else f"{words[self.sense]} {threshold:g}"
+        return "off" if threshold is None else f"{words[self.comparison]} {threshold:g}"
 
     def distance(self, score: float, threshold: float) -> float:
         """Return how far the score is on the kept side; negative on the other side, minus infinity if unscored."""
         if math.isnan(score):
             return -math.inf
-        return score - threshold if self.sense in ("at_least", "above") else threshold - score
+        return score - threshold if self.comparison in ("at_least", "above") else threshold - score
 
 
 def _number(value: Any) -> float:
@@ -186,28 +185,28 @@ def _logits(logits: Any) -> tuple[float, float, float]:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check(filter="min_words", stage="rules", reason="too_short", sense="at_least", score=_field("words"),
+    Check(filter="min_words", stage="rules", reason="too_short", comparison="at_least", score=_field("words"),
           label="words", step=1),
-    Check(filter="min_characters", stage="rules", reason="too_short", sense="at_least", score=_field("characters"),
+    Check(filter="min_characters", stage="rules", reason="too_short", comparison="at_least", score=_field("characters"),
           label="characters", step=1),
-    Check(filter="max_words", stage="rules", reason="too_long", sense="at_most", score=_field("words"),
+    Check(filter="max_words", stage="rules", reason="too_long", comparison="at_most", score=_field("words"),
           label="words", step=1),
-    Check(filter="max_characters", stage="rules", reason="too_long", sense="at_most", score=_field("characters"),
+    Check(filter="max_characters", stage="rules", reason="too_long", comparison="at_most", score=_field("characters"),
           label="characters", step=10),
-    Check(filter="unchanged", stage="rules", reason="unchanged", sense="below", score=_sameness,
+    Check(filter="unchanged", stage="rules", reason="unchanged", comparison="below", score=_sameness,
           label="Rouge-L to the annotation", step=0.01),
-    Check(filter="repetition", stage="rules", reason="repetition", sense="below", score=_field("repetition"),
+    Check(filter="repetition", stage="rules", reason="repetition", comparison="below", score=_field("repetition"),
           label="share of repeated 4-grams", step=0.01),
-    Check(filter="sts", stage="sts", reason="sts_low", sense="at_least", score=_field("sts"),
+    Check(filter="sts", stage="sts", reason="sts_low", comparison="at_least", score=_field("sts"),
           label="similarity to the annotation", step=0.01),
-    Check(filter="clip", stage="clipscore", reason="clip_low", sense="at_least", score=_best_paragraph,
+    Check(filter="clip", stage="clipscore", reason="clip_low", comparison="at_least", score=_best_paragraph,
           label="CLIPScore of the best paragraph", step=0.25),
-    Check(filter="nli_margin", stage="nli", reason="nli_contradiction", sense="above",
+    Check(filter="nli_margin", stage="nli", reason="nli_contradiction", comparison="above",
           score=lambda scores, _: nli_margin(scores.get("nli")),
           label="entailment or neutral over contradiction (logits)", step=0.1),
-    Check(filter="nli_entailment", stage="nli", reason="nli_not_entailed", sense="above",
+    Check(filter="nli_entailment", stage="nli", reason="nli_not_entailed", comparison="above",
           score=lambda scores, _: entailment_margin(scores.get("nli")),
-          label="entailment over neutral and contradiction (logits)", step=0.1, offered=0.0),
+          label="entailment over neutral and contradiction (logits)", step=0.1, suggested=0.0),
 )  # fmt: skip
 
 STAGES: tuple[str, ...] = ("rules", "sts", "clipscore", "nli")

@@ -12,9 +12,9 @@ from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.evaluation.markdown import interval
 from polite_flamingo.evaluation.metrics import METRICS, shown
 from polite_flamingo.evaluation.results import Results
+from polite_flamingo.report.chart_types import Bar, Cell, bars, heat_map
 from polite_flamingo.report.gallery import Thumbnail, thumbnail
-from polite_flamingo.report.page import TASK_NAMES
-from polite_flamingo.report.plots import Bar, Cell, bars, heat_map
+from polite_flamingo.report.selection import TASK_NAMES
 from polite_flamingo.report.template import fill
 from polite_flamingo.storage.run_info import RunInfo
 
@@ -37,7 +37,7 @@ def page(
     """
     return fill(
         "evaluation",
-        styles=("plots",),
+        styles=("chart_types",),
         run=run,
         results=results,
         confidence=f"{100 * results.resampling.confidence:g} %",

@@ -25,7 +25,7 @@ from polite_flamingo.filters.thresholds import (
 from polite_flamingo.formatting import fixed
 from polite_flamingo.images import decoding
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.selection.selection import CHECK_OF, split_paragraphs
+from polite_flamingo.selection.select_shard import CHECK_OF, split_paragraphs
 from polite_flamingo.selection.statistics import Pick, Statistics
 
 MAX_SIDE = 320

@@ -15,7 +15,7 @@ from pathlib import Path
 from polite_flamingo.faults.hints import hint
 from polite_flamingo.images import decoding
 from polite_flamingo.report.gallery import Thumbnail, printable, thumbnail
-from polite_flamingo.report.page import TASK_NAMES
+from polite_flamingo.report.selection import TASK_NAMES
 from polite_flamingo.report.template import fill
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Quarantined, Sample
 from polite_flamingo.sources.list_sources import EVIDENCE

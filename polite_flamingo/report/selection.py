@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from polite_flamingo.filters.thresholds import CHECKS, UNSCORED, Check, Thresholds
-from polite_flamingo.report.charts import reward_chart, what_if_chart
 from polite_flamingo.report.gallery import CHECKS_BY_INTEREST, Group
+from polite_flamingo.report.selection_charts import reward_chart, what_if_chart
 from polite_flamingo.report.template import fill
-from polite_flamingo.selection.selection import CHECK_OF
+from polite_flamingo.selection.select_shard import CHECK_OF
 from polite_flamingo.selection.statistics import UNKNOWN, DatasetCounts, Statistics, rejections, stage_of
 from polite_flamingo.storage.provenance import NOTHING, Annotations
 from polite_flamingo.storage.run_info import RunInfo
@@ -104,7 +104,7 @@ def render(
         changed: the differences from the previous selection (`Difference.rows`).
     """
     return fill(
-        "page",
+        "selection",
         run=run,
         thresholds=thresholds,
         warning=run.world.warning(statistics.of_another_world()) if run.world else "",

@@ -51,7 +51,7 @@ def what_if_chart(check: Check, curve: Curve, value: float | None, *, width: flo
     For a check that is off (None) the dot shows the share that it would keep at its suggested threshold.
     """
     judged = curve.scores.total
-    threshold = check.offered if value is None else value
+    threshold = check.suggested if value is None else value
     if not judged or threshold is None:
         return Markup("")
     low, high = _quantile(curve.scores, 0.01), _quantile(curve.scores, 0.98) + check.step
@@ -63,9 +63,9 @@ def what_if_chart(check: Check, curve: Curve, value: float | None, *, width: flo
     shares = _shares(curve.scores, low, high, step)
     peak = max(shares) or 1.0
     values = [low + i * step for i in range(round((high - low) / step) + 1)]
-    line = [(frame.x(v), frame.y(curve.deciding.satisfying(check.sense, v) / judged)) for v in values]
+    line = [(frame.x(v), frame.y(curve.deciding.satisfying(check.comparison, v) / judged)) for v in values]
     now = curve.kept / judged
-    kept = now if value is not None else curve.deciding.satisfying(check.sense, threshold) / judged
+    kept = now if value is not None else curve.deciding.satisfying(check.comparison, threshold) / judged
     arrow = " →" if threshold > high else " ←" if threshold < low else ""
     label = f"{kept:.0%} at {trimmed(threshold, 2)}{arrow}{f', now {now:.0%}' if value is None else ''}"
     body = [
@@ -73,13 +73,13 @@ def what_if_chart(check: Check, curve: Curve, value: float | None, *, width: flo
         _steps(frame, [0.45 * share / peak for share in shares], step, "area judged"),
         f'<polyline class="curve" points="{points(line)}"/>',
         frame.upright("threshold", threshold, frame.above - 17),
-        f'<circle class="{"offered" if value is None else "now"}" cx="{frame.x(threshold):.1f}" '
+        f'<circle class="{"suggested" if value is None else "now"}" cx="{frame.x(threshold):.1f}" '
         f'cy="{frame.y(kept):.1f}" r="4.5"/>',
         _tag(frame, threshold, frame.above - 7, label, "now"),
     ]
     title = f"{check.label}, {check.rule(threshold)}: {kept:.1%} of {judged:,} judged samples are kept"
     if value is None:
-        title = f"{title.removesuffix('are kept')}would be kept; it is not asked: {now:.1%} are"
+        title = f"{title.removesuffix('are kept')}would be kept; this check is off: {now:.1%} are"
     return picture(title, width, frame.height, body, fills=True)
 
 

@@ -92,4 +92,4 @@ def _fate(record: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    return "not asked" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()
+    return "off" if value is None else f"{value:g}" if isinstance(value, float) else str(value).lower()

@@ -6,18 +6,15 @@ range of the scores, not on their number.
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.filters.thresholds import Sense
+from polite_flamingo.filters.thresholds import COMPARISONS, Comparison
 
 UNIT = 10_000
 """Units per 1: scores are stored with four decimals."""
-
-COMPARISONS = {"at_least": operator.ge, "below": operator.lt, "above": operator.gt, "at_most": operator.le}
 
 
 @dataclass(kw_only=True)
@@ -74,12 +71,12 @@ class Histogram:
         """Number of values."""
         return sum(self.bins.values())
 
-    def satisfying(self, sense: Sense, threshold: float | None) -> int:
+    def satisfying(self, comparison: Comparison, threshold: float | None) -> int:
         """Count the values that pass a threshold, which must lie on an edge of the bins; None passes all."""
         if threshold is None:
             return self.total
         edge = self.bin(threshold)
-        passes = COMPARISONS[sense]
+        passes = COMPARISONS[comparison]
         return sum(count for number, count in self.bins.items() if passes(number, edge))
 
 

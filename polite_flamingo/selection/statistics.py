@@ -83,7 +83,7 @@ def pick(key: str, shard: str, rank: float = 0.0) -> Pick:
 
 def _curves() -> dict[str, Curve]:
     def empty(check: Check) -> Histogram:
-        return Histogram(step=check.step, upper=check.sense in ("above", "at_most"))
+        return Histogram(step=check.step, upper=check.comparison in ("above", "at_most"))
 
     return {check.filter: Curve(scores=empty(check), deciding=empty(check)) for check in CHECKS}
 

@@ -40,7 +40,7 @@ export function judgement({ kept, reason }) {
 // One line per filter: name, score, bar, verdict. Length and form are folded if all of them pass.
 export function verdicts(list) {
   const lines = (those) => make("ul", { className: "verdicts" }, ...those.map(line));
-  const asked = list.filter(({ rule }) => rule !== "not asked"); // a filter without a threshold decides nothing
+  const asked = list.filter(({ rule }) => rule !== "off"); // a filter without a threshold decides nothing
   const form = asked.filter(({ filter }) => FORM.has(filter));
   const rest = asked.filter(({ filter }) => !FORM.has(filter));
   const failed = form.filter(({ keep }) => !keep).length;

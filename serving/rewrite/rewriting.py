@@ -24,7 +24,7 @@ from typing import Any, Literal, cast
 from polite_flamingo.filters.paragraphs import join_paragraphs
 from polite_flamingo.filters.thresholds import CHECKS, Thresholds, apply_thresholds, first_failure
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Sample, Turn, Verdict, make_key
-from polite_flamingo.selection.selection import split_paragraphs
+from polite_flamingo.selection.select_shard import split_paragraphs
 from polite_flamingo.sources.reading.image_folder import checked_image
 from polite_flamingo.sources.records.instructions import INSTRUCTIONS
 from serving.chat.images import ImageReference

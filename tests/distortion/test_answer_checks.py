@@ -6,11 +6,11 @@ import random
 
 import pytest
 
-from polite_flamingo.distortion.checks import fault
+from polite_flamingo.distortion.answer_checks import fault
+from polite_flamingo.distortion.command_checks import CHECKS, followed
 from polite_flamingo.distortion.commands import COMMANDS
-from polite_flamingo.distortion.conversation import PRAISE, asking_messages, instructions, prefill
-from polite_flamingo.distortion.orders import CHECKS, followed
-from polite_flamingo.distortion.rules import RuleSpeaker
+from polite_flamingo.distortion.llm_prompts import PRAISE, asking_messages, instructions, prefill
+from polite_flamingo.distortion.rule_speaker import RuleSpeaker
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.prompts import SYSTEM

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from polite_flamingo.distortion.text import CHARACTER_ACTIONS, WORD_ACTIONS, augment, seeded, sentences
+from polite_flamingo.distortion.augmentation import CHARACTER_ACTIONS, WORD_ACTIONS, augment, seeded, sentences
 
 TEXT = (
     "The image shows a harbour with several small boats. Two fishermen are mending their nets on the quay. "

@@ -14,8 +14,8 @@ import pytest
 
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, Shares
-from polite_flamingo.distortion.conversation import PRAISE, prefill
-from polite_flamingo.distortion.endpoint import EndpointSpeaker
+from polite_flamingo.distortion.endpoint_speaker import EndpointSpeaker
+from polite_flamingo.distortion.llm_prompts import PRAISE, prefill
 from polite_flamingo.distortion.pairs import distort
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.endpoints.answers import Unfinished

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, LocalConfig, Shares
-from polite_flamingo.distortion.conversation import CLOSING, plain_prompt, prefill, quoted
-from polite_flamingo.distortion.local import LocalSpeaker, closing_tokens
+from polite_flamingo.distortion.llm_prompts import CLOSING, plain_prompt, prefill, quoted
+from polite_flamingo.distortion.local_speaker import LocalSpeaker, closing_tokens
 from polite_flamingo.distortion.pairs import distort
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.prompts import SYSTEM
@@ -72,7 +72,7 @@ def test_texts_end_at_their_quotation_mark_and_do_not_hang_on_their_neighbours(f
 
 def test_draws_follow_the_models_probabilities(folder: Path) -> None:
     """The noise that each row gets of its own draws as softmax would: the mean over 600 rows, at one position."""
-    from polite_flamingo.distortion.local import _OwnNoise
+    from polite_flamingo.distortion.local_speaker import _OwnNoise
 
     logits = torch.tensor([0.0, 1.0, 2.0]).log_softmax(0)
     drawn = _OwnNoise([f"row {n}" for n in range(600)])(torch.zeros(600, 1), logits.expand(600, 3)).argmax(1)

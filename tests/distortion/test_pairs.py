@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, LocalConfig, RetrievalConfig, Shares
-from polite_flamingo.distortion.conversation import prefill
+from polite_flamingo.distortion.llm_prompts import prefill
 from polite_flamingo.distortion.pairs import distort, single_turns
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.distortion.summary import count

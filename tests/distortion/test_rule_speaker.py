@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from polite_flamingo.distortion.command_rules import RULES, follow
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
-from polite_flamingo.distortion.following import RULES, follow
 from polite_flamingo.distortion.loading import load_speaker
-from polite_flamingo.distortion.rules import RuleSpeaker
+from polite_flamingo.distortion.rule_speaker import RuleSpeaker
 from polite_flamingo.distortion.shorten import key_words, shorten
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.sources.records.responses import BOXES_FOLLOW

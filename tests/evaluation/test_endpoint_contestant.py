@@ -15,7 +15,7 @@ from PIL import Image as Pillow
 
 from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.endpoints.client import EndpointDown, ServerConfig
-from polite_flamingo.evaluation.asking import EndpointContestant, content, data_url
+from polite_flamingo.evaluation.endpoint_contestant import EndpointContestant, content, data_url
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
 from tests.support.patience import PATIENCE
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from polite_flamingo.faults import journal
 from polite_flamingo.faults.bisection import Bisector, ModelBroken
 from polite_flamingo.faults.guard import Guard
+from polite_flamingo.faults.journal import MAX_DEATHS_PER_SHARD, Journal, ShardJournal, WorkerKeepsDying
 from polite_flamingo.sample import BadSample, Quarantined, Sample, Turn, make_key
-from polite_flamingo.storage import journal
-from polite_flamingo.storage.journal import MAX_DEATHS_PER_SHARD, Journal, ShardJournal, WorkerKeepsDying
 
 ROWS = 10
 Work = Callable[[list[Sample]], list[Sample]]

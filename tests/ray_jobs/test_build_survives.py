@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from polite_flamingo.faults import journal
 from polite_flamingo.pools import PoolConfig, PoolsConfig
-from polite_flamingo.storage import journal
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.run_info import read_run
 from polite_flamingo.storage.shards import write_shard

@@ -19,7 +19,7 @@ from actors.distortion import DistortionActor
 from polite_flamingo.config import to_yaml
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, LocalConfig, RetrievalConfig, Shares
 from polite_flamingo.distortion.pairs import distort as distort_samples
-from polite_flamingo.distortion.rules import RuleSpeaker
+from polite_flamingo.distortion.rule_speaker import RuleSpeaker
 from polite_flamingo.distortion.speakers import Request, Speaker
 from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.endpoints.client import EndpointDown

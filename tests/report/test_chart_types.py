@@ -6,9 +6,8 @@ from itertools import pairwise
 import pytest
 
 from polite_flamingo.formatting import trimmed
-from polite_flamingo.report.plots import Bar, Cell, bars, heat_map
+from polite_flamingo.report.chart_types import Bar, Cell, Line, Point, bars, heat_map, lines
 from polite_flamingo.report.svg import ticks
-from polite_flamingo.testbed.paper.plots import Line, Point, lines
 from tests.support.page_reader import Page
 
 HOSTILE = '<script>alert("1")</script>&'

@@ -12,7 +12,7 @@ from polite_flamingo.evaluation.bootstrap import Resampling
 from polite_flamingo.evaluation.results import summarise
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.report import evaluation
-from polite_flamingo.report.page import render
+from polite_flamingo.report.selection import render
 from polite_flamingo.selection.statistics import Statistics
 from polite_flamingo.storage.run_info import ModelInfo, RunInfo
 from polite_flamingo.testbed.paper.page import write_paper

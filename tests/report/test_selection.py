@@ -11,9 +11,9 @@ from PIL import Image as Pillow
 
 from polite_flamingo.filters.thresholds import CHECKS, Thresholds
 from polite_flamingo.report.gallery import MAX_SIDE, collect_gallery, readable, thumbnail
-from polite_flamingo.report.page import CHECK_NAMES, REASON_NAMES, STAGE_NAMES, TASK_NAMES, funnel, render
+from polite_flamingo.report.selection import CHECK_NAMES, REASON_NAMES, STAGE_NAMES, TASK_NAMES, funnel, render
 from polite_flamingo.sample import TASKS, Image, Quarantined, Sample, Turn
-from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.selection.statistics import REJECTIONS, Statistics, stage_of
 from polite_flamingo.storage.provenance import Annotations
 from polite_flamingo.storage.run_info import RunInfo

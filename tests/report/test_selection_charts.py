@@ -6,9 +6,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from polite_flamingo.filters.thresholds import CHECKS, Thresholds
-from polite_flamingo.report.charts import reward_chart, what_if_chart
+from polite_flamingo.report.selection_charts import reward_chart, what_if_chart
 from polite_flamingo.selection.histograms import Curve, Histogram
-from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.selection.statistics import Statistics
 from tests.support.scored import scored, world
 
@@ -41,7 +41,7 @@ def test_a_curve_runs_through_the_dot_of_this_run(check, width: float) -> None: 
     low, high = sorted([before[1], after[1]])
     assert low - 2 <= y <= high + 2
     heights = [height for _, height in curve]
-    rising = check.sense in ("at_most", "below")
+    rising = check.comparison in ("at_most", "below")
     assert heights == sorted(heights, reverse=rising), "a stricter threshold never keeps more"
 
 

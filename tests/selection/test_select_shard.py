@@ -8,7 +8,7 @@ import pytest
 
 from polite_flamingo.filters.thresholds import CHECKS, Check, Thresholds
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.selection.statistics import PICKS, Statistics
 from polite_flamingo.storage.duplicates import digest
 from tests.support.scored import scored, world
@@ -133,7 +133,7 @@ def test_the_what_if_curve_says_what_another_selection_would_keep(check: Check) 
     base = merged(split(samples, 250))
     curve = base.curves[check.filter]
     fixed = base.total().kept - curve.kept
-    assert curve.kept == curve.deciding.satisfying(check.sense, getattr(Thresholds(), check.filter))
+    assert curve.kept == curve.deciding.satisfying(check.comparison, getattr(Thresholds(), check.filter))
     values = {
         "min_words": [1, 9, 15], "min_characters": [1, 40, 70], "max_words": [5, 12, 300], "max_characters": [50, 100],
         "unchanged": [0.2, 0.5, 1.0], "repetition": [0.02, 0.1, 0.9], "sts": [0.0, 0.55, 0.9],
@@ -144,7 +144,7 @@ def test_the_what_if_curve_says_what_another_selection_would_keep(check: Check) 
     moved = set()
     for value in values[check.filter]:
         again = merged(split(samples, 250, dataclasses.replace(Thresholds(), **{check.filter: value})))
-        assert again.total().kept == fixed + curve.deciding.satisfying(check.sense, value)
+        assert again.total().kept == fixed + curve.deciding.satisfying(check.comparison, value)
         moved.add(again.total().kept)
     assert len(moved) > 1, "the thresholds tried must make a difference"
 

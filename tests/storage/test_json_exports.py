@@ -10,7 +10,7 @@ import pytest
 
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Sample
-from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.storage.json_exports import export_shard, join_exports, llava_record, pf1m_record
 from tests.support.reference import golden
 from tests.support.scored import scored, world

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.report.gallery import Group, collect_gallery
-from polite_flamingo.report.page import render
+from polite_flamingo.report.selection import render
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.selection.statistics import Statistics
 from polite_flamingo.storage.duplicates import digest
 from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions

@@ -19,7 +19,7 @@ from actors.answering import AnsweringActor
 from actors.distortion import DistortionActor
 from actors.judging import JudgingActor
 from polite_flamingo.distortion.config import DistortionConfig
-from polite_flamingo.distortion.rules import RuleSpeaker
+from polite_flamingo.distortion.rule_speaker import RuleSpeaker
 from polite_flamingo.distortion.speakers import Speaker
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest
 from polite_flamingo.storage.shards import write_shard

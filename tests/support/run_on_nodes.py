@@ -14,8 +14,8 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
+from polite_flamingo.faults import journal
 from polite_flamingo.pools import PoolConfig, PoolsConfig
-from polite_flamingo.storage import journal
 from ray_jobs.build_pf1m import build
 from tests.support import fake_actors
 from tests.support.build_world import config, outcome, write_world

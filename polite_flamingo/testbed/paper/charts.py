@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
+from polite_flamingo.report.chart_types import QUANTILES, Box, Line, Point, boxes, lines
 from polite_flamingo.testbed.paper.measures import MEASURES, Measure, level, of_rewrites
-from polite_flamingo.testbed.paper.plots import QUANTILES, Box, Line, Point, boxes, lines
 from polite_flamingo.testbed.paper.results import Generation, PaperResults, Role
 
 STAGES: tuple[tuple[Role, str], ...] = (

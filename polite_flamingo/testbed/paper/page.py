@@ -188,7 +188,7 @@ def render(results: PaperResults) -> str:
     return fill(
         "paper",
         folder=Path(__file__).parent,
-        styles=("plots",),
+        styles=("chart_types",),
         results=results,
         run=results.run,
         started=datetime.fromisoformat(results.run.started).strftime("%-d %B %Y, %H:%M %Z").strip(),

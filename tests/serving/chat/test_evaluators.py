@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.endpoints.client import ServerConfig
-from polite_flamingo.evaluation.asking import EndpointContestant
+from polite_flamingo.evaluation.endpoint_contestant import EndpointContestant
 from polite_flamingo.sample import Image, Sample, Turn
 from tests.support.chat_service import CHAT, ChatService, chat_config, data_url, image, picture, running, text, user
 from tests.support.patience import PATIENCE

@@ -14,7 +14,7 @@ from polite_flamingo.filters.scorer import Scorer
 from polite_flamingo.filters.thresholds import Thresholds, apply_thresholds, first_failure
 from polite_flamingo.rewriters.flamingo import Rewriter
 from polite_flamingo.sample import BadSample, Sample
-from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.select_shard import select_shard
 from serving.rewrite.protocol import Content, RewriteOne
 from serving.rewrite.rewriting import infer_task, make_result, make_sample
 from tests.support.held import hold

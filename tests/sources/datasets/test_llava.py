@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Image
-from polite_flamingo.selection.selection import select_shard
+from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.sources.datasets.llava import strip_around_marks
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import content_hash

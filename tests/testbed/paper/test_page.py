@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from polite_flamingo.report.chart_types import Box, boxes
 from polite_flamingo.testbed.paper.claims import findings
 from polite_flamingo.testbed.paper.page import MARKS, cell, measured, render, to_markdown, write_paper
-from polite_flamingo.testbed.paper.plots import Box, boxes
 from polite_flamingo.testbed.paper.results import PaperResults
 from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 from tests.support.paper_example import example_results
