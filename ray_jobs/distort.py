@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.config import to_yaml
-from polite_flamingo.distortion import conversation
+from polite_flamingo.distortion import llm_prompts
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.loading import load_speaker
@@ -136,7 +136,7 @@ def config_hash(config: DistortionConfig, models: Mapping[str, Mapping[str, str]
         "speaker": {**models["speaker"], "name": ""} if config.speaker == "local" else models["speaker"],
         "api": config.endpoint.api if config.speaker == "endpoint" else "",
         "dtype": config.local.dtype if config.speaker == "local" else "",
-        "words": [conversation.PRAISE, conversation.prefill(), conversation.ASKED, COMMANDS],
+        "words": [llm_prompts.PRAISE, llm_prompts.prefill(), llm_prompts.ASKED, COMMANDS],
         "captions": index_name(config.retrieval.annotations) if config.retrieval.annotations else "",
         "described": config.retrieval.datasets,
     }
