@@ -21,7 +21,7 @@ from polite_flamingo.storage.visibility import Probe, refuse_other_models
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolSettings:
+class ActorSettings:
     """How the actors of a pool work, whatever their model.
 
     Attributes:
@@ -66,7 +66,7 @@ class PoolActor(ABC):
     reason: ClassVar[Reason]
     """Why a row on which the model raised is quarantined."""
 
-    def __init__(self, config: Any, settings: PoolSettings):
+    def __init__(self, config: Any, settings: ActorSettings):
         settings.check()
         self.config = config
         self.journal = settings.journal(self.name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from actors.pool import RowActor
+from actors.base import RowActor
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.loading import load_speaker
 from polite_flamingo.distortion.pairs import Distorter, check_good

@@ -15,8 +15,8 @@ from typing import ClassVar, Literal
 
 import pyarrow as pa
 
+from actors.base import PoolActor
 from actors.commit import write_whole_shards
-from actors.pool import PoolActor
 from actors.rows import Block, Row
 from polite_flamingo.evaluation.judging import Answer, Judged, Judges, joined, judge, not_judged
 from polite_flamingo.evaluation.responses import read_responses

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 import pyarrow as pa
 
-from actors.pool import PoolSettings, RowActor
+from actors.base import ActorSettings, RowActor
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
@@ -41,7 +41,7 @@ class RewriterActor(RowActor):
     reason: ClassVar[Reason] = "rewriting_failed"
     model: Rewrites
 
-    def __init__(self, config: RewriterConfig, settings: PoolSettings):
+    def __init__(self, config: RewriterConfig, settings: ActorSettings):
         super().__init__(config, settings)
         unique = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # containers repeat host and PID
         self._metrics = OutputLayout(root=Path(settings.out)).engine / f"{unique}.json"

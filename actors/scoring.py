@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
-from actors.pool import RowActor
+from actors.base import RowActor
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from polite_flamingo.settings import Setting, all_settings, join, members, settings, type_words
+from polite_flamingo.config_fields import ConfigField, all_config_fields, config_fields, join, members, type_words
 from polite_flamingo.text_files import NotText, read_text
 
 Config = TypeVar("Config")
@@ -34,7 +34,7 @@ SECTIONS = ("rewriter", "scoring", "thresholds", "pools", "distortion", "trainin
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
-class Unfit(ValueError):
+class ConfigError(ValueError):
     """A setting that is unknown, missing or wrong; `path` is its dotted name."""
 
     def __init__(self, path: str, message: str):
@@ -116,12 +116,12 @@ def fill(kind: type[Config], content: Any, at: str = "", base: Config | None = N
         base: where values that are not given come from, instead of the defaults of `kind`.
 
     Raises:
-        Unfit: a name is unknown, a value is missing or does not fit.
+        ConfigError: a name is unknown, a value is missing or does not fit.
     """
     content = {} if content is None else _from_yaml(content)
     if not isinstance(content, Mapping):
-        raise Unfit(at, f"must be a section of settings, got {_shown(content)}")
-    known = {one.path: one for one in settings(kind)}
+        raise ConfigError(at, f"must be a section of settings, got {_shown(content)}")
+    known = {one.path: one for one in config_fields(kind)}
     values = {name: getattr(base, name) for name in known} if base is not None else {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
@@ -131,7 +131,7 @@ def fill(kind: type[Config], content: Any, at: str = "", base: Config | None = N
         values[name] = _convert(known[name].hint, value, join(at, name), default)
     missing = [name for name, one in known.items() if name not in values and one.default is dataclasses.MISSING]
     if missing:
-        raise Unfit(at, _missing([known[name] for name in missing]))
+        raise ConfigError(at, _missing([known[name] for name in missing]))
     try:
         return kind(**values)
     except ValueError as error:
@@ -145,7 +145,7 @@ def to_yaml(config: Any) -> str:
 
 
 def _convert(hint: Any, value: Any, at: str, default: Any = dataclasses.MISSING) -> Any:
-    """A value as the type of its field wants it. Raises `Unfit`."""
+    """A value as the type of its field wants it. Raises `ConfigError`."""
     kinds = [kind for kind in members(hint) if kind is not types.NoneType]
     if types.NoneType in members(hint) and value in (None, "null"):
         return None
@@ -159,12 +159,12 @@ def _convert(hint: Any, value: Any, at: str, default: Any = dataclasses.MISSING)
     if origin in (tuple, list):
         value = _from_yaml(value)
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise Unfit(at, f"must be a list such as [a, b], got {_shown(value)}")
+            raise ConfigError(at, f"must be a list such as [a, b], got {_shown(value)}")
         return origin(_convert(arguments[0], item, f"{at}[{number}]") for number, item in enumerate(value))
     if origin is dict:
         value = {} if value is None else _from_yaml(value)
         if not isinstance(value, Mapping):
-            raise Unfit(at, f"must be NAME=VALUE or a mapping, got {_shown(value)}")
+            raise ConfigError(at, f"must be NAME=VALUE or a mapping, got {_shown(value)}")
         return {str(name): _convert(arguments[1], item, join(at, str(name))) for name, item in value.items()}
     if origin is typing.Literal:
         if value in arguments:
@@ -175,7 +175,7 @@ def _convert(hint: Any, value: Any, at: str, default: Any = dataclasses.MISSING)
             with_text = float(with_text)
         if kind is Any or type(with_text) is kind:
             return with_text
-    raise Unfit(at, f"must be {type_words(hint)}, got {_shown(value)}{_quotes(kind, value)}")
+    raise ConfigError(at, f"must be {type_words(hint)}, got {_shown(value)}{_quotes(kind, value)}")
 
 
 def _from_text(kind: Any, text: str) -> Any:
@@ -196,29 +196,29 @@ def _from_yaml(value: Any) -> Any:
     return value
 
 
-def _unknown(kind: type, at: str, key: str, known: Sequence[str]) -> Unfit:
+def _unknown(kind: type, at: str, key: str, known: Sequence[str]) -> ConfigError:
     """The error for an unknown key, suggesting a similar one at this level or the same key in a section below."""
     near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
-    deeper = [one.path for one in all_settings(kind, at) if one.path.endswith(f".{key}")]
+    deeper = [one.path for one in all_config_fields(kind, at) if one.path.endswith(f".{key}")]
     meant = join(at, near[0]) if near else " or ".join(deeper[:3])
-    return Unfit(
+    return ConfigError(
         join(at, key), f"unknown; did you mean {meant}?" if meant else f"unknown; known are {', '.join(known)}"
     )
 
 
-def _missing(fields: Sequence[Setting]) -> str:
+def _missing(fields: Sequence[ConfigField]) -> str:
     values = [one.path for one in fields if not one.section]
     sections = [f"`{one.path}`" for one in fields if one.section]
     parts = [f"required: {', '.join(values)}"] if values else []
     return "; ".join([*parts, *([f"no section {' and '.join(sections)}"] if sections else [])])
 
 
-def _placed(at: str, message: str) -> Unfit:
+def _placed(at: str, message: str) -> ConfigError:
     """What a dataclass refused, with the place where it stands, unless the message begins with it."""
     head, colon, rest = message.partition(": ")
     if colon and head in at.split("."):
-        return Unfit(at, rest)
-    return Unfit("" if at and message.startswith(at.split(".")[0]) else at, message)
+        return ConfigError(at, rest)
+    return ConfigError("" if at and message.startswith(at.split(".")[0]) else at, message)
 
 
 def _quotes(kind: Any, value: Any) -> str:

@@ -19,7 +19,7 @@ _KINDS = {str: "a string", bool: "true or false", int: "a whole number", float: 
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
+class ConfigField:
     """A field of a config, or of a section of it.
 
     Attributes:
@@ -43,12 +43,12 @@ class Setting:
         return kinds[0] if kinds else None
 
 
-def settings(kind: type, at: str = "") -> Iterator[Setting]:
+def config_fields(kind: type, at: str = "") -> Iterator[ConfigField]:
     """The fields of a dataclass, sections included, in order."""
     hints, meaning = _hints(kind), meanings(kind)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        yield Setting(
+        yield ConfigField(
             path=join(at, field.name),
             hint=hints[field.name],
             default=default,
@@ -57,14 +57,14 @@ def settings(kind: type, at: str = "") -> Iterator[Setting]:
         )
 
 
-def all_settings(kind: type, at: str = "", base: Any = dataclasses.MISSING) -> Iterator[Setting]:
+def all_config_fields(kind: type, at: str = "", base: Any = dataclasses.MISSING) -> Iterator[ConfigField]:
     """The fields of a dataclass and, after each section, those in it, with the defaults that hold there."""
-    for one in settings(kind, at):
+    for one in config_fields(kind, at):
         if base not in (dataclasses.MISSING, None):
             one = dataclasses.replace(one, default=getattr(base, one.path.rpartition(".")[2]))
         yield one
         if one.section:
-            yield from all_settings(one.section, one.path, one.default)
+            yield from all_config_fields(one.section, one.path, one.default)
 
 
 def meanings(kind: type) -> dict[str, str]:

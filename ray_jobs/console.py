@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from polite_flamingo.config import fill, merged, nested, own_sections, read_yaml
-from polite_flamingo.settings import Setting, all_settings, settings, type_words
+from polite_flamingo.config_fields import ConfigField, all_config_fields, config_fields, type_words
 from polite_flamingo.storage.user_paths import local_path
 from ray_jobs.progress import progress as progress
 from ray_jobs.submitted import refuse_relative_data, with_paths
@@ -147,7 +147,7 @@ def _parser(name: str, description: str, config_class: type, *, everything: bool
     """A parser with an option for every setting; its help lists all of them or those that people set."""
     about, examples = _about(description)
     often = OFTEN_SET.get(name, ())
-    fields = list(settings(config_class))
+    fields = list(config_fields(config_class))
     values = [one for one in fields if not one.section]
     required = [one for one in values if one.default is dataclasses.MISSING]
     needed = [f"--{one.path} {_metavar(one) if '{' not in _metavar(one) else one.path.upper()}" for one in required]
@@ -182,13 +182,13 @@ def _parser(name: str, description: str, config_class: type, *, everything: bool
     return parser
 
 
-def _add_section(parser: argparse.ArgumentParser, section: Setting, listed: tuple[str, ...]) -> None:
+def _add_section(parser: argparse.ArgumentParser, section: ConfigField, listed: tuple[str, ...]) -> None:
     """Add the options of a section; `listed` are the parts that its help shows, ("",) is everything."""
     group = parser.add_argument_group(f"{section.path}: {section.meaning.rstrip('.')}")
     assert section.section is not None
     first_of: dict[Any, str] = {}
     same = "-"
-    for one in all_settings(section.section, section.path, section.default):
+    for one in all_config_fields(section.section, section.path, section.default):
         shown = one.path.startswith(listed) and not one.path.startswith(f"{same}.")
         if shown and one.section and listed != ("",) and first_of.setdefault(one.section, one.path) != one.path:
             same = one.path
@@ -197,7 +197,7 @@ def _add_section(parser: argparse.ArgumentParser, section: Setting, listed: tupl
         _add(group, one, shown=shown and not one.section)
 
 
-def _add(group: Any, one: Setting, *, shown: bool = True) -> None:
+def _add(group: Any, one: ConfigField, *, shown: bool = True) -> None:
     """Add the option of a setting."""
     words = type_words(one.hint)
     more: dict[str, Any] = {"metavar": _metavar(one)}
@@ -217,7 +217,9 @@ def _add(group: Any, one: Setting, *, shown: bool = True) -> None:
 
 def _add_names(parser: argparse.ArgumentParser, config_class: type, arguments: Sequence[str]) -> None:
     """Add the options that name an entry of a mapping, such as `--data.text out/text`."""
-    mappings = [one.path for one in settings(config_class) if "a mapping" in type_words(one.hint) and not one.section]
+    mappings = [
+        one.path for one in config_fields(config_class) if "a mapping" in type_words(one.hint) and not one.section
+    ]
     for option in {argument.partition("=")[0] for argument in arguments}:
         if any(option.startswith(f"--{path}.") for path in mappings):
             parser.add_argument(option, action=_Note, dest=option[2:])
@@ -230,7 +232,7 @@ def _about(description: str) -> tuple[str, str]:
     return about, "\n".join(line[2:] for line in examples)
 
 
-def _metavar(one: Setting) -> str:
+def _metavar(one: ConfigField) -> str:
     if "metavar" in one.metadata or one.path in METAVARS:
         return str(one.metadata.get("metavar", METAVARS.get(one.path)))
     words = type_words(one.hint).removesuffix(" or a mapping")
@@ -241,7 +243,7 @@ def _metavar(one: Setting) -> str:
     )
 
 
-def _help(one: Setting) -> str:
+def _help(one: ConfigField) -> str:
     said = one.meaning.rstrip(".")
     if one.default is dataclasses.MISSING:
         said += " (required)"

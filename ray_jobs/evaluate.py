@@ -8,7 +8,7 @@ take part. Answers are kept, one file per contestant and shard, so that the same
 one more contestant, asks only for what is missing; an endpoint is asked again for what it failed on. A name stands for
 one model for the life of the output folder. Means, intervals and pages are recomputed each time, which takes seconds.
 
-    OUT/responses/NAME/SHARD.jsonl   what NAME answered, and why not where it did not (`evaluate_asking.py`)
+    OUT/responses/NAME/SHARD.jsonl   what NAME answered, and why not where it did not (`evaluate_answering.py`)
     OUT/judged/SHARD.json            the numbers of every answer (`evaluate_judging.py`)
     OUT/evaluation.json              the shards as they were first read; if one has changed, the folder is refused
     OUT/results.json OUT/results.md OUT/report.html
@@ -33,10 +33,10 @@ from polite_flamingo.storage.ledger import exclusive, names_in, shard_names
 from polite_flamingo.storage.shards import sweep_temporary, write_atomically
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
-from ray_jobs.evaluate_asking import (
+from ray_jobs.evaluate_answering import (
     Evaluation,
+    answer_from_endpoint,
     answer_on_ray,
-    ask_endpoint,
     check_contestants,
     identity,
     try_out_endpoint,
@@ -97,7 +97,7 @@ def answer_and_judge(
     for name, endpoint in endpoints.items():
         try_out_endpoint(evaluation, name, endpoint)
     for name, endpoint in endpoints.items():
-        ask_endpoint(evaluation, name, endpoint)
+        answer_from_endpoint(evaluation, name, endpoint)
     models = {name: one for name, one in contestants.items() if isinstance(one, Checkpoint)}
     unanswered = {name: todo for name in models if (todo := unanswered_by(name, evaluation))}
     work = unanswered or stale(evaluation, digests)

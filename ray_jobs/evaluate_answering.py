@@ -3,7 +3,7 @@
     OUT/responses/NAME/SHARD.jsonl     its answers, or why there is none
     OUT/responses/NAME/contestant.json which model stands behind the name
 
-Models answer on Ray, an endpoint is asked from this process, a file is copied. Nothing here judges an answer.
+Models answer on Ray, an endpoint is called from this process, a file is copied. Nothing here judges an answer.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def identity(contestant: Contestant, config: EvaluateConfig) -> str:
         ValueError: it needs a profile.
     """
     if isinstance(contestant, Checkpoint):
-        return answering_hash(answering(contestant, config), config.pools.rewriting.rows_per_call)
+        return answering_hash(answering_config(contestant, config), config.pools.rewriting.rows_per_call)
     if isinstance(contestant, Endpoint):
         return short_hash(["endpoint", contestant.model, contestant.url, config.evaluation.max_tokens])
     return short_hash(["recorded", contestant.path.read_text(encoding="utf-8", errors="replace")])
 
 
-def answering(contestant: Checkpoint, config: EvaluateConfig) -> RewriterConfig:
+def answering_config(contestant: Checkpoint, config: EvaluateConfig) -> RewriterConfig:
     """Return the profile's rewriter section with the contestant as its model."""
     if config.rewriter is None:
         raise ValueError("a contestant is a model: give --profile FILE, whose section `rewriter` says how it decodes")
@@ -121,7 +121,7 @@ def try_out_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> N
         return
 
 
-def ask_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> None:
+def answer_from_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> None:
     """Ask for the missing answers from this process: the network is the bottleneck, and the key stays here."""
     contestant, asked = contestant_at(evaluation.config, endpoint), 0
     for file, known, missing in evaluation.missing(name):
@@ -144,7 +144,7 @@ def answer_on_ray(
     from ray_jobs.pipeline import ActorPool, run_shards
 
     pools = evaluation.config.pools
-    model = answering(contestant, evaluation.config)
+    model = answering_config(contestant, evaluation.config)
     layout = OutputLayout(root=evaluation.answers_of(name).parent)
     models = fingerprints({piece: piece for piece in opened(model.flamingo).model_names()})
     pool = ActorPool(actor or AnsweringActor, model, pools.rewriting, by_name(models))

@@ -20,7 +20,7 @@ from typing import Any
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
-from actors.pool import PoolActor, PoolSettings, lost_nodes
+from actors.base import ActorSettings, PoolActor, lost_nodes
 from actors.rows import Row
 from actors.source import ShardDatasource
 from polite_flamingo.faults import journal
@@ -28,8 +28,8 @@ from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.storage.visibility import Probe, probing
-from ray_jobs import lost_machines
-from ray_jobs.lost_machines import Watch, watched
+from ray_jobs import node_loss
+from ray_jobs.node_loss import Watch, watched
 from ray_jobs.progress import progress
 from ray_jobs.ray_start import on_each_node
 
@@ -86,7 +86,7 @@ def run_shards(
 
     Raises:
         OutOfReach: a machine does not see the output folder, an input, or a model as the driver does.
-        JobFailed: a machine was lost, and those that are left cannot continue (`lost_machines.py`).
+        JobFailed: a machine was lost, and those that are left cannot continue (`node_loss.py`).
     """
     configure_data()
     layout.sweep()
@@ -94,7 +94,7 @@ def run_shards(
     journal.clear(layout.journal)
     names, stats, missing = list(shards), [], set(shards)
     sizes = [pool.size for pool in through]
-    patience = math.inf if pools.autoscaling else lost_machines.PATIENCE
+    patience = math.inf if pools.autoscaling else node_loss.PATIENCE
     rows_in_work = partial(journal.rows_done, layout.journal, through[0].actor.name)
 
     def progress_made() -> tuple[int, int]:
@@ -138,7 +138,7 @@ def configure_data() -> None:
 def seen_by_all(root: Path) -> Iterator[Probe]:
     """Put a probe into the output folder and have every machine of the cluster look for it: results would be lost else.
 
-    Machines that join later look for it when they get work (`PoolSettings.check`, `commit_blocks`).
+    Machines that join later look for it when they get work (`ActorSettings.check`, `commit_blocks`).
 
     Raises:
         OutOfReach: one of them does not see it.
@@ -163,7 +163,7 @@ def _through_actors(
     `map_batches` itself refuses actors on GPUs without a `batch_size`, and with one it cuts shards and joins them.
     Ray Data's own `map_groups`, which also wants whole blocks on GPUs, calls what is called here.
     """
-    settings = PoolSettings(
+    settings = ActorSettings(
         out=str(layout.root.resolve()),
         rows_per_call=pool.size.rows_per_call,
         max_failures_in_a_row=pools.max_failures_in_a_row,

@@ -2,7 +2,7 @@
 
 Every descendant of a private Ray inherits a mark in its environment (`MARK`). A guard, a process in its own session,
 kills those whose parent is gone, and all of them once the command that started it is gone, which it notices by a pipe.
-The guard runs this file as a script, without the project: `python -I leftovers.py MARK PID`.
+The guard runs this file as a script, without the project: `python -I process_cleanup.py MARK PID`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from ray_jobs import interruption, leftovers
+from ray_jobs import interruption, process_cleanup
 from ray_jobs.background import repeating
 from ray_jobs.ray_preconditions import RayUnavailable, check_folder, check_limits, check_network, check_reachable
 
@@ -48,13 +48,13 @@ def private_ray(cpus: int) -> Iterator[None]:
     check_folder(folder)
     check_limits()
     mark = secrets.token_hex(8)
-    os.environ[leftovers.MARK] = mark
+    os.environ[process_cleanup.MARK] = mark
     with ExitStack() as stack:
-        stack.callback(os.environ.pop, leftovers.MARK, None)
-        stack.callback(leftovers.end_all, mark)
-        stack.enter_context(interruption.cleaning_up(lambda: leftovers.end_all(mark)))
+        stack.callback(os.environ.pop, process_cleanup.MARK, None)
+        stack.callback(process_cleanup.end_all, mark)
+        stack.enter_context(interruption.cleaning_up(lambda: process_cleanup.end_all(mark)))
         if interruption.listening():
-            stack.enter_context(leftovers.guarded(mark))
+            stack.enter_context(process_cleanup.guarded(mark))
         import ray
 
         with _held_back():
@@ -134,7 +134,7 @@ def _check_workers(at: str) -> None:
         import importlib
 
         try:
-            for name in ("polite_flamingo.sample", "actors.pool", "ray_jobs", "serving.config", "training.stages"):
+            for name in ("polite_flamingo.sample", "actors.base", "ray_jobs", "serving.config", "training.stages"):
                 importlib.import_module(name)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
@@ -210,8 +210,8 @@ def _deadline(message: str, mark: str) -> Iterator[None]:
             if dead >= _REPORT_SECONDS:
                 interruption.end(f"Ray could not start: its {lost[0]} ended at once; {message.partition('; ')[2]}", 2)
             return
-        processes = leftovers.marked(mark) if mark else {}
-        if processes and not any(map(leftovers.working, (os.getpid(), *processes))):
+        processes = process_cleanup.marked(mark) if mark else {}
+        if processes and not any(map(process_cleanup.working, (os.getpid(), *processes))):
             idle += _CHECK_SECONDS
         if idle >= _IDLE_SECONDS or time.monotonic() - began >= (_START_SECONDS if mark else _JOIN_SECONDS):
             interruption.end(message, 2)
@@ -222,13 +222,13 @@ def _deadline(message: str, mark: str) -> Iterator[None]:
 
 def _lost(daemons: Mapping[int, str]) -> list[str]:
     """Return the names of those that have ended."""
-    return sorted(name for pid, name in daemons.items() if not leftovers.alive(pid))
+    return sorted(name for pid, name in daemons.items() if not process_cleanup.alive(pid))
 
 
 def _daemons() -> dict[int, str]:
     """Return the raylet and the GCS that this process started, dead or alive: process id -> name (Linux only)."""
     found = {}
-    for pid in leftovers.children(os.getpid()):
+    for pid in process_cleanup.children(os.getpid()):
         with suppress(OSError):
             name = Path(f"/proc/{pid}/comm").read_text().strip()
             if name in ("raylet", "gcs_server"):

@@ -1,6 +1,6 @@
 """Tables of the service's settings for the documentation, made from the config dataclasses, so none can be missing.
 
-    python -m serving.settings docs/serving.md      updates them in the page, between its two marks
+    python -m serving.settings_tables docs/serving.md      updates them in the page, between its two marks
 
 The meanings come from the docstrings of `config.py`.
 """
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.config_fields import meanings
 from polite_flamingo.formatting import table
-from polite_flamingo.settings import meanings
 from serving.config import ReplicasConfig, ScaleConfig, ServingConfig
 
-BEGIN = "<!-- settings: python -m serving.settings docs/serving.md -->"
+BEGIN = "<!-- settings: python -m serving.settings_tables docs/serving.md -->"
 END = "<!-- end of settings -->"
 
 
@@ -69,7 +69,7 @@ def put_into(page: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m serving.settings", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m serving.settings_tables", description=__doc__.splitlines()[0])
     parser.add_argument("page", type=Path, help="a Markdown file with the two marks, updated in place")
     page = parser.parse_args(arguments).page
     try:

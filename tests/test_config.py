@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from polite_flamingo.config import SECTIONS, fill, load, merged, nested, to_yaml
-from polite_flamingo.settings import Setting, all_settings, settings
+from polite_flamingo.config_fields import ConfigField, all_config_fields, config_fields
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
 from ray_jobs.distort import DistortConfig
@@ -49,7 +49,7 @@ GIVEN: dict[type, list[str]] = {
 }
 
 
-def changed(one: Setting, value: Any) -> Any:
+def changed(one: ConfigField, value: Any) -> Any:
     """Another value of the same type, which no check refuses."""
     if isinstance(value, bool):
         return not value
@@ -66,7 +66,7 @@ def changed(one: Setting, value: Any) -> Any:
     return 0.125 if value is None else f"{value or 'http://a'}-changed"
 
 
-def bound(one: Setting) -> bool:
+def bound(one: ConfigField) -> bool:
     """Whether it is the most replicas or actors, which cannot stay where the least is raised."""
     return one.path.rpartition(".")[2] in ("max", "max_actors")
 
@@ -77,9 +77,9 @@ def at(config: Any, path: str) -> Any:
     return config
 
 
-def leaves(config: Any, kind: type) -> Iterator[tuple[Setting, Any]]:
+def leaves(config: Any, kind: type) -> Iterator[tuple[ConfigField, Any]]:
     """Every single value of the sections that stand in a config, with its setting."""
-    for one in all_settings(kind):
+    for one in all_config_fields(kind):
         if one.path.partition(".")[0] in SECTIONS and not one.section:
             above = one.path.rpartition(".")[0]
             with_none = [part for part in parts(above) if at(config, part) is None]
@@ -102,7 +102,7 @@ def loaded(kind: type, path: Path) -> Any:
 
 @pytest.mark.parametrize("kind", READS)
 def test_a_job_reads_the_sections_that_are_documented(kind: type) -> None:
-    assert {one.path for one in settings(kind)} & set(SECTIONS) == READS[kind]
+    assert {one.path for one in config_fields(kind)} & set(SECTIONS) == READS[kind]
 
 
 def halves(config: Any, kind: type) -> Iterator[dict[str, Any]]:
@@ -140,7 +140,7 @@ def test_every_override_of_a_deployment_arrives(name: str) -> None:
 @pytest.mark.parametrize("kind", READS)
 def test_any_setting_that_is_misspelt_is_named_with_the_right_one(kind: type) -> None:
     """At any depth, also where nothing stands below the name."""
-    for one in all_settings(kind):
+    for one in all_config_fields(kind):
         if one.path.partition(".")[0] in SECTIONS:
             for value in ("1", {}):
                 with pytest.raises(ValueError) as refused:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from actors.pool import PoolSettings
+from actors.base import ActorSettings
 from actors.rewriting import RewriterActor
 from actors.scoring import ScoringActor
 from benchmarks.processes import CpuByKind
@@ -61,7 +61,7 @@ def first_sample() -> Sample:
 class TimedActor(RewriterActor):
     """Starts with the others, warm; notes when its first block arrives."""
 
-    def __init__(self, config: RewriterConfig, settings: PoolSettings):
+    def __init__(self, config: RewriterConfig, settings: ActorSettings):
         super().__init__(config, settings)
         self._mark: Path | None = Path(settings.out, f"first-{os.getpid()}")
         self.model.rewrite([first_sample()])  # first calls of torch and of compiled kernels take seconds
@@ -86,7 +86,7 @@ class NoScores:
 class IdleScoring(ScoringActor):
     """The scoring actor without its models."""
 
-    def __init__(self, config: ScoringConfig, settings: PoolSettings):
+    def __init__(self, config: ScoringConfig, settings: ActorSettings):
         super().__init__(config, settings)
         Path(settings.out, f"ready-{os.getpid()}").touch()
 

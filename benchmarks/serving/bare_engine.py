@@ -36,7 +36,7 @@ def host_of(config: ServiceConfig, engines: int) -> EngineHost:
     return EngineHost(serving.chat_name, chat, chat=True, waiting=serving.waiting, flush_seconds=serving.flush_seconds)
 
 
-def asking(host: EngineHost, ngram: int, bodies: Sequence[bytes], began: float) -> SendRequest:
+def request_sender(host: EngineHost, ngram: int, bodies: Sequence[bytes], began: float) -> SendRequest:
     """A `SendRequest` that calls the host. Args: ngram: `no_repeat_ngram_size`."""
 
     async def ask(record: Record) -> None:
@@ -68,7 +68,7 @@ async def run(host: EngineHost, ngram: int, bodies: Sequence[bytes], wanted: dic
     """One run: the records, the window, the CPU seconds of the whole process."""
     began, cpu = time.perf_counter(), time.process_time()
     records, window = await closed_loop(
-        asking(host, ngram, bodies, began),
+        request_sender(host, ngram, bodies, began),
         lambda: time.perf_counter() - began,
         clients=int(wanted["clients"]),
         seconds=wanted["seconds"],

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.serving.bare_engine import asking, host_of
+from benchmarks.serving.bare_engine import host_of, request_sender
 from benchmarks.serving.chat_requests import bodies, write
 from benchmarks.serving.load_generator import Record
 from polite_flamingo.flamingo.model import layers
@@ -43,7 +43,7 @@ async def answer(profile: str, changes: dict[str, str], requests: Sequence[bytes
     """The process of one variant: each line on stdin is a number of requests; replies with the figures."""
     host = host_of(from_profile(profile, changes), 1)
     engine = host._engines[0]._engine
-    ask = asking(host, 0, requests, time.perf_counter())
+    ask = request_sender(host, 0, requests, time.perf_counter())
     numbers = itertools.count()
     print(json.dumps({"held": held()}), flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):

@@ -34,7 +34,7 @@ class _Route:
     path = "/v1/chat/completions"
 
 
-async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+async def respond(scope: Scope, receive: Receive, send: Send) -> None:
     """The application without the middleware."""
     scope["route"] = _Route
     while (await receive())["more_body"]:
@@ -52,7 +52,7 @@ def contestants(folder: Path) -> dict[str, tuple[ASGIApp, Headers]]:
 
     def guarded(keys: KeyRing | None, **access: Any) -> AccessMiddleware:
         serving = ServingConfig(chat=model, access=AccessConfig(**access))
-        return AccessMiddleware(answering, config=serving, metrics=Metrics(), keys=keys, body_limits={})
+        return AccessMiddleware(respond, config=serving, metrics=Metrics(), keys=keys, body_limits={})
 
     usual = [
         (b"host", b"127.0.0.1:8000"),
@@ -66,7 +66,7 @@ def contestants(folder: Path) -> dict[str, tuple[ASGIApp, Headers]]:
     small, large = [*usual, (b"content-length", b"500")], [*usual, (b"content-length", b"99999999999")]
     known, unknown = (b"authorization", b"Bearer " + secret.encode()), (b"authorization", b"Bearer pf-unknown")
     return {
-        "without the middleware": (answering, small),
+        "without the middleware": (respond, small),
         "no keys, no log": (guarded(None, log=False), small),
         "no keys, log": (guarded(None), small),
         "key and rate, no log": (guarded(ring, log=False), [*small, known]),

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from polite_flamingo.config import Unfit, fill, read_yaml
+from polite_flamingo.config import ConfigError, fill, read_yaml
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.model.saved import FILE, opened
@@ -100,6 +100,6 @@ def _of_profile(name: str, path: Path, section: str, part: str) -> FlamingoConfi
         found = fill(FlamingoConfig, content[part], f"{section}.{part}")
         opened(found)
     except ValueError as error:
-        place = f"{path}: " if isinstance(error, Unfit) else ""
+        place = f"{path}: " if isinstance(error, ConfigError) else ""
         raise ValueError(f"contestant {name}: {place}{error}") from None
     return found

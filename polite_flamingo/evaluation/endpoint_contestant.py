@@ -47,11 +47,11 @@ class EndpointContestant:
             EndpointDown: the server is down, and no sample has an answer.
         """
 
-        def ask(sample: Sample) -> str | BadSample | None:
+        def answer_one(sample: Sample) -> str | BadSample | None:
             if self.down:
                 return None
             try:
-                return self._ask(sample)
+                return self._answer(sample)
             except EndpointDown as error:
                 self.down = error
                 return None
@@ -61,7 +61,7 @@ class EndpointContestant:
                 return BadSample("answering_failed", f"{sample.key}: {refused}")
 
         with ThreadPoolExecutor(self._concurrency) as threads:
-            answers = list(threads.map(ask, samples))
+            answers = list(threads.map(answer_one, samples))
         if self.down and not any(isinstance(one, str) for one in answers):
             raise self.down
         return answers
@@ -75,21 +75,21 @@ class EndpointContestant:
             EndpointDown: the server does not answer properly; the message says why.
         """
         try:
-            return self._ask(sample, attempts=min(2, self._server.config.attempts))
+            return self._answer(sample, attempts=min(2, self._server.config.attempts))
         except BadSample as bad:
             return bad
         except Refused as refused:
             self._server.try_out("/chat/completions", self._body(SIMPLE), first_choice)
             return BadSample("answering_failed", f"{sample.key}: {refused}")
 
-    def _ask(self, sample: Sample, attempts: int | None = None) -> str:
+    def _answer(self, sample: Sample, attempts: int | None = None) -> str:
         body = self._body(content(sample))
         return stripped(self._server.post("/chat/completions", body, first_choice, attempts))
 
-    def _body(self, asked: str | list[dict[str, Any]]) -> dict[str, Any]:
+    def _body(self, message: str | list[dict[str, Any]]) -> dict[str, Any]:
         return {
             "model": self._model,
-            "messages": [{"role": "user", "content": asked}],
+            "messages": [{"role": "user", "content": message}],
             "max_tokens": self._max_tokens,
             "temperature": 0,
         }

@@ -130,7 +130,7 @@ def judge(
     entered |= responses
     given_to = {
         name: [
-            _readable(given.get(sample.key), asked=name in responses) if sample.turns[0].learned else NO_TRUTH
+            _readable(given.get(sample.key), by_model=name in responses) if sample.turns[0].learned else NO_TRUTH
             for sample in samples
         ]
         for name, given in entered.items()
@@ -262,7 +262,7 @@ def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) ->
 def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -> Sequence[float]:
     """One score for each sample and answer."""
     if metric == "reward":
-        return judges.reward.score([(asked(sample), answer) for sample, answer in texts])
+        return judges.reward.score([(question_of(sample), answer) for sample, answer in texts])
     if metric == "sts":
         return judges.sts.score([(sample.response, answer) for sample, answer in texts])
     if metric == "rouge_l":
@@ -270,13 +270,13 @@ def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -
         found = {(target, answer): rouge_l(target=target, prediction=answer).f1 for target, answer in once}
         return [found[sample.response, answer] for sample, answer in texts]
     pairs = [
-        premise_and_hypothesis(question=asked(sample), output=answer, original=sample.response)
+        premise_and_hypothesis(question=question_of(sample), output=answer, original=sample.response)
         for sample, answer in texts
     ]
     return [entailed(logits) for logits in judges.nli.score(pairs)]
 
 
-def asked(sample: Sample) -> str:
+def question_of(sample: Sample) -> str:
     """The question for the judges: the instruction without an accompanying text."""
     return str(sample.meta.get("instruction", sample.question))
 
@@ -286,10 +286,10 @@ def entailed(logits: Sequence[float]) -> float:
     return float(label(logits) == "entailment") if all(map(math.isfinite, logits)) else math.nan
 
 
-def _readable(answer: Answer | None, *, asked: bool) -> Answer | None:
-    """An answer that a tokenizer can read, or why there is none; reasoning is removed if a model was `asked`."""
+def _readable(answer: Answer | None, *, by_model: bool) -> Answer | None:
+    """An answer that a tokenizer can read, or why there is none; a model's reasoning is removed."""
     if isinstance(answer, str):
-        answer = without_reasoning(answer) if asked else answer
+        answer = without_reasoning(answer) if by_model else answer
         if not is_writable(answer):
             return BadSample("bad_field", "half of a surrogate pair, which no tokenizer reads")
     return answer

@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from polite_flamingo.config import Unfit, fill, merged, read_yaml
+from polite_flamingo.config import ConfigError, fill, merged, read_yaml
 from polite_flamingo.ingest.ingest import IngestConfig
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
@@ -206,5 +206,5 @@ def load_mixture(path: Path, **overrides: Any) -> Mixture:
         content.pop("total", None)
     try:
         return fill(Mixture, merged(content, changes))
-    except Unfit as error:
+    except ConfigError as error:
         raise SourceError(f"{path}: {error}") from None

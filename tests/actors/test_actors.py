@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from actors.base import ActorSettings
 from actors.commit import commit_blocks
-from actors.pool import PoolSettings
 from actors.rewriting import check_rewritable
 from actors.rows import SCHEMA, Block, blocks
 from actors.source import ShardDatasource
@@ -43,8 +43,8 @@ def block(rows: list[Sample | Quarantined], name: str = "a", first: int = 0, sha
     return Block(name=name, shard=f"in/{name}.tar", first=first, shard_rows=shard_rows or len(rows), rows=rows)
 
 
-def settings(out: Path) -> PoolSettings:
-    return PoolSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=8, actors=1)
+def settings(out: Path) -> ActorSettings:
+    return ActorSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=8, actors=1)
 
 
 def test_rows_survive_the_block_bit_for_bit() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from actors.base import ActorSettings
 from actors.judging import JudgingActor, JudgingConfig
-from actors.pool import PoolSettings
 from actors.rows import Block
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged
 from polite_flamingo.evaluation.responses import write_responses
@@ -56,7 +56,7 @@ def judged(out: Path, answers: Mapping[str, str], failures: int = 8) -> dict[str
         scoring=ScoringConfig(), out=str(out), contestants={"one": str(out / "responses" / "{shard}.jsonl")},
         identities={"a": "identity"}, by="task",
     )  # fmt: skip
-    settings = PoolSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=failures, actors=1)
+    settings = ActorSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=failures, actors=1)
     table = Block(name="a", shard="in/a.tar", first=0, shard_rows=len(ROWS), rows=ROWS).to_table()
     for _ in range(10):
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.processes import kind_of
-from benchmarks.serving.bare_engine import asking
+from benchmarks.serving.bare_engine import request_sender
 from benchmarks.serving.chat_requests import bodies, understood
 from benchmarks.serving.load_generator import Client, Record, closed_loop, open_loop
 from benchmarks.serving.reference_server import start
@@ -20,7 +20,7 @@ from benchmarks.serving.run_statistics import differing, figures, percentile, ra
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
 from serving.backends.engine_host import EngineHost
 from serving.config import ServiceConfig, ServingConfig
-from tests.support import own_time
+from tests.support import virtual_clock
 from tests.support.patience import PATIENCE
 from tests.support.tiny_flamingo import Tiny
 
@@ -147,7 +147,7 @@ def test_a_closed_loop_counts_from_when_every_client_was_answered() -> None:
 
         return await closed_loop(ask, now, clients=5, seconds=10, first=40, drain=5)
 
-    records, (begin, end) = own_time.run(run())
+    records, (begin, end) = virtual_clock.run(run())
     assert most == 5 and (begin, end) == (4.5, 14.5)
     assert sum(one.end < begin for one in records) == 4 * 4, "what came before the fifth was answered"
     assert sum(begin <= one.end <= end for one in records) == 4 * 10 + 1 + 10
@@ -237,7 +237,7 @@ def test_the_baseline_answers_as_the_bare_engine_does(
         found: tuple[list[Record], list[Record]] = [], []
         senders: list[Callable[[Record], object]] = [
             client.send,
-            asking(host, served.serving.chat.generation.no_repeat_ngram_size, asked, 0.0),
+            request_sender(host, served.serving.chat.generation.no_repeat_ngram_size, asked, 0.0),
         ]
         for records, ask in zip(found, senders, strict=True):
             records += [Record(number, 0.0) for number in range(len(asked))]

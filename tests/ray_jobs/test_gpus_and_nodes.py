@@ -15,9 +15,9 @@ import yaml
 
 from polite_flamingo.pools import PoolConfig
 from polite_flamingo.storage.ledger import OutputLayout
-from ray_jobs import console, lost_machines
+from ray_jobs import console, node_loss
 from ray_jobs.build_pf1m import build
-from ray_jobs.lost_machines import Watch, watched
+from ray_jobs.node_loss import Watch, watched
 from ray_jobs.train import TrainConfig
 from serving.config import from_profile
 from tests.support import fake_actors
@@ -108,7 +108,7 @@ def test_a_job_that_can_not_go_on_with_what_is_left_says_so() -> None:
 
 
 def test_the_main_thread_is_woken_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lost_machines, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(node_loss, "CHECK_SECONDS", 0.01)
     before = signal.getsignal(signal.SIGUSR1)
     lost: set[str] = set()
     watch = Watch([PoolConfig()], lambda: 0, lambda: lost, dict, patience=0)

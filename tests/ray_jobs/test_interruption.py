@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ray_jobs import leftovers
+from ray_jobs import process_cleanup
 from tests.support.patience import PATIENCE, wait_until
 
 REPO = Path(__file__).parents[2]
@@ -89,9 +89,9 @@ time.sleep(900)
 """
 DRIVER = """
 import os, subprocess, sys, time
-from ray_jobs import leftovers
-os.environ[leftovers.MARK] = sys.argv[1]
-with leftovers.guarded(sys.argv[1]):
+from ray_jobs import process_cleanup
+os.environ[process_cleanup.MARK] = sys.argv[1]
+with process_cleanup.guarded(sys.argv[1]):
     for _ in range(2):
         parent = subprocess.Popen([sys.executable, "-c", sys.argv[2]], start_new_session=True)
         print(parent.pid, flush=True)
@@ -102,7 +102,11 @@ with leftovers.guarded(sys.argv[1]):
 def guards(driver: int) -> list[psutil.Process]:
     """Those of a driver that run."""
     children = psutil.Process(driver).children()
-    return [one for one in children if leftovers.alive(one.pid) and any("leftovers" in part for part in one.cmdline())]
+    return [
+        one
+        for one in children
+        if process_cleanup.alive(one.pid) and any("process_cleanup" in part for part in one.cmdline())
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -115,16 +119,18 @@ def test_nothing_outlives_its_parent_or_a_killed_driver() -> None:
         assert driver.stdout is not None
         printed = {int(driver.stdout.readline()) for _ in range(4)}
         try:
-            assert leftovers.marked(mark).keys() == printed
+            assert process_cleanup.marked(mark).keys() == printed
             (guard,) = guards(driver.pid)
             guard.kill()
             wait_until(lambda: [one for one in guards(driver.pid) if one != guard])  # another one takes its place
-            child, parent = next((pid, parent) for pid, parent in leftovers.marked(mark).items() if parent in printed)
+            child, parent = next(
+                (pid, parent) for pid, parent in process_cleanup.marked(mark).items() if parent in printed
+            )
             os.kill(parent, signal.SIGKILL)
-            wait_until(lambda: not leftovers.alive(child))
-            assert driver.poll() is None and len(leftovers.marked(mark)) == 2
+            wait_until(lambda: not process_cleanup.alive(child))
+            assert driver.poll() is None and len(process_cleanup.marked(mark)) == 2
             driver.kill()
-            wait_until(lambda: not leftovers.marked(mark))
+            wait_until(lambda: not process_cleanup.marked(mark))
         finally:
-            leftovers.end_all(mark)
+            process_cleanup.end_all(mark)
             driver.kill()

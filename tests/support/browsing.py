@@ -25,10 +25,10 @@ from serving.backends.local import LocalBackend
 from serving.config import AccessConfig, ServiceConfig
 from serving.errors import ApiError
 from serving.server.app import create_app
-from tests.support.gated import serving_on_a_port
-from tests.support.held import hold
 from tests.support.patience import PATIENCE
+from tests.support.paused_engine import hold
 from tests.support.rewriting_service import service_config
+from tests.support.stub_service import serving_on_a_port
 from tests.support.tiny_flamingo import Tiny
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from serving.backends.engine_host import EngineHost
 from serving.backends.local import LocalBackend
 from serving.config import AccessConfig, LimitsConfig, RemoteImagesConfig, ServiceConfig, ServingConfig
 from serving.server.app import create_app
-from tests.support.gated import serving_on_a_port
-from tests.support.held import hold
 from tests.support.patience import PATIENCE
+from tests.support.paused_engine import hold
+from tests.support.stub_service import serving_on_a_port
 from tests.support.tiny_flamingo import Tiny
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ChatService:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, answers stop after their first words (`held.py`)."""
+        """Inside, answers stop after their first words (`paused_engine.py`)."""
         self.free.clear()
         try:
             yield

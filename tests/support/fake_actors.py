@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from actors.pool import PoolSettings
+from actors.base import ActorSettings
 from actors.rewriting import RewriterActor
 from actors.scoring import ScoringActor
 from polite_flamingo.flamingo.config import RewriterConfig
@@ -67,7 +67,7 @@ class UnloadableActor(RewriterActor):
 class ElsewhereActor(RewriterActor):
     """Runs on a machine where another disk has the path of the output folder."""
 
-    def __init__(self, config: RewriterConfig, settings: PoolSettings):
+    def __init__(self, config: RewriterConfig, settings: ActorSettings):
         assert settings.probe is not None
         super().__init__(config, replace(settings, probe=replace(settings.probe, content="of another disk")))
 

@@ -27,7 +27,7 @@ from tests.support.patience import PATIENCE
 FIGURES = {"clever-flamingo/0": {"streams": 3.0, "slots": 8.0}, "polite-flamingo/0": {"streams": 1.0, "slots": 4.0}}
 
 
-class NoModels:
+class StubBackend:
     """A `Backend` that only says how it is."""
 
     def __init__(self) -> None:
@@ -81,8 +81,8 @@ def configured(
     return ServiceConfig(rewriter=models, serving=serving)
 
 
-def application(config: ServiceConfig, backend: NoModels | None = None) -> tuple[FastAPI, Tried]:
-    app, tried = create_app(config, backend or NoModels()), Tried()
+def application(config: ServiceConfig, backend: StubBackend | None = None) -> tuple[FastAPI, Tried]:
+    app, tried = create_app(config, backend or StubBackend()), Tried()
 
     @app.post("/v1/try/echo/{name}")
     async def echo(name: str, request: Request) -> dict[str, int]:

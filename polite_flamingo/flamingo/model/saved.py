@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from polite_flamingo.config import Unfit, fill, read_yaml
+from polite_flamingo.config import ConfigError, fill, read_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.hub import resolve
 
@@ -53,7 +53,7 @@ def opened(config: FlamingoConfig) -> FlamingoConfig:
 
     try:
         return fill(FlamingoConfig, _with_strings(read_yaml(file), absolute))
-    except Unfit as error:
+    except ConfigError as error:
         raise ValueError(f"{file}: {error}") from None
 
 

@@ -16,16 +16,16 @@ from serving.backends.base import Chunk, GenerationRequest
 from serving.config import LimitsConfig
 from serving.errors import ApiError, overloaded
 from serving.server.app import create_app
-from tests.support import own_time
+from tests.support import virtual_clock
 from tests.support.chat_service import CHAT, user
-from tests.support.gated import NoModels, configured, serving_on_a_port
 from tests.support.patience import PATIENCE
+from tests.support.stub_service import StubBackend, configured, serving_on_a_port
 
 Script = Sequence[Chunk | Exception | None]
 """What comes of an ask, in order; None never comes."""
 
 
-class Scripted(NoModels):
+class Scripted(StubBackend):
     """Counts the streams that nobody closed."""
 
     def __init__(self, *scripts: Script):
@@ -57,7 +57,7 @@ def asked(*scripts: Script, seconds: float = 20.0, **changes: Any) -> tuple[http
         async with httpx2.AsyncClient(transport=transport, base_url="http://service") as client:
             return await client.post("/v1/chat/completions", json=body)
 
-    answer = own_time.run(ask())
+    answer = virtual_clock.run(ask())
     assert not backend.open, "every stream is closed"
     return answer, backend
 
@@ -162,5 +162,5 @@ def test_a_client_that_stops_reading_is_left_at_the_time_limit() -> None:
         with suppress(ApiError):
             await app(scope, receive, send)
 
-    own_time.run(call())
+    virtual_clock.run(call())
     assert [one["type"] for one in sent] == ["http.response.start", "http.response.body"] and not backend.open

@@ -22,8 +22,8 @@ from serving.http.keys import Key, KeyRing, new_key, read_keys, write_keys
 from serving.http.metrics import Metrics
 from serving.http.middleware import AccessMiddleware
 from serving.http.rates import SECOND
-from tests.support.gated import Tried, application, configured, serving_on_a_port
 from tests.support.patience import PATIENCE, wait_until
+from tests.support.stub_service import Tried, application, configured, serving_on_a_port
 
 SECRETS = {name: new_key(name) for name in ("plain", "slow", "narrow", "revoked", "expired")}
 

@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving.config import AccessConfig, LimitsConfig
 from serving.http.metrics import Metrics, RequestStats, exposition
 from serving.server.app import create_app
-from tests.support.gated import FIGURES, NoModels, application, configured, serving_on_a_port
 from tests.support.patience import PATIENCE
+from tests.support.stub_service import FIGURES, StubBackend, application, configured, serving_on_a_port
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -90,7 +90,7 @@ def test_buckets_of_a_histogram_are_cumulative_and_end_with_all() -> None:
 
 
 def test_every_figure_of_every_engine_is_a_gauge() -> None:
-    backend = NoModels()
+    backend = StubBackend()
     app = create_app(configured(), backend)
 
     async def run() -> None:
@@ -115,7 +115,7 @@ def test_every_figure_of_every_engine_is_a_gauge() -> None:
 
 
 def test_whichever_ingress_replica_is_asked_it_answers_for_all_of_them() -> None:
-    backend, elsewhere = NoModels(), Metrics()
+    backend, elsewhere = StubBackend(), Metrics()
     for _ in range(3):
         elsewhere.finished("/v1/x", "POST", 200, 1.0, RequestStats())
     backend.others = {"ingress-2": pickle.loads(pickle.dumps(elsewhere.families()))}
@@ -146,7 +146,7 @@ def test_a_stream_that_breaks_is_counted_by_its_code() -> None:
 
 
 def test_two_applications_in_one_process_count_for_themselves() -> None:
-    one, other = (create_app(configured(access=AccessConfig()), NoModels()) for _ in range(2))
+    one, other = (create_app(configured(access=AccessConfig()), StubBackend()) for _ in range(2))
 
     async def run() -> tuple[Samples, Samples]:
         async with (

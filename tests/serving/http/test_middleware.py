@@ -17,9 +17,9 @@ import httpx2
 import pytest
 
 from serving.config import AccessConfig, BatchesConfig, LimitsConfig
-from tests.support import own_time
-from tests.support.gated import NoModels, Tried, application, configured, serving_on_a_port
+from tests.support import virtual_clock
 from tests.support.patience import PATIENCE
+from tests.support.stub_service import StubBackend, Tried, application, configured, serving_on_a_port
 
 LIMITS = LimitsConfig(body_bytes=100_000)
 Address = tuple[str, int]
@@ -89,7 +89,7 @@ def test_behind_a_proxy_that_answers_the_id_there_are_not_two_of_it() -> None:
     from serving.server.app import create_app
 
     with (
-        serving_on_a_port(create_app(configured(), NoModels(), send_request_id=False)) as address,
+        serving_on_a_port(create_app(configured(), StubBackend(), send_request_id=False)) as address,
         client_of(address) as client,
     ):
         assert "x-request-id" not in client.get("/health").headers
@@ -183,7 +183,7 @@ def test_a_large_body_may_take_longer_than_a_small_one(size: int, pause: float, 
         async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://service") as client:
             return await client.post("/v1/try/echo/it", content=pieces())
 
-    answer = own_time.run(send())
+    answer = virtual_clock.run(send())
     assert answer.status_code == status and len(tried.bodies) == (status == 200)
 
 

@@ -14,8 +14,8 @@ import pytest
 from uvicorn.protocols.http import httptools_impl
 
 from serving.http import http10
-from tests.support.gated import application, configured, serving_on_a_port
 from tests.support.patience import PATIENCE
+from tests.support.stub_service import application, configured, serving_on_a_port
 
 Address = tuple[str, int]
 CHAT = "/v1/chat/completions"

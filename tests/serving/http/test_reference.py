@@ -12,12 +12,12 @@ from serving.config import AccessConfig
 from serving.http.keys import new_key, write_keys
 from serving.http.reference import kind, page
 from serving.server.app import create_app
-from tests.support.gated import NoModels, configured
+from tests.support.stub_service import StubBackend, configured
 
 
 def test_the_page_tells_every_route_and_every_schema_and_loads_nothing_from_elsewhere() -> None:
     async def run() -> tuple[str, str, dict[str, dict[str, object]]]:
-        app = create_app(configured(), NoModels())
+        app = create_app(configured(), StubBackend())
         async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://service") as client:
             answers = [await client.get(path) for path in ("/docs", "/docs.css", "/openapi.json")]
             assert [answer.status_code for answer in answers] == [200, 200, 200]
@@ -38,7 +38,7 @@ def test_the_document_says_which_routes_ask_for_a_key(tmp_path: Path) -> None:
     _, key = new_key("x")
     write_keys(tmp_path / "keys.json", [key])
     for keys in ("", str(tmp_path / "keys.json")):
-        app = create_app(configured(access=AccessConfig(keys=keys)), NoModels())
+        app = create_app(configured(access=AccessConfig(keys=keys)), StubBackend())
         document = app.openapi()
         assert document == app.openapi(), "told twice, it says the same"
         rewrite, health = document["paths"]["/v1/rewrite"]["post"], document["paths"]["/health"]["get"]

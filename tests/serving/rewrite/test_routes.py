@@ -17,7 +17,7 @@ from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.selection.select_shard import select_shard
 from serving.rewrite.protocol import Content, RewriteOne
 from serving.rewrite.rewriting import infer_task, make_result, make_sample
-from tests.support.held import hold
+from tests.support.paused_engine import hold
 from tests.support.rewriting_service import SCORING, Service, data_url, limited, png, service_config, with_service
 from tests.support.tiny_flamingo import Tiny
 

@@ -15,8 +15,8 @@ from serving.backends.local import LocalBackend
 from serving.config import from_profile
 from serving.server import page
 from serving.server.app import create_app
-from tests.support.gated import serving_on_a_port
 from tests.support.patience import PATIENCE
+from tests.support.stub_service import serving_on_a_port
 
 TINY = Path(__file__).parents[3] / "profiles" / "tiny.yaml"
 

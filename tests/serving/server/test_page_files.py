@@ -15,8 +15,8 @@ import pytest
 from polite_flamingo.filters.thresholds import CHECKS, REJECTIONS
 from serving.config import AccessConfig
 from serving.server import page
-from tests.support.gated import application, configured, serving_on_a_port
 from tests.support.patience import PATIENCE
+from tests.support.stub_service import application, configured, serving_on_a_port
 
 
 @dataclass
