@@ -34,7 +34,7 @@ HasTime = Callable[[], bool]
 def engine_of(model: FlamingoModel, attention: str, **config: Any) -> Iterator[Engine]:
     """Yield an engine and release its memory afterwards; no token ends a text. Args: attention: of `ATTENTIONS`."""
     with mock.patch.object(layers, "compiled", lambda weights: False):  # so that a CPU runs the GPU's code
-        engine = Engine(model, EngineConfig(**config), ends=[])
+        engine = Engine(model, EngineConfig(**config), stop_token_ids=[])
     engine._runner.uses_graphs = (
         engine.config.cuda_graphs
     )  # on a CPU nothing is recorded, but the same buffers are used
@@ -42,7 +42,7 @@ def engine_of(model: FlamingoModel, attention: str, **config: Any) -> Iterator[E
         with mock.patch.object(decoder, "single_query_attention", ATTENTIONS[attention]):
             yield engine
     finally:
-        engine.abandon()
+        engine.cancel_all()
         del engine
         gc.collect()
         if torch.cuda.is_available():
@@ -95,7 +95,7 @@ def steps(
             break
         for request in requests:
             del request.tokens[1:]
-            request.computed = len(request.ids)
+            request.num_computed_tokens = len(request.ids)
         seconds = timed(engine.decoder.device, lambda: [engine.step() for _ in range(count)])
         found.append(seconds)
     if engine.slots < rows:

@@ -167,7 +167,7 @@ def batched_generate(rewriter: Rewriter) -> Run:
 
 def generate_arguments(rewriter: Rewriter) -> dict[str, Any]:
     """Return the profile's settings for transformers' `generate`."""
-    ends = sorted(engines_of(rewriter.engine)[0].ends)
+    ends = sorted(engines_of(rewriter.engine)[0].stop_token_ids)
     return arguments(rewriter.config.generation) | {
         "eos_token_id": ends,
         "pad_token_id": rewriter.model.tokenizer.pad_id,

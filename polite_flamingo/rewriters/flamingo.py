@@ -123,7 +123,7 @@ class Rewriter:
             return asked
         if asked.error is not None:
             return BadSample(asked.error.reason, f"{sample.key}: {asked.error.detail}")
-        return ending(asked.text.strip(), asked.finish)
+        return ending(asked.text.strip(), asked.finish_reason)
 
 
 def create_engine(
@@ -132,13 +132,18 @@ def create_engine(
     """Create what continues prompts, as `config` asks: an engine, a pool of engines, or beam search."""
     tokenizer = model.tokenizer
     # v1 was trained to end at EOS only; open_flamingo's own models also end a text with <|endofchunk|>.
-    ends = [tokenizer.eos_id] if model.attention == "v1" else [tokenizer.eos_id, tokenizer.end_of_chunk_id]
+    stop_token_ids = [tokenizer.eos_id] if model.attention == "v1" else [tokenizer.eos_id, tokenizer.end_of_chunk_id]
     if config.generation.num_beams > 1:
-        return BeamSearch(model, config.generation, ends=ends, batch=config.beam_batch)
-    shared = shared_beginning(tokenizer, prompt)
+        return BeamSearch(model, config.generation, stop_token_ids=stop_token_ids, batch=config.beam_batch)
+    shared_prefix_ids = shared_prefix(tokenizer, prompt)
     copies = config.engine.copies if model.lang_encoder.device.type == "cpu" else 1
     decoder = Decoder(model)
-    engines = [Engine(model, config.engine, ends=ends, shared=shared, decoder=decoder) for _ in range(copies)]
+    engines = [
+        Engine(
+            model, config.engine, stop_token_ids=stop_token_ids, shared_prefix_ids=shared_prefix_ids, decoder=decoder
+        )
+        for _ in range(copies)
+    ]
     return EnginePool(engines) if copies > 1 else engines[0]
 
 
@@ -154,7 +159,7 @@ def sampling_params(generation: GenerationConfig, sample: Sample) -> SamplingPar
     )
 
 
-def shared_beginning(tokenizer: Tokenizer, prompt: Prompt = rewriting) -> list[int]:
+def shared_prefix(tokenizer: Tokenizer, prompt: Prompt = rewriting) -> list[int]:
     """Return the tokens that all prompts start with."""
     first, second = (tokenizer.encode(prompt(instruction, "")) for instruction in ("<image>", "What"))
     return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))]

@@ -44,13 +44,15 @@ class RayBackend:
                         if isinstance(item, ApiError):
                             raise item
                         text, tokens = text + item.text, tokens + item.tokens
-                        if len(text) < len(sent_text) and not item.finish:
+                        if len(text) < len(sent_text) and not item.finish_reason:
                             continue
                         if not text.startswith(sent_text):
                             raise server_error("the replica that wrote this answer died; ask again", "replica_died")
-                        yield Chunk(text[len(sent_text) :], tokens[sent_tokens:], item.finish, item.prompt_tokens)
+                        yield Chunk(
+                            text[len(sent_text) :], tokens[sent_tokens:], item.finish_reason, item.prompt_tokens
+                        )
                         sent_text, sent_tokens = text, max(sent_tokens, len(tokens))
-                        if item.finish:
+                        if item.finish_reason:
                             return
             await asyncio.sleep(0.1 * 2**attempt)
 

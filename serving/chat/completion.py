@@ -47,7 +47,7 @@ async def generate(backend: Backend, requests: Sequence[GenerationRequest]) -> A
             number, found = await merged.get()
             if isinstance(found, Exception):
                 raise found
-            unfinished -= bool(found.finish)
+            unfinished -= bool(found.finish_reason)
             yield number, found
     finally:
         for task in tasks:
@@ -59,10 +59,10 @@ async def _complete(backend: Backend, request: GenerationRequest) -> AsyncGenera
     """The chunks of one answer. Raises ApiError if it ends without "stop" or "length"."""
     async with aclosing(backend.stream(request)) as chunks:
         async for chunk in chunks:
-            if chunk.finish not in ("", "stop", "length"):
+            if chunk.finish_reason not in ("", "stop", "length"):
                 break
             yield chunk
-            if chunk.finish:
+            if chunk.finish_reason:
                 return
     raise overloaded(f"{request.model} is shutting down and did not finish this answer; try again")
 
@@ -94,7 +94,7 @@ class ChatResponse:
                 async for number, chunk in choices:
                     self._count(chunk)
                     texts[number].append(chunk.text)
-                    finishes[number] = chunk.finish
+                    finishes[number] = chunk.finish_reason
         finally:
             self._report()
         answers = [
@@ -137,9 +137,9 @@ class ChatResponse:
                     self._count(chunk)
                     if chunk.text:
                         text += event(number, f'{{"content":{json.dumps(chunk.text)}}}')
-                    if chunk.finish:
-                        text += event(number, "{}", f'"{chunk.finish}"')
-                    if text and not (chunk.finish and self._answers == 1):  # else it is sent with the end
+                    if chunk.finish_reason:
+                        text += event(number, "{}", f'"{chunk.finish_reason}"')
+                    if text and not (chunk.finish_reason and self._answers == 1):  # else it is sent with the end
                         yield text.encode()
                         text = ""
                     async with asyncio.timeout_at(deadline):

@@ -115,7 +115,7 @@ def make_result(
     model: str,
     thresholds: Thresholds,
     *,
-    finish: Literal["stop", "length"] | None = None,
+    finish_reason: Literal["stop", "length"] | None = None,
     usage: Usage | None = None,
 ) -> RewriteResult:
     """The response for a rewritten sample, with verdicts if it is scored.
@@ -124,12 +124,12 @@ def make_result(
         sample: rewritten.
         model: the name that clients use.
         thresholds: of the filters.
-        finish: why the text ended.
+        finish_reason: why the text ended.
         usage: tokens.
     """
     text = sample.rewritten or ""
     result = RewriteResult(
-        model=model, task=cast(RewritingTask, sample.task), response=text, rewritten=text, finish_reason=finish,
+        model=model, task=cast(RewritingTask, sample.task), response=text, rewritten=text, finish_reason=finish_reason,
         kept=None, reason="", verdicts=[], reward_before=None, reward_after=None, removed_paragraphs=[], scores={},
         usage=usage,
     )  # fmt: skip

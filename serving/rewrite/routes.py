@@ -50,7 +50,7 @@ class _Item:
     """One annotation being rewritten; `error` ends the work on it."""
 
     sample: Sample | None = None
-    finish: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length"] | None = None
     usage: Usage | None = None
     error: ApiError | None = None
 
@@ -59,7 +59,7 @@ class _Item:
         if self.error is not None or self.sample is None:
             return None
         name = config.serving.rewriter_name
-        return make_result(self.sample, name, config.thresholds, finish=self.finish, usage=self.usage)
+        return make_result(self.sample, name, config.thresholds, finish_reason=self.finish_reason, usage=self.usage)
 
 
 @router.post(
@@ -168,7 +168,7 @@ async def _rewrite(
             async with aclosing(backend.stream(request)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     text, tokens, prompt_tokens = text + chunk.text, tokens + len(chunk.tokens), chunk.prompt_tokens
-                    item.finish = chunk.finish or None  # type: ignore[assignment]
+                    item.finish_reason = chunk.finish_reason or None  # type: ignore[assignment]
         item.usage = Usage.of(prompt_tokens, tokens)
         item.sample = replace(sample, rewritten=text.strip())
     except TimeoutError:

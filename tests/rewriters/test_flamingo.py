@@ -16,7 +16,7 @@ from polite_flamingo.flamingo.engine.beam_search import BeamSearch, arguments
 from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.sampling import SamplingParams, sample_tokens, seed_of, uniforms
 from polite_flamingo.images import decoding
-from polite_flamingo.rewriters.flamingo import Rewriter, shared_beginning
+from polite_flamingo.rewriters.flamingo import Rewriter, shared_prefix
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
 
 GREEDY = GenerationConfig(max_new_tokens=12, num_beams=1, do_sample=False, no_repeat_ngram_size=0)
@@ -96,7 +96,7 @@ def test_the_engine_writes_what_plain_generate_writes(kind, attention, samples, 
     rewriter = Rewriter(RewriterConfig(flamingo=config, generation=generation, engine=EngineConfig(slots=2)))
     assert isinstance(rewriter.engine, Engine)
     texts = rewriter.rewrite(samples)
-    rewriter.engine = BeamSearch(rewriter.model, generation, ends=rewriter.engine.ends, batch=2)
+    rewriter.engine = BeamSearch(rewriter.model, generation, stop_token_ids=rewriter.engine.stop_token_ids, batch=2)
     assert rewriter.rewrite(samples) == texts
     assert len(set(texts)) == len(texts)
 
@@ -108,7 +108,7 @@ def test_images_and_the_systems_message_are_done_once_for_all_calls(tiny, sample
     reused = rewriter.engine.metrics.reused
     assert rewriter.rewrite(samples) == texts
     assert rewriter.engine.image_cache.misses == 4
-    shared = shared_beginning(rewriter.model.tokenizer)
+    shared = shared_prefix(rewriter.model.tokenizer)
     assert rewriter.model.tokenizer.decode(shared) in prompts.rewriting_prompt("<image>Why?", "Answer: so")
     assert len(shared) > 10
     assert rewriter.engine.metrics.reused - reused >= len(samples) * len(shared)
@@ -171,7 +171,7 @@ def test_text_only_equals_the_references_black_image(tiny, attention):
     black = model.preprocess(decoding.black())[None, None, None]
     out = model.generate(
         black, ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_id,
-        eos_token_id=list(rewriter.engine.ends),
+        eos_token_id=list(rewriter.engine.stop_token_ids),
     )  # fmt: skip
     text = rewriter.rewrite([one])[0]
     assert text == tokenizer.decode(out[0, ids.shape[1] :].tolist()).strip()

@@ -153,7 +153,7 @@ def test_clever_flamingo_answers_and_every_turn_of_a_conversation_ends() -> None
         ids = conversation_ids([*said, turn], model.model.tokenizer)
         request = Request(ids=ids, images=[picture], params=SamplingParams(max_new_tokens=160, temperature=0.0))
         model.engine.generate([request])
-        assert request.finish == "stop" and request.text.strip(), (question, request.text)
+        assert request.finish_reason == "stop" and request.text.strip(), (question, request.text)
         assert "###" not in request.text and "Human" not in request.text
         said.append(Exchange(prompt=prompt, target=request.text.strip(), images=turn.images))
     assert len({one.target for one in said}) > 1, "it says the same whatever is asked"

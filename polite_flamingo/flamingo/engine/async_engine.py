@@ -52,13 +52,13 @@ class Chunk:
     Attributes:
         text: no later token changes it; it may lag behind the tokens (see `detokenizer.py`).
         tokens: their ids.
-        finish: "stop", "length" or "cancelled" in the last chunk, else "".
+        finish_reason: "stop", "length" or "cancelled" in the last chunk, else "".
         prompt_tokens: length of the prompt, where an image counts as one; the same in every chunk.
     """
 
     text: str
     tokens: tuple[int, ...]
-    finish: str = ""
+    finish_reason: str = ""
     prompt_tokens: int = 0
 
 
@@ -81,11 +81,13 @@ class _Ticket:
             return BadSample(request.error.reason, request.error.detail)  # requests about one broken image share theirs
         text, tokens = request.text[self.characters :], tuple(request.tokens[self.tokens :])
         self.tokens, self.characters = len(request.tokens), len(request.text)
-        return Chunk(text, tokens, request.finish, len(request.ids)) if tokens or text or request.finish else None
+        if not (tokens or text or request.finish_reason):
+            return None
+        return Chunk(text, tokens, request.finish_reason, len(request.ids))
 
 
 class Stream(AsyncIterator[Chunk]):
-    """The chunks of one answer, for one reader. It ends after the chunk with a `finish`.
+    """The chunks of one answer, for one reader. It ends after the chunk with a `finish_reason`.
 
     Cancelling a read cancels the request. To read with a timeout, use `asyncio.wait` over a task, not
     `asyncio.wait_for`, which would cancel the read.
@@ -122,7 +124,7 @@ class Stream(AsyncIterator[Chunk]):
         if isinstance(last, Exception):  # chunks before it are of no use now
             self._ended = True
             raise last
-        self._ended = bool(last.finish)
+        self._ended = bool(last.finish_reason)
         return last if len(found) == 1 else _joined([one for one in found if isinstance(one, Chunk)])
 
     def close(self) -> None:
@@ -288,7 +290,7 @@ class AsyncEngine:
             self._failures += 1
             traceback.clear_frames(error.__traceback__)  # the frames hold tensors, and readers may keep the error
             self._end(list(self._tickets.values()), error)
-            self._engine.abandon()
+            self._engine.cancel_all()
             if self._failures >= self._max_failures:
                 self._break(error)
             return
@@ -338,7 +340,7 @@ class AsyncEngine:
 def _hand_out(items: list[tuple[_Ticket, Chunk | Exception]]) -> None:
     for ticket, item in items:
         ticket.items.put_nowait(item)
-        if isinstance(item, Exception) or item.finish:
+        if isinstance(item, Exception) or item.finish_reason:
             ticket.ended.set()
 
 

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 class BeamSearch:
     """Takes requests as `Engine.generate` does."""
 
-    def __init__(self, model: FlamingoModel, generation: GenerationConfig, *, ends: Sequence[int], batch: int):
-        """Args: ends: tokens that end a text. batch: prompts decoded together."""
+    def __init__(
+        self, model: FlamingoModel, generation: GenerationConfig, *, stop_token_ids: Sequence[int], batch: int
+    ):
+        """Args: stop_token_ids: tokens that end a text. batch: prompts decoded together."""
         self._model, self._generation, self._batch = model, generation, batch
-        self._ends = list(ends)
+        self._stop_token_ids = list(stop_token_ids)
         weight = model.lang_encoder.get_input_embeddings().weight
         self._device, self._dtype = weight.device, weight.dtype
 
@@ -96,7 +98,7 @@ class BeamSearch:
                 vision,
                 ids_BT.to(self._device),
                 mask_BT.to(self._device),
-                eos_token_id=self._ends,
+                eos_token_id=self._stop_token_ids,
                 pad_token_id=tokenizer.pad_id,
                 # A generated <image> would change what all rows see (v2); an answer never contains one.
                 suppress_tokens=[tokenizer.image_id],
@@ -105,7 +107,7 @@ class BeamSearch:
         return [self._until_end(row) for row in out_BT[:, width:].tolist()]
 
     def _until_end(self, ids: list[int]) -> list[int]:
-        return ids[: next((place for place, token in enumerate(ids) if token in self._ends), len(ids))]
+        return ids[: next((place for place, token in enumerate(ids) if token in self._stop_token_ids), len(ids))]
 
 
 def arguments(generation: GenerationConfig) -> dict[str, Any]:

@@ -46,7 +46,7 @@ class Engine:
 
     Attributes:
         config: as given.
-        ends: tokens that end a text.
+        stop_token_ids: tokens that end a text.
         metrics: since the engine was made.
         image_cache: of the images' keys and values.
     """
@@ -56,8 +56,8 @@ class Engine:
         model: FlamingoModel,
         config: EngineConfig,
         *,
-        ends: Sequence[int],
-        shared: Sequence[int] = (),
+        stop_token_ids: Sequence[int],
+        shared_prefix_ids: Sequence[int] = (),
         decoder: Decoder | None = None,
     ):
         """Create an engine with empty caches.
@@ -65,18 +65,18 @@ class Engine:
         Args:
             model: its weights are shared, not copied.
             config: how to use the machine.
-            ends: tokens that end a text.
-            shared: tokens that all prompts start with.
+            stop_token_ids: tokens that end a text.
+            shared_prefix_ids: tokens that all prompts start with.
             decoder: an existing decoder of the same model; it holds nothing but weights.
         """
         self.config = config
-        self.ends = frozenset(ends)
+        self.stop_token_ids = frozenset(stop_token_ids)
         self.decoder = decoder or Decoder(model)
         self.metrics = Metrics()
         self.image_cache = ImageCache(model, self.decoder, config.media_bytes)
         self._tokenizer = model.tokenizer
         self._image_id = model.tokenizer.image_id
-        self._prefix_cache = PrefixCache(config.prefixes, shared=shared, image_id=self._image_id)
+        self._prefix_cache = PrefixCache(config.prefixes, shared_prefix_ids=shared_prefix_ids, image_id=self._image_id)
         self._slots = Slots(self.decoder, config.slots)
         self._scheduler = Scheduler(self._slots, config)
         self._runner = ModelRunner(
@@ -97,7 +97,7 @@ class Engine:
             while not all(request.done for request in pending):
                 self.step()
         except BaseException:
-            self.abandon()
+            self.cancel_all()
             raise
 
     def submit(self, request: Request) -> None:
@@ -130,7 +130,7 @@ class Engine:
         self.metrics.cancelled += 1
         self._finish(request, "cancelled")
 
-    def abandon(self) -> None:
+    def cancel_all(self) -> None:
         """Cancel all requests, whatever state a failed step left behind. The image cache is kept."""
         for request in (*self._slots.rows, *self._scheduler.waiting):
             if not request.done:
@@ -206,8 +206,8 @@ class Engine:
         if self._slots.allocate(requests, self._scheduler.waiting):
             self._runner.static = None
         for request in requests:
-            request.computed = self._prefix_cache.load(request, len(self._slots.rows), self._slots)
-            self.metrics.reused += request.computed
+            request.num_computed_tokens = self._prefix_cache.load(request, len(self._slots.rows), self._slots)
+            self.metrics.reused += request.num_computed_tokens
             self._slots.rows.append(request)
 
     # Prompts
@@ -277,7 +277,7 @@ class Engine:
 
     def _append(self, request: Request, token: int) -> None:
         """Add a token to a request, and end the request if this token ends it."""
-        if token in self.ends:
+        if token in self.stop_token_ids:
             self._finish(request, "stop")
             return
         request.tokens.append(token)
@@ -292,12 +292,12 @@ class Engine:
         if len(request.tokens) >= min(request.params.max_new_tokens, self.decoder.positions - len(request.ids)):
             self._finish(request, "length")
 
-    def _finish(self, request: Request, finish: str, error: BadSample | None = None) -> None:
+    def _finish(self, request: Request, finish_reason: str, error: BadSample | None = None) -> None:
         if request.detokenizer is not None:
             request.text = request.detokenizer.end()
         elif request.tokens:
             request.text = self._tokenizer.decode(request.tokens)
-        request.end(finish, error)
+        request.end(finish_reason, error)
 
     # Out of memory
 

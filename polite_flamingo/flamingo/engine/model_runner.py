@@ -48,7 +48,7 @@ class ModelRunner:
         tokens = places = pairs = seeing = images = 0
         for row in rows:
             request = self._slots.rows[row]
-            history, start = request.history, request.computed
+            history, start = request.history, request.num_computed_tokens
             chunk = history[start : start + width]
             seen = request.image_numbers + [self.number_seen(request)] * len(request.tokens)
             seen = seen[start : start + width]
@@ -57,11 +57,11 @@ class ModelRunner:
             numbers.append(seen + padding)
             starts.append(start)
             last.append(len(chunk) - 1)
-            request.computed += len(chunk)
-            complete.append(request.computed == len(history))
+            request.num_computed_tokens += len(chunk)
+            complete.append(request.num_computed_tokens == len(history))
             tokens += len(chunk)
             pairs += len(chunk) * start + len(chunk) * (len(chunk) + 1) // 2
-            places += request.computed
+            places += request.num_computed_tokens
             seeing += len(seen) - seen.count(0)
             images += len({*seen} - {0})
         self._metrics.prefilled += tokens
@@ -93,14 +93,14 @@ class ModelRunner:
         requests = self._slots.rows[: self._slots.decoding]
         result = self._step(requests)
         for request in requests:
-            request.computed += 1
+            request.num_computed_tokens += 1
         count = len(requests)
         self._metrics.steps += 1
         self._metrics.occupied += count
         self._metrics.offered += self._slots.count
-        places = sum(request.computed for request in requests)
+        places = sum(request.num_computed_tokens for request in requests)
         seeing = sum(self.number_seen(request) > 0 for request in requests) if self._slots.sees_images else 0
-        shared = [request.shared_prefix for request in requests]
+        shared = [request.num_shared_tokens for request in requests]
         self._metrics.count_call(
             "decode", self._cost, answers=count, tokens=count, places=places, pairs=places, seeing=seeing,
             images=seeing, repeated=sum(shared) - max(shared),
@@ -116,10 +116,11 @@ class ModelRunner:
                 self.static = StaticStep(
                     self._decoder, slots.cache, slots.images, slots=slots.count, image_id=self._image_id
                 )
-            return self.static.run(ids, [request.computed for request in slots.rows], slots.sees_images), self.static
-        device, lengths = self._decoder.device, [request.computed for request in requests]
+            positions = [request.num_computed_tokens for request in slots.rows]
+            return self.static.run(ids, positions, slots.sees_images), self.static
+        device, lengths = self._decoder.device, [request.num_computed_tokens for request in requests]
         images = slots.visible_images(self._decoder.step_rows(len(ids)))
-        shared = upload([request.shared_prefix for request in requests], device) if slots.has_shared_row else None
+        shared = upload([request.num_shared_tokens for request in requests], device) if slots.has_shared_row else None
         logits = self._decoder.step(
             upload(ids, device), upload(lengths, device), slots.cache, max(lengths) + 1, images, shared
         )

@@ -17,15 +17,15 @@ _Key = tuple[tuple[int, ...], tuple[str, ...]]
 class PrefixCache:
     """An LRU cache of prompt prefixes: the prefix that all prompts share, and prompts up to their last image."""
 
-    def __init__(self, limit: int, *, shared: Sequence[int], image_id: int):
+    def __init__(self, limit: int, *, shared_prefix_ids: Sequence[int], image_id: int):
         """Create an empty cache.
 
         Args:
             limit: prefixes kept; 0 turns the cache off.
-            shared: tokens that all prompts start with.
+            shared_prefix_ids: tokens that all prompts start with.
             image_id: token of the image tag.
         """
-        self._limit, self._shared, self._image_id = limit, list(shared), image_id
+        self._limit, self._shared_prefix_ids, self._image_id = limit, list(shared_prefix_ids), image_id
         self._cache: LruCache[_Key, Tensor] = LruCache(limit)
 
     def clear(self) -> None:
@@ -52,7 +52,7 @@ class PrefixCache:
                 if not slots.has_shared_row:
                     cache.prefix(cache.rows - 1, size).copy_(cache.prefix(row, size))
                     slots.has_shared_row = True
-                request.shared_prefix = size
+                request.num_shared_tokens = size
             if key not in self._cache and (not images or any(one.digests == images for one in waiting)):
                 self._cache.put(key, cache.prefix(row, size).clone())
 
@@ -65,7 +65,11 @@ class PrefixCache:
             end = len(request.ids) - request.ids[::-1].index(self._image_id)
             if end < len(request.ids):
                 keys.append((tuple(request.ids[:end]), request.digests))
-        size = len(self._shared)
-        if 0 < size < len(request.ids) and request.ids[:size] == self._shared and not any(request.image_numbers[:size]):
-            keys.append((tuple(self._shared), ()))
+        size = len(self._shared_prefix_ids)
+        if (
+            0 < size < len(request.ids)
+            and request.ids[:size] == self._shared_prefix_ids
+            and not any(request.image_numbers[:size])
+        ):
+            keys.append((tuple(self._shared_prefix_ids), ()))
         return keys

@@ -27,15 +27,15 @@ class Request:
         stream: keep `text` up to date, as far as no later token can change it.
         done: no more tokens will come.
         error: why the request failed, if it did.
-        finish: "stop", "length", "cancelled" or "error"; empty until done.
+        finish_reason: "stop", "length", "cancelled" or "error"; empty until done.
         digests: keys of the images in the image cache.
         image_numbers: for each prompt token, the image it sees (1 is the first, 0 none).
         image_kvs: keys and values of the images, while the request holds a slot.
         uniforms: one random number for each token to sample.
         detokenizer: set if the text is needed while it grows.
         ngrams: set if n-grams may not repeat.
-        computed: tokens of `history` whose keys and values are in the cache.
-        shared_prefix: how many of those the decode step reads from the shared row.
+        num_computed_tokens: tokens of `history` whose keys and values are in the cache.
+        num_shared_tokens: how many of those the decode step reads from the shared row.
     """
 
     ids: list[int]
@@ -46,24 +46,24 @@ class Request:
     stream: bool = False
     done: bool = False
     error: BadSample | None = None
-    finish: str = ""
+    finish_reason: str = ""
     digests: tuple[str, ...] = ()
     image_numbers: list[int] = field(default_factory=list)
     image_kvs: list[ImageKV] = field(default_factory=list)
     uniforms: Sequence[float] = ()
     detokenizer: Detokenizer | None = None
     ngrams: Ngrams | None = None
-    computed: int = 0
-    shared_prefix: int = 0
+    num_computed_tokens: int = 0
+    num_shared_tokens: int = 0
 
     @property
     def history(self) -> list[int]:
         """Prompt and continuation."""
         return self.ids + self.tokens
 
-    def end(self, finish: str, error: BadSample | None = None) -> None:
+    def end(self, finish_reason: str, error: BadSample | None = None) -> None:
         """Mark the request as done and release what it held."""
-        self.done, self.finish, self.error = True, finish, error
+        self.done, self.finish_reason, self.error = True, finish_reason, error
         self.image_kvs, self.detokenizer, self.ngrams = [], None, None
 
 

@@ -17,7 +17,8 @@ class Scheduler:
 
     Attributes:
         waiting: requests without a slot.
-        slots: which it fills and frees.
+        slots: the KV slots. The engine fills them, and frees the slot of a request that ends; the scheduler frees the
+            slots of cancelled and preempted requests.
     """
 
     def __init__(self, slots: Slots, config: EngineConfig):
@@ -65,7 +66,7 @@ class Scheduler:
         width = 0
         for row in range(self.slots.decoding, len(self.slots.rows)):
             request = self.slots.rows[row]
-            left = min(len(request.history) - request.computed, budget)
+            left = min(len(request.history) - request.num_computed_tokens, budget)
             if rows and max(width, left) * (len(rows) + 1) > budget:
                 break
             rows.append(row)
@@ -82,6 +83,6 @@ class Scheduler:
     def preempt_all(self, requests: Sequence[Request]) -> None:
         """Release all slots and put these requests back at the head of the queue, to run again from their prompts."""
         for request in requests:
-            request.computed = request.shared_prefix = 0
+            request.num_computed_tokens = request.num_shared_tokens = 0
         self.waiting.extendleft(reversed(requests))
         self.slots.clear()

@@ -122,12 +122,13 @@ class Slots:
             return
         assert self.cache is not None
         first, second = self.rows[row], self.rows[other]
+        ours, theirs = first.num_computed_tokens, second.num_computed_tokens
         if not first.done and not second.done:
-            self.cache.swap(row, other, max(first.computed, second.computed))
+            self.cache.swap(row, other, max(ours, theirs))
         elif not second.done:
-            self.cache.prefix(row, second.computed).copy_(self.cache.prefix(other, second.computed))
+            self.cache.prefix(row, theirs).copy_(self.cache.prefix(other, theirs))
         elif not first.done:
-            self.cache.prefix(other, first.computed).copy_(self.cache.prefix(row, first.computed))
+            self.cache.prefix(other, ours).copy_(self.cache.prefix(row, ours))
         self.rows[row], self.rows[other] = second, first
         if self.images is not None:
             keys, values, visible = self.images

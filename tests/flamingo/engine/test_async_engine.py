@@ -26,7 +26,7 @@ from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.sample import BadSample
-from tests.flamingo.engine.test_engine import NEW, ends_of, fresh, prompts, texts
+from tests.flamingo.engine.test_engine import NEW, fresh, prompts, stop_token_ids_of, texts
 from tests.support.patience import PATIENCE
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Gate:
 
 
 def engine_of(model: FlamingoModel, slots: int) -> Engine:
-    return Engine(model, EngineConfig(slots=slots), ends=ends_of(model))
+    return Engine(model, EngineConfig(slots=slots), stop_token_ids=stop_token_ids_of(model))
 
 
 def endless(model: FlamingoModel) -> Request:
@@ -85,8 +85,14 @@ async def all_of(stream: Stream) -> list[Chunk]:
 
 
 def joined(chunks: Sequence[Chunk]) -> tuple[list[int], str, str]:
-    assert [bool(chunk.finish) for chunk in chunks] == [False] * (len(chunks) - 1) + [True], "the last chunk ends it"
-    return [token for chunk in chunks for token in chunk.tokens], "".join(p.text for p in chunks), chunks[-1].finish
+    assert [bool(chunk.finish_reason) for chunk in chunks] == [False] * (len(chunks) - 1) + [True], (
+        "the last chunk ends it"
+    )
+    return (
+        [token for chunk in chunks for token in chunk.tokens],
+        "".join(p.text for p in chunks),
+        chunks[-1].finish_reason,
+    )
 
 
 def run(main: Callable[[], Awaitable[None]]) -> None:
@@ -177,7 +183,9 @@ def test_who_leaves_gives_up_his_slot(
             assert service.metrics()["streams"] == 0
 
     run(main)
-    assert left.finish == "cancelled" and len(left.tokens) <= 5, "at most the steps that were allowed, of two tokens"
+    assert left.finish_reason == "cancelled" and len(left.tokens) <= 5, (
+        "at most the steps that were allowed, of two tokens"
+    )
 
 
 def test_what_nobody_reads_is_cancelled_while_it_waits(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +204,7 @@ def test_what_nobody_reads_is_cancelled_while_it_waits(known: Known, monkeypatch
             assert joined(await all_of(third))[0] == said[1]
 
     run(main)
-    assert forgotten.finish == "cancelled" and not forgotten.tokens
+    assert forgotten.finish_reason == "cancelled" and not forgotten.tokens
 
 
 def test_a_request_at_fault_fails_alone(known: Known) -> None:
@@ -428,7 +436,7 @@ def test_a_reader_whose_loop_is_gone_blocks_nobody(known: Known, monkeypatch: py
         await service.aclose()
 
     run(asks)
-    assert left.finish == "cancelled" and len(left.tokens) < 10
+    assert left.finish_reason == "cancelled" and len(left.tokens) < 10
 
 
 def test_a_request_is_run_once(known: Known) -> None:

@@ -19,7 +19,7 @@ from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.decoder import Decoder
 from polite_flamingo.flamingo.model.kv_cache import KVCache
-from tests.flamingo.engine.test_engine import ends_of, fresh, prompts, texts
+from tests.flamingo.engine.test_engine import fresh, prompts, stop_token_ids_of, texts
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -35,7 +35,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def statically(model: FlamingoModel, requests: Sequence[Request], **config: int) -> list[list[int]]:
     """What the engine writes with the steps that a GPU would record."""
-    engine = Engine(model, EngineConfig(**config), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(**config), stop_token_ids=stop_token_ids_of(model))
     engine._runner.uses_graphs = True
     engine.generate(requests)
     assert all(request.done and request.error is None for request in requests)
@@ -83,7 +83,7 @@ def test_texts_are_those_of_steps_that_fit(
 def test_nothing_is_uploaded_while_the_same_rows_go_on(tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load()
     wanted = [replace(one, params=GREEDY) for one in prompts(model, 6, seed=2)]
-    plain, static = (Engine(model, EngineConfig(slots=6), ends=[]) for _ in range(2))
+    plain, static = (Engine(model, EngineConfig(slots=6), stop_token_ids=[]) for _ in range(2))
     static._runner.uses_graphs = True
     expected = fresh(wanted)
     plain.generate(expected)
@@ -105,7 +105,7 @@ def test_memory_that_grows_shrinks_or_is_given_up_gets_new_recordings(tiny, monk
     model = tiny.load()
     wanted = [replace(one, params=GREEDY) for one in prompts(model, 24, seed=8)]
     expected = texts(model, fresh(wanted), slots=24)
-    engine = Engine(model, EngineConfig(slots=16), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(slots=16), stop_token_ids=stop_token_ids_of(model))
     engine._runner.uses_graphs = True
     step = engine.decoder.step
 
@@ -125,7 +125,7 @@ def test_memory_that_grows_shrinks_or_is_given_up_gets_new_recordings(tiny, monk
         engine.submit(request)
         engine.step()
     engine.cancel(short[-1])
-    engine.abandon()
+    engine.cancel_all()
     assert engine._runner.static is None
     again = fresh(wanted)
     engine.generate(again)
@@ -219,7 +219,7 @@ def test_recordings_are_made_once_replayed_and_forgotten(tiny, attention: str, m
     monkeypatch.setattr(Pretended, "_recording", lambda step, key: made.append(key) or record(step, key))
     monkeypatch.setattr(Pretended, "replays", 0)
     monkeypatch.setattr(cuda_graphs, "RECORDINGS", 4)
-    engine = Engine(model, EngineConfig(slots=6, prefill_tokens=40), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(slots=6, prefill_tokens=40), stop_token_ids=stop_token_ids_of(model))
     engine._runner.uses_graphs = True
     again = fresh(wanted)
     engine.generate(again)
@@ -238,7 +238,7 @@ def test_recordings_on_a_gpu_write_the_same_texts(kind: str, attention: str, req
     wanted[::2] = [replace(one, params=GREEDY) for one in wanted[::2]]
     expected = texts(model, fresh(wanted), slots=30)
     model.to("cuda")
-    engine = Engine(model, EngineConfig(slots=12, prefill_tokens=40), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(slots=12, prefill_tokens=40), stop_token_ids=stop_token_ids_of(model))
     for _ in range(2):  # the second time with the recordings of the first
         again = fresh(wanted)
         engine.generate(again)

@@ -81,7 +81,7 @@ def by_generate(model: FlamingoModel, request: Request, ends: Sequence[int]) -> 
     return out[:end]
 
 
-def ends_of(model: FlamingoModel) -> list[int]:
+def stop_token_ids_of(model: FlamingoModel) -> list[int]:
     # random weights seldom say the true ones
     return [model.tokenizer.eos_id, model.tokenizer.end_of_chunk_id, *range(20, len(model.tokenizer), 17)]
 
@@ -91,7 +91,7 @@ def fresh(requests: Sequence[Request]) -> list[Request]:
 
 
 def texts(model: FlamingoModel, requests: Sequence[Request], **config: int) -> list[list[int]]:
-    engine = Engine(model, EngineConfig(**config), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(**config), stop_token_ids=stop_token_ids_of(model))
     engine.generate(requests)
     assert engine.idle and all(request.done and request.error is None for request in requests)
     return [request.tokens for request in requests]
@@ -104,7 +104,7 @@ def test_greedy_tokens_are_those_of_generate(
 ) -> None:
     model = request.getfixturevalue(kind).load(attention=attention)
     wanted = prompts(model, PROMPTS, seed=len(kind))
-    expected = [by_generate(model, one, ends_of(model)) for one in wanted]
+    expected = [by_generate(model, one, stop_token_ids_of(model)) for one in wanted]
     assert texts(model, fresh(wanted), slots=8) == expected
     monkeypatch.setattr("polite_flamingo.flamingo.model.layers.compiled", lambda x: False)
     assert texts(model, fresh(wanted), slots=8) == expected, "with torch alone, as on a GPU"
@@ -133,8 +133,8 @@ def test_any_arrival_slots_and_chunks_give_the_same_tokens(
     engine = Engine(
         model,
         EngineConfig(slots=slots, prefill_tokens=budget, prefixes=prefixes),
-        ends=ends_of(model),
-        shared=wanted[0].ids[:9],
+        stop_token_ids=stop_token_ids_of(model),
+        shared_prefix_ids=wanted[0].ids[:9],
     )
     order = data.draw(st.permutations(range(len(requests))))
     for number in order:
@@ -154,7 +154,7 @@ def test_attached_lora_is_decoded_as_merged_lora(tiny) -> None:  # type: ignore[
             if "lora_" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.2)
     wanted = prompts(model, 20, seed=3)
-    expected = [by_generate(model, one, ends_of(model)) for one in wanted]
+    expected = [by_generate(model, one, stop_token_ids_of(model)) for one in wanted]
     assert texts(model, fresh(wanted), slots=5) == expected
     assert texts(tiny.load(), fresh(wanted), slots=5) != expected, "the adapter must matter"
 
@@ -185,7 +185,7 @@ def test_what_fails_alone_fails_alone(known: tuple[FlamingoModel, list[Request],
         Request(ids=[], params=decoding(0)),
     ]
     good = fresh(wanted)
-    engine = Engine(model, EngineConfig(slots=4), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(slots=4), stop_token_ids=stop_token_ids_of(model))
     engine.generate([*good[:10], *bad, *good[10:]])
     assert [request.tokens for request in good] == expected
     assert [request.error.reason for request in bad if request.error] == [
@@ -198,7 +198,7 @@ def test_a_cancelled_request_leaves_its_slot_to_others(
 ) -> None:
     model, wanted, expected = known
     requests = fresh(wanted)
-    engine = Engine(model, EngineConfig(slots=3), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(slots=3), stop_token_ids=stop_token_ids_of(model))
     for request in requests:
         engine.submit(request)
     engine.step()
@@ -211,17 +211,17 @@ def test_a_cancelled_request_leaves_its_slot_to_others(
     for number, request in enumerate(requests):
         if number in (0, 1, 20):
             assert request.tokens == expected[number][: len(request.tokens)]
-            assert request.finish in ("cancelled", "stop", "length")
+            assert request.finish_reason in ("cancelled", "stop", "length")
         else:
             assert request.tokens == expected[number]
-    assert engine.metrics.cancelled == sum(request.finish == "cancelled" for request in requests) >= 1
+    assert engine.metrics.cancelled == sum(request.finish_reason == "cancelled" for request in requests) >= 1
 
 
 def test_too_little_memory_halves_the_slots_and_loses_nothing(
     known: tuple[FlamingoModel, list[Request], list[list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, wanted, expected = known
-    engine = Engine(model, EngineConfig(slots=16), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(slots=16), stop_token_ids=stop_token_ids_of(model))
     step = engine.decoder.step
 
     def tight(ids: torch.Tensor, *more: object) -> torch.Tensor:
@@ -240,7 +240,7 @@ def test_a_request_that_no_memory_holds_is_the_only_one_to_fail(
     known: tuple[FlamingoModel, list[Request], list[list[int]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, wanted, expected = known
-    engine = Engine(model, EngineConfig(slots=8), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(slots=8), stop_token_ids=stop_token_ids_of(model))
     prefill = engine.decoder.prefill
     longest = max(len(one.ids) for one in wanted)
 
@@ -266,7 +266,7 @@ def test_memory_that_lacks_while_requests_are_admitted_loses_none(
 ) -> None:
     """Neither for the cache nor for the images: what was taken from the queue goes back to it."""
     model, wanted, expected = known
-    engine = Engine(model, EngineConfig(slots=16), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(slots=16), stop_token_ids=stop_token_ids_of(model))
     real = getattr(engine.decoder, where)
 
     def tight(amount: int | torch.Tensor, *more: int) -> object:
@@ -289,8 +289,8 @@ def test_images_and_beginnings_are_done_once(tiny) -> None:  # type: ignore[no-u
         Request(ids=[*start, tag, 20 + number, 30], images=[PICTURES[number % 2]], params=decoding(0))
         for number in range(12)
     ]
-    expected = [by_generate(model, one, ends_of(model)) for one in asked]
-    engine = Engine(model, EngineConfig(slots=2), ends=ends_of(model), shared=start)
+    expected = [by_generate(model, one, stop_token_ids_of(model)) for one in asked]
+    engine = Engine(model, EngineConfig(slots=2), stop_token_ids=stop_token_ids_of(model), shared_prefix_ids=start)
     engine.generate(asked)
     assert [one.tokens for one in asked] == expected
     assert engine.image_cache.misses == 2
@@ -307,11 +307,11 @@ def test_stop_texts_and_lengths_end_a_request(known: tuple[FlamingoModel, list[R
     )
     two = Request(ids=one.ids, images=one.images, params=replace(wanted[number].params, max_new_tokens=3))
     three = Request(ids=one.ids, images=one.images, params=replace(one.params, stop=("never said", stop + "\n\n")))
-    Engine(model, EngineConfig(slots=2), ends=ends_of(model)).generate([one, two, three])
+    Engine(model, EngineConfig(slots=2), stop_token_ids=stop_token_ids_of(model)).generate([one, two, three])
     decode = model.tokenizer.decode
-    assert one.finish == "stop" and len(one.tokens) <= 6 and stop in decode(one.tokens)
+    assert one.finish_reason == "stop" and len(one.tokens) <= 6 and stop in decode(one.tokens)
     assert one.text == decode(one.tokens)[: decode(one.tokens).index(stop)], "the stop text is cut off the text"
-    assert two.finish == "length" and two.tokens == expected[number][:3] and two.text == decode(two.tokens)
+    assert two.finish_reason == "length" and two.tokens == expected[number][:3] and two.text == decode(two.tokens)
     assert three.tokens == expected[number] and three.text == decode(three.tokens), "nothing that was held back is lost"
 
 

@@ -14,14 +14,16 @@ from polite_flamingo.flamingo.engine.engine_pool import EnginePool, shares
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.model.checkpoint import save_flamingo
 from polite_flamingo.rewriters.flamingo import Rewriter
-from tests.flamingo.engine.test_engine import ends_of, fresh, prompts, texts
+from tests.flamingo.engine.test_engine import fresh, prompts, stop_token_ids_of, texts
 
 
 def test_the_texts_are_those_of_one_engine(tiny) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load()
     wanted = prompts(model, 40, seed=6)
     expected = texts(model, fresh(wanted), slots=8)
-    engines = EnginePool([Engine(model, EngineConfig(slots=4), ends=ends_of(model)) for _ in range(3)])
+    engines = EnginePool(
+        [Engine(model, EngineConfig(slots=4), stop_token_ids=stop_token_ids_of(model)) for _ in range(3)]
+    )
     engines.generate(wanted)
     assert [one.tokens for one in wanted] == expected
     assert all(engine.metrics.generated > 0 for engine in engines.engines), "all of them worked"
@@ -42,7 +44,9 @@ def test_requests_of_the_same_images_stay_together_and_loads_are_even() -> None:
 
 def test_what_one_engine_raises_is_raised_and_the_others_finish(tiny, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load()
-    engines = EnginePool([Engine(model, EngineConfig(slots=4), ends=ends_of(model)) for _ in range(2)])
+    engines = EnginePool(
+        [Engine(model, EngineConfig(slots=4), stop_token_ids=stop_token_ids_of(model)) for _ in range(2)]
+    )
 
     def broken(*given: object) -> None:
         raise RuntimeError("a cable came loose")
@@ -53,11 +57,11 @@ def test_what_one_engine_raises_is_raised_and_the_others_finish(tiny, monkeypatc
         with pytest.raises(RuntimeError, match="cable"):
             engines.generate(wanted)
     assert all(one.done for one in wanted)
-    assert {one.finish for one in wanted} >= {"cancelled"}
-    assert any(one.finish in ("stop", "length") for one in wanted)
+    assert {one.finish_reason for one in wanted} >= {"cancelled"}
+    assert any(one.finish_reason in ("stop", "length") for one in wanted)
     again = fresh(wanted)
     engines.generate(again)
-    assert all(one.finish in ("stop", "length") for one in again)
+    assert all(one.finish_reason in ("stop", "length") for one in again)
 
 
 def test_a_rewriter_makes_as_many_as_it_is_told(tiny) -> None:  # type: ignore[no-untyped-def]
@@ -72,7 +76,7 @@ def test_a_rewriter_makes_as_many_as_it_is_told(tiny) -> None:  # type: ignore[n
 
 def test_weights_are_there_once_however_many_engines(tiny) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load()
-    first, second = (Engine(model, EngineConfig(), ends=[]).decoder for _ in range(2))
+    first, second = (Engine(model, EngineConfig(), stop_token_ids=[]).decoder for _ in range(2))
     attention = model.lang_encoder._get_decoder_layers()[0].decoder_layer.self_attn
     fused = first.layers[0].qkv.weight
     assert fused.data_ptr() == second.layers[0].qkv.weight.data_ptr() == attention.q_proj.weight.data_ptr()
@@ -85,7 +89,7 @@ def test_weights_are_there_once_however_many_engines(tiny) -> None:  # type: ign
 def test_a_model_that_an_engine_uses_can_be_saved(tiny, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load()
     save_flamingo(model, tmp_path / "before.safetensors", dtype=None)
-    Engine(model, EngineConfig(), ends=[])
+    Engine(model, EngineConfig(), stop_token_ids=[])
     save_flamingo(model, tmp_path / "after.safetensors", dtype=None)
     before, after = (load_file(tmp_path / f"{name}.safetensors") for name in ("before", "after"))
     assert before.keys() == after.keys()

@@ -17,7 +17,7 @@ from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.roofline import Ceilings
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
-from tests.flamingo.engine.test_engine import PICTURES, ends_of
+from tests.flamingo.engine.test_engine import PICTURES, stop_token_ids_of
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -29,7 +29,7 @@ def model(tiny) -> FlamingoModel:  # type: ignore[no-untyped-def]
 
 
 def engine_of(model: FlamingoModel, **config: int) -> Engine:
-    return Engine(model, EngineConfig(**config), ends=[model.tokenizer.eos_id])
+    return Engine(model, EngineConfig(**config), stop_token_ids=[model.tokenizer.eos_id])
 
 
 def asked(*lengths: int, new: int = 6) -> list[Request]:
@@ -44,7 +44,7 @@ def test_operations_are_those_that_torch_counts(kind: str, shown: int, request: 
     """Of a prompt and of a step. Torch counts attention to positions that are masked; the needed ones are fewer."""
     # in float64 all of it is torch's; some of float32 and bfloat16 is compiled by hand, which torch does not see
     model = load_flamingo(request.getfixturevalue(kind).config, dtype=torch.float64)
-    engine = Engine(model, EngineConfig(slots=2), ends=[])
+    engine = Engine(model, EngineConfig(slots=2), stop_token_ids=[])
     tokens = 7 + shown
     one = Request(ids=[model.tokenizer.image_id] * shown + [9] * 7, images=PICTURES[:shown], params=SamplingParams())
     engine.submit(one)
@@ -65,7 +65,7 @@ def test_operations_are_those_that_torch_counts(kind: str, shown: int, request: 
 @pytest.mark.parametrize("attention", ["v1", "v2"])
 def test_bytes_are_those_of_the_weights_and_of_what_rows_see(tiny, attention: str) -> None:  # type: ignore[no-untyped-def]
     model = tiny.load(attention=attention)
-    engine = Engine(model, EngineConfig(slots=2), ends=[])
+    engine = Engine(model, EngineConfig(slots=2), stop_token_ids=[])
     matrices = {
         name: parameter.numel() * parameter.element_size()
         for name, parameter in model.lang_encoder.named_parameters()
@@ -94,7 +94,7 @@ def test_a_run_is_told(model: FlamingoModel) -> None:
         )
         for n in range(12)
     ]
-    engine = Engine(model, EngineConfig(slots=4), ends=ends_of(model))
+    engine = Engine(model, EngineConfig(slots=4), stop_token_ids=stop_token_ids_of(model))
     engine.generate(requests)
     told = engine.metrics.summary()
     assert json.loads(json.dumps(told)) == told

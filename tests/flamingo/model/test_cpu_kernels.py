@@ -18,7 +18,7 @@ from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model import cpu_kernels
 from polite_flamingo.flamingo.model.decoder import _alibi_slopes
 from polite_flamingo.flamingo.model.layers import RmsNorm
-from tests.flamingo.engine.test_engine import ends_of, fresh, prompts
+from tests.flamingo.engine.test_engine import fresh, prompts, stop_token_ids_of
 
 ROWS, LAYERS, CAPACITY, POSITIONS = 5, 2, 23, 64
 NOTHING = torch.empty(0, 0)
@@ -128,7 +128,7 @@ def test_bfloat16_says_nearly_what_float32_says(kind: str, attention: str, reque
     wanted = [replace(one, params=SamplingParams(max_new_tokens=1)) for one in prompts(model, 12, seed=3)]
 
     def logits() -> torch.Tensor:
-        engine = Engine(model, EngineConfig(slots=12), ends=ends_of(model))
+        engine = Engine(model, EngineConfig(slots=12), stop_token_ids=stop_token_ids_of(model))
         prefill, found = engine.decoder.prefill, []
         engine.decoder.prefill = lambda *given: found.append(prefill(*given)) or found[-1].clone()  # type: ignore[method-assign, func-returns-value]
         engine.generate(fresh(wanted))

@@ -35,7 +35,7 @@ class Sizes(TorchFunctionMode):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_an_engine_asks_for_few_sizes_whatever_the_prompts(tiny: Tiny, dtype: torch.dtype) -> None:
     model = tiny.load().to(dtype)
-    engine = Engine(model, EngineConfig(slots=12, prefixes=0, prefill_tokens=200), ends=[])
+    engine = Engine(model, EngineConfig(slots=12, prefixes=0, prefill_tokens=200), stop_token_ids=[])
     rng = random.Random(0)
     words = [token for token in range(3, 40) if token != model.tokenizer.image_id]
     lengths = [rng.randrange(1, 70) for _ in range(30)]
@@ -84,7 +84,7 @@ def test_rows_of_an_odd_number_decode_where_attention_is_torchs(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr("polite_flamingo.flamingo.model.layers.compiled", lambda x: False)
-    engine = Engine(tiny.load().to(dtype), EngineConfig(slots=3), ends=[])
+    engine = Engine(tiny.load().to(dtype), EngineConfig(slots=3), stop_token_ids=[])
     made = [Request(ids=[5, 6, 7 + number], params=SamplingParams(max_new_tokens=4)) for number in range(3)]
     engine.generate(made)
     assert [len(request.tokens) for request in made] == [4, 4, 4]
