@@ -35,7 +35,7 @@ from ray_jobs.fingerprint import base_fingerprints, by_name, training_hash
 from ray_jobs.resumable_job import ResumableJob, check_input
 from training.data import Ingredient, find_shards
 from training.stages import StageName, TrainingConfig
-from training.workers import WorkersConfig
+from training.workers_config import WorkersConfig
 
 OUTPUTS = (
     "checkpoints", "model", "tensorboard", "ray_train", "loss.jsonl", "failures.jsonl", "run.json", "config.yaml",
@@ -150,7 +150,7 @@ def run(
     with running_ray(config.workers.needs()):
         from ray_jobs.pipeline import seen_by_all
         from training import log
-        from training.trainer import FAILURES, StageRun, TrainingStopped, train
+        from training.ray_trainer import FAILURES, StageRun, TrainingStopped, train
 
         with seen_by_all(out) as probe, training_progress() as show:
             job = StageRun(

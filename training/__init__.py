@@ -1,1 +1,3 @@
-"""Training: stages as configuration, one loop, Ray around it. Only `trainer.py` and `streaming.py` know Ray."""
+"""Training. From the outside in: `ray_trainer.py` (Ray: several workers), `run_stage.py` (what each worker runs),
+`loop.py` (updates and checkpoints), `loss.py` (one micro-batch). Only `ray_trainer.py` and `ray_stream.py` use Ray.
+"""

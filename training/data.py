@@ -1,7 +1,7 @@
 """A mixture of shards as a seeded sequence of groups; each group is read, shuffled and packed as one.
 
 Everything here is a pure function of (mixture, seed, epoch, group): any process, after any interruption, packs the same
-rows for the same group. So a group is the unit of streaming (`streaming.py` packs groups ahead in Ray tasks) and of
+rows for the same group. So a group is the unit of streaming (`ray_stream.py` packs groups ahead in Ray tasks) and of
 resume (a resumed run packs one group again and skips the rows that it has done).
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from polite_flamingo.packing.chat_turns import Reading
-from polite_flamingo.packing.rows import Packed, PackingConfig, Skipped, pack
+from polite_flamingo.packing.pack import Packed, PackingConfig, Skipped, pack
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import shard_names
 from polite_flamingo.storage.shards import read_shard
@@ -140,7 +140,7 @@ def takes_part(key: str, fraction: float, seed: int) -> bool:
 
 
 class LocalStream:
-    """A rank's groups, packed in this process; `streaming.RayStream` has Ray pack them ahead."""
+    """A rank's groups, packed in this process; `ray_stream.RayStream` has Ray pack them ahead."""
 
     def __init__(self, data: PackedData, rank: int = 0, size: int = 1):
         """Args: data: of all ranks. rank, size: which part of it is this one's, of how many."""

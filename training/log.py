@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.storage.shards import write_atomically
-from training.updates import Update
+from training.progress import Update
 
 FILE = "loss.jsonl"
 SCALARS = {

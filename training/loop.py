@@ -1,4 +1,4 @@
-"""The training loop, for every stage and any number of ranks. It knows nothing of Ray, or of where rows come from.
+"""The training loop: updates, checkpoints and resume, for every stage and any number of ranks. It does not use Ray.
 
 An update takes `stage.batch` rows over all ranks. Its loss is the cross-entropy over supervised tokens, divided by
 their number over all ranks and micro-batches, so neither packing nor the number of ranks changes the weight of a token.
@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from polite_flamingo.packing.rows import Packed, Row
+from polite_flamingo.packing.pack import Packed, PackedRow
 from training import checkpoints
 from training.data import LocalStream
 from training.distributed import ONE_PROCESS, Ranks, whole
 from training.features import Features
+from training.freezing import freeze_untuned
+from training.loss import Batch, ModelWithLoss, make_batch
 from training.optimiser import Optimiser, learning_rate
+from training.progress import Position, Totals, Update
 from training.stages import StageConfig, TrainingConfig
-from training.step import Batch, Step, make_batch, prepare
-from training.updates import Position, Totals, Update
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -69,13 +70,13 @@ class TrainingLoop:
         """
         self.model, self.stage, self.stream, self.folder = model, stage, stream, folder
         self.config, self.ranks, self.on_update = config, ranks, on_update
-        self.tuned: dict[str, nn.Parameter] = prepare(model, stage)
+        self.tuned: dict[str, nn.Parameter] = freeze_untuned(model, stage)
         if config.gradient_checkpointing:
             model.lang_encoder.gradient_checkpointing_enable({"use_reentrant": False})
         self.features = Features(model, config.features_bytes)
         self.empty = self._empty()
-        step = Step(model, isolated=stage.packing.join == "isolated", dtype=dtype)
-        self.step = ranks.wrap(step, list(model.lang_encoder._get_decoder_layers()))
+        module = ModelWithLoss(model, isolated=stage.packing.join == "isolated", dtype=dtype)
+        self.module = ranks.wrap(module, list(model.lang_encoder._get_decoder_layers()))
         if ranks.sharded:  # sharding replaced the parameters
             self.tuned = dict(zip(self.tuned, (p for p in model.parameters() if p.requires_grad), strict=True))
         self.optimiser = Optimiser(stage, self.tuned)
@@ -129,12 +130,12 @@ class TrainingLoop:
             self._save()
         return self.totals
 
-    def _batches(self) -> Iterator[tuple[list[Row], list[Packed]]]:
+    def _batches(self) -> Iterator[tuple[list[PackedRow], list[Packed]]]:
         """This rank's rows of each update of the epoch, perhaps none, and the groups that were begun for it."""
         mine = self.stage.batch // self.ranks.size + (self.ranks.rank < self.stage.batch % self.ranks.size)
         groups = len(self.stream.groups(self.position.epoch))
         packed = self.stream.packed(self.position.epoch, self.position.group)
-        rows: list[Row] = []
+        rows: list[PackedRow] = []
         begun: list[Packed] = []
         current: Packed | None = None
         while True:
@@ -163,14 +164,14 @@ class TrainingLoop:
         done = (self.position.group + part) / groups if groups else 1.0
         return (self.position.epoch + done) / self.stage.epochs
 
-    def _update(self, rows: list[Row], begun: list[Packed], started: float) -> None:
+    def _update(self, rows: list[PackedRow], begun: list[Packed], started: float) -> None:
         torch.manual_seed(self.config.seed * 1_000_003 + self.done)  # dropout, if any, is the same after a resume
         size = self.stage.micro_batch
         pieces = [rows[i : i + size] for i in range(0, len(rows), size)] or [[]]
         batches = [self._batch(piece) for piece in pieces]
         counts = self.ranks.sum(
             [
-                sum(int(batch.loss_BS[:, 1:].sum()) for batch in batches),
+                sum(int(batch.loss_mask_BS[:, 1:].sum()) for batch in batches),
                 self._share,
                 len(rows),
                 sum(len(row.keys) for row in rows),
@@ -223,12 +224,12 @@ class TrainingLoop:
         losses: list[Tensor] = []
         for number, batch in enumerate(batches):
             # DDP averages gradients over the ranks in the backward pass, which only the last micro-batch needs
-            local = number < len(batches) - 1 and isinstance(self.step, nn.parallel.DistributedDataParallel)
-            with self.step.no_sync() if local else nullcontext():
-                lost, right = self.step(batch)
-                (lost * (ranks.size / max(1.0, trained))).backward()
-            losses.append(lost.detach())
-            sums += torch.stack([lost.detach(), right.float()])
+            local = number < len(batches) - 1 and isinstance(self.module, nn.parallel.DistributedDataParallel)
+            with self.module.no_sync() if local else nullcontext():
+                summed, correct = self.module(batch)
+                (summed * (ranks.size / max(1.0, trained))).backward()
+            losses.append(summed.detach())
+            sums += torch.stack([summed.detach(), correct.float()])
         loss, accuracy = (value / max(1.0, trained) for value in ranks.sum(sums.tolist()))
         return loss, accuracy, losses
 
@@ -240,12 +241,12 @@ class TrainingLoop:
             self.totals.cut += cut
             self.totals.skipped.update(skipped)
 
-    def _batch(self, rows: list[Row]) -> Batch:
+    def _batch(self, rows: list[PackedRow]) -> Batch:
         return make_batch(
             rows, self.features, empty=self.empty, pad_id=self.model.tokenizer.pad_id, device=self.ranks.device
         )
 
-    def _where(self, rows: list[Row], suspects: list[Row], loss: float, norm: float) -> str:
+    def _where(self, rows: list[PackedRow], suspects: list[PackedRow], loss: float, norm: float) -> str:
         """Word the message, the same on every rank; it blames the micro-batches whose own loss is not finite."""
         kept = checkpoints.newest(self.folder)
         blamed, every = zip(*self.ranks.gather((_keys(suspects), _keys(rows))), strict=True)
@@ -274,5 +275,5 @@ class TrainingLoop:
             raise OSError(reasons[0])
 
 
-def _keys(rows: Sequence[Row]) -> list[str]:
+def _keys(rows: Sequence[PackedRow]) -> list[str]:
     return [key for row in rows for key in row.keys]

@@ -1,4 +1,4 @@
-"""What the training loop counts and reports: an update, the totals of a run, and where a rank is in its data."""
+"""Plain records of training progress: one update, the totals of a run, and a rank's position in its data."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """A rank's groups through Ray Data: Ray tasks read and pack them, in order, ahead of the training loop.
 
 Reading tars and packing rows is Python work that would hold up a GPU, so other processes do it, at most `ahead_bytes`
-ahead. `data.py` alone decides which rows come and in which order: a group is a pure function of its number, so a stream
-can start at any group, and a lost task is simply run again.
+ahead. `data.py` alone decides which rows come, and in which order: a group is a pure function of its number, so a
+stream can start at any group, and a lost task is simply run again.
 
-A group crosses between processes as one pickle in an Arrow row. Ray Data's own split of a dataset between workers is
+Each group travels between processes as one pickle in an Arrow row. Ray Data's own split of a dataset between workers is
 not used: it starts at row 0 after every restart, and gives a worker whichever block is ready.
 """
 
@@ -18,9 +18,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from polite_flamingo.packing.rows import Packed
+from polite_flamingo.packing.pack import Packed
 from training.data import Group, LocalStream, PackedData
-from training.workers import StreamingConfig
+from training.workers_config import StreamingConfig
 
 SCHEMA = pa.schema([("group", pa.large_binary())])  # 32-bit offsets would end at 2 GiB a group
 

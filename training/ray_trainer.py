@@ -1,4 +1,4 @@
-"""Ray Train around `run_stage.train_stage`: as many workers as asked for, restarted when they die.
+"""Ray Train around `run_stage.train_stage`: starts the workers, restarts them when they die, and ends the run.
 
 A worker that dies takes its group of workers with it; Ray Train starts a new group, which resumes from the newest whole
 checkpoint in OUT/checkpoints. Ray's own checkpoints and reports are not used: a checkpoint that was just reported may
@@ -35,11 +35,11 @@ from training.data import Ingredient
 from training.distributed import Ranks
 from training.log import LogFollower, TrainingLog
 from training.loop import LossNotFinite
+from training.progress import Totals
+from training.ray_stream import RayStream
 from training.run_stage import train_stage
 from training.stages import StageName, TrainingConfig
-from training.streaming import RayStream
-from training.updates import Totals
-from training.workers import WorkersConfig
+from training.workers_config import WorkersConfig
 
 FAILURES = "failures.jsonl"
 POLL_SECONDS = 0.5

@@ -1,6 +1,6 @@
-"""One training stage in one process, from the model that it starts with to the folder that it leaves.
+"""One training stage in one process: loads the model, runs the loop over the data, and writes OUT/model.
 
-Ray only decides how many processes run it.
+Without Ray it is the whole run; with Ray, each worker runs it (`ray_trainer.py`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from polite_flamingo.rewriters.flamingo import choose_dtype
 from training import checkpoints
 from training.data import Ingredient, LocalStream, PackedData
 from training.distributed import ONE_PROCESS, Ranks
+from training.freezing import freeze_untuned
 from training.loop import TrainingLoop
+from training.progress import Totals, Update
 from training.stages import StageConfig, StageName, TrainingConfig
-from training.step import prepare
-from training.updates import Totals, Update
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -73,7 +73,7 @@ def train_stage(
         model = start_model(start, stage, seed=config.seed, dtype=torch.float32)
         found = checkpoints.newest(folder)
         assert found is not None
-        found.load(prepare(model, stage))
+        found.load(freeze_untuned(model, stage))
         checkpoints.save_model(model, start, out / "model", tuned=stage.tune)
     return totals
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings, Part
-from polite_flamingo.packing.rows import PackingConfig
+from polite_flamingo.packing.pack import PackingConfig
 
 GUANACO_LORA = LoraSettings(r=64, alpha=16)
 """Rank and scale of QLoRA-Guanaco, which the paper's LoRA starts from."""

@@ -1,4 +1,4 @@
-"""Training workers: how many, each with how much of the machine. No Ray or torch here, to keep `--help` fast."""
+"""Configuration of the training workers: how many, and their share of the machine. No Ray or torch, for a fast `--help`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from polite_flamingo.pools import Needs
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingConfig:
-    """How groups of shards are packed ahead of a training worker (`streaming.py`).
+    """How groups of shards are packed ahead of a training worker (`ray_stream.py`).
 
     Attributes:
         tasks: groups read and packed at once for each worker.

@@ -44,10 +44,11 @@ from polite_flamingo.flamingo.config import LoraSettings
 from polite_flamingo.flamingo.engine.roofline import measure
 from polite_flamingo.flamingo.model.lora import add_lora
 from polite_flamingo.packing.chat_turns import EncodedTurn, image_numbers
-from polite_flamingo.packing.rows import PackingConfig, Row
+from polite_flamingo.packing.pack import PackedRow, PackingConfig
+from training.freezing import freeze_untuned
+from training.loss import ModelWithLoss, make_batch
 from training.optimiser import Optimiser
 from training.stages import CONNECTOR, StageConfig
-from training.step import Step, make_batch, prepare
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -206,8 +207,8 @@ class Bench:
         if "lora" in self.filling.stage.tune:
             add_lora(self.model, self.filling.stage.lora)
             self.model.to(device)
-        self.tuned = prepare(self.model, self.filling.stage)
-        self.step = Step(self.model, isolated=False, dtype=dtype)
+        self.tuned = freeze_untuned(self.model, self.filling.stage)
+        self.step = ModelWithLoss(self.model, isolated=False, dtype=dtype)
         self.optimiser = Optimiser(self.filling.stage, self.tuned)
         latents, width = self.model.latents_shape
         patches = self.model.vision_encoder.positional_embedding.shape[0] - 1  # without the class token
@@ -262,13 +263,13 @@ class Bench:
                 )  # fmt: skip
         return found
 
-    def run(self, rows: Sequence[Row]) -> None:
+    def run(self, rows: Sequence[PackedRow]) -> None:
         """One micro-batch."""
         batch = make_batch(
             rows, self.features, empty=self.empty, pad_id=self.model.tokenizer.pad_id, device=str(self.device)
         )
         loss, _ = self.step(batch)
-        (loss / max(1, int(batch.loss_BS.sum()))).backward()
+        (loss / max(1, int(batch.loss_mask_BS.sum()))).backward()
 
     def update(self) -> None:
         """One step of the optimiser."""
@@ -283,12 +284,12 @@ class Bench:
         self.optimiser.clear()
         return counter.get_total_flops()
 
-    def row(self, seed: int) -> Row:
+    def row(self, seed: int) -> PackedRow:
         """A full row: each turn shows its images, if it has some, asks, and answers."""
         tokenizer = self.model.tokenizer
         assert isinstance(tokenizer, Ids)
         rng = random.Random(seed)
-        row = Row()
+        row = PackedRow()
         for number in range(self.filling.turns):
             length = self.window // self.filling.turns
             if number == 0:
@@ -301,10 +302,10 @@ class Bench:
             target = [*tokenizer.words(rng, learned - 1), tokenizer.eos_id]
             turn = EncodedTurn(prompt, target, images)
             media = image_numbers([turn], tokenizer.image_id, self.options.semantics)
-            row.media += [one + len(row.images) if one else 0 for one in media]
+            row.image_numbers += [one + len(row.images) if one else 0 for one in media]
             row.ids += [*prompt, *target]
-            row.loss += [False] * len(prompt) + [True] * len(target)
-            row.turn += [number] * length
+            row.loss_mask += [False] * len(prompt) + [True] * len(target)
+            row.sample_index += [number] * length
             row.images += [b""] * images
             row.keys.append(str(number))
         return row

@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 
 from polite_flamingo.packing.chat_turns import Reading
-from polite_flamingo.packing.rows import Packed, PackingConfig, Row, pack
+from polite_flamingo.packing.pack import Packed, PackedRow, PackingConfig, pack
 from polite_flamingo.rewriters.flamingo import choose_dtype
 from polite_flamingo.sample import Image, Sample, Turn, make_key
 from polite_flamingo.sources.registry import SOURCES
@@ -52,9 +52,10 @@ from polite_flamingo.testbed.shapes.instruct import write_instruct
 from polite_flamingo.testbed.zoo.pairs import random_pair
 from ray_jobs import console
 from training.features import Features
+from training.freezing import freeze_untuned
+from training.loss import Batch, ModelWithLoss, make_batch
 from training.run_stage import start_model
 from training.stages import StageConfig, TrainingConfig
-from training.step import Batch, Step, make_batch, prepare
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -75,12 +76,12 @@ class Config:
 class Contestant:
     """Rows in micro-batches; each is padded to `width` tokens, or to its longest row if 0."""
 
-    micro_batches: list[list[Row]]
+    micro_batches: list[list[PackedRow]]
     isolated: bool
     width: int = 0
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[PackedRow]:
         """All of them."""
         return [row for rows in self.micro_batches for row in rows]
 
@@ -129,7 +130,7 @@ def measure(name: str, stage: StageConfig, config: TrainingConfig, options: argp
     """Format the tables of one stage."""
     dtype = choose_dtype(config.dtype, "cpu")
     model = start_model(config.base, stage, seed=0, dtype=dtype)
-    tuned = prepare(model, stage)
+    tuned = freeze_untuned(model, stage)
     samples, readings = shapes_samples(stage, options.samples)
     every = contestants(stage, model, samples, readings)
     seconds, trained = take_turns(model, stage, dtype, every, options)
@@ -277,14 +278,14 @@ def every_packing(
     }
 
 
-def cut(rows: Sequence[Row], count: int) -> list[list[Row]]:
+def cut(rows: Sequence[PackedRow], count: int) -> list[list[PackedRow]]:
     """Take `count` rows at a time."""
     return [list(rows[start : start + count]) for start in range(0, len(rows), count)]
 
 
-def cut_by_tokens(rows: Sequence[Row], tokens: int) -> list[list[Row]]:
+def cut_by_tokens(rows: Sequence[PackedRow], tokens: int) -> list[list[PackedRow]]:
     """Take as many rows at a time as fit the tokens when padded to the longest."""
-    found: list[list[Row]] = [[]]
+    found: list[list[PackedRow]] = [[]]
     for row in rows:
         if found[-1] and (len(found[-1]) + 1) * max(len(one.ids) for one in (*found[-1], row)) > tokens:
             found.append([])
@@ -319,7 +320,7 @@ def take_turns(
 
 def run(model: FlamingoModel, contestant: Contestant, features: Features, dtype: torch.dtype) -> int:
     """Do one pass, drop its gradients, and return the number of trained tokens."""
-    step = Step(model, isolated=contestant.isolated, dtype=dtype)
+    step = ModelWithLoss(model, isolated=contestant.isolated, dtype=dtype)
     latents, width = model.latents_shape
     patches = model.vision_encoder.positional_embedding.shape[0] - 1  # without the class token
     shape = (latents, width) if features.latents else (1, patches, width)
@@ -329,7 +330,7 @@ def run(model: FlamingoModel, contestant: Contestant, features: Features, dtype:
         batch = make_batch(rows, features, empty=empty, pad_id=model.tokenizer.pad_id, device="cpu")
         loss, _ = step(widened(batch, contestant.width, model.tokenizer.pad_id))
         loss.backward()
-        trained += int(batch.loss_BS[:, 1:].sum())
+        trained += int(batch.loss_mask_BS[:, 1:].sum())
     model.zero_grad(set_to_none=True)
     return trained
 
@@ -340,9 +341,9 @@ def widened(batch: Batch, width: int, pad_id: int) -> Batch:
     return replace(
         batch,
         ids_BS=F.pad(batch.ids_BS, more, value=pad_id),
-        loss_BS=F.pad(batch.loss_BS, more, value=False),
-        media_BS=F.pad(batch.media_BS, more),
-        turn_BS=F.pad(batch.turn_BS, more, value=-1),
+        loss_mask_BS=F.pad(batch.loss_mask_BS, more, value=False),
+        image_numbers_BS=F.pad(batch.image_numbers_BS, more),
+        sample_index_BS=F.pad(batch.sample_index_BS, more, value=-1),
     )
 
 

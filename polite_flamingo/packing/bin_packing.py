@@ -1,7 +1,7 @@
 """Bin packing under two limits, tokens and images: decides which samples share a row.
 
 A piece is anything with a length (its tokens) and a list of images. A piece longer than the window gets its own row.
-Nothing here knows what a token is (`rows.py` does).
+Nothing here knows what a token is (`pack.py` does).
 """
 
 from __future__ import annotations

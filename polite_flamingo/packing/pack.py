@@ -88,22 +88,22 @@ class Skipped:
 
 
 @dataclass(kw_only=True)
-class Row:
+class PackedRow:
     """One row of T tokens; all lists except the last two have T entries.
 
     Attributes:
         ids: token ids.
-        loss: whether the prediction of this token is supervised.
-        media: number of the image that the position attends: 1 is the row's first, 0 is none.
-        turn: number of the sample, 0 for the row's first.
+        loss_mask: whether predicting this token is supervised.
+        image_numbers: number of the image that the position attends to: 1 is the row's first, 0 is none.
+        sample_index: index of the token's sample in the row.
         images: encoded bytes, in the order of the `<image>` tokens.
-        keys: of the samples, in order.
+        keys: keys of the samples, in order.
     """
 
     ids: list[int] = field(default_factory=list)
-    loss: list[bool] = field(default_factory=list)
-    media: list[int] = field(default_factory=list)
-    turn: list[int] = field(default_factory=list)
+    loss_mask: list[bool] = field(default_factory=list)
+    image_numbers: list[int] = field(default_factory=list)
+    sample_index: list[int] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
 
@@ -120,7 +120,7 @@ class Packed:
     """
 
     window: int
-    rows: list[Row] = field(default_factory=list)
+    rows: list[PackedRow] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
@@ -132,7 +132,7 @@ class Packed:
     @property
     def trained(self) -> int:
         """Supervised tokens."""
-        return sum(sum(row.loss) for row in self.rows)
+        return sum(sum(row.loss_mask) for row in self.rows)
 
     @property
     def padding(self) -> float:
@@ -200,8 +200,8 @@ class _Tokens:
     """A sample in one of its two forms, see `_Piece`."""
 
     ids: list[int]
-    loss: list[bool]
-    media: list[int]
+    loss_mask: list[bool]
+    image_numbers: list[int]
 
 
 @dataclass(frozen=True)
@@ -253,21 +253,21 @@ def _within(turns: Sequence[EncodedTurn], window: int) -> list[EncodedTurn]:
 
 def _tokens(turns: Sequence[EncodedTurn], tokenizer: Tokenizer, attention: str) -> _Tokens:
     ids: list[int] = []
-    loss: list[bool] = []
+    loss_mask: list[bool] = []
     for turn in turns:
         ids += [*turn.prompt, *turn.target]
-        loss += [False] * len(turn.prompt) + [turn.learned] * len(turn.target)
-    return _Tokens(ids, loss, image_numbers(turns, tokenizer.image_id, attention))
+        loss_mask += [False] * len(turn.prompt) + [turn.learned] * len(turn.target)
+    return _Tokens(ids, loss_mask, image_numbers(turns, tokenizer.image_id, attention))
 
 
-def _row(members: Sequence[_Piece]) -> Row:
-    row = Row()
-    for number, piece in enumerate(members):
-        tokens = piece.later if number else piece.opening
+def _row(members: Sequence[_Piece]) -> PackedRow:
+    row = PackedRow()
+    for index, piece in enumerate(members):
+        tokens = piece.later if index else piece.opening
         row.ids += tokens.ids
-        row.loss += tokens.loss
-        row.media += [media + len(row.images) if media else 0 for media in tokens.media]
-        row.turn += [number] * len(tokens.ids)
+        row.loss_mask += tokens.loss_mask
+        row.image_numbers += [number + len(row.images) if number else 0 for number in tokens.image_numbers]
+        row.sample_index += [index] * len(tokens.ids)
         row.images += piece.images
         row.keys.append(piece.key)
     return row

@@ -1,7 +1,7 @@
 """One model and its engines in this process, shared by all requests: the inside of an engine replica.
 
-A conversation is tokenized as in training (`packing.rows.conversation_ids`), continued by the engine with the fewest
-requests, and comes back chunk by chunk. Nothing here knows HTTP or Ray.
+A conversation is tokenized as in training (`packing.chat_turns.conversation_ids`), continued by the engine with the
+fewest requests, and comes back chunk by chunk. Nothing here knows HTTP or Ray.
 """
 
 from __future__ import annotations

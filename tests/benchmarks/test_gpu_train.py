@@ -68,9 +68,9 @@ def test_rows_are_full_and_only_what_the_stage_tunes_learns(name: str) -> None:
     bench = train.Bench(name, OPTIONS, CPU, torch.float32)
     row = bench.row(0)
     filling = train.STAGES[name]
-    assert len(row.ids) == len(row.loss) == len(row.media) == len(row.turn) == bench.window
-    assert len(row.images) == row.ids.count(bench.model.tokenizer.image_id) == filling.images == max(row.media)
-    assert sum(row.loss) == pytest.approx(filling.learned * bench.window, rel=0.1)
+    assert len(row.ids) == len(row.loss_mask) == len(row.image_numbers) == len(row.sample_index) == bench.window
+    assert len(row.images) == row.ids.count(bench.model.tokenizer.image_id) == filling.images == max(row.image_numbers)
+    assert sum(row.loss_mask) == pytest.approx(filling.learned * bench.window, rel=0.1)
     bench.run([row, bench.row(1)])
     learned = {key for key, one in bench.model.named_parameters() if one.grad is not None and one.grad.abs().sum() > 0}
     assert learned

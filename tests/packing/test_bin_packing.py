@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from polite_flamingo.packing.rows import ALIKE, PackingConfig, Row
+from polite_flamingo.packing.pack import ALIKE, PackedRow, PackingConfig
 from polite_flamingo.sample import Sample
-from tests.packing.test_rows import WORDS, one, packed, parts
+from tests.packing.test_pack import WORDS, one, packed, parts
 
 
 def realistic(count: int, seed: int, images: Sequence[int] = (0, 0, 0, 1), longest: int = 600) -> list[Sample]:
@@ -55,7 +55,7 @@ def test_rows_grouped_by_length_pad_each_other_little_and_blocks_of_them_come_in
     plain, grouped = (packed(samples, replace(config, group_by_length=by)).rows for by in (False, True))
     assert sorted(plain, key=lambda row: row.keys) == sorted(grouped, key=lambda row: row.keys), "the same rows"
 
-    def filled(rows: list[Row]) -> float:
+    def filled(rows: list[PackedRow]) -> float:
         batches = [[len(row.ids) for row in rows[start : start + 8]] for start in range(0, len(rows), 8)]
         return sum(map(sum, batches)) / sum(len(batch) * max(batch) for batch in batches)
 

@@ -14,7 +14,7 @@ from polite_flamingo import hub
 from polite_flamingo.flamingo.model.attention import image_numbers
 from polite_flamingo.flamingo.model.tokenization import TransformersTokenizer
 from polite_flamingo.packing.chat_turns import Reading, exchanges
-from polite_flamingo.packing.rows import Packed, PackingConfig, Row, pack
+from polite_flamingo.packing.pack import Packed, PackedRow, PackingConfig, pack
 from polite_flamingo.prompts import SYSTEM, chat_prompt, rewriting_prompt
 from polite_flamingo.sample import Image, Sample, Turn
 
@@ -73,10 +73,10 @@ def packed(samples: list[Sample], config: PackingConfig, attention="v2", seed: i
     return pack(samples, TOKENIZER, config, attention, random.Random(seed), **more)
 
 
-def parts(row: Row) -> list[list[int]]:
+def parts(row: PackedRow) -> list[list[int]]:
     """The places of each sample in the row."""
     found: list[list[int]] = [[] for _ in row.keys]
-    for place, number in enumerate(row.turn):
+    for place, number in enumerate(row.sample_index):
         found[number].append(place)
     return found
 
@@ -104,9 +104,9 @@ def test_rows_hold_what_they_may_and_images_lie_where_their_marks_are(samples, c
     by_key = {sample.key: sample for sample in samples}
     made = packed(samples, config, attention)
     for row in made.rows:
-        assert len(row.ids) == len(row.loss) == len(row.media) == len(row.turn) <= config.window
+        assert len(row.ids) == len(row.loss_mask) == len(row.image_numbers) == len(row.sample_index) <= config.window
         assert row.ids.count(TOKENIZER.image_id) == len(row.images) <= config.max_images
-        assert row.turn == sorted(row.turn) and set(row.turn) == set(range(len(row.keys)))
+        assert row.sample_index == sorted(row.sample_index) and set(row.sample_index) == set(range(len(row.keys)))
         wanted = []
         for places, key in zip(parts(row), row.keys, strict=True):
             images = [image.data for image in by_key[key].images]
@@ -124,7 +124,7 @@ def test_exactly_responses_and_their_ends_are_learned(samples, config, attention
     made = packed(samples, config, attention)
     for row in made.rows:
         for number, (places, key) in enumerate(zip(parts(row), row.keys, strict=True)):
-            learned = [row.ids[place] for place in places if row.loss[place]]
+            learned = [row.ids[place] for place in places if row.loss_mask[place]]
             ids = [row.ids[place] for place in places]
             wanted, whole = [], []
             begins = number == 0 or config.join == "isolated"
@@ -152,7 +152,9 @@ def test_a_token_attends_in_the_row_what_it_attends_in_its_sample_alone(samples,
         for places in parts(row):
             is_image = torch.tensor([[row.ids[place] == TOKENIZER.image_id for place in places]])
             alone = image_numbers(is_image, attention)[0].tolist()
-            assert [row.media[place] for place in places] == [number + images if number else 0 for number in alone]
+            assert [row.image_numbers[place] for place in places] == [
+                number + images if number else 0 for number in alone
+            ]
             images += int(is_image.sum())
 
 
@@ -164,10 +166,12 @@ def test_no_token_attends_an_image_of_another_sample_or_of_a_later_turn(samples,
             images = 0
             for places in parts(row):
                 shown = sum(row.ids[place] == TOKENIZER.image_id for place in places)
-                assert {row.media[place] for place in places} <= {0, *range(images + 1, images + shown + 1)}
+                assert {row.image_numbers[place] for place in places} <= {0, *range(images + 1, images + shown + 1)}
                 images += shown
             seen, before = 0, 0
-            for token, learned, media, following in zip(row.ids, row.loss, row.media, [*row.loss[1:], 0], strict=True):
+            for token, learned, media, following in zip(
+                row.ids, row.loss_mask, row.image_numbers, [*row.loss_mask[1:], 0], strict=True
+            ):
                 seen += token == TOKENIZER.image_id
                 if learned:
                     assert media <= seen, "a response sees no image that is shown after it"
@@ -190,7 +194,7 @@ def test_the_strategies_reach_what_the_properties_are_about():
         for row in made.rows:
             seen.update({f"{config.fill} {config.join}"} if len(row.keys) > 2 else ())
             starts = [places[0] for places in parts(row)]
-            seen.update({"two with images"} if sum(row.media[at] > 1 for at in starts[1:]) else ())
+            seen.update({"two with images"} if sum(row.image_numbers[at] > 1 for at in starts[1:]) else ())
             seen.update({"full of images"} if 0 < config.max_images == len(row.images) else ())
             seen.update({"full"} if len(row.ids) == config.window else ())
 
@@ -208,9 +212,9 @@ def test_media_numbers_of_a_row_by_hand():
             marks = [place for place in places if row.ids[place] == TOKENIZER.image_id]
             expected = set()
             for number, mark in enumerate(marks):
-                assert row.media[mark] == first + number
+                assert row.image_numbers[mark] == first + number
                 expected.add(first + number)
-            response = {row.media[place] for place in places if row.loss[place]}
+            response = {row.image_numbers[place] for place in places if row.loss_mask[place]}
             assert response == ({max(expected)} if attention == "v2" and expected else {0}), key
             first += len(marks)
         assert first == 4
@@ -231,7 +235,7 @@ def test_isolated_samples_are_in_a_row_as_they_are_alone():
     (row,) = packed(samples, PackingConfig(fill="best_fit", join="isolated")).rows
     for key, places in zip(row.keys, parts(row), strict=True):
         assert [row.ids[place] for place in places] == alone[key].ids
-        assert [row.loss[place] for place in places] == alone[key].loss
+        assert [row.loss_mask[place] for place in places] == alone[key].loss_mask
 
 
 def test_the_turns_of_a_dialogue_stay_together_and_see_its_image():
@@ -247,7 +251,7 @@ def test_the_turns_of_a_dialogue_stay_together_and_see_its_image():
     text = TOKENIZER.decode([row.ids[place] for place in places])
     assert text.index("a circle") < text.index("Which colour?") < text.index("Assistant: red")
     number = row.images.index(b"d") + 1
-    assert {row.media[place] for place in places if row.loss[place]} == {number}, "of both turns"
+    assert {row.image_numbers[place] for place in places if row.loss_mask[place]} == {number}, "of both turns"
 
 
 def talk(*turns: Turn) -> Sample:
@@ -263,16 +267,16 @@ def test_a_turn_that_is_not_learned_is_read_and_not_supervised(join):
     samples, config = [one(0), dialogue, one(1)], PackingConfig(join=join)
     (row,) = packed(samples, config).rows
     places = parts(row)[row.keys.index(dialogue.key)]
-    learned = TOKENIZER.decode([row.ids[place] for place in places if row.loss[place]])
+    learned = TOKENIZER.decode([row.ids[place] for place in places if row.loss_mask[place]])
     assert "a circle" in learned and "red" in learned and "blue" not in learned
-    labels = [row.ids[place] if row.loss[place] else -100 for place in places]
+    labels = [row.ids[place] if row.loss_mask[place] else -100 for place in places]
     masked = [*TOKENIZER.encode("a blue circle", begin=False), TOKENIZER.eos_id]
     start = next(n for n, _ in enumerate(places) if [row.ids[p] for p in places[n : n + len(masked)]] == masked)
     assert labels[start : start + len(masked)] == [-100] * len(masked), "its end is not learned either"
     (as_if,) = packed([one(0), replace(dialogue, turns=(*dialogue.turns[:1], replace(said, learned=True),
                                                         *dialogue.turns[2:])), one(1)], config).rows  # fmt: skip
-    assert as_if.ids == row.ids and as_if.media == row.media, "a mask changes nothing but the loss"
-    assert sum(as_if.loss) - sum(row.loss) == len(masked)
+    assert as_if.ids == row.ids and as_if.image_numbers == row.image_numbers, "a mask changes nothing but the loss"
+    assert sum(as_if.loss_mask) - sum(row.loss_mask) == len(masked)
 
 
 def test_a_sample_that_teaches_nothing_is_skipped_and_says_why():
@@ -291,7 +295,7 @@ def test_a_sample_longer_than_the_window_keeps_its_prompt_and_loses_the_end_of_i
     row = next(row for row in made.rows if long.key in row.keys)
     prompt = TOKENIZER.encode(chat_prompt(long.instruction))
     assert len(row.ids) == 128 and row.ids[: len(prompt)] == prompt
-    assert row.loss == [False] * len(prompt) + [True] * (128 - len(prompt))
+    assert row.loss_mask == [False] * len(prompt) + [True] * (128 - len(prompt))
     assert TOKENIZER.eos_id not in row.ids, "a text cut off must not teach to end there"
 
 
@@ -303,7 +307,7 @@ def test_a_dialogue_longer_than_the_window_loses_its_last_turns_and_their_images
     (row,) = made.rows
     assert made.cut == ["made/train/d"]
     assert row.images == [b"a", b"b"] and row.ids.count(TOKENIZER.image_id) == 2
-    assert row.loss[-1], "no prompt without its response at the end"
+    assert row.loss_mask[-1], "no prompt without its response at the end"
 
 
 BAD = {

@@ -50,7 +50,7 @@ def test_ray_train_and_ray_serve_take_the_gpus_of_the_published_profile() -> Non
     from ray.serve._private.build_app import build_app
 
     from serving.server.deployments import build
-    from training.trainer import scaling
+    from training.ray_trainer import scaling
 
     wanted = ["--stage", "polite", "--data.pairs", "out/pairs", "--out", "out/polite"]
     training = console.parse("train", "", TrainConfig, ["--profile", str(PUBLISHED), *wanted])

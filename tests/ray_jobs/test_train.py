@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
-from polite_flamingo.packing.rows import PackingConfig
+from polite_flamingo.packing.pack import PackingConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.run_info import write_run
 from ray_jobs import train
@@ -30,11 +30,11 @@ from tests.support.build_world import write_world
 from tests.support.patience import wait_until
 from tests.support.processes import descendants, kill
 from tests.support.train_ranks import RankJob, run_rank, run_ranks
-from training import checkpoints, log, trainer
+from training import checkpoints, log, ray_trainer
 from training.distributed import ONE_PROCESS
+from training.progress import Totals
 from training.stages import CONNECTOR, StageConfig, Stages, TrainingConfig
-from training.updates import Totals
-from training.workers import StreamingConfig, WorkersConfig
+from training.workers_config import StreamingConfig, WorkersConfig
 
 PACKING = PackingConfig(window=160, max_images=4, fill="alone")
 STAGES = Stages(
@@ -150,7 +150,7 @@ def test_a_mixture_of_which_nothing_is_left_is_no_success(
 ) -> None:
     monkeypatch.setattr(train, "running_ray", lambda needs: nullcontext())
     monkeypatch.setattr("ray_jobs.pipeline.seen_by_all", lambda root: nullcontext())
-    monkeypatch.setattr(trainer, "train", lambda work, show: Totals(skipped=Counter(bad_field=42)))
+    monkeypatch.setattr(ray_trainer, "train", lambda work, show: Totals(skipped=Counter(bad_field=42)))
     with pytest.raises(JobFailed, match=r"every sample was left out \(bad_field 42\)"):
         train.train(replace(job, out=str(tmp_path / "out")))
     assert not (tmp_path / "out" / "stats.json").exists()

@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 import torch.distributed.fsdp
 
-from polite_flamingo.packing.rows import Packed
+from polite_flamingo.packing.pack import Packed
 from training.data import Group, Ingredient, LocalStream
 from training.distributed import Parallel, Ranks
+from training.progress import Update
 from training.run_stage import train_stage
 from training.stages import StageName, TrainingConfig
-from training.updates import Update
 
 
 @dataclass(frozen=True, kw_only=True)

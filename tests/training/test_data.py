@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.packing.rows import PackingConfig
+from polite_flamingo.packing.pack import PackingConfig
 from training.data import Ingredient, LocalStream, PackedData, find_shards, groups, takes_part
 
 PACKING = PackingConfig(window=160, max_images=4)
@@ -57,7 +57,7 @@ def test_what_is_learnt_is_the_ingredients_choice(model_v2, mixture, tmp_path: P
     def texts(ingredient: Ingredient) -> str:
         made = LocalStream(data(model_v2, {"it": ingredient}))
         rows = [row for packed in made.packed(0, 0) for row in packed.rows]
-        learnt = [i for row in rows for i, on in zip(row.ids, row.loss, strict=True) if on]
+        learnt = [i for row in rows for i, on in zip(row.ids, row.loss_mask, strict=True) if on]
         return model_v2.tokenizer.decode(learnt)
 
     seen, text = mixture["seen"].shards, mixture["text"].shards

@@ -15,16 +15,16 @@ import torch
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.flamingo.model.saved import opened
-from polite_flamingo.packing.rows import Packed, PackingConfig
+from polite_flamingo.packing.pack import Packed, PackingConfig
 from ray_jobs.train import summary
 from training import checkpoints, loop, run_stage
 from training.data import Ingredient, LocalStream
 from training.loop import LossNotFinite
+from training.loss import Batch, ModelWithLoss, make_batch
 from training.optimiser import learning_rate
+from training.progress import Totals, Update
 from training.run_stage import start_model, train_stage
 from training.stages import CONNECTOR, StageConfig, StageName, Stages, TrainingConfig
-from training.step import Batch, Step, make_batch
-from training.updates import Totals, Update
 
 PACKING = PackingConfig(window=160, max_images=4)
 LORA = StageConfig(
@@ -176,13 +176,13 @@ def test_the_samples_of_the_micro_batch_at_fault_are_named(
         keys.append([key for row in rows for key in row.keys])
         return make_batch(rows, *arguments, **named)
 
-    def poisoned(self: Step, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def poisoned(self: ModelWithLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         lost, right = honest(self, batch)
         return (lost * math.nan if next(calls) == 3 else lost), right  # the second micro-batch of the second update
 
-    honest = Step.forward
+    honest = ModelWithLoss.forward
     monkeypatch.setattr(loop, "make_batch", noted)
-    monkeypatch.setattr(Step, "forward", poisoned)
+    monkeypatch.setattr(ModelWithLoss, "forward", poisoned)
     with pytest.raises(LossNotFinite, match="update 2: loss nan") as caught:
         train(tiny, mixture, tmp_path)
     assert keys[3][0] in str(caught.value) and not any(f"{key}," in str(caught.value) for key in keys[2])

@@ -1,4 +1,4 @@
-"""A packed row trains as its samples would, and only what a stage tunes learns."""
+"""A packed row trains as its samples would."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 
 from polite_flamingo.flamingo.config import LoraSettings
 from polite_flamingo.flamingo.model.lora import add_lora
-from polite_flamingo.packing.rows import PackingConfig, Row, pack
+from polite_flamingo.packing.pack import PackedRow, PackingConfig, pack
 from polite_flamingo.sample import Image, Sample
 from tests.support.made_samples import make_sample
 from training.features import Features
+from training.freezing import freeze_untuned
+from training.loss import ModelWithLoss, isolation, make_batch
 from training.stages import CONNECTOR, StageConfig
-from training.step import Step, isolation, make_batch, prepare
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -25,27 +26,27 @@ if TYPE_CHECKING:
 LORA = StageConfig(tune=("lora",), lora=LoraSettings(r=2, alpha=2))
 
 
-def rows_of(model: FlamingoModel, samples: Sequence[Sample], **packing: object) -> list[Row]:
+def rows_of(model: FlamingoModel, samples: Sequence[Sample], **packing: object) -> list[PackedRow]:
     config = PackingConfig(**{"window": 400, "max_images": 8, "join": "isolated", "fill": "best_fit"} | packing)
     packed = pack(samples, model.tokenizer, config, model.attention, random.Random(0))
     assert not packed.skipped and not packed.cut
     return packed.rows
 
 
-def loss_of(model: FlamingoModel, rows: list[Row], *, isolated: bool = True, cache: int = 1 << 20) -> float:
+def loss_of(model: FlamingoModel, rows: list[PackedRow], *, isolated: bool = True, cache: int = 1 << 20) -> float:
     features = Features(model, cache)
     latents, width = model.latents_shape
     shape = (latents, width) if features.latents else (1, 4, width)
     batch = make_batch(rows, features, empty=torch.zeros(shape), pad_id=model.tokenizer.pad_id, device="cpu")
     with torch.no_grad():
-        loss, _ = Step(model, isolated=isolated, dtype=torch.float32)(batch)
+        loss, _ = ModelWithLoss(model, isolated=isolated, dtype=torch.float32)(batch)
     return float(loss)
 
 
 @pytest.fixture(params=["v1", "v2", "mpt"])
 def model(request: pytest.FixtureRequest, tiny, tiny_mpt) -> FlamingoModel:
     found = tiny_mpt.load() if request.param == "mpt" else tiny.load(attention=request.param)
-    prepare(found, replace(LORA, tune=CONNECTOR))
+    freeze_untuned(found, replace(LORA, tune=CONNECTOR))
     return found
 
 
@@ -62,8 +63,8 @@ def test_another_samples_picture_changes_nothing_and_the_own_one_does(model: Fla
     samples = [make_sample(n, 1) for n in range(3)]
     [row] = rows_of(model, samples)
     place = row.keys.index(samples[0].key)
-    only = [supervised and turn == place for supervised, turn in zip(row.loss, row.turn, strict=True)]
-    judged = replace(row, loss=only)
+    only = [supervised and turn == place for supervised, turn in zip(row.loss_mask, row.sample_index, strict=True)]
+    judged = replace(row, loss_mask=only)
     before = loss_of(model, [judged])
     for other in range(3):
         images = list(row.images)
@@ -79,7 +80,7 @@ def test_turns_see_what_was_said_but_no_foreign_picture(model_v2: FlamingoModel)
     """Multi-turn: the text of earlier turns matters, and a text-only turn attends no picture."""
     [row] = rows_of(model_v2, [make_sample(1, 1), make_sample(101, 0)], join="multi_turn")
     text = row.keys.index("made/train/101")
-    assert {media for media, turn in zip(row.media, row.turn, strict=True) if turn == text} == {0}
+    assert {number for number, turn in zip(row.image_numbers, row.sample_index, strict=True) if turn == text} == {0}
     assert loss_of(model_v2, [row], isolated=False) != pytest.approx(loss_of(model_v2, [row]), rel=1e-4)
 
 
@@ -105,17 +106,17 @@ def test_a_broken_picture_costs_its_sample_and_no_other(model_v2: FlamingoModel)
     features = Features(model_v2, 1 << 20)
     batch = make_batch(broken, features, empty=torch.zeros(1, 4, width), pad_id=0, device="cpu")
     assert batch.broken == (samples[1].key,)
-    mine = sum(loss for row in rows for loss, turn in zip(row.loss, row.turn, strict=True)
+    mine = sum(loss for row in rows for loss, turn in zip(row.loss_mask, row.sample_index, strict=True)
                if row.keys[turn] == samples[1].key)  # fmt: skip
     assert mine > 5
-    assert int(batch.loss_BS.sum()) == sum(sum(row.loss) for row in rows) - mine
+    assert int(batch.loss_mask_BS.sum()) == sum(sum(row.loss_mask) for row in rows) - mine
 
 
 @pytest.mark.parametrize("tune", [("lora",), CONNECTOR])
 def test_cached_features_give_the_same_loss_and_are_bounded(tiny, tune) -> None:
     model = tiny.load()
     add_lora(model, LORA.lora)
-    prepare(model, replace(LORA, tune=tune))
+    freeze_untuned(model, replace(LORA, tune=tune))
     rows = rows_of(model, [make_sample(n % 4, 1) for n in range(4)] + [make_sample(50, 2)])
     assert loss_of(model, rows, cache=0) == pytest.approx(loss_of(model, rows), rel=1e-6)
     features = Features(model, 10_000)
@@ -126,23 +127,3 @@ def test_cached_features_give_the_same_loss_and_are_bounded(tiny, tune) -> None:
     again = features.get(images)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert features.cache.misses < 2 * len(set(images)) and features.cache.size <= 10_000
-
-
-def test_only_what_the_stage_tunes_may_learn(tiny) -> None:
-    model = tiny.load()
-    add_lora(model, LORA.lora)
-    names = set(prepare(model, LORA))
-    assert names and all(".lora_" in name for name in names)
-    names = set(prepare(model, replace(LORA, tune=CONNECTOR)))
-    assert any(name.startswith("perceiver.") for name in names) and any(".attn.to_q" in name for name in names)
-    assert not any(".gated_cross_attn_layer.ff" in name for name in names), "the paper leaves the FFN frozen"
-    assert {n for n, p in model.named_parameters() if p.requires_grad} == names
-    wider = set(prepare(model, replace(LORA, tune=CONNECTOR, cross_attention_ffn=True)))
-    assert wider > names and any(name.endswith(".ff_gate") for name in wider)
-
-
-def test_a_stage_that_tunes_nothing_is_refused(tiny) -> None:
-    with pytest.raises(ValueError, match="tunes nothing"):
-        StageConfig(tune=())
-    with pytest.raises(ValueError, match="does not have"):
-        prepare(tiny.load(), LORA)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from polite_flamingo.flamingo.config import LoraSettings
-from polite_flamingo.packing.rows import PackingConfig
+from polite_flamingo.packing.pack import PackingConfig
 from tests.support.train_ranks import RankJob, run_rank, run_ranks
 from training import checkpoints
 from training.distributed import ONE_PROCESS

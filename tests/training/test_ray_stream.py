@@ -7,12 +7,12 @@ import random
 import pytest
 
 from polite_flamingo.flamingo.model.tokenization import load_tokenizer
-from polite_flamingo.packing.rows import Packed, PackingConfig, Skipped, pack
+from polite_flamingo.packing.pack import Packed, PackingConfig, Skipped, pack
 from polite_flamingo.storage.shards import write_shard
 from tests.support.made_samples import make_sample
 from training.data import Ingredient, LocalStream, PackedData
-from training.streaming import RayStream, from_table, to_table
-from training.workers import StreamingConfig
+from training.ray_stream import RayStream, from_table, to_table
+from training.workers_config import StreamingConfig
 
 PACKING = PackingConfig(window=160, max_images=2)
 
@@ -26,7 +26,7 @@ def test_a_group_crosses_between_processes_unchanged(tiny) -> None:
     table = to_table([packed, nothing, packed])
     assert list(from_table(table)) == [packed, nothing, packed]
     assert list(from_table(table.slice(1))) == [nothing, packed]
-    assert all(type(one) is bool for row in next(from_table(table)).rows for one in row.loss)
+    assert all(type(one) is bool for row in next(from_table(table)).rows for one in row.loss_mask)
 
 
 @pytest.mark.ray

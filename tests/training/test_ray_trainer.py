@@ -10,8 +10,8 @@ import torch
 
 from training import log
 from training.loop import LossNotFinite
-from training.trainer import FAILURES, TrainingStopped, _RestartLimit, is_final, one_line
-from training.updates import Update
+from training.progress import Update
+from training.ray_trainer import FAILURES, TrainingStopped, _RestartLimit, is_final, one_line
 
 
 class ActorDiedError(RuntimeError):

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from polite_flamingo.flamingo.model.tokenization import Tokenizer, load_tokenizer
 from polite_flamingo.packing.chat_turns import conversation_ids
-from polite_flamingo.packing.rows import PackingConfig, pack
+from polite_flamingo.packing.pack import PackingConfig, pack
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import IMAGE_MARK, Image, Sample, Turn
 from serving.chat.conversation import Conversation, plain, read_conversation
