@@ -1,4 +1,4 @@
-"""Configuration of the training workers: how many, and their share of the machine. No Ray or torch, for a fast `--help`."""
+"""Configuration of training workers: how many, and their share of the machine. No Ray or torch, for a fast `--help`."""
 
 from __future__ import annotations
 
