@@ -36,7 +36,7 @@ from polite_flamingo.faults.hints import commonest, hint
 from polite_flamingo.ingest.ingest import IngestConfig, Ingested, Tick, ingest_all
 from polite_flamingo.ingest.mixture import Sampling, load_mixture
 from polite_flamingo.ingest.preview import preview_rows
-from polite_flamingo.sources.list_sources import as_text, named
+from polite_flamingo.sources.list_sources import as_text, sources_named
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
@@ -121,7 +121,7 @@ def run(options: IngestOptions) -> int:
     """Ingest, and print the counts; 1 if there is no sample. Raises `ValueError`, `OSError`."""
     if options.list is not None:
         width = shutil.get_terminal_size((100, 24)).columns
-        print(as_text(named(options.list or SOURCES), details=bool(options.list), width=width))
+        print(as_text(sources_named(options.list or SOURCES), details=bool(options.list), width=width))
         return 0
     options = _with_local_paths(options)
     root = options.root if options.mixture else None
@@ -257,7 +257,7 @@ def _preview(options: IngestOptions, config: IngestConfig) -> int:
 
 
 def _config(given: IngestOptions) -> IngestConfig:
-    named([given.source])
+    sources_named([given.source])
     options = SourceOptions(
         annotations=tuple(map(Path, given.annotations)), images=Path(given.images) if given.images else None,
         split=given.split, columns=given.columns, extra=given.extra, download_from=given.download,

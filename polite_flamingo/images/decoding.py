@@ -45,7 +45,7 @@ _SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N")
 _ORIENTATION = 0x0112
 _SUBFILE_TYPE, _SUB_DIRECTORIES, _DNG_VERSION = 254, 330, 50706
 _VARIANT = re.compile(r"unsupported|not supported|unknown (?:pixel mode|data organization)|cannot handle", re.I)
-_UPRIGHT = {
+_TRANSPOSE_OF = {
     2: Pillow.Transpose.FLIP_LEFT_RIGHT,
     3: Pillow.Transpose.ROTATE_180,
     4: Pillow.Transpose.FLIP_TOP_BOTTOM,
@@ -86,11 +86,11 @@ def decode(data: bytes) -> Pillow.Image:
         BadSample: as in `inspect`; also `corrupt_image` for truncated bytes, and `unsupported` for pixels without an
             obvious conversion to RGB (32-bit integer, floating point, LAB).
     """
-    return upright(*decode_as_stored(data))
+    return apply_exif_orientation(*decode_as_stored(data))
 
 
 def decode_as_stored(data: bytes) -> tuple[Pillow.Image, int]:
-    """Decode like `decode`, but not upright; also return the EXIF orientation, for `upright`."""
+    """Decode like `decode`, but not upright; also return the EXIF orientation, for `apply_exif_orientation`."""
     try:
         opened = _loaded(data)
     except BadSample as bad:
@@ -98,9 +98,9 @@ def decode_as_stored(data: bytes) -> tuple[Pillow.Image, int]:
     return _to_rgb(opened), _orientation(opened)
 
 
-def upright(image: Pillow.Image, orientation: int) -> Pillow.Image:
+def apply_exif_orientation(image: Pillow.Image, orientation: int) -> Pillow.Image:
     """Rotate and mirror an image by its EXIF orientation (1 to 8; other values do nothing)."""
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    return image.transpose(_TRANSPOSE_OF[orientation]) if orientation in _TRANSPOSE_OF else image
 
 
 def without_extreme_aspect(image: Pillow.Image, limit: int = 16) -> Pillow.Image:

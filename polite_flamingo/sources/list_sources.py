@@ -60,7 +60,7 @@ _COLUMNS = {"image": "file", "instruction": "question", "response": "answer"}
 """Made-up columns of a table, for its example."""
 
 
-def named(names: Iterable[str]) -> list[Source]:
+def sources_named(names: Iterable[str]) -> list[Source]:
     """The sources with these names. Raises `ValueError` with suggestions for an unknown name."""
     found = []
     for name in names:

@@ -19,7 +19,7 @@ from polite_flamingo.sources.list_sources import (
     as_markdown,
     as_text,
     example,
-    named,
+    sources_named,
 )
 from polite_flamingo.sources.records.source import Evidence, Source, Use
 from polite_flamingo.sources.registry import SOURCES
@@ -143,13 +143,13 @@ def test_ingest_understands_the_example_of_every_source(source: Source) -> None:
 
 
 def test_a_misspelt_name_gets_its_neighbours() -> None:
-    assert [source.name for source in named(["gqa", "clevr"])] == ["gqa", "clevr"]
+    assert [source.name for source in sources_named(["gqa", "clevr"])] == ["gqa", "clevr"]
     with pytest.raises(ValueError, match="no source is called 'CLEVER'; did you mean clevr"):
-        named(["gqa", "CLEVER"])
+        sources_named(["gqa", "CLEVER"])
     with pytest.raises(ValueError, match="'coco_caption'; did you mean coco_captions"):
-        named(["coco_caption"])
+        sources_named(["coco_caption"])
     with pytest.raises(ValueError, match="'%%%'; --list names them all"):
-        named(["%%%"])
+        sources_named(["%%%"])
 
 
 def test_the_table_escapes_what_markdown_would_read() -> None:

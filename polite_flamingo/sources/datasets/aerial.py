@@ -1,6 +1,6 @@
 """Aerial object detection sets: DOTA, DIOR and HRRSD. One annotation file per image; its boxes become a description.
 
-The raw annotation is a line of counts, then one line per box (`boxes.py`). Oriented boxes become the upright boxes
+The raw annotation is a line of counts, then one line per box (`boxes.py`). Oriented boxes become the axis-aligned boxes
 around them. Objects outside the image are left out and counted in `meta`; if more than half of them lie outside, the
 file belongs to another image and the row is quarantined. Rows in: the annotation files. HRRSD is also published in
 COCO's format, which counts pixels from 0, not from 1: there the rows are the images, plus every box that is malformed
@@ -156,8 +156,8 @@ def _sample(key: str, boxes: list[Box], width: float, height: float, image: Imag
     return one_turn(key, "captioning", instruction("captioning", key), response, [image], meta)
 
 
-def upright(label: str, corners: list[float]) -> Box:
-    """The upright box around corners x1, y1, x2, y2, … (two or four of them)."""
+def enclosing_box(label: str, corners: list[float]) -> Box:
+    """Return the axis-aligned box around corners x1, y1, x2, y2, … (two or four of them)."""
     xs, ys = corners[::2], corners[1::2]
     return Box(label=label, x1=min(xs), y1=min(ys), x2=max(xs), y2=max(ys))
 
@@ -185,7 +185,7 @@ def parse_dota(path: Path, content: str) -> tuple[list[Box], None, list[str], di
         if len(parts) not in (9, 10):
             raise BadSample("bad_field", f"{path.name}, line {number}: expected 8 numbers, a class and 'difficult'")
         corners = [_number(part, f"{path.name}, line {number}") for part in parts[:8]]
-        boxes.append(upright(label_words(parts[8]), corners))
+        boxes.append(enclosing_box(label_words(parts[8]), corners))
         difficult += parts[9:] == ["1"]
     meta["difficult"] = difficult
     return boxes, None, _names(path.stem), meta
@@ -216,7 +216,7 @@ def parse_voc(path: Path, content: str) -> tuple[list[Box], tuple[float, float] 
             corners = [_number(box.findtext(side), what) for side in ("xmin", "ymin", "xmax", "ymax")]
         else:
             raise BadSample("bad_field", f"{what} has neither 'bndbox' nor 'robndbox'")
-        boxes.append(upright(label, corners))
+        boxes.append(enclosing_box(label, corners))
     size = None
     if root.find("size") is not None:
         size = tuple(_number(root.findtext(f"size/{side}"), f"{path.name}, size") for side in ("width", "height"))

@@ -32,7 +32,7 @@ from polite_flamingo.sources.reading.tars import TarRow, caption_field, tar_rows
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions
 from polite_flamingo.storage.tar_members import printable
 
-_OF_TARS = ("truncated_tar", "unreadable_shard", "empty_shard")
+_TAR_REASONS = ("truncated_tar", "unreadable_shard", "empty_shard")
 _IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 
 
@@ -57,11 +57,11 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
     pictures = 0
     for path in tars:
         for place, number, found in _samples(path, options, scratch):
-            if isinstance(found, BadSample) and found.reason in _OF_TARS:
+            if isinstance(found, BadSample) and found.reason in _TAR_REASONS:
                 yield place, number, found
                 continue
             pictures += 1
-            if isinstance(found, dict) and found["part"] and (url := _joins(found["url"])):
+            if isinstance(found, dict) and found["part"] and (url := _url_key(found["url"])):
                 scratch.put("part", url, found["part"])
     line = joined = 0
     for path in tables:
@@ -73,7 +73,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
                 bad = BadSample("bad_field", f"expected <caption><TAB><url>, found {row.count(chr(9)) + 1} fields")
                 yield Place(file=printable_name(path), part="lines"), number, bad
             else:
-                part = next(iter(scratch.get("part", joins)), None) if tars and (joins := _joins(url)) else None
+                part = next(iter(scratch.get("part", joins)), None) if tars and (joins := _url_key(url)) else None
                 joined += part is not None and scratch.is_new(f"joined {joins}")
                 data = {"id": line, "line": line, "caption": caption, "url": url.strip(), "part": part}
                 yield Place(file=printable_name(path), part="lines"), number, data
@@ -122,7 +122,7 @@ def _is_tars(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() == ".tar"
 
 
-def _joins(url: Any) -> str:
+def _url_key(url: Any) -> str:
     """A URL as a key of the scratch, "" for what is none."""
     try:
         return as_text(url, "the URL")

@@ -35,9 +35,9 @@ def builder(read: Callable[[dict[str, Any]], Conversation]) -> Builder:
     """The `build` of a dataset whose conversations `read` reads."""
 
     def build(key: str, record: Any, context: Context) -> Sample:
-        talk = read(without_empty_cells(as_object(record), context.options))
-        turns, meta = text_turns(talk)
-        return text_sample(key, turns, talk.found.meta | meta)
+        conversation = read(without_empty_cells(as_object(record), context.options))
+        turns, meta = text_turns(conversation)
+        return text_sample(key, turns, conversation.found.meta | meta)
 
     return build
 
@@ -46,9 +46,9 @@ def reader(read: Callable[[dict[str, Any]], Conversation]) -> Reader:
     """The `records` of a dataset whose conversations `read` reads: what is kept or left out of them is noted."""
 
     def notes(record: dict[str, Any]) -> Iterable[str]:
-        talk = read(record)
-        to_turns(talk.messages, talk.found)
-        return talk.found.notes
+        conversation = read(record)
+        to_turns(conversation.messages, conversation.found)
+        return conversation.found.notes
 
     return lambda options, scratch: with_notes(file_records(options, scratch, "conversations"), notes, scratch)
 

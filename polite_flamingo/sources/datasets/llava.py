@@ -78,7 +78,7 @@ def strip_around_marks(text: str) -> str:
     return IMAGE_MARK * before + IMAGE_MARK.join(parts[words[0] : words[-1] + 1]).strip() + IMAGE_MARK * after
 
 
-def coco_names(name: str) -> list[str]:
+def llava_instruct_names(name: str) -> list[str]:
     """Where COCO keeps an image of LLaVA-Instruct."""
     return [name, f"train2017/{name}", f"train2014/COCO_train2014_{name}", f"COCO_train2014_{name}", f"images/{name}"]
 
@@ -87,22 +87,22 @@ def builder(places: Callable[[str], list[str]]) -> Builder:
     """The `build` of a dataset whose images lie at `places` of their names."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
-        talk = read_conversation(without_empty_cells(as_object(record), context.options, IMAGE_NAMES))
-        turns, places_shown, meta = to_turns(talk.messages, talk.found)
-        named = _named(talk, context)
-        if named and not any(one.shown for one in talk.messages):
+        conversation = read_conversation(without_empty_cells(as_object(record), context.options, IMAGE_NAMES))
+        turns, places_shown, meta = to_turns(conversation.messages, conversation.found)
+        named = _named(conversation, context)
+        if named and not any(one.shown for one in conversation.messages):
             turns[0] = replace(turns[0], instruction=IMAGE_MARK * len(named) + turns[0].instruction)
             places_shown = [ShownImage() for _ in named]
             meta["marks_added"] = len(named)
-        wanted = images_of_marks([_given(one, context) for one in places_shown], named, talk.numbered_from)
+        wanted = images_of_marks([_given(one, context) for one in places_shown], named, conversation.numbered_from)
         if unmarkable := sum(turn.response.count(IMAGE_MARK) for turn in turns):
             meta["unmarked"] = unmarkable
         if not wanted:
-            _no_picture_missed(talk)
+            _refuse_untaken_picture(conversation)
         images = tuple(read_image(one, context, places) for one in wanted)
         turns = [
             replace(turn, instruction=strip_around_marks(turn.instruction), response=unmarked(turn.response))
-            for turn in _located(turns, talk.objects, [images[wanted.index(one)] for one in named or wanted])
+            for turn in _located(turns, conversation.objects, [images[wanted.index(one)] for one in named or wanted])
         ]
         return Sample(
             key=key,
@@ -110,18 +110,18 @@ def builder(places: Callable[[str], list[str]]) -> Builder:
             task=extra_choice(context.options, "task", *OWN_TASKS),
             turns=tuple(turns),
             images=images,
-            meta=talk.found.meta | meta | ({"images": [reference_name(one) for one in wanted]} if wanted else {}),
+            meta=conversation.found.meta | meta | ({"images": list(map(reference_name, wanted))} if wanted else {}),
         )
 
     return build
 
 
-def _no_picture_missed(talk: Conversation) -> None:
+def _refuse_untaken_picture(conversation: Conversation) -> None:
     """Raise `BadSample` where an unknown field of a record without pictures names one."""
     known = "and no known field does: call it 'image'"
-    if talk.found.unread:
-        raise BadSample("unsupported", f"column {talk.found.unread[0][:40]!r} holds bytes, maybe a picture, {known}")
-    for name, value in talk.found.meta.items():
+    for column in conversation.found.unread:
+        raise BadSample("unsupported", f"column {column[:40]!r} holds bytes, maybe a picture, {known}")
+    for name, value in conversation.found.meta.items():
         if may_name_picture(value):
             raise BadSample("unsupported", f"field {name[:40]!r} may name a picture, {known}")
 
@@ -161,10 +161,10 @@ def _references(value: Any, context: Context, what: str) -> list[str | bytes]:
     return found
 
 
-def _named(talk: Conversation, context: Context) -> list[str | bytes]:
+def _named(conversation: Conversation, context: Context) -> list[str | bytes]:
     """The pictures that the record's own fields name."""
-    what = f"an image name in field {talk.pictures_in!r}"
-    return [one for value in talk.pictures for one in _references(value, context, what)]
+    what = f"an image name in field {conversation.pictures_in!r}"
+    return [one for value in conversation.pictures for one in _references(value, context, what)]
 
 
 def _given(place: ShownImage, context: Context) -> ShownImage:
@@ -196,7 +196,7 @@ def _part(name: str, title: str, file: str) -> Source:
         evidence="transcribed",
         records=reader(read_conversation),
         identify=identify,
-        build=builder(coco_names),
+        build=builder(llava_instruct_names),
     )
 
 

@@ -38,8 +38,8 @@ FLAWS = frozenset({
 STOPPED = ("aborted_low_grade", "halted_by_moderator")
 """States of trees that are not to be used."""
 
-OF_TREE = frozenset({"message_tree_id", "tree_state", "prompt", "origin"})
-OF_MESSAGE = frozenset({
+TREE_FIELDS = frozenset({"message_tree_id", "tree_state", "prompt", "origin"})
+MESSAGE_FIELDS = frozenset({
     "message_id", "parent_id", "message_tree_id", "tree_state", "user_id", "created_date", "text", "role", "lang",
     "rank", "deleted", "review_result", "review_count", "replies", "labels",
 })  # fmt: skip
@@ -68,7 +68,7 @@ def _path(record: dict[str, Any]) -> tuple[list[Turn], Findings, dict[str, Any]]
     if record.get("tree_state") in STOPPED:
         raise BadSample("excluded", f"the tree's state is {record['tree_state']!r}")
     if "prompt" in record:
-        check_fields(record, OF_TREE, found)
+        check_fields(record, TREE_FIELDS, found)
     prompt = record.get("prompt", record)
     if prompt is None or not _usable(as_object(prompt), "prompter"):
         raise BadSample("missing_annotation", "the prompt is deleted, was not accepted, or is not a prompt")
@@ -78,7 +78,7 @@ def _path(record: dict[str, Any]) -> tuple[list[Turn], Findings, dict[str, Any]]
     answer = _best(prompt, "assistant")
     while prompt and answer:
         for what, message in (("prompt", prompt), ("answer", answer)):
-            check_fields(message, OF_MESSAGE, found, "message", f"turns[{len(turns)}].{what}.")
+            check_fields(message, MESSAGE_FIELDS, found, "message", f"turns[{len(turns)}].{what}.")
         if any(isinstance(one.get("replies"), list) and len(one["replies"]) > 1 for one in (prompt, answer)):
             found.note("replies beside the best one are left out")
         turns.append(Turn(instruction=_text(prompt), response=_text(answer)))
@@ -120,7 +120,7 @@ def _flawed(message: dict[str, Any]) -> bool:
                 return True
     told = Findings()
     try:
-        check_fields(message, OF_MESSAGE, told, "message")
+        check_fields(message, MESSAGE_FIELDS, told, "message")
     except BadSample as bad:
         if bad.reason != "excluded":
             raise

@@ -171,7 +171,7 @@ def builder(
         if not isinstance(point, dict):
             raise BadSample("bad_field", "the point must have the fields x and y, or in Intent be written x_y")
         if "labels" in record:
-            question, answer = INTENT_QUESTION, meant(record["labels"])
+            question, answer = INTENT_QUESTION, agreed_meaning(record["labels"])
         else:
             qa = as_object(record["qa"])
             question = question_of(qa, pick(questions, key, " question"))
@@ -192,7 +192,7 @@ def builder(
     return build
 
 
-def meant(labels: Any) -> str:
+def agreed_meaning(labels: Any) -> str:
     """What most workers took a point for. Where two labels are equally frequent, the authors leave the point out."""
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise BadSample("bad_field", "the labels of a point must be a list of whole numbers")

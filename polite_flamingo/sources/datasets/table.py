@@ -97,7 +97,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
         late: Counter[str] = Counter()
         guessed_none = "image" not in columns and "response" not in options.columns
         if guessed_none:
-            _no_picture_missed(file.path, dict.fromkeys(table.pictures), columns, "holds bytes")
+            _refuse_untaken_picture(file.path, dict.fromkeys(table.pictures), columns, "holds bytes")
         known = set(table.names)
         looked_at = {*table.strings, *filter(changes_meaning, known)}
         for number, row in enumerate(table.rows(looked_at.union(columns.values()))):
@@ -108,7 +108,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
                     without = columns_argument({field: name for field, name in columns.items() if field != "image"})
                     raise SourceError(f"{file.path}: {what}, or leave them out ({without})")
             if guessed_none and isinstance(row, dict):
-                _no_picture_missed(file.path, row, columns)
+                _refuse_untaken_picture(file.path, row, columns)
             if isinstance(row, dict) and file.kind.startswith("JSON"):
                 late.update(row.keys() - known)
             yield place, number, _record(row, columns, f"{stem}-{number}", guessed)
@@ -119,7 +119,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
                 )
 
 
-def _no_picture_missed(path: Path, cells: Mapping[str, Any], columns: dict[str, str], why: str = "") -> None:
+def _refuse_untaken_picture(path: Path, cells: Mapping[str, Any], columns: dict[str, str], why: str = "") -> None:
     """Raise `SourceError` where a cell may be, or name, a picture, and no column was taken for it."""
     for name, cell in cells.items():
         if name in columns.values() or changes_meaning(name, cell) or not (why or may_name_picture(cell)):

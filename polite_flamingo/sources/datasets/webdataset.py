@@ -59,7 +59,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
 
 def _notes(record: dict[str, Any]) -> Iterable[str]:
     said = record["said"] or {}
-    if _talks(said):
+    if _is_conversation(said):
         return read_conversation(said | {"images": [part[0] for part in record["pictures"]]}).found.notes
     found = Findings()
     question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
@@ -101,7 +101,7 @@ def _record(row: TarRow, tar: str, where: list[Any], scratch: Scratch) -> Any:
     if {"key", "dataset", "task", "turns"} <= said.keys():
         remedy = "give the tar to build_pf1m as --input, it needs no ingest"
         return BadSample("unsupported", f"the .json of {row.id[:80]} is a sample of this project: {remedy}")
-    if not _talks(said):
+    if not _is_conversation(said):
         question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
         if question and answer:
             scratch.note(f"guessed: field {question!r} of the .json is the instruction, {answer!r} the response")
@@ -141,7 +141,7 @@ def build(key: str, record: Any, context: Context) -> Sample:
     said = as_object(fields["said"]) if fields.get("said") is not None else {}
     found = Findings()
     task = context.options.extra.get("task")
-    if _talks(said):
+    if _is_conversation(said):
         kept = {name: value for name, value in said.items() if name not in ("image", "images")}
         return _CONVERSATION(key, kept | {"images": list(parts)}, Context(context.options, images))
     question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
@@ -174,7 +174,7 @@ def build(key: str, record: Any, context: Context) -> Sample:
     return captioned(key, captions, images.read(*parts)[0], found.meta)
 
 
-def _talks(said: dict[str, Any]) -> bool:
+def _is_conversation(said: dict[str, Any]) -> bool:
     """Whether the .json is a conversation; a list of texts under one of its names may be captions."""
     return any(
         bool(value)

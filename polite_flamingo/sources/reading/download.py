@@ -85,10 +85,10 @@ def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image
             failure = str(error) or type(error).__name__
         wait = limits.pause * 2**attempt
         if time.monotonic() + wait >= deadline:
-            raise BadSample("missing_image", f"{given[:120]!r}did not arrive within {limits.total:g} s ({failure})")
+            raise BadSample("missing_image", f"{given[:120]!r} did not arrive within {limits.total:g} s ({failure})")
         if attempt + 1 < limits.attempts:
             time.sleep(wait)
-    raise BadSample("missing_image", f"{given[:120]!r}did not arrive in {limits.attempts} attempts ({failure})")
+    raise BadSample("missing_image", f"{given[:120]!r} did not arrive in {limits.attempts} attempts ({failure})")
 
 
 def check_url(url: str, hosts: Sequence[str]) -> None:
@@ -202,17 +202,17 @@ def _answer(
     target: SplitResult, host: str, port: int, addresses: list[str], limits: Limits, deadline: float
 ) -> Iterator[http.client.HTTPResponse]:
     """The answer to a GET; at `deadline` its connection is shut, whatever it is waiting for."""
-    line = _connect(addresses, port, limits, deadline)
-    late = threading.Timer(max(0.0, deadline - time.monotonic()), lambda: _shut(line))
+    sock = _connect(addresses, port, limits, deadline)
+    late = threading.Timer(max(0.0, deadline - time.monotonic()), lambda: _shut(sock))
     try:
         if target.scheme == "https":
-            line = _trusted().wrap_socket(line, server_hostname=host, do_handshake_on_connect=False)
+            sock = _trusted().wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
         late.start()
-        line.settimeout(limits.read)
-        if isinstance(line, ssl.SSLSocket):
-            line.do_handshake()
+        sock.settimeout(limits.read)
+        if isinstance(sock, ssl.SSLSocket):
+            sock.do_handshake()
         connection = http.client.HTTPConnection(host, port)  # it asks for the bytes as they are, never packed
-        connection.sock = line
+        connection.sock = sock
         asked = f"{target.path or '/'}?{target.query}" if target.query else target.path or "/"
         name = f"[{host}]" if ":" in host else host
         headers = {
@@ -226,7 +226,7 @@ def _answer(
             yield answer
     finally:
         late.cancel()
-        line.close()
+        sock.close()
 
 
 def _connect(addresses: list[str], port: int, limits: Limits, deadline: float) -> socket.socket:
@@ -242,10 +242,10 @@ def _connect(addresses: list[str], port: int, limits: Limits, deadline: float) -
     raise failure
 
 
-def _shut(line: socket.socket) -> None:
+def _shut(sock: socket.socket) -> None:
     """End whatever waits on it. Not SSL's own `shutdown`, which would let the waiting thread read on without SSL."""
     with suppress(OSError):  # it is closed already
-        socket.socket.shutdown(line, socket.SHUT_RDWR)
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _body(answer: http.client.HTTPResponse, url: str, size: int, deadline: float) -> bytes:

@@ -25,7 +25,7 @@ def path_below(name: str, root: Path) -> str:
     Raises:
         BadSample: `unsafe_name` for what leads out of the folder, or holds a NUL byte.
     """
-    path = _of_url(name) if name[:7].lower() == "file://" else name
+    path = _path_of_url(name) if name[:7].lower() == "file://" else name
     if "\0" in path or (".." in path and ".." in re.split(r"[/\\]", path)):
         raise BadSample("unsafe_name", f"image name {name[:80]!r} leads out of the image folder")
     if path.startswith("/"):
@@ -52,12 +52,12 @@ def other_spellings(name: str, root: Path) -> Iterator[str]:
     yield from names
     if not found.isascii():
         for form in ("NFC", "NFD"):
-            for one in (found, *names):
-                if (normal := unicodedata.normalize(form, one)) != one:
+            for spelling in (found, *names):
+                if (normal := unicodedata.normalize(form, spelling)) != spelling:
                     yield normal
 
 
-def _of_url(url: str) -> str:
+def _path_of_url(url: str) -> str:
     """file:///a%20b -> /a b; a host other than this machine is the first folder of a relative path."""
     try:
         split = urlsplit(url)

@@ -85,7 +85,7 @@ def lists_in(path: Path, *names: str, objects: bool = False) -> Iterator[tuple[s
             yield name, values
 
 
-def listed(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]:
+def numbered_elements(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]:
     """(name, number, element) of the lists called `names` in a file that is one JSON object, in the file's order.
 
     Raises:

@@ -106,7 +106,7 @@ class TarIndex:
         self._find_matches()
         for stem, time in self._scratch.items("stem"):
             if stem in self._again:
-                yield self._of(stem, time), self._ambiguous(stem)
+                yield self._members_of(stem, time), self._ambiguous(stem)
                 continue
             root = self._root(stem)
             if not self._scratch.is_new(f"row {root}"):
@@ -156,7 +156,7 @@ class TarIndex:
         self._folders.setdefault(posixpath.dirname(stem), set()).add(_KINDS.get(extension, _OTHER))
         self.members += 1
 
-    def _of(self, stem: str, time: int = 0, column: str = "") -> list[Member]:
+    def _members_of(self, stem: str, time: int = 0, column: str = "") -> list[Member]:
         """The members of a stem, links followed."""
         return [self._member(column, *value) for value in self._scratch.get("member", f"{time}{stem}")]
 
@@ -196,11 +196,11 @@ class TarIndex:
                 self._scratch.put("column", parent, stem)
 
     def _is_column(self, stem: str, parent: str, column: str) -> bool:
-        members = self._of(stem)
+        members = self._members_of(stem)
         kinds = {member.kind for member in members}
         if stem in self._again or parent in self._again or _is_whole(kinds):
             return False
-        there = self._of(parent)
+        there = self._members_of(parent)
         if _NUMBER.fullmatch(column):
             return any(member.kind == JSON for member in there)
         known = PICTURE_COLUMN if PICTURE in kinds else TEXT_COLUMN
@@ -241,7 +241,7 @@ class TarIndex:
         return stem
 
     def _with_columns(self, root: str, column: str = "") -> list[Member]:
-        found = self._of(root, column=column)
+        found = self._members_of(root, column=column)
         for stem in self._scratch.get("column", root) if self._columns else ():
             cut = _cut(stem)
             assert cut is not None  # else it were no column
@@ -250,7 +250,7 @@ class TarIndex:
 
     def _ambiguous(self, stem: str) -> str:
         """What is wrong with a stem whose names repeat; "" where each set stands together, and the first has all."""
-        sets = [self._of(stem, time) for time in range(self._again[stem] + 1)]
+        sets = [self._members_of(stem, time) for time in range(self._again[stem] + 1)]
         names = [{member.name for member in one} for one in sets]
         apart = all(before[-1].place < after[0].place for before, after in pairwise(sets))
         if apart and all(one <= names[0] for one in names):

@@ -144,8 +144,8 @@ def _row(index: TarIndex, members: list[Member], ambiguous: str, file: BufferedR
         return replace(row, problem=BadSample("duplicate_key", ambiguous))
     try:
         pictures = _chosen(members, PICTURE, PICTURE_COLUMN)
-        texts = _one(_chosen(members, TEXT, TEXT_COLUMN), "texts")
-        jsons = _one(_chosen(members, JSON, COLUMN), "JSON members")
+        texts = _at_most_one(_chosen(members, TEXT, TEXT_COLUMN), "texts")
+        jsons = _at_most_one(_chosen(members, JSON, COLUMN), "JSON members")
         if not pictures and not texts and not jsons:
             raise BadSample("unsupported", _nothing_of_use(members))
         for member in (*pictures, *texts, *jsons):
@@ -173,7 +173,7 @@ def _chosen(members: list[Member], kind: str, columns: re.Pattern[str]) -> list[
     return sorted(known, key=lambda member: (len(member.column), member.column))
 
 
-def _one(members: list[Member], what: str) -> list[Member]:
+def _at_most_one(members: list[Member], what: str) -> list[Member]:
     if len(members) > 1:
         names = " and ".join(printable(member.name) for member in members)
         raise BadSample("bad_field", f"the row has {len(members)} {what}: {names[:200]}")

@@ -34,7 +34,7 @@ _NOT_RECORDS = re.compile(
 )
 """Names of files that accompany a dataset."""
 
-_OF_ANNOTATIONS = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+_ANNOTATION_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 _PICTURES = {f".{extension}" for extension in EXTENSIONS} | {".svg"}
 _SPLITS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
@@ -99,7 +99,7 @@ def _in_folder(folder: Path, number: int, scratch: Scratch) -> Iterator[Annotati
             try:
                 kind = detect_kind(path)
             except SourceError as error:
-                if uncompressed_name(path.name).lower().endswith(_OF_ANNOTATIONS):
+                if uncompressed_name(path.name).lower().endswith(_ANNOTATION_SUFFIXES):
                     raise  # it should be one, and is something else: not downloaded, or damaged
                 passed[str(error).removeprefix(f"{path} is ").split(":")[0].split(", not annotations")[0]] += 1
                 continue

@@ -16,7 +16,7 @@ MAX_BOXES = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """A label and an upright box in pixels, (x1, y1) the top left corner."""
+    """A label and an axis-aligned box in pixels, (x1, y1) the top left corner."""
 
     label: str
     x1: float

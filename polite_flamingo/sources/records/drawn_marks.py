@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
-from polite_flamingo.images.decoding import decode_as_stored, upright
+from polite_flamingo.images.decoding import apply_exif_orientation, decode_as_stored
 from polite_flamingo.sample import BadSample, Image
 from polite_flamingo.sources.records.boxes import Box, clip
 from polite_flamingo.sources.records.instructions import pick
@@ -87,7 +87,7 @@ def draw_region(image: Image, box: Box, colour: str, shape: str, size: tuple[flo
         _ellipse(canvas, inside[0], colour, line, edge)
     else:
         _rectangle(canvas, inside[0], colour, line, edge)
-    return _encoded(upright(canvas, orientation), image.extension)
+    return _encoded(apply_exif_orientation(canvas, orientation), image.extension)
 
 
 def draw_arrow(image: Image, x: float, y: float, colour: str, size: tuple[float, float] | None = None) -> Image:
@@ -113,7 +113,7 @@ def draw_arrow(image: Image, x: float, y: float, colour: str, size: tuple[float,
     edge = max(0.02 * length, min(0.6, 0.04 * length))
     _fill_polygon(canvas, _contrast(colour), _arrow(tip, angle, length))
     _fill_polygon(canvas, COLOURS[colour], _arrow(tip, angle, length, edge))
-    return _encoded(upright(canvas, orientation), image.extension)
+    return _encoded(apply_exif_orientation(canvas, orientation), image.extension)
 
 
 def _canvas(image: Image, size: tuple[float, float] | None) -> tuple[Pillow.Image, int, _Point]:
@@ -121,7 +121,7 @@ def _canvas(image: Image, size: tuple[float, float] | None) -> tuple[Pillow.Imag
     stored, orientation = decode_as_stored(image.data)
     if size is None:
         return stored, orientation, (1.0, 1.0)
-    turned = upright(stored, orientation)
+    turned = apply_exif_orientation(stored, orientation)
     for picture, still in ((stored, orientation), (turned, 1)):
         across, down = picture.width / size[0], picture.height / size[1]
         if abs(across / down - 1) < SAME_SHAPE:

@@ -65,7 +65,7 @@ def _json_rows(file: AnnotationFile, scratch: Scratch, *, as_written: bool = Fal
     """The records of a file of JSON."""
     decoder = JsonDecoder(as_written=as_written)
     if file.kind == "JSON object":
-        found, what = _of_object(file.path, decoder)
+        found, what = _records_of_object(file.path, decoder)
         if what:
             scratch.note(f"{file.name} is one object: {what}")
     else:
@@ -74,7 +74,7 @@ def _json_rows(file: AnnotationFile, scratch: Scratch, *, as_written: bool = Fal
         yield decoder.checked(value)
 
 
-def _of_object(path: Path, decoder: JsonDecoder) -> tuple[Iterator[Any], str]:
+def _records_of_object(path: Path, decoder: JsonDecoder) -> tuple[Iterator[Any], str]:
     """The records of an object, and what was taken for them; "" where it is one record itself."""
     lists, others, inner = [], [], []
     plain_lists = 0

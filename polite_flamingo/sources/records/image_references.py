@@ -34,7 +34,7 @@ IMAGE_KEYS = (
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
 _FTYP = b"ftyp"
-_LONGEST_NAME = 1024
+_MAX_PATH_LENGTH = 1024
 """Characters: a longer text without a dot, of the letters of base64, is not a path."""
 
 _DEPTH = 5
@@ -60,7 +60,7 @@ def _references(value: Any, context: Context, separator: str, depth: int) -> Ite
     if is_cell_reference(value):
         value = read_cell(value, context.options)
     if isinstance(value, str):
-        value = _written(value)
+        value = _parsed(value)
     if isinstance(value, str) and separator:
         yield from (part.strip() for part in value.split(separator) if part.strip())
     elif isinstance(value, str | bytes):
@@ -70,12 +70,12 @@ def _references(value: Any, context: Context, separator: str, depth: int) -> Ite
         for item in value:
             yield from _references(item, context, separator, depth + 1)
     elif isinstance(value, dict):
-        yield from _references(_of_object(value), context, "", depth + 1)
+        yield from _references(_value_of_object(value), context, "", depth + 1)
     elif value is not None:
         raise BadSample("bad_field", f"an image must be a path or, in Parquet, bytes, not {describe_type(value)}")
 
 
-def _of_object(value: dict[str, Any]) -> Any:
+def _value_of_object(value: dict[str, Any]) -> Any:
     """What an object has under the first of `IMAGE_KEYS`."""
     there = [name for name in IMAGE_KEYS if name in value]
     for name in there:
@@ -94,7 +94,7 @@ def _is_byte(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 256
 
 
-def _written(text: str) -> Any:
+def _parsed(text: str) -> Any:
     """The list, object or bytes that a text spells out, in JSON or as Python prints it; else the text."""
     start = text.lstrip()[:2]
     if not isinstance(found := json_in(text), str):
@@ -121,19 +121,19 @@ def read_image(
         BadSample: `missing_image`, `unsafe_name`, `image_too_large`, `bad_field`, or what `images.inspect` says.
     """
     if isinstance(reference, bytes):
-        return _of_bytes(reference, context, places)
+        return _image_of_bytes(reference, context, places)
     text = verbatim(reference, "the image")
     if "\0" in text:
         raise BadSample("bad_field", "the image holds a NUL byte")
     start = text[:40].lower()
     if start.startswith("data:"):
-        return checked_image(_of_data_url(text), "the image in its data URL")[0]
+        return checked_image(_bytes_of_data_url(text), "the image in its data URL")[0]
     if start.startswith(("http://", "https://")):
         return context.local_or_downloaded(text.strip(), *places(text.strip()))
     if (scheme := re.match(r"([a-z][a-z0-9+.]+)://", start)) and scheme[1] != "file":
         what = f"{text[:120]!r} is not fetched: only http and https are, from hosts named with --download"
         raise BadSample("missing_image", f"{what}; copy such files into the folder of --images")
-    if (data := _of_base64(text)) is not None:
+    if (data := _bytes_of_base64(text)) is not None:
         return checked_image(data, "the image in base64")[0]
     if not text.strip():
         raise BadSample("bad_field", "an image must be a path or, in Parquet, bytes, not blanks")
@@ -153,28 +153,28 @@ def reference_name(reference: str | bytes) -> str:
         return "(bytes)"
     if reference[:5].lower() == "data:":
         return "(data URL)"
-    return reference if len(reference) <= _LONGEST_NAME and _of_base64(reference) is None else "(base64)"
+    return reference if len(reference) <= _MAX_PATH_LENGTH and _bytes_of_base64(reference) is None else "(base64)"
 
 
 def needs_folder(value: Any) -> bool:
     """Whether a value names a file: neither bytes, nor an address, nor text that holds the picture itself."""
     if isinstance(value, str):
-        found = _written(value)
+        found = _parsed(value)
         if not isinstance(found, str):
             return needs_folder(found)
         is_file = "://" not in found[:20] or found[:7].lower() == "file://"
-        return bool(found.strip()) and is_file and found[:5].lower() != "data:" and _of_base64(found) is None
+        return bool(found.strip()) and is_file and found[:5].lower() != "data:" and _bytes_of_base64(found) is None
     if isinstance(value, list):
         return any(map(needs_folder, value))
     if isinstance(value, dict) and not is_cell_reference(value):
         try:
-            return needs_folder(_of_object(value))
+            return needs_folder(_value_of_object(value))
         except BadSample:
             return False
     return False
 
 
-def _of_bytes(data: bytes, context: Context, places: Callable[[str], Iterable[str]]) -> Image:
+def _image_of_bytes(data: bytes, context: Context, places: Callable[[str], Iterable[str]]) -> Image:
     """A column of bytes may hold paths or base64 instead of pictures."""
     try:
         return checked_image(data, "the image in the row")[0]
@@ -185,12 +185,12 @@ def _of_bytes(data: bytes, context: Context, places: Callable[[str], Iterable[st
             text = data.decode()
         except UnicodeDecodeError:
             raise bad from None
-        if _of_base64(text) is None and not (len(text) < _LONGEST_NAME and re.search(r"\.\w{3,4}$", text)):
+        if _bytes_of_base64(text) is None and not (len(text) < _MAX_PATH_LENGTH and re.search(r"\.\w{3,4}$", text)):
             raise
         return read_image(text, context, places)
 
 
-def _of_data_url(url: str) -> bytes:
+def _bytes_of_data_url(url: str) -> bytes:
     head, comma, body = url.partition(",")
     if not comma:
         raise BadSample("bad_field", "the image's data URL has no comma")
@@ -205,7 +205,7 @@ def _of_data_url(url: str) -> bytes:
         raise BadSample("corrupt_image", f"the image's data URL is not base64: {error}") from None
 
 
-def _of_base64(text: str) -> bytes | None:
+def _bytes_of_base64(text: str) -> bytes | None:
     """The bytes of a text that is base64 of a picture, or too long for a path; None for any other text."""
     if len(text) < 32 or " " in text.strip() or not _BASE64.match(text.strip()[:64]):
         return None
@@ -213,7 +213,7 @@ def _of_base64(text: str) -> bytes | None:
         start = _decoded(re.sub(r"\s+", "", text[:200])[:64])
     except ValueError:
         return None
-    if not start.startswith(_MAGIC) and start[4:8] != _FTYP and len(text) <= _LONGEST_NAME:
+    if not start.startswith(_MAGIC) and start[4:8] != _FTYP and len(text) <= _MAX_PATH_LENGTH:
         return None
     if len(text) > MAX_IMAGE_BYTES * 3:
         raise BadSample("image_too_large", f"the image in base64 has {len(text)} characters")
@@ -223,7 +223,7 @@ def _of_base64(text: str) -> bytes | None:
     try:
         return _decoded(packed)
     except ValueError as error:
-        if len(text) <= _LONGEST_NAME:
+        if len(text) <= _MAX_PATH_LENGTH:
             return None
         raise BadSample("corrupt_image", f"the image in base64 cannot be read: {error}") from None
 

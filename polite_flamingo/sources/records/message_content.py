@@ -11,8 +11,8 @@ from polite_flamingo.sources.records.extra_fields import Findings, check_fields,
 from polite_flamingo.sources.records.field_meanings import SPEAKERS, Where
 from polite_flamingo.sources.records.placeholders import ShownImage, text_of
 
-ASKS = ("user", "human", "question", "query", "instruction", "prompt", "input")
-ANSWERS = ("assistant", "gpt", "answer", "response", "output", "completion", "bot")
+QUESTION_FIELDS = ("user", "human", "question", "query", "instruction", "prompt", "input")
+ANSWER_FIELDS = ("assistant", "gpt", "answer", "response", "output", "completion", "bot")
 """Fields of a pair: the first that is there says what the human, or the assistant, says."""
 
 
@@ -45,12 +45,12 @@ class Message:
         return [piece for piece in self.pieces if isinstance(piece, ShownImage)]
 
 
-def read_entry(one: Any, name: str, number: int, found: Findings) -> list[Message]:
+def read_entry(entry: Any, name: str, number: int, found: Findings) -> list[Message]:
     """The message, or the two of a pair."""
-    what, fields = f"{name}[{number}]", as_object(one)
+    what, fields = f"{name}[{number}]", as_object(entry)
     if "from" not in fields and "role" not in fields:
-        asks = next((key for key in ASKS if isinstance(fields.get(key), str)), None)
-        answers = next((key for key in ANSWERS if isinstance(fields.get(key), str)), None)
+        asks = next((key for key in QUESTION_FIELDS if isinstance(fields.get(key), str)), None)
+        answers = next((key for key in ANSWER_FIELDS if isinstance(fields.get(key), str)), None)
         if asks and answers:
             own = _own_findings(fields, {asks, answers}, found, "message", what)
             human = make_message("human", fields[asks], f"{what}.{asks}", own, found)

@@ -67,39 +67,39 @@ def read_conversation(record: dict[str, Any]) -> Conversation:
         BadSample: it is none, or says not to use it, or holds what is not read.
     """
     name, entries = _entries(record)
-    talk, named = _with_pictures(record)
+    conversation, named = _with_pictures(record)
     read = {"id", name, "objects", *named, *SYSTEM}
     read |= {"completion"} if name == "prompt" else set()
     read |= {"chosen"} if _is_answer(record.get("chosen")) else set()
-    check_fields(record, read, talk.found)
+    check_fields(record, read, conversation.found)
     raw = [
-        Message("system", (verbatim(record[one], f"field {one!r}"),))
-        for one in SYSTEM
-        if record.get(one) is not None and record[one] != ""
+        Message("system", (verbatim(record[key], f"field {key!r}"),))
+        for key in SYSTEM
+        if record.get(key) is not None and record[key] != ""
     ]
     first = len(raw)
-    for number, one in enumerate(entries):
-        raw += read_entry(one, name, number, talk.found)
-    _finish(talk, _flagged(raw, first, len(entries), talk.found), record)
-    return talk
+    for number, entry in enumerate(entries):
+        raw += read_entry(entry, name, number, conversation.found)
+    _finish(conversation, _flagged(raw, first, len(entries), conversation.found), record)
+    return conversation
 
 
 def read_alternating_turns(record: dict[str, Any]) -> Conversation:
     """Read a record of UltraChat: the human begins, they take turns."""
-    talk, named = _with_pictures(record)
-    check_fields(record, {"id", "data", *named}, talk.found)
+    conversation, named = _with_pictures(record)
+    check_fields(record, {"id", "data", *named}, conversation.found)
     raw = [
         Message("assistant" if number % 2 else "human", (verbatim(text, f"data[{number}]"),))
         for number, text in enumerate(list_field(record, "data"))
     ]
-    _finish(talk, _flagged(raw, 0, len(raw), talk.found), record)
-    return talk
+    _finish(conversation, _flagged(raw, 0, len(raw), conversation.found), record)
+    return conversation
 
 
 def _entries(record: dict[str, Any]) -> tuple[str, list[Any]]:
     """The messages of a record as it has them, and the field that they are of."""
     chosen = record.get("chosen") if _is_answer(record.get("chosen")) else None
-    name = next((one for one in MESSAGE_LISTS if record.get(one) is not None), "")
+    name = next((key for key in MESSAGE_LISTS if record.get(key) is not None), "")
     if name:
         entries = list_field({name: json_list_in(record[name], dict)}, name)
         return name, _with_chosen(entries, chosen)
@@ -149,7 +149,7 @@ def _as_messages(value: Any, role: str, name: str) -> list[Any]:
 
 def _with_pictures(record: dict[str, Any]) -> tuple[Conversation, list[str]]:
     """A conversation with the pictures that the record's fields name, and those fields."""
-    talk = Conversation([])
+    conversation = Conversation([])
     named: list[str] = []
     for name in IMAGE_NAMES:
         value = record.get(name)
@@ -159,19 +159,19 @@ def _with_pictures(record: dict[str, Any]) -> tuple[Conversation, list[str]]:
             numbers = [int(digits) for key in value if (digits := "".join(filter(str.isdigit, key)))]
             if len(numbers) != len(value) or sorted(numbers) != list(range(min(numbers), min(numbers) + len(numbers))):
                 raise BadSample("bad_field", f"the places in field {name!r} are not numbered in a row")
-            talk.numbered_from = min(numbers)
+            conversation.numbered_from = min(numbers)
             value = [value[key] for _, key in sorted(zip(numbers, value, strict=True))]
-        pictures = [one for one in (value if isinstance(value, list) else [value]) if one is not None]
-        if not talk.pictures:
-            talk.pictures = pictures
+        pictures = [picture for picture in (value if isinstance(value, list) else [value]) if picture is not None]
+        if not conversation.pictures:
+            conversation.pictures = pictures
             named.append(name)
-        elif all(one in talk.pictures for one in pictures):
+        elif all(picture in conversation.pictures for picture in pictures):
             named.append(name)
         else:
             raise BadSample("bad_field", f"fields {named[0]!r} and {name!r} name different pictures")
     named = named or ["image", "images"]
-    talk.pictures_in = named[0]
-    return talk, named
+    conversation.pictures_in = named[0]
+    return conversation, named
 
 
 def _flagged(raw: list[Message], first: int, entries: int, found: Findings) -> list[Message]:
@@ -185,7 +185,7 @@ def _flagged(raw: list[Message], first: int, entries: int, found: Findings) -> l
     """
     if found.by_turn is None:
         return raw
-    answers = [number for number, one in enumerate(raw) if one.speaker == "assistant"]
+    answers = [number for number, message in enumerate(raw) if message.speaker == "assistant"]
     spoken = list(range(first, len(raw)))
     which = {len(spoken): spoken, entries: spoken if entries == len(spoken) else [], len(answers): answers}
     numbers = which.get(len(found.by_turn), [])
@@ -194,54 +194,56 @@ def _flagged(raw: list[Message], first: int, entries: int, found: Findings) -> l
         raise BadSample("unsupported", f"a field of the record says of {said}")
     silent = {number for number, flag in zip(numbers, found.by_turn, strict=True) if not flag}
     return [
-        replace(one, learned=False, why=found.why) if number in silent and one.speaker == "assistant" else one
-        for number, one in enumerate(raw)
+        replace(message, learned=False, why=found.why)
+        if number in silent and message.speaker == "assistant"
+        else message
+        for number, message in enumerate(raw)
     ]
 
 
-def _finish(talk: Conversation, raw: Sequence[Message], record: dict[str, Any]) -> None:
+def _finish(conversation: Conversation, raw: Sequence[Message], record: dict[str, Any]) -> None:
     """Fill in the messages: places of pictures become marks; what stands for something that is not read is refused."""
-    talk.pictured = bool(talk.pictures) or any(
-        isinstance(piece, ShownImage) or (one.speaker == "human" and names_image(piece))
-        for one in raw
-        for piece in one.pieces
+    conversation.pictured = bool(conversation.pictures) or any(
+        isinstance(piece, ShownImage) or (message.speaker == "human" and names_image(piece))
+        for message in raw
+        for piece in message.pieces
     )
     objects = record.get("objects")
-    if not is_empty(objects) and any("<bbox>" in one.text or "<ref-object>" in one.text for one in raw):
-        talk.objects = GroundedObjects.read(objects)
+    if not is_empty(objects) and any("<bbox>" in message.text or "<ref-object>" in message.text for message in raw):
+        conversation.objects = GroundedObjects.read(objects)
     elif not is_empty(objects):
-        check_fields({"objects": objects}, (), talk.found)
-    for one in raw:
-        if one.speaker == "human":
-            one = _number_links(one, talk.pictures)
-        if one.speaker == "human" or talk.pictured:
-            check_placeholders(one.text, pictured=talk.pictured, objects=talk.objects is not None)
-        if one.speaker != "human" and talk.pictured and names_image(one.text):
-            raise BadSample("unsupported", f"the {one.speaker} names a picture's path")
-        if one.speaker == "assistant" and has_thoughts(one.text):
-            talk.found.note("answers contain thoughts ('<think>'), which are taught unchanged")
-        talk.messages.append(_with_places(one, talk.pictured))
+        check_fields({"objects": objects}, (), conversation.found)
+    for message in raw:
+        if message.speaker == "human":
+            message = _number_links(message, conversation.pictures)
+        if message.speaker == "human" or conversation.pictured:
+            check_placeholders(message.text, pictured=conversation.pictured, objects=conversation.objects is not None)
+        if message.speaker != "human" and conversation.pictured and names_image(message.text):
+            raise BadSample("unsupported", f"the {message.speaker} names a picture's path")
+        if message.speaker == "assistant" and has_thoughts(message.text):
+            conversation.found.note("answers contain thoughts ('<think>'), which are taught unchanged")
+        conversation.messages.append(_with_places(message, conversation.pictured))
 
 
 _LINK = re.compile(r"!\[[^\]\n]*\]\(([^()\s]+)\)")
 
 
-def _number_links(one: Message, pictures: Sequence[Any]) -> Message:
+def _number_links(message: Message, pictures: Sequence[Any]) -> Message:
     """A message in which Markdown that shows one of the record's pictures is a numbered mark of it."""
     first = {name: number for number, name in reversed(list(enumerate(pictures, start=1))) if isinstance(name, str)}
 
     def mark(link: re.Match[str]) -> str:
         return f"<image_{first[link[1]]}>" if link[1] in first else link[0]
 
-    pieces = (_LINK.sub(mark, piece) if isinstance(piece, str) else piece for piece in one.pieces)
-    return replace(one, pieces=tuple(pieces)) if first else one
+    pieces = (_LINK.sub(mark, piece) if isinstance(piece, str) else piece for piece in message.pieces)
+    return replace(message, pieces=tuple(pieces)) if first else message
 
 
-def _with_places(one: Message, pictured: bool) -> Message:
+def _with_places(message: Message, pictured: bool) -> Message:
     """A message in which the placeholders of pictures, if it is the human's, are these pictures."""
-    if one.speaker != "human":
-        return one
+    if message.speaker != "human":
+        return message
     pieces: list[str | ShownImage] = []
-    for piece in one.pieces:
+    for piece in message.pieces:
         pieces += [piece] if isinstance(piece, ShownImage) else image_places(piece, pictured=pictured)
-    return replace(one, pieces=tuple(pieces))
+    return replace(message, pieces=tuple(pieces))

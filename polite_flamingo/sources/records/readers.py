@@ -8,7 +8,7 @@ from typing import Any
 
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.small_files import printable_name
-from polite_flamingo.sources.reading.streaming import listed
+from polite_flamingo.sources.reading.streaming import numbered_elements
 from polite_flamingo.sources.records.source import Place, Reader, Records, SourceOptions
 
 
@@ -32,7 +32,7 @@ def list_reader(read: Callable[[Path], Iterable[Any]], part: str, *fields: str) 
 
 def elements_of(name: str) -> Callable[[Path], Iterator[Any]]:
     """Read the list `name` of a file that is an object, for `list_reader`."""
-    return lambda path: (element for _, _, element in listed(path, name))
+    return lambda path: (element for _, _, element in numbered_elements(path, name))
 
 
 def keep_fields(record: Any, names: Iterable[str], **more: Any) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Reason, Sample, Turn, unmarked
@@ -38,14 +39,14 @@ def to_turns(said: Iterable[Message], found: Findings) -> tuple[list[Turn], list
         BadSample: nothing is answered, a turn is empty, or one answer is partly learned.
     """
     said = list(said)
-    system = "\n\n".join(one.text.strip() for one in said if one.speaker == "system" and one.text.strip())
-    spoken = groupby((one for one in said if one.speaker != "system"), key=lambda one: one.speaker)
+    system = "\n\n".join(filter(None, (message.text.strip() for message in said if message.speaker == "system")))
+    spoken = groupby((message for message in said if message.speaker != "system"), key=attrgetter("speaker"))
     runs = [(speaker, list(run)) for speaker, run in spoken]
     before = runs.pop(0)[1] if runs and runs[0][0] == "assistant" else []
     after = runs.pop()[1] if runs and runs[-1][0] == "human" else []
     if not runs:
         raise BadSample("missing_annotation", "no human message is answered")
-    texts = ["\n\n".join(filter(None, (one.text.strip() for one in run))) for _, run in runs]
+    texts = ["\n\n".join(filter(None, (message.text.strip() for message in run))) for _, run in runs]
     for number, text in enumerate(texts):
         if not text:
             speaker = runs[number][0]
@@ -62,20 +63,20 @@ def to_turns(said: Iterable[Message], found: Findings) -> tuple[list[Turn], list
             found.note(says)
     turns = []
     for number, (human, answer) in enumerate(zip(runs[::2], runs[1::2], strict=True)):
-        learned = {one.learned for one in answer[1]}
+        learned = {message.learned for message in answer[1]}
         if len(learned) > 1:
             raise BadSample("unsupported", f"exchange {number}: one answer with parts to learn and parts not to learn")
-        called_bad = any(one.bad for one in human[1])
+        called_bad = any(message.bad for message in human[1])
         turn = Turn(
             instruction=texts[2 * number], response=texts[2 * number + 1], learned=learned.pop() and not called_bad
         )
         turns.append(turn)
     if not any(turn.learned for turn in turns):
-        why = next(one.why for _, run in runs for one in run if one.why)
+        why = next(message.why for _, run in runs for message in run if message.why)
         raise BadSample("excluded", f"no answer may be learned: {why}")
     if not all(turn.learned for turn in turns):
         found.note("answers that may not be learned stay as context")
-    shown = [picture for _, run in runs[::2] for one in run for picture in one.shown]
+    shown = [picture for _, run in runs[::2] for message in run for picture in message.shown]
     return turns, shown, {name: note for name, note in notes.items() if note}
 
 
@@ -88,16 +89,16 @@ _TURN_NOTES = {
 }
 
 
-def text_turns(talk: Conversation) -> tuple[list[Turn], dict[str, Any]]:
+def text_turns(conversation: Conversation) -> tuple[list[Turn], dict[str, Any]]:
     """The turns of a conversation without pictures, and its `meta`. Raises `BadSample` where it shows one."""
-    if talk.pictured:
+    if conversation.pictured:
         raise BadSample("unsupported", "the record names an image: read such a file with --source llava")
-    if talk.found.unread:
-        what = f"column {talk.found.unread[0][:40]!r} holds bytes, which no text is"
+    if conversation.found.unread:
+        what = f"column {conversation.found.unread[0][:40]!r} holds bytes, which no text is"
         raise BadSample("unsupported", f"{what}: drop it, or read the file with --source llava if it is a picture")
-    if talk.objects is not None:
+    if conversation.objects is not None:
         raise BadSample("unsupported", "field 'objects' names places in a picture, and the record has none")
-    turns, _, meta = to_turns(talk.messages, talk.found)
+    turns, _, meta = to_turns(conversation.messages, conversation.found)
     return turns, meta
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from polite_flamingo.images.decoding import decode
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.datasets.pointqa import CLASSES, meant
+from polite_flamingo.sources.datasets.pointqa import CLASSES, agreed_meaning
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.drawn_marks import COLOURS, colour_of
 from polite_flamingo.sources.registry import SOURCES
@@ -124,10 +124,10 @@ def test_intent_takes_what_most_workers_meant(raw: Raw) -> None:
         ("points[6]", "bad_field"), ("points[7]", "bad_field"), ("points[8]", "bad_field"), ("points[9]", "bad_field"),
         ("points[10]", "bad_field"), ("points[11]", "bad_field"), ("points[12]", "bad_field"),
     ]  # fmt: skip
-    assert meant([20]) == "the whole TV monitor" and meant([40, 40, 1]) == "a part of the TV monitor"
+    assert agreed_meaning([20]) == "the whole TV monitor" and agreed_meaning([40, 40, 1]) == "a part of the TV monitor"
     assert len(CLASSES) == 20
     with pytest.raises(BadSample):
-        meant([True])
+        agreed_meaning([True])
 
 
 def test_intent_as_questions(raw: Raw) -> None:

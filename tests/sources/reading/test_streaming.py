@@ -18,7 +18,15 @@ from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading import streaming
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
-from polite_flamingo.sources.reading.streaming import elements, entries, is_list, json_lines, lines, listed, members
+from polite_flamingo.sources.reading.streaming import (
+    elements,
+    entries,
+    is_list,
+    json_lines,
+    lines,
+    members,
+    numbered_elements,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
@@ -78,7 +86,7 @@ def test_a_file_cut_anywhere_is_a_clear_error_after_the_good_records(
     streaming.WINDOW = window
     found = []
     with pytest.raises(SourceError, match=r"line \d+, column \d+: not JSON .*downloaded whole"):
-        for _, number, record in listed(path, "questions"):
+        for _, number, record in numbered_elements(path, "questions"):
             found.append((number, record))
     assert found == [(n, {"id": n, "text": f"is it {n}?"}) for n in range(len(found))]
 
@@ -163,9 +171,9 @@ def test_lists_that_are_needed_are_named_when_absent(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"images": [], "annotations": {}}')
     with pytest.raises(SourceError, match="'annotations' must be a list, found dict"):
-        list(listed(path, "images", "annotations"))
+        list(numbered_elements(path, "images", "annotations"))
     with pytest.raises(SourceError, match="expected an object with 'images' and 'questions', found no 'questions'"):
-        list(listed(path, "images", "questions"))
+        list(numbered_elements(path, "images", "questions"))
 
 
 def test_a_large_file_takes_the_memory_of_its_records(tmp_path: Path) -> None:
@@ -176,9 +184,10 @@ def test_a_large_file_takes_the_memory_of_its_records(tmp_path: Path) -> None:
     with path.open("w") as file:
         file.write('{"annotations": [' + ",".join([record] * 40_000) + "]}")
     code = (
-        "import resource, sys; from pathlib import Path; from polite_flamingo.sources.reading.streaming import listed\n"
+        "import resource, sys; from pathlib import Path\n"
+        "from polite_flamingo.sources.reading.streaming import numbered_elements\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "assert sum(1 for _ in listed(Path(sys.argv[1]), 'annotations')) == 40_000\n"
+        "assert sum(1 for _ in numbered_elements(Path(sys.argv[1]), 'annotations')) == 40_000\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
