@@ -1,4 +1,4 @@
-"""Checks that run beside a job, in a thread of their own."""
+"""Periodic checks in a background thread."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def repeating(check: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Call `check` every so many seconds while inside; the first call comes after as many."""
+    """Call `check` every `seconds` seconds while inside; the first call comes after one interval."""
     done = threading.Event()
 
     def repeat() -> None:

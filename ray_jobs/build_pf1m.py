@@ -5,9 +5,9 @@
         --thresholds.sts 0.5 --pools.rewriting.max_actors 8
 
 Two pools of Ray actors rewrite and score every row of every input shard, and each shard is committed when it is done;
-then `select` applies the thresholds and writes the report. Interrupted at any time, the same command resumes:
-a shard with a manifest is not made again. Rows that could not be processed are in OUT/quarantine with their reasons;
-`replay` runs them again.
+then `select` applies the thresholds and writes the report. After an interruption the same command resumes: shards with
+a manifest are skipped. Rows that could not be processed are in OUT/quarantine with their reasons; `replay` runs them
+again.
 
 Rewriting and scoring ignore thresholds, and nothing here knows which models a profile names.
 """
@@ -59,7 +59,7 @@ class BuildConfig:
 
 
 def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_actor: type | None = None) -> None:
-    """Do the whole job, or what is left of it.
+    """Run the job, or what is left of it.
 
     Args:
         config: of the job.
@@ -67,7 +67,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         scoring_actor: replaces `ScoringActor`, likewise.
 
     Raises:
-        ValueError: the input, the output folder or the pools are not right; the message says what to do.
+        ValueError: the input, the output folder or the pools are wrong; the message says what to do.
         JobFailed: the models failed, or a machine does not see what the others see.
         AllFailed: every row was quarantined.
     """
@@ -107,7 +107,7 @@ def identify(config: BuildConfig) -> tuple[str, dict[str, dict[str, str]]]:
 
 
 def print_world_warning(world: World | None, shards: Mapping[str, Path]) -> None:
-    """Warn, before any work, if the first rows of the input speak of things that the models do not know."""
+    """Warn, before any work, if the first rows of the input use words that the models do not know."""
     if world is None:
         return
     foreign = count_foreign_rows(world, shards)
@@ -124,13 +124,13 @@ def rewrite_and_score(
     rewriting_actor: type | None = None,
     scoring_actor: type | None = None,
 ) -> None:
-    """Rewrite, score and commit shards on Ray; afterwards each has its manifest, and run.json this attempt.
+    """Rewrite, score and commit shards on Ray, each with its manifest; add this attempt to run.json.
 
     Args:
-        job: whose output folder is locked.
+        job: the job; its output folder must be locked.
         shards: name -> path.
         config: of the job.
-        run: what is known of it; by default, what earlier attempts noted.
+        run: the run so far; by default, what earlier attempts recorded.
         rewriting_actor: see `build`.
         scoring_actor: see `build`.
     """

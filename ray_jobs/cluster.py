@@ -1,4 +1,4 @@
-"""The one way to get a Ray: join a cluster or start one, with the pools that a job asks of it.
+"""The one way to get Ray: join a cluster, or start one with room for a job's actors.
 
 `RAY_ADDRESS` (set by `ray job submit`) names the cluster to join; `auto` is the one running on this machine. Without
 it a private Ray is started and ends with the job. A job that the cluster cannot hold is refused: it would hang.
@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else `uv run` builds an environment for each worker
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # it warns of what Ray Data itself does at every start
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # it warns about something that Ray Data itself does at every start
     # On a machine with few cores actors take them all. Ray then ends a task's worker after a second of idleness and
     # starts another one for the next shard, which costs three seconds of CPU each time.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
@@ -42,7 +42,7 @@ def running_ray(needs: Needs, spare_cpus: int = 0, environment: Mapping[str, str
 
     Args:
         needs: what the job needs of it.
-        spare_cpus: logical CPUs that a Ray started here has beyond that.
+        spare_cpus: extra logical CPUs of a Ray started here.
         environment: variables for its processes besides `ENVIRONMENT`.
 
     Raises:
@@ -85,7 +85,7 @@ def set_environment(more: Mapping[str, str]) -> None:
 
 
 ROOM_SECONDS = 15.0
-"""Time for others to release what they hold: a job that has just ended gives its actors back one by one."""
+"""Seconds for others to release what they hold: a job that has just ended releases its actors one by one."""
 
 
 def await_room(needs: Needs, patience: float = ROOM_SECONDS) -> None:
@@ -107,7 +107,7 @@ class Occupied(ValueError):
 
 
 def check_size(resources: Mapping[str, float], needs: Needs, free: Mapping[str, float] | None = None) -> None:
-    """Raise `ValueError` if a job on a cluster of these resources would wait for ever.
+    """Raise `ValueError` if a job on a cluster of these resources would wait forever.
 
     Args:
         resources: of the cluster.
@@ -122,7 +122,7 @@ def check_size(resources: Mapping[str, float], needs: Needs, free: Mapping[str, 
         needed, there = needs.of(kind), resources.get(kind, 0.0)
         if needed > there:
             raise ValueError(
-                f"the workers need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait for ever; "
+                f"the workers need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait forever; "
                 f"lower pools.*, workers.* or serving.scale.* in number or in {kind.lower()}s, or use a larger cluster"
             )
     if free is None:

@@ -2,7 +2,7 @@
 
     polite-flamingo build --profile profiles/tiny.yaml --input shards --out out/polite
 
-A job is imported only when it is asked for, so that the list of commands appears at once.
+A job is imported only when it is run, so the list of commands appears at once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ EXTRAS = {
 
 
 def overview() -> str:
-    """The list of commands, a line each."""
+    """Return the list of commands, one per line."""
     lines = ["usage: polite-flamingo COMMAND [options]", ""]
     for group, commands in COMMANDS.items():
         lines += [f"{group}:", *(f"  {name:<10}{does}" for name, (_, does) in commands.items()), ""]
@@ -64,7 +64,7 @@ COMPLETION = """_polite_flamingo() {
 }
 complete -o default -F _polite_flamingo polite-flamingo
 """
-"""For bash: commands, then the options that a command's help lists; file names where neither fits."""
+"""Completion for bash: commands, then the options in a command's help; file names where neither fits."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """What a user sees: options with help, one-line errors, a progress bar, tables.
 
-Every entry point goes through `run`, so that a mistake of the user ends with one line and exit status 2, work that
-failed with one line and 1, and a mistake of ours with its traceback. Signals: interruption.py.
+Every entry point goes through `run`, so a user's mistake ends with one line and exit status 2, failed work with one
+line and status 1, and a bug with its traceback. Signals: interruption.py.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ OFTEN_SET: dict[str, tuple[str, ...]] = {
     "serve": ("serving.access", "serving.scale.chat"),
     "paper": ("sizes",),
 }
-"""Sections whose settings `--help` lists one by one; of the others it says what they are, and --help-all the rest."""
+"""Sections whose settings `--help` lists one by one; the others get one line, and --help-all lists everything."""
 
 
 class JobFailed(RuntimeError):
-    """A job that cannot go on, for a reason that the message explains; no traceback is needed. Exit status 1."""
+    """A job cannot continue, for a reason that the message explains; no traceback is shown. Exit status 1."""
 
 
 class CannotStart(JobFailed):
-    """A job whose surroundings are not such that it can begin. Exit status 2."""
+    """The environment does not allow a job to start. Exit status 2."""
 
 
 class AllFailed(JobFailed):
-    """A job came to its end, and every row of it failed: the message says how, most often."""
+    """A job finished, but every row failed; the message gives the most common reason. Exit status 1."""
 
 
 def run(
@@ -58,15 +58,15 @@ def run(
     arguments: Sequence[str] | None = None,
     defaults: Callable[[Sequence[str]], Sequence[str]] = lambda arguments: (),
 ) -> int:
-    """Parse the command line into a config and do the job; return the exit status, after one line for what went wrong.
+    """Parse the command line into a config, run the job, and return the exit status; an error prints one line.
 
     Args:
-        name: of the command.
+        name: the command's name.
         description: the docstring of its module; the indented lines are the examples of its help.
         config_class: a dataclass.
-        job: returns an exit status other than 0, if any.
+        job: the function to run; it may return an exit status.
         arguments: instead of those of this process.
-        defaults: gives, for the user's arguments, arguments that stand before them and so yield to them.
+        defaults: maps the user's arguments to default arguments, which they override.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     config = parse(name, description, config_class, [*defaults(arguments), *arguments])
@@ -102,7 +102,7 @@ def parse(name: str, description: str, config_class: type[Config], arguments: Se
 
 
 def _content(name: str, config_class: type, arguments: Sequence[str]) -> dict[str, Any]:
-    """What the command line gives, profiles included, merged. Raises `ValueError`."""
+    """Merge what the command line gives, including profiles. Raises `ValueError`."""
     parser = _parser(name, "", config_class, everything=True)
     _add_names(parser, config_class, arguments)
     try:
@@ -126,7 +126,7 @@ def _content(name: str, config_class: type, arguments: Sequence[str]) -> dict[st
 
 
 class _Note(argparse.Action):
-    """Keeps options in the order in which they were given: a later one wins, a profile too."""
+    """Stores options and profiles in the order given, so that later ones win."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if isinstance(values, list) and len(values) == 1 and values[0][:1] + values[0][-1:] in ("[]", "{}"):
@@ -135,7 +135,7 @@ class _Note(argparse.Action):
 
 
 class _NotePairs(_Note):
-    """The same for NAME=VALUE."""
+    """Does the same for NAME=VALUE."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         if values and all("=" in value for value in values) and not values[0].startswith("{"):
@@ -144,7 +144,7 @@ class _NotePairs(_Note):
 
 
 def _parser(name: str, description: str, config_class: type, *, everything: bool) -> argparse.ArgumentParser:
-    """A parser with an option for every setting; its help lists all of them or those that people set."""
+    """Return a parser with an option for every setting; its help lists all of them or only the common ones."""
     about, examples = _about(description)
     often = OFTEN_SET.get(name, ())
     fields = list(config_fields(config_class))
@@ -183,7 +183,7 @@ def _parser(name: str, description: str, config_class: type, *, everything: bool
 
 
 def _add_section(parser: argparse.ArgumentParser, section: ConfigField, listed: tuple[str, ...]) -> None:
-    """Add the options of a section; `listed` are the parts that its help shows, ("",) is everything."""
+    """Add the options of a section; `listed` names the parts that the help shows, ("",) for all."""
     group = parser.add_argument_group(f"{section.path}: {section.meaning.rstrip('.')}")
     assert section.section is not None
     first_of: dict[Any, str] = {}
@@ -226,7 +226,7 @@ def _add_names(parser: argparse.ArgumentParser, config_class: type, arguments: S
 
 
 def _about(description: str) -> tuple[str, str]:
-    """The first paragraph of a docstring, and its indented commands."""
+    """Return the first paragraph of a docstring and its indented commands."""
     about, *blocks = description.strip().split("\n\n")
     examples = (line for block in blocks if block.startswith("    polite-flamingo") for line in block.split("\n"))
     return about, "\n".join(line[2:] for line in examples)
@@ -269,20 +269,20 @@ def _say(name: str, message: str) -> None:
 
 
 def typed() -> str:
-    """The command line of this process, as it can be pasted into a shell."""
+    """Return the command line of this process, quoted for a shell."""
     main = sys.modules["__main__"].__spec__
     program = ["python", "-m", main.name] if main else [Path(sys.argv[0]).name]
     return shlex.join([*program, *sys.argv[1:]])
 
 
 def table(rows: Sequence[tuple[str, str]], title: str) -> str:
-    """Two aligned columns under a title."""
+    """Format two aligned columns under a title."""
     width = max(len(label) for label, _ in rows)
     lines = [f"  {label:<{width}}  {value}" for label, value in rows]
     return "\n".join([title, *lines])
 
 
 def names_of(names: Sequence[str], most: int = 12) -> str:
-    """A list of names that stays readable when there are thousands."""
+    """Format a list of names, shortened if it is long."""
     more = f" … and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -4,7 +4,7 @@
 
 Generates Shapes scenes and stores their annotations in the formats of real datasets (OUT/raw), ingests them through the
 adapters that read the real ones (OUT/ingested), and builds with profiles/tiny.yaml. Nothing after the first step knows
-that the scenes are synthetic. Interrupted, the same command resumes; run again, it has nothing to do.
+that the scenes are synthetic. After an interruption the same command resumes; once finished, it does nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DemoConfig:
     Attributes:
         out: the folder for everything: raw, ingested, and the build's output.
         samples: approximate number for each dataset.
-        samples_per_shard: also the most that is done again after an interruption.
+        samples_per_shard: size of a shard, and the most work repeated after an interruption.
         seed: of the scenes.
         fresh: generate and build everything again.
     """

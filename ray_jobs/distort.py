@@ -8,8 +8,8 @@ robot, randomly augmented, or replaced by COCO's captions and boxes. Shards of p
 rewritten ones, so train reads both alike. OUT/preview.html shows some side by side.
 
 The shard is the unit of commit and of resume, as in build. Rows in = pairs + quarantined; a dialogue
-counts as many rows as exchanges are taken from it. A server is tried with one request before anything else. If not one
-row became a pair, the exit status is 1.
+counts as many rows as exchanges are taken from it. A server is tested with one request before anything else. The exit
+status is 1 if no row became a pair.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ray_jobs.resumable_job import ShardJob, input_shards
 VERSION = 2
 """Increment when the code makes other pairs from the same samples and settings."""
 SHOWN = 8
-"""Pairs of each kind that the page shows."""
+"""Number of pairs of each kind on the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +68,17 @@ class DistortConfig:
 
 
 def distort(config: DistortConfig, actor: type | None = None) -> None:
-    """Do the whole job, or what is left of it.
+    """Run the job, or what is left of it.
 
     Args:
         config: of the job.
         actor: replaces `DistortionActor`, for tests that need a worker to fail in a certain way.
 
     Raises:
-        ValueError: the input, the output folder or the pools are not right; the message says what to do.
+        ValueError: the input, the output folder or the pools are wrong; the message says what to do.
         EndpointDown: the speaker's server does not answer as it should.
         JobFailed: the speaker failed.
-        AllFailed: not one row became a pair.
+        AllFailed: no row became a pair.
     """
     layout = OutputLayout(root=Path(config.out), samples="pairs")
     shards = input_shards(config.input, layout, fresh=config.fresh)
@@ -113,7 +113,7 @@ def try_out(config: DistortionConfig) -> None:
     wording = EndpointSpeaker(config).try_out()
     print(f"{config.endpoint.model} at {config.endpoint.url} answers ({wording})")
     if wording == ASKED_PLAINLY:
-        print("it does not continue a begun turn, so it is asked for a careless annotator's note, not a robot's words")
+        print("it cannot continue a started turn, so it writes a careless annotator's note, not a robot's words")
 
 
 def speaker_of(config: DistortionConfig) -> dict[str, dict[str, str]]:
@@ -151,7 +151,7 @@ def forget_failed(layout: OutputLayout) -> None:
 
 
 def make_pairs(job: ShardJob, shards: Mapping[str, Path], config: DistortConfig, actor: type | None = None) -> None:
-    """Distort and commit shards on Ray; afterwards each has its manifest, and run.json this attempt."""
+    """Distort and commit shards on Ray, each with its manifest; add this attempt to run.json."""
     index = caption_index(config.distortion, job.layout.captions)
     with job.attempt() as attempt, running_ray(config.pools.needs(config.pools.distorting)):
         from actors.commit import commit_blocks

@@ -4,11 +4,11 @@
         --contestants clever=out/clever/model base=base:profiles/tiny.yaml --text_only base
 
 Contestants are models, endpoints and files of recorded answers (`evaluation/contestants.py`); the annotations always
-take part. Answers are kept, one file per contestant and shard, so that the same command after an interruption, or with
-one more contestant, asks only for what is missing; an endpoint is asked again for what it failed on. A name stands for
-one model for the life of the output folder. Means, intervals and pages are recomputed each time, which takes seconds.
+take part. Answers are kept, one file per contestant and shard, so the same command after an interruption, or with one
+more contestant, adds only what is missing; an endpoint gets its failed samples again. A name stands for one model for
+the life of the output folder. Means, intervals and pages are recomputed each time, which takes seconds.
 
-    OUT/responses/NAME/SHARD.jsonl   what NAME answered, and why not where it did not (`evaluate_answering.py`)
+    OUT/responses/NAME/SHARD.jsonl   what NAME answered, or why it did not (`evaluate_answering.py`)
     OUT/judged/SHARD.json            the numbers of every answer (`evaluate_judging.py`)
     OUT/evaluation.json              the shards as they were first read; if one has changed, the folder is refused
     OUT/results.json OUT/results.md OUT/report.html
@@ -53,7 +53,7 @@ OUTPUTS = (
 
 
 def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judging_actor: type | None = None) -> None:
-    """Do the whole job, or what is left of it.
+    """Run the job, or what is left of it.
 
     Args:
         config: of the job.
@@ -61,7 +61,7 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
         judging_actor: replaces `JudgingActor`, likewise.
 
     Raises:
-        ValueError: a contestant, the input or the output folder is not right; the message says what to do.
+        ValueError: a contestant, the input or the output folder is wrong; the message says what to do.
         EndpointDown: an endpoint does not answer as it should; what it has answered is kept.
         JobFailed: a model failed.
         AllFailed: a contestant has no whole answer to any sample. The report is written all the same.
@@ -89,7 +89,7 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
 def answer_and_judge(
     evaluation: Evaluation, digests: Mapping[str, str], answering_actor: type | None, judging_actor: type | None
 ) -> None:
-    """Ask for every missing answer, then judge what has changed. Ray starts only if there is work for it."""
+    """Collect every missing answer, then judge what has changed. Ray starts only if there is work for it."""
     contestants = evaluation.contestants
     endpoints = {name: one for name, one in contestants.items() if isinstance(one, Endpoint)}
     for name in contestants:
@@ -130,7 +130,7 @@ def print_summary(results: Results, out: Path) -> None:
 
 
 def fail_without_answers(results: Results, contestants: Mapping[str, Contestant]) -> None:
-    """Raise `AllFailed` for a contestant without any answer or, if it was asked here, without a whole one."""
+    """Raise `AllFailed` for a contestant without any answer or, unless recorded, without a whole one."""
     for name, contestant in contestants.items():
         given = results.answers[name]
         if given.whole or (given.answered and isinstance(contestant, Recorded)):

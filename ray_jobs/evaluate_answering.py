@@ -1,9 +1,9 @@
 """The first half of an evaluation: every contestant answers, once.
 
     OUT/responses/NAME/SHARD.jsonl     its answers, or why there is none
-    OUT/responses/NAME/contestant.json which model stands behind the name
+    OUT/responses/NAME/contestant.json the model behind the name
 
-Models answer on Ray, an endpoint is called from this process, a file is copied. Nothing here judges an answer.
+Models answer on Ray, endpoints are called from this process, and files are copied. Nothing here judges an answer.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Evaluation:
     """An evaluation under way.
 
     Attributes:
-        config: of the job.
-        contestants: by name.
+        config: the job's config.
+        contestants: name -> contestant.
         shards: name -> path.
         identities: name of a contestant -> hash of what decides its answers.
     """
@@ -68,7 +68,7 @@ def identity(contestant: Contestant, config: EvaluateConfig) -> str:
     """Return a hash of what decides a contestant's answers.
 
     Raises:
-        ValueError: it needs a profile.
+        ValueError: it is a model, and there is no profile.
     """
     if isinstance(contestant, Checkpoint):
         return answering_hash(answering_config(contestant, config), config.pools.rewriting.rows_per_call)
@@ -85,7 +85,7 @@ def answering_config(contestant: Checkpoint, config: EvaluateConfig) -> Rewriter
 
 
 def check_contestants(evaluation: Evaluation) -> None:
-    """Record which model stands behind each name; raise `ValueError` if it was another. A recorded file may change."""
+    """Record the model behind each name; raise `ValueError` if it was another one. Recorded files may change."""
     for name, contestant in evaluation.contestants.items():
         file = evaluation.out / "responses" / name / "contestant.json"
         found = {"kind": type(contestant).__name__.lower(), "identity": evaluation.identities[name]}
@@ -107,7 +107,7 @@ def contestant_at(config: EvaluateConfig, endpoint: Endpoint) -> EndpointContest
 
 
 def try_out_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> None:
-    """Ask for the first missing answer and keep it. This comes before any work, so that a wrong address costs seconds.
+    """Get and keep the first missing answer. This comes before any work, so that a wrong address costs only seconds.
 
     Raises:
         EndpointDown: the server does not answer as it should.
@@ -122,7 +122,7 @@ def try_out_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> N
 
 
 def answer_from_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> None:
-    """Ask for the missing answers from this process: the network is the bottleneck, and the key stays here."""
+    """Get the missing answers from this process: the network is the bottleneck, and the key stays here."""
     contestant, asked = contestant_at(evaluation.config, endpoint), 0
     for file, known, missing in evaluation.missing(name):
         asked += len(missing)
@@ -139,7 +139,7 @@ def answer_from_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) 
 def answer_on_ray(
     evaluation: Evaluation, name: str, contestant: Checkpoint, shards: Mapping[str, Path], actor: type | None
 ) -> None:
-    """Let a checkpoint answer whole shards on a pool of actors: `AnsweringActor`, or a test's own."""
+    """Let a checkpoint answer whole shards on a pool of actors: `AnsweringActor`, or a test's replacement."""
     from actors.answering import AnsweringActor, record_answers
     from ray_jobs.pipeline import ActorPool, run_shards
 

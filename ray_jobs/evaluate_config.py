@@ -14,7 +14,7 @@ from polite_flamingo.pools import PoolsConfig
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How an evaluation asks and judges.
+    """How contestants answer and are judged.
 
     Attributes:
         by: whether results are grouped by task or by dataset.
@@ -39,11 +39,11 @@ class EvaluateConfig:
         input: a folder of .tar shards whose responses are the ground truth, one .tar, or a pattern in quotes.
         out: the output folder; on several machines, one that all of them see.
         contestants: name -> a model's folder, a profile's .yaml, endpoint:MODEL@URL or recorded:FILE.jsonl; on the
-            command line --contestants.NAME WHAT, as often as there are contestants.
+            command line --contestants.NAME WHAT, once per contestant.
         text_only: the contestant that the alignment tax is measured against; "" measures none.
         rewriter: how models decode and use the machine; the model it names takes no part.
         scoring: the judges.
-        evaluation: how contestants are asked and answers judged.
+        evaluation: how contestants answer and are judged.
         pools: rewriting: actors that hold a model that answers; scoring: actors that hold the judges.
         fresh: delete what an earlier evaluation left in `out` and start over.
     """

@@ -3,7 +3,7 @@
     OUT/judged/SHARD.json                          the numbers of every answer, and a hash of what they depend on
     OUT/results.json OUT/results.md OUT/report.html
 
-Judging runs on Ray. The rest takes seconds and is repeated each time. Nothing here asks a contestant.
+Judging runs on Ray. The rest takes seconds and is repeated each time. No contestant answers here.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ JUDGED = 2
 
 
 def stale(evaluation: Evaluation, digests: Mapping[str, str]) -> dict[str, str]:
-    """Return the shards whose numbers are missing or of other answers, each with the hash of what they depend on.
+    """Return the shards whose numbers are missing or outdated, each with the hash of what they depend on.
 
     Args:
-        evaluation: under way.
+        evaluation: the evaluation under way.
         digests: shard -> digest of its content.
     """
     models = [model["fingerprint"] for model in judge_models(evaluation.config).values()]
@@ -52,10 +52,10 @@ def stale(evaluation: Evaluation, digests: Mapping[str, str]) -> dict[str, str]:
 
 
 def judge_on_ray(evaluation: Evaluation, identities: Mapping[str, str], actor: type | None) -> None:
-    """Judge whole shards on a pool of actors: `JudgingActor`, or a test's own.
+    """Judge whole shards on a pool of actors: `JudgingActor`, or a test's replacement.
 
     Args:
-        evaluation: under way.
+        evaluation: the evaluation under way.
         identities: from `stale`.
         actor: replaces `JudgingActor`.
     """
@@ -99,7 +99,7 @@ def conclude(evaluation: Evaluation) -> Results:
                     f"{strangers[0]!r}, the input's like {judged.keys[0]!r}"
                 )
             if strangers:
-                print(f"{name}: {len(strangers):,} recorded answers are to samples that are not in the input")
+                print(f"{name}: {len(strangers):,} recorded answers are for samples that are not in the input")
     results = summarise(judged, text_only=config.text_only, resampling=config.evaluation.resampling)
     unreadable: Counter[str] = Counter()
     for record in records.values():

@@ -1,8 +1,8 @@
 """Hashes of everything that decides a result: two runs with the same hash may share an output folder.
 
 They cover the models (their files, not their paths), prompts and generation settings. They leave out thresholds, which
-are applied later, and where and in which pieces the work is done: pool sizes, devices, threads, the engine's slots and
-caches, rows per call. Which prompts share a beam search does count, because it seeds their sampling.
+are applied later, and how the work is divided: pool sizes, devices, threads, the engine's slots and caches, rows per
+call. Which prompts share a beam search does count, because it seeds their sampling.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def config_hash(
     """Return a hash that changes when a row's result may change.
 
     Args:
-        rewriter: of the run.
-        scoring: of the run.
+        rewriter: the rewriter's config.
+        scoring: the config of the scoring models.
         models: from `model_fingerprints`.
         rows_per_call: of rewriting; a beam search's batches are made within a call.
     """
@@ -109,7 +109,7 @@ def _rewriting(rewriter: RewriterConfig, models: dict[str, dict[str, str]], rows
 
 
 def base_fingerprints(start: FlamingoConfig) -> dict[str, dict[str, str]]:
-    """Return role -> name and fingerprint of the parts of the model that a training starts from.
+    """Return role -> name and fingerprint of the parts of the model that training starts from.
 
     Raises:
         FileNotFoundError: a `zoo:` or `package:` name leads nowhere.

@@ -8,11 +8,11 @@
     polite-flamingo ingest --mixture profiles/pf1m-mixture.yaml --root data --skip_absent --out shards
 
 Every annotation record becomes a sample in OUT/SOURCE-00000.tar … or a line of OUT/quarantine/SOURCE.jsonl that says
-what is wrong with it and where it stands. Interrupted, the same command resumes. The exit status is 0 if there are
-samples, 1 if every row was quarantined, and 2 if an annotation file as a whole is unusable.
+what is wrong with it and where it stands. After an interruption the same command resumes. The exit status is 0 if there
+are samples, 1 if every row was quarantined, and 2 if an annotation file as a whole is unusable.
 
-The annotation files are streamed by one process a source; the shards are built by Ray Data tasks, which read the images
-(`polite_flamingo/ingest/` says how, and why it can be interrupted). A source of a few shards is done in this process:
+The annotation files are streamed by one process per source; the shards are built by Ray Data tasks, which read the
+images (`polite_flamingo/ingest/` says how, and why it can be interrupted). Small sources are ingested in this process:
 starting Ray would take longer.
 """
 
@@ -58,29 +58,30 @@ class IngestOptions:
     """What to ingest, and where the shards go.
 
     Attributes:
-        list: print the sources with the files that each wants, and exit; with names, those with all details.
+        list: print the sources with the files that each needs, and exit; with names, print these in detail.
         source: a name of --list; own data: table, llava, sharegpt, pf1m, webdataset.
         annotations: annotation files or folders, in any order.
         images: the folder that image names are relative to.
         out: the folder of the shards; several sources may share it.
-        preview: write a page that shows so many samples as they would be ingested (20 if no number is given), no shard.
+        preview: write a page with this many samples as they would be ingested (20 if no number is given), and no
+            shards.
         columns: columns of a table: response, instruction, image, id, task, rationale, split or meta.ANY = its name.
-        split: part of the keys; of files that hold several splits, only this one is read ("train" in keys if not
-            given, and every split is read).
-        extra: settings that only one source knows, see --list NAME.
+        split: part of the keys, and the only split to read from files with several; if not given, keys say "train" and
+            every split is read.
+        extra: settings of one source, see --list NAME.
         download: fetch images that are not on disk from these hosts (*.example.org: all below one) and no others.
-        name: of the shards, where a source is ingested twice; the source's name if not given.
+        name: name of the shards, for a source that is ingested twice; by default the source's name.
         count: sample this many records instead of all.
-        seed: of the sample; 0, or the mixture's, if not given.
+        seed: seed of the sample; by default 0, or the mixture's.
         samples_per_shard: samples in a shard.
         threads: images read at once; 0 chooses.
         fresh: replace the shards of the same name in --out.
-        local: work in this process only, without Ray.
+        local: run in this process only, without Ray.
         mixture: several sources at once: the YAML file that names them, see profiles/.
         root: the folder that the mixture's paths are relative to.
-        sampling: how much of each source, instead of what the mixture says.
-        total: records in all, for the sampling sqrt.
-        skip_absent: leave out sources of the mixture whose files are not there.
+        sampling: how much to take of each source; overrides the mixture.
+        total: total number of records, for the sampling sqrt.
+        skip_absent: leave out sources of the mixture whose files are missing.
     """
 
     list: tuple[str, ...] | None = field(default=None, metadata={"nargs": "*", "const": (), "metavar": "NAME"})
@@ -107,7 +108,7 @@ class IngestOptions:
     skip_absent: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what is missing."""
+        """Raise ValueError if a required option is missing."""
         if self.list is not None or (self.mixture and (self.out or self.preview is not None)):
             return
         known = SOURCES.get(self.source)
@@ -118,7 +119,7 @@ class IngestOptions:
 
 
 def run(options: IngestOptions) -> int:
-    """Ingest, and print the counts; 1 if there is no sample. Raises `ValueError`, `OSError`."""
+    """Ingest and print the counts; return 1 if there is no sample. Raises `ValueError`, `OSError`."""
     if options.list is not None:
         width = shutil.get_terminal_size((100, 24)).columns
         print(as_text(sources_named(options.list or SOURCES), details=bool(options.list), width=width))
@@ -229,11 +230,9 @@ def _mixture(options: IngestOptions) -> tuple[list[IngestConfig], Choose]:
     if absent and not options.skip_absent:
         name, path = next(iter(absent.items()))
         more = f" (and files of {len(absent) - 1} more)" if len(absent) > 1 else ""
-        raise SourceError(
-            f"{name}: {path} is not there{more}; pass --root, or --skip_absent to do without such sources"
-        )
+        raise SourceError(f"{name}: {path} is not there{more}; pass --root, or --skip_absent to skip such sources")
     if absent:
-        print(f"left out, because files are not there: {', '.join(absent)}", file=sys.stderr)
+        print(f"left out, because files are missing: {', '.join(absent)}", file=sys.stderr)
         mixture = mixture.without(absent)
         made = [config for config in made if config.shard_name not in absent]
     return made, mixture.counts
@@ -269,7 +268,7 @@ def _config(given: IngestOptions) -> IngestConfig:
 
 
 def _with_local_paths(given: IngestOptions) -> IngestOptions:
-    """Paths as `local_path` gives them, patterns among the annotations as what they stand for. Raises ValueError."""
+    """Resolve paths with `local_path` and expand patterns among the annotations. Raises ValueError."""
     paths = [local_path(path, "--annotations") for path in given.annotations]
     return replace(
         given,
@@ -282,7 +281,7 @@ def _with_local_paths(given: IngestOptions) -> IngestOptions:
 
 @contextmanager
 def _progress() -> Iterator[Tick]:
-    """Show a bar for each step; if nobody watches, a line a minute and one at the end."""
+    """Show a bar for each step; without a terminal, print one line per minute and one at the end."""
     if not sys.stderr.isatty():
         yield partial(_line, {})
         return

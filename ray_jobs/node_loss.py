@@ -1,4 +1,4 @@
-"""A job that has lost a machine continues on those that are left, or ends and says so; it never waits for ever.
+"""End a job that lost a machine and cannot continue on those that are left; it would wait forever.
 
 Ray restarts the actors of a lost machine wherever there is room. If the rest of the cluster is too small for all of
 them, the first may take the room that another pool needs, and nothing moves any more. Only waiting tells that from a
@@ -27,7 +27,7 @@ class Watch:
     """Tells whether a job is stuck.
 
     Args:
-        pools: of the job's actors.
+        pools: the job's actor pools.
         rows_done: returns a value that changes with every row and every shard.
         lost: returns the machines that are gone.
         resources: returns the resources of the machines that are left.

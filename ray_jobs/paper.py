@@ -5,9 +5,9 @@
 For each seed: samples conversations and annotations, distorts the former and trains Polite Flamingo on them, has it
 rewrite the latter (`build_pf1m`), trains Clever Flamingo in its three stages with all ablations beside it, trains the
 second generation, and asks every model about unseen scenes. Then OUT/report.html compares the measurements with what
-the paper says. Interrupted, the same command resumes.
+the paper says. After an interruption the same command resumes.
 
-Trainings of one process each run side by side on Ray, as many as there are cores: they are too small to be divided.
+Training runs have one process each and run side by side on Ray, one per core: they are too small to be divided.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class PaperConfig:
         sizes: number of samples of each kind.
         rewriter: how models decode; the plan says which models.
         scoring: the models that score and judge.
-        thresholds: of PF-mini.
-        pools: of build_pf1m.
-        distortion: of good responses.
-        training: of all stages.
-        gpus: GPUs that a training takes.
+        thresholds: what PF-mini keeps.
+        pools: actors of build_pf1m.
+        distortion: how good responses are distorted.
+        training: the training stages.
+        gpus: GPUs per training run.
         fresh: delete what an earlier run left and start over.
     """
 
@@ -83,13 +83,13 @@ class PaperConfig:
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError where nothing would be repeated."""
+        """Raise ValueError if there are no seeds."""
         if self.seeds < 1:
             raise ValueError("seeds must be at least 1; an interval needs two")
 
 
 def paper(config: PaperConfig) -> None:
-    """Do the whole job, or what is left of it.
+    """Run the job, or what is left of it.
 
     Raises:
         ValueError: the folder holds the work of another configuration or of other models.
@@ -143,11 +143,11 @@ class _Steps:
         """Begin a step once those it needs are done; returns a handle that other steps may need.
 
         Args:
-            title: of the step.
+            title: name of the step, for messages.
             needs: handles of other steps.
             result: the file for what `function` returns; if it is there, the step is done already.
             function: of `paper_steps.py`.
-            arguments: of the function.
+            arguments: arguments for `function`.
         """
         done = self._remote.remote(result, function, arguments, *needs)
         self._open[done] = title

@@ -65,11 +65,11 @@ class Training:
     """One training run in the plan.
 
     Attributes:
-        name: of the run.
+        name: the run's name.
         stage: the training stage whose configuration it uses.
         start: the run whose model it starts from; "" is the base.
         data: the mixture.
-        changes: to the stage's configuration.
+        changes: changes to the stage's configuration.
     """
 
     name: str
@@ -178,7 +178,7 @@ def _rows(folder: Path) -> list[Sample | Quarantined]:
 
 
 def samples_of(folder: Path) -> list[Sample]:
-    """Read the samples of a folder of shards, without what cannot be read."""
+    """Read the samples in a folder of shards, skipping what cannot be read."""
     return [row for row in _rows(folder) if isinstance(row, Sample)]
 
 

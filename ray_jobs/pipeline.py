@@ -1,8 +1,7 @@
-"""How shards go through pools of actors on Ray Data. The only place that knows Ray Data's switches.
+"""Run shards through pools of actors on Ray Data. The only module that knows Ray Data's options.
 
-A block is a whole shard from the read task to the write. Dead actors are restarted and their block is tried again
-without limit: the journal sets the limit, because only it can tell a row that kills workers from a machine that was
-taken away.
+A block is a whole shard from the read task to the write. Ray restarts dead actors and retries their block without
+limit: the journal sets the limit, because only it can tell a row that kills workers from a machine that was taken away.
 """
 
 from __future__ import annotations
@@ -35,10 +34,12 @@ from ray_jobs.ray_start import on_each_node
 
 SHARDS_PER_RUN = 10_000
 """Ray Data's driver keeps about 17 kB per shard, most of which it frees at the end of a run. A job with more shards is
-several runs, one after the other; restarting the actors is little beside the hours that so many shards take."""
+several runs, one after the other; restarting the actors costs little compared with the hours that so many shards
+take."""
 
 PROBE_SECONDS = 60.0
-"""Time for the machines of a cluster to start a process that looks for the probe. Slower ones look when they work."""
+"""Seconds for the machines of a cluster to start a process that looks for the probe. Slower ones look once they
+work."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ActorPool:
     Attributes:
         actor: their class.
         config: its first argument: what the actors load, and how it works.
-        size: how many there are, and what each takes of a machine.
+        size: how many there are, and what each takes from a machine.
         models: name -> fingerprint of the models they load, for comparison with the files on their machines.
     """
 
@@ -75,7 +76,7 @@ def run_shards(
         shards: name -> path.
         through: the pools, in order.
         write: a function of `actors/` that puts whole shards on disk; None if the last actor does.
-        layout: of the output folder.
+        layout: the output folder.
         pools: what all pools have in common.
         config_hash: for the provenance of each sample.
         prepare: see `ShardDatasource`.
@@ -200,7 +201,7 @@ def _task_cpus(pools: PoolsConfig) -> float:
     """Return the logical CPUs of a task.
 
     Zero if no machine replaces a lost one: Ray restarts the lost actors on what is left, and if they take every CPU, a
-    task that wants a part of one waits for ever.
+    task that wants a part of one waits forever.
     """
     return pools.task_cpus if pools.autoscaling else 0
 

@@ -1,9 +1,8 @@
-"""How a job goes, on the screen: what it is doing from the first second on, then rows, and a time when there is one.
+"""Show the progress of a job: first what it is doing, then rows, and the time left once it can be estimated.
 
-Starting Ray and loading models take a minute in which no row is done, and a rate from before them is no rate. So the
-clock of an estimate starts with the first row that is seen finished, and none is given before a tenth of the shards
-is done. A terminal gets a bar; anything else (a log, a submitted job) gets a line for each phase, for the first rows,
-for the end, and one a minute in between.
+Starting Ray and loading models take a minute in which no row is finished. So the rate is measured from the first
+finished row, and no estimate is given before a tenth of the shards is done. A terminal gets a bar; anything else (a
+log, a submitted job) gets a line for each phase, for the first rows, for the end, and one per minute in between.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from tqdm import tqdm
 from ray_jobs.background import repeating
 
 SETTLED = 10.0
-"""Seconds from the first finished row on before a rate is worth saying."""
+"""Seconds after the first finished row before a rate is shown."""
 
 TENTH = 0.1
 EVERY = 60.0
@@ -30,17 +29,17 @@ EVERY = 60.0
 
 
 def phase(text: str) -> None:
-    """Say what is being done now, before there is anything to count."""
+    """Print what the job is doing before there is anything to count."""
     print(f"{text} …", file=sys.stderr, flush=True)
 
 
 @dataclass(kw_only=True)
 class Pace:
-    """Rows as they come, and what can be said of them. It reads no clock: whoever asks tells the time.
+    """Counts finished rows and estimates rate and time left. It reads no clock: callers pass the time.
 
     Attributes:
-        shards: in all.
-        waiting: what is done until the first row is.
+        shards: total number.
+        waiting: what to show until the first row is done.
     """
 
     shards: int
@@ -51,25 +50,25 @@ class Pace:
     first: tuple[float, int] | None = None
 
     def see(self, now: float, rows_in_work: int) -> None:
-        """Take in the rows done in shards that are not; a row that was seen is never taken back."""
+        """Update the number of rows done in unfinished shards; the total never goes down."""
         self.rows_seen = max(self.rows_seen, self.rows_committed + rows_in_work)
         if self.first is None and self.rows_seen:
             self.first = now, self.rows_seen
 
     def advance(self, now: float, shards: int, rows: int) -> None:
-        """Take in finished shards."""
+        """Add finished shards."""
         self.shards_done += shards
         self.rows_committed += rows
         self.see(now, 0)
 
     def rate(self, now: float) -> float | None:
-        """Rows a second since the first were seen; None while that means nothing."""
+        """Return rows per second since the first row; None while it is too early."""
         if self.first is None or now - self.first[0] < SETTLED or self.rows_seen <= self.first[1]:
             return None
         return (self.rows_seen - self.first[1]) / (now - self.first[0])
 
     def left(self, now: float) -> float | None:
-        """Seconds to the end, if the shards to come are like those that are done; None while nobody can tell."""
+        """Return the seconds left if the remaining shards are like the finished ones; None while it is too early."""
         rate = self.rate(now)
         if rate is None or not self.shards_done or self.shards_done < TENTH * self.shards:
             return None
@@ -77,7 +76,7 @@ class Pace:
         return max(0.0, total - self.rows_seen) / rate
 
     def words(self, now: float) -> str:
-        """What to show beside the shards."""
+        """Return what to show beside the number of shards."""
         if not self.rows_seen and self.shards_done < self.shards:
             return self.waiting if not self.shards_done else ""
         said = [f"{self.rows_seen:,} row{'s' * (self.rows_seen != 1)}"]
@@ -89,7 +88,7 @@ class Pace:
 
 
 def duration(seconds: float) -> str:
-    """As people say it: 40 s, 3 min, 2 h 10 min."""
+    """Format a duration: 40 s, 3 min, 2 h 10 min."""
     if seconds < 90:
         return f"{max(1, round(seconds)):d} s"
     minutes = round(seconds / 60)
@@ -98,14 +97,14 @@ def duration(seconds: float) -> str:
 
 @dataclass(kw_only=True)
 class Lines:
-    """When a log gets its next line."""
+    """Decides when a log gets its next line."""
 
     said: float = -EVERY
     started: bool = False
     ended: bool = False
 
     def due(self, now: float, pace: Pace) -> bool:
-        """Whether something happened that is worth one; counts it as said."""
+        """Return whether a line is due; if so, count it as printed."""
         first = not self.started and pace.rows_seen > 0
         end = pace.shards_done == pace.shards
         if self.ended or not (first or end or now - self.said >= EVERY):
@@ -118,12 +117,13 @@ class Lines:
 def progress(
     shards: int, rows_in_work: Callable[[], int], waiting: str = "loading models"
 ) -> Iterator[Callable[[int, int], None]]:
-    """A bar over shards that also counts rows, or lines where nobody watches; gives `advance(shards, rows)`.
+    """Show a bar over shards that also counts rows, or lines without a terminal; yield `advance(shards, rows)`.
 
     Args:
-        shards: in all.
-        rows_in_work: rows done in shards that are not; asked once a second, so that a large shard shows life.
-        waiting: what is done until the first row is.
+        shards: total number.
+        rows_in_work: returns the rows done in unfinished shards; called once per second, so that large shards show
+            progress.
+        waiting: what to show until the first row is done.
     """
     pace, lock = Pace(shards=shards, waiting=waiting), threading.Lock()
     show, close = (_bar if sys.stderr.isatty() else _lines)(pace)
@@ -148,27 +148,27 @@ def progress(
 
 
 def bar(total: float, form: str) -> Any:
-    """A bar of tqdm on a terminal; elsewhere the same in lines: the first, one a minute, the last.
+    """Return a tqdm bar on a terminal; elsewhere one that prints lines: the first, one per minute, the last.
 
     Args:
-        total: of what is counted.
+        total: the final count.
         form: tqdm's `bar_format`, with "|{bar}|" in it.
     """
     return (tqdm if sys.stderr.isatty() else _Log)(total=total, bar_format=form, dynamic_ncols=True, mininterval=0.5)
 
 
 class _Log(tqdm):  # type: ignore[misc]
-    """What a bar says, in lines of a log."""
+    """A tqdm bar that prints lines to a log."""
 
     said = -EVERY
     line = ""
 
     def __init__(self, **options: Any):
-        """Start; what tqdm itself would draw goes nowhere."""
+        """Start, discarding what tqdm itself would draw."""
         super().__init__(file=io.StringIO(), **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Print a line, if the last one is a minute old or nothing more comes."""
+        """Print a line if the last one is a minute old or this is the end."""
         ended = pos == 0 or self.n >= self.total
         form = {**self.format_dict, "bar_format": self.bar_format.replace("|{bar}|", "")}
         line = self.format_meter(**form).strip()
@@ -178,7 +178,7 @@ class _Log(tqdm):  # type: ignore[misc]
 
     @classmethod
     def write(cls, s: str, file: Any = None, end: str = "\n", nolock: bool = False) -> None:
-        """Print a line of its own."""
+        """Print an extra line."""
         print(s, file=file or sys.stderr, end=end, flush=True)
 
 

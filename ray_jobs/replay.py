@@ -41,7 +41,7 @@ class ReplayConfig:
 
 
 def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_actor: type | None = None) -> None:
-    """Do the job; see `build` for the arguments and errors."""
+    """Run the job; see `build` for the arguments and errors."""
     layout = OutputLayout(root=Path(config.out))
     if not layout.config.exists():
         raise ValueError(f"{config.out} holds no build; run polite-flamingo build first")

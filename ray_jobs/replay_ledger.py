@@ -60,7 +60,7 @@ def readable_rows(layout: OutputLayout, reasons: Collection[str]) -> Iterator[Re
     is taken.
 
     Raises:
-        ValueError: a row that has been scored is another one now.
+        ValueError: a row that was scored has changed.
     """
     families = _families(layout.finished())
     for name in sorted(families.keys() & {*names_in(layout.quarantine("").parent, ".jsonl")}):

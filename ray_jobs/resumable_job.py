@@ -45,7 +45,7 @@ class ResumableJob:
     """A job and its output folder.
 
     Attributes:
-        layout: of the output folder.
+        layout: the output folder.
         identity: hash of everything that decides the result.
         models: role -> name and fingerprint.
         config: resolved, as YAML.
@@ -86,7 +86,7 @@ class ResumableJob:
             yield run.config_hash
 
     def run(self) -> RunInfo:
-        """Return what earlier attempts noted, or a new run."""
+        """Return what earlier attempts recorded, or a new run."""
         run = read_run(self.layout)
         if run is None or run.config_hash != self.identity:  # of another configuration that finished nothing
             run = begin_run(self.identity, self.models, self.config)
@@ -94,7 +94,7 @@ class ResumableJob:
 
     @contextmanager
     def attempt(self, run: RunInfo | None = None) -> Iterator[Attempt]:
-        """Note in run.json that work begins, and at the end, also of a failed attempt, what it has done."""
+        """Record in run.json that work begins and, at the end of any attempt, failed or not, what it has done."""
         attempt = Attempt(self.layout, run or self.run())
         write_atomically(self.layout.config, self.config)
         self.layout.stats.unlink(missing_ok=True)
@@ -140,7 +140,7 @@ class ShardJob(ResumableJob):
         return todo
 
     def refuse_changed_input(self, done: Mapping[str, Path]) -> None:
-        """Raise `ValueError` if a finished shard was made of something else than its input holds now.
+        """Raise `ValueError` if the input of a finished shard has changed since.
 
         Args:
             done: name -> input of each finished shard.
@@ -165,7 +165,7 @@ class Attempt:
     """What one attempt at a job has done, added to run.json on request.
 
     Attributes:
-        rows: of the shards it has finished.
+        rows: number of rows in the shards it has finished.
         seconds: name of a pool -> seconds that these shards spent in it.
     """
 
@@ -268,7 +268,7 @@ def _is_still_at(path: Path, recorded: dict[str, Any] | str) -> bool:
 
 
 def changed_input(root: Path, changed: Sequence[str], total: int, otherwise: str = "") -> ValueError:
-    """Make the error for input that is not what `root` was made of. Args: otherwise: another remedy."""
+    """Return the error for input that differs from what `root` was made of. Args: otherwise: another remedy."""
     return ValueError(
         f"the input of {len(changed):,} of {total:,} shards has changed since {root} was made: {names_of(changed)}; "
         f"give another --out, or --fresh to delete it and start over{otherwise}"

@@ -54,7 +54,7 @@ from ray_jobs.replay_ledger import settle, source_of
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
-    """Another selection from an output folder of build_pf1m.
+    """A new selection from the output folder of a build.
 
     Attributes:
         out: the output folder of a build.
@@ -69,7 +69,7 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     """Make the selection and everything that depends on it, shard by shard; write OUT/stats.json last.
 
     Returns:
-        What differs from the selection before; None if there was none or it was not finished.
+        What differs from the previous selection; None if there was none or it was not finished.
 
     Raises:
         ValueError: a scored shard is damaged; the message says which, and what to do.
@@ -271,7 +271,7 @@ def _number(value: float | None) -> str:
 
 
 def job(config: SelectConfig) -> None:
-    """Do the whole job.
+    """Run the job.
 
     Raises:
         ValueError: the folder holds no finished shard, or a damaged one.

@@ -78,7 +78,7 @@ class ServeConfig(ServiceConfig):
 
     Attributes:
         host: address to listen on; 0.0.0.0 lets other machines in, so set up API keys (serving.access.keys) first.
-        port: of the service; several services on one machine need a port each.
+        port: port of the service; each service on a machine needs its own.
     """
 
     host: str = "127.0.0.1"

@@ -10,7 +10,7 @@
     OUT/inputs.json  the shards as they were at the start; if one has changed, the folder is refused
     OUT/stats.json   written last: the stage is done
 
-The profile says what a stage does (`training/stages.py`). The loop that does it (`training/loop.py`) knows no Ray.
+The profile says what a stage does (`training/stages.py`). The loop (`training/loop.py`) does not depend on Ray.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class TrainConfig:
             `--data.pf1m '{shards: out/pf1m, fraction: 0.1, response: rewritten}'`. Polite stages learn to rewrite pairs
             whatever protocol is given.
         out: the output folder; on several machines, one that all of them see.
-        init: OUT/model of the stage before; "" starts from training.base.
+        init: OUT/model of the previous stage; "" starts from training.base.
         training: the stages, and what they have in common.
-        workers: how many workers train, and what each takes of a machine.
+        workers: number of training workers, and what each takes from a machine.
         fresh: delete what an earlier run left in `out` and start over.
     """
 
@@ -70,11 +70,11 @@ class TrainConfig:
 
 
 def train(config: TrainConfig) -> None:
-    """Do the whole stage, or what is left of it.
+    """Run the stage, or what is left of it.
 
     Raises:
-        ValueError: the mixture, the model, the output folder or the workers are not right; the message says what to do.
-        JobFailed: training stopped: the loss is NaN or infinite, the disk is full, workers keep dying.
+        ValueError: the mixture, the model, the output folder or the workers are wrong; the message says what to do.
+        JobFailed: training stopped because the loss is NaN or infinite, the disk is full, or workers keep dying.
     """
     mixture, base = mixture_of(config), config.training.base
     start = FlamingoConfig(folder=str(Path(config.init).absolute())) if config.init else base

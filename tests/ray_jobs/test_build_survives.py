@@ -161,7 +161,7 @@ def test_pools_that_would_starve_are_refused(tmp_path: Path, ray_session: None) 
 
     source = write_world(tmp_path / "in", shards=1)
     job = replace(config(source, tmp_path / "out"), pools=PoolsConfig(rewriting=PoolConfig(cpus=64)))
-    with pytest.raises(ValueError, match=r"need 65 CPUs and the cluster has 4, so the job would wait for ever"):
+    with pytest.raises(ValueError, match=r"need 65 CPUs and the cluster has 4, so the job would wait forever"):
         run(job)
 
 

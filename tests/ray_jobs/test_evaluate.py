@@ -141,7 +141,7 @@ def test_all_forms_of_contestants_take_part_and_are_asked_once(
     assert_readable_aloud(Page(text))
     assert "1 corrupt_image" in (out / "results.md").read_text()
     printed = capsys.readouterr().out
-    assert "recorded: 1 recorded answers are to samples that are not in the input" in printed
+    assert "recorded: 1 recorded answers are for samples that are not in the input" in printed
 
     monkeypatch.setattr("ray_jobs.evaluate.running_ray", None)  # starting Ray would raise
     first, before = {path: path.read_bytes() for path in out.rglob("*.jsonl")}, len(server.asked)
