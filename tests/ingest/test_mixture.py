@@ -142,7 +142,9 @@ def test_the_command_ingests_a_mixture_and_skips_what_is_absent_only_when_told(
     command = ["--mixture", str(write(tmp_path, sources=sources)), "--root", str(tmp_path), "--out", str(out)]
     assert main(command) == 2
     assert (
-        "gqa: " in (said := capsys.readouterr().err) and "nowhere.json is not there" in said and "--skip_absent" in said
+        "gqa: " in (said := capsys.readouterr().err)
+        and "nowhere.json does not exist" in said
+        and "--skip_absent" in said
     )
     assert main([*command, "--skip_absent", "--preview", "2"]) == 0
     assert {path.name for path in out.iterdir()} == {"preview-clevr_train.html", "preview-clevr_val.html"}
@@ -150,7 +152,7 @@ def test_the_command_ingests_a_mixture_and_skips_what_is_absent_only_when_told(
     capsys.readouterr()
     assert main([*command, "--skip_absent"]) == 0
     shown = capsys.readouterr()
-    assert "left out, because files are not there: gqa" in shown.err and "14 samples in 2 shards" in shown.out
+    assert "left out, because files are missing: gqa" in shown.err and "14 samples in 2 shards" in shown.out
     keys = [row.key for path in sorted(out.glob("*.tar")) for row in read_shard(path) if isinstance(row, Sample)]
     assert [key.split("/")[1] for key in keys] == ["train"] * 4 + ["val"] * 10
     assert main([*command, "--skip_absent"]) == 0  # it is done already
