@@ -67,31 +67,31 @@ class Scorer:
         Numbers are rounded to four decimals, like the published data; `None` stands for a number that is not finite. A
         broken image or a missing text fails only its own sample.
         """
-        rows = [_Row(sample=sample, failure=_refusal(sample)) for sample in samples]
+        rows = [_ScoringRow(sample=sample, failure=_refusal(sample)) for sample in samples]
         good = [row for row in rows if row.failure is None]
         self._add_rules(good)
         self._add_rewards(good)
         self._add_sts([row for row in good if "sts" in FILTERS_OF_TASK[row.sample.task]])
         self._add_nli([row for row in good if "nli" in FILTERS_OF_TASK[row.sample.task]])
-        self._add_clip([row for row in good if "clipscore" in FILTERS_OF_TASK[row.sample.task]])
+        self._add_clipscores([row for row in good if "clipscore" in FILTERS_OF_TASK[row.sample.task]])
         return [row.failure or row.scores for row in rows]
 
-    def _add_rules(self, rows: list[_Row]) -> None:
+    def _add_rules(self, rows: list[_ScoringRow]) -> None:
         for row in rows:
             row.scores.update(rules(original=row.sample.response, rewritten=row.text))
 
-    def _add_rewards(self, rows: list[_Row]) -> None:
+    def _add_rewards(self, rows: list[_ScoringRow]) -> None:
         pairs = [(row.sample.question, answer) for row in rows for answer in (row.sample.response, row.text)]
         rewards = self._reward.score(pairs)
         for row, reward_raw, reward in zip(rows, rewards[::2], rewards[1::2], strict=True):
             row.scores["reward_raw"], row.scores["reward"] = _stored(reward_raw), _stored(reward)
 
-    def _add_sts(self, rows: list[_Row]) -> None:
+    def _add_sts(self, rows: list[_ScoringRow]) -> None:
         cosines = self._sts.score([(row.sample.response, row.text) for row in rows])
         for row, cosine in zip(rows, cosines, strict=True):
             row.scores["sts"] = _stored(cosine)
 
-    def _add_nli(self, rows: list[_Row]) -> None:
+    def _add_nli(self, rows: list[_ScoringRow]) -> None:
         pairs = [
             premise_and_hypothesis(question=row.sample.question, output=row.text, original=row.sample.response)
             for row in rows
@@ -99,7 +99,7 @@ class Scorer:
         for row, logits in zip(rows, self._nli.score(pairs), strict=True):
             row.scores["nli"] = [_stored(logit) for logit in logits]
 
-    def _add_clip(self, rows: list[_Row]) -> None:
+    def _add_clipscores(self, rows: list[_ScoringRow]) -> None:
         found = self._clip.score([(row.sample.images[0].data, paragraphs(row.text)) for row in rows])
         for row, values in zip(rows, found, strict=True):
             if isinstance(values, BadSample):
@@ -109,7 +109,7 @@ class Scorer:
 
 
 @dataclass
-class _Row:
+class _ScoringRow:
     """A sample and the scores it has so far."""
 
     sample: Sample

@@ -1,10 +1,15 @@
 """Thresholds and verdicts: which scores are good enough. Pure arithmetic, without models or texts.
 
 Scores are computed once per sample (`scorer.py`); other thresholds can then be applied to them in microseconds.
-`CHECKS` is in the paper's order: rules, STS, CLIPScore, NLI. The first failing check is the sample's reason in the
-funnel, but every check that applies gives a verdict, which also answers "what else was wrong?".
+Each filter (rules, sts, clipscore, nli) has one or more checks, and each check compares one score with one threshold.
+`CHECKS` is in the paper's order. The first failing check is the sample's reason in the funnel, but every check that
+applies gives a verdict, which also answers "what else was wrong?".
 
-Sources: [PF] "Visual Instruction Tuning with Polite Flamingo", arXiv 2307.01003; [R] readme of its repository.
+Names on disk stay as they are. Of the filter `clipscore`, the check and threshold are called `clip`, the scores
+`clip_paragraphs` and the reason `clip_low`; in a verdict, `filter` is the name of the check. A caption is rejected only
+if all its paragraphs are low; selection removes the low ones from a kept text (`select_shard.split_paragraphs`).
+
+Sources: [PF] "Visual Instruction Tuning with Polite Flamingo", arXiv 2307.01003.
 """
 
 from __future__ import annotations
@@ -96,8 +101,8 @@ class Check:
     """One score against one threshold.
 
     Attributes:
-        filter: name of the check and of its field in `Thresholds`.
-        stage: the filter it belongs to: rules, sts, clipscore or nli; those of a task are in `FILTERS_OF_TASK`.
+        name: name of the check and of its field in `Thresholds`.
+        filter: the filter it belongs to: rules, sts, clipscore or nli (see `FILTERS_OF_TASK`).
         reason: stable name of the rejection.
         comparison: how a score must compare with the threshold to be kept; a threshold of None keeps all.
         score: computes the score; NaN if it is missing, None if the check does not apply to the sample.
@@ -106,8 +111,8 @@ class Check:
         suggested: threshold at which the what-if curve shows a check that is off by default.
     """
 
+    name: str
     filter: str
-    stage: str
     reason: str
     comparison: Comparison
     score: Callable[[Mapping[str, Any], Thresholds], float | None]
@@ -185,31 +190,31 @@ def _logits(logits: Any) -> tuple[float, float, float]:
 
 
 CHECKS: tuple[Check, ...] = (
-    Check(filter="min_words", stage="rules", reason="too_short", comparison="at_least", score=_field("words"),
+    Check(name="min_words", filter="rules", reason="too_short", comparison="at_least", score=_field("words"),
           label="words", step=1),
-    Check(filter="min_characters", stage="rules", reason="too_short", comparison="at_least", score=_field("characters"),
+    Check(name="min_characters", filter="rules", reason="too_short", comparison="at_least", score=_field("characters"),
           label="characters", step=1),
-    Check(filter="max_words", stage="rules", reason="too_long", comparison="at_most", score=_field("words"),
+    Check(name="max_words", filter="rules", reason="too_long", comparison="at_most", score=_field("words"),
           label="words", step=1),
-    Check(filter="max_characters", stage="rules", reason="too_long", comparison="at_most", score=_field("characters"),
+    Check(name="max_characters", filter="rules", reason="too_long", comparison="at_most", score=_field("characters"),
           label="characters", step=10),
-    Check(filter="unchanged", stage="rules", reason="unchanged", comparison="below", score=_sameness,
+    Check(name="unchanged", filter="rules", reason="unchanged", comparison="below", score=_sameness,
           label="Rouge-L to the annotation", step=0.01),
-    Check(filter="repetition", stage="rules", reason="repetition", comparison="below", score=_field("repetition"),
+    Check(name="repetition", filter="rules", reason="repetition", comparison="below", score=_field("repetition"),
           label="share of repeated 4-grams", step=0.01),
-    Check(filter="sts", stage="sts", reason="sts_low", comparison="at_least", score=_field("sts"),
+    Check(name="sts", filter="sts", reason="sts_low", comparison="at_least", score=_field("sts"),
           label="similarity to the annotation", step=0.01),
-    Check(filter="clip", stage="clipscore", reason="clip_low", comparison="at_least", score=_best_paragraph,
+    Check(name="clip", filter="clipscore", reason="clip_low", comparison="at_least", score=_best_paragraph,
           label="CLIPScore of the best paragraph", step=0.25),
-    Check(filter="nli_margin", stage="nli", reason="nli_contradiction", comparison="above",
+    Check(name="nli_margin", filter="nli", reason="nli_contradiction", comparison="above",
           score=lambda scores, _: nli_margin(scores.get("nli")),
           label="entailment or neutral over contradiction (logits)", step=0.1),
-    Check(filter="nli_entailment", stage="nli", reason="nli_not_entailed", comparison="above",
+    Check(name="nli_entailment", filter="nli", reason="nli_not_entailed", comparison="above",
           score=lambda scores, _: entailment_margin(scores.get("nli")),
           label="entailment over neutral and contradiction (logits)", step=0.1, suggested=0.0),
 )  # fmt: skip
 
-STAGES: tuple[str, ...] = ("rules", "sts", "clipscore", "nli")
+FILTERS: tuple[str, ...] = ("rules", "sts", "clipscore", "nli")
 
 REJECTIONS: tuple[str, ...] = ("duplicate_key", *dict.fromkeys(check.reason for check in CHECKS), UNSCORED)
 """Every reason a scored sample can be rejected for."""
@@ -224,7 +229,7 @@ def checks(sample: Sample, thresholds: Thresholds) -> Iterator[tuple[Check, floa
     if sample.task not in FILTERS_OF_TASK:
         raise ValueError(f"{sample.key}: no filter supports task {sample.task!r}; add it to FILTERS_OF_TASK")
     for check in CHECKS:
-        if check.stage in FILTERS_OF_TASK[sample.task]:
+        if check.filter in FILTERS_OF_TASK[sample.task]:
             score = check.score(sample.scores, thresholds)
             if score is not None:
                 yield check, score
@@ -239,10 +244,10 @@ def apply_thresholds(sample: Sample, thresholds: Thresholds) -> list[Verdict]:
     verdicts = []
     for check, score in checks(sample, thresholds):
         if math.isnan(score):
-            verdicts.append(Verdict(filter=check.filter, keep=False, reason=UNSCORED))
+            verdicts.append(Verdict(filter=check.name, keep=False, reason=UNSCORED))
         else:
-            keep = check.passes(score, getattr(thresholds, check.filter))
-            verdicts.append(Verdict(filter=check.filter, keep=keep, reason="" if keep else check.reason, score=score))
+            keep = check.passes(score, getattr(thresholds, check.name))
+            verdicts.append(Verdict(filter=check.name, keep=keep, reason="" if keep else check.reason, score=score))
     rewards = [_number(sample.scores.get(name)) for name in ("reward_raw", "reward")]
     if any(map(math.isnan, rewards)):
         verdicts.append(Verdict(filter="reward", keep=False, reason=UNSCORED))

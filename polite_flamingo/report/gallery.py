@@ -15,8 +15,8 @@ from typing import Any
 from PIL import Image as Pillow
 
 from polite_flamingo.filters.thresholds import (
+    FILTERS,
     REJECTIONS,
-    STAGES,
     Thresholds,
     apply_thresholds,
     first_failure,
@@ -35,7 +35,7 @@ SIDE_CARDS = 2
 """Most cards on each side of a threshold."""
 WORST_CARDS = 3
 
-CHECKS_BY_INTEREST = sorted(CHECK_OF.values(), key=lambda check: (check.stage == "rules", STAGES.index(check.stage)))
+CHECKS_BY_INTEREST = sorted(CHECK_OF.values(), key=lambda check: (check.filter == "rules", FILTERS.index(check.filter)))
 """The checks of models first: their thresholds are the ones that users move."""
 
 
@@ -128,10 +128,10 @@ def _plan(statistics: Statistics) -> Iterable[tuple[str, str, list[tuple[str, Pi
     if turns:
         yield "kept", "", [("", pick) for pick in turns[:KEPT_CARDS]]
     for check in CHECKS_BY_INTEREST:
-        under = [("under", pick) for pick in statistics.picks.get(f"under/{check.filter}", [])[:SIDE_CARDS]]
-        over = [("over", pick) for pick in statistics.picks.get(f"over/{check.filter}", [])[:SIDE_CARDS]]
-        if under or (over and check.stage != "rules"):
-            yield "threshold", check.filter, under[::-1] + over
+        under = [("under", pick) for pick in statistics.picks.get(f"under/{check.name}", [])[:SIDE_CARDS]]
+        over = [("over", pick) for pick in statistics.picks.get(f"over/{check.name}", [])[:SIDE_CARDS]]
+        if under or (over and check.filter != "rules"):
+            yield "threshold", check.name, under[::-1] + over
     for reason in REJECTIONS:
         if picks := statistics.picks.get(f"worst/{reason}"):
             yield "worst", reason, [("", pick) for pick in picks[:WORST_CARDS]]

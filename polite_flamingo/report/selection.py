@@ -117,9 +117,9 @@ def render(
         datasets=[(name, counts, slices(counts)) for name, counts in sorted(statistics.datasets.items())],
         rewards=[reward_chart(statistics, width=width) for width in (360, 1060)],
         curves=[
-            (check, statistics.curves[check.filter], chart)
+            (check, statistics.curves[check.name], chart)
             for check in CHECKS_BY_INTEREST
-            if (chart := what_if_chart(check, statistics.curves[check.filter], _value(thresholds, check), width=360))
+            if (chart := what_if_chart(check, statistics.curves[check.name], _value(thresholds, check), width=360))
         ],
         groups={kind: [group for group in gallery if group.kind == kind] for kind in ("kept", "threshold", "worst")},
         quarantine=[
@@ -144,7 +144,7 @@ def funnel(statistics: Statistics) -> list[Step]:
     for stage, name in STAGE_NAMES.items():
         reasons = tuple((reason, count) for reason, count in rejections(total) if stage_of(reason) == stage)
         removed = sum(count for _, count in reasons)
-        judged = any(statistics.curves[check.filter].scores.total for check in CHECKS if check.stage == stage)
+        judged = any(statistics.curves[check.name].scores.total for check in CHECKS if check.filter == stage)
         if removed or judged:
             note = STAGE_NOTES[stage]
             steps.append(Step(stage=stage, name=name, note=note, reaching=left, removed=removed, reasons=reasons))
@@ -175,5 +175,5 @@ def slices(counts: DatasetCounts) -> list[tuple[str, str, int]]:
 
 
 def _value(thresholds: Thresholds, check: Check) -> float | None:
-    value = getattr(thresholds, check.filter)
+    value = getattr(thresholds, check.name)
     return None if value is None else float(value)

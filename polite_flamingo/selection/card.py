@@ -71,7 +71,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
     total = statistics.total()
     warning = run.world.warning(statistics.of_another_world()) if run.world else ""
     sources = sum(name != UNKNOWN for name in statistics.datasets)
-    values = [(check, getattr(thresholds, check.filter)) for check in CHECKS]
+    values = [(check, getattr(thresholds, check.name)) for check in CHECKS]
     single = ["clip_single", str(thresholds.clip_single).lower(), "whether CLIPScore judges texts of one paragraph too"]
     lines = [
         "---",

@@ -28,7 +28,7 @@ from polite_flamingo.world import World
 
 DUPLICATE = Verdict(filter="duplicates", keep=False, reason="duplicate_key")
 
-CHECK_OF = {check.filter: check for check in CHECKS}
+CHECK_OF = {check.name: check for check in CHECKS}
 """Name of a check -> the check."""
 
 
@@ -203,4 +203,4 @@ def _distance(verdict: Verdict, thresholds: Thresholds) -> float:
     check = CHECK_OF.get(verdict.filter)
     if check is None or verdict.score is None:
         return 0.0
-    return round(check.distance(verdict.score, getattr(thresholds, check.filter)), 4)
+    return round(check.distance(verdict.score, getattr(thresholds, check.name)), 4)

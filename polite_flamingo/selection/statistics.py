@@ -85,7 +85,7 @@ def _curves() -> dict[str, Curve]:
     def empty(check: Check) -> Histogram:
         return Histogram(step=check.step, upper=check.comparison in ("above", "at_most"))
 
-    return {check.filter: Curve(scores=empty(check), deciding=empty(check)) for check in CHECKS}
+    return {check.name: Curve(scores=empty(check), deciding=empty(check)) for check in CHECKS}
 
 
 @dataclass(kw_only=True)
@@ -185,7 +185,7 @@ def rejections(counts: DatasetCounts) -> Iterator[tuple[str, int]]:
 
 def stage_of(reason: str) -> str:
     """Return the stage at which a reason rejects: duplicates, rules, sts, clipscore, nli or unscored."""
-    stages = {"duplicate_key": "duplicates", UNSCORED: UNSCORED, **{check.reason: check.stage for check in CHECKS}}
+    stages = {"duplicate_key": "duplicates", UNSCORED: UNSCORED, **{check.reason: check.filter for check in CHECKS}}
     return stages[reason]
 
 

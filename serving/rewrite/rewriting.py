@@ -33,7 +33,7 @@ from serving.config import LimitsConfig, ServiceConfig
 from serving.errors import ApiError, invalid
 from serving.rewrite.protocol import Content, RemovedParagraph, RewriteResult, RewriteVerdict, RewritingTask
 
-_CHECKS = {check.filter: check for check in CHECKS}
+_CHECKS = {check.name: check for check in CHECKS}
 _TASKS_OF_INSTRUCTIONS = {
     wording: task for task in ("captioning", "classification", "change_captioning") for wording in INSTRUCTIONS[task]
 }

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from polite_flamingo.filters.nli import label
 from polite_flamingo.filters.thresholds import (
     CHECKS,
+    FILTERS,
     FILTERS_OF_TASK,
     REJECTIONS,
-    STAGES,
     Thresholds,
     apply_thresholds,
     first_failure,
@@ -54,7 +54,7 @@ def test_the_papers_thresholds_are_the_defaults() -> None:
 
 def test_every_task_has_its_filters_in_the_papers_order() -> None:
     assert set(FILTERS_OF_TASK) == set(TASKS)
-    order = [STAGES.index(check.stage) for check in CHECKS]
+    order = [FILTERS.index(check.filter) for check in CHECKS]
     assert order == sorted(order)
 
 
@@ -62,8 +62,8 @@ def test_every_task_has_its_filters_in_the_papers_order() -> None:
 def test_a_good_sample_is_kept_by_every_filter_of_its_task(task: str) -> None:
     verdicts = apply_thresholds(sample(task), Thresholds())
     assert all(verdict.keep and verdict.reason == "" and verdict.score is not None for verdict in verdicts)
-    stages = {check.filter: check.stage for check in CHECKS}
-    assert {stages[verdict.filter] for verdict in verdicts} == set(FILTERS_OF_TASK[task])
+    filters = {check.name: check.filter for check in CHECKS}
+    assert {filters[verdict.filter] for verdict in verdicts} == set(FILTERS_OF_TASK[task])
 
 
 @pytest.mark.parametrize(
@@ -136,4 +136,4 @@ def test_the_margin_is_positive_exactly_when_contradiction_is_not_the_first_maxi
 
 def test_every_reason_a_check_gives_is_a_known_rejection() -> None:
     assert {check.reason for check in CHECKS} | {"unscored", "duplicate_key"} == set(REJECTIONS)
-    assert {check.filter for check in CHECKS} <= set(Thresholds.__dataclass_fields__)
+    assert {check.name for check in CHECKS} <= set(Thresholds.__dataclass_fields__)

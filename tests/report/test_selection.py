@@ -74,7 +74,7 @@ def test_both_images_of_a_change_are_shown(text: str) -> None:
 def test_every_reason_stage_check_and_task_has_a_name_for_people() -> None:
     assert set(REASON_NAMES) == set(REJECTIONS)
     assert {stage_of(reason) for reason in REJECTIONS} == set(STAGE_NAMES)
-    assert set(CHECK_NAMES) == {check.filter for check in CHECKS} and set(TASK_NAMES) == set(TASKS)
+    assert set(CHECK_NAMES) == {check.name for check in CHECKS} and set(TASK_NAMES) == set(TASKS)
 
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'&{{ 7*7 }}\u202e\x00\ud83d</p></article>"

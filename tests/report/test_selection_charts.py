@@ -27,11 +27,11 @@ def inside(chart: ET.Element) -> bool:
     return all(0 <= x <= width and 0 <= y <= height for x, y in found)
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.filter)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 @pytest.mark.parametrize("width", [340, 700])
 def test_a_curve_runs_through_the_dot_of_this_run(check, width: float) -> None:  # type: ignore[no-untyped-def]
-    threshold = getattr(Thresholds(), check.filter)
-    chart = ET.fromstring(what_if_chart(check, STATISTICS.curves[check.filter], threshold, width=width))
+    threshold = getattr(Thresholds(), check.name)
+    chart = ET.fromstring(what_if_chart(check, STATISTICS.curves[check.name], threshold, width=width))
     assert inside(chart)
     [curve] = [points(element) for element in chart if element.get("class") == "curve"]
     [dot] = chart.iter("circle")
@@ -47,14 +47,14 @@ def test_a_curve_runs_through_the_dot_of_this_run(check, width: float) -> None: 
 
 def test_a_threshold_far_from_all_scores_stays_on_the_chart() -> None:
     check = CHECKS[2]
-    chart = what_if_chart(check, STATISTICS.curves[check.filter], 600, width=340)
+    chart = what_if_chart(check, STATISTICS.curves[check.name], 600, width=340)
     assert "600 →" in chart and inside(ET.fromstring(chart))
 
 
 def test_equal_scores_are_no_trouble() -> None:
     statistics = select_shard([scored("a/b/1")], shard="s", thresholds=Thresholds()).statistics
     for check in CHECKS:
-        chart = what_if_chart(check, statistics.curves[check.filter], getattr(Thresholds(), check.filter), width=340)
+        chart = what_if_chart(check, statistics.curves[check.name], getattr(Thresholds(), check.name), width=340)
         assert chart == "" or inside(ET.fromstring(chart))
     assert inside(ET.fromstring(reward_chart(statistics, width=360)))
 

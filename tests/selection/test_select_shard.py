@@ -126,14 +126,14 @@ def test_statistics_survive_json() -> None:
     assert Statistics.from_json(record) == statistics
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.filter)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_the_what_if_curve_says_what_another_selection_would_keep(check: Check) -> None:
     """For each threshold: move it, select again, and compare with what the first selection's curve foretold."""
     samples = world(500)
     base = merged(split(samples, 250))
-    curve = base.curves[check.filter]
+    curve = base.curves[check.name]
     fixed = base.total().kept - curve.kept
-    assert curve.kept == curve.deciding.satisfying(check.comparison, getattr(Thresholds(), check.filter))
+    assert curve.kept == curve.deciding.satisfying(check.comparison, getattr(Thresholds(), check.name))
     values = {
         "min_words": [1, 9, 15], "min_characters": [1, 40, 70], "max_words": [5, 12, 300], "max_characters": [50, 100],
         "unchanged": [0.2, 0.5, 1.0], "repetition": [0.02, 0.1, 0.9], "sts": [0.0, 0.55, 0.9],
@@ -142,8 +142,8 @@ def test_the_what_if_curve_says_what_another_selection_would_keep(check: Check) 
         "nli_entailment": [-3.0, 0.0, 3.0],
     }  # fmt: skip
     moved = set()
-    for value in values[check.filter]:
-        again = merged(split(samples, 250, dataclasses.replace(Thresholds(), **{check.filter: value})))
+    for value in values[check.name]:
+        again = merged(split(samples, 250, dataclasses.replace(Thresholds(), **{check.name: value})))
         assert again.total().kept == fixed + curve.deciding.satisfying(check.comparison, value)
         moved.add(again.total().kept)
     assert len(moved) > 1, "the thresholds tried must make a difference"

@@ -67,7 +67,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TableRow:
     """A row of a table."""
 
     name: str
@@ -84,10 +84,10 @@ def cell(spread: Spread, measure: Measure, *, sign: bool = False, under: str = "
     )
 
 
-def model_rows(results: PaperResults) -> list[Row]:
+def model_rows(results: PaperResults) -> list[TableRow]:
     """The paper's table 1 as measured here; the first row is the annotations themselves."""
     rows = [
-        Row(
+        TableRow(
             name="raw annotations",
             cells=tuple(
                 cell(of_annotations(results, key), MEASURES[key]) if key == "politeness" else Cell(text="–")
@@ -97,11 +97,13 @@ def model_rows(results: PaperResults) -> list[Row]:
     ]
     for role, name in TABLE:
         if role in results.roles:
-            rows.append(Row(name=name, cells=tuple(cell(level(results, role, key), MEASURES[key]) for key in COLUMNS)))
+            rows.append(
+                TableRow(name=name, cells=tuple(cell(level(results, role, key), MEASURES[key]) for key in COLUMNS))
+            )
     return rows
 
 
-def text_rows(results: PaperResults) -> list[Row]:
+def text_rows(results: PaperResults) -> list[TableRow]:
     """What models can do without pictures, and the alignment tax against the one that never saw any."""
     rows = []
     for role, name in TABLE:
@@ -113,11 +115,11 @@ def text_rows(results: PaperResults) -> list[Row]:
                     cell(tax(results, role, key), MEASURES[key], sign=True) if taxed else Cell(text="–")
                     for key in TEXT_COLUMNS
                 ]
-            rows.append(Row(name=name, cells=tuple(cells)))
+            rows.append(TableRow(name=name, cells=tuple(cells)))
     return rows
 
 
-def ablation_rows(results: PaperResults) -> list[Row]:
+def ablation_rows(results: PaperResults) -> list[TableRow]:
     """The paper's table 3: what each change does; under each difference, what the paper says of it."""
     rows = []
     for role, (name, *said) in ABLATIONS.items():
@@ -131,14 +133,14 @@ def ablation_rows(results: PaperResults) -> list[Row]:
                 cells.append(cell(gain(results, role, "clever", key), MEASURES[key], sign=True, under=under))
             else:
                 cells.append(Cell(text=""))
-        rows.append(Row(name=name, cells=tuple(cells)))
+        rows.append(TableRow(name=name, cells=tuple(cells)))
     return rows
 
 
-def generation_rows(results: PaperResults) -> list[Row]:
+def generation_rows(results: PaperResults) -> list[TableRow]:
     """Both generations of the rewriter."""
     return [
-        Row(
+        TableRow(
             name=f"{generation} generation",
             cells=tuple(cell(rewritten(results, generation, key), measure) for key, measure in REWRITING.items()),
         )
@@ -308,5 +310,5 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
     return "\n".join(lines)
 
 
-def _rows(head: Sequence[str], rows: Sequence[Row]) -> list[str]:
+def _rows(head: Sequence[str], rows: Sequence[TableRow]) -> list[str]:
     return table(head, [[row.name, *(one.plain for one in row.cells)] for row in rows])

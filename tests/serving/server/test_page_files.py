@@ -112,7 +112,7 @@ def test_it_is_small_and_asks_for_nothing_that_is_not_there() -> None:
 def test_the_page_has_words_for_every_check_and_every_reason() -> None:
     text = page.files()["verdicts.js"].content.decode()
     for check in CHECKS:
-        assert f"  {check.filter}: " in text
+        assert f"  {check.name}: " in text
     for reason in set(REJECTIONS) - {"duplicate_key"}:  # one rewriting has no duplicates
         assert f"  {reason}: " in text
 
