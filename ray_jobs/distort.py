@@ -201,7 +201,7 @@ def print_summary(layout: OutputLayout) -> None:
     if orders := stats.get("followed", {}):
         rows.append(("extra orders", ", ".join(f"{number:,} {_FOLLOWED[one]}" for one, number in orders.items())))
     if not_taken := stats.get("not_taken", {}):
-        rows.append(("not taken", f"{sum(not_taken.values()):,} draws: {_counts(not_taken)}"))
+        rows.append(("rejected draws", f"{sum(not_taken.values()):,}: {_counts(not_taken)}"))
     rows.append(("quarantined", f"{stats['quarantined_rows']:,}"))
     rows += [(f"  {reason}", f"{number:,}") for reason, number in stats.get("quarantined", {}).items()]
     print(console.table([*rows, ("page", str(layout.preview))], f"\n{layout.root}"))

@@ -1,18 +1,17 @@
-"""Checks that the text of a language model is a distortion of the good response: small models often say other things.
+"""Check that what an LLM returned is a distortion of the good response: small models often write other things.
 
     empty       no letter, digit or symbol
     cut         stopped by the token limit before the quotation was closed
     filtered    withheld by the server's filter
     aborted     stopped by the server
     leaked      special tokens or role names of the chat protocol
-    declined    "I'm sorry, but I can't …", where the good response does not say so
+    declined    "I'm sorry, but I can't …", and the good response does not say so
     echo        repeats the robot's instructions, the praise, the system message or the question
-    near_copy   the good response again, up to case, punctuation, blanks and a few words
-    too_long    more than a turn may hold
+    near_copy   the good response, except for case, punctuation, blanks and a few words
+    too_long    longer than a turn may be
 
-A text with a fault is never used. The checks compare words, without a model, so a text that merely invents things
-passes (`docs/distortion.md` says how often). The rule-based speaker is not checked: it derives its texts from the
-response.
+A faulty text is never used. The checks compare words, without a model, so a text that merely invents things passes. The
+rule-based speaker is not checked: it derives its texts from the response.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from polite_flamingo.sample import MAX_TEXT_CHARACTERS, unmarked
 
 Fault = answers.Fault | Literal["echo", "near_copy", "too_long"]
 
-RUN = 5
-"""This many consecutive words of the instructions, and not of the response, are an echo."""
-ALIKE = 0.9
-"""With at least this share of common words a text is a near copy: one word of ten dropped still is, two are not."""
-FORM = frozenset({"no_punctuation", "upper_case", "lower_case", "typos", "plain", "repetition", "echo"})
-"""Orders that change few words. A near copy that verifiably follows one is a valid distortion, unless the response
-already looked like that."""
+ECHO_WORDS = 5
+"""This many consecutive words of the instructions that are not in the response are an echo."""
+NEAR_COPY_SHARE = 0.9
+"""Share of common words from which a text is a near copy: one dropped word of ten still is one, two are not."""
+FORM_COMMANDS = frozenset({"no_punctuation", "upper_case", "lower_case", "typos", "plain", "repetition", "echo"})
+"""Commands that change few words. A near copy that verifiably follows one is a valid distortion, unless the response
+already did."""
 
 _WORD = re.compile(
     r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W_\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]+"
@@ -46,14 +45,14 @@ _WORD = re.compile(
 
 
 def fault(text: str, request: Request) -> Fault | None:
-    """Why a text is not a distortion of the request's response; None if it is one."""
+    """Return why a text is not a distortion of the request's response; None if it is one."""
     if len(unmarked(text)) > MAX_TEXT_CHARACTERS:
         return "too_long"
     if found := answers.faults(text, (request.instruction, request.response)):
         return found[-1] if found[0] == "empty" and len(found) > 1 else found[0]  # empty because it was cut
     if is_echo(text, request):
         return "echo"
-    if is_near_copy(text, request.response) and not _ordered(text, request):
+    if is_near_copy(text, request.response) and not _follows_form_command(text, request):
         return "near_copy"
     return None
 
@@ -62,8 +61,8 @@ def is_echo(text: str, request: Request) -> bool:
     """Whether a text repeats the instructions or the question instead of the response."""
     said, response, question = words(text), words(request.response), words(request.instruction)
     told = [words(part) for part in instructions(request.command)]
-    own = set().union(*(_runs(part, RUN) for part in told)) - _runs(response, RUN) - _runs(question, RUN)
-    if own & _runs(said, RUN):
+    runs_of_prompt = set().union(*(_runs(part) for part in told)) - _runs(response) - _runs(question)
+    if runs_of_prompt & _runs(said):
         return True
     meant, known = _content(said), _content(response)
     start = said[:3]
@@ -78,31 +77,31 @@ def is_echo(text: str, request: Request) -> bool:
 
 
 def is_near_copy(text: str, response: str) -> bool:
-    """Whether a text is the response up to case, punctuation, blanks and a few words, or the response plus more."""
+    """Whether a text is the response except for case, punctuation, blanks and a few words, or contains it."""
     said, known = words(text), words(response)
     if said == known or (4 <= len(known) <= len(said) < 1.5 * len(known) and _contains(said, known)):
         return True
-    return 2 * common_subsequence(known, said) >= ALIKE * (len(known) + len(said))
+    return 2 * common_subsequence(known, said) >= NEAR_COPY_SHARE * (len(known) + len(said))
 
 
-def _ordered(text: str, request: Request) -> bool:
-    """Whether the small changes of a near copy are those that the order asked for."""
+def _follows_form_command(text: str, request: Request) -> bool:
+    """Whether the small changes of a near copy are what the command asked for."""
     command, response = request.command, request.response
     already = followed(command, response, response) != "no"
-    return command in FORM and followed(command, text, response) == "yes" and not already
+    return command in FORM_COMMANDS and followed(command, text, response) == "yes" and not already
 
 
 def words(text: str) -> list[str]:
-    """The words in lower case, without punctuation."""
+    """Return the words in lower case, without punctuation."""
     return _WORD.findall(text.casefold().replace("’", "'").replace("'", ""))
 
 
 def _content(said: Iterable[str]) -> set[str]:
-    """Content words without their endings: waste, wastes and wasted are the same."""
+    """Return content words without their endings: waste, wastes and wasted are the same."""
     return {re.sub(r"(?<=\w{3})(?:ings?|ed|es|s|e|d)$", "", word) for word in said if word not in STOP_WORDS}
 
 
-def _runs(said: Sequence[str], length: int) -> set[tuple[str, ...]]:
+def _runs(said: Sequence[str], length: int = ECHO_WORDS) -> set[tuple[str, ...]]:
     return {tuple(said[start : start + length]) for start in range(len(said) - length + 1)}
 
 
@@ -111,7 +110,7 @@ def _contains(whole: Sequence[str], part: Sequence[str]) -> bool:
 
 
 def _share(said: Sequence[str], source: Sequence[str]) -> float:
-    """Share of words in runs of three (or of all, if fewer) that also occur in `source`."""
+    """Return the share of words in runs of three (of all words, if fewer) that also occur in `source`."""
     length = min(3, len(said))
     if not length:
         return 0.0

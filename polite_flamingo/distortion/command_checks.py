@@ -1,8 +1,7 @@
-"""Checks whether an extra order (`commands.py`) was followed, wherever that can be counted.
+"""Check whether a distorted text follows its extra command (`commands.py`), as far as that can be counted.
 
-"yes" and "no" compare the text with the good response. For some orders only "no" can be shown (that no word was
-exchanged, but not that the new one means the same); others, such as `wrong_tenses` and `metaphors`, would need a
-reader.
+Checks compare the text with the good response. For some commands only "no" can be shown: that no word was exchanged is
+countable, that the new word means the same is not. Others, such as `wrong_tenses`, would need a reader.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from polite_flamingo.sources.records.responses import BOXES_FOLLOW
 
 Followed = Literal["yes", "no", "not checkable"]
 Check = Callable[[str, str], bool | None]
-"""(text, good response) -> whether the order was followed; None if that cannot be determined."""
+"""(text, good response) -> whether the command was followed; None if that cannot be determined."""
 
 
 def followed(command: str, text: str, response: str) -> Followed:
-    """Whether `text`, a distortion of `response`, follows the order. Lines of boxes are ignored, as the rules do."""
+    """Return whether `text`, a distortion of `response`, follows the command. Lines of boxes are ignored."""
     check = CHECKS.get(command)
     found = check(text.partition(BOXES_FOLLOW)[0].strip(), response) if check else None
     return "not checkable" if found is None else "yes" if found else "no"
@@ -39,7 +38,7 @@ def _vocabulary(text: str) -> set[str]:
 
 
 def _in_case(convert: Callable[[str], str]) -> Check:
-    """Check that all letters are of one case, if the script has cases."""
+    """Make a check that all letters are in one case, if the script has cases."""
     return lambda text, response: text == convert(text) if text.upper() != text.lower() else None
 
 
@@ -67,7 +66,7 @@ def _echo(text: str, response: str) -> bool:
 
 
 def _reversed(text: str, response: str) -> bool | None:
-    """The words of a sentence tell where it comes from; a single sentence has no order."""
+    """Trace sentences to the response by their words; a single sentence has no order."""
     origins = [_vocabulary(part) for part in sentences(response)]
     said = [_vocabulary(part) for part in sentences(text)]
     if min(len(origins), len(said)) < 2:
@@ -79,7 +78,7 @@ def _reversed(text: str, response: str) -> bool | None:
 
 
 def _typos(text: str, response: str) -> bool:
-    """A misspelt word is not in the response, but close to one of its words, and not just another ending of it."""
+    """Look for a word that is not in the response but close to one of its words, and not just another ending of it."""
     known = _vocabulary(response) | {"answer", "rationale"}
     strangers = [word for word in _vocabulary(text) if len(word) > 2 and word not in known]
     return any(_misspelt(word, one) for word in strangers for one in known)
@@ -96,13 +95,13 @@ def _misspelt(word: str, known: str) -> bool:
 
 
 def _other_words(text: str, response: str) -> bool | None:
-    """Whether any word was exchanged or added; whether it fits cannot be determined."""
+    """Check that any word was exchanged or added; whether it fits cannot be determined."""
     known = _vocabulary(response)
     return None if any(word not in known for word in _vocabulary(text)) else False
 
 
 def _reworded(text: str, response: str) -> bool | None:
-    """A text with mostly the words of the response was not reworded."""
+    """Check that most content words are not the response's."""
     said = {word.lower() for word in key_words(text)}
     kept = said & {word.lower() for word in key_words(response)}
     return None if len(kept) <= len(said) / 2 else False

@@ -1,7 +1,7 @@
-"""The orders that rules can follow, each a function of a terse text; the others need a language model.
+"""Rules that distort a terse text as an extra command says (`commands.py`), without a language model.
 
-The rule-based speaker never gets those without a rule: swap_synonyms, reworded, complex, ambiguous, metaphors. Lines of
-boxes stay unchanged: they are measurements, not wording.
+Five commands have no rule and are never given to the rule-based speaker: swap_synonyms, reworded, complex, ambiguous,
+metaphors. Lines of boxes stay unchanged: they are measurements, not wording.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _WORDY = (
 
 
 def follow(command: str, text: str, rng: random.Random) -> str:
-    """Apply an order to a text. Raises `KeyError` for an order without a rule."""
-    words, joint, boxes = text.partition(BOXES_FOLLOW)
+    """Apply a command's rule to a text. Raises `KeyError` if it has none."""
+    words, marker, boxes = text.partition(BOXES_FOLLOW)
     changed = RULES[command](rng, words.strip())
-    return f"{changed}\n{joint}{boxes}" if joint else changed
+    return f"{changed}\n{marker}{boxes}" if marker else changed
 
 
 def _typos(rng: random.Random, text: str) -> str:
     words = [match.start() for match in re.finditer(r"[^\W\d_]{3,}", text)]
-    wrong = set(rng.sample(words, -(-2 * len(words) // 5)))  # two in five, and at least one
+    wrong = set(rng.sample(words, -(-2 * len(words) // 5)))  # two in five, at least one
 
     def misspelt(match: re.Match[str]) -> str:
         word = match[0]
@@ -113,10 +113,10 @@ def _incoherent(rng: random.Random, text: str) -> str:
     return " ".join(part.rstrip(".") for part in parts)
 
 
-def _keys(most: int | None, joint: str) -> Rule:
+def _key_words(limit: int | None, separator: str) -> Rule:
     def rule(rng: random.Random, text: str) -> str:
         words = key_words(re.sub(r"^(Answer|Rationale):", "", text, flags=re.MULTILINE))
-        return joint.join(words[:most]) or text
+        return separator.join(words[:limit]) or text
 
     return rule
 
@@ -132,13 +132,13 @@ RULES: dict[str, Rule] = {
     "rearranged": _rearranged,
     "wrong_tenses": _exchanged(_TENSES),
     "wordy": lambda rng, text: rng.choice(_WORDY).format(text),
-    "shortest": _keys(3, " "),
-    "commas": _keys(None, ", "),
+    "shortest": _key_words(3, " "),
+    "commas": _key_words(None, ", "),
     "plain": lambda rng, text: " ".join(unmarked_text(text).split()),
     "reversed": lambda rng, text: "\n".join(reversed(sentences(text))),
     "casual": lambda rng, text: f"{text.lower().rstrip('.')} {rng.choice(_CASUAL)}",
     "irrelevant": _irrelevant,
     "echo": _echo,
-    "five_words": _keys(5, " "),
+    "five_words": _key_words(5, " "),
     "incoherent": _incoherent,
 }

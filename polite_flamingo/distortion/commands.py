@@ -1,7 +1,8 @@
-"""The 24 extra orders that may be added to the terse robot's announcement: the paper's list, in our own words.
+"""The 24 extra commands that may be added to what the terse robot announces: the paper's list, in our own words.
 
-A language model gets the wording of an order. The rule-based speaker gets only the orders of `following.RULES`. The
-provenance of a pair records the name of its order.
+A language model is sent a command's wording (`llm_prompts.py`). The rule-based speaker gets only commands that have a
+rule (`command_rules.py`). Whether a command was followed is checked in `command_checks.py`. A pair's provenance records
+the command's name.
 """
 
 from __future__ import annotations
@@ -32,4 +33,4 @@ COMMANDS: dict[str, str] = {
     "five_words": "I sum it up in exactly five words",
     "incoherent": "I make it hang together less well",
 }
-"""Name -> how the robot announces it. They follow "As a cold machine …" in `conversation.prefill`."""
+"""Name -> how the robot announces it, after "As a cold machine …" in `llm_prompts.prefill`."""

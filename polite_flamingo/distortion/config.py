@@ -1,4 +1,4 @@
-"""The `distortion` section of a profile: kinds and their shares, the speaker, COCO's captions. Loads nothing."""
+"""The `distortion` section of a profile: kinds and their shares, the speaker, COCO's captions."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class EndpointConfig(ServerConfig):
     """An OpenAI-compatible server.
 
     Attributes:
-        url: its base, such as http://127.0.0.1:8000/v1
+        url: base address, such as http://127.0.0.1:8000/v1
         model: its name on the server.
-        api: "completions" lets the model continue the robot's words, as in the paper; "chat" is for servers that offer
-            nothing else.
+        api: "completions" lets the model continue the robot's words, as in the paper; "chat" is for servers without
+            it.
     """
 
     url: str = "http://127.0.0.1:8000/v1"
@@ -47,7 +47,6 @@ class EndpointConfig(ServerConfig):
     api: Literal["completions", "chat"] = "completions"
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an impossible address."""
         super().__post_init__()
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"distortion.endpoint.url must begin with http:// or https://, not {self.url[:60]!r}")
@@ -59,9 +58,9 @@ class LocalConfig:
 
     Attributes:
         model: a folder, a zoo: name or a hub name; a chat model (the paper used Guanaco-33B).
-        batch: texts generated together.
+        batch: number of texts generated together.
         device: "auto" uses a GPU if there is one.
-        dtype: of the weights, or "auto".
+        dtype: type of the weights, or "auto".
         threads: torch threads on a CPU; 0 keeps torch's default.
     """
 
@@ -81,8 +80,8 @@ class RetrievalConfig:
     """Files with the captions and boxes of COCO.
 
     Attributes:
-        annotations: captions_*.json and instances_*.json of COCO; without them, other kinds take the place of this one.
-        datasets: datasets whose responses are detailed descriptions (`Sample.dataset`).
+        annotations: COCO's captions_*.json and instances_*.json; without them, another kind replaces this one.
+        datasets: names (`Sample.dataset`) of datasets whose responses are detailed descriptions.
     """
 
     annotations: tuple[str, ...] = ()
@@ -97,17 +96,17 @@ class DistortionConfig:
         speaker: the terse robot: "rules" (no model), "local" (transformers) or "endpoint" (a server).
         note_taker: for the speaker "rules", a function MODULE:FUNCTION that knows the texts of one small world and
             writes them as its annotators would; "" shortens every text.
-        turns: make a pair of the first turn of a dialogue only, or of every turn.
-        shares: of the kinds of distortion.
-        command_share: share of the robot's texts with one of the 24 extra orders (a half in the paper).
+        turns: which turns of a dialogue become pairs: only the first, or all.
+        shares: relative shares of the kinds of distortion.
+        command_share: share of the robot's texts with one of the 24 extra commands (one half in the paper).
         draws: tries per sample, including the first, if a distortion is empty, faulty or changes nothing.
         seed: a different seed gives different distortions.
-        max_new_tokens: of the robot, if it is a model.
-        temperature: of the robot, if it is a model; 0 is greedy.
-        top_p: likewise.
-        endpoint: for the speaker "endpoint".
-        local: for the speaker "local".
-        retrieval: for the kind captions_and_boxes.
+        max_new_tokens: longest text of a robot that is a model.
+        temperature: sampling temperature of a robot that is a model; 0 is greedy.
+        top_p: nucleus sampling of a robot that is a model.
+        endpoint: the server of the speaker "endpoint".
+        local: the model of the speaker "local".
+        retrieval: the annotations for the kind captions_and_boxes.
     """
 
     speaker: Literal["rules", "local", "endpoint"] = "rules"
@@ -130,13 +129,13 @@ class DistortionConfig:
         if self.draws < 1 or self.max_new_tokens < 1:
             raise ValueError("distortion: draws and max_new_tokens must be at least 1")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ValueError("distortion: needs temperature >= 0 and 0 < top_p <= 1")
+            raise ValueError("distortion: temperature must be at least 0, and top_p above 0 and at most 1")
         if self.shares.llm and self.speaker == "local" and not self.local.model:
             raise ValueError("distortion.speaker is local: name the model in distortion.local.model")
         if self.shares.llm and self.speaker == "endpoint" and not self.endpoint.model:
             raise ValueError("distortion.speaker is endpoint: name its model in distortion.endpoint.model")
         if self.shares.llm + self.shares.text == 0:
             raise ValueError(
-                "distortion.shares: captions_and_boxes alone leaves every sample without them undistorted; "
+                "distortion.shares: with captions_and_boxes alone, samples without captions cannot be distorted; "
                 "give llm or text a share too"
             )

@@ -18,12 +18,12 @@ from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.llm_prompts import (
     CLOSING,
-    asking_messages,
-    begun_messages,
-    continued,
-    noted,
-    number_of,
+    continuation_messages,
+    parse_continuation,
+    parse_note,
     plain_prompt,
+    question_messages,
+    seed_number,
 )
 from polite_flamingo.distortion.speakers import ASKED_PLAINLY, CHAT_WORDINGS, TRIAL, Request, Wording
 from polite_flamingo.endpoints.answers import Unfinished, first_choice, without_reasoning
@@ -32,7 +32,7 @@ from polite_flamingo.sample import BadSample
 
 
 class EndpointSpeaker:
-    """Asks a server; see `speakers.Speaker`."""
+    """A speaker that asks a server; see `speakers.Speaker`."""
 
     commands = tuple(COMMANDS)
 
@@ -41,7 +41,7 @@ class EndpointSpeaker:
         self._endpoint = config.endpoint
         self._server = Server(config.endpoint.url, config.endpoint)
         self._wording: Wording | None = None if config.endpoint.api == "chat" else "completion"
-        self._finding_out = threading.Lock()
+        self._probing = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -50,21 +50,21 @@ class EndpointSpeaker:
 
     @property
     def wording(self) -> Wording:
-        """How the server is prompted; a chat server is probed the first time.
+        """How the server is prompted; a chat server is probed on first use.
 
         Raises:
-            EndpointDown: the server takes no wording.
+            EndpointDown: the server accepts no wording.
         """
-        with self._finding_out:
+        with self._probing:
             if self._wording is None:
-                self._wording = self._found_out()
+                self._wording = self._probe()
         return self._wording
 
     def try_out(self) -> Wording:
-        """Send one request, so that a broken server is noticed before work begins; returns the wording.
+        """Send one request, to notice a broken server before work begins, and return the wording.
 
         Raises:
-            EndpointDown: it does not answer; the message says why, and what to do.
+            EndpointDown: the server does not answer; the message says why and what to do.
         """
         if self._endpoint.api == "chat":
             return self.wording
@@ -72,13 +72,13 @@ class EndpointSpeaker:
             self._server.try_out("/completions", self._body(TRIAL, "completion"), first_choice)
         except EndpointDown as down:
             hint = "" if "/completions" not in str(down) else (
-                "; a server that only chats, such as make serve's, takes --distortion.endpoint.api chat"
+                "; a server without completions, such as make serve's, takes --distortion.endpoint.api chat"
             )  # fmt: skip
             raise EndpointDown(f"{down}{hint}") from None
         return "completion"
 
     def say(self, requests: Sequence[Request]) -> list[str | BadSample]:
-        """Send all requests, as many at once as the configuration allows.
+        """Send all requests, `endpoint.concurrency` at once.
 
         Raises:
             EndpointDown: the server is down; the remaining requests are not sent.
@@ -98,10 +98,10 @@ class EndpointSpeaker:
             text = self._server.post(path, self._body(request, wording), first_choice)
         except Refused as refused:
             return BadSample("distortion_failed", str(refused))
-        return said(text, request.command, wording)
+        return distorted_text(text, request.command, wording)
 
-    def _found_out(self) -> Wording:
-        """The first wording that the server takes. A server that ignores unknown fields closes no quotation."""
+    def _probe(self) -> Wording:
+        """Return the first wording that works. A server that ignores unknown fields never closes the quotation."""
         refused: list[EndpointDown] = []
         wordings: list[Wording] = [*CHAT_WORDINGS, ASKED_PLAINLY]
         while wordings:
@@ -115,7 +115,7 @@ class EndpointSpeaker:
                     raise
                 refused.append(down)
                 continue
-            if wording == ASKED_PLAINLY or continued(without_reasoning(text), TRIAL.command)[1]:
+            if wording == ASKED_PLAINLY or parse_continuation(without_reasoning(text), TRIAL.command)[1]:
                 return wording
             wordings = [ASKED_PLAINLY]
         raise refused[0]
@@ -126,19 +126,19 @@ class EndpointSpeaker:
             "max_tokens": self._config.max_new_tokens,
             "temperature": self._config.temperature,
             "top_p": self._config.top_p,
-            "seed": number_of(request.seed),
+            "seed": seed_number(request.seed),
         }
         if wording == "completion":
             return {**body, "prompt": plain_prompt(request), "stop": list(CLOSING[:2])}
         if wording == ASKED_PLAINLY:
-            return {**body, "messages": asking_messages(request)}
-        begun = begun_messages(request, system=wording == "begun turn")
+            return {**body, "messages": question_messages(request)}
+        begun = continuation_messages(request, system=wording == "begun turn")
         return {**body, "messages": begun, "continue_final_message": True, "add_generation_prompt": False}
 
 
-def said(text: str, command: str, wording: Wording) -> str:
-    """The distorted text in a server's answer; an empty `Unfinished` if it was cut before the quotation ended."""
+def distorted_text(text: str, command: str, wording: Wording) -> str:
+    """Return the distorted text in an answer; an empty `Unfinished` if it was cut before the quotation ended."""
     why = text.why if isinstance(text, Unfinished) else None
     text = without_reasoning(text.encode("utf-8", "replace").decode())  # JSON may contain half a surrogate pair
-    found, closed = (noted(text), False) if wording == ASKED_PLAINLY else continued(text, command)
+    found, closed = (parse_note(text), False) if wording == ASKED_PLAINLY else parse_continuation(text, command)
     return found if closed or why is None else Unfinished("", why)

@@ -1,4 +1,4 @@
-"""The speaker that a configuration names. Its module is imported here and not before: some load a model library."""
+"""Make the speaker that a configuration names. Speakers are imported on demand: some load a model library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def load_speaker(config: DistortionConfig) -> Speaker:
     """Make the speaker of a configuration.
 
     Raises:
-        ValueError: it cannot be used; says what to do.
+        ValueError: it cannot be used; the message says what to do.
     """
     if config.speaker == "rules":
         from polite_flamingo.distortion.rule_speaker import RuleSpeaker, load_note_taker

@@ -1,8 +1,8 @@
-"""The terse robot as a causal language model of transformers, in this process.
+"""The terse robot as a causal language model (transformers) in this process.
 
-Texts are generated in batches, shortest first, and each stops at its closing quotation mark. Each has its own random
-generator, seeded by its request, so sampling does not depend on the other texts of the batch (their padding can still
-change the last digits of a logit). The model must fit the device; nothing is quantised here.
+Texts are generated in batches, shortest prompt first, and each stops at its closing quotation mark. Each has its own
+random generator, seeded by its request, so sampling does not depend on the rest of the batch (whose padding can still
+change the last digits of a logit). The model must fit the device; it is not quantised.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.llm_prompts import (
     CLOSING,
-    begun_messages,
-    continued,
-    number_of,
+    continuation_messages,
+    parse_continuation,
     plain_prompt,
+    seed_number,
 )
 from polite_flamingo.distortion.speakers import CHAT_WORDINGS, TRIAL, Request, Wording
 from polite_flamingo.endpoints.answers import Unfinished, without_reasoning
@@ -45,7 +45,7 @@ class LocalSpeaker:
     """A causal language model as a speaker; see `speakers.Speaker`.
 
     Raises:
-        ValueError: from its making; the model cannot be loaded.
+        ValueError: the model cannot be loaded.
     """
 
     commands = tuple(COMMANDS)
@@ -71,7 +71,7 @@ class LocalSpeaker:
         self._window = getattr(self._model.config, "max_position_embeddings", None)
 
     def say(self, requests: Sequence[Request]) -> list[str | BadSample]:
-        """Generate all texts, batch by batch; a prompt that does not fit the window of the model is refused."""
+        """Generate all texts, batch by batch; a prompt that does not fit the model's window is refused."""
         said: list[str | BadSample] = [""] * len(requests)
         prompts = [self._ids(request) for request in requests]
         room = (self._window or 1 << 62) - self._config.max_new_tokens
@@ -86,12 +86,12 @@ class LocalSpeaker:
             places = fitting[start : start + self._config.local.batch]
             texts = self._continued([prompts[place] for place in places], [requests[place].seed for place in places])
             for place, text in zip(places, texts, strict=True):
-                found, closed = continued(without_reasoning(text), requests[place].command)
+                found, closed = parse_continuation(without_reasoning(text), requests[place].command)
                 said[place] = found if closed else Unfinished("", "length")
         return said
 
     def _ids(self, request: Request) -> list[int]:
-        """The prompt, by the chat template of the model if it has one."""
+        """Return the prompt as token ids, by the model's chat template if it has one."""
         if self.wording == "completion":
             return list(self._tokenizer(plain_prompt(request))["input_ids"])
         text = _chat(self._tokenizer, request, self.wording)
@@ -106,25 +106,25 @@ class LocalSpeaker:
             do_sample=False,
             num_beams=1,
             logits_processor=LogitsProcessorList(self._drawing(seeds)),
-            stopping_criteria=StoppingCriteriaList([_Closed(self._closing)]),
+            stopping_criteria=StoppingCriteriaList([_StopAtClosingMark(self._closing)]),
             pad_token_id=self._tokenizer.pad_token_id,
         )
         new = made[:, padded["input_ids"].shape[1] :]
         return list(self._tokenizer.batch_decode(new, skip_special_tokens=True))
 
-    def _drawing(self, seeds: Sequence[str]) -> list[Any]:
-        """The logits processors that sample; none at temperature 0."""
+    def _sampling_processors(self, seeds: Sequence[str]) -> list[Any]:
+        """Return the logits processors that sample; none at temperature 0."""
         if not self._config.temperature:
             return []
         warpers = [TemperatureLogitsWarper(self._config.temperature), TopPLogitsWarper(self._config.top_p)]
-        return [*warpers, _OwnNoise(seeds)]
+        return [*warpers, _SeededGumbelNoise(seeds)]
 
 
 def _wording(tokenizer: Any, model: str) -> Wording:
-    """How the chat template of a model can be used, if it has one: some refuse a system message, others drop it.
+    """Choose how to use the model's chat template, if it has one: some refuse a system message, others drop it.
 
     Raises:
-        ValueError: it cannot be used at all.
+        ValueError: it is unusable.
     """
     if not tokenizer.chat_template:
         return "completion"
@@ -133,24 +133,24 @@ def _wording(tokenizer: Any, model: str) -> Wording:
         try:
             if SYSTEM in _chat(tokenizer, TRIAL, wording):
                 return wording
-        except (TemplateError, ValueError) as error:  # what a template raises, and what transformers makes of a bad one
+        except (TemplateError, ValueError) as error:  # raised by the template, or by transformers for a bad one
             problem = problem or str(error)
     raise ValueError(
         f"distortion.local.model {model!r}: its chat template cannot be used ({problem or 'it drops messages'}); "
-        "give a model that can chat, or one without a template"
+        "give a chat model, or one without a template"
     )
 
 
 def _chat(tokenizer: Any, request: Request, wording: Wording) -> str:
-    chat = begun_messages(request, system=wording == "begun turn")
+    chat = continuation_messages(request, system=wording == "begun turn")
     return str(tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True))
 
 
-class _OwnNoise(LogitsProcessor):
+class _SeededGumbelNoise(LogitsProcessor):
     """Adds Gumbel noise to the logits (B, V) from each row's generator, so that the largest is a softmax sample."""
 
     def __init__(self, seeds: Sequence[str]):
-        self._generators = [torch.Generator().manual_seed(number_of(seed)) for seed in seeds]
+        self._generators = [torch.Generator().manual_seed(seed_number(seed)) for seed in seeds]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         rows = [torch.rand(scores.shape[1], generator=generator) for generator in self._generators]
@@ -158,7 +158,7 @@ class _OwnNoise(LogitsProcessor):
         return scores.float() - torch.log(-torch.log(uniform)).to(scores.device)
 
 
-class _Closed(StoppingCriteria):
+class _StopAtClosingMark(StoppingCriteria):
     """Stops a row at the first token that contains a closing quotation mark."""
 
     def __init__(self, closing: Tensor):
@@ -169,6 +169,6 @@ class _Closed(StoppingCriteria):
 
 
 def closing_tokens(tokenizer: Any) -> Tensor:
-    """Ids of all tokens whose text contains a closing mark."""
+    """Return the ids of all tokens whose text contains a closing mark."""
     texts = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
     return torch.tensor([token for token, text in enumerate(texts) if any(mark in text for mark in CLOSING)])

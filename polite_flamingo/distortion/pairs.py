@@ -1,21 +1,21 @@
-"""Good responses -> pairs for training the rewriter: a distorted text as input, the original as target.
+"""Make pairs for training the rewriter from good responses: a distorted text as input, the original as target.
 
 A pair is a single-turn `Sample` whose `response` is the distorted text and whose `rewritten` is the original, so it
-looks like a rewritten row. `provenance["distortion"]` holds the kind and every random choice. Choices depend only on
-the key of the sample and the configured seed: a retry gives the same pair, if the speaker is deterministic.
+looks like a rewritten row. `provenance["distortion"]` records the kind and every random choice. Choices depend only on
+the sample's key and the configured seed: a retry gives the same pair if the speaker is deterministic.
 
     {"kind": "llm", "speaker": "rules", "command": "typos", "followed": "yes", "draws": 1}
     {"kind": "llm", "speaker": "guanaco", "wording": "completion", "command": "", "draws": 3, "not_taken": {"echo": 2}}
     {"kind": "text", "keep_first": 2, "words": {"action": "swap", "rate": 0.31}, "draws": 1}
     {"kind": "captions_and_boxes", "image_id": "442786", "captions": 5, "boxes": 3, …}
 
-If a kind is impossible for a sample (no captions of its image; a text too short to change), another one is used, and
-`instead_of` records the reason.
+If a kind is impossible for a sample (no captions of its image; a text too short to change), another kind replaces it,
+and `instead_of` records the reason.
 
 The text of a language model is checked (`answer_checks.py`). A faulty text is sampled again; if every try is faulty,
 the sample has no pair. An extra command that was not followed is only recorded: the text is still a distortion.
 
-Nothing here starts Ray or reads shards.
+Nothing here reads shards.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from polite_flamingo.distortion.augmentation import augment
 from polite_flamingo.distortion.command_checks import followed
 from polite_flamingo.distortion.config import KINDS, DistortionConfig, Kind
 from polite_flamingo.distortion.loading import load_speaker
-from polite_flamingo.distortion.retrieval import CaptionIndex, NotThere, index_name, write_index
+from polite_flamingo.distortion.retrieval import CaptionIndex, NoCaptions, index_name, write_index
 from polite_flamingo.distortion.rule_speaker import RuleSpeaker
 from polite_flamingo.distortion.speakers import Request, Speaker
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Quarantined, Sample, unmarked
@@ -45,15 +45,15 @@ Row = Sample | Quarantined
 def distort(
     samples: Iterable[Row], config: DistortionConfig, speaker: Speaker | None = None
 ) -> list[Sample | Quarantined]:
-    """Make pairs of good responses, in order; one row for each turn that `config.turns` selects.
+    """Make pairs of good responses, in order: one row per turn that `config.turns` selects.
 
     Args:
-        samples: good responses; what is quarantined already passes through.
-        config: what to do.
-        speaker: instead of the one that `config` names.
+        samples: good responses; rows that are already quarantined pass through.
+        config: the profile's `distortion` section.
+        speaker: replaces the one that `config` names.
 
     Raises:
-        ValueError: the speaker or the annotations cannot be used; says what to do.
+        ValueError: the speaker or the annotations cannot be used; the message says what to do.
     """
     rows = single_turns(samples, config.turns)
     with tempfile.TemporaryDirectory(prefix="distortion-") as folder:
@@ -73,8 +73,8 @@ def distort(
 def single_turns(rows: Iterable[Row], turns: Literal["first", "all"]) -> list[Row]:
     """Split dialogues into single turns with their images; quarantined rows pass through.
 
-    A single-turn sample keeps its key. The exchanges of a dialogue are called KEY/turn0, KEY/turn1 …, of which the
-    first is the only one where `turns` says so. One that is not to be learned is quarantined.
+    A single-turn sample keeps its key. The turns of a dialogue are called KEY/turn0, KEY/turn1 …, and only the first is
+    taken if `turns` says so. A turn that must not be learned is quarantined.
     """
     found: list[Row] = []
     for row in rows:
@@ -92,7 +92,7 @@ def single_turns(rows: Iterable[Row], turns: Literal["first", "all"]) -> list[Ro
                 provenance={**row.provenance, "turn": number, "turns": len(row.turns)},
             )
             if not turn.learned:
-                detail = f"{key}: a response that is not to be learned makes no pair"
+                detail = f"{key}: a turn that must not be learned makes no pair"
                 one = Quarantined(key=key, shard="", index=len(found), reason="excluded", detail=detail)
             found.append(one)
             seen += marks
@@ -100,7 +100,7 @@ def single_turns(rows: Iterable[Row], turns: Literal["first", "all"]) -> list[Ro
 
 
 def caption_index(config: DistortionConfig, folder: Path) -> CaptionIndex | None:
-    """The index of the configured annotations, written to `folder` if needed; None if none are configured.
+    """Return the index of the configured annotations, written to `folder` if needed; None if there are none.
 
     Raises:
         ValueError: a file is missing.
@@ -115,8 +115,8 @@ def caption_index(config: DistortionConfig, folder: Path) -> CaptionIndex | None
 
 
 @dataclass(kw_only=True)
-class _Wanted:
-    """A sample that still needs a speaker or the augmentation."""
+class _Pending:
+    """A sample that still needs a text from the speaker or the augmentation."""
 
     place: int
     sample: Sample
@@ -130,9 +130,9 @@ class Distorter:
     """Distorts single-turn samples in batches; holds the speaker and the captions, which are expensive.
 
     Args:
-        config: what to do.
-        speaker: instead of the one that `config` names, which is loaded where its share is more than 0.
-        captions: of COCO; without them that kind gives way to others.
+        config: the profile's `distortion` section.
+        speaker: replaces the one that `config` names, which is loaded only if the share of "llm" is above 0.
+        captions: COCO's captions; without them other kinds replace "captions_and_boxes".
     """
 
     def __init__(self, config: DistortionConfig, *, speaker: Speaker | None = None, captions: CaptionIndex | None):
@@ -142,63 +142,63 @@ class Distorter:
         self._captions = captions
 
     def distort(self, samples: Sequence[Sample]) -> list[Sample | BadSample]:
-        """A pair for each sample, in order, or why there is none. Errors of the speaker propagate."""
+        """Return a pair for each sample, in order, or why there is none. Errors of the speaker propagate."""
         made: dict[int, Sample | BadSample] = {}
-        wanted = []
+        pending = []
         for place, sample in enumerate(samples):
-            one: Sample | BadSample | _Wanted
+            one: Sample | BadSample | _Pending
             try:
                 check_good(sample)
                 one = self._plan(place, sample)
             except BadSample as bad:
                 one = bad
-            if isinstance(one, _Wanted):
-                wanted.append(one)
+            if isinstance(one, _Pending):
+                pending.append(one)
             else:
                 made[place] = one
-        while wanted:
-            wanted = self._draw(wanted, made)
+        while pending:
+            pending = self._draw(pending, made)
         return [made[place] for place in range(len(samples))]
 
-    def _plan(self, place: int, sample: Sample) -> Sample | _Wanted:
-        """A pair from captions if they are chosen and available; otherwise what is left to do."""
+    def _plan(self, place: int, sample: Sample) -> Sample | _Pending:
+        """Return a pair from captions if that kind is chosen and possible; otherwise what is left to do."""
         rng = random.Random(f"{self._config.seed} {sample.key} kind")
-        kind = self._drawn(rng, KINDS)
+        kind = self._choose_kind(rng, KINDS)
         facts: dict[str, Any] = {}
         if kind == "captions_and_boxes":
             try:
                 text, found = self._retrieved(sample)
                 if usable(text, sample):
                     return pair(sample, text, {"kind": kind, **found})
-                raise NotThere("same_text")
-            except NotThere as absent:
+                raise NoCaptions("same_text")
+            except NoCaptions as absent:
                 facts = {"instead_of": {"kind": kind, "reason": absent.why}}
-            kind = self._drawn(rng, ("llm", "text"))
-        return _Wanted(place=place, sample=sample, kind=kind, facts=facts)
+            kind = self._choose_kind(rng, ("llm", "text"))
+        return _Pending(place=place, sample=sample, kind=kind, facts=facts)
 
-    def _drawn(self, rng: random.Random, kinds: Sequence[Kind]) -> Kind:
+    def _choose_kind(self, rng: random.Random, kinds: Sequence[Kind]) -> Kind:
         return rng.choices(kinds, [getattr(self._config.shares, kind) for kind in kinds])[0]
 
     def _retrieved(self, sample: Sample) -> tuple[str, dict[str, Any]]:
         if self._captions is None:
-            raise NotThere("no_annotations_given")
+            raise NoCaptions("no_annotations_given")
         if sample.dataset not in self._config.retrieval.datasets or len(sample.images) != 1:
-            raise NotThere("no_description_of_one_image")
+            raise NoCaptions("no_description_of_one_image")
         return self._captions.response(sample)
 
-    def _draw(self, wanted: list[_Wanted], made: dict[int, Sample | BadSample]) -> list[_Wanted]:
-        """One draw for each task; finished pairs go into `made`, tasks to draw again are returned."""
-        spoken = [one for one in wanted if one.kind == "llm"]
+    def _draw(self, pending: list[_Pending], made: dict[int, Sample | BadSample]) -> list[_Pending]:
+        """Sample one text for each; finished pairs go into `made`, those to sample again are returned."""
+        spoken = [one for one in pending if one.kind == "llm"]
         requests = [self._request(one) for one in spoken]
         said: Sequence[str | BadSample] = []
         if requests:
-            assert self._speaker is not None, "llm was drawn without a share"
+            assert self._speaker is not None, "a text needs the speaker, but its share is 0"
             said = self._speaker.say(requests)
-        results: list[tuple[_Wanted, str | BadSample, Request | None, dict[str, Any]]] = [
+        results: list[tuple[_Pending, str | BadSample, Request | None, dict[str, Any]]] = [
             (one, text, request, self._facts(request, text))
             for one, request, text in zip(spoken, requests, said, strict=True)
         ]
-        for one in wanted:
+        for one in pending:
             if one.kind == "text":
                 augmented, drawn = augment(one.sample.response, self._seed(one))
                 results.append((one, augmented, None, drawn))
@@ -207,7 +207,7 @@ class Distorter:
         ]
 
     def _facts(self, request: Request, text: str | BadSample) -> dict[str, Any]:
-        """The provenance of a speaker's text."""
+        """Return the provenance of a speaker's text."""
         assert self._speaker is not None
         wording = getattr(self._speaker, "wording", "")
         facts = {"speaker": self._speaker.name, **({"wording": wording} if wording else {}), "command": request.command}
@@ -216,10 +216,10 @@ class Distorter:
         return facts
 
     def _judge(
-        self, one: _Wanted, text: str | BadSample, request: Request | None, drawn: dict[str, Any],
+        self, one: _Pending, text: str | BadSample, request: Request | None, drawn: dict[str, Any],
         made: dict[int, Sample | BadSample],
-    ) -> _Wanted | None:  # fmt: skip
-        """Take the result of a draw: a pair or a reason goes into `made`; returns a task to draw again."""
+    ) -> _Pending | None:  # fmt: skip
+        """Put a pair or a reason into `made`, or return the sample if it must be sampled again."""
         one.draws += 1
         if isinstance(text, BadSample):
             made[one.place] = text
@@ -235,17 +235,17 @@ class Distorter:
             return one
         if one.kind == "text" and self._config.shares.llm:
             facts = {"instead_of": {"kind": "text", "reason": "not_distorted"}}
-            return _Wanted(place=one.place, sample=one.sample, kind="llm", facts=facts)
+            return _Pending(place=one.place, sample=one.sample, kind="llm", facts=facts)
         made[one.place] = none_taken(one.sample.key, one.kind, one.not_taken, text)
         return None
 
     def _wrong(self, text: str, sample: Sample, request: Request | None) -> str | None:
-        """Why a text is rejected. Rules and augmentation work on the response and need fewer checks."""
+        """Return why a text is rejected. Rules and augmentation change the response itself and need fewer checks."""
         if request is not None and not isinstance(self._speaker, RuleSpeaker) and (found := fault(text, request)):
             return found
         return None if usable(text, sample) else "unchanged" if re.search(r"\w", text) else "empty"
 
-    def _request(self, one: _Wanted) -> Request:
+    def _request(self, one: _Pending) -> Request:
         rng = random.Random(f"{self._seed(one)} command")
         command = ""
         if rng.random() < self._config.command_share and self._commands:
@@ -254,12 +254,12 @@ class Distorter:
             seed=self._seed(one), instruction=one.sample.question, response=one.sample.response, command=command
         )
 
-    def _seed(self, one: _Wanted) -> str:
+    def _seed(self, one: _Pending) -> str:
         return f"{self._config.seed} {one.sample.key} {one.kind} {one.draws}"
 
 
 def pair(sample: Sample, text: str, distortion: dict[str, Any]) -> Sample:
-    """The pair of a single-turn sample and its distorted text. Raises `BadSample` if it is not a valid sample."""
+    """Return the pair of a single-turn sample and its distorted text. Raises `BadSample` if it is invalid."""
     turn = replace(sample.turns[0], response=unmarked(text))
     return replace(
         sample, turns=(turn,), rewritten=sample.response, provenance={**sample.provenance, "distortion": distortion}
@@ -270,14 +270,14 @@ _NONE_TAKEN = re.compile(r"\d+ draws of \w+, none taken: (\d+ \w+(?:, \d+ \w+)*)
 
 
 def none_taken(key: str, kind: Kind, not_taken: Counter[str], last: str) -> BadSample:
-    """Why a sample has no pair: the fault of each draw, and the beginning of the last text."""
+    """Return why a sample has no pair: the fault of each draw, and the beginning of the last text."""
     reasons = ", ".join(f"{times} {reason}" for reason, times in not_taken.most_common())
     start = f"; the last: {' '.join(last.split())[:80]!r}" if last.strip() else ""
     return BadSample("not_distorted", f"{key}: {not_taken.total()} draws of {kind}, none taken: {reasons}{start}")
 
 
 def reasons_of(row: Quarantined) -> Counter[str]:
-    """The rejected draws of a quarantined row by reason: inverse of `none_taken`."""
+    """Count the rejected draws of a quarantined row by reason; the inverse of `none_taken`."""
     found = _NONE_TAKEN.match(row.detail.removeprefix(f"{row.key}: ")) if row.reason == "not_distorted" else None
     counted: Counter[str] = Counter()
     for one in found[1].split(", ") if found else ():
@@ -295,7 +295,7 @@ def usable(text: str, sample: Sample) -> bool:
 def check_good(sample: Sample) -> None:
     """Raise `BadSample` for a response that cannot be distorted."""
     if len(sample.turns) != 1:
-        raise BadSample("unsupported", f"{sample.key}: {len(sample.turns)} turns; take single turns first")
+        raise BadSample("unsupported", f"{sample.key}: {len(sample.turns)} turns; split it into single turns first")
     if sample.rewritten is not None:
-        raise BadSample("unsupported", f"{sample.key}: is a pair already; give shards of good responses")
+        raise BadSample("unsupported", f"{sample.key}: is already a pair; give shards of good responses")
     sample.validate()

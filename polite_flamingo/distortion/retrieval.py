@@ -1,8 +1,8 @@
-"""COCO's captions and boxes instead of a detailed description, joined by the id of the image.
+"""Look up COCO's captions and boxes of an image, which replace a detailed description.
 
 LLaVA names the image `000000442786.jpg`, COCO `COCO_train2014_000000442786.jpg` with id 442786: the last digits of a
 name are the id. The annotation files are read once, record by record, into an index on disk that every worker opens.
-`datasets/coco.py` and `records/responses.py` word the annotations, as they do at ingest.
+`datasets/coco.py` and `records/responses.py` word the annotations as they do at ingest.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.storage.shards import temporary_name
 
 
-class NotThere(Exception):
-    """A sample has no captions; `why` is a word to count by."""
+class NoCaptions(Exception):
+    """A sample has no captions; `why` is the reason under which it is counted."""
 
     def __init__(self, why: str):
         super().__init__(why)
@@ -36,7 +36,7 @@ class NotThere(Exception):
 
 
 def index_name(annotations: Sequence[str]) -> str:
-    """A file name that depends on the annotation files. Raises `ValueError` if one is missing."""
+    """Return a file name that depends on the annotation files. Raises `ValueError` if one is missing."""
     stamps = []
     for name in annotations:
         path = Path(name)
@@ -50,8 +50,7 @@ def write_index(annotations: Sequence[str], path: Path) -> Counter[str]:
     """Read the files into an index at `path`, atomically, unless it exists.
 
     Returns:
-        how many images it holds ("images"), and how many records of the files were bad, by reason; empty where it was
-        there.
+        The number of images in it ("images"), and of bad records by reason; empty if the index existed.
 
     Raises:
         SourceError: a file is unusable as a whole.
@@ -86,18 +85,18 @@ class CaptionIndex:
     def __init__(self, path: Path):
         self.path = path
         address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
-        self._database = sqlite3.connect(address, uri=True, check_same_thread=False)  # an actor is called in another
+        self._database = sqlite3.connect(address, uri=True, check_same_thread=False)  # actors run on another
 
     def response(self, sample: Sample) -> tuple[str, dict[str, Any]]:
-        """The captions and boxes of the sample's image, and its id and numbers of them.
+        """Return the captions and boxes of the sample's image, and its id and how many there are.
 
         Raises:
-            NotThere: there are none.
+            NoCaptions: the image is not annotated.
         """
         image_id = image_number(sample)
         row = self._database.execute("SELECT joined FROM image WHERE id = ?", (image_id,)).fetchone()
         if row is None:
-            raise NotThere("image_not_annotated")
+            raise NoCaptions("image_not_annotated")
         joined = json.loads(row[0])
         record = joined["record"]
         try:
@@ -106,26 +105,26 @@ class CaptionIndex:
                 record = {**record, "width": header.width, "height": header.height}
             response, meta = describe({**joined, "record": record}, record["width"], record["height"])
         except BadSample as bad:
-            raise NotThere(bad.reason) from None
+            raise NoCaptions(bad.reason) from None
         return response, {"image_id": image_id, **meta}
 
 
 def image_number(sample: Sample) -> str:
-    """COCO's id of the image of a sample, from what its source recorded. Raises `NotThere`."""
+    """Return COCO's id of a sample's image, from what its source recorded. Raises `NoCaptions`."""
     names = sample.meta.get("images")
     name = sample.meta.get("image_id") or (names[0] if isinstance(names, list) and names else "")
     digits = re.search(r"(\d+)(?:\.\w+)?$", str(name))
     if digits is None:
-        raise NotThere("image_without_number")
+        raise NoCaptions("image_without_number")
     return digits[1].lstrip("0") or "0"
 
 
-def _digest_of_ends(path: Path, most: int = 1 << 20) -> str:
-    """Digest of the first and the last MiB, because annotation files have hundreds of megabytes."""
+def _digest_of_ends(path: Path, piece: int = 1 << 20) -> str:
+    """Digest the first and last MiB, because annotation files have hundreds of megabytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        digest.update(file.read(most))
-        if (size := path.stat().st_size) > most:
-            file.seek(max(most, size - most))
+        digest.update(file.read(piece))
+        if (size := path.stat().st_size) > piece:
+            file.seek(max(piece, size - piece))
             digest.update(file.read())
     return digest.hexdigest()[:16]

@@ -1,10 +1,10 @@
-"""The rule-based speaker: what stands in for a language model in the tiny profile, or where none is at hand.
+"""The rule-based speaker: stands in for a language model in the tiny profile, or when none is available.
 
 It is not a model and is never called one: provenance and preview say "rules". A profile may name a note taker
-(`DistortionConfig.note_taker`) that knows the texts of one small world and writes them as that world's raw annotations
-are written. A rewriter trained on these pairs has seen their forms; how it would do on *unseen* forms cannot be shown
-with this speaker. Any other text is shortened (`shorten.py`). Then the command, if there is one, is followed
-(`command_rules.py`).
+(`DistortionConfig.note_taker`) that knows the texts of one small world and writes them in the form of that world's raw
+annotations. A rewriter trained on these pairs has seen those forms; how it would do on unseen forms cannot be shown
+with this speaker. All other texts are shortened (`shorten.py`). Then the command's rule, if there is a command, is
+applied (`command_rules.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from polite_flamingo.distortion.shorten import shorten
 from polite_flamingo.distortion.speakers import Request
 
 NoteTaker = Callable[[str, random.Random], str | None]
-"""A good text -> the text as an annotator would note it; None for a text that it does not know."""
+"""A good text -> the text as an annotator would note it; None if it does not know the text."""
 
 
 def load_note_taker(name: str) -> NoteTaker:
@@ -40,7 +40,7 @@ class RuleSpeaker:
     """Speaks by rules; see `speakers.Speaker`.
 
     Args:
-        note_taker: asked first; the texts that it does not know are shortened.
+        note_taker: is asked first; texts that it does not know are shortened.
     """
 
     name = "rules"
@@ -50,7 +50,7 @@ class RuleSpeaker:
         self._note_taker = note_taker
 
     def say(self, requests: Sequence[Request]) -> list[str]:
-        """Each request by itself: the same one gives the same text."""
+        """Distort each request by itself; the same request always gives the same text."""
         return [self._said(request) for request in requests]
 
     def _said(self, request: Request) -> str:

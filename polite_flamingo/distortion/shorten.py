@@ -1,7 +1,7 @@
 """Shorten a good response without a model: drop manners and asides, keep the first clauses and content words.
 
-The rules are for English; of other languages the first sentences or clauses remain. The rules understand nothing: a
-crucial point at the end is lost.
+The rules are for English; texts in other languages are cut to their first sentences or clauses. Rules understand
+nothing: a crucial point at the end is lost.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 
 from polite_flamingo.distortion.augmentation import sentences
 
-MOST_WORDS = 40
-"""Most words of one sentence in a terse text."""
+MAX_WORDS = 40
+"""Most words per sentence of a terse text."""
 MANNERS = re.compile(
     r"(sure( thing)?|certainly|of course|absolutely|great question|good question|thank you[^.!,]*|thanks[^.!,]*|hello"
     r"|hi|i (hope|trust) [^.!]*|i('| a)m (sorry|happy|glad)[^.!,]*|please (let me know|feel free)[^.!]*|feel free[^.!]*"
@@ -37,24 +37,24 @@ _MARKUP = re.compile(
 
 
 def unmarked_text(text: str) -> str:
-    """The text without Markdown; a text that is only code or punctuation stays unchanged."""
+    """Remove Markdown; a text that is only code or punctuation stays unchanged."""
     return _MARKUP.sub("", text).strip() or text.strip()
 
 
 def key_words(text: str) -> list[str]:
-    """The content words, in order; all words if there are none."""
+    """Return the content words, in order; all words if there are none."""
     words = re.findall(r"[^\W_]+(?:['’.,-][^\W_]+)*", text)
     return [word for word in words if word.lower() not in STOP_WORDS] or words
 
 
 def telegraphic(sentence: str) -> str:
-    """The text without stop words and the final full stop; other punctuation stays."""
+    """Remove stop words and the final full stop; other punctuation stays."""
     kept = [word for word in sentence.split() if re.sub(r"\W", "", word).lower() not in STOP_WORDS]
     return " ".join(kept).strip(" .") or sentence.strip(" .")
 
 
 def shorten(text: str, rng: random.Random) -> str:
-    """The text as terse notes; "" only if it has no words."""
+    """Return the text as terse notes; "" only if it has no words."""
     found = [stripped for one in sentences(unmarked_text(text)) if (stripped := _mannerless(one))]
     found = found or sentences(text)
     if not found:
@@ -65,7 +65,7 @@ def shorten(text: str, rng: random.Random) -> str:
     for sentence in kept:
         note = _CLAUSE.split(sentence, maxsplit=1)[0] if clause else sentence
         note = note if len(note.split()) > 1 or len(sentence.split()) < 3 else sentence
-        note = " ".join(note.split()[:MOST_WORDS])
+        note = " ".join(note.split()[:MAX_WORDS])
         notes.append(telegraphic(note) if telegram else note.strip(" ."))
     notes = list(dict.fromkeys(filter(None, notes))) or [found[0]]
     said = rng.choice(("\n", "\n", ". ", ", ")).join(notes)

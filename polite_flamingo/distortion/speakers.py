@@ -1,4 +1,4 @@
-"""The interface of a speaker, who plays the terse robot. `loading.py` chooses one."""
+"""The interface of a speaker, which plays the terse robot. `loading.py` chooses one."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Request:
     """One good response to distort.
 
     Attributes:
-        seed: of all random choices; made of the key of the sample and the number of the draw.
+        seed: fixes all random choices; made from the sample's key and the number of the draw.
         instruction: the question, without image marks.
         response: the good response.
-        command: a name of `commands.COMMANDS`, or "" for none.
+        command: a name in `commands.COMMANDS`, or "" for none.
     """
 
     seed: str
@@ -34,7 +34,7 @@ TRIAL = Request(
 """A request to probe a server or a chat template with."""
 
 Wording = Literal["completion", "begun turn", "begun turn, system text in the first turn", "asked plainly"]
-"""How a language model is prompted; recorded in the provenance of each pair."""
+"""How a language model is prompted; recorded in each pair's provenance."""
 CHAT_WORDINGS: tuple[Wording, ...] = ("begun turn", "begun turn, system text in the first turn")
 ASKED_PLAINLY: Wording = "asked plainly"
 
@@ -44,11 +44,11 @@ class Speaker(Protocol):
 
     @property
     def name(self) -> str:
-        """The name for the provenance: "rules", or that of a model."""
+        """Its name in the provenance of pairs: "rules", or that of a model."""
 
     @property
     def commands(self) -> Collection[str]:
-        """The names of the orders that it can follow; it must not get others."""
+        """The names of the commands that it can follow; it must not be given others."""
 
     def say(self, requests: Sequence[Request]) -> Sequence[str | BadSample]:
-        """One text per request, in order; "" if nothing usable came back, a `BadSample` if a retry would not help."""
+        """Return one text per request, in order; "" if nothing usable came back, `BadSample` if a retry cannot help."""

@@ -1,4 +1,4 @@
-"""Summary of a distortion: counts of pairs that add up over shards, and the pairs that the page shows."""
+"""Summarise a distortion: counts of pairs that add up over shards, and the pairs that the page shows."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ COUNTED = (
 FACTS = {"kind": "kinds", "speaker": "speakers", "wording": "wordings", "followed": "followed", "draws": "draws"}
 """Fact of a pair -> its name among the counts."""
 
-SHARDS_LOOKED_AT = 40
+MAX_SHARDS_READ = 40
 """Most shards to read for the page; every shard has all kinds."""
 
 
 def count(rows: Sequence[Sample | Quarantined]) -> Counts:
-    """Count the pairs of a shard by kind, speaker, order, step of augmentation, dataset and replaced kind.
+    """Count the pairs of a shard by kind, speaker, command, augmentation step, dataset and replaced kind.
 
-    `not_taken` counts rejected draws, also of rows without a pair; `followed` and `not_followed` count the extra
-    orders.
+    `not_taken` counts rejected draws, including those of rows without a pair; `followed` and `not_followed` count
+    extra commands.
     """
     counted: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
     for row in rows:
@@ -68,26 +68,26 @@ def total(counts: Iterable[Mapping[str, Mapping[str, int]]]) -> Counts:
     }
 
 
-def pick(shards: Iterable[str], read: Callable[[str], Iterable[Sample]], a_kind: int) -> dict[str, list[Sample]]:
-    """Pairs to show, at most `a_kind` of each kind; orders and steps that were shown least come first.
+def pick(shards: Iterable[str], read: Callable[[str], Iterable[Sample]], per_kind: int) -> dict[str, list[Sample]]:
+    """Choose the pairs to show, at most `per_kind` of each kind, with as many different commands and steps as possible.
 
     Args:
-        shards: names, in order.
-        read: the pairs of a shard.
-        a_kind: how many of each.
+        shards: their names, in order.
+        read: returns the pairs of a shard.
+        per_kind: how many of each kind.
     """
     found: dict[str, dict[str, list[Sample]]] = {kind: {} for kind in KINDS}
     for number, name in enumerate(shards):
-        if number >= SHARDS_LOOKED_AT or all(sum(map(len, ways.values())) >= 6 * a_kind for ways in found.values()):
+        if number >= MAX_SHARDS_READ or all(sum(map(len, ways.values())) >= 6 * per_kind for ways in found.values()):
             break
         for sample in read(name):
             done = sample.provenance["distortion"]
             way = done.get("command") or ", ".join(_steps(done))
             ways = found[done["kind"]].setdefault(way, [])
-            if len(ways) < a_kind:
+            if len(ways) < per_kind:
                 ways.append(sample)
-    return {kind: _in_turn(list(ways.values()), a_kind) for kind, ways in found.items() if ways}
+    return {kind: _in_turn(list(ways.values()), per_kind) for kind, ways in found.items() if ways}
 
 
-def _in_turn(ways: Sequence[Sequence[Sample]], most: int) -> list[Sample]:
-    return [sample for turn in zip_longest(*ways) for sample in turn if sample is not None][:most]
+def _in_turn(ways: Sequence[Sequence[Sample]], limit: int) -> list[Sample]:
+    return [sample for turn in zip_longest(*ways) for sample in turn if sample is not None][:limit]

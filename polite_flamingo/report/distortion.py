@@ -1,6 +1,6 @@
-"""The page of a distortion: counts, and good and distorted texts side by side.
+"""Make the page of a distortion: counts, and good and distorted texts side by side.
 
-Long texts are cut and pictures re-encoded as thumbnails; everything is escaped (`template.py`). The caller chooses the
+Long texts are cut and images re-encoded as thumbnails; everything is escaped (`template.py`). The caller chooses the
 pairs (`distortion/summary.py`).
 """
 
@@ -18,28 +18,28 @@ from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.shards import write_atomically
 
 MAX_TEXT = 1500
-"""Characters of a text on the page."""
+"""Most characters per text on the page."""
 KIND_NAMES = {
-    "llm": "Said again by a terse robot",
+    "llm": "Repeated by a terse robot",
     "text": "Randomly augmented",
     "captions_and_boxes": "Captions and boxes of the image",
 }
 SPEAKER_NOTES = {
-    "rules": "No language model was asked: rules have shortened the texts. What a rewriter learns from these pairs is "
-    "to undo these rules.",
+    "rules": "No language model was used: rules shortened the texts. A rewriter trained on these pairs learns to undo "
+    "these rules.",
 }
 TABLES = {
-    "commands": "Extra orders to the robot",
-    "followed": "Were the extra orders followed, as far as that can be counted?",
-    "not_followed": "Extra orders that were not followed",
-    "not_taken": "Draws that were not taken",
-    "wordings": "How the robot was spoken to",
-    "steps": "Steps of augmentation",
-    "instead_of": "In the place of a kind that could not be had",
-    "datasets": "Data sets",
+    "commands": "Extra commands to the robot",
+    "followed": "Were the extra commands followed, as far as that can be counted?",
+    "not_followed": "Extra commands that were not followed",
+    "not_taken": "Rejected draws",
+    "wordings": "How the robot was prompted",
+    "steps": "Augmentation steps",
+    "instead_of": "Kinds that were not possible",
+    "datasets": "Datasets",
     "quarantined": "Quarantined",
 }
-"""Title of each table of counts."""
+"""The titles of the tables of counts."""
 
 
 def write_distortion_page(
@@ -49,9 +49,9 @@ def write_distortion_page(
 
     Args:
         path: the HTML file.
-        stats: shards, rows_in, pairs, quarantined_rows, and the counts of `distortion.summary.count` summed.
-        pairs: to show, by kind.
-        run: that made them.
+        stats: shards, rows_in, pairs, quarantined_rows, and the sums of the counts of `distortion.summary.count`.
+        pairs: the pairs to show, by kind.
+        run: the run that made them.
     """
     speakers = stats.get("speakers", {})
     page = fill(
@@ -60,7 +60,7 @@ def write_distortion_page(
         pairs=pairs,
         kind_names=KIND_NAMES,
         tables=[
-            (title, {_order(name): number for name, number in stats.get(table, {}).items()})
+            (title, {_command(name): number for name, number in stats.get(table, {}).items()})
             for table, title in TABLES.items()
         ],
         speakers=", ".join(speakers) or "nobody",
@@ -83,8 +83,8 @@ def _facts(sample: Sample) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             value = ", ".join(f"{key.replace('_', ' ')} {item}" for key, item in value.items())
         if name != "kind" and value != "":
-            yield name.replace("_", " "), _order(str(value)) if name == "command" else str(value)
+            yield name.replace("_", " "), _command(str(value)) if name == "command" else str(value)
 
 
-def _order(name: str) -> str:
+def _command(name: str) -> str:
     return f"{name}: “{COMMANDS[name]}”" if name in COMMANDS else name

@@ -9,7 +9,7 @@ import pytest
 from polite_flamingo.distortion.answer_checks import fault
 from polite_flamingo.distortion.command_checks import CHECKS, followed
 from polite_flamingo.distortion.commands import COMMANDS
-from polite_flamingo.distortion.llm_prompts import PRAISE, asking_messages, instructions, prefill
+from polite_flamingo.distortion.llm_prompts import PRAISE, instructions, prefill, question_messages
 from polite_flamingo.distortion.rule_speaker import RuleSpeaker
 from polite_flamingo.distortion.speakers import Request
 from polite_flamingo.endpoints.answers import Unfinished
@@ -118,7 +118,7 @@ def test_a_near_copy_is_not_taken(copy: str) -> None:
 
 def test_a_near_copy_that_follows_an_order_of_form_is_the_distortion_asked_for() -> None:
     assert fault(RESPONSE.upper(), asked("upper_case")) is None
-    assert fault(RESPONSE.lower(), asked("upper_case")) == "near_copy", "the order was another"
+    assert fault(RESPONSE.lower(), asked("upper_case")) == "near_copy", "the command was another"
     assert fault(RESPONSE.lower().replace(".", "").replace(",", ""), asked("no_punctuation")) is None
     assert fault(RESPONSE.replace("sleeping", "sleping").replace("couch", "cuoch"), asked("typos")) is None
     assert fault(RESPONSE, asked("plain")) == "near_copy", "there was nothing to drop"
@@ -192,7 +192,7 @@ def test_an_order_is_called_followed_only_where_that_can_be_counted(command: str
     assert followed(command, text, RESPONSE) == verdict
 
 
-def test_rules_follow_their_orders_by_the_same_checks() -> None:
+def test_rules_follow_their_commands_by_the_same_checks() -> None:
     speaker, verdicts = RuleSpeaker(), {command: [] for command in CHECKS}  # type: ignore[var-annotated]
     for sample in drawn(40):
         for command in set(speaker.commands) & set(CHECKS):
@@ -205,7 +205,7 @@ def test_rules_follow_their_orders_by_the_same_checks() -> None:
 
 
 def test_a_plain_question_tells_the_order_too_and_shows_the_answer() -> None:
-    (message,) = asking_messages(asked("typos"))
+    (message,) = question_messages(asked("typos"))
     assert message["role"] == "user" and "put in several spelling mistakes" in message["content"]
     assert RESPONSE in message["content"] and QUESTION in message["content"]
     assert instructions("typos")[-1] in message["content"]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, LocalConfig, Shares
-from polite_flamingo.distortion.llm_prompts import CLOSING, plain_prompt, prefill, quoted
+from polite_flamingo.distortion.llm_prompts import CLOSING, parse_quotation, plain_prompt, prefill
 from polite_flamingo.distortion.local_speaker import LocalSpeaker, closing_tokens
 from polite_flamingo.distortion.pairs import distort
 from polite_flamingo.distortion.speakers import Request
@@ -72,10 +72,10 @@ def test_texts_end_at_their_quotation_mark_and_do_not_hang_on_their_neighbours(f
 
 def test_draws_follow_the_models_probabilities(folder: Path) -> None:
     """The noise that each row gets of its own draws as softmax would: the mean over 600 rows, at one position."""
-    from polite_flamingo.distortion.local_speaker import _OwnNoise
+    from polite_flamingo.distortion.local_speaker import _SeededGumbelNoise
 
     logits = torch.tensor([0.0, 1.0, 2.0]).log_softmax(0)
-    drawn = _OwnNoise([f"row {n}" for n in range(600)])(torch.zeros(600, 1), logits.expand(600, 3)).argmax(1)
+    drawn = _SeededGumbelNoise([f"row {n}" for n in range(600)])(torch.zeros(600, 1), logits.expand(600, 3)).argmax(1)
     shares = torch.bincount(drawn, minlength=3) / 600
     assert torch.allclose(shares, logits.exp(), atol=0.08)
 
@@ -87,7 +87,7 @@ def test_greedy_is_what_generate_says(folder: Path) -> None:
     (request,) = requests(1)
     ids = tokenizer(plain_prompt(request), return_tensors="pt")
     made = model.generate(**ids, max_new_tokens=20, do_sample=False, pad_token_id=1)[0, ids["input_ids"].shape[1] :]
-    assert speaker.say([request]) == [quoted(tokenizer.decode(made, skip_special_tokens=True))]
+    assert speaker.say([request]) == [parse_quotation(tokenizer.decode(made, skip_special_tokens=True))]
 
 
 def test_a_model_with_a_chat_template_is_spoken_to_by_it(folder: Path, tmp_path: Path) -> None:

@@ -77,9 +77,9 @@ def test_kinds_and_commands_come_in_the_shares_that_are_asked_for() -> None:
     assert 42 < instead["captions_and_boxes"] < 104, "of 300 thousand, 14 thousand; none can be had here"
     spoken = [fact for fact in facts if fact["kind"] == "llm"]
     assert abs(len(spoken) / 1500 - 209 / 286) < 0.046
-    orders = Counter(fact["command"] for fact in spoken)
-    assert abs(orders.pop("") / len(spoken) - 0.5) < 0.062
-    assert len(orders) == 19 and "metaphors" not in orders and min(orders.values()) > 5
+    commands = Counter(fact["command"] for fact in spoken)
+    assert abs(commands.pop("") / len(spoken) - 0.5) < 0.062
+    assert len(commands) == 19 and "metaphors" not in commands and min(commands.values()) > 5
     assert {fact["speaker"] for fact in spoken} == {"rules"}
 
 

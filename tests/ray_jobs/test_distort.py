@@ -257,14 +257,14 @@ def test_the_page_shows_both_texts_and_says_plainly_who_spoke(tmp_path: Path) ->
     assert_self_contained(text)
     read = Page(text)
     assert_readable_aloud(read)
-    assert "spoken by rules. No language model was asked" in " ".join(read.words.split())
+    assert "Speaker: rules. No language model was used" in " ".join(read.words.split())
     assert read.words.count("Distorted") == 5 and "5 of 40" in read.words and "bad_json" in read.words
     robot = [
         replace(pair, provenance={"distortion": {**pair.provenance["distortion"], "speaker": "guanaco"}})
         for pair in pairs
     ]
     text = " ".join(Page(page(tmp_path, robot)).words.split())
-    assert "spoken by guanaco." in text and "No language model was asked" not in text
+    assert "Speaker: guanaco." in text and "No language model was used" not in text
 
 
 def test_text_from_anywhere_cannot_leave_its_place(tmp_path: Path) -> None:
@@ -281,12 +281,12 @@ def test_text_from_anywhere_cannot_leave_its_place(tmp_path: Path) -> None:
     assert not {tag for tag, _ in Page(text).tags} & {"img", "script"} and "\x00" not in text
 
 
-def test_the_page_tells_what_was_not_believed_and_which_orders_were_not_followed(tmp_path: Path) -> None:
+def test_the_page_counts_rejected_draws_and_commands_not_followed(tmp_path: Path) -> None:
     text = page(
         tmp_path, pairs_of(3), not_taken={"echo": 40, "cut": 2}, followed={"yes": 2, "no": 1}, not_followed={"typos": 1}
     )
     read = " ".join(Page(text).words.split())
-    assert "42 draws not taken: 40 echo, 2 cut" in read and "Extra orders that were not followed" in read
+    assert "42 draws rejected: 40 echo, 2 cut" in read and "Extra commands that were not followed" in read
 
 
 def test_a_server_is_asked_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
