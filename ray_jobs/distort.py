@@ -198,8 +198,8 @@ def print_summary(layout: OutputLayout) -> None:
         rows.append((f"  {kind}", f"{number:,}" + (f"   worded by {spoken}" if kind == "llm" else "")))
     for gone, number in stats.get("instead_of", {}).items():
         rows.append(("  of them instead of", f"{number:,}   {gone}"))
-    if orders := stats.get("followed", {}):
-        rows.append(("extra orders", ", ".join(f"{number:,} {_FOLLOWED[one]}" for one, number in orders.items())))
+    if followed := stats.get("followed", {}):
+        rows.append(("extra commands", ", ".join(f"{number:,} {_FOLLOWED[one]}" for one, number in followed.items())))
     if not_taken := stats.get("not_taken", {}):
         rows.append(("rejected draws", f"{sum(not_taken.values()):,}: {_counts(not_taken)}"))
     rows.append(("quarantined", f"{stats['quarantined_rows']:,}"))

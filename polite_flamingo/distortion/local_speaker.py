@@ -105,7 +105,7 @@ class LocalSpeaker:
             max_new_tokens=self._config.max_new_tokens,
             do_sample=False,
             num_beams=1,
-            logits_processor=LogitsProcessorList(self._drawing(seeds)),
+            logits_processor=LogitsProcessorList(self._sampling_processors(seeds)),
             stopping_criteria=StoppingCriteriaList([_StopAtClosingMark(self._closing)]),
             pad_token_id=self._tokenizer.pad_token_id,
         )
