@@ -1,11 +1,11 @@
 """Confidence intervals of means by the percentile bootstrap (Efron 1979), paired over everything that is compared.
 
 Samples are resampled with replacement many times; an interval holds the middle of the resulting means. All rows of a
-call use the same draws, so two models are compared without the spread that the difficulty of the samples causes. It is
+call use the same draws, so models are compared without the spread that comes from easy and hard samples. The draws are
 seeded: the same numbers give the same interval.
 
-The bootstrap knows no more than the samples: fewer than two give no interval, and if all numbers are equal (every
-answer right) the interval has no width.
+The bootstrap knows only the samples: fewer than two give no interval, and if all numbers are equal (every answer
+correct) the interval has no width.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CELLS = 1 << 22
-"""Weights held in memory at once (32 MiB)."""
+MAX_WEIGHTS = 1 << 22
+"""Most weights held in memory at once (32 MiB)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Resampling:
     Attributes:
         draws: number of resamplings; with 1000, the ends of a 95 % interval vary by about a tenth of its half-width.
         confidence: share of draws within an interval.
-        seed: of the draws.
+        seed: fixes the draws.
     """
 
     draws: int = 1000
@@ -34,14 +34,13 @@ class Resampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError for impossible numbers."""
         if self.draws < 1 or not 0 < self.confidence < 1:
-            raise ValueError("resampling: draws must be at least 1 and confidence lie between 0 and 1")
+            raise ValueError("resampling: draws must be at least 1, and confidence between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean of `n` samples with its interval; None where there is none."""
+    """A mean of `n` samples with its interval; None if there is none."""
 
     value: float | None
     low: float | None
@@ -50,11 +49,11 @@ class Estimate:
 
 
 def resampled_means(values_KN: np.ndarray, resampling: Resampling, stream: int = 0) -> np.ndarray:
-    """Means of each row over each resampling of its columns (samples): (K, draws).
+    """Return the mean of each row over each resampling of its columns (samples): (K, draws).
 
     Args:
-        values_KN: numbers, NaN where a row has none. The mean of a draw without any number is NaN.
-        resampling: how often, with which seed.
+        values_KN: numbers, NaN if a row has none for a sample. The mean of a draw without any number is NaN.
+        resampling: number of draws and seed.
         stream: number of the table; tables of different samples use different draws.
     """
     rows, n = values_KN.shape
@@ -63,8 +62,8 @@ def resampled_means(values_KN: np.ndarray, resampling: Resampling, stream: int =
     counted_NK = None if known_KN.all() else known_KN.T.astype(float)
     means_KR = np.full((rows, resampling.draws), np.nan)
     rng = np.random.default_rng([resampling.seed, stream])
-    for start in range(0, resampling.draws if n else 0, max(1, CELLS // max(n, 1))):
-        stop = min(resampling.draws, start + max(1, CELLS // n))
+    for start in range(0, resampling.draws if n else 0, max(1, MAX_WEIGHTS // max(n, 1))):
+        stop = min(resampling.draws, start + max(1, MAX_WEIGHTS // n))
         picks_RN = rng.integers(0, n, size=(stop - start, n)) + n * np.arange(stop - start)[:, None]
         weights_RN = np.bincount(picks_RN.ravel(), minlength=picks_RN.size).reshape(picks_RN.shape).astype(float)
         sums_RK = weights_RN @ filled_NK
@@ -76,7 +75,7 @@ def resampled_means(values_KN: np.ndarray, resampling: Resampling, stream: int =
 
 
 def estimates(values_KN: np.ndarray, means_KR: np.ndarray, confidence: float) -> list[Estimate]:
-    """The mean of each row, with the interval of its resampled means."""
+    """Return the mean of each row, with the interval of its resampled means."""
     found = []
     for values_N, means_R in zip(values_KN, means_KR, strict=True):
         known = values_N[np.isfinite(values_N)]
@@ -86,7 +85,7 @@ def estimates(values_KN: np.ndarray, means_KR: np.ndarray, confidence: float) ->
 
 
 def estimate(value: float | None, draws_R: np.ndarray, n: int, confidence: float) -> Estimate:
-    """A value with the interval of its draws; fewer than two samples give no interval."""
+    """Return a value with the interval of its draws; fewer than two samples give no interval."""
     finite = draws_R[np.isfinite(draws_R)]
     if value is None or n < 2 or not finite.size:
         return Estimate(value=value, low=None, high=None, n=n)
@@ -95,14 +94,14 @@ def estimate(value: float | None, draws_R: np.ndarray, n: int, confidence: float
 
 
 def intervals(values_KN: np.ndarray, resampling: Resampling, stream: int = 0) -> list[Estimate]:
-    """The mean of each row with its interval, in one step."""
+    """Return the mean of each row with its interval, in one step."""
     return estimates(values_KN, resampled_means(values_KN, resampling, stream), resampling.confidence)
 
 
 def shared(values_CN: np.ndarray) -> np.ndarray:
     """Keep only samples on which all contestants can be compared; the rest becomes NaN.
 
-    A contestant without any number is ignored; each of the others must have one.
+    Contestants without any number are ignored; all others must have one.
 
     Args:
         values_CN: one row per contestant.
@@ -114,7 +113,7 @@ def shared(values_CN: np.ndarray) -> np.ndarray:
 
 
 def matrix(rows: Sequence[Sequence[float | None]]) -> np.ndarray:
-    """Numbers as (K, N), None as NaN."""
+    """Return numbers as an array (K, N), None as NaN."""
     return np.array([[np.nan if one is None else one for one in row] for row in rows], dtype=float).reshape(
         len(rows), -1 if rows and rows[0] else 0
     )

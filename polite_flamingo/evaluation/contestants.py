@@ -1,10 +1,10 @@
-"""Contestants of an evaluation: parses `--contestants.NAME` into a checkpoint, an endpoint or a file of answers.
+"""Contestants of an evaluation: parse `--contestants.NAME` into a checkpoint, an endpoint or a file of answers.
 
-    out/clever/model                      a folder that train wrote; zoo:clever_flamingo is the embedded one
+    out/clever/model                      a folder that train wrote; zoo:clever_flamingo is the embedded model
     profiles/tiny.yaml                    the model of a profile's `rewriter` section
     base:profiles/tiny.yaml               the untuned model of its `training.base`
     endpoint:MODEL@http://host:8000/v1    an OpenAI-compatible server; images travel in the request
-    recorded:answers.jsonl                one {"key": …, "response": …} a line
+    recorded:answers.jsonl                one {"key": …, "response": …} per line
 
 Nothing is loaded or sent here.
 """
@@ -51,10 +51,10 @@ Contestant = Checkpoint | Endpoint | Recorded
 
 
 def contestants_of(lines: Mapping[str, str]) -> dict[str, Contestant]:
-    """All contestants, by name.
+    """Parse all contestants, by name.
 
     Raises:
-        ValueError: an invalid name, an unknown form, or a missing folder or file; the message says which.
+        ValueError: a name is invalid, a form unknown, or a folder or file missing; the message says which.
     """
     for name in lines:
         if name in (RAW, REWRITTEN) or not re.fullmatch(r"\w[\w+-]{0,79}", name):
@@ -69,7 +69,7 @@ def _contestant(name: str, line: str) -> Contestant:
             raise ValueError(f"contestant {name}: the file {rest!r} does not exist")
         return Recorded(path=Path(rest))
     if kind == "endpoint":
-        model, at, url = rest.partition("@http")  # a model's own name may hold an @
+        model, at, url = rest.partition("@http")  # a model's name may contain an @
         if not (model and at):
             raise ValueError(f"contestant {name}: {line!r} is not endpoint:MODEL@http://host:port/v1")
         return Endpoint(model=model, url=f"http{url}")
@@ -84,19 +84,19 @@ def _contestant(name: str, line: str) -> Contestant:
     if path.is_dir():
         if not (path / FILE).is_file():
             raise ValueError(
-                f"contestant {name}: {path} holds no {FILE}; polite-flamingo train writes it into OUT/model"
+                f"contestant {name}: {path} has no {FILE}; give the folder OUT/model of polite-flamingo train"
             )
         config = FlamingoConfig(folder=str(path.resolve()))
         opened(config)
         return Checkpoint(flamingo=config)
-    raise ValueError(f"contestant {name}: {line!r} is neither there nor of a known form ({FORMS})")
+    raise ValueError(f"contestant {name}: {line!r} does not exist and has no known form ({FORMS})")
 
 
 def _of_profile(name: str, path: Path, section: str, part: str) -> FlamingoConfig:
     try:
         content = read_yaml(path).get(section)
         if not isinstance(content, dict) or part not in content:
-            raise ValueError(f"{path} has no section {section}.{part} that names a model")
+            raise ValueError(f"{path} has no section {section}.{part} to name the model")
         found = fill(FlamingoConfig, content[part], f"{section}.{part}")
         opened(found)
     except ValueError as error:

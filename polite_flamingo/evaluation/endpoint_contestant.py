@@ -1,7 +1,7 @@
 """A contestant behind an OpenAI-compatible chat endpoint: an instruction and its images in, a text out.
 
-Images are sent as data URLs: unchanged in the formats that such servers read, otherwise as PNG. No system message is
-sent, and the temperature is 0; whatever the server adds is part of the contestant.
+Images are sent as data URLs, unchanged in formats that such servers read, otherwise as PNG. No system message is sent,
+and the temperature is 0; whatever the server adds is part of the contestant.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from polite_flamingo.endpoints.client import EndpointDown, Refused, Server, Serv
 from polite_flamingo.images import decoding
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample
 
-SIMPLE = "What colour is a clear sky by day? Answer in one word."
-SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
+SIMPLE_QUESTION = "What colour is a clear sky by day? Answer in one word."
+SENT_UNCHANGED = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
 class EndpointContestant:
@@ -26,12 +26,12 @@ class EndpointContestant:
 
     Args:
         model: its name on the server.
-        url: of the server, up to /v1.
-        max_tokens: limit of an answer.
+        url: the server's address, up to /v1.
+        max_tokens: longest answer.
         config: retries, time limits and concurrency.
 
     Attributes:
-        down: set once the server went down: why nothing more was sent.
+        down: the error after which nothing more was sent; None while the server is up.
     """
 
     def __init__(self, model: str, url: str, *, max_tokens: int, config: ServerConfig):
@@ -41,10 +41,10 @@ class EndpointContestant:
         self.down: EndpointDown | None = None
 
     def answer(self, samples: Sequence[Sample]) -> list[str | BadSample | None]:
-        """One answer per sample, in order, or why there is none; None for samples not sent because the server is down.
+        """Return one answer per sample, in order, or why there is none; None for samples not sent (the server is down).
 
         Raises:
-            EndpointDown: the server is down, and no sample has an answer.
+            EndpointDown: the server is down and no sample has an answer.
         """
 
         def answer_one(sample: Sample) -> str | BadSample | None:
@@ -67,7 +67,7 @@ class EndpointContestant:
         return answers
 
     def try_out(self, sample: Sample) -> str | BadSample:
-        """Ask for one answer before all others, so that a broken server is noticed early.
+        """Ask for one answer before all others, to notice a broken server early.
 
         If the server refuses the sample, a simple question is tried: the sample may be at fault.
 
@@ -79,7 +79,7 @@ class EndpointContestant:
         except BadSample as bad:
             return bad
         except Refused as refused:
-            self._server.try_out("/chat/completions", self._body(SIMPLE), first_choice)
+            self._server.try_out("/chat/completions", self._body(SIMPLE_QUESTION), first_choice)
             return BadSample("answering_failed", f"{sample.key}: {refused}")
 
     def _answer(self, sample: Sample, attempts: int | None = None) -> str:
@@ -96,7 +96,7 @@ class EndpointContestant:
 
 
 def content(sample: Sample) -> str | list[dict[str, Any]]:
-    """The first instruction as a chat message: each image in the place of its mark, or a plain string without images.
+    """Return the first instruction as a chat message: images in place of their marks, or a plain string without images.
 
     Raises:
         BadSample: an image cannot be read.
@@ -114,8 +114,8 @@ def content(sample: Sample) -> str | list[dict[str, Any]]:
 
 
 def data_url(image: Image) -> str:
-    """An image as a data URL."""
-    kind, data = SENT_AS_THEY_ARE.get(decoding.inspect(image.data).format), image.data
+    """Return an image as a data URL."""
+    kind, data = SENT_UNCHANGED.get(decoding.inspect(image.data).format), image.data
     if kind is None:
         buffer = io.BytesIO()
         decoding.decode(image.data).save(buffer, "PNG")

@@ -1,6 +1,6 @@
-"""Which samples to look at, and what everybody said of them.
+"""Choose samples to look at, and collect everybody's answers to them.
 
-Some are drawn by chance from each task (seeded), others are those on which the rewards lie furthest apart: there the
+Some are sampled at random from each task (seeded); others are those whose rewards lie furthest apart: there the
 contestants differ most, or the reward model errs.
 """
 
@@ -18,7 +18,7 @@ from polite_flamingo.sample import BadSample, Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Pick:
-    """A sample to show. `apart` is how far its rewards lie apart, None where it was drawn by chance."""
+    """A sample to show. `apart` is the distance between its greatest and least reward; None if it is a random pick."""
 
     key: str
     task: str
@@ -27,7 +27,7 @@ class Pick:
 
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """One contestant's answer, "" where there is none and `failed` says why; its numbers as people read them."""
+    """One contestant's answer ("" if `failed` says why there is none), and its scores as (label, formatted value)."""
 
     contestant: str
     text: str
@@ -37,7 +37,7 @@ class Said:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A sample with all that was said of it."""
+    """A sample with all answers to it."""
 
     pick: Pick
     sample: Sample
@@ -45,13 +45,13 @@ class Example:
 
 
 def choose(judged: Judged, count: int, seed: int = 0) -> list[Pick]:
-    """Up to `count` by chance, in turns from each task, and as many of those furthest apart, without the former."""
+    """Choose `count` samples at random, from each task in turn, and as many others whose rewards lie furthest apart."""
     by_task: dict[str, list[int]] = {}
     for place, task in enumerate(judged.tasks):
         by_task.setdefault(task, []).append(place)
     rng = random.Random(seed)
-    drawn = [rng.sample(places, min(count, len(places))) for places in by_task.values()]
-    turns = [places[turn] for turn in range(count) for places in drawn if turn < len(places)][:count]
+    sampled = [rng.sample(places, min(count, len(places))) for places in by_task.values()]
+    turns = [places[turn] for turn in range(count) for places in sampled if turn < len(places)][:count]
     picks = [Pick(key=judged.keys[place], task=judged.tasks[place]) for place in turns]
     spread = []
     for place in set(range(len(judged.keys))) - set(turns):
@@ -64,13 +64,13 @@ def choose(judged: Judged, count: int, seed: int = 0) -> list[Pick]:
 
 
 def example(pick: Pick, sample: Sample, answers: Mapping[str, Mapping[str, Answer]], judged: Judged) -> Example:
-    """What was said of one sample.
+    """Collect all answers to one sample.
 
     Args:
-        pick: of `choose`.
-        sample: as it lies in its shard.
+        pick: one of `choose`.
+        sample: the sample as it is in its shard.
         answers: contestant -> key -> answer, without the annotations.
-        judged: the numbers, of this sample and any others.
+        judged: the scores of this sample, and of any others.
     """
     place = judged.keys.index(pick.key)
     sample = first_turn(sample)
@@ -82,7 +82,7 @@ def example(pick: Pick, sample: Sample, answers: Mapping[str, Mapping[str, Answe
         elif isinstance(answer, str):
             answer = without_reasoning(answer)
         numbers = tuple(
-            (METRICS[metric].label.partition(" (")[0], "right" if number else "wrong") if METRICS[metric].share
+            (METRICS[metric].label.partition(" (")[0], "correct" if number else "wrong") if METRICS[metric].share
             else (METRICS[metric].label, shown(metric, number))
             for metric in METRICS
             if (number := judged.scores[name][metric][place]) is not None

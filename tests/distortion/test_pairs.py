@@ -265,7 +265,7 @@ def test_missing_annotations_are_named(tmp_path: Path) -> None:
     ("wrong", "message"),
     [
         (lambda: Shares(llm=-1), "negative"),
-        (lambda: DistortionConfig(shares=Shares(llm=0, text=0, captions_and_boxes=1)), "undistorted"),
+        (lambda: DistortionConfig(shares=Shares(llm=0, text=0, captions_and_boxes=1)), "cannot be distorted"),
         (lambda: DistortionConfig(command_share=1.5), "from 0 to 1"),
         (lambda: DistortionConfig(speaker="local"), "distortion.local.model"),
         (lambda: DistortionConfig(speaker="endpoint"), "distortion.endpoint.model"),

@@ -43,7 +43,7 @@ def test_the_seed_and_the_stream_decide_the_draws(monkeypatch: pytest.MonkeyPatc
     assert np.array_equal(once, resampled_means(values, Resampling(draws=64)))
     assert not np.array_equal(once, resampled_means(values, Resampling(draws=64, seed=1)))
     assert not np.array_equal(once, resampled_means(values, Resampling(draws=64), stream=1))
-    monkeypatch.setattr(bootstrap, "CELLS", 100)  # two draws at a time
+    monkeypatch.setattr(bootstrap, "MAX_WEIGHTS", 100)  # two draws at a time
     assert np.allclose(once, resampled_means(values, Resampling(draws=64)))
 
 

@@ -46,17 +46,17 @@ def test_all_forms(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("gpt-4", r"contestant x: 'gpt-4' is neither there nor of a known form \(a model's folder"),
+        ("gpt-4", r"contestant x: 'gpt-4' does not exist and has no known form \(a model's folder"),
         ("recorded:nowhere.jsonl", "contestant x: the file 'nowhere.jsonl' does not exist"),
         ("endpoint:gpt", "is not endpoint:MODEL@http"),
         ("endpoint:@http://host/v1", "is not endpoint:MODEL@http"),
-        ("{folder}", "holds no flamingo.yaml; polite-flamingo train writes it"),
+        ("{folder}", "has no flamingo.yaml; give the folder"),
         ("{folder}/other.yaml", "has no section rewriter.flamingo"),
         ("base:{folder}/other.yaml", "has no section training.base"),
-        ("base:nowhere.yaml", "neither there nor of a known form"),
+        ("base:nowhere.yaml", "does not exist and has no known form"),
         ("{folder}/typo.yaml", "vison"),
         ("zoo:nothing", "contestant x: model 'zoo:nothing': .* does not exist"),
-        ("zoo:nli", "holds no flamingo.yaml"),
+        ("zoo:nli", "has no flamingo.yaml"),
     ],
 )
 def test_mistakes_are_told_in_one_line(tmp_path: Path, line: str, message: str) -> None:

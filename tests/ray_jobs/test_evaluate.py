@@ -233,7 +233,7 @@ def test_mistakes_end_in_one_line(shards: Path, tmp_path: Path, capsys: pytest.C
     (tmp_path / "said.jsonl").write_text("{}\n")
     port = closed_port()
     cases = {
-        "gpt-4' is neither there nor of a known form": replace(job, contestants={"x": "gpt-4"}),
+        "gpt-4' does not exist and has no known form": replace(job, contestants={"x": "gpt-4"}),
         "text_only names 'nobody', which is none of raw annotation": replace(job, text_only="nobody"),
         "holds no .tar shard": replace(job, input=str(tmp_path / "empty")),
         "does not exist": replace(job, input=str(tmp_path / "nowhere")),
