@@ -1,7 +1,7 @@
 """Checkpoints to resume from and the model folder at the end: each folder is whole, or it is not there.
 
     OUT/checkpoints/step-000120/   tuned.safetensors, optimizer.pt, state.json
-    OUT/model/                     flamingo.yaml, tuned.safetensors and lora/, of what was tuned
+    OUT/model/                     flamingo.yaml, tuned.safetensors and lora/, with what was tuned
 
 Each is written under a temporary name, synced and renamed, and the rename is synced too: once `save` returns, the
 checkpoint survives a loss of power. A folder that was cut short keeps its temporary name and is never read; `sweep`
@@ -47,8 +47,8 @@ class Checkpoint:
     """A whole checkpoint on disk, with everything read except its tensors.
 
     Attributes:
-        folder: where it is.
-        step: updates done.
+        folder: its folder.
+        step: number of updates done.
         state: whatever the loop needs to resume, JSON types.
     """
 
@@ -112,7 +112,7 @@ def save(
     """Write a checkpoint and delete all but the last `keep`.
 
     Raises:
-        OSError: for example, the disk is full. Earlier checkpoints are untouched.
+        OSError: the disk is full, for example. Earlier checkpoints are untouched.
     """
 
     def write(new: Path) -> None:
@@ -131,9 +131,10 @@ def save_model(model: FlamingoModel, config: FlamingoConfig, folder: Path, *, tu
     """Write a model folder that `FlamingoConfig(folder=…)` loads.
 
     Args:
-        model: with its LoRA attached, if it has one.
-        config: what it was loaded from, opened. The base stays named; only what training changed is written.
-        folder: replaced as a whole.
+        model: the model, with its LoRA attached if it has one.
+        config: the config it was loaded from, as `saved.opened` returns it. The base stays named; only what training
+            changed is written.
+        folder: where to write; replaced as a whole.
         tuned: the parts that this stage tuned; `config` names those of earlier stages.
     """
     folder = folder.absolute()

@@ -2,7 +2,7 @@
 
 Everything here is a pure function of (mixture, seed, epoch, group): any process, after any interruption, packs the same
 rows for the same group. So a group is the unit of streaming (`ray_stream.py` packs groups ahead in Ray tasks) and of
-resume (a resumed run packs one group again and skips the rows that it has done).
+resume (a resumed run packs one group again and skips the rows that are done).
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ class PackedData:
     Attributes:
         mixture: ingredients by name.
         packing: how samples become rows.
-        tokenizer: of the model.
-        attention: of the model; decides which image a token attends.
-        seed: of the order of samples and shards.
+        tokenizer: the model's tokenizer.
+        attention: the model's attention semantics, which decide which image a token attends to.
+        seed: seed for the order of samples and shards.
         shards_a_group: shards that are shuffled and packed together.
     """
 
@@ -134,7 +134,7 @@ def _reading(sample: Sample, ingredient: Ingredient) -> Reading:
 
 
 def takes_part(key: str, fraction: float, seed: int) -> bool:
-    """Whether the fraction of its ingredient includes a sample."""
+    """Whether a sample belongs to the fraction of its ingredient that is used."""
     digest = hashlib.sha256(f"{seed}/{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
@@ -143,16 +143,16 @@ class LocalStream:
     """A rank's groups, packed in this process; `ray_stream.RayStream` has Ray pack them ahead."""
 
     def __init__(self, data: PackedData, rank: int = 0, size: int = 1):
-        """Args: data: of all ranks. rank, size: which part of it is this one's, of how many."""
+        """Args: data: the data of all ranks. rank: this rank. size: number of ranks."""
         self.data, self.rank, self.size = data, rank, size
         self._shards = find_shards(data.mixture)
 
     def groups(self, epoch: int) -> list[Group]:
-        """This rank's groups of an epoch, in order."""
+        """Return this rank's groups of an epoch, in order."""
         every = groups(self._shards, seed=self.data.seed, epoch=epoch, shards_a_group=self.data.shards_a_group)
         return every[self.rank :: self.size]
 
     def packed(self, epoch: int, first: int) -> Iterator[Packed]:
-        """This rank's groups of an epoch from its `first`-th on, packed."""
+        """Yield this rank's groups of an epoch, packed, starting with number `first`."""
         for group in self.groups(epoch)[first:]:
             yield self.data.pack(group, epoch)

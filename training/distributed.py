@@ -15,11 +15,11 @@ Parallel = Literal["ddp", "fsdp"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among the ranks of a run.
+    """This process and its place among the ranks of a run.
 
     Attributes:
-        rank, size: 0 and 1 where there is no group.
-        device: of this rank, as torch names it.
+        rank, size: this process's rank and the number of ranks; 0 and 1 without a group.
+        device: this rank's device, as torch names it.
         parallel: "ddp" copies the model, "fsdp" shards it (FSDP2).
     """
 
@@ -68,8 +68,8 @@ class Ranks:
         mesh = init_device_mesh(torch.device(self.device).type, (self.size,))
         for block in blocks:
             fully_shard(block, mesh=mesh)
-        # open_flamingo has the parts of the blocks under other names too. What is frozen beside the blocks stays whole:
-        # it is small, and image features are encoded outside of the step.
+        # open_flamingo has the parts of the blocks under other names too. What is frozen outside the blocks stays
+        # whole: it is small, and images are encoded outside the wrapped module.
         blocked = {parameter for block in blocks for parameter in block.parameters()}
         frozen = {parameter for parameter in module.parameters() if not parameter.requires_grad}
         fully_shard(module, mesh=mesh, ignored_params=blocked | frozen)
@@ -77,7 +77,7 @@ class Ranks:
 
 
 ONE_PROCESS = Ranks()
-"""One process."""
+"""A run in one process, without a group."""
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -24,11 +24,11 @@ class Features:
 
     Attributes:
         latents: whether features are perceiver latents (L, D); else they are patch tokens (1, V, D).
-        cache: of the features by the images' digests.
+        cache: features by the images' digests.
     """
 
     def __init__(self, model: FlamingoModel, max_bytes: int):
-        """Args: model: prepared for its stage: what requires gradients is trained. max_bytes: kept at most."""
+        """Args: model: already frozen for its stage. max_bytes: maximum size of the cache."""
         self._model = model
         self.latents = not any(parameter.requires_grad for parameter in model.perceiver.parameters())
         self.cache: EncodedImages[Tensor] = EncodedImages(self._encode, max_bytes)

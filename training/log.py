@@ -36,7 +36,7 @@ class TrainingLog:
     """Writes the log of a run; only rank 0 has one."""
 
     def __init__(self, out: Path, done: int):
-        """Args: out: of the run. done: updates of the checkpoint that it resumes from, 0 for none."""
+        """Args: out: the output folder. done: updates in the checkpoint that the run resumes from, 0 for none."""
         from tensorboardX.event_file_writer import EventsWriter
 
         kept = [line for line in read(out) if line["step"] <= done]
@@ -75,7 +75,7 @@ class TrainingLog:
 
 
 def read(out: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's log, none before its first update. A line that was cut short is left out."""
+    """Return the lines of a run's log, none before its first update; without a line that was cut short."""
     return _parsed(_whole_lines((out / FILE).read_bytes())) if (out / FILE).exists() else []
 
 
@@ -83,7 +83,7 @@ class LogFollower:
     """Reads a log while another process writes it, and starts over when that process rewrites it."""
 
     def __init__(self, out: Path):
-        """Args: out: of the run."""
+        """Args: out: the run's output folder."""
         self._file = out / FILE
         self._identity: tuple[int, int] | None = None
         self._read = 0

@@ -58,10 +58,10 @@ class TrainingLoop:
         Args:
             model: on `ranks.device`, its LoRA attached if the stage tunes one.
             stage: what to tune, and how.
-            stream: of this rank.
-            folder: of checkpoints.
+            stream: this rank's data.
+            folder: folder of the checkpoints.
             config: the `training` section of a profile; its `stages`, `base` and `dtype` are not read here.
-            dtype: of products.
+            dtype: dtype of matrix products.
             ranks: this process among the others.
             on_update: called with each update, on every rank.
 
@@ -84,10 +84,10 @@ class TrainingLoop:
         self._resume()
 
     def _empty(self) -> Tensor:
-        """Features of no image."""
+        """Return zeros in the shape of one image's features, for slots without an image."""
         latents, width = self.model.latents_shape
         weight = next(self.model.vision_encoder.parameters())
-        patches = self.model.vision_encoder.positional_embedding.shape[0] - 1  # the class token is no patch
+        patches = self.model.vision_encoder.positional_embedding.shape[0] - 1  # the class token is not a patch
         shape = (latents, width) if self.features.latents else (1, patches, width)
         return torch.zeros(shape, dtype=weight.dtype, device=weight.device)
 
@@ -110,7 +110,7 @@ class TrainingLoop:
         self.done = found.step
 
     def run(self) -> Totals:
-        """Train the epochs that are left; leave a last checkpoint.
+        """Train the remaining epochs and write a last checkpoint.
 
         Raises:
             LossNotFinite: the last checkpoint is still good.
@@ -131,7 +131,7 @@ class TrainingLoop:
         return self.totals
 
     def _batches(self) -> Iterator[tuple[list[PackedRow], list[Packed]]]:
-        """This rank's rows of each update of the epoch, perhaps none, and the groups that were begun for it."""
+        """Yield this rank's rows (perhaps none) for each update of the epoch, and the groups that were begun for it."""
         mine = self.stage.batch // self.ranks.size + (self.ranks.rank < self.stage.batch % self.ranks.size)
         groups = len(self.stream.groups(self.position.epoch))
         packed = self.stream.packed(self.position.epoch, self.position.group)
@@ -159,7 +159,7 @@ class TrainingLoop:
             rows, begun = [], []
 
     def _progress(self, groups: int, current: Packed | None) -> float:
-        """Share of this rank's work that is done once the rows taken so far are."""
+        """Return the share of this rank's work that will be done after the rows taken so far."""
         part = self.position.row / len(current.rows) if current is not None and current.rows else 0.0
         done = (self.position.group + part) / groups if groups else 1.0
         return (self.position.epoch + done) / self.stage.epochs
@@ -214,7 +214,7 @@ class TrainingLoop:
         """Accumulate the gradient of all micro-batches, divided by the `trained` tokens of all ranks.
 
         Returns:
-            Mean loss and accuracy over all ranks, and the summed loss of each micro-batch of this one.
+            Mean loss and accuracy over all ranks, and the summed loss of each micro-batch on this rank.
         """
         ranks = self.ranks
         if ranks.sharded:  # every rank must take part in the same collectives
@@ -247,7 +247,7 @@ class TrainingLoop:
         )
 
     def _where(self, rows: list[PackedRow], suspects: list[PackedRow], loss: float, norm: float) -> str:
-        """Word the message, the same on every rank; it blames the micro-batches whose own loss is not finite."""
+        """Return the error message, the same on every rank. It blames micro-batches whose own loss is not finite."""
         kept = checkpoints.newest(self.folder)
         blamed, every = zip(*self.ranks.gather((_keys(suspects), _keys(rows))), strict=True)
         keys = [key for part in (blamed if any(blamed) else every) for key in part]
@@ -271,7 +271,7 @@ class TrainingLoop:
             except OSError as error:
                 failed = f"update {self.done}: no checkpoint could be written: {error}"
         reasons = [reason for reason in self.ranks.gather(failed) if reason]
-        if reasons:  # raised on every rank: one that went on alone would wait for the others for ever
+        if reasons:  # raised on every rank: a rank that continued alone would wait for the others forever
             raise OSError(reasons[0])
 
 

@@ -1,4 +1,4 @@
-"""Optimisers by name, the learning-rate schedule, and their state as plain tensors by parameter name."""
+"""The optimisers, their state as plain tensors by parameter name, and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.stages import StageConfig
 
 
 def learning_rate(stage: StageConfig, progress: float) -> float:
-    """Return the rate at a share of the stage that is done (0 to 1): linear warm-up, then half a cosine to zero."""
+    """Return the rate after this share of the stage (0 to 1): linear warm-up, then half a cosine to zero."""
     if progress < stage.warm_up:
         return stage.learning_rate * progress / stage.warm_up
     left = (progress - stage.warm_up) / (1 - stage.warm_up)
@@ -26,7 +26,7 @@ class Optimiser:
     """AdamW over everything, or Muon for hidden matrices and AdamW for the rest."""
 
     def __init__(self, stage: StageConfig, tuned: Mapping[str, nn.Parameter]):
-        """Args: tuned: by name, as the checkpoint knows them."""
+        """Args: tuned: the parameters to train, by their names in the checkpoint."""
         self._tuned = tuned
         self._clip = stage.clip
         hidden = {
@@ -48,7 +48,7 @@ class Optimiser:
             self._optimisers.append(torch.optim.AdamW(groups, lr=stage.learning_rate, betas=(0.9, 0.98)))
 
     def norm(self) -> float:
-        """Clip the gradients to the stage's norm; return the norm before."""
+        """Clip the gradients to the stage's norm; return the norm before clipping."""
         found = nn.utils.clip_grad_norm_(list(self._tuned.values()), self._clip)
         return float(whole(found))
 
@@ -61,7 +61,7 @@ class Optimiser:
         self.clear()
 
     def clear(self) -> None:
-        """Forget the gradients."""
+        """Drop the gradients."""
         for parameter in self._tuned.values():
             parameter.grad = None
 

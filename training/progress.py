@@ -11,12 +11,12 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class Position:
-    """Where a rank is in its data.
+    """A rank's position in its data.
 
     Attributes:
-        epoch: the current one.
-        group: of this rank's groups of the epoch; those before it are done.
-        row: of the group; those before it are done.
+        epoch: the current epoch.
+        group: index of the current group among this rank's groups of the epoch; earlier ones are done.
+        row: index of the next row of the group; earlier ones are done.
         progress: share of this rank's stage that is done.
     """
 
@@ -31,17 +31,17 @@ class Update:
     """One update of the weights, over all ranks.
 
     Attributes:
-        step: updates done, this one included.
+        step: number of updates done, including this one.
         epoch: the epoch as a number with its fraction.
         progress: share of the stage that is done, in the middle of this update.
         loss: mean cross-entropy of a supervised token, in nats.
-        accuracy: share of supervised tokens predicted right.
-        learning_rate: used for it.
-        gradient_norm: before clipping.
-        rows, samples: trained on.
-        tokens, trained_tokens: in the rows, without padding; those that are supervised.
+        accuracy: share of supervised tokens predicted correctly.
+        learning_rate: learning rate of this update.
+        gradient_norm: norm of the gradient before clipping.
+        rows, samples: how many it trained on.
+        tokens, trained_tokens: tokens in the rows, without padding, and how many of them are supervised.
         fill: share of tokens that are not padding, with rows padded to the window.
-        seconds: since the update before.
+        seconds: time since the previous update.
     """
 
     step: int
@@ -61,7 +61,7 @@ class Update:
 
 @dataclass(kw_only=True)
 class Totals:
-    """Sums over a run: all ranks and all attempts. JSON types. Before the first update there is no loss."""
+    """Sums over a run, for all ranks and attempts, in JSON types. The losses are None before the first update."""
 
     rows: int = 0
     samples: int = 0
@@ -75,7 +75,7 @@ class Totals:
     last_loss: float | None = None
 
     def add(self, update: Update) -> None:
-        """Count an update."""
+        """Add an update."""
         self.rows += update.rows
         self.samples += update.samples
         self.tokens += update.tokens

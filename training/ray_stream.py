@@ -22,19 +22,19 @@ from polite_flamingo.packing.pack import Packed
 from training.data import Group, LocalStream, PackedData
 from training.workers_config import StreamingConfig
 
-SCHEMA = pa.schema([("group", pa.large_binary())])  # 32-bit offsets would end at 2 GiB a group
+SCHEMA = pa.schema([("group", pa.large_binary())])  # 32-bit offsets would limit a group to 2 GiB
 
 
 class RayStream(LocalStream):
     """`LocalStream`, packed by Ray tasks. Needs a process connected to Ray, such as a Ray Train worker."""
 
     def __init__(self, data: PackedData, rank: int, size: int, streaming: StreamingConfig):
-        """Args: data, rank, size: as for `LocalStream`. streaming: how far ahead."""
+        """Args: data, rank, size: as for `LocalStream`. streaming: how far ahead to pack."""
         super().__init__(data, rank, size)
         self._streaming = streaming
 
     def packed(self, epoch: int, first: int) -> Iterator[Packed]:
-        """This rank's groups of an epoch from its `first`-th on, packed."""
+        """Yield this rank's groups of an epoch, packed, starting with number `first`."""
         import ray
 
         todo = self.groups(epoch)[first:]
@@ -65,15 +65,15 @@ def to_table(groups: Sequence[Packed]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> Iterator[Packed]:
-    """Return the groups of a table, in order."""
+    """Yield the groups of a table, in order."""
     for group in table.column("group"):
         yield pickle.loads(group.as_buffer())
 
 
 def _configure(context: Any, streaming: StreamingConfig) -> None:
-    """Ray Data's switches for this dataset alone; the process may have others."""
+    """Set Ray Data's options for this dataset only; the process may have other datasets."""
     context.execution_options.preserve_order = True
-    # Without a limit of bytes Ray Data packs the whole epoch ahead, as far as the object store holds it.
+    # Without a limit in bytes, Ray Data packs as much of the epoch ahead as the object store holds.
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
         object_store_memory=streaming.ahead_bytes
     )

@@ -48,7 +48,7 @@ START_SECONDS = 600.0
 
 
 class TrainingStopped(RuntimeError):
-    """A run that cannot go on; the message explains why."""
+    """The run cannot continue; the message explains why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class StageRun:
 
     Attributes:
         config, stage, start, mixture, out: as for `train_stage`; `out` is absolute.
-        workers: how many, with how much of the machine.
+        workers: number of workers, and their share of the machine.
         probe: what each worker must find in `out`.
         models: fingerprints of the models that `start` names.
     """
@@ -77,10 +77,10 @@ def train(job: StageRun, on_updates: Callable[[list[dict[str, Any]]], None] = la
 
     Args:
         job: what to run.
-        on_updates: called with the new lines of the run's log, about twice a second.
+        on_updates: called with the new lines of the training log, about twice a second.
 
     Raises:
-        TrainingStopped: the run cannot go on; its last checkpoint is kept.
+        TrainingStopped: the run cannot continue; its last checkpoint is kept.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(POLL_SECONDS))
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
@@ -108,13 +108,13 @@ def train(job: StageRun, on_updates: Callable[[list[dict[str, Any]]], None] = la
     def fit() -> None:
         try:
             ended.append(trainer.fit())
-        except BaseException as error:  # handed to the thread that waits
+        except BaseException as error:  # passed to the thread that waits
             ended.append(error)
 
     # In its own thread: in the main one, `fit` takes Ctrl-C for itself and ends the process with status 0.
     thread = threading.Thread(target=fit, daemon=True)
     follower = LogFollower(job.out)
-    follower.new()  # of an earlier attempt
+    follower.new()  # skips the lines of an earlier attempt
     thread.start()
     while thread.is_alive():
         thread.join(POLL_SECONDS)
@@ -127,7 +127,7 @@ def train(job: StageRun, on_updates: Callable[[list[dict[str, Any]]], None] = la
 
 
 def scaling(workers: WorkersConfig) -> ray.train.ScalingConfig:
-    """Return the workers as Ray Train takes them."""
+    """Return Ray Train's scaling configuration."""
     return ray.train.ScalingConfig(
         num_workers=workers.count,
         use_gpu=workers.gpus > 0,

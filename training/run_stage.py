@@ -42,13 +42,13 @@ def train_stage(
 
     Args:
         config: the `training` section of a profile.
-        name: of the stage.
+        name: name of the stage.
         start: the model to start from.
         mixture: what to train on.
         out: the output folder.
         ranks: this process among the others.
         on_update: called with each update, on every rank.
-        stream_of: makes the stream of this rank, given the data, its rank and how many there are.
+        stream_of: creates this rank's stream from the data, the rank and the number of ranks.
 
     Raises:
         ValueError, LossNotFinite, OSError: see `TrainingLoop` and `checkpoint.load_flamingo`.

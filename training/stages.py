@@ -1,4 +1,4 @@
-"""The training stages: what each tunes, and how. The defaults are the paper's recipe; a profile changes what it must.
+"""The training stages: what each tunes, and how. The defaults are the paper's recipe; profiles can change them.
 
 Polite Flamingo is trained once on distorted responses, Clever Flamingo in the three stages of the U: LoRA, connector,
 LoRA ([PF], section 4 and its table of hyper-parameters). The second generation of Polite Flamingo uses the recipe of
@@ -34,8 +34,8 @@ class StageConfig:
         micro_batch: packed rows that a worker runs at once; gradients accumulate over its share of the batch.
         packing: how samples become rows.
         optimizer: "muon" trains hidden matrices with Muon and the rest with AdamW; it does not work with FSDP.
-        weight_decay: of matrices.
-        clip: largest norm of the gradient.
+        weight_decay: weight decay of matrices.
+        clip: gradients are clipped to this norm.
     """
 
     tune: tuple[Part, ...]
@@ -88,12 +88,12 @@ class TrainingConfig:
         stages: what each stage tunes, and how.
         shards_a_group: shards that are shuffled and packed together; a resumed run packs one group again.
         checkpoint_steps: updates between two checkpoints.
-        keep_checkpoints: how many to keep.
+        keep_checkpoints: how many checkpoints to keep.
         features_bytes: memory for features of frozen image encoders, so that an image is encoded once; 0 for none.
         gradient_checkpointing: recompute the layers of the language model in the backward pass, which saves memory.
-        dtype: of frozen weights and matrix products; trained weights are float32. "auto" as for the rewriter.
+        dtype: dtype of frozen weights and matrix products; trained weights are float32. "auto" as for the rewriter.
         device: "auto" uses a GPU if there is one.
-        seed: of the order of the data and of new weights.
+        seed: seed for the order of the data and for new weights.
     """
 
     base: FlamingoConfig

@@ -45,7 +45,7 @@ def _label_order(id2label: dict[int, str], model: str) -> list[int]:
     """Return the index of each of `LABELS` in the model's output. Unnamed labels are assumed to be in this order.
 
     Raises:
-        ValueError: the model has not three labels, or other names for them.
+        ValueError: the model does not have three labels, or names them differently.
     """
     names = [str(id2label[index]).lower() for index in sorted(id2label)]
     if len(names) == len(LABELS) and all(name.startswith("label_") for name in names):

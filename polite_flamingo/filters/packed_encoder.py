@@ -8,7 +8,7 @@ The weights are those of the library's model and so are the results, except for 
 such an encoder (another activation, positions, pooling, device or dtype) keeps the library's forward pass: `bert` and
 `clip_encoder` return None for it.
 
-Shapes: T tokens of all texts, B texts, L tokens of a text, D width, H heads.
+Shapes: T tokens in all texts together, B texts, L tokens per text, D width, H heads.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Layer:
     """The modules of one transformer layer.
 
     Attributes:
-        weight: of the projection to queries, keys and values, (3 D, D).
-        bias: of that projection, (3 D,).
-        out: linear, after attention.
-        up: linear, before the GELU.
-        down: linear, after the GELU.
-        attention_norm: before attention in CLIP, after it in BERT.
-        feed_forward_norm: likewise of the feed-forward network.
+        weight: weight of the projection to queries, keys and values, (3 D, D).
+        bias: bias of that projection, (3 D,).
+        out: linear layer after attention.
+        up: linear layer before the GELU.
+        down: linear layer after the GELU.
+        attention_norm: norm before attention in CLIP, after it in BERT.
+        feed_forward_norm: norm before the feed-forward network in CLIP, after it in BERT.
     """
 
     weight: Any
@@ -49,8 +49,8 @@ class PackedEncoder:
     """Layers over packed texts.
 
     Attributes:
-        layers: in order.
-        heads: H.
+        layers: the layers in order.
+        heads: number of heads, H.
         norm_first: norms precede attention and feed-forward (CLIP) instead of following them (BERT).
         causal: no token attends to later ones.
     """
@@ -61,17 +61,17 @@ class PackedEncoder:
     causal: bool
 
     def all_tokens(self, x_TD: Any, lengths: Sequence[int]) -> Any:
-        """Run all layers for all tokens; `lengths` are those of the texts. Returns (T, D)."""
+        """Run all layers for all tokens of texts with these lengths; return (T, D)."""
         for layer in self.layers:
             x_TD = self._run(layer, x_TD, lengths)
         return x_TD
 
     def one_token(self, x_TD: Any, lengths: Sequence[int], tokens_B: Any) -> Any:
-        """Run all layers, the last one only for one token per text. Returns (B, D).
+        """Run all layers, the last one only for one token per text; return (B, D).
 
         Args:
             x_TD: input of the first layer.
-            lengths: of the texts.
+            lengths: lengths of the texts.
             tokens_B: index of each text's token among the T; if `causal`, its last.
         """
         for layer in self.layers[:-1]:
@@ -90,7 +90,7 @@ class PackedEncoder:
         return layer.feed_forward_norm(layer.down(gelu(layer.up(x))).add_(x))
 
     def _attend(self, layer: Layer, source_TD: Any, lengths: Sequence[int], tokens_B: Any) -> Any:
-        """Attention within each text, of all tokens (T, D) or of one per text (B, D)."""
+        """Attend within each text, from all tokens (T, D) or from one per text (B, D)."""
         import torch
         from torch.nn.functional import linear, scaled_dot_product_attention
 

@@ -1,4 +1,4 @@
-"""A classifier of text pairs: the logits of one pair at a time, in a fraction of the time.
+"""A classifier of text pairs: the same logits as for one pair at a time, in a fraction of the time.
 
 Each distinct pair is tokenised and run once. A BERT on the CPU runs without padding, its last layer for only one token
 per pair (`packed_encoder.py`). With other models, pairs of similar length share a batch, so there is little padding,
@@ -25,9 +25,9 @@ class PairClassifier:
         batch_size: pairs per forward pass, at most.
 
     Attributes:
-        config: of the model.
-        tokenizer: of the model.
-        max_tokens: of a pair; in a longer pair the longer text is cut. Callers may set it.
+        config: the model's configuration.
+        tokenizer: the model's tokenizer.
+        max_tokens: maximum tokens per pair; in a longer pair the longer text is cut. Callers may set it.
     """
 
     def __init__(self, model: str, *, device: str, batch_size: int):
@@ -91,5 +91,5 @@ class PairClassifier:
 
 
 def finite_window(config: Any) -> bool:
-    """Whether the model has a maximum position; not with relative positions only (DeBERTa v2 and v3)."""
+    """Whether the model has a maximum position; DeBERTa v2 and v3, with relative positions only, have none."""
     return bool(getattr(config, "position_biased_input", True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-PIECES = 10
+MAX_PIECES = 10
 
 
 def paragraphs(text: str) -> list[str]:
@@ -22,4 +22,4 @@ def join_paragraphs(kept: Sequence[str]) -> str:
 
 def pieces(text: str) -> list[str]:
     """Split a text at full stops, even inside numbers; return the first ten pieces, including empty ones."""
-    return text.split(".")[:PIECES]
+    return text.split(".")[:MAX_PIECES]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from polite_flamingo.filters.pair_classifier import PairClassifier, finite_window
 
 MAX_TOKENS = 2048
-"""The reference never cuts, but an annotation of 100,000 characters would need tens of gigabytes for attention."""
+"""The reference never cuts texts, but attention over 100,000 characters would need tens of gigabytes."""
 
 
 class Politeness:

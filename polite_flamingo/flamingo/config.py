@@ -14,8 +14,10 @@ END_OF_CHUNK_TOKEN = "<|endofchunk|>"
 PAD_TOKEN = "<PAD>"
 
 Part = Literal["vision_encoder", "perceiver", "cross_attention", "embeddings", "language_model", "lora"]
-"""The parts of a Flamingo; a checkpoint covers each completely or not at all. `embeddings` are the LM's input
-embeddings (with added tokens); `language_model` is the rest of the LM, including its output head unless tied."""
+"""The parts of a Flamingo; a checkpoint covers each part completely or not at all.
+
+`embeddings` are the language model's input embeddings, including added tokens. `language_model` is everything else in
+the language model, including its output head unless it is tied to the embeddings."""
 
 PUBLISHED_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """LLaMA's self-attention and FFN, which QLoRA-Guanaco and Polite Flamingo adapt (paper, section 3.1)."""
@@ -106,15 +108,15 @@ class GenerationConfig:
     """How the rewriter generates text. The defaults are those of Polite Flamingo's reference inferencer.
 
     Attributes:
-        max_new_tokens: upper bound of a text's tokens.
+        max_new_tokens: maximum number of tokens per text.
         num_beams: 1 uses the engine; more use beam search, which is far slower.
         do_sample: sample tokens; false is greedy, or plain beam search, and needs no seed.
-        temperature: of sampling.
+        temperature: sampling temperature.
         top_k: sample from this many of the likeliest tokens; 0 means all.
         top_p: sample from the fewest likeliest tokens with at least this total probability.
         no_repeat_ngram_size: n-grams of this size may occur only once; 0 allows all.
-        length_penalty: of beam search; above 0 favours longer texts.
-        seed: of sampling. The engine adds each sample's key, beam search the keys of the batch.
+        length_penalty: length penalty of beam search; above 0 favours longer texts.
+        seed: sampling seed. The engine combines it with each sample's key, beam search with the keys of the batch.
     """
 
     max_new_tokens: int = 1024
@@ -145,8 +147,8 @@ class EngineConfig:
         slots: requests decoded together; halved if they do not fit in memory.
         prefill_tokens: prompt tokens per chunk, at most; a chunk runs between two decode steps.
         refills: free slots are filled once 1/refills of all slots are free, since prompts that run together cost less.
-        prefixes: prompt prefixes in the prefix cache; 0 turns it off.
-        media_bytes: size of the image cache (images' keys and values).
+        prefixes: number of prompt prefixes that the prefix cache keeps; 0 turns it off.
+        media_bytes: size of the image cache in bytes (images' keys and values).
         copies: engines that share the requests, each with its own thread, slots and caches. On a CPU, use one per spare
             core; ignored on a GPU.
         cuda_graphs: record decode steps as CUDA graphs and replay them; ignored on a CPU.
@@ -179,8 +181,8 @@ class RewriterConfig:
         beam_batch: prompts that beam search decodes together (`generation.num_beams` above 1); halved if they do not
             fit in memory.
         device: cpu, cuda, or auto for a GPU if there is one.
-        dtype: of weights and activations; auto is bfloat16 on a GPU or a CPU with bfloat16 instructions, else float32.
-            On a CPU, sums and the residual stream are always float32.
+        dtype: dtype of weights and activations; auto is bfloat16 on a GPU or a CPU with bfloat16 instructions, else
+            float32. On a CPU, sums and the residual stream are always float32.
         threads: torch's CPU threads; 0 keeps torch's default.
     """
 

@@ -1,1 +1,1 @@
-"""Samples -> rows of a full context window."""
+"""Packing: samples become rows that fill a context window."""

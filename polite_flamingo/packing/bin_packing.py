@@ -17,11 +17,11 @@ LOOK_AHEAD = 16
 
 
 class Piece(Sized, Protocol):
-    """What is packed."""
+    """Something to pack."""
 
     @property
     def images(self) -> Sequence[bytes]:
-        """The images it shows."""
+        """The images in it."""
         ...
 
 
@@ -29,12 +29,12 @@ P = TypeVar("P", bound=Piece)
 
 
 def alone(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
-    """One row per piece."""
+    """Give each piece its own row."""
     return [[piece] for piece in pieces]
 
 
 def next_fit(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
-    """In the given order: a row takes the first of the next `LOOK_AHEAD` pieces that fits, else it is closed."""
+    """Fill rows in order: a row takes the first of the next `LOOK_AHEAD` pieces that fits, or is closed."""
     source, ahead = iter(pieces), list[P]()
     bins: list[list[P]] = []
     while True:
@@ -54,10 +54,10 @@ def next_fit(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]
 
 
 def fewest(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
-    """Best fit, or rows of equal length if they are no more rows: those need least padding beside each other.
+    """Pack by best fit, or into rows of equal length if that takes no more rows: in a batch, those need less padding.
 
-    Best fit comes within a percent or two of the least possible number of rows where tokens are the limit. Where images
-    are, as with short answers about one picture each, it uses up the texts that should fill the rows between them.
+    Where tokens are the limit, best fit comes within a percent or two of the fewest possible rows. Where images are, as
+    with short answers about one image each, it would use up the texts that should fill the rows of images.
     """
     fitted = min((_best_fit(pieces, window, max_images, weight) for weight in (1, 0)), key=len)
     tokens, images = sum(map(len, pieces)), sum(len(piece.images) for piece in pieces)

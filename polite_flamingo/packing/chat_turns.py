@@ -46,10 +46,10 @@ class Exchange:
 
 
 def exchanges(sample: Sample, reading: Reading = AS_ANNOTATED, *, first: bool = True) -> list[Exchange]:
-    """The turns of a sample as text. Raises `BadSample` if a text is missing or malformed.
+    """Return the turns of a sample as text. Raises `BadSample` if a text is missing or malformed.
 
     Args:
-        sample: valid.
+        sample: a valid sample.
         reading: which text is the prompt, and which is the target.
         first: whether the sample begins a conversation and so needs the system message.
     """
@@ -94,15 +94,15 @@ class EncodedTurn:
 
 
 def encode(turns: Sequence[Exchange], tokenizer: Tokenizer, bos: str) -> list[EncodedTurn]:
-    """Token ids of a conversation from its beginning.
+    """Return the token ids of a conversation from its beginning.
 
     Args:
-        turns: in order.
-        tokenizer: of the model.
+        turns: the turns in order.
+        tokenizer: the model's tokenizer.
         bos: as `PackingConfig.bos`.
 
     Raises:
-        BadSample: a text spells out a special token, which would end it early or shift which image it attends.
+        BadSample: a text spells out a special token, which would end it early or shift the images that text attends to.
     """
     every = bos == "every"
     return [
@@ -117,11 +117,11 @@ def encode(turns: Sequence[Exchange], tokenizer: Tokenizer, bos: str) -> list[En
 
 
 def conversation_ids(turns: Sequence[Exchange], tokenizer: Tokenizer) -> list[int]:
-    """Token ids of a conversation up to the response to its last turn, exactly as a training row holds them.
+    """Return the token ids of a conversation before its last response, exactly as in a training row.
 
     Args:
-        turns: in order; the target of the last one is ignored.
-        tokenizer: of the model.
+        turns: the turns in order; the target of the last one is ignored.
+        tokenizer: the model's tokenizer.
 
     Raises:
         BadSample: a text spells out a special token.
@@ -132,7 +132,7 @@ def conversation_ids(turns: Sequence[Exchange], tokenizer: Tokenizer) -> list[in
 
 
 def prompt_ids(turn: Exchange, tokenizer: Tokenizer, *, begin: bool) -> list[int]:
-    """Token ids of a prompt, with BOS if it is to `begin` with one. Raises `BadSample` as `encode` does."""
+    """Return the token ids of a prompt, after BOS if `begin` is set. Raises `BadSample` as `encode` does."""
     return _ids(turn.prompt, tokenizer, begin=begin, images=turn.images)
 
 
@@ -146,11 +146,11 @@ def _ids(text: str, tokenizer: Tokenizer, *, begin: bool, images: int) -> list[i
 
 
 def image_numbers(turns: Sequence[EncodedTurn], image_id: int, attention: str) -> list[int]:
-    """The image that each token of one sample attends, as `flamingo.attention.image_numbers` counts; 0 is none.
+    """Return the image that each token of one sample attends to, numbered as in `attention.image_numbers`; 0 is none.
 
-    v2: text attends the last image before it, in whichever turn it was shown. v1: text attends the next image of its
-    own turn, and none after the turn's last. (Counted over the sample instead, a v1 response would attend the image of
-    the next turn, which is not there yet when the response is written.)
+    v2: text attends to the last image before it, in whichever turn. v1: text attends to the next image of its own turn,
+    and to none after the last. (Counted over the whole sample, a v1 response would attend to the image of the next
+    turn, which does not exist yet when the response is generated.)
     """
     numbers: list[int] = []
     before = 0

@@ -1,4 +1,4 @@
-"""Multi-turn augmentation: packs samples into rows of a full window, with a loss mask and the image each token attends.
+"""Multi-turn augmentation: packs samples into rows that fill a window, with a loss mask and each token's image number.
 
 A row of one short sample is mostly padding, and a model that never sees two images in a conversation never learns which
 one is meant. So the paper fills the window with further samples as later turns [PF, section 4.1]. Differences here:
@@ -6,10 +6,10 @@ one is meant. So the paper fills the window with further samples as later turns 
 - an epoch holds every sample exactly once, and no sample is cut because of those before it. The reference samples with
   replacement and cuts the row at the window, in the middle of a response if need be;
 - a sample with more images than a row may hold is skipped and counted. The reference drops its last images and keeps
-  their `<image>` tags, which then attend evenly to all images of the row;
-- rows may be filled by best fit, and samples may share a row without attending each other (`join="isolated"`);
-- text attends images of its own sample only;
-- a turn that is not to be learned (`Turn.learned`) is context: it is not supervised.
+  their `<image>` tags, which then attend evenly to all images in the row;
+- rows may be filled by best fit, and samples may share a row without attending to each other (`join="isolated"`);
+- text attends only to images of its own sample;
+- a turn with `Turn.learned` False is context: it is not supervised.
 
 What cannot be packed is counted with its reason (`Skipped`). `bin_packing.py` decides which samples share a row.
 Nothing here decodes an image, shuffles shards or builds a tensor (`training/` does).
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # it imports torch, which `--help` does not need
 
 
 ALIKE = 64
-"""How many rows of about the same length follow each other with `group_by_length`: a few micro-batches."""
+"""How many rows of similar length follow each other with `group_by_length`: a few micro-batches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +50,16 @@ class PackingConfig:
     """How rows are filled.
 
     Attributes:
-        window: most tokens of a row. Paper: 1024; 196 in stage 2.
-        max_images: most images of a row. Paper: 10; 3 in stage 2.
+        window: maximum tokens per row. Paper: 1024; 196 in stage 2.
+        max_images: maximum images per row. Paper: 10; 3 in stage 2.
         fill: "random": in shuffled order, as in the paper; "best_fit": nearly as few rows as possible; "alone": one
             sample per row.
         join: "multi_turn": samples are turns of one conversation, as in the paper, with one system message, and each
-            attends those before it. "isolated": samples do not attend each other, so a row trains as its samples would
-            one by one.
+            attends to those before it. "isolated": samples do not attend to each other, so a row trains as its samples
+            would one by one.
         bos: "first": one BOS at the start of a conversation. "every": one before each prompt and each response as well,
             the latter supervised, which is what the reference's tokenizer calls produce.
-        group_by_length: let rows of about the same length follow each other, so that a micro-batch needs little
+        group_by_length: let rows of similar length follow each other, so that a micro-batch needs little
             padding; otherwise rows come in random order.
     """
 
@@ -71,7 +71,7 @@ class PackingConfig:
     group_by_length: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError if rows could hold nothing."""
+        """Raise ValueError if rows could hold nothing."""
         if self.window < 2:
             raise ValueError("packing: window must be at least 2 tokens; the paper's are 1024 and 196")
         if self.max_images < 0:
@@ -113,7 +113,7 @@ class Packed:
     """Packed rows, and the samples that were cut or skipped.
 
     Attributes:
-        window: of the rows.
+        window: size of the window in tokens.
         rows: in a random order; see `PackingConfig.group_by_length`.
         cut: keys of samples that were truncated at the window.
         skipped: samples that are not in any row.
@@ -126,12 +126,12 @@ class Packed:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all rows, without padding."""
+        """Number of tokens in all rows, without padding."""
         return sum(len(row.ids) for row in self.rows)
 
     @property
     def trained(self) -> int:
-        """Supervised tokens."""
+        """Number of supervised tokens."""
         return sum(sum(row.loss_mask) for row in self.rows)
 
     @property
@@ -140,7 +140,7 @@ class Packed:
         return 1 - self.tokens / (self.window * len(self.rows)) if self.rows else 0.0
 
     def reasons(self) -> dict[str, int]:
-        """How many samples were skipped for each reason."""
+        """Count the skipped samples by reason."""
         return dict(Counter(one.reason for one in self.skipped))
 
 
@@ -155,19 +155,19 @@ def pack(
     """Pack every sample into exactly one row, or skip it. A pure function of its arguments and of the state of `rng`.
 
     Args:
-        samples: packed together.
-        tokenizer: of the model.
+        samples: the samples to pack together.
+        tokenizer: the model's tokenizer.
         config: how to pack.
-        attention: semantics of the model, which decide which image a token attends.
+        attention: the model's attention semantics, which decide which image a token attends to.
         rng: orders samples, rows, and the samples within a row.
-        reading: of all samples, or of each.
+        reading: how to read the samples: one for all, or one per sample.
     """
     readings = [reading] * len(samples) if isinstance(reading, Reading) else reading
     packed = Packed(window=config.window)
     pieces = []
     for sample, read in zip(samples, readings, strict=True):
         if len(sample.images) > config.max_images:
-            detail = f"{len(sample.images)} images, a row holds {config.max_images}"
+            detail = f"{len(sample.images)} images, but a row holds at most {config.max_images}"
             packed.skipped.append(Skipped(key=sample.key, reason="too_many_images", detail=detail))
             continue
         try:
@@ -197,7 +197,7 @@ def pack(
 
 @dataclass(frozen=True)
 class _Tokens:
-    """A sample in one of its two forms, see `_Piece`."""
+    """A sample in one of its two forms (see `_Piece`)."""
 
     ids: list[int]
     loss_mask: list[bool]
@@ -219,16 +219,16 @@ class _Piece:
 
 
 def _piece(sample: Sample, reading: Reading, tokenizer: Tokenizer, config: PackingConfig, attention: str) -> _Piece:
-    """Raises `BadSample` for what no row can hold."""
+    """Encode a sample. Raises `BadSample` if no row can hold it."""
     sample.validate()
     whole = encode(exchanges(sample, reading), tokenizer, config.bos)
     turns = _within(whole, config.window)
     if not turns:
         size = len(whole[0].prompt)
-        raise BadSample("text_too_long", f"{sample.key}: a prompt of {size} tokens, the window is {config.window}")
+        raise BadSample("text_too_long", f"{sample.key}: the prompt has {size} tokens, the window only {config.window}")
     if not any(turn.learned for turn in turns):
         learned = next(number for number, turn in enumerate(whole) if turn.learned)
-        raise BadSample("text_too_long", f"{sample.key}: turn {learned}, the first to learn, lies behind the window")
+        raise BadSample("text_too_long", f"{sample.key}: turn {learned}, the first to learn, lies beyond the window")
     opening = later = _tokens(turns, tokenizer, attention)
     if config.join == "multi_turn" and config.fill != "alone":
         again = exchanges(sample, reading, first=False)[0]
@@ -239,7 +239,7 @@ def _piece(sample: Sample, reading: Reading, tokenizer: Tokenizer, config: Packi
 
 
 def _within(turns: Sequence[EncodedTurn], window: int) -> list[EncodedTurn]:
-    """The turns that fit, the last response perhaps cut. A prompt without any of its response is dropped."""
+    """Return the turns that fit; the last response may be cut. A prompt with none of its response is dropped."""
     kept: list[EncodedTurn] = []
     room = window
     for turn in turns:

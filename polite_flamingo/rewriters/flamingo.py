@@ -1,4 +1,4 @@
-"""The Polite Flamingo rewriter: samples in, one polite text each out.
+"""The Polite Flamingo rewriter: samples in, one polite text per sample out.
 
 A sample becomes a request: the prompt of the rewriting protocol and the sample's images. The engine continues it
 (`engine.py`), or beam search does if the settings ask for it (`beam_search.py`). A sample that fails alone (a broken
@@ -49,17 +49,17 @@ class Rewriter:
     """Loads the model once; `rewrite` may be called any number of times, and the image cache lasts across calls.
 
     Attributes:
-        config: as given.
+        config: the configuration as given.
         model: the `FlamingoModel`, with LoRA merged.
         engine: an engine, a pool of engines, or beam search.
-        positions: the longest prompt and answer together, in tokens.
+        positions: maximum length of prompt and answer together, in tokens.
     """
 
     def __init__(self, config: RewriterConfig, model: FlamingoModel | None = None, prompt: Prompt = rewriting):
         """Load the models that `config` names. Raises ValueError with a remedy if they do not fit each other.
 
         Args:
-            config: of the rewriter.
+            config: the rewriter's configuration.
             model: the model that `config.flamingo` describes, if it is already loaded.
             prompt: `rewriting`, or `chatting` for a model that answers without the annotation.
         """
@@ -129,7 +129,7 @@ class Rewriter:
 def create_engine(
     model: FlamingoModel, config: RewriterConfig, prompt: Prompt = rewriting
 ) -> Engine | EnginePool | BeamSearch:
-    """Create what continues prompts, as `config` asks: an engine, a pool of engines, or beam search."""
+    """Create an engine, a pool of engines or beam search, as `config` asks."""
     tokenizer = model.tokenizer
     # v1 was trained to end at EOS only; open_flamingo's own models also end a text with <|endofchunk|>.
     stop_token_ids = [tokenizer.eos_id] if model.attention == "v1" else [tokenizer.eos_id, tokenizer.end_of_chunk_id]

@@ -1,4 +1,4 @@
-"""The engine as a service inside one process: any number of asyncio tasks ask, one thread runs the engine.
+"""The engine as a service inside one process: asyncio tasks submit requests, and one thread runs it.
 
     async with AsyncEngine(engine, max_waiting=64) as service:
         async for chunk in service.stream(Request(ids=..., params=...)):
@@ -47,11 +47,11 @@ class EngineClosed(RuntimeError):
 
 @dataclass(frozen=True)
 class Chunk:
-    """What was generated since the chunk before.
+    """What was generated since the previous chunk.
 
     Attributes:
-        text: no later token changes it; it may lag behind the tokens (see `detokenizer.py`).
-        tokens: their ids.
+        text: text that no later token can change; it may lag behind the tokens (see `detokenizer.py`).
+        tokens: ids of the new tokens.
         finish_reason: "stop", "length" or "cancelled" in the last chunk, else "".
         prompt_tokens: length of the prompt, where an image counts as one; the same in every chunk.
     """
@@ -75,10 +75,10 @@ class _Ticket:
     characters: int = 0
 
     def next_chunk(self) -> Chunk | Exception | None:
-        """Return what has come since the previous call; None if nothing has."""
+        """Return what is new since the previous call; None if nothing is."""
         request = self.request
         if request.error is not None:
-            return BadSample(request.error.reason, request.error.detail)  # requests about one broken image share theirs
+            return BadSample(request.error.reason, request.error.detail)  # requests about one broken image share it
         text, tokens = request.text[self.characters :], tuple(request.tokens[self.tokens :])
         self.tokens, self.characters = len(request.tokens), len(request.text)
         if not (tokens or text or request.finish_reason):
@@ -121,7 +121,7 @@ class Stream(AsyncIterator[Chunk]):
             found.append(items.get_nowait())
         self._begun = True
         last = found[-1]
-        if isinstance(last, Exception):  # chunks before it are of no use now
+        if isinstance(last, Exception):  # earlier chunks are useless now
             self._ended = True
             raise last
         self._ended = bool(last.finish_reason)
@@ -134,7 +134,7 @@ class Stream(AsyncIterator[Chunk]):
             self._cancel(self._ticket)
 
     async def aclose(self) -> None:
-        """Do the same, for `contextlib.aclosing`."""
+        """Call `close`; for `contextlib.aclosing`."""
         self.close()
 
     def __del__(self) -> None:
@@ -163,9 +163,9 @@ class AsyncEngine:
         self._streams = 0
         """Open streams; guarded by the lock, like `_closing`."""
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        """What the engine's thread should call between two steps."""
+        """Functions for the engine's thread to call between two steps."""
         self._tickets: dict[Request, _Ticket] = {}
-        """Of the requests in the engine. Only the engine's thread uses this, `_failures` and `_ending`."""
+        """Tickets of the requests in the engine. Only the engine's thread uses this, `_failures` and `_ending`."""
         self._failures = 0
         self._ending = False
         self._over: Future[None] = Future()
@@ -243,7 +243,7 @@ class AsyncEngine:
                 self._read_inbox(wait=self._engine.idle)
                 if not self._engine.idle:
                     self._step()
-        except BaseException as error:  # such as no memory even to restart; no reader may wait forever
+        except BaseException as error:  # such as too little memory to restart; no reader may wait forever
             self._break(error)
             if not isinstance(error, Exception):
                 raise
@@ -251,7 +251,7 @@ class AsyncEngine:
             self._over.set_result(None)
 
     def _read_inbox(self, *, wait: bool) -> None:
-        """Do what the inbox asks for; `wait` for a first message."""
+        """Call the functions in the inbox; with `wait`, block until there is one."""
         with suppress(queue.Empty):
             while True:
                 message = self._inbox.get(block=wait)
@@ -316,7 +316,7 @@ class AsyncEngine:
             self._send(ticket.loop, [(ticket, failed)])
 
     def _deliver(self, requests: Iterable[Request]) -> None:
-        """Send what is new of these requests to their streams, with one call per event loop."""
+        """Send what is new in these requests to their streams, with one call per event loop."""
         items: defaultdict[asyncio.AbstractEventLoop, list[tuple[_Ticket, Chunk | Exception]]] = defaultdict(list)
         for request in dict.fromkeys(requests):  # a step may touch one twice
             ticket = self._tickets[request]
@@ -345,7 +345,7 @@ def _hand_out(items: list[tuple[_Ticket, Chunk | Exception]]) -> None:
 
 
 def _joined(chunks: Sequence[Chunk]) -> Chunk:
-    """Several chunks as one."""
+    """Join several chunks into one."""
     return replace(
         chunks[-1],
         text="".join(chunk.text for chunk in chunks),

@@ -1,7 +1,8 @@
 """Beam search, which the engine does not do: transformers' batched `generate` over open_flamingo, on the same requests.
 
-Far slower: a batch waits for its longest answer, and open_flamingo projects the images' latents again at every token.
-Each image is encoded once per call. With one beam this is plain `generate`; the engine's greedy texts equal its.
+It is far slower: a batch waits for its longest answer, and open_flamingo projects the images' latents again at every
+token. Each image is encoded once per call. With one beam this is plain `generate`, which gives the same greedy texts as
+the engine.
 
 Prompts of similar length are decoded together, so a text may depend on its batch: through rounding, and through the
 batch's seed if beams are sampled. The same list of requests gives the same texts. Stop strings are ignored.
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class BeamSearch:
-    """Takes requests as `Engine.generate` does."""
+    """Continues requests by beam search, with the same `generate` as `Engine`."""
 
     def __init__(
         self, model: FlamingoModel, generation: GenerationConfig, *, stop_token_ids: Sequence[int], batch: int
@@ -59,7 +60,7 @@ class BeamSearch:
         return {**latents, **broken}
 
     def _decode(self, batch: list[Request], latents: Mapping[str, Tensor | BadSample]) -> None:
-        """Decode a batch; split it in halves if it does not fit in memory."""
+        """Decode a batch; split it in half if it does not fit in memory."""
         try:
             for request, tokens in zip(batch, self._run(batch, latents), strict=True):
                 request.tokens, request.text = tokens, self._model.tokenizer.decode(tokens)

@@ -12,7 +12,7 @@ A graph fixes every shape and address, therefore:
   is copied to the GPU, and only one number per row is copied back.
 
 On a CPU nothing is recorded; the same code then runs step by step, which is how it is tested. Requests and sampling are
-`engine.py`'s business.
+in `engine.py`.
 
 Not yet run on a GPU. Shapes: S slots, which are the cache's first rows; V vocabulary.
 """
@@ -36,7 +36,7 @@ PLACES = 64
 RECORDINGS = 128
 """Graphs kept at once, least recently used evicted first. Each takes some MB of the driver's memory."""
 WARM_UPS = 2
-"""Runs before a recording, so that libraries do their set-up outside it."""
+"""Runs before a recording, so that libraries do their setup outside it."""
 
 
 def rounded_rows(count: int, slots: int) -> int:
@@ -67,10 +67,10 @@ class StaticStep:
         self._inputs = torch.zeros(3, self._slots, dtype=torch.int64, device=device)
         """Ids, positions, and by how much a step advances the positions: 1 for rows that decode."""
         self._wanted: list[list[int]] = []
-        """What the host knows the inputs to hold; empty if unknown."""
+        """The inputs as the host knows them; empty if unknown."""
         self._logits = torch.zeros(self._slots, len(decoder.head), dtype=decoder.head.dtype, device=device)
         self._decoding = 0
-        """Rows of the last run."""
+        """Number of rows that decoded in the last run."""
         self._next: tuple[list[int], list[int]] = ([], [])
         """Positions and advances that the last run left in the inputs."""
         self._cuda = device.type == "cuda"
@@ -86,8 +86,8 @@ class StaticStep:
 
         Args:
             ids: tokens of the rows that decode.
-            positions: of all rows in use: for rows that decode, the position of their token; for the others, a position
-                that the row will write before it reads it, because this run may write there.
+            positions: one position per row in use. For a row that decodes it is that of its token. For any other row it
+                is one that the row will write before it reads it, because this run may write there.
             seeing: whether any row sees an image.
 
         Returns:
@@ -146,7 +146,7 @@ class StaticStep:
         if (recorded := self._graphs.get(key)) is not None:
             return recorded
         device = self._inputs.device
-        # Libraries do their set-up per stream, so the runs before the recording use its stream.
+        # Libraries do their setup per stream, so the runs before the recording use its stream.
         self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):
             for _ in range(WARM_UPS):

@@ -26,15 +26,15 @@ _HOPELESS = 32
 
 
 class Detokenizer:
-    """Takes tokens one by one.
+    """Turns tokens into text, one by one.
 
     Attributes:
-        text: what is certain, without an incomplete character and without what may become a stop string. Once a stop
-            string is found, all text before it.
+        text: text that later tokens cannot change, without an incomplete character or the possible start of a stop
+            string. Once a stop string is found, all text before it.
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = ()):
-        """Args: decode: from tokens to text. stop: strings that end the text; empty strings are ignored."""
+        """Args: decode: converts tokens to text. stop: strings that end the text; empty strings are ignored."""
         self.text = ""
         self._decode = decode
         self._stop = tuple(filter(None, stop))

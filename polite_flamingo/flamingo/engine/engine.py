@@ -1,9 +1,9 @@
 """Continuous batching for Flamingo: requests share a fixed number of KV slots, and each leaves when it is done.
 
 A request is a tokenised prompt and its images. When slots become free, the scheduler admits the next requests, so
-nobody waits for the longest answer of a batch. Prompts run in chunks between decode steps. Shared work is done once:
-`image_cache.py` keeps an image's keys and values in every cross-attention layer, `prefix_cache.py` those of prompt
-prefixes (the system message, or everything up to the images if several questions are about the same ones).
+no request waits for the longest answer of a batch. Prompts run in chunks between decode steps. Shared work is done
+once: `image_cache.py` keeps an image's keys and values in every cross-attention layer, `prefix_cache.py` those of
+prompt prefixes (the system message, or everything up to the images if several questions are about the same ones).
 
 Greedy texts depend neither on the order of arrival nor on the number of slots, except for rounding. Sampled texts
 depend only on their seed (`sampling.py`). A request that fails alone ends with its own `BadSample`. Beam search is in
@@ -45,10 +45,10 @@ class Engine:
     """Continues requests: submit them, then step until they are done; `generate` does both.
 
     Attributes:
-        config: as given.
+        config: the configuration as given.
         stop_token_ids: tokens that end a text.
-        metrics: since the engine was made.
-        image_cache: of the images' keys and values.
+        metrics: counts since the engine was created.
+        image_cache: cache of the images' keys and values.
     """
 
     def __init__(

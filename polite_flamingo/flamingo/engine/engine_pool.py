@@ -19,10 +19,10 @@ from polite_flamingo.flamingo.engine.requests import Request, by_images
 
 
 class EnginePool:
-    """Takes requests as `Engine.generate` does.
+    """Several engines with the same `generate` as one `Engine`.
 
     Attributes:
-        engines: each with its own slots and caches.
+        engines: the engines, each with its own slots and caches.
     """
 
     def __init__(self, engines: Sequence[Engine]):
@@ -31,7 +31,7 @@ class EnginePool:
         self._pool = ThreadPoolExecutor(len(self.engines), "engine", initializer=torch.set_num_threads, initargs=(1,))
 
     def generate(self, requests: Iterable[Request]) -> None:
-        """Run these requests until each is done. If engines fail, the first one's error is raised after all ended."""
+        """Run these requests until each is done. If engines fail, raise the first one's error after all have ended."""
         running = [
             self._pool.submit(engine.generate, share)
             for engine, share in zip(self.engines, shares(list(requests), len(self.engines)), strict=True)

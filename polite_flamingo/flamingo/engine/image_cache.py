@@ -70,7 +70,7 @@ def _pixels(model: FlamingoModel, data: bytes) -> Tensor | BadSample:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Decode in parallel for a GPU, which encodes more images a second than one core decodes."""
+    """Return threads that decode images for a GPU, which encodes more images per second than one core decodes."""
     # one torch thread each, or every worker would start as many again
     return ThreadPoolExecutor(torch.get_num_threads(), "pixels", initializer=torch.set_num_threads, initargs=(1,))
 
@@ -84,7 +84,7 @@ def first_broken(images: Iterable[object]) -> BadSample | None:
 
 
 class EncodedImages(Generic[Encoded]):
-    """What an encoder makes of images, each encoded once, and why broken images have no encoding.
+    """An LRU cache of encoded images. For a broken image it keeps the reason.
 
     Attributes:
         misses: images that had to be decoded and encoded.
@@ -95,7 +95,7 @@ class EncodedImages(Generic[Encoded]):
 
         Args:
             encode: encodes up to `ENCODE_BATCH` images by name.
-            max_bytes: upper bound of the cache; 0 keeps nothing from one call to the next.
+            max_bytes: maximum size of the cache; 0 keeps nothing from one call to the next.
         """
         self._encode = encode
         self._cache: LruCache[str, Encoded | BadSample] = LruCache(max_bytes, _size)
@@ -123,7 +123,7 @@ class ImageCache(EncodedImages[ImageKV]):
     """Keys and values of images in the cross-attention layers."""
 
     def __init__(self, model: FlamingoModel, decoder: Decoder, max_bytes: int = 512 << 20):
-        """Args: max_bytes: upper bound of the cache (74 kB per image of the tiny model, 1 MB of the 9B model)."""
+        """Args: max_bytes: maximum size of the cache (74 kB per image of the tiny model, 1 MB of the 9B model)."""
         super().__init__(self._keys_and_values, max_bytes)
         self._model, self._decoder = model, decoder
 
@@ -135,5 +135,5 @@ class ImageCache(EncodedImages[ImageKV]):
 
 
 def _size(one: Tensor | ImageKV | BadSample) -> int:
-    """Return the bytes of a cache entry. A broken image counts its message, roughly."""
+    """Return the size of a cache entry in bytes; for a broken image, roughly that of its message."""
     return 200 if isinstance(one, BadSample) else one.nbytes

@@ -34,7 +34,7 @@ class CallCost:
     """
 
     def __init__(self, decoder: Decoder, latents: int):
-        """Args: latents: per image."""
+        """Args: latents: number of latents per image."""
         size, crosses = decoder.embedding.element_size(), [cross for cross in decoder.crosses if cross is not None]
         last = decoder.layers[-1]
         answers = sum(map(_numbers, (last.out, last.up, last.down)))  # only one token of a prompt passes through these
@@ -53,7 +53,7 @@ class CallCost:
         self._seeing_token = 2 * seeing + 4 * latents * inner
 
     def bytes(self, *, places: int, seeing: int, images: int) -> int:
-        """Count the bytes to read. Args: as in `flops`; images: that are seen."""
+        """Count the bytes to read. Args: as in `flops`; images: number of images that are seen."""
         return self.weights + bool(seeing) * self.cross_weights + places * self.place + images * self.image
 
     def flops(self, *, answers: int, tokens: int, places: int, pairs: int, seeing: int) -> int:
@@ -61,7 +61,7 @@ class CallCost:
 
         Args:
             answers: tokens that get logits, one per row.
-            tokens: that run.
+            tokens: tokens that run.
             places: positions seen by the last token of each row, summed.
             pairs: positions seen by each token, summed.
             seeing: tokens that see an image.
@@ -91,12 +91,12 @@ class Metrics:
         steps: decode steps.
         occupied: decoding slots, summed over the steps.
         offered: all slots, summed over the steps.
-        images: in all requests.
+        images: images in all requests.
         encoded: images that were not in the image cache.
-        seconds: by cause (`CAUSES`).
-        bytes: to read, in prefill and decode.
-        flops: to compute, in prefill and decode.
-        slot_seconds: of all slots.
+        seconds: time by cause (`CAUSES`).
+        bytes: bytes to read, in prefill and in decode.
+        flops: floating-point operations to compute, in prefill and in decode.
+        slot_seconds: duration of the steps times the number of slots.
         held_back: slot seconds in which a slot stayed free although a request waited, because free slots are filled in
             groups (`EngineConfig.refills`).
         unwanted: slot seconds in which a slot stayed free because no request waited.
@@ -132,7 +132,7 @@ class Metrics:
         images: int,
         repeated: int = 0,
     ) -> None:
-        """Count a call of the language model; arguments as in `CallCost`. `repeated`: places that rows share."""
+        """Count a call of the language model; arguments as in `CallCost`. `repeated`: positions that rows share."""
         self.bytes[cause] += cost.bytes(places=places - repeated, seeing=seeing, images=images)
         self.flops[cause] += cost.flops(answers=answers, tokens=tokens, places=places, pairs=pairs, seeing=seeing)
 
@@ -140,9 +140,9 @@ class Metrics:
         """Count a step of the engine.
 
         Args:
-            seconds: that the step took.
+            seconds: duration of the step.
             counted: sum of `self.seconds` when it began.
-            slots: all slots.
+            slots: number of slots.
             free: slots that were free during the step.
             waiting: requests that waited meanwhile.
         """
@@ -153,12 +153,12 @@ class Metrics:
         self.unwanted += (free - wanted) * seconds
 
     def summary(self, ceilings: Ceilings | None = None) -> dict[str, float]:
-        """Return plain numbers for JSON; rates of what has not happened are 0.
+        """Return plain numbers for JSON; rates are 0 where nothing has happened yet.
 
         - `prompt_tokens`, `padding_tokens`, `reused_prompt_tokens`, `generated_tokens`, `cancelled_requests`,
           `decode_steps`, `images`, `encoded_images`: counts.
-        - `prefill_tokens_per_second`: of prompt tokens. `decode_tokens_per_second`: of decode steps, including the time
-          for sampling.
+        - `prefill_tokens_per_second`: prompt tokens per second of prefill. `decode_tokens_per_second`: tokens of decode
+          steps per second of decoding and sampling.
         - `occupancy`: share of slots that decoded, over the steps. `image_hit_rate`: share of images that needed no
           encoding, because they were cached or several requests shared them. `padding`: share of the tokens of prefill.
           `held_back`, `unwanted`: shares of slot time (see the class).

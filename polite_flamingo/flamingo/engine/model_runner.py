@@ -20,13 +20,13 @@ class ModelRunner:
 
     Attributes:
         uses_graphs: whether decode steps are recorded as CUDA graphs and replayed.
-        static: the recorded step over the present buffers, if there is one.
+        static: the recorded step over the current buffers, if there is one.
     """
 
     def __init__(
         self, decoder: Decoder, slots: Slots, metrics: Metrics, *, image_id: int, latents: int, cuda_graphs: bool
     ):
-        """Args: image_id: token of the image tag. latents: per image."""
+        """Args: image_id: token of the image tag. latents: number of latents per image."""
         self._decoder, self._slots, self._metrics, self._image_id = decoder, slots, metrics, image_id
         self._cost = CallCost(decoder, latents)
         self.uses_graphs = cuda_graphs and decoder.device.type == "cuda"

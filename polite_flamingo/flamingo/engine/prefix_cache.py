@@ -21,7 +21,7 @@ class PrefixCache:
         """Create an empty cache.
 
         Args:
-            limit: prefixes kept; 0 turns the cache off.
+            limit: maximum number of prefixes; 0 turns the cache off.
             shared_prefix_ids: tokens that all prompts start with.
             image_id: token of the image tag.
         """
@@ -42,7 +42,7 @@ class PrefixCache:
         return 0
 
     def store(self, request: Request, row: int, slots: Slots, waiting: Iterable[Request]) -> None:
-        """Store the prefixes of a prompt that has run, as far as waiting requests may need them."""
+        """Store the prefixes of a prompt that has run, if waiting requests may need them."""
         cache = slots.cache
         assert cache is not None
         for key in self._keys(request):

@@ -1,4 +1,4 @@
-"""What the engine is asked for: a prompt to continue; and the order in which many requests share the most work."""
+"""Requests to the engine, and the order in which many requests share the most work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Request:
         images: encoded bytes, in the order of the tags.
         params: how to sample the continuation.
         tokens: the continuation so far, without its end token but with the tokens of a stop string.
-        text: of the continuation, cut before a stop string. Updated with every token only if `stream` is set.
+        text: the continuation as text, cut before a stop string. Updated with every token only if `stream` is set.
         stream: keep `text` up to date, as far as no later token can change it.
         done: no more tokens will come.
         error: why the request failed, if it did.

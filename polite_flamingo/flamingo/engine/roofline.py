@@ -2,7 +2,7 @@
 
 Each is the best of several runs of the most favourable work: products of large square matrices, and reading an array
 that fits in no cache. A model reaches neither, because its products are smaller and its memory is read in pieces.
-Nothing comes from a data sheet. One device only.
+Nothing comes from a data sheet. It measures one device only.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Ceilings:
     """Measured limits of a device.
 
     Attributes:
-        flops: floating-point operations a second in matrix products; a multiplication and its addition are two.
-        bytes_per_second: read from memory.
+        flops: floating-point operations per second in matrix products; a multiplication and its addition are two.
+        bytes_per_second: bytes read from memory per second.
     """
 
     flops: float
@@ -36,7 +36,7 @@ def measure(device: torch.device | str, dtype: torch.dtype) -> Ceilings:
 
     Args:
         device: "cpu" or a CUDA device.
-        dtype: of the matrices. The speed of float32 on CUDA depends on whether torch allows TF32.
+        dtype: dtype of the matrices. The speed of float32 on CUDA depends on whether torch allows TF32.
     """
     device = torch.device(device)
     return Ceilings(_flops(device, dtype), _bytes_per_second(device))
@@ -67,7 +67,7 @@ def _bytes_per_second(device: torch.device) -> float:
 
 def _quickest(work: Callable[[], object], device: torch.device) -> float:
     """Return the seconds of one call, the best of at least two runs that are long enough to time."""
-    _timed(work, 1, device)  # the first call includes set-up
+    _timed(work, 1, device)  # the first call includes setup
     calls = max(1, int(0.01 / _timed(work, 1, device)))
     end = time.perf_counter() + _TRIES_SECONDS / 4
     best = min(_timed(work, calls, device) for _ in range(2))

@@ -24,13 +24,13 @@ class SamplingParams:
     """How the continuation of one request is sampled.
 
     Attributes:
-        max_new_tokens: upper bound, without the end token.
+        max_new_tokens: maximum number of tokens, not counting the end token.
         temperature: 0 is greedy.
         top_k: sample from this many of the likeliest tokens; 0 means all.
         top_p: sample from the fewest likeliest tokens with at least this total probability.
         no_repeat_ngram_size: n-grams of this size may occur only once in prompt and text; 0 allows all.
         stop: strings that end the answer and are cut off it.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
 
     max_new_tokens: int = 1024
@@ -57,8 +57,8 @@ def sample_tokens(logits_BV: Tensor, params: Sequence[SamplingParams], numbers: 
     """Choose one token per row, (B,).
 
     Args:
-        logits_BV: with banned tokens at minus infinity (`ban`).
-        params: of each row.
+        logits_BV: logits, with banned tokens at minus infinity (`ban`).
+        params: parameters of each row.
         numbers: one random number in [0, 1) per row; greedy rows ignore theirs.
     """
     tokens_B = logits_BV.argmax(dim=-1)
@@ -91,7 +91,7 @@ class Ngrams:
     """The n-grams of a growing history; knows which tokens would repeat one without reading the history again."""
 
     def __init__(self, size: int, history: Sequence[int]):
-        """Args: size: tokens of an n-gram, at least 1. history: the start."""
+        """Args: size: tokens per n-gram, at least 1. history: the first tokens."""
         self._size = size
         self._last: tuple[int, ...] = ()
         self._followers: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)

@@ -20,25 +20,26 @@ _GROWTH = 64
 """A cache's capacity is a multiple of this many positions."""
 
 VisibleImages = tuple[Tensor, Tensor, Tensor]
-"""Keys and values (layers, S, H, N, E) of the image that each row sees while decoding; 1 if it sees one (S, 1, 1)."""
+"""Keys and values (layers, S, H, N, E) of the image that each row sees while decoding, and 1 or 0 for whether it sees
+one (S, 1, 1)."""
 
 
 class Slots:
     """Rows of the KV cache and the requests that hold them.
 
     Attributes:
-        count: slots.
+        count: number of slots.
         rows: requests that hold a slot, in the order of the cache's rows.
         decoding: how many of them decode; the others still run their prompts.
-        cache: None until the first request gets a slot.
-        images: None until the first request with an image gets one.
+        cache: the KV cache; None until the first request gets a slot.
+        images: what each row sees; None until the first request with an image gets a slot.
         sees_images: whether a decoding row may see an image; never in v1.
         has_shared_row: whether the cache's extra last row holds the prefix that all prompts share. Every row then reads
             it from one place, which stays in the CPU's cache.
     """
 
     def __init__(self, decoder: Decoder, count: int):
-        """Args: decoder: whose keys and values the slots hold."""
+        """Args: decoder: the slots hold its keys and values."""
         self._decoder = decoder
         self.count = count
         self.clear()
@@ -77,7 +78,7 @@ class Slots:
         return reallocated
 
     def _positions(self, requests: Iterable[Request]) -> int:
-        """Positions that the longest of these may take, rounded up."""
+        """Return how many positions the longest of these requests may need, rounded up."""
         longest = max((len(request.ids) + request.params.max_new_tokens for request in requests), default=0)
         return min(-(-longest // _GROWTH) * _GROWTH, self._decoder.positions)
 
@@ -106,7 +107,10 @@ class Slots:
             target += 1
 
     def free(self, row: int) -> None:
-        """Free a KV slot. The last decoding row fills the gap, and the last row of all fills the gap that leaves."""
+        """Free a row. Other rows move so that decoding rows come first and free rows last.
+
+        If the row was decoding, the last decoding row moves into its place; the last used row fills what is then empty.
+        """
         if row < self.decoding:
             self._swap(row, self.decoding - 1)
             row = self.decoding - 1

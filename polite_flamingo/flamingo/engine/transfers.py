@@ -1,7 +1,7 @@
 """Asynchronous copies from the host to the device: pinned memory on CUDA, nothing to copy on a CPU.
 
 A copy from ordinary memory first waits for all the work that is queued on the GPU, so the host could not prepare the
-next step during this one.
+next step while this one runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def upload(data: Tensor | list[Any], device: torch.device, dtype: torch.dtype | 
 
     Args:
         data: a tensor on the host, or nested lists of numbers.
-        device: target.
+        device: the target device.
         dtype: convert to this first; None keeps the dtype.
     """
     host = torch.as_tensor(data, dtype=dtype)

@@ -41,10 +41,10 @@ def load_flamingo(
     """Load the model that `config` describes, in evaluation mode.
 
     Args:
-        config: names of the models.
+        config: names the models.
         merge: merge LoRA into the language model (inference); False leaves it attached (training).
-        dtype: of all weights.
-        device: target.
+        dtype: dtype of all weights.
+        device: the target device.
 
     Raises:
         ValueError: the checkpoints do not fit the model, or a part has no weights.

@@ -10,7 +10,7 @@ than torch's, so results differ by rounding.
 Float arrays are float32, or bfloat16 viewed as uint16, because numpy has no bfloat16 (`array`).
 
 Shapes: B rows, H query heads, K key heads, E width of a head, L positions of the cache, P positions of the model, N
-rows of any kind, D width of the model.
+rows of any kind, D model width.
 """
 
 from __future__ import annotations
@@ -130,15 +130,15 @@ def attend_step(
     Args:
         qkv: projections (B, H + 2 K, E), queries before keys before values.
         cache: keys and values (2, layers, rows, K, L, E).
-        layer: of the cache.
-        positions: of the tokens (B,); each attends to all positions up to its own.
+        layer: layer of the cache.
+        positions: positions of the tokens (B,); each attends to all positions up to its own.
         shared_row: row of the cache whose first positions replace those of other rows, so they stay in the CPU's cache.
         shared: how many positions to read from it, for each row (B,).
         cos: rotary table (P, E) in float32, by halves as in LLaMA; (0, 0) for none.
         sin: likewise.
-        slopes: of ALiBi (H, 1) in float32; (0, 1) for none.
-        scale: of the scores.
-        found: (B, H, E).
+        slopes: ALiBi slopes (H, 1) in float32; (0, 1) for none.
+        scale: scale of the scores.
+        found: result (B, H, E).
     """
     width, kv_heads = qkv.shape[2], cache.shape[3]
     heads = qkv.shape[1] - 2 * kv_heads
@@ -192,12 +192,12 @@ def store(
     Args:
         qkv: projections (B, T, H + 2 K, E).
         cache: keys and values (2, layers, rows, K, L, E).
-        layer: of the cache.
-        rows: of the cache (B,).
-        positions: of the tokens (B, T).
+        layer: layer of the cache.
+        rows: rows of the cache (B,).
+        positions: positions of the tokens (B, T).
         cos: as for `attend_step`.
         sin: likewise.
-        query: (B, H, T, E).
+        query: result (B, H, T, E).
     """
     width, kv_heads = qkv.shape[3], cache.shape[3]
     heads = qkv.shape[2] - 2 * kv_heads

@@ -8,8 +8,8 @@ requested positions get logits.
 Each row has its own positions, so prompts need no left padding, and one chunk of a prompt can follow another. Positions
 after a row's own are masked, so what a row has not written yet is never read.
 
-Shapes: B rows of a call, T tokens per row, S rows of the cache, L positions, H heads, E width of a head, N latents per
-image, M images per row, K images of a call.
+Shapes: B rows per call, T tokens per row, S rows of the cache, L positions, H heads, E width of a head, N latents per
+image, M images per row, K images per call.
 """
 
 from __future__ import annotations
@@ -118,13 +118,13 @@ class Decoder:
 
         Args:
             ids_BT: chunks, right-padded with any token.
-            positions_BT: of each token in its row; padding must come after the row's own positions.
+            positions_BT: position of each token in its row; padding must come after the row's own positions.
             last_B: index of the token in each chunk whose logits are returned.
-            cache: receives the chunks' keys and values.
+            cache: the chunks' keys and values are written to it.
             rows_B: rows of the cache.
             limit: read this many positions; more than every position of the call.
             numbers_BT: the image that each token sees (`attention.image_numbers` of the whole prompt); 0 for none.
-            images: of each row.
+            images: keys and values of the images of each row.
         """
         shown = self._shown(numbers_BT, images)
         places = torch.arange(limit, device=self.device)
@@ -164,7 +164,7 @@ class Decoder:
         Args:
             ids_B: the tokens.
             positions_B: their positions.
-            cache: receives their keys and values.
+            cache: their keys and values are written to it.
             limit: read this many positions; more than every position of the call.
             images: keys and values (layers, B, H, N, E) of the image that each row sees, and whether it sees one
                 (B, 1, 1); None if no row does. Give them for `step_rows(B)` rows to avoid padding here; what the
@@ -216,11 +216,11 @@ class Decoder:
         Returns:
             keys and values (B, layers, H, M N, E), mask (B, 1, T, M N), and which tokens see an image (B, T, 1).
         """
-        most = max(map(len, images), default=0)
-        if not most or not (numbers_BT > 0).any():
+        max_images = max(map(len, images), default=0)
+        if not max_images or not (numbers_BT > 0).any():
             return None
-        keys, values = stack_images(images, most)
-        slots = torch.arange(most, device=self.device).repeat_interleave(keys.shape[3] // most) + 1
+        keys, values = stack_images(images, max_images)
+        slots = torch.arange(max_images, device=self.device).repeat_interleave(keys.shape[3] // max_images) + 1
         seen_BT = numbers_BT.clamp(min=1)  # a row that sees nothing would become NaN; `sees` zeroes it
         visible = seen_BT[:, None, :, None] == slots
         return keys, values, visible, (numbers_BT > 0)[..., None].to(self.dtype)

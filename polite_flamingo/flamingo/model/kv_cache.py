@@ -1,6 +1,6 @@
-"""Keys and values that attention reads again: of the positions of a row, and of an image.
+"""Cached keys and values for attention: of a row's positions, and of an image.
 
-Shapes: S rows of the cache, L positions, H heads, E width of a head, N latents per image, M images per row, B rows of a
+Shapes: S rows of the cache, L positions, H heads, E width of a head, N latents per image, M images per row, B rows per
 call.
 """
 
@@ -51,13 +51,13 @@ class ImageKV:
         return self.keys.nbytes + self.values.nbytes
 
 
-def stack_images(images: Sequence[Sequence[ImageKV]], most: int) -> tuple[Tensor, Tensor]:
+def stack_images(images: Sequence[Sequence[ImageKV]], max_images: int) -> tuple[Tensor, Tensor]:
     """Stack the keys and values of all images of all rows, (B, layers, H, M N, E) each; zeros for missing images."""
     first = next(one for row in images for one in row)
     empty = ImageKV(torch.zeros_like(first.keys), torch.zeros_like(first.values))
     keys, values = [], []
     for row in images:
-        filled = [*row, *[empty] * (most - len(row))]
+        filled = [*row, *[empty] * (max_images - len(row))]
         keys.append(torch.cat([one.keys for one in filled], dim=2))
         values.append(torch.cat([one.values for one in filled], dim=2))
     return torch.stack(keys), torch.stack(values)

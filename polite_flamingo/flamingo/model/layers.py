@@ -153,7 +153,7 @@ def single_query_attention(query: Tensor, keys: Tensor, values: Tensor, bias: Te
         keys: (B, H, L, E).
         values: (B, H, L, E).
         bias: added to the scores, (B, heads or 1, L); minus infinity where masked.
-        scale: of the scores.
+        scale: scale of the scores.
     """
     rows, heads, places, width = keys.shape
     grouped = query.reshape(rows * heads, -1, width)
@@ -176,7 +176,7 @@ class Cross:
         self._rounds = gelu_by_onednn(self.ff_up.weight)
 
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sees: Tensor) -> Tensor:
-        """Add to x (B, T, D) what it sees of keys and values (B, H, M N, E); nothing where `sees` (B, T, 1) is 0."""
+        """Attend from x (B, T, D) to keys and values (B, H, M N, E), and add the result where `sees` (B, T, 1) is 1."""
         query = self.to_q(self.norm(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         if mask is None and x.shape[1] == 1:
             found = single_query_attention(query, keys, values, None, self.scale)
@@ -186,7 +186,7 @@ class Cross:
         return x + self.to_out(found) * (self.gate * sees)
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """Apply the block's second half, at every position whether it sees an image or not."""
+        """Apply the block's second half at every position, whether or not it sees an image."""
         return x + by_rows(self._fed_forward, x, self._rounds) * self.ff_gate
 
     def _fed_forward(self, x: Tensor) -> Tensor:

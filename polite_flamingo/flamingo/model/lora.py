@@ -60,7 +60,7 @@ def add_lora(model: FlamingoModel, settings: LoraSettings) -> None:
 
 
 def merge_lora(model: FlamingoModel) -> None:
-    """Merge W + alpha / r * B A into the plain layers and remove peft's; does nothing if no LoRA is attached."""
+    """Merge W + alpha / r * B A into the plain layers and remove peft's layers; does nothing if no LoRA is attached."""
     for name, layer in lora_layers(model).items():
         layer.merge(safe_merge=True)
         parent, _, child = name.rpartition(".")

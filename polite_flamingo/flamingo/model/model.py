@@ -6,7 +6,7 @@ accepts images at any stage of their encoding, so each is encoded once.
 
 Checkpoints are read in `checkpoint.py`, LoRA is attached in `lora.py`, and prompts are built in `prompts.py`.
 
-Shapes: B batch, S tokens, T image slots of a row, F frames (always 1), N images, V patches, D vision width, L latents.
+Shapes: B batch, S tokens, T image slots per row, F frames (always 1), N images, V patches, D vision width, L latents.
 """
 
 from __future__ import annotations

@@ -31,10 +31,10 @@ def load_state(model: FlamingoModel, state: Mapping[str, torch.Tensor], *, omits
     """Copy a state from `canonical_state` into the model, after checking that each part is complete.
 
     Args:
-        model: whose parameters are overwritten.
+        model: the model whose parameters are overwritten.
         state: tensors by canonical name.
         omits: parts that may be missing.
-        source: named in errors.
+        source: name of the file in errors.
 
     Raises:
         ValueError: a part is incomplete or missing, or a tensor has another shape.
