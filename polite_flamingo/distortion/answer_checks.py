@@ -23,7 +23,7 @@ from typing import Literal
 from polite_flamingo.distortion.command_checks import followed
 from polite_flamingo.distortion.llm_prompts import instructions
 from polite_flamingo.distortion.shorten import STOP_WORDS
-from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.distortion.speakers import SpeakerRequest
 from polite_flamingo.endpoints import answers
 from polite_flamingo.filters.rouge_l import common_subsequence
 from polite_flamingo.sample import MAX_TEXT_CHARACTERS, unmarked
@@ -44,7 +44,7 @@ _WORD = re.compile(
 """Runs of letters and digits; single characters in scripts without spaces between words."""
 
 
-def fault(text: str, request: Request) -> Fault | None:
+def fault(text: str, request: SpeakerRequest) -> Fault | None:
     """Return why a text is not a distortion of the request's response; None if it is one."""
     if len(unmarked(text)) > MAX_TEXT_CHARACTERS:
         return "too_long"
@@ -57,7 +57,7 @@ def fault(text: str, request: Request) -> Fault | None:
     return None
 
 
-def is_echo(text: str, request: Request) -> bool:
+def is_echo(text: str, request: SpeakerRequest) -> bool:
     """Whether a text repeats the instructions or the question instead of the response."""
     said, response, question = words(text), words(request.response), words(request.instruction)
     told = [words(part) for part in instructions(request.command)]
@@ -84,7 +84,7 @@ def is_near_copy(text: str, response: str) -> bool:
     return 2 * common_subsequence(known, said) >= NEAR_COPY_SHARE * (len(known) + len(said))
 
 
-def _follows_form_command(text: str, request: Request) -> bool:
+def _follows_form_command(text: str, request: SpeakerRequest) -> bool:
     """Whether the small changes of a near copy are what the command asked for."""
     command, response = request.command, request.response
     already = followed(command, response, response) != "no"

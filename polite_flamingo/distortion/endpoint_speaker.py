@@ -25,7 +25,7 @@ from polite_flamingo.distortion.llm_prompts import (
     question_messages,
     seed_number,
 )
-from polite_flamingo.distortion.speakers import ASKED_PLAINLY, CHAT_WORDINGS, TRIAL, Request, Wording
+from polite_flamingo.distortion.speakers import ASKED_PLAINLY, CHAT_WORDINGS, TRIAL, SpeakerRequest, Wording
 from polite_flamingo.endpoints.answers import Unfinished, first_choice, without_reasoning
 from polite_flamingo.endpoints.client import EndpointDown, Refused, Server
 from polite_flamingo.sample import BadSample
@@ -77,7 +77,7 @@ class EndpointSpeaker:
             raise EndpointDown(f"{down}{hint}") from None
         return "completion"
 
-    def say(self, requests: Sequence[Request]) -> list[str | BadSample]:
+    def say(self, requests: Sequence[SpeakerRequest]) -> list[str | BadSample]:
         """Send all requests, `endpoint.concurrency` at once.
 
         Raises:
@@ -92,7 +92,7 @@ class EndpointSpeaker:
                 for one in asked:
                     one.cancel()
 
-    def _ask(self, request: Request, wording: Wording) -> str | BadSample:
+    def _ask(self, request: SpeakerRequest, wording: Wording) -> str | BadSample:
         path = "/completions" if wording == "completion" else "/chat/completions"
         try:
             text = self._server.post(path, self._body(request, wording), first_choice)
@@ -120,7 +120,7 @@ class EndpointSpeaker:
             wordings = [ASKED_PLAINLY]
         raise refused[0]
 
-    def _body(self, request: Request, wording: Wording) -> dict[str, Any]:
+    def _body(self, request: SpeakerRequest, wording: Wording) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._endpoint.model,
             "max_tokens": self._config.max_new_tokens,

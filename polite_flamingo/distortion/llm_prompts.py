@@ -14,7 +14,7 @@ import hashlib
 import re
 
 from polite_flamingo.distortion.commands import COMMANDS
-from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.distortion.speakers import SpeakerRequest
 from polite_flamingo.prompts import SYSTEM
 
 QUOTE = '"'
@@ -42,7 +42,7 @@ def prefill(command: str = "") -> str:
     )
 
 
-def messages(request: Request) -> list[dict[str, str]]:
+def messages(request: SpeakerRequest) -> list[dict[str, str]]:
     """Return all messages before the turn to continue: system, user, assistant, user."""
     return [
         {"role": "system", "content": SYSTEM},
@@ -52,14 +52,14 @@ def messages(request: Request) -> list[dict[str, str]]:
     ]
 
 
-def plain_prompt(request: Request) -> str:
+def plain_prompt(request: SpeakerRequest) -> str:
     """Return the conversation as plain text in Guanaco's chat format, to be continued."""
     names = {"user": "\n### Human: ", "assistant": "\n### Assistant: ", "system": ""}
     said = "".join(names[message["role"]] + message["content"] for message in messages(request))
     return f"{said}{names['assistant']}{prefill(request.command)}"
 
 
-def continuation_messages(request: Request, *, system: bool = True) -> list[dict[str, str]]:
+def continuation_messages(request: SpeakerRequest, *, system: bool = True) -> list[dict[str, str]]:
     """Return the messages with the assistant's last turn started, for servers and templates that can continue it.
 
     Args:
@@ -71,7 +71,7 @@ def continuation_messages(request: Request, *, system: bool = True) -> list[dict
     return [*before, *rest, {"role": "assistant", "content": prefill(request.command)}]
 
 
-def question_messages(request: Request) -> list[dict[str, str]]:
+def question_messages(request: SpeakerRequest) -> list[dict[str, str]]:
     """Return a plain question, for servers that cannot continue a turn: small models would repeat the robot's words."""
     habit = f" That annotator's habit: {_habit(request.command)}." if request.command else ""
     given = f"Question: {request.instruction}\nGood answer: {request.response}\nNote:"

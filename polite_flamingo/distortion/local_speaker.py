@@ -34,7 +34,7 @@ from polite_flamingo.distortion.llm_prompts import (
     plain_prompt,
     seed_number,
 )
-from polite_flamingo.distortion.speakers import CHAT_WORDINGS, TRIAL, Request, Wording
+from polite_flamingo.distortion.speakers import CHAT_WORDINGS, TRIAL, SpeakerRequest, Wording
 from polite_flamingo.endpoints.answers import Unfinished, without_reasoning
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample
@@ -70,7 +70,7 @@ class LocalSpeaker:
         self.wording = _wording(self._tokenizer, local.model)
         self._window = getattr(self._model.config, "max_position_embeddings", None)
 
-    def say(self, requests: Sequence[Request]) -> list[str | BadSample]:
+    def say(self, requests: Sequence[SpeakerRequest]) -> list[str | BadSample]:
         """Generate all texts, batch by batch; a prompt that does not fit the model's window is refused."""
         said: list[str | BadSample] = [""] * len(requests)
         prompts = [self._ids(request) for request in requests]
@@ -90,7 +90,7 @@ class LocalSpeaker:
                 said[place] = found if closed else Unfinished("", "length")
         return said
 
-    def _ids(self, request: Request) -> list[int]:
+    def _ids(self, request: SpeakerRequest) -> list[int]:
         """Return the prompt as token ids, by the model's chat template if it has one."""
         if self.wording == "completion":
             return list(self._tokenizer(plain_prompt(request))["input_ids"])
@@ -141,7 +141,7 @@ def _wording(tokenizer: Any, model: str) -> Wording:
     )
 
 
-def _chat(tokenizer: Any, request: Request, wording: Wording) -> str:
+def _chat(tokenizer: Any, request: SpeakerRequest, wording: Wording) -> str:
     chat = continuation_messages(request, system=wording == "begun turn")
     return str(tokenizer.apply_chat_template(chat, tokenize=False, continue_final_message=True))
 

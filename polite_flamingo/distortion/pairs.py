@@ -36,7 +36,7 @@ from polite_flamingo.distortion.config import KINDS, DistortionConfig, Kind
 from polite_flamingo.distortion.loading import load_speaker
 from polite_flamingo.distortion.retrieval import CaptionIndex, NoCaptions, index_name, write_index
 from polite_flamingo.distortion.rule_speaker import RuleSpeaker
-from polite_flamingo.distortion.speakers import Request, Speaker
+from polite_flamingo.distortion.speakers import Speaker, SpeakerRequest
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Quarantined, Sample, unmarked
 
 Row = Sample | Quarantined
@@ -194,7 +194,7 @@ class Distorter:
         if requests:
             assert self._speaker is not None, "a text needs the speaker, but its share is 0"
             said = self._speaker.say(requests)
-        results: list[tuple[_Pending, str | BadSample, Request | None, dict[str, Any]]] = [
+        results: list[tuple[_Pending, str | BadSample, SpeakerRequest | None, dict[str, Any]]] = [
             (one, text, request, self._facts(request, text))
             for one, request, text in zip(spoken, requests, said, strict=True)
         ]
@@ -206,7 +206,7 @@ class Distorter:
             again for one, text, request, drawn in results if (again := self._judge(one, text, request, drawn, made))
         ]
 
-    def _facts(self, request: Request, text: str | BadSample) -> dict[str, Any]:
+    def _facts(self, request: SpeakerRequest, text: str | BadSample) -> dict[str, Any]:
         """Return the provenance of a speaker's text."""
         assert self._speaker is not None
         wording = getattr(self._speaker, "wording", "")
@@ -216,7 +216,7 @@ class Distorter:
         return facts
 
     def _judge(
-        self, one: _Pending, text: str | BadSample, request: Request | None, drawn: dict[str, Any],
+        self, one: _Pending, text: str | BadSample, request: SpeakerRequest | None, drawn: dict[str, Any],
         made: dict[int, Sample | BadSample],
     ) -> _Pending | None:  # fmt: skip
         """Put a pair or a reason into `made`, or return the sample if it must be sampled again."""
@@ -239,18 +239,18 @@ class Distorter:
         made[one.place] = none_taken(one.sample.key, one.kind, one.not_taken, text)
         return None
 
-    def _wrong(self, text: str, sample: Sample, request: Request | None) -> str | None:
+    def _wrong(self, text: str, sample: Sample, request: SpeakerRequest | None) -> str | None:
         """Return why a text is rejected. Rules and augmentation change the response itself and need fewer checks."""
         if request is not None and not isinstance(self._speaker, RuleSpeaker) and (found := fault(text, request)):
             return found
         return None if usable(text, sample) else "unchanged" if re.search(r"\w", text) else "empty"
 
-    def _request(self, one: _Pending) -> Request:
+    def _request(self, one: _Pending) -> SpeakerRequest:
         rng = random.Random(f"{self._seed(one)} command")
         command = ""
         if rng.random() < self._config.command_share and self._commands:
             command = rng.choice(self._commands)
-        return Request(
+        return SpeakerRequest(
             seed=self._seed(one), instruction=one.sample.question, response=one.sample.response, command=command
         )
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from polite_flamingo.distortion.command_rules import RULES, follow
 from polite_flamingo.distortion.shorten import shorten
-from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.distortion.speakers import SpeakerRequest
 
 NoteTaker = Callable[[str, random.Random], str | None]
 """A good text -> the text as an annotator would note it; None if it does not know the text."""
@@ -49,11 +49,11 @@ class RuleSpeaker:
     def __init__(self, note_taker: NoteTaker | None = None):
         self._note_taker = note_taker
 
-    def say(self, requests: Sequence[Request]) -> list[str]:
+    def say(self, requests: Sequence[SpeakerRequest]) -> list[str]:
         """Distort each request by itself; the same request always gives the same text."""
         return [self._said(request) for request in requests]
 
-    def _said(self, request: Request) -> str:
+    def _said(self, request: SpeakerRequest) -> str:
         rng = random.Random(f"rules {request.seed}")
         noted = self._note_taker(request.response, rng) if self._note_taker else None
         said = shorten(request.response, rng) if noted is None else noted

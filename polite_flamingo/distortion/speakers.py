@@ -10,7 +10,7 @@ from polite_flamingo.sample import BadSample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class SpeakerRequest:
     """One good response to distort.
 
     Attributes:
@@ -26,7 +26,7 @@ class Request:
     command: str = ""
 
 
-TRIAL = Request(
+TRIAL = SpeakerRequest(
     seed="trial",
     instruction="What is the weather like in the picture?",
     response="The weather in the picture appears to be sunny and warm. The sky is blue, without a single cloud.",
@@ -50,5 +50,5 @@ class Speaker(Protocol):
     def commands(self) -> Collection[str]:
         """The names of the commands that it can follow; it must not be given others."""
 
-    def say(self, requests: Sequence[Request]) -> Sequence[str | BadSample]:
+    def say(self, requests: Sequence[SpeakerRequest]) -> Sequence[str | BadSample]:
         """Return one text per request, in order; "" if nothing usable came back, `BadSample` if a retry cannot help."""

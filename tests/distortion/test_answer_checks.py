@@ -11,7 +11,7 @@ from polite_flamingo.distortion.command_checks import CHECKS, followed
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.llm_prompts import PRAISE, instructions, prefill, question_messages
 from polite_flamingo.distortion.rule_speaker import RuleSpeaker
-from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.distortion.speakers import SpeakerRequest
 from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.prompts import SYSTEM
 from tests.support.good_responses import drawn
@@ -23,8 +23,8 @@ RESPONSE = (
 )
 
 
-def asked(command: str = "", response: str = RESPONSE, question: str = QUESTION) -> Request:
-    return Request(seed="s", instruction=question, response=response, command=command)
+def asked(command: str = "", response: str = RESPONSE, question: str = QUESTION) -> SpeakerRequest:
+    return SpeakerRequest(seed="s", instruction=question, response=response, command=command)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, 
 from polite_flamingo.distortion.endpoint_speaker import EndpointSpeaker
 from polite_flamingo.distortion.llm_prompts import PRAISE, prefill
 from polite_flamingo.distortion.pairs import distort
-from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.distortion.speakers import SpeakerRequest
 from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.endpoints.client import MAX_BYTES, EndpointDown
 from polite_flamingo.prompts import SYSTEM
@@ -170,8 +170,10 @@ def config(server: Server, **changes: Any) -> DistortionConfig:
     return DistortionConfig(speaker="endpoint", shares=Shares(llm=1, text=0, captions_and_boxes=0), endpoint=endpoint)
 
 
-def request(number: int = 0, command: str = "") -> Request:
-    return Request(seed=str(number), instruction="Who is it?", response="It is Anna, who lives here.", command=command)
+def request(number: int = 0, command: str = "") -> SpeakerRequest:
+    return SpeakerRequest(
+        seed=str(number), instruction="Who is it?", response="It is Anna, who lives here.", command=command
+    )
 
 
 def test_the_robots_words_are_begun_and_continued_up_to_the_quotation_mark(

@@ -14,7 +14,7 @@ from polite_flamingo.distortion.config import DistortionConfig, LocalConfig, Sha
 from polite_flamingo.distortion.llm_prompts import CLOSING, parse_quotation, plain_prompt, prefill
 from polite_flamingo.distortion.local_speaker import LocalSpeaker, closing_tokens
 from polite_flamingo.distortion.pairs import distort
-from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.distortion.speakers import SpeakerRequest
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.torchvision_repair import repair_torchvision
@@ -51,10 +51,10 @@ def config(folder: Path, **changes: object) -> DistortionConfig:
     return DistortionConfig(speaker="local", local=local, shares=shares, **settings)  # type: ignore[arg-type]
 
 
-def requests(count: int) -> list[Request]:
+def requests(count: int) -> list[SpeakerRequest]:
     commands = ["", *COMMANDS]
     return [
-        Request(seed=str(n), instruction="Who?", response="It is Anna. " * (1 + n % 4), command=commands[n % 25])
+        SpeakerRequest(seed=str(n), instruction="Who?", response="It is Anna. " * (1 + n % 4), command=commands[n % 25])
         for n in range(count)
     ]
 
@@ -127,7 +127,7 @@ def test_where_a_template_has_no_system_role_its_text_stands_before_the_first_in
 
 
 def test_what_does_not_fit_the_window_is_refused_alone(folder: Path) -> None:
-    long = Request(seed="x", instruction="Who?", response="Anna " * 900)
+    long = SpeakerRequest(seed="x", instruction="Who?", response="Anna " * 900)
     answers = LocalSpeaker(config(folder)).say([long, *requests(2)])
     assert isinstance(answers[0], BadSample) and answers[0].reason == "text_too_long"
     assert all(isinstance(answer, str) for answer in answers[1:])

@@ -16,7 +16,7 @@ from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, LocalConfig, RetrievalConfig, Shares
 from polite_flamingo.distortion.llm_prompts import prefill
 from polite_flamingo.distortion.pairs import distort, single_turns
-from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.distortion.speakers import SpeakerRequest
 from polite_flamingo.distortion.summary import count
 from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.sample import BadSample, Quarantined, Sample
@@ -35,9 +35,9 @@ class Parrot:
 
     def __init__(self, *answers: str | BadSample):
         self.answers = answers
-        self.asked: list[Request] = []
+        self.asked: list[SpeakerRequest] = []
 
-    def say(self, requests: Sequence[Request]) -> list[str | BadSample]:
+    def say(self, requests: Sequence[SpeakerRequest]) -> list[str | BadSample]:
         self.asked += requests
         return [self.answers[min(len(self.asked), len(self.answers)) - 1] for _ in requests]
 

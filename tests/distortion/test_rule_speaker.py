@@ -15,7 +15,7 @@ from polite_flamingo.distortion.config import DistortionConfig
 from polite_flamingo.distortion.loading import load_speaker
 from polite_flamingo.distortion.rule_speaker import RuleSpeaker
 from polite_flamingo.distortion.shorten import key_words, shorten
-from polite_flamingo.distortion.speakers import Request
+from polite_flamingo.distortion.speakers import SpeakerRequest
 from polite_flamingo.sources.records.responses import BOXES_FOLLOW
 from polite_flamingo.testbed.shapes.terse import terse
 from polite_flamingo.testbed.zoo.pairs import Pair, random_pair
@@ -27,7 +27,7 @@ GOOD = (
 
 
 def said(response: str, command: str = "", seed: str = "s") -> str:
-    return RuleSpeaker().say([Request(seed=seed, instruction="?", response=response, command=command)])[0]
+    return RuleSpeaker().say([SpeakerRequest(seed=seed, instruction="?", response=response, command=command)])[0]
 
 
 def drawn(task: str, count: int = 60) -> list[Pair]:
@@ -70,7 +70,7 @@ def test_boxes_are_noted_where_places_are_said_and_lie_there() -> None:
 
 def test_a_profile_names_who_notes_the_texts_of_its_world() -> None:
     tiny = DistortionConfig(note_taker="polite_flamingo.testbed.shapes.terse:terse")
-    asked = Request(seed="s", instruction="?", response="Yes, there is a red circle in the image.")
+    asked = SpeakerRequest(seed="s", instruction="?", response="Yes, there is a red circle in the image.")
     noted, shortened = (load_speaker(config).say([asked])[0] for config in (tiny, DistortionConfig()))
     assert str(noted).lower().removeprefix("answer: ").removeprefix("answer ").rstrip(".") == "yes"
     assert "red circle" in str(shortened), "nobody knows the text: it is shortened"

@@ -20,7 +20,7 @@ from polite_flamingo.config import to_yaml
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, LocalConfig, RetrievalConfig, Shares
 from polite_flamingo.distortion.pairs import distort as distort_samples
 from polite_flamingo.distortion.rule_speaker import RuleSpeaker
-from polite_flamingo.distortion.speakers import Request, Speaker
+from polite_flamingo.distortion.speakers import Speaker, SpeakerRequest
 from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.endpoints.client import EndpointDown
 from polite_flamingo.pools import PoolConfig, PoolsConfig
@@ -44,7 +44,7 @@ class MoodySpeaker(RuleSpeaker):
 
     name = "moody"
 
-    def say(self, requests: Sequence[Request]) -> list[str]:
+    def say(self, requests: Sequence[SpeakerRequest]) -> list[str]:
         if any("choke" in request.response for request in requests):
             raise RuntimeError("cannot say that")
         return super().say(requests)
@@ -56,7 +56,7 @@ class MoodyActor(DistortionActor):
 
 
 class BrokenSpeaker(RuleSpeaker):
-    def say(self, requests: Sequence[Request]) -> list[str]:
+    def say(self, requests: Sequence[SpeakerRequest]) -> list[str]:
         raise ConnectionError("nobody answers")
 
 
