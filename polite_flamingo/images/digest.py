@@ -1,4 +1,4 @@
-"""The name of an image: its content, wherever it lies."""
+"""Names images by their content, wherever they lie."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def digest(data: bytes) -> str:
 
 
 def file_name(image: Image) -> str:
-    """Return a file name for an image, made of its content."""
+    """Return a file name for an image, made from its content."""
     return f"{digest(image.data)[:24]}.{image.extension}"

@@ -84,7 +84,7 @@ _INSIDE: dict[str, tuple[int, tuple[bytes, ...]]] = {
     "a video (QuickTime), not an image": (4, (b"moov", b"mdat", b"wide")),
     "a tar archive, not an image: unpack it": (257, (b"ustar",)),
 }
-"""Both kinds, with their offset and the bytes there."""
+"""Formats and other files that are recognised by bytes at an offset."""
 
 _RIFF = {b"AVI ": "a video (AVI), not an image", b"WAVE": "a sound (WAV), not an image"}
 

@@ -4,7 +4,7 @@ sample.
     OUT/NAME-00000.tar, NAME-00001.tar …   NAME is the source's name, unless the user gives another
     OUT/quarantine/NAME.jsonl              absent if nothing was quarantined
     OUT/ingest/NAME.json                   the result; written last
-    OUT/ingest/NAME/                       work in progress; gone at the end
+    OUT/ingest/NAME/                       work in progress; removed at the end
 
 `ingest_all` runs four steps. An interrupted ingest resumes each where it stopped:
 
@@ -66,7 +66,7 @@ ALREADY_DONE = (
 )
 
 Tick = Callable[[str, int, int], None]
-"""Called with the current step, how much of it is done, and of how much (0: unknown)."""
+"""Called with the current step, how much of it is done, and the total (0: unknown)."""
 
 Say = Callable[[str, Mapping[str, int]], None]
 """Called with the name of a source's shards and its notes (`Scratch.note`), each with its count."""
@@ -79,7 +79,7 @@ _Views = Mapping[Path, Sequence[Probe | Seen]]
 
 
 def ingest(config: IngestConfig, *, count: int | None = None) -> Ingested:
-    """Ingest one source in this process: `count` of its records, or all. Raises like `ingest_all`."""
+    """Ingest one source in this process: `count` of its records, or all. Raises as `ingest_all` does."""
     return ingest_all([config], lambda sizes: [count])[0]
 
 
@@ -138,7 +138,7 @@ def _prepare(config: IngestConfig, locks: ExitStack) -> Sequence[Probe | Seen]:
 
 
 def _gather_all(configs: Sequence[IngestConfig], spread: Spread, views: _Views, tick: Tick) -> None:
-    """Gather the sources that have not been gathered; a single one in this process, several wherever `spread` says."""
+    """Gather the sources that are not gathered yet: one in this process, several wherever `spread` runs them."""
     new = [config for config in configs if config.fresh or gathered(config) is None]
     for config in new:
         refuse_to_replace(config)
@@ -228,7 +228,7 @@ def choose_records(config: IngestConfig, count: int | None) -> range:
 
 
 def finish(config: IngestConfig, count: int | None, seconds: float = 0.0) -> Ingested:
-    """Replace the shards that are there by those that were built; return the result. Safe to repeat if interrupted."""
+    """Replace the existing shards by those that were built; return the result. Safe to repeat if interrupted."""
     files = sorted(config.work.glob("[0-9]*.part"), key=lambda path: int(path.stem))
     parts, source = [_read(path) for path in files], _read(config.work / "gathered.json")
     chosen = _read(config.work / "chosen.json")["records"]
@@ -308,7 +308,7 @@ def _build_or_error(job: tuple[IngestConfig, int], views: _Views = MappingProxyT
 def _work_folder(config: IngestConfig) -> Iterator[None]:
     """Create and lock the work folder; afterwards remove it unless work is left in it.
 
-    So are the folders above it that were made for it, unless something else is in them now.
+    The folders that were created above it are removed too, unless something else is in them by now.
     """
     made = [folder for folder in (config.work.parent, config.out) if not folder.exists()]
     with exclusive(config.work):

@@ -52,8 +52,8 @@ class Entry:
         split: as in `SourceOptions`.
         extra: as in `SourceOptions`.
         columns: as in `SourceOptions`.
-        ratio: share of its records to take, above 0 and at most 1.
-        count: number of records to take.
+        ratio: the share of its records to take, above 0 and at most 1.
+        count: the number of records to take.
     """
 
     annotations: list[str]
@@ -79,11 +79,11 @@ class Mixture:
     """Several sources and how to sample them; see the module.
 
     Attributes:
-        sources: by the name of their shards.
-        sampling: how much of each.
-        total: records in all, for `sqrt`.
+        sources: the entries by the name of their shards.
+        sampling: how much to take of each.
+        total: for `sqrt`: how many records to take in all.
         margin: for `paper`: the filters reject about one rewrite in six, so take that many more.
-        seed: of the sampling.
+        seed: the seed of the sampling.
     """
 
     sources: dict[str, Entry]
@@ -131,7 +131,7 @@ class Mixture:
         return made
 
     def counts(self, sizes: Sequence[int]) -> list[int | None]:
-        """How many records to take from each source, given how many there are; None takes all."""
+        """Return how many records to take from each source, given how many it has; None takes all."""
         named = dict(zip(self.sources, sizes, strict=True))
         wanted = {
             name: entry.count if entry.ratio is None else round(entry.ratio * named[name])
@@ -147,7 +147,7 @@ class Mixture:
         return [count if count is None else min(count, named[name]) for name, count in wanted.items()]
 
     def without(self, names: Collection[str]) -> Mixture:
-        """The mixture of the other sources. Raises `ValueError` where none is left."""
+        """Return the mixture without the named sources. Raises `ValueError` if none is left."""
         return dataclasses.replace(self, sources={k: v for k, v in self.sources.items() if k not in names})
 
     def _as_the_paper(self, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -195,7 +195,7 @@ def _rounded(parts: Mapping[str, float]) -> dict[str, int]:
 
 
 def load_mixture(path: Path, **overrides: Any) -> Mixture:
-    """A mixture from a YAML file; `overrides` replace fields of it (None leaves them).
+    """Load a mixture from a YAML file; `overrides` replace fields of it (None leaves them).
 
     Raises:
         ValueError: the file is not a valid mixture; the message says where.

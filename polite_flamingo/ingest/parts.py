@@ -48,7 +48,7 @@ def build_part(config: IngestConfig, number: int) -> None:
 
 
 def part_file(config: IngestConfig, number: int) -> Path:
-    """Where the counts of a built part are."""
+    """Return the path of the file with a built part's counts."""
     return config.work / f"{number:05d}.part"
 
 
@@ -62,7 +62,7 @@ def _records(config: IngestConfig, number: int) -> Iterator[Record]:
 
 
 def _rows_of_part(config: IngestConfig, number: int) -> Iterator[Row]:
-    """The rows of a part in order.
+    """Yield the rows of a part in order.
 
     One thread is fastest for a local disk (more were twice as slow, measured: they contend for Python's lock). Over a
     network, or with downloads, nearly all the time is waiting, and threads wait in parallel.
@@ -110,7 +110,7 @@ def _samples_only(rows: Iterable[Row], quarantined: list[Quarantined]) -> Iterat
 
 
 def _up_to_limit(samples: Iterator[Sample], written: list[int]) -> Iterator[Sample]:
-    """As many samples as a shard takes, counted in `written[-1]`."""
+    """Yield as many samples as a shard takes, counted in `written[-1]`."""
     size = 0
     for sample in samples:
         yield sample

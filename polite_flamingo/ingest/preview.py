@@ -19,10 +19,10 @@ class Preview:
     """What an ingest would write.
 
     Attributes:
-        rows: in file order, including quarantined ones.
+        rows: the rows in file order, including quarantined ones.
         looked_at: how many records were read.
-        reasons: of quarantine, with their counts.
-        notes: of the source (`Scratch.note`), with their counts.
+        reasons: the reasons for quarantine, with their counts.
+        notes: the source's notes (`Scratch.note`), with their counts.
     """
 
     rows: Sequence[Row]
@@ -36,8 +36,8 @@ def preview_rows(config: IngestConfig, count: int, look_at: int = 2000) -> Previ
 
     Args:
         config: what to read; `out` is not touched.
-        count: samples, at most.
-        look_at: records to read, at most.
+        count: the maximum number of samples.
+        look_at: the maximum number of records to read.
     """
     source = SOURCES[config.source]
     context = source.context(config.read_options)

@@ -35,9 +35,9 @@ class IngestConfig:
         source: a name in `SOURCES`.
         options: where the source's files lie.
         out: the folder of the shards; sources may share one.
-        name: of the shards, and of the dataset if the source is for own data; "" takes the source's.
-        samples_per_shard: a shard is the unit of resume, so an interrupted build repeats at most this much a worker.
-        seed: of the sampling.
+        name: the name of the shards, and of the dataset if the source is for own data; "" takes the source's.
+        samples_per_shard: rows per shard, the unit of resume: an interrupted build repeats at most this per worker.
+        seed: the seed of the sampling.
         threads: images read at once by one worker; 0 decides by how long the first ones take.
         fresh: replace the shards that the same name has in `out`.
     """
@@ -69,7 +69,7 @@ class IngestConfig:
 
     @property
     def located(self) -> IngestConfig:
-        """The same with absolute paths, since workers have other working directories."""
+        """Return this configuration with absolute paths, since workers have other working directories."""
         images = self.options.images
         options = dataclasses.replace(
             self.options,
@@ -80,7 +80,7 @@ class IngestConfig:
 
     @property
     def shard_name(self) -> str:
-        """What the names of the shards begin with."""
+        """The prefix of the shards' names."""
         return self.name or self.source
 
     @property
@@ -96,7 +96,7 @@ class IngestConfig:
 
     @property
     def result(self) -> Path:
-        """The result of an ingest."""
+        """The file with the result of the ingest."""
         return self.out / "ingest" / f"{self.shard_name}.json"
 
     @property
@@ -132,7 +132,7 @@ def is_finished(config: IngestConfig, count: int | None) -> bool:
     """Whether `out` holds the shards of this very input.
 
     Raises:
-        SourceError: it holds shards of this name that were made of something else, and `fresh` is not set.
+        SourceError: it holds shards of this name that were made from something else, and `fresh` is not set.
     """
     if (config.work / "gathered.json").exists():
         return False
@@ -181,12 +181,12 @@ def fingerprint(config: IngestConfig, count: int | None) -> str:
 
 
 def sampling_rank(seed: int, key: str) -> int:
-    """A number from 0 to 2^64 - 1 that depends only on seed and key; sampling takes the records with the smallest."""
+    """Return a number from 0 to 2^64 - 1 that depends only on seed and key; sampling takes the smallest."""
     return int.from_bytes(hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest(), "big")
 
 
 def shards_of(config: IngestConfig) -> list[Path]:
-    """The finished shards of this name."""
+    """List the finished shards of this name."""
     start = f"{config.shard_name}-{'[0-9]' * 5}"
     return sorted([*config.out.glob(f"{start}.tar"), *config.out.glob(f"{start}-*.tar")])
 
@@ -206,7 +206,7 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and modification time; zeros for what is missing (its reader says so) or holds our own output."""
+    """Return size and modification time; zeros for what is missing (its reader says so) or holds our own output."""
     try:
         found = path.stat()
     except OSError:
@@ -221,7 +221,7 @@ def _result(config: IngestConfig) -> dict[str, Any]:
 
 
 def gathered(config: IngestConfig) -> dict[str, Any] | None:
-    """What is known of this input if it has been gathered, now or by a finished ingest: rows_in, records, notes."""
+    """Return {rows_in, records, notes} of this input if it has been gathered, now or by a finished ingest."""
     for path in (config.work / "gathered.json", config.result):
         if path.exists():
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -1,9 +1,9 @@
-"""Generates docs/formats.md from the code that reads: what each source accepts.
+"""Generates docs/formats.md, which says what each source accepts, from the code that reads it.
 
     python -m polite_flamingo.sources.formats_page > docs/formats.md
 
 The functions that a source's module imports show which files it takes, where its pictures may be, and whether it
-honours the fields that change the meaning. The tables of kinds, names and fields are those that these functions use.
+honours the fields that change the meaning. The tables of kinds, names and fields are the ones that these functions use.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ datasets and hub clones from Hugging Face, the file names give the splits.
 
 {kinds}
 
-Text may be packed with {packed}. An object may hold its records under {wrappers}. A byte order mark is removed; \
+Text may be compressed with {packed}. An object may hold its records under {wrappers}. A byte order mark is removed; \
 UTF-16 and UTF-32 are refused with the command that converts them. Refused at once, by name: {refused}, zip archives, \
 Office documents, Python pickles, weights (safetensors, PyTorch), HTML pages.
 
@@ -74,13 +74,13 @@ Formats: {image_formats}; HEIC (HEIF) with the extra `heic`. Any other format is
 
 ## Tars
 
-Of WebDataset, img2dataset, or of `tar`, in any order of their members: a picture with a `.txt` or a `.json` of the \
+From WebDataset, img2dataset or `tar`, with their members in any order: a picture with a `.txt` or a `.json` of the \
 same path, columns as `0.seg.png`, and folders of pictures beside folders of texts. A `.json` may hold a caption \
 ({captions}), an instruction ({instructions}) and its response ({responses}), or a conversation ({conversations}).
 
 ## Columns of `table`
 
-`--columns FIELD=COLUMN …`, of the fields {columns}. Without it the columns are guessed by their names. The choice is \
+`--columns FIELD=COLUMN …` maps the fields {columns}. Without it the columns are guessed by their names. The choice is \
 printed. A column that is neither chosen nor kept as `meta.NAME` is reported as left out. It can still exclude a row: \
 if it says that the answer is bad or must not be learned, or if it holds or names a video or a sound. Placeholders in \
 texts are honoured as in other layouts. Class labels of Hugging Face become their names, and numbers stay as they are \
@@ -88,8 +88,8 @@ written.
 
 ## Fields that change the meaning
 
-Of records, messages and content parts; case, `_` and `-` in a name make no difference. A field that is neither here \
-nor of the layout is kept in `meta`, and counted. Null means absent.
+In records, messages and content parts; case, `_` and `-` in a name make no difference. A field that is neither here \
+nor part of the layout is kept in `meta`, and counted. Null means absent.
 
 {fields}
 
@@ -111,7 +111,7 @@ _BECOMES: dict[placeholder_table.Becomes, str] = {
 
 
 def files_of(source: Source) -> str:
-    """Which annotation files a source takes: "records" of any kind, "tars", or its "own" alone."""
+    """Tell which annotation files a source takes: "records" of any kind, "tars", or only its "own"."""
     found = _used(source)
     if found & {file_records.file_records, annotation_files.annotation_files}:
         return "records"
@@ -121,7 +121,7 @@ def files_of(source: Source) -> str:
 
 
 def pictures_of(source: Source) -> str:
-    """Where its pictures may be: "anywhere", "tars", "folder", "folder, tars or addresses", "none"."""
+    """Tell where a source's pictures may be: "anywhere", "tars", "folder", "folder, tars or addresses", "none"."""
     if _used(source) & {image_references.read_images, image_references.read_image}:
         return "anywhere"
     if files_of(source) == "tars":
@@ -132,12 +132,12 @@ def pictures_of(source: Source) -> str:
 
 
 def honours_meanings(source: Source) -> bool:
-    """Whether it goes by the list of fields and placeholders (`field_meanings.py`)."""
+    """Whether a source honours the lists of fields and placeholders (`field_meanings.py`)."""
     return bool(_used(source) & {extra_fields.check_fields, messages.read_conversation, llava.builder})
 
 
 def as_markdown(sources: Sequence[Source]) -> str:
-    """The whole page."""
+    """Write the whole page."""
     media: dict[str, list[str]] = {}
     for name, medium in field_meanings.MEDIA.items():
         media.setdefault(medium, []).append(name)
@@ -155,7 +155,7 @@ def as_markdown(sources: Sequence[Source]) -> str:
         conversations=_codes(webdataset.CONVERSATIONS),
         columns=_codes(COLUMNS),
         fields=_table(
-            ["fields", "of", "what becomes of them"],
+            ["fields", "found in", "what becomes of them"],
             (
                 [_codes(field.names), ", ".join(field.where), _becomes(field_meanings.EFFECTS[field.kind], field.says)]
                 for field in field_meanings.FIELDS
@@ -200,12 +200,12 @@ def _becomes(effect: str, says: str) -> str:
 
 
 def _codes(texts: Iterable[str]) -> str:
-    """Texts as code in Markdown; a bar would end a table's cell."""
+    """Write texts as code in Markdown; a bar would end a table's cell."""
     return ", ".join("`" + text.replace("|", "\\|") + "`" for text in texts)
 
 
 def _used(source: Source) -> set[FunctionType]:
-    """The functions that the modules of a source's three functions have at hand."""
+    """Return the functions in the modules that define a source's three functions."""
     return {
         value
         for function in (source.records, source.identify, source.build)

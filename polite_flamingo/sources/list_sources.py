@@ -1,8 +1,8 @@
-"""The sources as a list for people: plain text for `polite-flamingo ingest --list`, and docs/sources.md.
+"""Lists the sources for people: as plain text for `polite-flamingo ingest --list`, and as docs/sources.md.
 
     python -m polite_flamingo.sources.list_sources > docs/sources.md
 
-Both are made of the fields of `Source`, so that what is listed is what is read.
+Both are generated from the fields of `Source`, so that what is listed is what is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EVIDENCE: dict[Evidence, str] = {
     "documentation": "known from documentation only: no record of it has been seen",
     "own format": "defined by this project",
 }
-"""What each grade of evidence says of a source's format, to somebody about to trust it."""
+"""What each grade of evidence says about a source's format."""
 
 HEADINGS: dict[Use, str] = {
     "PF-1M": "Rewritten in PF-1M",
@@ -61,7 +61,7 @@ _COLUMNS = {"image": "file", "instruction": "question", "response": "answer"}
 
 
 def sources_named(names: Iterable[str]) -> list[Source]:
-    """The sources with these names. Raises `ValueError` with suggestions for an unknown name."""
+    """Return the sources with these names. Raises `ValueError` with suggestions for an unknown name."""
     found = []
     for name in names:
         if name not in SOURCES:
@@ -74,16 +74,16 @@ def sources_named(names: Iterable[str]) -> list[Source]:
 
 
 def adopted(sources: Iterable[Source]) -> int:
-    """How many samples PF-1M kept of them; what the paper counts together is counted once."""
+    """Count the samples that PF-1M kept of the sources; what the paper counts together is counted once."""
     return sum({source.group or source.name: source.adopted or 0 for source in sources}.values())
 
 
 def as_text(sources: Sequence[Source], *, details: bool = False, width: int = 100) -> str:
-    """The list as plain text, grouped by use and category.
+    """Write the list as plain text, grouped by use and category.
 
     Args:
-        sources: those to list.
-        details: also what only one source needs, and a command to begin with.
+        sources: the sources to list.
+        details: whether to add what only one source needs, and a command to begin with.
         width: columns of the terminal; 60 to 120 of them are used.
     """
     width = min(max(width, 60), 120)
@@ -95,7 +95,7 @@ def as_text(sources: Sequence[Source], *, details: bool = False, width: int = 10
         found = {source.evidence for source in sources}
         marks = ((_evidence(grade), what) for grade, what in EVIDENCE.items() if grade in found)
         blocks.append("\n".join(["format is", *(_wrapped(mark, what, width) for mark, what in marks)]))
-        count = f"{len(sources)} sources; {adopted(sources):,} of PF-1M's {PF_1M:,} samples are of those listed here."
+        count = f"{len(sources)} sources; {adopted(sources):,} of PF-1M's {PF_1M:,} samples are from those listed here."
         advice = "--list NAME shows what one of them needs, and a command to begin with."
         blocks.append(textwrap.fill(f"{count} {advice}", width, break_on_hyphens=False))
     return "\n\n".join(blocks)
@@ -106,7 +106,7 @@ def _heading(source: Source) -> str:
 
 
 def _entry(source: Source, details: bool, width: int) -> str:
-    """The entry of one source."""
+    """Write the entry of one source."""
     fields = [("files", source.files), ("published", source.published), ("licence", source.licence)]
     if source.adopted is not None:
         fields.append(("adopted", _adopted(source)))
@@ -126,7 +126,7 @@ def _evidence(grade: Evidence) -> str:
 
 
 def _wrapped(name: str, value: str, width: int) -> str:
-    """A named field of an entry; file names are never broken."""
+    """Wrap a named field of an entry; file names are never broken."""
     start = f"    {name:<15}"
     return textwrap.fill(
         value,
@@ -139,7 +139,7 @@ def _wrapped(name: str, value: str, width: int) -> str:
 
 
 def example(source: Source) -> str:
-    """A command to begin with, its files as `Source.files` names them; paths and split are to be replaced."""
+    """Write a command to begin with, its files as `Source.files` names them; paths and split are to be replaced."""
     folder = f"data/{source.name}"
     # "a.json (or b.json), c.json, or …; where the images are": the first way of giving the annotations
     first = re.split(r";|,? or ", re.sub(r"\([^)]*\)", "", source.files))[0]
@@ -157,7 +157,7 @@ def example(source: Source) -> str:
 
 
 def as_markdown(sources: Sequence[Source]) -> str:
-    """docs/sources.md."""
+    """Write docs/sources.md."""
     parts = [_INTRODUCTION, "\n".join(f"- *{grade}*: {what}" for grade, what in EVIDENCE.items())]
     for use, heading in HEADINGS.items():
         members = [source for source in _in_order(sources) if source.use == use]
@@ -171,7 +171,7 @@ def as_markdown(sources: Sequence[Source]) -> str:
         for name, what in source.extra.items()
     ]
     extras += [
-        f"- `{source.name}`: `--columns FIELD=COLUMN …`, of the fields {', '.join(source.columns)}"
+        f"- `{source.name}`: `--columns FIELD=COLUMN …` with the fields {', '.join(source.columns)}"
         for source in _in_order(sources)
         if source.columns
     ]
@@ -204,19 +204,19 @@ def _adopted(source: Source) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text in a cell of a Markdown table, where no character is to mean anything."""
+    """Escape text for a cell of a Markdown table, where no character is to mean anything."""
     return re.sub(r"([\\`*|\[\]<]|(?<!\w)_|_(?!\w))", r"\\\1", text)
 
 
 def _link(place: str) -> str:
-    """A link where `place` is an address without its scheme."""
+    """Write `place` as a link if it is an address without its scheme."""
     return (
         f"[{escaped(place)}](https://{place})" if re.fullmatch(r"[\w-]+(\.[\w-]+)+(/\S*)?", place) else escaped(place)
     )
 
 
 def _in_order(sources: Iterable[Source]) -> list[Source]:
-    """By use, then category; else as registered."""
+    """Sort by use, then category, otherwise as registered."""
     uses = get_args(Use)
     return sorted(sources, key=lambda source: (uses.index(source.use), [*CATEGORIES].index(source.task)))
 

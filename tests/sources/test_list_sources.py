@@ -131,7 +131,7 @@ def test_a_table_says_what_its_columns_can_be() -> None:
     assert " --annotations data/odd/annotations.csv --columns image=file response=answer --out" in command
     listed = " ".join(as_text([table], details=True).split())
     assert "--columns FIELD=COLUMN … the fields: response, image, meta.NAME" in listed
-    assert "- `odd`: `--columns FIELD=COLUMN …`, of the fields response, image, meta.NAME" in as_markdown([table])
+    assert "- `odd`: `--columns FIELD=COLUMN …` with the fields response, image, meta.NAME" in as_markdown([table])
 
 
 @pytest.mark.parametrize("source", ALL, ids=SOURCES)

@@ -1,1 +1,1 @@
-"""The datasets, one file a family; `polite_flamingo.sources.SOURCES` is the registry."""
+"""The datasets, one file per family; `sources/registry.py` lists them."""

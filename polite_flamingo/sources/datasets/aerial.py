@@ -50,14 +50,14 @@ WORDS = {
     "tenniscourt": "tennis court",
     "trainstation": "train station",
 }
-"""DIOR's class names without their blanks, and what lower case would spoil; DOTA's have hyphens, which need no list."""
+"""Words for DIOR's class names, which lack blanks, and for what lower case would spoil; DOTA's names have hyphens."""
 
 Read = Callable[[Path, str], tuple[list[Box], tuple[float, float] | None, list[str], dict[str, Any]]]
 """(file, its text) -> boxes, the size they refer to (None: that of the image), image names, meta."""
 
 
 def file_reader(suffix: str) -> Reader:
-    """The `records` of a dataset with one annotation file an image: the file and the folder it must lie in."""
+    """Make the `records` function of a dataset with one annotation file per image: the file and its folder."""
 
     def records(options: SourceOptions, scratch: Scratch) -> Records:
         lists = [path for path in options.annotations if suffix == ".xml" and path.suffix.lower() == ".txt"]
@@ -76,14 +76,14 @@ def file_reader(suffix: str) -> Reader:
 
 
 def _names_in(path: Path) -> Iterator[tuple[int, str]]:
-    """The first words of the lines: `00001`, `00001  1` or `00001 -1`."""
+    """Yield the first word of each line: `00001`, `00001  1` or `00001 -1`."""
     for number, line in enumerate(lines(path)):
         if words := line.split():
             yield number, words[0]
 
 
 def hrrsd_records(options: SourceOptions, scratch: Scratch) -> Records:
-    """As `file_reader`; of .json files, {record, boxes}."""
+    """Yield records as `file_reader` does, or, from .json files, {record, boxes}."""
     xml = tuple(path for path in options.annotations if path.suffix.lower() != ".json")
     yield from file_reader(".xml")(dataclasses.replace(options, annotations=xml), scratch)
     for file, path in enumerate(options.annotations):
@@ -99,7 +99,7 @@ def hrrsd_records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def identify(record: Any) -> str:
-    """The annotation file's name without its suffix; in COCO's format, the image's."""
+    """Return the annotation file's name without its suffix; in COCO's format, the image's."""
     if isinstance(record, dict):
         return id_field(as_object(record["record"]), "file_name").rsplit(".", 1)[0]
     return id_field({"file name": _path(record).stem}, "file name")
@@ -110,7 +110,7 @@ def _path(record: list[Any]) -> Path:
 
 
 def builder(parse: Read) -> Builder:
-    """The `build` of a dataset whose files `parse` reads."""
+    """Make the `build` function of a dataset whose files `parse` reads."""
 
     def build(key: str, record: list[Any], context: Context) -> Sample:
         path = _path(record)
@@ -125,7 +125,7 @@ def builder(parse: Read) -> Builder:
 
 
 def build_hrrsd(key: str, record: Any, context: Context) -> Sample:
-    """One image, one sample: from its own .xml file, or from COCO's format."""
+    """Make the sample of an image, from its own .xml file or from COCO's format."""
     if not isinstance(record, dict):
         return build_voc(key, record, context)
     fields = as_object(record["record"])
@@ -163,7 +163,7 @@ def enclosing_box(label: str, corners: list[float]) -> Box:
 
 
 def label_words(name: str) -> str:
-    """A class name as words: `large-vehicle` -> large vehicle, `golffield` -> golf course."""
+    """Spell a class name in words: `large-vehicle` -> large vehicle, `golffield` -> golf course."""
     name = as_text(name, "a class name")
     if not name:
         raise BadSample("bad_field", "an object has an empty class name")
@@ -171,7 +171,7 @@ def label_words(name: str) -> str:
 
 
 def parse_dota(path: Path, content: str) -> tuple[list[Box], None, list[str], dict[str, Any]]:
-    """Lines `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`; originals (not tiles) begin with `imagesource:` and `gsd:`."""
+    """Parse lines `x1 y1 x2 y2 x3 y3 x4 y4 class difficult`; originals (not tiles) begin with `imagesource:`."""
     boxes, difficult = [], 0
     meta: dict[str, Any] = {}
     for number, line in enumerate(content.splitlines(), start=1):
@@ -195,7 +195,7 @@ _FOLDERS = ("JPEGImages", "JPEGImages-trainval", "JPEGImages-test")
 
 
 def parse_voc(path: Path, content: str) -> tuple[list[Box], tuple[float, float] | None, list[str], dict[str, Any]]:
-    """Pascal VOC's XML, with `bndbox` (two corners) or, in DIOR-R, `robndbox` (four)."""
+    """Parse Pascal VOC's XML, with `bndbox` (two corners) or, in DIOR-R, `robndbox` (four)."""
     if "<!DOCTYPE" in content or "<!ENTITY" in content:
         raise BadSample("bad_field", f"{path.name} declares entities; annotation files need none")
     try:

@@ -5,9 +5,9 @@
     instructionwild  [{instruction, input, output}], its inputs all empty
 
 The input (in Dolly, `context`) follows the instruction after a blank line; `meta["instruction"]` then holds the
-instruction alone. Texts are verbatim except for surrounding white space. A `history` of earlier exchanges
-becomes the first turns, a `system` message stays in `meta`, and of a preferred and a rejected answer the first is the
-response. What other fields do is in `field_meanings.py`. A key is the content's hash, so a copy is a duplicate.
+instruction alone. Texts are verbatim except for surrounding white space. A `history` of earlier exchanges becomes the
+first turns, a `system` message stays in `meta`, and the preferred of two answers is the response. What other fields do
+is in `field_meanings.py`. A key is the content's hash, so a copy is a duplicate.
 
 Of InstructionWild, the seeds (JSON lines) were seen; they have no responses and are quarantined one by one as
 `missing_annotation`. The file with responses is known from its documentation only.
@@ -28,7 +28,7 @@ from polite_flamingo.sources.records.turns import SYSTEM_KEPT, text_sample
 
 
 def builder(answer: str) -> Builder:
-    """The `build` of a dataset whose responses are in the field `answer`."""
+    """Make the `build` function of a dataset whose responses are in the field `answer`."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
         found = Findings()
@@ -39,7 +39,7 @@ def builder(answer: str) -> Builder:
 
 
 def reader(answer: str) -> Reader:
-    """The `records` of a dataset whose responses are in the field `answer`: what is kept of them is noted."""
+    """Make the `records` function of a dataset whose responses are in the field `answer`; kept fields are noted."""
 
     def notes(record: dict[str, Any]) -> Iterable[str]:
         found = Findings()
@@ -50,7 +50,7 @@ def reader(answer: str) -> Reader:
 
 
 def _exchanges(record: Any, answer: str, found: Findings) -> tuple[list[Turn], dict[str, Any]]:
-    """The turns of a record and its `meta`; `found` is told of all other fields."""
+    """Return the turns of a record and its `meta`; `found` collects what all other fields say."""
     if not is_empty(record.get("image")) or not is_empty(record.get("images")):
         raise BadSample("unsupported", "the record names an image: read such a file with --source table")
     instruction = _text(record, "instruction")
@@ -75,7 +75,7 @@ def _exchanges(record: Any, answer: str, found: Findings) -> tuple[list[Turn], d
 
 
 def _earlier(record: dict[str, Any]) -> Iterator[Turn]:
-    """The turns of `history`, as LLaMA-Factory has them: [[human, assistant], …]."""
+    """Yield the turns of `history`, as LLaMA-Factory writes them: [[human, assistant], …]."""
     if is_empty(record.get("history")):
         return
     for number, pair in enumerate(list_field(record, "history")):

@@ -1,7 +1,7 @@
 """Captioning datasets: an image and what people wrote about it, one caption per line.
 
     Flickr30k         lines `<name>#<k><TAB><caption>`; the lines of an image may be apart
-    TextCaps          `data[]`, a row a caption; each repeats all the captions of its image in `reference_strs`
+    TextCaps          `data[]`, one row per caption; each repeats all the captions of its image in `reference_strs`
     Image2Paragraph   a list of {url, image_id, paragraph}; Visual Genome's folder is in the url; splits: lists of ids
     RET-3             RSICD, RSITMD, UCM: `images[]` in the layout of Karpathy's splits, captions mostly repeated
 
@@ -53,9 +53,9 @@ _QUOTED = re.compile(r'(?<!\S)(?:"|``) +([^"]{0,200}?\S) +(?:"|\'\')(?!\S)')
 
 
 def untokenised(caption: str) -> str:
-    """A caption whose words and marks were set apart, as people write it: `the boy 's hat .` -> `the boy's hat.`
+    """Undo a caption's tokenisation: `the boy 's hat .` -> `the boy's hat.`
 
-    Hyphens and dashes stay apart: of ` - `, nothing says whether it was one or the other.
+    Hyphens and dashes stay apart: nothing says which of them ` - ` was.
     """
     for pattern, joined in ((_QUOTED, r'"\1"'), (_OPENING, r"\1"), (_ENDINGS, r"\1"), (_CLINGING, r"\1")):
         caption = pattern.sub(joined, caption)
@@ -63,7 +63,7 @@ def untokenised(caption: str) -> str:
 
 
 def captioned(key: str, captions: Iterable[str], image: Image, meta: Mapping[str, Any]) -> Sample:
-    """The sample of an image: its distinct captions, to an instruction to describe it."""
+    """Make the sample of an image: an instruction to describe it, and its distinct captions."""
     found = distinct(captions)
     if not found:
         raise BadSample("missing_annotation", "the image has no caption")
@@ -72,7 +72,7 @@ def captioned(key: str, captions: Iterable[str], image: Image, meta: Mapping[str
 
 
 def builder(read: Read) -> Builder:
-    """The `build` of a dataset whose records `read` takes apart."""
+    """Make the `build` function of a dataset whose records `read` takes apart."""
 
     def build(key: str, record: Any, context: Context) -> Sample:
         captions, names = read(as_object(record))
@@ -84,10 +84,10 @@ def builder(read: Read) -> Builder:
 
 
 def grouping_reader(rows: Reader, take: Callable[[Any], tuple[dict[str, Any], list[str]]]) -> Reader:
-    """The `records` of a dataset with several rows an image: the images, in the order of their first rows.
+    """Make the `records` function of a dataset with several rows per image: images, in the order of their first rows.
 
     Args:
-        rows: the file's rows.
+        rows: yields the file's rows.
         take: a row -> fields of its image (its `id`, and what `build` needs), captions. Raises `BadSample`.
     """
 
@@ -109,7 +109,7 @@ def grouping_reader(rows: Reader, take: Callable[[Any], tuple[dict[str, Any], li
 
 
 def flickr30k_rows(options: SourceOptions, scratch: Scratch) -> Records:
-    """The lines that are not blank."""
+    """Yield the lines that are not blank."""
     for path in options.annotations:
         for number, line in enumerate(lines(path)):
             if line.strip():
@@ -117,7 +117,7 @@ def flickr30k_rows(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def take_flickr30k(line: str) -> tuple[dict[str, Any], list[str]]:
-    """`1000092795.jpg#0<TAB>Two young guys …`."""
+    """Take a line apart: `1000092795.jpg#0<TAB>Two young guys …`."""
     name, tab, caption = line.partition("\t")
     name, mark, count = name.rpartition("#")
     if not tab or not mark or not count.isdecimal() or not name:
@@ -130,13 +130,13 @@ def take_flickr30k(line: str) -> tuple[dict[str, Any], list[str]]:
 
 
 def read_flickr30k(record: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The captions and image names of a gathered image."""
+    """Return the captions and image names of a gathered image."""
     name = text_field(record, "image")
     return text_list(record, "captions"), [name, f"flickr30k-images/{name}", f"flickr30k_images/{name}"]
 
 
 def take_textcaps(row: Any) -> tuple[dict[str, Any], list[str]]:
-    """The test split's rows have no caption."""
+    """Take a row apart; those of the test split have no caption."""
     image_id = id_field(as_object(row), "image_id")
     captions = text_list(row, "reference_strs") if row.get("reference_strs") is not None else []
     if row.get("caption_str") is not None:
@@ -149,14 +149,14 @@ def take_textcaps(row: Any) -> tuple[dict[str, Any], list[str]]:
 
 
 def read_textcaps(record: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Of a gathered image; train and validation share a folder, which `image_path` does not say."""
+    """Return captions and names of a gathered image; train and validation share a folder, which no field names."""
     name = f"{id_field(record, 'id')}.jpg"
     given = [text_field(record, "image")] if record.get("image") else []
     return text_list(record, "captions"), [*given, f"train_images/{name}", f"test_images/{name}", name]
 
 
 def image2paragraph_records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The paragraphs; where lists of ids are among the files, each with the split whose list names it.
+    """Yield the paragraphs; if lists of ids are among the files, each with the split whose list names it.
 
     A list's split is the first word of its file's name, as in `train_split.json`.
     """
@@ -177,7 +177,7 @@ def image2paragraph_records(options: SourceOptions, scratch: Scratch) -> Records
 
 
 def read_image2paragraph(record: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The images lie as on the server that the url names: in VG_100K or in VG_100K_2."""
+    """Return paragraph and image names; as on the server that the url names, images lie in VG_100K or VG_100K_2."""
     name = f"{id_field(record, 'image_id')}.jpg"
     url = text_field(record, "url")
     try:
@@ -188,7 +188,7 @@ def read_image2paragraph(record: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def read_ret3(folder: str) -> Read:
-    """Images lie in the archive's `folder`, which file names do not say."""
+    """Make the `Read` of a dataset whose images lie in the archive's `folder`, which file names do not say."""
 
     def read(record: dict[str, Any]) -> tuple[list[str], list[str]]:
         raw, name = list_field(record, "sentences"), text_field(record, "filename")

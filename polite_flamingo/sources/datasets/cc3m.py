@@ -37,7 +37,7 @@ _IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """{id, caption, url, part, line}: `part` is [tar, offset, size] of the image, `line` a .tsv's line from 0."""
+    """Yield {id, caption, url, part, line}: `part` is [tar, offset, size] of the image, `line` a .tsv's line from 0."""
     if options.images is None and not options.download_from:
         files = ", ".join(map(str, options.annotations))
         raise SourceError(f"{files}: its images are needed: pass their folder with --images, or hosts with --download")
@@ -83,7 +83,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def build(key: str, record: Any, context: Context) -> Sample:
-    """One line, one sample."""
+    """Make the sample of a line."""
     fields = as_object(record)
     if required(fields, "caption") is None:
         raise BadSample("missing_annotation", "the picture has no caption: no .txt, and no 'caption' in a .json")
@@ -123,7 +123,7 @@ def _is_tars(path: Path) -> bool:
 
 
 def _url_key(url: Any) -> str:
-    """A URL as a key of the scratch, "" for what is none."""
+    """Turn a URL into a key of the scratch; "" if it is not a URL."""
     try:
         return as_text(url, "the URL")
     except BadSample:
@@ -131,7 +131,7 @@ def _url_key(url: Any) -> str:
 
 
 def _samples(path: Path, options: SourceOptions, scratch: Scratch) -> Records:
-    """What the tar holds, as `records` yields it."""
+    """Yield what the tar holds, as `records` does."""
     if options.images is not None and not (options.images / path.name).is_file():
         raise SourceError(f"{path} must lie in the folder that --images names: {options.images}")
     if options.images is None:

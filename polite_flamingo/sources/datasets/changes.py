@@ -23,7 +23,7 @@ from polite_flamingo.sources.records.source import Context, Source, one_turn, sp
 
 
 def build_levir_cc(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One pair, one sample."""
+    """Make the sample of a pair."""
     # " a large building replaces the woods ." : the blank before the full stop comes from tokenising
     raw = list_field(record, "sentences")
     sentences = [text_field(as_object(sentence), "raw").removesuffix(" .") for sentence in raw]
@@ -37,14 +37,14 @@ def build_levir_cc(key: str, record: dict[str, Any], context: Context) -> Sample
 
 
 def build_spot_the_diff(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One pair, one sample."""
+    """Make the sample of a pair."""
     name = id_field(record, "img_id")
     images = [context.images.read(f"{name}{end}.png", f"{name}{end}.jpg")[0] for end in ("", "_2")]
     return _pair(key, images, text_list(record, "sentences"))
 
 
 def build_image_editing_request(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One pair, one sample: the question is what was asked for, not what differs."""
+    """Make the sample of a pair: the question is which edit was asked for, not what differs."""
     names = [text_field(record, "img0"), text_field(record, "img1")]
     images = [context.images.read(name, f"images/{name}")[0] for name in names]
     return _pair(key, images, text_list(record, "sents"), pool="image_editing")
@@ -58,7 +58,7 @@ def _pair(
     pool: str = "change_captioning",
     meta: Mapping[str, Any] = MappingProxyType({}),
 ) -> Sample:
-    """The sample of a pair of images, before and after."""
+    """Make the sample of a pair of images, before and after."""
     found = distinct(sentences)
     if not found:
         raise BadSample("missing_annotation", "the pair has no sentence")

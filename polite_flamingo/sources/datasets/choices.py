@@ -32,7 +32,7 @@ from polite_flamingo.sources.records.vqa_samples import (
 
 
 def iconqa_records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The `data.json` of each folder, with that folder as its last three names: SPLIT, kind of question, id."""
+    """Yield the `data.json` of each folder, with the folder's last three names: SPLIT, kind of question, id."""
     for given in options.annotations:
         for file in _questions_in(given):
             folder = file.absolute().parts[-4:-1]
@@ -63,7 +63,7 @@ def _questions_in(given: Path) -> Iterator[Path]:
 
 
 def build_iconqa(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One question, one sample."""
+    """Make the sample of a question."""
     question, kind, folder = question_of(record), text_field(record, "ques_type"), record["folder"]
     places = ["/".join(folder[start:]) for start in range(len(folder))]
     names = ["image.png"]
@@ -83,7 +83,7 @@ def build_iconqa(key: str, record: dict[str, Any], context: Context) -> Sample:
 
 
 def ai2d_records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The questions of each image; those of the images that a `.csv` names by their numbers are the test split's."""
+    """Yield the questions of each image; images whose numbers a `.csv` lists are the test split's."""
     lists = [path for path in options.annotations if path.suffix == ".csv"]
     tested = {number.strip() for path in lists for number in read_text(path).split()}
     for given in options.annotations:
@@ -104,7 +104,7 @@ def ai2d_records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def build_ai2d(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One question, one sample. With `abcLabel` it is asked of the diagram whose labels are letters."""
+    """Make the sample of a question. With `abcLabel` it is about the diagram whose labels are letters."""
     question, options, name = question_of(record), options_of(record, "answerTexts"), text_field(record, "imageName")
     right = options[index_of(record, options, "correctAnswer")]
     if record.get("abcLabel") is True:

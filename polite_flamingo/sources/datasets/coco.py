@@ -31,11 +31,11 @@ from polite_flamingo.sources.records.responses import captions_and_boxes, distin
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, one_turn
 
 _NEEDED = ("image_id", "caption", "category_id", "bbox")
-"""Of an annotation; its segmentation is nine tenths of an instances file."""
+"""The fields to keep of an annotation; segmentations are nine tenths of an instances file."""
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The images as {record, captions, boxes}, and every annotation that cannot be joined.
+    """Yield the images as {record, captions, boxes}, and every annotation that cannot be joined.
 
     Only `categories` tell instances from captions, and they come last: until then everything waits in the scratch
     space.
@@ -63,10 +63,10 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def store_lists(file: int, path: Path, scratch: Scratch) -> dict[str, str] | None:
-    """Put [number, record] of a file's images as `images FILE` by id, of its annotations by image id; the categories.
+    """Store [number, record] of a file's images (as `images FILE`, by id) and annotations (by image id).
 
     Returns:
-        Labels by id; None of a file without categories, which is one of captions.
+        Labels by category id; None for a file without categories, which holds captions.
     """
     lists = set()
     labels: dict[str, str] = {}
@@ -88,9 +88,9 @@ def store_lists(file: int, path: Path, scratch: Scratch) -> dict[str, str] | Non
 
 
 def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
-    """One image, one sample."""
+    """Make the sample of an image."""
     record = joined["record"]
-    _captions(joined)  # an image without any is not worth reading
+    _captions(joined)  # raises before the image is read in vain
     image, header = context.images.read(*_file_names(text_field(record, "file_name")))
     response, meta = describe(joined, record.get("width", header.width), record.get("height", header.height))
     meta = {"image_id": id_field(record, "id"), **meta}
@@ -98,7 +98,7 @@ def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
 
 
 def _captions(joined: dict[str, Any]) -> list[str]:
-    """The distinct captions of an image, at least one."""
+    """Return the distinct captions of an image, at least one."""
     found = distinct(writable_captions(joined["captions"]))
     if not found:
         raise BadSample("missing_annotation", f"image {id_field(joined['record'], 'id')} has no caption")
@@ -106,7 +106,7 @@ def _captions(joined: dict[str, Any]) -> list[str]:
 
 
 def describe(joined: dict[str, Any], width: Any, height: Any) -> tuple[str, dict[str, Any]]:
-    """Captions and boxes of an image of `width` x `height` pixels in words, and how many there are of them.
+    """Word the captions and boxes of an image of `width` x `height` pixels, and count them.
 
     Raises:
         BadSample: there is no caption, or a number is invalid.
@@ -123,13 +123,13 @@ def describe(joined: dict[str, Any], width: Any, height: Any) -> tuple[str, dict
 
 
 def _file_names(name: str) -> list[str]:
-    """`COCO_val2014_0….jpg` lies in the image folder, or in its sub-folder `val2014`."""
+    """Return where `COCO_val2014_0….jpg` may lie: in the image folder, or in its sub-folder `val2014`."""
     parts = name.split("_")
     return [name, f"{parts[1]}/{name}"] if len(parts) == 3 and parts[0] == "COCO" else [name]
 
 
 def writable_captions(captions: list[str]) -> Iterator[str]:
-    """Captions that can be written; the others are quarantined by their own rows."""
+    """Yield the captions that can be written; the others are quarantined by their own rows."""
     for caption in captions:
         try:
             yield text_field({"caption": caption}, "caption")
@@ -138,7 +138,7 @@ def writable_captions(captions: list[str]) -> Iterator[str]:
 
 
 def _label(category: Any) -> dict[str, str]:
-    """Its name by its id. What is malformed here is missed, and reported, by each box that needs it."""
+    """Return {id: name} of a category. Each box that needs a malformed one reports it as missing."""
     if isinstance(category, dict) and isinstance(category.get("name"), str):
         return {usable_id(category, "id") or "": category["name"]}
     return {}
@@ -158,10 +158,10 @@ def _bad_captions(place: Place, file: int, scratch: Scratch) -> Iterator[tuple[P
 def store_boxes(
     place: Place, file: int, labels: dict[str, str], scratch: Scratch, *, images: bool = False
 ) -> Iterator[tuple[Place, int, BadSample]]:
-    """Put [label, [x, y, width, height]] by image id as `boxes`; yield what cannot be read.
+    """Store [label, [x, y, width, height]] as `boxes`, by image id; yield what cannot be read.
 
-    With `images` they are of the images of their own file: put as `boxes FILE`; what belongs to none is yielded too.
-    Without, it is left unused: an instances file is only joined to the captions of another.
+    With `images`, boxes belong to the images of their own file: they are stored as `boxes FILE`, and those of no image
+    are yielded too. Without, those stay unused: an instances file is only joined to the captions of another.
     """
     bad_rows = []
     for _, (number, annotation) in scratch.items(f"annotations {file}"):
@@ -183,7 +183,7 @@ def store_boxes(
 
 
 def bbox_of(record: dict[str, Any]) -> list[float]:
-    """The field `bbox`: x, y, width, height in pixels."""
+    """Return the field `bbox`: x, y, width, height in pixels."""
     corners = required(record, "bbox")
     if not isinstance(corners, list) or len(corners) != 4:
         raise BadSample("bad_field", "field 'bbox' must be [x, y, width, height]")
@@ -207,7 +207,7 @@ SOURCE = Source(
 
 
 def coco_names(question: dict[str, Any], subtype: str) -> list[str]:
-    """COCO's file name of a numeric `image_id`: of 2014/2015 with their prefix, of 2017 without."""
+    """Return COCO's file names for a numeric `image_id`: with a prefix in 2014 and 2015, without in 2017."""
     image_id = id_field(question, "image_id")
     number = image_id.zfill(12)
     stems = [f"COCO_{subtype}_{number}", f"{subtype}/COCO_{subtype}_{number}", number]

@@ -26,13 +26,13 @@ from polite_flamingo.sources.records.turns import text_sample, text_turns, to_tu
 
 
 def identify(record: Any) -> str:
-    """The id, where there is one, and the hash of the content."""
+    """Return the id, if there is one, and the hash of the content."""
     named = [id_field(record, "id")] if as_object(record).get("id") is not None else []
     return "-".join([*named, content_hash(record)])
 
 
 def builder(read: Callable[[dict[str, Any]], Conversation]) -> Builder:
-    """The `build` of a dataset whose conversations `read` reads."""
+    """Make the `build` function of a dataset whose conversations `read` reads."""
 
     def build(key: str, record: Any, context: Context) -> Sample:
         conversation = read(without_empty_cells(as_object(record), context.options))
@@ -43,7 +43,7 @@ def builder(read: Callable[[dict[str, Any]], Conversation]) -> Builder:
 
 
 def reader(read: Callable[[dict[str, Any]], Conversation]) -> Reader:
-    """The `records` of a dataset whose conversations `read` reads: what is kept or left out of them is noted."""
+    """Make the `records` function of a dataset whose conversations `read` reads; it notes what is kept or left out."""
 
     def notes(record: dict[str, Any]) -> Iterable[str]:
         conversation = read(record)

@@ -2,20 +2,20 @@
 
 Images come in any of three ways:
 
-- index files (`train.txt`): `train.zip@1.jpg 3` or `folder/1.jpg 3,7` a line, classes counted from 0, several for
-  multi-label sets; or (`train.json`) COCO's `images`, `annotations` and `categories`, as three of the sets have them;
+- index files (`train.txt`): lines such as `train.zip@1.jpg 3` or `folder/1.jpg 3,7`, classes counted from 0, several
+  for multi-label sets; or (`train.json`) COCO's `images`, `annotations` and `categories`, as three of the sets have;
 - `vision_datasets.json` (or a set's .yaml), which names the index files: those that are in the image folder are read;
 - without either, the files of the image folder named `DATASET-clsINDEX-idxNUMBER-CLASS.png`, as the authors of PF-1M
   dumped them.
 
 Zips and folders of images lie beside their index in the image folder, or directly in it. Several sets may be read at
 once: an index belongs to the set that its folder is named after. The toolkit spells its sets in several ways
-(`resisc45_clip`, `resisc45-clip`, `resisc45_clip_20210924`), which `set_name` tells.
+(`resisc45_clip`, `resisc45-clip`, `resisc45_clip_20210924`), which `set_name` brings to one.
 
 Class names, templates and knowledge are told apart by their content, and belong to a set by their name
-(`X_knowledge.tsv`, `GPT3_X.tsv`). The knowledge files are JSON arrays whatever their `.tsv` says. It is quoted as it
-stands, and can be of another sense of the word (the aircraft "Tornado" is explained as a storm). Of a class of several
-names (fer-2013) the first is used, the one that the knowledge is filed under.
+(`X_knowledge.tsv`, `GPT3_X.tsv`). The knowledge files are JSON arrays whatever their `.tsv` says. They are quoted
+unchanged, and may explain another sense of the word (the aircraft "Tornado" is explained as a storm). If a class has
+several names (fer-2013), the first is used, the one that the knowledge is filed under.
 
 Rows in: the lines, images or dumped files, and malformed entries of the knowledge and COCO files. With `per_class`, the
 lines that are not chosen do not count as rows; a multi-label image is chosen by any of its classes.
@@ -83,7 +83,7 @@ class _Line:
 
 @dataclass(frozen=True, kw_only=True)
 class _Index:
-    """A file of lines (or what else lists images); `lines` reads it again each time it is called."""
+    """A file of lines, or whatever else lists images; `lines` reads it again each time it is called."""
 
     place: Place
     lines: Callable[[], Iterator[tuple[int, _Line | BadSample]]]
@@ -91,7 +91,7 @@ class _Index:
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The images as {id, set, image, folders, classes, template, facts}; also malformed entries of other files."""
+    """Yield the images as {id, set, image, folders, classes, template, facts}, and malformed entries of other files."""
     files = ElevaterFiles()
     paths = [
         one for path in options.annotations for one in (files_in(path, ".tsv", scratch) if path.is_dir() else [path])
@@ -126,7 +126,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def _record(files: ElevaterFiles, line: _Line, folders: list[str]) -> dict[str, Any] | BadSample:
-    """What the files say of an image; of the templates and of GPT-3's sentences one is chosen by the image."""
+    """Gather what the files say about an image, which also chooses one template and one of GPT-3's sentences."""
     try:
         classes = [class_name(files, line.set, label) for label in line.labels]
         templates = [one for one in files.templates.get(line.set, []) if isinstance(one, str) and "{}" in one]
@@ -139,7 +139,7 @@ def _record(files: ElevaterFiles, line: _Line, folders: list[str]) -> dict[str, 
 
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One image, one sample."""
+    """Make the sample of an image."""
     name, classes = verbatim(required(record, "image"), "field 'image'"), text_list(record, "classes")
     archive, at, member = name.partition("@")
     places = [f"{folder}/{archive}" for folder in text_list(record, "folders")] + [archive]
@@ -155,7 +155,7 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
 
 
 def _registered(files: ElevaterFiles, images: ImageFolder, options: SourceOptions) -> list[Path]:
-    """The index files of the wanted sets that are in the image folder."""
+    """List the index files of the wanted sets that are in the image folder."""
     split = options.split or "train"
     wanted = files.configured or list(files.registered)
     if wanted and "dataset" in options.extra:
@@ -178,7 +178,7 @@ def _registered(files: ElevaterFiles, images: ImageFolder, options: SourceOption
 
 
 def _folders(home: Path | None, dataset: str, files: ElevaterFiles, images: ImageFolder) -> list[str]:
-    """Where a set's images may lie: folders in the image folder, that of the index (`home`) first."""
+    """List where a set's images may lie: folders in the image folder, that of the index (`home`) first."""
     assert images.root is not None
     named = [name for name, belongs in files.folders.items() if belongs == dataset]
     places = [str(files.registered.get(dataset, {}).get("root_folder", "")), *named, dataset]
@@ -197,7 +197,7 @@ def _only_dataset(files: ElevaterFiles) -> str:
 
 
 def _lines(path: Path, dataset: str) -> Iterator[tuple[int, _Line | BadSample]]:
-    """Of an index file; blank ones are skipped."""
+    """Yield the lines of an index file; blank ones are skipped."""
     for number, line in enumerate(lines(path)):
         parts = line.strip().rsplit(maxsplit=1)
         if len(parts) == 2 and LABELS.fullmatch(parts[1]):
@@ -208,7 +208,7 @@ def _lines(path: Path, dataset: str) -> Iterator[tuple[int, _Line | BadSample]]:
 
 
 def _line(dataset: str, image: str, labels: Iterable[int], original_id: str = "") -> _Line | BadSample:
-    """With its id: the image's name without its ending, after the set's."""
+    """Make a line with its id: the set's name, then the image's without its extension."""
     try:
         verbatim(image, "the image's name")
         original_id = id_field({"image": original_id or f"{dataset}-{image.rsplit('.', 1)[0]}"}, "image")
@@ -218,7 +218,7 @@ def _line(dataset: str, image: str, labels: Iterable[int], original_id: str = ""
 
 
 def _dumped(images: ImageFolder) -> _Index:
-    """The images of the folder, by name."""
+    """Make an index of the dumped images in the folder, by name."""
     assert images.root is not None
     items = (item for item in images.root.iterdir() if item.suffix.lower().lstrip(".") in EXTENSIONS)
     names = sorted(printable_name(item) for item in items)
@@ -273,7 +273,7 @@ def _whole(record: dict[str, Any], name: str) -> int:
 
 
 def _coco_lines(part: str, dataset: str, scratch: Scratch) -> Iterator[tuple[int, _Line | BadSample]]:
-    """The images, each with its labels: the places of its categories in the order of their ids, which begin at 1."""
+    """Yield the images with their labels: the places of their categories in the order of ids, which begin at 1."""
     (found,) = scratch.get(f"order {part}", "")
     order = dict(found)
     for image_id, (number, record) in scratch.items(f"images {part}"):
@@ -290,7 +290,7 @@ def _coco_lines(part: str, dataset: str, scratch: Scratch) -> Iterator[tuple[int
 
 
 def _chooser(indices: list[_Index], per_class: str | None) -> Callable[[_Line], bool]:
-    """Whether a line is among the `per_class` of one of its classes whose names have the lowest hash."""
+    """Make a test of lines: whether one is among the `per_class` of one of its classes with the lowest hashes."""
     if per_class is None:
         return lambda line: True
     if not re.fullmatch("[1-9][0-9]{0,8}", per_class):

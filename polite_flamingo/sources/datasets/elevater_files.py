@@ -1,4 +1,4 @@
-"""What ELEVATER's files say of its sets: class names, prompt templates, knowledge, and which index files there are."""
+"""What ELEVATER's files say about its sets: class names, prompt templates, knowledge, and the index files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from polite_flamingo.sources.records.responses import distinct
 from polite_flamingo.sources.records.source import Place
 
 TEMPLATE = "a photo of a {}."
-"""CLIP's own, where template_map.json has none for the data set."""
+"""CLIP's own template, used if template_map.json has none for the set."""
 
 SETS = (
     "caltech-101", "cifar-10", "cifar-100", "country211", "dtd", "eurosat_clip", "fer-2013",
@@ -28,7 +28,7 @@ SETS = (
     "oxford-flower-102", "oxford-iiit-pets", "patch-camelyon", "rendered-sst2", "resisc45_clip", "stanford-cars",
     "voc-2007-classification", "imagenet-1k",
 )  # fmt: skip
-"""As vision_datasets.json and class_map.json spell them."""
+"""The sets, as vision_datasets.json and class_map.json spell them."""
 
 _ALIASES = {
     "fgvcaircraft2013b": "fgvc-aircraft-2013b-variants102",
@@ -40,7 +40,7 @@ COCO_LISTS = ("images", "annotations", "categories")
 
 
 def set_name(spelt: str) -> str:
-    """The usual spelling of a set, its folder, .yaml or knowledge file; an unknown one as it is, without its date."""
+    """Return the usual spelling of a set, folder, .yaml or knowledge file; an unknown one only loses its date."""
     bare = re.sub(r"[-_](20\d{6}|v\d)$", "", spelt)
     return _SPELT.get(_letters(bare), bare)
 
@@ -67,11 +67,11 @@ class ElevaterFiles:
     indices: list[Path] = field(default_factory=list)
 
     def known(self) -> set[str]:
-        """The sets with any data."""
+        """The sets for which there are any data."""
         return {*self.classes, *self.registered, *self.configured, *(name for name, _ in [*self.external, *self.gpt3])}
 
     def set_of(self, path: Path) -> str:
-        """The set that a file's folder is named after, or ""."""
+        """Return the set that a file's folder is named after, or ""."""
         known = {*SETS, *self.known()}
         for folder in path.resolve().parents[:2]:
             name = self.folders.get(folder.name) or set_name(folder.name)
@@ -81,7 +81,7 @@ class ElevaterFiles:
 
 
 def load_file(path: Path, files: ElevaterFiles) -> Iterator[tuple[Place, int, BadSample]]:
-    """Put one annotation file where it belongs; yield its malformed entries."""
+    """Load one annotation file into `files`; yield its malformed entries."""
     if path.suffix == ".txt":
         if "label" in path.stem:
             files.labelmaps[files.set_of(path)] = [
@@ -127,7 +127,7 @@ def load_file(path: Path, files: ElevaterFiles) -> Iterator[tuple[Place, int, Ba
 
 
 def _load_yaml(path: Path, files: ElevaterFiles) -> None:
-    """A set's configuration of the toolkit: `DATASET: {DATASET: name, ROOT: folder}`."""
+    """Load the toolkit's configuration of a set: `DATASET: {DATASET: name, ROOT: folder}`."""
     try:
         given = as_object(as_object(yaml.safe_load(read_text(path))).get("DATASET"))
         name, root = text_field(given, "DATASET"), text_field(given, "ROOT") if "ROOT" in given else ""
@@ -140,7 +140,7 @@ def _load_yaml(path: Path, files: ElevaterFiles) -> None:
 
 
 def _register(path: Path, given: Any, files: ElevaterFiles) -> None:
-    """An entry of vision_datasets.json: name, root_folder, and for each split its index_path."""
+    """Load an entry of vision_datasets.json: name, root_folder, and for each split its index_path."""
     try:
         name, root = text_field(as_object(given), "name"), text_field(given, "root_folder")
     except BadSample as bad:
@@ -150,7 +150,7 @@ def _register(path: Path, given: Any, files: ElevaterFiles) -> None:
 
 
 def class_name(files: ElevaterFiles, dataset: str, label: int) -> str:
-    """The first name of a class. Raises `BadSample` where no file names it."""
+    """Return the first name of a class. Raises `BadSample` if no file names it."""
     names = files.classes.get(dataset) or files.labelmaps.get(dataset) or files.labelmaps.get("")
     if not names:
         raise BadSample("missing_annotation", f"no class names of {dataset!r}: pass class_map.json or labels.txt")
@@ -164,13 +164,13 @@ def class_name(files: ElevaterFiles, dataset: str, label: int) -> str:
 
 
 def facts_about(files: ElevaterFiles, dataset: str, name: str, key: str) -> list[str]:
-    """Wikipedia's and WordNet's definitions, and one of GPT-3's sentences (chosen by the key), as far as there are."""
+    """List Wikipedia's and WordNet's definitions, and one of GPT-3's sentences (chosen by the key), if there are."""
     found = list(files.external.get((dataset, name), []))
     sentences = distinct(files.gpt3.get((dataset, name), []))
     return found + ([choose_by_key(sentences, key)] if sentences else [])
 
 
 def choose_by_key(options: list[str], key: str) -> str:
-    """One of the options, which depends only on the key."""
+    """Choose one of the options; the choice depends only on the key."""
     digest = hashlib.sha256(f"elevater {key}".encode()).digest()
     return options[int.from_bytes(digest[:8], "big") % len(options)]

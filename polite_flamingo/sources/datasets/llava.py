@@ -43,15 +43,15 @@ OWN_TASKS: tuple[Task, ...] = ("dialogue", "vqa", "vqa_rationale", "captioning",
 
 
 def images_of_marks(shown: Sequence[ShownImage], named: Sequence[Any], numbered_from: int | None) -> list[Any]:
-    """What each mark shows, in order.
+    """List what each mark shows, in order.
 
     Args:
         shown: the places of pictures in the texts.
         named: the pictures that the record's own fields name.
-        numbered_from: the number of the first of them; None: 1, or 0 where a mark has that number.
+        numbered_from: the number of the first of them; None means 1, or 0 if a mark has that number.
 
     Raises:
-        BadSample: `missing_image`: the places and the pictures do not fit.
+        BadSample: `missing_image` if the places and the pictures do not match.
     """
     numbers = [one.number for one in shown if one.number is not None]
     marks = sum(one.number is None and one.reference is None for one in shown)
@@ -71,7 +71,7 @@ def images_of_marks(shown: Sequence[ShownImage], named: Sequence[Any], numbered_
 
 
 def strip_around_marks(text: str) -> str:
-    """What the human says, without the white space between its text and the marks at either end."""
+    """Strip the white space between what the human says and the marks at either end."""
     parts = text.split(IMAGE_MARK)
     words = [number for number, part in enumerate(parts) if part.strip()] or [len(parts) - 1]
     before, after = words[0], len(parts) - 1 - words[-1]
@@ -79,12 +79,12 @@ def strip_around_marks(text: str) -> str:
 
 
 def llava_instruct_names(name: str) -> list[str]:
-    """Where COCO keeps an image of LLaVA-Instruct."""
+    """Return where COCO keeps an image of LLaVA-Instruct."""
     return [name, f"train2017/{name}", f"train2014/COCO_train2014_{name}", f"COCO_train2014_{name}", f"images/{name}"]
 
 
 def builder(places: Callable[[str], list[str]]) -> Builder:
-    """The `build` of a dataset whose images lie at `places` of their names."""
+    """Make the `build` function of a dataset; `places` says where an image lies, given its name."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
         conversation = read_conversation(without_empty_cells(as_object(record), context.options, IMAGE_NAMES))
@@ -117,7 +117,7 @@ def builder(places: Callable[[str], list[str]]) -> Builder:
 
 
 def _refuse_untaken_picture(conversation: Conversation) -> None:
-    """Raise `BadSample` where an unknown field of a record without pictures names one."""
+    """Raise `BadSample` if an unknown field of a record without pictures names one."""
     known = "and no known field does: call it 'image'"
     for column in conversation.found.unread:
         raise BadSample("unsupported", f"column {column[:40]!r} holds bytes, maybe a picture, {known}")
@@ -127,12 +127,12 @@ def _refuse_untaken_picture(conversation: Conversation) -> None:
 
 
 def _located(turns: list[Turn], objects: GroundedObjects | None, images: Sequence[Image]) -> list[Turn]:
-    """The turns with objects and boxes in words. Of a record without pictures, they are text.
+    """Put the objects and boxes of turns into words. In a record without pictures, they are text.
 
     Args:
-        turns: of the whole conversation.
+        turns: the turns of the whole conversation.
         objects: what its placeholders stand for.
-        images: as the objects count them: in the order of the record's field, else of the texts.
+        images: the images as the objects count them: in the order of the record's field, else of the texts.
     """
     if not images:
         return turns
@@ -148,7 +148,7 @@ def _located(turns: list[Turn], objects: GroundedObjects | None, images: Sequenc
 
 
 def _references(value: Any, context: Context, what: str) -> list[str | bytes]:
-    """The pictures that a value names. Raises `BadSample`, which names `what`."""
+    """List the pictures that a value names. Raises `BadSample`, which names `what`."""
     try:
         found = references(value, context)
     except BadSample as bad:
@@ -162,13 +162,13 @@ def _references(value: Any, context: Context, what: str) -> list[str | bytes]:
 
 
 def _named(conversation: Conversation, context: Context) -> list[str | bytes]:
-    """The pictures that the record's own fields name."""
+    """List the pictures that the record's own fields name."""
     what = f"an image name in field {conversation.pictures_in!r}"
     return [one for value in conversation.pictures for one in _references(value, context, what)]
 
 
 def _given(place: ShownImage, context: Context) -> ShownImage:
-    """A place whose own picture, where it has one, is a reference."""
+    """Turn the own picture of a place, if it has one, into a reference."""
     if place.reference is None:
         return place
     what = "the picture in a message"
@@ -179,7 +179,7 @@ def _given(place: ShownImage, context: Context) -> ShownImage:
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The conversations. Raises `SourceError` for a task that does not exist."""
+    """Yield the conversations. Raises `SourceError` for an unknown task."""
     extra_choice(options, "task", *OWN_TASKS)
     return reader(read_conversation)(options, scratch)
 

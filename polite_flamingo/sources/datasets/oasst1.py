@@ -33,7 +33,7 @@ from polite_flamingo.sources.records.turns import text_sample
 FLAWS = frozenset({
     "spam", "fails_task", "lang_mismatch", "pii", "not_appropriate", "hate_speech", "sexual_content",
 })  # fmt: skip
-"""Labels (yes or no, averaged over people) that a message should not have."""
+"""Labels (yes or no, averaged over people) that rule a message out."""
 
 STOPPED = ("aborted_low_grade", "halted_by_moderator")
 """States of trees that are not to be used."""
@@ -52,18 +52,18 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def identify(record: Any) -> str:
-    """Of the tree, which is that of its root."""
+    """Return the tree's id, which is that of its root."""
     return id_field(record, "message_tree_id" if "message_tree_id" in as_object(record) else "message_id")
 
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One tree, one conversation."""
+    """Make the conversation of a tree."""
     turns, found, meta = _path(record)
     return text_sample(key, turns, found.meta | meta)
 
 
 def _path(record: dict[str, Any]) -> tuple[list[Turn], Findings, dict[str, Any]]:
-    """The turns of the best path, what is kept of its messages, and its language."""
+    """Return the turns of the best path, what is kept of its messages, and its language."""
     found = Findings()
     if record.get("tree_state") in STOPPED:
         raise BadSample("excluded", f"the tree's state is {record['tree_state']!r}")
@@ -94,7 +94,7 @@ def _best(message: dict[str, Any], role: str) -> dict[str, Any] | None:
 
 
 def _replies(message: dict[str, Any], role: str) -> list[dict[str, Any]]:
-    """The replies of use to a message, the best one first."""
+    """List the usable replies to a message, the best one first."""
     if message.get("replies") is None:
         return []
     found = [reply for reply in map(as_object, list_field(message, "replies")) if _usable(reply, role)]

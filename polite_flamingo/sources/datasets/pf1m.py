@@ -6,7 +6,7 @@ By default a sample's response is `output`, the polite text: for training, mixin
 extra `response=original` it is the raw annotation, for rewriting by another model. The other text stays in `meta` under
 its own name, and so do the scores. `field_meanings.py` says what other fields do.
 
-A record does not name its task. That of a sample follows from which semantic score the record has: NLI is for answers
+A record does not name its task. The task follows from which semantic score the record has: NLI is for answers
 (vqa), STS for descriptions of one image (captioning) or of several (change captioning); one that has neither is a
 dialogue, or text where it has no image. The records have no ids: a key is the content's hash, so a copy is a duplicate.
 
@@ -30,11 +30,11 @@ from polite_flamingo.storage.json_exports import MARKER
 RESPONSES = ("output", "original")
 SCORES = ("reward", "rouge_score", "sts_similarity")
 OTHER_SCORES = ("filtered_paragraphs", "paragraph_clip_scores")
-"""Those of paragraphs."""
+"""The scores of paragraphs."""
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The records. Raises `SourceError` for a response that does not exist."""
+    """Yield the records. Raises `SourceError` for an unknown response."""
     extra_choice(options, "response", *RESPONSES)
     return with_notes(
         file_records(options, scratch, "records"), lambda record: check_other_fields(record).notes, scratch
@@ -42,7 +42,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def check_other_fields(record: dict[str, Any]) -> Findings:
-    """What is kept in addition to the texts and the single-number scores."""
+    """Find what is kept in addition to the texts and the single-number scores."""
     found = Findings()
     check_fields(record, {"input", "nli_similarity", *RESPONSES, *SCORES, *OTHER_SCORES}, found)
     if found.by_turn is not None:
@@ -56,7 +56,7 @@ def check_other_fields(record: dict[str, Any]) -> Findings:
 
 
 def instruction_of(text: str) -> tuple[str, list[str], int]:
-    """An `input` as an instruction, the names of its images, and how often it said "<image>" without showing one.
+    """Split an `input` into instruction and image names, and count how often it says "<image>" without showing one.
 
     Raises:
         BadSample: a marker is not closed, or has no name in it.
@@ -69,7 +69,7 @@ def instruction_of(text: str) -> tuple[str, list[str], int]:
 
 
 def task_of(record: dict[str, Any], images: int) -> Task:
-    """The task that follows from a record's scores and images."""
+    """Derive the task from a record's scores and images."""
     if "nli_similarity" in record:
         return "vqa"
     if "sts_similarity" in record and images:
@@ -78,7 +78,7 @@ def task_of(record: dict[str, Any], images: int) -> Task:
 
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One record, one sample."""
+    """Make the sample of a record."""
     said, names, marks = instruction_of(verbatim(required(record, "input"), "field 'input'"))
     check_placeholders(said, pictured=bool(names))
     texts = {name: verbatim(record[name], f"field {name!r}") for name in RESPONSES if record.get(name) is not None}

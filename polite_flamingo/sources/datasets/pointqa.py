@@ -3,8 +3,8 @@
 All files are an object of image id -> value, of images of Visual Genome (Intent: of Pascal VOC). The values:
 
     Local       [{question, all_ans, all_objs, points[{x, y, ans}]}]: one question about several objects, flattened into
-                a sample a point. **The answer is the point's own.** `all_ans` is the *set* of answers, in any order and
-                shorter than `points` where answers repeat (so the authors' create_localqa_dataset.py makes it):
+                one sample per point. **The answer is the point's own.** `all_ans` is the *set* of answers in any order,
+                shorter than `points` where answers repeat (the authors' create_localqa_dataset.py makes it so):
                 published converters that walk both side by side give objects each other's answers.
     LookTwice   [{obj_question, super_question, general_question, ans, point, bbox, …}]: one thing asked at three levels
                 of ambiguity ("How many of these dogs, of these animals, of these are there?"); the key chooses one.
@@ -14,13 +14,13 @@ All files are an object of image id -> value, of images of Visual Genome (Intent
                 one, negative where the worker could not tell; the majority counts. Also intentqa_vqa.json:
                 [{question, ans, point}].
     General     never published: the authors' README and their issue 5 leave it at "coming soon". It is read in
-                Spatial's layout, which all their files with one point a question share (`ans` for `answer` as well).
+                Spatial's layout, which all their files with one point per question share (`ans` for `answer` as well).
 
-Lists of image ids (localqa_train_imgs.json, …) may be passed too: then an image is of the split that its list is named
-after, or "unlisted". PF-1M drew its arrows on Local and LookTwice: the paper's one count is of both.
+Lists of image ids (localqa_train_imgs.json, …) may be passed too: then an image's split is the one that its list is
+named after, or "unlisted". PF-1M drew its arrows on Local and LookTwice: the paper has one count for both.
 
-Of Spatial, Verbal and Intent (as points) there are excerpts; the rest is known from the authors' README and scripts and
-from the code of others that reads their files.
+There are excerpts of Spatial, Verbal and Intent (as points); the rest is known from the authors' README and scripts,
+and from other people's code that reads their files.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table", "dog",
     "horse", "motorbike", "person", "potted plant", "sheep", "sofa", "train", "TV monitor",
 )  # fmt: skip
-"""Pascal VOC's, in the order of the labels 1 to 20."""
+"""Pascal VOC's classes, in the order of the labels 1 to 20."""
 
 INTENT_QUESTION = "What is this referring to?"
-"""The authors' own (objpart_vqa.py)."""
+"""The authors' own wording (objpart_vqa.py)."""
 
 Rows = Iterator[tuple[str, int, Any]]
-"""The part of an image's value in which a record lies ("" where it is the value), its number there, the record."""
+"""(part of an image's value that holds the record, "" for all of it; the record's number there; the record)."""
 
 _FIELDS = ("question", *LEVELS, "answer", "ans")
 
 
 def reader(rows: Callable[[Any], Rows]) -> Reader:
-    """The `records` of a dataset whose images have the values that `rows` takes apart.
+    """Make the `records` function of a dataset; `rows` takes the value of an image apart.
 
-    A record is {number, qa or labels, point} of `rows`, with the image's id and, where lists are given, its split.
+    A record is {number, qa or labels, point} from `rows`, with the image's id and, if lists are given, its split.
     """
 
     def records(options: SourceOptions, scratch: Scratch) -> Records:
@@ -104,7 +104,7 @@ def _split_named(path: Path) -> str:
 
 
 def question_rows(value: Any) -> Rows:
-    """A list of questions, each with its point."""
+    """Yield the questions of a list, each with its point."""
     if not isinstance(value, list):
         yield "", 0, BadSample("bad_field", f"the questions of an image must be a list, not {type(value).__name__}")
         return
@@ -114,7 +114,7 @@ def question_rows(value: Any) -> Rows:
 
 
 def local_rows(value: Any) -> Rows:
-    """A list of questions, each with a list of points."""
+    """Yield the points of a list of questions, each with a list of points."""
     for part, number, row in question_rows(value):
         if isinstance(row, BadSample):
             yield part, number, row
@@ -130,7 +130,7 @@ def local_rows(value: Any) -> Rows:
 
 
 def _parallel(question: dict[str, Any]) -> list[Any]:
-    """The points of a question, a `BadSample` in the place of one whose answer is none of the question's."""
+    """List the points of a question, with a `BadSample` in place of one whose answer is none of the question's."""
     points, answers = list_field(question, "points"), list_field(question, "all_ans")
     objects = list_field(question, "all_objs") if "all_objs" in question else points
     if len(objects) != len(points):
@@ -143,7 +143,7 @@ def _parallel(question: dict[str, Any]) -> list[Any]:
 
 
 def intent_rows(value: Any) -> Rows:
-    """An object of points with their workers' labels, or, as in intentqa_vqa.json, a list of questions."""
+    """Yield points with their workers' labels, or, from intentqa_vqa.json, a list of questions."""
     if not isinstance(value, dict):
         yield from question_rows(value)
         return
@@ -157,14 +157,14 @@ def _point(where: str) -> dict[str, int] | None:
 
 
 def identify(record: dict[str, Any]) -> str:
-    """The image's id and the question's number, or the point."""
+    """Return the image's id with the question's number, or with the point."""
     return id_field({"image and number": f"{record['image']}-{record['number']}"}, "image and number")
 
 
 def builder(
     *, questions: tuple[str, ...] = ("question",), folders: tuple[str, ...] = VISUAL_GENOME, arrow: bool = True
 ) -> Builder:
-    """The `build` of a dataset; of several fields for the question, the key chooses one."""
+    """Make the `build` function of a dataset; if there are several fields for the question, the key chooses one."""
 
     def build(key: str, record: dict[str, Any], context: Context) -> Sample:
         point = record["point"] if arrow else {}
@@ -193,7 +193,7 @@ def builder(
 
 
 def agreed_meaning(labels: Any) -> str:
-    """What most workers took a point for. Where two labels are equally frequent, the authors leave the point out."""
+    """Word what most workers took a point for. If two labels are equally frequent, the authors leave the point out."""
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise BadSample("bad_field", "the labels of a point must be a list of whole numbers")
     (label, count), *others = Counter(labels).most_common() or [(-1, 0)]

@@ -34,7 +34,7 @@ OCR_VQA_SPLITS = {1: "train", 2: "val", 3: "test"}
 
 
 def build_clevr(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One question, one sample."""
+    """Make the sample of a question."""
     question, answer = question_of(record), answer_of(record)
     name, split = text_field(record, "image_filename"), split_of(record, context.options)
     image, _ = context.images.read(name, f"{split}/{name}", f"images/{split}/{name}")
@@ -42,13 +42,13 @@ def build_clevr(key: str, record: dict[str, Any], context: Context) -> Sample:
 
 
 def gqa_questions(path: Path) -> Iterator[Any]:
-    """GQA's object of question id -> fields; the id joins the fields."""
+    """Yield the questions of GQA's object of question id -> fields; the id joins the fields."""
     for question_id, fields in entries(path):
         yield fields | {"question_id": question_id} if isinstance(fields, dict) else fields
 
 
 def build_gqa(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One question, one sample. The short answer is used; the full sentence stays in `meta`."""
+    """Make the sample of a question. The short answer is used; the full sentence stays in `meta`."""
     question, answer = question_of(record), answer_of(record)
     image_id = id_field(record, "imageId")
     full = {"full_answer": text_field(record, "fullAnswer")} if record.get("fullAnswer") is not None else {}
@@ -58,7 +58,7 @@ def build_gqa(key: str, record: dict[str, Any], context: Context) -> Sample:
 
 
 def build_chartqa(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One question, one sample; also answers that are numbers are strings in the file."""
+    """Make the sample of a question; even numeric answers are strings in the file."""
     question, answer = question_of(record, "query"), answer_of(record, "label")
     name, split = text_field(record, "imgname"), split_of(None, context.options)
     image, _ = context.images.read(name, f"png/{name}", f"{split}/png/{name}")
@@ -66,7 +66,7 @@ def build_chartqa(key: str, record: dict[str, Any], context: Context) -> Sample:
 
 
 def ocr_vqa_records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The questions of each book; questions and answers are parallel lists, and where one is longer that is a row."""
+    """Yield the questions of each book; questions and answers are parallel lists, and one that is longer is a row."""
     for path in options.annotations:
         for book, (book_id, fields) in enumerate(entries(path)):
             place = Place(file=path.name, part=f"books[{book}].questions")
@@ -86,7 +86,7 @@ def ocr_vqa_records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def build_ocr_vqa(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One question, one sample. The image is named by the book and the suffix of its URL, or is fetched from there."""
+    """Make the sample of a question. Its image is named by the book and the suffix of its URL, or is fetched there."""
     question, answer = question_of(record), answer_of(record)
     book, url = id_field(record, "book"), text_field(record, "imageURL")
     try:
@@ -99,7 +99,7 @@ def build_ocr_vqa(key: str, record: dict[str, Any], context: Context) -> Sample:
 
 
 def grid_3d_records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The questions, each with its place in the list, which is its id, and the split whose list has that place."""
+    """Yield the questions, each with its place in the list, which is its id, and the split whose list has that."""
     lists = [path for path in options.annotations if "_idxs" in path.stem]
     for path in lists:
         for place in elements(path):
@@ -114,7 +114,7 @@ def grid_3d_records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def build_grid_3d(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One question, one sample. Questions are lists of words; the images' numbers may have leading zeros."""
+    """Make the sample of a question. Questions are lists of words; the images' numbers may have leading zeros."""
     question = " ".join(text_list(record, "question")).replace(" ?", "?").replace(" ,", ",")
     if not question:
         raise BadSample("bad_field", "the question is empty")

@@ -4,9 +4,9 @@ A-OKVQA: the answer is the correct choice, since the rationales were written to 
 are often all different; where a record has no choices, their majority is used. Of the three rationales (three people
 explaining the same) the first that is not empty is used, and all are kept in `meta`. Images are COCO **2017**.
 
-VQA-E is known from its README only (github.com/liqing-ustc/VQA-E). The answer is the annotators' majority; of equally
-frequent ones the one that `multiple_choice_answer` names, which is what the explanation explains. The explanation's
-score is not used. Images are COCO 2014.
+VQA-E is known from its README only (github.com/liqing-ustc/VQA-E). The answer is the annotators' majority; on a tie,
+the one that `multiple_choice_answer` names, which is what the explanation explains. The explanation's score is not
+used. Images are COCO 2014.
 
 ScienceQA: the hint and the answers to choose from are part of the instruction. The reason is the `solution`, or, where
 that is empty, the `lecture`. More than half of the questions have no image: they become samples without one.
@@ -59,7 +59,7 @@ _AOKVQA_FIELDS = (
 
 
 def build_aokvqa(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One question, one sample."""
+    """Make the sample of a question."""
     question, answer = question_of(record), _aokvqa_answer(record)
     rationales = text_list(record, "rationales") if record.get("rationales") is not None else []
     if not rationales:
@@ -81,7 +81,7 @@ def _aokvqa_answer(record: dict[str, Any]) -> str:
 
 
 def build_vqa_e(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One question, one sample."""
+    """Make the sample of a question."""
     question, (answer, counts) = question_of(record), majority(required(record, "answers"))
     if record.get("multiple_choice_answer") is not None:
         explained = text_field(record, "multiple_choice_answer")
@@ -100,7 +100,7 @@ def build_vqa_e(key: str, record: dict[str, Any], context: Context) -> Sample:
 
 
 def _vqa_e_image(record: dict[str, Any]) -> str:
-    """The README calls it `image_id`, the file `img_id`."""
+    """Return the image's name. The README calls the field `image_id`, the file `img_id`."""
     return id_field(record, "img_id" if "img_id" in record else "image_id")
 
 
@@ -108,9 +108,9 @@ _SPLIT_LISTS = ("train", "val", "test", "trainval", "minitrain", "minival", "min
 
 
 def scienceqa_records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The problems. Where one does not name its split, the lists of pid_splits.json do.
+    """Yield the problems. If one does not name its split, the lists of pid_splits.json do.
 
-    With `questions=with_image`, which is what the 4,596 adopted of PF-1M must be, the others are passed over.
+    With `questions=with_image`, which the 4,596 in PF-1M must all be, the others are passed over.
     """
     passed_over = extra_choice(options, "questions", "all", "with_image") == "with_image"
     names = ("question", "choices", "answer", "hint", "image", "solution", "split")
@@ -140,7 +140,7 @@ def scienceqa_records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def build_scienceqa(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One problem, one sample."""
+    """Make the sample of a problem."""
     question, options = question_of(record), options_of(record)
     answer = options[index_of(record, options)]
     hint = text_field(record, "hint") if record.get("hint") is not None else ""

@@ -1,6 +1,6 @@
 """RefCOCOg: expressions that single out a region of a COCO image; a box or circle is drawn around it.
 
-A region becomes one sample: its distinct expressions, one a line. Three forms of the same annotations are read:
+A region becomes one sample: its distinct expressions, one per line. Three forms of the same annotations are read:
 
     Google's      google_refexp_SPLIT_201511.json: `annotations` and `refexps`, lists. Boxes come from COCO's instances,
                   joined by annotation id ([x, y, width, height] in pixels).
@@ -13,7 +13,7 @@ A region becomes one sample: its distinct expressions, one a line. Three forms o
         'refs(umd).p' refs_umd.json
 
 Rows in: the regions, plus every expression of Google's that is malformed, repeated, or of no region. An instances file
-is only joined: what no region needs of it is left alone.
+is only joined: what no region needs is ignored.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _REGION = ("annotation_id", "ann_id", "image_id", "refexp_ids", "sentences", "bb
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The regions as {record, expressions, instance, size, split}, and every expression that is of no use.
+    """Yield the regions as {record, expressions, instance, size, split}, and every expression that is of no use.
 
-    Google's file and the instances are told apart by `refexps`, which follow the annotations: until then all is on the
-    scratch, which has of each file the parts "regions", "refexps", "said" (ids that regions name) and "instances".
+    Only Google's file has `refexps`, and they follow the annotations: until then everything is in the scratch space,
+    which has for each file the parts "regions", "refexps", "said" (ids that regions name) and "instances".
     """
     regions, instances = [], []
     for file, path in enumerate(options.annotations):
@@ -73,13 +73,13 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def identify(joined: dict[str, Any]) -> str:
-    """The annotation id, which all forms share."""
+    """Return the annotation id, which all forms share."""
     record = as_object(joined["record"])
     return id_field(record, "ann_id" if "ann_id" in record else "annotation_id")
 
 
 def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
-    """One region, one sample."""
+    """Make the sample of a region."""
     record, instance = joined["record"], joined["instance"]
     annotation, image_id = identify(joined), id_field(record, "image_id")
     found = distinct(joined["expressions"] if joined["expressions"] is not None else _sentences(record))
@@ -107,15 +107,15 @@ def _refuse_pickle(path: Path) -> None:
         start = file.read(1)
     if path.suffix in (".p", ".pkl", ".pickle") or start in (b"\x80", b"("):
         raise SourceError(
-            f"{path} is a pickle, which can run any code when it is read, so it is not: convert it to JSON where you "
-            "trust it (a line that does so: docstring of sources/datasets/refcocog.py), or pass Google's JSON"
+            f"{path} is a pickle, which can run any code when read, so it is refused: convert it to JSON where you "
+            "trust it (one line, see the docstring of sources/datasets/refcocog.py), or pass Google's JSON"
         )
 
 
 def _store_lists(file: int, path: Path, scratch: Scratch) -> set[str]:
     """Store the lists of Google's file or of an instances file; return their names.
 
-    Only the fields that are needed: segmentations and region candidates are nine tenths of a file.
+    Only needed fields are stored: segmentations and region candidates are nine tenths of a file.
     """
     found = set()
     for part, values in lists_in(path, "annotations", "refexps", "images", objects=True):
@@ -137,7 +137,7 @@ def _store_lists(file: int, path: Path, scratch: Scratch) -> set[str]:
 
 
 def _store_size(image: Any, scratch: Scratch) -> None:
-    """Sizes only serve to check the pictures: one that is malformed is left out."""
+    """Store an image's size, which only serves to check the picture; a malformed one is left out."""
     image_id = usable_id(image, "id") or usable_id(image, "image_id")
     size = [image.get("width"), image.get("height")] if image_id else []
     if image_id and all(type(side) is int and side > 0 for side in size):
@@ -145,14 +145,14 @@ def _store_size(image: Any, scratch: Scratch) -> None:
 
 
 def _refexp_ids(record: dict[str, Any]) -> list[str]:
-    """The usable ones."""
+    """Return the usable expression ids of a region."""
     values = record.get("refexp_ids")
     found = [usable_id({"id": value}, "id") for value in values] if isinstance(values, list) else []
     return [refexp_id for refexp_id in found if refexp_id]
 
 
 def _useless(file: int, refexp: Any, scratch: Scratch) -> BadSample | None:
-    """Why an expression is of no use to any region."""
+    """Say why an expression is of no use to any region; None if it is of use."""
     try:
         refexp_id = id_field(as_object(refexp), "refexp_id")
         if not text_field(refexp, "raw"):
@@ -167,7 +167,7 @@ def _useless(file: int, refexp: Any, scratch: Scratch) -> BadSample | None:
 
 
 def _joined(file: int, record: Any, instances: list[int], scratch: Scratch) -> dict[str, Any]:
-    """A region with all that `build` needs of the other lists and files."""
+    """Join a region with all that `build` needs from the other lists and files."""
     joined: dict[str, Any] = {"record": record, "expressions": None, "instance": None, "size": None}
     if not isinstance(record, dict):
         return joined
@@ -187,7 +187,7 @@ def _joined(file: int, record: Any, instances: list[int], scratch: Scratch) -> d
 
 
 def _sentences(ref: dict[str, Any]) -> list[str]:
-    """Of UNC's form: as they were typed where that is there."""
+    """Return the sentences of UNC's form, as typed if that is recorded."""
     if "sentences" not in ref:
         raise BadSample("bad_field", "a region needs the list 'refexp_ids', or in UNC's form 'sentences'")
     sentences = map(as_object, list_field(ref, "sentences"))

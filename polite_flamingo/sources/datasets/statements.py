@@ -33,7 +33,7 @@ _ANSWERS = {"1": "yes", "True": "yes", "0": "no", "False": "no"}
 
 
 def answer(record: dict[str, Any]) -> str:
-    """yes or no, of a label 1 or 0, "True" or "False"."""
+    """Turn a label (1 or 0, "True" or "False") into yes or no."""
     label = required(record, "label")
     if not isinstance(label, int | str) or str(label) not in _ANSWERS:
         raise BadSample("bad_field", f"field 'label' must be true or false, not {describe_type(label)}")
@@ -41,7 +41,7 @@ def answer(record: dict[str, Any]) -> str:
 
 
 def build_vsr(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One statement, one sample."""
+    """Make the sample of a statement."""
     statement, said, name = question_of(record, "caption"), answer(record), text_field(record, "image")
     names = (f"{place}{name}" for place in ("", "images/", "train2017/", "val2017/"))
     image = context.local_or_downloaded(record.get("image_link"), *names)
@@ -49,14 +49,14 @@ def build_vsr(key: str, record: dict[str, Any], context: Context) -> Sample:
 
 
 def nlvr2_statements(path: Path) -> Iterator[Any]:
-    """The statements of a file, each with its split: the first part of the identifier."""
+    """Yield the statements of a file, each with its split: the first part of the identifier."""
     for record in json_lines(path):
         split = (usable_id(record, "identifier") or "").split("-")[0]
         yield keep_fields(record, ("identifier", "sentence", "label", "directory"), split=split)
 
 
 def build_nlvr2(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One statement about two images, one sample. The images of `dev-896-0-1` are `dev-896-0-img0` and `-img1`."""
+    """Make the sample of a statement. The two images of `dev-896-0-1` are `dev-896-0-img0` and `-img1`."""
     statement, said = question_of(record, "sentence"), answer(record)
     pair, dash, _ = id_field(record, "identifier").rpartition("-")
     if not dash:

@@ -2,22 +2,22 @@
 
     --columns image=path instruction=question response=answer id=uid meta.site=place
 
-maps columns to fields. Without it, columns with the usual names are taken, and named in `meta["columns"]`. What was
-taken for what, and which columns are left out, is noted. Only `response` is needed, and one of `image` and
+maps columns to fields. Without it, columns with the usual names are taken, and named in `meta["columns"]`. Which
+columns are taken for which field, and which are left out, is noted. `response` is required, and `image` or
 `instruction`:
 
 - response: what the rewriter gets. A list of answers to a question means the most frequent one; a list for an image
   means several captions. A list may be written in JSON in a cell.
-- instruction: with a mark `<image>` for each image, or with none, and then the marks go before it. Where there is no
-  such column the task's own wordings are used (`instructions.py`).
+- instruction: with a mark `<image>` for each image; without any, the marks go before it. If there is no such column,
+  the task's own wordings are used (`instructions.py`).
 - input: what the instruction refers to, as in Alpaca's records; it follows the instruction after a blank line.
 - image: anything that `image_references.py` reads: a path in the image folder, a URL, base64, bytes, an object with
   one of these, or a list of them; with `--extra image_separator=X`, several in one text.
-- task: one of `sample.TASKS`, from a column or from `--extra task=NAME` for all rows. Else vqa where there is an
-  instruction (vqa_rationale where the row has a `rationale`), captioning where there is none, text without images.
+- task: one of `sample.TASKS`, from a column or from `--extra task=NAME` for all rows. By default vqa if there is an
+  instruction (vqa_rationale if the row has a `rationale`), captioning if there is none, text without images.
 - A column that is not taken can still exclude rows (`field_meanings.py`): it may say that an answer is bad or not to be
   learned, or hold a video: `is_correct`, `train`, `video`. Taken as `meta.NAME` it is plain data.
-- id: else the file's name and the row's number. split, rationale (of questions), and `meta.NAME` to keep a column.
+- id: by default the file's name and the row's number. split, rationale (of questions), `meta.NAME` to keep a column.
 
 Numbers become text as the file writes them: 1.10 of a JSON file stays 1.10. Rows in: the rows of the files, blank lines
 not counted.
@@ -73,11 +73,11 @@ from polite_flamingo.sources.records.vqa_samples import majority
 _NAMED = re.compile(r"\.(csv|tsv|tab|jsonl|ndjson|json|parquet|arrow)\b")
 
 _HEAD = 100
-"""Rows of a JSON file that are looked at for the names of its columns; not every row has every column."""
+"""Rows of a JSON file that are searched for the names of its columns; not every row has every column."""
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The rows as {id, field: cell, meta: {name: cell}, beside: {name: cell}}: beside are cells that may exclude it."""
+    """Yield the rows as {id, field: cell, meta: {name: cell}, beside: {name: cell of a column that may exclude it}}."""
     extra_task(options)
     stems: dict[str, str] = {}
     for file in annotation_files(options, scratch):
@@ -120,7 +120,7 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def _refuse_untaken_picture(path: Path, cells: Mapping[str, Any], columns: dict[str, str], why: str = "") -> None:
-    """Raise `SourceError` where a cell may be, or name, a picture, and no column was taken for it."""
+    """Raise `SourceError` if a cell may be, or name, a picture, and no column was taken for it."""
     for name, cell in cells.items():
         if name in columns.values() or changes_meaning(name, cell) or not (why or may_name_picture(cell)):
             continue
@@ -152,7 +152,7 @@ def _record(
 
 
 def _cell(value: Any, column: str, field: str) -> Any:
-    """A cell as JSON types; in what becomes text, numbers as the file writes them."""
+    """Convert a cell to JSON types; in what becomes text, numbers stay as the file writes them."""
     what = f"column {column[:60]!r}"
     if is_cell_reference(value) and field != "image":
         raise BadSample("bad_field", f"{what} holds bytes, not text")
@@ -202,7 +202,7 @@ def _delimited(path: Path, options: SourceOptions, scratch: Scratch) -> Table:
 
 
 def build(key: str, record: dict[str, Any], context: Context) -> Sample:
-    """One row, one sample."""
+    """Make the sample of a row."""
     check_single_answer(without_empty_cells(as_object(record.get("beside", {})), context.options), (), Findings())
     meta = to_json_value(as_object(record.get("meta", {})), "meta")
     rationale = _text(record.get("rationale"), "rationale")
@@ -244,7 +244,7 @@ def _task(record: dict[str, Any], rationale: str) -> str:
 
 
 def _worded(task: str, response: Any, rationale: str) -> str:
-    """The response as `responses.py` words it for the task."""
+    """Word the response for the task, as in `responses.py`."""
     if response is None:
         raise BadSample("missing_annotation", "the row has no response")
     given = json_list_in(response, str, dict) if task not in ("text", "dialogue", "classification") else response
@@ -258,7 +258,7 @@ def _worded(task: str, response: Any, rationale: str) -> str:
 
 
 def _text(value: Any, name: str) -> str:
-    """A cell as text, stripped but else as it is: the lines of an answer are its own."""
+    """Return a cell as text, stripped but with its own line breaks."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):

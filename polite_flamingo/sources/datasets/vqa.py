@@ -31,16 +31,16 @@ _LISTS = ("questions", "annotations", "data")
 
 
 def textvqa_names(question: dict[str, Any], subtype: str) -> list[str]:
-    """Open Images ids; train and validation share a folder."""
+    """Return the file names for an Open Images id; train and validation share a folder."""
     name = f"{id_field(question, 'image_id')}.jpg"
     return [name, f"train_images/{name}", f"test_images/{name}"]
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The questions as {record, answers, subtype}, and each annotation that belongs to none.
+    """Yield the questions as {record, answers, subtype}, and each annotation that belongs to none.
 
-    Questions and annotations are told apart by the names of their lists and wait there, because either may
-    come first and `data_subtype` may follow the questions that it describes.
+    The names of their lists tell questions from annotations. Both wait in the scratch space, because either may come
+    first and `data_subtype` may follow the questions that it describes.
     """
     asking = False
     for file, path in enumerate(options.annotations):
@@ -79,14 +79,14 @@ def records(options: SourceOptions, scratch: Scratch) -> Records:
 
 
 def _answers_only(answers: Any) -> Any:
-    """Only what the ten annotators said: a quarter of the file. What is malformed stays, for `majority` to refuse."""
+    """Keep only what the ten annotators said, a quarter of the file. `majority` refuses what is malformed later."""
     if not isinstance(answers, list):
         return answers
     return [item["answer"] if isinstance(item, dict) and "answer" in item else item for item in answers]
 
 
 def _unjoined(question_id: str, annotation: Any, scratch: Scratch) -> BadSample | None:
-    """Why an annotation is of no use."""
+    """Say why an annotation is of no use."""
     if not question_id:
         try:
             id_field(as_object(annotation), "question_id")
@@ -100,12 +100,12 @@ def _unjoined(question_id: str, annotation: Any, scratch: Scratch) -> BadSample 
 
 
 def identify(record: dict[str, Any]) -> str:
-    """The question's id."""
+    """Return the question's id."""
     return id_field(as_object(record["record"]), "question_id")
 
 
 def builder(image_names: ImageNames) -> Builder:
-    """The `build` of a dataset in this layout."""
+    """Make the `build` function of a dataset in this layout."""
 
     def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
         record, subtype = joined["record"], joined["subtype"]

@@ -53,7 +53,7 @@ IMG2DATASET = (
 
 
 def records(options: SourceOptions, scratch: Scratch) -> Records:
-    """The rows (`_rows`), with notes on their fields."""
+    """Yield the rows of `_rows`, and note what is kept of their fields."""
     return with_notes(_rows(options, scratch), _notes, scratch)
 
 
@@ -69,7 +69,7 @@ def _notes(record: dict[str, Any]) -> Iterable[str]:
 
 
 def _rows(options: SourceOptions, scratch: Scratch) -> Records:
-    """{id, said, text, pictures}: `said` is the .json, `pictures` are [name, annotation, path below it, offset, size].
+    """Yield {id, said, text, pictures}: the .json, the .txt, and [name, annotation, path below it, offset, size] each.
 
     Raises:
         SourceError: a tar is packed, a folder holds none, or the task does not exist.
@@ -121,7 +121,7 @@ class _Members(ImageFolder):
     parts: Mapping[str, list[Any]] = field(default_factory=dict)
 
     def read(self, *names: str) -> tuple[Image, Header]:
-        """As `ImageFolder.read`, from the tar."""
+        """Read like `ImageFolder.read`, from the tar."""
         given, below, offset, size = self.parts[names[0]]
         if not 0 <= given < len(self.annotations) or ".." in below.split("/") or "\0" in below:
             raise BadSample("unsafe_name", f"{names[0][:80]!r} is not in any of the given tars")
@@ -130,7 +130,7 @@ class _Members(ImageFolder):
 
 
 def build(key: str, record: Any, context: Context) -> Sample:
-    """One row, one sample."""
+    """Make the sample of a row."""
     fields = as_object(record)
     parts = {}
     for part in list_field(fields, "pictures"):

@@ -1,1 +1,1 @@
-"""Readers of untrusted files: text, JSON, tables, tars, images, downloads. They know nothing of datasets."""
+"""Readers of untrusted files: text, JSON, tables, tars, images, downloads. They know nothing about datasets."""

@@ -31,7 +31,7 @@ from polite_flamingo.sources.reading.errors import SourceError
 Rows = Iterator[dict[str, Any] | BadSample]
 
 _BATCH = 64
-"""Rows decoded at once, where they hold images."""
+"""Rows decoded at once if they hold images."""
 
 _UNREADABLE = (OSError, ValueError, pa.ArrowException)
 """What pyarrow raises for a damaged file."""
@@ -42,9 +42,9 @@ class ArrowTable:
     """One file: its schema, and its batches.
 
     Attributes:
-        schema: pyarrow's.
+        schema: pyarrow's schema.
         groups: the number of rows in each part that reading can start from.
-        batches: (part, names of columns, rows at once) -> pyarrow's batches.
+        batches: (part, column names, rows per batch) -> pyarrow batches.
     """
 
     schema: Any
@@ -53,7 +53,7 @@ class ArrowTable:
 
 
 def open_arrow(path: Path, kind: str) -> ArrowTable:
-    """Open a file of the kind "Parquet", "Arrow file" or "Arrow stream". Raises `SourceError`."""
+    """Open a file whose kind is "Parquet", "Arrow file" or "Arrow stream". Raises `SourceError`."""
     try:
         return {"Parquet": _parquet, "Arrow file": _ipc_file, "Arrow stream": _ipc_stream}[kind](path)
     except _UNREADABLE as error:
@@ -83,7 +83,7 @@ def _ipc_stream(path: Path) -> ArrowTable:
 
 
 def _cut(batches: Iterable[Any], names: list[str], size: int) -> Iterator[Any]:
-    """The columns `names` of batches, at most `size` rows at once."""
+    """Yield the columns `names` of batches, at most `size` rows at a time."""
     for batch in batches:
         part = batch.select(names)
         yield from (part.slice(start, size) for start in range(0, part.num_rows, size))
@@ -95,14 +95,14 @@ def arrow_rows(
     """Yield the rows of a file, with a reference {file, row, column} in place of each picture.
 
     Args:
-        path: of the file.
-        kind: as `file_kinds.py` calls it.
+        path: the file.
+        kind: its kind, as `file_kinds.py` calls it.
         place: the first fields of the references: `file`, and `inside` for a file in a folder; see `read_cell`.
-        columns: those to read; None reads all.
-        note: called with a note on values that are not read as they are written (`Scratch.note`).
+        columns: the columns to read; None reads all.
+        note: called with a note about values that are not read as written (`Scratch.note`).
 
     Raises:
-        SourceError: it is not such a file; also while iterating.
+        SourceError: the file is not of that kind; also raised while iterating.
     """
     table = open_arrow(path, kind)
     features = huggingface_features(table.schema)
@@ -136,7 +136,7 @@ def arrow_rows(
 
 
 def arrow_columns(path: Path, kind: str) -> tuple[list[str], set[str], set[str]]:
-    """The names of a file's columns, of those of pictures (read as references), and of those of strings.
+    """Return the names of all columns, of picture columns (read as references), and of string columns.
 
     Raises:
         SourceError: the file cannot be read.
@@ -150,7 +150,7 @@ def arrow_columns(path: Path, kind: str) -> tuple[list[str], set[str], set[str]]
 
 
 def _with_references(value: Any, place: dict[str, Any], at: list[Any]) -> Any:
-    """A value with references in place of the bytes in it; `at` is the path to it inside its cell."""
+    """Replace the bytes in a value by references; `at` is the path to the value inside its cell."""
     if isinstance(value, bytes):
         return {**place, "at": at}
     if isinstance(value, list):
@@ -161,7 +161,7 @@ def _with_references(value: Any, place: dict[str, Any], at: list[Any]) -> Any:
 
 
 def _whole_with_gaps(table: ArrowTable, names: list[str]) -> list[str]:
-    """The float columns that hold only whole numbers and gaps: what pandas makes of integers with missing values."""
+    """List the float columns that hold only whole numbers and gaps: how pandas stores integers with missing values."""
     floats = [name for name in names if pa.types.is_float64(table.schema.field(name).type)]
     gaps: set[str] = set()
     known_of: set[str] = set()
@@ -183,7 +183,7 @@ def _whole_with_gaps(table: ArrowTable, names: list[str]) -> list[str]:
 
 
 def _decoded(batch: Any, converts: Mapping[str, Convert]) -> Rows:
-    """The rows of a batch. A cell that Python cannot hold (not UTF-8, a date after 9999) costs only its row."""
+    """Yield the rows of a batch. A cell that Python cannot hold (not UTF-8, a date after 9999) costs only its row."""
     try:
         rows = batch.to_pylist()
     except (ValueError, OverflowError) as error:
@@ -206,11 +206,11 @@ def _one_line(error: Exception) -> str:
 
 
 class ColumnCells:
-    """The cells of a column by row number. Reading forward is cheap; reading backward starts the part again."""
+    """The cells of a column by row number. Reading forward is cheap; reading backward restarts the part."""
 
     def __init__(self, path: Path, kind: str, column: str):
         self._table = open_arrow(path, kind)
-        self._table.schema.field(column)  # KeyError where there is none
+        self._table.schema.field(column)  # raises KeyError if there is none
         self._column = column
         self._starts = [0, *itertools.accumulate(self._table.groups)]
         self._batches: Iterator[Any] = iter(())
@@ -228,7 +228,7 @@ class ColumnCells:
                 self._group, self._first, self._values = group, self._starts[group], ()
                 self._batches = self._table.batches(group, [self._column], _BATCH)
             while row >= self._first + len(self._values):
-                values = next(self._batches).column(0)  # what raises leaves the rows before it where they are
+                values = next(self._batches).column(0)  # if this raises, the rows before it stay readable
                 self._first += len(self._values)
                 self._values = values
             return self._values[row - self._first].as_py()

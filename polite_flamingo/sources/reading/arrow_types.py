@@ -1,6 +1,6 @@
 """Column types of Parquet and Arrow: which hold images, which hold strings, and how their cells are converted.
 
-The schema is honoured: class labels of Hugging Face become their names. Whole numbers that pandas turned into floats,
+The schema is honoured: Hugging Face's class labels become their names. Whole numbers that pandas turned into floats,
 because some are missing, become whole again.
 """
 
@@ -27,11 +27,11 @@ _BESIDE_BYTES = {
     "bytes", "path", "url", "name", "file_name", "filename", "format", "mode", "width", "height", "size", "type",
     "mime_type", "sha256", "image", "data",
 }  # fmt: skip
-"""Fields of a struct that is one picture. In a struct with other fields, each value of bytes gets its own reference."""
+"""Fields of a struct that is one picture. In a struct with other fields, each bytes value gets its own reference."""
 
 
 def _storage_type(kind: Any) -> Any:
-    """The type under an extension, a dictionary or a run-end encoding."""
+    """Return the type under an extension, a dictionary or a run-end encoding."""
     while True:
         if isinstance(kind, pa.BaseExtensionType):
             kind = kind.storage_type
@@ -63,7 +63,7 @@ def holds_bytes(kind: Any) -> bool:
 
 
 def is_picture_type(kind: Any) -> bool:
-    """Whether a column type is that of images: bytes, {bytes, path}, or a list of either."""
+    """Whether a column type holds images: bytes, {bytes, path}, or a list of either."""
     kind = _storage_type(kind)
     if isinstance(kind, _LISTS):
         return is_picture_type(kind.value_type)
@@ -73,7 +73,7 @@ def is_picture_type(kind: Any) -> bool:
 
 
 def huggingface_features(schema: Any) -> dict[str, Any]:
-    """The features that Hugging Face's `datasets` stores for the columns; {} if there are none, or none readable."""
+    """Return the features that Hugging Face's `datasets` stores for the columns; {} if there are no readable ones."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError, RecursionError):
@@ -82,13 +82,13 @@ def huggingface_features(schema: Any) -> dict[str, Any]:
 
 
 def converter(kind: Any, feature: Any) -> Convert | None:
-    """The conversion of a column's cells: labels to names, short floats without rounding noise; None for no change."""
+    """Choose how a column's cells are converted: labels to names, short floats without rounding noise; None: not."""
     kind = _storage_type(kind)
     if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and isinstance(feature.get("names"), list):
         names = feature["names"]
         if types.is_integer(kind):
             return lambda value: _label(value, names)
-        if isinstance(kind, _LISTS):  # of a list whose elements are labels
+        if isinstance(kind, _LISTS):  # a list of labels
             return _each(lambda value: _label(value, names))
     if types.is_float32(kind) or types.is_float16(kind):
         return _shortest(np.float32 if types.is_float32(kind) else np.float16)
@@ -105,7 +105,7 @@ def converter(kind: Any, feature: Any) -> Convert | None:
 
 
 def _feature_inside(feature: Any) -> Any:
-    """The feature of a list's elements: [feature], {"feature": feature, "_type": "Sequence"}, or itself."""
+    """Return the feature of a list's elements: from [feature], {"feature": …, "_type": "Sequence"}, or itself."""
     if isinstance(feature, list):
         return feature[0] if feature else None
     if isinstance(feature, dict) and "feature" in feature and isinstance(feature.get("_type"), str):
@@ -118,7 +118,7 @@ def _each(convert: Convert) -> Convert:
 
 
 def _label(value: Any, names: list[Any]) -> Any:
-    if value is None or value == -1:  # as `datasets` writes a label that is not known
+    if value is None or value == -1:  # how `datasets` writes an unknown label
         return None
     if not isinstance(value, int) or not 0 <= value < len(names):
         what = f"{str(value)[:20]} is not a label"
@@ -127,10 +127,10 @@ def _label(value: Any, names: list[Any]) -> Any:
 
 
 def _shortest(narrow: type[np.floating[Any]]) -> Convert:
-    """Turn a short float into the shortest decimal that reads back as it: 0.1, not 0.10000000149011612."""
+    """Make a conversion of short floats to the shortest decimals that read back as them: 0.1, not 0.10000000149."""
     return lambda value: value if value is None or not math.isfinite(value) else float(str(narrow(value)))
 
 
 def to_int(value: Any) -> Any:
-    """A float as an integer; None and NaN become None."""
+    """Convert a float to an integer; None and NaN become None."""
     return None if value is None or math.isnan(value) else int(value)

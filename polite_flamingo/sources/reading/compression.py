@@ -35,25 +35,25 @@ _BUFFER = 1 << 16
 
 
 def compression_of(start: bytes) -> str:
-    """How a file that starts with these bytes is compressed; "" if it is not."""
+    """Tell how a file that starts with these bytes is compressed; "" if it is not."""
     return next((name for magic, name in MAGIC.items() if start.startswith(magic)), "")
 
 
 def uncompressed_name(name: str) -> str:
-    """A file name without its compression suffix."""
+    """Return a file name without its compression suffix."""
     suffix = Path(name).suffix
     return name.removesuffix(suffix) if suffix.lower() in SUFFIXES else name
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[Any]:
-    """Open a file as an `io.BufferedReader` of its decompressed bytes. Raises `SourceError`, also while it is read."""
+    """Open a file as an `io.BufferedReader` of its decompressed bytes. Raises `SourceError`, also while reading."""
     try:
         with io.BufferedReader(io.FileIO(path), _BUFFER) as raw:
             packed = compression_of(raw.peek(8))
             yield io.BufferedReader(_Unpacked(path, packed, raw), _BUFFER) if packed else raw
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None
+        raise SourceError(f"{path} cannot be read ({error.strerror or error}): check path and permissions") from None
 
 
 class _Unpacked(io.RawIOBase):

@@ -29,15 +29,15 @@ _HEAD = 1 << 16
 """Characters read to detect the delimiter."""
 
 MAX_LINES = 4 << 20
-"""Characters in a row of several lines, without the longest line: more means an unclosed quotation mark."""
+"""Maximum characters of a row of several lines, without the longest: more means an unclosed quotation mark."""
 
 
 def delimiter_of(path: Path, given: str = "") -> tuple[str, bool]:
-    """The delimiter of a file, and whether its first line only names it (`sep=;`).
+    """Return the delimiter of a file, and whether its first line only names it (`sep=;`).
 
     Args:
-        path: of the file.
-        given: a character, or its name; "" looks at the file.
+        path: the file.
+        given: a character, or the name of one; "" detects it from the file.
 
     Raises:
         SourceError: `given` is not a delimiter.
@@ -53,7 +53,7 @@ def delimiter_of(path: Path, given: str = "") -> tuple[str, bool]:
 
 
 def looks_delimited(text: str) -> bool:
-    """Whether the start of a file looks like a table: two or more lines, all of the same number of cells, above one."""
+    """Whether the start of a file looks like a table: several lines, all with the same number of cells, above one."""
     if _SEP.match(text.split("\n", 1)[0]):
         return True
     return any(
@@ -63,7 +63,7 @@ def looks_delimited(text: str) -> bool:
 
 
 def _sniffed(text: str, name: str) -> str:
-    """The delimiter that gives most lines as many cells as the first line, and that line the most; else a comma."""
+    """Guess the delimiter: one that gives most lines as many cells as the first, and the first most; else a comma."""
 
     def score(delimiter: str) -> tuple[bool, float, bool, int]:
         widths = _widths(text, delimiter)
@@ -75,9 +75,9 @@ def _sniffed(text: str, name: str) -> str:
 
 
 def _widths(text: str, delimiter: str) -> list[int]:
-    """The number of cells in each row. The last row may be cut off, so it counts only if it is the only one."""
+    """Count the cells in each row. The last row may be cut off, so it counts only if it is the only one."""
     widths = []
-    with suppress(csv.Error):  # as far as it goes
+    with suppress(csv.Error):  # count the rows before the error
         widths += [len(row) for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
     return widths[:-1] if len(text) == _HEAD and len(widths) > 1 else widths
 
@@ -97,17 +97,17 @@ def delimited(
 ) -> Iterator[list[str] | BadSample]:
     """Yield the rows of a delimited file, the header first; every row must have as many cells as the header.
 
-    Cells are as `csv` reads them: `csv.writer`'s come back exactly. A bad row is a `BadSample` that names its line
-    and costs that line alone, even where a quotation mark seems to open a cell of many lines.
+    Cells are as `csv` reads them, so what `csv.writer` wrote comes back exactly. A bad row is a `BadSample` that names
+    its line and costs only that line, even if a quotation mark seems to open a cell of many lines.
 
     Args:
-        path: of the file.
+        path: the file.
         delimiter: one character.
-        quoting: of the `csv` module.
+        quoting: a constant of the `csv` module.
         skip: lines before the header.
 
     Raises:
-        SourceError: also while iterating.
+        SourceError: the file cannot be read; also raised while iterating.
     """
     number = width = total = longest = 0
     ahead: deque[str] = deque()
@@ -130,7 +130,7 @@ def delimited(
         bad: BadSample | None = None
         reader = None
         while True:
-            if reader is None or bad is not None:  # a reader that came to the end of the file reads no more
+            if reader is None or bad is not None:  # a reader that has reached the end of the file reads no more
                 reader = csv.reader(lines(), delimiter=delimiter, quoting=quoting, strict=True)
             taken.clear()
             total = longest = 0

@@ -38,7 +38,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 _HOST = re.compile(r"[a-z0-9_.:%-]+")
-"""Not a NUL, for one: resolvers take it for the end, so that `evil.test<NUL>.example.org` would be on a list."""
+"""Excludes NUL, among others: resolvers stop at it, so `evil.test<NUL>.example.org` would match `*.example.org`."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -52,27 +52,27 @@ class Limits:
     total: float = 60.0
     attempts: int = 3
     pause: float = 1.0
-    """Before the second attempt; doubled before each further one."""
+    """Wait before the second attempt; doubled before each further one."""
     size: int = MAX_IMAGE_BYTES
-    """Bytes of an image, at most."""
+    """Maximum bytes of an image."""
 
 
 class _Retry(Exception):
-    """The server is busy or broken, or the way to it is."""
+    """The server, or the connection to it, is busy or broken."""
 
 
 def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image:
     """Fetch the image at `url`; its bytes tell the format.
 
     Args:
-        url: as the annotation has it.
-        hosts: where images may come from: a host's exact name or address, or `*.example.org` for all below it. An
-            address inside the network is reached only where the list holds that address itself, or `localhost`.
-        limits: of time.
+        url: the URL as the annotation gives it.
+        hosts: where images may come from: a host's exact name or address, or `*.example.org` for its subdomains. An
+            address inside the network is reached only if the list holds that very address, or `localhost`.
+        limits: limits of time, size and attempts.
 
     Raises:
-        BadSample: `bad_field` (no URL), `missing_image` (not allowed, not there, not in time), `image_too_large`, or
-            what `images.inspect` says of the bytes.
+        BadSample: `bad_field` (not a string), `missing_image` (not a URL, not allowed, not found, too slow),
+            `image_too_large`, or what `images.inspect` says about the bytes.
     """
     given = as_text(url, "the image's URL")
     if not hosts:
@@ -92,16 +92,16 @@ def fetch(url: object, hosts: Sequence[str], limits: Limits = Limits()) -> Image
 
 
 def check_url(url: str, hosts: Sequence[str]) -> None:
-    """Raises `BadSample` for a URL that `fetch` would not even look up: no http(s), credentials, a host not named."""
+    """Raise `BadSample` for a URL that `fetch` would not even look up: not http(s), credentials, a host not listed."""
     _target(url, hosts)
 
 
 def check_hosts(hosts: Sequence[str]) -> None:
-    """Raises `SourceError` for an entry that no host could ever match: a URL, a port, a lone star."""
+    """Raise `SourceError` for an entry that no host could ever match: a URL, a port, a lone star."""
     for entry in hosts:
         host = _canonical(entry.removeprefix("*."))
         if not host or (":" in host and not _is_address(host)):
-            remedy = "name a host or its address, as images.example.org, or *.example.org for all below it"
+            remedy = "name a host or its address, such as images.example.org, or *.example.org for its subdomains"
             raise SourceError(f"{entry!r} is not a host to download from: {remedy}")
 
 
@@ -113,7 +113,7 @@ def _is_address(host: str) -> bool:
 
 
 def _follow(url: str, hosts: Sequence[str], limits: Limits, deadline: float) -> bytes:
-    """The body behind at most `MAX_REDIRECTS` redirects."""
+    """Follow at most `MAX_REDIRECTS` redirects and return the body."""
     for _ in range(MAX_REDIRECTS + 1):
         target, host, port = _target(url, hosts)
         with _answer(target, host, port, _addresses(host, port, hosts), limits, deadline) as answer:
@@ -136,7 +136,7 @@ def _joined(url: str, location: str) -> str:
 
 
 def _target(url: str, hosts: Sequence[str]) -> tuple[SplitResult, str, int]:
-    """The parts of a URL that may be fetched, its host (`_canonical`) and its port."""
+    """Check that a URL may be fetched; return its parts, its host (`_canonical`) and its port."""
     try:
         target = urlsplit(url)
         port = target.port or (443 if target.scheme == "https" else 80)
@@ -153,7 +153,7 @@ def _target(url: str, hosts: Sequence[str]) -> tuple[SplitResult, str, int]:
 
 
 def _canonical(host: str) -> str:
-    """A host as ASCII, in lower case, without the root's dot and an address's brackets; "" for what is none."""
+    """Return a host in lower-case ASCII, without trailing dot and an address's brackets; "" if it is not a host."""
     host = host.removesuffix(".").removeprefix("[").removesuffix("]").lower()
     try:
         host = host if host.isascii() else host.encode("idna").decode()
@@ -171,10 +171,10 @@ def _covers(entry: str, host: str) -> bool:
 
 
 def _addresses(host: str, port: int, hosts: Sequence[str]) -> list[str]:
-    """Where a host is. One address that must not be reached is enough to refuse it."""
+    """Resolve a host. One address that must not be reached is enough to refuse it."""
     try:
         found = list(dict.fromkeys(str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
-    except ValueError as error:  # a label that is empty or too long, a NUL
+    except ValueError as error:  # an empty or overlong label, a NUL
         raise BadSample("missing_image", f"{host[:80]!r} is not a host name ({error})") from None
     for text in found:
         address = ipaddress.ip_address(text)
@@ -185,7 +185,7 @@ def _addresses(host: str, port: int, hosts: Sequence[str]) -> list[str]:
 
 
 def _public(address: Address) -> bool:
-    """Whether an address belongs to a machine on the internet; of those that carry an IPv4 address, whether it does."""
+    """Whether an address is on the public internet; if it embeds an IPv4 address, whether that one is."""
     if isinstance(address, ipaddress.IPv6Address):
         carried = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
@@ -201,7 +201,7 @@ def _public(address: Address) -> bool:
 def _answer(
     target: SplitResult, host: str, port: int, addresses: list[str], limits: Limits, deadline: float
 ) -> Iterator[http.client.HTTPResponse]:
-    """The answer to a GET; at `deadline` its connection is shut, whatever it is waiting for."""
+    """Send a GET and yield the response; at `deadline` the connection is shut, whatever it is waiting for."""
     sock = _connect(addresses, port, limits, deadline)
     late = threading.Timer(max(0.0, deadline - time.monotonic()), lambda: _shut(sock))
     try:
@@ -211,7 +211,7 @@ def _answer(
         sock.settimeout(limits.read)
         if isinstance(sock, ssl.SSLSocket):
             sock.do_handshake()
-        connection = http.client.HTTPConnection(host, port)  # it asks for the bytes as they are, never packed
+        connection = http.client.HTTPConnection(host, port)  # asks for the bytes uncompressed
         connection.sock = sock
         asked = f"{target.path or '/'}?{target.query}" if target.query else target.path or "/"
         name = f"[{host}]" if ":" in host else host
@@ -230,7 +230,7 @@ def _answer(
 
 
 def _connect(addresses: list[str], port: int, limits: Limits, deadline: float) -> socket.socket:
-    """A connection to the first address that takes one."""
+    """Connect to the first address that accepts."""
     failure: OSError = TimeoutError("no time is left to connect")
     for address in addresses:
         left = deadline - time.monotonic()
@@ -243,13 +243,13 @@ def _connect(addresses: list[str], port: int, limits: Limits, deadline: float) -
 
 
 def _shut(sock: socket.socket) -> None:
-    """End whatever waits on it. Not SSL's own `shutdown`, which would let the waiting thread read on without SSL."""
-    with suppress(OSError):  # it is closed already
+    """Wake whatever waits on a socket. SSL's own `shutdown` would let the waiting thread read on without SSL."""
+    with suppress(OSError):  # already closed
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 def _body(answer: http.client.HTTPResponse, url: str, size: int, deadline: float) -> bytes:
-    """The whole body, piece by piece, so that what is too much is never held."""
+    """Read the whole body in pieces, so that an oversized one is never held in memory."""
     promised = answer.length
     if promised is not None and promised > size:
         raise BadSample("image_too_large", f"{url[:120]!r}: {promised} bytes, at most {size} are read")
@@ -262,7 +262,7 @@ def _body(answer: http.client.HTTPResponse, url: str, size: int, deadline: float
         if len(data) > size:
             raise BadSample("image_too_large", f"{url[:120]!r}: more than {size} bytes")
     if time.monotonic() >= deadline:
-        raise _Retry("the time is over")
+        raise _Retry("the time is up")
     if promised is not None and len(data) < promised:
         raise _Retry(f"the connection ended after {len(data)} of {promised} bytes")
     return bytes(data)
@@ -270,5 +270,5 @@ def _body(answer: http.client.HTTPResponse, url: str, size: int, deadline: float
 
 @functools.cache
 def _trusted() -> ssl.SSLContext:
-    """The system's certificate authorities."""
+    """Trust the system's certificate authorities."""
     return ssl.create_default_context()

@@ -21,18 +21,18 @@ Kind = Literal[
     "empty",
 ]  # fmt: skip
 ARROW: tuple[Kind, ...] = ("Parquet", "Arrow file", "Arrow stream")
-"""Those that pyarrow reads."""
+"""The kinds that pyarrow reads."""
 
 READABLE: dict[Kind, str] = {
     "JSON list": "[{…}, {…}]",
-    "JSON lines": "an object a line; a line that is not JSON costs itself alone",
+    "JSON lines": "one object per line; a line that is not JSON costs only itself",
     "JSON object": "one record, or an object with the list of records under one of the names below",
     "delimited text": "CSV, TSV and the like: the first line names the columns; comma, tab, semicolon or bar, "
-    "whichever cuts the lines into columns; Excel's first line `sep=;` is heeded; lines may end with a carriage return",
+    "whichever cuts the lines into columns; Excel's first line `sep=;` is obeyed; lines may end with a carriage return",
     "Parquet": "with or without pictures in it; the names of Hugging Face's class labels are read from its schema",
     "Arrow file": "Arrow IPC, which is also Feather version 2",
     "Arrow stream": "Arrow IPC as `datasets` keeps it on disk",
-    "empty": "a file without a byte, or of white space: no records",
+    "empty": "an empty file, or one of white space: no records",
 }  # fmt: skip
 """The kinds that are read, each with a note. Text may be compressed: see `compression.MAGIC`."""
 
@@ -46,7 +46,7 @@ _JSON_NAMES = (".json", ".jsonl", ".ndjson", ".jsonlines")
 
 
 def detect_kind(path: Path) -> Kind:
-    """Detect what an annotation file is. Raises `SourceError` for an unsupported one: what it is, what to do."""
+    """Detect what an annotation file is. Raises `SourceError` for an unsupported one, saying what to do."""
     with open_bytes(path) as raw:
         start = raw.read(_HEAD)
     if start.startswith((b"PAR1", b"ARROW1", b"\xff\xff\xff\xff")):
@@ -80,7 +80,7 @@ def _kind_of_text(path: Path, text: str) -> Kind:
 
 
 def _kind_of_objects(path: Path, start: str) -> Kind:
-    """Of a text that begins with a brace."""
+    """Detect the kind of a text that begins with a brace."""
     lines = [line for line in start.splitlines()[:3] if line.strip()]
     if len(lines) > 1 and (_parses(lines[0]) or (lines[0].strip() != "{" and _parses(lines[1]))):
         return "JSON lines"
@@ -90,7 +90,7 @@ def _kind_of_objects(path: Path, start: str) -> Kind:
         if "a record of more than" in str(error):
             return "JSON object"
         if lines[0].strip() == "{":
-            raise  # an object over several lines that is broken, with the place where it is
+            raise  # a broken object over several lines; the error names the place
         return "JSON lines"
     return "JSON object"
 

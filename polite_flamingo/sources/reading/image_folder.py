@@ -1,7 +1,7 @@
 """The images below a folder, read by the names that annotations give them.
 
 Names come from strangers. None can lead out of the folder: not by `..`, not by an absolute path elsewhere, not
-through a symbolic link. Nothing here opens a connection (`download.py` does, where it is asked to).
+through a symbolic link. Nothing here opens a connection (`download.py` does, when asked to).
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ MAX_IMAGE_BYTES = 100 << 20
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The image files under `root`. Reads headers, never pixels; the job that decodes finds images that do not
-    decode."""
+    """The image files under `root`.
+
+    It reads headers, never pixels: the job that decodes the images finds those that do not decode.
+    """
 
     root: Path | None
     _archives: dict[Path, zipfile.ZipFile] = field(default_factory=dict)
@@ -33,7 +35,7 @@ class ImageFolder:
 
     @staticmethod
     def of(images: Path | None) -> ImageFolder:
-        """The images in a folder. Raises `SourceError` if it is not given or does not exist."""
+        """Open a folder of images. Raises `SourceError` if it is not given or does not exist."""
         if images is None:
             raise SourceError("this source needs its images: pass their folder with --images")
         if not images.is_dir():
@@ -50,7 +52,7 @@ class ImageFolder:
         return _read(path, path.name)
 
     def locate(self, *names: str) -> Path:
-        """The path of the first of `names` that is a file inside the folder."""
+        """Return the path of the first of `names` that is a file inside the folder."""
         if self.root is None:
             raise BadSample("missing_image", "the record has an image and no image folder is given: pass --images")
         root = self.root
@@ -64,7 +66,7 @@ class ImageFolder:
                         what = f"{spelling[:80]!r} is a link that leads out of the image folder"
                         raise BadSample("unsafe_name", what)
                     return path
-            except (OSError, ValueError) as error:  # a name that no file system takes names no file
+            except (OSError, ValueError) as error:  # a name that the file system rejects
                 refuse_broken_way(path, error)
                 if isinstance(error, BadSample):
                     raise
@@ -75,7 +77,7 @@ class ImageFolder:
         return _read(self.locate(name), f"{name}@{offset}", offset, size)
 
     def _inside(self, path: Path) -> bool:
-        """Folders are resolved once: to look up each of their parents would cost as much as reading the image."""
+        """Whether a file lies inside. Folders are resolved once: resolving costs as much as reading an image."""
         if path.is_symlink():
             return self._beneath(path)
         if path.parent not in self._folders:
@@ -95,7 +97,7 @@ class ImageFolder:
             if info.file_size > MAX_IMAGE_BYTES:
                 raise BadSample("image_too_large", f"{archive}@{member}: {info.file_size} bytes when unpacked")
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise BadSample("unsupported", f"{archive}@{member} is packed in another way than stored or deflated")
+                raise BadSample("unsupported", f"{archive}@{member} is compressed, but not by deflate")
             data = self._archives[path].read(info)
         except BadSample:
             raise
@@ -108,7 +110,7 @@ class ImageFolder:
 
 
 def _read(path: Path, what: str, offset: int = 0, size: int | None = None) -> tuple[Image, Header]:
-    """Read the image in `size` bytes of a file from `offset` on, or in the whole file; `what` is for the message."""
+    """Read the image in `size` bytes of a file from `offset` on, or in the whole file; errors call it `what`."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size if size is None else size
@@ -127,7 +129,7 @@ def _read(path: Path, what: str, offset: int = 0, size: int | None = None) -> tu
 
 
 def checked_image(data: bytes, name: str) -> tuple[Image, Header]:
-    """The bytes of an image whose size and header are good, and that header; `name` is for the message."""
+    """Check the size and the header of an image; return the image and its header. Errors call it `name`."""
     if len(data) > MAX_IMAGE_BYTES:
         raise BadSample("image_too_large", f"{name} has {len(data)} bytes, at most {MAX_IMAGE_BYTES} are read")
     try:

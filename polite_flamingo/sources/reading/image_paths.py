@@ -16,14 +16,14 @@ from urllib.parse import unquote, urlsplit
 from polite_flamingo.sample import BadSample
 
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-"""Begins an absolute path of Windows: a drive or a server."""
+"""The start of an absolute Windows path: a drive or a server."""
 
 
 def path_below(name: str, root: Path) -> str:
-    """A name as it is, or, where it is absolute or a file:// URL, its path from `root`.
+    """Return a name unchanged, or, if it is absolute or a file:// URL, its path from `root`.
 
     Raises:
-        BadSample: `unsafe_name` for what leads out of the folder, or holds a NUL byte.
+        BadSample: `unsafe_name` for a name that leads out of the folder, or holds a NUL byte.
     """
     path = _path_of_url(name) if name[:7].lower() == "file://" else name
     if "\0" in path or (".." in path and ".." in re.split(r"[/\\]", path)):
@@ -39,10 +39,10 @@ def path_below(name: str, root: Path) -> str:
 
 
 def other_spellings(name: str, root: Path) -> Iterator[str]:
-    """Other spellings of a relative name that was not found: to be tried in this order.
+    """Yield other spellings of a relative name that was not found, to be tried in this order.
 
-    Blanks around it go, backslashes become slashes; folders with which it begins and `root` ends are left out; letters
-    with accents are composed or taken apart, as file systems differ in it.
+    Surrounding blanks are stripped, and backslashes become slashes. Leading folders are dropped if `root` ends with
+    them. Accented letters are composed or decomposed, since file systems differ in that.
     """
     found = name.strip().replace("\\", "/").removeprefix("./")
     names = [found] if found != name else []
@@ -58,7 +58,7 @@ def other_spellings(name: str, root: Path) -> Iterator[str]:
 
 
 def _path_of_url(url: str) -> str:
-    """file:///a%20b -> /a b; a host other than this machine is the first folder of a relative path."""
+    """Turn file:///a%20b into /a b; a host other than this machine becomes the first folder of a relative path."""
     try:
         split = urlsplit(url)
     except ValueError:

@@ -15,10 +15,10 @@ _DEPTH = 20
 
 
 class WrittenNumber(float):
-    """A number of a JSON file that knows how it is written there: 1.10, 1e5, -0."""
+    """A number of a JSON file that remembers how it is written there: 1.10, 1e5, -0."""
 
     def __new__(cls, written: str) -> WrittenNumber:
-        """Of the text of a number in JSON."""
+        """Make one from the text of a JSON number."""
         found = super().__new__(cls, written)
         found.written = written
         return found
@@ -27,10 +27,10 @@ class WrittenNumber(float):
 
 
 class JsonDecoder(json.JSONDecoder):
-    """JSON, in which an object that has a name twice is noticed.
+    """A JSON decoder that notices a repeated name in an object.
 
     Attributes:
-        repeated: the name that the values read since it was cleared have twice in one object; "" for none.
+        repeated: a name that occurs twice in one object of what was read since this was cleared; "" for none.
     """
 
     def __init__(self, *, as_written: bool = False):
@@ -46,7 +46,7 @@ class JsonDecoder(json.JSONDecoder):
         return found
 
     def checked(self, value: Any) -> Any:
-        """A value that was just read; a `BadSample` in its place if it repeats a name."""
+        """Return a value that was just read, or a `BadSample` in its place if it repeats a name."""
         repeated, self.repeated = self.repeated, ""
         return BadSample("bad_json", f"an object says {repeated[:60]!r} twice") if repeated else value
 
@@ -56,15 +56,15 @@ def _integer(written: str) -> int | WrittenNumber:
 
 
 def to_json_value(value: Any, what: str, depth: int = 0) -> Any:
-    """A value as JSON types; dates and the like become text, NaN and infinity (pandas' "missing") become null.
+    """Convert a value to JSON types; dates and the like become text, NaN and infinity (pandas' "missing") become null.
 
     Args:
-        value: of whatever a reader of files gives.
+        value: whatever a file reader returns.
         what: what to call it in an error.
-        depth: of the lists and objects around it.
+        depth: how many lists and objects surround it.
 
     Raises:
-        BadSample: `bad_field` for bytes, for what is nested too deeply, and for text that cannot be UTF-8 or has a NUL.
+        BadSample: `bad_field` for bytes, values nested too deeply, and text that cannot be UTF-8 or holds a NUL.
     """
     if value is None or isinstance(value, bool | int):
         return value
@@ -83,7 +83,7 @@ def to_json_value(value: Any, what: str, depth: int = 0) -> Any:
 
 
 def parse_json(text: str, what: str, decode: Callable[[str], Any] = json.loads) -> Any:
-    """The value of a JSON text. Raises `BadSample`, which calls the text `what`."""
+    """Parse a JSON text. Raises `BadSample`, which calls the text `what`."""
     try:
         return decode(text)
     except RecursionError:
@@ -93,7 +93,7 @@ def parse_json(text: str, what: str, decode: Callable[[str], Any] = json.loads) 
 
 
 def json_in(value: Any) -> Any:
-    """The list or object that a string holds as JSON; any other value as it is."""
+    """Return the list or object that a string holds as JSON; any other value unchanged."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
@@ -103,13 +103,13 @@ def json_in(value: Any) -> Any:
 
 
 def json_list_in(value: Any, *kinds: type) -> Any:
-    """The list that a string holds as JSON if its elements are all of `kinds`; any other value as it is."""
+    """Return the list that a string holds as JSON if its elements are all of `kinds`; any other value unchanged."""
     found = json_in(value)
     return found if isinstance(found, list) and all(isinstance(item, kinds) for item in found) else value
 
 
 def numbers_as_written(value: Any) -> Any:
-    """A value with the numbers in it, at any depth, as the text by which the file writes them, where that is known."""
+    """Replace the numbers in a value, at any depth, by the text that the file writes for them, if that is known."""
     if isinstance(value, WrittenNumber):
         return value.written
     if isinstance(value, list):

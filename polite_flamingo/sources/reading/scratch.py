@@ -20,7 +20,7 @@ _BATCH = 10_000
 
 
 class Scratch:
-    """Values by (part, key), in the order in which they were put."""
+    """Values by (part, key), in the order of insertion."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)
@@ -48,19 +48,19 @@ class Scratch:
         self._notes[text] += times
 
     def put(self, part: str, key: str, value: Any) -> None:
-        """Put a value of JSON types; a (part, key) may have many."""
+        """Store a value of JSON types; a (part, key) may have many."""
         self._waiting.append((part, key, json.dumps(value)))
         if len(self._waiting) >= _BATCH:
             self._flush()
 
     def get(self, part: str, key: str) -> list[Any]:
-        """The values of (part, key)."""
+        """Return the values of (part, key)."""
         self._index()
         found = self._database.execute("SELECT value FROM item WHERE part = ? AND key = ? ORDER BY rowid", (part, key))
         return [json.loads(value) for (value,) in found]
 
     def items(self, part: str) -> Iterator[tuple[str, Any]]:
-        """Keys and values of a part. Reading and `is_new` are allowed meanwhile; `put` is not."""
+        """Yield the keys and values of a part. Reading and `is_new` are allowed meanwhile; `put` is not."""
         self._flush()
         for key, value in self._database.execute("SELECT key, value FROM item WHERE part = ? ORDER BY rowid", (part,)):
             yield key, json.loads(value)

@@ -21,29 +21,29 @@ from polite_flamingo.storage.discovery import Found
 from polite_flamingo.storage.visibility import refuse_broken_way
 
 MAX_TEXT_FILE_BYTES = 20 << 20
-"""Of annotation files that describe one image (XML, label lines)."""
+"""Limit for annotation files that describe one image (XML, label lines)."""
 
 
 def read_text(path: Path) -> str:
-    """A whole UTF-8 text file, without its byte order mark. Raises `SourceError`."""
+    """Read a whole UTF-8 text file, without its byte order mark. Raises `SourceError`."""
     try:
         with path.open("rb") as file:
             if what := why_unsupported(path, file.read(1 << 16)):
                 raise SourceError(f"{path} is {what}")
         return text_files.read_text(path)
     except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror or error}): check the path and its rights") from None
+        raise SourceError(f"{path} cannot be read ({error.strerror or error}): check path and permissions") from None
     except text_files.NotText as error:
         raise SourceError(str(error)) from None
 
 
 def printable_name(path: Path) -> str:
-    """The name of a file as it can be written to JSON: bytes that are not UTF-8 become question marks."""
+    """Return the name of a file as it can be written to JSON: bytes that are not UTF-8 become question marks."""
     return os.fsencode(path.name).decode("utf-8", "replace")
 
 
 def files_in(path: Path, suffix: str, scratch: Scratch) -> Iterator[Path]:
-    """`path` itself, or the files with `suffix` directly in it, by name; what else lies there is noted.
+    """Yield `path` itself, or the files with `suffix` directly in it, by name; other files are noted.
 
     Raises:
         SourceError: there are none.
@@ -65,7 +65,7 @@ def files_in(path: Path, suffix: str, scratch: Scratch) -> Iterator[Path]:
 
 
 def read_small_text(path: Path, folder: Path | None) -> str:
-    """The text of an annotation file that is one record; `folder`, where given, is where it must lie.
+    """Read an annotation file that is one record. If `folder` is given, the file must lie in it.
 
     Raises:
         BadSample: `unsafe_name` (a link that leads out of the folder), `bad_field` (not UTF-8), `text_too_long`,
@@ -85,5 +85,5 @@ def read_small_text(path: Path, folder: Path | None) -> str:
 
 
 def read_small_json(path: Path, folder: Path | None) -> Any:
-    """The JSON of an annotation file that is one record. Raises `BadSample`: as `small_text`, and `bad_json`."""
+    """Read a JSON annotation file that is one record. Raises `BadSample` like `read_small_text`, and for bad JSON."""
     return parse_json(read_small_text(path, folder), path.name)

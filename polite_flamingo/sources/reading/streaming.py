@@ -3,9 +3,9 @@
 `members` and `elements` walk a JSON file with the standard library's scanner over a sliding window of text. A streaming
 parser such as ijson refuses the whole file for one `NaN` or one byte in another encoding. Here both stay inside their
 record, which `field_checks.py` then refuses alone. `json_lines` and `lines` do the same for files of lines. Compressed
-files are recognised by their first bytes (`compression.py`). Which reader a file needs is told by `file_kinds.py`.
+files are recognised by their first bytes (`compression.py`). `file_kinds.py` tells which reader a file needs.
 
-What is wrong with a file as a whole is a `SourceError`: not JSON, cut short, another shape, a record of absurd size.
+A file that is wrong as a whole raises `SourceError`: not JSON, cut short, another shape, a record of absurd size.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ WINDOW = 1 << 20
 """Characters read at once."""
 
 MAX_RECORD = 64 << 20
-"""Characters of one record, at most: a larger record means it is not an annotation file."""
+"""Maximum characters of one record: a larger one means that the file holds no annotations."""
 
 _SPACE = " \t\r\n"
 _OPENINGS = {"[": "a list", "{": "an object"}
 
 
 def elements(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[Any]:
-    """The elements of a file that is one JSON list. Raises `SourceError`."""
+    """Yield the elements of a file that is one JSON list. Raises `SourceError`."""
     with _window(path, decoder) as window:
         window.expect("[")
         yield from _elements(window)
@@ -46,10 +46,10 @@ def elements(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[An
 
 
 def members(path: Path, *, objects: bool = False, decoder: json.JSONDecoder | None = None) -> Iterator[tuple[str, Any]]:
-    """The members of a file that is one JSON object: name and value, or, where the value is a list, its iterator.
+    """Yield the members of a file that is one JSON object: name and value; a list comes as an iterator.
 
-    With `objects`, a value that is an object (of id -> record) is an iterator too: of its values.
-    An iterator that is left before its end is skipped. Raises `SourceError`, also while iterating.
+    With `objects`, a value that is an object (id -> record) comes as an iterator over its values.
+    What is left of an iterator is skipped. Raises `SourceError`, also while iterating.
     """
     with _window(path, decoder) as window:
         for name in _names(window):
@@ -63,17 +63,17 @@ def members(path: Path, *, objects: bool = False, decoder: json.JSONDecoder | No
 
 
 def entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """The members of a file that is one JSON object of id -> record, every value whole. Raises `SourceError`."""
+    """Yield the members of a file that is one JSON object of id -> record, each whole. Raises `SourceError`."""
     with _window(path) as window:
         for name in _names(window):
             yield name, window.value()
 
 
 def lists_in(path: Path, *names: str, objects: bool = False) -> Iterator[tuple[str, Iterator[Any]]]:
-    """The lists (with `objects`, or objects) called `names` in a file that is one JSON object, in the file's order.
+    """Yield the lists (with `objects`, also objects) called `names` in a file that is one JSON object, in its order.
 
     Raises:
-        SourceError: also where one of them is something else; one that is absent is just not there.
+        SourceError: also if one of them is something else; absent ones are skipped.
     """
     for name, values in members(path, objects=objects):
         if name in names:
@@ -86,10 +86,10 @@ def lists_in(path: Path, *names: str, objects: bool = False) -> Iterator[tuple[s
 
 
 def numbered_elements(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]:
-    """(name, number, element) of the lists called `names` in a file that is one JSON object, in the file's order.
+    """Yield (name, number, element) of the lists called `names` in a file that is one JSON object, in its order.
 
     Raises:
-        SourceError: also where one of them is absent or no list.
+        SourceError: also if one of them is absent or not a list.
     """
     found = set()
     wanted = f"an object with {' and '.join(map(repr, names))}"
@@ -103,13 +103,13 @@ def numbered_elements(path: Path, *names: str) -> Iterator[tuple[str, int, Any]]
 
 
 def is_list(path: Path) -> bool:
-    """Whether a JSON file is a list (else it is an object, or nothing that can be read). Raises `SourceError`."""
+    """Whether a JSON file is a list (else it is an object, or unreadable). Raises `SourceError`."""
     with _window(path) as window:
         return window.peek() == "["
 
 
 def only_value(path: Path, decoder: json.JSONDecoder | None = None) -> Any:
-    """The value of a file that is one. Raises `SourceError`, also where anything follows it."""
+    """Return the one JSON value that a file holds. Raises `SourceError`, also if anything follows it."""
     with _window(path, decoder) as window:
         value = window.value()
         window.finish()
@@ -117,7 +117,7 @@ def only_value(path: Path, decoder: json.JSONDecoder | None = None) -> Any:
 
 
 def json_lines(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[Any]:
-    """The value of each line that is not blank; a `BadSample` in the place of one that is not JSON."""
+    """Yield the value of each line that is not blank; a `BadSample` in place of a line that is not JSON."""
     decode = (decoder or json.JSONDecoder()).decode
     for line in lines(path):
         if line.strip():
@@ -128,7 +128,7 @@ def json_lines(path: Path, decoder: json.JSONDecoder | None = None) -> Iterator[
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a text file without their ends; bytes that are not UTF-8 become lone surrogates."""
+    """Yield the lines of a text file without line ends; bytes that are not UTF-8 become lone surrogates."""
     with open_text(path) as file:
         while line := file.readline(MAX_RECORD):
             if len(line) == MAX_RECORD:
@@ -138,10 +138,10 @@ def lines(path: Path) -> Iterator[str]:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[IO[str]]:
-    """The text of a file, packed or not, its bytes that are not UTF-8 as lone surrogates. Raises `SourceError`.
+    """Open a file as text, compressed or not; bytes that are not UTF-8 become lone surrogates. Raises `SourceError`.
 
-    Lines end with a line feed, before which a carriage return may stand; in a file that begins without any line feed,
-    with a carriage return, as on the first Macs.
+    Lines end with a line feed, perhaps after a carriage return. If the start of a file has no line feed, they end with
+    a carriage return, as on the first Macs.
     """
     with open_bytes(path) as raw:
         start = raw.peek(1 << 16)
@@ -155,7 +155,7 @@ def open_text(path: Path) -> Iterator[IO[str]]:
 
 
 class _Window:
-    """The part of a text that is being parsed; what lies before `at` is let go when more is read."""
+    """The part of a text that is being parsed; what lies before `at` is dropped when more is read."""
 
     def __init__(self, file: IO[str], path: Path, decoder: json.JSONDecoder | None = None):
         self._file = file
@@ -167,7 +167,7 @@ class _Window:
         self._decode = (decoder or json.JSONDecoder()).raw_decode
 
     def peek(self) -> str:
-        """The next character that is not white space, "" at the end."""
+        """Return the next character that is not white space, "" at the end."""
         while True:
             text, at, end = self._text, self._at, len(self._text)
             while at < end and text[at] in _SPACE:
@@ -179,11 +179,11 @@ class _Window:
                 return ""
 
     def step(self) -> None:
-        """Over the character that `peek` has shown."""
+        """Skip the character that `peek` returned."""
         self._at += 1
 
     def value(self) -> Any:
-        """The value that begins here."""
+        """Parse the value that begins here."""
         if not self.peek():
             raise self.error("it ends early")
         while True:
@@ -198,9 +198,9 @@ class _Window:
                     continue
                 self._at += within
                 raise self.error(error.msg) from None
-            except ValueError as error:  # a number of more digits than Python converts
+            except ValueError as error:  # a number with more digits than Python converts
                 raise SourceError(f"{self._path} is not usable JSON ({error})") from None
-            # "1", "1." and "1.5e-" all parse as a shorter number: where the window may have cut one, look further.
+            # "1", "1." and "1.5e-" all parse as a shorter number: if the window may have cut one, read further.
             length = end - self._at
             if len(self._text) - end <= 2 and isinstance(value, int | float) and self._more():
                 continue
@@ -208,7 +208,7 @@ class _Window:
             return value
 
     def comma_or(self, close: str) -> None:
-        """Over a comma; stay before `close`."""
+        """Skip a comma, or stay before `close`."""
         found = self.peek()
         if found == ",":
             self.step()
@@ -218,12 +218,12 @@ class _Window:
             raise self.error(f"expected ',' or '{close}'" if found else "it ends early")
 
     def finish(self) -> None:
-        """Nothing may follow."""
+        """Raise `SourceError` if anything follows."""
         if self.peek():
             raise self.error("something follows the end")
 
     def error(self, message: str) -> SourceError:
-        """What is wrong, with its place."""
+        """Make an error that says what is wrong, and where."""
         done = self._text[: self._at]
         line = self._lines + done.count("\n")
         column = len(done) - done.rfind("\n") if "\n" in done else self._column + len(done)
@@ -232,14 +232,14 @@ class _Window:
         )
 
     def expect(self, opening: str) -> None:
-        """Raise `SourceError` where the file is not a list ("[") or an object ("{"), as `opening` says."""
+        """Raise `SourceError` unless the file is a list ("[") or an object ("{"), as `opening` says."""
         if (start := self.peek()) != opening:
             found = _OPENINGS.get(start) or describe_type(self.value())
             what = f"expected {_OPENINGS[opening]}, found {found}; see --list for the files of this source"
             raise SourceError(f"{self._path}: {what}")
 
     def _more(self) -> bool:
-        """Read on; the window at least doubles what is unparsed, so that a long record is scanned few times."""
+        """Read more: at least as much as is unparsed, so that a long record is scanned only a few times."""
         if len(self._text) - self._at > MAX_RECORD:
             raise SourceError(f"{self._path} has a record of more than {MAX_RECORD >> 20} MB; is it the right file?")
         done = self._text[: self._at]
@@ -253,7 +253,7 @@ class _Window:
 
 
 def _names(window: _Window) -> Iterator[str]:
-    """The member names of a file's object; the caller takes each value before going on."""
+    """Yield the member names of a file's object; the caller must take each value before going on."""
     window.expect("{")
     yield from _fields(window)
     window.finish()

@@ -1,6 +1,6 @@
 """The members of one tar, indexed by stem, and the rows that they form.
 
-A tar of millions of members is indexed on disk (`Scratch`). Which members are a row is told in `tars.py`.
+A tar of millions of members is indexed on disk (`Scratch`). `tars.py` says which members form a row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from polite_flamingo.storage.tar_groups import after_the_end
 from polite_flamingo.storage.tar_members import is_companion, plain_name
 
 PICTURES = frozenset({*EXTENSIONS, "jpe", "jfif", "avif", "heic", "heif", "svg", "jxl"})
-"""Extensions of pictures; those that cannot be opened are told when they are read."""
+"""Extensions of pictures; those that cannot be opened are reported when they are read."""
 
 TEXTS = frozenset({"txt", "text", "caption", "cap"})
 
@@ -33,7 +33,7 @@ _NUMBER = re.compile(r"\d{1,4}", re.ASCII)
 PICTURE_COLUMN = re.compile(r"(img|image|picture|pic|photo|rgb|input|view|frame)?s?[-_]?\d{0,4}", re.IGNORECASE)
 TEXT_COLUMN = re.compile(r"(img|image)?[-_]?(caption|cap|text|txt|alt|title|description|prompt)s?", re.IGNORECASE)
 _HOPS = 8
-"""Links that lead to links are followed so far."""
+"""Maximum length of a chain of links."""
 
 PICTURE, TEXT, JSON, _OTHER = "picture", "text", "json", "other"
 _KINDS = dict.fromkeys(PICTURES, PICTURE) | dict.fromkeys(TEXTS, TEXT) | {"json": JSON}
@@ -49,10 +49,10 @@ class Member:
         stem: the path without column and extension.
         extension: in lower case, without the dot.
         column: what its name has between the row's stem and the extension: "seg" of `0.seg.png`, mostly "".
-        offset: of its bytes in the tar.
-        size: in bytes.
+        offset: where its bytes begin in the tar.
+        size: how many bytes it has.
         problem: why it cannot be read (a link that leads nowhere, a device), or "".
-        reason: of that.
+        reason: the quarantine reason that goes with `problem`.
     """
 
     place: int
@@ -67,12 +67,12 @@ class Member:
 
     @property
     def kind(self) -> str:
-        """By its extension: picture, text, json or other."""
+        """What its extension makes it: picture, text, json or other."""
         return _KINDS.get(self.extension, _OTHER)
 
 
 class TarIndex:
-    """The members of one tar by stem. A private `Scratch` holds them, so that they are gone with the tar."""
+    """The members of one tar by stem. A private `Scratch` holds them, freed with the index."""
 
     def __init__(self, notes: Scratch) -> None:
         self.members = 0
@@ -91,7 +91,7 @@ class TarIndex:
                 if member.size < 0 or tar.offset <= offset:
                     return f"member {member.name[:80]!r} leads backwards"
                 offset = tar.offset
-                tar.members.clear()  # type: ignore[attr-defined]  # which would hold every header of the tar
+                tar.members.clear()  # type: ignore[attr-defined]  # else it would keep every header of the tar
                 if member.isdir():
                     self._notes.note("passed over: folders in a tar")
                 elif is_companion(member.name):
@@ -101,7 +101,7 @@ class TarIndex:
             return after_the_end(file, tar.offset)
 
     def groups(self) -> Iterator[tuple[list[Member], str]]:
-        """The members of each row, and an error if it is unknown which of them belong together."""
+        """Yield the members of each row, and an error if it is unknown which of them belong together."""
         self._find_columns()
         self._find_matches()
         for stem, time in self._scratch.items("stem"):
@@ -119,7 +119,7 @@ class TarIndex:
             yield sorted(found, key=lambda member: member.place), ""
 
     def id_of(self, members: Iterable[Member]) -> str:
-        """Of the row: see `TarRow`."""
+        """Return the id of a row: see `TarRow`."""
         stems = list(dict.fromkeys(member.stem for member in members))
         if len(stems) == 1:
             base = posixpath.basename(stems[0])
@@ -157,7 +157,7 @@ class TarIndex:
         self.members += 1
 
     def _members_of(self, stem: str, time: int = 0, column: str = "") -> list[Member]:
-        """The members of a stem, links followed."""
+        """Return the members of a stem, with links followed."""
         return [self._member(column, *value) for value in self._scratch.get("member", f"{time}{stem}")]
 
     def _member(
@@ -220,7 +220,7 @@ class TarIndex:
                     self._scratch.put("pictures" if folder in pictures else "texts", place, stem)
 
     def _partner(self, root: str, members: list[Member]) -> str | None:
-        """The one stem of another folder that has what this one lacks, and lacks what it has (rule 3)."""
+        """Find the one stem of another folder that has what this one lacks, and lacks what it has (rule 3)."""
         if not self._matched:
             return None
         kinds = {member.kind for member in members}
@@ -244,12 +244,12 @@ class TarIndex:
         found = self._members_of(root, column=column)
         for stem in self._scratch.get("column", root) if self._columns else ():
             cut = _cut(stem)
-            assert cut is not None  # else it were no column
+            assert cut is not None  # it is a column
             found += self._with_columns(stem, f"{column}.{cut[1]}" if column else cut[1])
         return found
 
     def _ambiguous(self, stem: str) -> str:
-        """What is wrong with a stem whose names repeat; "" where each set stands together, and the first has all."""
+        """Say what is wrong with a stem whose names repeat; "" if each set stands together, the first complete."""
         sets = [self._members_of(stem, time) for time in range(self._again[stem] + 1)]
         names = [{member.name for member in one} for one in sets]
         apart = all(before[-1].place < after[0].place for before, after in pairwise(sets))
@@ -260,7 +260,7 @@ class TarIndex:
 
 @functools.lru_cache(maxsize=4096)
 def split_name(name: str) -> tuple[str, str]:
-    """A member's name -> its stem and its extension (rule 1)."""
+    """Split a member's name into its stem and its extension (rule 1)."""
     folder, slash, base = name.rpartition("/")
     front, _, extension = base.rpartition(".")
     extension = extension.lower()
@@ -277,19 +277,19 @@ def _is_whole(kinds: Set[str]) -> bool:
 
 
 def stem_key(path: str) -> str:
-    """A path as a key of the scratch, which takes no lone surrogates."""
+    """Turn a path into a key of the scratch, which takes no lone surrogates."""
     return json.dumps(path)
 
 
 def _cut(stem: str) -> tuple[str, str] | None:
-    """The key of a stem -> that of what stands before its last dot, and the column after it; None without a dot."""
+    """Split the key of a stem at its last dot, into the key before and the column after it; None without a dot."""
     folder, base = posixpath.split(json.loads(stem))
     front, _, column = base.rpartition(".")
     return (stem_key(posixpath.join(folder, front)), column) if front and column else None
 
 
 def _places(stem: str) -> list[str]:
-    """Keys shared by two stems that differ by one extra folder, or by the name of one folder."""
+    """Make the keys that two stems share if they differ by one extra folder, or by the name of one folder."""
     *folders, base = json.loads(stem).split("/")
     fewer = [(number, [*folders[:number], *folders[number + 1 :], base]) for number in range(len(folders))]
     same = [(number, [*folders, base]) for number in range(len(folders) + 1)]

@@ -4,7 +4,7 @@ A member ends up in a row or in the count of members passed over: folders, and w
 (`tar_members.is_companion`). A row that cannot become a sample says what is wrong with it. The order of the members
 does not matter.
 
-Which members are a row:
+Which members form a row:
 
 1. A stem is a member's whole path without its last extension: `a/v1.5_0.jpg` and `a/v1.5_0.txt` are a row, `b/0.jpg`
    and `a/0.txt` are not. The extension may be in any case. `0.jpg.txt` goes with `0.jpg`.
@@ -12,8 +12,8 @@ Which members are a row:
    It joins `0` if there is one, or if the column's name says what it is (`0.img.jpg` with `0.caption.txt`).
 3. Where a folder of the tar holds nothing but pictures and another nothing but texts, they are matched: `images/0.jpg`
    with `captions/0.txt`, or with `0.txt`.
-4. Of repeated names, the first of each is a row, then the second of each, if each set stands together and the first
-   is complete. Otherwise it is unknown which belong together, and each set is a row that says so.
+4. If names repeat, the first of each form a row, then the second of each, provided that each set stands together and
+   the first is complete. Otherwise it is unknown which belong together, and each set is a row that says so.
 
 Links to other members are followed. Nothing is extracted, so names that are absolute or hold `..` do no harm.
 """
@@ -46,10 +46,10 @@ from polite_flamingo.storage.tar_groups import BROKEN_TAR
 from polite_flamingo.storage.tar_members import HEAD_BYTES, is_tar, packed_with, printable
 
 MAX_TEXT_BYTES = 1 << 20
-"""Of a member that is read as text or JSON; img2dataset's have a few hundred."""
+"""Limit for a member that is read as text or JSON; img2dataset's have a few hundred bytes."""
 
 CAPTION_FIELDS = ("caption", "text", "TEXT", "Caption", "txt", "alt", "alt_text", "title", "description")
-"""Of a JSON member, the fields that may be its caption, in this order."""
+"""The fields of a JSON member that may be its caption, in order of preference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +57,10 @@ class TarRow:
     """Members that belong together.
 
     Attributes:
-        id: the stem's last part where no other folder of the tar has it, else the whole stem, as it can be written.
+        id: the stem's last part if no other folder of the tar has it, else the whole stem; printable.
         members: all of them, in the order of the tar.
-        pictures: those that are the row's pictures, in the order of their names.
-        text: of the caption's member, as it stands; bytes that are not UTF-8 become lone surrogates.
+        pictures: the members that are the row's pictures, in the order of their names.
+        text: the caption member's text, unchanged; bytes that are not UTF-8 become lone surrogates.
         json: the parsed JSON member.
         problem: why the row cannot become a sample.
     """
@@ -74,14 +74,14 @@ class TarRow:
 
 
 def tar_rows(path: Path, scratch: Scratch) -> Iterator[TarRow | BadSample]:
-    """The rows of a tar in the order of their first members, and last what is wrong with the tar as a whole.
+    """Yield the rows of a tar in the order of their first members, and last what is wrong with the tar as a whole.
 
     Args:
-        path: of the tar.
-        scratch: for notes of what is passed over.
+        path: the tar.
+        scratch: collects notes of what is passed over.
 
     Raises:
-        SourceError: it is packed; the message says how to unpack it.
+        SourceError: the tar is compressed; the message says how to unpack it.
     """
     index = TarIndex(scratch)
     damage = None
@@ -104,12 +104,12 @@ def tar_rows(path: Path, scratch: Scratch) -> Iterator[TarRow | BadSample]:
 
 
 def caption_field(said: dict[str, Any]) -> str | None:
-    """The first of `CAPTION_FIELDS` that holds anything."""
+    """Return the first of `CAPTION_FIELDS` that is not empty."""
     return next((name for name in CAPTION_FIELDS if said.get(name)), None)
 
 
 def tars_below(path: Path, scratch: Scratch) -> list[Path]:
-    """`path` itself, or the tars below a folder, by name; what else lies there is noted. Raises `SourceError`."""
+    """List `path` itself, or the tars below a folder, by name; other files are noted. Raises `SourceError`."""
     if not path.is_dir():
         try:
             with path.open("rb") as file:
@@ -132,13 +132,13 @@ def tars_below(path: Path, scratch: Scratch) -> list[Path]:
 
 
 def _refuse_packed(path: Path, head: bytes) -> None:
-    """Raise `SourceError` for a file that begins as a packed one does, whatever it is called."""
+    """Raise `SourceError` for a file whose first bytes are those of a compressed one, whatever its name."""
     if found := packed_with(head):
         raise SourceError(f"{path} is packed with {found[0]}; only plain tars are read: unpack it first ({found[1]})")
 
 
 def _row(index: TarIndex, members: list[Member], ambiguous: str, file: BufferedReader, notes: Scratch) -> TarRow:
-    """The row of members: its pictures chosen, its text and JSON read."""
+    """Make a row of members: choose its pictures, read its text and JSON."""
     row = TarRow(id=printable(index.id_of(members)), members=tuple(members))
     if ambiguous:
         return replace(row, problem=BadSample("duplicate_key", ambiguous))
@@ -164,7 +164,7 @@ def _row(index: TarIndex, members: list[Member], ambiguous: str, file: BufferedR
 
 
 def _chosen(members: list[Member], kind: str, columns: re.Pattern[str]) -> list[Member]:
-    """Those of a kind that have the plain name; else those whose column says what they are, by its number and name."""
+    """Choose the members of a kind with the plain name; else those whose column says what they are, in its order."""
     found = [member for member in members if member.kind == kind]
     plain = [member for member in found if not member.column]
     if plain or not found:

@@ -48,7 +48,7 @@ SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"PARE", "an encrypted Parquet file", "decrypt it first"),
     (0, b"GGUF", "the weights of a model (GGUF)", ""),
     (0, b"\x7fELF", "a program", ""),
-    (0, b"MZ", "a program of Windows", ""),
+    (0, b"MZ", "a Windows program", ""),
     (0, b"version https://git-lfs", "a Git LFS pointer", "run `git lfs pull` in the clone"),
     (0, b"version https://hawser", "a Git LFS pointer", "run `git lfs pull` in the clone"),
 )  # fmt: skip

@@ -1,1 +1,1 @@
-"""What every dataset is made with: the `Source` interface, records of any file, fields, images, wordings."""
+"""What every dataset uses: the `Source` interface, records of any file, fields, images, wordings."""

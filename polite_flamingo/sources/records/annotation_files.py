@@ -50,9 +50,9 @@ class AnnotationFile:
     Attributes:
         path: where it lies.
         number: index in `SourceOptions.annotations` of the file, or of the folder that it lies in.
-        inside: its path in that folder, "" where it was named itself.
+        inside: its path in that folder, "" if it was named itself.
         kind: see `file_kinds.py`.
-        split: of a file in a folder, what its name or its folder's says; else "".
+        split: for a file in a folder, the split that its name or its folder's says; else "".
     """
 
     path: Path
@@ -63,20 +63,20 @@ class AnnotationFile:
 
     @property
     def name(self) -> str:
-        """Its name in the places of its records."""
+        """The name of the file in the places of its records."""
         return os.fsencode(self.inside).decode("utf-8", "replace") if self.inside else printable_name(self.path)
 
     @property
     def place(self) -> dict[str, Any]:
-        """The first fields of the references to its cells."""
+        """The first fields of references to the file's cells."""
         return {"file": self.number} | ({"inside": self.inside} if self.inside else {})
 
 
 def annotation_files(options: SourceOptions, scratch: Scratch) -> Iterator[AnnotationFile]:
-    """Yield the files that the user names; of a folder, the files in it.
+    """Yield the files that the user names; for a folder, the files in it.
 
     Raises:
-        SourceError: a file is of an unsupported kind, or a folder holds no such file, or files of several kinds.
+        SourceError: a file is of an unsupported kind, or a folder holds no annotation file, or several kinds of them.
     """
     for number, path in enumerate(options.annotations):
         if path.is_dir():
@@ -100,7 +100,7 @@ def _in_folder(folder: Path, number: int, scratch: Scratch) -> Iterator[Annotati
                 kind = detect_kind(path)
             except SourceError as error:
                 if uncompressed_name(path.name).lower().endswith(_ANNOTATION_SUFFIXES):
-                    raise  # it should be one, and is something else: not downloaded, or damaged
+                    raise  # named like one, but something else: not downloaded, or damaged
                 passed[str(error).removeprefix(f"{path} is ").split(":")[0].split(", not annotations")[0]] += 1
                 continue
             split = _split(inside, dictionary)
@@ -143,7 +143,7 @@ def _walk(folder: Path) -> Iterator[Path]:
 
 
 def _split(inside: str, dictionary: bool) -> str:
-    """The split that a path in a folder names; "" if it names none."""
+    """Return the split that a path in a folder names; "" if it names none."""
     *folders, name = inside.split("/")
     if dictionary and folders:
         return folders[0]

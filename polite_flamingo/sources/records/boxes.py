@@ -26,12 +26,12 @@ class Box:
 
     @property
     def area(self) -> float:
-        """In square pixels."""
+        """The area in square pixels."""
         return (self.x2 - self.x1) * (self.y2 - self.y1)
 
 
 def clip(boxes: Sequence[Box], width: float, height: float) -> list[Box]:
-    """The parts of boxes inside a picture of `width` x `height` pixels; boxes with no such part are left out."""
+    """Clip boxes to a picture of `width` x `height` pixels; boxes outside it are left out."""
     if width <= 0 or height <= 0:
         raise BadSample("bad_field", f"boxes cannot be normalised by a size of {width:g}x{height:g}")
     inside = [
@@ -42,7 +42,7 @@ def clip(boxes: Sequence[Box], width: float, height: float) -> list[Box]:
 
 
 def largest(boxes: Sequence[Box]) -> list[Box]:
-    """At most `MAX_BOXES`: the largest, in their original order."""
+    """Return the `MAX_BOXES` largest boxes, in their original order."""
     chosen = sorted(range(len(boxes)), key=lambda number: (-boxes[number].area, number))[:MAX_BOXES]
     return [boxes[number] for number in sorted(chosen)]
 
@@ -50,5 +50,5 @@ def largest(boxes: Sequence[Box]) -> list[Box]:
 def normalised(
     boxes: Sequence[Box], width: float, height: float
 ) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """Label and (x1, y1, x2, y2) from 0 to 1, as `responses.captions_and_boxes` takes them."""
+    """Return label and (x1, y1, x2, y2) from 0 to 1 of each box, as `responses.captions_and_boxes` takes them."""
     return [(box.label, (box.x1 / width, box.y1 / height, box.x2 / width, box.y2 / height)) for box in boxes]

@@ -21,7 +21,7 @@ _NEEDED = {"file", "row", "column"}
 
 @functools.lru_cache(maxsize=4)
 def _cells(path: Path, column: str, changed: int) -> ColumnCells:
-    """Cached for the file's time of change too, so that a changed file is read again."""
+    """Open a column. The file's modification time is part of the cache key, so a changed file is read again."""
     return ColumnCells(path, detect_kind(path), column)
 
 
@@ -34,8 +34,8 @@ def read_cell(value: dict[str, Any], options: SourceOptions) -> Any:
     """Read the cell that `value` refers to: {file, row, column, inside a folder, at a path inside the cell}.
 
     Raises:
-        BadSample: `missing_image` where it cannot be read.
-        OutOfReach: the file that was read before is not there on this machine, or its mount has gone away.
+        BadSample: `missing_image` if the cell cannot be read.
+        OutOfReach: the file that was read before is missing on this machine, or its mount has gone away.
     """
     file, row, column, inside = value["file"], value["row"], value["column"], value.get("inside", "")
     try:

@@ -4,10 +4,10 @@ This is the only place where a source decodes and encodes an image. Colour and s
 (sha256); the instruction names them. Each mark has a thin edge in black or white, whichever contrasts more, so that a
 red box on a red bus stays visible. Sizes scale with the image.
 
-Coordinates refer to the pixels **as stored**: the datasets' years are 2014 to 2019, and browsers turn pictures by their
-EXIF orientation by default only since 2020 (Chrome 81). Where the annotations say how large their picture is, that
+Coordinates refer to the pixels **as stored**: the datasets are from 2014 to 2019, and browsers have rotated pictures by
+their EXIF orientation by default only since 2020 (Chrome 81). If the annotations give the size of their picture, that
 decides instead: coordinates are scaled to an image that was resized since, and one of another shape is refused, since
-a misplaced mark is worse than none. The image is turned upright after drawing; no EXIF block is written.
+a misplaced mark is worse than none. The image is rotated upright after drawing; no EXIF block is written.
 
 A JPEG stays a JPEG (quality 95, full-size chroma: else a red line of three pixels turns brown), everything else becomes
 a PNG. The same input gives the same bytes, as long as Pillow's codecs stay the same.
@@ -38,41 +38,41 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("bounding box", "circle")
 
 ARROW_ANGLE = math.radians(27)
-"""Between the middle of the arrow's head and its side."""
+"""The angle between the arrow's axis and the side of its head."""
 
 SAME_SHAPE = 0.01
-"""How much the ratio of the sides may differ: resizing rounds to whole pixels."""
+"""Tolerance of the aspect ratio: resizing rounds to whole pixels."""
 
 _STENCIL = 1 << 24
-"""Pixels of a supersampled stencil, at most."""
+"""Maximum pixels of a supersampled stencil."""
 
 _Point = tuple[float, float]
 _RGB = tuple[int, int, int]
 
 
 def colour_of(key: str) -> str:
-    """The name of the colour of the sample `key`."""
+    """Choose the colour, by name, for the sample `key`."""
     return pick(tuple(COLOURS), key, " colour")
 
 
 def shape_of(key: str) -> str:
-    """What surrounds the region of the sample `key`."""
+    """Choose what surrounds the region of the sample `key`: one of `SHAPES`."""
     return pick(SHAPES, key, " shape")
 
 
 def draw_region(image: Image, box: Box, colour: str, shape: str, size: tuple[float, float] | None = None) -> Image:
-    """The image with a bounding box or circle (an ellipse) around `box`, as far as the picture reaches.
+    """Draw a bounding box or circle (an ellipse) around `box`, as far as the picture reaches.
 
     Args:
-        image: encoded.
-        box: in pixels; what lies outside of the picture is cut off.
+        image: the encoded image.
+        box: the region in pixels; what lies outside the picture is cut off.
         colour: one of `COLOURS`.
         shape: one of `SHAPES`.
-        size: width and height, above 0, of the picture that the box was drawn on, where the annotations tell.
+        size: width and height, above 0, of the picture that the box was drawn on, if the annotations give them.
 
     Raises:
-        BadSample: `bad_field` where the box has no part inside the picture, or the picture does not have the shape of
-            `size`; else as `images.decode`.
+        BadSample: `bad_field` if the box has no part inside the picture, or the picture does not have the shape of
+            `size`; otherwise as `decode` raises it.
     """
     canvas, orientation, (across, down) = _canvas(image, size)
     width, height = canvas.size
@@ -91,17 +91,17 @@ def draw_region(image: Image, box: Box, colour: str, shape: str, size: tuple[flo
 
 
 def draw_arrow(image: Image, x: float, y: float, colour: str, size: tuple[float, float] | None = None) -> Image:
-    """The image with an arrow whose tip is at the pixel (x, y), coming from where there is most room for it.
+    """Draw an arrow whose tip is at the pixel (x, y), coming from where there is most room for it.
 
     Args:
-        image: encoded.
-        x: in pixels from the left.
-        y: in pixels from the top.
+        image: the encoded image.
+        x: pixels from the left.
+        y: pixels from the top.
         colour: one of `COLOURS`.
-        size: as of `draw_region`.
+        size: as in `draw_region`.
 
     Raises:
-        BadSample: as `draw_region`.
+        BadSample: as in `draw_region`.
     """
     canvas, orientation, (across, down) = _canvas(image, size)
     width, height = canvas.size
@@ -117,7 +117,7 @@ def draw_arrow(image: Image, x: float, y: float, colour: str, size: tuple[float,
 
 
 def _canvas(image: Image, size: tuple[float, float] | None) -> tuple[Pillow.Image, int, _Point]:
-    """The picture that coordinates refer to, how it still has to be turned, and what x and y are multiplied by."""
+    """Decode the picture that coordinates refer to; also return its EXIF orientation and the factors for x and y."""
     stored, orientation = decode_as_stored(image.data)
     if size is None:
         return stored, orientation, (1.0, 1.0)
@@ -146,7 +146,7 @@ def _contrast(colour: str) -> _RGB:
 
 
 def _rectangle(canvas: Pillow.Image, box: Box, colour: str, line: int, edge: int) -> None:
-    """Outside of the box where there is room. On whole pixels, hence sharp without anti-aliasing."""
+    """Draw a rectangle, outside the box where there is room; on whole pixels, hence sharp without anti-aliasing."""
     thick = line + 2 * edge
     left, top = max(0, math.floor(box.x1) - thick), max(0, math.floor(box.y1) - thick)
     right, bottom = min(canvas.width, math.ceil(box.x2) + thick) - 1, min(canvas.height, math.ceil(box.y2) + thick) - 1
@@ -159,7 +159,7 @@ def _rectangle(canvas: Pillow.Image, box: Box, colour: str, line: int, edge: int
 
 
 def _ellipse(canvas: Pillow.Image, box: Box, colour: str, line: int, edge: int) -> None:
-    """Through the corners of the box where there is room."""
+    """Draw an ellipse, through the corners of the box where there is room."""
     thick = line + 2 * edge
     beyond = (math.sqrt(2) - 1) / 2
     wide, high = beyond * (box.x2 - box.x1) + thick, beyond * (box.y2 - box.y1) + thick
@@ -171,7 +171,7 @@ def _ellipse(canvas: Pillow.Image, box: Box, colour: str, line: int, edge: int) 
 
 
 def _oval(left: float, top: float, right: float, bottom: float) -> list[_Point]:
-    """360 points of an ellipse; empty if it has no width or height."""
+    """Return 360 points of an ellipse; none if it has no width or height."""
     across, down = (right - left) / 2, (bottom - top) / 2
     if across <= 0 or down <= 0:
         return []
@@ -180,7 +180,7 @@ def _oval(left: float, top: float, right: float, bottom: float) -> list[_Point]:
 
 
 def _longest_arrow(tip: _Point, width: int, height: int) -> tuple[float, float]:
-    """Length and direction (tip to tail, radians) of the longest arrow that lies inside, preferably from the middle."""
+    """Find length and direction (tip to tail, radians) of the longest arrow inside, preferably from the middle."""
     to_middle = (width / 2 - tip[0], height / 2 - tip[1])
     angles = [math.radians(225 + 11.25 * turn) for turn in range(32)]
     angles.sort(key=lambda angle: -round(to_middle[0] * math.cos(angle) + to_middle[1] * math.sin(angle), 6))
@@ -194,7 +194,7 @@ def _longest_arrow(tip: _Point, width: int, height: int) -> tuple[float, float]:
 
 
 def _arrow(tip: _Point, angle: float, length: float, inset: float = 0.0) -> list[_Point]:
-    """The corners of an arrow, all its sides moved inwards by `inset`."""
+    """Return the corners of an arrow, with all its sides moved inwards by `inset`."""
     head = max(0.38 * length, min(7.0, 0.45 * length)) - inset
     shaft = max(0.07 * length, min(1.6, 0.1 * length)) - inset
     front = inset / math.sin(ARROW_ANGLE)

@@ -29,7 +29,7 @@ from polite_flamingo.sources.records.media_fields import media_of_field, plain_n
 from polite_flamingo.sources.records.source import Records, SourceOptions
 
 MAX_NOTES = 100
-"""Distinct notes of one source; a file whose fields have another name in each record would fill the screen."""
+"""Maximum distinct notes per source; a file with other field names in each record would fill the screen."""
 
 RESERVED = frozenset({
     "source", "images", "instruction", "system", "joined", "left_out_before", "left_out_after", "unmarked",
@@ -47,8 +47,8 @@ class Findings:
     """What the fields of a record say, apart from its texts.
 
     Attributes:
-        meta: kept fields, by their place in the record: `rating`, `messages[2].name`.
-        notes: what to tell the user, each once.
+        meta: the kept fields, by their place in the record: `rating`, `messages[2].name`.
+        notes: what to tell the user, each note once.
         learned: whether the record says to learn it; None if it says nothing.
         bad: whether it calls the answer bad.
         why: the field that says so, or that says not to learn it.
@@ -69,7 +69,7 @@ class Findings:
         self.notes[text] = None
 
     def keep(self, place: str, name: str, value: Any, says: str = "") -> None:
-        """Keep a field in `meta`, and note that."""
+        """Keep a field in `meta`, and note that it is kept."""
         self.meta[_writable(f"record.{place}" if place in RESERVED else place)] = _writable(value)
         self.note(f"field {_quoted(name)}{f': {says}' if says else ' is not known'}; kept in meta")
 
@@ -80,14 +80,15 @@ def check_fields(
     """Honour, refuse or keep the fields that a source does not read itself.
 
     Args:
-        fields: of a record, a message or a part.
-        read: names that the source reads.
+        fields: the fields of a record, a message or a part.
+        read: names of the fields that the source reads.
         found: collects what is kept and noted.
         where: whose fields they are.
         place: prefix of the field's name in `meta`: "", or "messages[2].".
 
     Raises:
-        BadSample: `unsupported` for what cannot be read, `excluded` for what must not be used; both name the field.
+        BadSample: `unsupported` for a field that cannot be read, `excluded` if the record must not be used; both name
+            the field.
     """
     for name, value in fields.items():
         if name in read or value is None:
@@ -138,10 +139,10 @@ def check_single_answer(fields: Mapping[str, Any], read: Collection[str], found:
 
 
 def without_empty_cells(record: dict[str, Any], options: SourceOptions, unless: Collection[str] = ()) -> dict[str, Any]:
-    """The record without empty cells of Parquet and Arrow: a column of videos may be empty in a row.
+    """Return the record without empty cells of Parquet and Arrow: a column of videos may be empty in a row.
 
     Args:
-        record: of any source.
+        record: a record of any source.
         options: where the cells lie.
         unless: fields to keep unread, because their pictures are read later.
 
@@ -162,7 +163,7 @@ def _holds_nothing(cell: Any) -> bool:
 
 
 def as_bool(value: Any, *, numbers: bool = True) -> bool | None:
-    """A boolean, also written as 0, 1 (with `numbers`) or a word; None for anything else."""
+    """Parse a boolean, also written as 0, 1 (with `numbers`) or a word; None for anything else."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float):
@@ -193,7 +194,7 @@ def with_notes(records: Records, notes: Any, scratch: Scratch) -> Records:
 
 
 def _unseen(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without cells of bytes that may be a video, a sound or empty: only `build` reads them."""
+    """Return the record without cells of bytes that may be a video, a sound or empty: only `build` reads them."""
     return {
         name: value
         for name, value in record.items()
@@ -295,7 +296,7 @@ def _quoted(text: str) -> str:
 
 
 def _writable(value: Any, depth: int = 0) -> Any:
-    """A value that JSON can hold: NaN and infinity become null, a lone surrogate "?"."""
+    """Make a value that JSON can hold: NaN and infinity become null, a lone surrogate "?"."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, float):

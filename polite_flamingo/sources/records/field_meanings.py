@@ -8,7 +8,7 @@ of these:
 - in `FIELDS`: honoured, or its record is quarantined under its name, or it is kept in `meta` for a stated reason;
 - unknown: kept in `meta`.
 
-Whatever is kept is noted once a record (`Scratch.note`). Null means absent. `extra_fields.py` applies this list, and
+Whatever is kept is noted once per record (`Scratch.note`). Null means absent. `extra_fields.py` applies this list, and
 `docs/formats.md` is generated from it. A name added here is honoured everywhere.
 """
 
@@ -22,28 +22,28 @@ Where = Literal["record", "message", "part"]
 Kind = Literal["learn", "mask", "good", "bad", "gone", "opinion", "refused", "kept"]
 
 EFFECTS: dict[Kind, str] = {
-    "learn": "honoured: false or 0, and the response is not learned (of a record, one answer a turn, or all)",
-    "mask": "honoured: true or 1, and the response is not learned",
-    "good": "honoured: false, and the answer is not learned; of a record, it is quarantined (excluded)",
-    "bad": "honoured: true, and the answer is not learned; of a record, it is quarantined (excluded)",
-    "gone": "honoured: true, and the record is quarantined (excluded)",
-    "opinion": "honoured: a word or a negative number that calls the answer bad, and it is not learned (excluded)",
+    "learn": "honoured: if false or 0, the response is not learned (a record's field holds one value, or one per turn)",
+    "mask": "honoured: if true or 1, the response is not learned",
+    "good": "honoured: if false, the answer is not learned; on a record, the whole record is quarantined (excluded)",
+    "bad": "honoured: if true, the answer is not learned; on a record, the whole record is quarantined (excluded)",
+    "gone": "honoured: if true, the record is quarantined (excluded)",
+    "opinion": "honoured: if a word or a negative number calls the answer bad, it is not learned (excluded)",
     "refused": "quarantined (unsupported) unless empty",
     "kept": "kept in meta, and counted",
 }
-"""What becomes of a field of each kind, as the documentation says it."""
+"""What becomes of a field of each kind, as `docs/formats.md` words it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """Fields of one meaning.
+    """Fields with one meaning.
 
     Attributes:
-        names: as they are written; case, "_" and "-" make no difference.
+        names: the fields' names; case, "_" and "-" make no difference.
         where: whose fields they are.
         kind: what they do.
-        says: of what is refused or kept, why.
-        numbers: whether 0 and 1 are false and true, where other data sets use the name for numbers too.
+        says: why a field is refused or kept.
+        numbers: whether 0 and 1 mean false and true; other datasets use some of these names for numbers.
     """
 
     names: tuple[str, ...]
@@ -143,10 +143,10 @@ BAD_WORDS = frozenset({
     "deleted", "removed", "discarded", "hallucinated", "hallucination", "low_quality", "refused", "error", "length",
     "max_tokens", "content_filter", "👎",
 })  # fmt: skip
-"""Of `opinion`: the answer is bad, or ended early."""
+"""Words in an `opinion` field that say that the answer is bad, or ended early."""
 
 OPINIONS = frozenset({"feedback", "userfeedback", "vote", "votes", "thumb", "thumbs", "opinion", "preference"})
-"""Of `opinion`: those where "negative", "no" and negative numbers are a verdict too, not a class."""
+"""Those `opinion` fields in which "negative", "no" and negative numbers are a verdict too, not a class."""
 
 MEDIA = {
     **dict.fromkeys(("video", "videos", "movie", "movies", "videopath"), "a video"),
@@ -179,7 +179,7 @@ IMAGE_NAMES = (
     "images", "image", "image_path", "image_paths", "image_file", "image_files", "image_url", "image_urls", "img",
     "imgs", "img_path", "img_paths", "picture", "pictures", "photo", "photos",
 )  # fmt: skip
-"""Fields of a record that name its pictures, the first that names any counts."""
+"""Fields of a record that name its pictures; the first that names any counts."""
 
 SPEAKERS = {
     "human": "human", "user": "human", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant",

@@ -28,16 +28,17 @@ NOTHING_READ = 100
 def file_rows(
     file: AnnotationFile, scratch: Scratch, columns: set[str] | None = None, *, as_written: bool = False
 ) -> Iterator[Any]:
-    """The records of a file: JSON values, or a `BadSample` in the place of one that cannot be read.
+    """Yield the records of a file: JSON values, or a `BadSample` in place of one that cannot be read.
 
     Args:
-        file: of any kind. In delimited text, cells that hold a JSON list or object are parsed.
-        scratch: for what is guessed.
-        columns: of Parquet and Arrow, those to read; None reads all.
-        as_written: numbers of JSON are `WrittenNumber`, which know how they are written.
+        file: a file of any kind. In delimited text, cells that hold a JSON list or object are parsed.
+        scratch: collects notes of what is guessed.
+        columns: the columns of Parquet and Arrow to read; None reads all.
+        as_written: make JSON numbers `WrittenNumber`, which remember how they are written.
 
     Raises:
-        SourceError: the file as a whole cannot be read, or its first `NOTHING_READ` rows all fail; also later on.
+        SourceError: the file as a whole cannot be read, or its first `NOTHING_READ` rows all fail; also raised while
+            iterating.
     """
     if file.kind == "empty":
         scratch.note(f"{file.name} is empty")
@@ -52,7 +53,7 @@ def file_rows(
 
 
 def refuse_if_nothing_reads(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
-    """Yield rows unchanged. Raises `SourceError` where the first `NOTHING_READ` all fail: it is the wrong file."""
+    """Yield rows unchanged. Raises `SourceError` if the first `NOTHING_READ` all fail: it is the wrong file."""
     first = list(islice(rows, NOTHING_READ))
     if len(first) == NOTHING_READ and all(isinstance(row, BadSample) for row in first):
         raise SourceError(
@@ -62,7 +63,7 @@ def refuse_if_nothing_reads(path: Path, rows: Iterator[Any]) -> Iterator[Any]:
 
 
 def _json_rows(file: AnnotationFile, scratch: Scratch, *, as_written: bool = False) -> Iterator[Any]:
-    """The records of a file of JSON."""
+    """Yield the records of a JSON file."""
     decoder = JsonDecoder(as_written=as_written)
     if file.kind == "JSON object":
         found, what = _records_of_object(file.path, decoder)
@@ -75,7 +76,7 @@ def _json_rows(file: AnnotationFile, scratch: Scratch, *, as_written: bool = Fal
 
 
 def _records_of_object(path: Path, decoder: JsonDecoder) -> tuple[Iterator[Any], str]:
-    """The records of an object, and what was taken for them; "" where it is one record itself."""
+    """Return the records of an object, and what was taken for them; "" if it is one record itself."""
     lists, others, inner = [], [], []
     plain_lists = 0
     for name, value in members(path):
@@ -101,7 +102,7 @@ def _records_of_object(path: Path, decoder: JsonDecoder) -> tuple[Iterator[Any],
 
 
 def _unwrapped(row: Any) -> Any:
-    """The record in a row of the dataset viewer's answers."""
+    """Return the record in a row of a response of Hugging Face's dataset viewer."""
     found = row.get("row") if isinstance(row, dict) and "row_idx" in row else None
     return found if isinstance(found, dict) else row
 
@@ -119,7 +120,7 @@ def _delimited_rows(path: Path) -> Rows:
 
 
 def file_records(options: SourceOptions, scratch: Scratch, part: str) -> Records:
-    """The records of all files with their places, as a source's `records`; `part` names them in a place.
+    """Yield the records of all files with their places, as `Source.records` does; `part` names them in a place.
 
     Raises:
         SourceError: see `annotation_files` and `file_rows`.

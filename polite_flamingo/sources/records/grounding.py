@@ -26,7 +26,7 @@ def grounding_in_words(text: str) -> str:
     """Write the marks of Qwen-VL and InternVL, with boxes in thousandths of the picture, as names and our boxes.
 
     Raises:
-        BadSample: `unsupported`: a box of another form.
+        BadSample: `unsupported` for a box in another form.
     """
     pieces: list[tuple[str, str]] = []
     end = 0
@@ -48,7 +48,7 @@ def grounding_in_words(text: str) -> str:
 
 @dataclass(frozen=True)
 class GroundedObjects:
-    """Names and boxes of ms-swift's `objects`: `<ref-object>` and `<bbox>` stand for them, each in its order."""
+    """Names and boxes of ms-swift's `objects`: `<ref-object>` and `<bbox>` stand for them, each in order."""
 
     names: Sequence[str]
     boxes: Sequence[Sequence[float]]
@@ -57,7 +57,7 @@ class GroundedObjects:
 
     @staticmethod
     def read(value: Any) -> GroundedObjects:
-        """Read {ref, bbox, bbox_type, image_id}, or the older [{caption, bbox, bbox_type, image}]; a JSON string, too.
+        """Read {ref, bbox, bbox_type, image_id}, or the older [{caption, bbox, bbox_type, image}]; also a JSON string.
 
         Raises:
             BadSample: `bad_field`.
@@ -85,11 +85,11 @@ class GroundedObjects:
         """Replace the placeholders in the texts by names and boxes.
 
         Args:
-            texts: in the order of the conversation.
-            sizes: width and height of the record's pictures.
+            texts: the texts in the order of the conversation.
+            sizes: width and height of each of the record's pictures.
 
         Raises:
-            BadSample: `bad_field`: more or fewer placeholders than objects, or a box outside of its picture.
+            BadSample: `bad_field` for more or fewer placeholders than objects, or a box outside its picture.
         """
         names, boxes = iter(self.names), iter(range(len(self.boxes)))
         for what, there, wanted in (("ref-object", "ref", self.names), ("bbox", "bbox", self.boxes)):
@@ -126,7 +126,7 @@ class GroundedObjects:
 
 
 def _from_older_form(value: list[Any]) -> dict[str, Any]:
-    """The older form of objects: each has its name, its boxes and its picture."""
+    """Convert the older form, in which each object has its name, its boxes and its picture."""
     found: dict[str, Any] = {"ref": [], "bbox": [], "image_id": [], "bbox_type": None}
     for one in map(as_object, value):
         if one.get("caption") is not None:
@@ -145,7 +145,7 @@ def _from_older_form(value: list[Any]) -> dict[str, Any]:
 
 
 def _list(fields: dict[str, Any], name: str) -> list[Any]:
-    """A list field that may be absent or null."""
+    """Return a list field that may be absent or null."""
     return [] if fields.get(name) is None else list_field(fields, name)
 
 
@@ -157,7 +157,7 @@ _BETWEEN = {("label", "box"): ": ", ("box", "box"): ", ", ("box", "label"): "\n"
 
 
 def _join_pieces(pieces: Sequence[tuple[str, str]]) -> str:
-    """The pieces; between names and boxes that touch, what our responses have there."""
+    """Join the pieces; between names and boxes that touch stands what our responses have there."""
     text, before = "", "text"
     for kind, piece in pieces:
         if kind == "text" and not piece.strip():

@@ -35,21 +35,21 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6", b"\0\0\0\x0cjP")
 _FTYP = b"ftyp"
 _MAX_PATH_LENGTH = 1024
-"""Characters: a longer text without a dot, of the letters of base64, is not a path."""
+"""In characters: a longer string of base64's letters, without a dot, is not a path."""
 
 _DEPTH = 5
 
 
 def references(value: Any, context: Context, separator: str = "") -> list[str | bytes]:
-    """The pictures that a value names, in order: texts (paths, addresses, base64) and bytes, none of them empty.
+    """List the pictures that a value names, in order: strings (paths, addresses, base64) and bytes, none of them empty.
 
     Args:
-        value: whatever an annotation has there.
-        context: for cells of Parquet and Arrow, which are read here.
-        separator: of several in one text; "" for none.
+        value: whatever the annotation gives for its images.
+        context: where cells of Parquet and Arrow lie, which are read here.
+        separator: what separates several pictures in one string; "" for none.
 
     Raises:
-        BadSample: `bad_field` for what names no picture, `missing_image` for a cell that cannot be read.
+        BadSample: `bad_field` for a value that names no picture, `missing_image` for a cell that cannot be read.
     """
     return list(_references(value, context, separator, 0))
 
@@ -76,7 +76,7 @@ def _references(value: Any, context: Context, separator: str, depth: int) -> Ite
 
 
 def _value_of_object(value: dict[str, Any]) -> Any:
-    """What an object has under the first of `IMAGE_KEYS`."""
+    """Return what an object holds under the first of `IMAGE_KEYS` that it has."""
     there = [name for name in IMAGE_KEYS if name in value]
     for name in there:
         found = value[name]
@@ -95,7 +95,7 @@ def _is_byte(value: Any) -> bool:
 
 
 def _parsed(text: str) -> Any:
-    """The list, object or bytes that a text spells out, in JSON or as Python prints it; else the text."""
+    """Parse the list, object or bytes that a string spells out, in JSON or as Python prints it; else return it."""
     start = text.lstrip()[:2]
     if not isinstance(found := json_in(text), str):
         return found
@@ -110,7 +110,7 @@ def _parsed(text: str) -> Any:
 def read_image(
     reference: str | bytes, context: Context, places: Callable[[str], Iterable[str]] = lambda name: [name]
 ) -> Image:
-    """The picture of one of `references`.
+    """Read the picture that one of `references` names.
 
     Args:
         reference: a path, an address, a `data:` URL, base64, or bytes.
@@ -143,12 +143,12 @@ def read_image(
 def read_images(
     value: Any, context: Context, places: Callable[[str], Iterable[str]] = lambda name: [name], separator: str = ""
 ) -> list[Image]:
-    """The pictures that a value names, read. Raises `BadSample` as `references` and `read`."""
+    """Read the pictures that a value names. Raises `BadSample` like `references` and `read_image`."""
     return [read_image(reference, context, places) for reference in references(value, context, separator)]
 
 
 def reference_name(reference: str | bytes) -> str:
-    """What to call a reference in `meta`: a path or an address as it is, anything else by what it is."""
+    """Name a reference for `meta`: a path or an address unchanged, anything else by what it is."""
     if isinstance(reference, bytes):
         return "(bytes)"
     if reference[:5].lower() == "data:":
@@ -157,7 +157,7 @@ def reference_name(reference: str | bytes) -> str:
 
 
 def needs_folder(value: Any) -> bool:
-    """Whether a value names a file: neither bytes, nor an address, nor text that holds the picture itself."""
+    """Whether a value names a file: it is neither bytes, nor an address, nor a string that holds the picture itself."""
     if isinstance(value, str):
         found = _parsed(value)
         if not isinstance(found, str):
@@ -175,7 +175,7 @@ def needs_folder(value: Any) -> bool:
 
 
 def _image_of_bytes(data: bytes, context: Context, places: Callable[[str], Iterable[str]]) -> Image:
-    """A column of bytes may hold paths or base64 instead of pictures."""
+    """Read the picture in bytes, which may also be a path or base64."""
     try:
         return checked_image(data, "the image in the row")[0]
     except BadSample as bad:
@@ -206,7 +206,7 @@ def _bytes_of_data_url(url: str) -> bytes:
 
 
 def _bytes_of_base64(text: str) -> bytes | None:
-    """The bytes of a text that is base64 of a picture, or too long for a path; None for any other text."""
+    """Decode a string that is base64 of a picture, or too long for a path; None for any other string."""
     if len(text) < 32 or " " in text.strip() or not _BASE64.match(text.strip()[:64]):
         return None
     try:

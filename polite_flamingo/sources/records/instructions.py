@@ -85,12 +85,12 @@ IMAGES_SHOWN = dict.fromkeys(INSTRUCTIONS, 1) | {"change_captioning": 2, "image_
 
 
 def instruction(task: str, key: str, **words: str) -> str:
-    """The instruction of the sample `key` of a task that has a pool: image marks, then one of the pool's wordings.
+    """Write the instruction of the sample `key`: image marks, then one of the wordings for its task.
 
     Args:
         task: one of `INSTRUCTIONS`.
-        key: of the sample.
-        words: what to put for a `{name}` in the wording, in this order (so give last what may hold braces itself).
+        key: the sample's key.
+        words: what replaces each `{name}` in the wording, in this order (so a text that may hold braces comes last).
     """
     wording = pick(INSTRUCTIONS[task], key)
     for name, word in words.items():
@@ -99,23 +99,23 @@ def instruction(task: str, key: str, **words: str) -> str:
 
 
 def pick(pool: Sequence[str], key: str, what: str = "") -> str:
-    """One of the pool for the sample `key`; chosen separately for each `what`."""
+    """Choose one of the pool for the sample `key`, separately for each `what`."""
     digest = hashlib.sha256((key + what).encode()).digest()
     return pool[int.from_bytes(digest[:8], "big") % len(pool)]
 
 
 def with_image_marks(question: str, *, images: int = 1) -> str:
-    """A question about `images` images: their marks, then the question, stripped."""
+    """Write a question about `images` images: their marks, then the question, stripped."""
     return IMAGE_MARK * images + question.strip()
 
 
 def multiple_choice(question: str, options: Sequence[str], hint: str = "") -> str:
-    """A hint if there is one, the question, and the answers to choose from, at most 26: each of them a line."""
+    """Write a hint if there is one, the question, and at most 26 answers to choose from, one per line."""
     return "\n".join(
         [*([hint] if hint else []), question, *(f"{option_letter(n)} {text}" for n, text in enumerate(options))]
     )
 
 
 def option_letter(index: int) -> str:
-    """How the answers to choose from are called: (A), (B), …, the first being 0."""
+    """Return the letter of an answer to choose from: (A) for 0, (B) for 1, …"""
     return f"({string.ascii_uppercase[index]})"

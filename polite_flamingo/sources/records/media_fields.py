@@ -1,4 +1,4 @@
-"""Which fields, and which file names, are about something else than images and text: videos, sound, documents."""
+"""Fields and file names that are about something other than images and text: videos, sound, documents."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from polite_flamingo.sources.records.field_meanings import (
 
 
 def plain_name(name: str) -> str:
-    """The name without case, hyphens and underscores, for comparing."""
+    """Return the name without case, hyphens and underscores, for comparisons."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def media_of_field(name: str, value: Any, where: Where) -> str:
-    """What a field is for if not for pictures and text: "a video", "audio"; else ""."""
-    if isinstance(value, int | float) and value is not True:  # a field `is_video` says it as well
+    """Tell what a field holds if not pictures and text: "a video", "audio"; else ""."""
+    if isinstance(value, int | float) and value is not True:  # a field `is_video` says so too
         return ""
     said = re.findall(r"[a-z]+", str(value).lower()) if where == "record" and plain_name(name) in MODALITY_NAMES else []
     if medium := _medium_in(said):
@@ -40,7 +40,7 @@ def _medium_in(words: Iterable[str]) -> str:
 
 
 def media_of_file(value: Any) -> str:
-    """What a name, or a list of names, is a file of if not of a picture: "a video", "audio", "a document"; else ""."""
+    """Tell what the file behind a name, or a list of names, is if not a picture: "a video", "a document"; else ""."""
     names = value if isinstance(value, list) else [value]
     for one in names:
         if isinstance(one, str) and len(one) < 4096 and "\n" not in one.strip():

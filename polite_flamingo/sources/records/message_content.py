@@ -13,7 +13,7 @@ from polite_flamingo.sources.records.placeholders import ShownImage, text_of
 
 QUESTION_FIELDS = ("user", "human", "question", "query", "instruction", "prompt", "input")
 ANSWER_FIELDS = ("assistant", "gpt", "answer", "response", "output", "completion", "bot")
-"""Fields of a pair: the first that is there says what the human, or the assistant, says."""
+"""Fields of a question and its answer in one entry; the first that is present counts."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Message:
 
     Attributes:
         speaker: "human", "assistant" or "system".
-        pieces: texts, and the pictures between them.
+        pieces: the texts, and the pictures between them.
         learned: whether an answer may be learned.
-        bad: of a human's message, whether it calls what it asks for, or its answer, bad.
+        bad: whether a human's message calls what it asks for, or its answer, bad.
         why: the field that says so, or that says not to learn it.
     """
 
@@ -36,17 +36,17 @@ class Message:
 
     @property
     def text(self) -> str:
-        """Its text, with the mark `<image>` where a picture is shown."""
+        """The message's text, with the mark `<image>` where a picture is shown."""
         return text_of(self.pieces)
 
     @property
     def shown(self) -> list[ShownImage]:
-        """Its pictures, in order."""
+        """The message's pictures, in order."""
         return [piece for piece in self.pieces if isinstance(piece, ShownImage)]
 
 
 def read_entry(entry: Any, name: str, number: int, found: Findings) -> list[Message]:
-    """The message, or the two of a pair."""
+    """Read an entry: one message, or the two of a question and its answer."""
     what, fields = f"{name}[{number}]", as_object(entry)
     if "from" not in fields and "role" not in fields:
         asks = next((key for key in QUESTION_FIELDS if isinstance(fields.get(key), str)), None)
@@ -70,7 +70,7 @@ def read_entry(entry: Any, name: str, number: int, found: Findings) -> list[Mess
 
 
 def make_message(speaker: str, value: Any, what: str, own: Findings, found: Findings) -> Message:
-    """One message, with what its own fields say of learning it."""
+    """Make a message, with what its own fields say about learning it."""
     pieces = content_of(value, what, found)
     if speaker != "human" and any(isinstance(piece, ShownImage) for piece in pieces):
         raise BadSample("unsupported", f"{what}: the {speaker} shows a picture")
@@ -81,7 +81,7 @@ def make_message(speaker: str, value: Any, what: str, own: Findings, found: Find
 
 
 def content_of(value: Any, what: str, found: Findings) -> list[str | ShownImage]:
-    """A message's texts and pictures, in order."""
+    """List a message's texts and pictures, in order."""
     if not isinstance(value, list | dict):
         return [verbatim(value, f"the text of {what}")]
     pieces: list[str | ShownImage] = []
@@ -97,7 +97,7 @@ IMAGE_PARTS = ("image", "image_url", "input_image", "image_file", "img", "image_
 IMAGE_FIELDS = (
     "image", "image_url", "input_image", "path", "url", "image_path", "base64", "bytes", "data", "source", "img",
 )  # fmt: skip
-"""Fields of a part that name or hold its picture; the first that is there does."""
+"""Fields of a part that name or hold its picture; the first that is not empty counts."""
 
 
 def _read_part(part: dict[str, Any], what: str, found: Findings) -> str | ShownImage:
@@ -119,7 +119,7 @@ def _read_part(part: dict[str, Any], what: str, found: Findings) -> str | ShownI
 
 
 def _own_findings(fields: dict[str, Any], read: set[str], found: Findings, where: Where, what: str) -> Findings:
-    """What the fields of a message or a part say. What they keep is added to `found`, the findings of the record."""
+    """Find what the fields of a message or a part say. What is kept is added to `found`, the record's findings."""
     own = Findings()
     check_fields(fields, read, own, where, f"{what}.")
     found.meta |= own.meta

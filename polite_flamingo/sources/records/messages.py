@@ -32,23 +32,23 @@ from polite_flamingo.sources.records.placeholders import (
 )
 
 MESSAGE_LISTS = ("conversations", "messages", "conversation", "dialogue", "dialog", "texts")
-"""Fields that may hold the messages; the first that is there does."""
+"""Fields that may hold the messages; the first that is present counts."""
 
 SYSTEM = ("system", "system_prompt", "system_message")
 
 
 @dataclass
 class Conversation:
-    """A record, read.
+    """The conversation that a record holds.
 
     Attributes:
-        messages: in order.
-        pictures: what the record's own fields name: each a name, or whatever holds the picture.
+        messages: the messages in order.
+        pictures: those that the record's own fields name: each a name, or whatever holds the picture.
         pictures_in: the field that names them.
-        pictured: whether it shows pictures at all, of its fields or in its texts.
-        numbered_from: the number of the first of them, where the record says so.
+        pictured: whether the record shows any pictures, from its fields or in its texts.
+        numbered_from: the number of the first picture, if the record says so.
         objects: names and boxes that placeholders in the texts stand for.
-        found: what is kept and said of all else.
+        found: what all other fields say, and what is kept of them.
     """
 
     messages: list[Message]
@@ -64,7 +64,7 @@ def read_conversation(record: dict[str, Any]) -> Conversation:
     """Read a record of any of the layouts.
 
     Raises:
-        BadSample: it is none, or says not to use it, or holds what is not read.
+        BadSample: it is not a conversation, says not to use it, or holds something that is not read.
     """
     name, entries = _entries(record)
     conversation, named = _with_pictures(record)
@@ -85,7 +85,7 @@ def read_conversation(record: dict[str, Any]) -> Conversation:
 
 
 def read_alternating_turns(record: dict[str, Any]) -> Conversation:
-    """Read a record of UltraChat: the human begins, they take turns."""
+    """Read a record of UltraChat, in which human and assistant alternate, the human first."""
     conversation, named = _with_pictures(record)
     check_fields(record, {"id", "data", *named}, conversation.found)
     raw = [
@@ -97,7 +97,7 @@ def read_alternating_turns(record: dict[str, Any]) -> Conversation:
 
 
 def _entries(record: dict[str, Any]) -> tuple[str, list[Any]]:
-    """The messages of a record as it has them, and the field that they are of."""
+    """Return the field that holds a record's messages, and these messages unread."""
     chosen = record.get("chosen") if _is_answer(record.get("chosen")) else None
     name = next((key for key in MESSAGE_LISTS if record.get(key) is not None), "")
     if name:
@@ -114,7 +114,7 @@ def _entries(record: dict[str, Any]) -> tuple[str, list[Any]]:
 
 
 def _with_chosen(entries: list[Any], chosen: Any) -> list[Any]:
-    """The messages with the answer that was preferred, which may be in them already."""
+    """Add the preferred answer to the messages, which may have it already."""
     if chosen is None:
         return entries
     answer = _as_messages(chosen, "assistant", "chosen")
@@ -148,7 +148,7 @@ def _as_messages(value: Any, role: str, name: str) -> list[Any]:
 
 
 def _with_pictures(record: dict[str, Any]) -> tuple[Conversation, list[str]]:
-    """A conversation with the pictures that the record's fields name, and those fields."""
+    """Start a conversation with the pictures that the record's fields name; also return those fields."""
     conversation = Conversation([])
     named: list[str] = []
     for name in IMAGE_NAMES:
@@ -178,10 +178,10 @@ def _flagged(raw: list[Message], first: int, entries: int, found: Findings) -> l
     """Apply a field of the record that says which messages, or which answers, to learn.
 
     Args:
-        raw: in order.
-        first: the number of the first that is in the record's list.
+        raw: the messages in order.
+        first: the position of the first message that comes from the record's list.
         entries: how long that list is.
-        found: of the record.
+        found: the findings of the record.
     """
     if found.by_turn is None:
         return raw
@@ -202,7 +202,7 @@ def _flagged(raw: list[Message], first: int, entries: int, found: Findings) -> l
 
 
 def _finish(conversation: Conversation, raw: Sequence[Message], record: dict[str, Any]) -> None:
-    """Fill in the messages: places of pictures become marks; what stands for something that is not read is refused."""
+    """Add the messages: picture placeholders become marks; placeholders of anything that is not read are refused."""
     conversation.pictured = bool(conversation.pictures) or any(
         isinstance(piece, ShownImage) or (message.speaker == "human" and names_image(piece))
         for message in raw
@@ -229,7 +229,7 @@ _LINK = re.compile(r"!\[[^\]\n]*\]\(([^()\s]+)\)")
 
 
 def _number_links(message: Message, pictures: Sequence[Any]) -> Message:
-    """A message in which Markdown that shows one of the record's pictures is a numbered mark of it."""
+    """Replace Markdown that shows one of the record's pictures by a numbered mark."""
     first = {name: number for number, name in reversed(list(enumerate(pictures, start=1))) if isinstance(name, str)}
 
     def mark(link: re.Match[str]) -> str:
@@ -240,7 +240,7 @@ def _number_links(message: Message, pictures: Sequence[Any]) -> Message:
 
 
 def _with_places(message: Message, pictured: bool) -> Message:
-    """A message in which the placeholders of pictures, if it is the human's, are these pictures."""
+    """Replace the picture placeholders of a human's message by the pictures."""
     if message.speaker != "human":
         return message
     pieces: list[str | ShownImage] = []

@@ -15,13 +15,13 @@ class Placeholder:
     """What stands in a text for something else.
 
     Attributes:
-        example: as it is written.
-        pattern: a regular expression, without regard to case; a group is what `takes` says.
+        example: how it is written.
+        pattern: a regular expression that ignores case; its group, if any, is what `takes` says.
         becomes: what becomes of it.
-        takes: what the group is: the picture's "path", or its "number" among the record's.
-        says: of what is refused or noted, what it is.
-        text: whether a text about other things may hold it: in data sets of text it then is text.
-        html: whether it may be an element of HTML, in a text that has others.
+        takes: what the group is: the picture's "path", or its "number" among the record's pictures.
+        says: what a refused or noted placeholder stands for.
+        text: whether a text about other things may hold it; in text-only datasets it is then plain text.
+        html: whether it may be an HTML element, in a text that has others.
     """
 
     example: str
@@ -82,7 +82,7 @@ PLACEHOLDERS: tuple[Placeholder, ...] = (
     Placeholder(example="<image-x>, <|vision_pad|>",
         becomes="refused", says="not a known image mark", text=True, html=True,
         pattern=r"<\|?(?:image|img|vision|visual|picture|photo)[\w-]*\|?>"),
-    # What is text, and should be known.
+    # Plain text, but worth a note.
     Placeholder(example="<think>", becomes="noted", says="thoughts, which are taught unchanged", text=True,
         pattern=r"</?think(?:ing)?>"),
 )  # fmt: skip

@@ -22,7 +22,7 @@ class ShownImage:
 
     Attributes:
         written: the placeholder; "" if it is not part of a text.
-        reference: the picture, where the place itself names or holds it.
+        reference: the picture, if the placeholder itself names or holds it.
         number: which of the record's pictures it is, as written.
     """
 
@@ -42,9 +42,9 @@ _MEDIA_FILE = re.compile(rf"<(?:video|audio)>\s*[^<>\n]+\.(?:{'|'.join(MEDIA_END
 
 
 def find_placeholders(text: str) -> Iterator[tuple[Placeholder, re.Match[str], str]]:
-    """The placeholders of a text in order, with what their group says."""
+    """Yield the placeholders of a text in order, with the text of their group."""
     end = 0
-    for start in _OPENS.finditer(text):  # to try all patterns at each letter would take milliseconds a text
+    for start in _OPENS.finditer(text):  # trying all patterns at each letter would take milliseconds per text
         match = _ALL.match(text, start.start()) if start.start() >= end else None
         if match is None:
             continue
@@ -55,7 +55,7 @@ def find_placeholders(text: str) -> Iterator[tuple[Placeholder, re.Match[str], s
 
 
 def check_placeholders(text: str, *, pictured: bool, objects: bool = False) -> None:
-    """Refuse what stands for something that is not read.
+    """Refuse placeholders of anything that is not read.
 
     Args:
         text: what one speaker says.
@@ -63,7 +63,7 @@ def check_placeholders(text: str, *, pictured: bool, objects: bool = False) -> N
         objects: whether the record names objects and boxes.
 
     Raises:
-        BadSample: `unsupported`, naming it.
+        BadSample: `unsupported`, naming the placeholder.
     """
     html = bool(_HTML.search(text)) and not _MEDIA_FILE.search(text)
     for placeholder, match, _ in find_placeholders(text):
@@ -79,7 +79,7 @@ def check_placeholders(text: str, *, pictured: bool, objects: bool = False) -> N
 
 
 def names_image(text: str) -> bool:
-    """Whether a picture's path stands in a text, between marks for it."""
+    """Whether a text holds a picture's path between marks."""
     return any(placeholder.takes == "path" for placeholder, _, _ in find_placeholders(text))
 
 
@@ -89,10 +89,10 @@ def has_thoughts(text: str) -> bool:
 
 
 def image_places(text: str, *, pictured: bool) -> list[str | ShownImage]:
-    """A human's text in pieces: what is written, and the pictures in their places.
+    """Split a human's text into pieces: strings, and the pictures in their places.
 
     Args:
-        text: as it is written.
+        text: the text as written.
         pictured: whether the record shows pictures; else only `<image>` itself is a place.
     """
     pieces: list[str | ShownImage] = []
@@ -109,19 +109,19 @@ def image_places(text: str, *, pictured: bool) -> list[str | ShownImage]:
 
 
 def text_of(pieces: Iterable[str | ShownImage]) -> str:
-    """A text in pieces as one, with the mark `<image>` where a picture is shown."""
+    """Join the pieces of a text, with the mark `<image>` where a picture is shown."""
     return "".join(IMAGE_MARK if isinstance(piece, ShownImage) else piece for piece in pieces)
 
 
 def image_marks_in_text(text: str, pictures: int) -> str:
-    """One speaker's text about pictures that are given in their order: `<image>` for each place, boxes in words.
+    """Rewrite one speaker's text about pictures given in order: `<image>` for each placeholder, boxes in words.
 
     Args:
-        text: as it is written.
+        text: the text as written.
         pictures: how many the record shows; with none, only `<image>` itself is a place.
 
     Raises:
-        BadSample: `unsupported`: it stands for something that is not read, or for the pictures in another order.
+        BadSample: `unsupported` for placeholders of anything that is not read, or of the pictures in another order.
     """
     check_placeholders(text, pictured=pictures > 0)
     pieces = image_places(text, pictured=pictures > 0)

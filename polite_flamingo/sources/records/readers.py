@@ -1,4 +1,4 @@
-"""The `records` of datasets whose files are lists in which each element is a sample."""
+"""Makes the `records` function of datasets whose files are lists with one sample per element."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from polite_flamingo.sources.records.source import Place, Reader, Records, Sourc
 
 
 def list_reader(read: Callable[[Path], Iterable[Any]], part: str, *fields: str) -> Reader:
-    """The `records` of files from each of which `read` yields one record after another.
+    """Make the `records` function of a dataset whose files `read` reads record by record.
 
     Args:
-        read: a file's records, such as `streaming.elements`.
+        read: yields a file's records, such as `streaming.elements`.
         part: the name of the list in messages and in `meta["source"]`.
-        fields: the only fields to keep of each record; none: all of them.
+        fields: the fields to keep of each record; without any, all are kept.
     """
 
     def records(options: SourceOptions, scratch: Scratch) -> Records:

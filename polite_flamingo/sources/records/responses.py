@@ -14,10 +14,10 @@ Box = tuple[float, float, float, float]
 
 
 def captions_and_boxes(captions: Iterable[str], boxes: Sequence[tuple[str, Box]] = ()) -> str:
-    """Distinct captions, one a line; then, where there are boxes, `label: [x1, y1, x2, y2]` lines with three decimals.
+    """Write distinct captions, one per line; then, if there are boxes, lines `label: [x1, y1, x2, y2]`, three decimals.
 
     Args:
-        captions: may repeat and carry stray blanks; empty ones are left out.
+        captions: the captions, which may repeat and carry stray blanks; empty ones are left out.
         boxes: label and x1, y1, x2, y2, each from 0 to 1.
     """
     lines = distinct(captions)
@@ -28,21 +28,21 @@ def captions_and_boxes(captions: Iterable[str], boxes: Sequence[tuple[str, Box]]
 
 
 def answer_response(answer: str, rationale: str = "") -> str:
-    """`Answer: red`, and where there is one a line `Rationale: …`."""
+    """Write `Answer: red` and, if there is a rationale, a line `Rationale: …`."""
     answer = f"Answer: {answer.strip()}"
     return f"{answer}\nRationale: {rationale.strip()}" if rationale.strip() else answer
 
 
 def class_response(label: str, template: str, facts: Iterable[str] = ()) -> str:
-    """CLIP's prompt template filled with the class, then knowledge of the class, one a line."""
+    """Fill CLIP's prompt template with the class, then add what is known about the class, one fact per line."""
     return "\n".join([template.replace("{}", label), *distinct(facts)])
 
 
 def distinct_lines(texts: Iterable[str]) -> str:
-    """The distinct sentences on a change, or expressions for a marked region, one a line."""
+    """Write the distinct sentences about a change, or expressions for a marked region, one per line."""
     return "\n".join(distinct(texts))
 
 
 def distinct(texts: Iterable[str]) -> list[str]:
-    """Stripped, without empty ones and repetitions, in order of first appearance."""
+    """Return the texts stripped, without empty ones and repetitions, in order of first appearance."""
     return list(dict.fromkeys(stripped for text in texts if (stripped := text.strip())))

@@ -66,11 +66,11 @@ class Context:
     images: ImageFolder
 
     def download(self, url: object) -> Image:
-        """The image at `url`. Raises `BadSample`, among others where the user has not named its host."""
+        """Download the image at `url`. Raises `BadSample`, for example if the user has not named its host."""
         return fetch(url, self.options.download_from)
 
     def local_or_downloaded(self, url: object, *names: str) -> Image:
-        """The first of `names` in the image folder; where there is none, that of `url` if the user has named hosts."""
+        """Read the first of `names` in the image folder; without any, download `url` if the user has named hosts."""
         try:
             return self.images.read(*names)[0]
         except BadSample as bad:
@@ -98,7 +98,7 @@ CATEGORIES = {
     "dialogue": "dialogue",
     "text": "text",
 }
-"""Task -> what the paper calls it, in the order of its table."""
+"""Task -> the paper's name for it, in the order of its table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,18 +112,18 @@ class Source:
         task: one of `sample.TASKS`.
         files: one line that says which annotation files to pass and how its images are named.
         published: where its authors publish it.
-        licence: of the annotations, where the dataset states one.
+        licence: the annotations' licence, if the dataset states one.
         evidence: how the format is known.
-        adopted: how many samples PF-1M kept of it (arXiv 2307.01003, section 4); of a group, of all its members.
-        group: the name under which the paper counts it together with others ("" where it stands alone).
+        adopted: how many samples PF-1M kept of it (arXiv 2307.01003, section 4), or of its whole group.
+        group: the name under which the paper counts it together with others ("" if it is counted alone).
         records: streams (place, number, record) of the annotation files; a record is any JSON value, or a `BadSample`
-            in its place. Everything that `build` needs of the files is in it.
+            in its place. It has everything that `build` needs from the files.
         identify: the original id of a record. Raises `BadSample`.
         build: (key, record, context) -> sample. Raises `BadSample`.
-        split_in_record: records name their split in a field `split`.
+        split_in_record: whether records name their split in a field `split`.
         images: whether an image folder must be given.
         extra: the names that it knows in `SourceOptions.extra`, each with one line of help.
-        columns: of tables, what `SourceOptions.columns` can say a column is.
+        columns: for tables, the fields that `SourceOptions.columns` can map to columns.
     """
 
     name: str
@@ -146,11 +146,11 @@ class Source:
 
     @property
     def category(self) -> str:
-        """What the paper calls its task."""
+        """The paper's name for the source's task."""
         return CATEGORIES[self.task]
 
     def context(self, options: SourceOptions) -> Context:
-        """Raises `SourceError` where the images are needed and not there, or a host to download from is none."""
+        """Make the context for `build`. Raises `SourceError` if needed images are not there, or a host is invalid."""
         check_hosts(options.download_from)
         absent = options.images is None and (self.images == "optional" or options.download_from)
         if self.images == "none" or absent:
@@ -158,7 +158,7 @@ class Source:
         return Context(options, ImageFolder.of(options.images))
 
     def read(self, options: SourceOptions) -> Iterator[Row]:
-        """Both steps, record by record. Raises `SourceError`."""
+        """Run both steps, record by record. Raises `SourceError`."""
         context = self.context(options)
         for row in keyed_records(self, options):
             yield row if isinstance(row, Quarantined) else make_sample(self, row, context)
@@ -168,7 +168,7 @@ class Source:
 class Place:
     """Where records come from: `part` names the list inside the file ("" where the file is the list).
 
-    `split` is that of all its records, where the file's own name says it; it goes into the keys and is not kept.
+    `split` is the split of all its records if the file's own name says it; it goes into the keys and is not kept.
     """
 
     file: str
@@ -176,7 +176,7 @@ class Place:
     split: str = ""
 
     def quarantined(self, number: int, reason: Reason, detail: str, key: str = "") -> Quarantined:
-        """The row of record `number` (from 0), which cannot become a sample."""
+        """Make the row of record `number` (from 0), which cannot become a sample."""
         return Quarantined(
             key=key, shard=self.file, index=number, reason=reason, detail=detail, payload=self.payload(number)
         )
@@ -196,12 +196,12 @@ class Record:
     data: Any
 
     def to_json(self) -> list[Any]:
-        """Of JSON types; `from_json` is its inverse."""
+        """Convert to JSON types; `from_json` is the inverse."""
         return [self.key, self.place.file, self.place.part, self.number, self.data]
 
     @staticmethod
     def from_json(values: list[Any]) -> Record:
-        """Inverse of `to_json`."""
+        """Convert back what `to_json` returned."""
         key, file, part, number, data = values
         return Record(key=key, place=Place(file=file, part=part), number=number, data=data)
 
@@ -209,7 +209,7 @@ class Record:
 def keyed_records(
     source: Source, options: SourceOptions, scratch: Scratch | None = None
 ) -> Iterator[Record | Quarantined]:
-    """The records of a source in order, with keys; one without a usable id, or with a repeated id, is quarantined.
+    """Yield the records of a source in order, with keys; one whose id is unusable, or repeated, is quarantined.
 
     Args:
         source: the source.
@@ -247,7 +247,7 @@ def keyed_records(
 
 
 def extra_choice(options: SourceOptions, name: str, *allowed: Word) -> Word:
-    """The extra `name`, the first of `allowed` where it is not given. Raises `SourceError` where it is none of them."""
+    """Return the extra `name`; the first of `allowed` if it is not given. Raises `SourceError` for any other value."""
     chosen = options.extra.get(name, allowed[0])
     for word in allowed:
         if word == chosen:
@@ -256,7 +256,7 @@ def extra_choice(options: SourceOptions, name: str, *allowed: Word) -> Word:
 
 
 def extra_task(options: SourceOptions) -> str | None:
-    """The extra `task`, of all rows, if it is given. Raises `SourceError` where there is no such task."""
+    """Return the extra `task`, which holds for all rows, if it is given. Raises `SourceError` for an unknown task."""
     task = options.extra.get("task")
     if task is not None and task not in TASKS:
         raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
@@ -264,14 +264,14 @@ def extra_task(options: SourceOptions) -> str | None:
 
 
 def split_of(record: Any, options: SourceOptions, of_file: str = "") -> str:
-    """The record's own split where it names one, else its file's, else the one of the options."""
+    """Return the record's own split if it names one, else its file's, else that of the options."""
     if isinstance(record, dict) and record.get("split"):
         return text_field(record, "split")
     return of_file or options.split or "train"
 
 
 def make_sample(source: Source, record: Record, context: Context) -> Row:
-    """The sample of a record, or why there is none. `meta["source"]` is the record's place."""
+    """Make the sample of a record, or the row that says why there is none. `meta["source"]` is the record's place."""
     try:
         sample = source.build(record.key, record.data, context)
         meta = {**sample.meta, "source": record.place.payload(record.number)}
@@ -284,6 +284,6 @@ def make_sample(source: Source, record: Record, context: Context) -> Row:
 def one_turn(
     key: str, task: str, instruction: str, response: str, images: Iterable[Image], meta: Mapping[str, Any]
 ) -> Sample:
-    """The sample of a single exchange, without the name of its dataset, which `make_sample` adds."""
+    """Make the sample of a single exchange, without the name of its dataset, which `make_sample` adds."""
     turn = Turn(instruction=instruction, response=response)
     return Sample(key=key, dataset="", task=task, turns=(turn,), images=tuple(images), meta=meta)

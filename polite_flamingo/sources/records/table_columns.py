@@ -31,8 +31,8 @@ USUAL_NAMES = {
 class Table:
     """The names of the columns, the rows, and which columns hold bytes.
 
-    The rows are of the columns asked for at least, and of no others if that saves reading: then `strings` are those
-    that cost little. `remedy` is for an error about the columns.
+    Rows have at least the columns that are asked for, and no others if that saves reading; `strings` are then the
+    columns that are cheap to read. `remedy` is added to errors about the columns.
     """
 
     names: list[str]
@@ -43,10 +43,10 @@ class Table:
 
 
 def columns_of(path: Path, table: Table, options: SourceOptions) -> dict[str, str]:
-    """Field -> column, as `options.columns` says or, where it says only `meta`, as the columns' own names suggest.
+    """Map fields to columns, as `options.columns` says or, if it says only `meta`, as the columns' own names suggest.
 
     Raises:
-        SourceError: a field or a column is not there, a name fits several fields, pictures are asked for (`--images`)
+        SourceError: a field or a column does not exist, a name fits several fields, there are pictures (`--images`)
             and no column is taken for them, or bytes are to be kept as `meta`.
     """
     given, names = options.columns, table.names
@@ -76,7 +76,7 @@ def columns_of(path: Path, table: Table, options: SourceOptions) -> dict[str, st
 
 
 def columns_argument(columns: Mapping[str, str]) -> str:
-    """A mapping as one writes it on the command line."""
+    """Write a mapping as a command line has it."""
     return " ".join(["--columns", *(f"{field}={quote(column)}" for field, column in columns.items())])
 
 
@@ -101,7 +101,7 @@ def note_columns(
 
 
 def _guessed(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Field -> column, by the columns' own names."""
+    """Map fields to columns by the columns' own names."""
     usual = {name: re.sub(r"[\s-]+", "_", name.strip().lower()) for name in names}
     found = {field: [name for name in usual if usual[name] in known] for field, known in USUAL_NAMES.items()}
     columns = {field: candidates[0] for field, candidates in found.items() if candidates}
@@ -110,6 +110,6 @@ def _guessed(path: Path, names: Sequence[str]) -> dict[str, str]:
             which = " and ".join(map(repr, candidates))[:120]
             example = columns_argument(columns)
             raise SourceError(f"{path}: {which} could both be the {field}: say which, for example {example}")
-    if "input" in columns and "instruction" not in columns:  # else Alpaca's: what the instruction speaks of
+    if "input" in columns and "instruction" not in columns:  # else it is Alpaca's: what the instruction refers to
         columns["instruction"] = columns.pop("input")
     return columns

@@ -25,14 +25,14 @@ from polite_flamingo.sources.records.placeholders import ShownImage, check_place
 
 
 def to_turns(said: Iterable[Message], found: Findings) -> tuple[list[Turn], list[ShownImage], dict[str, Any]]:
-    """The whole exchanges of a conversation, and what had to be done for them: see the module.
+    """Pair messages into whole exchanges, and say what had to be done for that: see the module.
 
     Args:
-        said: in order.
-        found: is told what is left out.
+        said: the messages in order.
+        found: collects notes of what is left out.
 
     Returns:
-        at least one turn; the pictures that its human shows, one for each mark; and of `system` (text), `joined`,
+        At least one turn; the pictures that its human shows, one for each mark; and of `system` (text), `joined`,
         `left_out_before`, `left_out_after` (numbers of turns) those that apply.
 
     Raises:
@@ -90,7 +90,7 @@ _TURN_NOTES = {
 
 
 def text_turns(conversation: Conversation) -> tuple[list[Turn], dict[str, Any]]:
-    """The turns of a conversation without pictures, and its `meta`. Raises `BadSample` where it shows one."""
+    """Return the turns of a conversation without pictures, and its `meta`. Raises `BadSample` if it shows one."""
     if conversation.pictured:
         raise BadSample("unsupported", "the record names an image: read such a file with --source llava")
     if conversation.found.unread:
@@ -103,10 +103,9 @@ def text_turns(conversation: Conversation) -> tuple[list[Turn], dict[str, Any]]:
 
 
 def text_sample(key: str, turns: Iterable[Turn], meta: dict[str, Any]) -> Sample:
-    """A sample without images. Raises `BadSample` where a human's text shows one, or a video or a sound.
+    """Make a sample without images. Raises `BadSample` if a human's text shows one, or a video or a sound.
 
-    Where a text says "<image>", a model would take it for one: it becomes "(image)", and `meta["unmarked"]` counts how
-    often.
+    A model would take the text "<image>" for an image, so it becomes "(image)"; `meta["unmarked"]` counts how often.
     """
     turns = list(turns)
     for turn in turns:

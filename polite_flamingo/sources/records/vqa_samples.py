@@ -13,17 +13,17 @@ from polite_flamingo.sources.records.responses import answer_response
 from polite_flamingo.sources.records.source import one_turn
 
 UNLISTED = "unlisted"
-"""The split of what is in none of the lists that name splits."""
+"""The split of records that no list of a split names."""
 
 
 def vqa_sample(key: str, instruction: str, answer: str, *images: Image, rationale: str = "", **meta: Any) -> Sample:
-    """The sample of a question; with a rationale it is of task `vqa_rationale`."""
+    """Make the sample of a question; with a rationale its task is `vqa_rationale`."""
     task = "vqa_rationale" if rationale else "vqa"
     return one_turn(key, task, instruction, answer_response(answer, rationale), images, meta)
 
 
 def question_of(record: dict[str, Any], name: str = "question") -> str:
-    """The text of a question, which must not be empty."""
+    """Return the text of a question, which must not be empty."""
     question = text_field(record, name)
     if not question:
         raise BadSample("bad_field", "the question is empty")
@@ -31,7 +31,7 @@ def question_of(record: dict[str, Any], name: str = "question") -> str:
 
 
 def answer_of(record: dict[str, Any], name: str = "answer") -> str:
-    """The text of an answer. Test splits have none: `missing_annotation`; "" is an `empty_response`."""
+    """Return the text of an answer. Test splits have none: `missing_annotation`; "" is an `empty_response`."""
     if record.get(name) is None:
         raise BadSample("missing_annotation", "the question has no answer (as in test splits)")
     answer = text_field(record, name)
@@ -41,12 +41,12 @@ def answer_of(record: dict[str, Any], name: str = "answer") -> str:
 
 
 def derived_id(image: str, question: str) -> str:
-    """An id for questions without one: the image's name and a digest of what is asked about it."""
+    """Make an id for a question without one: the image's name and a digest of what is asked about it."""
     return f"{PurePosixPath(image).stem}-{hashlib.sha256(question.encode()).hexdigest()[:12]}"
 
 
 def majority(answers: Any) -> tuple[str, dict[str, int]]:
-    """The most frequent answer (the first of equals), and how often each was given.
+    """Return the most frequent answer (the first of equals), and how often each was given.
 
     Args:
         answers: a list of strings, or of objects with an `answer` and perhaps a `raw_answer`, its unstemmed form.
@@ -71,11 +71,11 @@ MAX_OPTIONS = 26
 """As many as there are letters."""
 
 NO_OPTION = ("", "{}")
-"""What AI2D's files have in the place of an answer that its annotators did not give."""
+"""What AI2D's files have in place of an answer that the annotators did not give."""
 
 
 def options_of(record: dict[str, Any], name: str = "choices") -> list[str]:
-    """The answers to choose from, in their places."""
+    """Return the answers to choose from, in their places."""
     values = required(record, name)
     if not isinstance(values, list) or not 0 < len(values) <= MAX_OPTIONS:
         raise BadSample("bad_field", f"field {name!r} must be a list of 1 to {MAX_OPTIONS} answers")
@@ -83,7 +83,7 @@ def options_of(record: dict[str, Any], name: str = "choices") -> list[str]:
 
 
 def index_of(record: dict[str, Any], options: list[str], name: str = "answer") -> int:
-    """The place of the right answer, counted from 0. It is null in test splits: `missing_annotation`."""
+    """Return the place of the right answer, counted from 0. It is null in test splits: `missing_annotation`."""
     index = record.get(name)
     if index is None:
         raise BadSample("missing_annotation", "the question has no answer (as in test splits)")
