@@ -229,7 +229,7 @@ def _mixture(options: IngestOptions) -> tuple[list[IngestConfig], Choose]:
     }
     if absent and not options.skip_absent:
         name, path = next(iter(absent.items()))
-        more = f" (nor files of {len(absent) - 1} more)" if len(absent) > 1 else ""
+        more = f" (files of {len(absent) - 1} more are missing too)" if len(absent) > 1 else ""
         raise SourceError(f"{name}: {path} does not exist{more}; pass --root, or --skip_absent to skip such sources")
     if absent:
         print(f"left out, because files are missing: {', '.join(absent)}", file=sys.stderr)

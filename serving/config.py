@@ -1,4 +1,4 @@
-"""Settings of the service: models, limits, access, replicas. Frozen dataclasses, filled by a profile.
+"""Settings of the service: models, limits, access, replicas. Frozen dataclasses, filled from a profile.
 
 One profile serves every job; the service reads its sections `rewriter`, `scoring`, `thresholds`, `serving` and `pools`.
 Nothing here imports torch, FastAPI or Ray.
@@ -178,7 +178,7 @@ class ServingConfig:
             the router (`scale`).
         flush_seconds: minimum time between two chunks of a stream, except the first and the last, because each costs a
             message between processes. Up to ten times as long while an engine generates many answers.
-        limits: of one request.
+        limits: limits of one request.
         access: keys and rates.
         remote_images: images given by URL.
         batches: bulk jobs.

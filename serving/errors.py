@@ -17,7 +17,7 @@ class ApiError(Exception):
         message: one readable line: what, where, what to do. Never holds a prompt or a key.
         type: OpenAI's error type: "invalid_request_error", "authentication_error", "rate_limit_error",
             "overloaded_error", "server_error".
-        code: a stable word for programs, such as "context_length_exceeded"; None where the type says enough.
+        code: a stable word for programs, such as "context_length_exceeded"; None if the type says enough.
         param: the field at fault, such as "messages.0.content.1.image_url".
         retry_after: seconds after which the same request may succeed; None if it never will.
     """
@@ -34,9 +34,10 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
-        """Retry-After in whole seconds, rounded up, at least 1; and for a 504, the request not to retry it.
+        """Retry-After in whole seconds, rounded up, at least 1; for a 504, a request not to retry it.
 
-        OpenAI's clients repeat a 504 unless `x-should-retry` says no, and what took too long would do so again.
+        OpenAI's clients retry a 504 unless `x-should-retry` says no, and a request that took too long would do so
+        again.
         """
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
         return headers | ({"x-should-retry": "false"} if self.status == 504 else {})

@@ -1,4 +1,4 @@
-"""Tables of the service's settings for the documentation, made from the config dataclasses, so none can be missing.
+"""Tables of the service's settings for the docs, generated from the config dataclasses so that none can be missing.
 
     python -m serving.settings_tables docs/serving.md      updates them in the page, between its two marks
 
@@ -22,7 +22,7 @@ END = "<!-- end of settings -->"
 
 
 def rows(config: type, prefix: str) -> Iterator[tuple[str, Any, str]]:
-    """Name, default and meaning of every setting in `config` and below, except models and replicas."""
+    """Yield name, default and meaning of every setting in `config` and its sections, except models and replicas."""
     said = meanings(config)
     for field in dataclasses.fields(config):
         if field.default_factory is not dataclasses.MISSING:
@@ -32,7 +32,7 @@ def rows(config: type, prefix: str) -> Iterator[tuple[str, Any, str]]:
 
 
 def tables() -> str:
-    """Markdown: everything under `serving`, then what each of the deployments has."""
+    """Return Markdown: everything under `serving`, then the settings of each deployment."""
     deployments = [one.name for one in dataclasses.fields(ScaleConfig) if isinstance(one.default, ReplicasConfig)]
     some = f"Each of {', '.join(f'`serving.scale.{name}`' for name in deployments)} has:"
     return "\n\n".join((_table(rows(ServingConfig, "serving.")), some, _table(rows(ReplicasConfig, ""))))
@@ -55,7 +55,7 @@ def _shown(value: Any) -> str:
 
 
 def put_into(page: str) -> str:
-    """The page with its tables brought up to date.
+    """Return the page with its tables up to date.
 
     Raises:
         ValueError: the two marks are missing.

@@ -54,11 +54,12 @@ class EngineHost:
 
         Args:
             name: the model's name.
-            config: of the model and its engines; one beam.
+            config: the model's and its engines'; one beam.
             chat: the model chats, else it rewrites; decides the prompt format.
-            waiting: requests beyond those that have a slot.
-            flush_seconds: between two chunks of a stream; more while many are open, see `chunk_interval`.
-            model: if it is loaded already.
+            waiting: requests per engine beyond those that have a slot.
+            flush_seconds: minimum seconds between two chunks of a stream; more while many are open, see
+                `chunk_interval`.
+            model: the model, if it is already loaded.
 
         Raises:
             ValueError: the config asks for beam search, which cannot be streamed.

@@ -33,7 +33,7 @@ class BatchingScorer:
     """One copy of the models. Used from one event loop."""
 
     def __init__(self, models: Scores, *, together: int = 64, failures_in_a_row: int = FAILURES_IN_A_ROW):
-        """Args: together: requests that are scored in one call."""
+        """Args: together: maximum number of requests scored in one call."""
         self._models, self._max_requests = models, together
         self._bisector = Bisector(reason="scoring_failed", max_failures_in_a_row=failures_in_a_row)
         self._waiting: list[tuple[Sequence[Sample], asyncio.Future[list[Scored]]]] = []
@@ -41,7 +41,7 @@ class BatchingScorer:
 
     @property
     def healthy(self) -> bool:
-        """Whether the models work, as far as is known."""
+        """Whether the models work, as far as known."""
         return not self._bisector.broken
 
     async def score(self, samples: Sequence[Sample]) -> list[Scored]:

@@ -32,15 +32,15 @@ from serving.rewrite.rewriting import image_references, make_sample
 
 SHARD_ROWS = 256
 SHARD_BYTES = 64 << 20
-"""A shard is what a killed build loses, and the step in which progress is reported."""
+"""Rows per shard: what a killed build loses, and the step in which progress is reported."""
 
 _AT_ONCE = 16
-"""Lines whose images are fetched at once."""
+"""Number of lines whose images are fetched at once."""
 
 
 @dataclasses.dataclass
 class JobError(Exception):
-    """A job that cannot begin. Both fields are shown to the client."""
+    """A job cannot start. Both fields are shown to the client."""
 
     code: str
     message: str
@@ -49,9 +49,9 @@ class JobError(Exception):
 async def write_inputs(
     source: Path, work: Path, job: str, config: ServiceConfig, loader: ImageLoader
 ) -> tuple[int, int]:
-    """Write the inputs of the build into WORK; what an earlier attempt left there is deleted.
+    """Write the inputs of the build into WORK, after deleting what an earlier attempt left there.
 
-    Returns the numbers of lines: all, and those that are invalid.
+    Returns the number of lines and of invalid ones.
 
     Args:
         source: the uploaded file.
@@ -95,12 +95,12 @@ async def write_inputs(
 
 
 def profile_of(config: ServiceConfig) -> str:
-    """A profile with which `ray_jobs.build_pf1m` runs exactly the server's models, as YAML."""
+    """Return a profile, as YAML, with which `ray_jobs.build_pf1m` runs exactly the server's models."""
     return to_yaml({name: getattr(config, name) for name in ("rewriter", "scoring", "thresholds", "pools")})
 
 
 def progress(work: Path, counted: dict[str, tuple[int, int]]) -> tuple[int, int]:
-    """Numbers of lines that the build has rewritten and quarantined, by its manifests.
+    """Return the numbers of lines that the build has rewritten and quarantined, according to its manifests.
 
     Args:
         work: the job's WORK.
@@ -152,7 +152,7 @@ def write_results(
 
 
 def _outcomes(work: Path) -> Iterator[tuple[Sample, Sample | ApiError | None]]:
-    """Every input sample, and what the build made of it; None if the build did not reach it."""
+    """Yield every input sample and its result from the build; None if the build did not reach it."""
     layout = OutputLayout(root=work / "out")
     finished = set(layout.finished())
     shards = shard_names(str(work / "in")) if any((work / "in").iterdir()) else {}

@@ -2,8 +2,8 @@
 
     {"custom_id": "a", "method": "POST", "url": "/v1/rewrite", "body": {"instruction": …, "raw": …, "image": …}}
 
-Whatever its bytes, each line that is not blank is returned once, as a request or as an error. Memory holds one line,
-which may be as long as a request (`limits.body_bytes`).
+Each line that is not blank gives one request or one error, whatever its bytes. Memory holds one line, which may be as
+long as a request (`limits.body_bytes`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Line:
         number: from 1; blank lines count.
         custom_id: "" if it could not be read.
         content: the annotation to rewrite, if the line is valid.
-        error: why it is not, else.
+        error: why the line is invalid; None if it is valid.
     """
 
     number: int
@@ -107,19 +107,19 @@ def _content(body: Any, config: ServiceConfig) -> Content:
 
 
 def output_line(sample: Sample, job: str, model: str, thresholds: Thresholds) -> str:
-    """A line of the output file, for a rewritten and scored sample."""
+    """Return a line of the output file, for a rewritten and scored sample."""
     result = make_result(sample, model, thresholds)
     return _line(job, sample.meta["line"], sample.meta["custom_id"], 200, result.model_dump(), None)
 
 
 def error_line(job: str, number: int, custom_id: str, error: ApiError) -> str:
-    """A line of the error file."""
+    """Return a line of the error file."""
     summary = {"code": error.code, "message": error.message}
     return _line(job, number, custom_id, error.status, error.body(), summary)
 
 
 def quarantine_error(row: Quarantined) -> ApiError:
-    """The error of a line that the build has quarantined."""
+    """Return the error of a line that the build has quarantined."""
     return invalid("", row.detail.removeprefix(f"{row.key}: "), row.reason)
 
 

@@ -1,4 +1,4 @@
-"""The processes of builds: found, ended, killed."""
+"""Find, stop and kill the processes of builds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import subprocess
 from pathlib import Path
 
 GRACE_SECONDS = 15.0
-"""For a build to end when asked to; then it is killed."""
+"""Seconds for a build to end after SIGTERM; then it is killed."""
 
 log = logging.getLogger(__name__)
 
 
 def builds_of(out: Path) -> list[int]:
-    """Process ids of all builds into a folder, found by their command lines (Linux only).
+    """Return the process ids of all builds into a folder, found by their command lines (Linux only).
 
     Args:
         out: a job's folder, whose path holds the job's random id.
@@ -39,7 +39,7 @@ def end_orphans(out: Path) -> None:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a build and its children: first politely, after `GRACE_SECONDS` by force."""
+    """Stop a build and its children: SIGTERM first, SIGKILL after `GRACE_SECONDS`."""
     with contextlib.suppress(ProcessLookupError):
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)

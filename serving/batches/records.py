@@ -1,4 +1,4 @@
-"""What is stored of uploaded files and bulk jobs."""
+"""Stored records of uploaded files and bulk jobs."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ from serving.errors import ApiError
 BUILD = (sys.executable, "-m", "ray_jobs.build_pf1m")
 
 ATTEMPTS = 3
-"""Tries per build, which resumes, so that a machine failure costs little."""
+"""Tries per build. Each resumes the last one, so a machine failure costs little."""
 
 SWEEP_SECONDS = 3600.0
 
@@ -61,10 +61,10 @@ class BatchRunner:
         """Prepare; nothing runs before `start`.
 
         Args:
-            config: of the service; `serving.batches.folder` must be set.
-            environment: of the builds, added to this process's own; RAY_ADDRESS names the cluster to join.
+            config: the service's config; `serving.batches.folder` must be set.
+            environment: variables for the builds, added to this process's own; RAY_ADDRESS names the cluster to join.
             build: the command, before `--profile`, `--input` and `--out`.
-            poll_seconds: between two checks of the folder.
+            poll_seconds: seconds between two checks of the folder.
         """
         if not config.serving.batches.folder:
             raise ValueError("bulk jobs need a folder: set serving.batches.folder")
@@ -90,7 +90,7 @@ class BatchRunner:
 
     @property
     def failure(self) -> BaseException | None:
-        """The exception that ended the runner, if any."""
+        """Return the exception that ended the runner, if any."""
         if self._main is None or not self._main.done() or self._main.cancelled():
             return None
         return self._main.exception()
@@ -138,7 +138,7 @@ class BatchRunner:
         shutil.rmtree(folder / "work", ignore_errors=True)
 
     async def _process(self, job: Job) -> tuple[Job, Status]:
-        """Validate and build until that is done, or there is a reason to end early.
+        """Validate and build until the job is done, or there is a reason to end early.
 
         Returns:
             The job's current state, and its final status.
@@ -172,7 +172,7 @@ class BatchRunner:
         return "expired" if self._store.now() >= job.expires else None
 
     async def _build_once(self, job: Job) -> tuple[Job, Status]:
-        """One attempt at the build."""
+        """Make one attempt at the build."""
         folder = self._store.job_folder(job.id)
         work = folder / "work"
         counted: dict[str, tuple[int, int]] = {}
@@ -196,7 +196,7 @@ class BatchRunner:
             await asyncio.to_thread(end, process)  # takes seconds if it does not react
 
     def _save_progress(self, job: Job, counted: dict[str, tuple[int, int]]) -> Job:
-        """The job with its current progress, saved if that has changed."""
+        """Return the job with its current progress, saved if it has changed."""
         completed, quarantined = progress(self._store.job_folder(job.id) / "work", counted)
         current = dataclasses.replace(job, completed=completed, failed=job.invalid + quarantined)
         if current != job:

@@ -1,4 +1,4 @@
-"""Uploaded files and bulk jobs on disk: all that the routes and the runner share.
+"""Uploaded files and bulk jobs on disk, shared by the routes and the runner.
 
     FOLDER/uploads/ID/           a file that is being received or written
     FOLDER/files/ID/data         its bytes
@@ -31,7 +31,7 @@ from serving.config import BatchesConfig
 from serving.errors import ApiError
 
 ABANDONED_SECONDS = 24 * 3600.0
-"""After that, an unfinished upload is deleted."""
+"""Age at which an unfinished upload is deleted."""
 
 Record = TypeVar("Record", StoredFile, Job)
 
@@ -39,7 +39,7 @@ _ID = re.compile(r"(file|batch)-[0-9a-f]{32}")
 
 
 class BatchStore:
-    """The folder. Keeps nothing in memory: every method reads the disk."""
+    """The folder of files and jobs. Keeps nothing in memory: every method reads the disk."""
 
     def __init__(self, config: BatchesConfig, now: Callable[[], float] = time.time):
         """Args: config: names the folder. now: seconds since 1970."""
@@ -69,7 +69,7 @@ class BatchStore:
             owner: the key that it belongs to.
             filename: for display.
             purpose: "batch" or "batch_output".
-            keep: seconds until it is deleted, at most the server's `keep_days`, which is the default.
+            keep: seconds until it is deleted; at most the server's `keep_days`, the default.
         """
         with (upload / "data").open("rb") as data:
             os.fsync(data.fileno())
@@ -126,7 +126,7 @@ class BatchStore:
         return _oldest_first(map(self._job, _ids_in(self.root / "jobs")), owner)
 
     def unfinished(self, ended: set[str]) -> list[Job]:
-        """All jobs that have not ended, oldest first. Those that have are added to `ended` and not read again."""
+        """All jobs that have not ended, oldest first. Ended ones are added to `ended` and not read again."""
         found = [job for name in _ids_in(self.root / "jobs") if name not in ended and (job := self._job(name))]
         ended.update(job.id for job in found if job.status in ENDED)
         return _oldest_first(job for job in found if job.status not in ENDED)
@@ -193,7 +193,7 @@ def _owned(found: Record | None, owner: str, what: str, identity: str) -> Record
 
 
 def _oldest_first(found: Iterable[Record | None], owner: str | None = None) -> list[Record]:
-    """Those of an owner, or all of them."""
+    """Return the records of an owner, or all of them."""
     mine = [one for one in found if one is not None and owner in (None, one.owner)]
     return sorted(mine, key=lambda one: (one.created, one.id))
 

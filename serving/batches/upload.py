@@ -21,12 +21,12 @@ _FIELD_BYTES = 4096
 
 @dataclass(kw_only=True)
 class Form:
-    """The form, except for the file's bytes.
+    """An upload form, without the file's bytes.
 
     Attributes:
         fields: text fields, by name.
-        filename: of the file; "" if the client named none.
-        size: bytes of the file.
+        filename: the client's name for the file; "" for none.
+        size: the file's size in bytes.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
@@ -38,8 +38,8 @@ async def receive_form(content_type: str, body: AsyncIterator[bytes], file: Bina
     """Read a form; its part `file` is written to `file`.
 
     Args:
-        content_type: header of the request.
-        body: of the request, in blocks.
+        content_type: the request's header.
+        body: the request's body, in blocks.
         file: open for writing.
         limit: maximum bytes of the file.
         setting: the name of that limit.
@@ -84,7 +84,7 @@ class _FormReader:
         return {f"on_{name}": getattr(self, f"_on_{name}") for name in (*names, "headers_finished", "end")}
 
     def flush(self) -> None:
-        """Write what has arrived of the file."""
+        """Write the part of the file that has arrived."""
         self._file.writelines(self._blocks)
         self._blocks.clear()
 

@@ -1,9 +1,9 @@
-"""The URL of an image -> its encoded bytes, or an error that says why not.
+"""Load an image by its URL: its encoded bytes, or an error that says why not.
 
 A data URL is measured before it is decoded, and the image's header is checked before anybody decodes pixels, so an
 image that is too large is refused early. An http(s) URL is fetched only from hosts that the server's operator listed,
-by `sources/reading/download.py`, which keeps requests out of internal networks. What such a host answered, and its
-address, are not told to the client: that would make the server a probe.
+by `sources/reading/download.py`, which keeps requests out of internal networks. The client is not told the host's
+answer or address: that would make the server a probe.
 
 All of it runs on threads, base64 in blocks, to keep the event loop free. Nothing here decodes pixels.
 """
@@ -30,7 +30,7 @@ _DECODERS = 2
 """Threads for data URLs. Their work is short and mostly holds the GIL."""
 
 _WAITING = 8
-"""Downloads that may wait for each that runs."""
+"""Downloads that may wait per running one."""
 
 _MAX_PREFIX = 200
 _MAX_URL = 8192
@@ -56,7 +56,7 @@ class ImageLoader:
         self._open = 0
 
     async def load(self, images: Sequence[ImageReference]) -> list[bytes]:
-        """The encoded bytes of images, in order; each URL is read once.
+        """Return the encoded bytes of images, in order; each URL is read once.
 
         Raises:
             ApiError: 400 for the first at fault; 503 where too many downloads wait.
@@ -80,7 +80,7 @@ class ImageLoader:
         raise _at_fault(image, "the URL must be data:image/…;base64,…, or http(s) where the server allows it")
 
     def _decode(self, image: ImageReference) -> bytes:
-        """The bytes of a data URL."""
+        """Return the bytes of a data URL."""
         prefix, comma, text = image.url.partition(",")
         kind = prefix[:_MAX_PREFIX].lower()
         if not (comma and kind.startswith("data:image/") and kind.endswith(";base64") and len(prefix) <= _MAX_PREFIX):
@@ -99,7 +99,7 @@ class ImageLoader:
         return self._checked(image, bytes(data))
 
     async def _fetch(self, image: ImageReference) -> bytes:
-        """The bytes at an http(s) URL."""
+        """Return the bytes at an http(s) URL."""
         remote = self._remote
         if not remote.hosts:
             why = "this server does not fetch images; send the image itself, as data:image/…;base64,…"
@@ -135,7 +135,7 @@ class ImageLoader:
         return _at_fault(image, f"an image may have {self._limits.image_bytes} bytes", "image_too_large")
 
     def _checked(self, image: ImageReference, data: bytes) -> bytes:
-        """The data itself. Raises ApiError unless its header is that of an image small enough to decode."""
+        """Return the data. Raises ApiError unless its header is that of an image small enough to decode."""
         if len(data) > self._limits.image_bytes:
             raise self._too_large(image)
         try:

@@ -3,7 +3,7 @@
 Known fields are as strict as OpenAI's: types are not coerced, ranges are enforced, and a field that asks for something
 that is not supported is refused by name (`NEUTRAL`), never silently dropped. Fields that change no answer (`IGNORED`)
 and unknown fields are ignored, as other servers do: clients and evaluators send every server the extensions of all of
-them, and a client newer than the server must go on working.
+them, and clients newer than the server must keep working.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "structured_outputs": (),
     "use_beam_search": (False,),
 }
-"""Fields that would change the answer, and the values besides null with which they do not."""
+"""Fields that would change the answer, and the values besides null that have no effect."""
 
 IGNORED = (
     "metadata", "parallel_tool_calls", "prediction", "prompt_cache_key", "prompt_cache_retention", "safety_identifier",
@@ -67,7 +67,7 @@ _NEUTRAL_OF_MESSAGE: dict[str, tuple[Any, ...]] = {
     "tool_call_id": (),
     "tool_calls": ([],),
 }
-"""The same, of a message: clients that send an answer back include them as null."""
+"""The same in a message: clients that send an answer back include them as null."""
 
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 1000
@@ -92,7 +92,7 @@ class ImageUrl(_Part):
         description="`data:image/…;base64,…`, or an http(s) URL where the server allows it.",
         examples=["data:image/png;base64,iVBORw0KGgo…"],
     )
-    detail: Any = Field(None, description="Ignored: every image is seen at the model's own size.")
+    detail: Any = Field(None, description="Ignored: every image is resized to the model's input size.")
 
 
 class ImagePart(_Part):
@@ -206,5 +206,5 @@ def _refuse(given: Mapping[str, Any], neutral: Mapping[str, tuple[Any, ...]], wh
 
 
 def _same(value: Any, other: Any) -> bool:
-    """Whether two JSON values are equal; unlike Python, JSON tells true from 1."""
+    """Whether two JSON values are equal; unlike Python, JSON distinguishes true from 1."""
     return value == other and isinstance(value, bool) == isinstance(other, bool)

@@ -2,7 +2,7 @@
 
 A request is validated (`protocol.py`), its messages become a conversation as in training (`conversation.py`), its
 images are loaded (`images.py`), and each of its n choices becomes a `GenerationRequest`; `completion.py` formats what
-comes back. A stream starts only when its first chunk is there: an earlier error has an HTTP status of its own. A client
+comes back. A stream starts only when its first chunk is there: an earlier error has its own HTTP status. A client
 that disconnects cancels its requests.
 """
 
@@ -55,7 +55,7 @@ _EXAMPLE = (
     response_model=ChatCompletion,
     responses={
         200: {
-            "description": "The whole answers, or with `stream` their chunks.",
+            "description": "The complete answers, or with `stream` their chunks.",
             "content": {
                 "text/event-stream": {"schema": {"type": "string", "description": _EVENTS}, "example": _EXAMPLE}
             },

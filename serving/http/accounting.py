@@ -1,4 +1,4 @@
-"""One request as the middleware sees it: bytes in and out, how it ended, and what is recorded of it.
+"""One request as the middleware sees it: bytes in and out, how it ended, and what is recorded.
 
 `TrackedRequest` stands between server and route: it counts the body while the route reads it, ends one that is too
 large or too slow, adds headers to the response, and notices a client that leaves.
@@ -22,9 +22,9 @@ from serving.http.metrics import Metrics, RequestStats
 from serving.http.rates import Account
 
 MIN_BYTES_PER_SECOND = 64 << 10
-"""A body that arrives more slowly, after its first `limits.body_seconds`, is refused."""
+"""Minimum bytes per second of a body after its first `limits.body_seconds`; a slower one is refused."""
 CLIENT_CLOSED_REQUEST = 499
-"""The status in log and metrics of a request whose client left before the response was complete."""
+"""Status in log and metrics for a client that left before the response was complete."""
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -36,7 +36,7 @@ SECURITY_HEADERS = (
         b"trusted-types 'none'",
     ),
 )
-"""Of every response. The policy is that of the chat page; `data:` and `blob:` are images that users chose."""
+"""Headers of every response. The policy is the chat page's; `data:` and `blob:` are images that users chose."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -45,16 +45,16 @@ class TrackedRequest:
     """A request and its response. The route gets `scope`, `receive` and `send`.
 
     Attributes:
-        id: the client's x-request-id where it is well formed, else a new one.
+        id: the client's x-request-id if it is well formed, else a new one.
         headers: the client's, by lower-case name.
         response_headers: added to the response.
         stats: reported by the route (`request.state.stats`).
-        account: the client's, once the request is counted in.
+        account: the client's account, once the request is counted.
         refusal: why the body was cut short.
-        body_limit: bytes.
-        started: the response has begun.
-        complete: the response was sent whole.
-        disconnected: the client left before that.
+        body_limit: maximum bytes of the body.
+        started: whether the response has begun.
+        complete: whether the whole response was sent.
+        disconnected: whether the client left before that.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, seconds: float):
@@ -78,11 +78,11 @@ class TrackedRequest:
 
     @property
     def route(self) -> str:
-        """The template of the path as the router found it, "none" where it found no route."""
+        """Return the route's path template; "none" if no route matched."""
         return getattr(self.scope.get("route"), "path", "none")
 
     async def receive(self) -> Message:
-        """ASGI's. A body that is too large or too slow ends here: the route sees a client that disconnects."""
+        """ASGI's receive. A body that is too large or too slow ends here: the route sees a client that disconnects."""
         if self.refusal is not None:
             return {"type": "http.disconnect"}
         self._deadline = self._deadline or asyncio.get_running_loop().time() + self._seconds
@@ -106,7 +106,7 @@ class TrackedRequest:
         return message
 
     async def send(self, message: Message) -> None:
-        """ASGI's. What a route answers to a body that was cut short is dropped."""
+        """ASGI's send. The response to a body that was cut short is dropped."""
         if self.refusal is not None:
             return
         if message["type"] == "http.response.start":
@@ -131,14 +131,14 @@ class TrackedRequest:
         await self._send(message)
 
     def _needs_length(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Whether the server would send the response in chunks, which HTTP/1.0 does not know."""
+        """Whether the server would send the response in chunks, which HTTP/1.0 does not support."""
         scope = self.scope
         if scope.get("http_version") != "1.0" or http10.MARK in scope.get("extensions", {}):
             return False
         return not any(name.lower() == b"content-length" for name, _ in headers)
 
     async def respond(self, error: ApiError) -> None:
-        """Send an error instead of the route's response; where that has begun, the server cuts the connection."""
+        """Send an error instead of the route's response; if that has begun, the server cuts the connection."""
         self.refusal = None
         if self.started:
             return
@@ -154,7 +154,7 @@ class TrackedRequest:
         await self.send({"type": "http.response.body", "body": body})
 
     def record(self, metrics: Metrics, *, log: bool) -> None:
-        """Count the finished request. Args: log: write its line of the access log, too."""
+        """Count the finished request. Args: log: also write its line in the access log."""
         stats = self.stats
         seconds = time.perf_counter() - stats.started
         status = CLIENT_CLOSED_REQUEST if self.disconnected else self.status

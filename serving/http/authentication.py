@@ -11,7 +11,7 @@ from serving.errors import ApiError, Refusal
 from serving.http.keys import KeyRing
 
 OPEN_PATHS = frozenset(("/", "/health", "/docs", "/docs.css", "/openapi.json", "/favicon.ico"))
-"""Paths that anybody may GET, as well as those below `OPEN_PREFIX`. Every other path needs a key, even unknown ones."""
+"""Paths that anybody may GET, besides those below `OPEN_PREFIX`. All others need a key, even unknown ones."""
 OPEN_PREFIX = "/page/"
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
@@ -23,7 +23,7 @@ class Client:
     """The sender of a request.
 
     Attributes:
-        id: of its key; "" where the server has no keys.
+        id: id of its key; "" if the server has no keys.
         requests_per_minute: 0 for no limit.
         concurrent_requests: 0 for no limit.
     """
@@ -42,7 +42,7 @@ class Authenticator:
         Args:
             access: default limits, and origins that may call.
             keys: None lets everybody in.
-            calendar: seconds since 1970, for keys that expire.
+            calendar: returns seconds since 1970, for keys that expire.
         """
         self._keys, self._calendar, self._open_metrics = keys, calendar, access.open_metrics
         self._origins = frozenset(origin.encode() for origin in access.origins)

@@ -1,4 +1,4 @@
-"""Cancels work when its client disconnects: a server learns of that only if it listens meanwhile."""
+"""Cancel work when its client disconnects: a server notices only if it listens meanwhile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the client closes the connection.
+    """Return the result of `work`, which is cancelled when the client closes the connection.
 
     Args:
         request: its body must have been read.

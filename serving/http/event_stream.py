@@ -28,14 +28,14 @@ class EventStream(Response):
 
         Args:
             events: encoded, one or several at a time.
-            deadline: by the event loop's clock; then a client that does not read is cut off.
+            deadline: time, by the event loop's clock, at which a client that does not read is cut off.
         """
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events, self._deadline = events, deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI's. A stream that its client does not read lacks its end, so the server cuts the connection."""
+        """Run as an ASGI app. A stream that its client does not read has no end, so the server cuts the connection."""
         with suppress(ApiError, TimeoutError):  # the client disconnected, or does not read
             await cancel_on_disconnect(Request(scope, receive), self._write(send))
 

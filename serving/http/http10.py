@@ -1,4 +1,4 @@
-"""HTTP/1.0 on uvicorn: such clients (nginx by default is one) know no chunked bodies; the connection's end ends a body.
+"""HTTP/1.0 on uvicorn: such clients (nginx by default) do not know chunked bodies; closing the connection ends a body.
 
 uvicorn sends every body of unknown length in chunks, whatever the version of the request, and HAProxy passes requests
 on as they come. Behind another server (Ray Serve's own proxy) the middleware collects the body instead and states its
@@ -13,7 +13,7 @@ from typing import Any
 from uvicorn.protocols.http import httptools_impl
 
 MARK = "polite_flamingo.unframed"
-"""An extension of the ASGI scope: this server sends HTTP/1.0 bodies without chunks."""
+"""Extension of the ASGI scope: this server sends HTTP/1.0 bodies without chunks."""
 
 
 class _Cycle(httptools_impl.RequestResponseCycle):
@@ -26,7 +26,7 @@ class _Cycle(httptools_impl.RequestResponseCycle):
         self.scope.setdefault("extensions", {})[MARK] = {}
 
     async def send(self, message: Any) -> None:
-        """ASGI's. Writes a response of unknown length as it comes."""
+        """ASGI's send. Writes a response of unknown length as it comes."""
         if self.scope["http_version"] == "1.0" and message["type"] == "http.response.start":
             if not any(name.lower() == b"content-length" for name, _ in message.get("headers", ())):
                 self._unframed = True

@@ -1,4 +1,4 @@
-"""API keys: a file of their hashes, and the command that makes, lists and revokes them.
+"""API keys: a file of their hashes, and the command that creates, lists and revokes them.
 
     polite-flamingo keys new "the demo page" --requests-per-minute 60
     polite-flamingo keys list
@@ -37,12 +37,12 @@ from polite_flamingo.text_files import NotText, decoded
 
 PREFIX = "pf-"
 CHECK_SECONDS = 1.0
-"""Between two checks whether the file has changed."""
+"""Seconds between two checks whether the file has changed."""
 _log = logging.getLogger(__name__)
 
 
 def _seconds(text: str) -> float:
-    """Seconds since 1970 of an ISO 8601 date; 0 of ""."""
+    """Return an ISO 8601 date in seconds since 1970; 0 for ""."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC).timestamp() if text else 0.0
     except (ValueError, OverflowError):
@@ -64,10 +64,10 @@ class Key:
 
     Attributes:
         id: names the key in logs and for `revoke`; reveals nothing of it.
-        name: whose it is, or what for.
-        sha256: of the whole key, in hexadecimal.
+        name: who or what it is for.
+        sha256: SHA-256 of the whole key, in hexadecimal.
         created, expires, revoked: ISO 8601 with a time zone; "" for never.
-        requests_per_minute, concurrent_requests: None for the profile's, 0 for no limit.
+        requests_per_minute, concurrent_requests: limits; None for the profile's, 0 for no limit.
 
     Raises:
         ValidationError: names the field at fault.
@@ -90,7 +90,7 @@ class Key:
 
 
 def read_keys(path: Path) -> list[Key]:
-    """All keys of a file, in its order.
+    """Return all keys in a file, in order.
 
     Raises:
         ValueError: the file cannot be read, or is not a file of keys; one line, without a hash.
@@ -135,7 +135,7 @@ class KeyRing:
     """The keys of a file, reloaded when it changes. For one thread."""
 
     def __init__(self, path: Path | str, clock: Callable[[], float] = time.monotonic):
-        """Read the file. Raises ValueError as `read_keys`."""
+        """Read the file. Raises ValueError like `read_keys`."""
         self._path, self._clock = Path(path), clock
         self._version, self._checked = self._file_version(), clock()
         self._load()
@@ -198,7 +198,7 @@ def new_key(
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Keep other commands from changing the file meanwhile. The lock is on the folder, so no lock file stays behind."""
+    """Keep other commands from changing the file. The lock is on the folder, so no lock file stays behind."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)

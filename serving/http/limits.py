@@ -1,4 +1,4 @@
-"""What a request may take: bytes of headers and body, requests per minute, requests at once.
+"""Limits of requests: bytes of headers and body, requests per minute, requests at once.
 
 Counts and rates belong to this process: each ingress replica keeps its own.
 """
@@ -15,12 +15,12 @@ from serving.http.rates import SECOND, Account, duration
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 64 << 10
-"""All headers of a request and its URL together; OpenAI's clients send less than 2 KiB."""
+"""Maximum bytes of a request's headers and URL together; OpenAI's clients send less than 2 KiB."""
 RATE_HEADERS = ("x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests")
 
 
 def check_headers(count: int, headers: Headers, url_bytes: int) -> None:
-    """Raise Refusal for too many headers, or too large ones. Args: url_bytes: of path and query."""
+    """Raise Refusal for headers that are too many or too large. Args: url_bytes: size of path and query."""
     if count > MAX_HEADERS or sum(map(len, headers.values())) + url_bytes > MAX_HEADER_BYTES:
         message = f"headers and URL may have {MAX_HEADER_BYTES:,} bytes in all"
         raise Refusal("large_headers", ApiError(431, message))
@@ -34,23 +34,23 @@ def check_encoding(headers: Headers) -> None:
 
 
 def check_length(headers: Headers, limit: int) -> None:
-    """Raise Refusal for a body that is announced with more than `limit` bytes."""
+    """Raise Refusal for a body whose announced length exceeds `limit` bytes."""
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 18 or int(length) > limit:
         raise body_too_large(limit)
 
 
 def body_too_large(limit: int) -> Refusal:
-    """The refusal of a body with more than `limit` bytes."""
+    """Return the refusal of a body with more than `limit` bytes."""
     message = f"the body of this request may have {limit:,} bytes"
     return Refusal("large_body", ApiError(413, message, code="body_too_large"))
 
 
 class RateLimiter:
-    """Counts the open requests of every client, and how many it sends a minute."""
+    """Counts each client's open requests and its requests per minute."""
 
     def __init__(self, access: AccessConfig, clock: Callable[[], int] = time.monotonic_ns):
-        """Args: access: the limit of all clients together; clock: nanoseconds."""
+        """Args: access: the limit for all clients together; clock: returns nanoseconds."""
         self._max_open, self._clock = access.open_requests, clock
         self._accounts: dict[str, Account] = {}
         self._open = 0

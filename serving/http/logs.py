@@ -32,7 +32,7 @@ def write_to_stderr() -> None:
 
 
 def request_line(**fields: Any) -> None:
-    """Write the line of a finished request. Args: fields: JSON types; None and "" are left out."""
+    """Log a finished request. Args: fields: JSON types; None and "" are left out."""
     if not _access.isEnabledFor(logging.INFO):
         return
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -52,7 +52,7 @@ def scoring_failure(error: BaseException) -> None:
 
 
 def without_messages(error: BaseException) -> str:
-    """A traceback with files, lines and types, causes included, but without messages and values."""
+    """Return a traceback with files, lines, types and causes, but without messages and values."""
     parts: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = error

@@ -1,9 +1,9 @@
-"""Prometheus metrics: /metrics, and what a route reports of its request.
+"""Prometheus metrics: /metrics, and what a route reports about its request.
 
 A route gets a `RequestStats` as `request.state.stats`: it reports the first token and the number of tokens, and the
 middleware counts the rest. Labels are bounded: route templates, model names, stable words; never what a client wrote.
-Each application has a registry of its own. Whichever ingress replica is asked, it answers for all of them, each under
-its own label: Prometheus cannot see which replicas are behind the proxy.
+Each application has a registry of its own. Any ingress replica answers for all of them, each under its own label:
+Prometheus cannot see which replicas are behind the proxy.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from prometheus_client.registry import Collector
 
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-"""Seconds, the bounds of the histograms: from a file of the page to a long answer."""
+"""Bounds of the histograms in seconds: from a file of the page to a long answer."""
 ENGINE_TIMEOUT = 5.0
 """Seconds to wait for the metrics of the engines."""
 _log = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ router = APIRouter()
 
 @dataclass(slots=True)
 class RequestStats:
-    """What one request took, as its route reports it.
+    """What a route reports about its request.
 
     Attributes:
-        started: by `time.perf_counter`.
+        started: time of `time.perf_counter`.
         to_first_token: seconds; None before the first token.
         tokens: (prompt, completion) by model.
         failure: the code of the error that ended a stream; "" for none.
@@ -49,7 +49,7 @@ class RequestStats:
     failure: str = ""
 
     def first_token(self) -> None:
-        """Report that the first token goes out now. Later calls change nothing."""
+        """Report that the first token is sent now. Later calls change nothing."""
         if self.to_first_token is None:
             self.to_first_token = time.perf_counter() - self.started
 
@@ -73,7 +73,7 @@ class Metrics:
     """The counters of one application.
 
     Attributes:
-        registry: its own.
+        registry: the application's own.
         open: requests that were let in and have not ended.
     """
 
@@ -98,14 +98,14 @@ class Metrics:
         self._refused.labels(reason).inc()
 
     def finished(self, route: str, method: str, status: int, seconds: float, stats: RequestStats) -> None:
-        """Count a request that is over, however it ended.
+        """Count a finished request, however it ended.
 
         Args:
             route: the template of its path.
             method: HTTP method.
-            status: of the response; 499 where the client left before it was complete.
-            seconds: it took.
-            stats: reported by its route.
+            status: HTTP status; 499 if the client left before the response was complete.
+            seconds: its duration.
+            stats: what its route reported.
         """
         method = method if method in METHODS else "other"
         if (route, method, status) not in self._by_route:  # cached: finding them by label costs more than counting

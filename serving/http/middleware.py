@@ -1,8 +1,8 @@
 """The middleware in front of every route: it authenticates, limits and records requests.
 
-One pure ASGI middleware. Where headers alone are reason enough, a request is refused before a byte of its body is read
-and before a route is looked up (`authentication.py`, `limits.py`). An unexpected exception becomes an error in OpenAI's
-format. Streams pass through message by message, and so does the news that the client has left (`accounting.py`).
+One pure ASGI middleware. If its headers are reason enough, a request is refused before its body is read and its route
+is looked up (`authentication.py`, `limits.py`). An unexpected exception becomes an error in OpenAI's format. Streams
+pass through message by message, and so does a client's disconnect (`accounting.py`).
 
 It does not look into bodies, does not speak TLS, and cannot limit how much of the headers the HTTP server in front of
 it buffers: that is the work of a proxy (docs/security.md).
@@ -48,10 +48,10 @@ class AccessMiddleware:
             config: limits and access.
             metrics: counts every request.
             keys: None lets everybody in.
-            body_limits: bytes, by path, where bodies may be larger than `limits.body_bytes`.
+            body_limits: path -> maximum bytes, where bodies may be larger than `limits.body_bytes`.
             send_request_id: add the header x-request-id; Ray Serve's proxy adds one of its own.
-            clock: nanoseconds, for rates.
-            calendar: seconds since 1970, for keys that expire.
+            clock: returns nanoseconds, for rates.
+            calendar: returns seconds since 1970, for keys that expire.
         """
         self._app, self._config, self._metrics = app, config, metrics
         self._authenticator = Authenticator(config.access, keys, calendar)
@@ -77,7 +77,7 @@ class AccessMiddleware:
                 request.response_headers += _encoded(refusal.headers)
                 self._metrics.refused(refusal.reason)
                 await request.respond(refusal.error)
-        except asyncio.CancelledError:  # how Ray Serve says that the client has left
+        except asyncio.CancelledError:  # how Ray Serve reports that the client has left
             request.disconnected = not request.complete
             raise
         finally:

@@ -22,7 +22,7 @@ class Bucket:
     __slots__ = ("_full_at", "_interval", "limit")
 
     def __init__(self, limit: int):
-        """Args: limit: requests a minute, at least 1."""
+        """Args: limit: requests per minute, at least 1."""
         if limit < 1:
             raise ValueError(f"a bucket for {limit} requests a minute lets nobody in")
         self.limit = limit

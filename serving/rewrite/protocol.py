@@ -80,7 +80,7 @@ class RewriteVerdict(BaseModel):
     threshold: float | None = Field(examples=[0.4])
     rule: str = Field(description="The filter's rule in words.", examples=["kept from 0.4"])
     keep: bool
-    reason: str = Field(description="Why it rejects, a stable word; empty if it keeps.", examples=[""])
+    reason: str = Field(description="Why it rejects: a stable word; empty if it keeps.", examples=[""])
 
 
 class RemovedParagraph(BaseModel):

@@ -3,7 +3,7 @@
 A request becomes the `Sample` that a source would have made of it, so a request, a line of a bulk job and a row of a
 build get the same prompt, filters and verdicts. Nothing here runs a model or knows HTTP.
 
-The task of an annotation decides its filters. `infer_task` finds it where a request does not name one:
+The task of an annotation decides its filters. `infer_task` infers it if a request does not name one:
 
     no image                                        text
     an annotation `Answer: …` with `Rationale: …`   vqa_rationale
@@ -47,7 +47,7 @@ def check_model(name: str | None, config: ServiceConfig) -> None:
 
 
 def image_references(content: Content, limits: LimitsConfig, where: str = "") -> list[ImageReference]:
-    """The URL of each image. Raises ApiError 400 for too many images, too long texts, or both `image` and `images`."""
+    """Get each image's URL. Raises ApiError 400 for too many images, too long texts, or both `image` and `images`."""
     prefix = f"{where}." if where else ""
     for name, text in (("instruction", content.instruction), ("raw", content.raw)):
         if len(text) > limits.text_characters:
@@ -97,7 +97,7 @@ def make_sample(
 
 
 def infer_task(instruction: str, raw: str, images: int) -> RewritingTask:
-    """The task of a request that names none, by the rules in this module's docstring."""
+    """Infer the task of a request that names none, by the rules in this module's docstring."""
     asked = instruction.replace(IMAGE_MARK, "").strip()
     if not images:
         return "text"
@@ -118,7 +118,7 @@ def make_result(
     finish_reason: Literal["stop", "length"] | None = None,
     usage: Usage | None = None,
 ) -> RewriteResult:
-    """The response for a rewritten sample, with verdicts if it is scored.
+    """Return the response for a rewritten sample, with verdicts if it is scored.
 
     Args:
         sample: rewritten.

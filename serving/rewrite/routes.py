@@ -1,8 +1,8 @@
 """/v1/rewrite: Polite Flamingo online. Instruction, images and raw annotation in; polite text, scores, verdicts out.
 
 A call has one annotation, or several (`items`), which are rewritten at once, share the engines' batches and are scored
-in one call. Prompt, decoding and filters are those of `build_pf1m`. A single annotation that fails makes the response
-an error; of several, each fails on its own.
+in one call. Prompt, decoding and filters are those of `build_pf1m`. If a single annotation fails, the response is an
+error; several fail individually.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def create_app(config: ServiceConfig, backend: Backend, *, send_request_id: bool
     """Create the application; its routes use `app.state.config`, `.backend`, `.images` and `.metrics`.
 
     Args:
-        config: of the service.
+        config: the service's config.
         backend: runs the models.
         send_request_id: responses carry x-request-id; False behind Ray Serve's proxy, which adds it.
 

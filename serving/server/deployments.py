@@ -1,14 +1,14 @@
 """The service on Ray Serve.
 
     ingress    the HTTP side (`app.py`), no GPU; scales with the connections
-    chat       engine replicas of Clever Flamingo, a process each; scales with the requests under way
+    chat       engine replicas of Clever Flamingo, one process each; scales with the requests under way
     rewriting  the same for Polite Flamingo
     scoring    the filters' models
     board      collects the metrics of all replicas, for /metrics; one small process
     bulk       runs bulk jobs, if a folder for them is configured; one small process
 
 Serve's router sends a request to the less loaded of two replicas, starts and stops replicas as `ReplicasConfig` says,
-and lets a replica that stops finish its streams. `RayBackend` adds retries: a request whose replica dies is sent to
+and lets a stopping replica finish its streams. `RayBackend` adds retries: a request whose replica dies is sent to
 another one and resumes where it was.
 
     serve deploy serving/tiny.yaml      on a cluster: `app` below builds the application from `args`
@@ -41,7 +41,7 @@ from serving.config import ReplicasConfig, ServiceConfig, from_profile
 from serving.errors import ApiError
 
 REPORT_SECONDS = 1.0
-"""Between two reports of a replica to the board."""
+"""Seconds between two reports of a replica to the board."""
 
 FORGET_AFTER = 10.0
 """Seconds after its last report when a replica counts as gone."""
@@ -65,7 +65,7 @@ class MetricsBoard:
 
 
 async def _report(board: DeploymentHandle, kind: str, metrics: Callable[[], Any]) -> None:
-    """Report to the board for ever."""
+    """Report to the board forever."""
     name = serve.get_replica_context().replica_id.unique_id
     while True:
         with suppress(RayActorError, DeploymentUnavailableError):  # a restarted board gets the next report

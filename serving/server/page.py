@@ -1,9 +1,9 @@
 """The page at `/`: a chat with Clever Flamingo and a rewriting playground, as static files without a build step.
 
 The files are in `serving/page/`: HTML, CSS, ES modules, images. They are read once and served from memory by exact
-name, so no path is ever built from a request. The page loads nothing from other hosts, and the content security policy
-of the service (`http/accounting.py`) forbids the browser to: no inline script or style, no other host, no text that
-becomes markup (Trusted Types). It uses the same routes as every client; what it must know beforehand is in
+name, so no path is ever built from a request. The page loads nothing from other hosts, and the service's content
+security policy (`http/accounting.py`) enforces it: no inline script or style, no other host, no text that becomes
+markup (Trusted Types). It uses the same routes as every client; what it needs to know beforehand is in
 `page/settings.json`.
 """
 
@@ -63,7 +63,7 @@ async def index(request: Request) -> Response:
 
 @router.get("/page/settings.json")
 async def page_settings(request: Request) -> dict[str, Any]:
-    """What the page must know of the service. Public: sent without a key."""
+    """What the page needs to know about the service. Public: sent without a key."""
     config: ServiceConfig = request.app.state.config
     serving, limits = config.serving, config.serving.limits
     return {
