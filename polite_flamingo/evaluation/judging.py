@@ -1,16 +1,16 @@
-"""Scores the answers of every contestant: one number for each metric of a sample's task. Nothing is averaged here.
+"""Score the answers of every contestant: one number per metric of a sample's task. Nothing is averaged here.
 
-The annotations themselves are always contestants: `RAW`, and `REWRITTEN` where samples were rewritten. The ground truth
-is the raw annotation, so accuracy and Rouge-L of `RAW` only show how the judge rates a text against itself; its reward
-is the baseline for the others.
+The annotations themselves are always contestants: `RAW`, and `REWRITTEN` if samples were rewritten. The ground truth is
+the raw annotation, so accuracy and Rouge-L of `RAW` only show how the judge rates a text against itself; its reward is
+the baseline for the others.
 
 Answers are cleaned first (`endpoints/answers.py`): reasoning is not part of the answer; an empty answer is wrong and
-shares nothing with the truth; empty, cut, withheld, declined answers and those full of markup are counted by kind. A
-missing answer (not recorded, or the contestant or the judges failed: `not_judged`) is None and counted with its reason.
-A score that is not finite is None too. In a conversation the first turn is judged (`first_turn`), because only that one
-is the same for all contestants.
+has nothing in common with the truth; faulty answers (empty, cut, withheld, declined, full of markup) are counted by
+kind. A missing answer (not recorded, or the contestant or the judges failed: `not_judged`) is None and counted with its
+reason. A score that is not finite is None too. Only the first turn of a conversation is judged (`first_turn`): later
+ones depend on the contestant's own answers.
 
-Each distinct text of a call goes through a model once, so pass as many samples at once as you have.
+Each distinct text of a call goes through a model once, so judge all samples in one call if you can.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from polite_flamingo.text_files import is_writable
 RAW = "raw annotation"
 REWRITTEN = "rewritten annotation"
 NO_RESPONSE = "no_response"
-"""Reason for a sample that a contestant was not asked, or that its file does not answer."""
+"""Reason for a sample that was not sent to a contestant, or that its file does not answer."""
 
-NO_TRUTH = BadSample("excluded", "its first response is not to be learned, so nothing can be compared with it")
+NO_TRUTH = BadSample("excluded", "its first response must not be learned, so nothing can be compared with it")
 
 ABOUT = ("words", "exact", "empty", "whole")
-"""Known of every answer besides its metrics: number of words; 1 if it equals the annotation exactly; 1 if it is empty;
-1 if it is complete and nothing but an answer."""
+"""Facts about every answer besides its metrics: number of words; 1 if it equals the annotation exactly; 1 if it is
+empty; 1 if it is complete and nothing but an answer."""
 
 Answer = str | BadSample
 """An answer (`answers.Unfinished` if it was cut), or why there is none."""
@@ -51,14 +51,14 @@ class Scores(Protocol):
     """A judge model: results for a list of pairs of texts, in order."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Any]:
-        """One result per pair."""
+        """Return one result per pair."""
 
 
 class Judges:
     """The judge models: `nli` (three logits per pair), `sts` (cosine), `reward` (logit of question and answer)."""
 
     def __init__(self, config: ScoringConfig):
-        """Load them. Raises ValueError for a model of the wrong kind."""
+        """Load the models. Raises ValueError for a model of the wrong kind."""
         if config.threads:
             import torch
 
@@ -74,10 +74,10 @@ class Judged:
     """Numbers of all contestants on the same samples; JSON types only.
 
     Attributes:
-        contestants: in the order of tables.
-        keys: of the samples.
+        contestants: names, in the order of tables.
+        keys: keys of the samples.
         tasks: the group that each sample is averaged in: its task, or its dataset.
-        scores: contestant -> metric -> one number per sample. None where the metric does not apply to the task, the
+        scores: contestant -> metric -> one number per sample; None if the metric does not apply to the task, the
             answer is missing, or the number is not finite. Includes `METRICS` and `ABOUT`.
         missing: contestant -> reason -> number of samples without an answer, or that could not be judged.
         unscored: contestant -> metric -> number of scores that were not finite.
@@ -93,12 +93,12 @@ class Judged:
     faults: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types; `from_json` is its inverse."""
+        """Convert to JSON types; `from_json` is the inverse."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> Judged:
-        """Inverse of `to_json`."""
+        """Read what `to_json` wrote."""
         return Judged(**{**record, "contestants": tuple(record["contestants"])})
 
 
@@ -114,8 +114,8 @@ def judge(
     Args:
         samples: their (first) response is the ground truth.
         responses: contestant -> key of a sample -> answer. Unknown keys are ignored.
-        judges: the models.
-        by: the field that `Judged.tasks` takes from each sample.
+        judges: the judge models.
+        by: the field of a sample that goes into `Judged.tasks`.
 
     Raises:
         ValueError: a contestant has the name of the annotations.
@@ -135,7 +135,7 @@ def judge(
         ]
         for name, given in entered.items()
     }
-    judged = _blank(tuple(entered), [sample.key for sample in samples], [getattr(sample, by) for sample in samples])
+    judged = _unscored(tuple(entered), [sample.key for sample in samples], [getattr(sample, by) for sample in samples])
     for name, given in given_to.items():
         judged.missing[name].update(_reasons(given))
     _score(judged, samples, given_to, judges)
@@ -145,16 +145,16 @@ def judge(
 def not_judged(
     sample: Sample, contestants: Iterable[str], reason: str, *, by: Literal["task", "dataset"] = "task"
 ) -> Judged:
-    """The result of a sample on which the judges failed: no contestant has a number, all for this reason.
+    """Return the result of a sample on which the judges failed: no contestant has a number, and all have this reason.
 
     Args:
-        sample: the one at fault.
-        contestants: besides the annotations.
+        sample: the sample at fault.
+        contestants: names besides the annotations.
         reason: one of `sample.REASONS`.
         by: see `judge`.
     """
     names = (RAW, *((REWRITTEN,) if sample.rewritten is not None else ()), *contestants)
-    judged = _blank(names, [sample.key], [getattr(sample, by)])
+    judged = _unscored(names, [sample.key], [getattr(sample, by)])
     for name in names:
         judged.missing[name][reason] = 1
     return judged
@@ -164,12 +164,12 @@ def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judge
     """Concatenate parts, in order. A contestant that is missing from a part has no answer there.
 
     Args:
-        parts: of different samples.
-        contestants: their order; others follow in order of appearance.
+        parts: results of different samples.
+        contestants: the first names, in order; others follow in order of appearance.
     """
     parts = list(parts)
     names = tuple(dict.fromkeys([*contestants, *(name for part in parts for name in part.contestants)]))
-    whole = _blank(names, [], [])
+    whole = _unscored(names, [], [])
     for part in parts:
         whole.keys.extend(part.keys)
         whole.tasks.extend(part.tasks)
@@ -188,8 +188,8 @@ def joined(parts: Iterable[Judged], *, contestants: Sequence[str] = ()) -> Judge
     return whole
 
 
-def _blank(contestants: tuple[str, ...], keys: list[str], tasks: list[str]) -> Judged:
-    """Return a result without any number yet."""
+def _unscored(contestants: tuple[str, ...], keys: list[str], tasks: list[str]) -> Judged:
+    """Return a result that has no numbers yet."""
     scores: dict[str, dict[str, list[float | None]]] = {
         name: {metric: [None] * len(keys) for metric in (*METRICS, *ABOUT)} for name in contestants
     }
@@ -206,11 +206,11 @@ def _count(counts: dict[str, int], what: str, times: int = 1) -> None:
 
 
 def first_turn(sample: Sample) -> Sample:
-    """A conversation cut to its first turn and the images in it; a single-turn sample unchanged."""
+    """Cut a conversation to its first turn and the images in it; a single-turn sample stays unchanged."""
     if len(sample.turns) == 1:
         return sample
-    shown = sample.instruction.count(IMAGE_MARK)
-    return dataclasses.replace(sample, turns=sample.turns[:1], images=sample.images[:shown])
+    images = sample.images[: sample.instruction.count(IMAGE_MARK)]
+    return dataclasses.replace(sample, turns=sample.turns[:1], images=images)
 
 
 def _score(
@@ -238,7 +238,7 @@ def _score(
 
 
 def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) -> bool:
-    """Note what is known of an answer without a judge, for annotations only emptiness. Returns whether it is empty."""
+    """Note what is known of an answer without a judge (of annotations only emptiness); return whether it is empty."""
     if name in (RAW, REWRITTEN):
         found: list[Fault] = ["empty"] if says_nothing(answer) else []
     else:
@@ -260,7 +260,7 @@ def _note(judged: Judged, name: str, place: int, sample: Sample, answer: str) ->
 
 
 def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -> Sequence[float]:
-    """One score for each sample and answer."""
+    """Return one score per sample and answer."""
     if metric == "reward":
         return judges.reward.score([(question_of(sample), answer) for sample, answer in texts])
     if metric == "sts":
@@ -277,21 +277,21 @@ def _numbers(metric: str, texts: Sequence[tuple[Sample, str]], judges: Judges) -
 
 
 def question_of(sample: Sample) -> str:
-    """The question for the judges: the instruction without an accompanying text."""
+    """Return the question for the judges: the instruction without an accompanying text."""
     return str(sample.meta.get("instruction", sample.question))
 
 
 def entailed(logits: Sequence[float]) -> float:
-    """1 if entailment is the (first) greatest logit, else 0; NaN if a logit is not finite."""
+    """Return 1 if entailment is the (first) greatest logit, else 0; NaN if a logit is not finite."""
     return float(label(logits) == "entailment") if all(map(math.isfinite, logits)) else math.nan
 
 
 def _readable(answer: Answer | None, *, by_model: bool) -> Answer | None:
-    """An answer that a tokenizer can read, or why there is none; a model's reasoning is removed."""
+    """Return an answer that a tokenizer can read, or why there is none; a model's reasoning is removed."""
     if isinstance(answer, str):
         answer = without_reasoning(answer) if by_model else answer
         if not is_writable(answer):
-            return BadSample("bad_field", "half of a surrogate pair, which no tokenizer reads")
+            return BadSample("bad_field", "contains half of a surrogate pair, which no tokenizer reads")
     return answer
 
 

@@ -1,4 +1,4 @@
-"""Results as Markdown tables: for a README, an issue, a terminal."""
+"""Write results as Markdown tables, for a README, an issue or a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from polite_flamingo.formatting import table
 
 
 def to_markdown(results: Results) -> str:
-    """All tables of an evaluation."""
+    """Return all tables of an evaluation."""
     confidence = f"{100 * results.resampling.confidence:g} %"
     lines = [
         "# Evaluation",
@@ -37,13 +37,13 @@ def to_markdown(results: Results) -> str:
             ],
         )
         lines += [
-            f"{METRICS[metric].label}: {count} samples are left out, because not every contestant has a number there."
+            f"{METRICS[metric].label}: {count} samples are left out because not every contestant has a number for them."
             for metric, count in result.left_out.items()
             if count
         ] + [""]
     lines += ["## Mean reward over all tasks", ""]
     lines += _table(["", "Reward"], [[name, _cell("reward", one)] for name, one in results.reward.items()])
-    lines += ["", "## Win rate: the row's reward is the greater, ties count half", ""]
+    lines += ["", "## Win rate: how often the row's reward is greater; a tie counts half", ""]
     lines += _table(
         ["", *results.contestants],
         [
@@ -53,7 +53,7 @@ def to_markdown(results: Results) -> str:
     )
     for metric, taxes in results.tax.items():
         tasks = list(dict.fromkeys(task for tax in taxes.values() for task in tax.tasks))
-        lines += ["", f"## Alignment tax, {METRICS[metric].label}: {results.text_only} less the model", ""]
+        lines += ["", f"## Alignment tax, {METRICS[metric].label}: {results.text_only} minus the model", ""]
         lines += _table(
             ["", *tasks, "total"],
             [
@@ -64,7 +64,7 @@ def to_markdown(results: Results) -> str:
         )  # fmt: skip
     lines += ["", "## Answers", ""]
     lines += _table(
-        ["", "answered", "empty", "else wrong", "words", "equal to the annotation", "not answered", "without a number"],
+        ["", "answered", "empty", "other faults", "words", "same as annotation", "not answered", "without a number"],
         [
             [
                 name, f"{one.answered:,}", f"{one.empty:,}", _counts(one.faults),
@@ -89,7 +89,7 @@ def _cell(metric: str, one: Estimate | None, *, sign: bool = False) -> str:
 
 
 def interval(metric: str, one: Estimate, *, sign: bool = False) -> str:
-    """From low to high, without the unit."""
+    """Return an interval as "low to high", without the unit."""
     return " to ".join(shown(metric, end, sign=sign).removesuffix(" %") for end in (one.low, one.high))
 
 

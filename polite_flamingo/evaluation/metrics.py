@@ -1,8 +1,8 @@
 """The metrics of each task, and how they are shown.
 
 [PF] section 5: Rouge-L for captions, the share of NLI entailments for VQA, STS and Rouge-L for tasks of several images,
-the reward of every answer. The metrics of classification and text are ours: the description of a class is
-compared like that of a change, a text by Rouge-L and entailment. Nothing is computed here (see `judging.py`).
+the reward of every answer. The metrics of classification and text are ours: a class is compared like a change, a text
+by Rouge-L and entailment. `judging.py` computes the metrics.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Metric:
     """A metric; higher is better.
 
     Attributes:
-        label: for people.
-        share: a share in [0, 1], shown as a percentage.
+        label: its name in tables and charts.
+        share: whether it is a share in [0, 1], shown as a percentage.
         digits: decimals to show.
     """
 
@@ -48,7 +48,7 @@ SEVERAL_IMAGES = ("sts", "rouge_l")
 
 
 def metrics_of(sample: Sample) -> tuple[str, ...]:
-    """The metrics that apply to a sample, in the order of `METRICS`."""
+    """Return the metrics that apply to a sample, in the order of `METRICS`."""
     wanted = {*TASK_METRICS[sample.task], *(SEVERAL_IMAGES if len(sample.images) > 1 else ())}
     return tuple(name for name in METRICS if name in wanted)
 

@@ -1,6 +1,6 @@
-"""Recorded answers: one JSON line per sample, `{"key": …, "response": …}`.
+"""Read and write recorded answers: one JSON line per sample, `{"key": …, "response": …}`.
 
-An unfinished answer has `"finish_reason": "length"` or `"content_filter"`. A failed one is a line too, `{"key": …,
+An unfinished answer has `"finish_reason": "length"` or `"content_filter"`. A failure is a line too, `{"key": …,
 "failed": reason, "detail": …}`, so that it is counted with its reason. An evaluation records the answers of its models
 in this format; the next one can read them as `recorded:FILE`.
 """

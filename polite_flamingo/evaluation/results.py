@@ -1,7 +1,7 @@
 """Results of an evaluation: means by task, win rates and the alignment tax, each with its interval; as JSON.
 
 A mean is over the samples that every contestant of the task answered, so that nobody looks better for skipping the hard
-ones; the number of samples left out is kept. Tables and pages are made in `markdown.py` and `report/evaluation.py`.
+ones; the number of samples left out is kept. `markdown.py` makes tables of results, `report/evaluation.py` a page.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TaskResult:
     Attributes:
         samples: number of samples of the task.
         means: metric -> contestant -> mean; only contestants and metrics that have a number.
-        left_out: metric -> number of samples left out of the means, because some contestant has no number there.
+        left_out: metric -> number of samples left out of the means because some contestant has no number for them.
     """
 
     samples: int
@@ -60,7 +60,7 @@ class Answers:
     whole: int = 0
 
     def trouble(self) -> list[str]:
-        """Warnings that a reader needs before the numbers, worst first; usually none."""
+        """Return warnings that a reader needs before the numbers, worst first; usually none."""
         found = [f"{self.empty:,} of {self.answered:,} answers are empty"] if self.empty else []
         found += [f"{count:,} {FAULTS[fault]}" for fault, count in self.faults.items()]
         found += [f"{count:,} without an answer ({reason})" for reason, count in self.missing.items()]
@@ -71,11 +71,11 @@ FAULTS = {
     "cut": "cut by the limit of tokens",
     "filtered": "withheld by a filter",
     "aborted": "aborted by the server",
-    "leaked": "with markup of the conversation in them",
+    "leaked": "with chat markup in them",
     "echo": "that repeat the question",
     "declined": "declined",
 }
-"""Labels of the faults of answers, besides being empty."""
+"""What a count of each fault is called; empty answers are counted apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,13 +83,13 @@ class Results:
     """The results of one evaluation.
 
     Attributes:
-        contestants: in the order of tables.
+        contestants: names, in the order of tables.
         samples: number of samples.
         tasks: task -> its means.
-        reward: contestant -> mean over all samples that can be compared.
-        wins: by reward, over the samples of all tasks.
+        reward: contestant -> mean reward over all samples that can be compared.
+        wins: win rates by reward, over the samples of all tasks.
         text_only: the model that the tax is measured against; "" for none.
-        tax: metric -> contestant, without the annotations -> its tax.
+        tax: metric -> contestant (without the annotations) -> its tax.
         answers: contestant -> counts of its answers.
         resampling: how intervals were made.
     """
@@ -105,11 +105,11 @@ class Results:
     resampling: Resampling = field(default_factory=Resampling)
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types only."""
+        """Convert to JSON types."""
         return dataclasses.asdict(self)
 
     def mean(self, contestant: str, metric: str, task: str) -> float | None:
-        """A mean from the tables, or None."""
+        """Return a mean from the tables, or None."""
         found = self.tasks[task].means.get(metric, {}).get(contestant)
         return found.value if found else None
 
@@ -118,7 +118,7 @@ def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | N
     """Summarise the scores of an evaluation.
 
     Args:
-        judged: the scores.
+        judged: the scores of all samples.
         text_only: the contestant that the alignment tax is measured against; "" for no tax.
         resampling: how intervals are made.
 
@@ -145,7 +145,7 @@ def summarise(judged: Judged, *, text_only: str = "", resampling: Resampling | N
             for stream, (task, where) in enumerate(places.items())
         },
         reward=dict(zip(names, intervals(rewards_CN, resampling), strict=True)),
-        wins=win_rates(_preferable(judged), names, resampling),
+        wins=win_rates(_win_rewards(judged), names, resampling),
         text_only=text_only,
         tax=_taxes(numbers, places, names, text_only, resampling) if text_only else {},
         answers={name: _answers(judged, name) for name in names},
@@ -177,21 +177,21 @@ def _taxes(
         found = {
             name: alignment_tax(by_task[base], by_task[row], resampling)
             for row, name in enumerate(names)
-            if name not in (text_only, RAW, REWRITTEN)  # the annotations are not a model
+            if name not in (text_only, RAW, REWRITTEN)  # annotations are not models
         }
         taxes[metric] = {name: tax for name, tax in found.items() if tax.tasks}
     return {metric: found for metric, found in taxes.items() if found}
 
 
 def _rewards(judged: Judged) -> np.ndarray:
-    """Rewards (C, N). An empty answer gets the lowest reward of all: reward models are not trained on empty texts."""
+    """Return rewards (C, N). An empty answer gets the lowest of all: reward models are not trained on empty texts."""
     rewards_CN = matrix([judged.scores[name]["reward"] for name in judged.contestants])
     known = rewards_CN[np.isfinite(rewards_CN)]
     return np.where(_about(judged, "empty") == 1, known.min(), rewards_CN) if known.size else rewards_CN
 
 
-def _preferable(judged: Judged) -> np.ndarray:
-    """Rewards (C, N), shifted so that whole answers rank above all others, and empty ones below."""
+def _win_rewards(judged: Judged) -> np.ndarray:
+    """Return rewards (C, N), shifted so that whole answers rank above all others, and empty ones below."""
     rewards_CN = _rewards(judged)
     known = rewards_CN[np.isfinite(rewards_CN)]
     span = float(known.max() - known.min()) + 1 if known.size else 0.0
@@ -200,7 +200,7 @@ def _preferable(judged: Judged) -> np.ndarray:
 
 
 def _about(judged: Judged, what: str) -> np.ndarray:
-    """One of `judging.ABOUT` (C, N); NaN where unknown."""
+    """Return one of `judging.ABOUT` (C, N); NaN if unknown."""
     unknown: list[float | None] = [None] * len(judged.keys)
     return matrix([judged.scores[name].get(what, unknown) for name in judged.contestants])
 

@@ -3,7 +3,7 @@
 An answer that is cut, withheld or full of markup loses to any whole answer, and an empty one to all (`results.py`
 shifts the rewards).
 
-[PF] section 5 compares models this way, because differences of mean rewards have no familiar scale. A tie counts half
+[PF] section 5 compares models this way because differences of mean rewards have no familiar scale. A tie counts half
 for both, so the two rates of a pair add up to one; the share of ties is kept.
 """
 
@@ -23,7 +23,7 @@ class WinRates:
 
     Attributes:
         rates: row -> column -> share of samples; its `n` counts samples with both rewards.
-        ties: row -> column -> share of samples with equal rewards, None without samples.
+        ties: row -> column -> share of samples with equal rewards; None without samples.
     """
 
     rates: dict[str, dict[str, Estimate]]
@@ -34,7 +34,7 @@ def win_rates(rewards_CN: np.ndarray, contestants: Sequence[str], resampling: Re
     """Compare all pairs on the samples that both answered.
 
     Args:
-        rewards_CN: NaN where a contestant has none.
+        rewards_CN: one row per contestant, NaN if it has no reward for a sample.
         contestants: names of the rows.
         resampling: how intervals are made; all pairs use the same draws.
     """
@@ -49,14 +49,14 @@ def win_rates(rewards_CN: np.ndarray, contestants: Sequence[str], resampling: Re
     ties: dict[str, dict[str, float | None]] = {name: {} for name in contestants}
     for pair, (one, other) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
         row, column, rate = contestants[one], contestants[other], found[pair]
-        rates[row][column], rates[column][row] = rate, _against(rate)
+        rates[row][column], rates[column][row] = rate, _other_side(rate)
         tied = float((outcomes_PN[pair] == 0.5).sum() / rate.n) if rate.n else None
         ties[row][column] = ties[column][row] = tied
     ordered = {name: {other: rates[name][other] for other in contestants if other != name} for name in contestants}
     return WinRates(rates=ordered, ties=ties)
 
 
-def _against(rate: Estimate) -> Estimate:
-    """The rate of the other side of the pair."""
+def _other_side(rate: Estimate) -> Estimate:
+    """Return the win rate of the other side of the pair."""
     value, low, high = (None if one is None else 1 - one for one in (rate.value, rate.high, rate.low))
     return Estimate(value=value, low=low, high=high, n=rate.n)

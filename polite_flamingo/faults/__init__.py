@@ -1,1 +1,1 @@
-"""What happens when rows fail: retries, bisection, quarantine, and hints about the cause."""
+"""What happens when rows fail: bisection, the journal of running rows, quarantine, and hints about the cause."""

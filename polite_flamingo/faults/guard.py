@@ -1,7 +1,7 @@
 """Run the rows of a shard through a model so that every row leaves with a result or with a reason.
 
 Rows are handed to the model in calls of a fixed number, formed within one shard only, so that the same shard gives the
-same calls and the same bytes in every run. Each call is noted in the journal first (`faults/journal.py`), which finds
+same calls and the same bytes in every run. Each call is noted in the journal first (`journal.py`), which finds
 a row that kills the process; a row that raises is found by bisection (`bisection.py`). The caller gives the function:
 nothing here knows rewriting, scoring or judging.
 """

@@ -1,12 +1,12 @@
-"""Notes on disk of the rows that a worker is running, so that its successor can find the row that killed it.
+"""The journal: notes on disk of the rows a worker is running, so that its successor can find the row that killed it.
 
-A row that raises is found by the worker itself (`faults/guard.py`). A row that kills the process (a segmentation fault
-in a decoder, the kernel's out-of-memory killer) destroys the evidence, and a scheduler that retries would feed it to
-one worker after another forever. So a worker notes its rows before it runs them. A successor that finds such a note
-counts a death against these rows. After two deaths it runs them one by one, and the row that kills a third worker is
-condemned and never run again. Rows get two chances because most deaths (an impatient operator, a GPU driver) are not
-their fault. The loss of a whole machine says nothing about its rows: a note names its machine, and a death on a machine
-that is gone does not count. Only the limit on all deaths of a shard counts it, since a row may take down a machine.
+A row that raises is found by the worker itself (`guard.py`). A row that kills the process (a segmentation fault in a
+decoder, the kernel's out-of-memory killer) destroys the evidence, and a scheduler that retries would feed it to one
+worker after another forever. So a worker notes its rows before it runs them. A successor that finds such a note counts
+a death against these rows. After two deaths it runs them one by one, and the row that kills a third worker is condemned
+and never run again. Rows get two chances because most deaths (an impatient operator, a GPU driver) are not their fault.
+The loss of a whole machine says nothing about its rows: a note names its machine, and a death on a lost machine counts
+only towards the limit on all deaths of a shard, since a row may take down a machine.
 
 There is one small file per block of rows and stage. `clear` at the start of a job forgets deaths (the job may have been
 killed as a whole) but not condemned rows.
@@ -27,7 +27,7 @@ from polite_flamingo.storage.shards import write_atomically
 
 DEATHS_BEFORE_NARROWING = 2
 MAX_DEATHS_PER_SHARD = 30
-"""Ten condemned rows a shard; more than that is the model's or the machine's fault, and the job says so."""
+"""Enough for ten condemned rows per shard; beyond that the model or the machine is at fault, and the job says so."""
 
 
 class WorkerKeepsDying(RuntimeError):
@@ -36,9 +36,9 @@ class WorkerKeepsDying(RuntimeError):
 
 @dataclass(kw_only=True)
 class _State:
-    """The note of one block of rows and stage. Rows are given by their place in the block.
+    """The note of one stage about one block of rows, which it names by their place in the block.
 
-    `node` is where the rows in `busy` run, `deaths` has for each call the nodes on which a worker died.
+    `node` is the machine that runs the rows in `busy`; `deaths` lists, per call, the machines on which a worker died.
     """
 
     busy: list[int] = dataclasses.field(default_factory=list)
@@ -52,15 +52,15 @@ class _State:
 
 
 LostNodes = Callable[[], Collection[str]]
-"""The machines that are gone, by whatever names `Journal.node` has."""
+"""Returns the machines that are gone, by the names that `Journal.node` uses."""
 
 
 class Journal:
     """The notes of one stage ("rewriting", "scoring").
 
     Args:
-        folder: of the notes; all workers must see it.
-        stage: of the work.
+        folder: where the notes are; all workers must see it.
+        stage: the stage's name.
         node: the machine that this worker runs on.
         lost: returns the machines that are gone; called only after a death.
     """
@@ -75,7 +75,7 @@ class Journal:
         """Start on the rows of a shard from index `first`, reading the note of a dead predecessor.
 
         Raises:
-            WorkerKeepsDying: too many died on this shard.
+            WorkerKeepsDying: too many workers died on this shard.
         """
         return ShardJournal(self.folder / f"{shard}@{first}.{self.stage}.json", self.stage, shard, self.node, self.lost)
 
@@ -84,7 +84,7 @@ class Journal:
         """Wrap the loading of a model: a marker stays behind if loading kills the process.
 
         Args:
-            patience: the most markers, of workers loading now or dead, that are tolerated. Lost machines do not count.
+            patience: how many markers (of workers that are loading or dead) are tolerated, except on lost machines.
 
         Raises:
             WorkerKeepsDying: more than `patience` markers are there.
@@ -103,7 +103,7 @@ class Journal:
 
 
 class ShardJournal:
-    """The note of one block of rows and stage."""
+    """The note of one stage about one block of rows."""
 
     def __init__(self, path: Path, stage: str, shard: str, node: str = "", lost: LostNodes = tuple):
         self.path = path
@@ -185,7 +185,7 @@ def _counted(nodes: Sequence[str], lost: LostNodes) -> list[str]:
 def _node_of(marker: Path) -> str:
     try:
         return marker.read_text()
-    except FileNotFoundError:  # its worker has loaded in this moment
+    except FileNotFoundError:  # its worker has just finished loading
         return ""
 
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation: means by task, win rates, the alignment tax, answers side by side."""
+"""Make the page of an evaluation: means by task, win rates, the alignment tax, answers side by side."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from polite_flamingo.report.selection import TASK_NAMES
 from polite_flamingo.report.template import fill
 from polite_flamingo.storage.run_info import RunInfo
 
-PICTURES = 4
-"""Most pictures to show of a sample."""
+MAX_PICTURES = 4
+"""Most images shown per sample."""
 
 
 def page(
@@ -29,9 +29,9 @@ def page(
     """Return the page as HTML.
 
     Args:
-        results: of the evaluation.
-        examples: to show.
-        run: that made the results.
+        results: the results to show.
+        examples: samples to show.
+        run: the run that made the results.
         unreadable: reason -> number of input rows that could not be read.
         contestants: name -> its model, server or file.
     """
@@ -97,7 +97,7 @@ def win_map(results: Results) -> Markup:
 
 
 def charts(results: Results, task: str) -> list[tuple[str, Markup]]:
-    """Return (metric, bars) of a task, without the raw annotation's scores against itself."""
+    """Return (metric, bar chart) for a task, without the raw annotation's scores against itself."""
     found = []
     for metric, means in results.tasks[task].means.items():
         scale = 100 if METRICS[metric].share else 1
@@ -128,4 +128,4 @@ def estimate(metric: str, one: Estimate | None, *, sign: bool = False) -> Markup
 
 
 def _pictures(one: Example) -> list[Thumbnail]:
-    return [thumbnail(image.data, side=240) for image in one.sample.images[:PICTURES]]
+    return [thumbnail(image.data, side=240) for image in one.sample.images[:MAX_PICTURES]]

@@ -1,1 +1,1 @@
-"""What lies on disk: shards, exports, the ledger of an output folder, its journal and its provenance."""
+"""What is on disk: shards, exports, the ledger of an output folder, and where its rows come from."""

@@ -1,7 +1,7 @@
 """Find the input files below a folder, and count the files that are passed over, by kind.
 
-Links are followed, and each folder is visited once, so circles of links do no harm. The output of a run is never input:
-its folders (`OUTPUT_FOLDERS`) are skipped where its manifests and run.json lie beside them. Hidden files, packed tars
+Links are followed, and each folder is visited once, so circular links do no harm. The output of a run is never input:
+its folders (`OUTPUT_FOLDERS`) are skipped if its manifests and run.json are beside them. Hidden files, packed tars
 and files of other kinds are passed over and counted; the caller prints the counts.
 """
 
@@ -28,7 +28,7 @@ OUTPUT_FOLDERS = (
 PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lz4")
 _RUN_FILES = frozenset({"run.json", "config.yaml", "stats.json"})
 _JOBS = "what a job wrote (to read it, name the folder itself)"
-_MOST = 3
+_MAX_EXAMPLES = 3
 """Names shown per kind."""
 
 
@@ -49,7 +49,7 @@ class Found:
     def pass_over(self, kind: str, path: str) -> None:
         """Count a file that is not taken."""
         self.passed[kind] += 1
-        if len(shown := self.examples.setdefault(kind, [])) < _MOST:
+        if len(shown := self.examples.setdefault(kind, [])) < _MAX_EXAMPLES:
             shown.append(path)
 
     def sort_in(self, name: str, suffix: str, path: str) -> None:
@@ -57,7 +57,7 @@ class Found:
         if name.startswith("."):
             self.pass_over("hidden files", path)
         elif is_companion(name):
-            self.pass_over("no data by their names", path)
+            self.pass_over("not data, by their names", path)
         elif name.lower().endswith(suffix):
             self.files.append(path)
         else:
@@ -87,7 +87,8 @@ def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, 
     Args:
         folder: where to look; links are followed.
         suffix: in lower case.
-        own: the caller's output folder: nothing in it is taken; if it is `folder` itself, nothing that a job writes.
+        own: the caller's output folder, from which nothing is taken; if it is `folder` itself, only what jobs write
+            there is left out.
         ingested: whether to take shards that an ingest wrote.
 
     Raises:
@@ -109,11 +110,11 @@ def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, 
             if (output and name in OUTPUT_FOLDERS) or (mine and identity == mine):
                 found.pass_over(_JOBS, inside + name)
             elif results and name in ("ingest", "quarantine"):
-                pass  # what an ingest keeps for itself
+                pass  # an ingest's own records
             elif name.startswith(".") or is_companion(name):
                 found.pass_over("hidden folders", inside + name)
             elif identity in seen:
-                found.pass_over("links to folders that are read already", inside + name)
+                found.pass_over("links to folders that are already read", inside + name)
             else:
                 seen.add(identity)
                 deeper.append(name)
@@ -142,14 +143,14 @@ def own_output(folder: Path | str) -> set[str]:
 
 
 def input_files(source: str, own: Path | None = None) -> tuple[Path, Found]:
-    """Find the tars that a folder, a tar or a pattern stands for; their paths are relative to the returned folder.
+    """Find the tars that a folder, a tar or a pattern names; their paths are relative to the returned folder.
 
     Args:
         source: for patterns see `user_paths.expanded`; folders that match one are searched.
         own: as in `files_below`.
 
     Raises:
-        ValueError: there is no such thing, or it lies in what the job writes.
+        ValueError: it does not exist, or is in what the job writes.
     """
     path = Path(source)
     if not is_pattern(source):
@@ -157,7 +158,7 @@ def input_files(source: str, own: Path | None = None) -> tuple[Path, Found]:
             remedy = "give a folder of .tar shards, one .tar, or a pattern in quotes"
             raise ValueError(f"input {source} does not exist; {remedy}")
         if own is not None and (folder := _written(path, own)):
-            raise ValueError(f"input {source} lies in {folder}, which this job writes: give another --out")
+            raise ValueError(f"input {source} is in {folder}, which this job writes: give another --out")
         if path.is_dir():
             return path, files_below(path, own=own)
         found = Found()
@@ -181,14 +182,14 @@ def input_files(source: str, own: Path | None = None) -> tuple[Path, Found]:
 
 
 def _fixed(pattern: str) -> str:
-    """Return the leading folders of a pattern that hold no wildcard."""
+    """Return the leading folders of a pattern that have no wildcard."""
     parts = pattern.split("/")
     first = next(number for number, part in enumerate(parts) if any(character in part for character in "*?[{"))
     return "/".join(parts[:first]) or ("/" if first else ".")
 
 
 def _written(path: Path, own: Path) -> Path | None:
-    """Return the output folder of the job that a path lies in, or None."""
+    """Return the folder of the job's output that a path is in, or None."""
     root, found = own.resolve(), path.resolve()
     return next((own / folder for folder in OUTPUT_FOLDERS if found.is_relative_to(root / folder)), None)
 
@@ -208,7 +209,7 @@ def _cannot_list(error: OSError) -> NoReturn:
 
 
 def _identity(path: Path | str) -> tuple[int, int] | None:
-    """Identify a folder whatever path leads to it; None if it does not exist."""
+    """Identify a folder by any path that leads to it; None if it does not exist."""
     try:
         found = os.stat(path)  # noqa: PTH116
     except OSError:
@@ -217,11 +218,11 @@ def _identity(path: Path | str) -> tuple[int, int] | None:
 
 
 def _ingested(folder: str) -> dict[str, list[str]]:
-    """Return the shards of each ingest whose result lies in a folder."""
+    """Return the shards of each ingest whose result is in a folder."""
     results = {}
     for path in sorted(Path(folder).glob("*.json")):
         try:
             results[path.name] = [str(shard) for shard in json.loads(path.read_text(encoding="utf-8"))["shards"]]
         except (OSError, ValueError, TypeError, KeyError):
-            continue  # it is not the result of an ingest
+            continue  # not the result of an ingest
     return results

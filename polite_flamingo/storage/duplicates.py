@@ -3,8 +3,8 @@
 Committing a shard writes its keys beside it as sorted 128-bit digests (`write_keys`). `find` splits the files of all
 shards into buckets on disk by the first bits of the digests, sorts one bucket at a time, and writes for each shard the
 digests it must reject: the first shard by name keeps a key. A billion keys take 20 GB of scratch space and a hundred
-megabytes of memory. 64 bits would not be enough: among a billion keys, two would share a digest with odds of 1 in 37,
-and a good sample would be lost.
+megabytes of memory. 64 bits would not be enough: among a billion keys, two would share a digest with probability 1 in
+37, and a good sample would be lost.
 
 Duplicates inside one shard are quarantined by its reader; no tar is opened here.
 """
@@ -40,7 +40,7 @@ def write_keys(path: Path, keys: Iterable[str]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """The result of `find`: `folder` holds a file for each shard that must reject keys; `count` keys in all."""
+    """The result of `find`: `folder` has a file for each shard that must reject keys, `count` keys in total."""
 
     folder: Path
     count: int
@@ -60,7 +60,7 @@ def find(shards: Iterable[tuple[str, Path]], *, scratch: Path, bucket_bytes: int
     Args:
         shards: name and key file of each shard, in any order.
         scratch: a folder for temporary files; its contents are deleted first.
-        bucket_bytes: about the most that is sorted at once.
+        bucket_bytes: roughly the most that is sorted at once.
 
     Raises:
         ValueError: a key file is missing or damaged; the message names it.
@@ -80,9 +80,9 @@ def _read_keys(path: Path) -> np.ndarray:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); run build_pf1m again to write it") from None
+        raise ValueError(f"{path} cannot be read ({error.strerror}); run the build again to write it") from None
     if len(data) % DIGEST_BYTES:
-        raise ValueError(f"{path} is not a file of keys; delete its shard's manifest and run build_pf1m again")
+        raise ValueError(f"{path} is not a file of keys; delete its shard's manifest and run the build again")
     return np.frombuffer(data, dtype=_KEY)
 
 

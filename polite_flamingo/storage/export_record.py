@@ -1,9 +1,9 @@
-"""A sample's record with the same fields and types for every sample, for libraries that guess the columns.
+"""Records with the same fields and types for every sample, for libraries that guess the columns.
 
 `datasets` takes the columns of a WebDataset and their types from its first rows. It silently drops additional columns
 of later rows, and rounds numbers if the first ones were whole. `meta`, `scores` and `provenance` differ from row to
-row, so an export holds them as JSON strings; all other fields are strings or lists of strings. `shards.read_shard`
-reads both forms.
+row, so exports hold them as JSON strings; all other fields are strings or lists of strings. `shards.read_shard` reads
+both forms.
 """
 
 from __future__ import annotations

@@ -18,11 +18,11 @@ from polite_flamingo.storage.shards import decode_record
 from polite_flamingo.storage.tar_groups import BROKEN_TAR, MAX_JSON_BYTES
 from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
 
-LOOKED_AT = 1000
-"""The most shards that are opened, spread over all: opening a million takes minutes."""
+MAX_SHARDS_OPENED = 1000
+"""Most shards to open, spread over all: opening a million takes minutes."""
 
-_MEMBERS = 64
-"""The most members of a tar that are read while looking for one of this project."""
+_MAX_MEMBERS = 64
+"""Most members to read of a tar while looking for a sample of this project."""
 
 _THREADS = 16
 _PICTURE = re.compile(r".*\.\d{1,4}\.\w{1,8}", re.DOTALL)
@@ -33,11 +33,12 @@ def refuse_foreign(shards: Iterable[Path], say: Callable[[str], None] = print) -
     """Raise ValueError if a shard holds no sample of this project; the message says how to ingest it.
 
     Args:
-        shards: the input of a job; of many, only some are opened. Damaged or missing ones are left to their reader.
-        say: told if members are passed over.
+        shards: the input of a job; if there are many, only some are opened. Damaged or missing ones are left to their
+            reader.
+        say: called with a line if members are passed over.
     """
     paths = list(shards)
-    paths = paths[:: len(paths) // LOOKED_AT + 1]
+    paths = paths[:: len(paths) // MAX_SHARDS_OPENED + 1]
     companions = []
     with ThreadPoolExecutor(_THREADS) as pool:
         for path, (problem, others) in zip(paths, pool.map(_look, paths), strict=True):
@@ -49,7 +50,7 @@ def refuse_foreign(shards: Iterable[Path], say: Callable[[str], None] = print) -
     if companions:
         more = f" and {len(companions) - 1:,} other shards" if len(companions) > 1 else ""
         where = printable(str(companions[0]))
-        say(f"passed over: members of {where}{more} that are no data (._*, .DS_Store, README and the like)")
+        say(f"passed over: members of {where}{more} that are not data (._*, .DS_Store, README and the like)")
 
 
 def _look(path: Path) -> tuple[str, bool]:
@@ -62,7 +63,7 @@ def _look(path: Path) -> tuple[str, bool]:
                 return printable(detail), False
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                for _ in range(_MEMBERS):
+                for _ in range(_MAX_MEMBERS):
                     member = tar.next()
                     if member is None or member.size < 0:
                         break
@@ -80,7 +81,7 @@ def _look(path: Path) -> tuple[str, bool]:
                         return "", companions
                     first = first or ("" if ours is None else name)
     except BROKEN_TAR:
-        pass  # its reader says so, in the shard's row
+        pass  # its reader reports it in place of the shard's rows
     return _message(path, first) if first else "", companions
 
 
@@ -100,6 +101,6 @@ def _is_ours(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool | None:
 def _message(path: Path, first: str) -> str:
     command = f"polite-flamingo ingest --source webdataset --annotations {shlex.quote(str(path.parent))} --out DIR"
     return printable(
-        f"{path} is not a shard of this project: it holds {first[:80]!r}, and no sample's .json beside it. If these "
-        f"are pictures with captions or conversations, make shards of them and give those as input: {command}"
+        f"{path} is not a shard of this project: it has {first[:80]!r} and no sample's .json. If these are images "
+        f"with captions or conversations, make shards of them and give those as input: {command}"
     )

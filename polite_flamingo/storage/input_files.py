@@ -1,4 +1,4 @@
-"""Check whether a file that a job has read is still the same, by its size and times, or else by its bytes.
+"""Check that a file which a job has read is still the same, by its size and times, or else by its bytes.
 
 Names prove nothing: every ingest of a table calls its first shard `table-00000`.
 """
@@ -15,7 +15,7 @@ from polite_flamingo.storage.visibility import reaching
 
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """A file as it was when it was read. Anything else, such as a folder called `a.tar`, has the digest ""."""
+    """A file as it was when it was read. Anything that is not a file, such as a folder `a.tar`, has the digest ""."""
 
     size: int
     mtime_ns: int

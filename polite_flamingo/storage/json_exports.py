@@ -1,8 +1,8 @@
-"""Kept samples -> the JSON files that trainers read: records of PF-1M and of LLaVA, and their images.
+"""Export kept samples as the JSON files that trainers read: records of PF-1M and of LLaVA, and their images.
 
-    OUT/images/NAME/0f3a….jpg   images of shard NAME, as they came from the source, named by content
-    OUT/pf1m.json               records of the published dataset; its converters want the root of the paths: OUT
-    OUT/llava.json              LLaVA, and LLaMA-Factory ("sharegpt") with OUT/dataset_info.json beside it
+    OUT/images/NAME/0f3a….jpg   images of shard NAME, unchanged, named by content
+    OUT/pf1m.json               records as in the published dataset; its converters ask for the root of the paths: OUT
+    OUT/llava.json              records for LLaVA, and with OUT/dataset_info.json for LLaMA-Factory ("sharegpt")
 
 The selection of a shard writes its lines (`export_shard`); at the end they are joined in order (`join_exports`). Both
 hold at most one shard in memory. Running them again gives the same files and removes those of an earlier selection.
@@ -24,7 +24,7 @@ from polite_flamingo.storage.shards import is_temporary, replacing, write_atomic
 from polite_flamingo.text_files import is_writable
 
 MARKER = "<img_path>"
-"""Opens and closes an image's path in a published record; there is no closing form with a slash."""
+"""Stands before and after an image's path in a published record; there is no closing form with a slash."""
 
 KINDS = ("pf1m", "llava")
 
@@ -43,7 +43,7 @@ def pf1m_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
     """Return a kept sample as a record of the published dataset.
 
     Args:
-        sample: selected, so its scores are finite and its removed paragraphs noted.
+        sample: a selected sample, whose scores are finite and whose removed paragraphs are noted.
         images: path of each image, relative to the folder of the file.
     """
     scores = sample.scores
@@ -86,10 +86,10 @@ def export_shard(samples: Sequence[Sample], *, out: Path, name: str, images: boo
     """Write the images and the records of one shard's kept samples.
 
     Args:
-        samples: kept, in order.
+        samples: kept samples, in order.
         out: the output folder.
-        name: of the shard.
-        images: write the image files too; records name them either way.
+        name: the shard's name.
+        images: whether to write image files; records name them either way.
     """
     folder = out / "images" / name
     wanted: set[str] = set()
@@ -115,7 +115,7 @@ def export_shard(samples: Sequence[Sample], *, out: Path, name: str, images: boo
 def join_exports(*, out: Path, names: Sequence[str]) -> int:
     """Join the shards' lines to `pf1m.json` and `llava.json`, in the order of `names`; return the number of records.
 
-    Streaming: a line at a time. The lines' files, and images of shards no longer named, are removed at the end.
+    Lines are streamed. Their files, and images of shards that are not in `names`, are removed at the end.
     """
     counts = {kind: _join(out / f"{kind}.json", (_part(out, name, kind) for name in names)) for kind in KINDS}
     assert counts["pf1m"] == counts["llava"], counts
@@ -142,7 +142,7 @@ def _part(out: Path, name: str, kind: str) -> Path:
 def _join(path: Path, parts: Iterable[Path]) -> int:
     """Write a JSON array with one record per line; return the number of records."""
     for stale in path.parent.glob(f"{path.name}.tmp-*"):
-        if is_temporary(stale.name):  # of a selection that was killed here
+        if is_temporary(stale.name):  # left by a selection that was killed here
             stale.unlink(missing_ok=True)
     count = 0
     with replacing(path) as file:
@@ -158,7 +158,7 @@ def _join(path: Path, parts: Iterable[Path]) -> int:
 
 def _line(record: dict[str, Any]) -> str:
     line = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    if not is_writable(line):  # half of a surrogate pair, as some annotation files have: only an escape can say it
+    if not is_writable(line):  # half of a surrogate pair, as in some annotation files, can only be escaped
         line = json.dumps(record, allow_nan=False)
     return line + "\n"
 

@@ -1,6 +1,6 @@
-"""The output folder of a job: the paths in it, which shards are done, which rows were quarantined.
+"""The output folder of a job: its paths, which shards are finished, which rows were quarantined.
 
-    OUT/scored/NAME.tar       every sample of input shard NAME, rewritten, with all scores (OUT/pairs, of distort)
+    OUT/scored/NAME.tar       every sample of input shard NAME, rewritten, with all scores (OUT/pairs for distort)
     OUT/quarantine/NAME.jsonl rows that could not be read or processed, with reasons; absent if there are none
     OUT/manifests/NAME.json   written last: if it is there, the other two are complete
     OUT/pf1m, OUT/parquet     kept samples, by `select`
@@ -46,7 +46,7 @@ class OutputLayout:
 
     Attributes:
         root: the folder.
-        samples: the folder in it with the processed samples: "scored", or "pairs" of a distortion.
+        samples: name of the subfolder with processed samples: "scored", or "pairs" for a distortion.
     """
 
     root: Path
@@ -55,7 +55,7 @@ class OutputLayout:
     config = _Inside("config.yaml")
     """The resolved configuration of the last build."""
     run = _Inside("run.json")
-    """The origin of it all: command, models, versions."""
+    """How the output was made: command, models, versions."""
     stats = _Inside("stats.json")
     """The figures of the run."""
     ray_stats = _Inside("ray_data_stats.txt")
@@ -67,20 +67,20 @@ class OutputLayout:
     card = _Inside("README.md")
     """The dataset card."""
     captions = _Inside("captions")
-    """The index of COCO's captions and boxes, of a distortion."""
+    """A distortion's index of COCO's captions and boxes."""
     replay = _Inside("replay")
-    """Rows that `replay` took out of quarantine, and their origin."""
+    """Rows that `replay` took out of quarantine, and where they came from."""
     engine = _Inside("engine")
     """The speed of each rewriting worker and where its time went (`flamingo/metrics.py`), one file per process."""
     scratch = _Inside("scratch")
     """Temporary files of a selection."""
     journal = _Inside("journal")
-    """The rows that workers are running (`journal.py`); empty between jobs."""
+    """The rows that workers are running (`faults/journal.py`); empty between jobs."""
     parts = _Inside("parts")
     """Pieces of shards that reached the writer in more than one block; empty between jobs."""
 
     def absolute(self) -> OutputLayout:
-        """Return the same folder with an absolute path, for workers, whose working directory differs."""
+        """Return the same folder with an absolute path, for workers with another working directory."""
         return dataclasses.replace(self, root=self.root.resolve())
 
     def scored(self, name: str) -> Path:
@@ -131,8 +131,8 @@ class Manifest:
 
     Attributes:
         shard: path of the input shard.
-        config_hash: of the models, prompts and generation that made it (see `BuildConfig`).
-        seconds: spent on the shard by stage.
+        config_hash: digest of the models, prompts and generation settings that made it (see `BuildConfig`).
+        seconds: time spent on the shard, by stage.
         stats: anything worth summing over shards, JSON types only.
         input: the input shard as it was read; None in manifests of earlier versions.
     """
@@ -168,7 +168,7 @@ def read_manifest(path: Path) -> Manifest:
         found = record.get("input")
         return Manifest(**{**record, "input": None if found is None else InputFile(**found)})
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a manifest ({error}); delete it to have its shard made again") from None
+        raise ValueError(f"{path} is not a manifest ({error}); delete it to redo its shard") from None
 
 
 def write_quarantine(path: Path, rows: Iterable[Quarantined]) -> None:
@@ -193,8 +193,8 @@ def commit_shard(
     """Write a finished shard: its samples, its quarantine, and its manifest last.
 
     Args:
-        layout: of the output folder.
-        name: of the shard.
+        layout: the output folder.
+        name: the shard's name.
         rows: every row of the shard, in order.
         manifest: makes the manifest from the numbers of scored and quarantined rows.
     """
@@ -215,14 +215,14 @@ def read_scored(layout: OutputLayout, name: str) -> list[Sample]:
     """Return the samples of a finished shard; none if all its rows were quarantined.
 
     Raises:
-        ValueError: the file does not match its manifest; the message says how to make it again.
+        ValueError: the file does not match its manifest; the message says how to redo it.
     """
     expected = read_manifest(layout.manifest(name)).scored
     rows = read_shard(layout.scored(name)) if expected and layout.scored(name).exists() else []
     samples = [row for row in rows if isinstance(row, Sample)]
     if len(samples) != expected or len(samples) != len(rows):
         raise ValueError(
-            f"{layout.scored(name)} holds {len(samples)} good samples, its manifest says {expected}; "
+            f"{layout.scored(name)} has {len(samples)} good samples, but its manifest says {expected}; "
             f"delete {layout.manifest(name)} and run the build again"
         )
     return samples
@@ -231,7 +231,7 @@ def read_scored(layout: OutputLayout, name: str) -> list[Sample]:
 def names_in(folder: Path, suffix: str) -> list[str]:
     """Return the names in a folder that end in `suffix`, without it; none if there is no folder.
 
-    One listing: asking for each of a million names takes minutes, and hours on a network file system.
+    This lists the folder once: a check for each of a million names takes minutes, on a network file system hours.
     """
     try:
         return [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]  # noqa: PTH208
@@ -252,13 +252,13 @@ def shard_names(
         say: called with one line per kind of file that is passed over.
 
     Raises:
-        ValueError: there are none, two get the same name, or a name is not UTF-8; the message says what to do.
+        ValueError: there are no shards, two get the same name, or a name is not UTF-8; the message says what to do.
     """
     root, found = input_files(source, own)
     passed = list(found.lines())
     if not found.files:
         why = f" ({'; '.join(passed)})" if passed else ""
-        raise ValueError(f"input {source} holds no .tar shard{why}; ingest some first (polite-flamingo ingest --help)")
+        raise ValueError(f"input {source} has no .tar shard{why}; ingest some first (polite-flamingo ingest --help)")
     for line in passed:
         say(line)
     names: dict[str, str] = {}
@@ -278,12 +278,12 @@ def exclusive(root: Path) -> Iterator[None]:
     """Lock the output folder for one job; the lock ends with the process, however that ends.
 
     Raises:
-        ValueError: another job holds it.
+        ValueError: another job has locked it.
     """
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"another job is writing to {root}; wait for it or give another --out") from None
+            raise ValueError(f"another job is writing to {root}; wait for it, or give another --out") from None
         yield

@@ -1,7 +1,7 @@
-"""Kept samples -> OUT/parquet/NAME.parquet, with their pictures, for `load_dataset(OUT)` and dataset hubs.
+"""Export kept samples as OUT/parquet/NAME.parquet, with their images, for `load_dataset(OUT)` and dataset hubs.
 
-There is one row per sample, always with the same columns. Texts and pictures are the bytes of the shards; the schema
-tells Hugging Face's `datasets` which column holds pictures.
+There is one row per sample, always with the same columns. Texts and images are the bytes of the shards; the schema
+tells Hugging Face's `datasets` which column has the images.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from polite_flamingo.sample import Sample
 from polite_flamingo.storage.export_record import FREE, free_text
 from polite_flamingo.storage.shards import replacing
 
-ROWS = 100
-BYTES = 32 << 20
-"""A row group ends after this many rows, or bytes of pictures: readers and viewers load a whole group."""
+MAX_GROUP_ROWS = 100
+MAX_GROUP_BYTES = 32 << 20
+"""Most rows, and bytes of images, per row group: readers and viewers load a whole group."""
 
 _TEXTS = ("key", "dataset", "task", "instruction", "response", "rewritten")
 _NUMBERS = ("reward", "reward_raw", "rouge_l", "sts")
-_PICTURE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+_IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
 
 
 def _schema() -> pyarrow.Schema:
@@ -35,7 +35,7 @@ def _schema() -> pyarrow.Schema:
         **{name: {"dtype": "float64", "_type": "Value"} for name in _NUMBERS},
         **{name: {"dtype": "string", "_type": "Value"} for name in FREE},
     }
-    kinds = {"string": pyarrow.string(), "float64": pyarrow.float64(), None: pyarrow.list_(_PICTURE)}
+    kinds = {"string": pyarrow.string(), "float64": pyarrow.float64(), None: pyarrow.list_(_IMAGE)}
     fields = [(name, kinds[feature.get("dtype")]) for name, feature in features.items()]
     return pyarrow.schema(fields, {"huggingface": json.dumps({"info": {"features": features}})})
 
@@ -64,7 +64,7 @@ def _groups(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
     held = 0
     for sample in samples:
         size = sum(len(image.data) for image in sample.images)
-        if group and (len(group) == ROWS or held + size > BYTES):
+        if group and (len(group) == MAX_GROUP_ROWS or held + size > MAX_GROUP_BYTES):
             yield group
             group, held = [], 0
         group.append(sample)
@@ -73,11 +73,11 @@ def _groups(samples: Sequence[Sample]) -> Iterator[list[Sample]]:
 
 
 def _row(sample: Sample) -> dict[str, Any]:
-    pictures = [{"bytes": image.data, "path": file_name(image)} for image in sample.images]
+    images = [{"bytes": image.data, "path": file_name(image)} for image in sample.images]
     texts = (sample.key, sample.dataset, sample.task, sample.instruction, sample.response, sample.rewritten)
     return {
         **dict(zip(_TEXTS, texts, strict=True)),
-        "images": pictures,
+        "images": images,
         **{name: sample.scores.get(name) for name in _NUMBERS},
         **{name: free_text(sample, name) for name in FREE},
     }

@@ -1,12 +1,11 @@
-"""Where a build's rows come from: the ingests that made its shards, so that counts begin at the annotation files.
+"""Find the ingests that made a build's shards, so that its counts begin at the annotation files.
 
     annotation records = quarantined at ingest + left out by sampling + not read here + rows of the build's shards
 
-An ingest leaves its result beside its shards (`result.py`: FOLDER/ingest/NAME.json beside FOLDER/NAME-00000.tar
+An ingest leaves its result beside its shards (`ingest_result.py`: FOLDER/ingest/NAME.json beside FOLDER/NAME-00000.tar
 and so on). A build notes the results of its input (`ingests_of`); a selection joins them with the rows that the
-manifests count (`annotations_of`). "Not read here" are rows of shards of such an ingest that are not part of the build
-(it was given some of them) or that could not be read as a whole. Shards that no result lies beside are counted from the
-shards on.
+manifests count (`annotations_of`). "Not read here" are the rows of an ingest's shards that are not part of the build or
+could not be read. Counts of shards without such a result begin at the shards.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ class IngestCounts:
 
     @property
     def where(self) -> tuple[str, str]:
-        """The folder and the name, which identify an ingest."""
+        """The folder and name, which identify an ingest."""
         return self.folder, self.name
 
 
 def ingests_of(shards: Iterable[Path]) -> list[IngestCounts]:
-    """The ingests whose results lie beside these shards, each once.
+    """Return the ingests whose results are beside these shards, each once.
 
     Raises:
         ValueError: a result cannot be read; the message says what to do.
@@ -59,7 +58,7 @@ def ingests_of(shards: Iterable[Path]) -> list[IngestCounts]:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{file} is not the result of an ingest ({type(error).__name__}: {error}); ingest again, or delete it "
-                "to have rows counted from the shards on"
+                "to count rows from the shards on"
             ) from None
         found[folder, name] = IngestCounts(folder=folder, name=name, reasons=reasons, **counts)
     return list(found.values())
@@ -70,12 +69,12 @@ class Annotations:
     """What became of annotation records before a build read them.
 
     Attributes:
-        names: of the ingests.
-        rows: annotation records in all.
-        quarantined: at ingest, by reason.
-        left_out: by sampling.
-        not_read: in shards of these ingests that are not part of the build or could not be read.
-        rows_in: in the build's shards of these ingests.
+        names: names of the ingests.
+        rows: number of all annotation records.
+        quarantined: number of records quarantined at ingest, by reason.
+        left_out: number of records left out by sampling.
+        not_read: number of records in shards that are not part of the build or could not be read.
+        rows_in: number of records that are rows of the build.
     """
 
     names: tuple[str, ...] = ()
@@ -90,27 +89,26 @@ class Annotations:
 
     @property
     def before(self) -> int:
-        """How many never reached the build."""
+        """Number of records that never reached the build."""
         return sum(self.quarantined.values()) + self.left_out + self.not_read
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types only."""
+        """Convert to JSON types."""
         return {**dataclasses.asdict(self), "names": list(self.names)}
 
 
 NOTHING = Annotations()
-"""Nothing is known: counts begin at the shards."""
+"""Nothing is known about annotation records: counts begin at the shards."""
 
 
 def annotations_of(ingests: Iterable[IngestCounts], rows: Mapping[Path, int]) -> Annotations:
     """Join ingests with what a build counted.
 
-    An ingest that says it wrote fewer rows than its shards hold is not theirs (the folder was ingested again since): it
-    is left out of the counts, as one without a result.
+    A result with fewer rows than its shards have is not theirs (the folder was ingested again since) and is ignored.
 
     Args:
-        ingests: noted by the build; of one none of whose shards is done yet, no row was read.
-        rows: of each input shard that was read.
+        ingests: the ingests that the build noted.
+        rows: number of rows of each input shard that was read.
     """
     read: Counter[tuple[str, str]] = Counter()
     for path, count in rows.items():
@@ -131,6 +129,6 @@ def annotations_of(ingests: Iterable[IngestCounts], rows: Mapping[Path, int]) ->
 
 
 def _ingest_of(shard: Path) -> tuple[str, str] | None:
-    """The folder, absolute, and the name of the ingest that a shard would be of."""
+    """Return the (absolute) folder and the name of the ingest that wrote a shard, judging by the shard's name."""
     match = _SHARD.fullmatch(shard.name)
     return (os.path.abspath(shard.parent), match["name"]) if match else None  # noqa: PTH100

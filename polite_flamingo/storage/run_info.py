@@ -1,4 +1,4 @@
-"""Where an output comes from: what a reader needs to make it again. The job fills it in, card and report print it."""
+"""How an output was made: what a reader needs to reproduce it. The job fills it in; card and report print it."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class RunInfo:
     """One run.
 
     Attributes:
-        title: what this is, in a few words.
-        command: as typed.
-        started: ISO 8601.
-        rows: of the shards that its attempts finished; one that was killed is not counted.
-        seconds: spent, by stage ("rewriting", "scoring", …), by the same attempts.
-        rows_per_second: of the whole job; 0 where that says nothing (a selection only).
-        config_hash: of models, prompts and generation; equal hashes may share an output folder.
-        models: in the order of use.
-        versions: of Python and packages.
-        config: resolved, as YAML or JSON text.
-        world: the only one that its models, or some of them, know; None where they are confined to none.
-        ingests: that made its input shards, as far as their results lie beside them.
+        title: what the output is, in a few words.
+        command: the command as typed.
+        started: start time, ISO 8601.
+        rows: number of rows in the shards that its attempts finished; killed attempts are not counted.
+        seconds: time that the same attempts spent, by stage ("rewriting", "scoring", …).
+        rows_per_second: speed of the whole job; 0 if that is meaningless (a selection only).
+        config_hash: digest of models, prompts and generation settings; equal hashes may share an output folder.
+        models: the models, in the order of use.
+        versions: versions of Python and packages.
+        config: the resolved configuration, as YAML or JSON text.
+        world: the small world that some of its models are limited to; None if there is none.
+        ingests: the ingests that made its input shards, if their results are beside the shards.
     """
 
     title: str
@@ -60,12 +60,12 @@ class RunInfo:
     ingests: tuple[IngestCounts, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types only; `from_json` is its inverse."""
+        """Convert to JSON types; `from_json` is the inverse."""
         return {**dataclasses.asdict(self), "world": self.world.to_json() if self.world else None}
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> RunInfo:
-        """Inverse of `to_json`."""
+        """Read what `to_json` wrote."""
         models = tuple(ModelInfo(**model) for model in record["models"])
         world = World.from_json(record["world"]) if record.get("world") else None
         ingests = tuple(IngestCounts(**ingest) for ingest in record.get("ingests", ()))
@@ -73,7 +73,7 @@ class RunInfo:
 
 
 def installed_versions() -> dict[str, str]:
-    """Python and those of `PACKAGES` that are installed; nothing is imported."""
+    """Return the versions of Python and of installed `PACKAGES`; nothing is imported."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

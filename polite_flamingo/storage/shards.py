@@ -1,20 +1,20 @@
-"""One WebDataset tar <-> samples.
+"""Read and write shards: WebDataset tars of samples.
 
 A shard is read whole (it is the block of a job and its unit of resume), so its damage can be described exactly: every
 readable row is kept, every other becomes one `Quarantined` record with its place, and the order of the members does not
-matter. A shard is written under a temporary name, synced and renamed: a file with its final name is complete, and the
-same samples give the same bytes.
+matter. A shard is written under a temporary name, synced and renamed: a file with its final name is complete. The same
+samples give the same bytes.
 
     KEY.json   `Sample.to_record()`, UTF-8
     KEY.0.jpg  the first image, as it came from the source; KEY.1.png the second …
 
 An exported shard has the same fields in every row (`export_record.py`), and every image is called .jpg.
 
-Shards that other tools have repacked are read too, with names that begin with `./`, extensions in capitals, and foreign
+Shards that other tools have repacked are read too: with names that begin with `./`, extensions in capitals, and foreign
 columns. Files that systems add (`tar_members.is_companion`) are passed over.
 
-Nothing here decodes an image or extracts a member to disk. What a job knows of its shards (manifests, quarantine,
-layout of the output folder) is in `ledger.py`.
+No image is decoded here, and no member extracted to disk. What a job knows of its shards (manifests, quarantine, layout
+of the output folder) is in `ledger.py`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ _TEMPORARY = re.compile(r"\.tmp-(?:[0-9a-f]{1,16}|joining)$")
 
 
 def read_shard(path: Path | str) -> list[Sample | Quarantined]:
-    """Read a whole tar: its valid samples and, in place of all others, one record with the reason.
+    """Read a whole tar: its valid samples and, in place of each other row, a record with the reason.
 
-    Damaged content never raises. The result has at least one item; the `index` of a record is its place in this list.
+    Damaged content never raises. The result has at least one item; a record's `index` is its place in this list.
 
     Raises:
-        OutOfReach: the file is missing, forbidden or on a broken mount, which says nothing about its rows.
+        OutOfReach: the file is missing, not readable or on a broken mount, which says nothing about its rows.
     """
     path = Path(path)
     groups: list[Group] = []
@@ -67,7 +67,7 @@ def read_shard(path: Path | str) -> list[Sample | Quarantined]:
             taken.add(group.key)
         except BadSample as error:
             if damage is not None and group is groups[-1] and error.reason in ("missing_image", "bad_json"):
-                cut = group  # the row the damage cut in two: the shard's record stands for it
+                cut = group  # the row that the damage cut in two: the shard's record stands for it
                 continue
             rows.append(
                 Quarantined(
@@ -88,12 +88,12 @@ def read_shard(path: Path | str) -> list[Sample | Quarantined]:
 
 
 def write_shard(path: Path | str, samples: Iterable[Sample], *, uniform: bool = False) -> None:
-    """Write samples as a tar, atomically. The bytes depend on nothing but the samples and their order.
+    """Write samples as a tar, atomically. The bytes depend only on the samples and their order.
 
     Args:
-        path: of the tar.
-        samples: valid ones, in order.
-        uniform: as other libraries want it: `uniform_record`, and one extension for all images.
+        path: the tar.
+        samples: valid samples, in order.
+        uniform: write for other libraries: `uniform_record`, and one extension for all images.
 
     Raises:
         BadSample: a sample is not valid (`Sample.validate`).
@@ -119,8 +119,8 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[io.BufferedWriter]:
     """Open a file that replaces `path` when the block ends without an error; otherwise nothing changes.
 
     Args:
-        path: what is written; its folder is made.
-        sync: wait until the bytes are on disk.
+        path: the file to write; its folder is made if needed.
+        sync: whether to wait until the bytes are on disk.
     """
     buffered = temporary_name(path)
     buffered.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def replacing(path: Path, *, sync: bool = True) -> Iterator[io.BufferedWriter]:
 
 
 def member_name(key: str) -> str:
-    """Return the name of a key's members: libraries ignore names with a part that begins with `__`."""
+    """Return the name of a key's members. Leading `__` is escaped: libraries ignore names with such a part."""
     return re.sub(r"(?:^|(?<=/))__", "~5F_", key)
 
 
@@ -164,7 +164,7 @@ def sweep_temporary(folder: Path | str) -> list[Path]:
     """
     stale = sorted(
         Path(where, name) for where, _, files in os.walk(folder) for name in files if is_temporary(name)
-    )  # a million files are walked over in a second; with a Path for each it is a minute
+    )  # a million files take a second; with a Path for each, a minute
     for path in stale:
         path.unlink(missing_ok=True)
     return stale
@@ -208,8 +208,8 @@ def _to_sample(group: Group) -> Sample:
         raise BadSample("bad_field", f"{group.member}: its key is {sample.key[:80]!r}; it must be the member's name")
     listed = record.get("images", []) if isinstance(record, dict) else []
     if sorted(group.images) != list(range(len(images))) or (isinstance(listed, list) and len(listed) > len(images)):
-        most = max(len(listed), len(images))
-        raise BadSample("missing_image", f"{group.key}: has images {sorted(group.images)} of {most}")
+        expected = max(len(listed), len(images))
+        raise BadSample("missing_image", f"{group.key}: has images {sorted(group.images)} of {expected}")
     return sample.validate()
 
 

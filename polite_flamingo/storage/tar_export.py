@@ -1,15 +1,15 @@
-"""Kept samples -> OUT/pf1m/*.tar, WebDataset that the libraries `webdataset` and `datasets` read whole.
+"""Export kept samples as OUT/pf1m/*.tar: WebDataset that the libraries `webdataset` and `datasets` read whole.
 
-    KEY.json   one record, the same fields in every row (`export_record.py`)
-    KEY.0.jpg  the first picture as it came from the source, bit by bit; KEY.1.jpg the second …
+    KEY.json   one record, with the same fields in every row (`export_record.py`)
+    KEY.0.jpg  the first image, unchanged; KEY.1.jpg the second …
 
 `datasets` takes its columns from the first rows of the first tar, refuses rows there that differ, and drops additional
-columns of later rows. So every picture is called .jpg whatever its format (every decoder goes by content; the record's
-`images` names the format), and all rows of a tar have the same number of pictures. If that number varies, tars with
-more pictures come first by name: `0-pictures-2-NAME.tar`, `1-pictures-1-NAME.tar`.
+columns of later rows. So every image is called .jpg whatever its format (decoders go by content; the record's `images`
+names the format), and all rows of a tar have the same number of images. If that number varies, tars with more images
+come first by name: `0-pictures-2-NAME.tar`, `1-pictures-1-NAME.tar`.
 
 The selection of a shard writes its tars under OUT/exports (`write_tars`). They get their names at the end
-(`place_tars`), once all numbers of pictures are known.
+(`place_tars`), once all numbers of images are known.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from polite_flamingo.storage.shards import write_shard
 
 FINAL = "pf1m"
 UNNAMED = "exports/pf1m"
-"""The folder of tars without their names yet, in one folder for each number of pictures."""
+"""The folder of tars that have no final name yet, with one subfolder per number of images."""
 
 
 def forget_tars(out: Path) -> None:
@@ -36,22 +36,22 @@ def forget_tars(out: Path) -> None:
 
 
 def write_tars(samples: Sequence[Sample], *, out: Path, name: str) -> None:
-    """Write the kept samples of one shard: a tar for each number of pictures that its rows have.
+    """Write the kept samples of one shard: one tar per number of images that its rows have.
 
     Args:
-        samples: kept, in order.
+        samples: kept samples, in order.
         out: the output folder.
-        name: of the shard.
+        name: the shard's name.
     """
-    by_pictures: defaultdict[int, list[Sample]] = defaultdict(list)
+    by_count: defaultdict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
-        by_pictures[len(sample.images)].append(sample)
-    for pictures, rows in by_pictures.items():
+        by_count[len(sample.images)].append(sample)
+    for pictures, rows in by_count.items():
         write_shard(out / UNNAMED / str(pictures) / f"{name}.tar", rows, uniform=True)
 
 
 def place_tars(out: Path) -> None:
-    """Give the tars their names, those with the most pictures first."""
+    """Give the tars their names, those with the most images first."""
     (out / FINAL).mkdir(parents=True, exist_ok=True)
     counts = sorted(map(int, names_in(out / UNNAMED, "")), reverse=True)
     digits = len(str(len(counts) - 1))

@@ -1,7 +1,7 @@
-"""The members of a tar, grouped by the key at the start of their names: one group is one row of a shard.
+"""Group the members of a tar by the key at the start of their names: one group is one row of a shard.
 
-The order of the members does not matter. Problems of a group or of the file are noted, never raised: the reader of the
-shard (`shards.py`) reports them in place of the row.
+The order of the members does not matter. Problems of a group or the file are noted, never raised: the shard's reader
+(`shards.py`) reports them in place of the row.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def read_members(file: io.BufferedReader, groups: list[Group]) -> str | None:
             offset = -1
             while (member := tar.next()) is not None:
                 if member.size < 0 or tar.offset <= offset:
-                    return f"member {member.name[:80]!r} leads backwards"
+                    return f"member {member.name[:80]!r} points backwards"
                 offset = tar.offset
                 name = plain_name(member.name)
                 if member.isdir() or is_companion(name):
@@ -109,15 +109,15 @@ def _group_for(
 
 
 def _tell_apart(by_key: Mapping[str, list[Group]]) -> None:
-    """Mark the groups of a repeated key if it is unclear which picture belongs to which text.
+    """Mark the groups of a repeated key if it is unclear which image belongs to which text.
 
-    It is clear if the members of each group follow each other and the first group has all members that others have.
+    It is clear if the members of each group are adjacent and the first group has all members that others have.
     """
     for key, same in by_key.items():
         apart = all(before.places[-1] < after.places[0] for before, after in pairwise(same))
         if len(same) > 1 and not (apart and all(group.seen <= same[0].seen for group in same)):
             for group in same:
-                detail = f"members of {key[:80]!r} repeat, and nothing tells which of them belong together"
+                detail = f"members of {key[:80]!r} repeat, and nothing says which belong together"
                 group.problem = ("duplicate_key", detail)
 
 

@@ -1,4 +1,4 @@
-"""Names of tar members: how to normalise them, and which members are not data.
+"""Names of tar members: normalise them, and tell which members are not data.
 
 Only names and first bytes are read here. `shards.py` turns the members of our own shards into rows, `sources/` those of
 other tars.
@@ -23,7 +23,7 @@ PACKERS = {
 """First bytes of a packed file -> the packer, and the command that unpacks it."""
 
 HEAD_BYTES = 512
-"""Number of first bytes that `packed_with` and `is_tar` need."""
+"""How many first bytes `packed_with` and `is_tar` need."""
 
 _COMPANIONS = re.compile(
     r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini|pax_global_header|\.git(keep|ignore|attributes)|\.keep|\.localized"

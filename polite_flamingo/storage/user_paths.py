@@ -1,7 +1,7 @@
-"""Users' paths -> paths on this machine; addresses and unknown variables are refused in one line.
+"""Turn users' paths into paths on this machine; refuse addresses and unknown variables in one line.
 
-Every job and every ingest passes its inputs and outputs through `local_path`. Otherwise an address would be read as an
-empty folder, or created as a folder called `s3:`.
+Every job passes its inputs and outputs through `local_path`. Otherwise an address would be read as an empty folder, or
+created as a folder called `s3:`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _HOME = re.compile(r"~[\w.-]*(/|$)")
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MOST = 1_000_000
+_MAX_PATHS = 1_000_000
 """Most paths that one pattern may expand to."""
 
 _REMEDIES = {
@@ -37,8 +37,8 @@ def local_path(given: str | Path, option: str) -> str:
     """Return a path on this machine, with `~` and `$NAME` expanded unless a file has that name.
 
     Args:
-        given: by the user, on the command line or in a profile.
-        option: its name, for the message.
+        given: the user's path, from the command line or a profile.
+        option: the option's name, for the message.
 
     Raises:
         ValueError: it is an address, is empty, or names a variable that is not set; the message says what to do.
@@ -51,14 +51,14 @@ def local_path(given: str | Path, option: str) -> str:
         remedy = _REMEDIES.get(kind, "copy it to a disk or mount it, and give the folder")
         if option == "--out" and kind != "file":
             remedy = "give a folder, and copy it there afterwards"
-        raise ValueError(f"{option} {printable(path)}: {kind}: is not supported, only paths of this machine: {remedy}")
+        raise ValueError(f"{option} {printable(path)}: {kind}: is not supported, only paths on this machine: {remedy}")
     if os.path.lexists(path):
         return path
     path = os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111
     if _HOME.match(path):
-        raise ValueError(f"{option} {printable(path)}: nobody here is called so: give the path whole")
+        raise ValueError(f"{option} {printable(path)}: no such user on this machine: give the full path")
     if (variable := _VARIABLE.search(path)) and not os.path.lexists(path):
-        raise ValueError(f"{option} {printable(path)}: {variable[0]} is not set: set it, or give the path whole")
+        raise ValueError(f"{option} {printable(path)}: {variable[0]} is not set: set it, or give the full path")
     return path
 
 
@@ -84,9 +84,9 @@ def expanded(pattern: str) -> list[str]:
         else:
             absent.append(path)
     if not found:
-        raise ValueError(f"nothing matches {printable(pattern)}; is it right, seen from {Path.cwd()}?")
+        raise ValueError(f"nothing matches {printable(pattern)}; is it right, relative to {Path.cwd()}?")
     if absent:
-        absence = f"{len(absent):,} of the {len(found) + len(absent):,} files of {printable(pattern)} are not there"
+        absence = f"{len(absent):,} of the {len(found) + len(absent):,} files of {printable(pattern)} do not exist"
         raise ValueError(f"{absence}; the first is {printable(absent[0])}")
     return list(dict.fromkeys(found))
 
@@ -97,8 +97,8 @@ def _without_braces(pattern: str) -> list[str]:
     for braces in _BRACES.finditer(pattern):
         choices = _choices(braces[1])
         before = pattern[end : braces.start()]
-        if len(parts) * len(choices) > _MOST:
-            raise ValueError(f"{pattern} stands for more than {_MOST:,} paths")
+        if len(parts) * len(choices) > _MAX_PATHS:
+            raise ValueError(f"{pattern} stands for more than {_MAX_PATHS:,} paths")
         parts = [part + before + choice for part in parts for choice in choices]
         end = braces.end()
     return [part + pattern[end:] for part in parts]
@@ -109,7 +109,7 @@ def _choices(inner: str) -> list[str]:
         first, last = bounds[1], bounds[2]
         width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
         step = 1 if int(first) <= int(last) else -1
-        if abs(int(last) - int(first)) >= _MOST:
-            raise ValueError(f"{{{inner}}} stands for more than {_MOST:,} paths")
+        if abs(int(last) - int(first)) >= _MAX_PATHS:
+            raise ValueError(f"{{{inner}}} stands for more than {_MAX_PATHS:,} paths")
         return [f"{number:0{width}d}" for number in range(int(first), int(last) + step, step)]
     return inner.split(",") if "," in inner else [f"{{{inner}}}"]

@@ -1,9 +1,9 @@
 """Check that all machines of a job see the same input, models and output folder.
 
-On another machine a path may not exist, lead to another file, or lie on a mount that went away, which says nothing
-about the rows. So a reader quarantines damaged content (`shards.py`), while a path that is out of reach ends the job
-with one line, and the same command resumes it. Nothing here knows Ray: a job hands its workers a `Probe`, and what the
-driver has `Seen`.
+On another machine a path may not exist, lead to another file, or be on a mount that went away, which says nothing about
+the rows. So a reader quarantines damaged content (`shards.py`), while a path that is out of reach ends the job with one
+line, and the same command resumes it. Nothing here knows Ray: a job gives its workers a `Probe`, and what the driver
+has `Seen`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PATIENCE = 5.0
 """Seconds until a file written by one machine must be visible to the others; network file systems cache."""
 
 _OF_CONTENT = frozenset({None, errno.EINVAL, errno.EFBIG, errno.EOVERFLOW, errno.EISDIR})
-"""Errors of damaged bytes, such as a seek to before the beginning."""
+"""Errors caused by damaged bytes, such as a seek to before the start."""
 
 _OF_THE_WAY = frozenset(
     {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO,
      errno.ENXIO, errno.ENODEV, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENETUNREACH}
 )  # fmt: skip
-"""Errors of a disk or mount that fails or went away, for any file on it."""
+"""Errors of a disk or mount that fails or went away, which affect any file on it."""
 
 
 class OutOfReach(OSError):
@@ -39,7 +39,7 @@ class OutOfReach(OSError):
 
 def out_of_reach(path: Path | str, error: OSError) -> OutOfReach:
     """Return the error to raise for an `OSError` on a path."""
-    why = "it is not there" if error.errno == errno.ENOENT else (error.strerror or str(error))
+    why = "it does not exist" if error.errno == errno.ENOENT else (error.strerror or str(error))
     return OutOfReach(
         f"{path} cannot be read on machine {socket.gethostname()} ({why}); every machine of the job must see it under "
         "this path and be allowed to read it; fix that and run the same command again to resume"
@@ -56,7 +56,7 @@ def reaching(path: Path | str) -> Iterator[None]:
 
 
 def about_content(error: Exception) -> bool:
-    """Return whether an error while reading a file is about its bytes, and not about reaching it."""
+    """Return whether an error while reading a file is about its bytes, not about reaching it."""
     return not isinstance(error, OSError) or error.errno in _OF_CONTENT
 
 
@@ -79,8 +79,8 @@ class Seen:
     """An input as the driver sees it, for a worker to compare with: the file, or one entry of the folder.
 
     Attributes:
-        path: of the file, or of the entry.
-        size: in bytes; None where only its presence counts.
+        path: the file, or the entry.
+        size: its size in bytes; None if only its presence counts.
     """
 
     path: str
@@ -113,9 +113,9 @@ class Probe:
     """A file of random name and content in the output folder, which every worker of the job must see.
 
     Attributes:
-        path: absolute.
-        content: of the file.
-        host: the machine that has written it.
+        path: its absolute path.
+        content: what is in it.
+        host: the machine that wrote it.
     """
 
     path: str
@@ -128,22 +128,21 @@ class Probe:
         while (why := self._missing()) is not None:
             if time.monotonic() >= deadline:
                 raise OutOfReach(
-                    f"machine {socket.gethostname()} does not see in {Path(self.path).parent} what {self.host} has "
-                    f"written there ({why}): the output folder must be one that all machines of the job share; give "
-                    "another --out"
+                    f"machine {socket.gethostname()} does not see in {Path(self.path).parent} what {self.host} "
+                    f"wrote there ({why}): all machines of the job must share the output folder; give another --out"
                 )
             time.sleep(0.5)
 
     def _missing(self) -> str | None:
         try:
-            return None if Path(self.path).read_text(encoding="utf-8") == self.content else "it holds something else"
+            return None if Path(self.path).read_text(encoding="utf-8") == self.content else "it has other content"
         except OSError as error:
             return error.strerror or str(error)
 
 
 @contextmanager
 def probing(folder: Path) -> Iterator[Probe]:
-    """Write a probe to a folder that only this job uses, and remove it afterwards, as well as those of killed jobs."""
+    """Write a probe to a folder that only this job uses, and remove it afterwards; also remove those of killed jobs."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".probe-*"):
         stale.unlink(missing_ok=True)
@@ -158,7 +157,7 @@ def probing(folder: Path) -> Iterator[Probe]:
 
 
 def refuse_other_models(models: Mapping[str, str]) -> None:
-    """Raise `OutOfReach` if this machine lacks files of a model, or has others.
+    """Raise `OutOfReach` if this machine lacks a model's files or has other ones.
 
     Args:
         models: name -> `hub.fingerprint` on the machine that started the job. Models without files there (names on a
@@ -172,8 +171,9 @@ def refuse_other_models(models: Mapping[str, str]) -> None:
         with reaching(name):
             found = fingerprint(name)
         if found != expected:
-            what = "does not see" if found.startswith("name:") else "holds other files of"
+            missing = found.startswith("name:")
+            problem = f"does not see the model {name}" if missing else f"has other files of the model {name}"
             raise OutOfReach(
-                f"machine {socket.gethostname()} {what} the model {name} than the one where the job was started; give "
-                "an absolute path that all machines of the job share"
+                f"machine {socket.gethostname()} {problem}, unlike the machine that started the job; give an absolute "
+                "path that all machines of the job share"
             )

@@ -247,7 +247,7 @@ def test_what_is_cut_withheld_or_full_of_markup_is_counted_and_loses_to_a_whole_
     found = summarise(judged, resampling=Resampling(draws=50))
     assert found.wins.rates["long"]["short"].value == 0.2, "only the refusal is longer, and whole"
     assert found.answers["long"].trouble() == [
-        "1 cut by the limit of tokens", "1 withheld by a filter", "1 with markup of the conversation in them",
+        "1 cut by the limit of tokens", "1 withheld by a filter", "1 with chat markup in them",
         "1 declined",
     ]  # fmt: skip
     assert found.answers[RAW].trouble() == []

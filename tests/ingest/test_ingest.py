@@ -330,7 +330,7 @@ def test_images_that_a_worker_does_not_see_are_not_missing_rows(
         if empty:
             (tmp_path / "images").mkdir()
 
-    with pytest.raises(OSError, match=r"clevr, part 0: .*/images/\d.png cannot be read on machine .*it is not there"):
+    with pytest.raises(OSError, match=r"clevr, part 0: .*/images/\d.png cannot be read on machine .*it does not exist"):
         ingest_all([config(raw, tmp_path / "out")], spread=elsewhere(change))
     assert not list((tmp_path / "out").glob("*.tar")) and not (tmp_path / "out" / "quarantine").exists()
     shutil.rmtree(tmp_path / "images", ignore_errors=True)
@@ -351,7 +351,7 @@ def test_a_mount_that_goes_away_while_a_part_is_built_leaves_no_part(
 
     with monkeypatch.context() as patch:
         patch.setattr(parts, "_rows_of_part", unmounted)
-        with pytest.raises(OSError, match="it is not there"):
+        with pytest.raises(OSError, match="it does not exist"):
             ingest(config(raw, tmp_path / "out"))
     assert not list((tmp_path / "out" / "ingest" / "clevr").glob("*.part"))
     (tmp_path / "images").rmdir()

@@ -235,7 +235,7 @@ def test_mistakes_end_in_one_line(shards: Path, tmp_path: Path, capsys: pytest.C
     cases = {
         "gpt-4' does not exist and has no known form": replace(job, contestants={"x": "gpt-4"}),
         "text_only names 'nobody', which is none of raw annotation": replace(job, text_only="nobody"),
-        "holds no .tar shard": replace(job, input=str(tmp_path / "empty")),
+        "has no .tar shard": replace(job, input=str(tmp_path / "empty")),
         "does not exist": replace(job, input=str(tmp_path / "nowhere")),
         "give --profile FILE": replace(job, contestants={"x": str(PROFILE)}, rewriter=None),
         "line 1: each line must be like": replace(job, contestants={"x": f"recorded:{tmp_path}/said.jsonl"}),

@@ -70,7 +70,7 @@ def test_what_a_worker_cannot_reach_ends_the_job_and_mended_it_goes_on(tmp_path:
     (source / "s1.tar").symlink_to(tmp_path / "gone.tar")
     job = config(source, out)
     with pytest.raises(
-        console.JobFailed, match=rf"^{source}/s1.tar cannot be read on machine .*it is not there"
+        console.JobFailed, match=rf"^{source}/s1.tar cannot be read on machine .*it does not exist"
     ) as error:
         build(job, fake_actors.FakeRewriterActor, fake_actors.FakeScoringActor)
     assert "\n" not in str(error.value)

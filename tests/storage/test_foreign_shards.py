@@ -94,7 +94,7 @@ def test_what_may_be_ours_is_left_to_its_reader(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().out == ""
     tar(tmp_path / "mac.tar", {"._a": b"", "d/train/0.json": encode_record(sample(0))})
     refuse_foreign(tmp_path.glob("*.tar"))
-    assert capsys.readouterr().out.startswith(f"passed over: members of {tmp_path / 'mac.tar'} that are no data")
+    assert capsys.readouterr().out.startswith(f"passed over: members of {tmp_path / 'mac.tar'} that are not data")
 
 
 @pytest.mark.parametrize("job", ["build_pf1m", "distort", "evaluate", "train"])

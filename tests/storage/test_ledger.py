@@ -181,7 +181,7 @@ def test_what_lies_beside_shards_is_told_in_one_line_a_kind(tmp_path: Path) -> N
         "passed over, files ending in .parquet: f.parquet",
         "passed over, hidden files: ._a.tar",
         "passed over, hidden folders: .cache",
-        "passed over, no data by their names: 00000_stats.json",
+        "passed over, not data, by their names: 00000_stats.json",
     }
     (pictures,) = (line for line in lines if ".jpg" in line)
     assert pictures.startswith("passed over, files ending in .jpg: ") and pictures.endswith(" and 2 more")
@@ -195,7 +195,7 @@ def test_links_are_followed_each_folder_once(tmp_path: Path) -> None:
     (tmp_path / "in" / "l.tar").symlink_to(tmp_path / "one.tar")
     (tmp_path / "far" / "back").symlink_to(tmp_path / "in")
     assert told(tmp_path / "in") == (
-        ["a", "l", "linked__x"], {"passed over, links to folders that are read already: linked/back"},
+        ["a", "l", "linked__x"], {"passed over, links to folders that are already read: linked/back"},
     )  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def test_other_runs_below_the_input_are_passed_over_unless_they_are_named(tmp_pa
     assert lines == {f"{JOBS}other/manifests, other/pf1m, other/quarantine and 1 more"}
     assert told(other.root / "pf1m", tmp_path / "out")[0] == ["a"]
     assert told(f"{other.root}/pf1m/*.tar", tmp_path / "out")[0] == ["a"]
-    with pytest.raises(ValueError, match=r"lies in .*other/pf1m, which this job writes: give another --out"):
+    with pytest.raises(ValueError, match=r"is in .*other/pf1m, which this job writes: give another --out"):
         shard_names(str(other.root / "pf1m"), other.root)
     with pytest.raises(ValueError, match=r"holds no \.tar shard \(passed over, what a job wrote"):
         shard_names(str(other.root))

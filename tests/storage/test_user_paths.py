@@ -34,7 +34,7 @@ TINY = ["--profile", str(REPO / "profiles" / "tiny.yaml")]
         ("pipe:aws s3 cp s3://b/0.tar -", "copy it to a disk"),
         ("", "is empty"),
         ("$NOT_SET_HERE/data", r"\$NOT_SET_HERE is not set"),
-        ("~nobody-of-this-name/data", "nobody here is called so"),
+        ("~nobody-of-this-name/data", "no such user"),
     ],
 )
 def test_what_is_no_path_is_refused_with_a_remedy(given: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_patterns_stand_for_what_is_there(tmp_path: Path, monkeypatch: pytest.Mo
     assert expanded("a/{08,10}.tar") == ["a/08.tar", "a/10.tar"]
     assert not is_pattern("a/{x}.tar") and is_pattern("a/0?.tar")
     with pytest.raises(
-        ValueError, match=r"3 of the 6 files of a/\{08\.\.13\}\.tar are not there; the first is a/11\.tar"
+        ValueError, match=r"3 of the 6 files of a/\{08\.\.13\}\.tar do not exist; the first is a/11\.tar"
     ):
         expanded("a/{08..13}.tar")
     with pytest.raises(ValueError, match=r"nothing matches c/\*\.tar"):

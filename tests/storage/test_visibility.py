@@ -69,7 +69,7 @@ def test_what_is_absent_or_forbidden_stops_and_what_is_no_tar_is_quarantined(
     (tmp_path / "link.tar").symlink_to(tmp_path / "gone.tar")
     for name in ("absent.tar", "link.tar"):
         for look in (read_shard, Seen.at):
-            with pytest.raises(OutOfReach, match="it is not there"):
+            with pytest.raises(OutOfReach, match="it does not exist"):
                 look(tmp_path / name)
     (tmp_path / "folder.tar").mkdir()
     os.mkfifo(tmp_path / "pipe.tar")  # a reader would wait for ever for somebody to write
@@ -99,7 +99,7 @@ def test_another_file_under_the_same_path_is_noticed(tmp_path: Path) -> None:
             one.check()
     (tmp_path / "a.tar").unlink()
     for one in seen:
-        with pytest.raises(OutOfReach, match="it is not there"):
+        with pytest.raises(OutOfReach, match="it does not exist"):
             one.check()
 
 
@@ -112,7 +112,7 @@ def test_an_output_folder_of_another_machine_is_noticed(tmp_path: Path, monkeypa
         [path] = tmp_path.iterdir()
         probe.check()
         path.write_text("of another disk with the same path")
-        with pytest.raises(OutOfReach, match=f"does not see in {tmp_path} what .*it holds something else.*--out"):
+        with pytest.raises(OutOfReach, match=f"does not see in {tmp_path} what .*it has other content.*--out"):
             probe.check()
         path.unlink()
         with pytest.raises(OutOfReach, match="No such file"):
@@ -131,7 +131,7 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
     models = {str(weights): fingerprint(str(weights)), "a-hub/model": "name:a-hub/model"}
     refuse_other_models(models)
     (weights / "model.safetensors").write_bytes(b"two")
-    with pytest.raises(OutOfReach, match=rf"holds other files of the model {weights}"):
+    with pytest.raises(OutOfReach, match=rf"has other files of the model {weights}"):
         refuse_other_models(models)
     (weights / "model.safetensors").unlink()
     weights.rmdir()

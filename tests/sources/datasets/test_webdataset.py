@@ -122,7 +122,7 @@ def test_linked_folders_are_read_and_what_is_passed_over_is_told(tmp_path: Path)
         "passed over, packed .tar.gz (unpack them first): 1.tar.gz",
         "passed over, files ending in .parquet: 0.parquet",
         "passed over, hidden files: ._0.tar",
-        "passed over, no data by their names: 0_stats.json",
+        "passed over, not data, by their names: 0_stats.json",
         "passed over, files without an extension: list",
         "passed over, links to folders that are read already: linked/back",
     }
