@@ -208,9 +208,9 @@ def test_parquet_holds_the_bytes_and_says_that_they_are_pictures(
 
 def test_row_groups_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [row(n, n % 3) for n in range(25)]
-    monkeypatch.setattr(parquet_export, "ROWS", 10)
+    monkeypatch.setattr(parquet_export, "MAX_GROUP_ROWS", 10)
     write_parquet(samples, tmp_path / "a.parquet")
-    monkeypatch.setattr(parquet_export, "BYTES", max(len(i.data) for s in samples for i in s.images))
+    monkeypatch.setattr(parquet_export, "MAX_GROUP_BYTES", max(len(i.data) for s in samples for i in s.images))
     write_parquet(samples, tmp_path / "b.parquet")
     by_rows, by_bytes = (pyarrow.parquet.ParquetFile(tmp_path / name) for name in ("a.parquet", "b.parquet"))
     assert [by_rows.metadata.row_group(n).num_rows for n in range(by_rows.num_row_groups)] == [10, 10, 5]

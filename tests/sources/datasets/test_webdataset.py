@@ -124,7 +124,7 @@ def test_linked_folders_are_read_and_what_is_passed_over_is_told(tmp_path: Path)
         "passed over, hidden files: ._0.tar",
         "passed over, not data, by their names: 0_stats.json",
         "passed over, files without an extension: list",
-        "passed over, links to folders that are read already: linked/back",
+        "passed over, links to folders that are already read: linked/back",
     }
     for name, says in (("data/list", "cannot be read|is not a tar"), ("data/absent.tar", "cannot be read")):
         (data / "list").write_text("no tar " * 100)
