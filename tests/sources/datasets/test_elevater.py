@@ -14,35 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import BadSample
-from polite_flamingo.sources.datasets.elevater_files import SETS, set_name
+from polite_flamingo.sources.datasets.elevater_files import SETS
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions, keyed_records
 from polite_flamingo.sources.registry import SOURCES
+from tests.support.elevater_files import coco_index, files, set_folder
 from tests.support.raw_dataset import SHARED, Raw
 from tests.support.record_strategies import JUNK, spoiled
-
-
-def files(raw: Raw) -> list[Path]:
-    return [
-        raw.json("class_map.json", {"shapes": ["circle", "square"], "pets": ["cat", "dog"]}),
-        raw.json("template_map.json", {"shapes": ["a drawing of a {}."], "pets": ["a photo of a {}, a type of pet."]}),
-        raw.json(
-            "shapes_knowledge.tsv",
-            [
-                {
-                    "classname": "circle",
-                    "def_wiki": "A round line.",
-                    "path_wn": ["a", "b"],
-                    "def_wn": "ellipse of one axis",
-                },
-                {"classname": "square", "def_wiki": None, "path_wn": "", "def_wn": ""},
-            ],
-        ),
-        raw.json(
-            "GPT3_shapes.tsv",
-            [{"classname": "circle", "gpt3": [" Round.", " round.", " Round."]}, {"classname": "square", "gpt3": []}],
-        ),
-    ]
 
 
 def test_an_index_file_into_a_zip_and_a_folder(raw: Raw) -> None:
@@ -71,13 +49,6 @@ def test_dumped_images_name_their_set_and_class(raw: Raw) -> None:
         ("elevater_ic/val/pets-cls1-idx7-dog", "a photo of a dog, a type of pet."),
         ("elevater_ic/val/shapes-cls1-idx3202-square", "a drawing of a square."),
     ]
-
-
-def test_class_names_may_come_from_a_label_map_and_the_template_from_clip(raw: Raw) -> None:
-    raw.image("1.png")
-    labels, index = raw.text("labels.txt", "cat\ndog\n"), raw.text("train.txt", "1.png 1\n")
-    samples, _ = raw.read("elevater_ic", labels, index)
-    assert samples[0].response == "a photo of a dog."
 
 
 def test_with_several_sets_an_index_must_say_which(raw: Raw) -> None:
@@ -116,24 +87,6 @@ def test_each_bad_line_image_and_entry_is_quarantined(raw: Raw) -> None:
     ]
 
 
-def test_files_of_another_shape_are_a_clear_error(raw: Raw) -> None:
-    for name, content in (("a.json", {"shapes": "circle"}), ("a.json", [1]), ("a.tsv", {"shapes": []})):
-        with pytest.raises(SourceError, match=r"a list|an object"):
-            raw.read("elevater_ic", raw.json(name, content))
-    with pytest.raises(SourceError, match="no index file"):
-        raw.read("elevater_ic", files(raw)[0])
-
-
-def set_folder(raw: Raw, folder: str, archive: str, *members: str) -> Path:
-    """A folder of the image folder with a zip of pictures in it, each of another size."""
-    home = raw.images / folder
-    home.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(home / archive, "w") as packed:
-        for number, member in enumerate(members):
-            packed.writestr(member, raw.image(f"{folder}/made/{number}.png", width=10 + number + len(folder)))
-    return home
-
-
 def test_of_several_sets_each_index_belongs_to_the_set_of_its_folder(raw: Raw) -> None:
     index = {}
     for folder in ("pets", "shapes_20211007"):
@@ -151,29 +104,6 @@ def test_of_several_sets_each_index_belongs_to_the_set_of_its_folder(raw: Raw) -
     assert [row.payload for row in quarantined] == ["pets/train.txt#lines[3]", "shapes_20211007/train.txt#lines[3]"]
     samples, _ = raw.read("elevater_ic", files(raw)[0], index["pets"], split="train", dataset="shapes")
     assert samples[0].meta["set"] == "shapes"
-
-
-def test_labels_belong_to_the_set_of_their_folder_in_any_order(raw: Raw) -> None:
-    given = []
-    for folder, names in (("mnist", "zero\none\n"), ("dtd_20211007", "banded\nblotchy\n")):
-        home = set_folder(raw, folder, "train.zip", "1.png")
-        (home / "labels.txt").write_text(names)
-        (home / "train.txt").write_text("train.zip@1.png 1\n")
-        given += [home / "train.txt", home / "labels.txt"]
-    assert [s.response for s in raw.read("elevater_ic", *given)[0]] == ["a photo of a one.", "a photo of a blotchy."]
-    for place, folder in ((0, "mnist"), (2, "dtd_20211007")):  # which only the registry knows, and it comes last
-        (raw.images / folder).rename(raw.images / f"own{place}")
-        given[place : place + 2] = [raw.images / f"own{place}" / name for name in ("train.txt", "labels.txt")]
-    registry = [{"name": f"set{place}", "root_folder": f"x/own{place}"} for place in (0, 2)]
-    samples, _ = raw.read("elevater_ic", *given, raw.json("vision_datasets.json", registry))
-    assert [(s.meta["set"], s.response) for s in samples] == [
-        ("set0", "a photo of a one."),
-        ("set2", "a photo of a blotchy."),
-    ]
-
-
-def coco_index(*, images: list[Any], annotations: list[Any], categories: list[Any]) -> dict[str, Any]:
-    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}
 
 
 CATEGORIES = [{"id": 7, "name": "square thing"}, {"id": 1, "name": "round thing"}]
@@ -262,73 +192,9 @@ def test_a_long_index_takes_little_memory(raw: Raw) -> None:
     assert peak < 3 << 19, f"{peak} bytes: the lines are kept"
 
 
-SPELT = """
-caltech-101 caltech101 caltech_101_20211007; cifar-10 cifar10 cifar_10_20211007; cifar-100 cifar100 cifar100_20200721;
-country211 country211_20210924; dtd dtd_20211007; eurosat_clip eurosat-clip eurosat_clip_20210930;
-fer-2013 fer2013 fer2013-v1 fer_2013_20211008;
-fgvc-aircraft-2013b-variants102 fgvc-aircraft-2013b fgvc_aircraft_2013b_variants102_20211007;
-food-101 food101 food_101_20211007; gtsrb gtsrb_20210923; hateful-memes hatefulmemes hateful_memes_20211014;
-kitti-distance kitti_distance_20210923; mnist mnist_20211008; oxford-flower-102 flower102 oxford_flower_102_20211007;
-oxford-iiit-pets oxford_iiit_pets_20211007; patch-camelyon patchcamelyon patch_camelyon_20211007;
-rendered-sst2 rendered_sst2_20210924; resisc45_clip resisc45-clip resisc45_clip_20210924;
-stanford-cars stanfordcar stanford_cars_20211007; voc-2007-classification voc2007classification voc2007_20211007;
-imagenet-1k imagenet_1k_20220105
-"""
-
-
-def test_every_spelling_of_every_set_is_known() -> None:
-    spelt = [line.split() for line in SPELT.split(";")]
-    assert tuple(names[0] for names in spelt) == SETS
-    for names in spelt:
-        assert {set_name(name) for name in names} == {names[0]}
-    assert set_name("pets_20211007") == "pets" and set_name("Own-Set") == "Own-Set"
-
-
-def test_a_registry_names_the_index_files(raw: Raw) -> None:
-    registry = [
-        {"name": name, "root_folder": f"classification/{name}_20211007", "train": {"index_path": "train_ic.txt"}}
-        for name in ("pets", "shapes", "other")
-    ]
-    for name in ("pets", "shapes"):
-        home = set_folder(raw, f"classification/{name}_20211007", "train.zip", "1.png")
-        (home / "train_ic.txt").write_text("train.zip@1.png 1\n")
-    given = [*files(raw), raw.json("vision_datasets.json", registry)]
-    samples, quarantined = raw.read("elevater_ic", *given, split="train")
-    assert quarantined == [] and [s.meta["set"] for s in samples] == ["pets", "shapes"]
-    assert samples[0].images != samples[1].images
-    assert [s.meta["set"] for s in raw.read("elevater_ic", *given, split="train", dataset="shapes")[0]] == ["shapes"]
-    config = raw.text("pets.yaml", "DATASET:\n  DATASET: 'pets'\n  ROOT: '../DATASET/pets/'\n")
-    assert [s.meta["set"] for s in raw.read("elevater_ic", *given, config, split="train")[0]] == ["pets"]
-    with pytest.raises(SourceError, match="no val index of pets, shapes, other"):
-        raw.read("elevater_ic", *given, split="val")
-    with pytest.raises(SourceError, match="no train index of other"):
-        raw.read("elevater_ic", *given, split="train", dataset="other")
-    (raw.images / "train_ic.txt").write_text("classification/pets_20211007/made/0.png 1\n")
-    assert len(raw.read("elevater_ic", *given, split="train")[0]) == 2  # the index in no folder is of no set,
-    assert len(raw.read("elevater_ic", *given, split="train", dataset="pets")[0]) == 1
-    class_map = raw.json("more.json", {"other": ["a", "b"]})  # except of the only one that is wanted
-    assert len(raw.read("elevater_ic", *given, class_map, split="train", dataset="other")[0]) == 1
-    registry[0]["train"]["index_path"] = "../../../out.txt"  # type: ignore[index]
-    raw.json("vision_datasets.json", registry)
-    with pytest.raises(SourceError, match="leads out of the image folder"):
-        raw.read("elevater_ic", *given, split="train")
-
-
-def test_a_configuration_alone_names_a_set_and_its_folder(raw: Raw) -> None:
-    home = set_folder(raw, "pets-v1", "train.zip", "1.png")
-    (home / "val.txt").write_text("train.zip@1.png 0\n")
-    config = raw.text("p.yml", "DATASET:\n  DATASET: 'pets'\n  ROOT: '../DATASET/pets-v1/'\n")
-    samples, _ = raw.read("elevater_ic", *files(raw), config)
-    assert samples[0].response == "a photo of a cat, a type of pet."
-    for content in ("DATASET: 5", "[", "x: &a [*a]", "DATASET: {DATASET: 5}"):
-        with pytest.raises(SourceError, match="as the toolkit's"):
-            raw.read("elevater_ic", *files(raw), raw.text("p.yml", content))
-    for registry in ([5], [{"name": "x"}], [{"name": 5, "root_folder": "x"}]):
-        with pytest.raises(SourceError, match="'name' and 'root_folder'"):
-            raw.read("elevater_ic", *files(raw), raw.json("vision_datasets.json", registry))
-
-
 IMAGES = [{"id": number, "file_name": f"{number}.png"} for number in range(1, 5)]
+
+
 LABELS = [{"id": number, "image_id": number, "category_id": number % 2 + 1} for number in range(1, 5)]
 
 
@@ -426,13 +292,3 @@ def test_real_aircraft(real: Any) -> None:
         "extending toward the ground",
     ]
     assert len(samples[0].images[0].data) == 48244
-
-
-def test_every_real_knowledge_file_is_read(real: Any) -> None:
-    kinds = {"external": "{}_knowledge.tsv", "gpt3": "GPT3_{}.tsv"}
-    names = ("cifar-10", "fer-2013", "mnist", "fgvc-aircraft-2013b-variants102")
-    paths = [
-        f"elevater_ic/knowledge/{kind}/{pattern.format(name)}" for kind, pattern in kinds.items() for name in names
-    ]
-    _, quarantined = real("elevater_ic", "elevater_ic/images", "elevater_ic/class_map.json", *paths)
-    assert quarantined == []
