@@ -162,7 +162,7 @@ def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
     """
     print_summary(layout)
     if changed:
-        print(console.table(changed.rows(), "against the selection before"))
+        print(console.table(changed.rows(), "changes since the previous selection"))
     stats = read_stats(layout)
     rows, quarantined = stats["rows_in"], stats["quarantined"]
     if rows and sum(quarantined.values()) == rows:

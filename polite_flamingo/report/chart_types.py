@@ -27,9 +27,9 @@ class Cell:
 
     Attributes:
         text: its number.
-        small: under it, such as an interval.
-        shade: from -1 (orange) through 0 (plain) to 1 (blue).
-        title: what it says in a sentence; shown by the mouse.
+        small: small text under it, such as an interval.
+        shade: colour from -1 (orange) through 0 (plain) to 1 (blue).
+        title: what it says in a sentence, shown as a tooltip.
     """
 
     text: str
@@ -52,7 +52,7 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Box:
-    """The middle of a distribution: `QUANTILES` of it. `kind` is "quiet" (grey), "bright" (pink) or "" (blue)."""
+    """`QUANTILES` of a distribution. `kind` is "quiet" (grey), "bright" (pink) or "" (blue)."""
 
     name: str
     quantiles: Sequence[float]
@@ -61,7 +61,7 @@ class Box:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A point of a line, with its interval where it has one."""
+    """A point of a line, with its interval if it has one."""
 
     x: float
     y: float
@@ -84,7 +84,7 @@ def heat_map(title: str, rows: Sequence[str], columns: Sequence[str], cells: Seq
         title: what it shows, for screen readers.
         rows: names on the left.
         columns: names on top.
-        cells: by row; None leaves a field empty (a diagonal).
+        cells: cells by row; None leaves one empty (as on a diagonal).
     """
     left = min(180.0, 24 + LETTER * max(map(len, (*rows, "")), default=0))
     cell = min(150.0, (1056 - left) / max(1, len(columns)))  # the picture is at most 1060 wide
@@ -159,8 +159,8 @@ def boxes(title: str, groups: Sequence[tuple[str, Sequence[Box]]], *, x_label: s
     Args:
         title: what they show, for screen readers.
         groups: name on the left -> its boxes from top to bottom.
-        x_label: under the axis.
-        width: of the picture in the page's pixels.
+        x_label: text under the axis.
+        width: width of the picture in pixels of the page.
     """
     ends = [end for _, members in groups for box in members for end in (box.quantiles[0], box.quantiles[-1])]
     low, high = (min(ends), max(ends)) if ends else (0.0, 1.0)
@@ -194,13 +194,13 @@ def lines(
 
     Args:
         title: what they show, for screen readers.
-        series: at most as many as there are colours (`COLOURS`) are told apart.
-        x_label: under the horizontal axis.
-        y_label: over the vertical one.
-        width: of the picture in the page's pixels.
-        height: of the picture without its legend.
-        x_names: where the x are 0, 1, 2 …: what to write under each instead of numbers.
-        y_text: a value of the vertical axis as text.
+        series: the lines; `COLOURS` of them have different colours.
+        x_label: text under the horizontal axis.
+        y_label: text over the vertical axis.
+        width: width of the picture in pixels of the page.
+        height: height of the picture without its legend.
+        x_names: what to write under x = 0, 1, 2 … instead of numbers.
+        y_text: formats a value of the vertical axis.
     """
     points = [point for line in series for point in line.points]
     if not points:
@@ -243,6 +243,6 @@ def lines(
 
 
 def _wrapped(name: str, room: float) -> list[str]:
-    """Return a name on one line, or on two where it must be, each cut to its room."""
+    """Return a name on one line, or on two if it is long, each cut to fit."""
     found = textwrap.wrap(name, max(3, int(room / LETTER)), break_long_words=False) or [""]
     return [fitted(line, room) for line in [found[0], " ".join(found[1:])] if line]

@@ -30,10 +30,10 @@ from polite_flamingo.selection.statistics import Pick, Statistics
 
 MAX_SIDE = 320
 MAX_TEXT = 560
-KEPT_CARDS = 12
-SIDE_CARDS = 2
+MAX_KEPT_CARDS = 12
+MAX_SIDE_CARDS = 2
 """Most cards on each side of a threshold."""
-WORST_CARDS = 3
+MAX_WORST_CARDS = 3
 
 CHECKS_BY_INTEREST = sorted(CHECK_OF.values(), key=lambda check: (check.filter == "rules", FILTERS.index(check.filter)))
 """The checks of models first: their thresholds are the ones that users move."""
@@ -41,7 +41,7 @@ CHECKS_BY_INTEREST = sorted(CHECK_OF.values(), key=lambda check: (check.filter =
 
 @dataclass(frozen=True, kw_only=True)
 class Thumbnail:
-    """A picture as a `data:` URI with its size in pixels, or the `problem` why there is none."""
+    """An image as a `data:` URI with its size in pixels, or the `problem` because of which there is none."""
 
     uri: str = ""
     width: int = 0
@@ -91,9 +91,9 @@ def collect_gallery(
     """Read the samples to show.
 
     Args:
-        statistics: merged, of the whole run.
-        thresholds: of the selection.
-        read: returns the samples of the scored shard with a name; called once per shard that is needed.
+        statistics: statistics of the whole run.
+        thresholds: the selection's thresholds.
+        read: returns the samples of a scored shard, given its name; called once per shard that is needed.
 
     Raises:
         ValueError: a shard no longer holds a picked sample.
@@ -126,15 +126,15 @@ def _plan(statistics: Statistics) -> Iterable[tuple[str, str, list[tuple[str, Pi
         picks[turn] for turn in range(max(map(len, by_dataset), default=0)) for picks in by_dataset if turn < len(picks)
     ]
     if turns:
-        yield "kept", "", [("", pick) for pick in turns[:KEPT_CARDS]]
+        yield "kept", "", [("", pick) for pick in turns[:MAX_KEPT_CARDS]]
     for check in CHECKS_BY_INTEREST:
-        under = [("under", pick) for pick in statistics.picks.get(f"under/{check.name}", [])[:SIDE_CARDS]]
-        over = [("over", pick) for pick in statistics.picks.get(f"over/{check.name}", [])[:SIDE_CARDS]]
+        under = [("under", pick) for pick in statistics.picks.get(f"under/{check.name}", [])[:MAX_SIDE_CARDS]]
+        over = [("over", pick) for pick in statistics.picks.get(f"over/{check.name}", [])[:MAX_SIDE_CARDS]]
         if under or (over and check.filter != "rules"):
             yield "threshold", check.name, under[::-1] + over
     for reason in REJECTIONS:
         if picks := statistics.picks.get(f"worst/{reason}"):
-            yield "worst", reason, [("", pick) for pick in picks[:WORST_CARDS]]
+            yield "worst", reason, [("", pick) for pick in picks[:MAX_WORST_CARDS]]
 
 
 def _card(sample: Sample, thresholds: Thresholds, side: str, group: str) -> Card:
@@ -185,9 +185,9 @@ def _numbers(scores: Any) -> Iterable[tuple[str, str]]:
         yield "NLI", f"{label}, margin {fixed(nli_margin(logits))}"
 
 
-def readable(text: str, most: int = MAX_TEXT) -> str:
-    """Return a text without what no font shows (`printable`), cut to `most` characters."""
-    return printable(text if len(text) <= most else text[:most].rstrip() + " …")
+def readable(text: str, length: int = MAX_TEXT) -> str:
+    """Return a text without unprintable characters, cut to `length`."""
+    return printable(text if len(text) <= length else text[:length].rstrip() + " …")
 
 
 def printable(text: str) -> str:
@@ -197,7 +197,7 @@ def printable(text: str) -> str:
 
 
 def thumbnail(data: bytes, side: int = MAX_SIDE, quality: int = 80) -> Thumbnail:
-    """Shrink a picture to at most `side` pixels a side, as WebP: small ones lossless, others at `quality` of 100."""
+    """Shrink an image to at most `side` pixels per side, as WebP: small ones lossless, others at `quality` (of 100)."""
     try:
         image = decoding.decode(data)
     except BadSample as bad:

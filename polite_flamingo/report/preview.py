@@ -1,7 +1,7 @@
-"""The preview of an ingest: samples as it would write them, and rows that it would quarantine, on one HTML page.
+"""Make the preview of an ingest, one HTML page: samples as it would write them, and rows that it would quarantine.
 
-Texts are complete: long ones are folded, none is cut. Pictures are re-encoded (`gallery.thumbnail`), large enough to
-check the marks that a source draws on them. Everything is escaped (`template.py`). The caller chooses the rows.
+Texts are complete: long ones are folded, none is cut. Images are re-encoded (`gallery.thumbnail`), large enough to see
+the marks that a source draws on them. Everything is escaped (`template.py`). The caller chooses the rows.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from polite_flamingo.storage.shards import write_atomically
 
 MAX_SIDE = 1600
 QUALITY = 92
-PLACE = (300, 340)
-"""Width and height in pixels of a picture on the page before it is opened, as in preview.css on a phone."""
+IMAGE_SPACE = (300, 340)
+"""Width and height in pixels of an image on the page before it is opened, as in preview.css on a phone."""
 FOLDED_FROM = 1500
 """Characters from which a text is folded."""
 LINES_FOLDED_FROM = 45
-"""Lines from which a text is folded: more than captions and the most boxes (`boxes.MAX_BOXES`) have."""
-FAILURES = 12
-"""Failures per reason that are shown before the rest is folded."""
+"""Lines from which a text is folded: captions with all their boxes (`boxes.MAX_BOXES`) have fewer."""
+MAX_FAILURES = 12
+"""Failures shown per reason; the rest is folded."""
 START = 500
 START_LINES = 12
 """Characters and lines of a folded text that are shown."""
@@ -57,7 +57,7 @@ class Picture:
     @property
     def large(self) -> bool:
         """Whether the page shows it smaller than it is."""
-        return self.thumbnail.width > PLACE[0] or self.thumbnail.height > PLACE[1]
+        return self.thumbnail.width > IMAGE_SPACE[0] or self.thumbnail.height > IMAGE_SPACE[1]
 
 
 def write_preview(
@@ -76,14 +76,14 @@ def write_preview(
 
     Args:
         path: the HTML file.
-        source: what was read.
+        source: the source that was read.
         options: where it was read from.
-        rows: the samples to show, and quarantined records, in the order of the annotations.
-        looked_at: how many records were read to choose them.
-        reasons: how many of those could not become samples, by reason.
-        command: that shows this page.
-        notes: what the source guessed, passed over or ignored, with how often.
-        name: of the shards that would be written; "" takes the source's.
+        rows: samples to show and quarantined records, in the order of the annotations.
+        looked_at: number of records that were read to choose them.
+        reasons: number of those that could not become samples, by reason.
+        command: the command that makes this page.
+        notes: what the source guessed, passed over or ignored -> how often.
+        name: name of the shards that would be written; "" takes the source's.
     """
     failures: dict[str, list[Quarantined]] = {reason: [] for reason in sorted(reasons, key=lambda r: -reasons[r])}
     for row in rows:
@@ -102,7 +102,7 @@ def write_preview(
         meta=_meta,
         failures=[(reason, reasons[reason], shown) for reason, shown in failures.items()],
         hint=hint(reasons),
-        most=FAILURES,
+        most=MAX_FAILURES,
         looked_at=looked_at,
         quarantined=sum(reasons.values()),
         command=re.split(r" (?=--)", command),

@@ -1,6 +1,6 @@
-"""The report of a selection as one self-contained HTML page.
+"""Make the report of a selection, one self-contained HTML page.
 
-Everything from a dataset is escaped (`template.py`); charts are drawn from numbers (`svg.py`).
+Everything from a dataset is escaped (`template.py`); charts are drawn from numbers (`selection_charts.py`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ STAGE_NAMES = {
 }
 STAGE_NOTES = {
     "duplicates": "another shard has the key",
-    "rules": "length, unchanged, endless repetition",
-    "sts": "a description must mean what the annotation meant",
-    "clipscore": "a caption's paragraph must speak of the image",
+    "rules": "length, unchanged text, endless repetition",
+    "sts": "a description must mean the same as the annotation",
+    "clipscore": "a caption's paragraphs must describe the image",
     "nli": "an answer must not contradict the annotated one",
     UNSCORED: "a model gave no finite number",
 }
@@ -39,7 +39,7 @@ REASON_NAMES = {
     "too_long": "too long",
     "unchanged": "not rewritten",
     "repetition": "endless repetition",
-    "sts_low": "other meaning",
+    "sts_low": "different meaning",
     "clip_low": "not in the image",
     "nli_contradiction": "contradicts the answer",
     "nli_not_entailed": "does not say the answer",
@@ -96,11 +96,11 @@ def render(
     """Return the page as HTML.
 
     Args:
-        statistics: of the selection.
-        thresholds: of the selection.
-        run: that made the samples.
+        statistics: the selection's statistics.
+        thresholds: the selection's thresholds.
+        run: the run that made the samples.
         gallery: the samples to show.
-        annotations: the counts of annotation records before the build, as far as they are known.
+        annotations: counts of annotation records before the build, if known.
         changed: the differences from the previous selection (`Difference.rows`).
     """
     return fill(
@@ -160,7 +160,7 @@ def _before(annotations: Annotations) -> list[tuple[str, str, int, str]]:
     steps = [
         ("Quarantined at ingest", "annotations that could not become a row", quarantined, reasons),
         ("Left out", "by sampling at ingest", annotations.left_out, ""),
-        ("Not read", "in shards that are not in this build, or cannot be read", annotations.not_read, ""),
+        ("Not read", "in shards that are not part of this build, or cannot be read", annotations.not_read, ""),
     ]
     return [step for step in steps if step[2]]
 

@@ -1,7 +1,6 @@
-"""The two charts of a selection's report: rewards before and after, and the share that each threshold would keep.
+"""Draw the two charts of a selection's report: rewards before and after, and what-if curves of thresholds.
 
-The text of a chart matches the page's if the chart is shown at its own width, so a page may draw a narrow and a wide
-one.
+The text of a chart has the page's size only at the chart's own width, so a page draws a narrow and a wide one.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def reward_chart(statistics: Statistics, *, width: float) -> Markup:
         return Markup("")
     low = min(_quantile(histogram, 0.002) for histogram in found)
     high = max(_quantile(histogram, 0.998) for histogram in found) + raw.step
-    step = 0.1 * max(1, math.ceil((high - low) / 36 / 0.1 - 1e-9))  # about 36 bins, each of a multiple of 0.1
+    step = 0.1 * max(1, math.ceil((high - low) / 36 / 0.1 - 1e-9))  # about 36 bins, whose width is a multiple of 0.1
     low, high = math.floor(low / step) * step, math.ceil(high / step) * step
     histograms = {"raw": raw, "all": rewritten, "kept": kept}
     shares = {name: _shares(histogram, low, high, step) for name, histogram in histograms.items()}
@@ -38,7 +37,7 @@ def reward_chart(statistics: Statistics, *, width: float) -> Markup:
     body += [_steps(frame, shares_of, step, f"area {name}") for name, shares_of in shares.items()]
     known = {name: mean for name, mean in means.items() if mean is not None}
     for row, (name, mean) in enumerate(known.items()):
-        y = frame.above - 24 + 15 * row  # a row each: the two means may be the same
+        y = frame.above - 24 + 15 * row  # one row per mean: they may be equal
         body.append(frame.upright(f"mean {name}", mean, y - 10))
         body.append(_tag(frame, mean, y, f"{'annotations' if name == 'raw' else 'kept'} {trimmed(mean, 2)}", name))
     title = "Reward, mean of " + " and ".join(f"{name}: {trimmed(mean, 2)}" for name, mean in known.items())
@@ -48,14 +47,14 @@ def reward_chart(statistics: Statistics, *, width: float) -> Markup:
 def what_if_chart(check: Check, curve: Curve, value: float | None, *, width: float) -> Markup:
     """Draw the share of judged samples that would be kept if only this threshold moved.
 
-    For a check that is off (None) the dot shows the share that it would keep at its suggested threshold.
+    If the check is off (`value` is None), the dot shows the share that it would keep at its suggested threshold.
     """
     judged = curve.scores.total
     threshold = check.suggested if value is None else value
     if not judged or threshold is None:
         return Markup("")
     low, high = _quantile(curve.scores, 0.01), _quantile(curve.scores, 0.98) + check.step
-    if low - (high - low) < threshold < high + (high - low):  # near enough to be drawn in its place
+    if low - (high - low) < threshold < high + (high - low):  # close enough to be drawn
         low, high = min(low, threshold - 2 * check.step), max(high, threshold + 2 * check.step)
     step = check.step * max(1, math.ceil((high - low) / check.step / 60))
     low, high = math.floor(low / step) * step, math.ceil(high / step) * step
@@ -84,7 +83,7 @@ def what_if_chart(check: Check, curve: Curve, value: float | None, *, width: flo
 
 
 def _axes(frame: Frame, x_label: str, y_label: str, shares: Sequence[float]) -> str:
-    """Draw both axes; the vertical one is of shares."""
+    """Draw both axes; the vertical one shows shares."""
     y_ticks: list[Tick] = [(share, f"{share:.{0 if frame.up[1] >= 0.1 else 1}%}") for share in shares]
     x_ticks = [(tick, trimmed(tick, 2)) for tick in ticks(*frame.across, 4 if frame.width < 500 else 9)]
     return frame.axes(x_label=x_label, y_label=y_label, x_ticks=x_ticks, y_ticks=y_ticks)
@@ -108,7 +107,7 @@ def _steps(frame: Frame, shares: Sequence[float], step: float, name: str) -> str
 
 
 def _shares(histogram: Histogram, low: float, high: float, step: float) -> list[float]:
-    """Return the histogram in wider bins from `low` to `high`; what lies outside is in the first and the last."""
+    """Return shares in wider bins from `low` to `high`; values outside are counted in the first and last bin."""
     shares = [0.0] * max(1, round((high - low) / step))
     total = histogram.total or 1
     for bin_number, count in histogram.bins.items():
@@ -129,6 +128,6 @@ def _quantile(histogram: Histogram, share: float) -> float:
 
 
 def _round_up(value: float) -> float:
-    """Return the next value that makes a readable scale."""
+    """Round up to a value that makes a readable scale."""
     scale = 10 ** math.floor(math.log10(value))
     return next(factor * scale for factor in (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10) if factor * scale >= value * 0.999)

@@ -1,7 +1,7 @@
-"""The parts of a figure as SVG: words, axes with round ticks, and the picture around them.
+"""Parts of a chart as SVG: words, axes with round ticks, and the picture around them.
 
-No script and no font of its own. Colours come from the page's style sheet by class, so that dark mode and print reach
-them. Words are escaped here; whatever else goes into a figure is a number.
+A chart has no script and no font of its own. Its colours come from the page's style sheet by class, so dark mode and
+print change them too. Words are escaped here; all else in a chart is numbers.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class Frame:
     """Where a plot lies in its picture, in pixels of the page, and the ranges of its axes.
 
     Attributes:
-        width: of the picture.
-        height: of the picture.
+        width: width of the picture.
+        height: height of the picture.
         across: lowest and highest value of the horizontal axis.
         up: lowest and highest value of the vertical axis.
-        left: margin; so are right, above and below.
+        left: left margin; `right`, `above` and `below` are the other margins.
     """
 
     width: float
@@ -43,18 +43,18 @@ class Frame:
     below: float = 40.0
 
     def x(self, value: float) -> float:
-        """Return the place of a value from left to right; a value out of range lies at the edge."""
+        """Return the horizontal place of a value; a value out of range is placed at the edge."""
         low, high = self.across
         return self.left + (min(max(value, low), high) - low) / (high - low) * (self.end - self.left)
 
     def y(self, value: float) -> float:
-        """Return the place of a value from the bottom up."""
+        """Return the vertical place of a value."""
         low, high = self.up
         return self.floor - (value - low) / (high - low) * (self.floor - self.above)
 
     @property
     def floor(self) -> float:
-        """The horizontal axis."""
+        """The vertical place of the horizontal axis."""
         return self.height - self.below
 
     @property
@@ -63,7 +63,7 @@ class Frame:
         return self.width - self.right
 
     def axes(self, *, x_label: str, y_label: str, x_ticks: Iterable[Tick], y_ticks: Iterable[Tick]) -> str:
-        """Draw a grid line for each tick of the vertical axis, and the horizontal axis below them."""
+        """Draw a grid line for each tick of the vertical axis, and the horizontal axis."""
         parts = [words(2, 12, y_label)]
         for value, name in y_ticks:
             y = self.y(value)
@@ -76,7 +76,7 @@ class Frame:
         return "".join([*parts, self._x_label(x_label)])
 
     def columns(self, about: int, x_label: str = "") -> str:
-        """Draw a grid line and a number for about so many round values of the horizontal axis, for bars along it."""
+        """Draw vertical grid lines with their numbers at about `about` round values, for horizontal bars."""
         parts = []
         for value in ticks(*self.across, about):
             parts.append(self.upright("grid", value))
@@ -84,13 +84,13 @@ class Frame:
         return "".join([*parts, self._x_label(x_label) if x_label else ""])
 
     def upright(self, kind: str, value: float, above: float | None = None) -> str:
-        """Draw a line from the floor to the top of the plot (or to `above`) at a value of the horizontal axis."""
+        """Draw a vertical line at a value of the horizontal axis, up to the top of the plot or to `above`."""
         x = self.x(value)
         return self.line(kind, x, self.above if above is None else above, x, self.floor)
 
     @staticmethod
     def line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
-        """Draw a straight line of a class of the style sheet."""
+        """Draw a straight line with a class of the style sheet."""
         return f'<line class="{kind}" x1="{x1:.1f}" x2="{x2:.1f}" y1="{y1:.1f}" y2="{y2:.1f}"/>'
 
     def _x_label(self, label: str) -> str:
@@ -98,7 +98,7 @@ class Frame:
 
 
 def words(x: float, y: float, text: str, *, kind: str = "", anchor: str = "start") -> str:
-    """Write a line of text; it is escaped here."""
+    """Write a line of text, escaped."""
     return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
@@ -108,14 +108,14 @@ def points(places: Sequence[tuple[float, float]]) -> str:
 
 
 def picture(title: str, width: float, height: float, body: Iterable[str], *, fills: bool = False) -> Markup:
-    """Put a figure together.
+    """Put a picture together.
 
     Args:
         title: what it shows, for screen readers.
-        width: in pixels of the page.
-        height: likewise.
+        width: width in pixels of the page.
+        height: height in pixels of the page.
         body: what the functions of this module return, and numbers.
-        fills: its place on the page, however wide; else it is never larger than `width`.
+        fills: whether it fills its place on the page; otherwise it is never wider than `width`.
     """
     style = "" if fills else f' style="max-width: {width:g}px"'
     return Markup(  # every text in `body` is a number or escaped
@@ -124,7 +124,7 @@ def picture(title: str, width: float, height: float, body: Iterable[str], *, fil
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Return about so many round values between the two."""
+    """Return about `about` round values between `low` and `high`."""
     rough = (high - low) / about
     scale = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= rough * 0.999)
@@ -133,6 +133,6 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def fitted(name: str, room: float) -> str:
-    """Return a name, cut to its room in pixels."""
-    most = max(3, int(room / LETTER))
-    return name if len(name) <= most else name[: most - 1] + "…"
+    """Return a name, cut to fit its room in pixels."""
+    letters = max(3, int(room / LETTER))
+    return name if len(name) <= letters else name[: letters - 1] + "…"

@@ -1,7 +1,7 @@
-"""Fills a template: `base.html` around `NAME.html`, with `base.css` and `NAME.css` inside, is a self-contained page.
+"""Fill a template to make a self-contained page: `base.html` around `NAME.html`, with `base.css` and `NAME.css` inside.
 
-The page's own policy forbids scripts and requests. Values are escaped and stripped of control characters, except our
-own `Markup`.
+The page's content policy forbids scripts and requests. Values are escaped and stripped of control characters, except
+our own `Markup`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def fill(name: str, *, styles: Sequence[str] = (), folder: Path = FOLDER, **valu
     """Return a page as HTML; lone surrogates, which cannot be encoded, become "?".
 
     Args:
-        name: of the page's own .html and .css.
-        styles: further .css files, between base.css and the page's own.
-        folder: where the page's own .html and .css lie.
-        values: of the template's variables.
+        name: name of the page's own .html and .css.
+        styles: names of further .css files, between base.css and the page's own.
+        folder: folder of the page's own .html and .css.
+        values: the template's variables.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader((folder, FOLDER)),
@@ -47,12 +47,12 @@ def fill(name: str, *, styles: Sequence[str] = (), folder: Path = FOLDER, **valu
 
 
 def _moment(iso: str) -> str:
-    """Write a time as in 29 November 2026, 13:20 UTC."""
+    """Format a time as 29 November 2026, 13:20 UTC."""
     return datetime.fromisoformat(iso).strftime("%-d %B %Y, %H:%M %Z").strip()
 
 
 def _percent(part: int, whole: int) -> str:
-    """Write a share of a whole; with a decimal unless it is 0 % or rounds to 100 %."""
+    """Format a share in per cent, with one decimal unless it is 0 % or rounds to 100 %."""
     if not whole:
         return "–"
     share = 100 * part / whole

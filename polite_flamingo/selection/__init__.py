@@ -1,1 +1,1 @@
-"""Thresholds -> what is kept, with statistics, the dataset card and the difference from the selection before."""
+"""Apply thresholds: what is kept, statistics, the dataset card, and the difference from the previous selection."""

@@ -1,4 +1,4 @@
-"""The dataset card: the README.md of an output folder, which explains the data without the report."""
+"""Write the dataset card: the README.md of an output folder, which explains the data without the report."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ DATA_FILES = ("configs:", "- config_name: default", "  data_files:", "  - split:
 FILES = """\
 | file | what it holds |
 |---|---|
-| `parquet/*.parquet` | kept samples, a row each, with the images (bit by bit): what `load_dataset` reads, see below |
-| `pf1m/*.tar` | the same as WebDataset: `KEY.json` (text, scores), `KEY.0.jpg`, `KEY.1.jpg` … (images, bit by bit) |
+| `parquet/*.parquet` | kept samples, one per row, with unchanged images: what `load_dataset` reads, see below |
+| `pf1m/*.tar` | the same as WebDataset: `KEY.json` (text, scores), `KEY.0.jpg`, `KEY.1.jpg` … (unchanged images) |
 | `pf1m.json` | the same as records of PF-1M; image paths are relative to this folder |
-| `llava.json`, `dataset_info.json` | for LLaVA and LLaMA-Factory; those with several `images` have no `image` |
-| `images/` | the files that both name |
-| `verdicts/NAME.jsonl` | what every filter said of every scored sample, the rejected ones too |
-| `scored/NAME.tar` | every rewritten sample with all scores: select again with other thresholds, no model needed |
+| `llava.json`, `dataset_info.json` | records for LLaVA and LLaMA-Factory; those with several `images` have no `image` |
+| `images/` | the image files that these records name |
+| `verdicts/NAME.jsonl` | every filter's verdict on every scored sample, including rejected ones |
+| `scored/NAME.tar` | every rewritten sample with all scores, to select again with other thresholds and no model |
 | `quarantine/NAME.jsonl` | what could not be read or processed, with reasons |
-| `report.html`, `stats.json` | the run to look at, and its figures |
+| `report.html`, `stats.json` | a page about the run, and its figures |
 """
 
 LOADING = """\
 ```python
 from datasets import load_dataset
 
-rows = load_dataset("THIS_FOLDER", split="train")  # of parquet/: the images of a row are rows[0]["images"]
+rows = load_dataset("THIS_FOLDER", split="train")  # reads parquet/; the images of a row are rows[0]["images"]
 rows = load_dataset("webdataset", data_files="THIS_FOLDER/pf1m/*.tar", split="train")  # rows[0]["0.jpg"] …
 
 import glob, webdataset
@@ -41,20 +41,21 @@ import glob, webdataset
 rows = webdataset.WebDataset(sorted(glob.glob("THIS_FOLDER/pf1m/*.tar")), shardshuffle=False).decode("pil")
 ```
 
-- `instruction` has an `<image>` where each image is seen, `response` is the raw annotation, `rewritten` the polite one;
-  in the tars, `json` has them as `turns` and `rewritten`. `scores`, `meta` and `provenance` are JSON text:
+- `instruction` has an `<image>` in each image's place, `response` is the raw annotation, `rewritten` the polite one; in
+  the tars, `json` has them as `turns` and `rewritten`. `scores`, `meta` and `provenance` are JSON text:
   `json.loads(row["scores"])`.
 - In the tars every image is called .jpg, whatever its format (`json["images"]` tells): libraries take their columns
-  from names, and decoders go by content. Where rows have different numbers of images, tars with more of them come first
-  by name: keep that order for `datasets`, which takes its columns from the first tar.
-- Images are the bytes of their source. Where Pillow alone refuses one: HEIC wants `pillow_heif.register_heif_opener()`,
-  a PNG with megabytes of text or profile `PIL.PngImagePlugin.MAX_TEXT_CHUNK = 1 << 30`.
+  from names, and decoders go by content. If rows have different numbers of images, tars with more of them come first by
+  name: keep that order for `datasets`, which takes its columns from the first tar.
+- Images are the bytes of their source. Pillow alone cannot open all of them: HEIC needs
+  `pillow_heif.register_heif_opener()`, a PNG with megabytes of text or profile needs
+  `PIL.PngImagePlugin.MAX_TEXT_CHUNK = 1 << 30`.
 """
 
 LICENCE = """\
-Annotations and images keep the licences of the datasets they come from, see each dataset's own page; the rewritten
-texts are derived from them and from the output of the models named above, whose terms apply as well. The software that
-made this folder is under Apache-2.0, which says nothing about the data.
+Annotations and images keep the licences of the datasets they come from, see each dataset's own page. The
+rewritten texts derive from them and from the models named above, whose terms also apply. The software that made this
+folder is under Apache-2.0, which does not cover the data.
 """
 
 
@@ -62,17 +63,17 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
     """Return the card as Markdown; its front matter is for dataset hubs.
 
     Args:
-        statistics: of the selection.
-        thresholds: of the selection.
-        run: that made the samples.
-        annotations: the counts of annotation records before the build, as far as they are known.
+        statistics: the selection's statistics.
+        thresholds: the selection's thresholds.
+        run: the run that made the samples.
+        annotations: counts of annotation records before the build, if known.
     """
     assert len(dataclasses.fields(thresholds)) == len(CHECKS) + 1, "every threshold is in the table"
     total = statistics.total()
     warning = run.world.warning(statistics.of_another_world()) if run.world else ""
     sources = sum(name != UNKNOWN for name in statistics.datasets)
     values = [(check, getattr(thresholds, check.name)) for check in CHECKS]
-    single = ["clip_single", str(thresholds.clip_single).lower(), "whether CLIPScore judges texts of one paragraph too"]
+    single = ["clip_single", str(thresholds.clip_single).lower(), "whether CLIPScore judges single paragraphs"]
     lines = [
         "---",
         "task_categories: [image-to-text, visual-question-answering]",
@@ -84,7 +85,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         "",
         f"{total.kept:,} instructions with polite responses, rewritten by Polite Flamingo (arXiv 2307.01003) from "
         f"{total.rows + annotations.before:,} raw annotations of {sources} datasets, and filtered.",
-        f"Mean reward: {fixed(total.reward_raw.value)} of annotations, {fixed(total.reward_kept.value)} of kept texts.",
+        f"Mean reward: annotations {fixed(total.reward_raw.value)}, kept texts {fixed(total.reward_kept.value)}.",
         f"CLIPScore removed {total.paragraphs_removed:,} paragraphs from kept texts.",
         "",
         *(f"**{_line(line)}**\n" for line in (warning, not_compared(total.tasks)) if line),
@@ -92,7 +93,7 @@ def card(statistics: Statistics, thresholds: Thresholds, run: RunInfo, annotatio
         "",
         *_counts(statistics, total),
         "",
-        "Every row is kept, rejected (by its first failing filter) or quarantined (not readable or not processable).",
+        "Every row is kept, rejected (by its first failing filter) or quarantined (could not be read or processed).",
         *_before(annotations),
         "",
         "## How it was made",
@@ -151,16 +152,16 @@ def _before(annotations: Annotations) -> Iterator[str]:
     reasons = ", ".join(f"{_line(reason)} {count:,}" for reason, count in annotations.quarantined.items())
     parts = [f"{sum(annotations.quarantined.values()):,} were quarantined ({reasons})"] if reasons else []
     parts += [f"{annotations.left_out:,} were left out by sampling"] if annotations.left_out else []
-    parts += [f"{annotations.not_read:,} lie in shards that were not read here"] if annotations.not_read else []
+    parts += [f"{annotations.not_read:,} are in shards that were not read here"] if annotations.not_read else []
     yield ""
     yield (
         f"Before that, at ingest: of {annotations.rows:,} annotation records of {_line(', '.join(annotations.names))}, "
-        f"{'; '.join(parts)}; {annotations.rows_in:,} are rows in."
+        f"{'; '.join(parts)}; {annotations.rows_in:,} became rows."
     )
 
 
 def _line(text: str) -> str:
-    """Return a text that stays within its line or table cell, with Markdown and HTML in it escaped."""
+    """Return a text on one line, with Markdown and HTML escaped."""
     flat = " ".join(text.split())
     return "".join(f"\\{c}" if c in "\\`|[]_" else {"<": "&lt;", "&": "&amp;"}.get(c, c) for c in flat)
 

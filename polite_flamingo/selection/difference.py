@@ -1,6 +1,6 @@
-"""Differences between two selections of the same scores: samples added and removed, by reason and by dataset.
+"""Compare two selections of the same scores: samples added and removed, by reason and by dataset.
 
-A selection writes one record per sample (`selection.py`: key, dataset, keep, reason). The records are compared shard by
+A selection writes one record per sample (`select_shard.py`: key, dataset, keep, reason). Records are compared shard by
 shard, so memory holds only one shard's.
 """
 
@@ -19,13 +19,13 @@ class Difference:
     """The difference between the previous selection and this one.
 
     Attributes:
-        thresholds: changed ones, with the previous and the new value.
+        thresholds: thresholds that changed -> (previous value, new value).
         moves: (previous result, new result) -> number of samples; a result is "kept" or the reason of a rejection.
         came_in: number of samples that are kept now and were not before, by dataset.
         went_out: number of samples that were kept before and are not now, by dataset.
         kept: number of samples kept now, by dataset.
-        new: samples that only this selection saw (of new or replayed shards).
-        gone: samples that only the previous selection saw.
+        new: number of samples that only this selection saw (in new or replayed shards).
+        gone: number of samples that only the previous selection saw.
         paragraphs: number of paragraphs that CLIPScore removed from kept texts, before and now.
     """
 
@@ -42,14 +42,14 @@ class Difference:
         """Add a shard's records of both selections."""
         known = {record["key"]: record for record in before}
         for record in now:
-            dataset, fate = record["dataset"], _fate(record)
+            dataset, outcome = record["dataset"], _outcome(record)
             self.kept[dataset] += record["keep"]
             old = known.pop(record["key"], None)
             if old is None:
                 self.new += 1
                 self.came_in[dataset] += record["keep"]
-            elif _fate(old) != fate:
-                self.moves[_fate(old), fate] += 1
+            elif _outcome(old) != outcome:
+                self.moves[_outcome(old), outcome] += 1
                 self.came_in[dataset] += record["keep"]
                 self.went_out[dataset] += old["keep"]
         for old in known.values():
@@ -73,7 +73,7 @@ class Difference:
         if self.new:
             rows.append(("  new samples", f"{self.new:,}"))
         if self.gone:
-            rows.append(("  samples that are gone", f"{self.gone:,}"))
+            rows.append(("  missing samples", f"{self.gone:,}"))
         if self.paragraphs[0] != self.paragraphs[1]:
             rows.append(("  paragraphs removed", f"{self.paragraphs[0]:,} -> {self.paragraphs[1]:,}"))
         for name in sorted(self.came_in.keys() | self.went_out.keys()):
@@ -87,7 +87,7 @@ class Difference:
         return {**vars(self), "moves": {f"{old} -> {now}": count for (old, now), count in self.moves.most_common()}}
 
 
-def _fate(record: Mapping[str, Any]) -> str:
+def _outcome(record: Mapping[str, Any]) -> str:
     return KEPT if record["keep"] else str(record["reason"])
 
 

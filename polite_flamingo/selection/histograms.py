@@ -1,4 +1,4 @@
-"""Means, histograms and curves that merge exactly, in any order.
+"""Means, histograms and what-if curves that merge exactly, in any order.
 
 Scores have four decimals, so everything is counted in whole ten-thousandths. The size of a histogram depends on the
 range of the scores, not on their number.
@@ -44,8 +44,8 @@ class Mean:
 class Histogram:
     """Counts in bins of fixed width; empty bins are not stored.
 
-    Bin i holds [i * step, (i + 1) * step), or ((i - 1) * step, i * step] with `upper`. At its edges the first kind
-    gives exact counts for "at least" and "below", the second for "above" and "at most".
+    Bin i holds [i * step, (i + 1) * step), or ((i - 1) * step, i * step] with `upper`. At edges, the first kind gives
+    exact counts for "at least" and "below", the second for "above" and "at most".
     """
 
     step: float
@@ -82,11 +82,11 @@ class Histogram:
 
 @dataclass(kw_only=True)
 class Curve:
-    """The effect of one threshold, for every value of it.
+    """A what-if curve: the effect of every value of one threshold.
 
     Attributes:
-        scores: of every sample that the check applies to.
-        deciding: of those that every other check keeps: only for these does this threshold decide.
+        scores: scores of all samples that the check applies to.
+        deciding: scores of those that every other check keeps; this threshold decides only on them.
         kept: number of `scores` whose samples are kept.
         unscored: number of samples that the check applies to but that have no score.
     """

@@ -2,7 +2,7 @@
 
 No model is run and no image decoded, so selecting again takes seconds. Memory holds one shard; totals are in
 `Statistics`. Paragraphs of captions below the CLIPScore threshold are removed from the kept text; the scored shard
-keeps the whole text.
+keeps the full text.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Selection:
     """The result of a selection from one shard.
 
     Attributes:
-        kept: in order, with removed paragraphs noted in `scores` and all verdicts in `scores["verdicts"]`.
+        kept: kept samples, in order; `scores` has the removed paragraphs, and all verdicts in `scores["verdicts"]`.
         records: one per sample, including rejected ones: key, dataset, keep, reason, verdicts; JSON types only.
-        statistics: of the shard's samples; the caller counts its quarantined rows (`count_quarantined`).
+        statistics: counts of the shard's samples; the caller counts its quarantined rows (`count_quarantined`).
     """
 
     kept: list[Sample] = field(default_factory=list)
@@ -58,11 +58,11 @@ def select_shard(
     """Judge every sample of a scored shard.
 
     Args:
-        samples: rewritten and scored.
-        shard: its name, which the report needs to find a sample again.
-        thresholds: of the filters.
-        duplicates: digests of the keys that an earlier shard has (`Duplicates.of`).
-        world: the only one that the models know; rows from another one are counted.
+        samples: rewritten and scored samples.
+        shard: the shard's name, by which the report finds a sample again.
+        thresholds: the filters' thresholds.
+        duplicates: digests of keys that an earlier shard has (`Duplicates.of`).
+        world: the small world that the models are limited to; rows from another one are counted.
 
     Raises:
         ValueError: a sample's scores do not match its text.
@@ -114,13 +114,13 @@ def split_paragraphs(sample: Sample, thresholds: Thresholds) -> tuple[list[tuple
 
 
 def _kept(sample: Sample, thresholds: Thresholds, verdicts: list[dict[str, Any]]) -> Sample:
-    """The sample as it goes into the dataset."""
+    """Return the sample as it goes into the dataset."""
     scores = {**sample.scores, "verdicts": verdicts}
     stay, go = split_paragraphs(sample, thresholds)
     rewritten = sample.rewritten
     if stay or go:
         rewritten = join_paragraphs([text for _, text in stay])
-    if len(stay) + len(go) > 1:  # the reference notes this for texts of several paragraphs only
+    if len(stay) + len(go) > 1:  # like the reference, only for texts of several paragraphs
         scores["paragraph_clip_scores"] = [score for score, _ in stay]
         scores["filtered_paragraphs"] = [[score, text] for score, text in go]
     return dataclasses.replace(sample, rewritten=rewritten, scores=scores)

@@ -1,4 +1,4 @@
-"""Statistics of a selection, which merge: counts, histograms, and a few samples to look at.
+"""Statistics of a selection that can be merged: counts, histograms, and a few samples to look at.
 
 There is one `Statistics` per shard; `merge` adds another. Its size depends on the number of datasets, reasons and
 thresholds, not on the number of rows, and the order of merging does not matter: sums are of whole ten-thousandths
@@ -20,8 +20,8 @@ from polite_flamingo.sample import Quarantined
 from polite_flamingo.selection.histograms import Curve, Histogram, Mean, histogram_of
 from polite_flamingo.world import mostly_foreign
 
-PICKS = 4
-"""Samples kept for each slot of the gallery."""
+MAX_PICKS = 4
+"""Most samples per slot of the gallery."""
 
 REWARD_STEP = 0.1
 REWARDS = ("reward_raw", "reward", "reward_raw_kept", "reward_kept")
@@ -68,7 +68,7 @@ class DatasetCounts:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Pick:
-    """A sample to look at; the smallest come first. `tie` is a digest of the key, which breaks ties at random."""
+    """A sample to look at, sorted by rank. `tie` is a digest of the key, which breaks ties at random."""
 
     rank: float
     tie: str
@@ -94,12 +94,12 @@ class Statistics:
 
     Attributes:
         datasets: counts by dataset.
-        curves: by check.
-        reward_raw: of the annotations.
-        reward: of the rewritten texts.
-        reward_kept: of the kept texts.
-        picks: the gallery's samples by slot, see `selection.py`.
-        quarantine: a few records of each reason.
+        curves: what-if curves by check.
+        reward_raw: rewards of the annotations.
+        reward: rewards of the rewritten texts.
+        reward_kept: rewards of the kept texts.
+        picks: the gallery's samples by slot, see `select_shard.py`.
+        quarantine: a few quarantined rows per reason.
     """
 
     datasets: dict[str, DatasetCounts] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Statistics:
     quarantine: dict[str, list[Quarantined]] = field(default_factory=dict)
 
     def dataset(self, name: str) -> DatasetCounts:
-        """Return the counts of a dataset, which are created on first use."""
+        """Return the counts of a dataset, created on first use."""
         return self.datasets.setdefault(name, DatasetCounts())
 
     def total(self) -> DatasetCounts:
@@ -122,7 +122,7 @@ class Statistics:
         return total
 
     def of_another_world(self) -> dict[str, tuple[int, int]]:
-        """Return the datasets from a world that the models do not know: foreign rows, and all readable rows."""
+        """Return the datasets from a world that the models do not know -> (foreign rows, readable rows)."""
         return mostly_foreign(
             {name: (counts.foreign, counts.kept + counts.rejected.total()) for name, counts in self.datasets.items()}
         )
@@ -134,15 +134,15 @@ class Statistics:
             found = self.quarantine.setdefault(row.reason, [])
             found.append(row)
             found.sort(key=_quarantine_rank)
-            del found[PICKS:]
+            del found[MAX_PICKS:]
 
     def offer(self, slot: str, candidate: Pick) -> None:
         """Keep the candidate if it is among the best of its slot."""
         found = self.picks.setdefault(slot, [])
-        if len(found) < PICKS or candidate < found[-1]:
+        if len(found) < MAX_PICKS or candidate < found[-1]:
             found.append(candidate)
             found.sort()
-            del found[PICKS:]
+            del found[MAX_PICKS:]
 
     def merge(self, other: Statistics) -> None:
         """Add the other's rows; the order of merging does not matter."""
@@ -153,9 +153,10 @@ class Statistics:
         for name in ("reward_raw", "reward", "reward_kept"):
             getattr(self, name).merge(getattr(other, name))
         for slot, found in other.picks.items():
-            self.picks[slot] = sorted([*self.picks.get(slot, []), *found])[:PICKS]
+            self.picks[slot] = sorted([*self.picks.get(slot, []), *found])[:MAX_PICKS]
         for reason, rows in other.quarantine.items():
-            self.quarantine[reason] = sorted([*self.quarantine.get(reason, []), *rows], key=_quarantine_rank)[:PICKS]
+            both = [*self.quarantine.get(reason, []), *rows]
+            self.quarantine[reason] = sorted(both, key=_quarantine_rank)[:MAX_PICKS]
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON types, equal for equal statistics; `from_json` is the inverse."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pillow
 
-from polite_flamingo.report.preview import FAILURES, FOLDED_FROM, LINES_FOLDED_FROM, MAX_SIDE, write_preview
+from polite_flamingo.report.preview import FOLDED_FROM, LINES_FOLDED_FROM, MAX_FAILURES, MAX_SIDE, write_preview
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn
 from polite_flamingo.sources.list_sources import EVIDENCE
 from polite_flamingo.sources.records.source import SourceOptions
@@ -84,7 +84,7 @@ def test_a_sample_is_shown_with_all_that_is_said_of_it(show: Any) -> None:
     assert_readable_aloud(Page(text))
     found = words(text.replace("</span>", "</span> "))
     for shown in (
-        *("2 samples of COCO captions 2014, as ingest would write them", "3 records looked at"),
+        *("2 samples of COCO captions 2014, as ingest would write them", "3 records read"),
         *(
             "2 would become samples 66.7 %",
             "1 would be quarantined 33.3 %",
@@ -192,9 +192,9 @@ def test_where_nothing_becomes_a_sample_the_hint_is_that_of_the_commonest_reason
 
 
 def test_many_failures_of_a_reason_are_folded_and_all_there(show: Any) -> None:
-    text = show(*(bad(payload=f"c.json#images[{n}]") for n in range(FAILURES + 3)), bad("bad_field"))
+    text = show(*(bad(payload=f"c.json#images[{n}]") for n in range(MAX_FAILURES + 3)), bad("bad_field"))
     shown, rest = text.split('<details class="rest"><summary>3 more</summary>')
-    assert shown.count("c.json#images[") == FAILURES and rest.split("</details>")[0].count("c.json#images[") == 3
+    assert shown.count("c.json#images[") == MAX_FAILURES and rest.split("</details>")[0].count("c.json#images[") == 3
     assert_self_contained(text)
 
 
@@ -204,4 +204,4 @@ def test_a_source_without_images_and_without_rows(show: Any) -> None:
     assert_self_contained(text)
     assert "Nothing: no record was found." in words(text) and "beside its images" not in text
     assert f'<strong class="unseen">{EVIDENCE["documentation"]}</strong>' in text
-    assert "every record looked at became a sample" in words(show(sample(("x", "y"), images=0)))
+    assert "every record that was read became a sample" in words(show(sample(("x", "y"), images=0)))

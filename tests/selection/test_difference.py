@@ -47,7 +47,8 @@ def again(layout: OutputLayout, capsys: pytest.CaptureFixture[str], **thresholds
     """Select, and the lines of what is printed of the change."""
     select.job(SelectConfig(out=str(layout.root), thresholds=Thresholds(**thresholds)))
     found = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    return found[found.index("against the selection before") + 1 :] if "against the selection before" in found else []
+    title = "changes since the previous selection"
+    return found[found.index(title) + 1 :] if title in found else []
 
 
 def test_what_came_in_and_went_out_is_printed_and_kept(
@@ -69,7 +70,7 @@ def test_what_came_in_and_went_out_is_printed_and_kept(
     changed = read_stats(layout)["changed"]
     assert changed["moves"]["kept -> sts_low"] == len(went) == sum(changed["went_out"].values())
     words = " ".join(Page(layout.report.read_text()).words.split())
-    assert "Against the selection before" in words and lines[0].removeprefix("thresholds ") in words
+    assert "Changes since the previous selection" in words and lines[0].removeprefix("thresholds ") in words
 
 
 def test_nothing_changed_is_said_whether_or_not_a_threshold_moved(

@@ -9,7 +9,7 @@ import pytest
 from polite_flamingo.filters.thresholds import CHECKS, Check, Thresholds
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.selection.select_shard import select_shard
-from polite_flamingo.selection.statistics import PICKS, Statistics
+from polite_flamingo.selection.statistics import MAX_PICKS, Statistics
 from polite_flamingo.storage.duplicates import digest
 from tests.support.scored import scored, world
 
@@ -96,7 +96,7 @@ def test_rows_in_are_kept_rejected_or_quarantined() -> None:
     assert sum(counts.rows for counts in statistics.datasets.values()) == 510
     assert set(total.rejected) >= {"unchanged", "repetition", "too_short", "sts_low", "nli_contradiction"}
     assert statistics.datasets["(unknown)"].rows == 1
-    assert len(statistics.quarantine["corrupt_image"]) == PICKS
+    assert len(statistics.quarantine["corrupt_image"]) == MAX_PICKS
 
 
 def test_statistics_do_not_depend_on_how_rows_are_cut_into_shards_or_merged() -> None:
@@ -116,7 +116,7 @@ def test_statistics_do_not_depend_on_how_rows_are_cut_into_shards_or_merged() ->
 def test_statistics_stay_small() -> None:
     small, large = (merged(split(world(rows), 100)) for rows in (800, 2400))
     assert len(json.dumps(large.to_json())) < 1.5 * len(json.dumps(small.to_json()))
-    assert all(len(picks) <= PICKS for picks in large.picks.values())
+    assert all(len(picks) <= MAX_PICKS for picks in large.picks.values())
 
 
 def test_statistics_survive_json() -> None:
@@ -159,4 +159,4 @@ def test_the_gallery_shows_both_sides_of_a_threshold_and_the_worst() -> None:
     assert [by_key[p.key] for p in picks["over/sts"]] == [0.40, 0.41, 0.42, 0.6]
     assert [by_key[p.key] for p in picks["worst/sts_low"]] == [0.05, 0.1, 0.2, 0.35]
     assert [p.key for p in picks["worst/too_short"]] == ["coco/t/two-faults"]
-    assert len(picks["kept/coco"]) == PICKS
+    assert len(picks["kept/coco"]) == MAX_PICKS
