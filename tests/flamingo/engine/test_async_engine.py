@@ -1,105 +1,18 @@
-"""Many ask at once, each hears its own answer; who leaves gives up his slot, and what fails fails where it belongs."""
+"""Many ask at once, and each hears its own answer."""
 
 from __future__ import annotations
 
 import asyncio
 import queue
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 
-from polite_flamingo.flamingo.config import EngineConfig
-from polite_flamingo.flamingo.engine.async_engine import (
-    AsyncEngine,
-    Chunk,
-    EngineClosed,
-    EngineFailed,
-    Overloaded,
-    Stream,
-)
-from polite_flamingo.flamingo.engine.engine import Engine
-from polite_flamingo.flamingo.engine.requests import Request
-from polite_flamingo.flamingo.engine.sampling import SamplingParams
-from polite_flamingo.sample import BadSample
-from tests.flamingo.engine.test_engine import NEW, fresh, prompts, stop_token_ids_of, texts
-from tests.support.patience import PATIENCE
-
-if TYPE_CHECKING:
-    from polite_flamingo.flamingo.model.model import FlamingoModel
-
-Known = tuple["FlamingoModel", list[Request], list[list[int]]]
-"""A model, requests, and what the engine says to them at once."""
-
-
-@pytest.fixture(scope="module")
-def known(tiny) -> Known:  # type: ignore[no-untyped-def]
-    model = tiny.load()
-    wanted = [one for one in prompts(model, 40, seed=8) if len(one.ids) < 60]
-    said = texts(model, fresh(wanted), slots=8)
-    long = [number for number, tokens in enumerate(said) if len(tokens) >= 5]
-    assert len(long) >= 10
-    return model, [wanted[number] for number in long[:10]], [said[number] for number in long[:10]]
-
-
-class Gate:
-    """The engine makes as many steps as it was allowed."""
-
-    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch):
-        self._allowed = threading.Semaphore(0)
-        self._open = threading.Event()
-        self.steps = 0
-        step = engine.step
-
-        def gated() -> list[Request]:
-            if not self._open.is_set():
-                self._allowed.acquire()
-            self.steps += 1
-            return step()
-
-        monkeypatch.setattr(engine, "step", gated)
-
-    def allow(self, steps: int = 1) -> None:
-        self._allowed.release(steps)
-
-    def open(self) -> None:
-        self._open.set()
-        self._allowed.release()
-
-
-def engine_of(model: FlamingoModel, slots: int) -> Engine:
-    return Engine(model, EngineConfig(slots=slots), stop_token_ids=stop_token_ids_of(model))
-
-
-def endless(model: FlamingoModel) -> Request:
-    """Whose answer has 300 tokens: nothing ends it."""
-    return Request(ids=[5, 6, 7], params=SamplingParams(max_new_tokens=300))
-
-
-async def all_of(stream: Stream) -> list[Chunk]:
-    return [chunk async for chunk in stream]
-
-
-def joined(chunks: Sequence[Chunk]) -> tuple[list[int], str, str]:
-    assert [bool(chunk.finish_reason) for chunk in chunks] == [False] * (len(chunks) - 1) + [True], (
-        "the last chunk ends it"
-    )
-    return (
-        [token for chunk in chunks for token in chunk.tokens],
-        "".join(p.text for p in chunks),
-        chunks[-1].finish_reason,
-    )
-
-
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(main(), PATIENCE)  # fails rather than hangs; nothing is asserted about time
-
-    asyncio.run(bounded())
+from polite_flamingo.flamingo.engine.async_engine import AsyncEngine, Overloaded
+from tests.support.async_streams import Gate, Known, all_of, engine_of, joined, run
+from tests.support.engine_requests import NEW, fresh
 
 
 def test_streams_share_the_batch_and_each_gets_its_own_answer(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,158 +54,6 @@ def test_a_piece_is_there_before_the_next_step(known: Known, monkeypatch: pytest
     run(main)
 
 
-async def closes(stream: Stream) -> None:
-    async with aclosing(stream):
-        await anext(stream)
-
-
-async def breaks(stream: Stream) -> None:
-    async for _ in stream:
-        break
-
-
-async def is_cancelled(stream: Stream) -> None:
-    first = asyncio.Event()
-
-    async def read() -> None:
-        async for _ in stream:
-            first.set()
-
-    task = asyncio.create_task(read())
-    await first.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-
-@pytest.mark.parametrize("leave", [closes, breaks, is_cancelled])
-def test_who_leaves_gives_up_his_slot(
-    known: Known, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Stream], Awaitable[None]]
-) -> None:
-    model, wanted, said = known
-    engine = engine_of(model, slots=1)
-    gate = Gate(engine, monkeypatch)
-    left = endless(model)
-
-    async def main() -> None:
-        async with AsyncEngine(engine) as service:
-            gate.allow(3)
-            await leave(service.stream(left))
-            gate.open()
-            assert joined(await all_of(service.stream(fresh(wanted)[0])))[0] == said[0]
-            assert service.metrics()["streams"] == 0
-
-    run(main)
-    assert left.finish_reason == "cancelled" and len(left.tokens) <= 5, (
-        "at most the steps that were allowed, of two tokens"
-    )
-
-
-def test_what_nobody_reads_is_cancelled_while_it_waits(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, wanted, said = known
-    engine = engine_of(model, slots=1)
-    gate = Gate(engine, monkeypatch)
-    forgotten = endless(model)
-
-    async def main() -> None:
-        async with AsyncEngine(engine) as service:
-            first = service.stream(fresh(wanted)[0])
-            service.stream(forgotten)  # the stream is dropped at once
-            third = service.stream(fresh(wanted)[1])
-            gate.open()
-            assert joined(await all_of(first))[0] == said[0]
-            assert joined(await all_of(third))[0] == said[1]
-
-    run(main)
-    assert forgotten.finish_reason == "cancelled" and not forgotten.tokens
-
-
-def test_a_request_at_fault_fails_alone(known: Known) -> None:
-    model, wanted, said = known
-    tag = model.tokenizer.image_id
-    bad = [
-        Request(ids=[5, tag, 6], images=[b"no image"]),
-        Request(ids=[5, tag, 6], images=[b"no image"]),
-        Request(ids=[5, tag, 6]),
-        Request(ids=[5] * 600),
-    ]
-
-    async def main() -> None:
-        async with AsyncEngine(engine_of(model, slots=4)) as service:
-            good = [service.stream(one) for one in fresh(wanted)]
-            streams = [service.stream(one) for one in bad]
-            found = await asyncio.gather(*map(all_of, streams), return_exceptions=True)
-            assert all(isinstance(one, BadSample) for one in found)
-            assert [one.reason for one in found if isinstance(one, BadSample)] == [
-                "corrupt_image", "corrupt_image", "bad_field", "text_too_long",
-            ]  # fmt: skip
-            assert await all_of(streams[0]) == [], "it has ended"
-            assert [joined(await all_of(stream))[0] for stream in good] == said
-            nonsense = Request(ids=["no", "numbers"])  # type: ignore[list-item]
-            with pytest.raises(EngineFailed) as failed:
-                await anext(service.stream(nonsense))
-            assert isinstance(failed.value.__cause__, (TypeError, ValueError))
-            assert service.failure is None
-
-    run(main)
-
-
-def test_a_failing_step_fails_who_is_there_and_the_next_is_served(
-    known: Known, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, wanted, said = known
-    engine = engine_of(model, slots=2)
-    step, gate = engine.decoder.step, Gate(engine, monkeypatch)
-    broken = threading.Event()
-
-    def sometimes(*args: object) -> object:
-        if broken.is_set():
-            raise RuntimeError("device-side assert")
-        return step(*args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(engine.decoder, "step", sometimes)
-
-    async def main() -> None:
-        async with AsyncEngine(engine, max_failures_in_a_row=5) as service:
-            for _ in range(6):  # each fails one to four steps in a row, and then one is answered
-                broken.set()
-                streams = [service.stream(one) for one in fresh(wanted)[:4]]
-                gate.open()
-                for stream in streams:
-                    with pytest.raises(EngineFailed, match="device-side assert") as failed:
-                        await all_of(stream)
-                    assert isinstance(failed.value.__cause__, RuntimeError)
-                broken.clear()
-                assert joined(await all_of(service.stream(fresh(wanted)[0])))[0] == said[0]
-            assert service.failure is None
-
-    run(main)
-
-
-def test_an_engine_that_fails_again_and_again_says_so(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, wanted, _ = known
-    engine = engine_of(model, slots=2)
-
-    def broken(*_: object) -> None:
-        raise RuntimeError("the GPU is lost")
-
-    monkeypatch.setattr(engine.decoder, "prefill", broken)
-
-    async def main() -> None:
-        service = AsyncEngine(engine, max_failures_in_a_row=2)
-        for _ in range(2):
-            assert service.failure is None
-            with pytest.raises(EngineFailed, match="the GPU is lost"):
-                await all_of(service.stream(fresh(wanted)[0]))
-        await asyncio.wrap_future(service._over)  # the thread has ended
-        with pytest.raises(EngineFailed, match="takes no more") as refused:
-            service.stream(fresh(wanted)[0])
-        assert refused.value.__cause__ is service.failure
-        await service.aclose()
-
-    run(main)
-
-
 def test_more_than_may_wait_are_refused(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
     model, wanted, said = known
     engine = engine_of(model, slots=1)
@@ -308,54 +69,6 @@ def test_more_than_may_wait_are_refused(known: Known, monkeypatch: pytest.Monkey
             third = service.stream(fresh(wanted)[2])
             assert joined(await all_of(second))[0] == said[1]
             assert joined(await all_of(third))[0] == said[2]
-
-    run(main)
-
-
-@pytest.mark.parametrize("drain", [True, False])
-def test_closing_drains_or_cancels(known: Known, monkeypatch: pytest.MonkeyPatch, drain: bool) -> None:
-    model, wanted, said = known
-    engine = engine_of(model, slots=2)
-    gate = Gate(engine, monkeypatch)
-
-    async def main() -> None:
-        service = AsyncEngine(engine)
-        streams = [service.stream(one) for one in fresh(wanted)]
-        gate.allow()
-        await anext(streams[0])
-        closing = asyncio.create_task(service.aclose(drain=drain))
-        await asyncio.sleep(0)
-        with pytest.raises(EngineClosed):
-            service.stream(fresh(wanted)[0])
-        gate.open()
-        heard = [joined(await all_of(stream)) for stream in streams]
-        await closing
-        await service.aclose()
-        if drain:
-            assert [tokens for tokens, _, _ in heard[1:]] == said[1:]
-        else:
-            assert {finish for _, _, finish in heard} == {"cancelled"}
-        assert engine.idle
-
-    run(main)
-
-
-def test_who_has_no_patience_may_stop_a_drain(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_of(known[0], slots=1)
-    gate = Gate(engine, monkeypatch)
-
-    async def main() -> None:
-        service = AsyncEngine(engine)
-        stream = service.stream(endless(known[0]))
-        gate.allow()
-        await anext(stream)
-        draining = asyncio.create_task(service.aclose(drain=True))
-        await asyncio.sleep(0)
-        stopping = asyncio.create_task(service.aclose())
-        await asyncio.sleep(0)
-        gate.open()
-        await asyncio.gather(draining, stopping)
-        assert joined(await all_of(stream))[2] == "cancelled"
 
     run(main)
 
@@ -413,30 +126,6 @@ def test_a_stop_text_is_never_heard(known: Known) -> None:
             assert stop not in one.text and text.startswith(one.text)
 
     run(main)
-
-
-def test_a_reader_whose_loop_is_gone_blocks_nobody(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, wanted, said = known
-    engine = engine_of(model, slots=1)
-    gate = Gate(engine, monkeypatch)
-    left = endless(model)
-    made: list[AsyncEngine | Stream] = []
-
-    async def asks_and_ends() -> None:
-        service = AsyncEngine(engine)
-        made.extend((service, service.stream(left)))
-
-    asyncio.run(asks_and_ends())
-    service = made[0]
-    assert isinstance(service, AsyncEngine)
-
-    async def asks() -> None:
-        gate.open()
-        assert joined(await all_of(service.stream(fresh(wanted)[0])))[0] == said[0]
-        await service.aclose()
-
-    run(asks)
-    assert left.finish_reason == "cancelled" and len(left.tokens) < 10
 
 
 def test_a_request_is_run_once(known: Known) -> None:

@@ -19,7 +19,7 @@ from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.decoder import Decoder
 from polite_flamingo.flamingo.model.kv_cache import KVCache
-from tests.flamingo.engine.test_engine import fresh, prompts, stop_token_ids_of, texts
+from tests.support.engine_requests import fresh, prompts, stop_token_ids_of, texts
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel

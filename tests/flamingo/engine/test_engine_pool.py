@@ -14,7 +14,7 @@ from polite_flamingo.flamingo.engine.engine_pool import EnginePool, shares
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.model.checkpoint import save_flamingo
 from polite_flamingo.rewriters.flamingo import Rewriter
-from tests.flamingo.engine.test_engine import fresh, prompts, stop_token_ids_of, texts
+from tests.support.engine_requests import fresh, prompts, stop_token_ids_of, texts
 
 
 def test_the_texts_are_those_of_one_engine(tiny) -> None:  # type: ignore[no-untyped-def]

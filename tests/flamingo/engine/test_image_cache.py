@@ -9,7 +9,7 @@ import torch
 
 from polite_flamingo.flamingo.engine import image_cache
 from polite_flamingo.sample import BadSample
-from tests.flamingo.engine.test_engine import PICTURES
+from tests.support.engine_requests import PICTURES
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel

@@ -17,7 +17,7 @@ from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.roofline import Ceilings
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
-from tests.flamingo.engine.test_engine import PICTURES, stop_token_ids_of
+from tests.support.engine_requests import PICTURES, stop_token_ids_of
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel

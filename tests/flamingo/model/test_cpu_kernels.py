@@ -18,7 +18,7 @@ from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model import cpu_kernels
 from polite_flamingo.flamingo.model.decoder import _alibi_slopes
 from polite_flamingo.flamingo.model.layers import RmsNorm
-from tests.flamingo.engine.test_engine import fresh, prompts, stop_token_ids_of
+from tests.support.engine_requests import fresh, prompts, stop_token_ids_of
 
 ROWS, LAYERS, CAPACITY, POSITIONS = 5, 2, 23, 64
 NOTHING = torch.empty(0, 0)

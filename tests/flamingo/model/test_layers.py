@@ -15,7 +15,7 @@ from polite_flamingo.flamingo.engine.engine import Engine
 from polite_flamingo.flamingo.engine.requests import Request
 from polite_flamingo.flamingo.engine.sampling import SamplingParams
 from polite_flamingo.flamingo.model.layers import by_rows, rounded
-from tests.flamingo.engine.test_engine import PICTURES
+from tests.support.engine_requests import PICTURES
 from tests.support.tiny_flamingo import Tiny
 
 
