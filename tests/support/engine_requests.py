@@ -33,7 +33,7 @@ PICTURES = [picture(seed) for seed in range(7)]
 
 
 def prompts(model: FlamingoModel, count: int, seed: int) -> list[Request]:
-    """Return requests of 1 to 90 tokens with 0 to 4 images anywhere; some share a prefix, like those about one image."""
+    """Return requests of 1 to 90 tokens with 0 to 4 images anywhere; some share a prefix, as if about one image."""
     rng = random.Random(seed)
     special = {
         model.tokenizer.image_id,
