@@ -56,7 +56,7 @@ class TrainingLoop:
         """Prepare the model and resume.
 
         Args:
-            model: on `ranks.device`, its LoRA attached if the stage tunes one.
+            model: the model on `ranks.device`, with LoRA attached if the stage tunes it.
             stage: what to tune, and how.
             stream: this rank's data.
             folder: folder of the checkpoints.

@@ -27,7 +27,7 @@ class StageConfig:
         tune: the parts of the model to train; everything else is frozen.
         cross_attention_ffn: also train the FFN of tuned cross-attention (the paper does not).
         lora: rank and scale for a model without LoRA; a model that has one keeps its own.
-        learning_rate: at the end of the warm-up; half a cosine to zero follows.
+        learning_rate: learning rate at the end of the warm-up; it then falls to zero along half a cosine.
         warm_up: share of the stage over which the learning rate rises.
         epochs: passes over the data.
         batch: packed rows per update, over all workers and micro-batches.

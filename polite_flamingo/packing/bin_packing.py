@@ -69,7 +69,7 @@ def fewest(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
 
 
 def _best_fit(pieces: Sequence[P], window: int, max_images: int, weight: int) -> list[list[P]]:
-    """Place the pieces that claim most of a row first, each into the fullest row that still takes it.
+    """Place pieces, those that claim the largest share of a row first, each into the fullest row where it fits.
 
     A piece claims its share of the tokens, plus `weight` times its share of the images. Ordered by tokens alone, long
     texts often fill rows without an image, and leave rows of nothing but images.

@@ -114,7 +114,7 @@ class Packed:
 
     Attributes:
         window: size of the window in tokens.
-        rows: in a random order; see `PackingConfig.group_by_length`.
+        rows: the rows in random order; see `PackingConfig.group_by_length`.
         cut: keys of samples that were truncated at the window.
         skipped: samples that are not in any row.
     """
