@@ -60,7 +60,7 @@ def test_no_bytes_have_their_own_reason() -> None:
 
 
 @pytest.mark.parametrize("data", [b"\xff\xd8\xff", b"a picture, I say", b"\x00" * 100, b"GIF89a"])
-def test_what_is_no_image_is_corrupt(data: bytes) -> None:
+def test_bytes_that_are_not_an_image_are_corrupt(data: bytes) -> None:
     with pytest.raises(BadSample) as caught:
         decoding.decode(data)
     assert caught.value.reason == "corrupt_image"

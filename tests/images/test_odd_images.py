@@ -1,4 +1,4 @@
-"""What is beside the pixels never costs a picture; what is no picture of ours is named, and not called damaged."""
+"""Metadata never costs a picture; a file that is not a supported picture is named, and not called damaged."""
 
 from __future__ import annotations
 
@@ -284,7 +284,7 @@ def test_zero_bytes_are_called_that() -> None:
     assert "bytes are zero" in refused(bytes(500)).detail
 
 
-def test_a_variant_that_no_reader_here_knows_is_not_called_damaged() -> None:
+def test_an_unsupported_variant_is_not_called_damaged() -> None:
     strange = bytearray(tiff())
     at = strange.index(struct.pack("<HHII", 262, 4, 1, 2))
     strange[at : at + 12] = struct.pack("<HHII", 262, 4, 1, 32803)  # the mosaic of a camera's sensor

@@ -226,7 +226,7 @@ def test_a_preview_writes_nothing(raw: SourceOptions, tmp_path: Path) -> None:
     assert (found.looked_at, found.reasons) == (QUESTIONS, {"missing_image": MISSING})
 
 
-def test_what_a_source_notes_is_said_before_a_shard_is_written_and_kept(
+def test_the_notes_of_a_source_are_shown_before_a_shard_is_written_and_kept(
     raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clevr = SOURCES["clevr"]
@@ -385,7 +385,7 @@ def test_a_worker_that_writes_to_another_disk_is_noticed(
         ingest_all([config(raw, tmp_path / "out")], spread=elsewhere(change))
 
 
-def test_workers_are_told_where_relative_paths_lead(
+def test_workers_get_relative_paths_as_absolute_ones(
     raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Ingest on Ray gives what it gives in one process, and killing a worker or the driver changes nothing of it."""
+"""Ingest on Ray gives what it gives in one process, and killing a worker or the driver does not change that."""
 
 from __future__ import annotations
 

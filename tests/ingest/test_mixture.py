@@ -1,4 +1,4 @@
-"""Several sources in one YAML, and how much is taken of each."""
+"""Several sources in one YAML, and how much to take from each."""
 
 from __future__ import annotations
 

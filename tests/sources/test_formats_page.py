@@ -1,4 +1,4 @@
-"""docs/formats.md is what the code would write today, and what it says of each source is what that source does."""
+"""docs/formats.md is up to date, and what it says about each source is what that source does."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_docs_formats_is_what_the_code_writes() -> None:
 
 
 @pytest.mark.parametrize("source", ALL, ids=lambda source: source.name)
-def test_who_takes_any_kind_of_file_reads_parquet_and_the_others_refuse_it(source: Source, tmp_path: Path) -> None:
+def test_sources_of_any_kind_of_file_read_parquet_and_the_others_refuse_it(source: Source, tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     row = {"instruction": "What?", "output": "red", "image": "a.jpg", "conversations": "none"}
     pyarrow.parquet.write_table(pyarrow.table({name: [value] for name, value in row.items()}), path)

@@ -1,4 +1,4 @@
-"""The list of sources: complete, wrapped, fit to paste from; docs/sources.md is what the code would write today."""
+"""The list of sources: complete, wrapped, fit to paste from; docs/sources.md is up to date."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_text_says_everything_and_fits(width: int) -> None:
         assert len(line) <= width or re.fullmatch(r" +([a-z]+ +)?\S+", line), line
 
 
-def test_a_width_beyond_reading_is_not_used() -> None:
+def test_an_unreadable_width_is_not_used() -> None:
     assert as_text(ALL, width=5) == as_text(ALL, width=60)
     assert as_text(ALL, width=500) == as_text(ALL, width=120)
 

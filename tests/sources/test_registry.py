@@ -43,7 +43,7 @@ def test_a_task_has_at_least_five_wordings_and_all_are_used(task: str) -> None:
     assert min(used.values()) > 500 / len(pool) / 2
 
 
-def test_the_wording_hangs_on_the_key_alone_also_in_another_process() -> None:
+def test_the_wording_depends_only_on_the_key_even_in_another_process() -> None:
     code = "from polite_flamingo.sources.records import instructions as i; print(i.instruction('captioning', 'a/b/c'))"
     seen = set()
     for seed in ("0", "1"):

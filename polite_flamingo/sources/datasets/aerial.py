@@ -146,7 +146,7 @@ def _sample(key: str, boxes: list[Box], width: float, height: float, image: Imag
     inside = clip(boxes, width, height)
     outside = len(boxes) - len(inside)
     if outside * 2 > len(boxes):
-        detail = f"{outside} of {len(boxes)} objects lie outside the image ({width:g}x{height:g}): of another image?"
+        detail = f"{outside} of {len(boxes)} objects lie outside the image ({width:g}x{height:g}): is it another one?"
         raise BadSample("bad_field", detail)
     counts = Counter(box.label for box in inside)
     named = ", ".join(f"{label} ({count})" for label, count in sorted(counts.items(), key=lambda item: -item[1]))

@@ -151,7 +151,7 @@ def _sample(path: Path, row: TarRow, scratch: Scratch) -> Any:
         return BadSample("bad_field", f"{row.id[:80]}.json must be an object, not {type(said).__name__}")
     if len(row.pictures) > 1:
         names = " and ".join(printable(member.name) for member in row.pictures)
-        return BadSample("bad_field", f"a caption of {len(row.pictures)} pictures: {names[:200]}")
+        return BadSample("bad_field", f"one caption for {len(row.pictures)} pictures: {names[:200]}")
     caption = said["caption"] if said.get("caption") is not None else row.text
     if caption is None and (field := caption_field(said)):
         scratch.note(f"guessed: the caption is field {field!r} of the .json")

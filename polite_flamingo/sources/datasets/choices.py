@@ -49,7 +49,7 @@ def iconqa_records(options: SourceOptions, scratch: Scratch) -> Records:
 def _questions_in(given: Path) -> Iterator[Path]:
     if not given.is_dir():
         if not given.is_file():
-            raise SourceError(f"{given} is not there: pass iconqa/SPLIT, or one of its folders")
+            raise SourceError(f"{given} does not exist: pass iconqa/SPLIT, or one of its folders")
         yield given
         return
     found = False

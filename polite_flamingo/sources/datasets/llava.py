@@ -215,5 +215,5 @@ LLAVA = Source(
     identify=identify,
     build=builder(lambda name: [name, f"images/{name}"]),
     images="optional",
-    extra={"task": f"what it is, so that the right filters judge it when it is rewritten: {', '.join(OWN_TASKS)}"},
+    extra={"task": f"the task of all records, which decides how rewrites of them are filtered: {', '.join(OWN_TASKS)}"},
 )

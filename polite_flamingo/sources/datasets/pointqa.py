@@ -138,7 +138,7 @@ def _parallel(question: dict[str, Any]) -> list[Any]:
         raise BadSample("bad_field", f"{len(points)} points for {len(objects)} objects: {what}")
     if not points:
         raise BadSample("missing_annotation", "the question has no point")
-    stray = BadSample("bad_field", "the answer of this point is none of 'all_ans'")
+    stray = BadSample("bad_field", "the answer of this point is not in 'all_ans'")
     return [stray if isinstance(point, dict) and point.get("ans") not in answers else point for point in points]
 
 
@@ -200,7 +200,7 @@ def agreed_meaning(labels: Any) -> str:
     if label < 0 or (others and others[0][1] == count):
         raise BadSample("missing_annotation", f"the {len(labels)} workers do not agree on what the point means")
     if not 1 <= label <= 2 * len(CLASSES):
-        raise BadSample("bad_field", f"label {label} is none of 1 to {2 * len(CLASSES)}")
+        raise BadSample("bad_field", f"label {label} must be from 1 to {2 * len(CLASSES)}")
     part, name = divmod(label - 1, len(CLASSES))
     return f"a part of the {CLASSES[name]}" if part else f"the whole {CLASSES[name]}"
 
@@ -224,7 +224,7 @@ LOOKTWICE = _source(
     name="pointqa_looktwice",
     title="PointQA LookTwice",
     use="PF-1M",
-    files="looktwiceqa_dataset.json, looktwiceqa_SPLIT_imgs.json to tell splits; images as of pointqa_local",
+    files="looktwiceqa_dataset.json, looktwiceqa_SPLIT_imgs.json to tell splits; images as for pointqa_local",
     evidence="documentation",
     adopted=67_282,
     group="PointQA",
@@ -235,7 +235,7 @@ GENERAL = _source(
     name="pointqa_general",
     title="PointQA General",
     use="own data",
-    files="not published yet: a file like spatial_dataset.json, lists of images for splits; images as of pointqa_local",
+    files="not published yet: a file like spatial_dataset.json, lists of images of splits; images as for pointqa_local",
     evidence="documentation",
     records=reader(question_rows),
     build=builder(),
@@ -244,7 +244,7 @@ SPATIAL = _source(
     name="pointqa_spatial",
     title="PointQA Spatial",
     use="own data",
-    files="spatial_dataset.json, SPLIT_imgs_vs.json to tell splits; images as of pointqa_local",
+    files="spatial_dataset.json, SPLIT_imgs_vs.json to tell splits; images as for pointqa_local",
     evidence="real file",
     records=reader(question_rows),
     build=builder(),
@@ -253,7 +253,7 @@ VERBAL = _source(
     name="pointqa_verbal",
     title="PointQA Verbal",
     use="own data",
-    files="verbal_dataset.json, SPLIT_imgs_vs.json to tell splits; images as of pointqa_local",
+    files="verbal_dataset.json, SPLIT_imgs_vs.json to tell splits; images as for pointqa_local",
     evidence="real file",
     records=reader(question_rows),
     build=builder(arrow=False),

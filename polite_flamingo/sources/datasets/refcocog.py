@@ -86,7 +86,7 @@ def build(key: str, joined: dict[str, Any], context: Context) -> Sample:
     if not found:
         raise BadSample("missing_annotation", f"region {annotation} has no expression")
     if instance and instance["image_id"] not in (None, image_id):
-        detail = f"region {annotation} is of image {image_id}, in the instances of image {instance['image_id']}"
+        detail = f"region {annotation} is in image {image_id}, but in image {instance['image_id']} in the instances"
         raise BadSample("bad_field", detail)
     if "bbox" not in record and not instance:
         raise BadSample(

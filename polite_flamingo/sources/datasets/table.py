@@ -182,14 +182,14 @@ def _delimited(path: Path, options: SourceOptions, scratch: Scratch) -> Table:
     delimiter, named = delimiter_of(path, options.extra.get("delimiter", ""))
     if not options.extra.get("delimiter") and delimiter not in ",\t":
         name = next((name for name, character in DELIMITERS.items() if character == delimiter), repr(delimiter))
-        scratch.note(f"{printable_name(path)}: taking as delimiter: {name}")
+        scratch.note(f"{printable_name(path)}: delimiter recognised: {name}")
     quoting = csv.QUOTE_NONE if extra_choice(options, "quoting", "usual", "none") == "none" else csv.QUOTE_MINIMAL
     cells = delimited(path, delimiter, quoting, skip=int(named))
     header = next(cells, None)
     if header is None:
         raise SourceError(f"{path} is empty: its first line must name the columns")
     if isinstance(header, BadSample):
-        raise SourceError(f"{path}: the first line must name the columns, and is none ({header.detail})")
+        raise SourceError(f"{path}: the first line must name the columns ({header.detail})")
     if extra_choice(options, "header", "first", "none") == "none":
         cells = itertools.chain([header], cells)
         header = [str(number) for number in range(1, len(header) + 1)]
@@ -272,8 +272,8 @@ SOURCE = Source(
     title="your own table",
     use="own data",
     task="vqa",
-    files="a .csv, .tsv, .jsonl, .json (each also packed), .parquet or .arrow file, or a folder of them; the images "
-    "that its cells name, or hold",
+    files="a .csv, .tsv, .jsonl, .json (each may be compressed), .parquet or .arrow file, or a folder of them; the "
+    "images that its cells name, or hold",
     published="your own",
     licence="your own",
     evidence="own format",

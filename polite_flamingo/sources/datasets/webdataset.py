@@ -76,7 +76,7 @@ def _rows(options: SourceOptions, scratch: Scratch) -> Records:
     """
     extra_task(options)
     if options.images is not None:
-        scratch.note("ignored: --images, as the pictures lie in the tars")
+        scratch.note("ignored: --images, since the pictures lie in the tars")
     for given, annotation in enumerate(options.annotations):
         for path in tars_below(annotation, scratch):
             below = path.relative_to(annotation).as_posix() if annotation.is_dir() else ""
@@ -99,7 +99,7 @@ def _record(row: TarRow, tar: str, where: list[Any], scratch: Scratch) -> Any:
             "bad_field", f"the .json of {row.id[:80]} must be an object, or the messages of a conversation"
         )
     if {"key", "dataset", "task", "turns"} <= said.keys():
-        remedy = "give the tar to build_pf1m as --input, it needs no ingest"
+        remedy = "pass the tar to polite-flamingo build as --input; it needs no ingest"
         return BadSample("unsupported", f"the .json of {row.id[:80]} is a sample of this project: {remedy}")
     if not _is_conversation(said):
         question, answer = _first(said, INSTRUCTIONS), _first(said, RESPONSES)
@@ -169,7 +169,7 @@ def build(key: str, record: Any, context: Context) -> Sample:
         raise BadSample("missing_annotation", "the caption is empty")
     if len(parts) != 1:
         names = ", ".join(parts)
-        detail = f"one caption of {len(parts)} pictures: {names[:200]}" if parts else "the caption has no picture"
+        detail = f"one caption for {len(parts)} pictures: {names[:200]}" if parts else "the caption has no picture"
         raise BadSample("bad_field" if parts else "missing_image", detail)
     return captioned(key, captions, images.read(*parts)[0], found.meta)
 

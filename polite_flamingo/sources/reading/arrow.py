@@ -113,7 +113,7 @@ def arrow_rows(
     try:
         gaps = _whole_with_gaps(table, names)
         for name in gaps:
-            note(f"{path.name}: column {name!r} is whole numbers with gaps, kept as 3.0: they become text as 3")
+            note(f"{path.name}: column {name!r} holds whole numbers with gaps, stored as 3.0: they become 3 in text")
         converts = {
             field.name: convert
             for field in fields

@@ -89,7 +89,7 @@ class TarIndex:
             offset = -1
             while (member := tar.next()) is not None:
                 if member.size < 0 or tar.offset <= offset:
-                    return f"member {member.name[:80]!r} leads backwards"
+                    return f"member {member.name[:80]!r} points backwards"
                 offset = tar.offset
                 tar.members.clear()  # type: ignore[attr-defined]  # else it would keep every header of the tar
                 if member.isdir():

@@ -127,7 +127,7 @@ def _canvas(image: Image, size: tuple[float, float] | None) -> tuple[Pillow.Imag
         if abs(across / down - 1) < SAME_SHAPE:
             return picture, still, (across, down)
     given, found = f"{size[0]:g}x{size[1]:g}", f"{turned.width}x{turned.height}"
-    raise BadSample("bad_field", f"the annotations are of an image of {given}, this one has {found}")
+    raise BadSample("bad_field", f"the annotations are for an image of {given}, this one has {found}")
 
 
 def _encoded(picture: Pillow.Image, extension: str) -> Image:

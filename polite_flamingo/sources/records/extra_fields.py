@@ -224,10 +224,10 @@ def _apply(known: Field, name: str, value: Any, what: str, found: Findings, wher
         return _bad_opinion(name, value) and _excluded(what, value, found, where)
     if known.kind in ("learn", "mask"):
         return _learning(known.kind == "learn", value, what, found, where)
-    told = as_bool(value, numbers=known.numbers)
-    if told is None:
+    flag = as_bool(value, numbers=known.numbers)
+    if flag is None:
         return False
-    if told == (known.kind == "good"):
+    if flag == (known.kind == "good"):
         return True
     if known.kind == "gone":
         raise BadSample("excluded", f"{what} says not to use it")
@@ -250,14 +250,14 @@ def _learning(learn: bool, value: Any, what: str, found: Findings, where: Where)
             raise BadSample("unsupported", f"{what} must say yes or no for each turn, and only one field may")
         found.by_turn, found.why = [bool(flag) == learn for flag in flags], what
         return True
-    told = as_bool(value)
-    if told is None and isinstance(value, str):
+    flag = as_bool(value)
+    if flag is None and isinstance(value, str):
         return _masked_role(value, what)
-    if told is None and where == "message":
+    if flag is None and where == "message":
         raise BadSample("unsupported", f"{what} is {describe_type(value)}: a response is learned or it is not (1 or 0)")
-    if told is None:
+    if flag is None:
         return False
-    if told == learn:
+    if flag == learn:
         found.learned = found.learned is not False
     elif where == "record":
         raise BadSample("excluded", f"{what} says not to learn it")

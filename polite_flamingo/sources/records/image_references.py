@@ -56,7 +56,7 @@ def references(value: Any, context: Context, separator: str = "") -> list[str | 
 
 def _references(value: Any, context: Context, separator: str, depth: int) -> Iterator[str | bytes]:
     if depth > _DEPTH:
-        raise BadSample("bad_field", "what should be an image is nested too deeply")
+        raise BadSample("bad_field", "the value for an image is nested too deeply")
     if is_cell_reference(value):
         value = read_cell(value, context.options)
     if isinstance(value, str):

@@ -190,8 +190,8 @@ def _flagged(raw: list[Message], first: int, entries: int, found: Findings) -> l
     which = {len(spoken): spoken, entries: spoken if entries == len(spoken) else [], len(answers): answers}
     numbers = which.get(len(found.by_turn), [])
     if len(numbers) != len(found.by_turn):
-        said = f"{len(found.by_turn)} turns whether they are learned; it has {len(answers)} answers"
-        raise BadSample("unsupported", f"a field of the record says of {said}")
+        said = f"whether {len(found.by_turn)} turns are learned; the record has {len(answers)} answers"
+        raise BadSample("unsupported", f"a field of the record says {said}")
     silent = {number for number, flag in zip(numbers, found.by_turn, strict=True) if not flag}
     return [
         replace(message, learned=False, why=found.why)

@@ -259,7 +259,7 @@ def extra_task(options: SourceOptions) -> str | None:
     """Return the extra `task`, which holds for all rows, if it is given. Raises `SourceError` for an unknown task."""
     task = options.extra.get("task")
     if task is not None and task not in TASKS:
-        raise SourceError(f"--extra task={task[:40]!r} is none of {', '.join(TASKS)}")
+        raise SourceError(f"--extra task={task[:40]!r} must be one of {', '.join(TASKS)}")
     return task
 
 

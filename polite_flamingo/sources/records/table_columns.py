@@ -53,7 +53,9 @@ def columns_of(path: Path, table: Table, options: SourceOptions) -> dict[str, st
     there = f"; the columns are: {', '.join(map(repr, names))[:400]}{table.remedy}"
     for field in given:
         if field not in FIELDS and not (field.startswith("meta.") and field not in ("meta.", "meta.source")):
-            raise SourceError(f"--columns knows no {field[:40]!r}; it knows: {', '.join(FIELDS)} and meta.NAME")
+            raise SourceError(
+                f"--columns has no field {field[:40]!r}; its fields are {', '.join(FIELDS)} and meta.NAME"
+            )
     columns = dict(given)
     if all(field.startswith("meta.") for field in given):
         columns |= _guessed(path, names)
@@ -89,12 +91,12 @@ def note_columns(
         scratch.note(f"{file}: columns recognised by name: {', '.join(guessed)}")
     taken = set(columns.values())
     left = [name for name in dict.fromkeys(names) if name not in taken and not name.startswith("__index_level")]
-    heeded = [name for name in left if changes_meaning(name)]
-    if heeded:
+    meaningful = [name for name in left if changes_meaning(name)]
+    if meaningful:
         what = "columns that may exclude a row (a bad answer, not to be learned, a video)"
         remedy = "--columns meta.NAME=COLUMN … keeps one as plain data"
-        scratch.note(f"{file}: {what}: {', '.join(map(repr, heeded))[:600]} ({remedy})")
-    left = [name for name in left if name not in heeded]
+        scratch.note(f"{file}: {what}: {', '.join(map(repr, meaningful))[:600]} ({remedy})")
+    left = [name for name in left if name not in meaningful]
     if left:
         remedy = "--columns meta.NAME=COLUMN … keeps one"
         scratch.note(f"{file}: columns left out: {', '.join(map(repr, left))[:600]} ({remedy})")

@@ -94,7 +94,7 @@ def text_turns(conversation: Conversation) -> tuple[list[Turn], dict[str, Any]]:
     if conversation.pictured:
         raise BadSample("unsupported", "the record names an image: read such a file with --source llava")
     if conversation.found.unread:
-        what = f"column {conversation.found.unread[0][:40]!r} holds bytes, which no text is"
+        what = f"column {conversation.found.unread[0][:40]!r} holds bytes, not text"
         raise BadSample("unsupported", f"{what}: drop it, or read the file with --source llava if it is a picture")
     if conversation.objects is not None:
         raise BadSample("unsupported", "field 'objects' names places in a picture, and the record has none")

@@ -1,4 +1,4 @@
-"""DOTA, DIOR, HRRSD: a file an image; oriented boxes become upright ones, normalised, and those outside are counted."""
+"""DOTA, DIOR, HRRSD: one file per image; oriented boxes become axis-aligned ones, those outside are counted."""
 
 from __future__ import annotations
 

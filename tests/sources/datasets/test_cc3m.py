@@ -1,4 +1,4 @@
-"""CC3M: a caption and a URL a line; the image from a folder, from img2dataset's tars, or from where the URL says."""
+"""CC3M: a caption and a URL per line; the image from a folder, from img2dataset's tars, or from where the URL says."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_image_is_found_by_the_number_of_its_line(raw: Raw) -> None:
         assert [(row.key, row.reason) for row in quarantined] == [("cc3m/val/3", "missing_image")]
 
 
-def test_an_image_is_found_by_its_url_only_where_that_is_said(raw: Raw) -> None:
+def test_an_image_is_found_by_its_url_only_if_asked_for(raw: Raw) -> None:
     digest = zlib.crc32(b"http://a/c.jpg?size=1")
     for name in ("0.jpg", "b b.jpg", f"{digest}.jpg", "p%C3.jpg"):
         raw.image(name)
@@ -203,7 +203,7 @@ def test_a_damaged_tar_costs_a_row_and_what_it_lost(raw: Raw) -> None:
     assert [row.key for row in samples] == ["cc3m/train/0"] and quarantined[-1].reason == "truncated_tar"
 
 
-def test_a_header_that_leads_backwards_ends_the_tar(raw: Raw) -> None:
+def test_a_header_that_points_backwards_ends_the_tar(raw: Raw) -> None:
     path = tar(raw, "00000.tar", *sample("0", "one", "http://a/0", picture()))
     info = tarfile.TarInfo("1.jpg")
     info.size = -path.stat().st_size
@@ -266,7 +266,7 @@ def test_no_record_makes_a_build_raise_anything_else(raw: Raw, record: Any, part
         ("a.jpg", "bad_field"),
     ],
 )
-def test_a_part_that_is_none_is_told_by_its_reason(raw: Raw, part: Any, reason: str) -> None:
+def test_a_malformed_part_has_its_reason(raw: Raw, part: Any, reason: str) -> None:
     raw.image("a.jpg")
     context = Context(SourceOptions(annotations=()), ImageFolder(raw.images))
     with pytest.raises(BadSample) as caught:

@@ -1,4 +1,4 @@
-"""IconQA and AI2D: answers to choose from, a file a question or an image."""
+"""IconQA and AI2D: answers to choose from, one file per question or image."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_bad_icon_question_costs_only_itself(raw: Raw, record: Any, reason: st
     assert [(row.payload, row.reason) for row in quarantined] == [("val/choose_txt/2/data.json", reason)]
 
 
-def test_files_that_are_no_json_and_links_out_of_the_folder(raw: Raw) -> None:
+def test_files_that_are_not_json_and_links_out_of_the_folder(raw: Raw) -> None:
     root = icons(raw, "val/choose_txt/1", icon("choose_txt"))
     for number, content in enumerate((b"{", b"\xff\xfe", '{"question": "café"}'.encode("latin-1"), b"[" * 100_000)):
         icons(raw, f"val/choose_txt/2{number}", {})

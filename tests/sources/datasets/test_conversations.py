@@ -1,4 +1,4 @@
-"""Conversations without images: which turns become exchanges, and what is noted of the rest."""
+"""Conversations without images: which turns become exchanges, and what is noted about the rest."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_conversation_is_its_exchanges_verbatim(raw: Raw) -> None:
         ([("user", "a"), ("ChatGPT", "b"), ("user", "c"), ("bard", "d")], [("a", "b"), ("c", "d")], {}),
     ],
 )
-def test_turns_that_are_no_exchange_are_left_out_or_joined_and_noted(
+def test_turns_that_are_not_an_exchange_are_left_out_or_joined_and_noted(
     raw: Raw, said: Any, expected: Any, noted: Any
 ) -> None:
     sample = one(raw, chat(*said))
@@ -102,7 +102,7 @@ def test_words_that_look_like_an_image_show_none_and_are_counted(raw: Raw) -> No
         (chat((H, "a"), (G, "b" * 100_001)), "text_too_long", "100001 characters"),
     ],
 )
-def test_what_is_no_conversation_is_quarantined(raw: Raw, record: Any, reason: str, says: str) -> None:
+def test_a_record_that_is_not_a_conversation_is_quarantined(raw: Raw, record: Any, reason: str, says: str) -> None:
     row = one(raw, record)
     assert (row.payload, row.reason) == ("chats.json#conversations[0]", reason)
     assert says in row.detail
@@ -116,7 +116,7 @@ def test_only_a_true_copy_is_a_duplicate(raw: Raw) -> None:
     assert [(row.payload, row.reason) for row in quarantined] == [("chats.json#conversations[2]", "duplicate_key")]
 
 
-def test_the_key_hangs_on_the_content_not_on_the_order_of_the_file(raw: Raw) -> None:
+def test_the_key_depends_on_the_content_not_on_the_order_of_the_file(raw: Raw) -> None:
     records = [chat((H, "a"), (G, str(number))) for number in range(3)]
     keys = [
         {sample.response: sample.key for sample in raw.read("sharegpt", raw.json("c.json", order))[0]}

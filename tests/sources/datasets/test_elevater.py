@@ -1,4 +1,4 @@
-"""Classification: a template, the class, and what is known of it; images by an index or by their names."""
+"""Classification: a template, the class, and what is known about it; images by an index or by their names."""
 
 from __future__ import annotations
 

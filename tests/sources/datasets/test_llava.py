@@ -270,7 +270,7 @@ def test_real_llava_with_records_of_text(real: Any) -> None:
     assert (len(samples), [row.reason for row in quarantined]) == (8, ["missing_image"] * 2)
 
 
-def test_real_files_beside_llava_s_that_are_no_conversations(real: Any) -> None:
+def test_real_files_beside_llava_s_that_are_not_conversations(real: Any) -> None:
     samples, quarantined = real("llava", "", FILES["boxes"], FILES["answers"])
     assert samples == []
     assert [(row.reason, row.detail) for row in quarantined] == [("bad_field", "field 'conversations' is missing")] * 60

@@ -1,4 +1,4 @@
-"""Trees of messages: the best path, and what is no reply."""
+"""Trees of messages: the best path, and which messages are not replies."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_path_goes_on_through_what_is_answered(raw: Raw) -> None:
     "unusable",
     [{"deleted": True}, {"review_result": False}, {"review_result": None}, {"review_count": 1}, {"role": "system"}],
 )
-def test_what_is_deleted_or_not_accepted_is_no_reply(raw: Raw, unusable: Any) -> None:
+def test_deleted_or_unaccepted_messages_are_not_replies(raw: Raw, unusable: Any) -> None:
     first, second = said("bad", role="assistant", rank=0), said("good", role="assistant", rank=1)
     assert path(raw, tree(said("q", first, second))) == ["q", "bad"]
     assert path(raw, tree(said("q", first | unusable, second))) == ["q", "good"]
@@ -200,7 +200,7 @@ def test_real_oasst1(real: Any, file: str, count: int) -> None:
         assert sample.meta["language"] == "en"
 
 
-def test_real_messages_that_are_no_trees(real: Any) -> None:
+def test_real_messages_that_are_not_trees(real: Any) -> None:
     samples, quarantined = real("oasst1", "", "oasst1/realistic_seed_data.head60.json")
     assert samples == []
     assert [(row.reason, row.detail) for row in quarantined] == [("bad_field", "field 'message_id' is missing")] * 60

@@ -58,7 +58,7 @@ def test_without_an_id_a_row_is_named_after_its_file_and_number(raw: Raw) -> Non
         read(raw, second, same, columns={"image": "path", "response": "answer"})
 
 
-def test_the_usual_names_need_no_mapping_and_are_told(raw: Raw) -> None:
+def test_the_usual_names_need_no_mapping_and_are_noted(raw: Raw) -> None:
     raw.image("a.png")
     samples, _ = read(raw, raw.text("t.csv", "ID,Image,Prompt,Output,else\n7,a.png,Why?,so,x\n"))
     assert said(samples) == [("table/train/7", "vqa", "<image>Why?", "Answer: so")]
@@ -176,7 +176,7 @@ def test_what_is_guessed_and_what_is_left_out_is_noted(raw: Raw) -> None:
     assert notes["u.jsonl: left out: column 'hint', which the first 100 rows do not have"] == 2
 
 
-def test_numbers_stand_as_the_file_writes_them(raw: Raw) -> None:
+def test_numbers_stay_as_the_file_writes_them(raw: Raw) -> None:
     written = ["1.10", "1e5", "9007199254740993", "-0", "0.30000000000000004", "1.0", "1e400", "12"]
     lines = "\n".join(f'{{"question": {number}, "answer": {number}, "n": {number}}}' for number in written)
     columns = {"instruction": "question", "response": "answer", "meta.n": "n"}

@@ -85,7 +85,7 @@ def test_the_delimiter_is_the_one_that_cuts_all_lines_alike(raw: Raw) -> None:
         columns = {"instruction": "prompt", "response": "answer, short" if name == "a.tsv" else "answer"}
         _, quarantined = read(raw, raw.text(name, text), columns=columns, images=False)
         assert quarantined == []
-    assert "b.csv: taking as delimiter: semicolon" in notes_of(raw, raw.root / "b.csv")
+    assert "b.csv: delimiter recognised: semicolon" in notes_of(raw, raw.root / "b.csv")
 
 
 def test_a_table_without_a_header(raw: Raw) -> None:

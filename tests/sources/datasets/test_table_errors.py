@@ -28,9 +28,9 @@ WRONG_MAPPINGS: list[tuple[dict[str, str], str]] = [
     ({"response": "answer", "image": "n"}, r"several columns 'n'"),
     ({"response": "answer"}, r"image=NAME, instruction=NAME or both; the columns are"),
     ({"image": "path"}, r"--columns response=NAME"),
-    ({"answer": "answer"}, r"knows no 'answer'; it knows: response, instruction"),
-    ({"response": "answer", "image": "path", "meta.": "n"}, r"knows no 'meta.'"),
-    ({"response": "answer", "image": "path", "meta.source": "n"}, r"knows no 'meta.source'"),
+    ({"answer": "answer"}, r"has no field 'answer'; its fields are response, instruction"),
+    ({"response": "answer", "image": "path", "meta.": "n"}, r"has no field 'meta.'"),
+    ({"response": "answer", "image": "path", "meta.source": "n"}, r"has no field 'meta.source'"),
 ]
 
 
@@ -74,7 +74,7 @@ def test_an_unusable_file_is_one_clear_line(raw: Raw, name: str, content: bytes,
 def test_wrong_options_are_one_clear_line(raw: Raw) -> None:
     path = raw.text("t.csv", "image,answer\n")
     for extra, message in (
-        ({"task": "vqaa"}, "'vqaa' is none of captioning"),
+        ({"task": "vqaa"}, "'vqaa' must be one of captioning"),
         ({"delimiter": "||"}, "must be one character"),
         ({"delimiter": '"'}, "must be one character"),
         ({"quoting": "all"}, "must be one of usual, none"),
@@ -83,7 +83,7 @@ def test_wrong_options_are_one_clear_line(raw: Raw) -> None:
             read(raw, path, **extra)
 
 
-def test_each_bad_row_of_a_csv_costs_itself_alone(raw: Raw) -> None:
+def test_each_bad_row_of_a_csv_costs_only_itself(raw: Raw) -> None:
     raw.image("a.png")
     (raw.images / "empty.png").write_bytes(b"")
     (raw.images / "broken.png").write_bytes(b"no picture")
@@ -138,7 +138,7 @@ def test_each_bad_row_of_a_csv_costs_itself_alone(raw: Raw) -> None:
     assert details["t.csv#rows[22]"].startswith("line 27 is not a row")
 
 
-def test_each_bad_row_of_json_lines_costs_itself_alone(raw: Raw) -> None:
+def test_each_bad_row_of_json_lines_costs_only_itself(raw: Raw) -> None:
     raw.image("a.png")
     good = {"path": "a.png", "question": "What?", "answer": "x"}
     lines = [

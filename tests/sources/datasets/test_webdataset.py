@@ -1,4 +1,4 @@
-"""Tars of one's own pictures and texts: captions, instructions and conversations, whoever packed them."""
+"""Tars of the user's own pictures and texts: captions, instructions and conversations, whoever packed them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_instructions_and_conversations(tmp_path: Path) -> None:
     ]
     assert samples[0].meta["site"] == "x"
     assert [row.task for row in read(path, task="vqa_rationale")[0]][:2] == ["vqa_rationale"] * 2
-    with pytest.raises(SourceError, match="task='poetry' is none of"):
+    with pytest.raises(SourceError, match="task='poetry' must be one of"):
         read(path, task="poetry")
 
 
@@ -108,7 +108,7 @@ def test_tars_that_count_alike_have_keys_of_their_own(tmp_path: Path) -> None:
     ]
 
 
-def test_linked_folders_are_read_and_what_is_passed_over_is_told(tmp_path: Path) -> None:
+def test_linked_folders_are_read_and_what_is_passed_over_is_noted(tmp_path: Path) -> None:
     data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
     for folder in (data, elsewhere):
         folder.mkdir()
@@ -177,7 +177,7 @@ def test_gnu_tar_packs_a_folder(tmp_path: Path) -> None:
         5,
     ],
 )
-def test_a_record_that_is_none_is_a_bad_sample(tmp_path: Path, record: Any) -> None:
+def test_a_malformed_record_is_a_bad_sample(tmp_path: Path, record: Any) -> None:
     context = Context(SourceOptions(annotations=(tmp_path,)), ImageFolder(None))
     with pytest.raises(BadSample):
         SOURCES["webdataset"].build("webdataset/train/a", record, context)
@@ -211,7 +211,8 @@ def test_messages_alone_and_pairs_are_conversations_and_our_own_shards_need_no_i
     assert [(row.reason, row.detail) for row in quarantined] == [
         (
             "unsupported",
-            "the .json of 2 is a sample of this project: give the tar to build_pf1m as --input, it needs no ingest",
+            "the .json of 2 is a sample of this project: pass the tar to polite-flamingo build as --input; it needs no "
+            "ingest",
         ),
         (
             "unsupported",

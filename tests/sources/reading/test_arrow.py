@@ -1,4 +1,4 @@
-"""Parquet and Arrow: what the schema says is heeded, whatever holds a picture's bytes is read, no row is lost."""
+"""Parquet and Arrow: the schema is honoured, whatever holds a picture's bytes is read, no row is lost."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_metadata_that_is_junk_changes_nothing(raw: Raw) -> None:
         assert samples[0].response == "1"
 
 
-def test_whole_numbers_with_gaps_stay_whole_and_it_is_said(raw: Raw) -> None:
+def test_whole_numbers_with_gaps_stay_whole_and_that_is_noted(raw: Raw) -> None:
     columns = {
         "q": ["a", "b", "c"],
         "whole": [3.0, None, 5.0],
@@ -148,8 +148,8 @@ def test_whole_numbers_with_gaps_stay_whole_and_it_is_said(raw: Raw) -> None:
     for name in list(columns)[1:]:
         samples, _, notes = read(path, {"instruction": "q", "response": name})
         answers[name] = samples[0].response
-        said = f"a.parquet: column {name!r} is whole numbers with gaps, kept as 3.0: they become text as 3" in notes
-        assert said == (name in ("whole", "nan"))
+        note = f"a.parquet: column {name!r} holds whole numbers with gaps, stored as 3.0: they become 3 in text"
+        assert (note in notes) == (name in ("whole", "nan"))
     assert answers == {"whole": "3", "nan": "3", "mixed": "3.0", "floats": "3.0", "huge": "3.0"}
 
 

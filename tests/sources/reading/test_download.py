@@ -17,7 +17,7 @@ from tests.support.image_site import HERE, PATIENT, Site, picture, plain, refuse
 from tests.support.patience import PATIENCE, wait_until
 
 
-def test_an_image_comes_as_it_is_and_is_told_by_its_bytes(site: Site) -> None:
+def test_an_image_arrives_unchanged_and_its_bytes_tell_the_format(site: Site) -> None:
     data = picture()
     site.pages["/a b/\u00fc.jpg"] = plain(404)
     site.pages["/a%20b/%C3%BC.jpg"] = plain(200, data, Content_Type="text/html")
@@ -87,7 +87,7 @@ def test_a_busy_or_broken_server_is_asked_again_and_one_that_says_no_is_not(site
     assert "in 3 attempts" in refused(f"{site.url}/a.png", HERE).detail
 
 
-def test_what_comes_is_no_image_or_none_at_all(site: Site) -> None:
+def test_a_response_that_is_not_an_image_or_empty(site: Site) -> None:
     site.pages |= {
         "/page": plain(200, b"<html>gone</html>", Content_Type="image/png"),
         "/none": plain(200, Content_Type="image/png"),
@@ -126,7 +126,7 @@ def test_a_body_without_end_is_left(site: Site) -> None:
 
 
 @pytest.mark.parametrize("part", ["status", "headers", "body", "chunks"])
-def test_a_server_that_drips_is_left_when_the_time_is_over(site: Site, part: str) -> None:
+def test_a_server_that_drips_is_left_when_the_time_is_up(site: Site, part: str) -> None:
     """Each byte comes well within the limit of one read: only the limit of the whole ends it."""
     start = {
         "status": b"", "headers": b"HTTP/1.1 200 OK\r\nX: ",
@@ -167,7 +167,7 @@ def test_https_is_held_to_the_system_s_authorities(site: Site) -> None:
     assert download._trusted().check_hostname and download._trusted().verify_mode.name == "CERT_REQUIRED"
 
 
-def test_https_reaches_who_can_prove_to_be_the_host(
+def test_https_reaches_a_server_that_proves_to_be_the_host(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openssl = shutil.which("openssl") or pytest.skip("no openssl to make a certificate with")

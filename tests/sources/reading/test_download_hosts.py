@@ -38,14 +38,14 @@ from tests.support.image_site import HERE, PATIENT, Site, picture, plain, refuse
         "http://evil.test%00.example.org\\/",
     ],
 )  # fmt: skip
-def test_what_is_not_on_the_list_is_never_connected_to(site: Site, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+def test_a_host_that_is_not_listed_is_never_connected_to(site: Site, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("asked the resolver"))
     bad = refused(url.replace("{port}", str(site.port)).replace("{here}", HERE), "*.example.org", "*.", "*", "")
     assert bad.reason == "missing_image" and "secret" not in bad.detail.replace(url, "") and site.asked == []
 
 
 @pytest.mark.parametrize("label", ["", "x" * 64])
-def test_a_name_on_the_list_that_no_resolver_takes_is_refused(label: str) -> None:
+def test_a_listed_name_that_no_resolver_accepts_is_refused(label: str) -> None:
     bad = refused(f"http://a.{label}.example.org/", "*.example.org")
     assert bad.reason == "missing_image" and "is not a host name" in bad.detail
 
@@ -58,7 +58,7 @@ def test_a_public_address_may_be_carried_by_another(address: str) -> None:
 
 
 @pytest.mark.parametrize("url", [None, 7, ["http://a/"], {"url": "x"}, "http://\ud800/"])
-def test_what_is_no_text_is_a_bad_field(url: object) -> None:
+def test_a_url_that_is_not_a_string_is_a_bad_field(url: object) -> None:
     assert refused(url, HERE).reason == "bad_field"
 
 
@@ -72,7 +72,7 @@ def test_what_is_no_text_is_a_bad_field(url: object) -> None:
         "2001:db8::1", "64:ff9b:1::1",
     ],
 )  # fmt: skip
-def test_a_name_on_the_list_that_leads_inside_the_network_is_refused(
+def test_a_listed_name_that_resolves_inside_the_network_is_refused(
     monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
     """Also where that address is on the list for its own sake, and where another address of the name is public."""
@@ -166,6 +166,6 @@ def test_hosts_and_addresses_are_entries(entry: str, tmp_path: Path) -> None:
 
 
 @given(url=st.text(max_size=30) | st.text("htps:/@[]%.#?\\0x1é。", max_size=25).map("http://".__add__))
-def test_no_text_raises_anything_else(url: str) -> None:
+def test_no_string_raises_anything_else(url: str) -> None:
     with pytest.raises(BadSample):
         fetch(url, ["nowhere.invalid"], PATIENT)

@@ -1,4 +1,4 @@
-"""What a file is, told by its bytes: what can be read is read whatever its name, anything else is refused at once."""
+"""The kind of a file by its bytes: what can be read is read whatever its name, anything else is refused at once."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_file_of_which_nothing_can_be_read_is_not_thousands_of_rows(raw: Raw) 
         read(prose)
 
 
-def test_a_name_twice_in_an_object_is_said_and_not_lost(raw: Raw) -> None:
+def test_a_name_repeated_in_an_object_is_reported_and_not_lost(raw: Raw) -> None:
     twice = LINES.replace('"role": "user", ', '"role": "user", "role": "system", ', 1)
     samples, quarantined = read(raw.text("a.jsonl", twice))
     assert len(samples) == 1 and [(row.reason, row.detail) for row in quarantined] == [

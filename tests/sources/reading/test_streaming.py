@@ -1,4 +1,4 @@
-"""Files are read a record at a time, to the same values as when they are loaded whole, wherever the window ends."""
+"""Files are read one record at a time, to the same values as when they are loaded whole, wherever the window ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every member of somebody else's tar ends in a row or in a note, whatever its name and wherever it stands."""
+"""Every member of somebody else's tar ends in a row or in a note, whatever its name and place."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_columns_as_webdataset_names_them(tmp_path: Path) -> None:
     }
 
 
-def test_what_only_looks_alike_is_no_pair(tmp_path: Path) -> None:
+def test_names_that_only_look_alike_are_not_a_pair(tmp_path: Path) -> None:
     """The first dot would make one row of each two, with the caption of another picture."""
     names = ["v1.5_0.jpg", "v1.6_0.txt", "a.final.jpg", "a.draft.txt", "x/0.jpg", "y/0.txt", "y/1.jpg", "x/1.txt"]
     assert [(row[0], len(row[1])) for row in told(tmp_path, *names)] == [
@@ -130,7 +130,7 @@ def test_repeated_names_are_rows_where_it_is_clear_which_belong_together(tmp_pat
     assert told(tmp_path, *one, two[1]) == [("0", ["0.jpg"], "a"), ("0", [], "b")]
 
 
-def test_links_to_members_are_followed_and_others_told(tmp_path: Path) -> None:
+def test_links_to_members_are_followed_and_others_reported(tmp_path: Path) -> None:
     hard, soft = link("b/1.jpg", "a/0.jpg", tarfile.LNKTYPE), link("b/2.jpg", "../a/0.jpg")
     chain, circle, out = link("b/3.jpg", "2.jpg"), link("c.jpg", "c.jpg"), link("d.jpg", "/etc/passwd")
     texts = ["b/1.txt", "b/2.txt", "b/3.txt", "c.txt", "d.txt"]
@@ -163,7 +163,7 @@ def test_what_systems_leave_is_counted_and_costs_no_row(tmp_path: Path) -> None:
     assert notes["passed over: folders in a tar"] == 1
 
 
-def test_what_is_no_row_says_why(tmp_path: Path) -> None:
+def test_members_that_are_not_a_row_say_why(tmp_path: Path) -> None:
     rows, _ = read(
         packed(
             tmp_path / "a.tar",

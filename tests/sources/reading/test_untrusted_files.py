@@ -20,7 +20,7 @@ from tests.support.raw_dataset import Raw
 QUESTION = {"questions": [{"question_index": 0, "question": "Où est-il?", "answer": "yes", "image_filename": "a.png"}]}
 
 
-def test_a_byte_order_mark_is_no_content(raw: Raw) -> None:
+def test_a_byte_order_mark_is_not_content(raw: Raw) -> None:
     raw.image("a.png")
     path = raw.root / "q.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(QUESTION, ensure_ascii=False).encode())
@@ -160,13 +160,13 @@ def test_a_damaged_or_bombing_zip_is_a_reason_not_an_error(raw: Raw, monkeypatch
 
 
 @pytest.mark.parametrize("value", [None, True, "5", float("nan"), float("inf"), 10**400, [1]])
-def test_what_is_no_number_is_refused(value: Any) -> None:
+def test_a_value_that_is_not_a_number_is_refused(value: Any) -> None:
     with pytest.raises(BadSample):
         field_checks.finite_number(value, "x")
 
 
 @pytest.mark.parametrize("value", [None, True, 1.5, "", "x" * 201, 1 << 70, ["a"], "\ud800"])
-def test_what_is_no_id_is_refused(value: Any) -> None:
+def test_an_unusable_id_is_refused(value: Any) -> None:
     with pytest.raises(BadSample):
         field_checks.id_field({"id": value}, "id")
     assert field_checks.usable_id({"id": value}, "id") is None

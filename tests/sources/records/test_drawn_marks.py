@@ -220,7 +220,7 @@ def test_a_stated_size_decides_which_way_up_the_coordinates_are() -> None:
     rotated = picture(60, 40, orientation=6)  # shown as 40x60
     assert extent(is_colour(draw_arrow(rotated, 5, 55, "red", size=(40, 60)), "red", 40))[3] > 50
     assert draw_arrow(rotated, 55, 35, "red", size=(60, 40)) == draw_arrow(rotated, 55, 35, "red")
-    with pytest.raises(BadSample, match="of an image of 640x480, this one has 40x60"):
+    with pytest.raises(BadSample, match="for an image of 640x480, this one has 40x60"):
         draw_arrow(rotated, 5, 35, "red", size=(640, 480))
 
 

@@ -41,7 +41,7 @@ from tests.support.record_strategies import JUNK
         (chat("a", "b", input_ids=[1, 2]), "field 'input_ids' holds tokens"),
         (chat("a", ("b", {"train_detail": [{"begin_offset": 0}]})), "field 'train_detail' of messages[1]"),
         (chat("a", ("b", {"weight": 0.5})), "field 'weight' of messages[1] is 0.5"),
-        (chat("a", "b", "c", "d", loss_mask=[0, 1, 1]), "of 3 turns whether they are learned; it has 2 answers"),
+        (chat("a", "b", "c", "d", loss_mask=[0, 1, 1]), "whether 3 turns are learned; the record has 2 answers"),
         (chat("a", "b", mask="Assistant"), "field 'mask': the human's words would be learned"),
         (chat("a", ("b", {"weight": 0}), ("c", {}), ("d", {"weight": 0}), "e", "f")
          | {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0},
@@ -117,7 +117,7 @@ def test_null_and_empty_say_nothing(pictures: Raw) -> None:
         assert turns_of(row) == [("a", "b")] and notes == {} and set(row.meta) == {"source"}
 
 
-def test_other_fields_are_kept_and_said(pictures: Raw) -> None:
+def test_other_fields_are_kept_and_noted(pictures: Raw) -> None:
     record = chat("<image>a", ("b", {"reasoning_content": "hm", "name": "Bo"}), image="a.jpg", score=0.2, label=3,
                   source="coco", foo={"x": [1, float("nan")]}, rejected_response="no", system="Be brief.")  # fmt: skip
     row, notes = read_one(pictures, record)
@@ -210,7 +210,7 @@ READ = {
     own=st.dictionaries(NAMES | st.text(max_size=6), JUNK | st.booleans() | st.sampled_from([0, 1]), max_size=2),
 )
 @pytest.mark.parametrize("source", ["llava", "sharegpt", "alpaca_gpt4"])
-def test_no_field_is_lost_without_a_word(raw: Raw, source: str, fields: dict[str, Any], own: dict[str, Any]) -> None:
+def test_no_field_is_lost_silently(raw: Raw, source: str, fields: dict[str, Any], own: dict[str, Any]) -> None:
     """Of a row that is kept, each field is in `meta` and noted, or of a kind whose value asks for nothing."""
     own = {name: value for name, value in own.items() if name not in ("role", "content", "from", "value", "text")}
     if source == "alpaca_gpt4":

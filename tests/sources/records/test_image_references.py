@@ -88,7 +88,7 @@ def test_a_folder_that_is_a_link_takes_paths_by_both_its_names(raw: Raw) -> None
         ("\ud800.jpg", "bad_field", "not UTF-8"),
     ],
 )
-def test_what_is_no_picture_has_its_reason(raw: Raw, value: Any, reason: str, says: str) -> None:
+def test_a_file_that_is_not_a_picture_has_its_reason(raw: Raw, value: Any, reason: str, says: str) -> None:
     raw.image("a.jpg")
     (raw.images / "link.jpg").symlink_to("/etc/hosts")
     with pytest.raises(BadSample) as caught:
@@ -96,7 +96,7 @@ def test_what_is_no_picture_has_its_reason(raw: Raw, value: Any, reason: str, sa
     assert caught.value.reason == reason and says in caught.value.detail and len(caught.value.detail) < 300
 
 
-def test_a_long_cell_of_base64_is_no_path_even_if_it_is_cut(raw: Raw) -> None:
+def test_a_long_base64_cell_is_not_a_path_even_if_truncated(raw: Raw) -> None:
     text = base64.b64encode(raw.image("a.png", width=3000, height=2000)).decode()
     assert read_images(text, context(raw))[0].extension == "png"
     with pytest.raises(BadSample) as caught:
