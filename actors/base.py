@@ -1,4 +1,4 @@
-"""The base of every actor: load a model once, then send whole blocks through it and account for each row."""
+"""Base classes of all actors: load a model once, then send whole blocks through it and account for each row."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class ActorSettings:
         refuse_other_models(self.models)
 
     def journal(self, pool: str) -> Journal:
-        """The journal of `pool`, under the name that Ray has for this machine."""
+        """Return the journal of `pool`, under Ray's name for this machine."""
         node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         return Journal(OutputLayout(root=Path(self.out)).journal, pool, node, lost_nodes)
 
 
 def lost_nodes() -> set[str]:
-    """The machines that Ray considers dead."""
+    """Return the machines that Ray considers dead."""
     return {node["NodeID"] for node in ray.nodes() if not node["Alive"]}
 
 
@@ -61,10 +61,10 @@ class PoolActor(ABC):
     """Holds one copy of a model, loaded under the journal. Subclasses say how to load it."""
 
     name: ClassVar[str]
-    """Of the pool, in the journal and in the seconds of a manifest."""
+    """Name of the pool, in the journal and in a manifest's seconds."""
 
     reason: ClassVar[Reason]
-    """Why a row on which the model raised is quarantined."""
+    """Reason with which a row is quarantined if the model raised on it."""
 
     def __init__(self, config: Any, settings: ActorSettings):
         settings.check()
@@ -80,7 +80,7 @@ class PoolActor(ABC):
 
     @abstractmethod
     def load(self, config: Any) -> Any:
-        """Load the model. Import what it needs here: that takes seconds, which the driver must not spend."""
+        """Load the model. Import its libraries here: that takes seconds, which the driver must not spend."""
 
 
 class RowActor(PoolActor):

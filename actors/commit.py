@@ -39,13 +39,13 @@ def commit_blocks(
 
     Args:
         table: rows of one or more shards.
-        layout: of the output folder.
-        config_hash: of the run.
-        describe: computes figures of a shard's rows for its manifest, besides the quarantine reasons.
+        layout: the output folder.
+        config_hash: the run's config hash.
+        describe: computes figures from a shard's rows for its manifest, besides the quarantine reasons.
         probe: a file in the output folder that this machine must see.
 
     Raises:
-        OutOfReach: it does not see it.
+        OutOfReach: this machine does not see `probe`.
     """
     if probe is not None:
         probe.check()

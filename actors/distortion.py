@@ -48,9 +48,9 @@ class DistortionActor(RowActor):
         return load_speaker(config)
 
     def check(self, sample: Sample) -> None:
-        """Raise `BadSample` for a sample of which no pair can be made."""
+        """Raise `BadSample` for a sample that cannot become a pair."""
         check_good(sample)
 
     def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
-        """Make a pair of each sample."""
+        """Turn each sample into a pair."""
         return list(self.model.distort(samples))

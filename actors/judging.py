@@ -77,7 +77,7 @@ class JudgingActor(PoolActor):
     def _judge(
         self, rows: Sequence[Row], answers: Mapping[str, Mapping[str, Answer]], note: ShardJournal
     ) -> tuple[list[Judged], dict[str, str]]:
-        """Return each sample once, with or without numbers, and by key why some have none."""
+        """Return each sample once, with or without numbers, and key -> reason for those without."""
         by, parts, failures = self.config.by, [], {}
 
         def work(samples: list[Sample]) -> Judged:

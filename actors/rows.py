@@ -33,7 +33,7 @@ SCHEMA = pa.schema(
         ("input", pa.string()),  # the shard as it was read (InputFile), as JSON; null if unknown
         ("key", pa.string()),
         ("record", pa.large_string()),  # KEY.json; null for a quarantined row
-        ("images", pa.list_(pa.large_binary())),  # 32-bit offsets end at 2 GiB a block
+        ("images", pa.list_(pa.large_binary())),  # 32-bit offsets end at 2 GiB per block
         ("image_names", pa.list_(pa.string())),
         ("error", pa.large_string()),  # the Quarantined record; null for a good row
         ("seconds", SECONDS),
@@ -46,10 +46,10 @@ class Block:
     """The rows of one shard, or of a part of it, in order.
 
     Attributes:
-        name: of the shard.
-        shard: its path.
-        first: index in the shard of the first row.
-        shard_rows: number of rows of the whole shard.
+        name: the shard's name.
+        shard: the shard's path.
+        first: index of the first row in the shard.
+        shard_rows: number of rows in the whole shard.
         rows: the rows of this block.
         input: the shard as it was read.
         seconds: name of a pool -> seconds that these rows have spent in it.
@@ -64,7 +64,7 @@ class Block:
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_table(self) -> pa.Table:
-        """Convert to an Arrow block; of a quarantined row only its record is kept."""
+        """Convert to an Arrow block; only the record of a quarantined row is kept."""
         count = len(self.rows)
         good = [row if isinstance(row, Sample) else None for row in self.rows]
         columns = {
@@ -89,7 +89,7 @@ def blocks(table: pa.Table) -> list[Block]:
     A row that occurs twice (in parts of two attempts) counts once.
     """
     columns = table.to_pydict()
-    backwards = reversed(range(table.num_rows))  # so that the first of equal rows stays
+    backwards = reversed(range(table.num_rows))  # so that the first of equal rows is kept
     places = {(columns["name"][place], columns["index"][place]): place for place in backwards}
     found = []
     # rows that follow one another have the same distance between their index and their number in the sorted list

@@ -30,7 +30,7 @@ class ShardDatasource(Datasource):
 
     Args:
         shards: name -> path; made absolute here because workers have other working directories.
-        config_hash: of the run, for each sample's provenance.
+        config_hash: the run's config hash, for each sample's provenance.
         prepare: turns the rows of a shard into other rows before they are counted; None leaves them as they are.
     """
 

@@ -1,4 +1,4 @@
-"""Whose CPU time and memory a job or a service on Ray takes, by kind of process, seen from outside while it runs."""
+"""CPU time and memory of a job or a service on Ray, by kind of process, measured from outside while it runs."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ _KINDS = (
     (r"log_monitor", "log monitor"),
     (r"monitor\.py", "autoscaler's monitor"),
 )
-"""What a command line contains -> what the process is."""
+"""Pattern of a command line -> kind of process."""
 
 
 class CpuByKind:
-    """CPU seconds of this process and its descendants, by kind; looks once a second.
+    """Samples the CPU seconds of this process and its descendants once per second, by kind.
 
-    What a process did between the last look and its end is lost.
+    What a process used between the last sample and its end is lost.
     """
 
     def __init__(self, begun: Callable[[], bool] = lambda: True):
-        """Args: begun: what was done before this is true does not count."""
+        """Args: begun: CPU time before this returns True does not count."""
         self._own = psutil.Process()
         self._begun = begun
         self._used: dict[tuple[int, float], float] = {}
@@ -48,7 +48,7 @@ class CpuByKind:
         self._thread.start()
 
     def stop(self) -> dict[str, float]:
-        """The seconds, most first."""
+        """Return seconds by kind, largest first."""
         self._stop.set()
         self._thread.join()
         self._look()
@@ -76,7 +76,7 @@ class CpuByKind:
 
 
 def cpu_of(root: int) -> Counter[str]:
-    """CPU seconds that a process and its descendants have taken so far, by kind; those that ended are not counted."""
+    """Return CPU seconds of a process and its descendants so far, by kind; ended ones are not counted."""
     spent: Counter[str] = Counter()
     for member, kind in _tree(root):
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -86,9 +86,9 @@ def cpu_of(root: int) -> Counter[str]:
 
 
 def memory_of(root: int) -> Counter[str]:
-    """Bytes that a process and its descendants hold in memory and in no file, by kind.
+    """Return the anonymous memory of a process and its descendants in bytes, by kind.
 
-    Pages of libraries would come and go in the sum with the other processes that share them.
+    Shared pages of libraries are left out: they would change with the other processes that share them.
     """
     held: Counter[str] = Counter()
     for member, kind in _tree(root):
@@ -99,7 +99,7 @@ def memory_of(root: int) -> Counter[str]:
 
 
 def pids_of(root: int, kind: str) -> list[int]:
-    """The process ids of a kind below `root`."""
+    """Return the ids of the processes of a kind below `root`."""
     return [member.pid for member, found in _tree(root) if found == kind]
 
 
@@ -119,7 +119,7 @@ def _tree(root: int) -> Iterator[tuple[psutil.Process, str]]:
 
 
 def kind_of(command: str) -> str:
-    """What a process of Ray is, by its command line."""
+    """Return the kind of a process, by its command line."""
     for pattern, kind in _KINDS:
         if match := re.search(pattern, command):
             return match.expand(kind)

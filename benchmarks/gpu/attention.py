@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from polite_flamingo.flamingo.model.layers import single_query_attention
 
 BLOCK = 64
-"""Positions that a Triton program reads at once."""
+"""Number of positions that a Triton program reads at once."""
 
 
 def fused_kernel(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, scale: float) -> Tensor:

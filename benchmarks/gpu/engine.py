@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, default="9b")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
-    parser.add_argument("--semantics", choices=("v1", "v2"), default="v1", help="of attention (%(default)s)")
+    parser.add_argument("--semantics", choices=("v1", "v2"), default="v1", help="version of attention (%(default)s)")
     parser.add_argument(
         "--attention", choices=ATTENTIONS, default="bmm", help="attention of a decode step (%(default)s)"
     )

@@ -32,8 +32,8 @@ class Shape:
     """Sizes of a Flamingo.
 
     Attributes:
-        vision: of open_clip's vision tower.
-        language: of transformers' `LlamaConfig`.
+        vision: sizes of open_clip's vision tower.
+        language: sizes for transformers' `LlamaConfig`.
         every: a cross-attention block precedes every n-th layer.
         picture: width and height of the pictures in requests.
         scale: factor for the lengths of the mix.
@@ -138,7 +138,7 @@ class Kind:
     """A kind of sample in the mix: its share, and what its prompts and answers look like (lowest and highest).
 
     Attributes:
-        count: adopted by PF-1M (paper, table of datasets).
+        count: number of samples in PF-1M (paper, table of datasets).
         images: per sample.
         asked: samples that share the same images.
         draft: tokens of instruction and drafted response.

@@ -1,25 +1,25 @@
 """Training on one GPU at the size of OpenFlamingo-9B: stage 1 (LoRA) and stage 2 (connector), without Ray.
 
     python -m benchmarks.gpu.train [--out FILE] [--semantics v1] [--budget-seconds 540]
-    python -m benchmarks.gpu.train --shape tiny --device cpu       # does the program work? says nothing of a GPU
+    python -m benchmarks.gpu.train --shape tiny --device cpu       # checks that the program works, nothing else
 
 Weights are random and made on the device, rows are full of random tokens, images are features in memory, as the trainer
 keeps them: perceiver latents where only LoRA learns, patch tokens where the perceiver does. Each run is one micro-batch
-by the trainer's own step: tensors made, forward, backward; the optimiser's update is measured apart and shared out over
-the micro-batches of the paper's batch. Medians are printed, with the number of runs.
+by the trainer's own step: making tensors, forward, backward; the optimiser's update is measured separately and spread
+over the micro-batches of the paper's batch. Medians are printed, with the number of runs.
 
 Three shares of the measured ceiling of matrix products are printed. With N weights of the language model that multiply
 (the embeddings only look up) and T tokens:
 
     MFU         the operations that the step needs, counted by torch's own counter on a row without checkpointing. For
                 LoRA about 4 N T: 2 N T forward and 2 N T for the gradients of activations. Frozen weights have no
-                gradient, which would be 2 N T more. Cross-attention, perceiver, the output head where it is asked, and
-                what learns are in it.
-    6 N T       what is mostly quoted, as if every weight learned: too favourable here, for comparison only.
-    executed    all that the step runs, with the second forward of gradient checkpointing.
+                gradient, which would be 2 N T more. Includes cross-attention, perceiver, the output head where it runs,
+                and the trained weights.
+    6 N T       the usual figure, as if every weight were trained: too favourable here, for comparison only.
+    executed    everything that the step runs, including the second forward of gradient checkpointing.
 
 The counter counts the products of attention over the whole square, of which half is masked (at 1024 tokens some 2 % of
-the step). Written without a GPU at hand: until a report of one lies in `benchmarks/results`, nothing here is measured.
+the step). Written without a GPU: until `benchmarks/results` has a report of one, nothing here is measured.
 """
 
 from __future__ import annotations
@@ -78,17 +78,17 @@ SCHEDULE = (
     Schedule(name="Clever stage 3", samples=772_000, epochs=1, window=1024, hours=11.5, like="stage 1"),
 )
 GPUS = 8
-"""A100-40GB that the paper's hours are of."""
+"""Number of A100-40GB behind the paper's hours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filling:
-    """What the rows hold; all but the window and its images is assumed.
+    """Contents of the rows; everything except the window and its images is assumed.
 
     Attributes:
-        stage: what learns.
-        turns: samples in a row.
-        images: in a row, shown by the first turns.
+        stage: the training stage.
+        turns: samples per row.
+        images: images per row, shown by the first turns.
         learned: share of a turn's tokens that is its response.
     """
 
@@ -106,14 +106,14 @@ STAGES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A stage at a number of rows.
+    """Measurements of a stage at one number of rows.
 
     Attributes:
-        seconds: of a micro-batch.
-        update: seconds of the optimiser's.
-        needed: operations of a row.
-        executed: the same with what checkpointing runs again.
-        quoted: 6 N T of a row.
+        seconds: seconds per micro-batch.
+        update: seconds per update of the optimiser.
+        needed: operations per row.
+        executed: the same, including what checkpointing runs again.
+        quoted: 6 N T per row.
     """
 
     stage: str
@@ -130,23 +130,23 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Tokens a second, the update shared out."""
+        """Tokens per second, including a share of the update."""
         batch = STAGES[self.stage].stage.batch
         return self.rows * self.window / (self.seconds + self.update * self.rows / batch)
 
     def share(self, operations: float, limit: float) -> float:
-        """Of the ceiling, at so many operations a row."""
+        """Share of the ceiling, at this many operations per row."""
         return operations / self.window * self.rate / limit
 
 
 class Known:
-    """Image features that are there already, as the trainer's `Features` are from an image's second sight on."""
+    """Image features that are already cached, like the trainer's `Features` after an image's first use."""
 
     def __init__(self, feature: Tensor):
         self._feature = feature
 
     def get(self, images: Sequence[bytes]) -> list[Tensor]:
-        """The same one for every image."""
+        """Return the same features for every image."""
         return [self._feature] * len(images)
 
 
@@ -175,21 +175,23 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """The command line; sizes hang on the shape unless given."""
+    """Parse the command line; default sizes depend on the shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="9b")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--semantics", choices=("v1", "v2"), default="v1", help="of attention (%(default)s)")
-    parser.add_argument("--rows", type=int, nargs="+", help="of a micro-batch of stage 1; stage 2 has 4 times as many")
-    parser.add_argument("--runs", type=int, default=5, help="of which the median is taken (%(default)s)")
-    parser.add_argument("--budget-seconds", type=float, default=540.0, help="no run begins later (%(default)s)")
+    parser.add_argument("--semantics", choices=("v1", "v2"), default="v1", help="version of attention (%(default)s)")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", help="rows per micro-batch of stage 1; 4 times as many in stage 2"
+    )
+    parser.add_argument("--runs", type=int, default=5, help="runs per measurement, for the median (%(default)s)")
+    parser.add_argument("--budget-seconds", type=float, default=540.0, help="start no run after this (%(default)s)")
     parser.add_argument("--out", type=Path, help="also write the report to this file")
     options = parser.parse_args()
     if options.rows is None:
         options.rows = [4, 8, 16] if options.shape == "9b" else [1, 2]
     if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error("torch sees no GPU here; --shape tiny --device cpu shows that the program works")
+        parser.error("torch sees no GPU; to check the program without one, use --shape tiny --device cpu")
     return options
 
 
@@ -218,12 +220,12 @@ class Bench:
 
     @property
     def numbers(self) -> str:
-        """How many weights there are and how many learn."""
+        """Count the weights and the trained ones."""
         learned = sum(one.numel() for one in self.tuned.values())
         return f"{sum(one.numel() for one in self.model.parameters()):,} parameters, of which {learned:,} learn."
 
     def multiplied(self) -> int:
-        """Weights of the language model that multiply: its layers and its output head, without LoRA."""
+        """Count the language model's weights that multiply: its layers and its output head, without LoRA."""
         layers = self.model.lang_encoder._get_decoder_layers()
         inner = sum(
             one.numel()
@@ -234,7 +236,7 @@ class Bench:
         return inner + self.model.lang_encoder.get_output_embeddings().weight.numel()
 
     def measure(self, checkpointing: bool, has_time: object) -> list[Measured]:
-        """At each number of rows that fits."""
+        """Measure each number of rows that fits."""
         assert callable(has_time)
         needed = self.operations(False)
         executed = self.operations(checkpointing)
@@ -272,12 +274,12 @@ class Bench:
         (loss / max(1, int(batch.loss_mask_BS.sum()))).backward()
 
     def update(self) -> None:
-        """One step of the optimiser."""
+        """Run one step of the optimiser."""
         self.optimiser.norm()
         self.optimiser.step(self.filling.stage.learning_rate)
 
     def operations(self, checkpointing: bool) -> float:
-        """Of one row, forward and backward, counted while it runs."""
+        """Count the operations of one row, forward and backward, while it runs."""
         self._checkpoint(checkpointing)
         with FlopCounterMode(display=False) as counter:
             self.run([self.row(0)])
@@ -285,7 +287,7 @@ class Bench:
         return counter.get_total_flops()
 
     def row(self, seed: int) -> PackedRow:
-        """A full row: each turn shows its images, if it has some, asks, and answers."""
+        """Return a full row: each turn shows its images, if any, and has a question and an answer."""
         tokenizer = self.model.tokenizer
         assert isinstance(tokenizer, Ids)
         rng = random.Random(seed)
@@ -325,7 +327,7 @@ class Bench:
 
 
 def table(report: Report, found: Sequence[Measured], name: str, limit: float) -> None:
-    """What was measured of a stage."""
+    """Report the measurements of a stage."""
     filling = STAGES[name]
     rows = [
         f"{one.rows} × {one.window} | {'yes' if one.checkpointing else 'no'} | {one.seconds:.3f} | {one.update:.3f} "
@@ -341,11 +343,11 @@ def table(report: Report, found: Sequence[Measured], name: str, limit: float) ->
             f"A row has {filling.turns} samples, {filling.images} images and {filling.learned:.0%} learned tokens "
             f"(assumed); it needs {one.needed / 1e12:.4g} TFLOP, 6 N T is {one.quoted / 1e12:.4g}.",
         )
-    report.say("", "Micro-batches that are missing did not fit the memory or the budget.")
+    report.say("", "Missing micro-batches did not fit the memory or the budget.")
 
 
 def forecast(report: Report, found: Sequence[Measured], options: argparse.Namespace, limit: float) -> None:
-    """Hours of the paper's schedule, and the goal."""
+    """Forecast the hours of the paper's schedule, and report the goal."""
     real = options.device.startswith("cuda") and options.shape == "9b"
     best = {
         name: max((one for one in found if one.stage == name), key=lambda m: m.rate, default=None) for name in STAGES
@@ -363,15 +365,15 @@ def forecast(report: Report, found: Sequence[Measured], options: argparse.Namesp
         rows.append(f"{plan.name} | {tokens / 1e6:,.0f} | {hours:,.1f} | {once:,.1f} | {plan.hours} | {times}")
     device = "this GPU" if real else "this device at this shape (no forecast for a GPU)"
     head = (
-        f"stage | million tokens | hours on {device}, a row a sample | hours, each sample once "
+        f"stage | million tokens | hours on {device}, one row per sample | hours, each sample once "
         f"| the paper's, {GPUS} A100-40GB | times one A100"
     )
     report.table("Forecast for the paper's schedule", head, rows)
     turns = ", ".join(f"{filling.turns} in {name}" for name, filling in STAGES.items())
     report.say(
         "",
-        "A row a sample: the reference fills a row of the full window for every sample and epoch, with others drawn "
-        "again; assumed is that all are full, which its limits do not always let them be. Each sample once: as many "
+        "One row per sample: the reference fills a row of the full window for every sample and epoch, with others "
+        "sampled again; all are assumed to be full, which its limits do not always allow. Each sample once: as many "
         f"share a row as assumed above ({turns}). Reading, packing, decoding and encoding of images are not in it. "
         "The last column compares the first forecast with the paper's hours.",
     )

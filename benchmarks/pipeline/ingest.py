@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=650_000, help="questions of the VQA-v2 set (%(default)s)")
     parser.add_argument("--images", type=int, default=82_783, help="images of the COCO set (%(default)s)")
     parser.add_argument("--runs", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=None, help="for generated files (default: temporary)")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for generated files (default: temporary)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="benchmark_ingest_", dir=options.folder) as made:
         root = Path(made)

@@ -101,10 +101,10 @@ def on_ray(
     """Rewrite the samples with one actor per core.
 
     Args:
-        config: of a build; its output folder is replaced.
+        config: a build's config; its output folder is replaced.
         root: folder for shards and output.
-        samples: to rewrite, in shards of `options["rows_per_shard"]`.
-        options: of the run.
+        samples: samples to rewrite, in shards of `options["rows_per_shard"]`.
+        options: the run's options.
 
     Returns:
         Seconds, texts, and 0 for the unknown number of tokens.

@@ -95,10 +95,12 @@ def main() -> None:
     """Generate and pack the samples, let the contestants take turns, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="profiles/tiny.yaml")
-    parser.add_argument("--stages", nargs="+", default=["clever-1", "clever-2"], help="of the profile (%(default)s)")
-    parser.add_argument("--samples", type=int, default=240, help="about so many per stage (%(default)s)")
+    parser.add_argument(
+        "--stages", nargs="+", default=["clever-1", "clever-2"], help="training stages of the profile (%(default)s)"
+    )
+    parser.add_argument("--samples", type=int, default=240, help="approximate number per stage (%(default)s)")
     parser.add_argument("--group", type=int, default=2000, help="samples that are only packed (%(default)s)")
-    parser.add_argument("--runs", type=int, default=5, help="per measurement; medians count (%(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="runs per measurement; medians are reported (%(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="use cpu on a shared machine")
     parser.add_argument("--out", type=Path, help="also write the report to this file")
@@ -197,7 +199,7 @@ def group(stage: StageConfig, model: FlamingoModel, count: int) -> list[str]:
 
 
 def shapes_samples(stage: StageConfig, count: int) -> tuple[list[Sample], list[Reading]]:
-    """Generate what such a stage trains on."""
+    """Generate samples for a stage of this kind."""
     return conversations(count) if "lora" in stage.tune else answers(count)
 
 

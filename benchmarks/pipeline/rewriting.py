@@ -67,8 +67,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="profiles/tiny.yaml")
     parser.add_argument("--samples", type=int, default=600, help="approximate number of samples (%(default)s)")
-    parser.add_argument("--ray-samples", type=int, default=4000, help="the same for (d) (%(default)s)")
-    parser.add_argument("--rows-per-shard", type=int, default=250, help="for (d) (%(default)s)")
+    parser.add_argument(
+        "--ray-samples", type=int, default=4000, help="approximate number of samples for (d) (%(default)s)"
+    )
+    parser.add_argument("--rows-per-shard", type=int, default=250, help="rows per shard for (d) (%(default)s)")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--every", type=int, default=8, help="(a) rewrites every n-th sample (%(default)s)")

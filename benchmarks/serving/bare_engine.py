@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving.bare_engine --profile profiles/tiny.yaml --bodies BODIES --engines 1
 
-The requests of the clients, already parsed, go from as many tasks into an `EngineHost` as in an engine replica. Each
+The clients' requests, already parsed, go to an `EngineHost`, from one task per client, as in an engine replica. Each
 line on stdin describes a run as JSON: {"clients", "seconds", "first", "out"}. The reply is a line that begins with
 `RESULT`, and OUT gets what `benchmarks.serving.load_generator` writes.
 """
@@ -37,7 +37,7 @@ def host_of(config: ServiceConfig, engines: int) -> EngineHost:
 
 
 def request_sender(host: EngineHost, ngram: int, bodies: Sequence[bytes], began: float) -> SendRequest:
-    """A `SendRequest` that calls the host. Args: ngram: `no_repeat_ngram_size`."""
+    """Return a `SendRequest` that calls the host. Args: ngram: `no_repeat_ngram_size`."""
 
     async def ask(record: Record) -> None:
         body = json.loads(bodies[record.number % len(bodies)])
@@ -65,7 +65,7 @@ def request_sender(host: EngineHost, ngram: int, bodies: Sequence[bytes], began:
 
 
 async def run(host: EngineHost, ngram: int, bodies: Sequence[bytes], wanted: dict[str, float]) -> dict[str, object]:
-    """One run: the records, the window, the CPU seconds of the whole process."""
+    """Return the records, the window and the process's CPU seconds of one run."""
     began, cpu = time.perf_counter(), time.process_time()
     records, window = await closed_loop(
         request_sender(host, ngram, bodies, began),

@@ -27,7 +27,7 @@ Messages = list[dict[str, Any]]
 
 
 def bodies(count: int, seed: int, model: str) -> list[bytes]:
-    """Streaming requests with usage, as JSON. Args: count: how many."""
+    """Return streaming requests with usage, as JSON. Args: count: number of requests."""
     rng = random.Random(seed)
     found: list[Messages] = []
     while len(found) < count:
@@ -103,7 +103,7 @@ def picture(rng: random.Random, scene: Scene) -> str:
 def understood(messages: Messages) -> tuple[tuple[Exchange, ...], tuple[bytes, ...]]:
     """A conversation of this file as a server reads it: its exchanges and its images.
 
-    Written apart from the service's own reading, so that equal answers say something of both.
+    It is independent of the service's own reading, so that equal answers confirm both.
     """
     turns, images = [], []
     for place in range(0, len(messages), 2):

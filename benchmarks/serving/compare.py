@@ -5,13 +5,13 @@
 
 All of them answer the same streamed chat requests, greedily, with the same model (`chat_requests.py`):
 
-    one at a time   a server as the reference's: a lock around open_flamingo and `generate`, with all cores for each
+    one at a time   a server like the reference's: a lock around open_flamingo and `generate`, with all cores for each
                     answer, in the number format that suits it best (`reference_server.py`)
     bare engine     one process per engine, called directly: no HTTP, no Ray (`bare_engine.py`)
     HTTP, no Serve  the service's app over engines in the same process (`in_process_server.py`)
     Ray Serve       `python -m ray_jobs.serve`, with as many engine replicas
 
-Clients run in a process of their own on the same cores (`load_generator.py`). A run starts once each client has been
+Clients run in their own process on the same cores (`load_generator.py`). A run starts once each client has been
 answered, and lasts `--seconds`. Servers take turns, round by round, while the others are up and idle. Rates are medians
 over the rounds; latencies are of all requests. The baseline runs with all numbers of clients in the first round, and
 with 32 in the others. Finally a single engine on core 0 is measured bare and under Serve, with the rest of the service
@@ -77,13 +77,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of the profile")
     parser.add_argument("--clients", type=lambda text: [int(one) for one in text.split(",")], default=[1, 8, 32, 64])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=7.0, help="of a run (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=7.0, help="seconds per run (%(default)s)")
     parser.add_argument("--engines", type=int, default=0, help="0: as many replicas as the profile has")
     parser.add_argument("--without-table", action="store_true", help="only what the next options ask for")
-    parser.add_argument("--overload", action="store_true", help="five times what it can, for a minute")
+    parser.add_argument("--overload", action="store_true", help="five times the server's capacity, for a minute")
     parser.add_argument("--kill", action="store_true", help="SIGKILL an engine replica under load")
     parser.add_argument("--autoscale", action="store_true", help="load for two engine replicas, then none, at one")
-    parser.add_argument("--soak", type=float, default=0.0, help="minutes at 80 %% of what it can")
+    parser.add_argument("--soak", type=float, default=0.0, help="minutes at 80 %% of its capacity")
     parser.add_argument("--out", type=Path, default=None, help="folder for serving-DATE.md and .json")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def compete(options: argparse.Namespace, setting: Setting) -> Runs:
-    """Runs of the four servers."""
+    """Run the four servers in turns."""
     runs: Runs = defaultdict(list)
     with ExitStack() as stack:
         contestants: dict[str, Contestant] = {
@@ -145,7 +145,7 @@ def compete(options: argparse.Namespace, setting: Setting) -> Runs:
 
 
 def best_baseline(setting: Setting, seconds: float) -> Contestant:
-    """The baseline in its fastest number format."""
+    """Return the baseline in its fastest number format."""
     found = []
     for dtype in ("float32", "bfloat16"):
         server = one_at_a_time(setting, dtype)
@@ -158,7 +158,7 @@ def best_baseline(setting: Setting, seconds: float) -> Contestant:
 
 
 def pinned(options: argparse.Namespace, setting: Setting) -> Runs:
-    """One engine on a core of its own, bare and under Serve."""
+    """Run one engine on its own core, bare and under Serve."""
     runs: Runs = defaultdict(list)
     many = [clients for clients in options.clients if clients >= MANY]
     with ExitStack() as stack:
@@ -177,7 +177,7 @@ def pinned(options: argparse.Namespace, setting: Setting) -> Runs:
 
 
 def trials(options: argparse.Namespace, setting: Setting, report: Report) -> None:
-    """The stress tests that were requested."""
+    """Run the requested stress tests."""
     if not (options.overload or options.kill or options.autoscale or options.soak):
         return
     server = ray_serve(setting, options.engines)
@@ -202,7 +202,7 @@ def trials(options: argparse.Namespace, setting: Setting, report: Report) -> Non
 
 
 def line_of(one: Figures) -> str:
-    """A run in a line."""
+    """Describe a run in one line."""
     errors = f", errors {dict(one.errors)}" if one.errors else ""
     wait = f"first text {percentile(one.waits, 50):.3f} s, p99 {percentile(one.waits, 99):.3f} s"
     return f"{one.requests:.1f} requests/s, {one.tokens:.0f} tokens/s, {wait}{errors}"
@@ -235,7 +235,7 @@ class Report:
         ]
 
     def head(self, count: int) -> None:
-        """The machine, the libraries, the command, the load."""
+        """Print the machine, the libraries, the command and the load."""
         described = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
         cpu = next((line.split(":")[1].strip() for line in described if "model name" in line), "")
         memory = psutil.virtual_memory().total >> 30
@@ -257,7 +257,7 @@ class Report:
         )
 
     def table(self, runs: Runs, options: argparse.Namespace) -> None:
-        """A row for each server and number of clients."""
+        """Add a row for each server and number of clients."""
         waits = "first text p50, s | p99, s | whole p50, s | p99, s"
         self.say("", f"| contestant | clients | requests/s | tokens/s | {waits} | answers | errors |")
         self.say("|---|---|---|---|---|---|---|---|---|---|")
@@ -277,7 +277,7 @@ class Report:
                 self.say(f"- {clients} clients, {name}: {cpu_of_answer(one)}")
 
     def same_texts(self, runs: Runs, pool: int) -> None:
-        """Whether all gave the same answers."""
+        """Report whether all servers gave the same answers."""
         written = {
             name: texts((run for (who, _), found in runs.items() if who == name for run in found), pool)
             for name in (BARE, BASELINE, LOCAL, SERVE)
@@ -289,7 +289,7 @@ class Report:
             self._content[f"texts of {name}"] = {"other": other, "of": both}
 
     def goals(self, runs: Runs) -> None:
-        """The goals and the results."""
+        """Add the goals and the results."""
         of = {key: [figures(run) for run in found] for key, found in runs.items()}
         self.say("", "| goal | wanted | found (lowest and highest round) | reached |", "|---|---|---|---|")
         faster = ratios(of[SERVE, MANY], of[BASELINE, MANY])
@@ -316,7 +316,7 @@ class Report:
         self.say(f"| {what} | {sign} {wanted} | {middle:.3g}{span} | {'yes' if reached else 'no'} |")
 
     def trial(self, title: str, found: tuple[list[str], dict[str, Any]]) -> None:
-        """A section of its own."""
+        """Add a section."""
         self.say("", f"## {title}", "", *found[0])
         self._content[title] = found[1]
 
@@ -330,12 +330,12 @@ class Report:
 
 
 def errors_of(one: Figures) -> str:
-    """ "none", or how many of what."""
+    """Return "none", or the number of each error."""
     return ", ".join(f"{count} × {what}" for what, count in one.errors.items()) or "none"
 
 
 def cpu_of_answer(one: Figures) -> str:
-    """Kinds of process that took a tenth of a millisecond or more, most first."""
+    """Return the kinds of process that took at least 0.1 ms, largest first."""
     most = sorted(one.cpu.items(), key=lambda pair: -pair[1])
     return ", ".join(f"{kind} {spent:.1f}" for kind, spent in most if spent >= 0.1)
 

@@ -26,7 +26,7 @@ PATIENCE = 240
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What all servers share: the profile with overrides by dotted names, the requests, a folder for files."""
+    """What all servers share: a profile with overrides, the requests, a folder for files."""
 
     profile: str
     changes: dict[str, str]
@@ -59,11 +59,11 @@ class Contestant(Protocol):
 
 
 class Server:
-    """A server in a process of its own, asked by `benchmarks.serving.load_generator` in another.
+    """A server in its own process, called by `benchmarks.serving.load_generator` in another.
 
     Attributes:
-        pid: of the process that was started.
-        url: of the server.
+        pid: id of the started process.
+        url: the server's base URL.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Server:
         """Start it, and wait until /health returns 200.
 
         Args:
-            name: for its log.
-            setting: of the benchmark.
-            command: that starts it.
-            port: on which it then listens.
-            client_cores: on which its clients stay, such as "1"; "" for any.
+            name: name of its log.
+            setting: the benchmark's setting.
+            command: command that starts it.
+            port: port on which it listens.
+            client_cores: cores for its clients, such as "1"; "" for any.
         """
         self._setting, self._cores = setting, client_cores
         self.url = f"http://127.0.0.1:{port}"
@@ -132,14 +132,14 @@ class Server:
         return self._setting.root / f"load-{self.pid}.json"
 
     def finished(self, load: subprocess.Popen[bytes]) -> dict[str, Any]:
-        """Wait for what `begin` started; returns its output."""
+        """Wait for what `begin` started; return its output."""
         if load.wait() != 0:
             sys.exit(f"the load generator failed against {self.url}")
         found: dict[str, Any] = json.loads(self._result.read_text())
         return found
 
     def end(self) -> None:
-        """Stop it: politely, then by force."""
+        """Stop it: SIGTERM first, then SIGKILL."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -215,7 +215,7 @@ def environment_of() -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port on which nobody listens now."""
+    """Return a free port."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         return int(trial.getsockname()[1])
@@ -245,10 +245,10 @@ def ray_serve(setting: Setting, engines: int, *, client_cores: str = "", **scale
     """The service as a user starts it.
 
     Args:
-        setting: of the benchmark.
+        setting: the benchmark's setting.
         engines: replicas of the model that answers.
-        client_cores: as of `Server`.
-        scale: what else `serving.scale` says of these replicas.
+        client_cores: see `Server`.
+        scale: further settings of these replicas in `serving.scale`.
     """
     port = free_port()
     of_chat = {

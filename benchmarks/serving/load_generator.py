@@ -5,8 +5,9 @@
 
 `--clients` is a closed loop: each client sends a request, waits for the whole answer, and sends the next. `--rate` is
 an open loop: requests start at random times (Poisson, seeded), and latency counts from the
-time at which a request should have started. BODIES holds a request per line, as JSON; requests start at line `--first`
-and wrap around. FILE gets the outcome of each request, as JSON (`Record`), and the generator's own CPU seconds.
+time at which a request should have started. BODIES holds one request per line, as JSON; requests start at line
+`--first` and wrap around. FILE gets the outcome of each request, as JSON (`Record`), and the generator's own CPU
+seconds.
 
 HTTP/1.1 and server-sent events are parsed by hand on kept-alive connections: an ordinary client takes more CPU than the
 server, which here shares its cores. It retries nothing, and imports neither torch nor Ray.
@@ -35,18 +36,18 @@ class Record:
     """The outcome of a request; times in seconds from the start of the run.
 
     Attributes:
-        number: of its body.
+        number: number of its body.
         start: when it was sent, or in an open loop should have been.
-        first: when the first text came; 0 where none did.
-        end: of the answer.
-        status: of HTTP; 0 where there was none.
-        tokens: of the answer, as the server counts them.
-        pieces: events with text.
-        text: of the answer.
-        error: "" for a whole answer; "http" (a status that is no 200), "stream" (an error event), "cut" (the connection
-            ended within the answer), "connect", "timeout".
-        code: of an error, in the server's word.
-        retry_after: whether a refusal said when to come again.
+        first: when the first text came; 0 if none did.
+        end: when the answer ended.
+        status: HTTP status; 0 if there was none.
+        tokens: tokens of the answer, as counted by the server.
+        pieces: number of events with text.
+        text: the answer's text.
+        error: "" for a complete answer; "http" (a status other than 200), "stream" (an error event), "cut" (the
+            connection ended within the answer), "connect", "timeout".
+        code: the server's error code.
+        retry_after: whether a refusal said when to retry.
     """
 
     number: int
@@ -70,7 +71,7 @@ class Answer(asyncio.Protocol):
     """One kept-alive connection; parses responses as they arrive, wherever blocks end.
 
     Attributes:
-        closed: nothing more can be asked here.
+        closed: whether the connection can take no more requests.
     """
 
     def __init__(self, now: Callable[[], float]):
@@ -183,7 +184,7 @@ class Answer(asyncio.Protocol):
         record = self._record
         assert record is not None
         if data == b"[DONE]":
-            self._stream = False  # what else comes belongs to no event
+            self._stream = False  # anything else belongs to no event
             self._event.clear()
             record.end = self._now()
             return
@@ -207,7 +208,7 @@ class Answer(asyncio.Protocol):
                 error = json.loads(bytes(self._event))["error"]
                 record.code = str(error.get("code") or error.get("type"))
             except (ValueError, KeyError, TypeError, AttributeError):
-                record.code = "no error of OpenAI's form"
+                record.code = "not an error in OpenAI's form"
             self._finish("http")
         else:
             self._finish(record.error or ("" if record.end else "cut"))
@@ -229,7 +230,7 @@ class Client:
     """Sends requests to a server, on as many connections as there are concurrent requests."""
 
     def __init__(self, url: str, bodies: Sequence[bytes], *, key: str = "", timeout: float = 120.0):
-        """Args: bodies: JSON of the requests. key: of the API. timeout: seconds for a whole answer."""
+        """Args: bodies: requests as JSON. key: API key. timeout: seconds for a whole answer."""
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         bearer = f"Authorization: Bearer {key}\r\n" if key else ""
@@ -285,11 +286,11 @@ async def closed_loop(
     Args:
         send: sends a request.
         now: seconds since the run began.
-        clients: how many.
-        seconds: for which is measured, from when every client has been answered once.
+        clients: number of clients.
+        seconds: duration of the measurement, from when every client has been answered once.
         first: number of the first request.
         drain: seconds for answers that are open at the end; then they are given up.
-        longest: seconds after which it ends in any case.
+        longest: maximum duration in seconds.
 
     Returns:
         What was answered, and the window that counts: from when every client has been answered once to the end.
@@ -309,7 +310,7 @@ async def closed_loop(
             if len(answered) == clients:
                 steady.set()
             if record.error:
-                await asyncio.sleep(0.05)  # a server that refuses at once is not asked a thousand times a second
+                await asyncio.sleep(0.05)  # do not send a thousand requests per second to a server that refuses at once
 
     tasks = [asyncio.create_task(client(which)) for which in range(clients)]
     begin = now()
@@ -367,13 +368,13 @@ def main() -> None:
     parser.add_argument("--url", required=True)
     parser.add_argument("--bodies", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--clients", type=int, default=0, help="of the closed loop")
-    parser.add_argument("--rate", type=float, default=0.0, help="requests a second of the open loop")
+    parser.add_argument("--clients", type=int, default=0, help="number of clients of the closed loop")
+    parser.add_argument("--rate", type=float, default=0.0, help="requests per second of the open loop")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--first", type=int, default=0, help="number of the first request")
-    parser.add_argument("--drain", type=float, default=30.0, help="seconds for what is open at the end")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds for one answer")
-    parser.add_argument("--key", default="", help="of the API")
+    parser.add_argument("--drain", type=float, default=30.0, help="seconds for open answers at the end")
+    parser.add_argument("--timeout", type=float, default=120.0, help="time limit of an answer in seconds")
+    parser.add_argument("--key", default="", help="API key")
     parser.add_argument("--cpus", default="", help="cores to stay on, such as 0,1")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

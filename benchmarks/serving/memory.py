@@ -34,7 +34,7 @@ Found = dict[str, float]
 
 
 def held() -> float:
-    """MB of memory that belong to this process alone and are no file's."""
+    """Return this process's anonymous memory in MB."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1024
 
@@ -67,11 +67,11 @@ async def answer(profile: str, changes: dict[str, str], requests: Sequence[bytes
 
 
 def main() -> None:
-    """Two processes in turns; a table as Markdown."""
+    """Run two processes in turns; print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", required=True)
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--answers", type=int, default=1000, help="of each process in a round")
+    parser.add_argument("--answers", type=int, default=1000, help="answers of each process per round")
     parser.add_argument("--override", action="append", default=[], help="NAME=VALUE of the profile")
     parser.add_argument("--requests", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--every-size", action="store_true", help=argparse.SUPPRESS)
@@ -125,7 +125,7 @@ def start(options: argparse.Namespace, requests: Path, every_size: bool) -> subp
 
 
 def read_figures(process: subprocess.Popen[str]) -> Found:
-    """The next line of figures."""
+    """Return the next line of figures."""
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("{"):

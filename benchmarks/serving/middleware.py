@@ -77,7 +77,7 @@ def contestants(folder: Path) -> dict[str, tuple[ASGIApp, Headers]]:
 
 
 async def microseconds(app: ASGIApp, headers: Headers, requests: int) -> float:
-    """CPU microseconds of one request."""
+    """Return the CPU microseconds of one request."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"x" * 500, "more_body": False}
@@ -93,7 +93,7 @@ async def microseconds(app: ASGIApp, headers: Headers, requests: int) -> float:
 
 
 async def measure(folder: Path, requests: int, rounds: int) -> dict[str, float]:
-    """The best of all rounds, by application."""
+    """Return the best of all rounds, by application."""
     found = contestants(folder)
     times: dict[str, list[float]] = {name: [] for name in found}
     for _ in range(rounds):
@@ -105,7 +105,7 @@ async def measure(folder: Path, requests: int, rounds: int) -> dict[str, float]:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=5000, help="of a round (%(default)s)")
+    parser.add_argument("--requests", type=int, default=5000, help="requests per round (%(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="(%(default)s)")
     options = parser.parse_args()
     log = logging.getLogger("serving")

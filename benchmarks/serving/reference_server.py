@@ -89,7 +89,7 @@ class _Plain:
         self._tokenizer, self._ends = tokenizer, ends
 
     def decode(self, ids: Any, **_: Any) -> str:
-        """As the streamer calls it."""
+        """Decode, as called by the streamer."""
         return self._tokenizer.decode([int(token) for token in ids if int(token) not in self._ends])
 
 
@@ -163,7 +163,7 @@ class Server(ThreadingHTTPServer):
 
 
 def start(config: ServiceConfig, port: int) -> Server:
-    """A server, ready to `serve_forever`; port 0 takes a free one."""
+    """Return a server, ready to `serve_forever`; port 0 takes a free one."""
     reference = Reference(config.serving.chat)
     for _ in reference.answer({"messages": [{"role": "user", "content": "What colour is the circle?"}]}, []):
         pass  # the first calls of torch take longer

@@ -15,13 +15,13 @@ class Figures:
     """Figures of one run, or of several of the same kind.
 
     Attributes:
-        requests: answered whole a second.
-        tokens: of these answers, a second.
-        answered: how many they were.
+        requests: complete answers per second.
+        tokens: tokens of these answers per second.
+        answered: number of complete answers.
         waits: seconds to the first text of each.
         totals: seconds to the end of each.
-        errors: how many requests failed, by what it was.
-        cpu: milliseconds of CPU for an answer, by kind of process.
+        errors: number of failed requests by kind.
+        cpu: CPU milliseconds per answer, by kind of process.
     """
 
     requests: float
@@ -34,7 +34,7 @@ class Figures:
 
 
 def figures(run: Mapping[str, Any]) -> Figures:
-    """Figures of a run. Only requests that ended within its window count, so that all clients are always busy."""
+    """Sum up a run. Only requests that ended within its window count, so that all clients are always busy."""
     requests = tokens = 0.0
     counted: list[Mapping[str, Any]] = []
     errors: Counter[str] = Counter()
@@ -77,12 +77,12 @@ def together(runs: Sequence[Figures]) -> Figures:
 
 
 def name_of(record: Mapping[str, Any]) -> str:
-    """A failed request in words: "503 overloaded", "cut"."""
+    """Describe a failed request: "503 overloaded", "cut"."""
     return " ".join(str(part) for part in (record["status"] or record["error"], record["code"]) if part)
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The smallest value that at least so many percent of the values do not exceed; NaN without values."""
+    """Return the smallest value that `percent` of the values do not exceed; NaN without values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] if ordered else math.nan
 
@@ -99,16 +99,16 @@ def texts(runs: Iterable[Mapping[str, Any]], pool: int) -> dict[int, str]:
 
 
 def differing(found: Mapping[int, str], reference: Mapping[int, str]) -> tuple[int, int]:
-    """How many texts differ from the reference's, and how many both have."""
+    """Count the texts that differ from the reference's, and those that both have."""
     both = found.keys() & reference.keys()
     return sum(found[number] != reference[number] for number in both), len(both)
 
 
 def slope(moments: Sequence[float], values: Sequence[float]) -> float:
-    """Growth of the values per unit of time, by least squares."""
+    """Return the growth of the values per unit of time, by least squares."""
     return statistics.linear_regression(moments, values).slope if len(moments) > 1 else math.nan
 
 
 def ratios(above: Sequence[Figures], below: Sequence[Figures]) -> list[float]:
-    """Ratios of two servers' requests per second, round by round."""
+    """Return the ratios of two servers' requests per second, round by round."""
     return [one.requests / other.requests for one, other in zip(above, below, strict=False) if other.requests]

@@ -31,7 +31,7 @@ Found = tuple[list[str], dict[str, Any]]
 
 
 def overload(server: Server, capacity: Figures, *, seconds: float) -> Found:
-    """Five times its capacity: does it still answer as many in time?"""
+    """Overload a server with five times its capacity: does it still answer as many in time?"""
     peak = within(capacity.totals, DEADLINE) / max(1, capacity.answered) * capacity.requests
     rate = 5 * capacity.requests
     part = server.load("--rate", f"{rate}", "--seconds", f"{seconds}", "--drain", "60", "--timeout", "60")["parts"][0]
@@ -55,7 +55,7 @@ def overload(server: Server, capacity: Figures, *, seconds: float) -> Found:
 
 
 def kill(server: Server, capacity: Figures, *, seconds: float) -> Found:
-    """SIGKILL of an engine replica at 60 % load: which requests suffer?"""
+    """Kill an engine replica at 60 % load: which requests suffer?"""
     rate = 0.6 * capacity.requests
     before = pids_of(server.pid, REPLICA)
     load = server.begin("--rate", f"{rate}", "--seconds", f"{seconds}", "--drain", "60", "--timeout", "60")
@@ -115,12 +115,12 @@ def autoscale(server: Server, *, clients: int, seconds: float) -> Found:
 
 
 def rate_between(records: Sequence[Mapping[str, Any]], begin: float, end: float) -> float:
-    """Complete answers per second."""
+    """Return complete answers per second."""
     return sum(begin <= one["end"] < end for one in records if not one["error"]) / max(1e-9, end - begin)
 
 
 def _until(load: subprocess.Popen[bytes], true: Callable[[], bool]) -> float:
-    """Seconds until a condition holds; infinite if the load ended before."""
+    """Return the seconds until a condition holds; infinity if the load ended before."""
     began = time.monotonic()
     while not true():
         if load.poll() is not None:
@@ -140,7 +140,7 @@ def _engines(server: Server) -> int:
 
 
 def soak(server: Server, capacity: Figures, *, minutes: float, every: float = 10.0) -> Found:
-    """80 % load for a long time: memory, errors, latencies."""
+    """Run 80 % load for a long time: memory, errors, latencies."""
     rate, seconds = 0.8 * capacity.requests, 60 * minutes
     load = server.begin("--rate", f"{rate}", "--seconds", f"{seconds}", "--drain", "60", "--timeout", "60")
     began, samples = time.monotonic(), []
@@ -182,7 +182,7 @@ def soak(server: Server, capacity: Figures, *, minutes: float, every: float = 10
 
 
 def within(totals: Sequence[float], deadline: float) -> int:
-    """How many took no longer than the deadline."""
+    """Count the answers within the deadline."""
     return sum(total <= deadline for total in totals)
 
 
@@ -192,5 +192,5 @@ def outcomes(records: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def by_outcome(records: Sequence[Mapping[str, Any]]) -> str:
-    """Outcomes in words."""
+    """Describe outcomes."""
     return ", ".join(f"{count} × {what or 'answered'}" for what, count in outcomes(records).items())

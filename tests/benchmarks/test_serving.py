@@ -102,7 +102,7 @@ def test_what_goes_wrong_is_told_apart_and_the_next_answer_is_good() -> None:
         ("http", "overloaded", True),
         ("stream", "replica_died", False),
         ("cut", "", False),
-        ("http", "no error of OpenAI's form", False),
+        ("http", "not an error in OpenAI's form", False),
         ("", "", False),
     ]
 
