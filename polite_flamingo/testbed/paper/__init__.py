@@ -1,1 +1,1 @@
-"""The paper repeated: the numbers of all seeds, what is computed of them, and what the paper claims."""
+"""The paper repeated: the numbers of all seeds, what is computed from them, and what the paper claims."""

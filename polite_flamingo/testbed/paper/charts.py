@@ -1,4 +1,4 @@
-"""The figures of the repeated paper: rewards before and after rewriting, the U of the stages."""
+"""Draw the charts of the repeated paper: rewards before and after rewriting, and the U of the stages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STAGES: tuple[tuple[Role, str], ...] = (
 
 
 def reward_boxes(results: PaperResults, *, width: float) -> Markup:
-    """Draw the rewards by data set, all seeds together: of the annotations and of each generation's rewrites."""
+    """Draw rewards by dataset, all seeds together: of the annotations and of each generation's rewrites."""
     shown: list[tuple[str, Generation, str, str]] = [
         ("annotation", "first", "reward_raw", "quiet"),
         ("first generation", "first", "reward", "bright"),
@@ -38,7 +38,7 @@ def reward_boxes(results: PaperResults, *, width: float) -> Markup:
 
 
 def stage_lines(results: PaperResults, measures: Sequence[str], *, y_label: str, width: float) -> Markup:
-    """Draw measures of one unit along the stages, with the band of the interval over seeds."""
+    """Draw measures of one unit along the stages, with bands for the interval over seeds."""
     stages = [(role, name) for role, name in STAGES if role in results.roles]
     series = []
     for key in measures:
@@ -46,7 +46,7 @@ def stage_lines(results: PaperResults, measures: Sequence[str], *, y_label: str,
         for place, (role, _) in enumerate(stages):
             one = level(results, role, key)
             if one.value is not None:
-                ends = [_drawn(end, MEASURES[key]) for end in (one.value, one.low, one.high)]
+                ends = [_plotted(end, MEASURES[key]) for end in (one.value, one.low, one.high)]
                 points.append(Point(x=place, y=ends[0] or 0.0, low=ends[1], high=ends[2]))
         series.append(Line(name=MEASURES[key].label, points=points))
     return lines(
@@ -55,8 +55,8 @@ def stage_lines(results: PaperResults, measures: Sequence[str], *, y_label: str,
     )  # fmt: skip
 
 
-def _drawn(value: float | None, measure: Measure) -> float | None:
-    """Return a value as it is drawn: a share stays between 0 and 1, which an interval over few seeds may leave."""
+def _plotted(value: float | None, measure: Measure) -> float | None:
+    """Return a value to plot: shares are cut to 0 and 1, which an interval over few seeds may exceed."""
     if value is None:
         return None
     return measure.scale * (min(max(value, 0.0), 1.0) if measure.metric in ("accuracy", "win") else value)

@@ -1,9 +1,9 @@
-"""What the paper claims, what it gives as evidence, and whether a repetition shows it.
+"""The paper's claims, its evidence for them, and whether a repetition shows them.
 
-A verdict is computed from the interval over seeds alone: shown where all of it lies on the side that the claim says,
-disagrees where all of it lies on the other, else not shown. A claim that nothing is lost is shown where the whole
-interval stays within a margin. The paper's own figures are of other models and other data: what can agree is the
-direction. Facts of the paper ([PF], arXiv 2307.01003) stand here and nowhere else.
+A verdict is computed from the interval over seeds alone: "shown" if all of it is on the claimed side, "disagrees" if
+all of it is on the other, else "not shown". A claim that nothing is lost is shown if the whole interval stays within a
+margin. The paper used other models and other data, so only the direction can agree. Facts of the paper ([PF], arXiv
+2307.01003) are stated here and nowhere else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from polite_flamingo.testbed.paper.results import PaperResults, Role
 Verdict = Literal["shown", "not shown", "disagrees"]
 
 MARGIN = 0.1
-"""Of what rewriting gains in reward: a smaller loss counts as none."""
+"""A loss below this share of the reward that rewriting gains counts as none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,12 @@ class Claim:
     Attributes:
         key: stable, for links.
         text: the claim in a sentence.
-        paper: what the paper gives for it, its own figures included.
-        what: the number that decides, in words.
-        measure: its unit and digits.
-        sign: 1 where the claim is that the number is above `against`, -1 below, 0 that it is a loss within a margin.
-        needs: the roles and generations that the number is made of.
-        number: of the results.
+        paper: the paper's evidence, with its own figures.
+        what: the deciding number, in words.
+        measure: unit and digits of the number.
+        sign: 1 if the claim is that the number is above `against`, -1 if below, 0 if it is a loss within a margin.
+        needs: roles and generations that the number is computed from.
+        number: computes the number from the results.
         against: what the number is compared with.
     """
 
@@ -53,11 +53,11 @@ class Finding:
     """A claim and what was measured.
 
     Attributes:
-        claim: as it was.
-        spread: the number.
-        verdict: of the interval over seeds.
-        margin: of a claim that nothing is lost, else None.
-        agreeing: seeds on the side that the claim says.
+        claim: the claim.
+        spread: the measured number.
+        verdict: the verdict from the interval over seeds.
+        margin: the greatest loss that counts as none; None if the claim is not about a loss.
+        agreeing: number of seeds on the claimed side.
     """
 
     claim: Claim
@@ -68,12 +68,12 @@ class Finding:
 
     @property
     def within_agrees(self) -> bool:
-        """Whether the interval within seeds lies wholly on the side that the claim says."""
+        """Whether the whole interval within seeds is on the claimed side."""
         return self.spread.within is not None and _verdict(self.claim, *self.spread.within, self.margin) == "shown"
 
 
 def findings(results: PaperResults) -> list[Finding]:
-    """Every claim whose models and generations are among the results."""
+    """Return a finding for every claim whose models and generations are among the results."""
     margin = MARGIN * abs(_rewriting(results).value or 0.0)
     found = []
     for claim in CLAIMS:
@@ -118,7 +118,7 @@ def _gain(
 
 def _rewrites(key: str, text: str, paper: str, number: str, sign: Literal[-1, 1]) -> Claim:
     return Claim(
-        key=key, text=text, paper=paper, what=f"{REWRITING[number].label}: second generation less the first",
+        key=key, text=text, paper=paper, what=f"{REWRITING[number].label}: second generation minus the first",
         measure=REWRITING[number], sign=sign, needs=frozenset({"first", "second"}),
         number=lambda results: between(results, ("second", number), ("first", number)),
     )  # fmt: skip
@@ -126,7 +126,8 @@ def _rewrites(key: str, text: str, paper: str, number: str, sign: Literal[-1, 1]
 
 def _tax(key: str, text: str, paper: str, role: Role, sign: Literal[0, 1]) -> Claim:
     return Claim(
-        key=key, text=text, paper=paper, what="politeness on text: the text-only model less this one, summed over sets",
+        key=key, text=text, paper=paper,
+        what="politeness on text: the text-only model minus this one, summed over sets",
         measure=MEASURES["text_politeness"], sign=sign, needs=frozenset({role, "text_only", "first"}),
         number=lambda results: tax(results, role, "text_politeness"),
     )  # fmt: skip
@@ -135,35 +136,36 @@ def _tax(key: str, text: str, paper: str, role: Role, sign: Literal[0, 1]) -> Cl
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         key="rewriting", text="Rewriting makes annotations more polite.",
-        paper="mean reward of PF-1M: −2.42 before, −0.50 after", what="reward: rewritten less raw", sign=1,
+        paper="mean reward of PF-1M: −2.42 before, −0.50 after", what="reward: rewritten minus raw", sign=1,
         measure=REWRITING["reward"], needs=frozenset({"first"}), number=_rewriting,
     ),
     _gain(
-        "seeing", "Tuning on rewritten annotations teaches the model to answer about unseen pictures.",
+        "seeing", "Tuning on rewritten annotations teaches the model to answer questions about unseen pictures.",
         "VQA 43.3 / 43.6 / 29.0 %; Otter, of the same base, 28.7 / 28.7 / 13.5 %", "clever", "base", "accuracy_in", 1,
-        "Clever Flamingo less the base",
+        "Clever Flamingo minus the base",
     ),
     _gain(
-        "seeing_out", "… and about questions and scenes that tuning has not shown.",
-        "the sets above are held out from tuning", "clever", "base", "accuracy_out", 1, "Clever Flamingo less the base",
+        "seeing_out", "… and about questions and scenes that tuning did not include.",
+        "the sets above are held out from tuning", "clever", "base", "accuracy_out", 1,
+        "Clever Flamingo minus the base",
     ),
     _gain(
         "raw_impolite", "Tuning on raw annotations costs politeness.", "politeness far down", "raw", "clever",
-        "politeness", -1, "tuned on raw annotations less tuned on rewritten ones",
+        "politeness", -1, "tuned on raw annotations minus tuned on rewritten ones",
     ),
-    _tax("raw_tax", "Raw annotations lay an alignment tax on text-only skills.", "named as the problem", "raw", 1),
-    _tax("no_tax", "Rewritten annotations lay none worth the name.", "the tax is paid off", "clever", 0),
+    _tax("raw_tax", "Raw annotations impose an alignment tax on text-only skills.", "named as the problem", "raw", 1),
+    _tax("no_tax", "Rewritten annotations cost next to nothing.", "the tax is paid off", "clever", 0),
     _gain(
         "stage_2_in", "Stage 2 raises accuracy in domain.", "in-domain accuracy up", "stage_2", "stage_1",
-        "accuracy_in", 1, "after stage 2 less after stage 1",
+        "accuracy_in", 1, "after stage 2 minus after stage 1",
     ),
     _gain(
         "stage_2_down", "Stage 2 lowers politeness: the way down of the U.", "politeness down", "stage_2", "stage_1",
-        "politeness", -1, "after stage 2 less after stage 1",
+        "politeness", -1, "after stage 2 minus after stage 1",
     ),
     _gain(
         "stage_3_up", "Stage 3 recovers it: the way up.", "politeness recovered", "clever", "stage_2",
-        "politeness", 1, "after stage 3 less after stage 2",
+        "politeness", 1, "after stage 3 minus after stage 2",
     ),
     Claim(
         key="win", text="Clever Flamingo's answers are preferred to the annotations.",
@@ -173,23 +175,23 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     _gain(
         "raw_accurate", "Raw annotations give slightly more accuracy.", "accuracy slightly up", "raw", "clever",
-        "accuracy_in", 1, "tuned on raw annotations less tuned on rewritten ones",
+        "accuracy_in", 1, "tuned on raw annotations minus tuned on rewritten ones",
     ),
     _gain(
         "no_stage_1", "Without stage 1, accuracy out of domain falls.", "out of domain down", "direct", "clever",
-        "accuracy_out", -1, "without stage 1 less with it",
+        "accuracy_out", -1, "without stage 1 minus with it",
     ),
     _gain(
         "unfrozen_in", "LoRA unfrozen in stage 2 raises accuracy in domain …", "in domain up", "unfrozen", "clever",
-        "accuracy_in", 1, "unfrozen less frozen",
+        "accuracy_in", 1, "unfrozen minus frozen",
     ),
     _gain(
         "unfrozen_out", "… and lowers it out of domain.", "out of domain down", "unfrozen", "clever",
-        "accuracy_out", -1, "unfrozen less frozen",
+        "accuracy_out", -1, "unfrozen minus frozen",
     ),
     _gain(
         "twice", "Twice the epochs of stage 2 lower accuracy out of domain.", "out of domain down", "twice", "clever",
-        "accuracy_out", -1, "twice the epochs less once",
+        "accuracy_out", -1, "twice the epochs minus once",
     ),
     _rewrites(
         "second_polite", "A second generation of the rewriter is more polite.", "reward −1.19, then −0.68", "reward", 1
@@ -197,7 +199,7 @@ CLAIMS: tuple[Claim, ...] = (
     _rewrites(
         "second_unchanged", "It leaves fewer annotations unchanged.", "A-OKVQA: 11.53 %, then 0.00 %", "unchanged", -1
     ),
-    _rewrites("second_clip", "Its captions keep a little less to the picture.", "CC-3M, CLIPScore 23.88, then 23.25",
+    _rewrites("second_clip", "Its captions match the picture slightly less.", "CC-3M, CLIPScore 23.88, then 23.25",
               "clip", -1),
 )  # fmt: skip
 """In the order of the paper's story."""
@@ -208,7 +210,7 @@ class Published:
     """A row of the paper's results: other models, other data.
 
     Attributes:
-        name: of the model.
+        name: the model's name.
         numbers: (column, figures by set) as printed, Rouge-L and STS in hundredths.
     """
 
@@ -256,7 +258,7 @@ GENERATIONS_PUBLISHED: tuple[Published, ...] = (
         ),
     ),
 )
-"""−1.19 and −0.68 are of the comparison of generations, −0.50 of the data set."""
+"""−1.19 and −0.68 come from the comparison of generations, −0.50 from the dataset."""
 
 ABLATIONS: dict[Role, tuple[str, str, str, str]] = {
     "clever": ("Clever Flamingo", "", "", ""),
@@ -271,4 +273,4 @@ ABLATIONS: dict[Role, tuple[str, str, str, str]] = {
     "stage_2": ("no stage 3", "", "", "down"),
     "twice": ("twice the epochs of stage 2", "", "down", ""),
 }
-"""Title, and what the paper says of accuracy in and out of domain and of politeness; "" where our facts do not say."""
+"""Title, and what the paper says about accuracy in and out of domain and about politeness; "" if nothing."""

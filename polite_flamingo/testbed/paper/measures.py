@@ -1,13 +1,13 @@
-"""Numbers of all samples and seeds -> means over seeds, with two kinds of interval.
+"""Compute means over seeds from the numbers of all samples, with two kinds of interval.
 
-    over seeds      Student's t with one degree of freedom less than there are seeds, on the means of the seeds: what
-                    another repetition, of other scenes and other fresh weights, could give. Wide with three seeds, and
-                    the one that verdicts are made of.
-    within seeds    samples drawn again within each seed (`evaluation/bootstrap.py`), then the mean over the seeds: what
-                    other samples could give to these very models. Of a difference, both sides draw the same samples.
+    over seeds      Student's t on the means of the seeds (degrees of freedom: seeds - 1): what another repetition, with
+                    other scenes and other initial weights, could give. It is wide with three seeds, and verdicts are
+                    based on it.
+    within seeds    samples resampled within each seed (`evaluation/bootstrap.py`), then the mean over the seeds: what
+                    other samples could give for these models. Both sides of a difference use the same draws.
 
-A `Measure` takes one number of each sample; what is compared is subtracted sample by sample, so that the samples' own
-difficulty cancels out.
+A `Measure` takes one number per sample; comparisons subtract sample by sample, so that easy and hard samples cancel
+out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from polite_flamingo.evaluation.judging import RAW
 from polite_flamingo.testbed.paper.results import Generation, HeldOut, PaperResults, Rewrite, Role, Seed
 
 Values = list[np.ndarray]
-"""The numbers of one seed: a mean is taken of each array, and their sum is the seed's number."""
+"""The numbers of one seed: the mean of each array is taken, and the sum of the means is the seed's number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,10 @@ class Spread:
     """A mean over seeds.
 
     Attributes:
-        value: None where no seed has a number.
-        low: of the interval over seeds; None with fewer than two seeds.
-        high: of the same.
-        within: interval within seeds; None where a seed has fewer than two samples.
+        value: the mean; None if no seed has a number.
+        low: lower end of the interval over seeds; None with fewer than two seeds.
+        high: upper end of the same interval.
+        within: interval within seeds; None if a seed has fewer than two samples.
         seeds: the number of each seed that has one.
     """
 
@@ -50,13 +50,13 @@ class Measure:
     """What is measured of a model.
 
     Attributes:
-        label: for people.
-        metric: one of `evaluation.metrics.METRICS`, or "win": 1 where its reward is above the annotation's, ½ if equal.
-        domains: of the sets; see `HeldOut`.
-        tasks: of the sets; none: all.
-        scale: what its numbers are multiplied with to be shown.
+        label: its name on the page.
+        metric: one of `evaluation.metrics.METRICS`, or "win": 1 if the reward is above the annotation's, ½ if equal.
+        domains: domains of the sets to measure on; see `HeldOut`.
+        tasks: tasks of the sets to measure on; empty for all.
+        scale: factor by which numbers are multiplied to show them.
         digits: decimals to show.
-        unit: after the number.
+        unit: text after the number.
     """
 
     label: str
@@ -94,10 +94,10 @@ MEASURES: dict[str, Measure] = {
 
 
 def spread(seeds: Sequence[Values], resampling: Resampling | None = None) -> Spread:
-    """The mean over seeds of their numbers, with its intervals. Seeds without a number are left out."""
+    """Return the mean of the seeds' numbers, with its intervals. Seeds without a number are left out."""
     resampling = resampling or Resampling()
     numbers: list[float] = []
-    drawn_R = np.zeros(resampling.draws)
+    total_R = np.zeros(resampling.draws)
     sure = True
     for place, values in enumerate(seeds):
         known = [one[np.isfinite(one)] for one in values]
@@ -106,12 +106,12 @@ def spread(seeds: Sequence[Values], resampling: Resampling | None = None) -> Spr
         numbers.append(float(sum(one.mean() for one in known)))
         sure &= all(one.size > 1 for one in known)
         for part, one in enumerate(known):
-            drawn_R += resampled_means(one[None], resampling, stream=1000 * place + part)[0]
+            total_R += resampled_means(one[None], resampling, stream=1000 * place + part)[0]
     if not numbers:
         return Spread(value=None, low=None, high=None, within=None, seeds=())
     value = float(np.mean(numbers))
     reach = _reach(numbers, resampling.confidence)
-    ends = np.quantile(drawn_R / len(numbers), [(1 - resampling.confidence) / 2, (1 + resampling.confidence) / 2])
+    ends = np.quantile(total_R / len(numbers), [(1 - resampling.confidence) / 2, (1 + resampling.confidence) / 2])
     return Spread(
         value=value,
         low=None if reach is None else value - reach,
@@ -122,7 +122,7 @@ def spread(seeds: Sequence[Values], resampling: Resampling | None = None) -> Spr
 
 
 def _reach(numbers: Sequence[float], confidence: float) -> float | None:
-    """Half the width of Student's interval; None of fewer than two numbers."""
+    """Return half the width of Student's interval; None for fewer than two numbers."""
     from scipy.special import stdtrit  # scipy.stats has the same, and takes seconds to import
 
     if len(numbers) < 2:
@@ -132,7 +132,7 @@ def _reach(numbers: Sequence[float], confidence: float) -> float | None:
 
 
 def of_model(results: PaperResults, role: Role, measure: Measure) -> list[np.ndarray]:
-    """One number of each sample of the measure's sets, not-a-number where there is none; an array a seed."""
+    """Return one array per seed: a number per sample of the measure's sets, NaN if there is none."""
     sets = [name for name, held_out in results.sets.items() if measure.takes(held_out)]
     return [_numbers(seed, results.roles[role], measure.metric, sets) for seed in results.seeds]
 
@@ -147,12 +147,12 @@ def _numbers(seed: Seed, contestant: str, metric: str, sets: Collection[str]) ->
 
 
 def level(results: PaperResults, role: Role, measure: str) -> Spread:
-    """The mean of a model."""
+    """Return the mean of a model."""
     return spread([[one] for one in of_model(results, role, MEASURES[measure])])
 
 
 def gain(results: PaperResults, role: Role, over: Role, measure: str) -> Spread:
-    """The mean of a model less that of another, sample by sample."""
+    """Return the mean of a model minus that of another, sample by sample."""
     pairs = zip(
         of_model(results, role, MEASURES[measure]), of_model(results, over, MEASURES[measure]), strict=True
     )  # fmt: skip
@@ -160,7 +160,7 @@ def gain(results: PaperResults, role: Role, over: Role, measure: str) -> Spread:
 
 
 def tax(results: PaperResults, role: Role, measure: str) -> Spread:
-    """The alignment tax ([PF], definition 1): by how much the text-only model is ahead, summed over the sets."""
+    """Return the alignment tax ([PF], definition 1): the text-only model's lead, summed over the sets."""
     whole = MEASURES[measure]
     sets = [name for name, held_out in results.sets.items() if whole.takes(held_out)]
     return spread([
@@ -174,7 +174,7 @@ def tax(results: PaperResults, role: Role, measure: str) -> Spread:
 
 
 def of_annotations(results: PaperResults, measure: str) -> Spread:
-    """The mean of the annotations themselves."""
+    """Return the mean of the annotations themselves."""
     sets = [name for name, held_out in results.sets.items() if MEASURES[measure].takes(held_out)]
     return spread([[_numbers(seed, RAW, MEASURES[measure].metric, sets)] for seed in results.seeds])
 
@@ -185,7 +185,7 @@ REWRITING: dict[str, Measure] = {
     "unchanged": _share("left unchanged", "unchanged", ()),
     "clip": Measure(label="CLIPScore", metric="clip", domains=()),
 }
-"""What is measured of rewritten annotations."""
+"""What is measured on rewritten annotations."""
 
 NUMBERS: dict[str, Callable[[Rewrite], float | None]] = {
     "reward_raw": lambda row: row.reward_raw,
@@ -198,13 +198,13 @@ NUMBERS: dict[str, Callable[[Rewrite], float | None]] = {
 def of_rewrites(
     results: PaperResults, generation: Generation, number: str, datasets: Collection[str] = ()
 ) -> list[dict[str, float]]:
-    """One number of each annotation that a generation rewrote, by key; a dictionary a seed.
+    """Return one dictionary per seed: key -> number of each annotation that a generation rewrote.
 
     Args:
-        results: of the repetition.
-        generation: of the rewriter.
+        results: the repetition's results.
+        generation: the rewriter's generation.
         number: one of `NUMBERS`.
-        datasets: of the annotations; none: all.
+        datasets: datasets of the annotations; empty for all.
     """
     found = []
     for seed in results.seeds:
@@ -215,7 +215,7 @@ def of_rewrites(
 
 
 def rewritten(results: PaperResults, generation: Generation, number: str, datasets: Collection[str] = ()) -> Spread:
-    """The mean of a generation's rewrites."""
+    """Return the mean of a generation's rewrites."""
     seeds = of_rewrites(results, generation, number, datasets)
     return spread([[np.array(list(one.values()))] for one in seeds])
 
@@ -223,13 +223,13 @@ def rewritten(results: PaperResults, generation: Generation, number: str, datase
 def between(
     results: PaperResults, one: tuple[Generation, str], other: tuple[Generation, str], datasets: Collection[str] = ()
 ) -> Spread:
-    """The mean difference of two numbers (generation, name), over the annotations that have both."""
+    """Return the mean difference of two numbers (generation, name), over the annotations that have both."""
     pairs = zip(of_rewrites(results, *one, datasets), of_rewrites(results, *other, datasets), strict=True)
     return spread([[np.array([a[key] - b[key] for key in a if key in b])] for a, b in pairs])
 
 
 def shown(value: float | None, measure: Measure, *, sign: bool = False, unit: bool = True) -> str:
-    """A number of a measure as people read it, with a minus sign that is one; a dash for none."""
+    """Format a number of a measure, with a typographic minus; a dash for None."""
     if value is None:
         return "–"
     text = f"{measure.scale * value:{'+' if sign else ''}.{measure.digits}f}"

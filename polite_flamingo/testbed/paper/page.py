@@ -1,7 +1,7 @@
-"""The results of a repeated paper -> one HTML page, and the same as Markdown.
+"""Show the results of a repeated paper as one HTML page, and as Markdown.
 
-Every verdict is computed (`paper/claims.py`); a cell holds the mean over seeds and half its interval. The paper's own
-figures stand beside, marked as such. What a dataset or a model said is escaped (`template.py`).
+Every verdict is computed (`claims.py`); a cell holds the mean over seeds and half its interval. The paper's own figures
+stand beside them, marked as such. Texts of datasets and models are escaped (`report/template.py`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ TEXT_COLUMNS = ("text_accuracy", "text_politeness")
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A number, half its interval over seeds, and what stands under it."""
+    """A number, half its interval over seeds, and a remark under it."""
 
     text: str
     reach: str = ""
@@ -62,7 +62,7 @@ class Cell:
 
     @property
     def plain(self) -> str:
-        """In one line."""
+        """The cell on one line."""
         return self.text + (f" ± {self.reach}" if self.reach else "") + (f" ({self.under})" if self.under else "")
 
 
@@ -75,7 +75,7 @@ class TableRow:
 
 
 def cell(spread: Spread, measure: Measure, *, sign: bool = False, under: str = "") -> Cell:
-    """A mean over seeds, "±" half of its interval."""
+    """Make a cell with a mean over seeds "±" half of its interval."""
     reach = None if spread.low is None or spread.high is None else (spread.high - spread.low) / 2
     return Cell(
         text=shown(spread.value, measure, sign=sign, unit=False),
@@ -85,7 +85,7 @@ def cell(spread: Spread, measure: Measure, *, sign: bool = False, under: str = "
 
 
 def model_rows(results: PaperResults) -> list[TableRow]:
-    """The paper's table 1 as measured here; the first row is the annotations themselves."""
+    """Return the paper's table 1 as measured here; the first row is the annotations themselves."""
     rows = [
         TableRow(
             name="raw annotations",
@@ -104,7 +104,7 @@ def model_rows(results: PaperResults) -> list[TableRow]:
 
 
 def text_rows(results: PaperResults) -> list[TableRow]:
-    """What models can do without pictures, and the alignment tax against the one that never saw any."""
+    """Return what models can do without pictures, and their alignment tax against the text-only model."""
     rows = []
     for role, name in TABLE:
         if role in results.roles:
@@ -120,7 +120,7 @@ def text_rows(results: PaperResults) -> list[TableRow]:
 
 
 def ablation_rows(results: PaperResults) -> list[TableRow]:
-    """The paper's table 3: what each change does; under each difference, what the paper says of it."""
+    """Return the paper's table 3: the effect of each change; under each difference, what the paper says about it."""
     rows = []
     for role, (name, *said) in ABLATIONS.items():
         if role not in results.roles:
@@ -138,7 +138,7 @@ def ablation_rows(results: PaperResults) -> list[TableRow]:
 
 
 def generation_rows(results: PaperResults) -> list[TableRow]:
-    """Both generations of the rewriter."""
+    """Return a row for each generation of the rewriter."""
     return [
         TableRow(
             name=f"{generation} generation",
@@ -150,19 +150,19 @@ def generation_rows(results: PaperResults) -> list[TableRow]:
 
 
 def measured(finding: Finding) -> str:
-    """The number of a claim in words."""
+    """Format the number of a claim."""
     one = cell(finding.spread, finding.claim.measure, sign=finding.claim.against == 0)
     return f"{one.text}{f' ± {one.reach}' if one.reach else ''}{_unit(finding)}"
 
 
 def _unit(finding: Finding) -> str:
-    """Differences of shares are points, not per cent."""
+    """Return the number's unit: differences of shares are points, not per cent."""
     unit = finding.claim.measure.unit
     return " points" if unit == " %" and finding.claim.against == 0 else unit
 
 
 def remarks(finding: Finding) -> list[str]:
-    """What else is known of a claim's number: within seeds, seed by seed, the margin."""
+    """Return what else is known about a claim's number: within seeds, seed by seed, the margin."""
     claim, spread = finding.claim, finding.spread
     said = []
     if finding.margin is not None:
@@ -173,19 +173,19 @@ def remarks(finding: Finding) -> list[str]:
     if spread.seeds:
         said.append(f"{finding.agreeing} of {len(spread.seeds)} seeds agree")
     if finding.verdict == "not shown" and finding.within_agrees and finding.agreeing == len(spread.seeds):
-        said.append("these models show it; so few seeds cannot say that others would")
+        said.append("shown for these models, but the seeds are too few to generalise")
     return said
 
 
 def tally(found: Sequence[Finding]) -> str:
-    """How many claims have which verdict, in words."""
+    """Say how many claims have each verdict."""
     counts: Counter[str] = Counter(finding.verdict for finding in found)
     parts = [f"{counts[verdict]} {verdict}" for verdict in MARKS]
     return f"{', '.join(parts)} of {len(found)} claims"
 
 
 def render(results: PaperResults) -> str:
-    """The page's HTML."""
+    """Return the page as HTML."""
     found = findings(results)
     return fill(
         "paper",
@@ -220,7 +220,7 @@ def render(results: PaperResults) -> str:
 
 
 def _rises(results: PaperResults) -> list[tuple[str, str]]:
-    """The two rises of the headline: (from → to, of what), where the results hold them."""
+    """Return the two rises of the headline, (from → to, what rises), if the results have them."""
     found = []
     if any("first" in seed.rewrites for seed in results.seeds):
         ends = [shown(rewritten(results, "first", key).value, REWRITING[key]) for key in ("reward_raw", "reward")]
@@ -228,7 +228,7 @@ def _rises(results: PaperResults) -> list[tuple[str, str]]:
     if {"base", "clever"} <= {*results.roles}:
         before, after = (level(results, role, "accuracy_in").value or 0.0 for role in _ENDS)
         found.append(
-            (f"{100 * before:.0f} → {100 * after:.0f} %", "right about unseen pictures, base → Clever Flamingo")
+            (f"{100 * before:.0f} → {100 * after:.0f} %", "correct about unseen pictures, base → Clever Flamingo")
         )
     return found
 
@@ -237,7 +237,7 @@ _ENDS: tuple[Role, Role] = ("base", "clever")
 
 
 def _counts(results: PaperResults) -> list[tuple[str, list[int | None]]]:
-    """What was counted, a column a seed."""
+    """Return what was counted, with one column per seed."""
     names = dict.fromkeys(name for seed in results.seeds for name in seed.counts)
     return [(name, [seed.counts.get(name) for seed in results.seeds]) for name in names]
 
@@ -248,7 +248,7 @@ def write_paper(results: PaperResults, path: Path) -> None:
 
 
 def to_markdown(results: PaperResults, title: str = "The paper repeated on Shapes") -> str:
-    """The tables without the pictures."""
+    """Return the tables as Markdown, without charts and samples."""
     found = findings(results)
     lines = [
         f"# {title}",
@@ -258,10 +258,10 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
         f"Distorted by {results.speaker}.",
         "",
         *(line for caveat in results.caveats for line in (caveat, "")),
-        "Mean ± half of the 95 % interval over seeds (Student's t); verdicts are made of it. The column “paper” holds "
-        "the paper's own figures (arXiv 2307.01003): other models, other data.",
+        "Mean ± half of the 95 % interval over seeds (Student's t), on which verdicts are based. The column “paper” "
+        "holds the paper's own figures (arXiv 2307.01003): other models, other data.",
         "",
-        f"## What was claimed, what showed: {tally(found)}",
+        f"## Claims: {tally(found)}",
         "",
         *table(
             ["", "claim", "measured", "", "paper"],
@@ -276,7 +276,7 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
         "",
         *_rows(["", *(f"{MEASURES[key].label}{MEASURES[key].unit}" for key in COLUMNS)], model_rows(results)),
         "",
-        "The paper's own, of other models and other data, in hundredths:",
+        "The paper's own figures, for other models and other data, in hundredths:",
         "",
         *table(
             ["", "", ""], [[one.name, column, figures] for one in PUBLISHED for column, figures in one.numbers]
@@ -292,7 +292,7 @@ def to_markdown(results: PaperResults, title: str = "The paper repeated on Shape
         "## Ablations (table 3)",
         "",
         *_rows(
-            ["", "in domain, %", "less Clever", "out of domain, %", "less Clever", "politeness", "less Clever"],
+            ["", "in domain, %", "minus Clever", "out of domain, %", "minus Clever", "politeness", "minus Clever"],
             ablation_rows(results),
         ),
         "",

