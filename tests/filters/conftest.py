@@ -1,4 +1,4 @@
-"""Tiny random models in the formats that the real ones come in: the filters' code runs, its numbers mean nothing."""
+"""Tiny random models in the formats of the real ones: the filters' code runs, but its numbers mean nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ field one two three four five
 
 
 def _tokenizer(folder: Path) -> None:
-    """A word-level tokenizer with BERT's template; what it does not know is spelled out in letters."""
+    """A word-level tokenizer with BERT's template; unknown words are spelled out in letters."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -63,7 +63,7 @@ def _classifier(folder: Path, *, labels: dict[int, str], seed: int) -> Path:
 
 @pytest.fixture(scope="session")
 def nli_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its own order of labels differs from the stored one on purpose."""
+    """The order of its labels deliberately differs from the stored one."""
     labels = {0: "entailment", 1: "neutral", 2: "contradiction"}
     return _classifier(tmp_path_factory.mktemp("nli"), labels=labels, seed=1)
 
@@ -75,7 +75,7 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as open_clip's `local-dir:` wants it, with an HF tokenizer inside."""
+    """A folder for open_clip's `local-dir:`, with an HF tokenizer inside."""
     repair_torchvision()
     import open_clip
     import torch

@@ -114,7 +114,7 @@ def test_sentences_are_read_as_the_model_reads_them_without_their_padding(
     monkeypatch.setattr(clip, "_packed_text", None)  # as on an accelerator: with as much padding as the longest needs
     read = clip.encode_texts(texts)
     assert list(read) and torch.allclose(torch.stack([read[text] for text in texts]), expected, atol=1e-5)
-    if pool == "eos":  # the greatest number among this tokenizer's is a letter, not the end
+    if pool == "eos":  # the highest id of this tokenizer is a letter, not the end
         read = clip.encode_texts(texts[:3])
         assert widths[-1] == 5 < clip._tokenizer(texts).shape[1]
 
@@ -144,7 +144,7 @@ def test_an_architecture_without_weights_is_refused() -> None:
 
 
 def test_openai_weights_get_the_activation_they_were_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights themselves are not at hand; what open_clip is asked for is."""
+    """The weights are not available here, so the test checks what open_clip is asked for."""
     import open_clip
 
     asked: dict[str, object] = {}

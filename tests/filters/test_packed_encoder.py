@@ -1,4 +1,4 @@
-"""Beside the libraries' own forward passes, on tiny random models whose weights are far enough from zero to matter."""
+"""Compared with the libraries' forward passes, on tiny random models with weights large enough to matter."""
 
 from __future__ import annotations
 

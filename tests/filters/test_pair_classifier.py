@@ -49,7 +49,7 @@ def test_the_logits_are_those_of_each_pair_alone(
     tokenizer = AutoTokenizer.from_pretrained(nli_model)
     model = AutoModelForSequenceClassification.from_pretrained(nli_model).eval()
     pairs = varied(60)
-    if by_library:  # as on an accelerator, and as models of other kinds
+    if by_library:  # as on an accelerator, and as for other kinds of models
         monkeypatch.setattr(classifier, "_packed", None)
     for pair, logits in zip(pairs, classifier.logits(pairs), strict=True):
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""Beside the filters' tests, because it shares their tiny models."""
+"""The reward on tiny models that all filters' tests share."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_the_scores_are_those_of_the_references_functions_one_at_a_time() -> Non
 
 
 def test_what_several_samples_share_is_run_once(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Captions of one picture, answers to one question: as many forward passes as of one sample, and no wider."""
+    """Captions of one picture, answers to one question: as many forward passes as for one sample, and no wider."""
     ran: list[int] = []
     one_of_each = packed_encoder.PackedEncoder.one_token
 

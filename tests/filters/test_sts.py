@@ -1,4 +1,4 @@
-"""With the sentence-transformer that the tiny profile really uses."""
+"""STS with the sentence-transformer that the tiny profile uses."""
 
 from __future__ import annotations
 

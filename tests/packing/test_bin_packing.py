@@ -1,4 +1,4 @@
-"""How full rows are: best fit against the paper's order and against one sample per row."""
+"""How full rows get: best fit, the paper's order, and one sample per row."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Words:
 
 
 def guanaco(instruction: str, beginning: str) -> str:
-    """The fixture's template: as ours, but its images are not followed by `<|endofchunk|>`."""
+    """The fixture's template: like ours, but without `<|endofchunk|>` after images."""
     return f"{beginning}### Human: {instruction}\n### Assistant: "
 
 
@@ -59,7 +59,7 @@ def test_the_references_ids_and_loss_masks_to_the_letter(number):
         ids = [token for turn in turns for token in (*turn.prompt, *turn.target)]
         mask = [learned for turn in turns for learned in [0] * len(turn.prompt) + [1] * len(turn.target)]
         assert (ids, mask) == (item["raw_input_ids"], item["raw_target_mask"])
-        length = run["max_length"]  # the reference cuts and pads what it drew; our rows are never too long
+        length = run["max_length"]  # the reference cuts and pads its samples; our rows are never too long
         fill = [0] * max(0, length - len(ids))
         assert [*ids[:length], *fill] == item["input_ids"]
         assert [*mask[:length], *fill] == item["target_mask"]

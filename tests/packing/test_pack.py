@@ -74,7 +74,7 @@ def packed(samples: list[Sample], config: PackingConfig, attention="v2", seed: i
 
 
 def parts(row: PackedRow) -> list[list[int]]:
-    """The places of each sample in the row."""
+    """Return the places of each sample in the row."""
     found: list[list[int]] = [[] for _ in row.keys]
     for place, number in enumerate(row.sample_index):
         found[number].append(place)
@@ -182,7 +182,7 @@ def test_no_token_attends_an_image_of_another_sample_or_of_a_later_turn(samples,
 
 
 def test_the_strategies_reach_what_the_properties_are_about():
-    """Else they might all hold for want of a case."""
+    """Otherwise the properties might hold only because a case is missing."""
     seen = set()
 
     @settings(deadline=None, max_examples=300, database=None, derandomize=True)
@@ -203,7 +203,7 @@ def test_the_strategies_reach_what_the_properties_are_about():
     assert {"too_many_images", "text_too_long", "cut", "full of images", "full"} | shared <= seen
 
 
-def test_media_numbers_of_a_row_by_hand():
+def test_image_numbers_of_a_row_by_hand():
     samples = [one(0), one(1, images=2), one(2), one(3, images=1)]
     for attention in ("v1", "v2"):
         (row,) = packed(samples, PackingConfig(window=1024), attention).rows

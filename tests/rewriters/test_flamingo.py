@@ -1,4 +1,4 @@
-"""The rewriter on a tiny random model: what it writes is nonsense, that it writes the same nonsense is the point."""
+"""The rewriter on a tiny random model: its texts are nonsense, but must always be the same nonsense."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sample(name: str, response: str = "Answer: he is running", pictures: Sequenc
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    """None, one and two images, of many lengths, one image shared."""
+    """Samples of many lengths with zero, one and two images, one of them shared."""
     shared = picture(1)
     return [
         sample("a", pictures=[shared]),
@@ -191,7 +191,7 @@ def test_sampling_is_seeded_by_the_key_and_not_by_the_company(rewriter, samples)
 
 
 def test_samples_draw_from_the_distribution():
-    """20,000 keys, the same three probabilities: the draws follow them (three sigma), the impossible is not drawn."""
+    """20,000 keys with the same three probabilities: samples follow them (three sigma), and never an impossible one."""
     rows = 20_000
     scores = torch.tensor([0.7, 0.2, 0.1, 0.0]).log().expand(rows, -1)
     draws = [float(uniforms(seed_of(0, str(row)), 1)[0]) for row in range(rows)]
@@ -274,7 +274,7 @@ def test_what_no_memory_holds_fails_with_its_key(tiny, samples, monkeypatch):
 
 
 def test_a_failing_model_raises_and_leaves_nothing_behind(tiny, samples, monkeypatch):
-    """The guard then asks for fewer samples; they must not meet what is left of the others."""
+    """The guard then retries with fewer samples, which must not meet remains of the others."""
     rewriter = Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY, engine=EngineConfig(slots=2)))
     texts = rewriter.rewrite(samples)
     step = rewriter.engine.decoder.step

@@ -1,4 +1,4 @@
-"""The order of the data is a pure function of the seed; every sample of it is packed or counted."""
+"""The order of the data is a pure function of the seed, and every sample is packed or counted."""
 
 from __future__ import annotations
 

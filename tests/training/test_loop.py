@@ -1,4 +1,4 @@
-"""What a run does twice is the same, and what interrupts it changes nothing."""
+"""Two runs give the same result, and so does an interrupted one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def train(
     tiny, mixture: Mapping[str, Ingredient], out: Path, *, name: StageName = "clever-1", stop: int = 0,
     start: FlamingoConfig | None = None, stream_of: type[LocalStream] = LocalStream, **changes: object,
 ) -> tuple[list[Update], Totals | None]:  # fmt: skip
-    """The updates of a run, interrupted after `stop` of them."""
+    """Return the updates of a run, interrupted after `stop` of them."""
     config = TrainingConfig(
         base=tiny.config, stages=Stages(clever_1=LORA, clever_2=TUNED), shards_a_group=2, dtype="float32",
         **{"checkpoint_steps": 2, **changes},
@@ -63,12 +63,12 @@ def train(
 
 
 def order(updates: list[Update]) -> list[tuple[float, ...]]:
-    """What each update was made of."""
+    """Return the samples of each update."""
     return [(u.step, u.progress, u.learning_rate, u.samples, u.tokens, u.trained_tokens) for u in updates]
 
 
 def losses(updates: list[Update]) -> object:
-    """To be compared: images that a cache held before are encoded in other batches after it, and round otherwise."""
+    """Return losses to compare: without the cache, images are encoded in other batches and round differently."""
     return pytest.approx([u.loss for u in updates], rel=1e-4)
 
 
@@ -177,8 +177,8 @@ def test_the_samples_of_the_micro_batch_at_fault_are_named(
         return make_batch(rows, *arguments, **named)
 
     def poisoned(self: ModelWithLoss, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        lost, right = honest(self, batch)
-        return (lost * math.nan if next(calls) == 3 else lost), right  # the second micro-batch of the second update
+        loss, correct = honest(self, batch)
+        return (loss * math.nan if next(calls) == 3 else loss), correct  # the second micro-batch of the second update
 
     honest = ModelWithLoss.forward
     monkeypatch.setattr(loop, "make_batch", noted)
@@ -219,7 +219,7 @@ def test_a_checkpoint_cut_short_while_it_was_replaced_gets_its_name_back(tmp_pat
 
 
 def test_a_checkpoint_is_on_disk_once_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a loss of power a file has what was synced, and a folder the names that were."""
+    """After a power loss, files and folders have what was synced."""
     done: list[tuple[str, str]] = []
     sync, rename = os.fsync, Path.rename
 
@@ -253,7 +253,7 @@ def test_a_checkpoint_of_another_stage_or_other_ranks_is_refused(tiny, mixture, 
 
 
 class Forgetful(LocalStream):
-    """All that it packs is left out."""
+    """A group whose samples are all skipped."""
 
     def packed(self, epoch: int, first: int) -> Iterator[Packed]:
         for packed in super().packed(epoch, first):

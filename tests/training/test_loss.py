@@ -77,7 +77,7 @@ def test_another_samples_picture_changes_nothing_and_the_own_one_does(model: Fla
 
 
 def test_turns_see_what_was_said_but_no_foreign_picture(model_v2: FlamingoModel) -> None:
-    """Multi-turn: the text of earlier turns matters, and a text-only turn attends no picture."""
+    """Multi-turn: the text of earlier turns matters, and a text-only turn attends to no image."""
     [row] = rows_of(model_v2, [make_sample(1, 1), make_sample(101, 0)], join="multi_turn")
     text = row.keys.index("made/train/101")
     assert {number for number, turn in zip(row.image_numbers, row.sample_index, strict=True) if turn == text} == {0}

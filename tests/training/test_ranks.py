@@ -1,4 +1,4 @@
-"""Several ranks come to the weights of a single one, whether the model is copied or divided."""
+"""Several ranks reach the same weights as one, whether the model is copied or sharded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training import checkpoints
 from training.distributed import ONE_PROCESS
 from training.stages import CONNECTOR, StageConfig, Stages, TrainingConfig
 
-PACKING = PackingConfig(window=160, max_images=4, fill="alone")  # 12 rows a group: they can be dealt out evenly
+PACKING = PackingConfig(window=160, max_images=4, fill="alone")  # 12 rows per group, which divide evenly
 STAGES = Stages(
     clever_1=StageConfig(
         tune=("lora",), lora=LoraSettings(r=2, alpha=2), learning_rate=0.02, batch=4, micro_batch=1, packing=PACKING
@@ -38,7 +38,7 @@ def tuned(out: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def runs(tiny, mixture, tmp_path_factory):
-    """The job of each case and its updates on two ranks."""
+    """Return the job of each case and its updates on two ranks."""
     root = tmp_path_factory.mktemp("ranks")
     config = TrainingConfig(base=tiny.config, stages=STAGES, shards_a_group=2, dtype="float32", checkpoint_steps=4)
     jobs = {

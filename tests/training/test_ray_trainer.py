@@ -1,4 +1,4 @@
-"""Which deaths are forgiven, what a user is told of them, and the log that a run writes."""
+"""Which deaths lead to a restart, what a user reads about them, and the training log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training.ray_trainer import FAILURES, TrainingStopped, _RestartLimit, is_fi
 
 
 class ActorDiedError(RuntimeError):
-    """Named like Ray's, whose text it has."""
+    """Has the name and text of Ray's error."""
 
 
 DEAD = ActorDiedError("The actor died unexpectedly before finishing this task.\n\tclass_name: RayTrainWorker\n\tpid: 7")

@@ -1,4 +1,4 @@
-"""Steps over buffers that never move write the same texts; what a GPU records, a CPU runs piece by piece here."""
+"""Steps over buffers that never move give the same texts. What a GPU records, a CPU runs step by step here."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ GREEDY = SamplingParams(max_new_tokens=14)
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The decoder's arithmetic is torch's, as on a GPU, rather than that of the kernels for a CPU."""
+    """Decode with torch, as on a GPU, instead of the CPU kernels."""
     monkeypatch.setattr("polite_flamingo.flamingo.model.layers.compiled", lambda x: False)
 
 
 def statically(model: FlamingoModel, requests: Sequence[Request], **config: int) -> list[list[int]]:
-    """What the engine writes with the steps that a GPU would record."""
+    """Return what the engine generates with the steps that a GPU would record."""
     engine = Engine(model, EngineConfig(**config), stop_token_ids=stop_token_ids_of(model))
     engine._runner.uses_graphs = True
     engine.generate(requests)
@@ -164,7 +164,7 @@ def test_a_recording_serves_many_counts_and_wastes_little() -> None:
 
 
 class Pretended(StaticStep):
-    """Takes the way of a GPU on a CPU: what is called while a recording is made is not done but noted, and replayed."""
+    """Takes the GPU's code path on a CPU: calls during a recording are not run but noted, and replayed later."""
 
     making: list[tuple[Callable[..., None], tuple[object, ...]]] | None = None
     replays = 0

@@ -1,4 +1,4 @@
-"""A growing text is the text: pieces make the whole, no letter is cut, and a stop text never shows, not even half."""
+"""Joined, the pieces are the whole text; no letter is cut, and no part of a stop string ever shows."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def legacy(tmp_path_factory: pytest.TempPathFactory) -> LegacyLlamaTokenizer:
-    """As LLaMA's: blank marks, letters it does not know as bytes."""
+    """Like LLaMA's: marks for blanks, and bytes for unknown letters."""
     return LegacyLlamaTokenizer(_pieces(tmp_path_factory.mktemp("legacy"), remove_extra_whitespaces=False))
 
 
 @pytest.fixture(scope="module")
 def squeezing(tmp_path_factory: pytest.TempPathFactory) -> LegacyLlamaTokenizer:
-    """Drops every blank at the beginning of what it decodes."""
+    """Drops all blanks at the start of what it decodes."""
     return LegacyLlamaTokenizer(_pieces(tmp_path_factory.mktemp("squeezing"), remove_extra_whitespaces=True))
 
 
@@ -54,7 +54,7 @@ def _pieces(folder: Path, **settings: object) -> Path:
 
 @pytest.fixture(scope="module")
 def byte_level(tiny) -> TransformersTokenizer:  # type: ignore[no-untyped-def]
-    """As GPT-2's and MPT's: every token is bytes, a letter may be cut anywhere."""
+    """Like GPT-2's and MPT's: every token is bytes, and a letter may be cut anywhere."""
     return TransformersTokenizer(str(tiny.folder / "lm"))
 
 
@@ -79,7 +79,7 @@ KINDS = ["legacy", "squeezing", "byte_level", "fallback"]
 
 
 def pieces(tokenizer: Tokenizer, tokens: Sequence[int], stop: Sequence[str] = ()) -> tuple[list[str], bool]:
-    """What each token adds, and what the end adds; whether a stop text ended it."""
+    """Return what each token adds, what the end adds, and whether a stop string ended the text."""
     running = Detokenizer(tokenizer.decode, stop)
     seen, given = 0, []
     stopped = False
@@ -119,7 +119,7 @@ def test_text_comes_with_its_token_and_not_at_the_end(kind: str, request: pytest
 def test_whatever_tokens_a_model_says_the_pieces_make_the_whole(
     kind: str, data: st.DataObject, request: pytest.FixtureRequest
 ) -> None:
-    """Special tokens, halves of letters and bytes that are none of a letter among them."""
+    """Including special tokens, halves of letters, and bytes that belong to no letter."""
     tokenizer = request.getfixturevalue(kind)
     tokens = data.draw(st.lists(st.integers(0, len(tokenizer) - 1), max_size=60))
     given, _ = pieces(tokenizer, tokens)
@@ -141,7 +141,7 @@ def test_any_text_comes_back_letter_by_letter(kind: str, words: list[str], reque
 def test_a_stop_text_ends_it_and_never_shows(
     kind: str, text: str, stop: list[str], request: pytest.FixtureRequest
 ) -> None:
-    """The same cut as that of one who sees the tokens so far decoded at each of them."""
+    """The cut is the same as if all tokens so far were decoded at each token."""
     tokenizer = request.getfixturevalue(kind)
     tokens = tokenizer.encode(text)
     real = [one for one in stop if one]

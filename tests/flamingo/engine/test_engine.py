@@ -1,4 +1,4 @@
-"""The engine writes, token for token, what open_flamingo and transformers' `generate` write; only sooner."""
+"""The engine generates the same tokens as open_flamingo with transformers' `generate`, only faster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
 
 PROMPTS = 90
-"""For each of six models: 540 in all."""
+"""Prompts per model; with six models, 540 in all."""
 
 
 def by_generate(model: FlamingoModel, request: Request, ends: Sequence[int]) -> list[int]:
@@ -211,7 +211,7 @@ def test_a_request_that_no_memory_holds_is_the_only_one_to_fail(
 def test_memory_that_lacks_while_requests_are_admitted_loses_none(
     known: tuple[FlamingoModel, list[Request], list[list[int]]], monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """Neither for the cache nor for the images: what was taken from the queue goes back to it."""
+    """There is no memory for the cache, or for the images: requests taken from the queue go back to it."""
     model, wanted, expected = known
     engine = Engine(model, EngineConfig(slots=16), stop_token_ids=stop_token_ids_of(model))
     real = getattr(engine.decoder, where)
@@ -265,13 +265,13 @@ def test_stop_texts_and_lengths_end_a_request(known: tuple[FlamingoModel, list[R
 def test_a_stop_text_is_found_where_decoding_everything_finds_it(
     known: tuple[FlamingoModel, list[Request], list[list[int]]],
 ) -> None:
-    """Of one to three tokens, or of letters across them; whatever is decoded beside it."""
+    """The stop string has one to three tokens, or letters across tokens, whatever shares its batch."""
     model, wanted, expected = known
     decode, rng = model.tokenizer.decode, random.Random(0)
     requests, ends = [], []
     for one, tokens in zip(wanted, expected, strict=True):
         text = decode(tokens)
-        clean = re.findall("[^\N{REPLACEMENT CHARACTER}]{3,}", text[1:])  # random models say many halves of letters
+        clean = re.findall("[^\N{REPLACEMENT CHARACTER}]{3,}", text[1:])  # random models often split letters
         if not clean:
             continue
         found = rng.choice(clean)

@@ -1,4 +1,4 @@
-"""Several engines that divide the work: the same texts, shared images together, failures told."""
+"""Several engines divide the work: same texts, requests about one image together, failures reported."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_weights_are_there_once_however_many_engines(tiny) -> None:  # type: ign
     attention = model.lang_encoder._get_decoder_layers()[0].decoder_layer.self_attn
     fused = first.layers[0].qkv.weight
     assert fused.data_ptr() == second.layers[0].qkv.weight.data_ptr() == attention.q_proj.weight.data_ptr()
-    with torch.no_grad():  # who trains the model goes on with what he has trained
+    with torch.no_grad():  # training continues with the same weights
         attention.v_proj.weight.fill_(7.0)
     assert (fused[-len(attention.v_proj.weight) :] == 7).all()
     assert (fused[: len(attention.q_proj.weight)] == attention.q_proj.weight).all()

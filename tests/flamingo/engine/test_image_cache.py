@@ -1,4 +1,4 @@
-"""Images on their way to the model."""
+"""Encoding images, broken ones included."""
 
 from __future__ import annotations
 

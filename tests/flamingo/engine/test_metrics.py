@@ -1,4 +1,4 @@
-"""The engine's figures are those of the work: counted twice, by the formula and by whoever looks on."""
+"""The engine's figures agree with the work as torch and the tests count it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def asked(*lengths: int, new: int = 6) -> list[Request]:
 @pytest.mark.parametrize("kind", ["tiny", "tiny_grouped", "tiny_mpt"])
 @pytest.mark.parametrize("shown", [0, 1])
 def test_operations_are_those_that_torch_counts(kind: str, shown: int, request: pytest.FixtureRequest) -> None:
-    """Of a prompt and of a step. Torch counts attention to positions that are masked; the needed ones are fewer."""
+    """For a prompt and for a step. Torch also counts attention to masked positions; the required ones are fewer."""
     # in float64 all of it is torch's; some of float32 and bfloat16 is compiled by hand, which torch does not see
     model = load_flamingo(request.getfixturevalue(kind).config, dtype=torch.float64)
     engine = Engine(model, EngineConfig(slots=2), stop_token_ids=[])
@@ -49,7 +49,7 @@ def test_operations_are_those_that_torch_counts(kind: str, shown: int, request: 
     one = Request(ids=[model.tokenizer.image_id] * shown + [9] * 7, images=PICTURES[:shown], params=SamplingParams())
     engine.submit(one)
     engine.image_cache.get(dict(zip(one.digests, one.images, strict=True)))  # encoding is not in the count
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # its fused ones are not counted
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels are not counted
         engine.step()
     decoder, metrics = engine.decoder, engine.metrics
     needed = tokens * (tokens + 1) // 2
@@ -57,7 +57,7 @@ def test_operations_are_those_that_torch_counts(kind: str, shown: int, request: 
     assert metrics.steps == 1 and metrics.prefilled == tokens
     assert metrics.flops["prefill"] + metrics.flops["decode"] + masked == counter.get_total_flops()
     before = metrics.flops["decode"]
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # its fused ones are not counted
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # fused kernels are not counted
         engine.step()
     assert metrics.flops["decode"] - before == counter.get_total_flops() > 0
 
@@ -82,7 +82,7 @@ def test_bytes_are_those_of_the_weights_and_of_what_rows_see(tiny, attention: st
     place = engine._slots.cache.data[:, :, 0, :, 0].numel() * 4  # type: ignore[union-attr]
     prompt = sum(matrices.values()) + 9 * place + image
     assert engine.metrics.bytes["prefill"] == prompt
-    seen = image if attention == "v2" else -queries  # v1: what is generated sees no image, and nobody asks for one
+    seen = image if attention == "v2" else -queries  # v1: generated tokens see no image, and make no query for one
     assert engine.metrics.bytes["decode"] == sum(matrices.values()) + (5 + 6) * place + seen
 
 

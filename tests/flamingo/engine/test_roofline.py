@@ -1,4 +1,4 @@
-"""The machine's limits are measured on real work: numbers of any machine there is, and none beyond them."""
+"""The machine's limits are measured on real work, and lie in the range of existing machines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def measured() -> Ceilings:
 
 
 def test_the_limits_are_those_of_a_machine(measured):
-    """From a watch to a supercomputer: a slip in a unit (bits, GB, seconds the wrong way up) lies outside."""
+    """The range goes from a watch to a supercomputer; a wrong unit (bits, GB, inverted seconds) lies outside."""
     for number in (measured.flops, measured.bytes_per_second):
         assert math.isfinite(number) and 1e7 < number < 1e18
 

@@ -1,4 +1,4 @@
-"""Who sees which image: both semantics as arithmetic, and proved on a real model by changing one image at a time."""
+"""Which text sees which image: both semantics as arithmetic, and on a real model by changing one image at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNSEEN = 0
 
 
 def numbers(marks: str, attention: str) -> list[int]:
-    """Image numbers of a row written as `t` (text) and `I` (an image token)."""
+    """Return the image numbers of a row written as `t` (text) and `I` (an image token)."""
     return image_numbers(torch.tensor([[mark == "I" for mark in marks]]), attention)[0].tolist()
 
 
@@ -39,13 +39,13 @@ def test_running_sums_of_the_locations_are_the_numbers():
 
 
 def ids(model, rows: list[str]) -> torch.Tensor:
-    """Rows of `t` and `I` as token ids, every text token another one."""
+    """Return rows of `t` and `I` as token ids; all text tokens differ."""
     image = model.tokenizer.image_id
     return torch.tensor([[image if mark == "I" else TEXT + place for place, mark in enumerate(row)] for row in rows])
 
 
 def depends(model, rows: list[str], slots: int) -> torch.Tensor:
-    """(B, tokens, slots): whether the first cross-attention's output at a position changes with an image slot.
+    """Return (B, tokens, slots): whether the first cross-attention's output at a position changes with an image slot.
 
     Measured before any self-attention can mix positions, by swapping one slot's pixels for others.
     """
@@ -87,7 +87,7 @@ def test_beyond_the_last_slot_attention_is_uniform(attention, model_v1, model_v2
 
 
 def test_padding_slots_may_hold_anything(model_v2):
-    """A batch of rows with 0, 1 and 2 images gives each row what it gets alone, to rounding."""
+    """In a batch, rows with 0, 1 and 2 images get what each gets alone, except for rounding."""
     rows = ["ttttItItt", "tttttItt", "ttttttt"]
     pixels = torch.randn(3, 2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     pixels[1, 1] = 1e3
@@ -103,7 +103,7 @@ def test_padding_slots_may_hold_anything(model_v2):
 
 
 def test_generated_v2_text_sees_the_last_image_and_generated_v1_text_none(model_v1, model_v2):
-    """In cached decoding, too: the first cross-attention of each generated step is asked directly."""
+    """In cached decoding too: the test reads the first cross-attention of each generated step."""
     for model, wanted in ((model_v2, [False, True]), (model_v1, [False, False])):
         tokens = ids(model, ["tItIt"])
         first, other = (torch.randn(1, 2, 1, 3, 16, 16, generator=torch.Generator().manual_seed(s)) for s in (1, 2))

@@ -1,4 +1,4 @@
-"""Weights travel whole or not at all: every published naming is understood, every gap is refused with a remedy."""
+"""Weights are loaded completely or not at all: every published naming works, and every gap is refused with a remedy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def logits(model) -> torch.Tensor:
 
 
 def randomised(tiny, seed: int = 7):
-    """A model unlike the one on disk, vision tower included."""
+    """A model that differs from the one on disk, including the vision tower."""
     model = tiny.load()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def as_saved_by_torch(state: State) -> State:
 
 
 def as_v1(state: State) -> State:
-    """v1 kept the whole CLIP, its unused text tower included, and old LLaMAs had rotary buffers."""
+    """v1 kept the whole CLIP, including its unused text tower, and old LLaMAs had rotary buffers."""
     renamed = {
         (
             f"vision_encoder.visual.{name.removeprefix('vision_encoder.')}"
@@ -143,7 +143,7 @@ def test_lora_inside_a_checkpoint_is_loaded_in_old_and_new_naming(tiny, tmp_path
 
 
 def test_a_later_checkpoint_lies_over_an_earlier_one(tiny, tmp_path):
-    """As the published weights: OpenFlamingo's base first, then a fine-tuned perceiver and cross-attention."""
+    """Like the published weights: OpenFlamingo's base first, then a fine-tuned perceiver and cross-attention."""
     tuned = randomised(tiny)
     save_flamingo(tuned, tmp_path / "tuned.safetensors", parts=("perceiver", "cross_attention"))
     both = tiny.load(checkpoints=(*tiny.config.checkpoints, str(tmp_path / "tuned.safetensors")))

@@ -1,4 +1,4 @@
-"""Configuration is read by every job's `--help`, so it must not drag torch in."""
+"""Configuration is read by every job's `--help`, so it must not import torch."""
 
 from __future__ import annotations
 

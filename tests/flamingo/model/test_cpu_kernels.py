@@ -1,4 +1,4 @@
-"""The compiled part of decoding on a CPU, against the same written with torch."""
+"""The compiled CPU kernels, compared with the same arithmetic in torch."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_step_stores_and_attends(dtype: torch.dtype, heads: int, kv_heads: int
     qkv = torch.randn(ROWS, heads + 2 * kv_heads, width, generator=generator).to(dtype)
     positions = torch.tensor([0, 22, 7, 3, 12])
     shared = torch.tensor([0, 5, 0, 3, 12])
-    for row, count in enumerate(shared.tolist()):  # what the last row holds, those rows hold as well, or they would lie
+    for row, count in enumerate(shared.tolist()):  # those rows must hold what the last row holds
         cache[:, :, row, :, :count] = cache[:, :, ROWS, :, :count]
     cos, sin = torch.randn(2, POSITIONS, width, generator=generator) if rotary else (NOTHING, NOTHING)
     cos, sin = (torch.cat((part[:, : width // 2],) * 2, dim=1) for part in (cos, sin)) if rotary else (cos, sin)
@@ -60,7 +60,7 @@ def test_a_step_stores_and_attends(dtype: torch.dtype, heads: int, kv_heads: int
         if not rotary:
             scores = scores + slopes * (torch.arange(here + 1) - here)
         expected.append((scores.softmax(dim=-1)[:, None] @ values)[:, 0])
-        if shared[row]:  # spoilt, so that only who looks at the last row finds them
+        if shared[row]:  # overwritten, so that they can be read from the last row only
             cache[:, layer, row, :, : shared[row]] = 1e3
             expected_cache[:, layer, row, :, : shared[row]] = 1e3
 

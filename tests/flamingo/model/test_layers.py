@@ -1,4 +1,4 @@
-"""oneDNN compiles for each number of rows and keeps the result, so an engine must not ask for every number there is."""
+"""oneDNN compiles for each number of rows and keeps the result, so an engine must not use every possible number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.tiny_flamingo import Tiny
 
 
 class Sizes(TorchFunctionMode):
-    """Notes on how many rows oneDNN is asked to work."""
+    """Records the numbers of rows that oneDNN is called with."""
 
     def __init__(self) -> None:
         super().__init__()

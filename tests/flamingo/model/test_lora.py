@@ -1,4 +1,4 @@
-"""LoRA in place: it starts as nothing, ends merged without a trace, and its folder is peft's own."""
+"""LoRA in place: it starts without effect, merges without a trace, and its folder has peft's format."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_peft_itself_loads_our_folder_over_the_plain_language_model(tiny, traine
 
 @pytest.mark.parametrize("style", ["plain language model (Guanaco)", "inside open_flamingo", "peft 0.3 `.default`"])
 def test_foreign_adapter_keys_all_arrive(tiny, trained, inputs, tmp_path, style):
-    """0 of 56 tensors once arrived, silently."""
+    """0 of 56 tensors were once loaded, without an error."""
     save_lora(trained, tmp_path)
     state = load_file(tmp_path / "adapter_model.safetensors")
     assert not any("decoder_layer" in name for name in state)

@@ -24,7 +24,7 @@ def inputs(model_v2):
 
 
 def conditioned(model) -> bool:
-    """Whether anything of a call is still there."""
+    """Whether the model still holds anything from a call."""
     layers = model.lang_encoder._get_decoder_layers()
     return model.lang_encoder._use_cached_vision_x or any(
         layer.vis_x is not None or layer.media_locations is not None for layer in layers
@@ -124,7 +124,7 @@ def test_a_wrapped_language_model_is_refused_instead_of_decoding_blind(tiny, inp
 
 
 def test_training_sees_images_and_reaches_every_trainable_part(tiny, inputs):
-    """A step's gradients arrive in perceiver, cross-attention and language model, and not in the frozen tower."""
+    """The gradients of a step reach perceiver, cross-attention and language model, and not in the frozen tower."""
     model = tiny.load()
     pixels, ids, mask = inputs
     loss = model(pixels, ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss

@@ -1,4 +1,4 @@
-"""A trained model's folder says what it is made of, wherever the folder lies."""
+"""A trained model's folder describes the model, wherever the folder is moved."""
 
 from __future__ import annotations
 

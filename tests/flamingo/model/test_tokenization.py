@@ -1,4 +1,4 @@
-"""Ids as the models saw them: open_flamingo's added tokens, and the blanks that the old LLaMA tokenizer dropped."""
+"""Ids as in the models' training: open_flamingo's added tokens, and blanks that the old LLaMA tokenizer dropped."""
 
 from __future__ import annotations
 
