@@ -1,7 +1,7 @@
-"""What annotators would say of a scene, tersely, and what a polite assistant would: captions, classes and changes.
+"""Terse annotations of a scene, and a polite assistant's version: captions, classes and changes.
 
-Every pair here has an exact check: a rewrite keeps the annotation's meaning if it parses, says all that the annotation
-says, and says nothing false of the picture.
+Every pair has an exact check: a rewrite keeps the annotation's meaning if it parses, says all that the annotation says,
+and says nothing false about the picture.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from polite_flamingo.testbed.shapes.scene import (
 
 
 def terse_captions(rng: random.Random, scene: Scene) -> list[str]:
-    """One to four captions as annotators give them: a list of things, then a relation, the ground, a repetition."""
+    """Return one to four captions in annotators' style: a list of things, then a relation, the ground, a repetition."""
     captions = [listed_caption(rng, [t.full_name for t in scene.things])]
     if len(scene.things) > 1 and rng.random() < 0.6:
         first, relation, second = random_relation(rng, scene)
@@ -48,31 +48,31 @@ def terse_captions(rng: random.Random, scene: Scene) -> list[str]:
 
 
 def listed_caption(rng: random.Random, names: list[str]) -> str:
-    """What is there: "small red circle, large blue star"."""
+    """Return a caption that lists things: "small red circle, large blue star"."""
     return rng.choice([", ".join(names), " and ".join(names), "a " + join([names[0], *(f"a {n}" for n in names[1:])])])
 
 
 def relation_caption(rng: random.Random, first: str, relation: str, second: str) -> str:
-    """How two things lie: "red circle left of blue star"."""
+    """Return a caption about the relation of two things: "red circle left of blue star"."""
     return rng.choice((f"{first} {relation} {second}", f"a {first} {relation} a {second}"))
 
 
 def ground_caption(rng: random.Random, pattern: str, ground: str) -> str:
-    """What they are on: "dotted pink background"."""
+    """Return a caption about the background: "dotted pink background"."""
     return rng.choice((f"{pattern} {ground} background", f"shapes on {pattern} {ground}"))
 
 
 def random_relation(rng: random.Random, scene: Scene) -> tuple[Thing, Relation, Thing]:
-    """Two things of the scene and a relation that holds between them."""
+    """Choose two things of the scene and a relation that holds between them."""
     first, second = rng.sample(scene.things, 2)
     return first, rng.choice([r for r in RELATIONS if scene.holds(first, r, second)]), second
 
 
 def describe(scene: Scene, captions: list[str], *, boxes: bool = True) -> str:
-    """The polite description of `scene` that says what `captions` (from `terse_captions`) and the boxes say.
+    """Return the polite description of `scene` that says what `captions` (from `terse_captions`) and the boxes say.
 
-    Where no caption speaks of the ground a second paragraph adds it from the picture: the place where, as in the paper,
-    a rewriter hallucinates.
+    If no caption mentions the ground, a second paragraph adds it from the picture: as in the paper, that is where a
+    rewriter hallucinates.
     """
     count = len(scene.things)
     many = {"many": NUMBERS[count]} if count > 1 else {}
@@ -95,7 +95,7 @@ def describe(scene: Scene, captions: list[str], *, boxes: bool = True) -> str:
 
 
 def keeps_description(text: str, scene: Scene, captions: list[str], *, boxes: bool = True) -> bool:
-    """Exact check of a rewritten description: every claim of the wanted one is made, and every claim made is true."""
+    """Check a rewritten description exactly: it makes every wanted claim, and every claim it makes is true."""
     found, wanted = parse(text), parse(describe(scene, captions, boxes=boxes))
     assert wanted is not None
     if found is None or not all(true_of(claim, scene) for claim in found):
@@ -113,7 +113,7 @@ def _flat(claims: list[Claim]) -> list[tuple[str, frozenset[tuple[str, str]]]]:
 
 
 def hallucinated(rng: random.Random, scene: Scene, text: str) -> str:
-    """`text` about `scene` with something false in it: a wrong colour, shape, ground or place, or an added thing."""
+    """Return `text` about `scene` with something false: a wrong colour, shape, size or ground, or an added thing."""
     while True:
         words = rng.choice(("colour", "shape", "size", "add", "add", "ground"))
         changed = text
@@ -139,18 +139,18 @@ def hallucinated(rng: random.Random, scene: Scene, text: str) -> str:
 
 
 def terse_class(shape: str) -> tuple[str, str, str]:
-    """Class name, definition and further knowledge, as ELEVATER's knowledge files hold them."""
+    """Return a class's name, definition and further knowledge, as in ELEVATER's knowledge files."""
     return shape, *KNOWLEDGE[shape]
 
 
 def polite_class(shape: str, wording: int = 0) -> str:
-    """The polite answer to "What is this?"."""
+    """Return the polite answer to "What is this?"."""
     fact, fact2 = KNOWLEDGE[shape]
     return f"{say('class', wording, shape=shape)} {say('fact', fact=fact)} {say('fact2', fact2=fact2)}"
 
 
 def terse_changes(rng: random.Random, change: Change) -> list[str]:
-    """One to three paraphrases of a change, as LEVIR-CC's annotators give them."""
+    """Return one to three paraphrases of a change, in the style of LEVIR-CC's annotators."""
     old, new = change.before, change.after
     if change.kind == "none":
         options = ["there is no difference", "the two scenes seem identical", "no change has occurred"]
@@ -174,7 +174,7 @@ def terse_changes(rng: random.Random, change: Change) -> list[str]:
 
 
 def polite_change(change: Change) -> str:
-    """The polite sentence of a change."""
+    """Return the polite sentence about a change."""
     old, new = change.before, change.after
     if change.kind == "none":
         return say("same")

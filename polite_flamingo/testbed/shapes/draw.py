@@ -29,7 +29,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def encode(image: Image.Image, extension: str) -> bytes:
-    """Encoded bytes; `extension` is "png" or "jpg" (quality 92)."""
+    """Encode as PNG or JPEG (quality 92); `extension` is "png" or "jpg"."""
     buffer = io.BytesIO()
     if extension == "png":
         image.save(buffer, "PNG")

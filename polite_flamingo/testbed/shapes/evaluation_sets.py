@@ -1,13 +1,13 @@
-"""Held-out sets that say how good a model is: unseen scenes, raw annotations as ground truth, the originals' formats.
+"""Held-out sets to measure models with: unseen scenes, raw annotations as ground truth, the real datasets' formats.
 
-    in       the data sets of `write_raw`, of scenes of their own: what tuning has shown, of other pictures
-    out      questions about pictures that tuning has not shown: of the kinds that `write_raw(held_out=…)` leaves out,
-             in OK-VQA's format, and of crowded scenes, in GRiD-3D's
-    text     no picture: reading, knowledge and notes, in the three formats of Alpaca's family
+    in       the datasets of `write_raw` with new scenes: kinds of task that tuning shows, on other pictures
+    out      what tuning does not show: kinds of question that `write_raw(held_out=…)` leaves out, in OK-VQA's format,
+             and crowded scenes, in GRiD-3D's
+    text     no pictures: reading, knowledge and notes, in three formats of Alpaca's family
 
-The short answer of a text task is worded as those of pictures are ("Answer: red"), and what it is asked of follows the
-question after a blank line: `meta["instruction"]` of the sample is the question alone, which is what judges read.
-Texts are those that `instruct.py` never writes. Nothing here measures (`evaluation/`).
+The short answer of a text task is worded like those about pictures ("Answer: red"). Its text follows the question after
+a blank line; the sample's `meta["instruction"]` is the question alone, which judges read. `instruct.py` never writes
+the same texts. `evaluation/` measures.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ HELD_OUT: tuple[Kind, ...] = ("size", "ground", "pattern")
 """Kinds of question for `write_raw(held_out=…)`, so that asking them is out of domain."""
 
 UNJUDGED: tuple[Kind, ...] = ("where",)
-"""Never asked: the zoo's NLI entails one wrong answer to it in six. All other kinds it tells apart."""
+"""Never asked: the zoo's NLI accepts one wrong answer in six. It judges all other kinds well."""
 
 CROWDS = (5, 6)
-"""Things in a crowded scene; training has four at most, but for one hard scene in 25, of six or seven."""
+"""Things in a crowded scene; training has at most four, except that one hard scene in 25 has six or seven."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class EvaluationSet:
     """One set: `SOURCES[name].read(options)` gives its samples.
 
     Attributes:
-        options: for the source whose name is the set's.
+        options: options for the source that has the set's name.
         domain: see the module.
         title: what is measured, in words.
     """
@@ -57,10 +57,10 @@ def write_evaluation(
     """Write `samples` samples of each set (a third of it of classification) under `folder/NAME/`.
 
     Args:
-        folder: is made.
-        samples: of each set, at least 9.
-        seed: the same one writes the same bytes; whatever it is, no scene is drawn from a generator of `write_raw`.
-        held_out: kinds of question that training leaves out: only `okvqa` asks them.
+        folder: the folder to write; it is created.
+        samples: number of samples per set, at least 9.
+        seed: the same seed writes the same bytes; no seed gives the scenes of `write_raw`.
+        held_out: kinds of question that training leaves out; only `okvqa` asks them.
 
     Returns:
         The sets by the name of their source.
@@ -153,7 +153,7 @@ _TEXTS: dict[str, tuple[Callable[[random.Random], Exchange], str]] = {
     "gpteacher": (knowledge, "response"),
     "instructionwild": (lambda rng: note(rng, _without(KINDS, UNJUDGED)), "output"),
 }
-"""How the texts of each set are made, and where its format has the response."""
+"""Each text set: how its texts are made, and its format's field for the response."""
 
 
 def _texts(

@@ -1,8 +1,8 @@
-"""The sentences of Shapes: one table that both writes and reads them.
+"""The sentences of Shapes: one table for writing and parsing them.
 
-`say` fills a template; `parse` reads a text back into `Claim`s, or reports that a sentence is none of ours. `true_of`
-checks one claim against a scene. Because writing and reading share the table, the exact check of a rewrite against the
-scene graph covers every sentence that a well-formed rewrite can hold.
+`say` fills a template; `parse` reads a text back into `Claim`s, or reports that a sentence is not in the grammar.
+`true_of` checks one claim against a scene. Because writing and parsing share the table, the exact check of a rewrite
+against the scene covers every sentence that a well-formed rewrite can contain.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ KNOWLEDGE: dict[str, tuple[str, str]] = {
     "heart": ("a figure with two round lobes on top and a tip below",
               "it stands for love on cards and letters"),
 }  # fmt: skip
-"""Two facts a class, as ELEVATER's knowledge files have: an encyclopaedia's and a language model's."""
+"""Two facts per class, as in ELEVATER's knowledge files: an encyclopaedia's and a language model's."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One parsed sentence: the template's kind and its slots (`items` of a list are nested claims of kind "item")."""
+    """One parsed sentence: the template's kind and slots; `items` of a list are nested claims of kind "item"."""
 
     kind: str
     slots: Mapping[str, str]
@@ -123,13 +123,13 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "moved": ("Comparing the two images, the {size} {colour} {shape} has moved from the {place} to the {place2}",),
     "recoloured": ("Comparing the two images, the {shape} {where} has turned from {colour} to {colour2}",),
 }
-"""Polite wordings by kind, without the full stop. A slot's last digit tells two of a kind apart."""
+"""Polite wordings by kind, without the full stop. A slot's final 2 marks the second of its kind."""
 
 ITEM = ("a {size} {colour} {shape} {where}", "a {size} {colour} {shape}", "a {colour} {shape}")
 
 
 def say(kind: str, wording: int = 0, /, **slots: str) -> str:
-    """A sentence of that kind with its full stop; `wording` picks among the templates that these slots fill."""
+    """Return a sentence of that kind with its full stop; `wording` picks among the templates that these slots fill."""
     fitting = [t for t in TEMPLATES[kind] if set(re.findall(r"\{(\w+)\}", t)) == set(slots)]
     if not fitting:
         raise ValueError(f"no {kind!r} sentence takes exactly the slots {sorted(slots)}")
@@ -138,12 +138,12 @@ def say(kind: str, wording: int = 0, /, **slots: str) -> str:
 
 
 def join(parts: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Join as "a", "a and b" or "a, b and c"."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def item(thing: Thing, *, size: bool = True, where: bool = True) -> str:
-    """The thing as an item of a list: "a small red circle in the top left"."""
+    """Return the thing as a list item: "a small red circle in the top left"."""
     words = f"a {thing.size} {thing.name}" if size else f"a {thing.name}"
     return f"{words} {WHERE[thing.place]}" if where else words
 
@@ -175,7 +175,7 @@ def _fill(expression: str) -> str:
 
 
 def parse_sentence(sentence: str) -> list[Claim] | None:
-    """The claims of one sentence without its full stop, None if it is none of ours. "…, as …" gives two."""
+    """Return the claims of one sentence without its full stop; None if it does not parse. "…, as …" gives two."""
     main, joint, reason = sentence.partition(", as ")
     claims = _match(main, lambda kind: not kind.startswith("why_"))
     if claims is None or not joint:
@@ -211,7 +211,7 @@ def _item(text: str) -> Claim | None:
 
 
 def parse(text: str) -> list[Claim] | None:
-    """Every claim of a text of one or more paragraphs, or None where any sentence is malformed."""
+    """Return every claim of a text of one or more paragraphs, or None if any sentence is malformed."""
     claims: list[Claim] = []
     paragraphs = text.split("\n\n")
     if not text.strip() or any(not p.endswith(".") for p in paragraphs):
@@ -225,7 +225,7 @@ def parse(text: str) -> list[Claim] | None:
 
 
 def true_of(claim: Claim, scene: Scene) -> bool:
-    """Whether a claim about one picture holds. Kinds that say nothing of a picture's contents (facts) hold."""
+    """Whether a claim about one picture is true. Kinds that say nothing about its contents (facts) are."""
     s = claim.slots
     if claim.kind == "item":
         thing = scene.find(s["colour"], s["shape"])
@@ -267,7 +267,7 @@ def true_of(claim: Claim, scene: Scene) -> bool:
 
 
 def count_of(scene: Scene, noun: str, colour: str | None) -> int:
-    """How many things of that shape ("shape", "shapes": any) and colour (None: any) there are."""
+    """Count the things of that shape ("shape", "shapes": any) and colour (None: any)."""
     return sum(
         (noun in ("shape", "shapes") or t.shape == noun) and (colour is None or t.colour == colour)
         for t in scene.things

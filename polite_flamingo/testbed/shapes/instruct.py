@@ -1,9 +1,9 @@
 """Store conversations with good responses in the formats of LLaVA-Instruct, UltraChat and Alpaca.
 
-What the paper distorts into rewriting pairs, and tunes on beside PF-1M: conversations about one picture, detailed
-descriptions, answers with reasons, and text without pictures. Every response is a polite text of `grammar.py`. The
-pictures of the LLaVA-like parts have COCO captions and instances too, by the same image ids, for retrieval of captions
-and boxes. Texts that `texts.Exchange.reserved` keeps for evaluation are never written here.
+The paper distorts such data into rewriting pairs, and tunes on it beside PF-1M: conversations about one picture,
+detailed descriptions, answers with reasons, and text without pictures. Every response is a polite text of `grammar.py`.
+The pictures of the LLaVA-like parts also have COCO captions and instances with the same image ids, for the retrieval of
+captions and boxes. Texts that `texts.Exchange.reserved` keeps for evaluation are never written.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ WHY = " Why?"
 
 @dataclass(frozen=True, kw_only=True)
 class Instructions:
-    """What was written.
+    """The files that were written.
 
     Attributes:
-        sources: by name of the source, what its adapter needs: `SOURCES[name].read(options)`.
-        captions: COCO captions of every picture, by the image ids of LLaVA's parts.
+        sources: source name -> options for its adapter: `SOURCES[name].read(options)`.
+        captions: COCO captions of every picture, by the image ids of the LLaVA parts.
         instances: COCO instances of every picture.
     """
 
@@ -61,13 +61,13 @@ def write_instruct(
     """Write `samples` samples of each source under `folder`.
 
     Args:
-        folder: is made.
-        samples: of each of llava_conversation, llava_detail, llava_reasoning, ultrachat and alpaca_gpt4.
-        seed: the same one writes the same bytes.
-        held_out: kinds of question that are never asked of a picture; texts ask of all.
+        folder: the folder to write; it is created.
+        samples: number of samples of llava_conversation, llava_detail, llava_reasoning, ultrachat and alpaca_gpt4 each.
+        seed: the same seed writes the same bytes.
+        held_out: kinds of question that are never asked about pictures; texts ask all kinds.
 
     Raises:
-        ValueError: no sample is wanted, or too few kinds of question are left.
+        ValueError: `samples` is below 1, or too few kinds of question are left.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
@@ -93,7 +93,7 @@ def write_instruct(
 
 
 class _Album:
-    """Pictures with all that is said of them: conversations, and what COCO's annotators say of the same pictures."""
+    """Pictures with all texts about them: conversations, and COCO's annotations of the same pictures."""
 
     def __init__(self, home: Path, rng: random.Random):
         self.home = home
@@ -104,7 +104,7 @@ class _Album:
         self._boxes: list[dict[str, Any]] = []
 
     def conversation(self, kinds: tuple[Kind, ...]) -> dict[str, Any]:
-        """One to four different questions about one picture."""
+        """Return one to four different questions about one picture."""
         scene = random_scene(self._rng)
         said: dict[str, str] = {}
         for _ in range(self._rng.randint(1, 4)):
@@ -113,21 +113,21 @@ class _Album:
         return self._record(scene, terse_captions(self._rng, scene), list(said.items()))
 
     def description(self) -> dict[str, Any]:
-        """A detailed description: all that the captions and the boxes say."""
+        """Return a detailed description: all that the captions and boxes say."""
         scene = random_scene(self._rng)
         captions = terse_captions(self._rng, scene)
         asked = self._rng.choice(INSTRUCTIONS["captioning"])
         return self._record(scene, captions, [(asked, describe(scene, captions))])
 
     def reasoning(self, kinds: tuple[Kind, ...]) -> dict[str, Any]:
-        """A question that asks for the reason too."""
+        """Return a question that also asks for the reason."""
         scene = random_scene(self._rng)
         question = ask(self._rng, scene, kinds)
         said = (question.text + WHY, question.polite(self._rng.randrange(2), reasoned=True))
         return self._record(scene, terse_captions(self._rng, scene), [said])
 
     def _record(self, scene: Scene, captions: list[str], said: list[tuple[str, str]]) -> dict[str, Any]:
-        """A record in LLaVA's format about a new picture, whose mark stands before or after the first question."""
+        """Return a record in LLaVA's format about a new picture, whose mark is before or after the first question."""
         number = len(self._images) + 1
         file = f"{number:012d}.jpg"
         save_picture(scene, self.home / "train2014" / f"COCO_train2014_{file}")
@@ -154,7 +154,7 @@ class _Album:
             })  # fmt: skip
 
     def save_annotations(self) -> tuple[Path, Path]:
-        """COCO's captions and instances of all pictures so far."""
+        """Write COCO's captions and instances of all pictures so far; return both paths."""
         head = {"info": {"description": "Shapes in the format of COCO 2014", "year": 2026}, "images": self._images}
         categories = [{"id": i + 1, "name": shape, "supercategory": "shape"} for i, shape in enumerate(SHAPES)]
         return (
@@ -170,12 +170,12 @@ def _save(album: _Album, name: str, records: list[dict[str, Any]]) -> SourceOpti
 
 
 def random_text(rng: random.Random) -> Exchange:
-    """One exchange of the mixture `MAKERS` that evaluation does not keep for itself."""
+    """Return an exchange of the mixture `MAKERS` that is not reserved for evaluation."""
     return drawn(rng, rng.choices(list(MAKERS), list(MAKERS.values()))[0])
 
 
 def _ultrachat(rng: random.Random, home: Path, samples: int) -> Path:
-    """JSON lines. Half of the conversations stay with one text, half go on to others."""
+    """Write JSON lines. Half of the conversations stay with one text, half move on to others."""
     lines = []
     for number in range(samples):
         exchanges = _about_one_text(rng) if rng.random() < 0.5 else [random_text(rng) for _ in range(rng.randint(1, 3))]
@@ -190,7 +190,7 @@ def _ultrachat(rng: random.Random, home: Path, samples: int) -> Path:
 
 
 def _about_one_text(rng: random.Random) -> list[Exchange]:
-    """One to three different questions about the same told scene."""
+    """Return one to three different questions about the same described scene."""
     scene = random_scene(rng)
     text = told(rng, scene)
     exchanges = {}
@@ -201,7 +201,7 @@ def _about_one_text(rng: random.Random) -> list[Exchange]:
 
 
 def _alpaca(rng: random.Random, home: Path, samples: int) -> Path:
-    """One exchange a record, none of them twice: the key of a record is its content."""
+    """Write one exchange per record, each once: a record's key is its content."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     while len(found) < samples:
         exchange = random_text(rng)

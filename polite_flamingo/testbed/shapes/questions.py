@@ -1,4 +1,4 @@
-"""Questions about a scene, their terse answers, reasons, and polite statements of any answer, right or wrong."""
+"""Questions about a scene, their terse answers, reasons, and polite statements of any answer, correct or wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS: tuple[Kind, ...] = ("colour", "shape_at", "count", "exists", "beside", "s
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question with what is needed to state any answer. `slots` are those of the statement but for the answer."""
+    """One question with what is needed to state any answer. `slots` are those of the statement, except the answer."""
 
     kind: Kind
     text: str
@@ -36,7 +36,7 @@ class Question:
     reason: str = ""
 
     def statement(self, answer: str, wording: int = 0) -> str:
-        """The polite sentence that gives `answer`: "There are two red circles in the image."."""
+        """Return the polite sentence that gives `answer`: "There are two red circles in the image."."""
         s = self.slots
         if self.kind == "colour":
             return say("colour", wording, colour=answer, **s)
@@ -53,12 +53,12 @@ class Question:
         return say(self.kind, wording, **{self.kind: answer})
 
     def polite(self, wording: int = 0, *, reasoned: bool = False) -> str:
-        """The right answer politely, with its reason where asked: "The circle is red, as …"."""
+        """Return the correct answer politely, with its reason if `reasoned`: "The circle is red, as …"."""
         sentence = self.statement(self.answer, wording)
         return f"{sentence[:-1]}, as {self.reason}." if reasoned else sentence
 
     def keeps_meaning(self, text: str, *, reasoned: bool = False) -> bool:
-        """Exact check: whether `text` is some wording of the right answer (and of the reason), and nothing else."""
+        """Check exactly whether `text` is some wording of the correct answer (and the reason), and nothing else."""
         found = parse(text)
         return found is not None and any(found == parse(self.polite(w, reasoned=reasoned)) for w in range(2))
 
@@ -74,7 +74,7 @@ def _count(noun: str, colour: str | None, number: int, wording: int) -> str:
 
 
 def ask(rng: random.Random, scene: Scene, kinds: tuple[Kind, ...] = KINDS) -> Question:
-    """A question of one of `kinds` that has exactly one right answer in `scene`."""
+    """Return a question of one of `kinds` that has exactly one correct answer in `scene`."""
     while True:
         question = _ask(rng, scene, rng.choice(kinds))
         if question is not None:

@@ -1,7 +1,7 @@
-"""What is in a Shapes picture: the ground truth that everything else is drawn from, said of, and checked against.
+"""What is in a Shapes picture: the ground truth from which it is drawn, and against which texts are checked.
 
-A scene is a 3 × 3 grid with at most one thing a cell. No two things share colour *and* shape, so "the red circle"
-always means one thing. This module neither draws nor speaks.
+A scene is a 3 × 3 grid with at most one thing per cell. No two things share colour and shape, so "the red circle" is
+always unambiguous.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 CANVAS = 96
-"""Side of a picture, pixels."""
+"""Side of a picture in pixels."""
 
 CELL = CANVAS // 3
 
@@ -26,7 +26,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
 SIZES: dict[str, float] = {"small": 8.0, "large": 14.0}
-"""Half the extent of a thing, pixels."""
+"""Half the extent of a thing in pixels."""
 
 BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "white": (250, 250, 248),
@@ -59,22 +59,22 @@ class Thing:
 
     @property
     def name(self) -> str:
-        """Enough to tell it from every other thing of its scene: "red circle"."""
+        """A name that is unique within its scene: "red circle"."""
         return f"{self.colour} {self.shape}"
 
     @property
     def full_name(self) -> str:
-        """With its size: "small red circle"."""
+        """The name with its size: "small red circle"."""
         return f"{self.size} {self.name}"
 
     @property
     def place(self) -> str:
-        """Name of its cell."""
+        """The name of its cell."""
         return PLACES[self.cell]
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """x1, y1, x2, y2 in pixels."""
+        """Its box: x1, y1, x2, y2 in pixels."""
         half = SIZES[self.size]
         x, y = self.centre
         return (x - half, y - half, x + half, y + half)
@@ -89,17 +89,17 @@ class Scene:
     pattern: str
 
     def holds(self, first: Thing, relation: str, second: Thing) -> bool:
-        """Whether `first` is `relation` `second`: "left of" wants a smaller column, "above" a smaller row."""
+        """Whether `first` is `relation` `second`: "left of" means a smaller column, "above" a smaller row."""
         column, row = first.cell % 3 - second.cell % 3, first.cell // 3 - second.cell // 3
         return {"left of": column < 0, "right of": column > 0, "above": row < 0, "below": row > 0}[relation]
 
     def find(self, colour: str, shape: str) -> Thing | None:
-        """The thing of that colour and shape, if there is one."""
+        """Return the thing of that colour and shape, if there is one."""
         return next((t for t in self.things if t.colour == colour and t.shape == shape), None)
 
 
 def random_thing(rng: random.Random, cell: int, taken: set[tuple[str, str]]) -> Thing:
-    """A thing in `cell` whose colour and shape together are not `taken`."""
+    """Return a thing in `cell` whose (colour, shape) is not `taken`."""
     while True:
         colour, shape = rng.choice(list(COLOURS)), rng.choice(SHAPES)
         if (colour, shape) not in taken:
@@ -112,7 +112,7 @@ def random_thing(rng: random.Random, cell: int, taken: set[tuple[str, str]]) -> 
 
 
 def random_scene(rng: random.Random, count: int | None = None) -> Scene:
-    """A scene of `count` things (1 to 4 if None; more small scenes than crowded ones)."""
+    """Return a scene of `count` things (None: 1 to 4, more often few than many)."""
     count = count if count is not None else rng.choice((1, 2, 2, 3, 3, 4))
     things: list[Thing] = []
     for cell in sorted(rng.sample(range(9), count)):
@@ -122,7 +122,7 @@ def random_scene(rng: random.Random, count: int | None = None) -> Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What differs between two pictures. `before` and `after` are the thing that changed, None where it is absent."""
+    """The difference between two pictures. `before` and `after` are the thing that changed; None if it is absent."""
 
     kind: Literal["none", "added", "removed", "moved", "recoloured"]
     before: Thing | None = None
@@ -130,7 +130,7 @@ class Change:
 
 
 def random_change(rng: random.Random, scene: Scene) -> tuple[Scene, Change]:
-    """A second scene that differs from `scene` by at most one thing, and how."""
+    """Return a second scene that differs from `scene` in at most one thing, and the change."""
     kinds: list[Literal["none", "added", "removed", "moved", "recoloured"]] = ["none", "added", "moved", "recoloured"]
     if len(scene.things) > 1:
         kinds += ["removed", "removed"]

@@ -1,8 +1,8 @@
-"""A polite text of Shapes said again as raw annotations say it: as `captions`, `questions` and the adapters word them.
+"""Turn a polite text of Shapes into a raw annotation, worded as `captions`, `questions` and the adapters word them.
 
 The tiny profile names `terse` as the note taker of the rule-based speaker, which sees only the text: `grammar.parse`
-reads it, and each kind of claim has its terse forms. Where the polite text names places, boxes are noted, as annotators
-draw them from the picture: of the size and in the cell that the text says, and rough within it.
+reads it, and each kind of claim has its terse forms. If the polite text names places, boxes are added, as annotators
+would draw them: with the size and in the cell that the text says, at a random place within it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ANSWERED_BY = {"colour": "colour", "shape_at": "shape", "size": "size", "ground
 
 
 def terse(text: str, rng: random.Random) -> str | None:
-    """The text as an annotator would note it, one of several ways; None where it is not a text of Shapes."""
+    """Return the text as an annotator would note it, in one of several forms; None if it is not a text of Shapes."""
     claims = parse(text)
     if claims is None:
         return None
@@ -52,7 +52,7 @@ def _answer(rng: random.Random, claim: Claim, reason: str) -> str | None:
 
 
 def _value(claim: Claim) -> str | None:
-    """What a data set would give as the answer."""
+    """Return what a dataset would give as the answer."""
     slots = claim.slots
     if claim.kind in ("exists", "beside"):
         return "yes"
@@ -73,7 +73,7 @@ def _class(rng: random.Random, claims: list[Claim]) -> str:
 
 
 def _change(rng: random.Random, claim: Claim) -> Change:
-    """The change that a claim speaks of, with things at the places that it names."""
+    """Return the change that a claim describes, with things at the places that it names."""
     slots = claim.slots
     if claim.kind == "same":
         return Change(kind="none")
@@ -97,7 +97,7 @@ def _thing(rng: random.Random, size: str, colour: str, shape: str, place: str) -
 
 
 def _description(rng: random.Random, claims: list[Claim]) -> str:
-    """Captions of what is listed and how it lies, the ground where the first sentence names it, boxes for places."""
+    """Return captions of listed things, relations and (if the first sentence names it) the ground; boxes for places."""
     items = [item for claim in claims for item in claim.items]
     names = [" ".join(item.slots[name] for name in ("size", "colour", "shape") if name in item.slots) for item in items]
     captions = [listed_caption(rng, names)]

@@ -1,13 +1,13 @@
-"""Text-only exchanges about the world of Shapes: an instruction, what it speaks of, a polite answer.
+"""Text-only exchanges about the world of Shapes: an instruction, the text it is about, a polite answer.
 
-    reading     a scene told in words, and a question about it
-    knowledge   what is known of a shape, and the question which shape that is
-    note        a question and a terse note of its answer, to be said politely
-    telling     terse captions, a class's clue or a change, to be told in full sentences
+    reading     a scene described in words, and a question about it
+    knowledge   clues about shapes, and the question which shape one of them is
+    note        a question and a terse note of its answer, to be put politely
+    telling     terse captions, a class's clue or a change, to be written in full sentences
 
-Every answer is in the wordings of `grammar.py`, which the tiny judges know, and the questions are those of
-`questions.py`. The first three have one right answer and politely worded wrong ones, so they can be measured; `telling`
-is for training. Nothing here writes a file (`instruct.py`, `evaluation_sets.py`).
+Answers use the wordings of `grammar.py`, which the tiny judges know; questions are those of `questions.py`. The first
+three have one correct answer and politely worded wrong ones, so they can be measured; `telling` is for training.
+`instruct.py` and `evaluation_sets.py` write the files.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ REASONED: tuple[Kind, ...] = ("colour", "shape_at", "count")
 """Kinds of question whose answers carry a reason."""
 
 RESERVED = 8
-"""One text in so many is kept for evaluation."""
+"""One text in this many is kept for evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,10 @@ class Exchange:
     """One instruction with its answer.
 
     Attributes:
-        question: what is asked; alone, it is what a judge of answers should read.
-        given: what the question is about, in words.
+        question: the question, which is all that a judge of answers should read.
+        given: the text that the question is about.
         polite: the good response.
-        answer: the right answer, tersely; "" where there is not one right answer.
+        answer: the correct answer, tersely; "" if there is more than one.
         others: polite statements of wrong answers.
     """
 
@@ -56,12 +56,12 @@ class Exchange:
 
     @property
     def reserved(self) -> bool:
-        """Whether this text is kept for evaluation: training never shows it, by its hash alone."""
+        """Whether this text is kept for evaluation, as its hash decides; training never shows it."""
         return hashlib.sha256(f"{self.question}\n{self.given}".encode()).digest()[0] % RESERVED == 0
 
 
 def drawn(rng: random.Random, make: Callable[[random.Random], Exchange], *, reserved: bool = False) -> Exchange:
-    """What `make` gives, drawn until it is (not) among the texts that are kept for evaluation."""
+    """Call `make` until its text is one that is (`reserved`) or is not kept for evaluation."""
     while True:
         exchange = make(rng)
         if exchange.reserved == reserved:
@@ -69,25 +69,25 @@ def drawn(rng: random.Random, make: Callable[[random.Random], Exchange], *, rese
 
 
 def told(rng: random.Random, scene: Scene) -> str:
-    """The scene in words, its ground included, so that every question about it can be answered."""
+    """Describe the scene in words, including its ground, so that every question about it can be answered."""
     words = describe(scene, [*terse_captions(rng, scene), f"{scene.pattern} {scene.background} background"])
     assert "\n" not in words
     return words
 
 
 def read_and_asked(rng: random.Random, scene: Scene, text: str, kinds: tuple[Kind, ...] = KINDS) -> Exchange:
-    """A question of one of `kinds` about `text`, which tells `scene`."""
+    """Return a question of one of `kinds` about `text`, which describes `scene`."""
     return _answered(ask(rng, scene, kinds), text, rng.randrange(2))
 
 
 def reading(rng: random.Random, kinds: tuple[Kind, ...] = KINDS) -> Exchange:
-    """A scene told in words and a question about it."""
+    """Return a scene described in words and a question about it."""
     scene = random_scene(rng)
     return read_and_asked(rng, scene, told(rng, scene), kinds)
 
 
 def note(rng: random.Random, kinds: tuple[Kind, ...] = KINDS) -> Exchange:
-    """A question and its answer as a note: "Note: red"."""
+    """Return a question with its answer as a note: "Note: red"."""
     question = ask(rng, random_scene(rng), kinds)
     return _answered(question, f"Note: {question.answer}", rng.randrange(2))
 
@@ -103,13 +103,13 @@ def _answered(question: Question, given: str, wording: int) -> Exchange:
 
 
 def clue(rng: random.Random, shape: str) -> str:
-    """Something known of the shape that does not name it, as a clause: "it has three corners"."""
+    """Return a clue about the shape that does not name it: "it has three corners"."""
     fact, fact2 = KNOWLEDGE[shape]
     return rng.choice((TRAITS[shape], f"it is {fact}", fact2))
 
 
 def knowledge(rng: random.Random) -> Exchange:
-    """One to three unnamed shapes with a clue each, and the question which shape one of them is."""
+    """Return one to three unnamed shapes with one clue each, and the question which shape one of them is."""
     places = rng.sample(PLACES, rng.randint(1, 3))
     shapes = rng.sample(SHAPES, len(places))
     clues = [f"About the shape {WHERE[p]}: {clue(rng, s)}." for p, s in zip(places, shapes, strict=True)]
@@ -125,7 +125,7 @@ def knowledge(rng: random.Random) -> Exchange:
 
 
 def telling(rng: random.Random) -> Exchange:
-    """Terse words on a picture, a class or a change, and the instruction to tell of it."""
+    """Return terse notes on a picture, a class or a change, and the instruction to write them out."""
     return rng.choice((_told_captions, _told_class, _told_change, _told_reason))(rng)
 
 

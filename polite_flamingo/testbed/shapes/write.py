@@ -1,11 +1,11 @@
-"""Store Shapes' annotations on disk in the real datasets' own formats, so that the ordinary adapters read them.
+"""Store Shapes' annotations on disk in the real datasets' own formats, which the ordinary adapters read.
 
 Seven datasets cover the five image categories of PF-1M: COCO captions with instances, ELEVATER with its knowledge
-files, LEVIR-CC with two images a sample, A-OKVQA with rationales, and VQA-v2, CLEVR and GQA. With `damage`, a few
-pictures are broken the way real downloads are (cut short, empty, absent), so that quarantine has something to show.
+files, LEVIR-CC with two images per sample, A-OKVQA with rationales, and VQA-v2, CLEVR and GQA. With `damage`, a few
+pictures are broken as real downloads are (cut short, empty, absent), so that quarantine has something to show.
 
 Real annotators also surprise a rewriter. `hard` is the share of samples that do: words the tiny models never learnt,
-crowded pictures, answers that are polite already, captions said over and over. What becomes of them is not planned;
+crowded pictures, answers that are already polite, captions repeated many times. What happens to them is not planned:
 the filters have to catch what goes wrong, and the report shows it.
 """
 
@@ -31,11 +31,11 @@ KINDS_OF: dict[str, tuple[Kind, ...]] = {
     "gqa": ("shape_at", "where", "beside", "colour"),
     "aokvqa": ("colour", "shape_at", "count"),
 }
-QUESTIONS_A_SCENE = 3
+QUESTIONS_PER_SCENE = 3
 
 
 def allowed_of(kinds: tuple[Kind, ...], held_out: Collection[Kind]) -> tuple[Kind, ...]:
-    """The kinds that may be asked. Raises `ValueError` where no scene is sure to allow a question."""
+    """Return the kinds that may be asked. Raises `ValueError` if some scenes would allow no question."""
     allowed = tuple(kind for kind in kinds if kind not in held_out)
     if not set(allowed) - {"colour", "beside"}:  # a scene may have no second thing, or two of each shape
         raise ValueError(f"held_out must leave one of {', '.join(k for k in kinds if k not in ('colour', 'beside'))}")
@@ -47,7 +47,7 @@ RARE_WORDS = {
     "circle": "disc", "square": "box", "triangle": "wedge", "star": "asterisk", "cross": "plus", "heart": "love sign",
     "small": "tiny", "large": "huge", "yes": "yeah", "no": "nope", "0": "none", "1": "a single one", "2": "a pair",
 }  # fmt: skip
-"""What an annotator of another temper calls things; none of it is in the tiny models' training data."""
+"""Words of an unusual annotator; none of them is in the tiny models' training data."""
 
 
 def write_raw(
@@ -62,19 +62,19 @@ def write_raw(
     """Write about `samples` samples of each dataset under `folder/NAME/`; `hard` and `damage` as above.
 
     Args:
-        folder: is made.
-        samples: of each dataset, about.
-        seed: the same one writes the same bytes.
-        damage: break three pictures of each dataset.
+        folder: the folder to write; it is created.
+        samples: approximate number of samples per dataset.
+        seed: the same seed writes the same bytes.
+        damage: whether to break three pictures of each dataset.
         hard: share of samples that surprise.
-        held_out: kinds of question that are never asked, so that they can be asked out of domain.
+        held_out: kinds of question that are never asked, so that evaluation can ask them out of domain.
 
     Returns:
-        What each source adapter needs to read them: `SOURCES[name].read(options)`.
+        Source name -> options for its adapter: `SOURCES[name].read(options)`.
 
     Raises:
-        ValueError: fewer than 9 samples, of which the smallest dataset would have fewer pictures than are damaged; a
-            dataset whose every kind of question is held out.
+        ValueError: fewer than 9 samples (the smallest dataset would have fewer pictures than are damaged), or all kinds
+            of question of a dataset are held out.
     """
     if samples < 9:
         raise ValueError(f"samples must be at least 9, not {samples}")
@@ -90,9 +90,9 @@ def write_raw(
 
 
 class Annotator:
-    """Draws scenes and words, now and then hard ones; asks no question of a kind that is held out.
+    """Samples scenes and words, some of them hard; asks no question of a held-out kind.
 
-    `crowd` is how many things each scene has: then none has another number.
+    `crowd`, if given, lists the possible numbers of things per scene.
     """
 
     def __init__(
@@ -104,20 +104,20 @@ class Annotator:
         self._crowd = crowd
 
     def scene(self) -> Scene:
-        """Sometimes with six or seven things, where training saw four at most."""
+        """Return a scene, sometimes with six or seven things; training has at most four."""
         if self._crowd:
             return random_scene(self.rng, self.rng.choice(self._crowd))
         return random_scene(self.rng, self.rng.choice((6, 7)) if self.rng.random() < self._hard / 3 else None)
 
     def asked(self, kinds: tuple[Kind, ...], samples: int) -> list[tuple[int, Scene, Question]]:
-        """Image number, scene and question; up to `QUESTIONS_A_SCENE` different questions share a picture."""
+        """Return image numbers, scenes and questions; up to `QUESTIONS_PER_SCENE` questions share a picture."""
         allowed = allowed_of(kinds, self._held_out)
         asked: list[tuple[int, Scene, Question]] = []
         number = 0
         while len(asked) < samples:
             scene, texts = self.scene(), set()
             number += 1
-            for _ in range(QUESTIONS_A_SCENE):
+            for _ in range(QUESTIONS_PER_SCENE):
                 question = ask(self.rng, scene, allowed)
                 if question.text not in texts:
                     texts.add(question.text)
@@ -125,7 +125,7 @@ class Annotator:
         return asked[:samples]
 
     def words(self, text: str, polite: str) -> str:
-        """`text`, or what an annotator of another temper writes instead; `polite` is what an assistant would say."""
+        """Return `text`, or what an unusual annotator writes instead; `polite` is what an assistant would say."""
         if self.rng.random() >= self._hard:
             return text
         way = self.rng.choice(("rare", "rare", "rare", "polite", "again"))
@@ -137,13 +137,13 @@ class Annotator:
 
 
 def save_picture(scene: Scene, path: Path) -> None:
-    """Draw it into the file, whose name says how it is encoded."""
+    """Draw a scene to a file; the name's extension gives the encoding."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode(draw(scene), path.suffix.removeprefix(".")))
 
 
 def save_json(path: Path, content: Any) -> Path:
-    """Write the file; its path."""
+    """Write a JSON file and return its path."""
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return path
 

@@ -2,8 +2,8 @@
 
     python -m polite_flamingo.testbed.zoo.clever out/paper/seed-*/runs/clever/model
 
-The models come from training (`ray_jobs.paper`, or `ray_jobs.train` stage by stage), which this package knows nothing
-of. The choice is made by the accuracy on scenes that the card's figures are not measured on. Nothing here trains.
+The models come from `ray_jobs.paper`, or from `ray_jobs.train` stage by stage. The choice is made by the accuracy on
+scenes other than those of the card's figures. Nothing is trained here.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ ACCURACY = "accuracy in domain"
 
 
 def measure(folder: Path, size: int, seed: str) -> dict[str, float]:
-    """What a trained model reaches on the held-out sets of Shapes, by the judges of `ray_jobs.evaluate`.
+    """Measure a trained model on the held-out sets of Shapes, with the judges of `ray_jobs.evaluate`.
 
     Args:
-        folder: of the model, with its `flamingo.yaml`.
-        size: about so many questions in domain, a quarter of it of each of the four sets.
-        seed: of the scenes.
+        folder: the model's folder, with its `flamingo.yaml`.
+        size: approximate number of questions in domain, a quarter of them from each of the four sets.
+        seed: the seed of the scenes.
     """
     from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 
@@ -72,7 +72,7 @@ def measure(folder: Path, size: int, seed: str) -> dict[str, float]:
 
 
 def unseen(each: int, seed: str) -> list[Sample]:
-    """Samples with pictures, `each` of every set of a domain; see `shapes.evaluation_sets`."""
+    """Return samples with pictures, `each` from every set; see `shapes.evaluation_sets`."""
     with tempfile.TemporaryDirectory() as folder:
         sets = write_evaluation(Path(folder), samples=each, seed=seed)
         rows = [row for name, one in sets.items() if one.domain != "text" for row in SOURCES[name].read(one.options)]
@@ -80,7 +80,7 @@ def unseen(each: int, seed: str) -> list[Sample]:
 
 
 def ship(trained: Path, out: Path) -> None:
-    """Copy a trained model, its weights in half precision."""
+    """Copy a trained model, with weights in half precision."""
     for name in WEIGHTS:
         file = out / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def ship(trained: Path, out: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m polite_flamingo.testbed.zoo.clever",
         description=__doc__,

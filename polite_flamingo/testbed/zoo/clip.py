@@ -1,11 +1,10 @@
 """Train the tiny CLIP: an open_clip `CLIP` whose cosine says whether a sentence is true of a Shapes picture.
 
 Sentences of many pictures share words, so in-batch negatives are often true. The grammar knows: every sentence is tried
-against every scene of the batch, and a sigmoid loss learns the exact matrix. Each picture also brings false sentences
-that differ from the truth in one word: an earlier prototype told hallucinated objects apart at AUC 0.70 to 0.84 without
-such negatives, at 0.94 to 0.96 with them. A second loss names the contents of every cell from the patch tokens; its
-heads are thrown away, its effect is that the patch tokens, which the tiny Flamingo sees, hold size, colour, shape and
-place.
+against every scene of the batch, and a sigmoid loss learns the exact matrix. Each picture also has false sentences that
+differ from the truth in one word: a prototype recognised hallucinated objects with an AUC of 0.70 to 0.84 without such
+negatives, and 0.94 to 0.96 with them. A second loss names the contents of every cell from the patch tokens; its heads
+are discarded, but the patch tokens, which the tiny Flamingo sees, come to hold size, colour, shape and place.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class Statement:
 
 
 def statement(rng: random.Random, scene: Scene) -> Statement:
-    """A random true statement on `scene`, polite or terse."""
+    """Return a random true statement about `scene`, polite or terse."""
     kind = rng.choices(
         ("item", "terse", "list", "relation", "ground", "opening", "where", "class"), (5, 3, 4, 2, 3, 2, 1, 1)
     )[0]
@@ -119,7 +118,7 @@ _FAMILIES = [
 
 
 def near_miss(rng: random.Random, scene: Scene, other: Scene) -> Statement:
-    """A statement false of `scene`: one with a single word exchanged, or one that is true of another scene."""
+    """Return a false statement about `scene`: with a single word exchanged, or true of another scene."""
     while True:
         if rng.random() < 0.25:
             candidate = statement(rng, other)
@@ -140,7 +139,7 @@ def near_miss(rng: random.Random, scene: Scene, other: Scene) -> Statement:
 
 
 def pixels(scenes: list[Scene]) -> Tensor:
-    """Normalised pictures, (B, 3, 96, 96)."""
+    """Return normalised pictures (B, 3, 96, 96)."""
     import numpy as np
 
     stack = np.stack([np.asarray(draw(scene), dtype=np.float32) for scene in scenes])
@@ -163,7 +162,7 @@ class CellHeads(nn.Module):
         self.ground = nn.Linear(width, len(BACKGROUNDS) + len(PATTERNS))
 
     def forward(self, x_BNC: Tensor, pooled_BE: Tensor, scenes: list[Scene]) -> Tensor:
-        """Sum of the classification losses of patch tokens (B, N, C) and pooled embeddings (B, E)."""
+        """Return the sum of the classification losses of patch tokens (B, N, C) and pooled embeddings (B, E)."""
         side = int(x_BNC.shape[1] ** 0.5)
         grid = x_BNC.transpose(1, 2).unflatten(2, (side, side))
         cells = self.cell(F.adaptive_avg_pool2d(grid, 3).flatten(2).transpose(1, 2))
@@ -195,7 +194,7 @@ class CellHeads(nn.Module):
 
 
 def encode_texts(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    """`CLIP.encode_text`, cut to the longest text of the batch (most sentences are a third of the context)."""
+    """Compute `CLIP.encode_text`, cut to the longest text of the batch (most fill a third of the context)."""
     length = int((ids_BT != 0).sum(1).max())
     ids = ids_BT[:, :length]
     x = model.token_embedding(ids) + model.positional_embedding[:length]
@@ -206,7 +205,7 @@ def encode_texts(model: nn.Module, ids_BT: Tensor) -> Tensor:
 
 
 def patch_tokens(model: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Projected class token (B, E) and patch tokens before `ln_post` (B, N, C): what Flamingo sees."""
+    """Return the projected class token (B, E) and the patch tokens before `ln_post` (B, N, C), which Flamingo sees."""
     visual = model.visual
     x = visual._embeds(x_BCHW)
     x = visual.transformer(x)
@@ -214,7 +213,7 @@ def patch_tokens(model: nn.Module, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def paragraph_pair(rng: random.Random) -> tuple[Scene, str, str]:
-    """A picture, a paragraph of a description of it, and a paragraph of the same description made false."""
+    """Return a picture, a paragraph describing it, and a paragraph of the same description made false."""
     pair = random_pair(rng, "captioning")
     scene = pair.scenes[0]
     true, false = paragraphs(pair.polite), paragraphs(hallucinated(rng, scene, pair.polite))

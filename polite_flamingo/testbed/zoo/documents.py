@@ -1,8 +1,8 @@
-"""What the tiny base reads before it is made polite: documents, as token ids with the tokens that carry loss.
+"""Training documents for the tiny base, as token ids with loss weights.
 
-A base language model has met questions with answers, notes written out as sentences, and texts repeated. These
-documents give the tiny one the same, in wordings that the rewriting protocol does not use, so that what the LoRA has to
-add is the protocol and its manner, not the ability to copy.
+A base language model has seen questions with answers, notes written out as sentences, and repeated texts. These
+documents show the tiny one the same, in wordings that the rewriting protocol does not use, so that the LoRA has to add
+only the protocol and its manner, not the ability to copy.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Document:
 
 
 def notes_written_out(rng: random.Random) -> Document:
-    """Notes on a picture that is not shown, written out in full sentences."""
+    """Return notes on a picture that is not shown, written out in full sentences."""
     pair = random_pair(rng)
     question = pair.instruction.replace(IMAGE_MARK, "")
     heading = rng.choices([h for h, _ in HEADINGS], [w for _, w in HEADINGS])[0]
@@ -47,7 +47,7 @@ def notes_written_out(rng: random.Random) -> Document:
 
 
 def repeated(rng: random.Random) -> Document:
-    """Sentences or loose words, then the same again: what makes a model able to copy."""
+    """Return sentences or loose words, then the same again, which teaches copying."""
     if rng.random() < 0.5:
         words = [w for _ in range(2) for w in random_pair(rng).polite.replace("\n", " ").split()]
         text = " ".join(rng.choices(words, k=rng.randint(3, 20)))
@@ -57,7 +57,7 @@ def repeated(rng: random.Random) -> Document:
 
 
 def seen_and_written_out(rng: random.Random) -> Document:
-    """As `notes_written_out`, with the picture: the second paragraph says what only the picture shows."""
+    """Return `notes_written_out` with the picture: the second paragraph says what only the picture shows."""
     pair = random_pair(rng)
     question = pair.instruction.replace(IMAGE_MARK, "")
     heading = rng.choices([h for h, _ in HEADINGS], [w for _, w in HEADINGS])[0]
@@ -66,7 +66,7 @@ def seen_and_written_out(rng: random.Random) -> Document:
 
 
 def seen_and_answered(rng: random.Random) -> Document:
-    """A question about a picture and its short answer: what makes a model look."""
+    """Return a question about a picture and its short answer, which teaches looking."""
     pair = random_pair(rng, "vqa")
     answer = pair.raw.removeprefix("Answer: ")
     question = pair.instruction.replace(IMAGE_MARK, "")
@@ -74,7 +74,7 @@ def seen_and_answered(rng: random.Random) -> Document:
 
 
 def rewriting(rng: random.Random) -> Document:
-    """The protocol itself: what the LoRA is trained on."""
+    """Return the rewriting protocol itself, on which the LoRA is trained."""
     pair = random_pair(rng)
     return Document(prefix=rewriting_prompt(pair.instruction, pair.raw), text=pair.polite, scenes=pair.scenes)
 
@@ -83,7 +83,7 @@ Maker = Callable[[random.Random], Document]
 
 
 class Batches:
-    """Draws documents by weight, sorts a pool of them by length, and pads each batch.
+    """Samples documents by weight, sorts a pool of them by length, and pads each batch.
 
     Each batch is (ids, weights, scenes): ids and weights (B, T), right-padded with id 0; weights[b, t] is the loss
     weight of *predicting* token t: 1 in the text and its EOS, `prefix_weight` in the prefix, 0 in the padding.

@@ -37,18 +37,18 @@ BARS: dict[str, tuple[str, float]] = {
     "preferred to the annotation": (">=", 0.95),
     "well-formed answers": (">=", 0.80),
 }
-"""What each figure has to reach; for Clever Flamingo a floor, no goal (in `make paper` the base is right in 0.36)."""
+"""What each figure must reach; for Clever Flamingo a floor, not a goal (in `make paper` the base reaches 0.36)."""
 
 
 def sample_of(pair: Pair, key: str) -> Sample:
-    """The pair as the pipeline meets it."""
+    """Return the pair as the sample that the pipeline sees."""
     images = tuple(Image(extension="png", data=encode(draw(scene), "png")) for scene in pair.scenes)
     turn = Turn(instruction=pair.instruction, response=pair.raw)
     return Sample(key=key, dataset="shapes", task=pair.task, turns=(turn,), images=images)
 
 
 def rewriter(size: int, weights: Path) -> dict[str, float]:
-    """Share of rewrites that keep the annotation's meaning, by task; that are well-formed; that are unchanged."""
+    """Return the shares of rewrites that keep the annotation's meaning (by task), are well-formed, or unchanged."""
     from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
     from polite_flamingo.rewriters.flamingo import Rewriter
     from polite_flamingo.testbed.zoo.flamingo import zoo_config
@@ -68,12 +68,12 @@ def rewriter(size: int, weights: Path) -> dict[str, float]:
         texts = model.rewrite([sample_of(pair, f"held-out/{task}/{i}") for i, pair in enumerate(pairs)])
         for pair, text in zip(pairs, texts, strict=True):
             assert isinstance(text, str), text
-            right = pair.keeps(text)
-            kept.setdefault(task, []).append(right)
+            correct = pair.keeps(text)
+            kept.setdefault(task, []).append(correct)
             formed += well_formed(text)
             unchanged += same_text(pair.raw, text)
             total += 1
-            if not right:
+            if not correct:
                 print(f"  {task}: {pair.raw!r}\n    -> {text!r}", file=sys.stderr)
     figures["VQA rewrites that keep the meaning"] = statistics.mean(kept["vqa"] + kept["vqa_rationale"])
     figures["caption rewrites that keep the meaning"] = statistics.mean(kept["captioning"])
@@ -85,7 +85,7 @@ def rewriter(size: int, weights: Path) -> dict[str, float]:
 
 
 def clip(size: int, weights: Path) -> dict[str, float]:
-    """AUC of CLIPScore between true paragraphs and the same paragraphs with something false in them."""
+    """Return the AUC of CLIPScore between true paragraphs and the same paragraphs with something false in them."""
     from polite_flamingo.filters.clipscore import ClipScore
     from polite_flamingo.testbed.zoo.clip import paragraph_pair
 
@@ -106,45 +106,45 @@ def clip(size: int, weights: Path) -> dict[str, float]:
 
 
 def auc(positive: list[float], negative: list[float]) -> float:
-    """Probability that a positive lies above a negative, ties counting half."""
+    """Return the probability that a positive is above a negative; ties count half."""
     above = sum((p > n) + 0.5 * (p == n) for p in positive for n in negative)
     return above / (len(positive) * len(negative))
 
 
 def nli(size: int, weights: Path) -> dict[str, float]:
-    """Accuracy over the three labels."""
+    """Return the accuracy over the three labels."""
     from polite_flamingo.testbed.zoo.judges import nli_case
 
     model = Nli(str(weights / "nli"), device="cpu", batch_size=64)
     rng = random.Random(f"{SEED} nli")
     cases = [nli_case(rng) for _ in range(size)]
     logits = model.score([(premise, hypothesis) for premise, hypothesis, _ in cases])
-    right = [max(range(3), key=row.__getitem__) == label for row, (_, _, label) in zip(logits, cases, strict=True)]
-    figures = {"NLI accuracy": statistics.mean(right)}
+    correct = [max(range(3), key=row.__getitem__) == label for row, (_, _, label) in zip(logits, cases, strict=True)]
+    figures = {"NLI accuracy": statistics.mean(correct)}
     for number, name in enumerate(LABELS):
         figures[f"NLI accuracy on {name}"] = statistics.mean(
-            r for r, (_, _, label) in zip(right, cases, strict=True) if label == number
+            c for c, (_, _, label) in zip(correct, cases, strict=True) if label == number
         )
     figures["NLI accuracy on terse answers"] = statistics.mean(_on_terse_answers(model, size))
     return figures
 
 
 def _on_terse_answers(model: Nli, size: int) -> list[bool]:
-    """Whether right and wrong answers that are worded as annotations are told apart: what raw-tuned models say."""
+    """Return whether correct and wrong answers worded like annotations, as raw-tuned models write, are told apart."""
     rng = random.Random(f"{SEED} nli terse")
     pairs, expected = [], []
     for _ in range(size):
         pair = random_pair(rng, "vqa")
-        right = rng.random() < 0.5
-        said = pair.raw if right else f"Answer: {rng.choice(pair.wrong)}"
+        correct = rng.random() < 0.5
+        said = pair.raw if correct else f"Answer: {rng.choice(pair.wrong)}"
         question = pair.instruction.replace(IMAGE_MARK, "").strip()
         pairs.append(premise_and_hypothesis(question=question, output=said, original=pair.raw))
-        expected.append(right)
-    return [(label(row) == "entailment") == right for row, right in zip(model.score(pairs), expected, strict=True)]
+        expected.append(correct)
+    return [(label(row) == "entailment") == correct for row, correct in zip(model.score(pairs), expected, strict=True)]
 
 
 def reward(size: int, weights: Path) -> dict[str, float]:
-    """Share of triples that the reward model puts in the right order."""
+    """Return the share of triples that the reward model ranks correctly."""
     from polite_flamingo.filters.politeness import Politeness
     from polite_flamingo.testbed.zoo.judges import garble
 
@@ -167,7 +167,7 @@ def reward(size: int, weights: Path) -> dict[str, float]:
 
 
 def clever(size: int, weights: Path) -> dict[str, float]:
-    """How right, polite and well-formed answers are."""
+    """Measure how correct, polite and well-formed answers are."""
     from polite_flamingo.testbed.zoo.clever import NAME, measure
 
     return measure(weights / NAME, size, SEED)
@@ -185,7 +185,7 @@ def passes(figure: str, value: float) -> bool:
 
 
 def table(figures: dict[str, float]) -> str:
-    """Markdown: figure, value, bar."""
+    """Return a Markdown table: figure, value, bar."""
     rows = []
     for name, value in figures.items():
         bar = f"{BARS[name][0]} {BARS[name][1]}{'' if passes(name, value) else ' (missed)'}" if name in BARS else ""
@@ -194,11 +194,11 @@ def table(figures: dict[str, float]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line; exit code 1 where a bar is missed."""
+    """Run the command line; return 1 if a bar is missed."""
     parser = argparse.ArgumentParser(prog="python -m polite_flamingo.testbed.zoo.evaluate", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"models to measure (default: {' '.join(MEASURES)})")
     parser.add_argument("--weights", type=Path, default=hub.ZOO, help="folder of the weights")
-    parser.add_argument("--size", type=int, default=500, help="held-out cases a figure (default 500)")
+    parser.add_argument("--size", type=int, default=500, help="held-out cases per figure (default 500)")
     parser.add_argument("--write", action="store_true", help="write figures.json and the model cards")
     options = parser.parse_args(arguments)
     unknown = set(options.names) - set(MEASURES)

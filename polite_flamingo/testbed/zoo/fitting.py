@@ -1,4 +1,4 @@
-"""What all recipes share: an optimiser, a schedule, a progress line. Models and data belong to the recipes."""
+"""What all recipes share: an optimiser with its schedule, and a progress line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def seed_everything(seed: int) -> None:
 
 
 def mixed_precision() -> torch.autocast:
-    """bf16 where the CPU multiplies it, 2.5 times as fast as fp32; elsewhere it is 60 times slower, and left off."""
+    """Use bf16 if the CPU multiplies it, 2.5 times as fast as fp32; elsewhere it is 60 times slower and not used."""
     dtype = choose_dtype("auto", "cpu")
     return torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
 

@@ -1,4 +1,4 @@
-"""Train the tiny base Flamingo (language model → eyes) and the LoRA that makes it Polite Flamingo."""
+"""Train the tiny base Flamingo (language model plus vision) and the LoRA that makes it Polite Flamingo."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LORA = LoraSettings(r=32, alpha=32)
 
 
 def zoo_config(weights: Path, *, lora: bool = False) -> FlamingoConfig:
-    """The base Flamingo whose files lie under `weights`, with Polite Flamingo's LoRA if asked."""
+    """Return the configuration of the base Flamingo under `weights`, with Polite Flamingo's LoRA if `lora`."""
     return FlamingoConfig(
         vision=str(weights / "clip"),
         language_model=str(weights / "flamingo"),
@@ -55,7 +55,7 @@ def zoo_config(weights: Path, *, lora: bool = False) -> FlamingoConfig:
 
 
 def latents(model: FlamingoModel, rows: list[tuple[Scene, ...]]) -> Tensor:
-    """Perceiver latents (B, T, L, D) of each row's pictures; slots without one are zero, and never looked at."""
+    """Return perceiver latents (B, T, L, D) of each row's pictures; unused slots are zero and never attended to."""
     slots = max(1, *(len(row) for row in rows))
     scenes = [scene for row in rows for scene in row]
     width = model.latents_shape
@@ -88,7 +88,7 @@ def _fit(model: FlamingoModel, data: Batches, optimiser: Optimiser, steps: int, 
 def train_base(
     weights: Path, language_model: Path, *, seed: int = 0, steps: int = BASE_STEPS, batch: int = 64, lr: float = 1.5e-3
 ) -> None:
-    """Open the language model's eyes: perceiver, gated cross-attention and language model train, the vision tower not.
+    """Add vision to the language model: train it, perceiver and gated cross-attention, but not the vision tower.
 
     Writes `flamingo/`: configuration and tokenizer of the language model, `flamingo.safetensors` (fp16).
     """
@@ -117,7 +117,7 @@ def train_base(
 
 
 def train_polite(weights: Path, *, seed: int = 0, steps: int = POLITE_STEPS, batch: int = 48, lr: float = 3e-3) -> None:
-    """LoRA over the frozen base, loss on the response only (paper, §3.1). Writes a peft adapter, `polite_flamingo/`."""
+    """Train LoRA over the frozen base, loss on the response only (paper, §3.1). Writes a peft adapter."""
     seed_everything(seed)
     model = load_flamingo(zoo_config(weights))
     add_lora(model, LORA)

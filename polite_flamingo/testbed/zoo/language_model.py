@@ -18,7 +18,7 @@ STEPS = 600
 
 
 def config(vocabulary: int) -> transformers.LlamaConfig:
-    """6 layers of width 192; LLaMA's own ids for pad, BOS and EOS."""
+    """Return a configuration with 6 layers of width 192 and LLaMA's ids for pad, BOS and EOS."""
     return transformers.LlamaConfig(
         vocab_size=vocabulary, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True, rms_norm_eps=1e-5,
@@ -27,7 +27,7 @@ def config(vocabulary: int) -> transformers.LlamaConfig:
 
 
 def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> tuple[Tensor, float]:
-    """Mean next-token loss by `weights` (B, T), and the share of text tokens (weight 1) predicted right."""
+    """Return the mean next-token loss by `weights` (B, T), and the share of correct text tokens (weight 1)."""
     kept = weights[:, 1:] > 0
     predicted, target, weight = logits[:, :-1][kept].float(), ids[:, 1:][kept], weights[:, 1:][kept]
     each = F.cross_entropy(predicted, target, reduction="none")
@@ -36,7 +36,7 @@ def weighted_loss(logits: Tensor, ids: Tensor, weights: Tensor) -> tuple[Tensor,
 
 
 def train(folder: Path, *, seed: int = 0, steps: int = STEPS, batch: int = 64, lr: float = 3e-3) -> None:
-    """Train from scratch; save configuration, tokenizer and weights (fp32: the next recipe goes on from them)."""
+    """Train from scratch; save configuration, tokenizer and weights (fp32: the next recipe continues from them)."""
     seed_everything(seed)
     tokenizer = save_tokenizer(learn_tokenizer(seed), folder, ends=False)
     repair_torchvision()

@@ -1,7 +1,7 @@
 """Rewriting pairs over Shapes: image(s), instruction, raw annotation → polite response, each with its exact check.
 
-The raw side is put together by the very functions of the source adapters, so the rewriter is trained on what the job
-will hand it. Scenes come from the caller's random generator: training and held-out sets differ by its seed.
+The raw side is made by the source adapters' own functions, so the rewriter is trained on what the job will give it.
+Scenes come from the caller's random generator: training and held-out sets have different seeds.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Pair:
 
 
 def random_pair(rng: random.Random, task: str | None = None) -> Pair:
-    """A pair of `task`, or of a task drawn by the mixture below."""
+    """Return a pair of `task`, or of a task sampled from the mixture below."""
     task = task or rng.choices(list(_MAKERS), weights=[weight for weight, _ in _MAKERS.values()])[0]
     return _MAKERS[task][1](rng)
 
@@ -73,7 +73,7 @@ def _caption(rng: random.Random) -> Pair:
 
 
 def boxes_of(scene: Scene) -> list[tuple[str, tuple[float, float, float, float]]]:
-    """Label and normalised x1, y1, x2, y2 of each thing."""
+    """Return label and normalised x1, y1, x2, y2 of each thing."""
     return [(t.shape, tuple(v / CANVAS for v in t.box)) for t in scene.things]  # type: ignore[misc]
 
 
@@ -88,7 +88,7 @@ def _class(rng: random.Random) -> Pair:
 
 
 def raw_class(shape: str) -> str:
-    """The raw annotation of a class as the ELEVATER adapter words it."""
+    """Return the raw annotation of a class as the ELEVATER adapter words it."""
     label, *facts = terse_class(shape)
     return class_response(label, CLASS_TEMPLATE, facts)
 
@@ -128,13 +128,13 @@ _MAKERS: dict[str, tuple[float, Callable[[random.Random], Pair]]] = {
 
 
 def vocabulary(draws: int = 3000) -> frozenset[str]:
-    """Every word of what the zoo is trained on: a closed list, of which 500 draws show all."""
+    """Return every word of the zoo's training data, a closed list; 500 samples show all of them."""
     rng = random.Random(0)
     pairs = [random_pair(rng) for _ in range(draws)]
     return frozenset().union(*(words_of(pair.instruction, pair.raw, pair.polite) for pair in pairs))
 
 
 def well_formed(text: str) -> bool:
-    """Whether every sentence is one of Shapes' and no sentence occurs twice."""
+    """Whether every sentence is in the grammar of Shapes and none occurs twice."""
     sentences = [s for p in text.split("\n\n") for s in p.removesuffix(".").split(". ")]
     return parse(text) is not None and len(set(sentences)) == len(sentences)

@@ -1,6 +1,6 @@
 """The tokenizer of the tiny CLIP and Flamingo: byte-level BPE learnt on Shapes' texts and the protocol strings.
 
-Digits stay single, so boxes can be read; any text at all can be encoded, since the alphabet is the 256 bytes.
+Digits stay single, so that boxes can be read. Any text can be encoded, because the alphabet is the 256 bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from polite_flamingo.testbed.zoo.pairs import random_pair
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 SPECIALS = [PAD, BOS, EOS, END_OF_CHUNK, IMAGE_MARK]
-"""ids 0, 1, 2 are those of the LLaMA tokenizer."""
+"""Ids 0, 1 and 2, as in the LLaMA tokenizer."""
 
 VOCABULARY = 1200
 _PIECES = r" ?0\.|[0-9]| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s"
@@ -47,7 +47,7 @@ def learn_tokenizer(seed: int = 0, pairs: int = 8000) -> Tokenizer:
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, *, ends: bool) -> PreTrainedTokenizerFast:
-    """Save as a Hugging Face tokenizer that begins texts with BOS and, where `ends` (CLIP), closes them with EOS."""
+    """Save as a Hugging Face tokenizer that begins texts with BOS and, if `ends` (CLIP), ends them with EOS."""
     copy = Tokenizer.from_str(tokenizer.to_str())
     copy.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A {EOS}" if ends else f"{BOS} $A", special_tokens=[(BOS, 1), (EOS, 2)]

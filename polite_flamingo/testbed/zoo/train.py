@@ -6,7 +6,7 @@
     nli, reward     the text judges
     all             every one, in this order
 
-Recipes are seeded; the figures of the shipped weights stand in their model cards (`weights/NAME/README.md`), which
+Recipes are seeded; the figures of the shipped weights are in their model cards (`weights/NAME/README.md`), which
 `python -m polite_flamingo.testbed.zoo.evaluate` measures again.
 """
 
@@ -48,7 +48,7 @@ def train(name: str, out: Path, *, seed: int, scale: float) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m polite_flamingo.testbed.zoo.train",
         description=__doc__,
