@@ -275,8 +275,8 @@ def clear(folder: Path) -> None:
 
 def _check(config: IngestConfig, views: _Views) -> None:
     """Raise `OutOfReach` if this machine does not see what the driver saw."""
-    for one in views.get(config.work, ()):
-        one.check()
+    for view in views.get(config.work, ()):
+        view.check()
 
 
 def _gather_or_error(config: IngestConfig, views: _Views) -> str:

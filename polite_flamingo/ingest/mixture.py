@@ -81,8 +81,8 @@ class Mixture:
     Attributes:
         sources: the entries by the name of their shards.
         sampling: how much to take of each.
-        total: for `sqrt`: how many records to take in all.
-        margin: for `paper`: the filters reject about one rewrite in six, so take that many more.
+        total: how many records `sqrt` takes in all.
+        margin: for `paper`, a factor on the paper's counts, since the filters reject about one rewrite in six.
         seed: the seed of the sampling.
     """
 

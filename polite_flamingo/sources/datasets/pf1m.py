@@ -8,7 +8,7 @@ its own name, and so do the scores. `field_meanings.py` says what other fields d
 
 A record does not name its task. The task follows from which semantic score the record has: NLI is for answers
 (vqa), STS for descriptions of one image (captioning) or of several (change captioning); one that has neither is a
-dialogue, or text where it has no image. The records have no ids: a key is the content's hash, so a copy is a duplicate.
+dialogue, or text if it has no image. The records have no ids: a key is the content's hash, so a copy is a duplicate.
 
 The format is known from its documentation (the authors' readme) and from our own writer.
 """

@@ -1,7 +1,7 @@
 """VQA whose answers come with a reason: A-OKVQA, VQA-E, ScienceQA. Answer and reason become one response.
 
 A-OKVQA: the answer is the correct choice, since the rationales were written to explain it and the ten direct answers
-are often all different; where a record has no choices, their majority is used. Of the three rationales (three people
+are often all different; if a record has no choices, their majority is used. Of the three rationales (three people
 explaining the same) the first that is not empty is used, and all are kept in `meta`. Images are COCO **2017**.
 
 VQA-E is known from its README only (github.com/liqing-ustc/VQA-E). The answer is the annotators' majority; on a tie,
@@ -132,7 +132,7 @@ def scienceqa_records(options: SourceOptions, scratch: Scratch) -> Records:
             if isinstance(record, dict):
                 if passed_over and record.get("image") is None:
                     continue
-                # a lecture has up to 7,000 characters, and is needed only where there is no solution
+                # a lecture has up to 7,000 characters, and is needed only without a solution
                 record |= {} if fields.get("solution") else keep_fields(fields, ("lecture",))
                 known = scratch.get("split", usable_id(record, "id") or "")
                 record["split"] = record.get("split") or (known or [otherwise])[0]
@@ -191,7 +191,7 @@ VQA_E = _source(
 SCIENCEQA = _source(
     name="scienceqa",
     title="ScienceQA",
-    files="problems.json, and pid_splits.json where it does not name splits; SPLIT/<id>/image.png",
+    files="problems.json, and pid_splits.json if it does not name splits; SPLIT/<id>/image.png",
     published="github.com/lupantech/ScienceQA",
     licence="CC BY-NC-SA 4.0",
     evidence="real file",

@@ -10,7 +10,7 @@ Which members form a row:
    and `a/0.txt` are not. The extension may be in any case. `0.jpg.txt` goes with `0.jpg`.
 2. A stem that lacks its picture or its text may be a column of another, as WebDataset names them: `0.seg.png` of `0`.
    It joins `0` if there is one, or if the column's name says what it is (`0.img.jpg` with `0.caption.txt`).
-3. Where a folder of the tar holds nothing but pictures and another nothing but texts, they are matched: `images/0.jpg`
+3. If a folder of the tar holds nothing but pictures and another nothing but texts, they are matched: `images/0.jpg`
    with `captions/0.txt`, or with `0.txt`.
 4. If names repeat, the first of each form a row, then the second of each, provided that each set stands together and
    the first is complete. Otherwise it is unknown which belong together, and each set is a row that says so.

@@ -2,7 +2,7 @@
 
 Captions, class labels and changes come without a question, so one is supplied. The choice depends only on the key
 (sha256), so it is the same in every process and every run. VQA keeps the dataset's own question and has no wordings.
-Where a mark is drawn on the image (`drawn_marks.py`) the wording names it: `{colour}`, `{shape}` and `{question}` are
+If a mark is drawn on the image (`drawn_marks.py`), the wording names it: `{colour}`, `{shape}` and `{question}` are
 filled in. A statement to be judged fills `{statement}`.
 The synthetic world and the training of the tiny rewriter read these same wordings. The tiny models have not seen a new
 one until they are retrained.

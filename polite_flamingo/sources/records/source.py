@@ -43,7 +43,7 @@ class SourceOptions:
         images: the folder that image names are relative to; the dataset's own sub-folders are searched too.
         split: the split in the keys of datasets whose records do not name one ("" there means "train"). Of datasets
             whose records do, only this split is read ("" reads all).
-        columns: for tables: what each column is (`table.py`).
+        columns: for tables, what each column is (`table.py`).
         extra: what only one source needs, by name; see `Source.extra`.
         dataset: what own data is called in keys and samples; "" takes the source's name.
         download_from: hosts that images may be fetched from (`download.fetch`); none: nothing is ever fetched.
@@ -166,7 +166,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where records come from: `part` names the list inside the file ("" where the file is the list).
+    """Where records come from: `part` names the list inside the file ("" if the file is the list).
 
     `split` is the split of all its records if the file's own name says it; it goes into the keys and is not kept.
     """
