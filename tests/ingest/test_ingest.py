@@ -381,7 +381,7 @@ def test_a_worker_that_writes_to_another_disk_is_noticed(
         work.rename(tmp_path / "of-the-driver")
         work.mkdir()
 
-    with pytest.raises(OSError, match=rf"does not see in {work} what .* has written .*--out"):
+    with pytest.raises(OSError, match=rf"does not see in {work} what .* wrote there .*--out"):
         ingest_all([config(raw, tmp_path / "out")], spread=elsewhere(change))
 
 
