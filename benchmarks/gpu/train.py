@@ -303,8 +303,8 @@ class Bench:
             prompt = [*shown, *tokenizer.words(rng, length - learned - len(shown))]
             target = [*tokenizer.words(rng, learned - 1), tokenizer.eos_id]
             turn = EncodedTurn(prompt, target, images)
-            media = image_numbers([turn], tokenizer.image_id, self.options.semantics)
-            row.image_numbers += [one + len(row.images) if one else 0 for one in media]
+            numbers = image_numbers([turn], tokenizer.image_id, self.options.semantics)
+            row.image_numbers += [one + len(row.images) if one else 0 for one in numbers]
             row.ids += [*prompt, *target]
             row.loss_mask += [False] * len(prompt) + [True] * len(target)
             row.sample_index += [number] * length
