@@ -1,1 +1,1 @@
-"""The Flamingo model: PyPI `open_flamingo` on today's transformers, its LoRA and checkpoints, and the rewriter."""
+"""The Flamingo model (`model/`: PyPI's `open_flamingo` on current transformers) and its decoding engine (`engine/`)."""

@@ -1,4 +1,4 @@
-"""Engine metrics: what it did, how fast, how close to the machine's limits, and where time and slots were lost.
+"""Engine metrics: what the engine did, how fast, how close to the machine's limits, and where time and slots were lost.
 
 Counting costs a few additions per step. Bytes and operations are what the work requires, computed from the sizes of the
 model and of each call: all weights once per call; the keys and values that a token may see, those of its row and of its

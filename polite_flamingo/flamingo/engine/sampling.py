@@ -1,4 +1,4 @@
-"""Sampling: from logits to tokens, for rows that each have their own parameters, greedy rows included.
+"""Sampling: from logits to tokens, for rows that each have their own parameters, including greedy rows.
 
 A row uses one random number per token, from a stream that its seed fixes. So a request gives the same text whichever
 rows share its batch, except for rounding in the logits. Filters apply in the order of transformers: repeated n-grams,
