@@ -1,13 +1,13 @@
-"""The one loader of settings: YAML and `--section.field value` become frozen dataclasses.
+"""Load settings: YAML and `--section.field value` become frozen dataclasses.
 
-Jobs, the server, mixtures, contestants and the folders of trained models are all filled here, by the same three rules:
+It is the only loader: of jobs, the server, mixtures, contestants and folders of trained models. It has three rules:
 
-    an unknown name is refused, at any depth, with the name that was probably meant
+    an unknown name is refused, at any depth, suggesting the name that was probably meant
     a value of the wrong type is refused in one line, such as "thresholds.sts: must be a number, got 'abc'"
-    a setting that is not given keeps its default, also inside a section that is given in part
+    a setting that is not given keeps its default, also in a section that is given in part
 
-One profile serves every job. A job reads the sections that are fields of its config and passes over the other
-`SECTIONS`; nothing else is passed over, so a setting arrives or is refused.
+One profile serves every job. A job reads the sections that are fields of its config and skips the other `SECTIONS`;
+nothing else is skipped, so every setting is used or refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from polite_flamingo.text_files import NotText, read_text
 Config = TypeVar("Config")
 
 SECTIONS = ("rewriter", "scoring", "thresholds", "pools", "distortion", "training", "workers", "evaluation", "serving")
-"""Top-level keys of a profile that a job passes over unless its config has a field of that name."""
+"""Top-level keys of a profile that a job skips unless its config has a field of that name."""
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
@@ -43,11 +43,11 @@ class ConfigError(ValueError):
 
 
 def load(kind: type[Config], path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
-    """A config from a profile.
+    """Load a config from a profile.
 
     Args:
         kind: its dataclass.
-        path: a YAML file; sections of other jobs are passed over.
+        path: a YAML file; sections of other jobs are skipped.
         overrides: values by dotted names, such as {"serving.access.keys": "keys.json"}.
 
     Raises:
@@ -62,7 +62,7 @@ def load(kind: type[Config], path: str | Path, overrides: Mapping[str, Any] | No
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds. Raises `ValueError`, which names the file."""
+    """Read the mapping in a YAML file. Raises `ValueError`, which names the file."""
     try:
         content = yaml.safe_load(read_text(Path(path)))
     except OSError as error:
@@ -78,7 +78,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def own_sections(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a profile without the sections of other jobs."""
+    """Return the content of a profile without the sections of other jobs."""
     known = {field.name for field in dataclasses.fields(kind)}
     for name in content:
         if name not in known and name not in SECTIONS:
@@ -87,14 +87,14 @@ def own_sections(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """A value by its dotted name -> mappings inside one another."""
+    """Turn a dotted name and its value into nested mappings."""
     for name in reversed(path.split(".")):
         value = {name: value}
     return dict(value)
 
 
 def merged(content: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str, Any]:
-    """All of these; a later value wins, and mappings are merged key by key."""
+    """Merge mappings key by key; later values win."""
     result = dict(content)
     for change in changes:
         for name, value in change.items():
@@ -107,13 +107,13 @@ def merged(content: Mapping[str, Any], *changes: Mapping[str, Any]) -> dict[str,
 
 
 def fill(kind: type[Config], content: Any, at: str = "", base: Config | None = None) -> Config:
-    """An instance of a dataclass.
+    """Return an instance of a dataclass.
 
     Args:
         kind: the dataclass.
-        content: values by field. Text becomes a number or a list where the field is one: the command line gives text.
+        content: values by field. Strings are converted to the field's type: the command line gives strings.
         at: dotted name of the section, for messages.
-        base: where values that are not given come from, instead of the defaults of `kind`.
+        base: source of values that are not given, instead of the defaults of `kind`.
 
     Raises:
         ConfigError: a name is unknown, a value is missing or does not fit.
@@ -139,17 +139,17 @@ def fill(kind: type[Config], content: Any, at: str = "", base: Config | None = N
 
 
 def to_yaml(config: Any) -> str:
-    """A config, or configs by section, as YAML such as a profile holds."""
+    """Format a config, or configs by section, as YAML in the form of a profile."""
     plain = json.loads(json.dumps(config, default=dataclasses.asdict))
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def _convert(hint: Any, value: Any, at: str, default: Any = dataclasses.MISSING) -> Any:
-    """A value as the type of its field wants it. Raises `ConfigError`."""
+    """Convert a value to the type of its field. Raises `ConfigError`."""
     kinds = [kind for kind in members(hint) if kind is not types.NoneType]
     if types.NoneType in members(hint) and value in (None, "null"):
         return None
-    if str in kinds and len(kinds) > 1:  # text or a section
+    if str in kinds and len(kinds) > 1:  # a string or a section
         value = _from_yaml(value)
         kinds = [kind for kind in kinds if (kind is str) != isinstance(value, Mapping)]
     [kind] = kinds
@@ -179,7 +179,7 @@ def _convert(hint: Any, value: Any, at: str, default: Any = dataclasses.MISSING)
 
 
 def _from_text(kind: Any, text: str) -> Any:
-    """Text as a number, a truth value or a path; as it is where it is none."""
+    """Convert a string to a number, a boolean or a path; return it unchanged if that fails."""
     try:
         return _WORDS.get(text.lower(), text) if kind is bool else kind(text) if kind in (int, float, Path) else text
     except ValueError:
@@ -187,7 +187,7 @@ def _from_text(kind: Any, text: str) -> Any:
 
 
 def _from_yaml(value: Any) -> Any:
-    """Text that spells a list or a mapping as such; anything else as it is."""
+    """Parse a string that spells a list or a mapping; return anything else unchanged."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         try:
             return yaml.safe_load(value)
@@ -197,7 +197,7 @@ def _from_yaml(value: Any) -> Any:
 
 
 def _unknown(kind: type, at: str, key: str, known: Sequence[str]) -> ConfigError:
-    """The error for an unknown key, suggesting a similar one at this level or the same key in a section below."""
+    """Return the error for an unknown key, suggesting a similar one or the same key in a section below."""
     near = difflib.get_close_matches(key.replace("-", "_"), known, n=1)
     deeper = [one.path for one in all_config_fields(kind, at) if one.path.endswith(f".{key}")]
     meant = join(at, near[0]) if near else " or ".join(deeper[:3])
@@ -214,7 +214,7 @@ def _missing(fields: Sequence[ConfigField]) -> str:
 
 
 def _placed(at: str, message: str) -> ConfigError:
-    """What a dataclass refused, with the place where it stands, unless the message begins with it."""
+    """Return a dataclass's own error with the place of the value, unless the message begins with it."""
     head, colon, rest = message.partition(": ")
     if colon and head in at.split("."):
         return ConfigError(at, rest)

@@ -1,6 +1,6 @@
-"""What can be set: the fields of a config dataclass and of its sections, with types, defaults and meanings.
+"""The fields of a config dataclass and of its sections, with types, defaults and meanings.
 
-`config.py` fills them; `--help` and the tables of the docs are made of them.
+`config.py` uses them to fill configs; `--help` and the tables in the docs are generated from them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class ConfigField:
     """A field of a config, or of a section of it.
 
     Attributes:
-        path: its dotted name, such as thresholds.sts.
-        hint: its type.
-        default: `dataclasses.MISSING` where it must be given.
-        meaning: from the docstring of its class.
-        metadata: of the dataclass field.
+        path: dotted name, such as thresholds.sts.
+        hint: type hint.
+        default: default value; `dataclasses.MISSING` if it is required.
+        meaning: description, from the docstring of its class.
+        metadata: the dataclass field's metadata.
     """
 
     path: str
@@ -38,13 +38,13 @@ class ConfigField:
 
     @property
     def section(self) -> type[Any] | None:
-        """The dataclass of a section; None for a single value."""
+        """Return the dataclass of a section; None for a single value."""
         kinds = [kind for kind in members(self.hint) if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
         return kinds[0] if kinds else None
 
 
 def config_fields(kind: type, at: str = "") -> Iterator[ConfigField]:
-    """The fields of a dataclass, sections included, in order."""
+    """Yield the fields of a dataclass in order, including sections but not their fields."""
     hints, meaning = _hints(kind), meanings(kind)
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -58,7 +58,7 @@ def config_fields(kind: type, at: str = "") -> Iterator[ConfigField]:
 
 
 def all_config_fields(kind: type, at: str = "", base: Any = dataclasses.MISSING) -> Iterator[ConfigField]:
-    """The fields of a dataclass and, after each section, those in it, with the defaults that hold there."""
+    """Yield the fields of a dataclass and, after each section, the fields in it, with their effective defaults."""
     for one in config_fields(kind, at):
         if base not in (dataclasses.MISSING, None):
             one = dataclasses.replace(one, default=getattr(base, one.path.rpartition(".")[2]))
@@ -68,7 +68,7 @@ def all_config_fields(kind: type, at: str = "", base: Any = dataclasses.MISSING)
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """What the docstrings of a dataclass and of those that it extends say of each field."""
+    """Return the description of each field from the docstrings of a dataclass and its base classes."""
     meaning: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         listed = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")[2]
@@ -78,7 +78,7 @@ def meanings(kind: type) -> dict[str, str]:
 
 
 def type_words(hint: Any) -> str:
-    """A type as a person says it: "a number", "one of v1, v2", "a list"."""
+    """Describe a type in words: "a number", "one of v1, v2", "a list"."""
     words = []
     for kind in members(hint):
         origin = typing.get_origin(kind)
@@ -94,7 +94,7 @@ def type_words(hint: Any) -> str:
 
 
 def members(hint: Any) -> tuple[Any, ...]:
-    """The members of a union type, else the type alone."""
+    """Return the members of a union type; for another type, the type alone."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
@@ -104,5 +104,5 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def join(at: str, name: str) -> str:
-    """The dotted name of a field in a section; "" is the top."""
+    """Return the dotted name of a field in a section; "" is the top level."""
     return f"{at}.{name}" if at else name

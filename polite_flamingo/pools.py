@@ -1,4 +1,4 @@
-"""How many actors do the work of a job: the section `pools` of a profile. No Ray in it, so that `--help` stays fast."""
+"""Number and size of a job's actors: the section `pools` of a profile. It imports no Ray, so `--help` stays fast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What a job needs of a cluster to start.
+    """What a job needs from a cluster to start.
 
     Attributes:
         cpus: logical CPUs.
@@ -20,7 +20,7 @@ class Needs:
     autoscaling: bool = False
 
     def of(self, kind: str) -> float:
-        """Return how much of a Ray resource, "CPU" or "GPU"."""
+        """Return the amount of a Ray resource, "CPU" or "GPU"."""
         return self.gpus if kind == "GPU" else self.cpus
 
 
@@ -31,8 +31,8 @@ class PoolConfig:
     Attributes:
         min_actors: actors that the pool starts with.
         max_actors: actors that the pool grows to while there is work and room.
-        cpus: logical CPUs an actor takes; a fraction lets several share one.
-        gpus: GPUs an actor takes; a fraction lets several share one.
+        cpus: logical CPUs per actor; a fraction lets several share one.
+        gpus: GPUs per actor; a fraction lets several share one.
         rows_per_call: rows given to the model at once; if a row kills its worker, these are tried one by one.
     """
 
@@ -56,10 +56,10 @@ class PoolsConfig:
     Attributes:
         rewriting: actors that hold the rewriter.
         scoring: actors that hold all scoring models.
-        distorting: actors that make pairs for training the rewriter; used by distort alone.
+        distorting: actors that make pairs for training the rewriter; used only by distort.
         task_cpus: logical CPUs to leave for a task that reads or writes one shard.
-        max_failures_in_a_row: more consecutive rows than this failing for other reasons than their own content end the
-            job: the model is broken, not the rows.
+        max_failures_in_a_row: if more consecutive rows fail for reasons other than their content, the job ends: the
+            model is broken, not the rows.
         autoscaling: whether the cluster starts machines on demand (cluster.yaml), so that its present size says
             nothing; otherwise a job that it cannot hold is refused at once.
     """

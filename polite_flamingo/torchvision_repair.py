@@ -17,7 +17,7 @@ _declared: list[Any] = []
 
 
 def repair_torchvision() -> None:
-    """Declare the operators that torchvision's own library could not define; nothing is done where the builds match.
+    """Declare the operators that torchvision's own library could not define; do nothing if the builds match.
 
     Call it before importing open_clip, open_flamingo, peft or sentence_transformers, or making a model of
     transformers. They use torchvision's image transforms only, which need no operator.

@@ -1,4 +1,4 @@
-"""Worlds: warns when tiny models, which know only one small world, get input from another.
+"""Worlds: warn when tiny models, which know only one small world, get input from another.
 
 A model folder may contain a `world.json` with the name of the small world the model was trained on and every word in
 it. The zoo's models know only Shapes. Published weights have no such file and are assumed to know everything.
@@ -38,9 +38,9 @@ class World:
     """The only world that some models of a run know.
 
     Attributes:
-        name: of the world.
+        name: name of the world.
         what: its contents, in a few words.
-        words: known to the models, in lower case.
+        words: words known to the models, in lower case.
         models: names of the run's models that know only this world.
     """
 
@@ -142,8 +142,8 @@ def count_foreign_rows(world: World, shards: Mapping[str, Path]) -> ForeignRows:
     Unreadable shards and rows are skipped here; the build quarantines them with their reason.
 
     Args:
-        world: that the models know.
-        shards: by name.
+        world: the world that the models know.
+        shards: name -> path.
     """
     found = ForeignRows()
     first: dict[str, Path] = {}

@@ -87,13 +87,13 @@ class Unfinished(str):
 
 
 def ending(text: str, why: object) -> str:
-    """`text`, marked as unfinished if `why` (a finish reason) says so."""
+    """Return `text`, marked as unfinished if `why` (a finish reason) says so."""
     known = _known(why)
     return Unfinished(text, known) if known else text
 
 
 def _known(why: object) -> str:
-    """The name used here for the finish reason of an incomplete answer; "" for any other reason."""
+    """Return our name for the finish reason of an incomplete answer; "" for any other reason."""
     name = str(why).lower()
     name = _OTHER_NAMES.get(name, name)
     return name if name in _ENDINGS else ""
@@ -105,7 +105,7 @@ def stripped(text: str) -> str:
 
 
 def first_choice(answer: Mapping[str, Any]) -> str:
-    """The text of an OpenAI-compatible server's first choice, of a chat or a completion; `Unfinished` where it is.
+    """Return the text of an OpenAI-compatible server's first choice, chat or completion; `Unfinished` if it was cut.
 
     A message without content is an empty answer if the server says why: it was cut, filtered, or all reasoning.
 
@@ -136,7 +136,7 @@ def first_choice(answer: Mapping[str, Any]) -> str:
 
 
 def without_reasoning(text: str) -> str:
-    """The answer without the reasoning before it; "" where the reasoning never ended."""
+    """Return the answer without the reasoning before it; "" if the reasoning never ended."""
     rest = _REASONING.sub("", text, count=1)
     rest = _REASONED.sub("", rest, count=1) if rest == text else rest
     if rest == text:
@@ -145,11 +145,11 @@ def without_reasoning(text: str) -> str:
 
 
 def faults(answer: str, given: Iterable[str] = ()) -> list[Fault]:
-    """What is wrong with an answer, in the order of `FAULTS`; an empty list for most answers.
+    """Return an answer's faults, in the order of `FAULTS`; an empty list for most answers.
 
     Args:
         answer: without its reasoning.
-        given: texts that the answer may repeat: the answer to a question about markup has markup in it.
+        given: texts that the answer may repeat: the answer to a question about markup contains markup.
     """
     found: set[Fault] = set()
     if says_nothing(answer):

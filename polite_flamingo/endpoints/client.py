@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 MAX_BYTES = 16 << 20
-"""Of a response."""
+"""Maximum bytes of a response."""
 
 RETRIED = frozenset({408, 409, 425, 429})
-"""Statuses that are retried, as are all from 500."""
+"""Statuses that are retried, besides those from 500."""
 
 Read = TypeVar("Read")
 
@@ -49,7 +49,7 @@ class Refused(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ServerConfig:
-    """How patiently a server is asked.
+    """Time limits, retries and concurrency of requests to a server.
 
     Attributes:
         api_key_variable: environment variable that holds the key; if it is not set, no key is sent.
@@ -79,7 +79,7 @@ class ServerConfig:
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *arguments: Any, **keywords: Any) -> None:
-        """Follow none: urllib would send the key's header to whichever host the response names."""
+        """Follow no redirect: urllib would send the key's header to whichever host the response names."""
 
 
 class Server:
@@ -101,7 +101,7 @@ class Server:
         self._down = ""
 
     def try_out(self, path: str, body: Mapping[str, Any], read: Callable[[dict[str, Any]], Read]) -> Read:
-        """As `post`, to check the server before work begins: two tries at most.
+        """Like `post`, to check the server before work begins: two tries at most.
 
         Raises:
             EndpointDown: whatever goes wrong, in one line.
@@ -226,7 +226,7 @@ class Server:
 
 
 def _message(error: urllib.error.HTTPError) -> str:
-    """The server's error message, in one short line."""
+    """Return the server's error message in one short line."""
     try:
         text = error.read(2000).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
@@ -240,7 +240,7 @@ def _message(error: urllib.error.HTTPError) -> str:
 
 
 def _seconds(header: str | None) -> float:
-    """Seconds of a Retry-After header; 0 for a date or nonsense."""
+    """Return the seconds of a Retry-After header; 0 for a date or nonsense."""
     try:
         return max(0.0, float(header or 0))
     except ValueError:

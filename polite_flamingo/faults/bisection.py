@@ -1,8 +1,8 @@
 """Find the samples on which a model raises by halving the batch, and tell a bad row from a broken model.
 
 A sample that raises must not take its batch along, and a model that is broken must not send a billion rows to
-quarantine: too many failures in a row raise `ModelBroken`. Nothing here knows shards or the journal, so a server can
-use it as it is.
+quarantine: too many failures in a row raise `ModelBroken`. Nothing here depends on shards or the journal, so a server
+can use it too.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ Result = TypeVar("Result")
 
 
 class ModelBroken(RuntimeError):
-    """So many rows failed in a row that the model, not the rows, must be at fault."""
+    """So many consecutive rows failed that the model, not the rows, must be at fault."""
 
 
 class Bisector:
     """Finds the samples on which a model raises, and counts consecutive failures over all calls.
 
     Args:
-        reason: of a sample on which the model raised ("rewriting_failed", "scoring_failed").
+        reason: reason of a sample on which the model raised ("rewriting_failed", "scoring_failed").
         max_failures_in_a_row: more raise `ModelBroken`. A `BadSample` is the sample's own fault and is not counted.
     """
 
@@ -34,7 +34,7 @@ class Bisector:
 
     @property
     def broken(self) -> bool:
-        """Whether so many samples have failed in a row that the model must be at fault."""
+        """Whether so many consecutive samples have failed that the model must be at fault."""
         return self._failures_in_a_row > self.max_failures_in_a_row
 
     def run(

@@ -24,7 +24,7 @@ class Guard:
     """Runs rows of shards; consecutive failures are counted over all shards that a worker sees.
 
     Args:
-        reason: of a row on which the model raised; see `Bisector`.
+        reason: reason of a row on which the model raised; see `Bisector`.
         rows_per_call: rows given to the model at once.
         max_failures_in_a_row: see `Bisector`.
     """
@@ -49,7 +49,7 @@ class Guard:
             work: calls the model.
             rows: of one shard, in order. Rows that are already quarantined pass through.
             shard: path of the shard, for the records.
-            journal: of these rows and this stage.
+            journal: the journal of these rows and this stage.
             check: raises `BadSample` for a row that `work` should not see.
             first: index of the first row in the shard.
         """
@@ -133,5 +133,5 @@ def quarantine(sample: Sample, shard: str, index: int, error: BadSample) -> Quar
 
 
 def with_provenance(sample: Sample, **facts: object) -> Sample:
-    """Add to a sample's provenance what is not there yet."""
+    """Add entries that are missing to a sample's provenance."""
     return dataclasses.replace(sample, provenance={**facts, **sample.provenance})

@@ -14,19 +14,19 @@ HINTS: dict[str, str] = {
     "empty_shard": "the shards hold no rows: was the job that wrote them finished?",
     "unsafe_name": "names must lead to files below --images: no '..', no absolute path elsewhere, no link out of it",
     "bad_json": "the annotations are not valid JSON: were they downloaded whole, and is it the right file?",
-    "bad_field": "a field is missing or not of the kind that the source wants: --list SOURCE says what it reads; "
-    "of a table, does --columns name the right ones?",
+    "bad_field": "a field is missing or of the wrong type: --list SOURCE says what the source reads; "
+    "for a table, does --columns name the right ones?",
     "duplicate_key": "the same ids occur again: is a file named twice, or is the wrong column the id?",
     "missing_image": "does --images name the right folder? It must be the one that the names in the annotations are "
     "relative to",
     "corrupt_image": "the pictures do not decode: were they downloaded whole, and are they pictures?",
     "image_too_large": "the pictures are larger than a model can use: make smaller copies of them",
     "empty_image": "the picture files have no bytes: were they downloaded whole?",
-    "unsupported_image": "the files are of a format that is not read, or no pictures: the details say what they are "
+    "unsupported_image": "the files are in an unsupported format, or not pictures: the details say what they are "
     "and what to do",
-    "missing_annotation": "the rows have no response to read: is it the file with the answers, and, of a table, does "
+    "missing_annotation": "the rows have no response to read: is it the file with the answers, and, for a table, does "
     "--columns name the right response?",
-    "empty_response": "the responses are empty: is it the file with the answers, and, of a table, does --columns name "
+    "empty_response": "the responses are empty: is it the file with the answers, and, for a table, does --columns name "
     "the right response?",
     "excluded": "the source says that none of these responses is to be learned",
     "text_too_long": "the texts are far longer than a model reads: is the right column or field the text?",
@@ -36,7 +36,7 @@ HINTS: dict[str, str] = {
     "scoring_failed": "a filter failed on good rows: the details give the model's error",
     "judging_failed": "the judge failed: is its server reachable, and does it take such requests?",
     "distortion_failed": "the model that distorts failed: is its server reachable, and does it take such requests?",
-    "not_distorted": "the language model gave the responses back as they were: does it follow instructions?",
+    "not_distorted": "the language model returned the responses unchanged: does it follow instructions?",
     "killed_worker": "workers were killed while they had these rows: was there enough memory?",
 }
 """One line for each reason of `sample.REASONS`."""

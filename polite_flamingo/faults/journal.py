@@ -31,7 +31,7 @@ MAX_DEATHS_PER_SHARD = 30
 
 
 class WorkerKeepsDying(RuntimeError):
-    """The fault is not in single rows; the message names the stage and where to look."""
+    """Too many workers died: not single rows are at fault. The message names the stage and where to look."""
 
 
 @dataclass(kw_only=True)
