@@ -189,7 +189,7 @@ def generate_samples(folder: Path, wanted: int) -> None:
     rng = random.Random(0)
     raw, ingested = folder.parent / "raw", folder.parent / "ingested"
     each = max(9, round(wanted / 5.1))  # seven datasets, one a third as large, minus dropped questions
-    with mock.patch.object(write, "QUESTIONS_A_SCENE", 10):
+    with mock.patch.object(write, "QUESTIONS_PER_SCENE", 10):
         sources = write.write_raw(raw, samples=each, seed=0, damage=False)
     for source, options in sources.items():
         ingest(IngestConfig(source=source, options=options, out=ingested, fresh=True))

@@ -59,7 +59,7 @@ def requests(count: int) -> list[SpeakerRequest]:
     ]
 
 
-def test_texts_end_at_their_quotation_mark_and_do_not_hang_on_their_neighbours(folder: Path) -> None:
+def test_texts_end_at_their_quotation_mark_and_do_not_depend_on_their_neighbours(folder: Path) -> None:
     speaker = LocalSpeaker(config(folder, max_new_tokens=200))
     said = speaker.say(requests(10))
     finished = [text for text in said if text]
