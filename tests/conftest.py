@@ -1,4 +1,4 @@
-"""What tests share: one Ray for the whole session, and small shards."""
+"""Fixtures for all tests: one Ray for the whole session, and small shards."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, settings
 
 from ray_jobs.serve import serve_environment
 
-# No test depends on how busy the machine is, nor on luck: the same examples in every run. Who looks for more says
-# --hypothesis-profile=searching, where each run has examples of its own.
+# No test depends on how busy the machine is, or on luck: every run has the same examples. With
+# --hypothesis-profile=searching, each run samples its own.
 settings.register_profile("searching", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("steady", settings.get_profile("searching"), derandomize=True)
 settings.load_profile("steady")
@@ -29,7 +29,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors o
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One private Ray, started when the first test asks for it: a start costs seconds."""
+    """Start one private Ray when the first test needs it: a start costs seconds."""
     import ray
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False)
@@ -39,7 +39,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Path:
-    """What `polite-flamingo demo` leaves, with few rows of each dataset. Tests that change it work on a copy."""
+    """Run a small `polite-flamingo demo` once; tests that change its output work on a copy."""
     from ray_jobs.demo import DemoConfig, demo
 
     out = tmp_path_factory.mktemp("demo") / "out"

@@ -1,7 +1,7 @@
 """The page in a real browser, in front of the real application over tiny models, on a real port.
 
-A test is handed a `Visit`: a fresh tab whose console, requests and policy violations are watched, and the `Directed`
-backend behind it, which a test can hold, let fail, or give words to say. Playwright's loop stays in the thread that
+A test gets a `Visit`: a fresh tab whose console, requests and policy violations are watched, and the `Directed`
+backend behind it, which a test can pause, make fail, or give answers to. Playwright's loop stays in the thread that
 started it, so these fixtures end with each module: other tests call `asyncio.run`.
 """
 
@@ -57,7 +57,7 @@ class Numbers:
 
 
 class Directed(LocalBackend):
-    """The tiny engines, or the words of `says`; both rest after the first words while `free` is not set."""
+    """The tiny engines, or the words of `says`; both pause after the first words while `free` is not set."""
 
     def __init__(self, hosts: Sequence[EngineHost], numbers: Numbers):
         super().__init__(hosts, numbers)
@@ -104,7 +104,7 @@ class Directed(LocalBackend):
 
 @dataclass
 class Visit:
-    """A tab at the page, and what it noticed. `calm` is asked at the end of every test."""
+    """A tab with the page, and what it noticed. `calm` is checked at the end of every test."""
 
     page: Page
     url: str
@@ -157,7 +157,7 @@ class Visit:
     def calm(self) -> None:
         assert self.complaints == []
         strange = [one for one in self.addresses if not one.startswith((self.url, "data:", "blob:"))]
-        assert strange == [], "the page asked somebody else"
+        assert strange == [], "the page sent requests to other hosts"
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ class Stage:
 
     @contextmanager
     def visit(self, *, access: AccessConfig | None = None, **context: Any) -> Iterator[Visit]:
-        """A fresh tab; with `access`, before a service of its own that lets in whom it says."""
+        """Open a fresh tab; with `access`, on its own service with that access."""
         if access is not None:
             config = replace(self.config, serving=replace(self.config.serving, access=access))
             with serving_on_a_port(create_app(config, self.backend)) as (host, port):

@@ -16,7 +16,7 @@ from ray_jobs.build_pf1m import BuildConfig
 
 
 def text_row(shard: int, number: int, response: str = "a plain row") -> Sample:
-    """One row; `fake_actors.FakeRewriter` does what its response says."""
+    """Return one row; `fake_actors.FakeRewriter` does what its response says."""
     return Sample(
         key=make_key("notes", f"s{shard}", number),
         dataset="notes",
@@ -28,7 +28,7 @@ def text_row(shard: int, number: int, response: str = "a plain row") -> Sample:
 def write_world(
     folder: Path, shards: int = 3, rows: int = 10, special: dict[tuple[int, int], str] | None = None
 ) -> Path:
-    """Shards of plain rows, but (shard, row) -> response for the special ones. Returns the folder."""
+    """Write shards of plain rows, with (shard, row) -> response for special ones; return the folder."""
     for shard in range(shards):
         chosen = special or {}
         write_shard(
@@ -39,7 +39,7 @@ def write_world(
 
 
 def config(source: Path, out: Path, rows_per_call: int = 4) -> BuildConfig:
-    """A build of `source` into `out` for the fake actors."""
+    """Return the config of a build of `source` into `out` with fake actors."""
     return BuildConfig(
         input=str(source),
         out=str(out),
@@ -52,7 +52,7 @@ def config(source: Path, out: Path, rows_per_call: int = 4) -> BuildConfig:
 
 
 def results(out: Path) -> dict[str, bytes]:
-    """Every file whose bytes must not depend on how often a job was killed, by its path below `out`."""
+    """Return the files whose bytes must not depend on kills, by path below `out`."""
     folders = ("scored", "quarantine", "keys", "pf1m", "parquet", "verdicts", "images")
     files = [path for folder in folders for path in sorted((out / folder).rglob("*")) if path.is_file()]
     files += [out / "pf1m.json", out / "llava.json"]
@@ -60,9 +60,9 @@ def results(out: Path) -> dict[str, bytes]:
 
 
 def outcome(out: Path) -> Counter[str]:
-    """How many rows were scored, and quarantined for which reason, according to the shards themselves.
+    """Count the rows scored, and quarantined by reason, in the shards themselves.
 
-    Asserts that the ledger tells the same and that no key is there twice.
+    Asserts that the ledger agrees and that no key occurs twice.
     """
     layout = OutputLayout(root=out)
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What tests of bulk jobs share: the service on a port, a runner of tiny builds, and the official client over them."""
+"""Fixtures of bulk jobs: the service on a port, a runner of tiny builds, and the official client."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def start(client: openai.OpenAI, file: Any, **changes: Any) -> Any:
 
 
 def run(config: ServiceConfig, until: Callable[[], bool], made: BatchRunner | None = None) -> None:
-    """A runner, for as long as it takes."""
+    """Run a runner while inside."""
 
     async def work() -> None:
         batches = made or runner(config)
@@ -103,7 +103,7 @@ def run(config: ServiceConfig, until: Callable[[], bool], made: BatchRunner | No
 
 
 def read(client: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
-    """The lines of a result file."""
+    """Return the lines of a result file."""
     return [json.loads(one) for one in client.files.content(file).text.splitlines()] if file else []
 
 
@@ -113,7 +113,7 @@ def ended(client: openai.OpenAI, *jobs: Any) -> Callable[[], bool]:
 
 
 def accounted(client: openai.OpenAI, job: Any, names: set[str | None]) -> tuple[Any, list[Any], list[Any]]:
-    """Asserts that each line is in exactly one result file, and that the counts say so."""
+    """Assert that each line is in exactly one result file, and that the counts agree."""
     job = client.batches.retrieve(job.id)
     good, bad = read(client, job.output_file_id), read(client, job.error_file_id)
     assert sorted(str(one["custom_id"]) for one in good + bad) == sorted(map(str, names))

@@ -1,4 +1,4 @@
-"""The chat service, whole and on a port of its own: the tiny Flamingo of random weights behind uvicorn, no Ray."""
+"""The complete chat service on its own port: a tiny Flamingo with random weights behind uvicorn, without Ray."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class ChatService:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Inside, answers stop after their first words (`paused_engine.py`)."""
+        """Pause answers after their first words while inside (`paused_engine.py`)."""
         self.free.clear()
         try:
             yield
@@ -121,5 +121,5 @@ def text(words: str) -> dict[str, str]:
 
 
 def user(*content: Any) -> dict[str, Any]:
-    """A message of one text, or of parts."""
+    """Return a message of one text, or of parts."""
     return {"role": "user", "content": content[0] if isinstance(content[0], str) else list(content)}

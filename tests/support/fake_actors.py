@@ -1,4 +1,4 @@
-"""Actors with a model of three lines, for tests of what happens around a model: death, poison, resumption.
+"""Actors with a fake model, for tests of what happens around a model: death, poison rows, resume.
 
 The real actors with real models run in `test_build_pf1m.py`; these replace only `load`.
 """
@@ -20,7 +20,7 @@ from polite_flamingo.sample import Sample
 
 
 class FakeRewriter:
-    """Answers politely; does what a row's annotation says: "raise", "kill", "slow"."""
+    """Answers politely, or does what a row's annotation says: "raise", "kill", "slow"."""
 
     def rewrite(self, samples: Sequence[Sample]) -> list[str]:
         for sample in samples:
@@ -37,7 +37,7 @@ class FakeRewriter:
 
 
 class FakeScorer:
-    """Numbers that every threshold likes."""
+    """Scores that pass every threshold."""
 
     def score(self, samples: Sequence[Sample]) -> list[dict[str, Any]]:
         return [
@@ -65,7 +65,7 @@ class UnloadableActor(RewriterActor):
 
 
 class ElsewhereActor(RewriterActor):
-    """Runs on a machine where another disk has the path of the output folder."""
+    """Simulates a machine where another disk is mounted at the output folder's path."""
 
     def __init__(self, config: RewriterConfig, settings: ActorSettings):
         assert settings.probe is not None

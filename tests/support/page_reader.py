@@ -1,4 +1,4 @@
-"""What a browser would find in a page of this project, and that the page needs nothing from anywhere."""
+"""Read a page of this project like a browser, and check that it needs nothing from other hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waiting for what other threads and processes do: as short as it takes, and long enough for the slowest machine."""
+"""Wait for other threads and processes: no longer than needed, and long enough for the slowest machine."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 PATIENCE = 120.0
-"""Seconds for what must come; below pytest's own limit, so that it is the test that says what did not."""
+"""Seconds to wait; less than pytest's own limit, so that the test says what did not happen."""
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
-    """Look again and again; fails where it never becomes true."""
+    """Poll until the condition is true; fail if it never is."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never happened"

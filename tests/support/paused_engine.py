@@ -1,4 +1,4 @@
-"""An engine that can be held in the middle of its answers, so that tests of who leaves need no luck."""
+"""Pause an engine in the middle of its answers, so that tests of disconnects do not depend on timing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from polite_flamingo.flamingo.engine.requests import Request
 
 
 def hold(service: AsyncEngine, free: threading.Event) -> None:
-    """From now on the engine rests while `free` is not set and a text that is open has words.
+    """Pause the engine while `free` is not set and an open answer has words.
 
-    It still admits and cancels, as between any two steps. Without this a tiny engine writes an answer to its end
-    before anybody has read its beginning.
+    It still admits and cancels requests between steps. Otherwise a tiny engine finishes an answer before anybody has
+    read its beginning.
     """
     engine = service._engine
     step, open_texts = engine.step, set[Request]()

@@ -1,4 +1,4 @@
-"""Processes that tests kill: only such as descend from this one, and none is missed because another has just ended."""
+"""Find and kill processes in tests: only descendants of this one, even if others end meanwhile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psutil
 
 
 def descendants(named: str) -> list[psutil.Process]:
-    """Those whose command line holds `named`."""
+    """Return the descendants whose command line contains `named`."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):  # it has ended meanwhile
@@ -19,13 +19,13 @@ def descendants(named: str) -> list[psutil.Process]:
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process and all that descend from it, itself the first."""
+    """Return a process and its descendants, itself first."""
     oldest = psutil.Process(pid)
     return [oldest, *oldest.children(recursive=True)]
 
 
 def kill(processes: Sequence[psutil.Process]) -> None:
-    """SIGKILL, also where some have ended already, as children do when their parents have."""
+    """Send SIGKILL, ignoring processes that have already ended."""
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()

@@ -1,4 +1,4 @@
-"""The code of the README, as a reader would paste it."""
+"""Code of the README, as a reader would paste it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ REPO = Path(__file__).parents[2]
 
 
 def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language ("" for plain ones), in order."""
+    """Return the fenced blocks of a language ("" for plain ones), in order."""
     text = (REPO / "README.md").read_text()
     fenced: list[tuple[str, str]] = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     return [code for found, code in fenced if found == language]
 
 
 def commands() -> list[str]:
-    """The shell commands, in order, each on one line."""
+    """Return the shell commands, in order, each on one line."""
     return "".join(blocks("bash")).replace("\\\n", " ").splitlines()
 
 
 def python_snippet(containing: str) -> str:
-    """The one Python block in which a word occurs."""
+    """Return the only Python block that contains a word."""
     (found,) = (block for block in blocks("python") if containing in block)
     return found

@@ -62,7 +62,7 @@ class Watched(LocalBackend):
 
 @dataclass(kw_only=True)
 class Service:
-    """What a test of the routes talks to."""
+    """The service that a test of the routes calls."""
 
     app: FastAPI
     backend: Watched
@@ -72,7 +72,7 @@ class Service:
 def with_service(
     config: ServiceConfig, model: FlamingoModel, scorer: Scorer | None, use: Callable[[Service], Awaitable[Any]]
 ) -> Any:
-    """Run `use` on a service that lives for as long."""
+    """Run `use` on a service that lives until it ends."""
 
     async def run() -> Any:
         name, waiting = config.serving.rewriter_name, config.serving.limits.rewrites  # of one request; no router waits
@@ -96,10 +96,10 @@ def png(shade: int) -> bytes:
 
 
 def data_url(data: bytes) -> str:
-    """As a browser or the openai client sends an image."""
+    """Return an image as a browser or the openai client sends it."""
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def limited(config: ServiceConfig, **limits: Any) -> ServiceConfig:
-    """The same with other limits."""
+    """Return the config with other limits."""
     return replace(config, serving=replace(config.serving, limits=replace(config.serving.limits, **limits)))

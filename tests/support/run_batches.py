@@ -1,4 +1,4 @@
-"""`python -m tests.support.run_batches FOLDER`: a runner over tiny builds in a process of its own, to be killed."""
+"""`python -m tests.support.run_batches FOLDER`: a runner of tiny builds in its own process, to be killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TINY_BUILD = (sys.executable, str(Path(__file__).with_name("tiny_build.py")))
 
 
 def bulk_config(folder: Path, **batches: object) -> ServiceConfig:
-    """A service of no models, whose jobs lie in `folder`."""
+    """Return the config of a service without models, whose jobs are in `folder`."""
     model = RewriterConfig(flamingo=FlamingoConfig(vision="none", language_model="none", tokenizer="none"))
     settings = replace(BatchesConfig(folder=str(folder)), **batches)
     limits = LimitsConfig(body_bytes=20_000, text_characters=2000, images=4)
@@ -24,7 +24,7 @@ def bulk_config(folder: Path, **batches: object) -> ServiceConfig:
 
 
 def runner(config: ServiceConfig) -> BatchRunner:
-    """One whose builds are tiny, and whose shards are so too."""
+    """Return a runner of tiny builds with tiny shards."""
     build_files.SHARD_ROWS = 5
     return BatchRunner(config, build=TINY_BUILD, poll_seconds=0.02)
 

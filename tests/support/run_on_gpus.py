@@ -1,7 +1,7 @@
 """`python -m tests.support.run_on_gpus FOLDER`: all jobs that map actors, with the 9B pools, on logical GPUs.
 
-The models are three lines; the profile, the pools, Ray and its scheduling of GPUs are real. In a process of its own,
-because the Ray that tests share has no GPU. Says what came of it as JSON on the last line.
+The models are fake; the profile, the pools, Ray and its scheduling of GPUs are real. It runs in its own process,
+because the Ray that tests share has no GPU, and prints the outcome as JSON on the last line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tests.support.build_world import text_row, write_world
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "openflamingo-9b-v1.yaml"
 SIZES = (1, 70, 700)
-"""Rows of the shards: fewer and more than any `rows_per_call`, and never the number that Ray Data would like."""
+"""Rows per shard: fewer and more than any `rows_per_call`, and never Ray Data's preferred number."""
 
 
 class Whole:

@@ -1,6 +1,6 @@
 """`python -m tests.support.run_on_nodes FOLDER`: a build on two nodes, one of which is killed midway and not replaced.
 
-What is left has room for all actors and for nothing else. Says what came of it as JSON on the last line.
+The rest has room for all actors and for nothing else. Prints the outcome as JSON on the last line.
 """
 
 from __future__ import annotations

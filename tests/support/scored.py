@@ -1,4 +1,4 @@
-"""Scored samples to order: what the filters' models would have said is made up, everything after them is real."""
+"""Samples with invented scores: the filters' models did not run, everything after them is real."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def draw(colour: str, shape: str, size: int = 96) -> bytes:
 
 
 def scored(key: str, task: str = "vqa", rewritten: str = "The circle that you see is red.", **scores: Any) -> Sample:
-    """A sample that every filter keeps, unless `scores` say otherwise."""
+    """Return a sample that every filter keeps, unless `scores` say otherwise."""
     count = {"text": 0, "change_captioning": 2}.get(task, 1)
     extra: dict[str, Any] = {"nli": [-3.0, 4.0, 0.1]} if task in ("vqa", "vqa_rationale") else {}
     if task in ("captioning", "classification", "change_captioning"):
@@ -66,7 +66,7 @@ def scored(key: str, task: str = "vqa", rewritten: str = "The circle that you se
 
 
 def world(rows: int, *, seed: int = 0) -> list[Sample]:
-    """A plausible run over six datasets: most rewrites are good, some fail in each of the ways that filters know."""
+    """Return a plausible run over six datasets: most rewrites are good, and some fail each filter."""
     return [_made_up(number, random.Random(f"{seed}/{number}")) for number in range(rows)]
 
 

@@ -1,6 +1,6 @@
-"""The service without models: the real application over a backend of a few lines, on a real port.
+"""The real application over a stub backend without models, on a real port.
 
-Routes that tests need are added under /v1/try: the gate must not know what stands behind it.
+Routes that tests need are added under /v1/try: the middleware must not depend on the routes behind it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIGURES = {"clever-flamingo/0": {"streams": 3.0, "slots": 8.0}, "polite-flamingo
 
 
 class StubBackend:
-    """A `Backend` that only says how it is."""
+    """A `Backend` that only reports its state."""
 
     def __init__(self) -> None:
         self.figures_now: Mapping[str, dict[str, float]] | Exception = FIGURES
@@ -140,7 +140,7 @@ def application(config: ServiceConfig, backend: StubBackend | None = None) -> tu
 
 @contextlib.contextmanager
 def serving_on_a_port(app: FastAPI) -> Iterator[tuple[str, int]]:
-    """A uvicorn in a thread; yields its address."""
+    """Run uvicorn in a thread; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listening],))

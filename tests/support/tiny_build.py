@@ -1,7 +1,7 @@
-"""`build_pf1m` in small, in a process of its own: the same options, shards and ledger, models of three lines, no Ray.
+"""`build_pf1m` in small, in its own process: the same options, shards and ledger, with fake models and without Ray.
 
-What an annotation says decides what happens to it: "kill" ends this process the first time, "wait" waits until there
-is a file OUT/released, "raise" is quarantined; where nothing else is there, the exit status is 1, as of a build.
+An annotation says what happens to it: "kill" ends this process the first time, "wait" waits for a file OUT/released,
+"raise" is quarantined; if there is nothing else, the exit status is 1, as in a build.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ SCORES = {
     "words": 9, "characters": 50, "same_text": False, "rouge_l": 0.5, "repetition": 0.0, "reward_raw": -1.0,
     "reward": 1.0, "sts": 0.9, "nli": [0.0, 1.0, 2.0], "clip_paragraphs": [20.0],
 }  # fmt: skip
-"""That every threshold likes."""
+"""Scores that pass every threshold."""
 
 
 def outcome(row: Sample, shard: str, index: int, out: Path) -> Sample | Quarantined:
-    """A row as the build leaves it."""
+    """Return a row as the build leaves it."""
     while "wait" in row.response and not (out / "released").exists():
         time.sleep(0.01)
     if "kill" in row.response and not (out / "killed").exists():

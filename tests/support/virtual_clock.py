@@ -1,7 +1,7 @@
-"""A time of one's own: it passes when nobody has anything to do, so time limits are tested without waiting or luck.
+"""An event loop with a virtual clock: time passes only when all tasks wait, so time limits are tested without waiting.
 
-What takes any time on a real clock (a slow machine, a busy one) takes none on this one. For coroutines alone: work in
-another thread is not seen, and the time goes on without it.
+Whatever a slow or busy machine takes, no virtual time passes for it. Only for coroutines: work in other threads is not
+noticed, and time passes without it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Found = TypeVar("Found")
 
 
 class _Skipping(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
-    """Instead of waiting for the next timer it goes there."""
+    """Advances the clock to the next timer instead of waiting for it."""
 
     now = 0.0
 
@@ -38,6 +38,6 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, Found]) -> Found:
-    """As `asyncio.run`."""
+    """Run a coroutine like `asyncio.run`, on the virtual clock."""
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(main)
