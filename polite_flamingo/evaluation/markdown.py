@@ -64,7 +64,7 @@ def to_markdown(results: Results) -> str:
         )  # fmt: skip
     lines += ["", "## Answers", ""]
     lines += _table(
-        ["", "answered", "empty", "other faults", "words", "same as annotation", "not answered", "without a number"],
+        ["", "answered", "empty", "other faults", "words", "equal to annotation", "not answered", "without a number"],
         [
             [
                 name, f"{one.answered:,}", f"{one.empty:,}", _counts(one.faults),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.distortion.commands import COMMANDS
-from polite_flamingo.report.gallery import Thumbnail, readable, thumbnail
+from polite_flamingo.report.gallery import readable, thumbnail
 from polite_flamingo.report.template import fill
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.run_info import RunInfo
@@ -66,15 +66,11 @@ def write_distortion_page(
         speakers=", ".join(speakers) or "nobody",
         note=" ".join(note for name, note in SPEAKER_NOTES.items() if name in speakers),
         cut=lambda text: readable(text, MAX_TEXT),
-        pictures=_pictures,
+        pictures=lambda sample: [thumbnail(image.data) for image in sample.images[:2]],
         facts=_facts,
         run=run,
     )
     write_atomically(path, page)
-
-
-def _pictures(sample: Sample) -> list[Thumbnail]:
-    return [thumbnail(image.data) for image in sample.images[:2]]
 
 
 def _facts(sample: Sample) -> Iterator[tuple[str, str]]:

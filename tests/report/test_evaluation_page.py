@@ -93,7 +93,7 @@ def test_it_says_what_the_results_say(text: str) -> None:
     rate = results.wins.rates["model"][RAW]
     assert rate.value == 1.0 and rate.n == 10
     for shown in ("100.0 %", "2 rows of the input", "bad_json", "1 no_response, 1 answering_failed", "an empty answer",
-                  "rewards lie", "in percentage points", "VQA", "left out for everybody"):  # fmt: skip
+                  "rewards lie", "in percentage points", "VQA", "left out for all contestants"):  # fmt: skip
         assert re.sub(r"\s+", " ", shown) in words, shown
     assert "no answer" in words or "answering_failed" in words
 

@@ -49,13 +49,13 @@ def test_all_reports_tell_the_same_of_a_run(tmp_path: Path) -> None:
             assert told in words, (name, told)
         table = re.search(r"<thead><tr><th scope=\"col\">Role.*?</table>", text, re.DOTALL)
         versions = re.search(r"<div><dt>Versions.*?</dl>", text, re.DOTALL)
-        config = re.search(r"<details><summary>The resolved configuration.*?</details>", text, re.DOTALL)
+        config = re.search(r"<details><summary>Full configuration.*?</details>", text, re.DOTALL)
         assert table and versions and config
         parts.add((table[0], versions[0], config[0]))
     assert len(parts) == 1
 
 
-@pytest.mark.parametrize("left_out", ["Versions", "Fingerprint", "The resolved configuration"])
+@pytest.mark.parametrize("left_out", ["Versions", "Fingerprint", "Full configuration"])
 def test_what_is_not_known_has_no_empty_place(tmp_path: Path, left_out: str) -> None:
     for text in pages(BARE, tmp_path).values():
         assert left_out not in text and BARE.command in text
