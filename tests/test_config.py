@@ -50,7 +50,7 @@ GIVEN: dict[type, list[str]] = {
 
 
 def changed(one: ConfigField, value: Any) -> Any:
-    """Another value of the same type, which no check refuses."""
+    """Return another valid value of the same type."""
     if isinstance(value, bool):
         return not value
     if bound(one):
@@ -78,7 +78,7 @@ def at(config: Any, path: str) -> Any:
 
 
 def leaves(config: Any, kind: type) -> Iterator[tuple[ConfigField, Any]]:
-    """Every single value of the sections that stand in a config, with its setting."""
+    """Yield every value in a config and its sections, with its field."""
     for one in all_config_fields(kind):
         if one.path.partition(".")[0] in SECTIONS and not one.section:
             above = one.path.rpartition(".")[0]

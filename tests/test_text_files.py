@@ -1,4 +1,4 @@
-"""One decoder for everything that others wrote: what it takes, and that every reader uses it."""
+"""One decoder for all text from outside: what it accepts, and that every reader uses it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models carry the world that they know; what speaks of another one is told, whatever the filters make of it."""
+"""Models come with the world that they know; input from another one is reported, whatever the filters say."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ from training.stages import StageConfig, TrainingConfig
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
 
-WINDOW, LONGEST = "one a row, padded to the window", "one a row, padded to the longest"
+WINDOW, LONGEST = "one per row, padded to the window", "one per row, padded to the longest"
 SHARE, TIMES = 0.97, 3.0
 """Goals: share of non-padding tokens with best fit, and trained tokens/s relative to one sample per row."""
 

@@ -23,7 +23,7 @@ from tests.faults.test_guard import Died, kill_leaves_the_note  # noqa: F401  # 
 
 
 class Reward:
-    """Longer is better; raises or dies where an answer says so."""
+    """Judges longer answers better; raises or dies if an answer says so."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         for _, answer in pairs:

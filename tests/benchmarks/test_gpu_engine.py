@@ -1,4 +1,4 @@
-"""The benchmark for a GPU runs on a CPU as well, and says then that it says nothing of a GPU."""
+"""The GPU benchmark also runs on a CPU, and then says that it measures no GPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The baselines of the packing benchmark are what it says they are."""
+"""The baselines of the packing benchmark are as described."""
 
 from __future__ import annotations
 

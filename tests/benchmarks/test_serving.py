@@ -1,4 +1,4 @@
-"""The load generator reads servers rightly however their bytes are cut, and the figures say what happened."""
+"""The load generator parses responses correctly however their bytes are cut, and its figures are right."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_nobody_listens() -> None:
 
 
 def test_an_open_loop_asks_as_often_as_it_was_told_whatever_the_answers() -> None:
-    """When it asks is drawn by a seed, and no clock decides how often."""
+    """Send times are sampled with a seed, and their number does not depend on a clock."""
     records = asyncio.run(asked([HEAD + chunked(GOOD, 50)], rate=400.0, seconds=0.5))
     assert 140 < len(records) < 260 and all(not one.error for one in records)
     assert [one.number for one in sorted(records, key=lambda one: one.start)] == list(range(len(records)))

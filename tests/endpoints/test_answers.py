@@ -1,4 +1,4 @@
-"""What a model hands over as an answer, told apart before anybody believes it."""
+"""A model's answers are checked before they are used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real server on this machine that misbehaves on purpose: what is tried again, what is not, and what never leaks."""
+"""A real server on this machine that misbehaves on purpose: what is retried, what is not, and what never leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job says first when its rows are quarantined."""
+"""The hint that a job prints when its rows are quarantined."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a job does around its models: bad shards, poison, death of an actor, of the driver, of the whole cluster.
 
-The models are three lines (`fake_actors.py`); Ray, the actors' shells, the journal and the disk are real.
+The models are fake (`fake_actors.py`); Ray, the actors' shells, the journal and the disk are real.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def run(job: BuildConfig, rewriting: type = fake_actors.FakeRewriterActor) -> No
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[Path, Path]:
-    """The input of the kill tests, slow enough to be killed, and what a run leaves that nobody disturbs."""
+    """The input of the kill tests, slow enough to be killed, and the output of an undisturbed run."""
     root = tmp_path_factory.mktemp("undisturbed")
     slow = {(shard, row): "a slow row" for shard in range(6) for row in range(20)}
     source = write_world(root / "in", shards=6, rows=20, special={**slow, (1, 7): "raise"})
@@ -205,7 +205,7 @@ def test_killing_the_job_and_starting_it_again_changes_nothing(
 
 
 def start_driver(source: Path, out: Path) -> subprocess.Popen[bytes]:
-    """A job in its own process with its own Ray."""
+    """Run a job in its own process with its own Ray."""
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "tests.support.run_fake_build", str(source), str(out)]
     return subprocess.Popen(command, env=environment, cwd=REPO)

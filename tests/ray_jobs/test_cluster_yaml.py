@@ -1,4 +1,4 @@
-"""`cluster.yaml` is what Ray's own cluster launcher would accept, and a slip in it does not pass."""
+"""Ray's own cluster launcher would accept `cluster.yaml`, and mistakes in it are found."""
 
 import copy
 import re

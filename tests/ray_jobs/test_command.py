@@ -1,4 +1,4 @@
-"""One command for every job: what it lists, what it starts, and what it says of a name that it does not know."""
+"""One command for every job: what it lists, what it starts, and what it says about unknown names."""
 
 from __future__ import annotations
 

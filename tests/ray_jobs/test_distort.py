@@ -40,7 +40,7 @@ PROFILES = REPO / "profiles"
 
 
 class MoodySpeaker(RuleSpeaker):
-    """Chokes on what says so."""
+    """Fails on rows that say so."""
 
     name = "moody"
 
@@ -72,7 +72,7 @@ def job(source: Path, out: Path, **changes: object) -> DistortConfig:
 
 
 def files(out: Path) -> dict[str, bytes]:
-    """What must not depend on how often the job was started."""
+    """Return what must not depend on how often the job was started."""
     found = [path for folder in ("pairs", "quarantine", "keys") for path in sorted((out / folder).rglob("*"))]
     return {str(path.relative_to(out)): path.read_bytes() for path in found}
 

@@ -1,4 +1,4 @@
-"""The job: models of the zoo answer on Ray, a server and a file take part, and nothing is asked for twice."""
+"""The job: models of the zoo answer on Ray, a server and a file take part, and nothing is answered twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROFILE = Path(__file__).parents[2] / "profiles" / "tiny.yaml"
 
 
 class Server(BaseHTTPRequestHandler):
-    """Says "It is red." to everything but what it has been told to fail on."""
+    """Answers "It is red." to everything except what it is told to fail on."""
 
     def log_message(self, *arguments: Any) -> None:
         """Quiet."""
@@ -84,7 +84,7 @@ class Stopped(Exception):
 
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job that ends where it would start to judge."""
+    """Run a job that ends where it would start to judge."""
 
     def stop(*arguments: object) -> None:
         raise Stopped
@@ -168,7 +168,7 @@ def test_an_endpoint_is_asked_again_only_for_what_it_failed_on(shards: Path, ser
 
 
 def test_endpoints_are_tried_out_before_any_work(shards: Path, server: Any, no_ray: None) -> None:
-    """A second server that does not answer shows before the first one is asked for everything."""
+    """A second server that does not answer is noticed before the first one gets all samples."""
     lines = {
         "served": f"endpoint:m@http://127.0.0.1:{server.server_port}/v1",
         "gone": f"endpoint:m@http://127.0.0.1:{closed_port()}/v1",

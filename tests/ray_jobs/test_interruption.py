@@ -63,7 +63,7 @@ def test_a_signal_in_the_middle_is_one_line_and_its_own_status(
 
 
 def test_who_ignores_a_signal_goes_on_ignoring_it(tmp_path: Path) -> None:
-    """As below `nohup`."""
+    """As under `nohup`."""
     profile = tmp_path / "profile.yaml"
     os.mkfifo(profile)
     command = [sys.executable, "-m", "ray_jobs.select", "--out", str(tmp_path), "--profile", str(profile)]
@@ -100,7 +100,7 @@ with process_cleanup.guarded(sys.argv[1]):
 
 
 def guards(driver: int) -> list[psutil.Process]:
-    """Those of a driver that run."""
+    """Return a driver's guards that are alive."""
     children = psutil.Process(driver).children()
     return [
         one

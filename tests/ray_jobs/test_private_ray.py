@@ -1,4 +1,4 @@
-"""A job's own Ray listens on every interface, so it must turn strangers away."""
+"""A job's own Ray listens on every interface, so it must refuse strangers."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What a job shows of itself: phases from the first second on, no time that means nothing, few lines in a log."""
+"""A job's progress: phases from the first second on, no meaningless estimate, few lines in a log."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_lines_of_a_job(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_bar_is_lines_where_nobody_watches(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first, one a minute, the last, what is written in between: no bar, nothing that moves a cursor."""
+    """The first line, one per minute, the last, and other prints in between: no bar, no cursor movement."""
     clock = iter(range(1000))
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock) / 2)
     with bar(400, "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps{postfix}") as shown:

@@ -1,4 +1,4 @@
-"""A Ray that cannot be started or joined: one line that says why and what to do, before anything is begun."""
+"""A Ray that cannot be started or joined: one line that says why and what to do, before any work starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README, followed by a stranger: its commands and its loader snippet, in order, in a folder of their own.
+"""The README as a stranger follows it: its commands and its loader snippet, in order, in a separate folder.
 
 Two parts are tried where what they need runs anyway: the cluster in test_job_submit.py, the client of `make serve` in
 serving/server/test_on_ray.py.

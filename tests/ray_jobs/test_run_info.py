@@ -1,4 +1,4 @@
-"""What is known of a run grows with its attempts."""
+"""The record of a run grows with its attempts."""
 
 from __future__ import annotations
 

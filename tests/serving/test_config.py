@@ -1,4 +1,4 @@
-"""A profile becomes a service: every shipped one, any field of it changed, and one line for what does not fit."""
+"""Profiles become services: every shipped one, with any field changed, and one line for each error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_shipped_profile_is_a_service_whose_answers_can_be_streamed(name: str)
 
 
 def test_the_published_profile_serves_clever_on_the_engine_and_needs_one_beam_for_the_rewriter() -> None:
-    """The paper rewrites with three beams; the profile says so, and the service is told otherwise."""
+    """The paper rewrites with three beams, as the profile says; the service needs another setting."""
     profile = PROFILES / "openflamingo-9b-v1.yaml"
     assert from_profile(profile).rewriter.generation.num_beams == 3
     config = from_profile(profile, {"rewriter.generation.num_beams": 1})

@@ -1,4 +1,4 @@
-"""The page's tables of settings are what the code has."""
+"""The tables of settings in docs/serving.md match the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A bulk job by the true build, on a Ray of its own, with the tiny profile: the same texts, scores and verdicts."""
+"""A bulk job with the real build, on its own Ray, with the tiny profile: the same texts, scores and verdicts."""
 
 from __future__ import annotations
 

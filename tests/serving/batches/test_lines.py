@@ -19,7 +19,7 @@ CONFIG = bulk_config(Path("unused"))
 
 
 def line(custom_id: Any = "a", **changes: Any) -> dict[str, Any]:
-    """A good one, but for the changes."""
+    """Return a good line with some changes."""
     body = {"instruction": "How long does an egg boil?", "raw": "8 minutes"}
     return {"custom_id": custom_id, "method": "POST", "url": "/v1/rewrite", "body": body} | changes
 
@@ -29,7 +29,7 @@ def read(data: bytes) -> list[Line]:
 
 
 def lines_in(data: bytes) -> int:
-    """Counted in another way: what stands between line feeds and is not blank."""
+    """Count the lines in another way: non-blank text between line feeds."""
     return sum(bool(one.strip()) for one in data.removeprefix(codecs.BOM_UTF8).split(b"\n"))
 
 

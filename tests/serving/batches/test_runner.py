@@ -1,4 +1,4 @@
-"""What befalls bulk jobs: cancelled, expired, a build that dies, a runner that is stopped, killed, or there twice."""
+"""Bulk jobs that are cancelled or expire, builds that die, and runners that are stopped, killed or started twice."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tests.support.run_batches import bulk_config, runner
 
 
 def waiting_job(client: openai.OpenAI) -> tuple[Any, set[str]]:
-    """A job whose first shard of three is soon finished; the others wait to be released. And its lines' names."""
+    """Return a job whose first shard finishes soon while two wait to be released, and its lines' names."""
     names = [f"row {number:02}" for number in range(15)]
     lines = [line(name, "a row" if number < 5 else "wait") for number, name in enumerate(names)]
     return start(client, upload(client, *lines)), set(names)
 
 
 def building(folder: Path, *before: int) -> int:
-    """The build's process once its first shard is finished, if it is none of those before; else 0."""
+    """Return the id of a new build's process once its first shard is finished; else 0."""
     finished = list(folder.glob("work/out/manifests/*.json"))
     return next((pid for pid in builds_of(folder / "work" / "out") if finished and pid not in before), 0)
 
 
 def test_a_job_that_is_cancelled_keeps_what_it_has(shared: Site) -> None:
-    """Ten rows are rewritten, the eleventh waits for ever, the fifth of all is none; whoever cancels gets the ten."""
+    """Ten rows are rewritten, the eleventh waits forever, the fifth is invalid; after a cancel, the ten are there."""
     client = shared.client()
     names = [f"row {number}" for number in range(14)]
     lines = [line(name, "wait" if name == "row 11" else "a row") for name in names]
@@ -93,7 +93,7 @@ def test_a_build_that_dies_is_started_again_and_one_that_cannot_work_fails(share
 
 
 def test_a_job_of_which_every_line_fails_is_completed_with_its_errors(shared: Site) -> None:
-    """Its build ends with status 1, as one that broke down does; it did its work."""
+    """Its build ends with status 1, like a failed one, but it did its work."""
     client = shared.client()
     job = start(client, upload(client, line("a", "raise"), line("b", "raise")))
     run(shared.config, ended(client, job))
@@ -129,7 +129,7 @@ def test_a_runner_that_is_killed_loses_no_line(shared: Site) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs; one whose parent has not asked for its end does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -149,7 +149,7 @@ def test_a_runner_that_stops_ends_its_build_and_the_next_goes_on(shared: Site) -
 
 
 def test_two_runners_do_not_share_a_folder(shared: Site) -> None:
-    """The second waits until the first has ended, as at a redeployment."""
+    """The second runner waits until the first has ended, as during a redeployment."""
     client = shared.client()
     job, names = waiting_job(client)
     folder = shared.store.job_folder(job.id)

@@ -1,4 +1,4 @@
-"""A form with a file, however it is cut into pieces: the file arrives whole, or the client hears why not."""
+"""A form with a file, however it is cut into pieces: the file arrives whole, or the client is told why not."""
 
 from __future__ import annotations
 

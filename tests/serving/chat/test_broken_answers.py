@@ -1,4 +1,4 @@
-"""Answers that do not come to a good end: before their first piece, in the middle, too late, and to nobody."""
+"""Answers that fail before their first piece or in the middle, come too late, or have no reader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests of the very form that evaluators send are answered; their forms are told in docs/serving.md."""
+"""Requests in exactly the form that evaluators send are answered; docs/serving.md describes them."""
 
 from __future__ import annotations
 

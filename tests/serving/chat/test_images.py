@@ -40,7 +40,7 @@ def refused(*urls: str, remote: RemoteImagesConfig | None = None, **limits: Any)
 
 
 def noise(size: int) -> bytes:
-    """A picture that no format makes small."""
+    """Return a picture that no format compresses well."""
     import io
 
     buffer = io.BytesIO()
@@ -126,7 +126,7 @@ def test_headers_are_read_on_a_thread_of_their_own(monkeypatch: pytest.MonkeyPat
 
 
 class Site(BaseHTTPRequestHandler):
-    """/N.png is a picture; /slow waits; /elsewhere leads to a host that is not named."""
+    """/N.png is a picture; /slow waits; /elsewhere redirects to a host that is not allowed."""
 
     asked: list[str]
     over: threading.Event
@@ -181,7 +181,7 @@ def test_urls_are_fetched_from_named_hosts_only_and_each_once(site: tuple[str, t
 
 
 def test_what_a_host_answered_is_not_told(site: tuple[str, type[Site]]) -> None:
-    """Else the server is a probe into the network around it."""
+    """Otherwise the server would be a probe into its network."""
     url, _ = site
     told = {refused(f"{url}/{page}", remote=HERE).message for page in ("none", "elsewhere")}
     closed = RemoteImagesConfig(hosts=("localhost", "127.0.0.1"), seconds=2.0)

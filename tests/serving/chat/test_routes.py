@@ -69,7 +69,7 @@ def test_a_stream_says_the_same_piece_by_piece(client: openai.OpenAI) -> None:
 
 
 def test_a_piece_is_read_before_the_next_is_written(client: openai.OpenAI, service: ChatService) -> None:
-    """How many pieces there are hangs on who is quicker, so the engine is held until the first was read."""
+    """The number of pieces depends on timing, so the engine is paused until the first one was read."""
     whole = ask(client, QUESTION, max_tokens=12).choices[0].message.content
     with service.held():
         stream = iter(ask(client, QUESTION, max_tokens=12, stream=True))

@@ -1,4 +1,4 @@
-"""Who comes in: keys, rates, requests at once, as a client meets them, and what the log says of it."""
+"""Access: keys, rates and concurrent requests as clients see them, and what the log says."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECRETS = {name: new_key(name) for name in ("plain", "slow", "narrow", "revoked"
 
 @dataclass
 class Guarded:
-    """A server that asks for keys."""
+    """A server that requires keys."""
 
     url: str
     keys: Path
@@ -202,7 +202,7 @@ def test_a_server_without_its_keys_does_not_start(tmp_path: Path) -> None:
 
 
 class Clocks:
-    """Nanoseconds for the rates, and the calendar beside it."""
+    """A clock in nanoseconds for the rates, and a calendar."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -280,7 +280,7 @@ def test_a_key_expires_while_the_server_runs(tmp_path: Path) -> None:
 def test_nothing_that_a_client_said_is_written_down(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Prompts, keys, paths, queries, ids of others' making: all carry a mark, and the mark is looked for everywhere."""
+    """Prompts, keys, paths, queries and foreign ids all contain a mark, which must not be in any log."""
     mark = "xyzzy-plugh"
     caplog.set_level(logging.DEBUG, "serving")
     caplog.set_level(logging.DEBUG, "uvicorn")

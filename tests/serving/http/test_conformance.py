@@ -1,4 +1,4 @@
-"""The OpenAPI document against the application: what it promises is so, and nothing it allows breaks the server."""
+"""The OpenAPI document against the application: what it promises holds, and nothing it allows breaks the server."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def document(app: FastAPI) -> Any:
 
 
 def test_every_operation_does_as_the_document_says(document: Any) -> None:
-    """With requests that the document allows, and with such that it does not, which must be refused."""
+    """Send requests that the document allows, and others, which must be refused."""
     tried, failures = [], []
     for found in document.get_all_operations():
         operation = found.ok()

@@ -1,4 +1,4 @@
-"""The gate over a real server and real sockets: sizes, slowness, failures, ids, and what becomes of streams."""
+"""The middleware on a real server with real sockets: sizes, slow clients, failures, ids and streams."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_uploads_have_a_limit_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_body_that_trickles_in_is_not_waited_for() -> None:
-    """Its end never comes, so whoever waited for it would wait for ever."""
+    """Its end never comes, so waiting for it would last forever."""
     app, tried = application(configured(limits=LimitsConfig(body_seconds=0.3)))
     with serving_on_a_port(app) as address:
         status, headers, body = raw(address, POST + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 8, pause=0.1)
@@ -171,7 +171,7 @@ def test_a_body_that_trickles_in_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize(("size", "pause", "status"), [(65_536, 0.9, 200), (65_536, 1.5, 408), (1000, 0.9, 408)])
 def test_a_large_body_may_take_longer_than_a_small_one(size: int, pause: float, status: int) -> None:
-    """Three seconds are everybody's, and each 64 KiB that came buys another."""
+    """Every body has three seconds, and one more per 64 KiB received."""
     app, tried = application(configured(limits=LimitsConfig(body_bytes=1 << 20, body_seconds=3.0)))
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -248,7 +248,7 @@ def test_a_client_that_leaves_ends_its_stream_and_is_written_down_as_gone(server
 
 
 def eventually(client: httpx2.Client, wanted: str) -> str:
-    """The metrics, when they say it; a request is counted a moment after its client has its answer."""
+    """Wait for the metrics: a request is counted a moment after its client has its answer."""
     deadline = time.monotonic() + PATIENCE
     while wanted not in (text := client.get("/metrics").text) and time.monotonic() < deadline:
         time.sleep(0.02)

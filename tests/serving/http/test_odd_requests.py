@@ -1,4 +1,4 @@
-"""Requests that real clients send and that are not quite usual: answered, or told in one line what to send."""
+"""Unusual requests of real clients: they are answered, or told in one line what to send."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_read_says_why(
 
 
 def test_head_is_get_without_a_body(address: Address) -> None:
-    """Load balancers ask so."""
+    """Load balancers send such requests."""
     for path, status in (("/health", 200), ("/v1/models", 200), ("/v1/nothing", 404), (CHAT, 405)):
         url = f"http://{address[0]}:{address[1]}{path}"
         head, whole = httpx2.head(url, timeout=PATIENCE), httpx2.get(url, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""The token bucket against a plain model of what it promises, with times that hypothesis thinks up."""
+"""The token bucket against a plain model of what it promises, with times chosen by hypothesis."""
 
 from __future__ import annotations
 

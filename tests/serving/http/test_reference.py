@@ -1,4 +1,4 @@
-"""/docs: everything that /openapi.json tells, on a page that asks no other machine for anything."""
+"""/docs: everything in /openapi.json, on a page that loads nothing from other hosts."""
 
 from __future__ import annotations
 

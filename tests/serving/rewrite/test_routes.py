@@ -40,7 +40,7 @@ def scorer() -> Scorer:
 
 
 def samples_of(contents: list[dict[str, Any]]) -> list[Sample]:
-    """As the service makes them, from the pictures themselves."""
+    """Return samples as the service makes them, from the pictures themselves."""
     pictures = {data_url(png(shade)): png(shade) for shade in range(10)}
     found = []
     for content in contents:
@@ -61,7 +61,7 @@ def post(service: Service, body: Any) -> Any:
 def test_text_scores_and_verdicts_are_those_of_a_build(
     tiny: Tiny, model_v2: FlamingoModel, scorer: Scorer, generation: dict[str, Any]
 ) -> None:
-    """With the paper's way of drawing too: the seed hangs on the key, as in a build."""
+    """With the paper's sampling too: the seed depends on the key, as in a build."""
     config = service_config(tiny, **generation)
     samples = samples_of(CONTENTS)
     texts = Rewriter(config.rewriter, model_v2).rewrite(samples)
@@ -139,7 +139,7 @@ def test_of_many_each_fails_alone_and_says_why(tiny: Tiny, model_v2: FlamingoMod
 
 
 class Fragile(Scorer):
-    """The filters' models, but for one text."""
+    """The filters' models, which fail on one text."""
 
     def score(self, samples: Sequence[Sample]) -> list[dict[str, Any] | BadSample]:
         if any("crash" in sample.response for sample in samples):

@@ -57,7 +57,7 @@ class Service:
 
 @pytest.fixture(scope="module")
 def service(tiny: Tiny, ray_session: None) -> Iterator[Service]:
-    """Two replicas answer, each of two slots and few places to wait."""
+    """Two replicas answer, each with two slots and few waiting places."""
     model = RewriterConfig(
         flamingo=tiny.config,
         generation=GenerationConfig(num_beams=1, do_sample=False, max_new_tokens=400),
@@ -192,7 +192,7 @@ def replicas(name: str) -> list[int]:
 
 
 def test_a_replica_killed_under_load_costs_nobody_an_answer(service: Service) -> None:
-    """Answers that it was writing are written again elsewhere, and go on where they were."""
+    """Its open answers are generated again elsewhere, and continue where they were."""
 
     async def scenario() -> tuple[list[str], list[str]]:
         on_ray = backend()
@@ -208,7 +208,7 @@ def test_a_replica_killed_under_load_costs_nobody_an_answer(service: Service) ->
 
 
 def test_who_leaves_gives_his_slot_back(service: Service) -> None:
-    """Engines stop writing for him. A tiny one may have ended before it hears of it, so several leave."""
+    """Engines stop generating for a client that left. A tiny one may finish first, so several clients leave."""
 
     async def cancelled() -> float:
         return sum(figures["cancelled_requests"] for figures in (await on_ray.engine_metrics()).values())

@@ -1,4 +1,4 @@
-"""The page's files as they are served: right types, kept by browsers, nothing beside them, and nothing but them."""
+"""The page's files as they are served: right types, cached by browsers, complete, and nothing else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Get = Callable[..., Answer]
 
 @pytest.fixture(scope="module")
 def get(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Get]:
-    """Asks a service that wants keys, without one; the path goes out as it is."""
+    """Send a request without a key to a service that requires one, with the path unchanged."""
     keys = tmp_path_factory.mktemp("keys") / "keys.json"
     keys.write_text('{"keys": []}')
     app, _ = application(configured(access=AccessConfig(keys=str(keys))))

@@ -1,4 +1,4 @@
-"""The rewriting playground, keys, and what everybody needs: names, contrast, small screens."""
+"""The rewriting playground, keys, and accessibility: names, contrast, small screens."""
 
 from __future__ import annotations
 
