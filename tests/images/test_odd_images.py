@@ -48,7 +48,7 @@ def described() -> bytes:
 
 
 def spoiled(data: bytes, text: bytes) -> bytes:
-    """With zeros for the EXIF directory that stands before a text."""
+    """Replace the EXIF directory before a text by zeros."""
     at = max(data.rindex(mark, 0, data.index(text)) for mark in (b"MM\0*", b"II*\0") if mark in data)
     return data[:at] + bytes(8) + data[at + 8 :]
 
@@ -59,7 +59,7 @@ def chunk(kind: bytes, body: bytes, crc: int | None = None) -> bytes:
 
 
 def png(*chunks: bytes, last: bool = False) -> bytes:
-    """A PNG with more chunks, behind its header or before its end."""
+    """Make a PNG with more chunks, behind its header or before its end."""
     plain = encode(MARKED, "PNG")
     at = len(plain) - 12 if last else 33
     return plain[:at] + b"".join(chunks) + plain[at:]
@@ -72,14 +72,14 @@ def jpeg(*segments: tuple[int, bytes]) -> bytes:
 
 
 def gif(block: bytes) -> bytes:
-    """A GIF with one more block before its picture."""
+    """Make a GIF with one more block before its picture."""
     plain = encode(MARKED.quantize(), "GIF")
     at = plain.index(b"\x2c")
     return plain[:at] + block + plain[at:]
 
 
 def jpeg2000(box: bytes) -> bytes:
-    """A JPEG 2000 file with one more box in its header."""
+    """Make a JPEG 2000 file with one more box in its header."""
     plain = encode(MARKED, "JPEG2000")
     at = plain.index(b"jp2h") - 4
     size = int.from_bytes(plain[at : at + 4], "big")

@@ -30,7 +30,7 @@ ALL = list(SOURCES.values())
 
 
 def words(command: str) -> list[str]:
-    """As a shell would split it."""
+    """Split a command as a shell would."""
     return shlex.split(command.replace("\\\n", ""))
 
 

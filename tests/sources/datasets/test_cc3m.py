@@ -40,7 +40,7 @@ def tar(raw: Raw, name: str, *members: tuple[str, bytes], folder: str = "images"
 
 
 def sample(stem: str, caption: Any, url: Any, data: bytes) -> list[tuple[str, bytes]]:
-    """As img2dataset writes one."""
+    """Return the members of a sample as img2dataset writes them."""
     said = {"caption": caption, "url": url, "key": stem, "status": "success", "exif": "{}", "width": 100}
     return [
         (f"{stem}.jpg", data),

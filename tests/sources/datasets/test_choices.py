@@ -31,7 +31,7 @@ def icon(kind: str, **more: Any) -> dict[str, Any]:
 
 
 def icons(raw: Raw, folder: str, record: Any) -> Path:
-    """Writes the question and its picture; returns the folder of all."""
+    """Write the question and its picture; return the folder of all."""
     raw.json(f"images/{folder}/data.json", record)
     raw.image(f"{folder}/image.png")
     return raw.images

@@ -25,7 +25,7 @@ def clevr(number: Any, answer: Any = "yes", **more: Any) -> dict[str, Any]:
 
 
 def reasons(rows: list[Any]) -> list[tuple[str, str]]:
-    """Of each row: its place after the file's name, and the reason."""
+    """Return the place after the file's name, and the reason, of each row."""
     return [(row.payload.split("#")[1], row.reason) for row in rows]
 
 

@@ -25,7 +25,7 @@ def lines(raw: Raw, name: str, *records: Any) -> Any:
 
 
 def asked(task: str, statement: str) -> set[str]:
-    """All ways in which a statement may be asked about."""
+    """Return all ways of asking about a statement."""
     marks = {"statement": "<image>", "pair_statement": "<image><image>"}[task]
     return {marks + wording.replace("{statement}", statement) for wording in INSTRUCTIONS[task]}
 

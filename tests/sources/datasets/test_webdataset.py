@@ -146,7 +146,7 @@ def test_the_webdataset_library_writes_what_is_read(tmp_path: Path) -> None:
 
 
 def test_gnu_tar_packs_a_folder(tmp_path: Path) -> None:
-    """`tar -C folder .` begins each name with ./, and a link to a file that is packed before is a hard link."""
+    """`tar -C folder .` starts each name with ./, and a link to a file that was packed before is a hard link."""
     with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT) as file:
         for name, data in (("./x" * 60 + ".jpg", picture()), ("./x" * 60 + ".txt", b"long")):
             info = tarfile.TarInfo(name)

@@ -127,7 +127,7 @@ def test_a_body_without_end_is_left(site: Site) -> None:
 
 @pytest.mark.parametrize("part", ["status", "headers", "body", "chunks"])
 def test_a_server_that_drips_is_left_when_the_time_is_up(site: Site, part: str) -> None:
-    """Each byte comes well within the limit of one read: only the limit of the whole ends it."""
+    """Each byte arrives well within the limit of one read: only the limit of the whole download ends it."""
     start = {
         "status": b"", "headers": b"HTTP/1.1 200 OK\r\nX: ",
         "body": b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n",
@@ -161,7 +161,7 @@ def test_proxies_of_the_environment_are_ignored(site: Site, monkeypatch: pytest.
 
 
 def test_https_is_held_to_the_system_s_authorities(site: Site) -> None:
-    """A server that speaks no TLS is as good as one that speaks it with a certificate of its own."""
+    """A server without TLS serves as well as one with a certificate of its own."""
     bad = refused(f"https://{HERE}:{site.port}/a.png", HERE)
     assert bad.reason == "missing_image" and "in 3 attempts" in bad.detail and site.asked == []
     assert download._trusted().check_hostname and download._trusted().verify_mode.name == "CERT_REQUIRED"

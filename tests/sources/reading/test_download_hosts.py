@@ -75,7 +75,7 @@ def test_a_url_that_is_not_a_string_is_a_bad_field(url: object) -> None:
 def test_a_listed_name_that_resolves_inside_the_network_is_refused(
     monkeypatch: pytest.MonkeyPatch, address: str
 ) -> None:
-    """Also where that address is on the list for its own sake, and where another address of the name is public."""
+    """Also if that address is on the list itself, and if another address of the name is public."""
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: pytest.fail("connected"))
     for addresses in ([address], ["93.184.216.34", address]):
         answers = [(0, socket.SOCK_STREAM, 6, "", (found, 80)) for found in addresses]
@@ -85,7 +85,7 @@ def test_a_listed_name_that_resolves_inside_the_network_is_refused(
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name that resolves to something else a moment later (DNS rebinding) is asked for once only."""
+    """A name that resolves to something else a moment later (DNS rebinding) is looked up only once."""
     site.pages["/a.png"] = plain(200, picture())
     asked: list[str] = []
 

@@ -21,7 +21,7 @@ Given = tuple[str, bytes] | tarfile.TarInfo | str
 
 
 def packed(path: Path, *given: Given) -> Path:
-    """A tar of (name, bytes), of names alone (whose bytes are the name), and of headers."""
+    """Make a tar of (name, bytes), of names alone (whose bytes are the name), and of headers."""
     with tarfile.open(path, "w", errors="surrogateescape") as file:
         for one in given:
             if isinstance(one, tarfile.TarInfo):
@@ -46,7 +46,7 @@ def read(path: Path) -> tuple[list[TarRow | BadSample], dict[str, int]]:
 
 
 def told(tmp_path: Path, *given: Given) -> list[tuple[str, Sequence[str], str | None] | tuple[str, str]]:
-    """Of each row its id, pictures and text, or its id and reason; of the tar, "" and reason."""
+    """Return the id, pictures and text of each row, or its id and reason; for the tar, "" and reason."""
     rows, _ = read(packed(tmp_path / "a.tar", *given))
     return [
         ("", row.reason) if isinstance(row, BadSample)

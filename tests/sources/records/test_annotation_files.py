@@ -19,7 +19,7 @@ COLUMNS = {"image": "image", "instruction": "question", "response": "label"}
 
 
 def read(*paths: Path, source: str = "table", images: Path | None = None, **options: Any) -> Any:
-    """Samples, quarantined rows, and notes."""
+    """Return samples, quarantined rows, and notes."""
     asked, scratch = SourceOptions(annotations=paths, images=images, **options), Scratch()
     context = SOURCES[source].context(asked)
     planned = keyed_records(SOURCES[source], asked, scratch)
@@ -28,7 +28,7 @@ def read(*paths: Path, source: str = "table", images: Path | None = None, **opti
 
 
 def as_datasets_keeps_it(pictures: list[bytes]) -> Any:
-    """A table with the schema metadata that Hugging Face's `datasets` writes: pictures, and labels by number."""
+    """Make a table with the schema metadata that Hugging Face's `datasets` writes: pictures, and labels by number."""
     pyarrow = pytest.importorskip("pyarrow")
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     columns = {

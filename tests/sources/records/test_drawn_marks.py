@@ -54,13 +54,13 @@ def pixels(image: Image) -> np.ndarray:
 
 
 def is_colour(image: Image, colour: str, tolerance: int = 0) -> np.ndarray:
-    """Where the picture has that colour, as a boolean height x width."""
+    """Return where the picture has that colour, as booleans of height x width."""
     found: np.ndarray = np.abs(pixels(image) - COLOURS[colour]).max(axis=2) <= tolerance
     return found
 
 
 def extent(where: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom (the last two excluded) of the pixels that are true."""
+    """Return left, top, right and bottom (the last two excluded) of the pixels that are true."""
     ys, xs = np.nonzero(where)
     return int(xs.min()), int(ys.min()), int(xs.max()) + 1, int(ys.max()) + 1
 

@@ -211,7 +211,7 @@ READ = {
 )
 @pytest.mark.parametrize("source", ["llava", "sharegpt", "alpaca_gpt4"])
 def test_no_field_is_lost_silently(raw: Raw, source: str, fields: dict[str, Any], own: dict[str, Any]) -> None:
-    """Of a row that is kept, each field is in `meta` and noted, or of a kind whose value asks for nothing."""
+    """Each field of a kept row is in `meta` and noted, or has a kind and a value that ask for nothing."""
     own = {name: value for name, value in own.items() if name not in ("role", "content", "from", "value", "text")}
     if source == "alpaca_gpt4":
         record, own = {"instruction": "a", "output": "b"}, {}
