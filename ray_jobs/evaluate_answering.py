@@ -123,17 +123,17 @@ def try_out_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> N
 
 def answer_from_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) -> None:
     """Get the missing answers from this process: the network is the bottleneck, and the key stays here."""
-    contestant, asked = contestant_at(evaluation.config, endpoint), 0
+    contestant, requested = contestant_at(evaluation.config, endpoint), 0
     for file, known, missing in evaluation.missing(name):
-        asked += len(missing)
+        requested += len(missing)
         for sample, answer in zip(missing, contestant.answer(missing), strict=True):
             if answer is not None:
                 known[sample.key] = answer
         write_responses(file, known)
         if contestant.down is not None:
             raise contestant.down
-    if asked:
-        print(f"{name}: asked for {asked:,} answers")
+    if requested:
+        print(f"{name}: requested {requested:,} answers")
 
 
 def answer_on_ray(
