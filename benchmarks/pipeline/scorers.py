@@ -34,7 +34,7 @@ from polite_flamingo.torchvision_repair import repair_torchvision
 PROPORTIONS = {"captioning": 28, "classification": 2, "change_captioning": 2, "vqa_rationale": 9, "vqa": 59}
 """Tasks of PF-1M, in percent (arXiv 2307.01003, table of its sources)."""
 
-FILTERS_TIMED = {"rules": "Rouge-L", "rewards": "reward", "sts": "STS", "nli": "NLI", "clip": "CLIPScore"}
+FILTERS_TIMED = {"rules": "Rouge-L", "rewards": "reward", "sts": "STS", "nli": "NLI", "clipscores": "CLIPScore"}
 
 
 @dataclass(kw_only=True)
@@ -230,7 +230,7 @@ class Reference:
         if "nli" in FILTERS_OF_TASK[sample.task]:
             timed("nli", "nli", lambda: self.nli(question, output, original))
         if "clipscore" in FILTERS_OF_TASK[sample.task]:
-            timed("clip", "clip_paragraphs", lambda: self.clip_paragraphs(sample.images[0].data, output))
+            timed("clipscores", "clip_paragraphs", lambda: self.clip_paragraphs(sample.images[0].data, output))
         return scores
 
     def reward(self, question: str, answer: str) -> float:

@@ -151,7 +151,7 @@ def report(samples: Sequence[Sample], runs: dict[str, list[Run]], cores: int) ->
     print(f"\nms a sample; on {cores} cores: {best} and {many}")
     print("                       one core, one thread              all cores            largest")
     print("filter      samples  reference    ours   ratio  reference    ours   ratio  difference")
-    applies = {"rules": "rules", "sts": "sts", "nli": "nli", "clip": "clipscore"}
+    applies = {"rules": "rules", "sts": "sts", "nli": "nli", "clipscores": "clipscore"}
     for part, label in [*FILTERS_TIMED.items(), ("all", "all")]:
         stage = applies.get(part)
         count = sum(stage is None or stage in FILTERS_OF_TASK[sample.task] for sample in samples)
@@ -204,7 +204,7 @@ def largest_differences(reference: Sequence[dict[str, Any]], ours: Sequence[dict
     """Return the largest difference by filter; ours must have every number of the reference."""
     part_of = {
         "rouge_l": "rules", "reward_raw": "rewards", "reward": "rewards", "sts": "sts", "nli": "nli",
-        "clip_paragraphs": "clip",
+        "clip_paragraphs": "clipscores",
     }  # fmt: skip
     largest = dict.fromkeys([*FILTERS_TIMED, "all"], 0.0)
     for theirs, own in zip(reference, ours, strict=True):
