@@ -61,9 +61,8 @@ def private_ray(cpus: int) -> Iterator[None]:
             address = ray.util.get_node_ip_address()
         check_network(address)
         stack.callback(ray.shutdown)
-        logs = f"its logs are in {folder / 'ray' / 'session_latest' / 'logs'}"
-        late = f"Ray does not start; {logs}"
-        _init(late, lambda reason: f"Ray could not start: {reason}; {logs}", mark=mark,
+        logs = f"its logs are in the newest session of {folder / 'ray'}"
+        _init("Ray does not start", lambda reason: f"Ray could not start: {reason}; {logs}", mark=mark,
               address="local", num_cpus=cpus, include_dashboard=False)  # fmt: skip
         if interruption.listening():
             stack.enter_context(_ending_with_daemons())
@@ -201,23 +200,52 @@ def _deadline(message: str, mark: str) -> Iterator[None]:
     """End this process with `message` if what is inside takes too long or a daemon of the private Ray dies."""
     began, idle, dead = time.monotonic(), 0.0, 0.0
     seen: dict[int, str] = {}
+    logs: Path | None = None
 
     def check() -> None:
-        nonlocal idle, dead
+        nonlocal idle, dead, logs
         seen.update(_daemons() if mark else {})
+        logs = next(filter(None, map(_log_folder, seen)), logs)  # while a daemon is alive
         if lost := _lost(seen):
             dead += _CHECK_SECONDS
             if dead >= _REPORT_SECONDS:
-                interruption.end(f"Ray could not start: its {lost[0]} ended at once; {message.partition('; ')[2]}", 2)
+                interruption.end(why_ended(lost[0], logs), 2)
             return
         processes = process_cleanup.marked(mark) if mark else {}
         if processes and not any(map(process_cleanup.working, (os.getpid(), *processes))):
             idle += _CHECK_SECONDS
         if idle >= _IDLE_SECONDS or time.monotonic() - began >= (_START_SECONDS if mark else _JOIN_SECONDS):
-            interruption.end(message, 2)
+            interruption.end(f"{message}; its logs are in {logs}" if logs else message, 2)
 
     with repeating(check, _CHECK_SECONDS) if interruption.listening() else nullcontext():
         yield
+
+
+def why_ended(daemon: str, logs: Path | None) -> str:
+    """Say why a daemon ended while Ray started, and what to do.
+
+    Args:
+        daemon: its name.
+        logs: the folder of the session's logs, if it is known.
+    """
+    where = f"; its logs are in {logs}" if logs else ""
+    with suppress(OSError):
+        said = (logs / "raylet.err").read_text(encoding="utf-8", errors="replace") if logs else ""
+        if re.search(r"Timed out waiting for file \S+agent", said):
+            return (
+                "Ray could not start: this machine is too busy, so Ray's agent did not answer within Ray's 15 s; run "
+                f"the same command again, best when less is running{where}"
+            )
+    return f"Ray could not start: its {daemon} ended at once{where}"
+
+
+def _log_folder(pid: int) -> Path | None:
+    """Return the folder that a daemon writes its logs to; None once it has ended (Linux only)."""
+    with suppress(OSError):
+        for argument in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+            if argument.startswith(b"--log_dir="):
+                return Path(os.fsdecode(argument.partition(b"=")[2]))
+    return None
 
 
 def _lost(daemons: Mapping[int, str]) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ray_jobs.ray_start import why_ended
+
 REPO = Path(__file__).parents[2]
 START = """
 import resource, sys
@@ -51,3 +53,14 @@ def test_nobody_at_the_address_is_told_with_what_to_do(address: str) -> None:
         taken.bind(("127.0.0.1", 0))
         found = said(address=f"{address}127.0.0.1:{taken.getsockname()[1]}")
     assert found.startswith("no cluster answers at RAY_ADDRESS=") and "`ray start --head`" in found
+
+
+def test_a_busy_machine_is_told_from_other_failures_by_the_log_of_the_raylet(tmp_path: Path) -> None:
+    unknown = f"Ray could not start: its raylet ended at once; its logs are in {tmp_path}"
+    assert why_ended("raylet", tmp_path) == unknown
+    log = tmp_path / "raylet.err"
+    log.write_text("node_manager.cc:100: Check failed: another cause\n")
+    assert why_ended("raylet", tmp_path) == unknown
+    log.write_text("[C 1 1] Check failed: Timed out waiting for file /tmp/ray/session_1/metrics_agent_port_5f14c844\n")
+    found = why_ended("raylet", tmp_path)
+    assert "too busy" in found and "run the same command again" in found and str(tmp_path) in found
