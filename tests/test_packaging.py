@@ -21,6 +21,7 @@ from ray_jobs import console, ingest
 from ray_jobs.command import COMMANDS
 
 ROOT = Path(__file__).parents[1]
+ROOMS = ("polite_flamingo", "actors", "training", "serving", "ray_jobs", "benchmarks", "tests")
 WEIGHTS = ROOT / "polite_flamingo" / "testbed" / "zoo" / "weights"
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # open_flamingo's own pins, which the overrides of pyproject.toml and --no-deps exist to ignore.
@@ -185,6 +186,25 @@ def test_links_of_the_pages_lead_somewhere() -> None:
         if "://" not in link and not (page.parent / link).exists()
     ]
     assert not dead
+
+
+OTHERS_FILES = {"vlmeval/api/gpt.py", "lmdeploy.py", "vlmeval/config.py", "create_localqa_dataset.py", "objpart_vqa.py"}
+"""Files of other projects that ours name."""
+
+
+def test_the_files_that_pages_docstrings_and_comments_name_exist() -> None:
+    modules = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    ends = {"/".join(path.relative_to(ROOT).parts[n:]) for path in modules for n in range(5)}
+    ends |= OTHERS_FILES | {"utils.py"}  # forbidden, and named as such
+    stale = []
+    for path in [*(page for page in PAGES if page.name != "CHANGELOG.md"), *modules]:
+        text = path.read_text()
+        prose = text if path in PAGES else "\n".join(re.findall(r'"""[\s\S]*?"""|#.*', text))
+        named = set(re.findall(r"(?<![\w./*-])\w[\w./-]*\.py\b", prose))
+        stale += [(path, name) for name in named if "NAME" not in name and name.removeprefix("P/") not in ends]
+        paths = re.findall(rf"`((?:{'|'.join((*ROOMS, 'docs', 'profiles'))})/[\w./-]*(?:/|\.md|\.yaml))`", prose)
+        stale += [(path, name) for name in paths if "NAME" not in name and not (ROOT / name).exists()]
+    assert not stale
 
 
 def test_the_version_has_a_changelog_entry() -> None:

@@ -1,8 +1,8 @@
 """The training stages: what each tunes, and how. The defaults are the paper's recipe; profiles can change them.
 
-Polite Flamingo is trained once on distorted responses, Clever Flamingo in the three stages of the U: LoRA, connector,
-LoRA ([PF], section 4 and its table of hyper-parameters). The second generation of Polite Flamingo uses the recipe of
-the first, starting from Clever Flamingo. Nothing here imports torch.
+Polite Flamingo is trained once on distorted responses, Clever Flamingo in the three stages of the paper's U-shaped
+recipe: LoRA, connector, LoRA ([PF], section 4 and its table of hyper-parameters). The second generation of Polite
+Flamingo uses the recipe of the first, starting from Clever Flamingo. Nothing here imports torch.
 """
 
 from __future__ import annotations

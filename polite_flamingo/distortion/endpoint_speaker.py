@@ -4,7 +4,7 @@ Many requests are in flight at once. `endpoints/client.py` handles busy, broken 
 server rejects fails its row.
 
 A chat server is probed once: whether it can continue a started turn, and whether its template has a system role. If
-not, it gets a plain question (`conversation.asking_messages`).
+not, it gets a plain question (`llm_prompts.question_messages`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Shorten a good response without a model: drop manners and asides, keep the first clauses and content words.
+"""Shorten a good response without a model: drop courtesies and asides, keep the first clauses and content words.
 
-The rules are for English; texts in other languages are cut to their first sentences or clauses. Rules understand
-nothing: a crucial point at the end is lost.
+The rules are for English; texts in other languages are cut to their first sentences or clauses. The rules do not
+understand the text, so a key point at the end is lost.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from polite_flamingo.distortion.augmentation import sentences
 
 MAX_WORDS = 40
 """Most words per sentence of a terse text."""
-MANNERS = re.compile(
+COURTESIES = re.compile(
     r"(sure( thing)?|certainly|of course|absolutely|great question|good question|thank you[^.!,]*|thanks[^.!,]*|hello"
     r"|hi|i (hope|trust) [^.!]*|i('| a)m (sorry|happy|glad)[^.!,]*|please (let me know|feel free)[^.!]*|feel free[^.!]*"
     r"|let me know[^.!]*|as you (may|might|can) (know|see)|here (is|are) [^.:!]*:|in (summary|conclusion|addition)"
@@ -55,7 +55,7 @@ def telegraphic(sentence: str) -> str:
 
 def shorten(text: str, rng: random.Random) -> str:
     """Return the text as terse notes; "" only if it has no words."""
-    found = [stripped for one in sentences(unmarked_text(text)) if (stripped := _mannerless(one))]
+    found = [stripped for one in sentences(unmarked_text(text)) if (stripped := strip_courtesies(one))]
     found = found or sentences(text)
     if not found:
         return ""
@@ -75,8 +75,9 @@ def shorten(text: str, rng: random.Random) -> str:
     return said
 
 
-def _mannerless(sentence: str) -> str:
+def strip_courtesies(sentence: str) -> str:
+    """Remove polite openings and discourse markers ("Sure!", "In the image we can see") from a sentence."""
     before = None
     while before != sentence:
-        before, sentence = sentence, MANNERS.sub("", sentence, count=1) if MANNERS.match(sentence) else sentence
+        before, sentence = sentence, COURTESIES.sub("", sentence, count=1) if COURTESIES.match(sentence) else sentence
     return sentence.strip(" ,!")

@@ -71,7 +71,7 @@ class Thresholds:
         clip_single: apply `clip` to texts with a single paragraph too. The reference scores only texts with a
             blank line.
         nli_margin: entailment or neutral must exceed contradiction by more than this (logits). 0 is the rule of the
-            reference: drop if contradiction is the (first) maximum.
+            reference: drop if contradiction has the highest logit, ties included.
         nli_entailment: entailment must exceed neutral and contradiction by more than this (logits); with 0 only
             entailed answers are kept. Off by default: the paper keeps neutral answers too. Ours.
     """

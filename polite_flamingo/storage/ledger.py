@@ -71,7 +71,7 @@ class OutputLayout:
     replay = _Inside("replay")
     """Rows that `replay` took out of quarantine, and where they came from."""
     engine = _Inside("engine")
-    """The speed of each rewriting worker and where its time went (`flamingo/metrics.py`), one file per process."""
+    """The speed of each rewriting worker and where its time went (`engine/metrics.py`), one file per process."""
     scratch = _Inside("scratch")
     """Temporary files of a selection."""
     journal = _Inside("journal")

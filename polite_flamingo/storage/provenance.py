@@ -2,7 +2,7 @@
 
     annotation records = quarantined at ingest + left out by sampling + not read here + rows of the build's shards
 
-An ingest leaves its result beside its shards (`ingest_result.py`: FOLDER/ingest/NAME.json beside FOLDER/NAME-00000.tar
+An ingest leaves its result beside its shards (`ingest/result.py`: FOLDER/ingest/NAME.json beside FOLDER/NAME-00000.tar
 and so on). A build notes the results of its input (`ingests_of`); a selection joins them with the rows that the
 manifests count (`annotations_of`). "Not read here" are the rows of an ingest's shards that are not part of the build or
 could not be read. Counts of shards without such a result begin at the shards.

@@ -1,6 +1,6 @@
 """Actors with a fake model, for tests of what happens around a model: death, poison rows, resume.
 
-The real actors with real models run in `test_build_pf1m.py`; these replace only `load`.
+The real actors with real models run in `tests/ray_jobs/test_demo.py`; these replace only `load`.
 """
 
 from __future__ import annotations
