@@ -56,7 +56,7 @@ def record_answers(table: pa.Table, folder: str, probe: Probe | None = None) -> 
     """Write FOLDER/SHARD.jsonl for each complete shard; return one row (of schema `FINISHED`) per shard.
 
     Raises:
-        OutOfReach: this machine does not see `probe`.
+        PathUnavailable: this machine does not see `probe`.
     """
     if probe is not None:
         probe.check()

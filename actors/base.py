@@ -41,7 +41,7 @@ class ActorSettings:
     models: Mapping[str, str] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raise `OutOfReach` if this machine sees another output folder, or other models, than the driver."""
+        """Raise `PathUnavailable` if this machine sees another output folder, or other models, than the driver."""
         if self.probe is not None:
             self.probe.check()
         refuse_other_models(self.models)

@@ -45,7 +45,7 @@ def commit_blocks(
         probe: a file in the output folder that this machine must see.
 
     Raises:
-        OutOfReach: this machine does not see `probe`.
+        PathUnavailable: this machine does not see `probe`.
     """
     if probe is not None:
         probe.check()

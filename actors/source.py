@@ -20,7 +20,7 @@ from polite_flamingo.images.digest import digest
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.shards import read_shard
-from polite_flamingo.storage.visibility import Seen
+from polite_flamingo.storage.visibility import FileState
 
 SAMPLED_SHARDS = 1000
 
@@ -66,7 +66,7 @@ class ShardDatasource(Datasource):
 def _read(
     name: str, path: str, config_hash: str, prepare: Callable[[list[Row]], list[Row]] | None, size: int | None
 ) -> list[pa.Table]:
-    Seen(path=path, size=size).check()
+    FileState(path=path, size=size).check()
     found = InputFile.at(Path(path))
     rows = read_shard(path)
     if prepare is not None:

@@ -86,7 +86,7 @@ def run_shards(
         A row of `actors.commit.FINISHED` for each shard that is on disk, as it comes.
 
     Raises:
-        OutOfReach: a machine does not see the output folder, an input, or a model as the driver does.
+        PathUnavailable: a machine does not see the output folder, an input, or a model as the driver does.
         JobFailed: a machine was lost, and those that are left cannot continue (`node_loss.py`).
     """
     configure_data()
@@ -142,7 +142,7 @@ def seen_by_all(root: Path) -> Iterator[Probe]:
     Machines that join later look for it when they get work (`ActorSettings.check`, `commit_blocks`).
 
     Raises:
-        OutOfReach: one of them does not see it.
+        PathUnavailable: one of them does not see it.
     """
     with probing(root) as probe:
         here = ray.get_runtime_context().get_node_id()

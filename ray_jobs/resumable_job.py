@@ -249,7 +249,7 @@ def check_input(file: Path, shards: Mapping[str, Path], *, begun: bool = True) -
 
     Raises:
         ValueError: a shard has changed since.
-        OutOfReach: a shard cannot be read.
+        PathUnavailable: a shard cannot be read.
     """
     known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if begun and file.exists() else {}
     if changed := [str(path) for name, path in shards.items() if name in known and not _is_still_at(path, known[name])]:

@@ -56,7 +56,7 @@ from polite_flamingo.sources.records.source import keyed_records
 from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import exclusive, read_quarantine, write_quarantine
 from polite_flamingo.storage.shards import write_atomically
-from polite_flamingo.storage.visibility import Probe, Seen, probing
+from polite_flamingo.storage.visibility import FileState, Probe, probing
 
 __all__ = ["IngestConfig", "Ingested", "Say", "Spread", "Tick", "ingest", "ingest_all"]
 
@@ -74,7 +74,7 @@ Say = Callable[[str, Mapping[str, int]], None]
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Runs independent jobs, in any order and anywhere; `map` runs them in this process."""
 
-_Views = Mapping[Path, Sequence[Probe | Seen]]
+_Views = Mapping[Path, Sequence[Probe | FileState]]
 """By work folder, what every worker of a source must see as this machine does: its files, and the work folder."""
 
 
@@ -126,12 +126,12 @@ def ingest_all(
         ]
 
 
-def _prepare(config: IngestConfig, locks: ExitStack) -> Sequence[Probe | Seen]:
+def _prepare(config: IngestConfig, locks: ExitStack) -> Sequence[Probe | FileState]:
     """Take the work folder of a source; return what its workers must see."""
     locks.enter_context(_work_folder(config))
     probe = locks.enter_context(probing(config.work))
     paths = (*config.options.annotations, config.options.images)  # the source itself reports missing ones
-    seen = [Seen.at(path) for path in paths if path is not None and path.exists()]
+    seen = [FileState.at(path) for path in paths if path is not None and path.exists()]
     if config.fresh:
         clear(config.work)
     return [probe, *seen]
@@ -274,7 +274,7 @@ def clear(folder: Path) -> None:
 
 
 def _check(config: IngestConfig, views: _Views) -> None:
-    """Raise `OutOfReach` if this machine does not see what the driver saw."""
+    """Raise `PathUnavailable` if this machine does not see what the driver saw."""
     for view in views.get(config.work, ()):
         view.check()
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, is_tar, printable
 from polite_flamingo.storage.user_paths import expanded, is_pattern
-from polite_flamingo.storage.visibility import out_of_reach
+from polite_flamingo.storage.visibility import path_unavailable
 
 OUTPUT_FOLDERS = (
     "scored", "pairs", "captions", "manifests", "quarantine", "keys", "pf1m", "parquet", "verdicts", "exports",
@@ -92,7 +92,7 @@ def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, 
         ingested: whether to take shards that an ingest wrote.
 
     Raises:
-        OutOfReach: a folder cannot be listed. Skipping it would lose its files silently.
+        PathUnavailable: a folder cannot be listed. Skipping it would lose its files silently.
     """
     found = Found()
     start = len(os.path.join(folder, ""))  # noqa: PTH118
@@ -205,7 +205,7 @@ def _kind(name: str) -> str:
 
 def _cannot_list(error: OSError) -> NoReturn:
     """Raise; `os.walk` alone would silently skip a folder that cannot be opened."""
-    raise out_of_reach(error.filename, error)
+    raise path_unavailable(error.filename, error)
 
 
 def _identity(path: Path | str) -> tuple[int, int] | None:

@@ -27,13 +27,13 @@ class InputFile:
         """Record the file. Call this before reading it, so that a change during the read counts as a change.
 
         Raises:
-            OutOfReach: it cannot be read.
+            PathUnavailable: it cannot be read.
         """
         size, mtime_ns, ctime_ns = _stamp(path)
         return cls(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, sha256=_digest(path))
 
     def is_still_at(self, path: Path) -> bool:
-        """Return whether the file has the same bytes. Raises `OutOfReach`.
+        """Return whether the file has the same bytes. Raises `PathUnavailable`.
 
         The same size and times, ctime included, are taken for the same bytes: `cp -p` and `touch` set mtime, and many
         tars share a size. If only the size is the same, the digest decides.

@@ -46,7 +46,7 @@ def read_shard(path: Path | str) -> list[Sample | Quarantined]:
     Damaged content never raises. The result has at least one item; a record's `index` is its place in this list.
 
     Raises:
-        OutOfReach: the file is missing, not readable or on a broken mount, which says nothing about its rows.
+        PathUnavailable: the file is missing, not readable or on a broken mount, which says nothing about its rows.
     """
     path = Path(path)
     groups: list[Group] = []

@@ -1,9 +1,9 @@
 """Check that all machines of a job see the same input, models and output folder.
 
 On another machine a path may not exist, lead to another file, or be on a mount that went away, which says nothing about
-the rows. So a reader quarantines damaged content (`shards.py`), while a path that is out of reach ends the job with one
-line, and the same command resumes it. Nothing here knows Ray: a job gives its workers a `Probe`, and what the driver
-has `Seen`.
+the rows. So a reader quarantines damaged content (`shards.py`), while an unavailable path ends the job with one line,
+and the same command resumes it. Nothing here knows Ray: a job gives its workers a `Probe`, and the `FileState` of each
+input as the driver sees it.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ PATIENCE = 5.0
 _OF_CONTENT = frozenset({None, errno.EINVAL, errno.EFBIG, errno.EOVERFLOW, errno.EISDIR})
 """Errors caused by damaged bytes, such as a seek to before the start."""
 
-_OF_THE_WAY = frozenset(
+_OF_THE_MOUNT = frozenset(
     {errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EREMOTEIO,
      errno.ENXIO, errno.ENODEV, errno.ECONNRESET, errno.ECONNREFUSED, errno.ECONNABORTED, errno.ENETUNREACH}
 )  # fmt: skip
 """Errors of a disk or mount that fails or went away, which affect any file on it."""
 
 
-class OutOfReach(OSError):
+class PathUnavailable(OSError):
     """A path that this machine cannot use. The message is one line: which machine, which path, what to do."""
 
 
-def out_of_reach(path: Path | str, error: OSError) -> OutOfReach:
+def path_unavailable(path: Path | str, error: OSError) -> PathUnavailable:
     """Return the error to raise for an `OSError` on a path."""
     why = "it does not exist" if error.errno == errno.ENOENT else (error.strerror or str(error))
-    return OutOfReach(
+    return PathUnavailable(
         f"{path} cannot be read on machine {socket.gethostname()} ({why}); every machine of the job must see it under "
         "this path and be allowed to read it; fix that and run the same command again to resume"
     )
@@ -48,11 +48,11 @@ def out_of_reach(path: Path | str, error: OSError) -> OutOfReach:
 
 @contextmanager
 def reaching(path: Path | str) -> Iterator[None]:
-    """Turn an `OSError` of the block into an `OutOfReach` for this path."""
+    """Turn an `OSError` of the block into an `PathUnavailable` for this path."""
     try:
         yield
     except OSError as error:
-        raise out_of_reach(path, error) from error
+        raise path_unavailable(path, error) from error
 
 
 def about_content(error: Exception) -> bool:
@@ -60,22 +60,22 @@ def about_content(error: Exception) -> bool:
     return not isinstance(error, OSError) or error.errno in _OF_CONTENT
 
 
-def refuse_broken_way(path: Path | str, error: Exception) -> None:
-    """Raise `OutOfReach` for an error that other files would cause too; a single missing image fails only its row."""
-    if isinstance(error, OutOfReach):
+def refuse_broken_mount(path: Path | str, error: Exception) -> None:
+    """Raise `PathUnavailable` for an error that all files there would cause; one missing image fails only its row."""
+    if isinstance(error, PathUnavailable):
         raise error
-    if isinstance(error, OSError) and error.errno in _OF_THE_WAY:
-        raise out_of_reach(path, error) from None
+    if isinstance(error, OSError) and error.errno in _OF_THE_MOUNT:
+        raise path_unavailable(path, error) from None
 
 
 def reason_in(text: str) -> str | None:
-    """Return the message of an `OutOfReach` in the text of a traceback, as another process sends it; else None."""
-    found = re.search(rf"^(?:\w+\.)*{OutOfReach.__name__}: (.+)$", text, re.MULTILINE)
+    """Return the message of an `PathUnavailable` in the text of a traceback, as another process sends it; else None."""
+    found = re.search(rf"^(?:\w+\.)*{PathUnavailable.__name__}: (.+)$", text, re.MULTILINE)
     return found[1] if found else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class FileState:
     """An input as the driver sees it, for a worker to compare with: the file, or one entry of the folder.
 
     Attributes:
@@ -87,8 +87,8 @@ class Seen:
     size: int | None
 
     @classmethod
-    def at(cls, path: Path) -> Seen:
-        """Return what is there; for a folder, its first entry. Raises `OutOfReach`."""
+    def at(cls, path: Path) -> FileState:
+        """Return what is there; for a folder, its first entry. Raises `PathUnavailable`."""
         with reaching(path):
             if path.is_dir():
                 with os.scandir(path) as entries:
@@ -98,11 +98,11 @@ class Seen:
             return cls(path=str(path.absolute()), size=found.st_size if stat.S_ISREG(found.st_mode) else None)
 
     def check(self) -> None:
-        """Raise `OutOfReach` if it is missing or another file."""
+        """Raise `PathUnavailable` if it is missing or another file."""
         with reaching(self.path):
             size = Path(self.path).stat().st_size
         if self.size is not None and size != self.size:
-            raise OutOfReach(
+            raise PathUnavailable(
                 f"{self.path} has {size:,} bytes on machine {socket.gethostname()} and {self.size:,} where the job was "
                 "started: it is another file or has changed; every machine of the job must see the same one"
             )
@@ -123,11 +123,11 @@ class Probe:
     host: str
 
     def check(self) -> None:
-        """Raise `OutOfReach` if this machine does not see what the driver wrote."""
+        """Raise `PathUnavailable` if this machine does not see what the driver wrote."""
         deadline = time.monotonic() + PATIENCE
         while (why := self._missing()) is not None:
             if time.monotonic() >= deadline:
-                raise OutOfReach(
+                raise PathUnavailable(
                     f"machine {socket.gethostname()} does not see in {Path(self.path).parent} what {self.host} "
                     f"wrote there ({why}): all machines of the job must share the output folder; give another --out"
                 )
@@ -157,7 +157,7 @@ def probing(folder: Path) -> Iterator[Probe]:
 
 
 def refuse_other_models(models: Mapping[str, str]) -> None:
-    """Raise `OutOfReach` if this machine lacks a model's files or has other ones.
+    """Raise `PathUnavailable` if this machine lacks a model's files or has other ones.
 
     Args:
         models: name -> `hub.fingerprint` on the machine that started the job. Models without files there (names on a
@@ -173,7 +173,7 @@ def refuse_other_models(models: Mapping[str, str]) -> None:
         if found != expected:
             missing = found.startswith("name:")
             problem = f"does not see the model {name}" if missing else f"has other files of the model {name}"
-            raise OutOfReach(
+            raise PathUnavailable(
                 f"machine {socket.gethostname()} {problem}, unlike the machine that started the job; give an absolute "
                 "path that all machines of the job share"
             )

@@ -18,7 +18,7 @@ from actors.source import ShardDatasource
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample, Turn
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.shards import write_shard
-from polite_flamingo.storage.visibility import OutOfReach
+from polite_flamingo.storage.visibility import PathUnavailable
 from tests.support.build_world import text_row
 from tests.support.fake_actors import FakeRewriter, FakeRewriterActor, FakeScoringActor
 
@@ -111,10 +111,10 @@ def test_the_source_reads_one_block_a_shard_and_notes_where_from(tmp_path: Path)
     assert found.provenance["config"] == "hash"
     assert len(found.provenance["images_sha256"]) == 2
     assert [row.reason for row in unreadable.rows if isinstance(row, Quarantined)] == ["unreadable_shard"]
-    with pytest.raises(OutOfReach, match=r"none\.tar"):
+    with pytest.raises(PathUnavailable, match=r"none\.tar"):
         list(absent())
     (tmp_path / "a.tar").unlink()  # in the middle of a job
-    with pytest.raises(OutOfReach, match=r"a\.tar"):
+    with pytest.raises(PathUnavailable, match=r"a\.tar"):
         list(good())
 
 

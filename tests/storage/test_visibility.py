@@ -20,7 +20,7 @@ from polite_flamingo.sample import Quarantined
 from polite_flamingo.storage import visibility
 from polite_flamingo.storage.ledger import OutputLayout, shard_names
 from polite_flamingo.storage.shards import is_temporary, read_shard, sweep_temporary, temporary_name, write_shard
-from polite_flamingo.storage.visibility import OutOfReach, Seen, probing, reason_in, refuse_other_models
+from polite_flamingo.storage.visibility import FileState, PathUnavailable, probing, reason_in, refuse_other_models
 from tests.support.build_world import text_row
 
 
@@ -58,7 +58,9 @@ def test_a_mount_that_goes_away_is_no_damage(
     data = path.read_bytes()
     broken = lambda self, mode: io.BufferedReader(FailingFile(data, good, number))  # noqa: E731
     monkeypatch.setattr(Path, "open", broken)
-    with pytest.raises(OutOfReach, match=rf"{path} cannot be read on machine .*run the same command again") as error:
+    with pytest.raises(
+        PathUnavailable, match=rf"{path} cannot be read on machine .*run the same command again"
+    ) as error:
         read_shard(path)
     assert "\n" not in str(error.value) and os.strerror(number) in str(error.value)
 
@@ -68,8 +70,8 @@ def test_what_is_absent_or_forbidden_stops_and_what_is_no_tar_is_quarantined(
 ) -> None:
     (tmp_path / "link.tar").symlink_to(tmp_path / "gone.tar")
     for name in ("absent.tar", "link.tar"):
-        for look in (read_shard, Seen.at):
-            with pytest.raises(OutOfReach, match="it does not exist"):
+        for look in (read_shard, FileState.at):
+            with pytest.raises(PathUnavailable, match="it does not exist"):
                 look(tmp_path / name)
     (tmp_path / "folder.tar").mkdir()
     os.mkfifo(tmp_path / "pipe.tar")  # a reader would wait for ever for somebody to write
@@ -83,23 +85,25 @@ def test_what_is_absent_or_forbidden_stops_and_what_is_no_tar_is_quarantined(
     (tmp_path / "in").mkdir()
     write_shard(tmp_path / "in" / "a.tar", [text_row(0, 0)])
     monkeypatch.setattr(os, "scandir", forbidden)
-    with pytest.raises(OutOfReach, match=r"in cannot be read on machine .*Permission denied"):
+    with pytest.raises(PathUnavailable, match=r"in cannot be read on machine .*Permission denied"):
         shard_names(str(tmp_path / "in"))
 
 
 def test_another_file_under_the_same_path_is_noticed(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", [text_row(0, 0)])
-    seen = [Seen.at(tmp_path / "a.tar"), Seen.at(tmp_path)]
+    seen = [FileState.at(tmp_path / "a.tar"), FileState.at(tmp_path)]
     assert [one.path for one in seen] == [str(tmp_path / "a.tar")] * 2, "of a folder, one of its files"
     for one in seen:
         one.check()
     write_shard(tmp_path / "a.tar", [text_row(0, n) for n in range(90)])
     for one in seen:
-        with pytest.raises(OutOfReach, match=r"a.tar has \d+,\d+ bytes on machine .* and \d+,\d+ where the job was"):
+        with pytest.raises(
+            PathUnavailable, match=r"a.tar has \d+,\d+ bytes on machine .* and \d+,\d+ where the job was"
+        ):
             one.check()
     (tmp_path / "a.tar").unlink()
     for one in seen:
-        with pytest.raises(OutOfReach, match="it does not exist"):
+        with pytest.raises(PathUnavailable, match="it does not exist"):
             one.check()
 
 
@@ -112,10 +116,10 @@ def test_an_output_folder_of_another_machine_is_noticed(tmp_path: Path, monkeypa
         [path] = tmp_path.iterdir()
         probe.check()
         path.write_text("of another disk with the same path")
-        with pytest.raises(OutOfReach, match=f"does not see in {tmp_path} what .*it has other content.*--out"):
+        with pytest.raises(PathUnavailable, match=f"does not see in {tmp_path} what .*it has other content.*--out"):
             probe.check()
         path.unlink()
-        with pytest.raises(OutOfReach, match="No such file"):
+        with pytest.raises(PathUnavailable, match="No such file"):
             commit_blocks(block.to_table(), layout, "hash", probe=probe)
         assert list(tmp_path.iterdir()) == [], "nothing is written where nobody would look for it"
         first = probe
@@ -131,20 +135,20 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
     models = {str(weights): fingerprint(str(weights)), "a-hub/model": "name:a-hub/model"}
     refuse_other_models(models)
     (weights / "model.safetensors").write_bytes(b"two")
-    with pytest.raises(OutOfReach, match=rf"has other files of the model {weights}"):
+    with pytest.raises(PathUnavailable, match=rf"has other files of the model {weights}"):
         refuse_other_models(models)
     (weights / "model.safetensors").unlink()
     weights.rmdir()
-    with pytest.raises(OutOfReach, match=rf"does not see the model {weights}.*absolute path"):
+    with pytest.raises(PathUnavailable, match=rf"does not see the model {weights}.*absolute path"):
         refuse_other_models(models)
-    with pytest.raises(OutOfReach, match="zoo:nowhere"):
+    with pytest.raises(PathUnavailable, match="zoo:nowhere"):
         refuse_other_models({"zoo:nowhere": "0123"})
 
 
 def test_the_line_is_found_in_the_traceback_of_another_process() -> None:
-    text = "Traceback …\npolite_flamingo.shared.OutOfReach: /in/a.tar cannot be read\n\nThe above exception …"
+    text = "Traceback …\npolite_flamingo.shared.PathUnavailable: /in/a.tar cannot be read\n\nThe above exception …"
     assert reason_in(text) == "/in/a.tar cannot be read"
-    assert reason_in("ValueError: an OutOfReach: no") is None
+    assert reason_in("ValueError: an PathUnavailable: no") is None
 
 
 def test_temporary_names_are_nobody_elses_and_final_ones_are_never_swept(tmp_path: Path) -> None:

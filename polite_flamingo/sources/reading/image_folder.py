@@ -16,7 +16,7 @@ from polite_flamingo.images.decoding import EXTENSION_OF, Header, inspect
 from polite_flamingo.sample import BadSample, Image
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.image_paths import other_spellings, path_below
-from polite_flamingo.storage.visibility import refuse_broken_way
+from polite_flamingo.storage.visibility import refuse_broken_mount
 
 MAX_IMAGE_BYTES = 100 << 20
 """A larger file is not read at all; the largest image of the source datasets has 30 MB."""
@@ -67,7 +67,7 @@ class ImageFolder:
                         raise BadSample("unsafe_name", what)
                     return path
             except (OSError, ValueError) as error:  # a name that the file system rejects
-                refuse_broken_way(path, error)
+                refuse_broken_mount(path, error)
                 if isinstance(error, BadSample):
                     raise
         raise BadSample("missing_image", f"none of {', '.join(names)[:200]} is in the image folder")
@@ -104,7 +104,7 @@ class ImageFolder:
         except KeyError:
             raise BadSample("missing_image", f"{archive} holds no {member[:80]!r}") from None
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError) as error:
-            refuse_broken_way(path, error)
+            refuse_broken_mount(path, error)
             raise BadSample("corrupt_image", f"{archive}@{member[:80]}: {type(error).__name__}: {error}") from None
         return checked_image(data, f"{archive}@{member}")
 
@@ -121,7 +121,7 @@ def _read(path: Path, what: str, offset: int = 0, size: int | None = None) -> tu
     except BadSample:
         raise
     except (OSError, ValueError, OverflowError) as error:
-        refuse_broken_way(path, error)
+        refuse_broken_mount(path, error)
         raise BadSample("missing_image", f"{what} cannot be read: {getattr(error, 'strerror', '') or error}") from None
     if len(data) < size:
         raise BadSample("corrupt_image", f"{what}: the file ends after {len(data)} of {size} bytes")

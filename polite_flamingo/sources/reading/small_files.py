@@ -18,7 +18,7 @@ from polite_flamingo.sources.reading.json_values import parse_json
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.unsupported_files import why_unsupported
 from polite_flamingo.storage.discovery import Found
-from polite_flamingo.storage.visibility import refuse_broken_way
+from polite_flamingo.storage.visibility import refuse_broken_mount
 
 MAX_TEXT_FILE_BYTES = 20 << 20
 """Limit for annotation files that describe one image (XML, label lines)."""
@@ -78,7 +78,7 @@ def read_small_text(path: Path, folder: Path | None) -> str:
             raise BadSample("text_too_long", f"{path.name}: more than {MAX_TEXT_FILE_BYTES} bytes")
         return text_files.decoded(path.read_bytes())
     except OSError as error:
-        refuse_broken_way(path, error)
+        refuse_broken_mount(path, error)
         raise BadSample("missing_annotation", f"{path.name} cannot be read: {error.strerror or error}") from None
     except text_files.NotText as error:
         raise BadSample("bad_field", f"{path.name} is {error}") from None

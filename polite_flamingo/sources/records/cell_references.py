@@ -14,7 +14,7 @@ from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.arrow import ColumnCells
 from polite_flamingo.sources.reading.file_kinds import detect_kind
 from polite_flamingo.sources.records.source import SourceOptions
-from polite_flamingo.storage.visibility import out_of_reach, refuse_broken_way
+from polite_flamingo.storage.visibility import path_unavailable, refuse_broken_mount
 
 _NEEDED = {"file", "row", "column"}
 
@@ -35,7 +35,7 @@ def read_cell(value: dict[str, Any], options: SourceOptions) -> Any:
 
     Raises:
         BadSample: `missing_image` if the cell cannot be read.
-        OutOfReach: the file that was read before is missing on this machine, or its mount has gone away.
+        PathUnavailable: the file that was read before is missing on this machine, or its mount has gone away.
     """
     file, row, column, inside = value["file"], value["row"], value["column"], value.get("inside", "")
     try:
@@ -51,10 +51,10 @@ def read_cell(value: dict[str, Any], options: SourceOptions) -> Any:
             found = found[step]
         return found
     except FileNotFoundError as error:
-        raise out_of_reach(error.filename or str(file), error) from None
+        raise path_unavailable(error.filename or str(file), error) from None
     # The place may be junk (TypeError, LookupError) or lie behind the end (StopIteration); the rest is what pyarrow
     # raises on a damaged or unknown file: its ArrowInvalid is a ValueError, ArrowNotImplementedError its namesake.
     except (TypeError, LookupError, StopIteration, OSError, ValueError, NotImplementedError) as error:
-        refuse_broken_way(str(file), error)
+        refuse_broken_mount(str(file), error)
         detail = " ".join(str(error).split())[:200]
         raise BadSample("missing_image", f"the image cannot be read from its row: {detail}") from None
