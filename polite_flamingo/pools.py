@@ -60,8 +60,8 @@ class PoolsConfig:
         task_cpus: logical CPUs to leave for a task that reads or writes one shard.
         max_failures_in_a_row: if more consecutive rows fail for reasons other than their content, the job ends: the
             model is broken, not the rows.
-        autoscaling: whether the cluster starts machines on demand (cluster.yaml), so that its present size says
-            nothing; otherwise a job that it cannot hold is refused at once.
+        autoscaling: whether the cluster starts machines on demand (cluster.yaml), so a job larger than its present
+            size may start; otherwise such a job is refused at once.
     """
 
     rewriting: PoolConfig = PoolConfig()

@@ -1,4 +1,4 @@
-"""The entry points: `polite-flamingo NAME` or `python -m ray_jobs.NAME`, on a laptop or under `ray job submit`."""
+"""The entry points: `polite-flamingo NAME`, each a module (`command.py`), on a laptop or under `ray job submit`."""
 
 import sys
 

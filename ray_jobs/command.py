@@ -1,4 +1,4 @@
-"""The command `polite-flamingo`: one name for every job, the same as `python -m ray_jobs.NAME`.
+"""The command `polite-flamingo`: one name for every job, the same as `python -m` and its module in `COMMANDS`.
 
     polite-flamingo build --profile profiles/tiny.yaml --input shards --out out/polite
 

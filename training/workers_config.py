@@ -15,7 +15,7 @@ class StreamingConfig:
     Attributes:
         tasks: groups read and packed at once for each worker.
         task_cpus: logical CPUs per task.
-        ahead_bytes: about how many bytes of packed groups may wait for each worker; a few groups always may.
+        ahead_bytes: approximate buffer of packed groups per worker, in bytes; a few groups are always allowed.
     """
 
     tasks: int = 2
