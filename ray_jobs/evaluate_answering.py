@@ -26,6 +26,7 @@ from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.shards import read_shard, write_atomically
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.fingerprint import answering_hash, by_name, fingerprints, short_hash
+from ray_jobs.progress import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def answer_from_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) 
         if contestant.down is not None:
             raise contestant.down
     if requested:
-        print(f"{name}: requested {requested:,} answers")
+        print(f"{name}: requested {counted(requested, 'answer')}")
 
 
 def answer_on_ray(
@@ -148,7 +149,7 @@ def answer_on_ray(
     layout = OutputLayout(root=evaluation.answers_of(name).parent)
     models = fingerprints({piece: piece for piece in opened(model.flamingo).model_names()})
     pool = ActorPool(actor or AnsweringActor, model, pools.rewriting, by_name(models))
-    print(f"{name}: answering {len(shards):,} shards")
+    print(f"{name}: answering {counted(len(shards), 'shard')}")
     record = partial(record_answers, folder=str(layout.root))
     identity = evaluation.identities[name]
     for _ in run_shards(shards, [pool], record, layout=layout, pools=pools, config_hash=identity):

@@ -25,6 +25,7 @@ from polite_flamingo.storage.shards import read_shard, write_atomically
 from ray_jobs.evaluate_answering import Evaluation
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.fingerprint import by_name, fingerprints, short_hash
+from ray_jobs.progress import counted
 from ray_jobs.resumable_job import begin_run
 
 JUDGED = 2
@@ -69,7 +70,7 @@ def judge_on_ray(evaluation: Evaluation, identities: Mapping[str, str], actor: t
         scoring=config.scoring, out=str(layout.root), contestants=files, identities=identities, by=config.evaluation.by
     )
     pool = ActorPool(actor or JudgingActor, judging, config.pools.scoring, by_name(judge_models(config)))
-    print(f"judging {len(identities):,} shards")
+    print(f"judging {counted(len(identities), 'shard')}")
     shards = {shard: evaluation.shards[shard] for shard in identities}
     for _ in run_shards(shards, [pool], None, layout=layout, pools=config.pools):
         pass

@@ -43,7 +43,7 @@ from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import read_quarantine
 from polite_flamingo.storage.user_paths import expanded, is_pattern, local_path
 from ray_jobs import console
-from ray_jobs.progress import EVERY
+from ray_jobs.progress import EVERY, counted
 from ray_jobs.submitted import refuse_relative
 
 RAY_PAYS = 8
@@ -201,7 +201,7 @@ def _ingest(configs: Sequence[IngestConfig], choose: Choose, *, local: bool) -> 
     if written:
         shards = sum(len(result.shards) for result in results)
         seconds = max(result.seconds for result in results)
-        print(f"{written:,} samples in {shards:,} shard{'s' * (shards > 1)}, {seconds:.1f} s: {configs[0].out}")
+        print(f"{counted(written, 'sample')} in {counted(shards, 'shard')}, {seconds:.1f} s: {configs[0].out}")
     return 0 if written else 1
 
 

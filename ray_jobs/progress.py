@@ -28,6 +28,11 @@ EVERY = 60.0
 """Seconds between two lines of a log."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 shard, 2 shards."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def phase(text: str) -> None:
     """Print what the job is doing before there is anything to count."""
     print(f"{text} …", file=sys.stderr, flush=True)
@@ -79,7 +84,7 @@ class Pace:
         """Return what to show beside the number of shards."""
         if not self.rows_seen and self.shards_done < self.shards:
             return self.waiting if not self.shards_done else ""
-        said = [f"{self.rows_seen:,} row{'s' * (self.rows_seen != 1)}"]
+        said = [counted(self.rows_seen, "row")]
         if rate := self.rate(now):
             said.append(f"{rate:.3g} rows/s" if rate < 100 else f"{rate:,.0f} rows/s")
         if self.shards_done < self.shards and (left := self.left(now)) is not None:
@@ -200,7 +205,7 @@ def _lines(pace: Pace) -> tuple[Callable[[], None], Callable[[], None]]:
         now = time.monotonic()
         if lines.due(now, pace):
             words = pace.words(now)
-            done = f"{pace.shards_done:,} of {pace.shards:,} shards after {duration(now - began)}"
+            done = f"{pace.shards_done:,} of {counted(pace.shards, 'shard')} after {duration(now - began)}"
             started = pace.rows_seen or pace.shards_done
             waited = f" ({duration(now - began)})" if now - began >= 1 else ""
             print(f"{done}: {words}" if started else f"{words} …{waited}", file=sys.stderr, flush=True)

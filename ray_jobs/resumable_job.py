@@ -29,6 +29,7 @@ from polite_flamingo.storage.provenance import ingests_of
 from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions, read_run, write_run
 from polite_flamingo.storage.shards import write_atomically
 from ray_jobs.console import names_of, typed
+from ray_jobs.progress import counted
 from ray_jobs.replay_ledger import source_of
 
 LEDGER_OUTPUTS = (
@@ -134,9 +135,10 @@ class ShardJob(ResumableJob):
         self.refuse_changed_input({name: shards[name] for name in done})
         if others := [name for name in self.layout.finished() if source_of(name) not in shards]:
             root, names = self.layout.root, names_of(others)
-            print(f"{root} also holds {len(others):,} shards that are not in this input: {names}")
+            print(f"{root} also holds {counted(len(others), 'shard')} not in this input: {names}")
         if done:
-            print(f"{len(done)} of {len(shards)} shards are already done: {names_of(done)}")
+            are = "is" if len(shards) == 1 else "are"
+            print(f"{len(done):,} of {counted(len(shards), 'shard')} {are} already done: {names_of(done)}")
         return todo
 
     def refuse_changed_input(self, done: Mapping[str, Path]) -> None:
@@ -156,8 +158,8 @@ class ShardJob(ResumableJob):
             raise changed_input(self.layout.root, changed, len(done), f"; to remake only these shards, {only_these}")
         if unknown:
             print(
-                f"{unknown:,} of {len(done):,} finished shards were made by an earlier version: whether their input "
-                "has changed since cannot be checked"
+                f"{unknown:,} of {counted(len(done), 'finished shard')} came from an earlier version: whether the "
+                "input has changed since cannot be checked"
             )
 
 

@@ -49,6 +49,7 @@ from polite_flamingo.storage.tar_export import forget_tars, place_tars, write_ta
 from polite_flamingo.text_files import read_text
 from polite_flamingo.world import World
 from ray_jobs import console
+from ray_jobs.progress import counted
 from ray_jobs.replay_ledger import settle, source_of
 
 
@@ -211,7 +212,7 @@ def print_summary(layout: OutputLayout) -> None:
 def _origin_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the lines of the table from the annotation files to the rows of the build."""
     origin = stats["annotations"]
-    shards = f"{stats['shards']:,} shard{'s' * (stats['shards'] != 1)}"
+    shards = counted(stats["shards"], "shard")
     unknown = stats["rows_in"] - origin["rows_in"]
     if not origin["rows"]:
         return [("rows in", f"{stats['rows_in']:,} in {shards}")]

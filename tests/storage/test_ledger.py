@@ -319,8 +319,7 @@ def test_what_cannot_be_compared_and_what_is_of_another_input_is_told(
     capsys.readouterr()
     build(config(source / "s0.tar", layout.root))
     assert capsys.readouterr().out.splitlines() == [
-        "1 of 1 finished shards were made by an earlier version: whether their input has changed since cannot be "
-        "checked",
-        f"{layout.root} also holds 2 shards that are not in this input: s1, s1~replay-1",
-        "1 of 1 shards are already done: s0",
+        "1 of 1 finished shard came from an earlier version: whether the input has changed since cannot be checked",
+        f"{layout.root} also holds 2 shards not in this input: s1, s1~replay-1",
+        "1 of 1 shard is already done: s0",
     ]
