@@ -200,8 +200,8 @@ def print_summary(layout: OutputLayout) -> None:
         rows.append(("  of them instead of", f"{number:,}   {gone}"))
     if followed := stats.get("followed", {}):
         rows.append(("extra commands", ", ".join(f"{number:,} {_FOLLOWED[one]}" for one, number in followed.items())))
-    if not_taken := stats.get("not_taken", {}):
-        rows.append(("rejected draws", f"{sum(not_taken.values()):,}: {_counts(not_taken)}"))
+    if rejected := stats.get("not_taken", {}):
+        rows.append(("rejected draws", f"{sum(rejected.values()):,}: {_counts(rejected)}"))
     rows.append(("quarantined", f"{stats['quarantined_rows']:,}"))
     rows += [(f"  {reason}", f"{number:,}") for reason, number in stats.get("quarantined", {}).items()]
     print(console.table([*rows, ("page", str(layout.preview))], f"\n{layout.root}"))

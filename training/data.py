@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from polite_flamingo.packing.chat_turns import Reading
+from polite_flamingo.packing.chat_turns import ResponseChoice
 from polite_flamingo.packing.pack import Packed, PackingConfig, Skipped, pack
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import shard_names
@@ -112,7 +112,7 @@ class PackedData:
         """Read the shards of a group and pack their samples; what cannot be read is counted with its reason."""
         rng = random.Random(f"pack/{self.seed}/{epoch}/{group.number}")
         samples: list[Sample] = []
-        readings: list[Reading] = []
+        choices: list[ResponseChoice] = []
         unreadable: list[Skipped] = []
         for name, path in group.shards:
             ingredient = self.mixture[name]
@@ -121,16 +121,16 @@ class PackedData:
                     unreadable.append(Skipped(key=row.key or row.payload, reason=row.reason, detail=row.detail))
                 elif takes_part(row.key, ingredient.fraction, self.seed):
                     samples.append(row)
-                    readings.append(_reading(row, ingredient))
-        packed = pack(samples, self.tokenizer, self.packing, self.attention, rng, readings)
+                    choices.append(_response_choice(row, ingredient))
+        packed = pack(samples, self.tokenizer, self.packing, self.attention, rng, choices)
         packed.skipped += unreadable
         return packed
 
 
-def _reading(sample: Sample, ingredient: Ingredient) -> Reading:
+def _response_choice(sample: Sample, ingredient: Ingredient) -> ResponseChoice:
     if ingredient.protocol == "chat" and sample.rewritten is None:
-        return Reading(protocol="chat", response="raw")
-    return Reading(protocol=ingredient.protocol, response=ingredient.response)
+        return ResponseChoice(protocol="chat", response="raw")
+    return ResponseChoice(protocol=ingredient.protocol, response=ingredient.response)
 
 
 def takes_part(key: str, fraction: float, seed: int) -> bool:

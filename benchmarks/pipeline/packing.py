@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from polite_flamingo.packing.chat_turns import Reading
+from polite_flamingo.packing.chat_turns import ResponseChoice
 from polite_flamingo.packing.pack import Packed, PackedRow, PackingConfig, pack
 from polite_flamingo.rewriters.flamingo import choose_dtype
 from polite_flamingo.sample import Image, Sample, Turn, make_key
@@ -133,8 +133,8 @@ def measure(name: str, stage: StageConfig, config: TrainingConfig, options: argp
     dtype = choose_dtype(config.dtype, "cpu")
     model = start_model(config.base, stage, seed=0, dtype=dtype)
     tuned = freeze_untuned(model, stage)
-    samples, readings = shapes_samples(stage, options.samples)
-    every = contestants(stage, model, samples, readings)
+    samples, choices = shapes_samples(stage, options.samples)
+    every = contestants(stage, model, samples, choices)
     seconds, trained = take_turns(model, stage, dtype, every, options)
     packing = stage.packing
     lines = [
@@ -179,7 +179,7 @@ def measure(name: str, stage: StageConfig, config: TrainingConfig, options: argp
 
 def group(stage: StageConfig, model: FlamingoModel, count: int) -> list[str]:
     """Format the table of rows that are only packed."""
-    samples, readings = shapes_samples(stage, count)
+    samples, choices = shapes_samples(stage, count)
     lines = [
         "",
         f"A group of {len(samples)} samples, only packed:",
@@ -188,7 +188,7 @@ def group(stage: StageConfig, model: FlamingoModel, count: int) -> list[str]:
         "| least rows possible |",
         "|" + "---|" * 6,
     ]
-    for label, packed in every_packing(stage, model, samples, readings).items():
+    for label, packed in every_packing(stage, model, samples, choices).items():
         images = sum(len(row.images) for row in packed.rows)
         most = stage.packing.max_images
         full = sum(len(row.images) == most for row in packed.rows) / len(packed.rows)
@@ -198,23 +198,23 @@ def group(stage: StageConfig, model: FlamingoModel, count: int) -> list[str]:
     return lines
 
 
-def shapes_samples(stage: StageConfig, count: int) -> tuple[list[Sample], list[Reading]]:
+def shapes_samples(stage: StageConfig, count: int) -> tuple[list[Sample], list[ResponseChoice]]:
     """Generate samples for a stage of this kind."""
     return conversations(count) if "lora" in stage.tune else answers(count)
 
 
-def conversations(count: int) -> tuple[list[Sample], list[Reading]]:
+def conversations(count: int) -> tuple[list[Sample], list[ResponseChoice]]:
     """Mix like the paper's stages 1 and 3: texts, LLaVA-like conversations, and a tenth answers about pictures."""
     samples: list[Sample] = []
     with tempfile.TemporaryDirectory(prefix="benchmark_packing_") as made:
         written = write_instruct(Path(made), samples=max(1, round(0.9 * count / 5)), seed="packing")
         for name, source in written.sources.items():
             samples += [row for row in SOURCES[name].read(source) if isinstance(row, Sample)]
-    more, readings = answers(max(1, count // 10))
-    return [*samples, *more], [Reading()] * len(samples) + readings
+    more, choices = answers(max(1, count // 10))
+    return [*samples, *more], [ResponseChoice()] * len(samples) + choices
 
 
-def answers(count: int) -> tuple[list[Sample], list[Reading]]:
+def answers(count: int) -> tuple[list[Sample], list[ResponseChoice]]:
     """Generate samples like PF-1M's: instructions about pictures, answered politely."""
     rng = random.Random("packing")
     samples = []
@@ -232,15 +232,15 @@ def answers(count: int) -> tuple[list[Sample], list[Reading]]:
                 images=tuple(pictures),
             )
         )  # fmt: skip
-    return samples, [Reading(response="rewritten")] * count
+    return samples, [ResponseChoice(response="rewritten")] * count
 
 
 def contestants(
-    stage: StageConfig, model: FlamingoModel, samples: Sequence[Sample], readings: Sequence[Reading]
+    stage: StageConfig, model: FlamingoModel, samples: Sequence[Sample], choices: Sequence[ResponseChoice]
 ) -> dict[str, Contestant]:
     """Make rows of the same samples in every way."""
 
-    packings = every_packing(stage, model, samples, readings)
+    packings = every_packing(stage, model, samples, choices)
     alone = packings["alone"].rows
     window = stage.packing.window
     every = {
@@ -254,13 +254,13 @@ def contestants(
 
 
 def every_packing(
-    stage: StageConfig, model: FlamingoModel, samples: Sequence[Sample], readings: Sequence[Reading]
+    stage: StageConfig, model: FlamingoModel, samples: Sequence[Sample], choices: Sequence[ResponseChoice]
 ) -> dict[str, Packed]:
     """Cut the rows of every kind into micro-batches."""
 
     def packed(**changes: Any) -> Packed:
         config: PackingConfig = replace(stage.packing, **changes)
-        found = pack(samples, model.tokenizer, config, model.attention, random.Random(0), readings)
+        found = pack(samples, model.tokenizer, config, model.attention, random.Random(0), choices)
         assert not found.skipped, found.skipped[0]
         return found
 

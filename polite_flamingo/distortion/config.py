@@ -99,7 +99,7 @@ class DistortionConfig:
         turns: which turns of a dialogue become pairs: only the first, or all.
         shares: relative shares of the kinds of distortion.
         command_share: share of the robot's texts with one of the 24 extra commands (one half in the paper).
-        draws: tries per sample, including the first, if a distortion is empty, faulty or changes nothing.
+        draws: attempts per sample, including the first, if a distortion is empty, faulty or changes nothing.
         seed: a different seed gives different distortions.
         max_new_tokens: longest text of a robot that is a model.
         temperature: sampling temperature of a robot that is a model; 0 is greedy.

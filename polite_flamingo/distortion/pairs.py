@@ -121,9 +121,9 @@ class _Pending:
     place: int
     sample: Sample
     kind: Kind
-    facts: dict[str, Any]
-    draws: int = 0
-    not_taken: Counter[str] = field(default_factory=Counter)
+    fallback_from: dict[str, str] | None
+    attempts: int = 0
+    rejected_attempts: Counter[str] = field(default_factory=Counter)
 
 
 class Distorter:
@@ -157,14 +157,14 @@ class Distorter:
             else:
                 made[place] = one
         while pending:
-            pending = self._draw(pending, made)
+            pending = self._attempt(pending, made)
         return [made[place] for place in range(len(samples))]
 
     def _plan(self, place: int, sample: Sample) -> Sample | _Pending:
         """Return a pair from captions if that kind is chosen and possible; otherwise what is left to do."""
         rng = random.Random(f"{self._config.seed} {sample.key} kind")
         kind = self._choose_kind(rng, KINDS)
-        facts: dict[str, Any] = {}
+        fallback_from = None
         if kind == "captions_and_boxes":
             try:
                 text, found = self._retrieved(sample)
@@ -172,9 +172,9 @@ class Distorter:
                     return pair(sample, text, {"kind": kind, **found})
                 raise NoCaptions("same_text")
             except NoCaptions as absent:
-                facts = {"instead_of": {"kind": kind, "reason": absent.why}}
+                fallback_from = {"kind": kind, "reason": absent.why}
             kind = self._choose_kind(rng, ("llm", "text"))
-        return _Pending(place=place, sample=sample, kind=kind, facts=facts)
+        return _Pending(place=place, sample=sample, kind=kind, fallback_from=fallback_from)
 
     def _choose_kind(self, rng: random.Random, kinds: Sequence[Kind]) -> Kind:
         return rng.choices(kinds, [getattr(self._config.shares, kind) for kind in kinds])[0]
@@ -186,7 +186,7 @@ class Distorter:
             raise NoCaptions("no_description_of_one_image")
         return self._captions.response(sample)
 
-    def _draw(self, pending: list[_Pending], made: dict[int, Sample | BadSample]) -> list[_Pending]:
+    def _attempt(self, pending: list[_Pending], made: dict[int, Sample | BadSample]) -> list[_Pending]:
         """Sample one text for each; finished pairs go into `made`, those to sample again are returned."""
         spoken = [one for one in pending if one.kind == "llm"]
         requests = [self._request(one) for one in spoken]
@@ -220,23 +220,24 @@ class Distorter:
         made: dict[int, Sample | BadSample],
     ) -> _Pending | None:  # fmt: skip
         """Put a pair or a reason into `made`, or return the sample if it must be sampled again."""
-        one.draws += 1
+        one.attempts += 1
         if isinstance(text, BadSample):
             made[one.place] = text
             return None
         wrong = self._wrong(text, one.sample, request)
         if wrong is None:
-            not_taken = {"not_taken": dict(sorted(one.not_taken.items()))} if one.not_taken else {}
-            distortion = {"kind": one.kind, **drawn, "draws": one.draws, **not_taken, **one.facts}
+            rejected = {"not_taken": dict(sorted(one.rejected_attempts.items()))} if one.rejected_attempts else {}
+            fallback = {"instead_of": one.fallback_from} if one.fallback_from else {}
+            distortion = {"kind": one.kind, **drawn, "draws": one.attempts, **rejected, **fallback}
             made[one.place] = pair(one.sample, text, distortion)
             return None
-        one.not_taken[wrong] += 1
-        if one.draws < self._config.draws:
+        one.rejected_attempts[wrong] += 1
+        if one.attempts < self._config.draws:
             return one
         if one.kind == "text" and self._config.shares.llm:
-            facts = {"instead_of": {"kind": "text", "reason": "not_distorted"}}
-            return _Pending(place=one.place, sample=one.sample, kind="llm", facts=facts)
-        made[one.place] = none_taken(one.sample.key, one.kind, one.not_taken, text)
+            fallback_from = {"kind": "text", "reason": "not_distorted"}
+            return _Pending(place=one.place, sample=one.sample, kind="llm", fallback_from=fallback_from)
+        made[one.place] = all_rejected(one.sample.key, one.kind, one.rejected_attempts, text)
         return None
 
     def _wrong(self, text: str, sample: Sample, request: SpeakerRequest | None) -> str | None:
@@ -255,7 +256,7 @@ class Distorter:
         )
 
     def _seed(self, one: _Pending) -> str:
-        return f"{self._config.seed} {one.sample.key} {one.kind} {one.draws}"
+        return f"{self._config.seed} {one.sample.key} {one.kind} {one.attempts}"
 
 
 def pair(sample: Sample, text: str, distortion: dict[str, Any]) -> Sample:
@@ -266,19 +267,20 @@ def pair(sample: Sample, text: str, distortion: dict[str, Any]) -> Sample:
     ).validate()
 
 
-_NONE_TAKEN = re.compile(r"\d+ draws of \w+, none taken: (\d+ \w+(?:, \d+ \w+)*)")
+_ALL_REJECTED = re.compile(r"\d+ draws of \w+, none taken: (\d+ \w+(?:, \d+ \w+)*)")
 
 
-def none_taken(key: str, kind: Kind, not_taken: Counter[str], last: str) -> BadSample:
-    """Return why a sample has no pair: the fault of each draw, and the beginning of the last text."""
-    reasons = ", ".join(f"{times} {reason}" for reason, times in not_taken.most_common())
+def all_rejected(key: str, kind: Kind, rejected_attempts: Counter[str], last: str) -> BadSample:
+    """Return why a sample has no pair: the fault of each attempt, and the beginning of the last text."""
+    reasons = ", ".join(f"{times} {reason}" for reason, times in rejected_attempts.most_common())
     start = f"; the last: {' '.join(last.split())[:80]!r}" if last.strip() else ""
-    return BadSample("not_distorted", f"{key}: {not_taken.total()} draws of {kind}, none taken: {reasons}{start}")
+    count = rejected_attempts.total()
+    return BadSample("not_distorted", f"{key}: {count} draws of {kind}, none taken: {reasons}{start}")
 
 
 def reasons_of(row: Quarantined) -> Counter[str]:
-    """Count the rejected draws of a quarantined row by reason; the inverse of `none_taken`."""
-    found = _NONE_TAKEN.match(row.detail.removeprefix(f"{row.key}: ")) if row.reason == "not_distorted" else None
+    """Count the rejected attempts of a quarantined row by reason; the inverse of `all_rejected`."""
+    found = _ALL_REJECTED.match(row.detail.removeprefix(f"{row.key}: ")) if row.reason == "not_distorted" else None
     counted: Counter[str] = Counter()
     for one in found[1].split(", ") if found else ():
         times, _, reason = one.partition(" ")

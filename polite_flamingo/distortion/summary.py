@@ -28,7 +28,7 @@ MAX_SHARDS_READ = 40
 def count(rows: Sequence[Sample | Quarantined]) -> Counts:
     """Count the pairs of a shard by kind, speaker, command, augmentation step, dataset and replaced kind.
 
-    `not_taken` counts rejected draws, including those of rows without a pair; `followed` and `not_followed` count
+    `not_taken` counts rejected attempts, including those of rows without a pair; `followed` and `not_followed` count
     extra commands.
     """
     counted: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}

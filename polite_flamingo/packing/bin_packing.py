@@ -28,7 +28,7 @@ class Piece(Sized, Protocol):
 P = TypeVar("P", bound=Piece)
 
 
-def alone(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
+def one_per_row(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
     """Give each piece its own row."""
     return [[piece] for piece in pieces]
 
@@ -53,7 +53,7 @@ def next_fit(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]
         bins.append(members)
 
 
-def fewest(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
+def fewest_rows(pieces: Sequence[P], window: int, max_images: int) -> list[list[P]]:
     """Pack by best fit, or into rows of equal length if that takes no more rows: in a batch, those need less padding.
 
     Where tokens are the limit, best fit comes within a percent or two of the fewest possible rows. Where images are, as
@@ -114,4 +114,4 @@ def _levelled(pieces: Sequence[P], count: int, window: int, max_images: int) -> 
     return bins
 
 
-FILLS = {"random": next_fit, "best_fit": fewest, "alone": alone}
+FILLS = {"random": next_fit, "best_fit": fewest_rows, "alone": one_per_row}

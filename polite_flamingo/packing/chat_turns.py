@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # it imports torch, which `--help` does not need
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class ResponseChoice:
     """Which text of a sample is the prompt, and which is the target.
 
     Attributes:
@@ -31,7 +31,7 @@ class Reading:
     response: Literal["raw", "rewritten"] = "raw"
 
 
-AS_ANNOTATED = Reading()
+AS_ANNOTATED = ResponseChoice()
 """A chat whose targets are the annotations."""
 
 
@@ -45,15 +45,15 @@ class Exchange:
     learned: bool = True
 
 
-def exchanges(sample: Sample, reading: Reading = AS_ANNOTATED, *, first: bool = True) -> list[Exchange]:
+def exchanges(sample: Sample, choice: ResponseChoice = AS_ANNOTATED, *, first: bool = True) -> list[Exchange]:
     """Return the turns of a sample as text. Raises `BadSample` if a text is missing or malformed.
 
     Args:
         sample: a valid sample.
-        reading: which text is the prompt, and which is the target.
+        choice: which text is the prompt, and which is the target.
         first: whether the sample begins a conversation and so needs the system message.
     """
-    revised = reading.protocol == "rewriting" or reading.response == "rewritten"
+    revised = choice.protocol == "rewriting" or choice.response == "rewritten"
     if revised and len(sample.turns) != 1:
         raise BadSample(
             "unsupported", f"{sample.key}: {len(sample.turns)} turns; only a single one has a rewritten text"
@@ -72,7 +72,7 @@ def exchanges(sample: Sample, reading: Reading = AS_ANNOTATED, *, first: bool = 
         opens = first and number == 0
         prompt = (
             rewriting_prompt(turn.instruction, turn.response, first=opens)
-            if reading.protocol == "rewriting"
+            if choice.protocol == "rewriting"
             else chat_prompt(turn.instruction, first=opens)
         )
         images = turn.instruction.count(IMAGE_MARK)

@@ -29,7 +29,7 @@ from polite_flamingo.packing.bin_packing import FILLS
 from polite_flamingo.packing.chat_turns import (
     AS_ANNOTATED,
     EncodedTurn,
-    Reading,
+    ResponseChoice,
     encode,
     exchanges,
     image_numbers,
@@ -150,7 +150,7 @@ def pack(
     config: PackingConfig,
     attention: Literal["v1", "v2"],
     rng: random.Random,
-    reading: Reading | Sequence[Reading] = AS_ANNOTATED,
+    choice: ResponseChoice | Sequence[ResponseChoice] = AS_ANNOTATED,
 ) -> Packed:
     """Pack every sample into exactly one row, or skip it. A pure function of its arguments and of the state of `rng`.
 
@@ -160,18 +160,18 @@ def pack(
         config: how to pack.
         attention: the model's attention semantics, which decide which image a token attends to.
         rng: orders samples, rows, and the samples within a row.
-        reading: how to read the samples: one for all, or one per sample.
+        choice: which texts of the samples to use: one for all, or one per sample.
     """
-    readings = [reading] * len(samples) if isinstance(reading, Reading) else reading
+    choices = [choice] * len(samples) if isinstance(choice, ResponseChoice) else choice
     packed = Packed(window=config.window)
     pieces = []
-    for sample, read in zip(samples, readings, strict=True):
+    for sample, chosen in zip(samples, choices, strict=True):
         if len(sample.images) > config.max_images:
             detail = f"{len(sample.images)} images, but a row holds at most {config.max_images}"
             packed.skipped.append(Skipped(key=sample.key, reason="too_many_images", detail=detail))
             continue
         try:
-            piece = _piece(sample, read, tokenizer, config, attention)
+            piece = _piece(sample, chosen, tokenizer, config, attention)
         except BadSample as bad:
             packed.skipped.append(Skipped(key=sample.key, reason=bad.reason, detail=bad.detail))
             continue
@@ -218,10 +218,12 @@ class _Piece:
         return len(self.later.ids)
 
 
-def _piece(sample: Sample, reading: Reading, tokenizer: Tokenizer, config: PackingConfig, attention: str) -> _Piece:
+def _piece(
+    sample: Sample, choice: ResponseChoice, tokenizer: Tokenizer, config: PackingConfig, attention: str
+) -> _Piece:
     """Encode a sample. Raises `BadSample` if no row can hold it."""
     sample.validate()
-    whole = encode(exchanges(sample, reading), tokenizer, config.bos)
+    whole = encode(exchanges(sample, choice), tokenizer, config.bos)
     turns = _within(whole, config.window)
     if not turns:
         size = len(whole[0].prompt)
@@ -231,7 +233,7 @@ def _piece(sample: Sample, reading: Reading, tokenizer: Tokenizer, config: Packi
         raise BadSample("text_too_long", f"{sample.key}: turn {learned}, the first to learn, lies beyond the window")
     opening = later = _tokens(turns, tokenizer, attention)
     if config.join == "multi_turn" and config.fill != "alone":
-        again = exchanges(sample, reading, first=False)[0]
+        again = exchanges(sample, choice, first=False)[0]
         prompt = prompt_ids(again, tokenizer, begin=config.bos == "every")
         later = _tokens([replace(turns[0], prompt=prompt), *turns[1:]], tokenizer, attention)
     images = [image.data for image in sample.images[: sum(turn.images for turn in turns)]]

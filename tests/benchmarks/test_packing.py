@@ -47,8 +47,8 @@ def test_a_batch_widened_with_padding_learns_no_more() -> None:
 
 
 def test_its_samples_are_good_ones_of_the_kinds_it_names() -> None:
-    samples, readings = conversations(30)
-    assert len(samples) == len(readings) and all(sample.validate() for sample in samples)
+    samples, choices = conversations(30)
+    assert len(samples) == len(choices) and all(sample.validate() for sample in samples)
     assert {"text", "dialogue"} & {sample.task for sample in samples} and any(sample.images for sample in samples)
     more, asked = answers(5)
     assert all(

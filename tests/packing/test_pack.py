@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from polite_flamingo import hub
 from polite_flamingo.flamingo.model.attention import image_numbers
 from polite_flamingo.flamingo.model.tokenization import TransformersTokenizer
-from polite_flamingo.packing.chat_turns import Reading, exchanges
+from polite_flamingo.packing.chat_turns import ResponseChoice, exchanges
 from polite_flamingo.packing.pack import Packed, PackedRow, PackingConfig, pack
 from polite_flamingo.prompts import SYSTEM, chat_prompt, rewriting_prompt
 from polite_flamingo.sample import Image, Sample, Turn
@@ -347,27 +347,27 @@ def test_what_looks_like_the_protocol_but_is_no_special_token_is_text():
 
 def test_a_draft_is_revised_into_its_rewritten_text():
     pair = one(0, "What?", "circle red", images=1, rewritten="It is a red circle.")
-    (exchange,) = exchanges(pair, Reading(protocol="rewriting"))
+    (exchange,) = exchanges(pair, ResponseChoice(protocol="rewriting"))
     assert exchange.prompt == rewriting_prompt("<image>What?", "circle red")
     assert exchange.target == "It is a red circle." and exchange.images == 1
-    made = packed([pair, one(1, rewritten="Yes.")], PackingConfig(), reading=Reading(protocol="rewriting"))
+    made = packed([pair, one(1, rewritten="Yes.")], PackingConfig(), choice=ResponseChoice(protocol="rewriting"))
     assert TOKENIZER.decode(made.rows[0].ids).count("(Revised Response)") == 2
     assert TOKENIZER.decode(made.rows[0].ids).count(SYSTEM) == 1
 
 
 def test_each_sample_may_be_read_in_its_own_way():
     samples = [one(0, response="raw", rewritten="A rewritten one."), one(1, response="raw", rewritten="Another.")]
-    (row,) = packed(samples, PackingConfig(), reading=[Reading(), Reading(response="rewritten")]).rows
+    (row,) = packed(samples, PackingConfig(), choice=[ResponseChoice(), ResponseChoice(response="rewritten")]).rows
     text = TOKENIZER.decode(row.ids)
     assert "raw" in text and "Another." in text and "A rewritten one." not in text
 
 
-@pytest.mark.parametrize("reading", [Reading(response="rewritten"), Reading(protocol="rewriting")])
-def test_what_was_not_rewritten_cannot_be_learned_from_its_rewritten_text(reading):
+@pytest.mark.parametrize("choice", [ResponseChoice(response="rewritten"), ResponseChoice(protocol="rewriting")])
+def test_what_was_not_rewritten_cannot_be_learned_from_its_rewritten_text(choice):
     turn = Turn(instruction="a", response="b")
     dialogue = Sample(key="made/train/d", dataset="made", task="dialogue", turns=(turn, turn), rewritten="c")
     bad = [one(0), one(1, rewritten=" "), dialogue, one(2, rewritten="so\ud800"), one(3, rewritten="so" * 60_000)]
-    made = packed(bad, PackingConfig(), reading=reading)
+    made = packed(bad, PackingConfig(), choice=choice)
     reasons = ["bad_field", "empty_response", "unsupported", "bad_field", "text_too_long"]
     assert [skipped.reason for skipped in made.skipped] == reasons
 
