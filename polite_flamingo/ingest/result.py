@@ -86,7 +86,7 @@ class IngestConfig:
     @property
     def read_options(self) -> SourceOptions:
         """The options that the source reads."""
-        own = self.name if SOURCES[self.source].use == "own data" else ""
+        own = self.name if SOURCES[self.source].use in ("other", "own data") else ""
         return dataclasses.replace(self.options, dataset=own)
 
     @property

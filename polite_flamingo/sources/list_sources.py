@@ -35,6 +35,7 @@ HEADINGS: dict[Use, str] = {
     "evaluation": "Evaluation",
     "text": "Text-only instructions",
     "dialogue": "Dialogues about images",
+    "other": "Other datasets",
     "own data": "Your own data",
 }
 
@@ -48,8 +49,8 @@ command to begin with: `polite-flamingo ingest --list NAME`.
 **How the format is known**"""
 
 _SUM = """\
-Adopted in all: {:,} of the paper's {:,} (arXiv 2307.01003, section 4). What the paper counts together has one count,
-given with each member."""
+*In PF-1M*: how many samples of a source PF-1M kept (arXiv 2307.01003, section 4); {:,} of its {:,} are counted here.
+What the paper counts together has one count, given with each member."""
 
 _FILE = re.compile(
     r"[\w.*<>/-]+\.(?:json|jsonl|csv|tsv|token|txt|xml|parquet|tar)(?:\.gz)?\b|[\w.-]+/[\w./-]*(?: [A-Z]\w*)*/?"
@@ -95,7 +96,7 @@ def as_text(sources: Sequence[Source], *, details: bool = False, width: int = 10
         found = {source.evidence for source in sources}
         marks = ((_evidence(grade), what) for grade, what in EVIDENCE.items() if grade in found)
         blocks.append("\n".join(["format is", *(_wrapped(mark, what, width) for mark, what in marks)]))
-        count = f"{len(sources)} sources; {adopted(sources):,} of PF-1M's {PF_1M:,} samples are from those listed here."
+        count = f"{len(sources)} sources. PF-1M has {PF_1M:,} samples; {_part(adopted(sources))} from these."
         advice = "--list NAME shows what one of them needs, and a command to begin with."
         blocks.append(textwrap.fill(f"{count} {advice}", width, break_on_hyphens=False))
     return "\n\n".join(blocks)
@@ -109,7 +110,7 @@ def _entry(source: Source, details: bool, width: int) -> str:
     """Write the entry of one source."""
     fields = [("files", source.files), ("published", source.published), ("licence", source.licence)]
     if source.adopted is not None:
-        fields.append(("adopted", _adopted(source)))
+        fields.append(("in PF-1M", _adopted(source, " samples")))
     fields.append(("format", _evidence(source.evidence) + (f": {EVIDENCE[source.evidence]}" if details else "")))
     if details:
         images = "no folder of them is needed" if source.images == "none" else source.images
@@ -127,7 +128,7 @@ def _evidence(grade: Evidence) -> str:
 
 def _wrapped(name: str, value: str, width: int) -> str:
     """Wrap a named field of an entry; file names are never broken."""
-    start = f"    {name:<15}"
+    start = f"    {name:<15} "
     return textwrap.fill(
         value,
         width,
@@ -194,13 +195,17 @@ def _table(members: Sequence[Source]) -> str:
         ]
         for source in members
     ]
-    head += ["adopted"] if counted else []
-    return "\n".join(table(head, rows, right=[place for place, name in enumerate(head) if name == "adopted"]))
+    head += ["in PF-1M"] if counted else []
+    return "\n".join(table(head, rows, right=[place for place, name in enumerate(head) if name == "in PF-1M"]))
 
 
-def _adopted(source: Source) -> str:
+def _part(count: int) -> str:
+    return "all of them come" if count == PF_1M else f"{count:,} of them come"
+
+
+def _adopted(source: Source, unit: str = "") -> str:
     together = f" ({source.group} together)" if source.group else ""
-    return f"{source.adopted:,}{together}"
+    return f"{source.adopted:,}{unit}{together}"
 
 
 def escaped(text: str) -> str:

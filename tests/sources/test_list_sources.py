@@ -100,7 +100,9 @@ def test_details_name_what_only_one_source_needs() -> None:
 def test_what_the_paper_counts_together_is_counted_once() -> None:
     pair = [dataclasses.replace(ODD, name=name, group="RET-3", adopted=10) for name in "ab"]
     assert adopted([*pair, coco.SOURCE, ODD]) == 59_680
-    assert "10 (RET-3 together)" in as_text(pair)
+    assert "in PF-1M        10 samples (RET-3 together)" in as_text(pair)
+    assert f"PF-1M has {PF_1M:,} samples; 10 of them come from these." in as_text(pair)
+    assert "! documentation known from documentation only" in as_text(pair)
 
 
 def test_members_of_a_group_state_one_count_and_all_counts_make_the_paper_s() -> None:

@@ -97,7 +97,7 @@ def build(key: str, record: dict[str, Any], context: Context) -> Sample:
 SOURCE = Source(
     name="pf1m",
     title="PF-1M, as published or as you built it",
-    use="own data",
+    use="other",
     task="vqa",
     files="the published JSON, or pf1m.json of a build; the folder that the paths in its inputs begin in",
     published="Hugging Face: chendelong/PF-1M",
