@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
 import shlex
 import shutil
@@ -117,8 +118,12 @@ def _content(name: str, config_class: type, arguments: Sequence[str]) -> dict[st
             content = merged(content, nested(path, value))
     for stranger in strangers:
         if stranger.startswith("--"):  # the loader says what was probably meant
+            name = stranger[2:].partition("=")[0]
+            known = [one.path for one in all_config_fields(config_class)]
+            if "." in name and (near := difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.8)):
+                raise ValueError(f"--{name}: unknown; did you mean --{near[0]}?")
             try:
-                fill(config_class, nested(stranger[2:].partition("=")[0], ""))
+                fill(config_class, nested(name, ""))
             except ValueError as error:
                 raise ValueError(f"--{error}") from None
         raise ValueError(f"unexpected argument {stranger!r}; options begin with --")
@@ -189,6 +194,8 @@ def _add_section(parser: argparse.ArgumentParser, section: ConfigField, listed: 
     first_of: dict[Any, str] = {}
     same = "-"
     for one in all_config_fields(section.section, section.path, section.default):
+        if not section.metadata.get("defaults_apply", True):
+            one = dataclasses.replace(one, default="")
         shown = one.path.startswith(listed) and not one.path.startswith(f"{same}.")
         if shown and one.section and listed != ("",) and first_of.setdefault(one.section, one.path) != one.path:
             same = one.path

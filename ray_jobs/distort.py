@@ -54,7 +54,7 @@ class DistortConfig:
         input: a folder of .tar shards of good responses, one .tar, or a pattern in quotes.
         out: the output folder; on several machines, one that all of them see.
         distortion: the kinds of distortion and their shares, and who rewords.
-        pools: how many actors do the work (pools.distorting).
+        pools: number of actors, and when a job with failing rows ends.
         again: remake shards with rows quarantined as distortion_failed, for example after a server's outage.
         fresh: delete what an earlier run left in `out` and start over.
     """
@@ -192,16 +192,17 @@ def summarise(layout: OutputLayout) -> None:
 def print_summary(layout: OutputLayout) -> None:
     """Print the counts of OUT/stats.json as a table."""
     stats = read_stats(layout)
-    spoken = ", ".join(stats.get("speakers", {}))
     rows = [("rows in", f"{stats['rows_in']:,} in {stats['shards']:,} shards"), ("pairs", f"{stats['pairs']:,}")]
     for kind, number in stats.get("kinds", {}).items():
-        rows.append((f"  {kind}", f"{number:,}" + (f"   worded by {spoken}" if kind == "llm" else "")))
+        spoken = f", by {', '.join(stats.get('speakers', {}))}" if kind == "llm" else ""
+        rows.append((f"  {kind}", f"{number:,}   {_KINDS[kind]}{spoken}"))
     for gone, number in stats.get("instead_of", {}).items():
-        rows.append(("  of them instead of", f"{number:,}   {gone}"))
+        kind, _, reason = gone.partition(": ")
+        rows.append(("  changed kind", f"{number:,}   {kind} was not possible: {reason.replace('_', ' ')}"))
     if followed := stats.get("followed", {}):
         rows.append(("extra commands", ", ".join(f"{number:,} {_FOLLOWED[one]}" for one, number in followed.items())))
     if rejected := stats.get("not_taken", {}):
-        rows.append(("rejected draws", f"{sum(rejected.values()):,}: {_counts(rejected)}"))
+        rows.append(("rejected draws", _counts(rejected)))
     rows.append(("quarantined", f"{stats['quarantined_rows']:,}"))
     rows += [(f"  {reason}", f"{number:,}") for reason, number in stats.get("quarantined", {}).items()]
     print(console.table([*rows, ("page", str(layout.preview))], f"\n{layout.root}"))
@@ -221,7 +222,12 @@ def fail_without_pairs(layout: OutputLayout) -> None:
     )
 
 
-_FOLLOWED = {"yes": "followed", "no": "not followed", "not checkable": "cannot be checked"}
+_FOLLOWED = {"yes": "followed", "no": "not followed", "not checkable": "that no rule can check"}
+_KINDS = {
+    "llm": "reworded tersely",
+    "text": "randomly augmented",
+    "captions_and_boxes": "replaced by the image's captions and boxes",
+}
 
 
 def _counts(counts: Mapping[str, int]) -> str:

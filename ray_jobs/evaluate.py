@@ -43,6 +43,7 @@ from ray_jobs.evaluate_answering import (
 )
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.evaluate_judging import conclude, judge_on_ray, stale
+from ray_jobs.progress import counted
 from ray_jobs.resumable_job import check_input, clear
 
 OUTPUTS = (
@@ -50,6 +51,9 @@ OUTPUTS = (
     "evaluation.json", "ray_data_stats.txt",
 )  # fmt: skip
 """What an evaluation leaves in its folder."""
+
+FEW = 100
+"""Fewer samples than this get a warning: a share of 99 has an interval of up to ±10 points."""
 
 
 def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judging_actor: type | None = None) -> None:
@@ -116,10 +120,14 @@ def unanswered_by(name: str, evaluation: Evaluation) -> dict[str, Path]:
 
 def print_summary(results: Results, out: Path) -> None:
     """Print the table at the end of the job."""
-    rows: list[tuple[str, str]] = [("samples", f"{results.samples:,} in {len(results.tasks)} tasks")]
+    samples = f"{results.samples:,} in {counted(len(results.tasks), 'task')}"
+    few = f"; fewer than {FEW}, so the figures are rough" if results.samples < FEW else ""
+    rows: list[tuple[str, str]] = [("samples", samples + few)]
     for name in results.contestants:
         given, rate = results.answers[name], results.wins.rates.get(name, {}).get(RAW)
-        parts = [f"reward {shown('reward', results.reward[name].value)}"]
+        right, judged = correct(results, name)
+        parts = [f"{shown('accuracy', right / judged)} of {judged:,} answers correct"] if judged and name != RAW else []
+        parts += [f"reward {shown('reward', results.reward[name].value)}"]
         if rate is not None:
             parts.append(f"preferred to the raw annotation {shown('accuracy', rate.value)}")
         rows.append((name, ", ".join([*parts, *given.trouble()])))
@@ -127,6 +135,12 @@ def print_summary(results: Results, out: Path) -> None:
         rows.append((f"tax of {name}", f"{shown('reward', tax.total.value, sign=True)} (reward, all tasks)"))
     rows.append(("report", str(out / "report.html")))
     print(console.table(rows, f"{out}"))
+
+
+def correct(results: Results, name: str) -> tuple[float, int]:
+    """Return the number of a contestant's correct answers (NLI entailment), and of the answers so judged."""
+    found = [task.means["accuracy"][name] for task in results.tasks.values() if name in task.means.get("accuracy", {})]
+    return sum((one.value or 0.0) * one.n for one in found), sum(one.n for one in found)
 
 
 def fail_without_answers(results: Results, contestants: Mapping[str, Contestant]) -> None:

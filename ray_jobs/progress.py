@@ -152,14 +152,16 @@ def progress(
         close()
 
 
-def bar(total: float, form: str) -> Any:
+def bar(total: float, form: str, waiting: str = "") -> Any:
     """Return a tqdm bar on a terminal; elsewhere one that prints lines: the first, one per minute, the last.
 
     Args:
         total: the final count.
         form: tqdm's `bar_format`, with "|{bar}|" in it.
+        waiting: what the job does until there is progress.
     """
-    return (tqdm if sys.stderr.isatty() else _Log)(total=total, bar_format=form, dynamic_ncols=True, mininterval=0.5)
+    kind = tqdm if sys.stderr.isatty() else _Log
+    return kind(total=total, bar_format=form, postfix=waiting, dynamic_ncols=True, mininterval=0.5)
 
 
 class _Log(tqdm):  # type: ignore[misc]
@@ -168,15 +170,16 @@ class _Log(tqdm):  # type: ignore[misc]
     said = -EVERY
     line = ""
 
-    def __init__(self, **options: Any):
+    def __init__(self, postfix: str, **options: Any):
         """Start, discarding what tqdm itself would draw."""
+        self.waiting = postfix
         super().__init__(file=io.StringIO(), **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print a line if the last one is a minute old or this is the end."""
         ended = pos == 0 or self.n >= self.total
         form = {**self.format_dict, "bar_format": self.bar_format.replace("|{bar}|", "")}
-        line = self.format_meter(**form).strip()
+        line = self.format_meter(**form).strip() if self.n or not self.waiting else f"{self.waiting} …"
         if line != self.line and (ended or time.monotonic() - self.said >= EVERY):
             self.said, self.line = time.monotonic(), line
             print(line, file=sys.stderr, flush=True)

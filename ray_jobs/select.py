@@ -63,7 +63,7 @@ class SelectConfig:
     """
 
     out: str
-    thresholds: Thresholds = field(default_factory=Thresholds)
+    thresholds: Thresholds = field(default_factory=Thresholds, metadata={"defaults_apply": False})
 
 
 def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:

@@ -183,8 +183,7 @@ def training_progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
 
     The time left is shown once a tenth of the stage is done.
     """
-    bar = progress.bar(1.0, "{percentage:3.0f}%|{bar}| {elapsed}{postfix}")
-    bar.set_postfix_str("starting the workers")
+    bar = progress.bar(1.0, "{percentage:3.0f}%|{bar}| {elapsed}{postfix}", "loading models")
     seen: dict[str, Any] = {}
 
     def show(lines: list[dict[str, Any]]) -> None:
@@ -218,12 +217,12 @@ def summary(stage: str, stats: Mapping[str, Any], out: Path) -> str:
     losses = stats["first_loss"], stats["last_loss"]
     table = [
         ("updates", f"{stats['updates']:,}"),
-        ("samples", f"{stats['samples']:,} in {rows:,} rows"),
+        ("samples", f"{stats['samples']:,} in {rows:,} packed rows"),
         ("cut at the window", f"{stats['cut']:,}"),
         ("left out", left_out(stats["skipped"]) or "0"),
         ("images that did not decode", f"{stats['broken_images']:,}"),
         ("tokens", f"{tokens:,}, of them trained {stats['trained_tokens']:,}"),
-        ("fill", f"{share:.1%} of the rows"),
+        ("fill", f"{share:.1%} of the packed rows"),
         ("speed", f"{tokens / seconds:,.0f} tokens/s, {stats['trained_tokens'] / seconds:,.0f} trained"),
         ("loss", " → ".join("none" if loss is None else f"{loss:.4f}" for loss in losses)),
         ("restarts", f"{stats['restarts']:,}"),

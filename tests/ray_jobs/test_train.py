@@ -115,7 +115,10 @@ def test_what_is_finished_is_not_done_again_and_nothing_else_gets_in(
     train.train(replace(job, training=replace(job.training, keep_checkpoints=5), workers=WorkersConfig()))
     printed = capsys.readouterr().out
     assert "is finished" in printed and str(killed / "model") in printed
-    assert f"samples                     {3 * 42} in 126 rows" in printed and "restarts                    1" in printed
+    assert (
+        f"samples                     {3 * 42} in 126 packed rows" in printed
+        and "restarts                    1" in printed
+    )
     assert "learning_rate: 0.02" in (killed / "config.yaml").read_text()
     steps = [event.step for event in events(killed) if event.summary.value]
     assert steps == [line["step"] for line in log.read(killed)], "TensorBoard shows no update twice either"
