@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,11 +13,13 @@ class Needs:
         cpus: logical CPUs.
         gpus: GPUs.
         autoscaling: whether the cluster grows on demand.
+        section: the section of the profile that sets them.
     """
 
     cpus: float
     gpus: float = 0.0
     autoscaling: bool = False
+    section: str = field(default="pools", compare=False)
 
     def of(self, kind: str) -> float:
         """Return the amount of a Ray resource, "CPU" or "GPU"."""

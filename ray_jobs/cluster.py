@@ -123,7 +123,7 @@ def check_size(resources: Mapping[str, float], needs: Needs, free: Mapping[str, 
         if needed > there:
             raise ValueError(
                 f"the workers need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait forever; "
-                f"lower pools.*, workers.* or serving.scale.* in number or in {kind.lower()}s, or use a larger cluster"
+                f"lower {needs.section}.* in number or in {kind.lower()}s, or use a larger cluster"
             )
     if free is None:
         return
@@ -133,7 +133,7 @@ def check_size(resources: Mapping[str, float], needs: Needs, free: Mapping[str, 
             raise Occupied(
                 f"the workers need {needed:g} {kind}s; of the cluster's {there:g}, others hold {there - left:g} and "
                 f"{left:g} are free: another job or a service runs there (`ray status`, `ray list actors` show which); "
-                f"wait for it or stop it, or lower pools.*, workers.* or serving.scale.* in {kind.lower()}s"
+                f"wait for it or stop it, or lower {needs.section}.* in {kind.lower()}s"
             )
 
 

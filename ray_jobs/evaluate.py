@@ -126,8 +126,9 @@ def print_summary(results: Results, out: Path) -> None:
     for name in results.contestants:
         given, rate = results.answers[name], results.wins.rates.get(name, {}).get(RAW)
         right, judged = correct(results, name)
-        parts = [f"{shown('accuracy', right / judged)} of {judged:,} answers correct"] if judged and name != RAW else []
-        parts += [f"reward {shown('reward', results.reward[name].value)}"]
+        parts = [f"reward {shown('reward', results.reward[name].value)}"]
+        if judged and name != RAW:
+            parts.insert(0, f"{shown('accuracy', right / judged)} of {counted(judged, 'answer')} correct")
         if rate is not None:
             parts.append(f"preferred to the raw annotation {shown('accuracy', rate.value)}")
         rows.append((name, ", ".join([*parts, *given.trouble()])))

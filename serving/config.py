@@ -163,7 +163,11 @@ class ScaleConfig:
     def needs(self) -> Needs:
         """Return what the smallest number of replicas takes."""
         pools = (self.ingress, self.chat, self.rewriting, self.scoring)
-        return Needs(cpus=sum(pool.min * pool.cpus for pool in pools), gpus=sum(pool.min * pool.gpus for pool in pools))
+        return Needs(
+            cpus=sum(pool.min * pool.cpus for pool in pools),
+            gpus=sum(pool.min * pool.gpus for pool in pools),
+            section="serving.scale",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,4 +65,5 @@ class WorkersConfig:
             cpus=self.count * (self.cpus + self.streaming.task_cpus),
             gpus=float(self.count * self.gpus),
             autoscaling=self.autoscaling,
+            section="workers",
         )

@@ -18,14 +18,14 @@ import yaml
 
 from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.endpoints.client import EndpointDown, ServerConfig
-from polite_flamingo.evaluation.bootstrap import Resampling
+from polite_flamingo.evaluation.bootstrap import Estimate, Resampling
 from polite_flamingo.evaluation.contestants import Endpoint, Recorded
 from polite_flamingo.evaluation.judging import RAW, judge
-from polite_flamingo.evaluation.results import summarise
+from polite_flamingo.evaluation.results import TaskResult, summarise
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console
-from ray_jobs.evaluate import EvaluateConfig, evaluate, fail_without_answers
+from ray_jobs.evaluate import EvaluateConfig, correct, evaluate, fail_without_answers
 from tests.support.page_reader import Page, assert_readable_aloud, assert_self_contained
 
 PROFILE = Path(__file__).parents[2] / "profiles" / "tiny.yaml"
@@ -142,6 +142,7 @@ def test_all_forms_of_contestants_take_part_and_are_asked_once(
     assert "1 corrupt_image" in (out / "results.md").read_text()
     printed = capsys.readouterr().out
     assert "recorded: 1 recorded answers are for samples that are not in the input" in printed
+    assert "6 in 4 tasks; fewer than 100, so the figures are rough" in printed
 
     monkeypatch.setattr("ray_jobs.evaluate.running_ray", None)  # starting Ray would raise
     first, before = {path: path.read_bytes() for path in out.rglob("*.jsonl")}, len(server.asked)
@@ -245,6 +246,16 @@ def test_mistakes_end_in_one_line(shards: Path, tmp_path: Path, capsys: pytest.C
         with pytest.raises((ValueError, OSError), match=message) as error:
             evaluate(mistaken)
         assert "\n" not in str(error.value)
+
+
+def test_correct_answers_are_counted_over_the_tasks_that_have_them() -> None:
+    def task(accuracy: dict[str, Estimate]) -> TaskResult:
+        return TaskResult(samples=4, means={"accuracy": accuracy} if accuracy else {}, left_out={})
+
+    right, wrong = Estimate(value=0.5, low=0.2, high=0.8, n=4), Estimate(value=0.0, low=0.0, high=0.0, n=2)
+    tasks = {"vqa": task({"clever": right}), "text": task({"clever": wrong}), "captioning": task({})}
+    found = SimpleNamespace(tasks=tasks)
+    assert correct(found, "clever") == (2.0, 6) and correct(found, "nobody") == (0, 0)  # type: ignore[arg-type]
 
 
 def closed_port() -> int:
