@@ -21,7 +21,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collecti
 
 def fixed(value: float | None, decimals: int = 2) -> str:
     """Return a number with this many decimals and a real minus sign; a dash for None."""
-    return "–" if value is None else f"{value:.{decimals}f}".replace("-", "−")
+    return "–" if value is None else f"{value:z.{decimals}f}".replace("-", "−")
 
 
 def trimmed(value: float, decimals: int = 3) -> str:

@@ -187,9 +187,11 @@ def print_summary(layout: OutputLayout) -> None:
     statistics = Statistics.from_json(stats["statistics"])
     total = statistics.total()
     cut = total.paragraphs_removed
+    rows_in = stats["rows_in"]
+    share = f" ({stats['kept'] / rows_in:.0%} of {rows_in:,} rows)" if rows_in else ""
     rows = [
         *_origin_rows(stats),
-        ("kept", f"{stats['kept']:,}" + (f" ({stats['kept'] / stats['rows_in']:.0%})" if stats["rows_in"] else "")),
+        ("kept", f"{stats['kept']:,}{share}"),
         *([("  shortened", f"{cut:,} paragraphs removed by CLIPScore; scores are of the whole text")] if cut else []),
         ("rejected", f"{sum(rejected.values()):,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in rejected.items()),

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from polite_flamingo.formatting import trimmed
+from polite_flamingo.formatting import fixed, trimmed
 from polite_flamingo.report.chart_types import Bar, Cell, Line, Point, bars, heat_map, lines
 from polite_flamingo.report.svg import ticks
 from tests.support.page_reader import Page
@@ -96,3 +96,4 @@ def test_long_column_names_take_two_lines() -> None:
 def test_ticks_are_round() -> None:
     assert ticks(0, 100, 4) == [0, 50, 100] and ticks(-2.3, 5.1, 4) == [-2, 0, 2, 4]
     assert trimmed(-0.0004) == "0" and trimmed(-1.5) == "−1.5"
+    assert fixed(-0.001) == "0.00" and fixed(-1.5) == "−1.50" and fixed(None) == "–"

@@ -63,7 +63,7 @@ def test_a_share_of_the_kept_is_the_same_at_the_top_and_in_the_funnel() -> None:
     annotations = Annotations(names=("a",), rows=10, quarantined={"missing_image": 2}, rows_in=8)
     words = " ".join(Page(render(statistics, Thresholds(), RUN, [], annotations)).words.split())
     assert "8 polite responses from 10 annotations" in words and "8 rows in 80.0 %" in words
-    assert "8 kept 80.0 %" in words and "Kept 8 80.0 %" in words
+    assert "8 kept, 80.0 % of 10 annotations" in words and "Kept 8 80.0 %" in words
 
 
 def test_both_images_of_a_change_are_shown(text: str) -> None:
