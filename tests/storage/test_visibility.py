@@ -148,7 +148,7 @@ def test_other_weights_under_the_same_name_are_noticed(tmp_path: Path) -> None:
 def test_the_line_is_found_in_the_traceback_of_another_process() -> None:
     text = "Traceback …\npolite_flamingo.shared.PathUnavailable: /in/a.tar cannot be read\n\nThe above exception …"
     assert reason_in(text) == "/in/a.tar cannot be read"
-    assert reason_in("ValueError: an PathUnavailable: no") is None
+    assert reason_in("ValueError: a PathUnavailable: no") is None
 
 
 def test_temporary_names_are_nobody_elses_and_final_ones_are_never_swept(tmp_path: Path) -> None:
