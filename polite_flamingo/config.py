@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -64,25 +65,43 @@ def load(kind: type[Config], path: str | Path, overrides: Mapping[str, Any] | No
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read the mapping in a YAML file. Raises `ValueError`, which names the file."""
     try:
-        content = yaml.safe_load(read_text(Path(path)))
+        content = yaml.load(read_text(Path(path)), _UniqueKeys)
     except OSError as error:
         why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
         raise ValueError(f"{path} {why}") from None
     except NotText as error:
         raise ValueError(str(error)) from None
-    except yaml.YAMLError as error:
+    except yaml.constructor.ConstructorError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ValueError(f"{path}{line}: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, a number of 5,000 digits
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is not YAML: it is nested too deeply") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold settings by name, in sections such as `rewriter:`")
     return content
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice; YAML's own loader keeps the last and drops the others silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def own_sections(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of a profile without the sections of other jobs."""
-    known = {field.name for field in dataclasses.fields(kind)}
+    known = [field.name for field in dataclasses.fields(kind)]
     for name in content:
         if name not in known and name not in SECTIONS:
-            raise _unknown(kind, "", str(name), [*known, *SECTIONS])
+            raise _unknown(kind, "", str(name), list(dict.fromkeys([*known, *SECTIONS])))
     return {name: value for name, value in content.items() if name in known}
 
 
@@ -172,7 +191,9 @@ def _convert(hint: Any, value: Any, at: str, default: Any = dataclasses.MISSING)
     else:
         with_text = _from_text(kind, value) if isinstance(value, str) else value
         if kind is float and isinstance(with_text, int) and not isinstance(with_text, bool):
-            with_text = float(with_text)
+            with_text = float(with_text) if abs(with_text) < 1 << 1000 else math.inf
+        if isinstance(with_text, float) and not math.isfinite(with_text):
+            raise ConfigError(at, f"must be {type_words(hint)}, got {_shown(value)}")
         if kind is Any or type(with_text) is kind:
             return with_text
     raise ConfigError(at, f"must be {type_words(hint)}, got {_shown(value)}{_quotes(kind, value)}")
@@ -191,7 +212,7 @@ def _from_yaml(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         try:
             return yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             return value
     return value
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from polite_flamingo import __version__
+from ray_jobs.extras import missing_extra
 
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "make a dataset": {
@@ -36,14 +37,6 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
 }
 """Group -> name -> module and what it does."""
-
-
-EXTRAS = {
-    "fastapi": "serving", "nlpaug": "distortion", "open_clip": "filters", "open_flamingo": "flamingo", "ray": "ray",
-    "sentence_transformers": "filters", "tensorboardX": "ray", "torch": "filters", "transformers": "filters",
-    "uvicorn": "serving",
-}  # fmt: skip
-"""Package -> the extra of pyproject.toml that brings it."""
 
 
 def overview() -> str:
@@ -88,11 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int | None = importlib.import_module(modules[name]).main(rest)
     except ModuleNotFoundError as error:
-        if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is None:
+        if not (remedy := missing_extra(error)):
             raise
-        print(
-            f"{name}: error: {error.name} is not installed; pip install '.[{extra}]' (docs/install.md)", file=sys.stderr
-        )
+        print(f"{name}: error: {remedy}", file=sys.stderr)
         return 2
     return status or 0
 

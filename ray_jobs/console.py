@@ -17,9 +17,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from polite_flamingo.config import fill, merged, nested, own_sections, read_yaml
+from polite_flamingo.config import SECTIONS, ConfigError, fill, merged, nested, own_sections, read_yaml
 from polite_flamingo.config_fields import ConfigField, all_config_fields, config_fields, type_words
 from polite_flamingo.storage.user_paths import local_path
+from ray_jobs.extras import missing_extra
 from ray_jobs.progress import progress as progress
 from ray_jobs.submitted import refuse_relative_data, with_paths
 
@@ -70,12 +71,17 @@ def run(
         defaults: maps the user's arguments to default arguments, which they override.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    config = parse(name, description, config_class, [*defaults(arguments), *arguments])
     try:
+        config = parse(name, description, config_class, [*defaults(arguments), *arguments])
         refuse_relative_data(config)
         if out := getattr(config, "out", None):
             print(f"{name}: output in {Path(out).absolute()}", flush=True)
         return job(config) or 0
+    except ModuleNotFoundError as error:
+        if not (remedy := missing_extra(error)):
+            raise
+        _say(name, remedy)
+        return 2
     except (ValueError, OSError, JobFailed) as error:
         if os.environ.get("POLITE_FLAMINGO_TRACEBACK"):
             raise
@@ -113,17 +119,26 @@ def _content(name: str, config_class: type, arguments: Sequence[str]) -> dict[st
     content: dict[str, Any] = {}
     for path, value in found.given:
         if path == "profile":
-            content = merged(content, own_sections(config_class, read_yaml(value)))
+            try:
+                content = merged(content, own_sections(config_class, read_yaml(value)))
+            except ConfigError as error:
+                raise ValueError(f"profile {value}: {error}") from None
         else:
             content = merged(content, nested(path, value))
     for stranger in strangers:
         if stranger.startswith("--"):  # the loader says what was probably meant
-            name = stranger[2:].partition("=")[0]
+            option = stranger[2:].partition("=")[0]
+            if (section := option.partition(".")[0]) in SECTIONS and not any(
+                one.path == section for one in config_fields(config_class)
+            ):
+                raise ValueError(f"--{option}: {name} has no section {section}")
             known = [one.path for one in all_config_fields(config_class)]
-            if "." in name and (near := difflib.get_close_matches(name.replace("-", "_"), known, n=1, cutoff=0.8)):
-                raise ValueError(f"--{name}: unknown; did you mean --{near[0]}?")
+            dashes = option.replace("-", "_")
+            if dashes in known or ("." in option and difflib.get_close_matches(dashes, known, n=1, cutoff=0.8)):
+                near = difflib.get_close_matches(dashes, known, n=1)
+                raise ValueError(f"--{option}: unknown; did you mean --{near[0]}?")
             try:
-                fill(config_class, nested(name, ""))
+                fill(config_class, nested(option, ""))
             except ValueError as error:
                 raise ValueError(f"--{error}") from None
         raise ValueError(f"unexpected argument {stranger!r}; options begin with --")

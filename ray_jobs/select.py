@@ -21,8 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from polite_flamingo.config import read_yaml
 from polite_flamingo.faults.hints import commonest, hint
 from polite_flamingo.filters.thresholds import Thresholds, not_compared
 from polite_flamingo.report.gallery import collect_gallery
@@ -40,13 +39,13 @@ from polite_flamingo.storage.ledger import (
     read_manifest,
     read_quarantine,
     read_scored,
+    undamaged,
 )
 from polite_flamingo.storage.parquet_export import write_parquet
 from polite_flamingo.storage.provenance import Annotations, annotations_of
 from polite_flamingo.storage.run_info import RunInfo, read_run, read_stats, write_stats
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.storage.tar_export import forget_tars, place_tars, write_tars
-from polite_flamingo.text_files import read_text
 from polite_flamingo.world import World
 from ray_jobs import console
 from ray_jobs.progress import counted
@@ -134,10 +133,11 @@ def _begin_difference(layout: OutputLayout, thresholds: Thresholds) -> Differenc
     if not layout.stats.exists():
         return None
     stats, now = read_stats(layout), dataclasses.asdict(thresholds)
-    before = stats["thresholds"]
-    moved = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
-    datasets = stats["statistics"]["datasets"].values()
-    return Difference(thresholds=moved, paragraphs=(sum(counts["paragraphs_removed"] for counts in datasets), 0))
+    with undamaged(layout.stats, "delete it and select again"):
+        before = stats["thresholds"]
+        moved = {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
+        datasets = stats["statistics"]["datasets"].values()
+        return Difference(thresholds=moved, paragraphs=(sum(counts["paragraphs_removed"] for counts in datasets), 0))
 
 
 def _remove_other_shards(layout: OutputLayout, names: Sequence[str]) -> None:
@@ -248,7 +248,11 @@ def _select_shard(
     keys = {record["key"] for record in selection.records}
     assert len(keys) == len(selection.records) == manifest.scored, f"{name}: each key must occur exactly once"
     quarantined = read_quarantine(layout.quarantine(name))
-    assert len(quarantined) == manifest.quarantined, f"{name}: {len(quarantined)}, not {manifest.quarantined}"
+    if len(quarantined) != manifest.quarantined:
+        raise ValueError(
+            f"{layout.quarantine(name)} has {len(quarantined)} rows, but its manifest says {manifest.quarantined}; "
+            f"delete {layout.manifest(name)} and run the build again"
+        )
     selection.statistics.count_quarantined(quarantined)
     return selection.statistics
 
@@ -256,8 +260,13 @@ def _select_shard(
 def _verdicts(layout: OutputLayout, name: str) -> list[dict[str, Any]]:
     """Return the verdicts of the last selection on a shard; none if it did not cover the shard."""
     path = layout.verdicts(name)
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    return [json.loads(line) for line in lines if line]
+    if not path.exists():
+        return []
+    with undamaged(path, "delete it and select again"):
+        verdicts = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        for verdict in verdicts:
+            verdict["key"], verdict["keep"], verdict["reason"]
+        return verdicts
 
 
 def _rows_by_shard(layout: OutputLayout, names: Sequence[str]) -> Counter[Path]:
@@ -293,14 +302,15 @@ def job(config: SelectConfig) -> None:
 
 def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
     """Return the build's thresholds as arguments: other models need other thresholds than the defaults."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--out")
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--out", nargs="?")  # without a value: the job's own parser reports it
     out = parser.parse_known_args(list(arguments))[0].out
     file = OutputLayout(root=Path(out)).config if out else None
     if file is None or not file.is_file():
         return []
-    found = (yaml.safe_load(read_text(file)) or {}).get("thresholds") or {}
-    return [f"--thresholds.{name}={json.dumps(value)}" for name, value in found.items()]
+    with undamaged(file, "restore it, or run the build again"):
+        found = read_yaml(file)["thresholds"]
+        return [f"--thresholds.{name}={json.dumps(value)}" for name, value in found.items()]
 
 
 main = partial(console.run, "select", __doc__, SelectConfig, job, defaults=thresholds_of_build)

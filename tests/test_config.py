@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 import yaml
 
-from polite_flamingo.config import SECTIONS, fill, load, merged, nested, to_yaml
+from polite_flamingo.config import SECTIONS, fill, load, merged, nested, read_yaml, to_yaml
 from polite_flamingo.config_fields import ConfigField, all_config_fields, config_fields
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
@@ -183,6 +183,9 @@ class Tree:
         ({"leaf": {"number": True}}, "leaf.number: must be a whole number, got True"),
         ({"leaf": {"share": "abc"}}, "leaf.share: must be a number, got 'abc'"),
         ({"leaf": {"number": -1}}, "leaf: number must not be negative"),
+        ({"leaf": {"share": ".nan"}}, "leaf.share: must be a number, got '.nan'"),
+        ({"leaf": {"share": "nan"}}, "leaf.share: must be a number, got 'nan'"),
+        ({"leaf": {"share": 10**400}}, f"leaf.share: must be a number, got 1{'0' * 56}…"),
         ({"leaf": 5}, "leaf: must be a section of settings, got 5"),
         ({"yes": "perhaps"}, "yes: must be true or false, got 'perhaps'"),
         ({"one_of": "c"}, "one_of: must be one of a, b, got 'c'"),
@@ -215,6 +218,28 @@ def test_a_mistake_is_one_plain_line(content: Any, says: str) -> None:
 def test_what_is_given_is_converted_and_the_rest_keeps_its_default(content: Any, expected: Tree) -> None:
     assert fill(Tree, content) == expected
     assert fill(Tree, yaml.safe_load(to_yaml(expected))) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("rewriter: {}\nthresholds: {sts: 0.5}\nthresholds: {clip: 3}\n", ", line 3: 'thresholds' is given twice"),
+        ("thresholds:\n  sts: 0.1\n  clip: 3\n  sts: 0.9\n", ", line 4: 'sts' is given twice"),
+        ("[" * 1500, " is not YAML: it is nested too deeply"),
+        ("thresholds: {sts: 2020-13-45}", " is not YAML: month must be in 1..12"),
+        ("thresholds: {sts: [}", " is not YAML: while parsing a flow node"),
+    ],
+)
+def test_a_file_that_says_two_things_or_none_is_refused(text: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "profile.yaml").write_text(text)
+    with pytest.raises(ValueError) as refused:
+        read_yaml(tmp_path / "profile.yaml")
+    assert str(refused.value).startswith(f"{tmp_path / 'profile.yaml'}{says}")
+
+
+def test_anchors_and_merge_keys_are_yaml_too(tmp_path: Path) -> None:
+    (tmp_path / "profile.yaml").write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    assert read_yaml(tmp_path / "profile.yaml")["b"] == {"x": 1, "y": 3}
 
 
 def test_later_values_win_and_the_others_stay() -> None:

@@ -150,6 +150,15 @@ class Manifest:
         assert self.rows_in == self.scored + self.quarantined, self
 
 
+@contextmanager
+def undamaged(path: Path, remedy: str) -> Iterator[None]:
+    """Turn an error of reading a JSON file of ours into a `ValueError` that names the file and says what to do."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}); {remedy}") from None
+
+
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write the manifest of a shard, atomically, once everything that it counts is on disk."""
     write_atomically(path, json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n")
@@ -163,12 +172,10 @@ def unfinished(layout: OutputLayout, shards: Mapping[str, Path]) -> dict[str, Pa
 
 def read_manifest(path: Path) -> Manifest:
     """Read what `write_manifest` wrote. Raises `ValueError` with the file's name if it is not a manifest."""
-    try:
+    with undamaged(path, "delete it to redo its shard"):
         record = json.loads(path.read_text(encoding="utf-8"))
         found = record.get("input")
         return Manifest(**{**record, "input": None if found is None else InputFile(**found)})
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a manifest ({error}); delete it to redo its shard") from None
 
 
 def write_quarantine(path: Path, rows: Iterable[Quarantined]) -> None:
@@ -181,10 +188,11 @@ def write_quarantine(path: Path, rows: Iterable[Quarantined]) -> None:
 
 
 def read_quarantine(path: Path) -> list[Quarantined]:
-    """Return the records of a quarantine file; none if there is no file."""
+    """Return the records of a quarantine file; none if there is no file. Raises `ValueError` if it is damaged."""
     if not path.exists():
         return []
-    return [Quarantined(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    with undamaged(path, "delete the manifest of its shard and run the same command again"):
+        return [Quarantined(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def commit_shard(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.ledger import OutputLayout, undamaged
 from polite_flamingo.storage.provenance import IngestCounts
 from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.world import World
@@ -89,10 +89,11 @@ def write_run(layout: OutputLayout, run: RunInfo) -> None:
 
 
 def read_run(layout: OutputLayout) -> RunInfo | None:
-    """Read OUT/run.json; None before the first run."""
+    """Read OUT/run.json; None before the first run. Raises `ValueError` if it is damaged."""
     if not layout.run.exists():
         return None
-    return RunInfo.from_json(json.loads(layout.run.read_text(encoding="utf-8")))
+    with undamaged(layout.run, "restore it from a copy; it says which models made what is there"):
+        return RunInfo.from_json(json.loads(layout.run.read_text(encoding="utf-8")))
 
 
 def write_stats(layout: OutputLayout, stats: Mapping[str, Any]) -> None:
@@ -101,5 +102,9 @@ def write_stats(layout: OutputLayout, stats: Mapping[str, Any]) -> None:
 
 
 def read_stats(layout: OutputLayout) -> dict[str, Any]:
-    """Read OUT/stats.json."""
-    return dict(json.loads(layout.stats.read_text(encoding="utf-8")))
+    """Read OUT/stats.json. Raises `ValueError` if it is damaged."""
+    with undamaged(layout.stats, "delete it and run the same command again"):
+        stats = json.loads(layout.stats.read_text(encoding="utf-8"))
+        if not isinstance(stats, dict) or not stats:
+            raise TypeError("no figures by name")
+        return stats

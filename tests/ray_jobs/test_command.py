@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from polite_flamingo import __version__
-from ray_jobs.command import COMMANDS, EXTRAS, main
+from ray_jobs.command import COMMANDS, main
+from ray_jobs.extras import EXTRAS
 
 REPO = Path(__file__).parents[2]
 MODULES = {name: module for group in COMMANDS.values() for name, (module, _) in group.items()}
@@ -83,13 +87,23 @@ def test_a_missing_extra_is_one_line_that_names_it(
     monkeypatch.setitem(sys.modules, "ray_jobs.select", None)  # its import then fails, as that of a missing package
     with pytest.raises(ModuleNotFoundError):
         main(["select", "--out", "x"])  # a module of ours is no extra: the traceback is wanted
-    monkeypatch.setitem(EXTRAS, "ray_jobs", "ray")
+    monkeypatch.setitem(EXTRAS, "ray", ("ray_jobs",))
     assert main(["select", "--out", "x"]) == 2
     assert capsys.readouterr().err == (
-        "select: error: ray_jobs.select is not installed; pip install '.[ray]' (docs/install.md)\n"
+        "select: error: ray_jobs is not installed; pip install '.[ray]' (docs/install.md)\n"
     )
 
 
-def test_extras_are_those_of_the_project() -> None:
+def test_every_package_of_an_extra_names_its_extra() -> None:
     project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
-    assert {*EXTRAS.values()} <= project["optional-dependencies"].keys()
+    modules: dict[str, set[str]] = {}
+    for module, distributions in importlib.metadata.packages_distributions().items():
+        for distribution in distributions:
+            modules.setdefault(canonicalize_name(distribution), set()).add(module)
+    for extra, requirements in project["optional-dependencies"].items():
+        if extra == "dev":
+            continue
+        names = {canonicalize_name(Requirement(one).name) for one in requirements} - {"polite-flamingo-on-ray"}
+        for name in names:
+            known = {*EXTRAS[extra]} & modules.get(name, {*EXTRAS[extra]})
+            assert known, f"{extra}: {name} brings {modules.get(name)}, which ray_jobs/extras.py does not name"

@@ -55,7 +55,7 @@ def test_manifest_round_trip_and_the_invariant(tmp_path: Path) -> None:
 def test_a_damaged_manifest_names_itself(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"shard": 1}')
-    with pytest.raises(ValueError, match=r"a\.json is not a manifest .* delete it"):
+    with pytest.raises(ValueError, match=r"a\.json is damaged .* delete it"):
         read_manifest(path)
 
 
