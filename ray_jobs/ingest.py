@@ -108,7 +108,12 @@ class IngestOptions:
     skip_absent: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError if a required option is missing."""
+        """Raise ValueError if a required option is missing, or one is given that a mixture would ignore."""
+        of_one = ("source", "annotations", "images", "columns", "split", "extra", "name", "count")
+        if self.mixture and (
+            ignored := [f"--{name}" for name in of_one if getattr(self, name) not in ("", (), {}, None)]
+        ):
+            raise ValueError(f"{', '.join(ignored)}: not together with --mixture, whose file says it for each source")
         if self.list is not None or (self.mixture and (self.out or self.preview is not None)):
             return
         known = SOURCES.get(self.source)

@@ -84,6 +84,11 @@ class ServeConfig(ServiceConfig):
     host: str = "127.0.0.1"
     port: int = 8000
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for an impossible port."""
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port: must be from 0 (any free one) to 65535, got {self.port}")
+
     @property
     def service(self) -> ServiceConfig:
         """The service, without host and port."""

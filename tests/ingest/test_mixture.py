@@ -179,3 +179,10 @@ def test_a_profile_may_be_overridden(tmp_path: Path) -> None:
     assert load_mixture(path, sampling=None, total=7, seed=2) == load_mixture(path, total=7, seed=2)
     with pytest.raises(ValueError, match="does not exist"):
         load_mixture(tmp_path / "nowhere.yaml")
+
+
+def test_an_option_that_a_mixture_would_ignore_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--mixture", "m.yaml", "--source", "vqa_v2", "--columns", "a=b", "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "--source, --columns: not together with --mixture" in capsys.readouterr().err

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from polite_flamingo.pools import Needs, PoolsConfig
-from ray_jobs import console
+from ray_jobs import console, serve
 from ray_jobs.build_pf1m import BuildConfig
 from ray_jobs.console import CannotStart
 from ray_jobs.serve import HAPROXY_FILES, ServeConfig, check_port, private_folder
@@ -148,3 +148,9 @@ def test_help_names_the_sections_and_the_place() -> None:
     assert done.returncode == 0
     for option in ("--profile", "--port", "--host", "--serving.access.keys", "--serving.scale.chat.max"):
         assert option in done.stdout
+
+
+def test_an_impossible_port_is_refused_before_ray_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        serve.main(["--profile", str(Path(__file__).parents[2] / "profiles" / "tiny.yaml"), "--port", "70000"])
+    assert "port: must be from 0 (any free one) to 65535, got 70000" in capsys.readouterr().err
