@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,15 @@ from tests.support.patience import PATIENCE, wait_until
 REPO = Path(__file__).parents[2]
 HINT = "interrupted; run the same command again to resume\n"
 ENDS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+
+
+@pytest.fixture(autouse=True)
+def no_signal_is_ignored() -> Iterator[None]:
+    """As in a terminal: children inherit what `nohup` or `&` in a script had the whole test run ignore."""
+    before = {one: signal.signal(one, signal.SIG_DFL) for one, _ in ENDS}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
 
 
 def started(command: str, *arguments: str, path: str = "") -> subprocess.Popen[str]:
