@@ -211,7 +211,7 @@ def _from_yaml(value: Any) -> Any:
     """Parse a string that spells a list or a mapping; return anything else unchanged."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
         try:
-            return yaml.safe_load(value)
+            return yaml.load(value, _UniqueKeys)
         except (yaml.YAMLError, ValueError, RecursionError):
             return value
     return value

@@ -265,7 +265,7 @@ def _verdicts(layout: OutputLayout, name: str) -> list[dict[str, Any]]:
     with undamaged(path, "delete it and select again"):
         verdicts = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         for verdict in verdicts:
-            verdict["key"], verdict["keep"], verdict["reason"]
+            verdict["key"], verdict["keep"], verdict["reason"]  # a KeyError here names the file, later it could not
         return verdicts
 
 

@@ -186,6 +186,7 @@ class Tree:
         ({"leaf": {"share": ".nan"}}, "leaf.share: must be a number, got '.nan'"),
         ({"leaf": {"share": "nan"}}, "leaf.share: must be a number, got 'nan'"),
         ({"leaf": {"share": 10**400}}, f"leaf.share: must be a number, got 1{'0' * 56}…"),
+        ({"leaf": "{number: 1, number: 2}"}, "leaf: must be a section of settings, got '{number: 1, number: 2}'"),
         ({"leaf": 5}, "leaf: must be a section of settings, got 5"),
         ({"yes": "perhaps"}, "yes: must be true or false, got 'perhaps'"),
         ({"one_of": "c"}, "one_of: must be one of a, b, got 'c'"),

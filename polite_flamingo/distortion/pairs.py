@@ -50,7 +50,7 @@ def distort(
     Args:
         samples: good responses; rows that are already quarantined pass through.
         config: the profile's `distortion` section.
-        speaker: replaces the one that `config` names.
+        speaker: used instead of the speaker in `config`.
 
     Raises:
         ValueError: the speaker or the annotations cannot be used; the message says what to do.
@@ -131,7 +131,7 @@ class Distorter:
 
     Args:
         config: the profile's `distortion` section.
-        speaker: replaces the one that `config` names, which is loaded only if the share of "llm" is above 0.
+        speaker: used instead of the speaker in `config`, which is loaded only if the share of "llm" is above 0.
         captions: COCO's captions; without them other kinds replace "captions_and_boxes".
     """
 

@@ -86,8 +86,8 @@ class StaticStep:
 
         Args:
             ids: tokens of the rows that decode.
-            positions: one position per row in use. For a row that decodes it is that of its token. For any other row it
-                is one that the row will write before it reads it, because this run may write there.
+            positions: one position per row in use. A decoding row gives its token's position. Any other row gives a
+                position that it will overwrite before reading, because this run may write there.
             seeing: whether any row sees an image.
 
         Returns:

@@ -15,7 +15,7 @@ once: an index belongs to the set that its folder is named after. The toolkit sp
 Class names, templates and knowledge are told apart by their content, and belong to a set by their name
 (`X_knowledge.tsv`, `GPT3_X.tsv`). The knowledge files are JSON arrays whatever their `.tsv` says. They are quoted
 unchanged, and may explain another sense of the word (the aircraft "Tornado" is explained as a storm). If a class has
-several names (fer-2013), the first is used, the one that the knowledge is filed under.
+several names (fer-2013), the first is used: the knowledge is filed under it.
 
 Rows in: the lines, images or dumped files, and malformed entries of the knowledge and COCO files. With `per_class`, the
 lines that are not chosen do not count as rows; a multi-label image is chosen by any of its classes.

@@ -16,8 +16,8 @@ All files are an object of image id -> value, of images of Visual Genome (Intent
     General     never published: the authors' README and their issue 5 leave it at "coming soon". It is read in
                 Spatial's layout, which all their files with one point per question share (`ans` for `answer` as well).
 
-Lists of image ids (localqa_train_imgs.json, …) may be passed too: then an image's split is the one that its list is
-named after, or "unlisted". PF-1M drew its arrows on Local and LookTwice: the paper has one count for both.
+Lists of image ids (localqa_train_imgs.json, …) may be passed too: then an image's split comes from the name of
+its list, or is "unlisted". PF-1M drew its arrows on Local and LookTwice: the paper has one count for both.
 
 There are excerpts of Spatial, Verbal and Intent (as points); the rest is known from the authors' README and scripts,
 and from other people's code that reads their files.

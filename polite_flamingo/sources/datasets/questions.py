@@ -66,7 +66,7 @@ def build_chartqa(key: str, record: dict[str, Any], context: Context) -> Sample:
 
 
 def ocr_vqa_records(options: SourceOptions, scratch: Scratch) -> Records:
-    """Yield the questions of each book; questions and answers are parallel lists, and one that is longer is a row."""
+    """Yield the questions of each book, paired with its answers; one without a partner is a row too."""
     for path in options.annotations:
         for book, (book_id, fields) in enumerate(entries(path)):
             place = Place(file=path.name, part=f"books[{book}].questions")

@@ -5,7 +5,7 @@ are often all different; if a record has no choices, their majority is used. Of 
 explaining the same) the first that is not empty is used, and all are kept in `meta`. Images are COCO **2017**.
 
 VQA-E is known from its README only (github.com/liqing-ustc/VQA-E). The answer is the annotators' majority; on a tie,
-the one that `multiple_choice_answer` names, which is what the explanation explains. The explanation's score is not
+it is `multiple_choice_answer`, to which the explanation belongs. The explanation's score is not
 used. Images are COCO 2014.
 
 ScienceQA: the hint and the answers to choose from are part of the instruction. The reason is the `solution`, or, where

@@ -73,7 +73,7 @@ def is_picture_type(kind: Any) -> bool:
 
 
 def huggingface_features(schema: Any) -> dict[str, Any]:
-    """Return the features that Hugging Face's `datasets` stores for the columns; {} if there are no readable ones."""
+    """Return the features that Hugging Face's `datasets` stores for the columns; {} if none can be read."""
     try:
         found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError, RecursionError):

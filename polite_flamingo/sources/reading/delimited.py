@@ -63,7 +63,7 @@ def looks_delimited(text: str) -> bool:
 
 
 def _sniffed(text: str, name: str) -> str:
-    """Guess the delimiter: one that gives most lines as many cells as the first, and the first most; else a comma."""
+    """Guess the delimiter: the one with which most lines have as many cells as the first, and the first has the most."""
 
     def score(delimiter: str) -> tuple[bool, float, bool, int]:
         widths = _widths(text, delimiter)

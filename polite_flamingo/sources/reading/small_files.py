@@ -46,7 +46,7 @@ def files_in(path: Path, suffix: str, scratch: Scratch) -> Iterator[Path]:
     """Yield `path` itself, or the files with `suffix` directly in it, by name; other files are noted.
 
     Raises:
-        SourceError: there are no such files.
+        SourceError: no file matches.
     """
     if not path.is_dir():
         yield path

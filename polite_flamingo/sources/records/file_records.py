@@ -28,7 +28,7 @@ NOTHING_READ = 100
 def file_rows(
     file: AnnotationFile, scratch: Scratch, columns: set[str] | None = None, *, as_written: bool = False
 ) -> Iterator[Any]:
-    """Yield the records of a file: JSON values, or a `BadSample` in place of one that cannot be read.
+    """Yield the records of a file: JSON values, or a `BadSample` for each record that cannot be read.
 
     Args:
         file: a file of any kind. In delimited text, cells that hold a JSON list or object are parsed.
