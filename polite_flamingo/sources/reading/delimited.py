@@ -63,7 +63,10 @@ def looks_delimited(text: str) -> bool:
 
 
 def _sniffed(text: str, name: str) -> str:
-    """Guess the delimiter: the one with which most lines have as many cells as the first, and the first has the most."""
+    """Guess the delimiter: with it, most lines have as many cells as the first line, and that line has the most.
+
+    If none splits the first line, it is a comma.
+    """
 
     def score(delimiter: str) -> tuple[bool, float, bool, int]:
         widths = _widths(text, delimiter)
