@@ -65,7 +65,7 @@ def looks_delimited(text: str) -> bool:
 def _sniffed(text: str, name: str) -> str:
     """Guess the delimiter: with it, most lines have as many cells as the first line, and that line has the most.
 
-    If none splits the first line, it is a comma.
+    On a tie it is the tab in a .tsv file, else the comma.
     """
 
     def score(delimiter: str) -> tuple[bool, float, bool, int]:
