@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 from polite_flamingo.storage.shards import is_temporary, temporary_name
-from polite_flamingo.storage.visibility import OutOfReach, reaching
+from polite_flamingo.storage.visibility import PathUnavailable, reaching
 
 SCHEMES = ("s3://", "gs://", "az://")
 """The addresses of buckets."""
@@ -48,7 +48,7 @@ class Entry:
 class Store(ABC):
     """A tree of objects.
 
-    Methods raise `FileNotFoundError` for a missing object, and `OutOfReach` for a store that fails.
+    Methods raise `FileNotFoundError` for a missing object, and `PathUnavailable` for a store that fails.
     """
 
     url: str
@@ -109,7 +109,7 @@ class Folder(Store):
         try:
             with reaching(self.root / key):
                 return _entry(key, self.root / key)
-        except OutOfReach as error:
+        except PathUnavailable as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
                 return None
             raise
@@ -286,10 +286,10 @@ class Bucket(Store):
             raise
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):
-                raise OutOfReach(f"{self.url} cannot be used: {explained(error)}") from error
+                raise PathUnavailable(f"{self.url} cannot be used: {explained(error)}") from error
             raise
         except (BaseError, ValueError) as error:
-            raise OutOfReach(f"{f'{self.url}/{key}'.rstrip('/')} cannot be used: {explained(error)}") from error
+            raise PathUnavailable(f"{f'{self.url}/{key}'.rstrip('/')} cannot be used: {explained(error)}") from error
 
 
 _REMEDIES = {
@@ -321,7 +321,7 @@ def explained(error: Exception) -> str:
 
 
 def open_store(where: str | Path) -> Store:
-    """Open a folder or, for an address of `SCHEMES`, a bucket. Raises `OutOfReach` if the address is not usable."""
+    """Open a folder or, for an address of `SCHEMES`, a bucket. Raises `PathUnavailable` if the address is not usable."""
     return Bucket(str(where)) if str(where).startswith(SCHEMES) else Folder(where)
 
 

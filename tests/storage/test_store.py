@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.storage.store import Bucket, Folder, Store, open_store
-from polite_flamingo.storage.visibility import OutOfReach
+from polite_flamingo.storage.visibility import PathUnavailable
 from tests.support.s3_server import BUCKET, s3_server, weed
 
 
@@ -162,7 +162,7 @@ def test_a_store_that_cannot_be_used_says_why(
     for name, value in {**s3, **environment}.items():
         monkeypatch.setenv(name, value)
     for use in (lambda store: store.put("a", b""), lambda store: store.get("a"), lambda store: list(store.list())):
-        with pytest.raises(OutOfReach) as error:
+        with pytest.raises(PathUnavailable) as error:
             use(open_store(f"s3://{address}"))
         assert says in str(error.value)
         assert "\n" not in str(error.value)
