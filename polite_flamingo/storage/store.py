@@ -321,7 +321,7 @@ def explained(error: Exception) -> str:
 
 
 def open_store(where: str | Path) -> Store:
-    """Open a folder or, for an address of `SCHEMES`, a bucket. Raises `PathUnavailable` if the address is not usable."""
+    """Open a folder, or a bucket for an address of `SCHEMES`. Raises `PathUnavailable` for an impossible address."""
     return Bucket(str(where)) if str(where).startswith(SCHEMES) else Folder(where)
 
 
