@@ -19,7 +19,7 @@ from actors.rows import SCHEMA, SECONDS, Block, Row, blocks
 from polite_flamingo.faults import journal
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.storage.visibility import Probe
 
 FINISHED = pa.schema([("name", pa.string()), ("rows_in", pa.int64()), ("seconds", SECONDS)])

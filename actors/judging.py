@@ -24,7 +24,7 @@ from polite_flamingo.faults.journal import ShardJournal
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

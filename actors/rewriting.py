@@ -17,7 +17,7 @@ from actors.base import ActorSettings, RowActor
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 
 
 class Rewrites(Protocol):

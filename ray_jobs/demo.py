@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from polite_flamingo.ingest.ingest import IngestConfig, ingest
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, build
 

@@ -28,9 +28,10 @@ from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpo
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.evaluation.metrics import shown
 from polite_flamingo.evaluation.results import Results
+from polite_flamingo.storage.disk import sweep_temporary
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import exclusive, names_in, shard_names
-from polite_flamingo.storage.shards import sweep_temporary, write_atomically
+from polite_flamingo.storage.location import write_atomically
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.evaluate_answering import (

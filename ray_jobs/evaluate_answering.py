@@ -23,7 +23,8 @@ from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.shards import read_shard, write_atomically
+from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.shards import read_shard
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.fingerprint import answering_hash, by_name, fingerprints, short_hash
 from ray_jobs.progress import counted

@@ -21,7 +21,8 @@ from polite_flamingo.evaluation.results import Results, summarise
 from polite_flamingo.report.evaluation import page
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.shards import read_shard, write_atomically
+from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.shards import read_shard
 from ray_jobs.evaluate_answering import Evaluation
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.fingerprint import by_name, fingerprints, short_hash

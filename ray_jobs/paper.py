@@ -29,7 +29,7 @@ from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.testbed.paper.page import to_markdown, write_paper
 from ray_jobs import console, progress
 from ray_jobs.build_pf1m import BuildConfig, build

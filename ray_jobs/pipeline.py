@@ -25,7 +25,7 @@ from actors.source import ShardDatasource
 from polite_flamingo.faults import journal
 from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.storage.visibility import Probe, probing
 from ray_jobs import node_loss
 from ray_jobs.node_loss import Watch, watched

@@ -30,7 +30,8 @@ from polite_flamingo.storage.ledger import (
     write_manifest,
     write_quarantine,
 )
-from polite_flamingo.storage.shards import read_shard, write_atomically, write_shard
+from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.shards import read_shard, write_shard
 
 WHOLE_SHARD = ("truncated_tar", "unreadable_shard", "empty_shard")
 """Reasons of records that stand for a whole file, and so for any number of rows."""

@@ -25,9 +25,9 @@ from polite_flamingo.storage.discovery import OUTPUT_FOLDERS
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
+from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.storage.provenance import ingests_of
 from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions, read_run, write_run
-from polite_flamingo.storage.shards import write_atomically
 from ray_jobs.console import names_of, typed
 from ray_jobs.progress import counted
 from ray_jobs.replay_ledger import source_of

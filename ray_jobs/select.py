@@ -41,10 +41,10 @@ from polite_flamingo.storage.ledger import (
     read_scored,
     undamaged,
 )
+from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.storage.parquet_export import write_parquet
 from polite_flamingo.storage.provenance import Annotations, annotations_of
 from polite_flamingo.storage.run_info import RunInfo, read_run, read_stats, write_stats
-from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.storage.tar_export import forget_tars, place_tars, write_tars
 from polite_flamingo.world import World
 from ray_jobs import console

@@ -24,7 +24,7 @@ from polite_flamingo.sources.datasets.coco import describe, records
 from polite_flamingo.sources.reading.field_checks import usable_id
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import SourceOptions
-from polite_flamingo.storage.shards import temporary_name
+from polite_flamingo.storage.disk import temporary_name
 
 
 class NoCaptions(Exception):

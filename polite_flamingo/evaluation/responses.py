@@ -14,7 +14,7 @@ from pathlib import Path
 from polite_flamingo.endpoints.answers import Unfinished, ending
 from polite_flamingo.evaluation.judging import Answer
 from polite_flamingo.sample import REASONS, BadSample
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.text_files import read_text
 
 

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 
 DEATHS_BEFORE_NARROWING = 2
 MAX_DEATHS_PER_SHARD = 30

@@ -55,7 +55,7 @@ from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import keyed_records
 from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import exclusive, read_quarantine, write_quarantine
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.storage.visibility import FileState, Probe, probing
 
 __all__ = ["IngestConfig", "Ingested", "Say", "Spread", "Tick", "ingest", "ingest_all"]

@@ -20,7 +20,8 @@ from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources.records.source import Context, Record, Row, Source, make_sample
 from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import write_quarantine
-from polite_flamingo.storage.shards import write_atomically, write_shard
+from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.shards import write_shard
 
 MAX_SHARD_BYTES = 512 << 20
 """A shard is a block in a worker's memory: a part with larger images is split, NAME-00007.tar and NAME-00007-1.tar."""

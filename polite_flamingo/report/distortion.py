@@ -14,8 +14,8 @@ from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.report.gallery import readable, thumbnail
 from polite_flamingo.report.template import fill
 from polite_flamingo.sample import Sample
+from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.storage.run_info import RunInfo
-from polite_flamingo.storage.shards import write_atomically
 
 MAX_TEXT = 1500
 """Most characters per text on the page."""

@@ -20,7 +20,7 @@ from polite_flamingo.report.template import fill
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Quarantined, Sample
 from polite_flamingo.sources.list_sources import EVIDENCE
 from polite_flamingo.sources.records.source import Source, SourceOptions
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 
 MAX_SIDE = 1600
 QUALITY = 92

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 
 DIGEST_BYTES = 16
 BUCKET_BYTES = 64 << 20

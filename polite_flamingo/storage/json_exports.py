@@ -20,7 +20,8 @@ from typing import Any
 
 from polite_flamingo.images.digest import file_name
 from polite_flamingo.sample import IMAGE_MARK, Sample, unmarked
-from polite_flamingo.storage.shards import is_temporary, replacing, write_atomically
+from polite_flamingo.storage.disk import is_temporary
+from polite_flamingo.storage.location import replacing, write_atomically
 from polite_flamingo.text_files import is_writable
 
 MARKER = "<img_path>"

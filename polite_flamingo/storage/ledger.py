@@ -24,9 +24,11 @@ from typing import Any
 
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.storage.discovery import OUTPUT_FOLDERS, input_files
+from polite_flamingo.storage.disk import is_temporary, sweep_temporary
 from polite_flamingo.storage.duplicates import write_keys
 from polite_flamingo.storage.input_files import InputFile
-from polite_flamingo.storage.shards import is_temporary, read_shard, sweep_temporary, write_atomically, write_shard
+from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.shards import read_shard, write_shard
 from polite_flamingo.storage.tar_members import printable
 
 

@@ -9,18 +9,17 @@ Only what every store can do is here; nothing is renamed, appended to or locked.
 
 from __future__ import annotations
 
+import functools
 import io
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from polite_flamingo.storage.store import Entry, Folder, Store, open_store
-
-SPOOL_BYTES = 64 << 20
-"""What a writer holds in memory before it goes to a scratch file of this machine."""
+from polite_flamingo.storage.bucket import SCHEMES, Bucket
+from polite_flamingo.storage.disk import Disk
+from polite_flamingo.storage.store import Entry, Store
 
 
 @dataclass(frozen=True)
@@ -29,34 +28,33 @@ class Location:
 
     Attributes:
         store: where it is.
-        key: its key there; "" for the store's root.
+        key: its key there; "" for the root of a bucket.
     """
 
     store: Store
-    key: str = ""
+    key: str
 
     def __truediv__(self, name: str) -> Location:
-        return Location(self.store, f"{self.key}/{name}" if self.key else name)
+        return Location(self.store, f"{self.key.rstrip('/')}/{name}" if self.key else name)
 
     def __str__(self) -> str:
-        return f"{self.store.url}/{self.key}" if self.key else self.store.url
+        return self.store.url + self.key
 
     @property
     def name(self) -> str:
         """The last part of the key."""
-        return PurePosixPath(str(self)).name
+        return PurePosixPath(self.key).name
 
     @property
     def parent(self) -> Location:
-        """The folder that it is in. Raises `ValueError` at the root of the store."""
-        if not self.key:
-            raise ValueError(f"{self} is the root of its store")
-        return Location(self.store, self.key.rpartition("/")[0])
+        """The folder that it is in."""
+        above = str(PurePosixPath(self.key).parent) if self.local else self.key.rpartition("/")[0]
+        return Location(self.store, above)
 
     @property
     def local(self) -> Path | None:
         """The path on this machine's disk; None in a bucket."""
-        return self.store.root / self.key if isinstance(self.store, Folder) else None
+        return Path(self.key) if isinstance(self.store, Disk) else None
 
     def read_bytes(self) -> bytes:
         """Read the object. Raises `FileNotFoundError`."""
@@ -74,9 +72,13 @@ class Location:
         """Describe the object; None if there is none."""
         return self.store.head(self.key)
 
-    def put(self, data: bytes | str | BinaryIO) -> None:
+    def put(self, data: bytes | str) -> None:
         """Write the object, replacing what is there."""
         self.store.put(self.key, data.encode() if isinstance(data, str) else data)
+
+    def writer(self, *, sync: bool = True) -> AbstractContextManager[BinaryIO]:
+        """Open a file that becomes the object when the block ends without an error (`Store.writer`)."""
+        return self.store.writer(self.key, sync=sync)
 
     def create(self, data: bytes | str) -> bool:
         """Write the object unless there is one with other content; return whether it now holds `data`."""
@@ -85,14 +87,6 @@ class Location:
     def swap(self, data: bytes | str, tag: str) -> str | None:
         """Replace the object if it has this tag; return the new tag, None if it was changed."""
         return self.store.swap(self.key, data.encode() if isinstance(data, str) else data, tag)
-
-    @contextmanager
-    def writer(self) -> Iterator[BinaryIO]:
-        """Open a file that becomes the object when the block ends without an error; otherwise nothing changes."""
-        with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as spool:
-            yield spool  # type: ignore[misc]
-            spool.seek(0)
-            self.put(spool)  # type: ignore[arg-type]
 
     def delete(self) -> None:
         """Delete the object, if it is there."""
@@ -108,10 +102,31 @@ class Location:
 
     def names(self, suffix: str = "") -> list[str]:
         """Return the names of the objects below this folder that end in `suffix`, without it."""
-        start = len(self.key) + 1 if self.key else 0
+        start = len(self.key.rstrip("/")) + 1 if self.key else 0
         return [entry.key[start:].removesuffix(suffix) for entry in self.entries() if entry.key.endswith(suffix)]
 
 
 def location(where: str | Path | Location) -> Location:
-    """Return the location of a folder, a file or an address of a bucket."""
-    return where if isinstance(where, Location) else Location(open_store(where))
+    """Return the location of a path or of an address such as s3://bucket/folder."""
+    if isinstance(where, Location):
+        return where
+    if not str(where).startswith(SCHEMES):
+        return Location(_DISK, str(where))
+    scheme, _, rest = str(where).partition("://")
+    bucket, _, key = rest.partition("/")
+    return Location(get_bucket(f"{scheme}://{bucket}/"), key.rstrip("/"))
+
+
+_DISK = Disk()
+get_bucket = functools.cache(Bucket)
+"""A bucket by its address; each has a pool of connections."""
+
+
+def write_atomically(where: str | Path | Location, data: bytes | str) -> None:
+    """Write an object: it is there completely or not at all."""
+    location(where).put(data)
+
+
+def replacing(where: str | Path | Location, *, sync: bool = True) -> AbstractContextManager[BinaryIO]:
+    """Open a file that replaces an object when the block ends without an error; otherwise nothing changes."""
+    return location(where).writer(sync=sync)

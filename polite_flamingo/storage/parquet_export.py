@@ -17,7 +17,7 @@ import pyarrow.parquet
 from polite_flamingo.images.digest import file_name
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.export_record import FREE, free_text
-from polite_flamingo.storage.shards import replacing
+from polite_flamingo.storage.location import replacing
 
 MAX_GROUP_ROWS = 100
 MAX_GROUP_BYTES = 32 << 20

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polite_flamingo.storage.ledger import OutputLayout, undamaged
+from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.storage.provenance import IngestCounts
-from polite_flamingo.storage.shards import write_atomically
 from polite_flamingo.world import World
 
 PACKAGES = ("torch", "transformers", "open_clip_torch", "open_flamingo", "peft", "sentence-transformers", "ray")

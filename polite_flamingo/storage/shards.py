@@ -19,25 +19,21 @@ of the output folder) is in `ledger.py`.
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import re
-import secrets
 import stat
 import tarfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
 from polite_flamingo.storage.export_record import FREE, is_uniform, uniform_record
+from polite_flamingo.storage.location import replacing
 from polite_flamingo.storage.tar_groups import Group, read_members
 from polite_flamingo.storage.tar_members import printable
 from polite_flamingo.storage.visibility import reaching
 
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
-_TEMPORARY = re.compile(r"\.tmp-(?:[0-9a-f]{1,16}|joining)$")
 
 
 def read_shard(path: Path | str) -> list[Sample | Quarantined]:
@@ -114,60 +110,9 @@ def write_shard(path: Path | str, samples: Iterable[Sample], *, uniform: bool = 
                 _add(tar, f"{name}.{number}.{'jpg' if uniform else image.extension}", image.data)
 
 
-@contextmanager
-def replacing(path: Path, *, sync: bool = True) -> Iterator[io.BufferedWriter]:
-    """Open a file that replaces `path` when the block ends without an error; otherwise nothing changes.
-
-    Args:
-        path: the file to write; its folder is made if needed.
-        sync: whether to wait until the bytes are on disk.
-    """
-    buffered = temporary_name(path)
-    buffered.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with buffered.open("wb") as file:
-            yield file
-            file.flush()
-            if sync:
-                os.fsync(file.fileno())
-            buffered.replace(path)
-    except BaseException:
-        buffered.unlink(missing_ok=True)
-        raise
-
-
 def member_name(key: str) -> str:
     """Return the name of a key's members. Leading `__` is escaped: libraries ignore names with such a part."""
     return re.sub(r"(?:^|(?<=/))__", "~5F_", key)
-
-
-def write_atomically(path: Path | str, data: bytes | str) -> None:
-    """Write a file under a temporary name, sync it and rename it: it is there completely or not at all."""
-    with replacing(Path(path)) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
-
-
-def temporary_name(path: Path) -> Path:
-    """Return a unique name beside `path`; process ids would repeat in containers and on other machines."""
-    return path.with_name(f"{path.name}.tmp-{secrets.token_hex(8)}")
-
-
-def is_temporary(name: str) -> bool:
-    """Whether `temporary_name` made this name. A shard's own name may contain `.tmp-`."""
-    return _TEMPORARY.search(name) is not None
-
-
-def sweep_temporary(folder: Path | str) -> list[Path]:
-    """Remove the files that killed writers left below `folder`; return their paths.
-
-    The caller must hold the folder's lock (`ledger.exclusive`), or a running writer would lose its file.
-    """
-    stale = sorted(
-        Path(where, name) for where, _, files in os.walk(folder) for name in files if is_temporary(name)
-    )  # a million files take a second; with a Path for each, a minute
-    for path in stale:
-        path.unlink(missing_ok=True)
-    return stale
 
 
 def encode_record(sample: Sample, *, uniform: bool = False) -> bytes:

@@ -25,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 from serving.batches.records import ENDED, Job, StoredFile
 from serving.config import BatchesConfig
 from serving.errors import ApiError

@@ -32,7 +32,7 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from polite_flamingo.storage.shards import replacing
+from polite_flamingo.storage.location import replacing
 from polite_flamingo.text_files import NotText, decoded
 
 PREFIX = "pf-"

@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from polite_flamingo.sample import REASONS, BadSample, Image, Quarantined, Sample, Turn, make_key
-from polite_flamingo.storage.shards import encode_record, read_shard, sweep_temporary, write_shard
+from polite_flamingo.storage.disk import sweep_temporary
+from polite_flamingo.storage.shards import encode_record, read_shard, write_shard
 from polite_flamingo.storage.tar_groups import MAX_JSON_BYTES
 
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -18,8 +18,9 @@ from actors.rows import Block
 from polite_flamingo.hub import fingerprint
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.storage import visibility
+from polite_flamingo.storage.disk import is_temporary, sweep_temporary, temporary_name
 from polite_flamingo.storage.ledger import OutputLayout, shard_names
-from polite_flamingo.storage.shards import is_temporary, read_shard, sweep_temporary, temporary_name, write_shard
+from polite_flamingo.storage.shards import read_shard, write_shard
 from polite_flamingo.storage.visibility import FileState, PathUnavailable, probing, reason_in, refuse_other_models
 from tests.support.build_world import text_row
 

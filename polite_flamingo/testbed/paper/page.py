@@ -14,7 +14,7 @@ from pathlib import Path
 
 from polite_flamingo.formatting import table
 from polite_flamingo.report.template import fill
-from polite_flamingo.storage.shards import write_atomically
+from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.testbed.paper.charts import reward_boxes, stage_lines
 from polite_flamingo.testbed.paper.claims import ABLATIONS, GENERATIONS_PUBLISHED, MARGIN, PUBLISHED, Finding, findings
 from polite_flamingo.testbed.paper.measures import (
