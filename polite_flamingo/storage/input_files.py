@@ -5,54 +5,71 @@ Names prove nothing: every ingest of a table calls its first shard `table-00000`
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.visibility import reaching
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputFile:
-    """A file as it was when it was read. Anything that is not a file, such as a folder `a.tar`, has the digest ""."""
+    """A file as it was when it was read. Anything that is not a file, such as a folder `a.tar`, has the digest "".
+
+    Attributes:
+        size: in bytes.
+        mtime_ns: on a disk, when its content was changed; 0 in a bucket.
+        ctime_ns: on a disk, when anything about it was changed; 0 in a bucket.
+        sha256: of its bytes.
+        tag: in a bucket, its ETag; "" on a disk.
+    """
 
     size: int
     mtime_ns: int
     ctime_ns: int
     sha256: str
+    tag: str = ""
 
     @classmethod
-    def at(cls, path: Path) -> InputFile:
+    def at(cls, path: Path | Location) -> InputFile:
         """Record the file. Call this before reading it, so that a change during the read counts as a change.
 
         Raises:
             PathUnavailable: it cannot be read.
         """
-        size, mtime_ns, ctime_ns = _stamp(path)
-        return cls(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, sha256=_digest(path))
+        size, mtime_ns, ctime_ns, tag = _stamp(location(path))
+        return cls(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, tag=tag, sha256=_digest(location(path)))
 
-    def is_still_at(self, path: Path) -> bool:
+    def is_still_at(self, path: Path | Location) -> bool:
         """Return whether the file has the same bytes. Raises `PathUnavailable`.
 
         The same size and times, ctime included, are taken for the same bytes: `cp -p` and `touch` set mtime, and many
         tars share a size. If only the size is the same, the digest decides.
         """
-        stamp = _stamp(path)
-        if stamp == (self.size, self.mtime_ns, self.ctime_ns):
+        stamp = _stamp(location(path))
+        if stamp == (self.size, self.mtime_ns, self.ctime_ns, self.tag):
             return True
-        return stamp[0] == self.size and _digest(path) == self.sha256
+        return stamp[0] == self.size and _digest(location(path)) == self.sha256
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
-    with reaching(path):
-        found = path.stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _stamp(place: Location) -> tuple[int, int, int, str]:
+    with reaching(str(place)):
+        if place.local is not None:
+            found = place.local.stat()
+            return found.st_size, found.st_mtime_ns, found.st_ctime_ns, ""
+        entry = place.head()
+        if entry is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
+        return entry.size, 0, 0, entry.tag
 
 
-def _digest(path: Path) -> str:
-    with reaching(path):
-        if not stat.S_ISREG(path.stat().st_mode):
+def _digest(place: Location) -> str:
+    with reaching(str(place)):
+        if place.local is not None and not stat.S_ISREG(place.local.stat().st_mode):
             return ""
-        with path.open("rb") as file:
+        with place.open() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,6 +19,7 @@ of the output folder) is in `ledger.py`.
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import stat
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
 from polite_flamingo.storage.export_record import FREE, is_uniform, uniform_record
-from polite_flamingo.storage.location import replacing
+from polite_flamingo.storage.location import Location, location, replacing
 from polite_flamingo.storage.tar_groups import Group, read_members
 from polite_flamingo.storage.tar_members import printable
 from polite_flamingo.storage.visibility import reaching
@@ -36,7 +37,7 @@ from polite_flamingo.storage.visibility import reaching
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
 
 
-def read_shard(path: Path | str) -> list[Sample | Quarantined]:
+def read_shard(path: Path | str | Location) -> list[Sample | Quarantined]:
     """Read a whole tar: its valid samples and, in place of each other row, a record with the reason.
 
     Damaged content never raises. The result has at least one item; a record's `index` is its place in this list.
@@ -44,13 +45,14 @@ def read_shard(path: Path | str) -> list[Sample | Quarantined]:
     Raises:
         PathUnavailable: the file is missing, not readable or on a broken mount, which says nothing about its rows.
     """
-    path = Path(path)
+    place, size = location(path), 0
     groups: list[Group] = []
-    with reaching(path):
-        if not stat.S_ISREG(path.stat().st_mode):
-            return [_shard_record(path, "unreadable_shard", "is not a file", 0)]
-        with path.open("rb") as file:
+    with reaching(str(place)):
+        if place.local is not None and not stat.S_ISREG(place.local.stat().st_mode):
+            return [_shard_record(place, "unreadable_shard", "is not a file", 0)]
+        with place.open() as file:
             damage = read_members(file, groups)
+            size = file.seek(0, io.SEEK_END)
 
     rows: list[Sample | Quarantined] = []
     taken: set[str] = set()
@@ -68,22 +70,22 @@ def read_shard(path: Path | str) -> list[Sample | Quarantined]:
             rows.append(
                 Quarantined(
                     key=printable(group.key),
-                    shard=printable(str(path)),
+                    shard=printable(str(place)),
                     index=len(rows),
                     reason=error.reason,
                     detail=printable(error.detail),
-                    payload=printable(f"{path}#{group.member}"),
+                    payload=printable(f"{place}#{group.member}"),
                 )
             )
     if damage is not None:
         reason: Reason = "truncated_tar" if groups else "unreadable_shard"
-        rows.append(_shard_record(path, reason, damage, len(rows), key=cut.key if cut else ""))
+        rows.append(_shard_record(place, reason, damage, len(rows), key=cut.key if cut else ""))
     if not rows:
-        rows.append(_shard_record(path, "empty_shard", f"{path.stat().st_size} bytes, no members", 0))
+        rows.append(_shard_record(place, "empty_shard", f"{size} bytes, no members", 0))
     return rows
 
 
-def write_shard(path: Path | str, samples: Iterable[Sample], *, uniform: bool = False) -> None:
+def write_shard(path: Path | str | Location, samples: Iterable[Sample], *, uniform: bool = False) -> None:
     """Write samples as a tar, atomically. The bytes depend only on the samples and their order.
 
     Args:
@@ -96,7 +98,7 @@ def write_shard(path: Path | str, samples: Iterable[Sample], *, uniform: bool = 
         ValueError: two samples share a key, an image's extension is odd, or a score is not finite.
     """
     names: set[str] = set()
-    with replacing(Path(path)) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with replacing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for sample in samples:
             sample.validate()
             name = member_name(sample.key)
@@ -169,8 +171,8 @@ def _as_listed(images: tuple[Image, ...], extensions: object) -> tuple[Image, ..
     )
 
 
-def _shard_record(path: Path, reason: Reason, detail: str, index: int, key: str = "") -> Quarantined:
-    where = printable(str(path))
+def _shard_record(place: Location, reason: Reason, detail: str, index: int, key: str = "") -> Quarantined:
+    where = printable(str(place))
     return Quarantined(
         key=printable(key), shard=where, index=index, reason=reason, detail=f"{where}: {detail}", payload=where
     )

@@ -51,6 +51,8 @@ def reaching(path: Path | str) -> Iterator[None]:
     """Turn an `OSError` of the block into an `PathUnavailable` for this path."""
     try:
         yield
+    except PathUnavailable:
+        raise  # a bucket's, which says what is wrong
     except OSError as error:
         raise path_unavailable(path, error) from error
 
