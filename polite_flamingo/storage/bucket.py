@@ -51,14 +51,23 @@ class Bucket(Store):
         except FileNotFoundError:
             return None
 
-    def get(self, key: str, start: int = 0, size: int | None = None) -> bytes:
+    def get(self, key: str, start: int = 0, size: int | None = None, *, tag: str = "") -> bytes:
         """Read an object, or a range of it."""
+        from obstore.exceptions import PreconditionError
+
+        if size == 0:
+            return b""
+        options: Any = {"if_match": tag} if tag else {}
+        if size is not None:
+            options["range"] = (start, start + size)
+        elif start:
+            options["range"] = {"offset": start}
         with self._reaching(key):
-            if start == 0 and size is None:
-                return bytes(self._store.get(key).bytes())
-            if size is None:
-                return bytes(self._store.get(key, options={"range": {"offset": start}}).bytes())
-            return bytes(self._store.get_range(key, start=start, length=size)) if size else b""
+            try:
+                return bytes(self._store.get(key, options=options).bytes())
+            except PreconditionError:
+                changed = f"{self.url}{key} was replaced since the job looked at it"
+                raise PathUnavailable(f"{changed}; run the same command again") from None
 
     @contextmanager
     def writer(self, key: str, *, sync: bool = True) -> Iterator[BinaryIO]:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from polite_flamingo.storage.store import Entry, Store
+from polite_flamingo.storage.store import READ_AHEAD, Entry, Store
 from polite_flamingo.storage.visibility import PathUnavailable, reaching
 
 _TEMPORARY = re.compile(r"\.tmp-(?:[0-9a-f]{1,16}|joining)$")
@@ -37,13 +37,13 @@ class Disk(Store):
                 return None
             raise
 
-    def get(self, key: str, start: int = 0, size: int | None = None) -> bytes:
+    def get(self, key: str, start: int = 0, size: int | None = None, *, tag: str = "") -> bytes:
         """Read a file."""
         with (Path(key)).open("rb") as file:
             file.seek(start)
             return file.read(-1 if size is None else size)
 
-    def open(self, key: str) -> io.BufferedReader:
+    def open(self, key: str, known: Entry | None = None, *, ahead: int = READ_AHEAD) -> io.BufferedReader:
         """Open a file."""
         return (Path(key)).open("rb")
 

@@ -9,30 +9,37 @@ Only what every store can do is here; nothing is renamed, appended to or locked.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from polite_flamingo.storage.bucket import SCHEMES, Bucket
 from polite_flamingo.storage.disk import Disk
 from polite_flamingo.storage.store import Entry, Store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Location:
     """An object, or the folder of the objects below it.
 
     Attributes:
         store: where it is.
         key: its key there; "" for the root of a bucket.
+        listed: what a listing said of the object, which spares asking again before it is read; None if unknown.
     """
 
     store: Store
     key: str
+    listed: Entry | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _same, (str(self), self.listed)  # by address: a process has one pool of connections per bucket
 
     def __truediv__(self, name: str) -> Location:
         return Location(self.store, f"{self.key.rstrip('/')}/{name}" if self.key else name)
@@ -56,6 +63,10 @@ class Location:
         """The path on this machine's disk; None in a bucket."""
         return Path(self.key) if isinstance(self.store, Disk) else None
 
+    def absolute(self) -> Location:
+        """Return the same place for a process with another working directory."""
+        return self if self.local is None else Location(self.store, os.path.abspath(self.key), self.listed)  # noqa: PTH100
+
     def read_bytes(self) -> bytes:
         """Read the object. Raises `FileNotFoundError`."""
         return self.store.get(self.key)
@@ -66,7 +77,7 @@ class Location:
 
     def open(self) -> io.BufferedReader:
         """Stream the object. Raises `FileNotFoundError`."""
-        return self.store.open(self.key)
+        return self.store.open(self.key, self.listed)
 
     def head(self) -> Entry | None:
         """Describe the object; None if there is none."""
@@ -115,6 +126,10 @@ def location(where: str | Path | Location) -> Location:
     scheme, _, rest = str(where).partition("://")
     bucket, _, key = rest.partition("/")
     return Location(get_bucket(f"{scheme}://{bucket}/"), key.rstrip("/"))
+
+
+def _same(where: str, listed: Entry | None) -> Location:
+    return dataclasses.replace(location(where), listed=listed)
 
 
 _DISK = Disk()

@@ -8,16 +8,21 @@ that a commit and a lease need. A store can be pickled.
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 READ_AHEAD = 4 << 20
 """Bytes that one request reads of an object that is streamed."""
+
+_REQUESTS_AHEAD = 16
+"""Most requests of one process for what its readers will want next."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +48,15 @@ class Store(ABC):
         """Describe an object; None if there is none."""
 
     @abstractmethod
-    def get(self, key: str, start: int = 0, size: int | None = None) -> bytes:
-        """Read an object, or `size` bytes of it from `start` on."""
+    def get(self, key: str, start: int = 0, size: int | None = None, *, tag: str = "") -> bytes:
+        """Read an object, or `size` bytes of it from `start` on.
+
+        Args:
+            key: of the object.
+            start: where to begin.
+            size: bytes to read; None reads to the end.
+            tag: if given, `PathUnavailable` is raised unless the object still has it (a disk does not look).
+        """
 
     @abstractmethod
     def writer(self, key: str, *, sync: bool = True) -> AbstractContextManager[BinaryIO]:
@@ -79,19 +91,34 @@ class Store(ABC):
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; those that are gone already do not matter."""
 
-    def open(self, key: str) -> io.BufferedReader:
-        """Stream an object, `READ_AHEAD` bytes per request."""
-        entry = self.head(key)
+    def open(self, key: str, known: Entry | None = None, *, ahead: int = READ_AHEAD) -> io.BufferedReader:
+        """Stream an object by requests for ranges. While one is parsed, the next is requested.
+
+        Args:
+            key: of the object.
+            known: what a listing said of it, which spares one request. `PathUnavailable` is raised if it has changed.
+            ahead: bytes per request.
+        """
+        entry = known or self.head(key)
         if entry is None:
-            raise FileNotFoundError(self.url + key)
-        return io.BufferedReader(_Ranges(self, entry), READ_AHEAD)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.url + key)
+        return io.BufferedReader(_Ranges(self, entry, ahead), 1 << 16)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.url == getattr(other, "url", None)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.url))
 
 
 class _Ranges(io.RawIOBase):
-    """An object as a file: each read is one request for a range, so a lost connection costs one range."""
+    """An object as a file. A lost connection costs one range, and a replaced object is noticed by its tag."""
 
-    def __init__(self, store: Store, entry: Entry):
-        self._store, self._entry, self._place = store, entry, 0
+    def __init__(self, store: Store, entry: Entry, step: int):
+        self._store, self._entry, self._step = store, entry, step
+        self._place = self._start = 0
+        self._range = memoryview(b"")
+        self._next: tuple[int, Future[bytes]] | None = None
 
     def readable(self) -> bool:
         """Return True."""
@@ -110,9 +137,34 @@ class _Ranges(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: Any) -> int:
-        """Request the next range."""
-        size = max(0, min(len(buffer), self._entry.size - self._place))
-        data = self._store.get(self._entry.key, self._place, size) if size else b""
-        buffer[: len(data)] = data
-        self._place += len(data)
-        return len(data)
+        """Fill the buffer from the range at hand, or from the next one."""
+        if self._place >= self._entry.size:
+            return 0
+        if not 0 <= self._place - self._start < len(self._range):
+            self._fetch()
+        part = self._range[self._place - self._start :][: len(buffer)]
+        buffer[: len(part)] = part
+        self._place += len(part)
+        return len(part)
+
+    def _fetch(self) -> None:
+        """Get the range at this place; ask for the one after it if the reader goes straight on."""
+        straight = self._place == self._start + len(self._range)
+        asked, self._next = self._next, None
+        data = asked[1].result() if asked is not None and asked[0] == self._place else self._get(self._place)
+        self._range, self._start = memoryview(data), self._place
+        after = self._place + len(data)
+        if straight and after < self._entry.size:
+            self._next = (after, _pool().submit(self._get, after))
+
+    def _get(self, start: int) -> bytes:
+        size = min(self._step, self._entry.size - start)
+        data = self._store.get(self._entry.key, start, size, tag=self._entry.tag)
+        if len(data) != size:
+            raise OSError(errno.EIO, f"{len(data)} of {size} bytes", self._store.url + self._entry.key)
+        return data
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_REQUESTS_AHEAD, "read-ahead")

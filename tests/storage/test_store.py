@@ -42,6 +42,51 @@ def test_an_object_is_read_as_it_was_written(place: Location) -> None:
         assert file.read() == b""
 
 
+def test_a_stream_from_a_bucket_is_whole_wherever_it_is_read(bucket: str) -> None:
+    data = os.urandom(100_000)
+    one = location(bucket) / "a.tar"
+    one.put(data)
+    with one.store.open(one.key, ahead=30_000) as file:
+        assert file.read() == data
+        for start, size in ((99_000, 5_000), (0, 70_000), (70_000, 10), (29_999, 2), (100_001, 1)):
+            file.seek(start)
+            assert file.read(size) == data[start : start + size]
+
+
+def test_a_stream_from_a_bucket_asks_for_the_next_range_before_it_is_wanted(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = location(bucket) / "a.tar"
+    one.put(bytes(1000))
+    asked: list[int] = []
+    ahead = threading.Event()
+
+    def get(store: Bucket, key: str, start: int = 0, size: int | None = None, *, tag: str = "") -> bytes:
+        asked.append(start)
+        if start == 200:
+            ahead.set()
+        return bytes(size or 0)
+
+    monkeypatch.setattr(Bucket, "get", get)
+    with one.store.open(one.key, ahead=100) as file:
+        raw = file.raw
+        assert raw.read(50) and raw.read(50) and asked == [0], "a reader that looks at the start asks for no more"
+        assert raw.read(50)
+        assert ahead.wait(60)
+        assert asked == [0, 100, 200]
+
+
+def test_an_object_that_is_replaced_is_not_read_as_the_one_that_was_listed(bucket: str) -> None:
+    (location(bucket) / "a.tar").put(b"before")
+    [entry] = location(bucket).entries()
+    listed = pickle.loads(pickle.dumps(Location(location(bucket).store, entry.key, entry)))
+    with listed.open() as file:
+        assert file.read() == b"before"
+    (location(bucket) / "a.tar").put(b"behind")
+    with listed.open() as file, pytest.raises(PathUnavailable, match="was replaced since the job looked at it"):
+        file.read()
+
+
 def test_a_writer_that_fails_changes_nothing(place: Location) -> None:
     (place / "a").put("before")
     with pytest.raises(RuntimeError), (place / "a").writer() as file:
