@@ -4,6 +4,7 @@ On a disk the lock ends with its process, however that ends. In a bucket nothing
 object by compare-and-swap, and whoever finds it unchanged for a whole lease takes it over. Clocks of machines are never
 compared: the one who waits measures with its own. A holder that was stopped for longer (SIGSTOP, a lost network) finds
 its lease taken when it wakes, and is told; what it writes until then does no harm, because manifests are only created.
+Nothing of this holds in a store that ignores the conditions of puts, so taking a lease also tries them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import json
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 from polite_flamingo.storage.location import Location
@@ -37,7 +39,7 @@ def exclusive(root: Location, lost: Callable[[str], None], lease_seconds: float 
         lease_seconds: how long an unchanged lease keeps others out.
 
     Raises:
-        ValueError: another process holds it; the message says which.
+        ValueError: another process holds it, and the message says which; or the store cannot tell writers apart.
     """
     if root.local is not None:
         root.local.mkdir(parents=True, exist_ok=True)
@@ -57,8 +59,9 @@ def exclusive(root: Location, lost: Callable[[str], None], lease_seconds: float 
         yield
     finally:
         stop.set()
-        thread.join()
-        lease.release()
+        thread.join(lease_seconds / BEATS_PER_LEASE)
+        if not thread.is_alive():  # else the store is out of reach, and the lease runs out by itself
+            lease.release()
 
 
 @dataclass(kw_only=True)
@@ -84,8 +87,11 @@ class _Lease:
         """Take the lease, waiting for a whole one if somebody seems to hold it. Raises `ValueError` if he does."""
         if not self._place.create(self._me.to_json()):
             found = self._place.head()
+            if found is not None and found.size:
+                wait = f"waiting for {self._seconds:.0f} s to see whether it is alive"
+                print(f"{self._holder()} has not released {self._place.parent}; {wait}", file=sys.stderr, flush=True)
             deadline = time.monotonic() + self._seconds
-            while found is not None and time.monotonic() < deadline:
+            while found is not None and found.size and time.monotonic() < deadline:
                 time.sleep(self._seconds / 10)
                 now = self._place.head()
                 if now is not None and now.tag != found.tag:
@@ -95,9 +101,19 @@ class _Lease:
             if not taken:
                 raise self._held()
         found = self._place.head()
-        if found is None or json.loads(self._place.read_text())["owner"] != self._me.owner:
+        if found is None or json.loads(self._place.read_text() or "{}").get("owner") != self._me.owner:
             raise self._held()
         self._tag = found.tag
+        self._refuse_a_store_without_conditions()
+
+    def _refuse_a_store_without_conditions(self) -> None:
+        stale, other = self._tag, _Holder().to_json()
+        self._me.beat += 1
+        if self._place.create(other) or not self._swap(stale) or self._place.swap(other, stale) is not None:
+            raise ValueError(
+                f"{self._place.parent} is in a store that ignores the conditions of puts (If-None-Match, If-Match), so "
+                "it is refused for more than one writer: use another store, or write to a disk"
+            )
 
     def renew_until(self, stop: threading.Event, lost: Callable[[str], None]) -> None:
         """Renew the lease several times in its length; end with `lost` when it is gone."""
@@ -114,12 +130,9 @@ class _Lease:
         return None
 
     def release(self) -> None:
-        """Give the lease up, unless another holds it by now."""
-        try:
-            if self._place.head() is not None and json.loads(self._place.read_text())["owner"] == self._me.owner:
-                self._place.delete()
-        except (PathUnavailable, FileNotFoundError):
-            pass  # it runs out by itself
+        """Give the lease up, unless another holds it by now. An empty object is free to take."""
+        with suppress(PathUnavailable):  # it runs out by itself
+            self._place.swap(b"", self._tag)
 
     def _swap(self, tag: str) -> bool:
         new = self._place.swap(self._me.to_json(), tag)
@@ -127,9 +140,11 @@ class _Lease:
         return new is not None
 
     def _held(self) -> ValueError:
+        return ValueError(f"{self._holder()} is writing to {self._place.parent}; wait for it, or give another --out")
+
+    def _holder(self) -> str:
         try:
             holder = json.loads(self._place.read_text())
-            who = f"process {holder['pid']} on {holder['host']}"
+            return f"process {holder['pid']} on {holder['host']}"
         except (FileNotFoundError, ValueError, KeyError):
-            who = "another job"
-        return ValueError(f"{who} is writing to {self._place.parent}; wait for it, or give another --out")
+            return "another job"

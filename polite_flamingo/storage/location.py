@@ -9,8 +9,6 @@ Only what every store can do is here; nothing is renamed, appended to or locked.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import io
 import os
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from polite_flamingo.storage.bucket import SCHEMES, Bucket
+from polite_flamingo.storage.bucket import SCHEMES, get_bucket
 from polite_flamingo.storage.disk import Disk
 from polite_flamingo.storage.store import Entry, Store
 
@@ -39,7 +37,7 @@ class Location:
     listed: Entry | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _same, (str(self), self.listed)  # by address: a process has one pool of connections per bucket
+        return Location, (self.store, self.key, self.listed)
 
     def __truediv__(self, name: str) -> Location:
         return Location(self.store, f"{self.key.rstrip('/')}/{name}" if self.key else name)
@@ -128,13 +126,7 @@ def location(where: str | Path | Location) -> Location:
     return Location(get_bucket(f"{scheme}://{bucket}/"), key.rstrip("/"))
 
 
-def _same(where: str, listed: Entry | None) -> Location:
-    return dataclasses.replace(location(where), listed=listed)
-
-
 _DISK = Disk()
-get_bucket = functools.cache(Bucket)
-"""A bucket by its address; each has a pool of connections."""
 
 
 def write_atomically(where: str | Path | Location, data: bytes | str) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.storage.bucket import Bucket
-from polite_flamingo.storage.location import Location, get_bucket, location
+from polite_flamingo.storage.bucket import Bucket, get_bucket
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.visibility import PathUnavailable
 from tests.support.s3_server import BUCKET
 
@@ -194,7 +194,7 @@ def test_a_writer_that_is_killed_leaves_no_object(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_used_says_why(
     environment: dict[str, str], address: str, says: str, s3: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(Bucket._RETRIES, "max_retries", 1)
+    monkeypatch.setattr(Bucket, "FIRST_PATIENCE", 0)
     for name, value in {**s3, **environment}.items():
         monkeypatch.setenv(name, value)
     get_bucket.cache_clear()  # a store keeps the credentials with which it was opened

