@@ -206,7 +206,7 @@ class Bucket(Store):
             except PathUnavailable as error:
                 if not _passing(error.__cause__) or time.monotonic() >= deadline:
                     raise
-                if pause >= self.LONGEST_PAUSE and not self._told:
+                if self._answered and pause >= self.LONGEST_PAUSE and not self._told:
                     self._told = True
                     print(f"{error}; trying again for {seconds:.0f} s", file=sys.stderr, flush=True)
             time.sleep(min(pause * random.uniform(0.5, 1), max(0.0, deadline - time.monotonic())))
