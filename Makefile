@@ -10,6 +10,9 @@ PAPER ?= out/paper
 PORT ?= 8000
 TESTS ?= tests
 
+# Images of containers often set it. Then each process of Ray would compile all that it imports again: seconds each.
+export PYTHONDONTWRITEBYTECODE :=
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 

@@ -20,6 +20,7 @@ settings.load_profile("steady")
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); tests have time-outs, and often a busy machine
 os.environ.pop("RAY_ADDRESS", None)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of Ray's processes compiles all that it imports again
 os.environ["PYTEST_CURRENT_RUN"] = str(os.getpid())
 for name, value in serve_environment().items():
     os.environ.setdefault(name, value)
