@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ from polite_flamingo.evaluation.responses import write_responses
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.visibility import Probe
+from polite_flamingo.storage.probe import Probe
 
 
 class AnsweringActor(RewriterActor):
@@ -60,10 +59,10 @@ def record_answers(table: pa.Table, folder: str, probe: Probe | None = None) -> 
     """
     if probe is not None:
         probe.check()
-    layout = OutputLayout(root=Path(folder))
+    layout = OutputLayout(root=folder)
 
     def write(block: Block) -> None:
-        write_responses(layout.root / f"{block.name}.jsonl", _answers(block))
+        write_responses((layout.root / f"{block.name}.jsonl").path, _answers(block))
 
     return write_whole_shards(table, layout, write)
 

@@ -6,7 +6,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -17,7 +16,8 @@ from polite_flamingo.faults.guard import Guard
 from polite_flamingo.faults.journal import Journal
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.visibility import Probe, refuse_other_models
+from polite_flamingo.storage.probe import Probe
+from polite_flamingo.storage.visibility import refuse_other_models
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class ActorSettings:
     def journal(self, pool: str) -> Journal:
         """Return the journal of `pool`, under Ray's name for this machine."""
         node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-        return Journal(OutputLayout(root=Path(self.out)).journal, pool, node, lost_nodes)
+        return Journal(OutputLayout(root=self.out).journal, pool, node, lost_nodes)
 
 
 def lost_nodes() -> set[str]:

@@ -1,14 +1,13 @@
-"""The last step of a block: put its shard on disk, or keep the part until the other parts arrive.
+"""The last step of a block: put its shard into the output folder, or keep the part until the other parts arrive.
 
 Normally a block is a whole shard and is written at once. If the scheduler has split it, its parts wait as files under
-OUT/parts, and whichever writer finds the set complete joins them. Two writers may find that at the same time: both
-write the same bytes, and a rename is atomic.
+OUT/parts, and whichever writer finds the set complete joins them. Two writers may find that at the same time; then one
+of them wins (`ledger.py`).
 """
 
 from __future__ import annotations
 
 import io
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,8 +18,7 @@ from actors.rows import SCHEMA, SECONDS, Block, Row, blocks
 from polite_flamingo.faults import journal
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
-from polite_flamingo.storage.location import write_atomically
-from polite_flamingo.storage.visibility import Probe
+from polite_flamingo.storage.probe import Probe
 
 FINISHED = pa.schema([("name", pa.string()), ("rows_in", pa.int64()), ("seconds", SECONDS)])
 """One row per shard that is now on disk; `seconds` has an entry for each pool that the shard went through."""
@@ -60,7 +58,8 @@ def write_whole_shards(table: pa.Table, layout: OutputLayout, write: Callable[[B
         if whole is not None:
             write(whole)
             journal.forget(layout.journal, whole.name)
-            shutil.rmtree(layout.parts / whole.name, ignore_errors=True)
+            if whole is not block:
+                (layout.parts / whole.name).delete_tree()
             finished.append({"name": whole.name, "rows_in": whole.shard_rows, "seconds": list(whole.seconds.items())})
     return pa.Table.from_pylist(finished, schema=FINISHED)
 
@@ -94,9 +93,9 @@ def _whole_shard(layout: OutputLayout, part: Block) -> Block | None:
     table = part.to_table()
     with pa.ipc.new_file(sink, SCHEMA) as writer:
         writer.write_table(table)
-    write_atomically(folder / f"{part.first}-{len(part.rows)}.arrow", sink.getvalue())
+    (folder / f"{part.first}-{len(part.rows)}.arrow").put(sink.getvalue())
     try:
-        tables = [pa.ipc.open_file(path.read_bytes()).read_all() for path in sorted(folder.glob("*.arrow"))]
+        tables = [pa.ipc.open_file((folder / name).read_bytes()).read_all() for name in sorted(folder.names())]
     except FileNotFoundError:
         return None  # the writer of the last part has just joined and removed them
     joined = blocks(pa.concat_tables(tables))

@@ -60,7 +60,7 @@ class JudgingActor(PoolActor):
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Judge complete shards; return one row (of schema `FINISHED`) per shard."""
-        return write_whole_shards(table, OutputLayout(root=Path(self.config.out)), self._write)
+        return write_whole_shards(table, OutputLayout(root=self.config.out), self._write)
 
     def _write(self, block: Block) -> None:
         answers = {name: _answers(path, block.name) for name, path in self.config.contestants.items()}

@@ -8,7 +8,6 @@ import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Protocol
 
 import pyarrow as pa
@@ -44,7 +43,7 @@ class RewriterActor(RowActor):
     def __init__(self, config: RewriterConfig, settings: ActorSettings):
         super().__init__(config, settings)
         unique = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # containers repeat host and PID
-        self._metrics = OutputLayout(root=Path(settings.out)).engine / f"{unique}.json"
+        self._metrics = OutputLayout(root=settings.out).engine / f"{unique}.json"
 
     def load(self, config: RewriterConfig) -> Rewrites:
         """Load the rewriter."""

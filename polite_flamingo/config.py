@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import yaml
 
 from polite_flamingo.config_fields import ConfigField, all_config_fields, config_fields, join, members, type_words
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.text_files import NotText, read_text
 
 Config = TypeVar("Config")
@@ -43,7 +44,7 @@ class ConfigError(ValueError):
         self.path = path
 
 
-def load(kind: type[Config], path: str | Path, overrides: Mapping[str, Any] | None = None) -> Config:
+def load(kind: type[Config], path: str | Path | Location, overrides: Mapping[str, Any] | None = None) -> Config:
     """Load a config from a profile.
 
     Args:
@@ -62,10 +63,10 @@ def load(kind: type[Config], path: str | Path, overrides: Mapping[str, Any] | No
         raise ValueError(f"profile {path}: {error}") from None
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | Path | Location) -> dict[str, Any]:
     """Read the mapping in a YAML file. Raises `ValueError`, which names the file."""
     try:
-        content = yaml.load(read_text(Path(path)), _UniqueKeys)
+        content = yaml.load(read_text(location(path)), _UniqueKeys)
     except OSError as error:
         why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
         raise ValueError(f"{path} {why}") from None

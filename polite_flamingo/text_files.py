@@ -7,8 +7,8 @@ the remedy.
 from __future__ import annotations
 
 import codecs
-from pathlib import Path
 from shlex import quote
+from typing import Protocol
 
 _MARKS = {b"\xff\xfe\0\0": "UTF-32", b"\0\0\xfe\xff": "UTF-32", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 """Byte order marks of encodings that are refused. iconv removes them."""
@@ -73,8 +73,16 @@ def decoded(data: bytes) -> str:
         raise NotText(f"not UTF-8 ({where})", "iconv -f CP1252 -t UTF-8", windows) from None
 
 
-def read_text(path: Path) -> str:
-    """Read a text file. Raises OSError, or NotText with the file's name and a command that converts it."""
+class _Readable(Protocol):
+    def read_bytes(self) -> bytes: ...
+
+
+def read_text(path: _Readable) -> str:
+    """Read a text file. Raises OSError, or NotText with the file's name and a command that converts it.
+
+    Args:
+        path: its path or location.
+    """
     try:
         return decoded(path.read_bytes())
     except NotText as error:

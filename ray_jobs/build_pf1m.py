@@ -41,7 +41,7 @@ class BuildConfig:
 
     Attributes:
         input: a folder of .tar shards, one .tar, or a pattern in quotes.
-        out: the output folder; on several machines, one that all of them see.
+        out: the output folder or s3://, gs://, az:// address; on several machines, one that all of them reach.
         rewriter: the model that rewrites, and how it decodes.
         scoring: the models that score.
         thresholds: what is kept; applied at the end, and again by select in seconds.
@@ -71,7 +71,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         JobFailed: the models failed, or a machine does not see what the others see.
         AllFailed: every row was quarantined.
     """
-    layout = OutputLayout(root=Path(config.out))
+    layout = OutputLayout(root=config.out)
     shards = input_shards(config.input, layout, fresh=config.fresh)
     job = job_of(config)
     with job.locked(fresh=config.fresh):
@@ -97,7 +97,7 @@ def job_of(config: BuildConfig) -> ShardJob:
     """
     identity, models = identify(config)
     resolved = to_yaml(replace(config, fresh=False))
-    return ShardJob(layout=OutputLayout(root=Path(config.out)), identity=identity, models=models, config=resolved)
+    return ShardJob(layout=OutputLayout(root=config.out), identity=identity, models=models, config=resolved)
 
 
 def identify(config: BuildConfig) -> tuple[str, dict[str, dict[str, str]]]:

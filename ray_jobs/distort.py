@@ -80,7 +80,7 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
         JobFailed: the speaker failed.
         AllFailed: no row became a pair.
     """
-    layout = OutputLayout(root=Path(config.out), samples="pairs")
+    layout = OutputLayout(root=config.out, samples="pairs")
     shards = input_shards(config.input, layout, fresh=config.fresh)
     models = speaker_of(config.distortion)
     job = ShardJob(
@@ -146,13 +146,13 @@ def config_hash(config: DistortionConfig, models: Mapping[str, Mapping[str, str]
 def forget_failed(layout: OutputLayout) -> None:
     """Delete the manifests of shards in which rows failed because of the speaker, so that they are made again."""
     for name in layout.finished():
-        if any(row.reason == "distortion_failed" for row in read_quarantine(layout.quarantine(name))):
-            layout.manifest(name).unlink()
+        if any(row.reason == "distortion_failed" for row in read_quarantine(layout, name)):
+            layout.manifest(name).delete()
 
 
 def make_pairs(job: ShardJob, shards: Mapping[str, Path], config: DistortConfig, actor: type | None = None) -> None:
     """Distort and commit shards on Ray, each with its manifest; add this attempt to run.json."""
-    index = caption_index(config.distortion, job.layout.captions)
+    index = caption_index(config.distortion, job.layout.captions.path)
     with job.attempt() as attempt, running_ray(config.pools.needs(config.pools.distorting)):
         from actors.commit import commit_blocks
         from actors.distortion import DistorterConfig, DistortionActor
@@ -185,7 +185,7 @@ def summarise(layout: OutputLayout) -> None:
     run = read_run(layout)
     assert run is not None, "written before any manifest"
     shown = pick(names, lambda name: read_scored(layout, name), SHOWN)
-    write_distortion_page(layout.preview, stats=stats, pairs=shown, run=run)
+    write_distortion_page(layout.preview.path, stats=stats, pairs=shown, run=run)
     write_stats(layout, stats)
 
 
@@ -214,7 +214,7 @@ def fail_without_pairs(layout: OutputLayout) -> None:
     if stats["pairs"] or not stats["rows_in"]:
         return
     names = layout.finished()
-    rows = (row for name in names for row in read_quarantine(layout.quarantine(name)))
+    rows = (row for name in names for row in read_quarantine(layout, name))
     reason = max(stats["quarantined"], key=lambda one: stats["quarantined"][one])
     detail = next((row.detail for row in rows if row.reason == reason), "")
     raise console.AllFailed(

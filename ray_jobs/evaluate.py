@@ -30,8 +30,9 @@ from polite_flamingo.evaluation.metrics import shown
 from polite_flamingo.evaluation.results import Results
 from polite_flamingo.storage.disk import sweep_temporary
 from polite_flamingo.storage.foreign_shards import refuse_foreign
-from polite_flamingo.storage.ledger import exclusive, names_in, shard_names
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.lease import exclusive
+from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.location import location, write_atomically
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.evaluate_answering import (
@@ -81,8 +82,8 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
     out = evaluation.out
     with exclusive(out):
         if config.fresh:
-            clear(out, OUTPUTS)
-        digests = check_input(out / "evaluation.json", shards)
+            clear(location(out), OUTPUTS)
+        digests = check_input(location(out / "evaluation.json"), shards)
         check_contestants(evaluation)
         write_atomically(out / "config.yaml", to_yaml(replace(config, fresh=False)))
         answer_and_judge(evaluation, digests, answering_actor, judging_actor)
@@ -115,7 +116,7 @@ def answer_and_judge(
 
 def unanswered_by(name: str, evaluation: Evaluation) -> dict[str, Path]:
     """Return the shards that a contestant has not answered yet."""
-    answered = set(names_in(evaluation.answers_of(name).parent, ".jsonl"))
+    answered = set(location(evaluation.answers_of(name).parent).names(".jsonl"))
     return {shard: path for shard, path in evaluation.shards.items() if shard not in answered}
 
 

@@ -65,7 +65,7 @@ def judge_on_ray(evaluation: Evaluation, identities: Mapping[str, str], actor: t
     from ray_jobs.pipeline import ActorPool, run_shards
 
     config = evaluation.config
-    layout = OutputLayout(root=evaluation.out.resolve())
+    layout = OutputLayout(root=evaluation.out).absolute()
     files = {name: str(evaluation.answers_of(name)) for name in evaluation.contestants}
     judging = JudgingConfig(
         scoring=config.scoring, out=str(layout.root), contestants=files, identities=identities, by=config.evaluation.by

@@ -40,7 +40,7 @@ from polite_flamingo.sources.list_sources import as_text, sources_named
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage.ledger import read_quarantine
+from polite_flamingo.storage.ledger import read_quarantine_file
 from polite_flamingo.storage.user_paths import expanded, is_pattern, local_path
 from ray_jobs import console
 from ray_jobs.progress import EVERY, counted
@@ -213,7 +213,7 @@ def _ingest(configs: Sequence[IngestConfig], choose: Choose, *, local: bool) -> 
 def _example(result: Ingested) -> str:
     """Return the first quarantined row of the commonest reason: its place, and what is wrong with it."""
     assert result.quarantine is not None
-    row = next(row for row in read_quarantine(result.quarantine) if row.reason == commonest(result.reasons))
+    row = next(row for row in read_quarantine_file(result.quarantine) if row.reason == commonest(result.reasons))
     return f"{row.payload}: {row.detail}"
 
 

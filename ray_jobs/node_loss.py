@@ -8,12 +8,11 @@ same command resumes it with pools that fit.
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 
+from polite_flamingo.main_thread import raising_in_main_thread
 from polite_flamingo.pools import PoolConfig
 from ray_jobs.background import repeating
 from ray_jobs.console import JobFailed
@@ -68,22 +67,13 @@ class Watch:
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
     """Raise `JobFailed` inside this context once `watch` sees a problem; only the main thread is watched."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     reasons: list[str] = []
+    with raising_in_main_thread(JobFailed) as end:
 
-    def end(number: int, frame: object) -> None:
-        raise JobFailed(reasons[0])
+        def check() -> None:
+            if not reasons and (reason := watch.problem(time.monotonic())):
+                reasons.append(reason)
+                end(reason)
 
-    def check() -> None:
-        if not reasons and (reason := watch.problem(time.monotonic())):
-            reasons.append(reason)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)  # wakes it where it waits
-
-    before = signal.signal(signal.SIGUSR1, end)
-    try:
         with repeating(check, CHECK_SECONDS):
             yield
-    finally:
-        signal.signal(signal.SIGUSR1, before)

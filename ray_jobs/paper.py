@@ -121,7 +121,7 @@ def job_of(config: PaperConfig) -> ResumableJob:
     resolved = to_yaml(replace(config, fresh=False, out="", seeds=1))
     models = model_fingerprints(replace(config.rewriter, flamingo=config.training.base), config.scoring)
     return ResumableJob(
-        layout=OutputLayout(root=Path(config.out)),
+        layout=OutputLayout(root=config.out),
         identity=hashlib.sha256(f"{resolved}{json.dumps(models)}".encode()).hexdigest()[:12],
         models=models,
         config=resolved,

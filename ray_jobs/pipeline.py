@@ -25,8 +25,8 @@ from actors.source import ShardDatasource
 from polite_flamingo.faults import journal
 from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.location import write_atomically
-from polite_flamingo.storage.visibility import Probe, probing
+from polite_flamingo.storage.location import Location
+from polite_flamingo.storage.probe import Probe, probing
 from ray_jobs import node_loss
 from ray_jobs.node_loss import Watch, watched
 from ray_jobs.progress import progress
@@ -99,7 +99,7 @@ def run_shards(
     rows_in_work = partial(journal.rows_done, layout.journal, through[0].actor.name)
 
     def progress_made() -> tuple[int, int]:
-        return journal.rows_done(layout.journal, "*"), len(list(layout.journal.glob("*.json")))
+        return journal.rows_done(layout.journal), len(layout.journal.names(".json"))
 
     with seen_by_all(layout.root) as probe, progress(len(shards), rows_in_work, waiting) as advance:
         for start in range(0, len(names), SHARDS_PER_RUN):
@@ -118,7 +118,7 @@ def run_shards(
                     missing.discard(shard["name"])
                     yield shard
             stats.append(dataset.stats())
-    write_atomically(layout.ray_stats, "\n\n".join(stats))
+    layout.ray_stats.put("\n\n".join(stats))
     assert not missing, f"shards were neither written nor reported: {sorted(missing)[:10]}"
     layout.clear_parts()
 
@@ -136,7 +136,7 @@ def configure_data() -> None:
 
 
 @contextmanager
-def seen_by_all(root: Path) -> Iterator[Probe]:
+def seen_by_all(root: Location) -> Iterator[Probe]:
     """Put a probe into the output folder and have every machine of the cluster look for it: results would be lost else.
 
     Machines that join later look for it when they get work (`ActorSettings.check`, `commit_blocks`).
@@ -165,7 +165,7 @@ def _through_actors(
     Ray Data's own `map_groups`, which also wants whole blocks on GPUs, calls what is called here.
     """
     settings = ActorSettings(
-        out=str(layout.root.resolve()),
+        out=str(layout.absolute().root),
         rows_per_call=pool.size.rows_per_call,
         max_failures_in_a_row=pools.max_failures_in_a_row,
         actors=pool.size.max_actors,

@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from polite_flamingo.config import load
 from polite_flamingo.sample import REASONS
@@ -42,7 +41,7 @@ class ReplayConfig:
 
 def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_actor: type | None = None) -> None:
     """Run the job; see `build` for the arguments and errors."""
-    layout = OutputLayout(root=Path(config.out))
+    layout = OutputLayout(root=config.out)
     if not layout.config.exists():
         raise ValueError(f"{config.out} holds no build; run polite-flamingo build first")
     build = load(BuildConfig, layout.config, {"out": config.out})

@@ -13,24 +13,28 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from polite_flamingo.faults.guard import with_provenance
 from polite_flamingo.images.digest import digest
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import (
+    Manifest,
     OutputLayout,
-    names_in,
+    change_manifest,
+    encode_quarantine,
+    named_files,
+    new_attempt,
     read_manifest,
     read_quarantine,
     read_scored,
-    write_manifest,
-    write_quarantine,
+    write_file,
 )
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.shards import read_shard, write_shard
 
 WHOLE_SHARD = ("truncated_tar", "unreadable_shard", "empty_shard")
@@ -64,8 +68,8 @@ def readable_rows(layout: OutputLayout, reasons: Collection[str]) -> Iterator[Re
         ValueError: a row that was scored has changed.
     """
     families = _families(layout.finished())
-    for name in sorted(families.keys() & {*names_in(layout.quarantine("").parent, ".jsonl")}):
-        held = read_quarantine(layout.quarantine(name))
+    for name in sorted(families.keys() & layout.with_files("quarantine")):
+        held = read_quarantine(layout, name)
         wanted = [row for row in held if not reasons or row.reason in reasons]
         if wanted and (found := _readable_rows(layout, name, families[name], held, wanted)):
             yield found
@@ -76,7 +80,7 @@ def _readable_rows(
 ) -> ReadableRows | None:
     """Find the rows of one shard, of which `held` are quarantined and `wanted` are asked for."""
     manifest = read_manifest(layout.manifest(name))
-    now = InputFile.at(Path(manifest.shard))
+    now = InputFile.at(location(manifest.shard))
     rows = read_shard(manifest.shard)
     scored = {sample.key: _raw(sample) for part in family for sample in read_scored(layout, part)}
     whole_now = not any(isinstance(row, Quarantined) and row.reason in WHOLE_SHARD for row in rows)
@@ -110,28 +114,42 @@ def declare(layout: OutputLayout, rows: ReadableRows) -> tuple[str, Path]:
     tar = layout.replay / f"{name}.tar"
     write_shard(tar, rows.samples)
     repaired = None if rows.input is None else asdict(rows.input)
-    write_atomically(intent, json.dumps({"source": rows.source, "taken": rows.taken, "input": repaired}))
-    return name, tar
+    intent.put(json.dumps({"source": rows.source, "taken": rows.taken, "input": repaired}))
+    return name, tar.path
 
 
 def settle(layout: OutputLayout) -> None:
     """Complete the replays that were committed, drop those that were not."""
-    for path in sorted(layout.replay.glob("*.json")):
-        intent = json.loads(path.read_text(encoding="utf-8"))
-        tar = path.with_suffix(".tar")
-        if layout.manifest(path.stem).exists():
-            source, taken = intent["source"], set(intent["taken"])
-            left = [row for row in read_quarantine(layout.quarantine(source)) if row.index not in taken]
-            write_quarantine(layout.quarantine(source), left)
-            manifest = read_manifest(layout.manifest(source))
-            repaired = InputFile(**intent["input"]) if intent.get("input") else manifest.input
-            manifest = replace(manifest, rows_in=manifest.scored + len(left), quarantined=len(left), input=repaired)
-            write_manifest(layout.manifest(source), manifest)
-            if read_manifest(layout.manifest(path.stem)).quarantined == 0:
-                tar.unlink(missing_ok=True)  # else its records point into it
+    for name in sorted(layout.replay.names(".json")):
+        place, tar = layout.replay / f"{name}.json", layout.replay / f"{name}.tar"
+        intent = json.loads(place.read_text())
+        if layout.manifest(name).exists():
+            _take_from_quarantine(layout, intent["source"], {*intent["taken"]}, intent.get("input"))
+            if read_manifest(layout.manifest(name)).quarantined == 0:
+                tar.delete()  # else its records point into it
         else:
-            tar.unlink(missing_ok=True)
-        path.unlink()
+            tar.delete()
+        place.delete()
+
+
+def _take_from_quarantine(
+    layout: OutputLayout, source: str, taken: Collection[int], repaired: Mapping[str, Any] | None
+) -> None:
+    """Write the quarantine of a shard without these records, and swap its manifest for one that names the new file."""
+    left = [row for row in read_quarantine(layout, source) if row.index not in taken]
+    file = write_file(layout, source, new_attempt(), "quarantine", encode_quarantine(left)) if left else None
+
+    def change(manifest: Manifest) -> Manifest:
+        files = {**named_files(layout, source, manifest), "quarantine": file}
+        return replace(
+            manifest,
+            rows_in=manifest.scored + len(left),
+            quarantined=len(left),
+            input=InputFile(**repaired) if repaired else manifest.input,
+            files={kind: file for kind, file in files.items() if file is not None},
+        )
+
+    change_manifest(layout, source, change)
 
 
 def source_of(name: str) -> str:

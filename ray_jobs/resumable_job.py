@@ -11,21 +11,22 @@ adds this attempt to run.json. Whatever kills it, the same command resumes it.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from polite_flamingo.storage.discovery import OUTPUT_FOLDERS
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.input_files import InputFile
-from polite_flamingo.storage.ledger import OutputLayout, exclusive, read_manifest, shard_names, unfinished
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.lease import exclusive
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest, shard_names, unfinished
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.provenance import ingests_of
 from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions, read_run, write_run
 from ray_jobs.console import names_of, typed
@@ -97,8 +98,8 @@ class ResumableJob:
     def attempt(self, run: RunInfo | None = None) -> Iterator[Attempt]:
         """Record in run.json that work begins and, at the end of any attempt, failed or not, what it has done."""
         attempt = Attempt(self.layout, run or self.run())
-        write_atomically(self.layout.config, self.config)
-        self.layout.stats.unlink(missing_ok=True)
+        self.layout.config.put(self.config)
+        self.layout.stats.delete()
         attempt.note()
         try:
             yield attempt
@@ -233,12 +234,12 @@ def input_shards(source: str, layout: OutputLayout, *, fresh: bool) -> dict[str,
     Raises:
         ValueError: there are none, or one that is still to be read is not a shard of this project.
     """
-    shards = shard_names(source, layout.root, print)
+    shards = shard_names(source, layout.root.local, print)
     refuse_foreign((shards if fresh else unfinished(layout, shards)).values())
     return shards
 
 
-def check_input(file: Path, shards: Mapping[str, Path], *, begun: bool = True) -> dict[str, str]:
+def check_input(file: Location, shards: Mapping[str, Path], *, begun: bool = True) -> dict[str, str]:
     """Compare shards with what FILE recorded of them when they were first read, and record those that are new.
 
     Args:
@@ -253,11 +254,11 @@ def check_input(file: Path, shards: Mapping[str, Path], *, begun: bool = True) -
         ValueError: a shard has changed since.
         PathUnavailable: a shard cannot be read.
     """
-    known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if begun and file.exists() else {}
+    known: dict[str, Any] = json.loads(file.read_text()) if begun and file.exists() else {}
     if changed := [str(path) for name, path in shards.items() if name in known and not _is_still_at(path, known[name])]:
         raise changed_input(file.parent, changed, len(shards))
     known |= {name: asdict(InputFile.at(path)) for name, path in shards.items() if name not in known}
-    write_atomically(file, json.dumps(known, indent=1) + "\n")
+    file.put(json.dumps(known, indent=1) + "\n")
     return {name: known[name] if isinstance(known[name], str) else known[name]["sha256"] for name in shards}
 
 
@@ -269,7 +270,7 @@ def _is_still_at(path: Path, recorded: dict[str, Any] | str) -> bool:
     return InputFile(**recorded).is_still_at(path)
 
 
-def changed_input(root: Path, changed: Sequence[str], total: int, otherwise: str = "") -> ValueError:
+def changed_input(root: Location, changed: Sequence[str], total: int, otherwise: str = "") -> ValueError:
     """Return the error for input that differs from what `root` was made of. Args: otherwise: another remedy."""
     return ValueError(
         f"the input of {len(changed):,} of {total:,} shards has changed since {root} was made: {names_of(changed)}; "
@@ -277,11 +278,17 @@ def changed_input(root: Path, changed: Sequence[str], total: int, otherwise: str
     )
 
 
-def clear(root: Path, patterns: Iterable[str]) -> None:
+def clear(root: Location, patterns: Iterable[str]) -> None:
     """Delete what matches these patterns below `root`, and nothing else: inputs may lie in the same folder."""
     for pattern in patterns:
-        for path in list(root.glob(pattern)):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
+        if "*" in pattern:
+            found = {"/".join(name.split("/")[: pattern.count("/") + 1]) for name in root.names()}
+            places = [root / name for name in sorted(found) if fnmatch(name, pattern)]
+        else:
+            places = [root / pattern]
+        for place in places:
+            if place.local is not None and place.local.is_symlink():
+                place.local.unlink()
             else:
-                path.unlink()
+                place.delete_tree()
+                place.delete()

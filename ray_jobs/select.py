@@ -32,10 +32,10 @@ from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.selection.statistics import Statistics, rejections
 from polite_flamingo.storage import duplicates
 from polite_flamingo.storage.json_exports import export_shard, join_exports
+from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import (
     OutputLayout,
-    exclusive,
-    names_in,
+    file_of,
     read_manifest,
     read_quarantine,
     read_scored,
@@ -75,19 +75,19 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
         ValueError: a scored shard is damaged; the message says which, and what to do.
     """
     changed = _begin_difference(layout, thresholds)
-    layout.stats.unlink(missing_ok=True)
+    layout.stats.delete()
     names, run = layout.finished(), read_run(layout)
     assert run is not None, "a finished shard comes from a run"
-    with_keys = set(names_in(layout.keys("").parent, ".keys"))
+    keys = ((name, file_of(layout, name, read_manifest(layout.manifest(name)), "keys")) for name in names)
     repeated = duplicates.find(
-        [(name, layout.keys(name)) for name in names if name in with_keys], scratch=layout.scratch
+        [(name, file.local) for name, file in keys if file and file.local], scratch=layout.scratch.path
     )
     total = Statistics()
-    forget_tars(layout.root)
+    forget_tars(layout.root.path)
     for name in names:
         total.merge(_select_shard(layout, name, thresholds, repeated.of(name), run.world, changed))
-    place_tars(layout.root)
-    join_exports(out=layout.root, names=names)
+    place_tars(layout.root.path)
+    join_exports(out=layout.root.path, names=names)
     _remove_other_shards(layout, names)
     rows = _rows_by_shard(layout, names)
     counts = total.total()
@@ -142,9 +142,9 @@ def _begin_difference(layout: OutputLayout, thresholds: Thresholds) -> Differenc
 
 def _remove_other_shards(layout: OutputLayout, names: Sequence[str]) -> None:
     """Remove what earlier selections wrote for shards that are no longer there."""
-    for path_of, suffix in ((layout.parquet, ".parquet"), (layout.verdicts, ".jsonl")):
-        for name in {*names_in(path_of("").parent, suffix)} - {*names}:
-            path_of(name).unlink()
+    for place_of, suffix in ((layout.parquet, ".parquet"), (layout.verdicts, ".jsonl")):
+        for name in {*place_of("").parent.names(suffix)} - {*names}:
+            place_of(name).delete()
 
 
 def is_current(layout: OutputLayout, thresholds: Thresholds) -> bool:
@@ -167,7 +167,7 @@ def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
     stats = read_stats(layout)
     rows, quarantined = stats["rows_in"], stats["quarantined"]
     if rows and sum(quarantined.values()) == rows:
-        folder = layout.quarantine("").parent
+        folder = layout.root / "quarantine"
         raise console.AllFailed(
             f"all {rows:,} rows were quarantined: {hint(quarantined)}; {folder} has each row's detail"
         )
@@ -207,7 +207,7 @@ def print_summary(layout: OutputLayout) -> None:
     for line in filter(None, (stats["another_world"], not_compared(total.tasks))):
         print(line)
     if examples := statistics.quarantine.get(commonest(total.quarantined)):
-        folder = layout.quarantine("").parent
+        folder = layout.root / "quarantine"
         print(f"quarantined, for example: {examples[0].detail[:200]} ({folder} has each row's detail)")
 
 
@@ -238,22 +238,16 @@ def _select_shard(
     manifest = read_manifest(layout.manifest(name))
     samples = read_scored(layout, name)
     selection = select_shard(samples, shard=name, thresholds=thresholds, duplicates=repeated, world=world)
-    write_tars(selection.kept, out=layout.root, name=name)
-    write_parquet(selection.kept, layout.parquet(name))
+    write_tars(selection.kept, out=layout.root.path, name=name)
+    write_parquet(selection.kept, layout.parquet(name).path)
     if changed:
         changed.compare(_verdicts(layout, name), selection.records)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in selection.records)
     write_atomically(layout.verdicts(name), lines)
-    export_shard(selection.kept, out=layout.root, name=name)
+    export_shard(selection.kept, out=layout.root.path, name=name)
     keys = {record["key"] for record in selection.records}
     assert len(keys) == len(selection.records) == manifest.scored, f"{name}: each key must occur exactly once"
-    quarantined = read_quarantine(layout.quarantine(name))
-    if len(quarantined) != manifest.quarantined:
-        raise ValueError(
-            f"{layout.quarantine(name)} has {len(quarantined)} rows, but its manifest says {manifest.quarantined}; "
-            f"delete {layout.manifest(name)} and run the build again"
-        )
-    selection.statistics.count_quarantined(quarantined)
+    selection.statistics.count_quarantined(read_quarantine(layout, name))
     return selection.statistics
 
 
@@ -263,7 +257,7 @@ def _verdicts(layout: OutputLayout, name: str) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     with undamaged(path, "delete it and select again"):
-        verdicts = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        verdicts = [json.loads(line) for line in path.read_text().split("\n") if line]
         for verdict in verdicts:
             verdict["key"], verdict["keep"], verdict["reason"]  # a KeyError here names the file, later it could not
         return verdicts
@@ -289,11 +283,9 @@ def job(config: SelectConfig) -> None:
         ValueError: the folder holds no finished shard, or a damaged one.
         AllFailed: every row was quarantined.
     """
-    layout = OutputLayout(root=Path(config.out))
-    if not layout.root.is_dir():
-        raise ValueError(f"{config.out} does not exist; give the --out of a polite-flamingo build")
+    layout = OutputLayout(root=config.out)
     if not layout.finished():
-        raise ValueError(f"{config.out} holds no finished shard; run polite-flamingo build first")
+        raise ValueError(f"{config.out} holds no finished shard; give the --out of a polite-flamingo build")
     with exclusive(layout.root):
         layout.sweep()
         settle(layout)
@@ -305,8 +297,8 @@ def thresholds_of_build(arguments: Sequence[str]) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--out", nargs="?")  # without a value: the job's own parser reports it
     out = parser.parse_known_args(list(arguments))[0].out
-    file = OutputLayout(root=Path(out)).config if out else None
-    if file is None or not file.is_file():
+    file = OutputLayout(root=out).config if out else None
+    if file is None or not file.exists():
         return []
     with undamaged(file, "restore it, or run the build again"):
         found = read_yaml(file)["thresholds"]

@@ -28,6 +28,7 @@ from polite_flamingo.config import to_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.run_info import read_run, read_stats, write_stats
 from ray_jobs import console, progress
 from ray_jobs.cluster import running_ray
@@ -96,9 +97,9 @@ def train(config: TrainConfig) -> None:
             print(f"{layout.root} is finished; --fresh would train it again")
         else:
             with job.attempt():
-                stats = run(config, start, mixture, layout.root, by_name(models))
+                stats = run(config, start, mixture, layout.root.path, by_name(models))
             write_stats(layout, stats)
-        print(summary(config.stage, read_stats(layout), layout.root))
+        print(summary(config.stage, read_stats(layout), layout.root.path))
 
 
 def check_shards(layout: OutputLayout, shards: Sequence[Path]) -> None:
@@ -152,7 +153,7 @@ def run(
         from training import log
         from training.ray_trainer import FAILURES, StageRun, TrainingStopped, train
 
-        with seen_by_all(out) as probe, training_progress() as show:
+        with seen_by_all(location(out)) as probe, training_progress() as show:
             job = StageRun(
                 config=config.training, stage=config.stage, start=start, mixture=mixture, out=out,
                 workers=config.workers, probe=probe, models=models,

@@ -29,7 +29,8 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from polite_flamingo.flamingo.config import FlamingoConfig
-from polite_flamingo.storage.visibility import Probe, reason_in, refuse_other_models
+from polite_flamingo.storage.probe import Probe
+from polite_flamingo.storage.visibility import reason_in, refuse_other_models
 from training import checkpoints
 from training.data import Ingredient
 from training.distributed import Ranks

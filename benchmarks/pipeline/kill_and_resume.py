@@ -129,7 +129,7 @@ def contents(out: Path) -> Counter[tuple[str, str]]:
     found: Counter[tuple[str, str]] = Counter()
     for name in layout.finished():
         found.update((sample.key, "scored") for sample in read_scored(layout, name))
-        found.update((row.key, row.reason) for row in read_quarantine(layout.quarantine(name)))
+        found.update((row.key, row.reason) for row in read_quarantine(layout, name))
     return found
 
 

@@ -1,4 +1,4 @@
-"""The journal: notes on disk of the rows a worker is running, so that its successor can find the row that killed it.
+"""The journal: notes of the rows that a worker is running, so that its successor can find the row that killed it.
 
 A row that raises is found by the worker itself (`guard.py`). A row that kills the process (a segmentation fault in a
 decoder, the kernel's out-of-memory killer) destroys the evidence, and a scheduler that retries would feed it to one
@@ -8,8 +8,8 @@ and never run again. Rows get two chances because most deaths (an impatient oper
 The loss of a whole machine says nothing about its rows: a note names its machine, and a death on a lost machine counts
 only towards the limit on all deaths of a shard, since a row may take down a machine.
 
-There is one small file per block of rows and stage. `clear` at the start of a job forgets deaths (the job may have been
-killed as a whole) but not condemned rows.
+The notes are in the output folder, one small file per block of rows and stage. `clear` at the start of a job forgets
+deaths (the job may have been killed as a whole) but not condemned rows.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ import secrets
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import Location
 
 DEATHS_BEFORE_NARROWING = 2
 MAX_DEATHS_PER_SHARD = 30
@@ -65,7 +64,7 @@ class Journal:
         lost: returns the machines that are gone; called only after a death.
     """
 
-    def __init__(self, folder: Path, stage: str, node: str = "", lost: LostNodes = tuple):
+    def __init__(self, folder: Location, stage: str, node: str = "", lost: LostNodes = tuple):
         self.folder = folder
         self.stage = stage
         self.node = node
@@ -90,22 +89,22 @@ class Journal:
             WorkerKeepsDying: more than `patience` markers are there.
         """
         mine = self.folder / f"{self.stage}.loading-{secrets.token_hex(8)}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        markers = [_node_of(path) for path in self.folder.glob(f"{self.stage}.loading-*")]
+        names = [name for name in self.folder.names() if name.startswith(f"{self.stage}.loading-")]
+        markers = [_node_of(self.folder / name) for name in names]
         if len(markers) > patience and len(_counted(markers, self.lost)) > patience:
             raise WorkerKeepsDying(
                 f"the {self.stage} worker's process died again and again while it loaded its models; "
                 "is there enough memory, and does the model load in a plain Python process?"
             )
-        mine.write_text(self.node)
+        mine.put(self.node)
         yield
-        mine.unlink(missing_ok=True)
+        mine.delete()
 
 
 class ShardJournal:
     """The note of one stage about one block of rows."""
 
-    def __init__(self, path: Path, stage: str, shard: str, node: str = "", lost: LostNodes = tuple):
+    def __init__(self, path: Location, stage: str, shard: str, node: str = "", lost: LostNodes = tuple):
         self.path = path
         self._lost = lost
         self._state = _read(path)
@@ -148,32 +147,29 @@ class ShardJournal:
             self._write()
 
     def _write(self) -> None:
-        write_atomically(self.path, json.dumps(dataclasses.asdict(self._state)))
+        self.path.put(json.dumps(dataclasses.asdict(self._state)))
 
 
-def clear(folder: Path) -> None:
+def clear(folder: Location) -> None:
     """Forget running rows and deaths, and keep condemned rows; called at the start of a job."""
-    for path in folder.glob("*.loading-*"):
-        path.unlink(missing_ok=True)
-    for path in folder.glob("*.json"):
-        condemned = _read(path).condemned
+    for name in folder.names():
+        note = folder / name
+        condemned = _read(note).condemned if name.endswith(".json") else []
         if condemned:
-            write_atomically(path, json.dumps(dataclasses.asdict(_State(condemned=condemned))))
+            note.put(json.dumps(dataclasses.asdict(_State(condemned=condemned))))
         else:
-            path.unlink(missing_ok=True)
+            note.delete()
 
 
-def forget(folder: Path, shard: str) -> None:
+def forget(folder: Location, shard: str) -> None:
     """Delete the notes of a shard; called once it is committed."""
     own = re.compile(rf"{re.escape(shard)}@\d+\.\w+\.json")
-    for path in folder.iterdir() if folder.exists() else ():
-        if own.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    folder.store.delete((folder / name).key for name in folder.names() if own.fullmatch(name))
 
 
-def rows_done(folder: Path, stage: str) -> int:
-    """Count the rows that `stage` has finished in shards not yet committed; for a progress bar."""
-    return sum(_read(path).done for path in folder.glob(f"*.{stage}.json"))
+def rows_done(folder: Location, stage: str = "") -> int:
+    """Count the rows that a stage, or any, has finished in shards not yet committed; for a progress bar."""
+    return sum(_read(folder / name).done for name in folder.names() if name.endswith(f"{stage and '.' + stage}.json"))
 
 
 def _counted(nodes: Sequence[str], lost: LostNodes) -> list[str]:
@@ -182,14 +178,14 @@ def _counted(nodes: Sequence[str], lost: LostNodes) -> list[str]:
     return [node for node in nodes if node not in gone]
 
 
-def _node_of(marker: Path) -> str:
+def _node_of(marker: Location) -> str:
     try:
         return marker.read_text()
     except FileNotFoundError:  # its worker has just finished loading
         return ""
 
 
-def _read(path: Path) -> _State:
+def _read(path: Location) -> _State:
     try:
         return _State(**json.loads(path.read_text()))
     except FileNotFoundError:

@@ -54,9 +54,11 @@ from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import keyed_records
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage.ledger import exclusive, read_quarantine, write_quarantine
-from polite_flamingo.storage.location import write_atomically
-from polite_flamingo.storage.visibility import FileState, Probe, probing
+from polite_flamingo.storage.lease import exclusive
+from polite_flamingo.storage.ledger import read_quarantine_file, write_quarantine_file
+from polite_flamingo.storage.location import location, write_atomically
+from polite_flamingo.storage.probe import Probe, probing
+from polite_flamingo.storage.visibility import FileState
 
 __all__ = ["IngestConfig", "Ingested", "Say", "Spread", "Tick", "ingest", "ingest_all"]
 
@@ -129,7 +131,7 @@ def ingest_all(
 def _prepare(config: IngestConfig, locks: ExitStack) -> Sequence[Probe | FileState]:
     """Take the work folder of a source; return what its workers must see."""
     locks.enter_context(_work_folder(config))
-    probe = locks.enter_context(probing(config.work))
+    probe = locks.enter_context(probing(location(config.work)))
     paths = (*config.options.annotations, config.options.images)  # the source itself reports missing ones
     seen = [FileState.at(path) for path in paths if path is not None and path.exists()]
     if config.fresh:
@@ -242,10 +244,10 @@ def finish(config: IngestConfig, count: int | None, seconds: float = 0.0) -> Ing
         staged = config.work / name
         if staged.exists():  # else an interrupted `finish` has moved it
             staged.replace(path)
-    rows = read_quarantine(config.work / "quarantine.jsonl")
+    rows = read_quarantine_file(config.work / "quarantine.jsonl")
     for part in parts:
-        rows += read_quarantine(config.work / f"{part['number']:05d}.jsonl")
-    write_quarantine(config.quarantine, rows)
+        rows += read_quarantine_file(config.work / f"{part['number']:05d}.jsonl")
+    write_quarantine_file(config.quarantine, rows)
     found = {
         "fingerprint": fingerprint(config, count),
         **source,

@@ -19,7 +19,7 @@ from polite_flamingo.ingest.result import IngestConfig
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources.records.source import Context, Record, Row, Source, make_sample
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage.ledger import write_quarantine
+from polite_flamingo.storage.ledger import write_quarantine_file
 from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.storage.shards import write_shard
 
@@ -42,7 +42,7 @@ def build_part(config: IngestConfig, number: int) -> None:
         shards.append(f"{config.shard_name}-{number:05d}{piece}.tar{STAGED}")
         written.append(0)
         write_shard(config.work / shards[-1], _up_to_limit(chain([first], samples), written))
-    write_quarantine(config.work / f"{number:05d}.jsonl", quarantined)
+    write_quarantine_file(config.work / f"{number:05d}.jsonl", quarantined)
     reasons = Counter(row.reason for row in quarantined)
     part = {"number": number, "written": sum(written), "shards": shards, "reasons": reasons}
     write_atomically(part_file(config, number), json.dumps(part))

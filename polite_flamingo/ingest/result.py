@@ -21,7 +21,6 @@ from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.discovery import own_output
-from polite_flamingo.storage.ledger import OutputLayout
 
 FORMAT = 1
 """Format of the work in progress; work in another format is discarded."""
@@ -102,7 +101,7 @@ class IngestConfig:
     @property
     def quarantine(self) -> Path:
         """The quarantine file."""
-        return OutputLayout(root=self.out).quarantine(self.shard_name)
+        return self.out / "quarantine" / f"{self.shard_name}.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Find keys that occur in more than one shard, without holding all keys in memory.
 
-Committing a shard writes its keys beside it as sorted 128-bit digests (`write_keys`). `find` splits the files of all
+Committing a shard writes its keys beside it as sorted 128-bit digests (`encode_keys`). `find` splits the files of all
 shards into buckets on disk by the first bits of the digests, sorts one bucket at a time, and writes for each shard the
 digests it must reject: the first shard by name keeps a key. A billion keys take 20 GB of scratch space and a hundred
 megabytes of memory. 64 bits would not be enough: among a billion keys, two would share a digest with probability 1 in
@@ -20,8 +20,6 @@ from pathlib import Path
 
 import numpy as np
 
-from polite_flamingo.storage.location import write_atomically
-
 DIGEST_BYTES = 16
 BUCKET_BYTES = 64 << 20
 _KEY = np.dtype([("high", ">u8"), ("low", ">u8")])
@@ -33,9 +31,9 @@ def digest(key: str) -> bytes:
     return hashlib.blake2b(key.encode(), digest_size=DIGEST_BYTES).digest()
 
 
-def write_keys(path: Path, keys: Iterable[str]) -> None:
-    """Write the digests of a shard's keys, sorted, atomically: equal keys in any order make equal files."""
-    write_atomically(path, b"".join(sorted({digest(key) for key in keys})))
+def encode_keys(keys: Iterable[str]) -> bytes:
+    """Return the digests of a shard's keys, sorted: equal keys in any order make equal files."""
+    return b"".join(sorted({digest(key) for key in keys}))
 
 
 @dataclass(frozen=True, kw_only=True)

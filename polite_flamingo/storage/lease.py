@@ -20,8 +20,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from polite_flamingo.storage.location import Location
+from polite_flamingo.main_thread import raising_in_main_thread
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.visibility import PathUnavailable
 
 LEASE_SECONDS = 60.0
@@ -29,18 +31,21 @@ BEATS_PER_LEASE = 4
 
 
 @contextmanager
-def exclusive(root: Location, lost: Callable[[str], None], lease_seconds: float = LEASE_SECONDS) -> Iterator[None]:
+def exclusive(
+    root: Path | Location, lost: Callable[[str], None] | None = None, lease_seconds: float = LEASE_SECONDS
+) -> Iterator[None]:
     """Hold an output for this process.
 
     Args:
         root: the output folder, or its place in a bucket.
         lost: called with one line, in a thread, if another process took a lease over or the store is out of reach for
-            longer than the lease; the job must stop.
+            longer than the lease; the job must stop. By default `PathUnavailable` is raised in the main thread.
         lease_seconds: how long an unchanged lease keeps others out.
 
     Raises:
         ValueError: another process holds it, and the message says which; or the store cannot tell writers apart.
     """
+    root = location(root)
     if root.local is not None:
         root.local.mkdir(parents=True, exist_ok=True)
         with (root.local / ".lock").open("w") as file:
@@ -52,11 +57,12 @@ def exclusive(root: Location, lost: Callable[[str], None], lease_seconds: float 
         return
     lease = Lease(root / "lock.json", lease_seconds)
     lease.take()
-    lease.keep(lost)
-    try:
-        yield
-    finally:
-        lease.release()
+    with raising_in_main_thread(PathUnavailable) as end:
+        lease.keep(lost or end)
+        try:
+            yield
+        finally:
+            lease.release()
 
 
 @dataclass(kw_only=True)

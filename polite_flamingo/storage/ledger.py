@@ -1,58 +1,78 @@
-"""The output folder of a job: its paths, which shards are finished, which rows were quarantined.
+"""The output of a job: its files, which shards are finished, which rows were quarantined.
 
-    OUT/scored/NAME.tar       every sample of input shard NAME, rewritten, with all scores (OUT/pairs for distort)
-    OUT/quarantine/NAME.jsonl rows that could not be read or processed, with reasons; absent if there are none
-    OUT/manifests/NAME.json   written last: if it is there, the other two are complete
-    OUT/pf1m, OUT/parquet     kept samples, by `select`
+    OUT/scored/NAME.ATTEMPT.tar       every sample of input shard NAME, rewritten and scored (OUT/pairs for distort)
+    OUT/quarantine/NAME.ATTEMPT.jsonl rows that could not be read or processed, with reasons; absent if there are none
+    OUT/keys/NAME.ATTEMPT.keys        digests of the samples' keys (`duplicates.py`)
+    OUT/manifests/NAME.json           created last; names the files above with their sizes and digests
+    OUT/pf1m, OUT/parquet             kept samples, by `select`
+
+A shard is finished when its manifest is there, and nothing is read that no manifest names. ATTEMPT is random, and a
+manifest is only ever created. So of two workers that finish the same shard (a retry after a lost reply, a machine that
+was believed dead) one wins, whole, and files of the other are never seen; `select` deletes them. Nothing is renamed,
+which a bucket could not do.
 
 There is one manifest per shard and no list of all keys, so the ledger works for any number of rows. Every worker must
-see the folder (a local disk for one machine, a shared file system for several).
+reach the output: a bucket, a shared file system, or for one machine its disk.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
+import hashlib
+import io
 import json
 import os
-import shutil
+import re
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.storage.discovery import OUTPUT_FOLDERS, input_files
 from polite_flamingo.storage.disk import is_temporary, sweep_temporary
-from polite_flamingo.storage.duplicates import write_keys
+from polite_flamingo.storage.duplicates import encode_keys
 from polite_flamingo.storage.input_files import InputFile
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.shards import read_shard, write_shard
 from polite_flamingo.storage.tar_members import printable
 
+Kind = Literal["samples", "quarantine", "keys"]
+"""What a finished shard's manifest names: its samples, its quarantined rows, the digests of its keys."""
+
+SUFFIXES: Mapping[Kind, str] = {"samples": ".tar", "quarantine": ".jsonl", "keys": ".keys"}
+
+_ATTEMPT = re.compile(r"\.[0-9a-f]{8}$")
+
 
 class _Inside:
-    """The path of something in an output folder, as an attribute of `OutputLayout`."""
+    """The place of something in an output folder, as an attribute of `OutputLayout`."""
 
     def __init__(self, name: str):
         self._name = name
 
-    def __get__(self, layout: OutputLayout, owner: type[OutputLayout]) -> Path:
+    def __get__(self, layout: OutputLayout, owner: type[OutputLayout]) -> Location:
         return layout.root / self._name
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, init=False)
 class OutputLayout:
-    """The paths of an output folder. NAME is an input shard's name (`shard_names`).
+    """The places in an output folder. NAME is an input shard's name (`shard_names`).
 
     Attributes:
         root: the folder.
         samples: name of the subfolder with processed samples: "scored", or "pairs" for a distortion.
     """
 
-    root: Path
+    root: Location
     samples: str = "scored"
+
+    def __init__(self, *, root: str | Path | Location, samples: str = "scored"):
+        """Args: root: the folder, as a path or an address such as s3://bucket/out."""
+        object.__setattr__(self, "root", location(root))
+        object.__setattr__(self, "samples", samples)
 
     config = _Inside("config.yaml")
     """The resolved configuration of the last build."""
@@ -75,7 +95,7 @@ class OutputLayout:
     engine = _Inside("engine")
     """The speed of each rewriting worker and where its time went (`engine/metrics.py`), one file per process."""
     scratch = _Inside("scratch")
-    """Temporary files of a selection."""
+    """Temporary files of a selection, on a disk."""
     journal = _Inside("journal")
     """The rows that workers are running (`faults/journal.py`); empty between jobs."""
     parts = _Inside("parts")
@@ -83,48 +103,77 @@ class OutputLayout:
 
     def absolute(self) -> OutputLayout:
         """Return the same folder with an absolute path, for workers with another working directory."""
-        return dataclasses.replace(self, root=self.root.resolve())
+        root = self.root if self.root.local is None else self.root.local.resolve()
+        return OutputLayout(root=root, samples=self.samples)
 
-    def scored(self, name: str) -> Path:
-        """Return the path of a shard's processed samples, with all scores."""
-        return self.root / self.samples / f"{name}.tar"
-
-    def manifest(self, name: str) -> Path:
-        """Return the path of a finished shard's manifest."""
+    def manifest(self, name: str) -> Location:
+        """Return the place of a finished shard's manifest."""
         return self.root / "manifests" / f"{name}.json"
 
-    def quarantine(self, name: str) -> Path:
-        """Return the path of a shard's quarantined rows; there is no file if nothing failed."""
-        return self.root / "quarantine" / f"{name}.jsonl"
-
-    def parquet(self, name: str) -> Path:
-        """Return the path of a shard's kept samples as Parquet; there is no file if none was kept."""
+    def parquet(self, name: str) -> Location:
+        """Return the place of a shard's kept samples as Parquet; there is no file if none was kept."""
         return self.root / "parquet" / f"{name}.parquet"
 
-    def verdicts(self, name: str) -> Path:
-        """Return the path of the verdicts of every check on each sample of a shard."""
+    def verdicts(self, name: str) -> Location:
+        """Return the place of the verdicts of every check on each sample of a shard."""
         return self.root / "verdicts" / f"{name}.jsonl"
 
-    def keys(self, name: str) -> Path:
-        """Return the path of the digests of a shard's keys, which find duplicates across shards (`duplicates.py`)."""
-        return self.root / "keys" / f"{name}.keys"
+    def folder(self, kind: Kind) -> str:
+        """Return the name of the subfolder with the files of a kind."""
+        return self.samples if kind == "samples" else kind
 
     def clear_parts(self) -> None:
         """Delete pieces of unfinished shards."""
-        shutil.rmtree(self.parts, ignore_errors=True)
+        self.parts.delete_tree()
 
     def finished(self) -> list[str]:
         """Return the names of the shards that have a manifest, sorted."""
-        return sorted(names_in(self.root / "manifests", ".json"))
+        return sorted((self.root / "manifests").names(".json"))
+
+    def with_files(self, kind: Kind) -> set[str]:
+        """Return the names of shards that may have a file of a kind, finished or not, from one listing."""
+        names = (self.root / self.folder(kind)).names(SUFFIXES[kind])
+        return {*names, *(_ATTEMPT.sub("", name) for name in names)}
 
     def sweep(self) -> None:
         """Remove temporary files of killed writers. Images are left to the selection, which writes them again."""
+        if self.root.local is None:
+            return  # a bucket has none
         for folder in OUTPUT_FOLDERS:
             if folder != "images":
-                sweep_temporary(self.root / folder)
-        for path in self.root.glob("*.tmp-*"):
+                sweep_temporary(self.root.local / folder)
+        for path in self.root.local.glob("*.tmp-*"):
             if is_temporary(path.name):
                 path.unlink(missing_ok=True)
+
+    def sweep_attempts(self, manifests: Mapping[str, Manifest]) -> int:
+        """Delete the files of attempts that lost, and return their number.
+
+        Only those of finished shards: whoever is still at work on another shard may be about to publish it.
+
+        Args:
+            manifests: name -> manifest of every finished shard.
+        """
+        used = {file.path for manifest in manifests.values() for file in manifest.files.values()}
+        old = {name for name, manifest in manifests.items() if not manifest.files}
+        stale = []
+        for kind, suffix in SUFFIXES.items():
+            folder = self.root / self.folder(kind)
+            for name in folder.names(suffix):
+                shard = _ATTEMPT.sub("", name)
+                if f"{self.folder(kind)}/{name}{suffix}" not in used and shard in manifests and name not in old:
+                    stale.append((folder / f"{name}{suffix}").key)
+        self.root.store.delete(stale)
+        return len(stale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file that a manifest names: its path below the output folder, its size in bytes and its digest."""
+
+    path: str
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,11 +181,12 @@ class Manifest:
     """One finished shard: `rows_in == scored + quarantined`.
 
     Attributes:
-        shard: path of the input shard.
+        shard: path or address of the input shard.
         config_hash: digest of the models, prompts and generation settings that made it (see `BuildConfig`).
         seconds: time spent on the shard, by stage.
         stats: anything worth summing over shards, JSON types only.
         input: the input shard as it was read; None in manifests of earlier versions.
+        files: kind -> file; empty in manifests of earlier versions, whose files have the shard's name.
     """
 
     shard: str
@@ -147,23 +197,23 @@ class Manifest:
     seconds: Mapping[str, float] = field(default_factory=dict)
     stats: Mapping[str, Any] = field(default_factory=dict)
     input: InputFile | None = None
+    files: Mapping[Kind, StoredFile] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         assert self.rows_in == self.scored + self.quarantined, self
 
+    def to_json(self) -> str:
+        """Return the text of the manifest; `read_manifest` reads it."""
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+
 
 @contextmanager
-def undamaged(path: Path, remedy: str) -> Iterator[None]:
+def undamaged(path: Path | Location, remedy: str) -> Iterator[None]:
     """Turn an error of reading a JSON file of ours into a `ValueError` that names the file and says what to do."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}); {remedy}") from None
-
-
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write the manifest of a shard, atomically, once everything that it counts is on disk."""
-    write_atomically(path, json.dumps(dataclasses.asdict(manifest), indent=1, ensure_ascii=False) + "\n")
 
 
 def unfinished(layout: OutputLayout, shards: Mapping[str, Path]) -> dict[str, Path]:
@@ -172,53 +222,134 @@ def unfinished(layout: OutputLayout, shards: Mapping[str, Path]) -> dict[str, Pa
     return {name: path for name, path in shards.items() if name not in finished}
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Read what `write_manifest` wrote. Raises `ValueError` with the file's name if it is not a manifest."""
-    with undamaged(path, "delete it to redo its shard"):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        found = record.get("input")
-        return Manifest(**{**record, "input": None if found is None else InputFile(**found)})
+def read_manifest(place: Location) -> Manifest:
+    """Read a manifest. Raises `ValueError` with the file's name if it is not one."""
+    with undamaged(place, "delete it to redo its shard"):
+        record = json.loads(place.read_text())
+        found, files = record.get("input"), record.get("files", {})
+        return Manifest(
+            **{
+                **record,
+                "input": None if found is None else InputFile(**found),
+                "files": {kind: StoredFile(**file) for kind, file in files.items()},
+            }
+        )
 
 
-def write_quarantine(path: Path, rows: Iterable[Quarantined]) -> None:
-    """Write one JSON line per record, atomically; without rows there is no file."""
-    lines = "".join(row.to_json() + "\n" for row in rows)
-    if lines:
-        write_atomically(path, lines)
+def change_manifest(layout: OutputLayout, name: str, change: Callable[[Manifest], Manifest]) -> Manifest:
+    """Replace the manifest of a finished shard; return the new one.
+
+    Raises:
+        ValueError: it is damaged, or another job changed it at the same time.
+    """
+    place = layout.manifest(name)
+    before = place.head()
+    if before is None:
+        raise FileNotFoundError(str(place))
+    changed = change(read_manifest(place))
+    if place.swap(changed.to_json(), before.tag) is None:
+        raise ValueError(f"another job has changed {place}; wait for it, and run the same command again")
+    return changed
+
+
+def write_file(layout: OutputLayout, name: str, attempt: str, kind: Kind, data: bytes) -> StoredFile:
+    """Write a file of a shard for its manifest.
+
+    Args:
+        layout: the output folder.
+        name: the shard's name.
+        attempt: see `new_attempt`.
+        kind: of the file.
+        data: its bytes.
+    """
+    path = _path(layout, name, attempt, kind)
+    (layout.root / path).put(data)
+    return StoredFile(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def new_attempt() -> str:
+    """Return a random name for an attempt at a shard."""
+    return secrets.token_hex(4)
+
+
+def write_quarantine_file(place: Path | Location, rows: Iterable[Quarantined]) -> None:
+    """Write one JSON line per record; without rows there is no file."""
+    if data := encode_quarantine(rows):
+        location(place).put(data)
     else:
-        path.unlink(missing_ok=True)
+        location(place).delete()
 
 
-def read_quarantine(path: Path) -> list[Quarantined]:
+def read_quarantine_file(place: Path | Location) -> list[Quarantined]:
     """Return the records of a quarantine file; none if there is no file. Raises `ValueError` if it is damaged."""
-    if not path.exists():
+    try:
+        data = location(place).read_bytes()
+    except FileNotFoundError:
         return []
-    with undamaged(path, "delete the manifest of its shard and run the same command again"):
-        return [Quarantined(**json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return decode_quarantine(location(place), data, "restore it, or run the same command with --fresh")
+
+
+def encode_quarantine(rows: Iterable[Quarantined]) -> bytes:
+    """Return one JSON line per record."""
+    return "".join(row.to_json() + "\n" for row in rows).encode()
+
+
+def decode_quarantine(place: Location, data: bytes, remedy: str) -> list[Quarantined]:
+    """Return the records of a quarantine file. Raises `ValueError` with its place and the remedy if it is damaged."""
+    with undamaged(place, remedy):
+        return [Quarantined(**json.loads(line)) for line in data.decode().split("\n") if line]
 
 
 def commit_shard(
     layout: OutputLayout, name: str, rows: Sequence[Sample | Quarantined], manifest: Callable[[int, int], Manifest]
 ) -> Manifest:
-    """Write a finished shard: its samples, its quarantine, and its manifest last.
+    """Publish a finished shard: write its samples, its quarantine and its keys, then create its manifest.
 
     Args:
         layout: the output folder.
         name: the shard's name.
         rows: every row of the shard, in order.
         manifest: makes the manifest from the numbers of scored and quarantined rows.
+
+    Returns:
+        The manifest that is there now: another worker's, if it came first.
     """
     samples = [row for row in rows if isinstance(row, Sample)]
     quarantined = [row for row in rows if isinstance(row, Quarantined)]
+    attempt, files = new_attempt(), dict[Kind, StoredFile]()
     if samples:
-        write_shard(layout.scored(name), samples)
-    else:
-        layout.scored(name).unlink(missing_ok=True)
-    write_quarantine(layout.quarantine(name), quarantined)
-    write_keys(layout.keys(name), (sample.key for sample in samples))
-    done = manifest(len(samples), len(quarantined))
-    write_manifest(layout.manifest(name), done)
-    return done
+        path = _path(layout, name, attempt, "samples")
+        size, sha256 = write_shard(layout.root / path, samples)
+        files["samples"] = StoredFile(path=path, size=size, sha256=sha256)
+    if quarantined:
+        files["quarantine"] = write_file(layout, name, attempt, "quarantine", encode_quarantine(quarantined))
+    files["keys"] = write_file(layout, name, attempt, "keys", encode_keys(sample.key for sample in samples))
+    done = dataclasses.replace(manifest(len(samples), len(quarantined)), files=files)
+    if layout.manifest(name).create(done.to_json()):
+        return done
+    layout.root.store.delete((layout.root / file.path).key for file in files.values())
+    return read_manifest(layout.manifest(name))
+
+
+def file_of(layout: OutputLayout, name: str, manifest: Manifest, kind: Kind) -> Location | None:
+    """Return the place of a finished shard's file; None if the shard has none of this kind."""
+    if manifest.files:
+        return layout.root / manifest.files[kind].path if kind in manifest.files else None
+    place = layout.root / layout.folder(kind) / f"{name}{SUFFIXES[kind]}"  # of an earlier version
+    return place if place.exists() else None
+
+
+def named_files(layout: OutputLayout, name: str, manifest: Manifest) -> dict[Kind, StoredFile]:
+    """Return the files of a finished shard, also for a manifest of an earlier version."""
+    if manifest.files:
+        return {**manifest.files}
+    files: dict[Kind, StoredFile] = {}
+    for kind in SUFFIXES:
+        if place := file_of(layout, name, manifest, kind):
+            data = place.read_bytes()
+            path = f"{layout.folder(kind)}/{place.name}"
+            files[kind] = StoredFile(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+    return files
 
 
 def read_scored(layout: OutputLayout, name: str) -> list[Sample]:
@@ -227,26 +358,56 @@ def read_scored(layout: OutputLayout, name: str) -> list[Sample]:
     Raises:
         ValueError: the file does not match its manifest; the message says how to redo it.
     """
-    expected = read_manifest(layout.manifest(name)).scored
-    rows = read_shard(layout.scored(name)) if expected and layout.scored(name).exists() else []
+    manifest = read_manifest(layout.manifest(name))
+    place, data = _read(layout, name, manifest, "samples")
+    rows = read_shard(place, io.BytesIO(data)) if place is not None and manifest.scored else []
     samples = [row for row in rows if isinstance(row, Sample)]
-    if len(samples) != expected or len(samples) != len(rows):
-        raise ValueError(
-            f"{layout.scored(name)} has {len(samples)} good samples, but its manifest says {expected}; "
-            f"delete {layout.manifest(name)} and run the build again"
-        )
+    if len(samples) != manifest.scored or len(samples) != len(rows):
+        where = place or layout.root / layout.samples / f"{name}.tar"
+        raise _differs(layout, name, where, f"has {len(samples)} good samples", str(manifest.scored))
     return samples
 
 
-def names_in(folder: Path, suffix: str) -> list[str]:
-    """Return the names in a folder that end in `suffix`, without it; none if there is no folder.
+def read_quarantine(layout: OutputLayout, name: str) -> list[Quarantined]:
+    """Return the quarantined rows of a finished shard.
 
-    This lists the folder once: a check for each of a million names takes minutes, on a network file system hours.
+    Raises:
+        ValueError: the file does not match its manifest; the message says how to redo it.
     """
+    manifest = read_manifest(layout.manifest(name))
+    place, data = _read(layout, name, manifest, "quarantine")
+    rows = [] if place is None else decode_quarantine(place, data, _redo(layout, name))
+    if len(rows) != manifest.quarantined:
+        where = place or layout.root / "quarantine" / f"{name}.jsonl"
+        raise _differs(layout, name, where, f"has {len(rows)} rows", str(manifest.quarantined))
+    return rows
+
+
+def _read(layout: OutputLayout, name: str, manifest: Manifest, kind: Kind) -> tuple[Location | None, bytes]:
+    """Read a file that a manifest names. Raises `ValueError` if it is gone or has other bytes."""
+    place = file_of(layout, name, manifest, kind)
+    if place is None:
+        return None, b""
     try:
-        return [name.removesuffix(suffix) for name in os.listdir(folder) if name.endswith(suffix)]  # noqa: PTH208
+        data = place.read_bytes()
     except FileNotFoundError:
-        return []
+        raise ValueError(f"{place} is missing, but {layout.manifest(name)} names it; {_redo(layout, name)}") from None
+    file = manifest.files.get(kind)
+    if file is not None and (file.size, file.sha256) != (len(data), hashlib.sha256(data).hexdigest()):
+        raise ValueError(f"{place} is damaged: its job wrote other bytes; {_redo(layout, name)}")
+    return place, data
+
+
+def _differs(layout: OutputLayout, name: str, place: Location, found: str, expected: str) -> ValueError:
+    return ValueError(f"{place} {found}, but its manifest says {expected}; {_redo(layout, name)}")
+
+
+def _redo(layout: OutputLayout, name: str) -> str:
+    return f"delete {layout.manifest(name)} and run the build again"
+
+
+def _path(layout: OutputLayout, name: str, attempt: str, kind: Kind) -> str:
+    return f"{layout.folder(kind)}/{name}.{attempt}{SUFFIXES[kind]}"
 
 
 def shard_names(
@@ -281,19 +442,3 @@ def shard_names(
             raise ValueError(f"{clash} would both be called {name!r}; rename one")
         names[name] = shard
     return {name: root / names[name] for name in sorted(names)}
-
-
-@contextmanager
-def exclusive(root: Path) -> Iterator[None]:
-    """Lock the output folder for one job; the lock ends with the process, however that ends.
-
-    Raises:
-        ValueError: another job has locked it.
-    """
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"another job is writing to {root}; wait for it, or give another --out") from None
-        yield

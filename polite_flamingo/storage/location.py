@@ -65,6 +65,13 @@ class Location:
         """Return the same place for a process with another working directory."""
         return self if self.local is None else Location(self.store, os.path.abspath(self.key), self.listed)  # noqa: PTH100
 
+    @property
+    def path(self) -> Path:
+        """The path on this machine's disk. Raises `ValueError` in a bucket."""
+        if self.local is None:
+            raise ValueError(f"{self} must be on a disk: give a folder")
+        return self.local
+
     def read_bytes(self) -> bytes:
         """Read the object. Raises `FileNotFoundError`."""
         return self.store.get(self.key)
@@ -80,6 +87,10 @@ class Location:
     def head(self) -> Entry | None:
         """Describe the object; None if there is none."""
         return self.store.head(self.key)
+
+    def exists(self) -> bool:
+        """Return whether the object is there."""
+        return self.store.head(self.key) is not None
 
     def put(self, data: bytes | str) -> None:
         """Write the object, replacing what is there."""
@@ -102,8 +113,8 @@ class Location:
         self.store.delete([self.key])
 
     def delete_tree(self) -> None:
-        """Delete every object below this folder."""
-        self.store.delete(entry.key for entry in self.entries())
+        """Delete every object below this folder, and on a disk the folder."""
+        self.store.delete_tree(self.key)
 
     def entries(self) -> Iterator[Entry]:
         """List the objects below this folder, with their keys in the store."""
@@ -112,7 +123,7 @@ class Location:
     def names(self, suffix: str = "") -> list[str]:
         """Return the names of the objects below this folder that end in `suffix`, without it."""
         start = len(self.key.rstrip("/")) + 1 if self.key else 0
-        return [entry.key[start:].removesuffix(suffix) for entry in self.entries() if entry.key.endswith(suffix)]
+        return [key[start:].removesuffix(suffix) for key in self.store.keys(self.key) if key.endswith(suffix)]
 
 
 def location(where: str | Path | Location) -> Location:

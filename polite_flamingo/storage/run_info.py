@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from polite_flamingo.storage.ledger import OutputLayout, undamaged
-from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.storage.provenance import IngestCounts
 from polite_flamingo.world import World
 
@@ -85,7 +84,7 @@ def installed_versions() -> dict[str, str]:
 
 def write_run(layout: OutputLayout, run: RunInfo) -> None:
     """Write OUT/run.json."""
-    write_atomically(layout.run, json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n")
+    layout.run.put(json.dumps(run.to_json(), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_run(layout: OutputLayout) -> RunInfo | None:
@@ -93,18 +92,18 @@ def read_run(layout: OutputLayout) -> RunInfo | None:
     if not layout.run.exists():
         return None
     with undamaged(layout.run, "restore it from a copy; it says which models made what is there"):
-        return RunInfo.from_json(json.loads(layout.run.read_text(encoding="utf-8")))
+        return RunInfo.from_json(json.loads(layout.run.read_text()))
 
 
 def write_stats(layout: OutputLayout, stats: Mapping[str, Any]) -> None:
     """Write OUT/stats.json, the figures of a finished job."""
-    write_atomically(layout.stats, json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
+    layout.stats.put(json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_stats(layout: OutputLayout) -> dict[str, Any]:
     """Read OUT/stats.json. Raises `ValueError` if it is damaged."""
     with undamaged(layout.stats, "delete it and run the same command again"):
-        stats = json.loads(layout.stats.read_text(encoding="utf-8"))
+        stats = json.loads(layout.stats.read_text())
         if not isinstance(stats, dict) or not stats:
             raise TypeError("no figures by name")
         return stats

@@ -19,6 +19,7 @@ of the output folder) is in `ledger.py`.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -26,6 +27,7 @@ import stat
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
 from polite_flamingo.storage.export_record import FREE, is_uniform, uniform_record
@@ -37,10 +39,14 @@ from polite_flamingo.storage.visibility import reaching
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
 
 
-def read_shard(path: Path | str | Location) -> list[Sample | Quarantined]:
+def read_shard(path: Path | str | Location, content: io.BytesIO | None = None) -> list[Sample | Quarantined]:
     """Read a whole tar: its valid samples and, in place of each other row, a record with the reason.
 
     Damaged content never raises. The result has at least one item; a record's `index` is its place in this list.
+
+    Args:
+        path: the tar, on a disk or in a bucket.
+        content: its bytes, if they were read already.
 
     Raises:
         PathUnavailable: the file is missing, not readable or on a broken mount, which says nothing about its rows.
@@ -50,7 +56,7 @@ def read_shard(path: Path | str | Location) -> list[Sample | Quarantined]:
     with reaching(str(place)):
         if place.local is not None and not stat.S_ISREG(place.local.stat().st_mode):
             return [_shard_record(place, "unreadable_shard", "is not a file", 0)]
-        with place.open() as file:
+        with content or place.open() as file:
             damage = read_members(file, groups)
             size = file.seek(0, io.SEEK_END)
 
@@ -85,8 +91,10 @@ def read_shard(path: Path | str | Location) -> list[Sample | Quarantined]:
     return rows
 
 
-def write_shard(path: Path | str | Location, samples: Iterable[Sample], *, uniform: bool = False) -> None:
-    """Write samples as a tar, atomically. The bytes depend only on the samples and their order.
+def write_shard(path: Path | str | Location, samples: Iterable[Sample], *, uniform: bool = False) -> tuple[int, str]:
+    """Write samples as a tar, atomically; return its size in bytes and the SHA-256 of its bytes.
+
+    The bytes depend only on the samples and their order.
 
     Args:
         path: the tar.
@@ -97,19 +105,41 @@ def write_shard(path: Path | str | Location, samples: Iterable[Sample], *, unifo
         BadSample: a sample is not valid (`Sample.validate`).
         ValueError: two samples share a key, an image's extension is odd, or a score is not finite.
     """
+    with replacing(path) as target:
+        file = _Hashing(target)
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:  # type: ignore[call-overload]
+            _add_samples(tar, samples, str(path), uniform=uniform)
+        return file.tell(), file.sha256.hexdigest()
+
+
+class _Hashing:
+    """A file to write to, front to back, that computes the digest of what is written."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self.sha256, self._size = file, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self._size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._size
+
+
+def _add_samples(tar: tarfile.TarFile, samples: Iterable[Sample], path: str, *, uniform: bool) -> None:
     names: set[str] = set()
-    with replacing(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for sample in samples:
-            sample.validate()
-            name = member_name(sample.key)
-            if name in names:
-                raise ValueError(f"{path}: two samples have the key {sample.key!r}")
-            names.add(name)
-            _add(tar, f"{name}.json", encode_record(sample, uniform=uniform))
-            for number, image in enumerate(sample.images):
-                if not _EXTENSION.fullmatch(image.extension):
-                    raise ValueError(f"{sample.key}: image extension {image.extension!r} is not like 'jpg'")
-                _add(tar, f"{name}.{number}.{'jpg' if uniform else image.extension}", image.data)
+    for sample in samples:
+        sample.validate()
+        name = member_name(sample.key)
+        if name in names:
+            raise ValueError(f"{path}: two samples have the key {sample.key!r}")
+        names.add(name)
+        _add(tar, f"{name}.json", encode_record(sample, uniform=uniform))
+        for number, image in enumerate(sample.images):
+            if not _EXTENSION.fullmatch(image.extension):
+                raise ValueError(f"{sample.key}: image extension {image.extension!r} is not like 'jpg'")
+            _add(tar, f"{name}.{number}.{'jpg' if uniform else image.extension}", image.data)
 
 
 def member_name(key: str) -> str:

@@ -87,9 +87,17 @@ class Store(ABC):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """List the objects in the folder `prefix` and below, in any order; nothing if there is no such folder."""
 
+    def keys(self, prefix: str = "") -> Iterator[str]:
+        """List the keys alone, which may be faster."""
+        return (entry.key for entry in self.list(prefix))
+
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects; those that are gone already do not matter."""
+
+    def delete_tree(self, prefix: str) -> None:
+        """Delete the objects in the folder `prefix` and below."""
+        self.delete(self.keys(prefix))
 
     def open(self, key: str, known: Entry | None = None, *, ahead: int = READ_AHEAD) -> io.BufferedReader:
         """Stream an object by requests for ranges. While one is parsed, the next is requested.

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polite_flamingo.sample import Sample
-from polite_flamingo.storage.ledger import names_in
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.shards import write_shard
 
 FINAL = "pf1m"
@@ -31,7 +31,7 @@ UNNAMED = "exports/pf1m"
 def forget_tars(out: Path) -> None:
     """Remove the tars of the previous selection, whose names may differ."""
     shutil.rmtree(out / UNNAMED, ignore_errors=True)
-    for name in names_in(out / FINAL, ".tar"):
+    for name in location(out / FINAL).names(".tar"):
         (out / FINAL / f"{name}.tar").unlink()
 
 
@@ -53,10 +53,10 @@ def write_tars(samples: Sequence[Sample], *, out: Path, name: str) -> None:
 def place_tars(out: Path) -> None:
     """Give the tars their names, those with the most images first."""
     (out / FINAL).mkdir(parents=True, exist_ok=True)
-    counts = sorted(map(int, names_in(out / UNNAMED, "")), reverse=True)
+    counts = sorted({int(name.split("/")[0]) for name in location(out / UNNAMED).names()}, reverse=True)
     digits = len(str(len(counts) - 1))
     for rank, pictures in enumerate(counts):
         prefix = f"{rank:0{digits}}-pictures-{pictures}-" if len(counts) > 1 else ""
         folder = out / UNNAMED / str(pictures)
-        for name in names_in(folder, ""):
+        for name in location(folder).names():
             (folder / name).replace(out / FINAL / f"{prefix}{name}")

@@ -43,7 +43,7 @@ class Group:
     problem: tuple[Reason, str] | None = None
 
 
-def read_members(file: io.BufferedReader, groups: list[Group]) -> str | None:
+def read_members(file: io.BufferedIOBase, groups: list[Group]) -> str | None:
     """Fill `groups`, in order of first appearance; return the problem of the file, or None."""
     by_key: dict[str, list[Group]] = {}
     last: Group | None = None
@@ -79,7 +79,7 @@ def read_members(file: io.BufferedReader, groups: list[Group]) -> str | None:
         _tell_apart(by_key)
 
 
-def after_the_end(file: io.BufferedReader, offset: int) -> str | None:
+def after_the_end(file: io.BufferedIOBase, offset: int) -> str | None:
     """Check the end mark: `tarfile` takes a damaged header, or a file cut between two members, for the end."""
     file.seek(offset)
     mark = file.read(tarfile.BLOCKSIZE)

@@ -2,8 +2,8 @@
 
 On another machine a path may not exist, lead to another file, or be on a mount that went away, which says nothing about
 the rows. So a reader quarantines damaged content (`shards.py`), while an unavailable path ends the job with one line,
-and the same command resumes it. Nothing here knows Ray: a job gives its workers a `Probe`, and the `FileState` of each
-input as the driver sees it.
+and the same command resumes it. Nothing here knows Ray: a job gives its workers the `FileState` of each input as the
+driver sees it, and a probe in the output folder (`probe.py`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import socket
 import stat
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-PATIENCE = 5.0
-"""Seconds until a file written by one machine must be visible to the others; network file systems cache."""
 
 _OF_CONTENT = frozenset({None, errno.EINVAL, errno.EFBIG, errno.EOVERFLOW, errno.EISDIR})
 """Errors caused by damaged bytes, such as a seek to before the start."""
@@ -108,54 +103,6 @@ class FileState:
                 f"{self.path} has {size:,} bytes on machine {socket.gethostname()} and {self.size:,} where the job was "
                 "started: it is another file or has changed; every machine of the job must see the same one"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """A file of random name and content in the output folder, which every worker of the job must see.
-
-    Attributes:
-        path: its absolute path.
-        content: what is in it.
-        host: the machine that wrote it.
-    """
-
-    path: str
-    content: str
-    host: str
-
-    def check(self) -> None:
-        """Raise `PathUnavailable` if this machine does not see what the driver wrote."""
-        deadline = time.monotonic() + PATIENCE
-        while (why := self._missing()) is not None:
-            if time.monotonic() >= deadline:
-                raise PathUnavailable(
-                    f"machine {socket.gethostname()} does not see in {Path(self.path).parent} what {self.host} "
-                    f"wrote there ({why}): all machines of the job must share the output folder; give another --out"
-                )
-            time.sleep(0.5)
-
-    def _missing(self) -> str | None:
-        try:
-            return None if Path(self.path).read_text(encoding="utf-8") == self.content else "it has other content"
-        except OSError as error:
-            return error.strerror or str(error)
-
-
-@contextmanager
-def probing(folder: Path) -> Iterator[Probe]:
-    """Write a probe to a folder that only this job uses, and remove it afterwards; also remove those of killed jobs."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".probe-*"):
-        stale.unlink(missing_ok=True)
-    path = folder.absolute() / f".probe-{secrets.token_hex(8)}"
-    probe = Probe(path=str(path), content=secrets.token_hex(16), host=socket.gethostname())
-    path.write_text(probe.content, encoding="utf-8")
-    try:
-        yield probe
-    finally:
-        with suppress(OSError):  # the folder may be gone; report the error that ended the job instead
-            path.unlink(missing_ok=True)
 
 
 def refuse_other_models(models: Mapping[str, str]) -> None:

@@ -161,7 +161,7 @@ def _outcomes(work: Path) -> Iterator[tuple[Sample, Sample | ApiError | None]]:
         results: dict[str, Sample | ApiError] = {}
         if name in finished:
             results |= {sample.key: sample for sample in read_scored(layout, name)}
-            results |= {row.key: quarantine_error(row) for row in read_quarantine(layout.quarantine(name))}
+            results |= {row.key: quarantine_error(row) for row in read_quarantine(layout, name)}
         for sample in read_shard(path):
             if not isinstance(sample, Sample):
                 raise ValueError(f"{path}: {sample.detail}")

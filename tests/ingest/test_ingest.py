@@ -27,7 +27,8 @@ from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage import visibility
-from polite_flamingo.storage.ledger import exclusive, read_quarantine, shard_names
+from polite_flamingo.storage.lease import exclusive
+from polite_flamingo.storage.ledger import read_quarantine_file, shard_names
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs.ingest import main
 
@@ -66,7 +67,7 @@ def test_shards_are_cut_named_and_filled_in_order(raw: SourceOptions, tmp_path: 
         assert isinstance(row, Sample)
         assert row.images[0].data == (tmp_path / f"images/{number}.png").read_bytes()  # bit-exact
     assert result.quarantine is not None
-    assert [row.key for row in read_quarantine(result.quarantine)] == ["clevr/val/5", "clevr/val/6"]
+    assert [row.key for row in read_quarantine_file(result.quarantine)] == ["clevr/val/5", "clevr/val/6"]
 
 
 def test_the_same_input_gives_the_same_bytes(raw: SourceOptions, tmp_path: Path) -> None:
@@ -195,7 +196,7 @@ def test_a_draw_is_seeded_nested_and_counted(raw: SourceOptions, tmp_path: Path)
         assert result.rows_in == QUESTIONS == result.written + result.quarantined + result.left_out
         assert result.left_out == QUESTIONS - count
         rows = [row for path in result.shards for row in read_shard(path)]
-        bad = read_quarantine(result.quarantine) if result.quarantine else []
+        bad = read_quarantine_file(result.quarantine) if result.quarantine else []
         return sorted(row.key for row in [*rows, *bad])
 
     assert set(keys(2)) < set(keys(4)) < set(keys(6))  # a larger count takes the same ones and more

@@ -76,7 +76,7 @@ def outcome_of_rows(out: Path) -> dict[str, int]:
     counts: dict[str, int] = {"scored": 0}
     for name in layout.finished():
         counts["scored"] += len(read_scored(layout, name))
-        for row in read_quarantine(layout.quarantine(name)):
+        for row in read_quarantine(layout, name):
             counts[row.reason] = counts.get(row.reason, 0) + 1
     return counts
 

@@ -27,9 +27,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         layout, "s", [scored("a/b/0"), scored("a/b/1"), bad],
         lambda good, lost: Manifest(shard="s.tar", rows_in=3, scored=good, quarantined=lost, config_hash="hash"),
     )  # fmt: skip
-    layout.config.write_text(to_yaml({"thresholds": Thresholds()}))
+    layout.config.put(to_yaml({"thresholds": Thresholds()}))
     assert select.main(["--out", str(layout.root)]) == 0
-    return layout.root
+    return layout.root.path
 
 
 @pytest.fixture
@@ -42,12 +42,23 @@ BROKEN = [b"", b"{}", b"\xff\x00\x00", b'{"thresholds": 3}', b"[" * 2000]
 
 @pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
 @pytest.mark.parametrize(
-    "file", ["stats.json", "run.json", "config.yaml", "manifests/s.json", "quarantine/s.jsonl", "verdicts/s.jsonl"]
+    "file",
+    [
+        "stats.json",
+        "run.json",
+        "config.yaml",
+        "manifests/s.json",
+        "quarantine/s.*.jsonl",
+        "scored/s.*.tar",
+        "keys/s.*.keys",
+        "verdicts/s.jsonl",
+    ],
 )
 def test_a_damaged_file_is_named_in_one_line(
     file: str, content: bytes, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (out / file).write_bytes(content)
+    path = next(out.glob(file))
+    path.write_bytes(content)
     capsys.readouterr()
     try:
         status = select.main(["--out", str(out)])
@@ -58,7 +69,7 @@ def test_a_damaged_file_is_named_in_one_line(
         assert status == 0
         return
     assert status == 2
-    assert str(out / file) in error and error.count("\n") == 1
+    assert str(path) in error and error.count("\n") == 1
     assert any(remedy in error for remedy in ("delete", "restore", "run the build again")), error
 
 

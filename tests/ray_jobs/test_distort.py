@@ -26,7 +26,15 @@ from polite_flamingo.endpoints.client import EndpointDown
 from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.report.distortion import write_distortion_page
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn
-from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, write_quarantine
+from polite_flamingo.storage.ledger import (
+    Manifest,
+    OutputLayout,
+    encode_quarantine,
+    read_manifest,
+    read_quarantine,
+    read_scored,
+    write_file,
+)
 from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console
@@ -112,7 +120,7 @@ def test_shards_become_pairs_once_and_what_fails_has_a_reason(
     layout = OutputLayout(root=tmp_path / "out", samples="pairs")
     assert layout.finished() == ["s0", "s1", "s2", "s3", "s4"]
     pairs = [pair for name in layout.finished() for pair in read_scored(layout, name)]
-    gone = [row for name in layout.finished() for row in read_quarantine(layout.quarantine(name))]
+    gone = [row for name in layout.finished() for row in read_quarantine(layout, name)]
     assert {row.reason: row.key for row in gone} == {
         "distortion_failed": "notes/s1/4", "truncated_tar": gone[1].key, "unsupported": "notes/s3/1",
     }  # fmt: skip
@@ -135,12 +143,11 @@ def test_shards_become_pairs_once_and_what_fails_has_a_reason(
     assert read_manifest(layout.manifest("s0")).seconds.keys() == {"distortion"}
     assert_self_contained(layout.preview.read_text())
 
-    before, made = files(tmp_path / "out"), layout.manifest("s0").stat().st_mtime_ns
-    layout.manifest("s1").unlink()  # as if the job had been killed just before it was written
-    layout.scored("s1").unlink()
+    before, made = files(tmp_path / "out"), layout.manifest("s0").path.stat().st_mtime_ns
+    layout.manifest("s1").delete()  # as if the job had been killed just before it was written
     capsys.readouterr()
     distort(config, MoodyActor)
-    assert files(tmp_path / "out") == before and layout.manifest("s0").stat().st_mtime_ns == made
+    assert files(tmp_path / "out") == before and layout.manifest("s0").path.stat().st_mtime_ns == made
     assert "4 of 5 shards are already done: s0, s2, s3, s4" in capsys.readouterr().out
 
     turn = Turn(instruction="<image>Describe it.", response="Red.")
@@ -151,7 +158,7 @@ def test_shards_become_pairs_once_and_what_fails_has_a_reason(
 
     distort(replace(config, again=True))  # the plain rules do not choke
     assert "distortion_failed" not in json.loads(layout.stats.read_text())["quarantined"]
-    assert layout.manifest("s0").stat().st_mtime_ns == made, "shards without such rows are left"
+    assert layout.manifest("s0").path.stat().st_mtime_ns == made, "shards without such rows are left"
     with pytest.raises(ValueError, match="another configuration"):
         distort(replace(config, distortion=replace(spoken, seed=1)))
 
@@ -308,17 +315,17 @@ def test_not_one_pair_is_a_failure_that_says_why(tmp_path: Path) -> None:
     gone = Quarantined(
         key="k", shard="s", index=0, reason="not_distorted", detail="k: 4 draws of llm, none taken: 4 echo"
     )
-    write_quarantine(layout.quarantine("s"), [gone, gone])
-    layout.manifest("s").parent.mkdir()
-    layout.manifest("s").write_text("{}")
+    files = {"quarantine": write_file(layout, "s", "0", "quarantine", encode_quarantine([gone, gone]))}
+    manifest = Manifest(shard="s", rows_in=2, scored=0, quarantined=2, config_hash="", files=files)
+    layout.manifest("s").create(manifest.to_json())
     told = {"rows_in": 2, "pairs": 0, "quarantined": {"not_distorted": 2}}
-    layout.stats.write_text(json.dumps(told))
+    layout.stats.put(json.dumps(told))
     with pytest.raises(
         console.AllFailed, match=r"not one of 2 rows became a pair: 2 not_distorted\. .*none taken: 4 echo"
     ):
         fail_without_pairs(layout)
     for fine in ({**told, "pairs": 1}, {**told, "rows_in": 0}):
-        layout.stats.write_text(json.dumps(fine))
+        layout.stats.put(json.dumps(fine))
         fail_without_pairs(layout)
 
 

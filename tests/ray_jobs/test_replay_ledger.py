@@ -47,18 +47,18 @@ def only(found: list[ReadableRows]) -> ReadableRows:
 
 def test_failed_rows_move_to_an_extra_shard(world: tuple[Path, OutputLayout]) -> None:
     shard, layout = world
-    assert outcome(layout.root) == {"scored": 8, "rewriting_failed": 2}
+    assert outcome(layout.root.path) == {"scored": 8, "rewriting_failed": 2}
     again = only(list(readable_rows(layout, ("rewriting_failed",))))
     assert (again.taken, [s.provenance["index"] for s in again.samples]) == ((3, 7), [3, 7])
     name, tar = declare(layout, again)
-    process(layout.root, name, tar)
+    process(layout.root.path, name, tar)
     settle(layout)
     settle(layout)  # may be repeated
-    assert outcome(layout.root) == {"scored": 10}
+    assert outcome(layout.root.path) == {"scored": 10}
     assert layout.finished() == ["s0", "s0~replay-1"]
     assert read_manifest(layout.manifest("s0")).rows_in == 8
     assert [s.provenance["shard"] for s in read_scored(layout, name)] == [str(shard)] * 2
-    assert list(layout.replay.iterdir()) == []
+    assert layout.replay.names() == []
     assert list(readable_rows(layout, ())) == []
 
 
@@ -66,21 +66,21 @@ def test_a_row_that_fails_again_can_be_tried_again(world: tuple[Path, OutputLayo
     _, layout = world
     for attempt in range(1, 3):
         name, tar = declare(layout, next(readable_rows(layout, ())))
-        process(layout.root, name, tar, failing=("raise 7",))
+        process(layout.root.path, name, tar, failing=("raise 7",))
         settle(layout)
-        assert outcome(layout.root) == {"scored": 9, "rewriting_failed": 1}, attempt
+        assert outcome(layout.root.path) == {"scored": 9, "rewriting_failed": 1}, attempt
     name, tar = declare(layout, next(readable_rows(layout, ())))
-    process(layout.root, name, tar)
+    process(layout.root.path, name, tar)
     settle(layout)
-    assert outcome(layout.root) == {"scored": 10}
+    assert outcome(layout.root.path) == {"scored": 10}
 
 
 def test_a_replay_that_was_killed_before_its_commit_never_happened(world: tuple[Path, OutputLayout]) -> None:
     _, layout = world
     declare(layout, next(readable_rows(layout, ())))
     settle(layout)
-    assert outcome(layout.root) == {"scored": 8, "rewriting_failed": 2}
-    assert list(layout.replay.iterdir()) == []
+    assert outcome(layout.root.path) == {"scored": 8, "rewriting_failed": 2}
+    assert layout.replay.names() == []
 
 
 def test_a_replay_that_was_killed_after_its_commit_is_finished_later(
@@ -88,13 +88,13 @@ def test_a_replay_that_was_killed_after_its_commit_is_finished_later(
 ) -> None:
     _, layout = world
     name, tar = declare(layout, next(readable_rows(layout, ())))
-    process(layout.root, name, tar)
+    process(layout.root.path, name, tar)
     with monkeypatch.context() as patch:  # killed between the two files of the old shard
-        patch.setattr("ray_jobs.replay_ledger.write_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("ray_jobs.replay_ledger.change_manifest", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             settle(layout)
     settle(layout)
-    assert outcome(layout.root) == {"scored": 10}
+    assert outcome(layout.root.path) == {"scored": 10}
 
 
 def test_a_mended_file_gives_the_rows_it_lost(tmp_path: Path) -> None:
@@ -102,17 +102,17 @@ def test_a_mended_file_gives_the_rows_it_lost(tmp_path: Path) -> None:
     whole = shard.read_bytes()
     shard.write_bytes(whole[:4500])
     layout = OutputLayout(root=tmp_path / "out")
-    process(layout.root, "s0", shard)
-    assert outcome(layout.root) == Counter(scored=4, truncated_tar=1)
+    process(layout.root.path, "s0", shard)
+    assert outcome(layout.root.path) == Counter(scored=4, truncated_tar=1)
     assert list(readable_rows(layout, ())) == [], "it is still damaged"
     shard.write_bytes(whole)
     assert not knows(layout, shard)
     assert list(readable_rows(layout, ("bad_json",))) == []
     name, tar = declare(layout, only(list(readable_rows(layout, ("truncated_tar",)))))
-    process(layout.root, name, tar)
+    process(layout.root.path, name, tar)
     settle(layout)
-    assert outcome(layout.root) == {"scored": 10}
-    assert read_quarantine(layout.quarantine("s0")) == []
+    assert outcome(layout.root.path) == {"scored": 10}
+    assert read_quarantine(layout, "s0") == []
     assert knows(layout, shard), "else the next build would take its rows for those of another dataset"
     assert {s.key for n in layout.finished() for s in read_scored(layout, n)} == {text_row(0, n).key for n in range(10)}
 
@@ -131,7 +131,7 @@ def test_a_replay_hides_no_other_change_of_its_shard(world: tuple[Path, OutputLa
         list(readable_rows(layout, ()))
     write_world(shard.parent, shards=1, rows=11)  # the failed rows are mended, and one is new
     name, tar = declare(layout, only(list(readable_rows(layout, ()))))
-    process(layout.root, name, tar)
+    process(layout.root.path, name, tar)
     settle(layout)
-    assert outcome(layout.root) == {"scored": 10}
+    assert outcome(layout.root.path) == {"scored": 10}
     assert not knows(layout, shard)

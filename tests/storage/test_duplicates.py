@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from polite_flamingo.storage.duplicates import digest, find, write_keys
+from polite_flamingo.storage.duplicates import digest, encode_keys, find
+from polite_flamingo.storage.location import write_atomically
 
 
 def write(folder: Path, shards: dict[str, list[str]]) -> list[tuple[str, Path]]:
     files = []
     for name, keys in shards.items():
-        write_keys(folder / f"{name}.keys", keys)
+        write_atomically(folder / f"{name}.keys", encode_keys(keys))
         files.append((name, folder / f"{name}.keys"))
     return files
 

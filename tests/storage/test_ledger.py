@@ -17,19 +17,18 @@ import pytest
 from actors.commit import commit_blocks
 from actors.source import ShardDatasource
 from polite_flamingo.sample import Quarantined
+from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import (
     Manifest,
     OutputLayout,
-    exclusive,
-    names_in,
     read_manifest,
-    read_quarantine,
+    read_quarantine_file,
     read_scored,
     shard_names,
     unfinished,
-    write_manifest,
-    write_quarantine,
+    write_quarantine_file,
 )
+from polite_flamingo.storage.location import location
 from ray_jobs import build_pf1m
 from ray_jobs.build_pf1m import build
 from ray_jobs.resumable_job import ShardJob
@@ -45,7 +44,7 @@ def touch(*paths: Path) -> None:
 def test_manifest_round_trip_and_the_invariant(tmp_path: Path) -> None:
     layout = OutputLayout(root=tmp_path)
     manifest = Manifest(shard="in/a.tar", rows_in=3, scored=2, quarantined=1, config_hash="c", seconds={"rewrite": 1.5})
-    write_manifest(layout.manifest("a"), manifest)
+    assert layout.manifest("a").create(manifest.to_json())
     assert read_manifest(layout.manifest("a")) == manifest
     assert layout.finished() == ["a"]
     with pytest.raises(AssertionError):
@@ -56,17 +55,17 @@ def test_a_damaged_manifest_names_itself(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"shard": 1}')
     with pytest.raises(ValueError, match=r"a\.json is damaged .* delete it"):
-        read_manifest(path)
+        read_manifest(location(path))
 
 
 def test_quarantine_round_trip_whatever_the_text(tmp_path: Path) -> None:
     rows = [Quarantined(key="k", shard="s", index=0, reason="bad_json", detail="a\u2028b\nc\x85 é", payload="s#k")]
     path = tmp_path / "q" / "a.jsonl"
-    write_quarantine(path, rows)
-    assert read_quarantine(path) == rows
-    write_quarantine(path, [])
+    write_quarantine_file(path, rows)
+    assert read_quarantine_file(path) == rows
+    write_quarantine_file(path, [])
     assert not path.exists()
-    assert read_quarantine(path) == []
+    assert read_quarantine_file(path) == []
 
 
 def test_shard_names_of_folder_file_and_glob(tmp_path: Path) -> None:
@@ -86,14 +85,14 @@ def test_the_working_directory_is_a_folder_too(tmp_path: Path, monkeypatch: pyte
 
 def test_names_in_a_folder_that_may_not_be_there(tmp_path: Path) -> None:
     touch(tmp_path / "a.json", tmp_path / "b.c.json", tmp_path / "d.json.tmp-1", tmp_path / "e.tar")
-    assert sorted(names_in(tmp_path, ".json")) == ["a", "b.c"]
-    assert names_in(tmp_path / "absent", ".json") == []
+    assert sorted(location(tmp_path).names(".json")) == ["a", "b.c"]
+    assert location(tmp_path / "absent").names(".json") == []
 
 
 def test_sweeping_takes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
     layout = OutputLayout(root=tmp_path)
-    stale = [tmp_path / "run.json.tmp-1", layout.scored("a").with_name("a.tar.tmp-7"), layout.parts / "a" / "0.tmp-3"]
-    kept = [layout.scored("a"), layout.manifest("a"), layout.run, tmp_path / "raw" / "mine.tmp-1"]
+    stale = [tmp_path / name for name in ("run.json.tmp-1", "scored/a.tar.tmp-7", "parts/a/0.tmp-3")]
+    kept = [tmp_path / name for name in ("scored/a.tar", "manifests/a.json", "run.json", "raw/mine.tmp-1")]
     touch(*stale, *kept)
     layout.sweep()
     assert not any(path.exists() for path in stale)
@@ -112,7 +111,7 @@ def test_what_is_left_to_do_is_asked_in_as_many_calls_for_any_number_of_shards(
     for number in (3, 300):
         layout = OutputLayout(root=tmp_path / str(number))
         inputs = [tmp_path / f"in{number}" / f"s{n}.tar" for n in range(number)]
-        touch(*inputs, *(layout.manifest(f"s{n}") for n in range(1, number)))
+        touch(*inputs, *(layout.manifest(f"s{n}").path for n in range(1, number)))
         calls.update(dict.fromkeys(calls, 0))
         shards = shard_names(str(tmp_path / f"in{number}"))
         assert list(unfinished(layout, shards)) == ["s0"] and len(layout.finished()) == number - 1
@@ -141,7 +140,7 @@ def test_input_errors_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_one_job_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
-    hold = "import sys, time, pathlib; from polite_flamingo.storage.ledger import exclusive\n"
+    hold = "import sys, time, pathlib; from polite_flamingo.storage.lease import exclusive\n"
     hold += "with exclusive(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
@@ -201,8 +200,8 @@ def test_links_are_followed_each_folder_once(tmp_path: Path) -> None:
 
 def finished(root: Path) -> OutputLayout:
     layout = OutputLayout(root=root)
-    touch(layout.run, layout.scored("a"), root / "pf1m" / "a.tar", layout.manifest("a"), layout.quarantine("a"))
-    touch(layout.report)
+    written = ("run.json", "scored/a.tar", "pf1m/a.tar", "manifests/a.json", "quarantine/a.jsonl", "report.html")
+    touch(*(root / name for name in written))
     return layout
 
 
@@ -227,10 +226,10 @@ def test_other_runs_below_the_input_are_passed_over_unless_they_are_named(tmp_pa
     shards, lines = told(tmp_path, tmp_path / "out")
     assert shards == ["a"]
     assert lines == {f"{JOBS}other/manifests, other/pf1m, other/quarantine and 1 more"}
-    assert told(other.root / "pf1m", tmp_path / "out")[0] == ["a"]
+    assert told(other.root.path / "pf1m", tmp_path / "out")[0] == ["a"]
     assert told(f"{other.root}/pf1m/*.tar", tmp_path / "out")[0] == ["a"]
     with pytest.raises(ValueError, match=r"is in .*other/pf1m, which this job writes: give another --out"):
-        shard_names(str(other.root / "pf1m"), other.root)
+        shard_names(str(other.root / "pf1m"), other.root.path)
     with pytest.raises(ValueError, match=r"has no .tar shard \(passed over, what a job wrote"):
         shard_names(str(other.root))
 
@@ -283,41 +282,41 @@ def test_another_dataset_of_the_same_names_is_never_taken_for_what_is_done(
 ) -> None:
     """Every ingest of a table calls its first shard table-00000, and tars are often of one size."""
     layout, source = OutputLayout(root=tmp_path / "out"), write_world(tmp_path / "in", shards=3)
-    build(config(source, layout.root))
+    build(config(source, layout.root.path))
     copied = shutil.copytree(source, tmp_path / "copied", copy_function=shutil.copyfile)
     capsys.readouterr()
-    build(config(copied, layout.root))
+    build(config(copied, layout.root.path))
     assert capsys.readouterr().out == "3 of 3 shards are already done: s0, s1, s2\n"
 
-    before, first = (source / "s1.tar").stat(), layout.scored("s1").read_bytes()
+    before, first = (source / "s1.tar").stat(), read_scored(layout, "s1")
     write_world(source, shards=3, special={(1, 3): "a PLAIN row"})
     os.utime(source / "s1.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert (source / "s1.tar").stat().st_size == before.st_size
     refused = r"input of 1 of 3 shards has changed since .*/out was made: s1; give another --out, or --fresh"
     with pytest.raises(ValueError, match=refused) as told:
-        build(config(source, layout.root))
-    assert "\n" not in str(told.value) and layout.scored("s1").read_bytes() == first
+        build(config(source, layout.root.path))
+    assert "\n" not in str(told.value) and read_scored(layout, "s1") == first
 
-    layout.manifest("s1").unlink()  # as the message says
-    build(config(source, layout.root))
+    layout.manifest("s1").delete()  # as the message says
+    build(config(source, layout.root.path))
     assert "2 of 3 shards are already done: s0, s2" in capsys.readouterr().out
     assert "a PLAIN row 3" in [row.response for row in read_scored(layout, "s1")]
     write_world(source, shards=2, rows=90)
     with pytest.raises(ValueError, match=r"2 of 3 shards has changed since .* made: s0, s1;"):
-        build(config(source, layout.root))
+        build(config(source, layout.root.path))
 
 
 def test_what_cannot_be_compared_and_what_is_of_another_input_is_told(
     tmp_path: Path, no_ray: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout, source = OutputLayout(root=tmp_path / "out"), write_world(tmp_path / "in", shards=2)
-    build(config(source, layout.root))
+    build(config(source, layout.root.path))
     record = json.loads(layout.manifest("s0").read_text())
     del record["input"]  # earlier versions wrote none
-    layout.manifest("s0").write_text(json.dumps(record))
-    layout.manifest("s1~replay-1").write_text(layout.manifest("s1").read_text())
+    layout.manifest("s0").put(json.dumps(record))
+    layout.manifest("s1~replay-1").put(layout.manifest("s1").read_text())
     capsys.readouterr()
-    build(config(source / "s0.tar", layout.root))
+    build(config(source / "s0.tar", layout.root.path))
     assert capsys.readouterr().out.splitlines() == [
         "1 of 1 finished shard came from an earlier version: whether the input has changed since cannot be checked",
         f"{layout.root} also holds 2 shards not in this input: s1, s1~replay-1",

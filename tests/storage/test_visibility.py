@@ -20,8 +20,9 @@ from polite_flamingo.sample import Quarantined
 from polite_flamingo.storage import visibility
 from polite_flamingo.storage.disk import is_temporary, sweep_temporary, temporary_name
 from polite_flamingo.storage.ledger import OutputLayout, shard_names
+from polite_flamingo.storage.probe import probing
 from polite_flamingo.storage.shards import read_shard, write_shard
-from polite_flamingo.storage.visibility import FileState, PathUnavailable, probing, reason_in, refuse_other_models
+from polite_flamingo.storage.visibility import FileState, PathUnavailable, reason_in, refuse_other_models
 from tests.support.build_world import text_row
 
 

@@ -68,7 +68,7 @@ def outcome(out: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     keys: list[str] = []
     for name in layout.finished():
-        samples, quarantined = read_scored(layout, name), read_quarantine(layout.quarantine(name))
+        samples, quarantined = read_scored(layout, name), read_quarantine(layout, name)
         assert read_manifest(layout.manifest(name)).rows_in == len(samples) + len(quarantined)
         keys += [sample.key for sample in samples]
         counts["scored"] += len(samples)

@@ -16,11 +16,11 @@ from pathlib import Path
 import yaml
 
 from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import (
     Manifest,
     OutputLayout,
     commit_shard,
-    exclusive,
     read_manifest,
     shard_names,
     unfinished,
@@ -54,11 +54,11 @@ def main() -> None:
     options = parser.parse_args()
     profile = yaml.safe_load(Path(options.profile).read_text())
     assert set(profile) >= {"rewriter", "scoring", "thresholds"}
-    layout = OutputLayout(root=Path(options.out))
+    layout = OutputLayout(root=options.out)
     with exclusive(layout.root):
         for name, path in unfinished(layout, shard_names(options.input)).items():
             rows = [
-                row if isinstance(row, Quarantined) else outcome(row, str(path), index, layout.root)
+                row if isinstance(row, Quarantined) else outcome(row, str(path), index, Path(options.out))
                 for index, row in enumerate(read_shard(path))
             ]
             commit_shard(
@@ -70,7 +70,7 @@ def main() -> None:
                     config_hash="tiny",
                 ),
             )  # fmt: skip
-        layout.stats.write_text("{}")
+        layout.stats.put("{}")
         if not any(read_manifest(layout.manifest(name)).scored for name in layout.finished()):
             raise SystemExit(1)
 
