@@ -25,8 +25,7 @@ from typing import Any, TypeVar
 import yaml
 
 from polite_flamingo.config_fields import ConfigField, all_config_fields, config_fields, join, members, type_words
-from polite_flamingo.storage.location import Location, location
-from polite_flamingo.text_files import NotText, read_text
+from polite_flamingo.text_files import HasBytes, NotText, read_text
 
 Config = TypeVar("Config")
 
@@ -44,7 +43,7 @@ class ConfigError(ValueError):
         self.path = path
 
 
-def load(kind: type[Config], path: str | Path | Location, overrides: Mapping[str, Any] | None = None) -> Config:
+def load(kind: type[Config], path: str | HasBytes, overrides: Mapping[str, Any] | None = None) -> Config:
     """Load a config from a profile.
 
     Args:
@@ -63,10 +62,10 @@ def load(kind: type[Config], path: str | Path | Location, overrides: Mapping[str
         raise ValueError(f"profile {path}: {error}") from None
 
 
-def read_yaml(path: str | Path | Location) -> dict[str, Any]:
+def read_yaml(path: str | HasBytes) -> dict[str, Any]:
     """Read the mapping in a YAML file. Raises `ValueError`, which names the file."""
     try:
-        content = yaml.load(read_text(location(path)), _UniqueKeys)
+        content = yaml.load(read_text(Path(path) if isinstance(path, str) else path), _UniqueKeys)
     except OSError as error:
         why = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror or error}"
         raise ValueError(f"{path} {why}") from None

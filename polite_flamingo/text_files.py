@@ -73,11 +73,14 @@ def decoded(data: bytes) -> str:
         raise NotText(f"not UTF-8 ({where})", "iconv -f CP1252 -t UTF-8", windows) from None
 
 
-class _Readable(Protocol):
-    def read_bytes(self) -> bytes: ...
+class HasBytes(Protocol):
+    """A path or a location."""
+
+    def read_bytes(self) -> bytes:
+        """Return all bytes. Raises OSError."""
 
 
-def read_text(path: _Readable) -> str:
+def read_text(path: HasBytes) -> str:
     """Read a text file. Raises OSError, or NotText with the file's name and a command that converts it.
 
     Args:

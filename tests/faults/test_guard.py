@@ -18,6 +18,7 @@ from polite_flamingo.faults.bisection import Bisector, ModelBroken
 from polite_flamingo.faults.guard import Guard
 from polite_flamingo.faults.journal import MAX_DEATHS_PER_SHARD, Journal, ShardJournal, WorkerKeepsDying
 from polite_flamingo.sample import BadSample, Quarantined, Sample, Turn, make_key
+from polite_flamingo.storage.location import location
 
 ROWS = 10
 Work = Callable[[list[Sample]], list[Sample]]
@@ -52,7 +53,7 @@ def guard(max_failures_in_a_row: int = 3) -> Guard:
 
 @pytest.fixture
 def note(tmp_path: Path) -> Callable[[], ShardJournal]:
-    return lambda: Journal(tmp_path, "rewrite").open("a")
+    return lambda: Journal(location(tmp_path), "rewrite").open("a")
 
 
 def reasons(rows: list[Sample | Quarantined]) -> dict[int, str]:
@@ -196,21 +197,21 @@ def test_a_new_job_forgets_deaths_but_not_the_condemned(tmp_path: Path, note: Ca
     survive(poisoned(Died(), 6), note)
     with pytest.raises(Died):
         guard().run(poisoned(Died(), 0), [sample(n) for n in range(ROWS)], "a.tar", note())
-    journal.clear(tmp_path)
+    journal.clear(location(tmp_path))
     assert note().condemned == {6}
     assert not note().suspicious(0)
-    journal.forget(tmp_path, "a")
+    journal.forget(location(tmp_path), "a")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_is_read_from_the_notes(tmp_path: Path, note: Callable[[], ShardJournal]) -> None:
     guard().run(polite, [sample(n) for n in range(ROWS)], "a.tar", note())
-    assert journal.rows_done(tmp_path, "rewrite") == ROWS
-    assert journal.rows_done(tmp_path, "score") == 0
+    assert journal.rows_done(location(tmp_path), "rewrite") == ROWS
+    assert journal.rows_done(location(tmp_path), "score") == 0
 
 
 def test_a_model_that_kills_its_process_while_loading_is_given_up(tmp_path: Path) -> None:
-    stage = Journal(tmp_path, "rewrite")
+    stage = Journal(location(tmp_path), "rewrite")
     with stage.loading(patience=0):
         pass
     for dead in range(3):
@@ -225,7 +226,7 @@ def test_lost_machines_condemn_nobody(tmp_path: Path) -> None:
     nodes = iter("abcdefgh")
 
     def note() -> ShardJournal:
-        return Journal(tmp_path, "rewrite", node=next(nodes), lost=lambda: lost).open("a")
+        return Journal(location(tmp_path), "rewrite", node=next(nodes), lost=lambda: lost).open("a")
 
     def dying() -> None:
         with pytest.raises(Died):
@@ -248,7 +249,7 @@ def test_the_death_of_a_lone_row_counts_unless_its_machine_is_lost(tmp_path: Pat
     died = []
     for name in nodes:
         try:
-            note = Journal(tmp_path, "rewrite", node=name, lost=lambda: lost).open("a")
+            note = Journal(location(tmp_path), "rewrite", node=name, lost=lambda: lost).open("a")
             rows = guard().run(poisoned(Died(), 6), [sample(n) for n in range(ROWS)], "a.tar", note)
             break
         except Died:
@@ -261,9 +262,9 @@ def test_the_death_of_a_lone_row_counts_unless_its_machine_is_lost(tmp_path: Pat
 
 def test_lost_machines_are_no_count_against_loading(tmp_path: Path) -> None:
     for name in ("a", "b", "c", "d"):
-        with pytest.raises(Died), Journal(tmp_path, "rewrite", node=name).loading(patience=9):
+        with pytest.raises(Died), Journal(location(tmp_path), "rewrite", node=name).loading(patience=9):
             raise Died
-    stage = Journal(tmp_path, "rewrite", node="e", lost=lambda: {"a", "b", "c"})
+    stage = Journal(location(tmp_path), "rewrite", node="e", lost=lambda: {"a", "b", "c"})
     with stage.loading(patience=1):
         pass
     with pytest.raises(WorkerKeepsDying, match="while it loaded"), stage.loading(patience=0):

@@ -26,7 +26,7 @@ from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage import visibility
+from polite_flamingo.storage import probe
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import read_quarantine_file, shard_names
 from polite_flamingo.storage.shards import read_shard
@@ -375,7 +375,7 @@ def test_a_mount_that_goes_away_while_a_part_is_built_leaves_no_part(
 def test_a_worker_that_writes_to_another_disk_is_noticed(
     raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visibility, "PATIENCE", 0.0)
+    monkeypatch.setattr(probe, "PATIENCE", 0.0)
     work = tmp_path / "out" / "ingest" / "clevr"
 
     def change() -> None:

@@ -50,7 +50,6 @@ BROKEN = [b"", b"{}", b"\xff\x00\x00", b'{"thresholds": 3}', b"[" * 2000]
         "manifests/s.json",
         "quarantine/s.*.jsonl",
         "scored/s.*.tar",
-        "keys/s.*.keys",
         "verdicts/s.jsonl",
     ],
 )

@@ -81,8 +81,13 @@ def job(source: Path, out: Path, **changes: object) -> DistortConfig:
 
 def files(out: Path) -> dict[str, bytes]:
     """Return what must not depend on how often the job was started."""
-    found = [path for folder in ("pairs", "quarantine", "keys") for path in sorted((out / folder).rglob("*"))]
-    return {str(path.relative_to(out)): path.read_bytes() for path in found}
+    layout = OutputLayout(root=out, samples="pairs")
+    manifests = {name: read_manifest(layout.manifest(name)) for name in layout.finished()}
+    return {
+        f"{kind} of {name}": (out / file.path).read_bytes()
+        for name, manifest in manifests.items()
+        for kind, file in manifest.files.items()
+    }
 
 
 @pytest.mark.ray

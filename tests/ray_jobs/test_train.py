@@ -232,8 +232,8 @@ def test_shards_that_have_changed_since_a_run_was_begun_are_refused(
 ) -> None:
     """Their sizes say little: a tar's is a multiple of 10,240 bytes."""
     layout, path = OutputLayout(root=tmp_path / "out"), write_world(tmp_path / "in", shards=1) / "s0.tar"
-    layout.root.mkdir()
-    (layout.root / "inputs.json").write_text("{}")  # of a run that was killed before it began
+    layout.root.path.mkdir()
+    (layout.root / "inputs.json").put("{}")  # of a run that was killed before it began
     train.check_shards(layout, [path])
     write_run(layout, begin_run("hash", {}, ""))
     path = Path(shutil.copy(path, tmp_path / "s0.tar"))
@@ -242,6 +242,6 @@ def test_shards_that_have_changed_since_a_run_was_begun_are_refused(
     with pytest.raises(ValueError, match=r"1 of 1 shards has changed since .*/out was made: .*s0\.tar; give"):
         train.check_shards(layout, [path])
     assert capsys.readouterr().out == ""
-    (layout.root / "inputs.json").unlink()
+    (layout.root / "inputs.json").delete()
     train.check_shards(layout, [path])
     assert "was made by an earlier version: whether its input has changed" in capsys.readouterr().out

@@ -24,6 +24,7 @@ def commit(layout: OutputLayout, name: str, samples: list[Sample]) -> None:
             shard=f"/in/{name}.tar", rows_in=scored, scored=scored, quarantined=quarantined, config_hash="h"
         )
 
+    layout.manifest(name).delete()  # of a shard that is made again
     commit_shard(layout, name, samples, manifest)
 
 
@@ -105,5 +106,5 @@ def test_after_a_selection_that_was_not_finished_there_is_nothing_to_compare_wit
     layout: OutputLayout, capsys: pytest.CaptureFixture[str]
 ) -> None:
     again(layout, capsys)
-    layout.stats.unlink()
+    layout.stats.delete()
     assert again(layout, capsys, sts=0.9) == []

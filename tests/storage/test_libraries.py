@@ -65,9 +65,9 @@ def outputs(folder: Path, *shards: list[Sample]) -> tuple[Path, dict[str, Sample
 
         commit_shard(layout, f"train-{number:02d}", [*rows, bad], manifest)
     select.select(layout, Thresholds())
-    kept = [sample for path in tars(layout.root) for sample in read_shard(path)]
+    kept = [sample for path in tars(layout.root.path) for sample in read_shard(path)]
     assert all(isinstance(sample, Sample) for sample in kept)
-    return layout.root, {sample.key: sample for sample in kept if isinstance(sample, Sample)}
+    return layout.root.path, {sample.key: sample for sample in kept if isinstance(sample, Sample)}
 
 
 def tars(out: Path) -> list[str]:

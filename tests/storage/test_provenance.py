@@ -50,6 +50,7 @@ def built(out: Path, source: str, failing: Sequence[str] = ()) -> dict[str, Any]
     run = read_run(layout) or begin_run("hash", {}, "")
     write_run(layout, with_ingests(run, shards.values()))
     for name, path in shards.items():
+        layout.manifest(name).delete()  # as to make a shard again
         commit(layout, name, path, failing)
     select.select(layout, Thresholds())
     return read_stats(layout)

@@ -17,9 +17,10 @@ from actors.commit import commit_blocks
 from actors.rows import Block
 from polite_flamingo.hub import fingerprint
 from polite_flamingo.sample import Quarantined
-from polite_flamingo.storage import visibility
+from polite_flamingo.storage import probe as probe_module
 from polite_flamingo.storage.disk import is_temporary, sweep_temporary, temporary_name
 from polite_flamingo.storage.ledger import OutputLayout, shard_names
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.probe import probing
 from polite_flamingo.storage.shards import read_shard, write_shard
 from polite_flamingo.storage.visibility import FileState, PathUnavailable, reason_in, refuse_other_models
@@ -110,11 +111,11 @@ def test_another_file_under_the_same_path_is_noticed(tmp_path: Path) -> None:
 
 
 def test_an_output_folder_of_another_machine_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visibility, "PATIENCE", 0.0)
+    monkeypatch.setattr(probe_module, "PATIENCE", 0.0)
     (tmp_path / ".probe-of-a-job-that-was-killed").touch()
     layout = OutputLayout(root=tmp_path)
     block = Block(name="a", shard="a.tar", first=0, shard_rows=1, rows=[text_row(0, 0)])
-    with probing(tmp_path) as probe:
+    with probing(location(tmp_path)) as probe:
         [path] = tmp_path.iterdir()
         probe.check()
         path.write_text("of another disk with the same path")
@@ -125,7 +126,7 @@ def test_an_output_folder_of_another_machine_is_noticed(tmp_path: Path, monkeypa
             commit_blocks(block.to_table(), layout, "hash", probe=probe)
         assert list(tmp_path.iterdir()) == [], "nothing is written where nobody would look for it"
         first = probe
-    with probing(tmp_path) as probe:
+    with probing(location(tmp_path)) as probe:
         assert probe.path != first.path and probe.content != first.content
     assert list(tmp_path.iterdir()) == []
 

@@ -52,11 +52,17 @@ def config(source: Path, out: Path, rows_per_call: int = 4) -> BuildConfig:
 
 
 def results(out: Path) -> dict[str, bytes]:
-    """Return the files whose bytes must not depend on kills, by path below `out`."""
-    folders = ("scored", "quarantine", "keys", "pf1m", "parquet", "verdicts", "images")
+    """Return the bytes that must not depend on kills: of files by path, and of what manifests name by shard."""
+    folders = ("pf1m", "parquet", "verdicts", "images")
     files = [path for folder in folders for path in sorted((out / folder).rglob("*")) if path.is_file()]
     files += [out / "pf1m.json", out / "llava.json"]
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+    layout = OutputLayout(root=out)
+    named = {
+        f"{kind} of {name}": (layout.root / file.path).read_bytes()
+        for name in layout.finished()
+        for kind, file in read_manifest(layout.manifest(name)).files.items()
+    }
+    return {**named, **{str(path.relative_to(out)): path.read_bytes() for path in files}}
 
 
 def outcome(out: Path) -> Counter[str]:
