@@ -103,8 +103,7 @@ class OutputLayout:
 
     def absolute(self) -> OutputLayout:
         """Return the same folder with an absolute path, for workers with another working directory."""
-        root = self.root if self.root.local is None else self.root.local.resolve()
-        return OutputLayout(root=root, samples=self.samples)
+        return OutputLayout(root=self.root.absolute(), samples=self.samples)
 
     def manifest(self, name: str) -> Location:
         """Return the place of a finished shard's manifest."""
