@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from actors.base import RowActor
@@ -13,6 +12,7 @@ from polite_flamingo.distortion.pairs import Distorter, check_good
 from polite_flamingo.distortion.retrieval import CaptionIndex
 from polite_flamingo.distortion.speakers import Speaker
 from polite_flamingo.sample import BadSample, Reason, Sample
+from polite_flamingo.storage.location import location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class DistorterConfig:
 
     Attributes:
         distortion: how to distort.
-        captions: path of the index of COCO's captions, written by the job; "" if there is none.
+        captions: place of the index of COCO's captions, written by the job; "" if there is none.
     """
 
     distortion: DistortionConfig
@@ -40,7 +40,7 @@ class DistortionActor(RowActor):
         return Distorter(
             config.distortion,
             speaker=self.load_speaker(config.distortion) if config.distortion.shares.llm else None,
-            captions=CaptionIndex(Path(config.captions)) if config.captions else None,
+            captions=CaptionIndex(location(config.captions)) if config.captions else None,
         )
 
     def load_speaker(self, config: DistortionConfig) -> Speaker:

@@ -27,6 +27,7 @@ from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.tar_export import count_images
 from polite_flamingo.world import World, count_foreign_rows, mostly_foreign, world_of
 from ray_jobs import console, select
 from ray_jobs.cluster import running_ray
@@ -147,7 +148,7 @@ def rewrite_and_score(
             ActorPool(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, by_name(rewriters)),
             ActorPool(scoring_actor or ScoringActor, config.scoring, pools.scoring, by_name(scorers)),
         ]
-        commit = partial(commit_blocks, layout=job.layout.absolute(), config_hash=job.identity)
+        commit = partial(commit_blocks, layout=job.layout.absolute(), config_hash=job.identity, describe=count_images)
         for shard in run_shards(shards, through, commit, layout=job.layout, pools=pools, config_hash=job.identity):
             attempt.add(shard)
 

@@ -152,13 +152,13 @@ def forget_failed(layout: OutputLayout) -> None:
 
 def make_pairs(job: ShardJob, shards: Mapping[str, Path], config: DistortConfig, actor: type | None = None) -> None:
     """Distort and commit shards on Ray, each with its manifest; add this attempt to run.json."""
-    index = caption_index(config.distortion, job.layout.captions.path)
+    index = caption_index(config.distortion, job.layout.absolute().captions)
     with job.attempt() as attempt, running_ray(config.pools.needs(config.pools.distorting)):
         from actors.commit import commit_blocks
         from actors.distortion import DistorterConfig, DistortionActor
         from ray_jobs.pipeline import ActorPool, run_shards
 
-        distorter = DistorterConfig(distortion=config.distortion, captions=str(index.path.resolve()) if index else "")
+        distorter = DistorterConfig(distortion=config.distortion, captions=str(index.where) if index else "")
         models = by_name(job.models) if config.distortion.speaker == "local" else {}
         pool = ActorPool(actor or DistortionActor, distorter, config.pools.distorting, models)
         commit = partial(commit_blocks, layout=job.layout.absolute(), config_hash=job.identity, describe=count)
@@ -185,7 +185,7 @@ def summarise(layout: OutputLayout) -> None:
     run = read_run(layout)
     assert run is not None, "written before any manifest"
     shown = pick(names, lambda name: read_scored(layout, name), SHOWN)
-    write_distortion_page(layout.preview.path, stats=stats, pairs=shown, run=run)
+    write_distortion_page(layout.preview, stats=stats, pairs=shown, run=run)
     write_stats(layout, stats)
 
 

@@ -5,7 +5,7 @@
 
 Thresholds that are not given stay as the build had them. Reads OUT/scored and OUT/quarantine; writes OUT/pf1m,
 OUT/parquet, OUT/verdicts, the exports, the card, the report and, last, OUT/stats.json. Checks that every row that came
-in is kept, rejected or quarantined. Holds one shard in memory at a time and never changes a score.
+in is kept, rejected or quarantined. Holds a few shards in memory at a time and never changes a score.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import argparse
 import dataclasses
 import json
 import sys
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,8 +32,9 @@ from polite_flamingo.selection.card import card
 from polite_flamingo.selection.difference import Difference
 from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.selection.statistics import Statistics, rejections
-from polite_flamingo.storage import duplicates
-from polite_flamingo.storage.json_exports import export_shard, join_exports
+from polite_flamingo.storage import duplicates, tar_export
+from polite_flamingo.storage.in_order import in_order
+from polite_flamingo.storage.json_exports import Records, export_images, exporting_records, forget_images, records_of
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import (
     OutputLayout,
@@ -41,15 +44,22 @@ from polite_flamingo.storage.ledger import (
     read_scored,
     undamaged,
 )
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.parquet_export import write_parquet
 from polite_flamingo.storage.provenance import Annotations, annotations_of
 from polite_flamingo.storage.run_info import RunInfo, read_run, read_stats, write_stats
-from polite_flamingo.storage.tar_export import forget_tars, place_tars, write_tars
 from polite_flamingo.world import World
 from ray_jobs import console
 from ray_jobs.progress import counted
 from ray_jobs.replay_ledger import settle, source_of
+
+SHARDS_AT_ONCE = 4
+"""Shards that this process selects, and holds, at once."""
+
+MANIFESTS_AT_ONCE = 16
+
+Across = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+"""Calls a function on items, several at once; yields the results in order. `in_order` is one, with threads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +75,13 @@ class SelectConfig:
     thresholds: Thresholds = field(default_factory=Thresholds, metadata={"defaults_apply": False})
 
 
-def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
+def select(layout: OutputLayout, thresholds: Thresholds, across: Across | None = None) -> Difference | None:
     """Make the selection and everything that depends on it, shard by shard; write OUT/stats.json last.
+
+    Args:
+        layout: the output folder.
+        thresholds: what is kept.
+        across: does the work on shards; by default, threads of this process.
 
     Returns:
         What differs from the previous selection; None if there was none or it was not finished.
@@ -74,23 +89,37 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     Raises:
         ValueError: a scored shard is damaged; the message says which, and what to do.
     """
+    across = across or partial(in_order, threads=SHARDS_AT_ONCE)
     changed = _begin_difference(layout, thresholds)
     layout.stats.delete()
+    layout.sweep()
     names, run = layout.finished(), read_run(layout)
     assert run is not None, "a finished shard comes from a run"
-    keys = ((name, file_of(layout, name, read_manifest(layout.manifest(name)), "keys")) for name in names)
-    repeated = duplicates.find(
-        [(name, file.local) for name, file in keys if file and file.local], scratch=layout.scratch.path
-    )
-    total = Statistics()
-    forget_tars(layout.root.path)
-    for name in names:
-        total.merge(_select_shard(layout, name, thresholds, repeated.of(name), run.world, changed))
-    place_tars(layout.root.path)
-    join_exports(out=layout.root.path, names=names)
+    finished = _read_manifests(layout, names)
+    layout.sweep_attempts(finished.files)
+    work = partial(
+        _select_shard, layout=layout, thresholds=thresholds, world=run.world, compare=changed is not None
+    )  # fmt: skip
+    total, numbers, expected = Statistics(), set[int](), tar_export.prefixes(finished.numbers)
+    tar_export.forget_tars(layout.root)
+    with _scratch(layout) as scratch:
+        repeated = duplicates.find(finished.keys, keys=finished.scored, scratch=scratch)
+        with exporting_records(layout.root) as add:
+            for shard in across(partial(work, tar_names=expected), ((name, repeated.of(name)) for name in names)):
+                add(shard.records)
+                total.merge(shard.statistics)
+                numbers |= shard.numbers
+                if changed and shard.changed:
+                    changed.merge(shard.changed)
+        wanted = tar_export.prefixes(numbers)
+        if any(expected.get(number) != prefix for number, prefix in wanted.items()):
+            tar_export.forget_tars(layout.root)
+            again = partial(_write_tars, layout=layout, thresholds=thresholds, tar_names=wanted)
+            for _ in across(again, ((name, repeated.of(name)) for name in names)):
+                pass
     _remove_other_shards(layout, names)
-    rows = _rows_by_shard(layout, names)
     counts = total.total()
+    rows = finished.rows
     assert sum(rows.values()) == counts.rows, f"{sum(rows.values())} rows came in, {counts.rows} are accounted for"
     annotations = annotations_of(run.ingests, rows)
     if changed:
@@ -104,10 +133,10 @@ def _write_results(
     changed: Difference | None,
 ) -> None:  # fmt: skip
     """Write the card, the report and, last, OUT/stats.json."""
-    write_atomically(layout.card, card(total, thresholds, run, annotations))
+    layout.card.put(card(total, thresholds, run, annotations))
     gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
     page = render(total, thresholds, run, gallery, annotations, changed.rows() if changed else ())
-    write_atomically(layout.report, page)
+    layout.report.put(page)
     counts = total.total()
     stats = {
         "annotations": annotations.to_json(),
@@ -141,10 +170,12 @@ def _begin_difference(layout: OutputLayout, thresholds: Thresholds) -> Differenc
 
 
 def _remove_other_shards(layout: OutputLayout, names: Sequence[str]) -> None:
-    """Remove what earlier selections wrote for shards that are no longer there."""
-    for place_of, suffix in ((layout.parquet, ".parquet"), (layout.verdicts, ".jsonl")):
-        for name in {*place_of("").parent.names(suffix)} - {*names}:
-            place_of(name).delete()
+    """Remove what earlier selections wrote for shards that are no longer there, the verdicts last."""
+    for name in {*layout.verdicts("").parent.names(".jsonl")} - {*names}:
+        layout.parquet(name).delete()
+        forget_images(layout.root, name)
+        layout.verdicts(name).delete()
+    (layout.root / "exports").delete_tree()  # of earlier versions
 
 
 def is_current(layout: OutputLayout, thresholds: Thresholds) -> bool:
@@ -230,46 +261,134 @@ def _origin_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [*rows, ("rows in", f"{stats['rows_in']:,} in {shards}{more}")]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Finished:
+    """What the manifests of the finished shards say.
+
+    Attributes:
+        files: name -> paths of its files below the output folder; none for shards of earlier versions.
+        keys: name and key file of each shard; shards of earlier versions may have none.
+        rows: number of rows of each input shard; replayed rows count with the shard they came from.
+        scored: number of scored samples.
+        numbers: the numbers of images that scored samples have; empty in folders of earlier versions.
+    """
+
+    files: Mapping[str, Sequence[str]]
+    keys: Sequence[tuple[str, Location]]
+    rows: Counter[Path]
+    scored: int
+    numbers: set[int]
+
+
+def _read_manifests(layout: OutputLayout, names: Sequence[str]) -> _Finished:
+    files: dict[str, list[str]] = {}
+    keys: list[tuple[str, Location]] = []
+    sources: dict[str, Path] = {}
+    rows_of: Counter[str] = Counter()
+    scored, numbers = 0, set[int]()
+    manifests = in_order(lambda name: read_manifest(layout.manifest(name)), names, MANIFESTS_AT_ONCE)
+    for name, manifest in zip(names, manifests, strict=True):
+        files[name] = [file.path for file in manifest.files.values()]
+        if place := file_of(layout, name, manifest, "keys"):
+            keys.append((name, place))
+        sources[name] = Path(manifest.shard)
+        rows_of[source_of(name)] += manifest.rows_in
+        scored += manifest.scored
+        numbers |= {int(number) for number in manifest.stats.get("images", {})}
+    rows: Counter[Path] = Counter()
+    for name, count in rows_of.items():
+        rows[sources[name]] += count
+    return _Finished(files=files, keys=keys, rows=rows, scored=scored, numbers=numbers)
+
+
+@contextmanager
+def _scratch(layout: OutputLayout) -> Iterator[Path]:
+    """A folder on this machine's disk for temporary files; that of the output, if it is on a disk."""
+    if layout.root.local is None:
+        with tempfile.TemporaryDirectory(prefix="select-") as folder:
+            yield Path(folder)
+        return
+    try:
+        yield layout.scratch.path
+    finally:
+        layout.scratch.delete_tree()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Selected:
+    """What came of one shard.
+
+    Attributes:
+        statistics: its statistics, quarantined rows included.
+        records: its records in the JSON exports.
+        numbers: the numbers of images that its kept samples have.
+        changed: what differs from the previous selection, if that was asked for.
+    """
+
+    statistics: Statistics
+    records: Records
+    numbers: frozenset[int]
+    changed: Difference | None
+
+
 def _select_shard(
-    layout: OutputLayout, name: str, thresholds: Thresholds, repeated: frozenset[bytes], world: World | None,
-    changed: Difference | None,
-) -> Statistics:  # fmt: skip
-    """Select one shard, add to what has changed, and return its statistics, quarantined rows included."""
-    manifest = read_manifest(layout.manifest(name))
+    shard: tuple[str, frozenset[bytes]], *, layout: OutputLayout, thresholds: Thresholds, world: World | None,
+    tar_names: Mapping[int, str], compare: bool,
+) -> _Selected:  # fmt: skip
+    """Select one shard and write all that depends on it alone.
+
+    Args:
+        shard: its name, and the digests of the keys it must reject because an earlier shard has them.
+        layout: the output folder.
+        thresholds: what is kept.
+        world: the small world that the models are limited to.
+        tar_names: prefixes of the tars' names.
+        compare: whether to compare with the previous selection.
+    """
+    name, repeated = shard
     samples = read_scored(layout, name)
     selection = select_shard(samples, shard=name, thresholds=thresholds, duplicates=repeated, world=world)
-    write_tars(selection.kept, out=layout.root.path, name=name)
-    write_parquet(selection.kept, layout.parquet(name).path)
-    if changed:
+    keys = {record["key"] for record in selection.records}
+    assert len(keys) == len(selection.records) == len(samples), f"{name}: each key must occur exactly once"
+    selection.statistics.count_quarantined(read_quarantine(layout, name))
+    changed = None
+    if compare:
+        changed = Difference()
         changed.compare(_verdicts(layout, name), selection.records)
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in selection.records)
-    write_atomically(layout.verdicts(name), lines)
-    export_shard(selection.kept, out=layout.root.path, name=name)
-    keys = {record["key"] for record in selection.records}
-    assert len(keys) == len(selection.records) == manifest.scored, f"{name}: each key must occur exactly once"
-    selection.statistics.count_quarantined(read_quarantine(layout, name))
-    return selection.statistics
+    layout.verdicts(name).put(lines)
+    tar_export.write_tars(selection.kept, out=layout.root, name=name, names=tar_names)
+    write_parquet(selection.kept, layout.parquet(name))
+    export_images(selection.kept, out=layout.root, name=name)
+    return _Selected(
+        statistics=selection.statistics,
+        records=records_of(selection.kept, name),
+        numbers=frozenset(len(sample.images) for sample in selection.kept),
+        changed=changed,
+    )
+
+
+def _write_tars(
+    shard: tuple[str, frozenset[bytes]], *, layout: OutputLayout, thresholds: Thresholds, tar_names: Mapping[int, str]
+) -> None:
+    """Write the tars of one shard, once their names are known."""
+    name, repeated = shard
+    selection = select_shard(read_scored(layout, name), shard=name, thresholds=thresholds, duplicates=repeated)
+    tar_export.write_tars(selection.kept, out=layout.root, name=name, names=tar_names)
 
 
 def _verdicts(layout: OutputLayout, name: str) -> list[dict[str, Any]]:
     """Return the verdicts of the last selection on a shard; none if it did not cover the shard."""
-    path = layout.verdicts(name)
-    if not path.exists():
+    file = layout.verdicts(name)
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
         return []
-    with undamaged(path, "delete it and select again"):
-        verdicts = [json.loads(line) for line in path.read_text().split("\n") if line]
+    with undamaged(file, "delete it and select again"):
+        verdicts = [json.loads(line) for line in text.decode().split("\n") if line]
         for verdict in verdicts:
             verdict["key"], verdict["keep"], verdict["reason"]  # a KeyError here names the file, later it could not
         return verdicts
-
-
-def _rows_by_shard(layout: OutputLayout, names: Sequence[str]) -> Counter[Path]:
-    """Count the rows of each input shard; replayed rows count with the shard they came from."""
-    rows: Counter[Path] = Counter()
-    for name in names:
-        source = source_of(name)
-        rows[Path(read_manifest(layout.manifest(source)).shard)] += read_manifest(layout.manifest(name)).rows_in
-    return rows
 
 
 def _number(value: float | None) -> str:
@@ -287,7 +406,6 @@ def job(config: SelectConfig) -> None:
     if not layout.finished():
         raise ValueError(f"{config.out} holds no finished shard; give the --out of a polite-flamingo build")
     with exclusive(layout.root):
-        layout.sweep()
         settle(layout)
         conclude(layout, select(layout, config.thresholds))
 

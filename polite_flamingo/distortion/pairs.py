@@ -26,7 +26,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from polite_flamingo.distortion.answer_checks import fault
@@ -38,6 +37,7 @@ from polite_flamingo.distortion.retrieval import CaptionIndex, NoCaptions, index
 from polite_flamingo.distortion.rule_speaker import RuleSpeaker
 from polite_flamingo.distortion.speakers import Speaker, SpeakerRequest
 from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Quarantined, Sample, unmarked
+from polite_flamingo.storage.location import Location, location
 
 Row = Sample | Quarantined
 
@@ -57,7 +57,7 @@ def distort(
     """
     rows = single_turns(samples, config.turns)
     with tempfile.TemporaryDirectory(prefix="distortion-") as folder:
-        distorter = Distorter(config, speaker=speaker, captions=caption_index(config, Path(folder)))
+        distorter = Distorter(config, speaker=speaker, captions=caption_index(config, location(folder)))
         made = iter(distorter.distort([row for row in rows if isinstance(row, Sample)]))
         for number, row in enumerate(rows):
             if isinstance(row, Sample):
@@ -99,7 +99,7 @@ def single_turns(rows: Iterable[Row], turns: Literal["first", "all"]) -> list[Ro
     return found
 
 
-def caption_index(config: DistortionConfig, folder: Path) -> CaptionIndex | None:
+def caption_index(config: DistortionConfig, folder: Location) -> CaptionIndex | None:
     """Return the index of the configured annotations, written to `folder` if needed; None if there are none.
 
     Raises:
@@ -109,9 +109,9 @@ def caption_index(config: DistortionConfig, folder: Path) -> CaptionIndex | None
     annotations = config.retrieval.annotations
     if not annotations or not config.shares.captions_and_boxes:
         return None
-    path = folder / index_name(annotations)
-    write_index(annotations, path)
-    return CaptionIndex(path)
+    where = folder / index_name(annotations)
+    write_index(annotations, where)
+    return CaptionIndex(where)
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,7 @@
 """Look up COCO's captions and boxes of an image, which replace a detailed description.
 
 LLaVA names the image `000000442786.jpg`, COCO `COCO_train2014_000000442786.jpg` with id 442786: the last digits of a
-name are the id. The annotation files are read once, record by record, into an index on disk that every worker opens.
+name are the id. The annotation files are read once, record by record, into an index that every worker opens.
 `datasets/coco.py` and `records/responses.py` word the annotations as they do at ingest.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
+import shutil
 import sqlite3
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -24,7 +25,7 @@ from polite_flamingo.sources.datasets.coco import describe, records
 from polite_flamingo.sources.reading.field_checks import usable_id
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import SourceOptions
-from polite_flamingo.storage.disk import temporary_name
+from polite_flamingo.storage.location import Location
 
 
 class NoCaptions(Exception):
@@ -46,8 +47,8 @@ def index_name(annotations: Sequence[str]) -> str:
     return f"coco-{hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]}.sqlite"
 
 
-def write_index(annotations: Sequence[str], path: Path) -> Counter[str]:
-    """Read the files into an index at `path`, atomically, unless it exists.
+def write_index(annotations: Sequence[str], where: Location) -> Counter[str]:
+    """Read the files into an index, unless it exists.
 
     Returns:
         The number of images in it ("images"), and of bad records by reason; empty if the index existed.
@@ -55,37 +56,41 @@ def write_index(annotations: Sequence[str], path: Path) -> Counter[str]:
     Raises:
         SourceError: a file is unusable as a whole.
     """
-    if path.exists():
+    if where.head() is not None:
         return Counter()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
     counts: Counter[str] = Counter()
-    with closing(sqlite3.connect(temporary)) as database:
-        database.execute("CREATE TABLE image (id TEXT PRIMARY KEY, joined TEXT) WITHOUT ROWID")
-        for _, _, joined in records(SourceOptions(annotations=tuple(map(Path, annotations))), Scratch()):
-            if isinstance(joined, BadSample):
-                counts[joined.reason] += 1
-                continue
-            image_id = usable_id(joined["record"], "id")
-            if image_id is None:
-                counts["bad_field"] += 1
-                continue
-            database.execute("INSERT OR IGNORE INTO image VALUES (?, ?)", (image_id, json.dumps(joined)))
-            counts["images"] += 1
-        database.commit()
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with tempfile.TemporaryDirectory(prefix="captions-") as folder:  # SQLite needs a disk
+        with closing(sqlite3.connect(Path(folder) / "index")) as database:
+            database.execute("CREATE TABLE image (id TEXT PRIMARY KEY, joined TEXT) WITHOUT ROWID")
+            for _, _, joined in records(SourceOptions(annotations=tuple(map(Path, annotations))), Scratch()):
+                if isinstance(joined, BadSample):
+                    counts[joined.reason] += 1
+                    continue
+                image_id = usable_id(joined["record"], "id")
+                if image_id is None:
+                    counts["bad_field"] += 1
+                    continue
+                database.execute("INSERT OR IGNORE INTO image VALUES (?, ?)", (image_id, json.dumps(joined)))
+                counts["images"] += 1
+            database.commit()
+        with (Path(folder) / "index").open("rb") as made, where.writer() as file:
+            shutil.copyfileobj(made, file)
     return counts
 
 
 class CaptionIndex:
-    """Looks up images in an index that `write_index` wrote."""
+    """Looks up images in an index that `write_index` wrote; one in a bucket is copied to this machine first."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        address = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
-        self._database = sqlite3.connect(address, uri=True, check_same_thread=False)  # actors run on another
+    def __init__(self, where: Location):
+        self.where = where
+        with tempfile.NamedTemporaryFile(prefix="captions-") as copy:
+            if where.local is None:
+                with where.open() as stored:
+                    shutil.copyfileobj(stored, copy)
+                copy.flush()
+            address = f"{(where.local or Path(copy.name)).resolve().as_uri()}?mode=ro&immutable=1"
+            self._database = sqlite3.connect(address, uri=True, check_same_thread=False)  # actors run on another
+            self._database.execute("SELECT 1 FROM image LIMIT 1")  # opens the file: the copy's name is gone after this
 
     def response(self, sample: Sample) -> tuple[str, dict[str, Any]]:
         """Return the captions and boxes of the sample's image, and its id and how many there are.

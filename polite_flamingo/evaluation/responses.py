@@ -14,11 +14,11 @@ from pathlib import Path
 from polite_flamingo.endpoints.answers import Unfinished, ending
 from polite_flamingo.evaluation.judging import Answer
 from polite_flamingo.sample import REASONS, BadSample
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import Location, write_atomically
 from polite_flamingo.text_files import read_text
 
 
-def write_responses(path: Path, answers: Mapping[str, Answer]) -> None:
+def write_responses(file: Path | Location, answers: Mapping[str, Answer]) -> None:
     """Write answers by key, atomically."""
     lines = []
     for key, answer in answers.items():
@@ -29,10 +29,10 @@ def write_responses(path: Path, answers: Mapping[str, Answer]) -> None:
             if isinstance(answer, Unfinished):
                 record["finish_reason"] = answer.why
         lines.append(json.dumps(record) + "\n")  # ASCII, because a model may produce half of a surrogate pair
-    write_atomically(path, "".join(lines))
+    write_atomically(file, "".join(lines))
 
 
-def read_responses(path: Path) -> dict[str, Answer]:
+def read_responses(file: Path | Location) -> dict[str, Answer]:
     """Read answers by key.
 
     Raises:
@@ -40,17 +40,17 @@ def read_responses(path: Path) -> dict[str, Answer]:
         ValueError: it is not UTF-8, or a line is invalid or repeats a key; the message names the line.
     """
     answers: dict[str, Answer] = {}
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text(file).split("\n"), 1):
         if not line.strip():
             continue
         try:
             key, answer = _answer(json.loads(line))
         except (ValueError, KeyError, TypeError):
             raise ValueError(
-                f'{path}, line {number}: each line must be like {{"key": "coco/val/1", "response": "A dog."}}'
+                f'{file}, line {number}: each line must be like {{"key": "coco/val/1", "response": "A dog."}}'
             ) from None
         if key in answers:
-            raise ValueError(f"{path}, line {number}: {key!r} is already on an earlier line")
+            raise ValueError(f"{file}, line {number}: {key!r} is already on an earlier line")
         answers[key] = answer
     return answers
 

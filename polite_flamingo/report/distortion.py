@@ -7,14 +7,13 @@ pairs (`distortion/summary.py`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.report.gallery import readable, thumbnail
 from polite_flamingo.report.template import fill
 from polite_flamingo.sample import Sample
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.run_info import RunInfo
 
 MAX_TEXT = 1500
@@ -43,12 +42,12 @@ TABLES = {
 
 
 def write_distortion_page(
-    path: Path, *, stats: Mapping[str, Any], pairs: Mapping[str, Sequence[Sample]], run: RunInfo
+    where: Location, *, stats: Mapping[str, Any], pairs: Mapping[str, Sequence[Sample]], run: RunInfo
 ) -> None:
     """Write the page, atomically.
 
     Args:
-        path: the HTML file.
+        where: the HTML file.
         stats: shards, rows_in, pairs, quarantined_rows, and the sums of the counts of `distortion.summary.count`.
         pairs: the pairs to show, by kind.
         run: the run that made them.
@@ -70,7 +69,7 @@ def write_distortion_page(
         facts=_facts,
         run=run,
     )
-    write_atomically(path, page)
+    where.put(page)
 
 
 def _facts(sample: Sample) -> Iterator[tuple[str, str]]:

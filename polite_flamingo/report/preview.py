@@ -20,7 +20,7 @@ from polite_flamingo.report.template import fill
 from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Quarantined, Sample
 from polite_flamingo.sources.list_sources import EVIDENCE
 from polite_flamingo.sources.records.source import Source, SourceOptions
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import Location, write_atomically
 
 MAX_SIDE = 1600
 QUALITY = 92
@@ -61,7 +61,7 @@ class Picture:
 
 
 def write_preview(
-    path: Path,
+    where: Path | Location,
     *,
     source: Source,
     options: SourceOptions,
@@ -75,7 +75,7 @@ def write_preview(
     """Write the page, atomically.
 
     Args:
-        path: the HTML file.
+        where: the HTML file.
         source: the source that was read.
         options: where it was read from.
         rows: samples to show and quarantined records, in the order of the annotations.
@@ -108,7 +108,7 @@ def write_preview(
         command=re.split(r" (?=--)", command),
         task_names=TASK_NAMES,
     )
-    write_atomically(path, page)
+    write_atomically(where, page)
 
 
 def _facts(options: SourceOptions) -> Iterator[tuple[str, list[str]]]:

@@ -56,6 +56,13 @@ class Difference:
             self.gone += 1
             self.went_out[old["dataset"]] += old["keep"]
 
+    def merge(self, other: Difference) -> None:
+        """Add what has changed in another shard."""
+        for name in ("moves", "came_in", "went_out", "kept"):
+            getattr(self, name).update(getattr(other, name))
+        self.new += other.new
+        self.gone += other.gone
+
     @property
     def nothing(self) -> bool:
         """Whether both selections keep the same texts and reject the others for the same reasons."""

@@ -1,10 +1,10 @@
 """Find keys that occur in more than one shard, without holding all keys in memory.
 
 Committing a shard writes its keys beside it as sorted 128-bit digests (`encode_keys`). `find` splits the files of all
-shards into buckets on disk by the first bits of the digests, sorts one bucket at a time, and writes for each shard the
-digests it must reject: the first shard by name keeps a key. A billion keys take 20 GB of scratch space and a hundred
-megabytes of memory. 64 bits would not be enough: among a billion keys, two would share a digest with probability 1 in
-37, and a good sample would be lost.
+shards into buckets on this machine's disk by the first bits of the digests, sorts one bucket at a time, and writes for
+each shard the digests it must reject: the first shard by name keeps a key. A billion keys take 20 GB of scratch space
+and a hundred megabytes of memory. 64 bits would not be enough: among a billion keys, two would share a digest with
+probability 1 in 37, and a good sample would be lost.
 
 Duplicates inside one shard are quarantined by its reader; no tar is opened here.
 """
@@ -20,8 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
+from polite_flamingo.storage.in_order import in_order
+from polite_flamingo.storage.location import Location
+from polite_flamingo.storage.visibility import PathUnavailable
+
 DIGEST_BYTES = 16
 BUCKET_BYTES = 64 << 20
+READERS = 16
+"""Key files that are read at once."""
 _KEY = np.dtype([("high", ">u8"), ("low", ">u8")])
 _ENTRY = np.dtype([("high", ">u8"), ("low", ">u8"), ("shard", "<u4")])
 
@@ -52,54 +58,58 @@ class Duplicates:
         return frozenset(data[i : i + DIGEST_BYTES] for i in range(0, len(data), DIGEST_BYTES))
 
 
-def find(shards: Iterable[tuple[str, Path]], *, scratch: Path, bucket_bytes: int = BUCKET_BYTES) -> Duplicates:
+def find(
+    shards: Iterable[tuple[str, Location]], *, keys: int, scratch: Path, bucket_bytes: int = BUCKET_BYTES
+) -> Duplicates:
     """Find the keys that occur in several shards.
 
     Args:
         shards: name and key file of each shard, in any order.
-        scratch: a folder for temporary files; its contents are deleted first.
+        keys: how many keys they have, about.
+        scratch: a folder on this machine's disk for temporary files; its contents are deleted first.
         bucket_bytes: roughly the most that is sorted at once.
 
     Raises:
         ValueError: a key file is missing or damaged; the message names it.
     """
-    ordered = sorted(shards)
+    ordered = sorted(shards, key=lambda shard: shard[0])
     shutil.rmtree(scratch, ignore_errors=True)
     buckets, rejected = scratch / "buckets", scratch / "rejected"
     buckets.mkdir(parents=True)
     rejected.mkdir()
-    _distribute([path for _, path in ordered], buckets, bucket_bytes)
+    bits = min(9, (max(1, keys * _ENTRY.itemsize) // bucket_bytes).bit_length())  # 512 open files at most
+    _distribute([file for _, file in ordered], buckets, bits)
     count = sum(_reject(bucket, ordered, rejected) for bucket in sorted(buckets.iterdir()))
     shutil.rmtree(buckets)
     return Duplicates(folder=rejected, count=count)
 
 
-def _read_keys(path: Path) -> np.ndarray:
+def _read_keys(file: Location) -> np.ndarray:
     try:
-        data = path.read_bytes()
+        data = file.read_bytes()
+    except PathUnavailable:
+        raise  # the store's own words
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); run the build again to write it") from None
+        why = error.strerror or "it does not exist"
+        raise ValueError(f"{file} cannot be read ({why}); run the build again to write it") from None
     if len(data) % DIGEST_BYTES:
-        raise ValueError(f"{path} is not a file of keys; delete its shard's manifest and run the build again")
+        raise ValueError(f"{file} is not a file of keys; delete its shard's manifest and run the build again")
     return np.frombuffer(data, dtype=_KEY)
 
 
-def _distribute(paths: Sequence[Path], buckets: Path, bucket_bytes: int) -> None:
+def _distribute(files: Sequence[Location], buckets: Path, bits: int) -> None:
     """Append every digest, with its shard's number, to the bucket given by its first bits."""
-    total = sum(path.stat().st_size // DIGEST_BYTES * _ENTRY.itemsize for path in paths if path.exists())
-    bits = min(9, (max(1, total) // bucket_bytes).bit_length())  # 512 open files at most
     with ExitStack() as stack:
-        files = [stack.enter_context((buckets / f"{number:03d}").open("wb")) for number in range(1 << bits)]
-        for shard, path in enumerate(paths):
-            keys = _read_keys(path)
+        opened = [stack.enter_context((buckets / f"{number:03d}").open("wb")) for number in range(1 << bits)]
+        for shard, keys in enumerate(in_order(_read_keys, files, READERS)):
             entries = np.empty(len(keys), dtype=_ENTRY)
             entries["high"], entries["low"], entries["shard"] = keys["high"], keys["low"], shard
             first_bits = (keys["high"] >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(keys), int)
             for number in np.unique(first_bits):
-                files[number].write(entries[first_bits == number].tobytes())
+                opened[number].write(entries[first_bits == number].tobytes())
 
 
-def _reject(bucket: Path, ordered: Sequence[tuple[str, Path]], folder: Path) -> int:
+def _reject(bucket: Path, ordered: Sequence[tuple[str, Location]], folder: Path) -> int:
     """Sort one bucket; of equal digests, all but the first shard's go to the files of their shards."""
     entries = np.fromfile(bucket, dtype=_ENTRY)
     entries = entries[np.lexsort((entries["shard"], entries["low"], entries["high"]))]

@@ -4,30 +4,34 @@
     OUT/pf1m.json               records as in the published dataset; its converters ask for the root of the paths: OUT
     OUT/llava.json              records for LLaVA, and with OUT/dataset_info.json for LLaMA-Factory ("sharegpt")
 
-The selection of a shard writes its lines (`export_shard`); at the end they are joined in order (`join_exports`). Both
-hold at most one shard in memory. Running them again gives the same files and removes those of an earlier selection.
+Images are written shard by shard (`export_images`). Records go straight into the two files, which are there when the
+last shard's are in (`exporting_records`): nothing is written twice, or renamed in a bucket. Running them again gives
+the same files; images of an earlier selection go.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO
 
 from polite_flamingo.images.digest import file_name
-from polite_flamingo.sample import IMAGE_MARK, Sample, unmarked
-from polite_flamingo.storage.disk import is_temporary
-from polite_flamingo.storage.location import replacing, write_atomically
+from polite_flamingo.sample import IMAGE_MARK, Image, Sample, unmarked
+from polite_flamingo.storage.disk import sweep_temporary
+from polite_flamingo.storage.in_order import in_order
+from polite_flamingo.storage.location import Location
 from polite_flamingo.text_files import is_writable
 
 MARKER = "<img_path>"
 """Stands before and after an image's path in a published record; there is no closing form with a slash."""
 
-KINDS = ("pf1m", "llava")
+Records = Mapping[str, str]
+"""Records of one shard: "pf1m" and "llava" -> JSON lines."""
+
+IMAGE_WRITERS = 8
+"""Images of a shard that are written at once."""
 
 DATASET_INFO: dict[str, Any] = {
     "pf1m": {
@@ -83,78 +87,78 @@ def llava_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
     return record
 
 
-def export_shard(samples: Sequence[Sample], *, out: Path, name: str, images: bool = True) -> None:
-    """Write the images and the records of one shard's kept samples.
+def export_images(samples: Sequence[Sample], *, out: Location, name: str) -> None:
+    """Write the images of one shard's kept samples that are not there yet; remove others.
 
     Args:
-        samples: kept samples, in order.
+        samples: kept samples.
         out: the output folder.
         name: the shard's name.
-        images: whether to write image files; records name them either way.
     """
     folder = out / "images" / name
-    wanted: set[str] = set()
-    records: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    wanted = {(folder / file_name(image)).key: image for sample in samples for image in sample.images}
+    if folder.local is not None:
+        sweep_temporary(folder.local)  # of killed selections; to look through all images would take minutes
+    there = {entry.key: entry.size for entry in folder.entries()}
+    missing = [(key, image) for key, image in wanted.items() if there.get(key) != len(image.data)]
+
+    def write(file: tuple[str, Image]) -> None:
+        key, image = file
+        with Location(folder.store, key).writer(sync=False) as opened:  # syncing a million images would take hours
+            opened.write(image.data)
+
+    for _ in in_order(write, missing, IMAGE_WRITERS):
+        pass
+    folder.store.delete(there.keys() - wanted.keys())
+
+
+def forget_images(out: Location, name: str) -> None:
+    """Remove the images of one shard."""
+    (out / "images" / name).delete_tree()
+
+
+def records_of(samples: Sequence[Sample], name: str) -> Records:
+    """Return the records of one shard's kept samples, in order, with the paths of their images."""
+    lines: dict[str, list[str]] = {"pf1m": [], "llava": []}
     for sample in samples:
-        paths = []
-        for image in sample.images:
-            file = file_name(image)
-            if images and file not in wanted:
-                _write_image(folder / file, image.data)
-            wanted.add(file)
-            paths.append(f"images/{name}/{file}")
-        records["pf1m"].append(_line(pf1m_record(sample, paths)))
-        records["llava"].append(_line(llava_record(sample, paths)))
-    if folder.exists():
-        for path in folder.iterdir():
-            if path.name not in wanted or not images:
-                path.unlink()
-    for kind, lines in records.items():
-        write_atomically(_part(out, name, kind), "".join(lines))
+        paths = [f"images/{name}/{file_name(image)}" for image in sample.images]
+        lines["pf1m"].append(_line(pf1m_record(sample, paths)))
+        lines["llava"].append(_line(llava_record(sample, paths)))
+    return {kind: "".join(found) for kind, found in lines.items()}
 
 
-def join_exports(*, out: Path, names: Sequence[str]) -> int:
-    """Join the shards' lines to `pf1m.json` and `llava.json`, in the order of `names`; return the number of records.
+@contextmanager
+def exporting_records(out: Location) -> Iterator[Callable[[Records], None]]:
+    """Yield a function that adds a shard's records; when the block ends without an error, both files are replaced."""
+    with (out / "pf1m.json").writer() as pf1m, (out / "llava.json").writer() as llava:
+        arrays = {"pf1m": _Array(pf1m), "llava": _Array(llava)}
 
-    Lines are streamed. Their files, and images of shards that are not in `names`, are removed at the end.
-    """
-    counts = {kind: _join(out / f"{kind}.json", (_part(out, name, kind) for name in names)) for kind in KINDS}
-    assert counts["pf1m"] == counts["llava"], counts
-    write_atomically(out / "dataset_info.json", json.dumps(DATASET_INFO, indent=2) + "\n")
-    shutil.rmtree(out / "exports", ignore_errors=True)
-    if (out / "images").exists():
-        for folder in {*os.listdir(out / "images")} - {*names}:  # noqa: PTH208
-            shutil.rmtree(out / "images" / folder)
-    return counts["pf1m"]
+        def add(records: Records) -> None:
+            for kind, array in arrays.items():
+                array.add(records[kind])
 
-
-def _write_image(path: Path, data: bytes) -> None:
-    """Write an image unless it exists. It is not synced: that would take hours for a million images."""
-    if path.exists() and path.stat().st_size == len(data):
-        return
-    with replacing(path, sync=False) as file:
-        file.write(data)
+        yield add
+        for array in arrays.values():
+            array.end()
+        (out / "dataset_info.json").put(json.dumps(DATASET_INFO, indent=2) + "\n")
 
 
-def _part(out: Path, name: str, kind: str) -> Path:
-    return out / "exports" / f"{name}.{kind}.jsonl"
+class _Array:
+    """A JSON array with one record per line, written as the records come."""
 
-
-def _join(path: Path, parts: Iterable[Path]) -> int:
-    """Write a JSON array with one record per line; return the number of records."""
-    for stale in path.parent.glob(f"{path.name}.tmp-*"):
-        if is_temporary(stale.name):  # left by a selection that was killed here
-            stale.unlink(missing_ok=True)
-    count = 0
-    with replacing(path) as file:
+    def __init__(self, file: BinaryIO):
+        self._file, self._between = file, b"\n"
         file.write(b"[")
-        for part in parts:
-            with part.open("rb") as lines:
-                for line in lines:
-                    file.write((b",\n" if count else b"\n") + line.rstrip(b"\n"))
-                    count += 1
-        file.write(b"\n]\n")
-    return count
+
+    def add(self, lines: str) -> None:
+        """Add records, one JSON line each."""
+        for line in lines.encode().splitlines():
+            self._file.write(self._between + line)
+            self._between = b",\n"
+
+    def end(self) -> None:
+        """Write the end."""
+        self._file.write(b"\n]\n")
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -145,22 +145,22 @@ class OutputLayout:
             if is_temporary(path.name):
                 path.unlink(missing_ok=True)
 
-    def sweep_attempts(self, manifests: Mapping[str, Manifest]) -> int:
+    def sweep_attempts(self, finished: Mapping[str, Sequence[str]]) -> int:
         """Delete the files of attempts that lost, and return their number.
 
         Only those of finished shards: whoever is still at work on another shard may be about to publish it.
 
         Args:
-            manifests: name -> manifest of every finished shard.
+            finished: name of every finished shard -> paths that its manifest names; none in those of earlier versions.
         """
-        used = {file.path for manifest in manifests.values() for file in manifest.files.values()}
-        old = {name for name, manifest in manifests.items() if not manifest.files}
+        used = {path for paths in finished.values() for path in paths}
+        old = {name for name, paths in finished.items() if not paths}
         stale = []
         for kind, suffix in SUFFIXES.items():
             folder = self.root / self.folder(kind)
             for name in folder.names(suffix):
                 shard = _ATTEMPT.sub("", name)
-                if f"{self.folder(kind)}/{name}{suffix}" not in used and shard in manifests and name not in old:
+                if f"{self.folder(kind)}/{name}{suffix}" not in used and shard in finished and name not in old:
                     stale.append((folder / f"{name}{suffix}").key)
         self.root.store.delete(stale)
         return len(stale)

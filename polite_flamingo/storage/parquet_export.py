@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow
@@ -17,7 +16,7 @@ import pyarrow.parquet
 from polite_flamingo.images.digest import file_name
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.export_record import FREE, free_text
-from polite_flamingo.storage.location import replacing
+from polite_flamingo.storage.location import Location
 
 MAX_GROUP_ROWS = 100
 MAX_GROUP_BYTES = 32 << 20
@@ -44,13 +43,13 @@ SCHEMA = _schema()
 """`response` is the raw annotation, `rewritten` the polite one; numbers that a task does not have are null."""
 
 
-def write_parquet(samples: Sequence[Sample], path: Path) -> None:
+def write_parquet(samples: Sequence[Sample], where: Location) -> None:
     """Write the kept samples of one shard, in order, atomically; without samples there is no file."""
     if not samples:
-        path.unlink(missing_ok=True)
+        where.delete()
         return
     with (
-        replacing(path) as file,
+        where.writer() as file,
         pyarrow.parquet.ParquetWriter(
             file, SCHEMA, use_dictionary=["dataset", "task"], write_page_index=True
         ) as writer,

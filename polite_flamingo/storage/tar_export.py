@@ -8,55 +8,56 @@ columns of later rows. So every image is called .jpg whatever its format (decode
 names the format), and all rows of a tar have the same number of images. If that number varies, tars with more images
 come first by name: `0-pictures-2-NAME.tar`, `1-pictures-1-NAME.tar`.
 
-The selection of a shard writes its tars under OUT/exports (`write_tars`). They get their names at the end
-(`place_tars`), once all numbers of images are known.
+So the names depend on the numbers of images of all kept samples (`prefixes`), which are known only once every shard has
+been selected. They are those of the scored samples unless a selection rejects all with some number of images: the tars
+are written under the names expected from these (`count_images`), and written once more if they are wrong.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections import defaultdict
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
-from polite_flamingo.sample import Sample
-from polite_flamingo.storage.location import location
+from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import write_shard
 
-FINAL = "pf1m"
-UNNAMED = "exports/pf1m"
-"""The folder of tars that have no final name yet, with one subfolder per number of images."""
+FOLDER = "pf1m"
+"""The folder of the tars below the output folder."""
 
 
-def forget_tars(out: Path) -> None:
+def count_images(rows: Sequence[Sample | Quarantined]) -> dict[str, dict[str, int]]:
+    """Return "images" -> number of images -> number of samples with as many, for a manifest."""
+    counts = Counter(str(len(row.images)) for row in rows if isinstance(row, Sample))
+    return {"images": dict(sorted(counts.items()))}
+
+
+def prefixes(numbers: Iterable[int]) -> dict[int, str]:
+    """Return how the names of tars begin: number of images of each row -> prefix, empty if there is only one number."""
+    ordered = sorted({*numbers}, reverse=True)
+    if len(ordered) == 1:
+        return {ordered[0]: ""}
+    digits = len(str(len(ordered) - 1))
+    return {number: f"{rank:0{digits}}-pictures-{number}-" for rank, number in enumerate(ordered)}
+
+
+def forget_tars(out: Location) -> None:
     """Remove the tars of the previous selection, whose names may differ."""
-    shutil.rmtree(out / UNNAMED, ignore_errors=True)
-    for name in location(out / FINAL).names(".tar"):
-        (out / FINAL / f"{name}.tar").unlink()
+    (out / FOLDER).delete_tree()
 
 
-def write_tars(samples: Sequence[Sample], *, out: Path, name: str) -> None:
+def write_tars(samples: Sequence[Sample], *, out: Location, name: str, names: Mapping[int, str]) -> None:
     """Write the kept samples of one shard: one tar per number of images that its rows have.
 
     Args:
-        samples: kept samples, in order.
+        samples: kept samples, in order; those with a number of images that is not in `names` are left out.
         out: the output folder.
         name: the shard's name.
+        names: prefixes of the tars' names.
     """
-    by_count: defaultdict[int, list[Sample]] = defaultdict(list)
+    by_number: defaultdict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
-        by_count[len(sample.images)].append(sample)
-    for pictures, rows in by_count.items():
-        write_shard(out / UNNAMED / str(pictures) / f"{name}.tar", rows, uniform=True)
-
-
-def place_tars(out: Path) -> None:
-    """Give the tars their names, those with the most images first."""
-    (out / FINAL).mkdir(parents=True, exist_ok=True)
-    counts = sorted({int(name.split("/")[0]) for name in location(out / UNNAMED).names()}, reverse=True)
-    digits = len(str(len(counts) - 1))
-    for rank, pictures in enumerate(counts):
-        prefix = f"{rank:0{digits}}-pictures-{pictures}-" if len(counts) > 1 else ""
-        folder = out / UNNAMED / str(pictures)
-        for name in location(folder).names():
-            (folder / name).replace(out / FINAL / f"{prefix}{name}")
+        by_number[len(sample.images)].append(sample)
+    for number, rows in by_number.items():
+        if number in names:
+            write_shard(out / FOLDER / f"{names[number]}{name}.tar", rows, uniform=True)

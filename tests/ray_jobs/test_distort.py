@@ -35,6 +35,7 @@ from polite_flamingo.storage.ledger import (
     read_scored,
     write_file,
 )
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console
@@ -259,7 +260,7 @@ def page(tmp_path: Path, pairs: Sequence[Sample], **stats: object) -> str:
     numbers = {"shards": 1, "rows_in": len(pairs) + 2, "pairs": len(pairs), "quarantined_rows": 2}
     told = {**numbers, **total([count(pairs)]), "quarantined": {"bad_json": 2}, **stats}
     shown = pick(["s"], lambda name: pairs, 5)
-    write_distortion_page(tmp_path / "page.html", stats=told, pairs=shown, run=run)
+    write_distortion_page(location(tmp_path / "page.html"), stats=told, pairs=shown, run=run)
     return (tmp_path / "page.html").read_text()
 
 

@@ -11,7 +11,15 @@ import pytest
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Sample
 from polite_flamingo.selection.select_shard import select_shard
-from polite_flamingo.storage.json_exports import export_shard, join_exports, llava_record, pf1m_record
+from polite_flamingo.storage.json_exports import (
+    export_images,
+    exporting_records,
+    forget_images,
+    llava_record,
+    pf1m_record,
+    records_of,
+)
+from polite_flamingo.storage.location import location
 from tests.support.reference import golden
 from tests.support.scored import scored, world
 
@@ -20,13 +28,12 @@ def kept(samples: list[Sample]) -> list[Sample]:
     return select_shard(samples, shard="s", thresholds=Thresholds()).kept
 
 
-def export(out: Path, samples: list[Sample], size: int = 60) -> list[str]:
-    names = []
-    for start in range(0, len(samples), size):
-        names.append(f"shard-{start:04d}")
-        export_shard(kept(samples[start : start + size]), out=out, name=names[-1])
-    assert join_exports(out=out, names=names) == len(kept(samples))
-    return names
+def export(out: Path, samples: list[Sample], size: int = 60) -> None:
+    with exporting_records(location(out)) as add:
+        for start in range(0, len(samples), size):
+            some, name = kept(samples[start : start + size]), f"shard-{start:04d}"
+            export_images(some, out=location(out), name=name)
+            add(records_of(some, name))
 
 
 def test_every_record_is_valid_and_its_images_are_there_bit_by_bit(tmp_path: Path) -> None:
@@ -79,8 +86,7 @@ def test_text_that_looks_like_a_marker_cannot_name_a_file() -> None:
 
 def test_half_a_surrogate_pair_is_written_as_an_escape(tmp_path: Path) -> None:
     broken = scored("a/b/1", rewritten="It is \ud83d red, isn't it?")
-    export_shard(kept([broken, scored("a/b/2")]), out=tmp_path, name="a")
-    join_exports(out=tmp_path, names=["a"])
+    export(tmp_path, [broken, scored("a/b/2")])
     assert json.loads((tmp_path / "pf1m.json").read_text())[0]["output"] == "It is \ud83d red, isn't it?"
 
 
@@ -101,27 +107,47 @@ def test_llava_s_marks_match_its_images(tmp_path: Path) -> None:
     assert set(described["columns"].values()) <= set(records[0])
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def test_exporting_again_gives_the_same_and_forgets_the_former_selection(tmp_path: Path) -> None:
     samples = world(120)
     export(tmp_path, samples)
-    before = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    before = files(tmp_path)
+    (tmp_path / "images" / "shard-0000" / "a.png.tmp-0123").write_bytes(b"of a killed writer")
     export(tmp_path, samples)
-    assert before == {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    export_shard(kept(samples[:3]), out=tmp_path, name="shard-0000")
-    join_exports(out=tmp_path, names=["shard-0000"])
+    assert files(tmp_path) == before
+    export(tmp_path, samples[:3])
+    forget_images(location(tmp_path), "shard-0060")
     assert {path.name for path in (tmp_path / "images").iterdir()} == {"shard-0000"}
     named = re.findall(r"<img_path>(.*?)<img_path>", (tmp_path / "pf1m.json").read_text())
     assert {tmp_path / path for path in named} == {path for path in (tmp_path / "images").rglob("*") if path.is_file()}
 
 
+def test_an_export_that_ends_early_leaves_the_former_records(tmp_path: Path) -> None:
+    export(tmp_path, world(6))
+    before = files(tmp_path)
+    with pytest.raises(KeyError), exporting_records(location(tmp_path)) as add:
+        add(records_of(kept(world(3)), "a"))
+        raise KeyError
+    assert files(tmp_path) == before
+
+
 def test_nothing_kept_is_an_empty_list(tmp_path: Path) -> None:
-    export_shard([], out=tmp_path, name="a")
-    assert join_exports(out=tmp_path, names=["a"]) == 0
-    assert json.loads((tmp_path / "pf1m.json").read_text()) == json.loads((tmp_path / "llava.json").read_text()) == []
+    export(tmp_path, [])
+    assert (tmp_path / "pf1m.json").read_text() == (tmp_path / "llava.json").read_text() == "[\n]\n"
 
 
-def test_without_images_the_records_still_name_them(tmp_path: Path) -> None:
-    export_shard(kept([scored("a/b/1")]), out=tmp_path, name="a", images=False)
-    join_exports(out=tmp_path, names=["a"])
-    assert not (tmp_path / "images").exists()
-    assert "images/a/" in (tmp_path / "pf1m.json").read_text()
+def test_a_bucket_gets_what_a_disk_gets(tmp_path: Path, bucket: str) -> None:
+    samples, there = world(120), location(bucket)
+    export(tmp_path, samples)
+    for size in (40, 60):
+        with exporting_records(there) as add:
+            for start in range(0, len(samples), size):
+                some, name = kept(samples[start : start + size]), f"shard-{start:04d}"
+                export_images(some, out=there, name=name)
+                add(records_of(some, name))
+    for name in ("shard-0040", "shard-0080"):
+        forget_images(there, name)
+    assert {name: (there / name).read_bytes() for name in there.names()} == files(tmp_path)

@@ -22,6 +22,7 @@ from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn, make_key
 from polite_flamingo.storage import parquet_export
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.parquet_export import write_parquet
 from polite_flamingo.storage.run_info import write_run
 from polite_flamingo.storage.shards import read_shard, write_shard
@@ -209,9 +210,9 @@ def test_parquet_holds_the_bytes_and_says_that_they_are_pictures(
 def test_row_groups_stay_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     samples = [row(n, n % 3) for n in range(25)]
     monkeypatch.setattr(parquet_export, "MAX_GROUP_ROWS", 10)
-    write_parquet(samples, tmp_path / "a.parquet")
+    write_parquet(samples, location(tmp_path / "a.parquet"))
     monkeypatch.setattr(parquet_export, "MAX_GROUP_BYTES", max(len(i.data) for s in samples for i in s.images))
-    write_parquet(samples, tmp_path / "b.parquet")
+    write_parquet(samples, location(tmp_path / "b.parquet"))
     by_rows, by_bytes = (pyarrow.parquet.ParquetFile(tmp_path / name) for name in ("a.parquet", "b.parquet"))
     assert [by_rows.metadata.row_group(n).num_rows for n in range(by_rows.num_row_groups)] == [10, 10, 5]
     assert by_bytes.metadata.num_rows == 25 and by_bytes.num_row_groups > 12

@@ -19,7 +19,8 @@ from polite_flamingo.sources.reading.field_checks import content_hash
 from polite_flamingo.sources.records import source as base
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage.json_exports import export_shard, join_exports
+from polite_flamingo.storage.json_exports import export_images, exporting_records, records_of
+from polite_flamingo.storage.location import location
 from tests.support.raw_dataset import SHARED, Raw, both
 from tests.support.record_strategies import JUNK
 from tests.support.scored import world
@@ -163,8 +164,9 @@ def test_an_id_may_repeat_a_record_may_not(raw: Raw) -> None:
 
 def test_what_a_build_exports_comes_back(tmp_path: Path) -> None:
     kept = select_shard(world(150), shard="s", thresholds=Thresholds()).kept
-    export_shard(kept, out=tmp_path, name="s")
-    join_exports(out=tmp_path, names=["s"])
+    export_images(kept, out=location(tmp_path), name="s")
+    with exporting_records(location(tmp_path)) as add:
+        add(records_of(kept, "s"))
     options = SourceOptions(annotations=(tmp_path / "llava.json",), images=tmp_path)
     samples, quarantined = both(SOURCES["llava"].read(options))
     assert quarantined == [] and len(samples) > 50

@@ -18,7 +18,8 @@ from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.field_checks import content_hash
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage.json_exports import export_shard, join_exports
+from polite_flamingo.storage.json_exports import export_images, exporting_records, records_of
+from polite_flamingo.storage.location import location
 from tests.support.raw_dataset import SHARED, Raw, both
 from tests.support.record_strategies import JUNK
 from tests.support.scored import world
@@ -134,8 +135,9 @@ def test_each_bad_record_costs_only_itself(raw: Raw) -> None:
 @pytest.mark.parametrize("response", ["output", "original"])
 def test_what_a_build_exports_comes_back(tmp_path: Path, response: str) -> None:
     kept = select_shard(world(200), shard="s", thresholds=Thresholds()).kept
-    export_shard(kept, out=tmp_path, name="s")
-    join_exports(out=tmp_path, names=["s"])
+    export_images(kept, out=location(tmp_path), name="s")
+    with exporting_records(location(tmp_path)) as add:
+        add(records_of(kept, "s"))
     files = {"annotations": (tmp_path / "pf1m.json",), "images": tmp_path, "extra": {"response": response}}
     samples, quarantined = both(SOURCES["pf1m"].read(SourceOptions(**files)))
     assert quarantined == [] and len(samples) > 80
