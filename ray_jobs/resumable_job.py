@@ -18,14 +18,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from polite_flamingo.storage.discovery import OUTPUT_FOLDERS
 from polite_flamingo.storage.foreign_shards import refuse_foreign
+from polite_flamingo.storage.in_order import in_order
 from polite_flamingo.storage.input_files import InputFile
+from polite_flamingo.storage.input_index import PIECE, THREADS, extend_index, finished_tags, made_of
 from polite_flamingo.storage.lease import exclusive
-from polite_flamingo.storage.ledger import OutputLayout, read_manifest, shard_names, unfinished
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest, shard_names
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.provenance import ingests_of
 from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions, read_run, write_run
@@ -108,6 +111,8 @@ class ResumableJob:
                 attempt.note()
             raise
         attempt.note()
+        if attempt.shards:
+            extend_index(self.layout)
 
 
 class ShardJob(ResumableJob):
@@ -119,22 +124,28 @@ class ShardJob(ResumableJob):
         run.json was written before any of them. If it names this configuration, a sample of the manifests is enough:
         reading a million takes a minute.
         """
-        names, run = self.layout.finished(), read_run(self.layout)
+        names, run = sorted(self.finished), read_run(self.layout)
         if run is not None and run.config_hash == self.identity:
             names = names[:: len(names) // SAMPLED_MANIFESTS + 1]
-        for name in names:
-            yield read_manifest(self.layout.manifest(name)).config_hash
+        for manifest in in_order(lambda name: read_manifest(self.layout.manifest(name)), names, THREADS):
+            yield manifest.config_hash
+
+    @cached_property
+    def finished(self) -> Mapping[str, str]:
+        """The shards that are finished when this job begins -> tags of their manifests. The folder must be locked."""
+        return finished_tags(self.layout)
 
     def left_to_do(self, shards: Mapping[str, Path]) -> dict[str, Path]:
         """Return the shards that have no manifest yet; print which are done, and which are not part of this input.
 
         Raises:
-            ValueError: the input of a finished shard has changed.
+            ValueError: the input of a finished shard has changed, or one that is to be read is not ours.
         """
-        todo = unfinished(self.layout, shards)
+        todo = {name: path for name, path in shards.items() if name not in self.finished}
+        refuse_foreign(todo.values())
         done = [name for name in shards if name not in todo]
         self.refuse_changed_input({name: shards[name] for name in done})
-        if others := [name for name in self.layout.finished() if source_of(name) not in shards]:
+        if others := sorted(name for name in self.finished if source_of(name) not in shards):
             root, names = self.layout.root, names_of(others)
             print(f"{root} also holds {counted(len(others), 'shard')} not in this input: {names}")
         if done:
@@ -149,12 +160,12 @@ class ShardJob(ResumableJob):
             done: name -> input of each finished shard.
         """
         changed, unknown = [], 0
-        for name, path in done.items():
-            made_of = read_manifest(self.layout.manifest(name)).input
-            unknown += made_of is None
-            if made_of is not None and not made_of.is_still_at(path):
+        for name, found in made_of(self.layout, {name: self.finished[name] for name in done}):
+            unknown += found is None
+            if found is not None and not found.is_still_at(done[name]):
                 changed.append(name)
         if changed:
+            changed.sort()
             only_these = f"delete their manifests ({self.layout.manifest('NAME')}, NAME~replay-*.json)"
             raise changed_input(self.layout.root, changed, len(done), f"; to remake only these shards, {only_these}")
         if unknown:
@@ -169,18 +180,22 @@ class Attempt:
 
     Attributes:
         rows: number of rows in the shards it has finished.
+        shards: their number.
         seconds: name of a pool -> seconds that these shards spent in it.
     """
 
     def __init__(self, layout: OutputLayout, before: RunInfo):
         """Start the clock. Args: before: the run as earlier attempts left it."""
-        self.rows = 0
+        self.rows = self.shards = 0
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._layout, self._before, self._started = layout, before, time.monotonic()
 
     def add(self, shard: Mapping[str, Any]) -> None:
         """Add a finished shard (a row of `actors.commit.FINISHED`)."""
         self.rows += shard["rows_in"]
+        self.shards += 1
+        if self.shards % PIECE == 0:
+            extend_index(self._layout)
         for pool, seconds in shard["seconds"]:
             self.seconds[pool] += seconds
 
@@ -232,10 +247,11 @@ def input_shards(source: str, layout: OutputLayout, *, fresh: bool) -> dict[str,
     """Find the input shards of a job: name -> path. What is passed over is printed.
 
     Raises:
-        ValueError: there are none, or one that is still to be read is not a shard of this project.
+        ValueError: there are none, or `fresh` would delete an output and then not read one that is not ours.
     """
     shards = shard_names(source, layout.root.local, print)
-    refuse_foreign((shards if fresh else unfinished(layout, shards)).values())
+    if fresh:
+        refuse_foreign(shards.values())
     return shards
 
 

@@ -22,14 +22,12 @@ from unittest import mock
 from benchmarks.pipeline.simulated_build import simulated_job
 from benchmarks.pipeline.stand_ins import StandIn
 from polite_flamingo.storage.input_files import InputFile
+from polite_flamingo.storage.input_index import extend_index, finished_tags
 from polite_flamingo.storage.ledger import (
     Manifest,
     OutputLayout,
-    names_in,
     read_manifest,
     shard_names,
-    unfinished,
-    write_manifest,
 )
 from polite_flamingo.storage.run_info import RunInfo, write_run
 from ray_jobs import build_pf1m
@@ -50,9 +48,9 @@ def run_ledger(options: argparse.Namespace) -> None:
         finished = timed("finished()", layout.finished, lambda: old_finished(layout))
         assert len(finished) == options.manifests - 1
         left = timed(
-            "what is left to do (unfinished)",
-            lambda: unfinished(layout, shards),
-            lambda: {name: path for name, path in shards.items() if not layout.manifest(name).exists()},
+            "what is left to do (finished_tags)",
+            lambda: shards.keys() - finished_tags(layout).keys(),
+            lambda: {name for name in shards if not layout.manifest(name).exists()},
         )
         assert len(left) == 1
         timed(
@@ -61,13 +59,10 @@ def run_ledger(options: argparse.Namespace) -> None:
             lambda: [read_manifest(layout.manifest(name)).config_hash for name in finished],
         )
         timed("same input?", lambda: simulated_job(layout).refuse_changed_input({n: shards[n] for n in finished}))
-        timed("remove what killed writers left (sweep)", layout.sweep, lambda: list(layout.root.rglob("*.tmp-*")))
-        keys = layout.keys("").parent
-        timed(
-            "select: shards with keys",
-            lambda: len(set(names_in(keys, ".keys")).intersection(finished)),
-            lambda: len([name for name in finished if layout.keys(name).exists()]),
-        )
+        timed("remove what killed writers left (sweep)", layout.sweep, lambda: list(layout.root.path.rglob("*.tmp-*")))
+        timed("write the index of inputs (extend_index)", lambda: extend_index(layout))
+        done = {name: shards[name] for name in finished}
+        timed("same input, with the index?", lambda: simulated_job(layout).refuse_changed_input(done))
         timed("build(), until Ray gets the shard that is left", lambda: resume(source, layout))
         print(f"peak memory of the process: {peak() / (1 << 20):,.0f} MB")
 
@@ -101,16 +96,15 @@ def fill(layout: OutputLayout, source: Path, count: int) -> None:
         config="",
     )  # fmt: skip
     write_run(layout, run)
-    write_manifest(layout.manifest("s0000000"), manifest)
     source.mkdir()
-    layout.keys("").parent.mkdir()
+    folder = layout.root.path / "manifests"
+    folder.mkdir()
     for number in range(count):
         path = source / f"s{number:07d}.tar"
         path.touch()
         if number < count - 1:
             record = asdict(replace(manifest, input=InputFile.at(path)))
-            layout.manifest(f"s{number:07d}").write_text(json.dumps(record, indent=1))
-            layout.keys(f"s{number:07d}").touch()
+            (folder / f"s{number:07d}.json").write_text(json.dumps(record, indent=1))
 
 
 def old_names(source: Path) -> dict[str, Path]:
@@ -121,7 +115,7 @@ def old_names(source: Path) -> dict[str, Path]:
 
 def old_finished(layout: OutputLayout) -> list[str]:
     """Return the finished shards as earlier versions of `finished` did."""
-    return sorted(path.stem for path in layout.manifest("").parent.glob("*.json"))
+    return sorted(path.stem for path in (layout.root.path / "manifests").glob("*.json"))
 
 
 def time_of(both: bool, step: str, now: Callable[[], Any], before: Callable[[], Any] | None = None) -> Any:

@@ -21,7 +21,7 @@ from polite_flamingo.storage.visibility import path_unavailable
 
 OUTPUT_FOLDERS = (
     "scored", "pairs", "captions", "manifests", "quarantine", "keys", "pf1m", "parquet", "verdicts", "exports",
-    "images", "journal", "engine", "parts", "replay", "scratch",
+    "images", "journal", "engine", "index", "parts", "replay", "scratch",
 )  # fmt: skip
 """The folders that a job writes in its output folder."""
 

@@ -98,6 +98,8 @@ class OutputLayout:
     """Temporary files of a selection, on a disk."""
     journal = _Inside("journal")
     """The rows that workers are running (`faults/journal.py`); empty between jobs."""
+    index = _Inside("index")
+    """What finished shards were made of (`input_index.py`)."""
     parts = _Inside("parts")
     """Pieces of shards that reached the writer in more than one block; empty between jobs."""
 
@@ -213,12 +215,6 @@ def undamaged(path: Path | Location, remedy: str) -> Iterator[None]:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {str(error)[:200]}); {remedy}") from None
-
-
-def unfinished(layout: OutputLayout, shards: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the shards that have no manifest yet."""
-    finished = set(layout.finished())
-    return {name: path for name, path in shards.items() if name not in finished}
 
 
 def read_manifest(place: Location) -> Manifest:

@@ -17,6 +17,7 @@ import pytest
 from actors.commit import commit_blocks
 from actors.source import ShardDatasource
 from polite_flamingo.sample import Quarantined
+from polite_flamingo.storage.input_index import finished_tags
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import (
     Manifest,
@@ -25,7 +26,6 @@ from polite_flamingo.storage.ledger import (
     read_quarantine_file,
     read_scored,
     shard_names,
-    unfinished,
     write_quarantine_file,
 )
 from polite_flamingo.storage.location import location
@@ -114,7 +114,7 @@ def test_what_is_left_to_do_is_asked_in_as_many_calls_for_any_number_of_shards(
         touch(*inputs, *(layout.manifest(f"s{n}").path for n in range(1, number)))
         calls.update(dict.fromkeys(calls, 0))
         shards = shard_names(str(tmp_path / f"in{number}"))
-        assert list(unfinished(layout, shards)) == ["s0"] and len(layout.finished()) == number - 1
+        assert shards.keys() - finished_tags(layout).keys() == {"s0"} and len(layout.finished()) == number - 1
         layout.sweep()
         counts.append(dict(calls))
     assert counts[0] == counts[1]

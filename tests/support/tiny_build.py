@@ -23,7 +23,6 @@ from polite_flamingo.storage.ledger import (
     commit_shard,
     read_manifest,
     shard_names,
-    unfinished,
 )
 from polite_flamingo.storage.shards import read_shard
 
@@ -56,7 +55,9 @@ def main() -> None:
     assert set(profile) >= {"rewriter", "scoring", "thresholds"}
     layout = OutputLayout(root=options.out)
     with exclusive(layout.root):
-        for name, path in unfinished(layout, shard_names(options.input)).items():
+        for name, path in shard_names(options.input).items():
+            if layout.manifest(name).exists():
+                continue
             rows = [
                 row if isinstance(row, Quarantined) else outcome(row, str(path), index, Path(options.out))
                 for index, row in enumerate(read_shard(path))
