@@ -136,10 +136,10 @@ def _take_from_quarantine(
     layout: OutputLayout, source: str, taken: Collection[int], repaired: Mapping[str, Any] | None
 ) -> None:
     """Write the quarantine of a shard without these records, and swap its manifest for one that names the new file."""
-    left = [row for row in read_quarantine(layout, source) if row.index not in taken]
-    file = write_file(layout, source, new_attempt(), "quarantine", encode_quarantine(left)) if left else None
 
     def change(manifest: Manifest) -> Manifest:
+        left = [row for row in read_quarantine(layout, source) if row.index not in taken]
+        file = write_file(layout, source, new_attempt(), "quarantine", encode_quarantine(left)) if left else None
         files = {**named_files(layout, source, manifest), "quarantine": file}
         return replace(
             manifest,

@@ -24,6 +24,7 @@ import json
 import os
 import re
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -150,22 +151,26 @@ class OutputLayout:
     def sweep_attempts(self, finished: Mapping[str, Sequence[str]]) -> int:
         """Delete the files of attempts that lost, and return their number.
 
-        Only those of finished shards: whoever is still at work on another shard may be about to publish it.
+        Only those of finished shards: whoever is still at work on another shard may be about to publish it. A finished
+        shard's manifest is changed first, so that a job that slept while it changed that shard will not publish them.
 
         Args:
             finished: name of every finished shard -> paths that its manifest names; none in those of earlier versions.
         """
         used = {path for paths in finished.values() for path in paths}
         old = {name for name, paths in finished.items() if not paths}
-        stale = []
+        stale = defaultdict[str, set[str]](set)
         for kind, suffix in SUFFIXES.items():
-            folder = self.root / self.folder(kind)
-            for name in folder.names(suffix):
-                shard = _ATTEMPT.sub("", name)
-                if f"{self.folder(kind)}/{name}{suffix}" not in used and shard in finished and name not in old:
-                    stale.append((folder / f"{name}{suffix}").key)
-        self.root.store.delete(stale)
-        return len(stale)
+            for name in (self.root / self.folder(kind)).names(suffix):
+                shard, path = _ATTEMPT.sub("", name), f"{self.folder(kind)}/{name}{suffix}"
+                if path not in used and shard in finished and name not in old:
+                    stale[shard].add(path)
+        unused: list[str] = []
+        for shard, paths in stale.items():
+            manifest = change_manifest(self, shard, lambda manifest: manifest)
+            unused += paths - {file.path for file in manifest.files.values()}
+        self.root.store.delete((self.root / path).key for path in unused)
+        return len(unused)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +193,7 @@ class Manifest:
         stats: anything worth summing over shards, JSON types only.
         input: the input shard as it was read; None in manifests of earlier versions.
         files: kind -> file; empty in manifests of earlier versions, whose files have the shard's name.
+        changes: how often the manifest was replaced.
     """
 
     shard: str
@@ -199,6 +205,7 @@ class Manifest:
     stats: Mapping[str, Any] = field(default_factory=dict)
     input: InputFile | None = None
     files: Mapping[Kind, StoredFile] = field(default_factory=dict)
+    changes: int = 0
 
     def __post_init__(self) -> None:
         assert self.rows_in == self.scored + self.quarantined, self
@@ -234,6 +241,12 @@ def read_manifest(place: Location) -> Manifest:
 def change_manifest(layout: OutputLayout, name: str, change: Callable[[Manifest], Manifest]) -> Manifest:
     """Replace the manifest of a finished shard; return the new one.
 
+    Args:
+        layout: the output folder.
+        name: the shard's name.
+        change: makes the new manifest of the old one. What else it reads of the shard belongs to the old one too: if
+            another job changes the shard in the meantime, nothing is replaced.
+
     Raises:
         ValueError: it is damaged, or another job changed it at the same time.
     """
@@ -241,7 +254,8 @@ def change_manifest(layout: OutputLayout, name: str, change: Callable[[Manifest]
     before = place.head()
     if before is None:
         raise FileNotFoundError(str(place))
-    changed = change(read_manifest(place))
+    old = read_manifest(place)
+    changed = dataclasses.replace(change(old), changes=old.changes + 1)
     if place.swap(changed.to_json(), before.tag) is None:
         raise ValueError(f"another job has changed {place}; wait for it, and run the same command again")
     return changed

@@ -10,11 +10,11 @@ import pytest
 from actors.commit import commit_blocks
 from actors.rows import Block, Row
 from polite_flamingo.faults.guard import quarantine
-from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.shards import read_shard
-from ray_jobs.replay_ledger import ReadableRows, declare, readable_rows, settle
+from ray_jobs.replay_ledger import ReadableRows, _take_from_quarantine, declare, readable_rows, settle
 from tests.support.build_world import outcome, text_row, write_world
 
 
@@ -95,6 +95,23 @@ def test_a_replay_that_was_killed_after_its_commit_is_finished_later(
             settle(layout)
     settle(layout)
     assert outcome(layout.root.path) == {"scored": 10}
+
+
+def test_a_job_that_slept_while_another_settled_a_replay_brings_nothing_back(
+    world: tuple[Path, OutputLayout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, layout = world
+
+    def sleep_after_reading(layout: OutputLayout, name: str) -> list[Quarantined]:
+        rows = read_quarantine(layout, name)
+        monkeypatch.undo()
+        _take_from_quarantine(layout, name, {7}, None)  # the other job
+        return rows
+
+    monkeypatch.setattr("ray_jobs.replay_ledger.read_quarantine", sleep_after_reading)
+    with pytest.raises(ValueError, match="another job has changed"):
+        _take_from_quarantine(layout, "s0", {3}, None)
+    assert [row.index for row in read_quarantine(layout, "s0")] == [3]
 
 
 def test_a_mended_file_gives_the_rows_it_lost(tmp_path: Path) -> None:

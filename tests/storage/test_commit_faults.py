@@ -10,13 +10,23 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 
 from polite_flamingo.storage.lease import exclusive
-from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.storage.ledger import (
+    Manifest,
+    OutputLayout,
+    change_manifest,
+    new_attempt,
+    read_manifest,
+    read_quarantine,
+    read_scored,
+    write_file,
+)
 from polite_flamingo.storage.location import location
 from tests.support.committers import (
     KILL,
@@ -133,6 +143,21 @@ def test_writers_that_sleep_past_their_leases_do_no_harm(bucket: str, start: Sta
         for zombie in zombies:
             assert exit_status(zombie) == LOST
     assert_whole(layout, [*names, "measured"])
+
+
+def test_a_change_by_a_job_that_slept_while_its_files_were_swept_is_refused(out: str) -> None:
+    layout = OutputLayout(root=location(out))
+    before = commit(layout, "a")
+
+    def change(manifest: Manifest) -> Manifest:
+        file = write_file(layout, "a", new_attempt(), "keys", b"")
+        assert layout.sweep_attempts({"a": [file.path for file in manifest.files.values()]}) == 1  # another job
+        return replace(manifest, files={**manifest.files, "keys": file})
+
+    with pytest.raises(ValueError, match="another job has changed"):
+        change_manifest(layout, "a", change)
+    assert read_manifest(layout.manifest("a")) == replace(before, changes=1)
+    assert assert_whole(layout, ["a"]) == 0
 
 
 def test_a_storm_of_faults_and_kills_loses_nothing_and_doubles_nothing(
