@@ -62,7 +62,7 @@ def record_answers(table: pa.Table, folder: str, probe: Probe | None = None) -> 
     layout = OutputLayout(root=folder)
 
     def write(block: Block) -> None:
-        write_responses((layout.root / f"{block.name}.jsonl").path, _answers(block))
+        write_responses(layout.root / f"{block.name}.jsonl", _answers(block))
 
     return write_whole_shards(table, layout, write)
 

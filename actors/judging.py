@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import pyarrow as pa
@@ -24,7 +23,7 @@ from polite_flamingo.faults.journal import ShardJournal
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +33,7 @@ class JudgingConfig:
     Attributes:
         scoring: the models.
         out: the evaluation's folder.
-        contestants: name -> path of its answers, with "{shard}" for the shard's name; a missing file holds none.
+        contestants: name -> place of its answers, with "{shard}" for the shard's name; a missing file holds none.
         identities: shard -> hash of what its numbers depend on; stored with them.
         by: whether results are grouped by task or by dataset.
     """
@@ -72,7 +71,7 @@ class JudgingActor(PoolActor):
             "judged": joined(parts).to_json(),
         }
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        write_atomically(Path(self.config.out) / "judged" / f"{block.name}.json", text + "\n")
+        (location(self.config.out) / "judged" / f"{block.name}.json").put(text + "\n")
 
     def _judge(
         self, rows: Sequence[Row], answers: Mapping[str, Mapping[str, Answer]], note: ShardJournal
@@ -93,12 +92,12 @@ class JudgingActor(PoolActor):
         return parts, failures
 
 
-def _answers(path: str, shard: str) -> Mapping[str, Answer]:
-    file = Path(path.replace("{shard}", shard))
-    return _read(str(file), file.stat().st_mtime_ns) if file.exists() else {}
+def _answers(address: str, shard: str) -> Mapping[str, Answer]:
+    found = location(address.replace("{shard}", shard)).head()
+    return _read(address.replace("{shard}", shard), found.tag) if found else {}
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, mtime_ns: int) -> Mapping[str, Answer]:
+def _read(address: str, tag: str) -> Mapping[str, Answer]:
     """Read a file of answers. One file may hold the answers to every shard, so it is cached until it changes."""
-    return read_responses(Path(path))
+    return read_responses(location(address))

@@ -32,7 +32,7 @@ from polite_flamingo.storage.disk import sweep_temporary
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import shard_names
-from polite_flamingo.storage.location import location, write_atomically
+from polite_flamingo.storage.location import Location
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
 from ray_jobs.evaluate_answering import (
@@ -82,10 +82,10 @@ def evaluate(config: EvaluateConfig, answering_actor: type | None = None, judgin
     out = evaluation.out
     with exclusive(out):
         if config.fresh:
-            clear(location(out), OUTPUTS)
-        digests = check_input(location(out / "evaluation.json"), shards)
+            clear(out, OUTPUTS)
+        digests = check_input(out / "evaluation.json", shards)
         check_contestants(evaluation)
-        write_atomically(out / "config.yaml", to_yaml(replace(config, fresh=False)))
+        (out / "config.yaml").put(to_yaml(replace(config, fresh=False)))
         answer_and_judge(evaluation, digests, answering_actor, judging_actor)
         results = conclude(evaluation)
         print_summary(results, out)
@@ -99,7 +99,8 @@ def answer_and_judge(
     contestants = evaluation.contestants
     endpoints = {name: one for name, one in contestants.items() if isinstance(one, Endpoint)}
     for name in contestants:
-        sweep_temporary(evaluation.answers_of(name).parent)
+        if folder := evaluation.answers_of(name).parent.local:
+            sweep_temporary(folder)
     for name, endpoint in endpoints.items():
         try_out_endpoint(evaluation, name, endpoint)
     for name, endpoint in endpoints.items():
@@ -116,11 +117,11 @@ def answer_and_judge(
 
 def unanswered_by(name: str, evaluation: Evaluation) -> dict[str, Path]:
     """Return the shards that a contestant has not answered yet."""
-    answered = set(location(evaluation.answers_of(name).parent).names(".jsonl"))
+    answered = set(evaluation.answers_of(name).parent.names(".jsonl"))
     return {shard: path for shard, path in evaluation.shards.items() if shard not in answered}
 
 
-def print_summary(results: Results, out: Path) -> None:
+def print_summary(results: Results, out: Location) -> None:
     """Print the table at the end of the job."""
     samples = f"{results.samples:,} in {counted(len(results.tasks), 'task')}"
     few = f"; fewer than {FEW}, so the figures are rough" if results.samples < FEW else ""

@@ -18,12 +18,12 @@ from polite_flamingo.endpoints.client import EndpointDown
 from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded
 from polite_flamingo.evaluation.endpoint_contestant import EndpointContestant
 from polite_flamingo.evaluation.judging import Answer, first_turn
-from polite_flamingo.evaluation.responses import read_responses, write_responses
+from polite_flamingo.evaluation.responses import known_responses, read_responses, write_responses
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.fingerprint import answering_hash, by_name, fingerprints, short_hash
@@ -47,20 +47,20 @@ class Evaluation:
     identities: Mapping[str, str]
 
     @property
-    def out(self) -> Path:
+    def out(self) -> Location:
         """The output folder."""
-        return Path(self.config.out)
+        return location(self.config.out)
 
-    def answers_of(self, name: str, shard: str = "{shard}") -> Path:
-        """Return the path of a contestant's answers; without `shard` it holds "{shard}" for the shard's name."""
+    def answers_of(self, name: str, shard: str = "{shard}") -> Location:
+        """Return the place of a contestant's answers; without `shard` it holds "{shard}" for the shard's name."""
         recorded = isinstance(self.contestants[name], Recorded)
-        return self.out.resolve() / "responses" / name / ("recorded.jsonl" if recorded else f"{shard}.jsonl")
+        return self.out.absolute() / "responses" / name / ("recorded.jsonl" if recorded else f"{shard}.jsonl")
 
-    def missing(self, name: str) -> Iterator[tuple[Path, dict[str, Answer], list[Sample]]]:
+    def missing(self, name: str) -> Iterator[tuple[Location, dict[str, Answer], list[Sample]]]:
         """Yield for each shard with missing answers: the file of answers, its content, and the samples without one."""
         for shard, path in self.shards.items():
             file = self.answers_of(name, shard)
-            known = read_responses(file) if file.exists() else {}
+            known = known_responses(file)
             samples = [first_turn(row) for row in read_shard(path) if isinstance(row, Sample)]
             if missing := [sample for sample in samples if not isinstance(known.get(sample.key), str)]:
                 yield file, known, missing
@@ -76,7 +76,7 @@ def identity(contestant: Contestant, config: EvaluateConfig) -> str:
         return answering_hash(answering_config(contestant, config), config.pools.rewriting.rows_per_call)
     if isinstance(contestant, Endpoint):
         return short_hash(["endpoint", contestant.model, contestant.url, config.evaluation.max_tokens])
-    return short_hash(["recorded", contestant.path.read_text(encoding="utf-8", errors="replace")])
+    return short_hash(["recorded", contestant.place.read_bytes().decode(errors="replace")])
 
 
 def answering_config(contestant: Checkpoint, config: EvaluateConfig) -> RewriterConfig:
@@ -91,15 +91,15 @@ def check_contestants(evaluation: Evaluation) -> None:
     for name, contestant in evaluation.contestants.items():
         file = evaluation.out / "responses" / name / "contestant.json"
         found = {"kind": type(contestant).__name__.lower(), "identity": evaluation.identities[name]}
-        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else found
+        known = json.loads(file.read_text()) if file.exists() else found
         if known != found and not known["kind"] == found["kind"] == "recorded":
             raise ValueError(
                 f"contestant {name}: another model, or the same with other settings, has answered under this name "
                 f"in {evaluation.out}; give it another name, another --out, or --fresh"
             )
         if isinstance(contestant, Recorded):
-            write_responses(evaluation.answers_of(name), read_responses(contestant.path))
-        write_atomically(file, json.dumps(found) + "\n")
+            write_responses(evaluation.answers_of(name), read_responses(contestant.place))
+        file.put(json.dumps(found) + "\n")
 
 
 def contestant_at(config: EvaluateConfig, endpoint: Endpoint) -> EndpointContestant:

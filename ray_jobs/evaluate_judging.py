@@ -16,18 +16,22 @@ from polite_flamingo.evaluation.contestants import Recorded
 from polite_flamingo.evaluation.examples import Example, choose, example
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN, Judged, joined
 from polite_flamingo.evaluation.markdown import to_markdown
-from polite_flamingo.evaluation.responses import read_responses
+from polite_flamingo.evaluation.responses import known_responses, read_responses
 from polite_flamingo.evaluation.results import Results, summarise
 from polite_flamingo.report.evaluation import page
 from polite_flamingo.sample import Sample
+from polite_flamingo.storage.in_order import in_order
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs.evaluate_answering import Evaluation
 from ray_jobs.evaluate_config import EvaluateConfig
 from ray_jobs.fingerprint import by_name, fingerprints, short_hash
 from ray_jobs.progress import counted
 from ray_jobs.resumable_job import begin_run
+
+SHARDS_AT_ONCE = 16
+"""Shards whose answers and numbers are read at once."""
 
 JUDGED = 2
 """Increment when the code computes other numbers from the same answers."""
@@ -42,15 +46,27 @@ def stale(evaluation: Evaluation, digests: Mapping[str, str]) -> dict[str, str]:
     """
     models = [model["fingerprint"] for model in judge_models(evaluation.config).values()]
     judges = short_hash([JUDGED, models, evaluation.config.evaluation.by])
-    found = {}
-    for shard in evaluation.shards:
+    judged = {*(evaluation.out / "judged").names(".json")}
+
+    def check(shard: str) -> tuple[str, bool]:
+        """Return the hash of what a shard's numbers depend on, and whether those that are there have it."""
         files = {name: evaluation.answers_of(name, shard) for name in evaluation.contestants}
-        answers = {name: short_hash(file.read_text()) if file.exists() else "" for name, file in files.items()}
-        wanted = short_hash([judges, digests[shard], answers])
-        file = evaluation.out / "judged" / f"{shard}.json"
-        if not file.exists() or json.loads(file.read_text(encoding="utf-8"))["identity"] != wanted:
-            found[shard] = wanted
-    return found
+        wanted = short_hash([judges, digests[shard], {name: _hash_of(file) for name, file in files.items()}])
+        return wanted, shard in judged and json.loads(_numbers(evaluation, shard).read_text())["identity"] == wanted
+
+    checked = zip(evaluation.shards, in_order(check, evaluation.shards, SHARDS_AT_ONCE), strict=True)
+    return {shard: wanted for shard, (wanted, known) in checked if not known}
+
+
+def _hash_of(file: Location) -> str:
+    try:
+        return short_hash(file.read_text())
+    except FileNotFoundError:
+        return ""
+
+
+def _numbers(evaluation: Evaluation, shard: str) -> Location:
+    return evaluation.out / "judged" / f"{shard}.json"
 
 
 def judge_on_ray(evaluation: Evaluation, identities: Mapping[str, str], actor: type | None) -> None:
@@ -84,8 +100,8 @@ def conclude(evaluation: Evaluation) -> Results:
         ValueError: there is no sample, or a file of recorded answers has none for any of them.
     """
     config, contestants, out = evaluation.config, evaluation.contestants, evaluation.out
-    files = {shard: out / "judged" / f"{shard}.json" for shard in evaluation.shards}
-    records = {shard: json.loads(file.read_text(encoding="utf-8")) for shard, file in files.items()}
+    texts = in_order(lambda shard: _numbers(evaluation, shard).read_text(), evaluation.shards, SHARDS_AT_ONCE)
+    records = {shard: json.loads(text) for shard, text in zip(evaluation.shards, texts, strict=True)}
     parts = {shard: Judged.from_json(record["judged"]) for shard, record in records.items()}
     names = (RAW, *([REWRITTEN] if any(REWRITTEN in part.contestants for part in parts.values()) else []), *contestants)
     judged = joined(parts.values(), contestants=names)
@@ -93,11 +109,11 @@ def conclude(evaluation: Evaluation) -> Results:
         raise ValueError(f"{config.input} holds no readable sample")
     for name, contestant in contestants.items():
         if isinstance(contestant, Recorded):
-            answers = read_responses(contestant.path)
+            answers = read_responses(contestant.place)
             strangers = sorted(set(answers) - set(judged.keys))
             if strangers and len(strangers) == len(answers):
                 raise ValueError(
-                    f"contestant {name}: {contestant.path} answers no sample of {config.input}; its keys are like "
+                    f"contestant {name}: {contestant.place} answers no sample of {config.input}; its keys are like "
                     f"{strangers[0]!r}, the input's like {judged.keys[0]!r}"
                 )
             if strangers:
@@ -110,11 +126,11 @@ def conclude(evaluation: Evaluation) -> Results:
             print(f"the judges failed on {key}: {why}")
     kinds = {name: config.contestants[name] for name in contestants}
     facts = {"input": config.input, "unreadable": unreadable, "contestants": kinds, "by": config.evaluation.by}
-    write_atomically(out / "results.json", json.dumps({**facts, **results.to_json()}, indent=1, ensure_ascii=False))
-    write_atomically(out / "results.md", to_markdown(results))
-    run = begin_run("", judge_models(config), (out / "config.yaml").read_text(encoding="utf-8"))
+    (out / "results.json").put(json.dumps({**facts, **results.to_json()}, indent=1, ensure_ascii=False))
+    (out / "results.md").put(to_markdown(results))
+    run = begin_run("", judge_models(config), (out / "config.yaml").read_text())
     examples = collect_examples(evaluation, parts, judged)
-    write_atomically(out / "report.html", page(results, examples, run=run, unreadable=unreadable, contestants=kinds))
+    (out / "report.html").put(page(results, examples, run=run, unreadable=unreadable, contestants=kinds))
     return results
 
 
@@ -132,7 +148,7 @@ def collect_examples(evaluation: Evaluation, parts: Mapping[str, Judged], judged
         if not wanted:
             continue
         files = {name: evaluation.answers_of(name, shard) for name in evaluation.contestants}
-        answers = {name: read_responses(file) if file.exists() else {} for name, file in files.items()}
+        answers = {name: known_responses(file) for name, file in files.items()}
         samples = {row.key: row for row in read_shard(evaluation.shards[shard]) if isinstance(row, Sample)}
         whole = joined([part], contestants=judged.contestants)
         found |= {key: example(picks[key], samples[key], answers, whole) for key in wanted}

@@ -21,6 +21,7 @@ from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.model.saved import FILE, opened
 from polite_flamingo.hub import resolve
+from polite_flamingo.storage.location import Location, location
 
 FORMS = "a model's folder, zoo:NAME, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
 
@@ -44,7 +45,7 @@ class Endpoint:
 class Recorded:
     """A file of answers."""
 
-    path: Path
+    place: Location
 
 
 Contestant = Checkpoint | Endpoint | Recorded
@@ -65,9 +66,9 @@ def contestants_of(lines: Mapping[str, str]) -> dict[str, Contestant]:
 def _contestant(name: str, line: str) -> Contestant:
     kind, _, rest = line.partition(":")
     if kind == "recorded":
-        if not Path(rest).is_file():
+        if not location(rest).exists():
             raise ValueError(f"contestant {name}: the file {rest!r} does not exist")
-        return Recorded(path=Path(rest))
+        return Recorded(place=location(rest))
     if kind == "endpoint":
         model, at, url = rest.partition("@http")  # a model's name may contain an @
         if not (model and at):

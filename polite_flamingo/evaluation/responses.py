@@ -55,6 +55,14 @@ def read_responses(file: Path | Location) -> dict[str, Answer]:
     return answers
 
 
+def known_responses(file: Path | Location) -> dict[str, Answer]:
+    """Read answers by key; none if there is no file."""
+    try:
+        return read_responses(file)
+    except FileNotFoundError:
+        return {}
+
+
 def _answer(record: Mapping[str, object]) -> tuple[str, Answer]:
     key = record["key"]
     if not isinstance(key, str):

@@ -13,6 +13,7 @@ from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.model.saved import FILE, write_config
 from polite_flamingo.hub import ZOO
 from polite_flamingo.sample import BadSample
+from polite_flamingo.storage.location import location
 
 MODEL = FlamingoConfig(vision="zoo:clip", language_model="zoo:flamingo", tokenizer="zoo:flamingo")
 
@@ -38,7 +39,7 @@ def test_all_forms(tmp_path: Path) -> None:
         "folder": Checkpoint(flamingo=FlamingoConfig(folder=str(tmp_path / "model"))),
         "embedded": Checkpoint(flamingo=FlamingoConfig(folder=str(ZOO / "clever_flamingo"))),
         "profile": Checkpoint(flamingo=FlamingoConfig(vision="a", language_model="b", tokenizer="c")),
-        "file": Recorded(path=tmp_path / "said.jsonl"),
+        "file": Recorded(place=location(tmp_path / "said.jsonl")),
         "server": Endpoint(model="org/a@model", url="https://host:8000/v1"),
     }
 

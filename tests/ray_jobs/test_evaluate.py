@@ -23,6 +23,7 @@ from polite_flamingo.evaluation.contestants import Endpoint, Recorded
 from polite_flamingo.evaluation.judging import RAW, judge
 from polite_flamingo.evaluation.results import TaskResult, summarise
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs import console
 from ray_jobs.evaluate import EvaluateConfig, correct, evaluate, fail_without_answers
@@ -191,8 +192,8 @@ def test_a_contestant_without_any_answer_ends_in_status_1_and_a_report(said: str
     judges: Any = SimpleNamespace(reward=fake, nli=fake, sts=fake)
     results = summarise(judge(samples, {"m": answers}, judges), resampling=Resampling(draws=10))
     with pytest.raises(console.AllFailed, match=f"m has no answer to any of 2 samples: 2 {said}"):
-        fail_without_answers(results, {"m": Recorded(path=Path("said.jsonl"))})
-    fail_without_answers(results, {RAW: Recorded(path=Path("said.jsonl"))})
+        fail_without_answers(results, {"m": Recorded(place=location("said.jsonl"))})
+    fail_without_answers(results, {RAW: Recorded(place=location("said.jsonl"))})
 
 
 def test_a_contestant_without_any_whole_answer_ends_in_status_1_too() -> None:
@@ -206,7 +207,7 @@ def test_a_contestant_without_any_whole_answer_ends_in_status_1_too() -> None:
     told = r"m has no whole answer to any of 3 samples: 1 of 3 answers are empty, 1 aborted .*, 1 that repeat"
     with pytest.raises(console.AllFailed, match=told):
         fail_without_answers(results, {"m": Endpoint(model="m", url="http://127.0.0.1:9/v1")})
-    fail_without_answers(results, {"m": Recorded(path=Path("said.jsonl"))})
+    fail_without_answers(results, {"m": Recorded(place=location("said.jsonl"))})
 
 
 def test_another_model_under_the_same_name_and_other_input_are_refused(shards: Path, server: Any, no_ray: None) -> None:
