@@ -246,7 +246,7 @@ def _on_a_private_network() -> bool:
     return bool(plain or emulated or os.environ.get("AZURE_STORAGE_USE_EMULATOR"))
 
 
-_OF_CONFIGURATION = "without LOCATION|builder error|must be specified|required for"
+_OF_CONFIGURATION = r"without LOCATION|builder error|must be specified|required for|\(code: AccessDenied\)"
 
 
 def _passing(error: BaseException | None) -> bool:
@@ -275,6 +275,7 @@ _REMEDIES = {
     "<Code>SignatureDoesNotMatch<": "the secret key is wrong: check AWS_SECRET_ACCESS_KEY",
     "<Code>RequestTimeTooSkewed<": "this machine's clock is wrong: set it (NTP)",
     "<Code>AccessDenied<": _ACCESS_DENIED,
+    "(code: AccessDenied)": _ACCESS_DENIED,  # of one key in a bulk deletion, whose status is 200
     "<Code>ExpiredToken<": "the session token has expired: renew the credentials",
     "<Code>NotImplemented<": _NOT_IMPLEMENTED,
     "<Code>AuthorizationHeaderMalformed<": "the region is wrong: set AWS_REGION to the bucket's",

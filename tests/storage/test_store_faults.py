@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from obstore.exceptions import GenericError
 
 from polite_flamingo.storage.bucket import Bucket, get_bucket
 from polite_flamingo.storage.lease import exclusive
@@ -171,6 +172,23 @@ def test_what_does_not_pass_is_one_line(
                 use()
             assert says in str(error.value)
             assert "\n" not in str(error.value)
+
+
+def test_a_key_that_may_not_delete_is_told_so_at_once(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bulk deletion is answered with status 200 and an error per object; this is what obstore makes of moto's."""
+    denied = GenericError(
+        "Generic S3 error: DeleteObjects request failed for key a: Access Denied (code: AccessDenied)"
+    )
+
+    class Denied:
+        def delete(self, keys: list[str]) -> None:
+            raise denied
+
+    bucket = Bucket(f"s3://{BUCKET}/")
+    monkeypatch.setattr(bucket, "_answered", True)
+    monkeypatch.setattr(bucket, "_store", Denied())
+    with pytest.raises(PathUnavailable, match="access is denied"):
+        bucket.delete(["a"])
 
 
 def test_a_store_that_ignores_conditions_is_refused_for_more_than_one_writer(
