@@ -16,10 +16,10 @@ import json
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from polite_flamingo.sample import IMAGE_MARK, Sample
 
@@ -29,6 +29,9 @@ ANOTHER = 0.5
 SHARDS_CHECKED = 20
 ROWS_CHECKED = 100
 """Rows per shard that `count_foreign_rows` reads."""
+
+Opener = Callable[[], BinaryIO]
+"""Opens a tar."""
 
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -136,21 +139,21 @@ class ForeignRows:
         self.words.update(unknown)
 
 
-def count_foreign_rows(world: World, shards: Mapping[str, Path]) -> ForeignRows:
+def count_foreign_rows(world: World, shards: Mapping[str, Opener]) -> ForeignRows:
     """Check the texts of the first rows of some shards, one of each series that ingest numbered.
 
     Unreadable shards and rows are skipped here; the build quarantines them with their reason.
 
     Args:
         world: the world that the models know.
-        shards: name -> path.
+        shards: name -> what opens it.
     """
     found = ForeignRows()
-    first: dict[str, Path] = {}
-    for name, path in shards.items():
-        first.setdefault(re.sub(r"[-_]?\d+$", "", name), path)
-    for shard in list(first.values())[:SHARDS_CHECKED]:
-        for record in _records(shard, ROWS_CHECKED):
+    first: dict[str, Opener] = {}
+    for name, opener in shards.items():
+        first.setdefault(re.sub(r"[-_]?\d+$", "", name), opener)
+    for opener in list(first.values())[:SHARDS_CHECKED]:
+        for record in _records(opener, ROWS_CHECKED):
             turns = record.get("turns")
             turns = [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
             texts = [turn[name] for turn in turns for name in ("instruction", "response") if name in turn]
@@ -159,9 +162,9 @@ def count_foreign_rows(world: World, shards: Mapping[str, Path]) -> ForeignRows:
     return found
 
 
-def _records(shard: Path, rows: int) -> Iterable[dict[str, Any]]:
+def _records(opener: Opener, rows: int) -> Iterable[dict[str, Any]]:
     try:
-        with tarfile.open(shard) as tar:
+        with opener() as opened, tarfile.open(fileobj=opened) as tar:
             for member in tar:
                 if rows and member.isfile() and member.name.endswith(".json"):
                     file = tar.extractfile(member)

@@ -18,7 +18,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 from polite_flamingo.config import to_yaml
 from polite_flamingo.filters.scorer import ScoringConfig
@@ -26,6 +25,7 @@ from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.tar_export import count_images
 from polite_flamingo.world import World, count_foreign_rows, mostly_foreign, world_of
@@ -107,11 +107,11 @@ def identify(config: BuildConfig) -> tuple[str, dict[str, dict[str, str]]]:
     return config_hash(config.rewriter, config.scoring, models, config.pools.rewriting.rows_per_call), models
 
 
-def print_world_warning(world: World | None, shards: Mapping[str, Path]) -> None:
+def print_world_warning(world: World | None, shards: Mapping[str, Location]) -> None:
     """Warn, before any work, if the first rows of the input use words that the models do not know."""
     if world is None:
         return
-    foreign = count_foreign_rows(world, shards)
+    foreign = count_foreign_rows(world, {name: place.open for name, place in shards.items()})
     words = [word for word, _ in foreign.words.most_common(3)]
     if warning := world.warning(mostly_foreign(foreign.counts), words):
         print(f"{warning} (This is from the first rows; the report counts all of them.)")
@@ -119,7 +119,7 @@ def print_world_warning(world: World | None, shards: Mapping[str, Path]) -> None
 
 def rewrite_and_score(
     job: ShardJob,
-    shards: Mapping[str, Path],
+    shards: Mapping[str, Location],
     config: BuildConfig,
     run: RunInfo | None = None,
     rewriting_actor: type | None = None,
@@ -129,7 +129,7 @@ def rewrite_and_score(
 
     Args:
         job: the job; its output folder must be locked.
-        shards: name -> path.
+        shards: name -> where.
         config: of the job.
         run: the run so far; by default, what earlier attempts recorded.
         rewriting_actor: see `build`.

@@ -19,7 +19,8 @@ from typing import Any, NoReturn, TypeVar
 
 from polite_flamingo.config import SECTIONS, ConfigError, fill, merged, nested, own_sections, read_yaml
 from polite_flamingo.config_fields import ConfigField, all_config_fields, config_fields, type_words
-from polite_flamingo.storage.user_paths import local_path
+from polite_flamingo.storage.location import location
+from polite_flamingo.storage.user_paths import user_path
 from ray_jobs.extras import missing_extra
 from ray_jobs.progress import progress as progress
 from ray_jobs.submitted import refuse_relative_data, with_paths
@@ -75,7 +76,7 @@ def run(
         config = parse(name, description, config_class, [*defaults(arguments), *arguments])
         refuse_relative_data(config)
         if out := getattr(config, "out", None):
-            print(f"{name}: output in {Path(out).absolute()}", flush=True)
+            print(f"{name}: output in {location(out).absolute()}", flush=True)
         return job(config) or 0
     except ModuleNotFoundError as error:
         if not (remedy := missing_extra(error)):
@@ -102,7 +103,7 @@ def parse(name: str, description: str, config_class: type[Config], arguments: Se
         print(_parser(name, description, config_class, everything="--help-all" in arguments).format_help(), end="")
         sys.exit(0)
     try:
-        config: Config = with_paths(fill(config_class, _content(name, config_class, arguments)), local_path)
+        config: Config = with_paths(fill(config_class, _content(name, config_class, arguments)), user_path)
         return config
     except ValueError as error:
         fail(name, f"{error} (--help lists the options)")

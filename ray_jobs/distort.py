@@ -19,7 +19,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from polite_flamingo.config import to_yaml
@@ -34,6 +33,7 @@ from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.report.distortion import write_distortion_page
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.run_info import read_run, read_stats, write_stats
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
@@ -150,7 +150,7 @@ def forget_failed(layout: OutputLayout) -> None:
             layout.manifest(name).delete()
 
 
-def make_pairs(job: ShardJob, shards: Mapping[str, Path], config: DistortConfig, actor: type | None = None) -> None:
+def make_pairs(job: ShardJob, shards: Mapping[str, Location], config: DistortConfig, actor: type | None = None) -> None:
     """Distort and commit shards on Ray, each with its manifest; add this attempt to run.json."""
     index = caption_index(config.distortion, job.layout.absolute().captions)
     with job.attempt() as attempt, running_ray(config.pools.needs(config.pools.distorting)):

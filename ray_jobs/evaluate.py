@@ -28,10 +28,10 @@ from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpo
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.evaluation.metrics import shown
 from polite_flamingo.evaluation.results import Results
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.disk import sweep_temporary
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.lease import exclusive
-from polite_flamingo.storage.ledger import shard_names
 from polite_flamingo.storage.location import Location
 from ray_jobs import console
 from ray_jobs.cluster import running_ray
@@ -115,7 +115,7 @@ def answer_and_judge(
             judge_on_ray(evaluation, unjudged, judging_actor)
 
 
-def unanswered_by(name: str, evaluation: Evaluation) -> dict[str, Path]:
+def unanswered_by(name: str, evaluation: Evaluation) -> dict[str, Location]:
     """Return the shards that a contestant has not answered yet."""
     answered = set(evaluation.answers_of(name).parent.names(".jsonl"))
     return {shard: path for shard, path in evaluation.shards.items() if shard not in answered}

@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from polite_flamingo.endpoints.client import EndpointDown
 from polite_flamingo.evaluation.contestants import Checkpoint, Contestant, Endpoint, Recorded
@@ -43,7 +42,7 @@ class Evaluation:
 
     config: EvaluateConfig
     contestants: Mapping[str, Contestant]
-    shards: Mapping[str, Path]
+    shards: Mapping[str, Location]
     identities: Mapping[str, str]
 
     @property
@@ -139,7 +138,7 @@ def answer_from_endpoint(evaluation: Evaluation, name: str, endpoint: Endpoint) 
 
 
 def answer_on_ray(
-    evaluation: Evaluation, name: str, contestant: Checkpoint, shards: Mapping[str, Path], actor: type | None
+    evaluation: Evaluation, name: str, contestant: Checkpoint, shards: Mapping[str, Location], actor: type | None
 ) -> None:
     """Let a checkpoint answer whole shards on a pool of actors: `AnsweringActor`, or a test's replacement."""
     from actors.answering import AnsweringActor, record_answers

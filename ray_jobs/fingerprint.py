@@ -11,13 +11,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from polite_flamingo import prompts
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.flamingo.model.saved import opened
+from polite_flamingo.storage.input_files import size_of
+from polite_flamingo.storage.location import Location
 from training.data import Ingredient
 from training.stages import StageName, TrainingConfig
 
@@ -121,7 +122,7 @@ def base_fingerprints(start: FlamingoConfig) -> dict[str, dict[str, str]]:
 
 def training_hash(
     training: TrainingConfig, stage: StageName, start: FlamingoConfig, models: dict[str, dict[str, str]],
-    mixture: Mapping[str, Ingredient], shards: Sequence[tuple[str, Path]],
+    mixture: Mapping[str, Ingredient], shards: Sequence[tuple[str, Location]],
 ) -> str:  # fmt: skip
     """Return a hash that changes when the weights that a stage produces may change.
 
@@ -136,7 +137,7 @@ def training_hash(
         "start": _settings(opened(start), models),
         "order": [training.seed, training.shards_a_group, training.dtype],
         "mixture": [[name, one.fraction, one.response, one.protocol] for name, one in mixture.items()],
-        "shards": [[name, path.name, path.stat().st_size] for name, path in shards],
+        "shards": [[name, place.name, size_of(place)] for name, place in shards],
     }
     return short_hash(decides)
 

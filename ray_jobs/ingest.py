@@ -41,7 +41,7 @@ from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import read_quarantine_file
-from polite_flamingo.storage.user_paths import expanded, is_pattern, local_path
+from polite_flamingo.storage.user_paths import expanded, is_pattern, user_path
 from ray_jobs import console
 from ray_jobs.progress import EVERY, counted
 from ray_jobs.submitted import refuse_relative
@@ -129,7 +129,7 @@ def run(options: IngestOptions) -> int:
         width = shutil.get_terminal_size((100, 24)).columns
         print(as_text(sources_named(options.list or SOURCES), details=bool(options.list), width=width))
         return 0
-    options = _with_local_paths(options)
+    options = _with_user_paths(options)
     root = options.root if options.mixture else None
     paths = [("--images", options.images), ("--root", root), ("--out", options.out or ".")]
     for option, path in (*(("--annotations", path) for path in options.annotations), *paths):
@@ -272,15 +272,15 @@ def _config(given: IngestOptions) -> IngestConfig:
     )  # fmt: skip
 
 
-def _with_local_paths(given: IngestOptions) -> IngestOptions:
-    """Resolve paths with `local_path` and expand patterns among the annotations. Raises ValueError."""
-    paths = [local_path(path, "--annotations") for path in given.annotations]
+def _with_user_paths(given: IngestOptions) -> IngestOptions:
+    """Resolve paths with `user_path` and expand patterns among the annotations. Raises ValueError."""
+    paths = [user_path(path, "--annotations") for path in given.annotations]
     return replace(
         given,
         annotations=tuple(one for path in paths for one in (expanded(path) if is_pattern(path) else [path])),
-        images=local_path(given.images, "--images") if given.images else None,
-        mixture=local_path(given.mixture, "--mixture") if given.mixture else None,
-        root=local_path(given.root, "--root"),
+        images=user_path(given.images, "--images") if given.images else None,
+        mixture=user_path(given.mixture, "--mixture") if given.mixture else None,
+        root=user_path(given.root, "--root"),
     )
 
 

@@ -24,7 +24,7 @@ from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.sources.records.source import SourceOptions
-from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.shards import read_shard, write_shard
 from polite_flamingo.testbed.paper.results import ROLES
 from training.data import Ingredient

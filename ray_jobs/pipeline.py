@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -60,7 +59,7 @@ class ActorPool:
 
 
 def run_shards(
-    shards: Mapping[str, Path],
+    shards: Mapping[str, Location],
     through: Sequence[ActorPool],
     write: partial[Any] | None,
     *,
@@ -73,7 +72,7 @@ def run_shards(
     """Read shards, send them through pools of actors and write them, on the Ray that this process has joined.
 
     Args:
-        shards: name -> path.
+        shards: name -> where.
         through: the pools, in order.
         write: a function of `actors/` that puts whole shards on disk; None if the last actor does.
         layout: the output folder.

@@ -16,6 +16,7 @@ from functools import partial
 from polite_flamingo.config import load
 from polite_flamingo.sample import REASONS
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.location import location
 from ray_jobs import console, select
 from ray_jobs.build_pf1m import BuildConfig, job_of, rewrite_and_score
 from ray_jobs.replay_ledger import declare, readable_rows, settle
@@ -52,7 +53,8 @@ def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_ac
         if not shards:
             print("nothing to run again: no quarantined row of these reasons can be read now")
             return
-        rewrite_and_score(job, shards, build, None, rewriting_actor, scoring_actor)
+        places = {name: location(path) for name, path in shards.items()}
+        rewrite_and_score(job, places, build, None, rewriting_actor, scoring_actor)
         settle(layout)
         select.select(layout, build.thresholds)
         select.conclude(layout)

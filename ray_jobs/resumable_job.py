@@ -19,16 +19,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from polite_flamingo.storage.discovery import OUTPUT_FOLDERS
+from polite_flamingo.storage.discovery import OUTPUT_FOLDERS, shard_names
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.in_order import in_order
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.input_index import PIECE, THREADS, extend_index, finished_tags, made_of
 from polite_flamingo.storage.lease import exclusive
-from polite_flamingo.storage.ledger import OutputLayout, read_manifest, shard_names
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.provenance import ingests_of
 from polite_flamingo.storage.run_info import ModelInfo, RunInfo, installed_versions, read_run, write_run
@@ -135,7 +134,7 @@ class ShardJob(ResumableJob):
         """The shards that are finished when this job begins -> tags of their manifests. The folder must be locked."""
         return finished_tags(self.layout)
 
-    def left_to_do(self, shards: Mapping[str, Path]) -> dict[str, Path]:
+    def left_to_do(self, shards: Mapping[str, Location]) -> dict[str, Location]:
         """Return the shards that have no manifest yet; print which are done, and which are not part of this input.
 
         Raises:
@@ -153,7 +152,7 @@ class ShardJob(ResumableJob):
             print(f"{len(done):,} of {counted(len(shards), 'shard')} {are} already done: {names_of(done)}")
         return todo
 
-    def refuse_changed_input(self, done: Mapping[str, Path]) -> None:
+    def refuse_changed_input(self, done: Mapping[str, Location]) -> None:
         """Raise `ValueError` if the input of a finished shard has changed since.
 
         Args:
@@ -214,7 +213,7 @@ def with_work(run: RunInfo, rows: int, seconds: Mapping[str, float]) -> RunInfo:
     return replace(run, rows=rows, seconds=total, rows_per_second=rate)
 
 
-def with_ingests(run: RunInfo, shards: Iterable[Path]) -> RunInfo:
+def with_ingests(run: RunInfo, shards: Iterable[Location]) -> RunInfo:
     """Add the ingests that made these shards to those of earlier attempts.
 
     Raises:
@@ -243,7 +242,7 @@ def begin_run(config_hash: str, models: Mapping[str, Mapping[str, str]], config:
     )
 
 
-def input_shards(source: str, layout: OutputLayout, *, fresh: bool) -> dict[str, Path]:
+def input_shards(source: str, layout: OutputLayout, *, fresh: bool) -> dict[str, Location]:
     """Find the input shards of a job: name -> path. What is passed over is printed.
 
     Raises:
@@ -255,7 +254,7 @@ def input_shards(source: str, layout: OutputLayout, *, fresh: bool) -> dict[str,
     return shards
 
 
-def check_input(file: Location, shards: Mapping[str, Path], *, begun: bool = True) -> dict[str, str]:
+def check_input(file: Location, shards: Mapping[str, Location], *, begun: bool = True) -> dict[str, str]:
     """Compare shards with what FILE recorded of them when they were first read, and record those that are new.
 
     Args:
@@ -264,7 +263,7 @@ def check_input(file: Location, shards: Mapping[str, Path], *, begun: bool = Tru
         begun: whether a run has begun on what FILE recorded; otherwise it is ignored.
 
     Returns:
-        Name -> digest.
+        Name -> digest; in a bucket, the ETag.
 
     Raises:
         ValueError: a shard has changed since.
@@ -275,10 +274,11 @@ def check_input(file: Location, shards: Mapping[str, Path], *, begun: bool = Tru
         raise changed_input(file.parent, changed, len(shards))
     known |= {name: asdict(InputFile.at(path)) for name, path in shards.items() if name not in known}
     file.put(json.dumps(known, indent=1) + "\n")
-    return {name: known[name] if isinstance(known[name], str) else known[name]["sha256"] for name in shards}
+    digests = {name: one if isinstance(one, str) else one["sha256"] or one["tag"] for name, one in known.items()}
+    return {name: digests[name] for name in shards}
 
 
-def _is_still_at(path: Path, recorded: dict[str, Any] | str) -> bool:
+def _is_still_at(path: Location, recorded: dict[str, Any] | str) -> bool:
     if isinstance(recorded, str):  # a digest of earlier versions, of all bytes or of the first and last
         from polite_flamingo.hub import fingerprint
 

@@ -44,7 +44,7 @@ from polite_flamingo.storage.ledger import (
     read_scored,
     undamaged,
 )
-from polite_flamingo.storage.location import Location
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.parquet_export import write_parquet
 from polite_flamingo.storage.provenance import Annotations, annotations_of
 from polite_flamingo.storage.run_info import RunInfo, read_run, read_stats, write_stats
@@ -275,7 +275,7 @@ class _Finished:
 
     files: Mapping[str, Sequence[str]]
     keys: Sequence[tuple[str, Location]]
-    rows: Counter[Path]
+    rows: Counter[Location]
     scored: int
     numbers: set[int]
 
@@ -283,7 +283,7 @@ class _Finished:
 def _read_manifests(layout: OutputLayout, names: Sequence[str]) -> _Finished:
     files: dict[str, list[str]] = {}
     keys: list[tuple[str, Location]] = []
-    sources: dict[str, Path] = {}
+    sources: dict[str, Location] = {}
     rows_of: Counter[str] = Counter()
     scored, numbers = 0, set[int]()
     manifests = in_order(lambda name: read_manifest(layout.manifest(name)), names, MANIFESTS_AT_ONCE)
@@ -291,11 +291,11 @@ def _read_manifests(layout: OutputLayout, names: Sequence[str]) -> _Finished:
         files[name] = [file.path for file in manifest.files.values()]
         if place := file_of(layout, name, manifest, "keys"):
             keys.append((name, place))
-        sources[name] = Path(manifest.shard)
+        sources[name] = location(manifest.shard)
         rows_of[source_of(name)] += manifest.rows_in
         scored += manifest.scored
         numbers |= {int(number) for number in manifest.stats.get("images", {})}
-    rows: Counter[Path] = Counter()
+    rows: Counter[Location] = Counter()
     for name, count in rows_of.items():
         rows[sources[name]] += count
     return _Finished(files=files, keys=keys, rows=rows, scored=scored, numbers=numbers)

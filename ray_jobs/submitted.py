@@ -13,13 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.storage.user_paths import is_address
+
 _MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray's job supervisor for the command of a submitted job."""
 
 
 def refuse_relative(path: str, option: str) -> str:
-    """Return an absolute path; raise `ValueError` for a relative one if this is a submitted job."""
-    if _MARK not in os.environ or Path(path).is_absolute():
+    """Return an absolute path or an address; raise `ValueError` for a relative one if this is a submitted job."""
+    if _MARK not in os.environ or Path(path).is_absolute() or is_address(path):
         return path
     raise ValueError(
         f"{option} {path}: a submitted job runs in a temporary copy of the working directory ({Path.cwd()}), where "

@@ -28,7 +28,7 @@ from polite_flamingo.config import to_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.storage.foreign_shards import refuse_foreign
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.location import location
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.run_info import read_run, read_stats, write_stats
 from ray_jobs import console, progress
 from ray_jobs.cluster import running_ray
@@ -102,7 +102,7 @@ def train(config: TrainConfig) -> None:
         print(summary(config.stage, read_stats(layout), layout.root.path))
 
 
-def check_shards(layout: OutputLayout, shards: Sequence[Path]) -> None:
+def check_shards(layout: OutputLayout, shards: Sequence[Location]) -> None:
     """Raise `ValueError` if a shard has changed since the run began. Their names, order and sizes are in its hash."""
     file, begun = layout.root / "inputs.json", read_run(layout) is not None
     if begun and not file.exists():

@@ -16,6 +16,7 @@ from polite_flamingo.selection.card import card
 from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.selection.statistics import Statistics
 from polite_flamingo.sources.registry import SOURCES
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.shards import write_shard
 from polite_flamingo.testbed.shapes.write import write_raw
@@ -108,11 +109,11 @@ def test_it_is_said_before_any_work_from_the_first_rows_of_every_ingest(
 ) -> None:
     shards = {}
     for number, name in enumerate(["vqa-00000", "vqa-00001", "mine-00000", "broken-00000"]):
-        shards[name] = tmp_path / f"{name}.tar"
+        shards[name] = location(tmp_path / f"{name}.tar")
         rows = foreign() if name.startswith("mine") else [row("vqa", number, "What is this?", "Answer: red")]
         write_shard(shards[name], rows)
-    shards["broken-00000"].write_bytes(b"no tar at all" * 100)
-    assert count_foreign_rows(shapes, shards).counts == {
+    shards["broken-00000"].put(b"no tar at all" * 100)
+    assert count_foreign_rows(shapes, {name: place.open for name, place in shards.items()}).counts == {
         "table": (2, 2),
         "coco": (1, 1),
         "streets": (2, 2),

@@ -11,13 +11,13 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from polite_flamingo.packing.chat_turns import ResponseChoice
 from polite_flamingo.packing.pack import Packed, PackingConfig, Skipped, pack
 from polite_flamingo.sample import Sample
-from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.discovery import shard_names
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import read_shard
 
 if TYPE_CHECKING:  # both import torch, and tasks that pack need none of it, nor does `--help`
@@ -57,12 +57,12 @@ class Group:
     """Shards that are packed together, as (name of the ingredient, path)."""
 
     number: int
-    shards: tuple[tuple[str, Path], ...]
+    shards: tuple[tuple[str, Location], ...]
 
 
 def find_shards(
     mixture: Mapping[str, Ingredient], say: Callable[[str], None] = lambda line: None
-) -> list[tuple[str, Path]]:
+) -> list[tuple[str, Location]]:
     """Return every shard of the mixture, in its order; `say` is called with what is passed over.
 
     Raises:
@@ -80,7 +80,7 @@ def find_shards(
     return found
 
 
-def groups(shards: Sequence[tuple[str, Path]], *, seed: int, epoch: int, shards_a_group: int) -> list[Group]:
+def groups(shards: Sequence[tuple[str, Location]], *, seed: int, epoch: int, shards_a_group: int) -> list[Group]:
     """Return the groups of an epoch, in order; each epoch joins different shards."""
     order = list(shards)
     random.Random(f"groups/{seed}/{epoch}").shuffle(order)

@@ -26,7 +26,9 @@ from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.images import decoding
 from polite_flamingo.sample import Image, Sample, Turn
-from polite_flamingo.storage.ledger import OutputLayout, read_scored, shard_names
+from polite_flamingo.storage.discovery import shard_names
+from polite_flamingo.storage.ledger import OutputLayout, read_scored
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs.build_pf1m import BuildConfig, job_of, rewrite_and_score
 from ray_jobs.cluster import running_ray
@@ -120,7 +122,7 @@ def on_ray(
     return seconds, [written[sample.key] for sample in samples], 0
 
 
-def cut(folder: Path, samples: Sequence[Sample], rows: int) -> dict[str, Path]:
+def cut(folder: Path, samples: Sequence[Sample], rows: int) -> dict[str, Location]:
     """Write shards of `rows` rows."""
     shutil.rmtree(folder, ignore_errors=True)
     for start in range(0, len(samples), rows):
@@ -128,7 +130,7 @@ def cut(folder: Path, samples: Sequence[Sample], rows: int) -> dict[str, Path]:
     return shard_names(str(folder))
 
 
-def build(config: BuildConfig, shards: dict[str, Path]) -> tuple[float, OutputLayout]:
+def build(config: BuildConfig, shards: dict[str, Location]) -> tuple[float, OutputLayout]:
     """Process the shards from scratch; return the seconds and the output. Prints the CPU time by kind of process."""
     shutil.rmtree(config.out, ignore_errors=True)
     layout = OutputLayout(root=Path(config.out))

@@ -38,7 +38,7 @@ from polite_flamingo.images import decoding
 from polite_flamingo.prompts import rewriting_prompt
 from polite_flamingo.rewriters.flamingo import Rewriter, create_engine
 from polite_flamingo.sample import Sample
-from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig

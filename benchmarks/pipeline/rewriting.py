@@ -44,7 +44,7 @@ import psutil
 from benchmarks.pipeline.ingest import held
 from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sample import Sample
-from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.shards import read_shard, write_shard
 from polite_flamingo.testbed.shapes import write
 

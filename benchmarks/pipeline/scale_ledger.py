@@ -21,13 +21,13 @@ from unittest import mock
 
 from benchmarks.pipeline.simulated_build import simulated_job
 from benchmarks.pipeline.stand_ins import StandIn
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.input_index import extend_index, finished_tags
 from polite_flamingo.storage.ledger import (
     Manifest,
     OutputLayout,
     read_manifest,
-    shard_names,
 )
 from polite_flamingo.storage.run_info import RunInfo, write_run
 from ray_jobs import build_pf1m

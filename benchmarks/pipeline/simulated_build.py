@@ -24,7 +24,9 @@ from benchmarks.pipeline.resource_monitor import ResourceMonitor
 from benchmarks.pipeline.stand_ins import StandIn, StandInRewriterActor, StandInScoringActor
 from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.sample import Image, Sample, Turn, make_key
-from polite_flamingo.storage.ledger import OutputLayout, shard_names
+from polite_flamingo.storage.discovery import shard_names
+from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs.build_pf1m import BuildConfig, rewrite_and_score
 from ray_jobs.cluster import set_environment
@@ -118,7 +120,7 @@ def simulated_job(layout: OutputLayout) -> ShardJob:
     return ShardJob(layout=layout, identity="simulation", models={}, config="")
 
 
-def write_inputs(folder: Path, count: int, rows: int) -> dict[str, Path]:
+def write_inputs(folder: Path, count: int, rows: int) -> dict[str, Location]:
     """Write shards whose rows have a small image each; all are links to one file, since shards are independent."""
     rng = random.Random(0)
     samples = []

@@ -36,7 +36,7 @@ from polite_flamingo.ingest.ingest import IngestConfig
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage.user_paths import local_path
+from polite_flamingo.storage.user_paths import user_path
 
 Sampling = Literal["all", "ratio", "counts", "sqrt", "paper"]
 
@@ -114,10 +114,10 @@ class Mixture:
         """One `IngestConfig` per source, in order. Raises `ValueError` naming the bad entry."""
         made = []
         for name, entry in self.sources.items():
-            given = [local_path(path, f"{name}: annotations") for path in entry.annotations]
+            given = [user_path(path, f"{name}: annotations") for path in entry.annotations]
             options = SourceOptions(
                 annotations=tuple(root / path for path in given),
-                images=root / local_path(entry.images, f"{name}: images") if entry.images else None,
+                images=root / user_path(entry.images, f"{name}: images") if entry.images else None,
                 split=entry.split,
                 extra=entry.extra,
                 columns=entry.columns,

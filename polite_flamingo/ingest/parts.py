@@ -28,7 +28,7 @@ MAX_SHARD_BYTES = 512 << 20
 
 
 STAGED = ".staged"
-"""Suffix of a built shard of an unfinished ingest, which `ledger.shard_names` does not see."""
+"""Suffix of a built shard of an unfinished ingest, which `discovery.shard_names` does not see."""
 
 
 def build_part(config: IngestConfig, number: int) -> None:

@@ -1,22 +1,36 @@
-"""Find the input files below a folder, and count the files that are passed over, by kind.
+"""Find the input files of a job in a folder, a bucket, a pattern or a list, and count those passed over, by kind.
 
-Links are followed, and each folder is visited once, so circular links do no harm. The output of a run is never input:
-its folders (`OUTPUT_FOLDERS`) are skipped if its manifests and run.json are beside them. Hidden files, packed tars
-and files of other kinds are passed over and counted; the caller prints the counts.
+Links are followed, and each folder is visited once, so circular links do no harm. A bucket is listed once per folder
+named, and each file found carries what the listing says of it. The output of a run is never input: its folders
+(`OUTPUT_FOLDERS`) are skipped if its manifests and run.json are beside them. Hidden files, packed tars and files of
+other kinds are passed over and counted; the caller prints the counts.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator
+import posixpath
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from polite_flamingo.storage.location import Location, location
+from polite_flamingo.storage.store import Entry
 from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, is_tar, printable
-from polite_flamingo.storage.user_paths import expanded, is_pattern
+from polite_flamingo.storage.user_paths import (
+    WILDCARDS,
+    expanded,
+    is_address,
+    is_pattern,
+    refuse_absent,
+    user_path,
+    without_braces,
+)
 from polite_flamingo.storage.visibility import path_unavailable
 
 OUTPUT_FOLDERS = (
@@ -31,18 +45,24 @@ _JOBS = "what a job wrote (to read it, name the folder itself)"
 _MAX_EXAMPLES = 3
 """Names shown per kind."""
 
+_LIST = ".txt"
+"""What the name of a list of inputs ends in."""
+
+_THREADS = 16
+"""Folders of a bucket listed at once."""
+
 
 @dataclass(kw_only=True)
 class Found:
     """The files found below a folder.
 
     Attributes:
-        files: paths relative to the folder, unordered.
+        files: paths relative to the folder, unordered -> where they are.
         passed: kind -> number of files passed over.
         examples: kind -> the first few of them.
     """
 
-    files: list[str] = field(default_factory=list)
+    files: dict[str, Location] = field(default_factory=dict)
     passed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
 
@@ -52,23 +72,24 @@ class Found:
         if len(shown := self.examples.setdefault(kind, [])) < _MAX_EXAMPLES:
             shown.append(path)
 
-    def sort_in(self, name: str, suffix: str, path: str) -> None:
+    def sort_in(self, place: Location, suffix: str, path: str) -> None:
         """Take a file or pass it over, depending on its name."""
+        name = path.rpartition("/")[2]
         if name.startswith("."):
             self.pass_over("hidden files", path)
         elif is_companion(name):
             self.pass_over("not data, by their names", path)
         elif name.lower().endswith(suffix):
-            self.files.append(path)
+            self.files[path] = place
         else:
             self.pass_over(_kind(path), path)
 
     def add(self, other: Found, folder: str) -> None:
         """Add the files found below `folder`."""
-        self.files += [os.path.join(folder, file) for file in other.files]  # noqa: PTH118
+        self.files |= {posixpath.join(folder, file): place for file, place in other.files.items()}
         for kind, times in other.passed.items():
             for path in other.examples[kind]:
-                self.pass_over(kind, os.path.join(folder, path))  # noqa: PTH118
+                self.pass_over(kind, posixpath.join(folder, path))
             self.passed[kind] += times - len(other.examples[kind])
 
     def lines(self) -> Iterator[str]:
@@ -79,10 +100,275 @@ class Found:
             yield f"passed over, {kind}: {printable(', '.join(shown))}{more}"
 
 
-def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, ingested: bool = True) -> Found:
-    """Find the files below a folder whose names end in `suffix`, whatever their case.
+def shard_names(
+    source: str, own: Path | Location | None = None, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Location]:
+    """Return the input shards of a folder, a tar, a pattern or a list: name -> where, sorted by name.
 
-    Paths are plain strings: making a million `Path` objects takes ten times as long.
+    A name is the path below the folder (below a pattern's fixed part; in a list the path as it stands there) without
+    `.tar`, `/` written as `__`.
+
+    Args:
+        source: what `input_files` takes.
+        own: the output folder of the job, whose files are not input.
+        say: called with one line per kind of file that is passed over.
+
+    Raises:
+        ValueError: there are no shards, two get the same name, or a name is not UTF-8; the message says what to do.
+        PathUnavailable: a folder or a bucket cannot be listed.
+    """
+    found = input_files(source, own)
+    passed = list(found.lines())
+    if not found.files:
+        why = f" ({'; '.join(passed)})" if passed else ""
+        raise ValueError(f"input {source} has no .tar shard{why}; ingest some first (polite-flamingo ingest --help)")
+    for line in passed:
+        say(line)
+    names: dict[str, Location] = {}
+    for shard in sorted(found.files):
+        place = found.files[shard]
+        if printable(shard) != shard:
+            raise ValueError(f"the name of {printable(str(place))} is not UTF-8: rename it")
+        name = posixpath.splitext(shard)[0].replace("/", "__")
+        if name in names:
+            raise ValueError(f"shards {names[name]} and {place} would both be called {name!r}; rename one")
+        names[name] = place
+    return {name: names[name] for name in sorted(names)}
+
+
+def input_files(source: str, own: Path | Location | None = None) -> Found:
+    """Find the tars that a folder, a tar, a pattern or a list names, on a disk or in a bucket.
+
+    Args:
+        source: for patterns see `user_paths.expanded`; folders that match one are searched. A file called *.txt is a
+            list: a path or an address per line, relative to the list's folder; blank lines and # comments are ignored.
+        own: as in `files_below`.
+
+    Raises:
+        ValueError: it does not exist, or is in what the job writes.
+        PathUnavailable: a folder or a bucket cannot be listed.
+    """
+    place = location(source if is_address(source) else Path(source))
+    mine = None if own is None else location(own)
+    if is_pattern(source):
+        return _matching(source, mine)
+    if mine is not None and (folder := _written(place, mine)):
+        raise ValueError(f"input {source} is in {folder}, which this job writes: give another --out")
+    if (file := _file_at(place)) is None:
+        found = files_below(place, own=mine)
+        if place.local is None and not found.files and not found.passed:
+            raise ValueError(f"input {source} does not exist: there is no object of that name and none below it")
+        return found
+    if file.name.lower().endswith(_LIST):
+        return _of_list(file, mine)
+    found = Found()
+    if _is_tar(file):
+        found.files[file.name] = file
+    else:
+        found.sort_in(file, ".tar", file.name)
+    return found
+
+
+def _file_at(place: Location) -> Location | None:
+    """Return the file at a place, None for a folder (in a bucket, whatever is no object). Raises `ValueError`."""
+    if place.local is None:
+        entry = place.head() if place.key else None
+        return None if entry is None else Location(place.store, place.key, entry)
+    if not place.local.exists():
+        remedy = "give a folder of .tar shards, one .tar, a list, or a pattern in quotes"
+        raise ValueError(f"input {place} does not exist; {remedy}")
+    return None if place.local.is_dir() else place
+
+
+def _is_tar(file: Location) -> bool:
+    return file.name.lower().endswith(".tar") or is_tar(file.store.get(file.key, 0, HEAD_BYTES))
+
+
+def _of_list(file: Location, own: Location | None) -> Found:
+    """Find what the lines of a list name. What is named twice counts once, and is said."""
+    found = Found()
+    lines: dict[str, str] = {}
+    for number, text in enumerate(file.read_text().splitlines(), start=1):
+        given = text.strip()
+        if not given or given.startswith("#"):
+            continue
+        path = user_path(given, f"{file}, line {number}:")
+        if not is_address(path):
+            key = posixpath.normpath(posixpath.join(file.parent.absolute().key, path))
+            path = str(Location(file.store, key)) if file.local or not path.startswith("/") else path
+        if path in lines:
+            found.pass_over("lines that repeat an earlier one", given)
+        lines.setdefault(path, given)
+    tars = [path for path in lines if path.lower().endswith(".tar") and not is_pattern(path)]
+    there = _present(tars)
+    if absent := [path for path in tars if path not in there]:
+        raise ValueError(f"{len(absent):,} of the {len(lines):,} files that {file} names do not exist: {absent[0]}")
+    taken: set[Location] = set()
+    for path, given in lines.items():
+        if path in there and own is not None and _written(there[path], own):
+            found.pass_over(_JOBS, given)
+            continue
+        if path in there:
+            some = Found(files={_listed_name(given): there[path]})
+        elif path.lower().endswith(_LIST):
+            raise ValueError(f"{file} names another list, {path}: put its lines in place of its name")
+        else:
+            some = Found()
+            some.add(input_files(path, own), _listed_name(_fixed(given) if is_pattern(path) else given))
+        for name, place in list(some.files.items()):
+            if place in taken:
+                some.pass_over("shards that the list names twice", name)
+                del some.files[name]
+            elif name in found.files:
+                raise ValueError(f"{file} names {found.files[name]} and {place}, both called {name}: rename one")
+            taken.add(place)
+        found.add(some, "")
+    return found
+
+
+def _listed_name(given: str) -> str:
+    """Return what the shards of a line are called after: its path, which stays when the list grows."""
+    name = posixpath.normpath(given.partition("://")[2] if is_address(given) else given).lstrip("/")
+    return "" if name == "." else name
+
+
+def _present(paths: Iterable[str]) -> dict[str, Location]:
+    """Return those of the paths that exist, with what a listing says of them; each folder is listed once."""
+    folders: dict[Location, list[str]] = defaultdict(list)
+    for path in paths:
+        folders[location(path).parent].append(path)
+
+    def look(folder: Location) -> dict[str, Location]:
+        wanted = folders[folder]
+        if folder.local is not None:
+            return {path: location(path) for path in wanted if os.path.lexists(path)}
+        entries = {entry.key: entry for entry in folder.entries()}
+        places = {path: location(path) for path in wanted}
+        return {
+            path: Location(place.store, place.key, entries[place.key])
+            for path, place in places.items()
+            if place.key in entries
+        }
+
+    found: dict[str, Location] = {}
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for some in pool.map(look, folders):
+            found |= some
+    return found
+
+
+def _matching(pattern: str, own: Location | None) -> Found:
+    """Find what a pattern stands for. In a bucket, each folder before a wildcard is listed once."""
+    root, found = location(_fixed(pattern)), Found()
+    matches = _matches_listed(pattern) if is_address(pattern) else {path: location(path) for path in expanded(pattern)}
+    for path, place in matches.items():
+        inside = os.path.relpath(path, root.key) if root.local else place.key[len(root.key) :].lstrip("/")
+        is_folder = place.local.is_dir() if place.local else place.listed is None
+        if own is not None and _written(place, own):
+            found.pass_over(_JOBS, inside)
+        elif is_folder and not path.lower().endswith(".tar"):
+            found.add(files_below(place, own=own), inside)
+        else:
+            found.sort_in(place, ".tar", inside)
+    return found
+
+
+def _matches_listed(pattern: str) -> dict[str, Location]:
+    """Return the objects of a bucket that match a pattern, and the folders that do, which have no `listed`."""
+    plain: list[str] = []
+    wild: list[str] = []
+    for path in without_braces(pattern):
+        (wild if any(character in path for character in WILDCARDS) else plain).append(path)
+    found = _present(plain)
+    absent = [path for path in plain if path not in found]
+    for path in wild:
+        place, start = location(path), location(_fixed(path))
+        form = _form(place.key)
+        matched: dict[str, Location] = {}
+        for entry in start.entries():
+            for end in [*(match.start() for match in re.finditer("/", entry.key)), len(entry.key)]:
+                part = entry.key[:end]
+                if len(part) > len(start.key) and form.fullmatch(part):
+                    listed = entry if end == len(entry.key) else None
+                    matched[place.store.url + part] = Location(place.store, part, listed)
+                    break
+        found |= dict(sorted(matched.items()))
+        absent += [] if matched else [path]
+    refuse_absent(pattern, absent, len(found))
+    return found
+
+
+def _form(pattern: str) -> re.Pattern[str]:
+    """Make a regular expression of `*`, `?`, `[…]` and `**`, as `glob` understands them."""
+    parts = []
+    for segment in pattern.split("/"):
+        if segment == "**":
+            parts.append("(?:[^/.][^/]*/)*")
+            continue
+        form = "(?!\\.)" if segment[:1] in ("*", "?", "[") else ""
+        for token in re.findall(r"\[[!^]?\]?[^\]]*\]|.", segment, re.DOTALL):
+            if len(token) > 1:
+                form += "[" + re.sub(r"^[!^]", "^", token[1:-1]).replace("\\", "\\\\") + "]"
+            else:
+                form += {"*": "[^/]*", "?": "[^/]"}.get(token, re.escape(token))
+        parts.append(form + "/")
+    return re.compile("".join(parts).removesuffix("/"), re.DOTALL)
+
+
+class _Tree:
+    """A folder's folders and files: walked on a disk, listed at once in a bucket."""
+
+    def __init__(self, folder: Location):
+        self._folder, self._store = folder, folder.store
+        self._start = "" if folder.key in ("", ".") else posixpath.join(folder.key, "")
+        self._listed: dict[str, Entry] | None = None
+        if folder.local is None:
+            entries = ((entry.key[len(self._start) :], entry) for entry in folder.entries())
+            self._listed = {name: entry for name, entry in entries if name and not name.endswith("/")}
+
+    def place(self, inside: str) -> Location:
+        """Return the place of a path below the folder."""
+        listed = None if self._listed is None else self._listed.get(inside)
+        return Location(self._store, self._start + inside, listed)
+
+    def identity(self, inside: str) -> object:
+        """Identify a folder by any path that leads to it."""
+        return _identity(Location(self._store, (self._start + inside).rstrip("/") or self._start))
+
+    def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Yield, top down, each folder's path below this one (with a slash at its end), its folders and its files.
+
+        What the caller takes out of the list of folders is not visited.
+        """
+        if self._listed is None:
+            top = self._folder.key
+            for where, folders, files in os.walk(top, onerror=_cannot_list, followlinks=True):
+                yield posixpath.join(where, "")[len(posixpath.join(top, "")) :], folders, files
+            return
+        below: dict[str, dict[str, None]] = {}
+        names: dict[str, list[str]] = defaultdict(list)
+        for path in self._listed:
+            inside, slash, name = path.rpartition("/")
+            names[inside + slash].append(name)
+            while inside:
+                above, slash, name = inside.rpartition("/")
+                known = below.setdefault(above + slash, {})
+                if name in known:
+                    break
+                known[name] = None
+                inside = above
+        todo = [""]
+        while todo:
+            inside = todo.pop()
+            deeper = sorted(below.get(inside, ()))
+            yield inside, deeper, names[inside]
+            todo += [f"{inside}{name}/" for name in reversed(deeper)]
+
+
+def files_below(
+    folder: Path | Location, suffix: str = ".tar", *, own: Path | Location | None = None, ingested: bool = True
+) -> Found:
+    """Find the files below a folder whose names end in `suffix`, whatever their case.
 
     Args:
         folder: where to look; links are followed.
@@ -95,28 +381,29 @@ def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, 
         PathUnavailable: a folder cannot be listed. Skipping it would lose its files silently.
     """
     found = Found()
-    start = len(os.path.join(folder, ""))  # noqa: PTH118
-    mine = _identity(own) if own is not None else None
-    seen = {_identity(folder)}
-    for where, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
-        inside = os.path.join(where, "")[start:]  # noqa: PTH118
-        output = ("manifests" in folders and not _RUN_FILES.isdisjoint(files)) or (mine and _identity(where) == mine)
-        results = _ingested(os.path.join(where, "ingest")) if "ingest" in folders else {}  # noqa: PTH118
+    tree = _Tree(location(folder))
+    mine = _identity(location(own)) if own is not None else None
+    seen = {tree.identity("")}
+    for inside, folders, files in tree.walk():
+        output = ("manifests" in folders and not _RUN_FILES.isdisjoint(files)) or (
+            mine and tree.identity(inside) == mine
+        )
+        results = _ingested(tree.place(f"{inside}ingest")) if "ingest" in folders else {}
         deeper = []
         for name in sorted(folders):
-            identity = _identity(os.path.join(where, name))  # noqa: PTH118
+            known = tree.identity(inside + name)
             if name.lower().endswith(suffix):
-                found.files.append(inside + name)  # its reader reports that it is not a file
-            if (output and name in OUTPUT_FOLDERS) or (mine and identity == mine):
+                found.files[inside + name] = tree.place(inside + name)  # its reader reports that it is not a file
+            if (output and name in OUTPUT_FOLDERS) or (mine and known == mine):
                 found.pass_over(_JOBS, inside + name)
             elif results and name in ("ingest", "quarantine"):
                 pass  # an ingest's own records
             elif name.startswith(".") or is_companion(name):
                 found.pass_over("hidden folders", inside + name)
-            elif identity in seen:
+            elif known in seen:
                 found.pass_over("links to folders that are already read", inside + name)
             else:
-                seen.add(identity)
+                seen.add(known)
                 deeper.append(name)
         folders[:] = deeper
         shards = {shard for result in results.values() for shard in result} if not ingested else set()
@@ -124,7 +411,7 @@ def files_below(folder: Path, suffix: str = ".tar", *, own: Path | None = None, 
             if name in shards:
                 found.pass_over("shards that an ingest wrote", inside + name)
             elif not output or name.lower().endswith(suffix):
-                found.sort_in(name, suffix, inside + name)
+                found.sort_in(tree.place(inside + name), suffix, inside + name)
     return found
 
 
@@ -133,7 +420,7 @@ def own_output(folder: Path | str) -> set[str]:
     written: set[str] = set()
     ingests = Path(folder, "ingest")
     if ingests.is_dir():
-        results = _ingested(str(ingests))
+        results = _ingested(location(ingests))
         if results or any(ingests.glob("*/.lock")):
             written |= {"ingest", "quarantine"}.union(*results.values())
             written |= {f"preview-{name.removesuffix('.json')}.html" for name in results}
@@ -142,56 +429,21 @@ def own_output(folder: Path | str) -> set[str]:
     return written
 
 
-def input_files(source: str, own: Path | None = None) -> tuple[Path, Found]:
-    """Find the tars that a folder, a tar or a pattern names; their paths are relative to the returned folder.
-
-    Args:
-        source: for patterns see `user_paths.expanded`; folders that match one are searched.
-        own: as in `files_below`.
-
-    Raises:
-        ValueError: it does not exist, or is in what the job writes.
-    """
-    path = Path(source)
-    if not is_pattern(source):
-        if not path.exists():
-            remedy = "give a folder of .tar shards, one .tar, or a pattern in quotes"
-            raise ValueError(f"input {source} does not exist; {remedy}")
-        if own is not None and (folder := _written(path, own)):
-            raise ValueError(f"input {source} is in {folder}, which this job writes: give another --out")
-        if path.is_dir():
-            return path, files_below(path, own=own)
-        found = Found()
-        with path.open("rb") as file:
-            tar = path.suffix.lower() == ".tar" or is_tar(file.read(HEAD_BYTES))
-        if tar:
-            found.files.append(path.name)
-        else:
-            found.sort_in(path.name, ".tar", path.name)
-        return path.parent, found
-    root, found = Path(_fixed(source)), Found()
-    for path in map(Path, expanded(source)):
-        inside = os.path.relpath(path, root)
-        if own is not None and _written(path, own):
-            found.pass_over(_JOBS, inside)
-        elif path.is_dir() and not path.name.lower().endswith(".tar"):
-            found.add(files_below(path, own=own), inside)
-        else:
-            found.sort_in(path.name, ".tar", inside)
-    return root, found
-
-
 def _fixed(pattern: str) -> str:
     """Return the leading folders of a pattern that have no wildcard."""
-    parts = pattern.split("/")
-    first = next(number for number, part in enumerate(parts) if any(character in part for character in "*?[{"))
-    return "/".join(parts[:first]) or ("/" if first else ".")
+    scheme, separator, rest = pattern.partition("://") if is_address(pattern) else ("", "", pattern)
+    parts = rest.split("/")
+    first = next((number for number, part in enumerate(parts) if any(one in part for one in "*?[{")), len(parts) - 1)
+    return scheme + separator + ("/".join(parts[:first]) or ("/" if first else ".") * (not separator))
 
 
-def _written(path: Path, own: Path) -> Path | None:
-    """Return the folder of the job's output that a path is in, or None."""
-    root, found = own.resolve(), path.resolve()
-    return next((own / folder for folder in OUTPUT_FOLDERS if found.is_relative_to(root / folder)), None)
+def _written(place: Location, own: Location) -> Location | None:
+    """Return the folder of the job's output that a place is in, or None."""
+    if place.store != own.store:
+        return None
+    root, found = (own.key, place.key) if own.local is None else map(os.path.realpath, (own.key, place.key))
+    folders = (folder for folder in OUTPUT_FOLDERS if f"{found}/".startswith(posixpath.join(root, folder, "")))
+    return next((own / folder for folder in folders), None)
 
 
 def _kind(name: str) -> str:
@@ -208,21 +460,23 @@ def _cannot_list(error: OSError) -> NoReturn:
     raise path_unavailable(error.filename, error)
 
 
-def _identity(path: Path | str) -> tuple[int, int] | None:
+def _identity(folder: Location) -> object:
     """Identify a folder by any path that leads to it; None if it does not exist."""
+    if folder.local is None:
+        return folder
     try:
-        found = os.stat(path)  # noqa: PTH116
+        found = os.stat(folder.key or ".")  # noqa: PTH116
     except OSError:
         return None
     return found.st_dev, found.st_ino
 
 
-def _ingested(folder: str) -> dict[str, list[str]]:
+def _ingested(folder: Location) -> dict[str, list[str]]:
     """Return the shards of each ingest whose result is in a folder."""
     results = {}
-    for path in sorted(Path(folder).glob("*.json")):
+    for name in sorted(name for name in folder.names() if name.endswith(".json") and "/" not in name):
         try:
-            results[path.name] = [str(shard) for shard in json.loads(path.read_text(encoding="utf-8"))["shards"]]
-        except (OSError, ValueError, TypeError, KeyError):
+            results[name] = [str(shard) for shard in json.loads((folder / name).read_text())["shards"]]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
             continue  # not the result of an ingest
     return results

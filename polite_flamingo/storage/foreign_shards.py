@@ -11,15 +11,19 @@ import shlex
 import tarfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from polite_flamingo.sample import BadSample
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import decode_record
 from polite_flamingo.storage.tar_groups import BROKEN_TAR, MAX_JSON_BYTES
 from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, packed_with, plain_name, printable
+from polite_flamingo.storage.visibility import PathUnavailable
 
 MAX_SHARDS_OPENED = 1000
 """Most shards to open, spread over all: opening a million takes minutes."""
+
+_AHEAD = 1 << 16
+"""Bytes per request of a shard in a bucket: a look at the first members must not fetch the rest."""
 
 _MAX_MEMBERS = 64
 """Most members to read of a tar while looking for a sample of this project."""
@@ -29,7 +33,7 @@ _PICTURE = re.compile(r".*\.\d{1,4}\.\w{1,8}", re.DOTALL)
 """The name of a picture in a shard; many other tools use the same form, so it proves nothing."""
 
 
-def refuse_foreign(shards: Iterable[Path], say: Callable[[str], None] = print) -> None:
+def refuse_foreign(shards: Iterable[Location], say: Callable[[str], None] = print) -> None:
     """Raise ValueError if a shard holds no sample of this project; the message says how to ingest it.
 
     Args:
@@ -37,29 +41,29 @@ def refuse_foreign(shards: Iterable[Path], say: Callable[[str], None] = print) -
             reader.
         say: called with a line if members are passed over.
     """
-    paths = list(shards)
-    paths = paths[:: len(paths) // MAX_SHARDS_OPENED + 1]
+    places = list(shards)
+    places = places[:: len(places) // MAX_SHARDS_OPENED + 1]
     companions = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        for path, (problem, others) in zip(paths, pool.map(_look, paths), strict=True):
+        for place, (problem, others) in zip(places, pool.map(_look, places), strict=True):
             if problem:
                 pool.shutdown(cancel_futures=True)
                 raise ValueError(problem)
             if others:
-                companions.append(path)
+                companions.append(place)
     if companions:
         more = f" and {len(companions) - 1:,} other shards" if len(companions) > 1 else ""
         where = printable(str(companions[0]))
         say(f"passed over: members of {where}{more} that are not data (._*, .DS_Store, README and the like)")
 
 
-def _look(path: Path) -> tuple[str, bool]:
+def _look(place: Location) -> tuple[str, bool]:
     """Return what is wrong with a tar as input ("" if nothing), and whether it has companion files."""
     first, companions = "", False
     try:
-        with path.open("rb") as file:
+        with place.store.open(place.key, place.listed, ahead=_AHEAD) as file:
             if packed := packed_with(file.read(HEAD_BYTES)):
-                detail = f"{path} is packed with {packed[0]}; only plain tars are read: unpack it first ({packed[1]})"
+                detail = f"{place} is packed with {packed[0]}; only plain tars are read: unpack it first ({packed[1]})"
                 return printable(detail), False
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -80,9 +84,11 @@ def _look(path: Path) -> tuple[str, bool]:
                     if ours:
                         return "", companions
                     first = first or ("" if ours is None else name)
+    except PathUnavailable:
+        raise  # a bucket that cannot be read at all
     except BROKEN_TAR:
         pass  # its reader reports it in place of the shard's rows
-    return _message(path, first) if first else "", companions
+    return _message(place, first) if first else "", companions
 
 
 def _is_ours(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool | None:
@@ -98,9 +104,9 @@ def _is_ours(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bool | None:
     return isinstance(record, dict) and "key" in record and bool(record.keys() & {"turns", "task", "dataset"})
 
 
-def _message(path: Path, first: str) -> str:
-    command = f"polite-flamingo ingest --source webdataset --annotations {shlex.quote(str(path.parent))} --out DIR"
+def _message(place: Location, first: str) -> str:
+    command = f"polite-flamingo ingest --source webdataset --annotations {shlex.quote(str(place.parent))} --out DIR"
     return printable(
-        f"{path} is not a shard of this project: it has {first[:80]!r} and no sample's .json. If these are images "
+        f"{place} is not a shard of this project: it has {first[:80]!r} and no sample's .json. If these are images "
         f"with captions or conversations, make shards of them and give those as input: {command}"
     )

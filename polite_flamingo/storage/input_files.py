@@ -1,6 +1,7 @@
 """Check that a file which a job has read is still the same, by its size and times, or else by its bytes.
 
-Names prove nothing: every ingest of a table calls its first shard `table-00000`.
+Names prove nothing: every ingest of a table calls its first shard `table-00000`. In a bucket the ETag decides, which a
+listing gives without a request per file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class InputFile:
         size: in bytes.
         mtime_ns: on a disk, when its content was changed; 0 in a bucket.
         ctime_ns: on a disk, when anything about it was changed; 0 in a bucket.
-        sha256: of its bytes.
+        sha256: of its bytes on a disk; "" in a bucket, where nobody reads a whole file to compare it.
         tag: in a bucket, its ETag; "" on a disk.
     """
 
@@ -41,19 +42,27 @@ class InputFile:
         Raises:
             PathUnavailable: it cannot be read.
         """
-        size, mtime_ns, ctime_ns, tag = _stamp(location(path))
-        return cls(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, tag=tag, sha256=_digest(location(path)))
+        place = location(path)
+        size, mtime_ns, ctime_ns, tag = _stamp(place)
+        sha256 = "" if place.local is None else _digest(place)
+        return cls(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, tag=tag, sha256=sha256)
 
     def is_still_at(self, path: Path | Location) -> bool:
-        """Return whether the file has the same bytes. Raises `PathUnavailable`.
+        """Return whether the file has the same bytes; in a bucket, the same ETag. Raises `PathUnavailable`.
 
         The same size and times, ctime included, are taken for the same bytes: `cp -p` and `touch` set mtime, and many
         tars share a size. If only the size is the same, the digest decides.
         """
-        stamp = _stamp(location(path))
+        place = location(path)
+        stamp = _stamp(place)
         if stamp == (self.size, self.mtime_ns, self.ctime_ns, self.tag):
             return True
-        return stamp[0] == self.size and _digest(location(path)) == self.sha256
+        return place.local is not None and stamp[0] == self.size and _digest(place) == self.sha256
+
+
+def size_of(place: Location) -> int:
+    """Return the bytes of a file. Raises `PathUnavailable`."""
+    return _stamp(place)[0]
 
 
 def _stamp(place: Location) -> tuple[int, int, int, str]:
@@ -61,7 +70,7 @@ def _stamp(place: Location) -> tuple[int, int, int, str]:
         if place.local is not None:
             found = place.local.stat()
             return found.st_size, found.st_mtime_ns, found.st_ctime_ns, ""
-        entry = place.head()
+        entry = place.listed or place.head()
         if entry is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
         return entry.size, 0, 0, entry.tag

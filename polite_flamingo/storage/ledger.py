@@ -21,7 +21,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import re
 import secrets
 from collections import defaultdict
@@ -32,13 +31,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polite_flamingo.sample import Quarantined, Sample
-from polite_flamingo.storage.discovery import OUTPUT_FOLDERS, input_files
+from polite_flamingo.storage.discovery import OUTPUT_FOLDERS
 from polite_flamingo.storage.disk import is_temporary, sweep_temporary
 from polite_flamingo.storage.duplicates import encode_keys
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.shards import read_shard, write_shard
-from polite_flamingo.storage.tar_members import printable
 
 Kind = Literal["samples", "quarantine", "keys"]
 """What a finished shard's manifest names: its samples, its quarantined rows, the digests of its keys."""
@@ -60,7 +58,7 @@ class _Inside:
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class OutputLayout:
-    """The places in an output folder. NAME is an input shard's name (`shard_names`).
+    """The places in an output folder. NAME is an input shard's name (`discovery.shard_names`).
 
     Attributes:
         root: the folder.
@@ -417,37 +415,3 @@ def _redo(layout: OutputLayout, name: str) -> str:
 
 def _path(layout: OutputLayout, name: str, attempt: str, kind: Kind) -> str:
     return f"{layout.folder(kind)}/{name}.{attempt}{SUFFIXES[kind]}"
-
-
-def shard_names(
-    source: str, own: Path | None = None, say: Callable[[str], None] = lambda line: None
-) -> dict[str, Path]:
-    """Return the input shards of a folder, a tar or a pattern: name -> path, sorted by name.
-
-    A name is the path below the folder (or below the pattern's fixed part) without `.tar`, `/` written as `__`.
-
-    Args:
-        source: a folder (links in it are followed), a tar, or a pattern: `*`, `?`, `[`, `{a,b}`, `{00000..00099}`.
-        own: the output folder of the job, whose files are not input.
-        say: called with one line per kind of file that is passed over.
-
-    Raises:
-        ValueError: there are no shards, two get the same name, or a name is not UTF-8; the message says what to do.
-    """
-    root, found = input_files(source, own)
-    passed = list(found.lines())
-    if not found.files:
-        why = f" ({'; '.join(passed)})" if passed else ""
-        raise ValueError(f"input {source} has no .tar shard{why}; ingest some first (polite-flamingo ingest --help)")
-    for line in passed:
-        say(line)
-    names: dict[str, str] = {}
-    for shard in sorted(found.files):
-        if printable(shard) != shard:
-            raise ValueError(f"the name of {printable(str(root / shard))} is not UTF-8: rename it")
-        name = os.path.splitext(shard)[0].replace(os.sep, "__")  # noqa: PTH122
-        if name in names:
-            clash = f"shards {root / names[name]} and {root / shard}"
-            raise ValueError(f"{clash} would both be called {name!r}; rename one")
-        names[name] = shard
-    return {name: root / names[name] for name in sorted(names)}

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from polite_flamingo.storage import hub_files
 from polite_flamingo.storage.bucket import SCHEMES, get_bucket
 from polite_flamingo.storage.disk import Disk
 from polite_flamingo.storage.store import Entry, Store
@@ -130,14 +131,16 @@ def location(where: str | Path | Location) -> Location:
     """Return the location of a path or of an address such as s3://bucket/folder."""
     if isinstance(where, Location):
         return where
-    if not str(where).startswith(SCHEMES):
+    scheme, separator, rest = str(where).partition("://")
+    if scheme + separator == hub_files.SCHEME:
+        return Location(_HUB, rest.rstrip("/"))
+    if scheme + separator not in SCHEMES:
         return Location(_DISK, str(where))
-    scheme, _, rest = str(where).partition("://")
     bucket, _, key = rest.partition("/")
     return Location(get_bucket(f"{scheme}://{bucket}/"), key.rstrip("/"))
 
 
-_DISK = Disk()
+_DISK, _HUB = Disk(), hub_files.HubFiles()
 
 
 def write_atomically(where: str | Path | Location, data: bytes | str) -> None:

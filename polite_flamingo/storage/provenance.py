@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from polite_flamingo.storage.location import Location, location
 
 _SHARD = re.compile(r"(?P<name>.+)-\d{5,}(-\d+)?\.tar")
 
@@ -40,19 +40,22 @@ class IngestCounts:
         return self.folder, self.name
 
 
-def ingests_of(shards: Iterable[Path]) -> list[IngestCounts]:
-    """Return the ingests whose results are beside these shards, each once.
+def ingests_of(shards: Iterable[Location]) -> list[IngestCounts]:
+    """Return the ingests whose results are beside these shards, each once; a folder's results are listed once.
 
     Raises:
         ValueError: a result cannot be read; the message says what to do.
     """
     found: dict[tuple[str, str], IngestCounts] = {}
-    for folder, name in sorted({where for path in shards if (where := _ingest_of(path))}):
-        file = Path(folder) / "ingest" / f"{name}.json"
-        if not file.is_file():
+    there: dict[str, list[str]] = {}
+    for folder, name in sorted({where for place in shards if (where := _ingest_of(place))}):
+        file = location(folder) / "ingest" / f"{name}.json"
+        if folder not in there:
+            there[folder] = file.parent.names()
+        if file.name not in there[folder]:
             continue
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
+            record = json.loads(file.read_text())
             counts = {field: int(record[field]) for field in ("rows_in", "written", "left_out")}
             reasons = {str(reason): int(count) for reason, count in record["reasons"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -101,7 +104,7 @@ NOTHING = Annotations()
 """Nothing is known about annotation records: counts begin at the shards."""
 
 
-def annotations_of(ingests: Iterable[IngestCounts], rows: Mapping[Path, int]) -> Annotations:
+def annotations_of(ingests: Iterable[IngestCounts], rows: Mapping[Location, int]) -> Annotations:
     """Join ingests with what a build counted.
 
     A result with fewer rows than its shards have is not theirs (the folder was ingested again since) and is ignored.
@@ -111,8 +114,8 @@ def annotations_of(ingests: Iterable[IngestCounts], rows: Mapping[Path, int]) ->
         rows: number of rows of each input shard that was read.
     """
     read: Counter[tuple[str, str]] = Counter()
-    for path, count in rows.items():
-        if where := _ingest_of(path):
+    for place, count in rows.items():
+        if where := _ingest_of(place):
             read[where] += count
     known = [ingest for ingest in ingests if ingest.written >= read[ingest.where]]
     quarantined: Counter[str] = Counter()
@@ -128,7 +131,7 @@ def annotations_of(ingests: Iterable[IngestCounts], rows: Mapping[Path, int]) ->
     )
 
 
-def _ingest_of(shard: Path) -> tuple[str, str] | None:
+def _ingest_of(shard: Location) -> tuple[str, str] | None:
     """Return the (absolute) folder and the name of the ingest that wrote a shard, judging by the shard's name."""
     match = _SHARD.fullmatch(shard.name)
-    return (os.path.abspath(shard.parent), match["name"]) if match else None  # noqa: PTH100
+    return (str(shard.absolute().parent), match["name"]) if match else None

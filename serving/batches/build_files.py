@@ -22,7 +22,8 @@ from pathlib import Path
 from polite_flamingo.config import fill, read_yaml, to_yaml
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Sample, make_key
-from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored, shard_names
+from polite_flamingo.storage.discovery import shard_names
+from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.storage.shards import read_shard, write_shard
 from serving.batches.lines import Line, error_line, output_line, quarantine_error, read_lines

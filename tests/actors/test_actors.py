@@ -17,6 +17,7 @@ from actors.rows import SCHEMA, Block, blocks
 from actors.source import ShardDatasource
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample, Turn
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.shards import write_shard
 from polite_flamingo.storage.visibility import PathUnavailable
 from tests.support.build_world import text_row
@@ -100,7 +101,7 @@ def test_the_source_reads_one_block_a_shard_and_notes_where_from(tmp_path: Path)
     write_shard(tmp_path / "a.tar", [picture_row(1), text_row(0, 0)])
     (tmp_path / "bad.tar").write_text("not a tar")
     names = ("a", "bad", "none")
-    source = ShardDatasource({name: tmp_path / f"{name}.tar" for name in names}, "hash")
+    source = ShardDatasource({name: location(tmp_path / f"{name}.tar") for name in names}, "hash")
     good, bad, absent = source.get_read_tasks(parallelism=1)
     tables = [list(task()) for task in (good, bad)]
     assert [len(found) for found in tables] == [1, 1]
@@ -121,7 +122,7 @@ def test_the_source_reads_one_block_a_shard_and_notes_where_from(tmp_path: Path)
 def test_workers_are_told_where_a_relative_path_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shard(tmp_path / "a.tar", [text_row(0, 0)])
     monkeypatch.chdir(tmp_path)
-    [task] = ShardDatasource({"a": Path("a.tar")}, "hash").get_read_tasks(parallelism=1)
+    [task] = ShardDatasource({"a": location("a.tar")}, "hash").get_read_tasks(parallelism=1)
     monkeypatch.chdir("/")  # a worker's working directory is another
     [found] = blocks(next(iter(task())))
     assert found.shard == str(tmp_path / "a.tar")

@@ -27,8 +27,9 @@ from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage import probe
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.lease import exclusive
-from polite_flamingo.storage.ledger import read_quarantine_file, shard_names
+from polite_flamingo.storage.ledger import read_quarantine_file
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs.ingest import main
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.sample import Image, Sample, Turn
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.foreign_shards import refuse_foreign
-from polite_flamingo.storage.ledger import shard_names
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.shards import encode_record, read_shard, write_shard
 from ray_jobs import build_pf1m, console, distort, evaluate, ingest, train
 
@@ -46,7 +47,7 @@ def img2dataset(number: int) -> dict[str, bytes]:
 
 def refusal(*paths: Path) -> str:
     with pytest.raises(ValueError) as caught:
-        refuse_foreign(paths)
+        refuse_foreign(map(location, paths))
     return str(caught.value)
 
 
@@ -90,10 +91,10 @@ def test_what_may_be_ours_is_left_to_its_reader(tmp_path: Path, capsys: pytest.C
     tar(tmp_path / "broken.tar", {"d/train/0.json": b"{", "d/train/0.0.jpg": b"x"})
     tar(tmp_path / "wrong.tar", {"d/train/0.json": json.dumps({"key": "d/train/0", "turns": 5}).encode()})
     tar(tmp_path / "column.tar", {"0.cls": b"1", "d/train/0.json": encode_record(sample(0))})
-    refuse_foreign([*tmp_path.iterdir(), tmp_path / "absent.tar"])
+    refuse_foreign(map(location, [*tmp_path.iterdir(), tmp_path / "absent.tar"]))
     assert capsys.readouterr().out == ""
     tar(tmp_path / "mac.tar", {"._a": b"", "d/train/0.json": encode_record(sample(0))})
-    refuse_foreign(tmp_path.glob("*.tar"))
+    refuse_foreign(map(location, tmp_path.glob("*.tar")))
     assert capsys.readouterr().out.startswith(f"passed over: members of {tmp_path / 'mac.tar'} that are not data")
 
 

@@ -17,6 +17,7 @@ import pytest
 from actors.commit import commit_blocks
 from actors.source import ShardDatasource
 from polite_flamingo.sample import Quarantined
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.input_index import finished_tags
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import (
@@ -25,7 +26,6 @@ from polite_flamingo.storage.ledger import (
     read_manifest,
     read_quarantine_file,
     read_scored,
-    shard_names,
     write_quarantine_file,
 )
 from polite_flamingo.storage.location import location
@@ -79,7 +79,7 @@ def test_shard_names_of_folder_file_and_glob(tmp_path: Path) -> None:
 def test_the_working_directory_is_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path / "b.tar", tmp_path / "coco" / "a.b.tar")
     monkeypatch.chdir(tmp_path)
-    assert shard_names(".") == {"b": Path("b.tar"), "coco__a.b": Path("coco/a.b.tar")}
+    assert shard_names(".") == {"b": location("b.tar"), "coco__a.b": location("coco/a.b.tar")}
     assert list(shard_names("coco/")) == ["a.b"]
 
 

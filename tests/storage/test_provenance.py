@@ -14,7 +14,8 @@ from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources.records.source import SourceOptions
-from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard, shard_names
+from polite_flamingo.storage.discovery import shard_names
+from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.provenance import Annotations
 from polite_flamingo.storage.run_info import read_run, read_stats, write_run
 from polite_flamingo.storage.shards import read_shard

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.ingest.mixture import Entry, Mixture
-from polite_flamingo.storage.user_paths import expanded, is_pattern, local_path
+from polite_flamingo.storage.user_paths import expanded, is_pattern, user_path
 from ray_jobs import console, ingest
 from ray_jobs.build_pf1m import BuildConfig
 from ray_jobs.distort import DistortConfig
@@ -24,13 +24,12 @@ TINY = ["--profile", str(REPO / "profiles" / "tiny.yaml")]
 @pytest.mark.parametrize(
     ("given", "remedy"),
     [
-        ("s3://bucket/data", "aws s3 sync"),
-        ("s3:/bucket/data", "aws s3 sync"),
-        ("gs://bucket", "gcloud storage rsync"),
-        ("hf://datasets/a/b", "hf download"),
+        ("s3:/bucket/data", "two slashes: s3://bucket/data"),
+        ("s3://", "names no bucket"),
+        ("s3a://bucket/data", "write s3://"),
         ("https://a.example/0.tar", "download it first"),
         ("file:///data", "without file://"),
-        ("abfs://c@a.dfs.core.windows.net/x", "copy it to a disk"),
+        ("abfs://c@a.dfs.core.windows.net/x", "write az://CONTAINER"),
         ("pipe:aws s3 cp s3://b/0.tar -", "copy it to a disk"),
         ("", "is empty"),
         ("$NOT_SET_HERE/data", r"\$NOT_SET_HERE is not set"),
@@ -40,8 +39,21 @@ TINY = ["--profile", str(REPO / "profiles" / "tiny.yaml")]
 def test_what_is_no_path_is_refused_with_a_remedy(given: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOT_SET_HERE", raising=False)
     with pytest.raises(ValueError, match=remedy) as caught:
-        local_path(given, "--input")
+        user_path(given, "--input")
     assert str(caught.value).startswith("--input") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/data", "gs://bucket", "az://container/a/b"])
+def test_addresses_are_taken_as_they_are_where_data_lies(address: str) -> None:
+    assert all(user_path(address, option) == address for option in ("--input", "--out", "--data.a", "--annotations"))
+    with pytest.raises(ValueError, match=r"--init .* takes a path on this machine: .*--input and --out take addresses"):
+        user_path(address, "--init")
+
+
+def test_a_hub_is_only_read() -> None:
+    assert user_path("hf://datasets/a/b", "--input") == "hf://datasets/a/b"
+    with pytest.raises(ValueError, match=r"--out hf://datasets/a/b: hf:// is only read"):
+        user_path("hf://datasets/a/b", "--out")
 
 
 def test_homes_and_variables_are_replaced_unless_a_file_is_called_so(
@@ -49,12 +61,12 @@ def test_homes_and_variables_are_replaced_unless_a_file_is_called_so(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert local_path("~/a", "--out") == local_path("$HOME/a", "--out") == local_path("${HOME}/a", "--out")
-    assert local_path("~/a", "--out") == f"{tmp_path}/a"
+    assert user_path("~/a", "--out") == user_path("$HOME/a", "--out") == user_path("${HOME}/a", "--out")
+    assert user_path("~/a", "--out") == f"{tmp_path}/a"
     for odd in ("$HOME", "a b\n", "C:", "x:y", "{a,b}", "c:\\data"):
         (tmp_path / odd).mkdir()
-        assert local_path(odd, "--out") == odd and not is_pattern(odd)
-    assert local_path("absent/", "--out") == "absent/"
+        assert user_path(odd, "--out") == odd and not is_pattern(odd)
+    assert user_path("absent/", "--out") == "absent/"
 
 
 def test_patterns_stand_for_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,13 +108,13 @@ def test_every_job_refuses_an_address_before_it_makes_a_folder_of_it(
     config_class, options = JOBS[job]
     arguments = [*TINY, *(["--stage", "clever-1"] if job == "train" else [])]
     for name in options:
-        value = "s3://bucket/x" if name == wrong else "x"
+        value = "ftp://host/x" if name == wrong else "x"
         arguments += ["--data", f"{{a: '{value}'}}"] if name == "data.a" else [f"--{name}", value]
     with pytest.raises(SystemExit) as caught:
         console.parse(job, "", config_class, arguments)
     said = capsys.readouterr().err
     assert caught.value.code == 2 and said.count("\n") == 1
-    assert f"--{wrong} s3://bucket/x: s3: is not supported" in said
+    assert f"--{wrong} ftp://host/x: ftp: is not supported" in said
     assert not list(tmp_path.iterdir())
 
 
@@ -125,10 +137,10 @@ def test_an_ingest_refuses_an_address_in_one_line(
     if wrong == "mixture":
         arguments = ["--out", "out"]
     with pytest.raises(SystemExit) as ended:
-        sys.exit(ingest.main([*arguments, f"--{wrong}", "gs://bucket/x"]))
+        sys.exit(ingest.main([*arguments, f"--{wrong}", "ftp://host/x"]))
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and f"--{wrong} gs://bucket/x: gs: is not supported" in said
+    assert said.count("\n") == 1 and f"--{wrong} ftp://host/x: ftp: is not supported" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -18,8 +18,9 @@ from actors.rows import Block
 from polite_flamingo.hub import fingerprint
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.storage import probe as probe_module
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.disk import is_temporary, sweep_temporary, temporary_name
-from polite_flamingo.storage.ledger import OutputLayout, shard_names
+from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import location
 from polite_flamingo.storage.probe import probing
 from polite_flamingo.storage.shards import read_shard, write_shard

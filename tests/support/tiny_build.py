@@ -16,13 +16,13 @@ from pathlib import Path
 import yaml
 
 from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import (
     Manifest,
     OutputLayout,
     commit_shard,
     read_manifest,
-    shard_names,
 )
 from polite_flamingo.storage.shards import read_shard
 

@@ -18,6 +18,7 @@ from polite_flamingo.sources.reading.json_values import parse_json
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.unsupported_files import why_unsupported
 from polite_flamingo.storage.discovery import Found
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.visibility import refuse_broken_mount
 
 MAX_TEXT_FILE_BYTES = 20 << 20
@@ -56,7 +57,7 @@ def files_in(path: Path, suffix: str, scratch: Scratch) -> Iterator[Path]:
         if item.is_dir():
             found.pass_over("folders", item.name)
         else:
-            found.sort_in(item.name, suffix, item.name)
+            found.sort_in(location(path / item.name), suffix, item.name)
     if not found.files:
         raise SourceError(f"{path} holds no *{suffix} file: name the folder that directly holds the annotations")
     for line in found.lines():
