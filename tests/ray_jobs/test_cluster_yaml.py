@@ -2,12 +2,16 @@
 
 import copy
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from ray_jobs import build_pf1m, console
+from ray_jobs.cluster import check_size
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +75,36 @@ def test_gpu_machines_come_only_when_asked_for(cluster: dict[str, Any]) -> None:
         assert node["max_workers"] >= 1
 
 
+def the_job() -> build_pf1m.BuildConfig:
+    """The job that the file shows, as our own command line reads it."""
+    shown = (ROOT / "cluster.yaml").read_text().replace("\\\n#", "")
+    (command,) = re.findall(r"^#   .*ray job submit .* -- +polite-flamingo build (.*)$", shown, re.MULTILINE)
+    return console.parse("build", "", build_pf1m.BuildConfig, shlex.split(command))
+
+
+def test_the_job_that_it_shows_lies_in_a_bucket_and_fits_at_its_largest(cluster: dict[str, Any]) -> None:
+    job = the_job()
+    assert job.input.startswith("s3://BUCKET/") and job.out.startswith("s3://BUCKET/")
+    assert job.pools.autoscaling, "the job would refuse a cluster without machines"
+    types = cluster["available_node_types"]
+    most = {kind: sum(one.get("max_workers", 0) * one["resources"].get(kind, 0) for one in types.values())
+            for kind in ("CPU", "GPU")}  # fmt: skip
+    check_size(most, job.pools.needs())
+    used = [job.pools.rewriting, job.pools.scoring]
+    assert most["GPU"] == sum(pool.max_actors * pool.gpus for pool in used)
+    assert cluster["max_workers"] == sum(one.get("max_workers", 0) for one in types.values())
+
+
+def test_every_machine_may_use_the_bucket_and_only_the_head_starts_others(cluster: dict[str, Any]) -> None:
+    profiles = {
+        name: one["node_config"]["IamInstanceProfile"]["Name"] for name, one in cluster["available_node_types"].items()
+    }
+    head = profiles.pop(cluster["head_node_type"])
+    assert set(profiles.values()) == {"polite-flamingo-worker"} and head == "polite-flamingo-head"
+    assert "arn:aws:iam::ACCOUNT:role/polite-flamingo-worker" in (ROOT / "deploy/aws/autoscaler.json").read_text()
+    assert re.search(r"^obstore==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+
+
 def test_work_keeps_off_the_head(cluster: dict[str, Any]) -> None:
     assert cluster["available_node_types"][cluster["head_node_type"]]["resources"] == {"CPU": 0}
 
@@ -90,6 +124,7 @@ def test_nodes_are_set_up_from_the_lock_and_share_a_token(cluster: dict[str, Any
     for role in ("head", "worker"):
         start = cluster[f"{role}_start_ray_commands"][-1]
         assert "polite-flamingo/.venv/bin/activate" in start, "actors would run outside the project's environment"
+        assert start.startswith("cd ~/polite-flamingo && "), "relative names in profiles would lead nowhere"
         assert "RAY_AUTH_MODE=token" in start
 
 
