@@ -17,6 +17,7 @@ puts nor deletions; and it would keep Ctrl-C waiting. So it tries four times, an
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import random
@@ -222,7 +223,7 @@ class Bucket(Store):
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error) or "ContainerNotFound" in str(error):
                 raise PathUnavailable(f"{self.url} cannot be used: {explained(error, self.url[:2])}") from error
-            raise
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.url + key) from error
         except (BaseError, ValueError) as error:
             raise PathUnavailable(f"{self.url}{key} cannot be used: {explained(error, self.url[:2])}") from error
 

@@ -117,11 +117,12 @@ def test_a_writer_may_die_or_stop_at_any_step(out: str, start: Start) -> None:
         else:
             exit_status(writer)
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: commit(layout, name), names))
+        published = list(pool.map(lambda name: commit(layout, name), names))
     for writer, plan in zip(started, plans, strict=True):
         if STOP in plan.values():
             os.kill(writer.pid or 0, WAKE)
         assert exit_status(writer) == (-KILL if KILL in plan.values() else 0), plan
+    assert [read_manifest(layout.manifest(name)) for name in names] == published, "what is published stays"
     assert assert_whole(layout, [*names, "measured", "winner"]), "those that died left nothing to sweep"
 
 

@@ -105,8 +105,9 @@ def test_what_is_missing_is_said_to_be_missing(place: Location) -> None:
     assert (place / "no").names() == []
     (place / "no").delete()
     for read in ((place / "no").read_bytes, (place / "no").open):
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError) as error:
             read()
+        assert str(error.value) == f"[Errno 2] No such file or directory: '{place / 'no'}'"
     assert (place / "no").swap(b"", "tag") is None
 
 
