@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,11 @@ class PoolConfig:
         if self.rows_per_call < 1:
             raise ValueError("pools: rows_per_call must be at least 1")
 
+    def for_shards(self, shards: int) -> PoolConfig:
+        """Return this pool without the actors that would have nothing to do: each works on one shard at a time."""
+        most = max(1, min(self.max_actors, shards))
+        return replace(self, min_actors=min(self.min_actors, most), max_actors=most)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PoolsConfig:
@@ -59,7 +64,7 @@ class PoolsConfig:
         rewriting: actors that hold the rewriter.
         scoring: actors that hold all scoring models.
         distorting: actors that make pairs for training the rewriter; used only by distort.
-        task_cpus: logical CPUs to leave for a task that reads or writes one shard.
+        task_cpus: logical CPUs that a cluster must have beside the actors' for each of two tasks that read or write.
         max_failures_in_a_row: if more consecutive rows fail for reasons other than their content, the job ends: the
             model is broken, not the rows.
         autoscaling: whether the cluster starts machines on demand (cluster.yaml), so a job larger than its present
@@ -73,10 +78,12 @@ class PoolsConfig:
     max_failures_in_a_row: int = 32
     autoscaling: bool = False
 
-    def needs(self, *pools: PoolConfig) -> Needs:
+    def needs(self, *pools: PoolConfig, shards: int | None = None) -> Needs:
         """Return what a job starts with: its pools at their smallest (by default a build's), two reading or writing
-        tasks."""
+        tasks. Args: shards: number that it still has to do, if known."""
         pools = pools or (self.rewriting, self.scoring)
+        if shards is not None:
+            pools = tuple(pool.for_shards(shards) for pool in pools)
         return Needs(
             cpus=sum(pool.min_actors * pool.cpus for pool in pools) + 2 * self.task_cpus,
             gpus=sum(pool.min_actors * pool.gpus for pool in pools),

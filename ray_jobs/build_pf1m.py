@@ -135,7 +135,7 @@ def rewrite_and_score(
         rewriting_actor: see `build`.
         scoring_actor: see `build`.
     """
-    with job.attempt(run) as attempt, running_ray(config.pools.needs()):
+    with job.attempt(run) as attempt, running_ray(config.pools.needs(shards=len(shards))):
         from actors.commit import commit_blocks
         from actors.rewriting import RewriterActor
         from actors.scoring import ScoringActor

@@ -89,9 +89,14 @@ ROOM_SECONDS = 15.0
 
 
 def await_room(needs: Needs, patience: float = ROOM_SECONDS) -> None:
-    """Raise `ValueError` if the Ray that this process has joined has no room for `needs` within `patience` seconds."""
+    """Raise `ValueError` if the Ray that this process has joined has no room for `needs` within `patience` seconds.
+
+    A cluster without any CPU is a head whose autoscaler has started no machine yet; Ray asks it for some.
+    """
     import ray
 
+    if not ray.cluster_resources().get("CPU"):
+        return phase("the cluster has no CPU yet, waiting for its machines")
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -123,7 +128,8 @@ def check_size(resources: Mapping[str, float], needs: Needs, free: Mapping[str, 
         if needed > there:
             raise ValueError(
                 f"the workers need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait forever; "
-                f"lower {needs.section}.* in number or in {kind.lower()}s, or use a larger cluster"
+                f"lower {needs.section}.* in number or in {kind.lower()}s, or use a larger cluster (one that starts "
+                "machines on demand needs --pools.autoscaling true, in training --workers.autoscaling true)"
             )
     if free is None:
         return

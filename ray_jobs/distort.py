@@ -153,7 +153,8 @@ def forget_failed(layout: OutputLayout) -> None:
 def make_pairs(job: ShardJob, shards: Mapping[str, Location], config: DistortConfig, actor: type | None = None) -> None:
     """Distort and commit shards on Ray, each with its manifest; add this attempt to run.json."""
     index = caption_index(config.distortion, job.layout.absolute().captions)
-    with job.attempt() as attempt, running_ray(config.pools.needs(config.pools.distorting)):
+    needs = config.pools.needs(config.pools.distorting, shards=len(shards))
+    with job.attempt() as attempt, running_ray(needs):
         from actors.commit import commit_blocks
         from actors.distortion import DistorterConfig, DistortionActor
         from ray_jobs.pipeline import ActorPool, run_shards

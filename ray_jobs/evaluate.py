@@ -108,7 +108,8 @@ def answer_and_judge(
     models = {name: one for name, one in contestants.items() if isinstance(one, Checkpoint)}
     unanswered = {name: todo for name in models if (todo := unanswered_by(name, evaluation))}
     work = unanswered or stale(evaluation, digests)
-    with running_ray(evaluation.config.pools.needs()) if work else contextlib.nullcontext():
+    needs = evaluation.config.pools.needs(shards=len(evaluation.shards))
+    with running_ray(needs) if work else contextlib.nullcontext():
         for name, todo in unanswered.items():
             answer_on_ray(evaluation, name, models[name], todo, answering_actor)
         if unjudged := stale(evaluation, digests):

@@ -11,14 +11,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
-from actors.base import ActorSettings, PoolActor, lost_nodes
+from actors.base import ActorSettings, PoolActor
 from actors.rows import Row
 from actors.source import ShardDatasource
 from polite_flamingo.faults import journal
@@ -35,6 +35,10 @@ SHARDS_PER_RUN = 10_000
 """Ray Data's driver keeps about 17 kB per shard, most of which it frees at the end of a run. A job with more shards is
 several runs, one after the other; restarting the actors costs little compared with the hours that so many shards
 take."""
+
+TASK_CPUS = 0.0
+"""Logical CPUs of a task that reads or writes. Ray restarts the actors of a lost machine on those that are left, and if
+they take every CPU, a task that wants a part of one waits forever; for a new machine too, which may never come."""
 
 PROBE_SECONDS = 60.0
 """Seconds for the machines of a cluster to start a process that looks for the probe. Slower ones look once they
@@ -93,7 +97,6 @@ def run_shards(
     layout.clear_parts()
     journal.clear(layout.journal)
     names, stats, missing = list(shards), [], set(shards)
-    sizes = [pool.size for pool in through]
     patience = math.inf if pools.autoscaling else node_loss.PATIENCE
     rows_in_work = partial(journal.rows_done, layout.journal, through[0].actor.name)
 
@@ -103,15 +106,16 @@ def run_shards(
     with seen_by_all(layout.root) as probe, progress(len(shards), rows_in_work, waiting) as advance:
         for start in range(0, len(names), SHARDS_PER_RUN):
             some = {name: shards[name] for name in names[start : start + SHARDS_PER_RUN]}
+            sized = [replace(pool, size=pool.size.for_shards(len(some))) for pool in through]
             dataset = ray.data.read_datasource(
                 ShardDatasource(some, config_hash, prepare), override_num_blocks=len(some),
-                num_cpus=_task_cpus(pools), concurrency=_tasks_at_once(pools),
+                num_cpus=TASK_CPUS, concurrency=_tasks_at_once(sized),
             )  # fmt: skip
-            for pool in through:
+            for pool in sized:
                 dataset = _through_actors(dataset, pool, layout, pools, probe)
             if write is not None:
-                dataset = _through_tasks(dataset, write, pools, probe)
-            with watched(Watch(sizes, progress_made, lost_nodes, ray.cluster_resources, patience)):
+                dataset = _through_tasks(dataset, write, _tasks_at_once(sized), probe)
+            with watched(Watch([pool.size for pool in sized], progress_made, ray.nodes, patience)):
                 for shard in dataset.iter_rows():
                     advance(1, shard["rows_in"])
                     missing.discard(shard["name"])
@@ -184,27 +188,18 @@ def _through_actors(
     )
 
 
-def _through_tasks(dataset: Dataset, function: partial[Any], pools: PoolsConfig, probe: Probe) -> Dataset:
+def _through_tasks(dataset: Dataset, function: partial[Any], at_once: int, probe: Probe) -> Dataset:
     """Send every block through a function, which also gets the probe."""
     return dataset.map_batches(
         function.func,
         fn_kwargs={**function.keywords, "probe": probe},
-        compute=TaskPoolStrategy(size=_tasks_at_once(pools)),
+        compute=TaskPoolStrategy(size=at_once),
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=_task_cpus(pools),
+        num_cpus=TASK_CPUS,
     )
 
 
-def _task_cpus(pools: PoolsConfig) -> float:
-    """Return the logical CPUs of a task.
-
-    Zero if no machine replaces a lost one: Ray restarts the lost actors on what is left, and if they take every CPU, a
-    task that wants a part of one waits forever.
-    """
-    return pools.task_cpus if pools.autoscaling else 0
-
-
-def _tasks_at_once(pools: PoolsConfig) -> int:
+def _tasks_at_once(pools: Sequence[ActorPool]) -> int:
     """Return as many tasks as there are actors to feed: nothing else limits tasks that take no CPU."""
-    return max(2, *(pool.max_actors for pool in (pools.rewriting, pools.scoring, pools.distorting)))
+    return max(2, *(pool.size.max_actors for pool in pools))

@@ -31,6 +31,8 @@ _IDLE_SECONDS = 12.0
 long on a busy machine, but then it still uses them."""
 
 _START_SECONDS = 240.0
+_HEAD_SECONDS = 30.0
+_HEAD_CHECK_SECONDS = 2.0
 _REPORT_SECONDS = 3.0
 """Time for a starting Ray to notice that a daemon has ended, and to say why."""
 
@@ -85,7 +87,8 @@ def joined_ray(address: str) -> Iterator[None]:
         late = f"no Ray answers at {at} within {_JOIN_SECONDS:.0f} s; {remedy}"
         _init(late, lambda reason: f"cannot join the Ray at {at}: {reason}; {remedy}")
         _check_workers(at)
-        yield
+        with _ending_with_head(at) if interruption.listening() else nullcontext():
+            yield
     finally:
         ray.shutdown()
 
@@ -96,6 +99,8 @@ def _init(late: str, failed: Any, mark: str = "", **options: Any) -> None:
 
     with _held_back() as said, _deadline(late, mark):
         try:
+            # What raylets publish (retries without end, pages of a dead one's log) is printed all the same.
+            ray._private.worker._worker_logs_enabled = False
             ray.init(**options, **_QUIET)
         except Exception as error:
             raise RayUnavailable(_explained(error, said(), failed)) from error
@@ -142,6 +147,8 @@ def _check_workers(at: str) -> None:
     for node, answer in on_each_node(missing, timeout=_JOIN_SECONDS):  # a busy node that is late fails later
         try:
             reason = ray.get(answer)
+        except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+            continue  # the machine is gone
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[-1]
         if reason:
@@ -262,6 +269,32 @@ def _daemons() -> dict[int, str]:
             if name in ("raylet", "gcs_server"):
                 found[pid] = name
     return found
+
+
+@contextmanager
+def _ending_with_head(at: str) -> Iterator[None]:
+    """End this process if the cluster's head does not answer for `_HEAD_SECONDS` while inside.
+
+    After a minute Ray's core aborts with a dump. A restarted head knows nothing of this job, unless its state is kept
+    elsewhere; then it is back sooner.
+    """
+    import ray
+
+    address, silent = ray.get_runtime_context().gcs_address, 0.0
+
+    def check() -> None:
+        nonlocal silent
+        try:
+            check_reachable(address, "", "")
+            silent = 0.0
+        except RayUnavailable:
+            silent += _HEAD_CHECK_SECONDS
+        if silent >= _HEAD_SECONDS:
+            why = f"the head of the cluster at {at} has not answered at {address} for {silent:.0f} s"
+            interruption.end(f"{why}; once a cluster runs there, run the same command again to resume", 1)
+
+    with repeating(check, _HEAD_CHECK_SECONDS):
+        yield
 
 
 @contextmanager

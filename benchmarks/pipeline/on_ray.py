@@ -134,12 +134,12 @@ def build(config: BuildConfig, shards: dict[str, Location]) -> tuple[float, Outp
     """Process the shards from scratch; return the seconds and the output. Prints the CPU time by kind of process."""
     shutil.rmtree(config.out, ignore_errors=True)
     layout = OutputLayout(root=Path(config.out))
-    layout.root.mkdir()
-    cpu = CpuByKind(begun=lambda: any(layout.root.glob("first-*")))
+    Path(config.out).mkdir()
+    cpu = CpuByKind(begun=lambda: any(Path(config.out).glob("first-*")))
     rewrite_and_score(job_of(config), shards, config, None, TimedActor, IdleScoring)
     spent = cpu.stop()
-    first = min(path.stat().st_mtime for path in layout.root.glob("first-*"))
-    last = max(layout.manifest(name).stat().st_mtime for name in shards)
+    first = min(path.stat().st_mtime for path in Path(config.out).glob("first-*"))
+    last = max(Path(str(layout.manifest(name))).stat().st_mtime for name in shards)
     shares = ", ".join(f"{kind} {seconds:.1f}" for kind, seconds in spent.items())
     print(f"{len(shards)} shards, {last - first:.1f} s; seconds of CPU: {shares}", file=sys.stderr)
     return last - first, layout

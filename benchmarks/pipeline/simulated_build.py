@@ -154,7 +154,7 @@ def from_logs(folder: Path, layout: OutputLayout) -> dict[str, float]:
         span += own
         rows += sum(count for _, _, count in blocks)
         first = min(first, *(start for start, _, _ in blocks))
-    last = max(path.stat().st_mtime for path in layout.manifest("").parent.iterdir())
+    last = max(path.stat().st_mtime for path in Path(str(layout.root), "manifests").iterdir())
     return {"throughput": throughput, "busy": busy / span, "rows": rows, "whole": rows / (last - first)}
 
 

@@ -5,7 +5,7 @@ This is a separate module so that Ray's workers import nothing heavy with it.
 
 from __future__ import annotations
 
-import os
+import secrets
 import time
 import zlib
 from collections.abc import Sequence
@@ -31,10 +31,12 @@ class StandIn:
 
     Attributes:
         seconds_per_row: mean latency; each row differs from it by a fixed amount of up to a half.
+        load_seconds: time until the model is loaded.
         log: folder for the times at which each actor worked; "" for none.
     """
 
     seconds_per_row: float = 0.0
+    load_seconds: float = 0.0
     log: str = ""
 
     def wait(self, samples: Sequence[Sample]) -> None:
@@ -70,7 +72,8 @@ class StandInRewriterActor(RewriterActor):
 
     def load(self, config: Any) -> StandInModel:
         """Load no model."""
-        self._log = Path(config.log, f"{os.getpid()}.log") if config.log else None
+        self._log = Path(config.log, f"{secrets.token_hex(8)}.log") if config.log else None
+        time.sleep(config.load_seconds)
         return StandInModel(config)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -88,4 +91,5 @@ class StandInScoringActor(ScoringActor):
 
     def load(self, config: Any) -> StandInModel:
         """Load no model."""
+        time.sleep(config.load_seconds)
         return StandInModel(config)

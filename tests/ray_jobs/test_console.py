@@ -12,7 +12,7 @@ from polite_flamingo.config import SECTIONS, to_yaml
 from polite_flamingo.pools import PoolConfig, PoolsConfig
 from ray_jobs import console, select
 from ray_jobs.build_pf1m import BuildConfig, identify
-from ray_jobs.cluster import check_size
+from ray_jobs.cluster import await_room, check_size
 from ray_jobs.replay import ReplayConfig
 from ray_jobs.select import SelectConfig, thresholds_of_build
 
@@ -90,8 +90,20 @@ def test_too_small_a_cluster_is_refused_before_it_hangs() -> None:
         check_size({"CPU": 8.0}, PoolsConfig().needs(), {"memory": 1e9})
     with pytest.raises(ValueError, match=r"need 1\.75 CPUs and the cluster has 1, .*lower pools\.\* in"):
         check_size({"CPU": 1.0}, PoolsConfig().needs())
-    with pytest.raises(ValueError, match=r"need 0\.5 GPUs and the cluster has 0"):
+    with pytest.raises(ValueError, match=r"need 0\.5 GPUs and the cluster has 0.* needs --pools\.autoscaling true"):
         check_size({"CPU": 8.0}, PoolsConfig(scoring=PoolConfig(gpus=0.5)).needs())
+
+
+def test_a_head_without_machines_is_not_too_small(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"memory": 1e9})
+    await_room(PoolsConfig().needs())
+    assert capsys.readouterr().err == "the cluster has no CPU yet, waiting for its machines …\n"
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 1.0})
+    with pytest.raises(ValueError, match="the cluster has 1"):
+        await_room(PoolsConfig().needs())
 
 
 def test_the_hash_covers_results_and_nothing_else(tmp_path: Path) -> None:

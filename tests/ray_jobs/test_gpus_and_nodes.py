@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -13,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from polite_flamingo.pools import PoolConfig
+from polite_flamingo.pools import Needs, PoolConfig, PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from ray_jobs import console, node_loss
 from ray_jobs.build_pf1m import build
-from ray_jobs.node_loss import Watch, watched
+from ray_jobs.node_loss import Watch, watched, without_room
 from ray_jobs.train import TrainConfig
 from serving.config import from_profile
 from tests.support import fake_actors
@@ -86,33 +87,80 @@ def test_what_a_worker_cannot_reach_ends_the_job_and_mended_it_goes_on(tmp_path:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_machine_that_is_lost_and_not_replaced_hangs_nothing_and_condemns_nobody(tmp_path: Path) -> None:
-    """Its actors start again on what is left and take every CPU of it; reading and writing must go on."""
-    assert run("run_on_nodes", tmp_path) == {"nodes": [False, True], "scored": 160}
+def test_a_job_goes_on_with_what_is_left_and_says_what_it_waits_for_when_nothing_is(tmp_path: Path) -> None:
+    """Actors of a lost machine start again on what is left and take every CPU of it; reading and writing must go on."""
+    found = run("run_on_nodes", tmp_path)
+    said = found.pop("said")
+    assert found == {"alive": 2, "scored": 160}, "the head and the third machine"
+    assert "no machine has room for 2 actors with 0.75 CPUs and 0 GPUs and 1 actor with 0.5 CPUs and 0 GPUs" in said
+    assert said.endswith("; 1 machine alive with 0 CPUs, 0 GPUs, 2 lost")
+
+
+def machine(name: str, cpus: float, gpus: float = 0.0, *, alive: bool = True) -> dict[str, Any]:
+    """Return what `ray.nodes()` says of a machine."""
+    return {"NodeID": name, "Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus, "memory": 1e9} if alive else {}}
 
 
 def test_a_job_that_can_not_go_on_with_what_is_left_says_so() -> None:
-    lost, rows, left = set[str](), [0], {"CPU": 8.0, "GPU": 2.0}
+    rows, nodes = [0], [machine("a", 4, 1), machine("b", 4, 1)]
     pools = [PoolConfig(min_actors=1, max_actors=2, cpus=2, gpus=1), PoolConfig(cpus=2)]
-    watch = Watch(pools, lambda: rows[0], lambda: lost, lambda: left, patience=60)
-    assert watch.problem(0) is watch.problem(1000) is None, "slow, but nothing was lost"
-    lost.add("a")
-    assert watch.problem(1001) is watch.problem(1002) is watch.problem(2000) is None, "another machine came for it"
-    left["GPU"] = 1.0
+    watch = Watch(pools, lambda: rows[0], lambda: nodes, patience=60)
+    assert watch.status(0).problem is watch.status(1000).problem is None, "slow, but nothing was lost"
+    nodes[0] = machine("a", 4, 1, alive=False)
+    nodes.append(machine("c", 4, 1))
+    assert watch.status(1001).problem is watch.status(2000).problem is None, "another machine came for it"
+    nodes.pop()
     rows[0] = 1
-    assert watch.problem(2001) is watch.problem(2060) is None
-    said = watch.problem(2061)
+    assert watch.status(2001).problem is watch.status(2060).problem is None
+    said = watch.status(2061).problem
     assert said and "1 machine of the cluster went away and no row was finished for 60 s" in said and "\n" not in said
+    assert "what is left (4 CPUs, 1 GPUs)" in said
     rows[0] = 2
-    assert watch.problem(2062) is None, "it goes on after all"
+    assert watch.status(2062).problem is None, "it goes on after all"
+
+
+def test_a_job_says_once_a_minute_which_actors_have_no_machine() -> None:
+    rows, nodes = [0], [machine("head", 0)]
+    pools = [PoolConfig(min_actors=1, max_actors=8, cpus=4, gpus=1), PoolConfig(cpus=4, gpus=0.5)]
+    watch = Watch(pools, lambda: rows[0], lambda: nodes, patience=math.inf)
+    assert watch.status(1000).waiting is watch.status(1059).waiting is None, "machines take a moment to start"
+    assert watch.status(1060).waiting == (
+        "no row was finished for 60 s: no machine has room for 1 actor with 4 CPUs and 1 GPUs and "
+        "1 actor with 4 CPUs and 0.5 GPUs; 1 machine alive with 0 CPUs, 0 GPUs"
+    )
+    nodes.append(machine("a", 4, 1))
+    assert watch.status(1119).waiting is None
+    said = watch.status(1120).waiting
+    assert said and "room for 1 actor with 4 CPUs and 0.5 GPUs; 2 machines alive with 4 CPUs, 1 GPUs" in said
+    nodes.append(machine("b", 4, 1))
+    assert watch.status(1300).waiting is None, "now all have room, and a model takes its time to load"
+    nodes[1:] = [machine("a", 4, 1, alive=False), machine("b", 4, 1, alive=False)]
+    said = watch.status(1301).waiting
+    assert said and said.startswith("no row was finished for 5 min: ") and said.endswith("0 GPUs, 2 lost")
+    assert watch.status(10_000).problem is None, "an autoscaler may still start one"
+
+
+def test_room_is_room_on_one_machine() -> None:
+    pool, small = PoolConfig(min_actors=3, max_actors=3, cpus=4), PoolConfig(cpus=1)
+    assert without_room([small, pool], [{"CPU": 6}, {"CPU": 6}]) == {pool: 1}, "12 CPUs, but 4 + 2 and 4 + 2"
+    assert not without_room([small, pool], [{"CPU": 8}, {"CPU": 5}])
+
+
+def test_a_pool_asks_for_no_more_actors_than_there_are_shards() -> None:
+    pool = PoolConfig(min_actors=4, max_actors=8, cpus=2, gpus=1)
+    assert (pool.for_shards(3).min_actors, pool.for_shards(3).max_actors) == (3, 3)
+    assert (pool.for_shards(6).min_actors, pool.for_shards(6).max_actors) == (4, 6)
+    assert pool.for_shards(0).max_actors == 1 and pool.for_shards(1_000_000) == pool
+    pools = PoolsConfig(rewriting=pool, scoring=PoolConfig(cpus=1), task_cpus=0.5)
+    assert pools.needs() == Needs(cpus=10, gpus=4) and pools.needs(shards=1) == Needs(cpus=4, gpus=1)
 
 
 def test_the_main_thread_is_woken_where_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_loss, "CHECK_SECONDS", 0.01)
     before = signal.getsignal(signal.SIGUSR1)
-    lost: set[str] = set()
-    watch = Watch([PoolConfig()], lambda: 0, lambda: lost, dict, patience=0)
+    nodes = [machine("a", 1)]
+    watch = Watch([PoolConfig()], lambda: 0, lambda: nodes, patience=0)
     with pytest.raises(console.JobFailed, match="1 machine of the cluster went away"), watched(watch):
-        lost.add("a")
+        nodes[0] = machine("a", 1, alive=False)
         threading.Event().wait()
     assert signal.getsignal(signal.SIGUSR1) is before

@@ -6,10 +6,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from ray_jobs import interruption, ray_start
 from ray_jobs.ray_start import why_ended
+from tests.support.patience import wait_until
 
 REPO = Path(__file__).parents[2]
 START = """
@@ -64,3 +67,23 @@ def test_a_busy_machine_is_told_from_other_failures_by_the_log_of_the_raylet(tmp
     log.write_text("[C 1 1] Check failed: Timed out waiting for file /tmp/ray/session_1/metrics_agent_port_5f14c844\n")
     found = why_ended("raylet", tmp_path)
     assert "too busy" in found and "run the same command again" in found and str(tmp_path) in found
+
+
+def test_a_head_that_is_gone_ends_the_job_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[tuple[str, int]] = []
+    monkeypatch.setattr(interruption, "end", lambda message, status: ended.append((message, status)))
+    monkeypatch.setattr(ray_start, "_HEAD_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(ray_start, "_HEAD_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        address = f"127.0.0.1:{head.getsockname()[1]}"
+        monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address=address))
+        with ray_start._ending_with_head("RAY_ADDRESS=auto"):
+            head.settimeout(60)
+            for _ in range(10):
+                head.accept()[0].close()  # it answers
+            assert not ended
+            head.close()
+            wait_until(lambda: ended)
+    message, status = ended[0]
+    assert message.startswith(f"the head of the cluster at RAY_ADDRESS=auto has not answered at {address} for ")
+    assert message.endswith("run the same command again to resume") and status == 1

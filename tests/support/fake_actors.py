@@ -6,10 +6,12 @@ The real actors with real models run in `tests/ray_jobs/test_demo.py`; these rep
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from actors.base import ActorSettings
@@ -17,15 +19,18 @@ from actors.rewriting import RewriterActor
 from actors.scoring import ScoringActor
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.sample import Sample
+from tests.support.patience import wait_until
 
 
 class FakeRewriter:
-    """Answers politely, or does what a row's annotation says: "raise", "kill", "slow"."""
+    """Answers politely, or does what a row's annotation says: "raise", "kill", "slow", "after FILE" (waits for it)."""
 
     def rewrite(self, samples: Sequence[Sample]) -> list[str]:
         for sample in samples:
             if "slow" in sample.response:
                 time.sleep(0.05)
+            if found := re.search(r"after (/\S+)", sample.response):
+                wait_until(Path(found[1]).exists, 300)
             if "raise" in sample.response:
                 raise RuntimeError(f"cannot digest {sample.key}")
             if "kill" in sample.response:

@@ -1,10 +1,15 @@
-"""`python -m tests.support.run_on_nodes FOLDER`: a build on two nodes, one of which is killed midway and not replaced.
+"""`python -m tests.support.run_on_nodes FOLDER`: a build on two machines and a head without CPUs; both are lost.
 
-The rest has room for all actors and for nothing else. Prints the outcome as JSON on the last line.
+One is killed midway: the job must go on with what the other one has room for, though actors that start again take
+every CPU of it. Then the other one is killed: the job must say what it waits for, and go on when a third one comes.
+The first shards wait for the first loss, the last ones for the third machine. Prints the outcome as JSON on the last
+line.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import sys
 import threading
@@ -12,40 +17,60 @@ from dataclasses import replace
 from pathlib import Path
 
 import ray
-from ray.cluster_utils import Cluster
 
+from benchmarks.pipeline.losable_cluster import LosableCluster
 from polite_flamingo.faults import journal
 from polite_flamingo.pools import PoolConfig, PoolsConfig
+from polite_flamingo.storage.ledger import OutputLayout
+from ray_jobs import node_loss
 from ray_jobs.build_pf1m import build
 from tests.support import fake_actors
 from tests.support.build_world import config, outcome, write_world
 from tests.support.patience import wait_until
 
+SHARDS, ROWS, FIRST, LAST = 8, 20, 4, 2
+"""Two actors have two shards each when the first machine is lost."""
+
 
 def main(root: Path) -> None:
-    slow = {(shard, row): "a slow row" for shard in range(8) for row in range(20)}
-    source, out = write_world(root / "in", shards=8, rows=20, special=slow), root / "out"
+    lost, rescued = root / "lost", root / "rescued"
+    rows = {(shard, ROWS - 1): f"after {lost}" for shard in range(FIRST)}
+    rows |= {(shard, ROWS - 1): f"after {rescued}" for shard in range(SHARDS - LAST, SHARDS)}
+    source, out = write_world(root / "in", shards=SHARDS, rows=ROWS, special=rows), root / "out"
+    layout = OutputLayout(root=out)
     pools = PoolsConfig(
         rewriting=PoolConfig(min_actors=2, max_actors=2, cpus=0.75, rows_per_call=4),
         scoring=PoolConfig(cpus=0.5, rows_per_call=4),
+        task_cpus=1,
+        autoscaling=True,
     )
-    memory = {"object_store_memory": 200 << 20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **memory})
-    doomed = cluster.add_node(num_cpus=2, dashboard_agent_listen_port=0, **memory)
+    cluster = LosableCluster()
     ray.init(address=cluster.address, log_to_driver=False)
+    nodes = [cluster.add(2), cluster.add(2)]
+    node_loss.EVERY, node_loss.CHECK_SECONDS = 1.0, 0.2
+    said = io.StringIO()
 
-    def take_away() -> None:
-        wait_until(lambda: journal.rows_done(out / "journal", "rewriting") > 0, 300)
-        cluster.remove_node(doomed, allow_graceful=False)
+    def lose_all() -> None:
+        wait_until(lambda: journal.rows_done(layout.journal, "rewriting") > 0, 300)
+        cluster.lose(nodes[0])
+        lost.touch()
+        wait_until(lambda: len(layout.finished()) == SHARDS - LAST, 300)
+        cluster.lose(nodes[1])
+        wait_until(lambda: "1 machine alive with 0 CPUs" in said.getvalue(), 300)
+        cluster.add(2)
+        rescued.touch()
 
-    killer = threading.Thread(target=take_away)
+    killer = threading.Thread(target=lose_all)
     killer.start()
-    build(replace(config(source, out), pools=pools), fake_actors.FakeRewriterActor, fake_actors.FakeScoringActor)
+    job = replace(config(source, out), pools=pools)
+    with contextlib.redirect_stderr(said):
+        build(job, fake_actors.FakeRewriterActor, fake_actors.FakeScoringActor)
     killer.join()
-    nodes = [node["Alive"] for node in ray.nodes()]
+    alive = sum(node["Alive"] for node in ray.nodes())
+    waited = next(line for line in said.getvalue().splitlines() if "1 machine alive" in line)
     ray.shutdown()
-    cluster.shutdown()
-    print(json.dumps({"nodes": sorted(nodes), **outcome(out)}))
+    cluster.end()
+    print(json.dumps({"alive": alive, "said": waited, **outcome(out)}))
 
 
 if __name__ == "__main__":
