@@ -5,26 +5,28 @@
     WORK/profile.yaml     the server's models, filters and thresholds, and the pools of its profile
     WORK/out/             output of `build_pf1m`
 
+WORK is a new folder in each attempt to write the inputs: images are fetched again, and may fail otherwise than before.
 Each line ends in exactly one of the two result files, even if the build was stopped: a line that it did not reach is an
-error that says why. Both steps can be repeated from the beginning. Nothing here starts a process (`runner.py`).
+error that says why. Nothing here starts a process (`runner.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
+from typing import BinaryIO
 
-from polite_flamingo.config import fill, read_yaml, to_yaml
+import yaml
+
+from polite_flamingo.config import fill, to_yaml
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Sample, make_key
-from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import read_shard, write_shard
 from serving.batches.lines import Line, error_line, output_line, quarantine_error, read_lines
 from serving.chat.images import ImageLoader
@@ -49,33 +51,29 @@ class JobError(Exception):
 
 
 async def write_inputs(
-    source: Path, work: Path, job: str, config: ServiceConfig, loader: ImageLoader
+    source: Location, work: Location, job: str, config: ServiceConfig, loader: ImageLoader
 ) -> tuple[int, int]:
-    """Write the inputs of the build into WORK, after deleting what an earlier attempt left there.
-
-    Returns the number of lines and of invalid ones.
+    """Write the inputs of the build. Returns the number of lines and of invalid ones.
 
     Args:
         source: the uploaded file.
-        work: the job's WORK.
-        job: its id.
+        work: an empty folder, WORK.
+        job: the job's id.
         config: limits, and the models that the build runs.
         loader: loads images.
 
     Raises:
         JobError: the file was deleted, is empty, or has too many lines.
     """
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "in").mkdir(parents=True)
-    write_atomically(work / "profile.yaml", profile_of(config))
+    await asyncio.to_thread((work / "profile.yaml").put, profile_of(config))
     most = config.serving.batches.lines
     total = invalid = 0
     shards = _Shards(work / "in")
     try:
-        file = source.open("rb")
+        file = await asyncio.to_thread(source.open)
     except FileNotFoundError:
         raise JobError("input_file_not_found", "the input file was deleted") from None
-    with file, (work / "invalid.jsonl").open("w", encoding="utf-8") as errors:
+    with file, tempfile.TemporaryFile() as errors:
         lines = read_lines(file, config)
         while batch := await asyncio.to_thread(lambda: list(islice(lines, _AT_ONCE))):
             total += len(batch)
@@ -86,14 +84,19 @@ async def write_inputs(
                 if isinstance(sample, Sample):
                     await asyncio.to_thread(shards.add, sample)
                 else:
-                    errors.write(error_line(job, line.number, line.custom_id, sample))
+                    errors.write(error_line(job, line.number, line.custom_id, sample).encode())
                     invalid += 1
         await asyncio.to_thread(shards.close)
-        errors.flush()
-        os.fsync(errors.fileno())
+        await asyncio.to_thread(_copy, errors, work / "invalid.jsonl")
     if not total:
         raise JobError("empty_file", "the input file has no lines")
     return total, invalid
+
+
+def _copy(file: BinaryIO, place: Location) -> None:
+    file.seek(0)
+    with place.writer() as copy:
+        shutil.copyfileobj(file, copy)
 
 
 def profile_of(config: ServiceConfig) -> str:
@@ -101,14 +104,19 @@ def profile_of(config: ServiceConfig) -> str:
     return to_yaml({name: getattr(config, name) for name in ("rewriter", "scoring", "thresholds", "pools")})
 
 
-def progress(work: Path, counted: dict[str, tuple[int, int]]) -> tuple[int, int]:
+def output_of(work: Location) -> OutputLayout:
+    """Return the build's output folder."""
+    return OutputLayout(root=work / "out")
+
+
+def progress(work: Location, counted: dict[str, tuple[int, int]]) -> tuple[int, int]:
     """Return the numbers of lines that the build has rewritten and quarantined, according to its manifests.
 
     Args:
         work: the job's WORK.
         counted: shards that were counted before; updated.
     """
-    layout = OutputLayout(root=work / "out")
+    layout = output_of(work)
     for name in layout.finished():
         if name not in counted:
             manifest = read_manifest(layout.manifest(name))
@@ -117,7 +125,7 @@ def progress(work: Path, counted: dict[str, tuple[int, int]]) -> tuple[int, int]
 
 
 def write_results(
-    work: Path, job: str, config: ServiceConfig, output: Path, errors: Path, not_reached: ApiError | None
+    work: Location, job: str, config: ServiceConfig, output: BinaryIO, errors: BinaryIO, not_reached: ApiError | None
 ) -> tuple[int, int]:
     """Write both result files. Returns how many lines each has.
 
@@ -125,54 +133,52 @@ def write_results(
         work: the job's WORK.
         job: its id.
         config: names the model.
-        output: file to write.
-        errors: file to write.
+        output: open for writing.
+        errors: open for writing.
         not_reached: the error of lines that the build did not reach; None if it must have reached all.
 
     Raises:
         ValueError: the build's output is damaged.
     """
-    thresholds = fill(Thresholds, read_yaml(work / "profile.yaml")["thresholds"])
+    thresholds = fill(Thresholds, yaml.safe_load((work / "profile.yaml").read_text())["thresholds"])
     name = config.serving.rewriter_name
     completed = failed = 0
-    with output.open("w", encoding="utf-8") as good, errors.open("w", encoding="utf-8") as bad:
-        with (work / "invalid.jsonl").open(encoding="utf-8") as invalid:
-            for line in invalid:
-                bad.write(line)
-                failed += 1
-        for sample, outcome in _outcomes(work):
-            if isinstance(outcome, Sample):
-                good.write(output_line(outcome, job, name, thresholds))
-                completed += 1
-            else:
-                error = outcome or not_reached
-                if error is None:
-                    raise ValueError(f"line {sample.meta['line']} is missing in the output of a finished build")
-                bad.write(error_line(job, sample.meta["line"], sample.meta["custom_id"], error))
-                failed += 1
+    with (work / "invalid.jsonl").open() as invalid:
+        for line in invalid:
+            errors.write(line)
+            failed += 1
+    for sample, outcome in _outcomes(work):
+        if isinstance(outcome, Sample):
+            output.write(output_line(outcome, job, name, thresholds).encode())
+            completed += 1
+        else:
+            error = outcome or not_reached
+            if error is None:
+                raise ValueError(f"line {sample.meta['line']} is missing in the output of a finished build")
+            errors.write(error_line(job, sample.meta["line"], sample.meta["custom_id"], error).encode())
+            failed += 1
     return completed, failed
 
 
-def _outcomes(work: Path) -> Iterator[tuple[Sample, Sample | ApiError | None]]:
+def _outcomes(work: Location) -> Iterator[tuple[Sample, Sample | ApiError | None]]:
     """Yield every input sample and its result from the build; None if the build did not reach it."""
-    layout = OutputLayout(root=work / "out")
+    layout = output_of(work)
     finished = set(layout.finished())
-    shards = shard_names(str(work / "in")) if any((work / "in").iterdir()) else {}
-    for name, path in shards.items():
+    for name in sorted((work / "in").names(".tar")):
         results: dict[str, Sample | ApiError] = {}
         if name in finished:
             results |= {sample.key: sample for sample in read_scored(layout, name)}
             results |= {row.key: quarantine_error(row) for row in read_quarantine(layout, name)}
-        for sample in read_shard(path):
+        for sample in read_shard(work / "in" / f"{name}.tar"):
             if not isinstance(sample, Sample):
-                raise ValueError(f"{path}: {sample.detail}")
+                raise ValueError(sample.detail)
             yield sample, results.get(sample.key)
 
 
 class _Shards:
     """Collects samples and writes full shards."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Location):
         self._folder, self._count = folder, 0
         self._rows: list[Sample] = []
         self._bytes = 0

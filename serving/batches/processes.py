@@ -1,41 +1,31 @@
-"""Find, stop and kill the processes of builds."""
+"""Start and end the process of a build. It ends with its runner, however that ends.
+
+    python -m serving.batches.processes COMMAND…    runs COMMAND; ends it when standard input ends
+
+The runner holds the other end of that pipe, which the kernel closes when the runner dies.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import subprocess
-from pathlib import Path
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 GRACE_SECONDS = 15.0
 """Seconds for a build to end after SIGTERM; then it is killed."""
 
-log = logging.getLogger(__name__)
 
-
-def builds_of(out: Path) -> list[int]:
-    """Return the process ids of all builds into a folder, found by their command lines (Linux only).
-
-    Args:
-        out: a job's folder, whose path holds the job's random id.
-    """
-    argument = os.fsencode(f"--out={out}")
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has just ended
-            if argument in (process / "cmdline").read_bytes().split(b"\0"):
-                found.append(int(process.name))
-    return found
-
-
-def end_orphans(out: Path) -> None:
-    """Kill the build that a killed runner has left behind, if it still runs, and its children."""
-    for pid in builds_of(out):
-        log.warning("killing build %d, left behind by a killed runner", pid)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(os.getpgid(pid), signal.SIGKILL)
+def start(command: Sequence[str], output: BinaryIO, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a build in a process group of its own; its exit status is that of the returned process."""
+    return subprocess.Popen(  # polled: asyncio's subprocesses need a loop on the main thread
+        [sys.executable, "-m", __name__, *command], stdin=subprocess.PIPE, stdout=output, stderr=output,
+        env=environment, start_new_session=True,
+    )  # fmt: skip
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -47,3 +37,27 @@ def end(process: subprocess.Popen[bytes]) -> None:
                 process.wait(GRACE_SECONDS)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _end_with_input(build: subprocess.Popen[bytes]) -> None:
+    """Wait until nobody holds the other end of standard input, then end the whole group."""
+    while os.read(0, 1):  # not sys.stdin: an exit of Python needs its lock
+        pass
+    os.killpg(0, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        build.wait(GRACE_SECONDS)
+    os.killpg(0, signal.SIGKILL)
+
+
+def main() -> int:
+    """Run the command line's command; return its exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the group's signals are for the build, whose end this awaits
+    build = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    threading.Thread(target=_end_with_input, args=(build,), daemon=True).start()
+    return build.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,6 +57,9 @@ class Job:
         ending: the final status while results are being written, else "".
         output_file_id, error_file_id: its results; "" for none.
         errors: why the job as a whole failed, as OpenAI's objects.
+        work: the folder, beside the record, of the files around its build.
+        written: the result files are complete, and their ids and the counts are final.
+        runner: the latest runner that took the job; a new one changes the record, so that the last can no longer.
     """
 
     id: str
@@ -77,6 +80,9 @@ class Job:
     output_file_id: str = ""
     error_file_id: str = ""
     errors: Sequence[Mapping[str, Any]] = ()
+    work: str = "work"
+    written: bool = False
+    runner: str = ""
 
     def to_openai(self, cancelled_at: float | None) -> dict[str, Any]:
         """OpenAI's batch object. Args: cancelled_at: when cancellation was requested, if it was."""

@@ -1,21 +1,20 @@
 """/v1/files and /v1/batches: bulk jobs with OpenAI's Batch API, so that its clients work unchanged.
 
 A client uploads a file of requests, makes a batch of it, polls until it has ended, and downloads the results. These
-routes only read and write the folder of jobs (`store.py`); `runner.py` does the work. The only endpoint of a batch is
+routes only read and write the store of jobs (`store.py`); `runner.py` does the work. The only endpoint of a batch is
 /v1/rewrite: there is no bulk chat.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, BinaryIO, Literal
 
 from fastapi import APIRouter, Query, Request
-from fastapi.responses import FileResponse
+from fastapi.concurrency import contextmanager_in_threadpool
+from fastapi.responses import StreamingResponse
 
 from polite_flamingo.text_files import NotText, without_mark
 from serving.batches.lines import ENDPOINT
@@ -23,7 +22,6 @@ from serving.batches.protocol import BatchList, BatchObject, BatchRequest, FileD
 from serving.batches.records import Job, StoredFile
 from serving.batches.store import BatchStore
 from serving.batches.upload import receive_form
-from serving.config import BatchesConfig
 from serving.errors import ApiError, invalid
 from serving.http.validation import JsonRoute
 
@@ -56,17 +54,17 @@ async def create_file(request: Request) -> dict[str, Any]:
     limit, setting = store.config.file_bytes, "serving.batches.file_bytes"
     if room < limit:
         limit, setting = max(0, room), "serving.batches.key_bytes: delete files that you no longer need"
-    upload = await asyncio.to_thread(store.new_upload)
+    identity = await asyncio.to_thread(store.new_file)
     try:
-        with (upload / "data").open("wb") as file:
+        async with contextmanager_in_threadpool(store.data(identity).writer()) as file:
             form = await receive_form(request.headers.get("content-type", ""), request.stream(), file, limit, setting)
-        await asyncio.to_thread(_check_lines, upload / "data")
-        if form.fields.get("purpose") != PURPOSE:
-            raise invalid("purpose", f"must be {PURPOSE!r}")
-        keep = _seconds(form.fields.get("expires_after[seconds]"))
-        stored = await asyncio.to_thread(store.add_file, upload, owner, form.filename or "file", PURPOSE, keep)
+            _check_lines(form.start)
+            if form.fields.get("purpose") != PURPOSE:
+                raise invalid("purpose", f"must be {PURPOSE!r}")
+            keep = _seconds(form.fields.get("expires_after[seconds]"))
+        stored = await asyncio.to_thread(store.add_file, identity, owner, form.filename or "file", PURPOSE, keep)
     except BaseException:
-        await asyncio.to_thread(shutil.rmtree, upload, True)
+        await asyncio.to_thread(store.delete_file, identity)
         raise
     return stored.to_openai()
 
@@ -90,14 +88,17 @@ def get_file(request: Request, file_id: str) -> dict[str, Any]:
     return _store(request).file(file_id, _owner(request)).to_openai()
 
 
-@router.get("/v1/files/{file_id}/content", summary="A file's content", response_class=FileResponse)
-def get_content(request: Request, file_id: str) -> FileResponse:
+@router.get("/v1/files/{file_id}/content", summary="A file's content", response_class=StreamingResponse)
+def get_content(request: Request, file_id: str) -> StreamingResponse:
     """Its bytes."""
     store = _store(request)
     stored = store.file(file_id, _owner(request))
-    return FileResponse(
-        store.data(stored.id), media_type="application/jsonl", filename=f"{stored.id}.jsonl", headers=_PRIVATE
-    )
+    headers = {
+        "Cache-Control": "private, no-store",
+        "Content-Disposition": f'attachment; filename="{stored.id}.jsonl"',
+        "Content-Length": str(stored.size),
+    }
+    return StreamingResponse(_blocks(store.open(stored.id)), media_type="application/jsonl", headers=headers)
 
 
 @router.delete("/v1/files/{file_id}", summary="Delete a file", response_model=FileDeleted)
@@ -150,10 +151,18 @@ def cancel_batch(request: Request, batch_id: str) -> dict[str, Any]:
     return _shown(store, job)
 
 
-def _check_lines(file: Path) -> None:
-    """Raise ApiError 400 for a file whose lines cannot be read at all: each would become an error."""
-    with file.open("rb") as data:
-        start = data.read(4)
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while block := file.read(1 << 20):
+            yield block
+
+
+def _check_lines(start: bytes) -> None:
+    """Raise ApiError 400 for a file whose lines cannot be read at all: each would become an error.
+
+    Args:
+        start: the file's first bytes.
+    """
     if start.startswith((b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX")):
         raise invalid("file", "it is compressed; decompress it first, and send JSON lines", "invalid_file")
     try:
@@ -162,14 +171,11 @@ def _check_lines(file: Path) -> None:
         raise invalid("file", f"it is {error}; send JSON lines", "invalid_file") from None
 
 
-_PRIVATE = {"Cache-Control": "private, no-store"}
-
-
 def _store(request: Request) -> BatchStore:
-    config: BatchesConfig = request.app.state.config.serving.batches
-    if not config.folder:
+    store: BatchStore | None = request.app.state.batches
+    if store is None:
         raise ApiError(404, "bulk jobs are turned off: serving.batches.folder is not set", code="batches_off")
-    return BatchStore(config)
+    return store
 
 
 def _owner(request: Request) -> str:

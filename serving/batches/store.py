@@ -1,31 +1,34 @@
-"""Uploaded files and bulk jobs on disk, shared by the routes and the runner.
+"""Uploaded files and bulk jobs in a folder or a bucket, shared by the routes and the runners.
 
-    FOLDER/uploads/ID/           a file that is being received or written
-    FOLDER/files/ID/data         its bytes
-    FOLDER/files/ID/file.json    `StoredFile`; the folder ID appears complete, by a rename
-    FOLDER/jobs/ID/job.json      `Job`; written when it is created, then only by the runner
-    FOLDER/jobs/ID/cancel        exists once the job is to be cancelled
-    FOLDER/jobs/ID/work          the runner's folder
+    ROOT/files/ID/data         a file's bytes
+    ROOT/files/ID/file.json    `StoredFile`, written last: from then on the file exists
+    ROOT/uploads/ID.json       when the file was begun; gone once it exists
+    ROOT/jobs/ID/job.json      `Job`; created by a route, then changed only by the runner that holds the job
+    ROOT/jobs/ID/cancel        exists once the job is to be cancelled
+    ROOT/jobs/ID/lock.json     the lease of that runner, renewed by heartbeat
+    ROOT/jobs/ID/work-RANDOM/  the files around its build
+    ROOT/queue/TIME-ID         exists until the job has ended
 
-Any number of processes may use a folder. Ids have 128 random bits, and files and jobs belong to the key that made them:
-for other keys they do not exist. Nothing here runs a job (`runner.py`) or reads a line (`lines.py`).
+Any number of processes on any machines may use a folder or bucket. Ids are random, and state changes by creating an
+object or by compare-and-swap, so a process that was believed dead changes nothing when it wakes. Ids have 128 random
+bits, and files and jobs belong to the key that made them: for other keys they do not exist. Nothing here runs a job
+(`runner.py`) or reads a line (`lines.py`).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
 import json
-import os
 import re
 import secrets
-import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.lease import Lease
+from polite_flamingo.storage.location import Location, location
 from serving.batches.records import ENDED, Job, StoredFile
 from serving.config import BatchesConfig
 from serving.errors import ApiError
@@ -33,77 +36,109 @@ from serving.errors import ApiError
 ABANDONED_SECONDS = 24 * 3600.0
 """Age at which an unfinished upload is deleted."""
 
+RECORDS = 10_000
+"""Records that a process keeps in memory, each until its object changes: lists would read all of them each time."""
+
 Record = TypeVar("Record", StoredFile, Job)
 
-_ID = re.compile(r"(file|batch)-[0-9a-f]{32}")
+_ID = r"(?:file|batch)-[0-9a-f]{32}"
+
+
+class JobLost(Exception):
+    """Another runner has taken the job over."""
 
 
 class BatchStore:
-    """The folder of files and jobs. Keeps nothing in memory: every method reads the disk."""
+    """The files and jobs. What is kept in memory is checked against the store in every method."""
 
     def __init__(self, config: BatchesConfig, now: Callable[[], float] = time.time):
-        """Args: config: names the folder. now: seconds since 1970."""
+        """Args: config: names the folder or bucket. now: seconds since 1970."""
         self.config, self.now = config, now
-        self.root = Path(config.folder).absolute()
+        self.root = location(config.folder).absolute()
+        self._parsed = functools.lru_cache(RECORDS)(_read)
 
-    def make_root(self) -> Path:
-        """The folder, created if need be; only the service's own user may read it."""
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return self.root
+    def make_root(self) -> None:
+        """Create the folder if need be; only the service's own user may read it. A bucket needs nothing."""
+        if self.root.local is not None:
+            self.root.local.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def new_upload(self) -> Path:
-        """A new folder to write `data` into, for `add_file`; its name is the file's id."""
-        folder = self.make_root() / "uploads" / f"file-{secrets.token_hex(16)}"
-        folder.mkdir(parents=True)
-        return folder
+    def new_file(self) -> str:
+        """Begin a file: return its id, under which `data` can be written and `add_file` called.
+
+        What a killed process leaves of it is found by `sweep`.
+        """
+        self.make_root()
+        identity = f"file-{secrets.token_hex(16)}"
+        self._upload(identity).put(json.dumps(self.now()))
+        return identity
 
     def room(self, owner: str) -> int:
         """Bytes that a key may still upload."""
         return self.config.key_bytes - sum(one.size for one in self.files(owner) if one.purpose == "batch")
 
-    def add_file(self, upload: Path, owner: str, filename: str, purpose: str, keep: float | None = None) -> StoredFile:
-        """Sync and store an upload whose `data` is complete.
+    def add_file(
+        self,
+        identity: str,
+        owner: str,
+        filename: str,
+        purpose: str,
+        keep: float | None = None,
+        created: float | None = None,
+    ) -> StoredFile:
+        """Let a file exist whose `data` is complete. The same call again changes nothing.
 
         Args:
-            upload: from `new_upload`.
+            identity: from `new_file`.
             owner: the key that it belongs to.
             filename: for display.
             purpose: "batch" or "batch_output".
             keep: seconds until it is deleted; at most the server's `keep_days`, the default.
+            created: seconds since 1970; now by default.
+
+        Raises:
+            FileNotFoundError: there is no data.
         """
-        with (upload / "data").open("rb") as data:
-            os.fsync(data.fileno())
-        now, limit = self.now(), self.config.keep_days * 86400
+        data = self.data(identity).head()
+        if data is None:
+            raise FileNotFoundError(str(self.data(identity)))
+        begun, limit = self.now() if created is None else created, self.config.keep_days * 86400
         stored = StoredFile(
-            id=upload.name, owner=owner, filename=filename, purpose=purpose, size=(upload / "data").stat().st_size,
-            created=now, expires=now + min(limit, limit if keep is None else keep),
+            id=identity, owner=owner, filename=filename, purpose=purpose, size=data.size,
+            created=begun, expires=begun + min(limit, limit if keep is None else keep),
         )  # fmt: skip
-        write_atomically(upload / "file.json", json.dumps(dataclasses.asdict(stored)))
-        final = self.root / "files" / stored.id
-        final.parent.mkdir(parents=True, exist_ok=True)
-        upload.rename(final)
+        self._file_record(identity).create(_to_json(stored))
+        self._upload(identity).delete()
         return stored
 
     def files(self, owner: str) -> list[StoredFile]:
         """The files of a key, oldest first."""
-        return _oldest_first(map(self._file, _ids_in(self.root / "files")), owner)
+        return _oldest_first(self._records(StoredFile, "files", "file.json"), owner)
 
     def file(self, identity: str, owner: str) -> StoredFile:
         """One of a key's files. Raises ApiError 404."""
         return _owned(self._file(identity), owner, "file", identity)
 
-    def data(self, identity: str) -> Path:
-        """The path of a file's bytes; it may not exist."""
+    def data(self, identity: str) -> Location:
+        """The place of a file's bytes; there may be none."""
         return self.root / "files" / identity / "data"
 
+    def open(self, identity: str) -> io.BufferedReader:
+        """Stream a file's bytes. Raises ApiError 404."""
+        try:
+            return self.data(identity).open()
+        except FileNotFoundError:
+            raise _no_such("file", identity) from None
+
     def delete_file(self, identity: str) -> None:
-        """Delete a file, which disappears from lists at once; does nothing if it is gone."""
-        _discard(self.root / "files" / identity, self.root / "uploads")
+        """Delete a file, which disappears from lists at once, or what there is of it; does nothing if it is gone."""
+        self._file_record(identity).delete()
+        self.data(identity).parent.delete_tree()
+        self._upload(identity).delete()
 
     def create_job(
         self, owner: str, input_file_id: str, endpoint: str, window: str, metadata: Mapping[str, str] | None
     ) -> Job:
-        """Create a job, for the runner to find. Raises ApiError: 404 for the file, 429 for too many unfinished jobs."""
+        """Create a job, for a runner to find. Raises ApiError: 404 for the file, 429 for too many unfinished jobs."""
         self.file(input_file_id, owner)
         waiting = sum(job.status not in ENDED for job in self.jobs(owner))
         if waiting >= self.config.waiting:
@@ -114,38 +149,28 @@ class BatchStore:
             id=f"batch-{secrets.token_hex(16)}", owner=owner, input_file_id=input_file_id, endpoint=endpoint,
             window=window, created=now, expires=now + int(window.removesuffix("h")) * 3600, metadata=metadata,
         )  # fmt: skip
-        self.save(job)
+        self._job_record(job.id).create(_to_json(job))
+        self._queued(job).put("")
         return job
-
-    def save(self, job: Job) -> None:
-        """Write a job's state. Only its creator and then the runner may."""
-        write_atomically(self.job_folder(job.id) / "job.json", json.dumps(dataclasses.asdict(job)))
 
     def jobs(self, owner: str | None = None) -> list[Job]:
         """The jobs of a key, or all of them, oldest first."""
-        return _oldest_first(map(self._job, _ids_in(self.root / "jobs")), owner)
-
-    def unfinished(self, ended: set[str]) -> list[Job]:
-        """All jobs that have not ended, oldest first. Ended ones are added to `ended` and not read again."""
-        found = [job for name in _ids_in(self.root / "jobs") if name not in ended and (job := self._job(name))]
-        ended.update(job.id for job in found if job.status in ENDED)
-        return _oldest_first(job for job in found if job.status not in ENDED)
+        return _oldest_first(self._records(Job, "jobs", "job.json"), owner)
 
     def job(self, identity: str, owner: str) -> Job:
         """One of a key's jobs. Raises ApiError 404."""
         return _owned(self._job(identity), owner, "batch", identity)
 
-    def job_folder(self, identity: str) -> Path:
+    def job_folder(self, identity: str) -> Location:
         """The folder of a job."""
-        assert _ID.fullmatch(identity), identity
+        assert re.fullmatch(_ID, identity), identity
         return self.root / "jobs" / identity
 
     def cancel(self, job: Job) -> None:
         """Ask the runner to end a job. Raises ApiError 409 if it has ended."""
         if job.status in ENDED:
             raise ApiError(409, f"batch {job.id} is {job.status} and cannot be cancelled", code="batch_ended")
-        if self.cancelled_at(job.id) is None:
-            write_atomically(self.job_folder(job.id) / "cancel", json.dumps(self.now()))
+        (self.job_folder(job.id) / "cancel").create(json.dumps(self.now()))
 
     def cancelled_at(self, identity: str) -> float | None:
         """When cancellation was requested; None if it was not."""
@@ -154,58 +179,154 @@ class BatchStore:
         except FileNotFoundError:
             return None
 
+    def queue(self) -> list[str]:
+        """The ids of the jobs that have not ended, oldest first."""
+        return [found[0] for name in sorted((self.root / "queue").names()) if (found := re.findall(_ID, name))]
+
+    def lease(self, identity: str, seconds: float) -> Lease:
+        """The lease on a job: who has it may `take` the job."""
+        return Lease(self.job_folder(identity) / "lock.json", seconds)
+
+    def take(self, identity: str) -> HeldJob | None:
+        """Take a job from the runner that had it, whose changes fail from now on; None if the job has ended."""
+        place, runner = self._job_record(identity), secrets.token_hex(8)
+        while (found := place.head()) is not None and (job := self._job(identity)) is not None:
+            if job.status in ENDED:
+                self.close(job)
+                return None
+            held = HeldJob(place, job, found.tag)
+            try:
+                held.change(runner=runner)
+            except JobLost:
+                continue  # changed in between by the one who had it
+            return held
+        return None
+
+    def close(self, job: Job) -> None:
+        """Delete what an ended job no longer needs."""
+        folder = self.job_folder(job.id)
+        for name in {below.split("/")[0] for below in folder.names() if below.startswith("work")}:
+            (folder / name).delete_tree()
+        self._queued(job).delete()
+
     def sweep(self) -> None:
-        """Delete expired files, old jobs that have ended, and abandoned uploads."""
+        """Delete expired files, old jobs that have ended, and abandoned uploads; queue jobs of earlier versions."""
         now = self.now()
-        for name in _ids_in(self.root / "files"):
-            stored = self._file(name)
-            if stored is not None and stored.expires <= now:
-                self.delete_file(name)
-        for job in self.jobs():
-            if job.status in ENDED and job.created + self.config.keep_days * 86400 <= now:
-                _discard(self.job_folder(job.id), self.root / "uploads")
-        for upload in (self.root / "uploads").glob("*"):
-            with suppress(FileNotFoundError):
-                if upload.stat().st_mtime + ABANDONED_SECONDS <= now:
-                    shutil.rmtree(upload)
+        for stored in list(self._records(StoredFile, "files", "file.json")):
+            if stored.expires <= now:
+                self.delete_file(stored.id)
+        queued, jobs = set(self.queue()), self.jobs()
+        for job in jobs:
+            if job.status not in ENDED:
+                if job.id not in queued:  # of an earlier version, or its creator was killed in between
+                    self._queued(job).put("")
+            elif job.created + self.config.keep_days * 86400 <= now:
+                self.job_folder(job.id).delete_tree()
+        unfinished = {
+            file for job in jobs if job.status not in ENDED for file in (job.output_file_id, job.error_file_id)
+        }
+        self._sweep_uploads(now, unfinished)
+
+    def _sweep_uploads(self, now: float, spared: set[str]) -> None:
+        """Args: spared: results that become files when a runner goes on with their job."""
+        uploads = self.root / "uploads"
+        names = uploads.names()
+        begun = {name.removesuffix(".json") for name in names if name.endswith(".json")}
+        for identity in begun - spared:
+            try:
+                when = float(json.loads(self._upload(identity).read_text()))
+            except FileNotFoundError:
+                continue  # it has just become a file
+            if when + ABANDONED_SECONDS <= now:
+                if self._file(identity) is None:
+                    self.delete_file(identity)
+                (uploads / identity).delete_tree()
+                self._upload(identity).delete()
+        for name in names:  # earlier versions wrote the data itself here, below the id
+            identity = name.split("/")[0]
+            if "/" in name and re.fullmatch(_ID, identity) and identity not in begun:
+                self._upload(identity).put(json.dumps(now))
+
+    def _upload(self, identity: str) -> Location:
+        return self.root / "uploads" / f"{identity}.json"
+
+    def _file_record(self, identity: str) -> Location:
+        return self.root / "files" / identity / "file.json"
+
+    def _job_record(self, identity: str) -> Location:
+        return self.root / "jobs" / identity / "job.json"
+
+    def _queued(self, job: Job) -> Location:
+        return self.root / "queue" / f"{job.created:017.6f}-{job.id}"
 
     def _file(self, identity: str) -> StoredFile | None:
-        record = self._record(identity, "file-", self.root / "files" / identity / "file.json")
-        return None if record is None else StoredFile(**record)
+        return self._record(StoredFile, identity, "file-", self._file_record)
 
     def _job(self, identity: str) -> Job | None:
-        record = self._record(identity, "batch-", self.root / "jobs" / identity / "job.json")
-        return None if record is None else Job(**record)
+        return self._record(Job, identity, "batch-", self._job_record)
 
-    def _record(self, identity: str, kind: str, path: Path) -> dict[str, Any] | None:
-        if not (identity.startswith(kind) and _ID.fullmatch(identity)):
+    def _record(self, kind: type[Record], identity: str, start: str, place: Callable[[str], Location]) -> Record | None:
+        if not (identity.startswith(start) and re.fullmatch(_ID, identity)):
             return None
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return kind(**json.loads(place(identity).read_text()))
         except FileNotFoundError:
             return None
+
+    def _records(self, kind: type[Record], folder: str, name: str) -> Iterator[Record]:
+        """Every record of a kind, by one listing; only those that have changed are read."""
+        record = re.compile(rf"(?:^|/){folder}/{_ID}/{re.escape(name)}$")
+        for entry in (self.root / folder).entries():
+            if record.search(entry.key):
+                found = self._parsed(Location(self.root.store, entry.key), entry.tag)
+                if found is not None:
+                    yield kind(**found)
+
+
+class HeldJob:
+    """A job in the hands of one runner.
+
+    Attributes:
+        job: its record as it is in the store.
+    """
+
+    def __init__(self, place: Location, job: Job, tag: str):
+        self.job = job
+        self._place, self._tag = place, tag
+
+    def change(self, **changes: Any) -> None:
+        """Change fields of the record. Raises `JobLost` if another runner has taken the job."""
+        changed = dataclasses.replace(self.job, **changes)
+        if changed != self.job:
+            tag = self._place.swap(_to_json(changed), self._tag)
+            if tag is None:
+                raise JobLost(changed.id)
+            self.job, self._tag = changed, tag
+
+
+def _read(place: Location, tag: str) -> dict[str, Any] | None:
+    """Read a record; the tag is that of its object, so that a changed one is read again."""
+    try:
+        return dict(json.loads(place.read_text()))
+    except FileNotFoundError:
+        return None
+
+
+def _to_json(record: StoredFile | Job) -> str:
+    return json.dumps(dataclasses.asdict(record))
+
+
+def _no_such(what: str, identity: str) -> ApiError:
+    return ApiError(404, f"no such {what}: {identity[:64]!r}", code=f"{what}_not_found")
 
 
 def _owned(found: Record | None, owner: str, what: str, identity: str) -> Record:
     if found is None or found.owner != owner:
-        raise ApiError(404, f"no such {what}: {identity[:64]!r}", code=f"{what}_not_found")
+        raise _no_such(what, identity)
     return found
 
 
-def _oldest_first(found: Iterable[Record | None], owner: str | None = None) -> list[Record]:
+def _oldest_first(found: Iterable[Record], owner: str | None = None) -> list[Record]:
     """Return the records of an owner, or all of them."""
-    mine = [one for one in found if one is not None and owner in (None, one.owner)]
+    mine = [one for one in found if owner in (None, one.owner)]
     return sorted(mine, key=lambda one: (one.created, one.id))
-
-
-def _ids_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.glob("*-*") if _ID.fullmatch(path.name)]
-
-
-def _discard(folder: Path, scratch: Path) -> None:
-    """Delete a folder, which disappears at once by a rename."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    doomed = scratch / f"gone-{secrets.token_hex(8)}"
-    with suppress(FileNotFoundError):
-        folder.rename(doomed)
-        shutil.rmtree(doomed)

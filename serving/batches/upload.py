@@ -1,4 +1,4 @@
-"""Streams the file of an upload form to disk as it arrives; memory holds one block, whatever the file's size.
+"""Streams the file of an upload form to its place as it arrives; memory holds one block, whatever the file's size.
 
 Starlette's forms would first write a file of any size to the machine's temporary folder.
 """
@@ -17,6 +17,7 @@ from serving.errors import ApiError, invalid
 
 _FIELDS = 16
 _FIELD_BYTES = 4096
+_START_BYTES = 4
 
 
 @dataclass(kw_only=True)
@@ -27,11 +28,13 @@ class Form:
         fields: text fields, by name.
         filename: the client's name for the file; "" for none.
         size: the file's size in bytes.
+        start: the file's first bytes, four or fewer.
     """
 
     fields: dict[str, str] = field(default_factory=dict)
     filename: str = ""
     size: int = 0
+    start: bytes = b""
 
 
 async def receive_form(content_type: str, body: AsyncIterator[bytes], file: BinaryIO, limit: int, setting: str) -> Form:
@@ -120,6 +123,8 @@ class _FormReader:
             if self.form.size > self._limit:
                 message = f"the file has more than {self._limit:,} bytes ({self._setting})"
                 raise ApiError(413, message, code="file_too_large", param="file")
+            if len(self.form.start) < _START_BYTES:
+                self.form.start = (self.form.start + data[start:end])[:_START_BYTES]
             self._blocks.append(data[start:end])
         elif len(self._text) + end - start > _FIELD_BYTES:
             raise _invalid_form(f"a field has more than {_FIELD_BYTES} bytes")

@@ -46,6 +46,11 @@ def failure(request_id: str, route: str, error: BaseException) -> None:
     _failures.error("request %s to %s failed\n%s", request_id, route, without_messages(error))
 
 
+def store_failure(error: OSError) -> None:
+    """Log that the store of files and batches is out of reach: its message names the place and what to do."""
+    _failures.error("%s", error)
+
+
 def scoring_failure(error: BaseException) -> None:
     """Log an exception that the filters raised on a single sample."""
     _failures.error("the filters failed on a sample\n%s", without_messages(error))

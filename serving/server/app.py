@@ -15,8 +15,10 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from polite_flamingo.storage.visibility import PathUnavailable
 from serving.backends.base import Backend
 from serving.batches import routes as batches
+from serving.batches.store import BatchStore
 from serving.chat import routes as chat
 from serving.chat.images import ImageLoader
 from serving.chat.responses import ERRORS
@@ -56,6 +58,8 @@ def create_app(config: ServiceConfig, backend: Backend, *, send_request_id: bool
         redirect_slashes=False,
     )
     app.state.config, app.state.backend, app.state.metrics = config, backend, metrics.Metrics()
+    batches_config = config.serving.batches
+    app.state.batches = BatchStore(batches_config) if batches_config.folder else None
     app.state.images = ImageLoader(config.serving.limits, config.serving.remote_images)
     app.state.started, app.state.fingerprint = int(time.time()), chat.fingerprint(config.serving)
 
@@ -72,6 +76,7 @@ def create_app(config: ServiceConfig, backend: Backend, *, send_request_id: bool
     for routes in (chat, rewrite, batches, metrics, reference, page):
         app.include_router(routes.router)
     app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(PathUnavailable, _store_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     if config.serving.access.keys:
@@ -108,6 +113,13 @@ async def _api_error(request: Request, error: Exception) -> Response:
     if error.status == 500:  # the client gets the message, the log the cause
         logs.failure(request.state.request_id, getattr(request.scope.get("route"), "path", "none"), error)
     return JSONResponse(error.body(), error.status, error.headers())
+
+
+async def _store_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PathUnavailable)
+    logs.store_failure(error)
+    message = "the store of files and batches is out of reach; try again later"
+    return await _api_error(request, ApiError(503, message, "server_error", "store_unavailable", retry_after=30))
 
 
 async def _validation_error(request: Request, error: Exception) -> Response:

@@ -5,7 +5,7 @@
     rewriting  the same for Polite Flamingo
     scoring    the filters' models
     board      collects the metrics of all replicas, for /metrics; one small process
-    bulk       runs bulk jobs, if a folder for them is configured; one small process
+    bulk       runs bulk jobs, if a place for them is configured; one small process
 
 Serve's router sends a request to the less loaded of two replicas, starts and stops replicas as `ReplicasConfig` says,
 and lets a stopping replica finish its streams. `RayBackend` adds retries: a request whose replica dies is sent to
@@ -121,7 +121,7 @@ class ScoringReplica:
 
 
 class BatchReplica:
-    """Runs the bulk jobs of a folder; only one process may."""
+    """Runs bulk jobs. Its place on a lost node is taken by another replica, which goes on with its jobs."""
 
     async def __init__(self, config: ServiceConfig):  # type: ignore[misc]  # Serve awaits it; the runner needs its loop
         from serving.batches.runner import BatchRunner
@@ -139,7 +139,7 @@ class BatchReplica:
 
 
 class Ingress:
-    """The HTTP side. It never calls `bulk`, which is bound only to be deployed: they share the folder of jobs."""
+    """The HTTP side. It never calls `bulk`, which is bound only to be deployed: they share the store of jobs."""
 
     def __init__(
         self,

@@ -34,10 +34,14 @@ def line(custom_id: str, raw: str = "a plain row", **body: Any) -> str:
 class Site:
     """A service on a port, with two keys."""
 
-    def __init__(self, config: ServiceConfig, folder: Path):
-        made = {name: new_key(name) for name in ("ann", "bob")}
-        write_keys(folder / "keys.json", [key for _, key in made.values()])
-        self.secrets = {name: secret for name, (secret, _) in made.items()}
+    def __init__(self, config: ServiceConfig, folder: Path, other: Site | None = None):
+        """Args: folder: of the file of keys. other: a service that uses this file already."""
+        if other is None:
+            made = {name: new_key(name) for name in ("ann", "bob")}
+            write_keys(folder / "keys.json", [key for _, key in made.values()])
+            self.secrets = {name: secret for name, (secret, _) in made.items()}
+        else:
+            self.secrets = other.secrets
         access = AccessConfig(keys=str(folder / "keys.json"), log=False)
         self.config = replace(config, serving=replace(config.serving, access=access))
         self.store = BatchStore(config.serving.batches)
@@ -54,9 +58,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(config: ServiceConfig, folder: Path) -> Iterator[Site]:
-    """A service without a runner."""
-    made = Site(config, folder)
+def site(config: ServiceConfig, folder: Path, other: Site | None = None) -> Iterator[Site]:
+    """A service without a runner; see `Site`."""
+    made = Site(config, folder, other)
     thread = threading.Thread(target=made.server.run)
     thread.start()
     try:

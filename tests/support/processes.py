@@ -18,6 +18,25 @@ def descendants(named: str) -> list[psutil.Process]:
     return found
 
 
+def builds_into(out: str) -> list[psutil.Process]:
+    """Return the processes of builds with this `--out`, started by whichever process."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if f"--out={out}" in line and "serving.batches.processes" not in line and is_alive(process):
+                found.append(process)
+    return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def family(pid: int) -> list[psutil.Process]:
     """Return a process and its descendants, itself first."""
     oldest = psutil.Process(pid)

@@ -12,11 +12,12 @@ from serving.batches import build_files
 from serving.batches.runner import BatchRunner
 from serving.config import BatchesConfig, LimitsConfig, ServiceConfig, ServingConfig
 
+LEASE_SECONDS = 2.0
 TINY_BUILD = (sys.executable, str(Path(__file__).with_name("tiny_build.py")))
 
 
-def bulk_config(folder: Path, **batches: object) -> ServiceConfig:
-    """Return the config of a service without models, whose jobs are in `folder`."""
+def bulk_config(folder: Path | str, **batches: object) -> ServiceConfig:
+    """Return the config of a service without models, whose jobs are in `folder`, which may be in a bucket."""
     model = RewriterConfig(flamingo=FlamingoConfig(vision="none", language_model="none", tokenizer="none"))
     settings = replace(BatchesConfig(folder=str(folder)), **batches)
     limits = LimitsConfig(body_bytes=20_000, text_characters=2000, images=4)
@@ -26,11 +27,11 @@ def bulk_config(folder: Path, **batches: object) -> ServiceConfig:
 def runner(config: ServiceConfig) -> BatchRunner:
     """Return a runner of tiny builds with tiny shards."""
     build_files.SHARD_ROWS = 5
-    return BatchRunner(config, build=TINY_BUILD, poll_seconds=0.02)
+    return BatchRunner(config, build=TINY_BUILD, poll_seconds=0.02, lease_seconds=LEASE_SECONDS, pauses=(0.0, 0.0))
 
 
 async def main() -> None:
-    runner(bulk_config(Path(sys.argv[1]))).start()
+    runner(bulk_config(sys.argv[1])).start()
     await asyncio.Event().wait()
 
 

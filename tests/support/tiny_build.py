@@ -24,6 +24,7 @@ from polite_flamingo.storage.ledger import (
     commit_shard,
     read_manifest,
 )
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import read_shard
 
 SCORES = {
@@ -33,12 +34,12 @@ SCORES = {
 """Scores that pass every threshold."""
 
 
-def outcome(row: Sample, shard: str, index: int, out: Path) -> Sample | Quarantined:
+def outcome(row: Sample, shard: str, index: int, out: Location) -> Sample | Quarantined:
     """Return a row as the build leaves it."""
     while "wait" in row.response and not (out / "released").exists():
         time.sleep(0.01)
     if "kill" in row.response and not (out / "killed").exists():
-        (out / "killed").touch()
+        (out / "killed").put("")
         os.kill(os.getpid(), signal.SIGKILL)
     if "raise" in row.response:
         detail = f"{row.key}: RuntimeError: cannot digest it"
@@ -54,12 +55,12 @@ def main() -> None:
     profile = yaml.safe_load(Path(options.profile).read_text())
     assert set(profile) >= {"rewriter", "scoring", "thresholds"}
     layout = OutputLayout(root=options.out)
-    with exclusive(layout.root):
+    with exclusive(layout.root, lease_seconds=2.0):
         for name, path in shard_names(options.input).items():
             if layout.manifest(name).exists():
                 continue
             rows = [
-                row if isinstance(row, Quarantined) else outcome(row, str(path), index, Path(options.out))
+                row if isinstance(row, Quarantined) else outcome(row, str(path), index, layout.root)
                 for index, row in enumerate(read_shard(path))
             ]
             commit_shard(

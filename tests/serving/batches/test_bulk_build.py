@@ -49,12 +49,12 @@ def test_a_job_by_the_true_build(tmp_path: Path) -> None:
         "too long": {"instruction": "Say it nicely.", "raw": "on and on " * 2000},
     }
     store = BatchStore(config.serving.batches)
-    upload = store.new_upload()
-    with (upload / "data").open("w") as file:
-        for name, body in contents.items():
-            line = {"custom_id": name, "method": "POST", "url": "/v1/rewrite", "body": body}
-            file.write(json.dumps(line) + "\n")
-    job = store.create_job("", store.add_file(upload, "", "lines", "batch").id, "/v1/rewrite", "24h", None)
+    file = store.new_file()
+    lines = [
+        {"custom_id": name, "method": "POST", "url": "/v1/rewrite", "body": body} for name, body in contents.items()
+    ]
+    store.data(file).put("".join(json.dumps(line) + "\n" for line in lines))
+    job = store.create_job("", store.add_file(file, "", "lines", "batch").id, "/v1/rewrite", "24h", None)
 
     async def run() -> None:
         runner = BatchRunner(config)
@@ -70,8 +70,8 @@ def test_a_job_by_the_true_build(tmp_path: Path) -> None:
     [error] = [json.loads(line) for line in store.data(job.error_file_id).read_text().splitlines()]
     assert (error["custom_id"], error["error"]["code"]) == ("too long", "text_too_long")
 
-    lines = [json.loads(line) for line in store.data(job.output_file_id).read_text().splitlines()]
-    found = {line["custom_id"]: line["response"]["body"] for line in lines}
+    results = [json.loads(line) for line in store.data(job.output_file_id).read_text().splitlines()]
+    found = {line["custom_id"]: line["response"]["body"] for line in results}
     rewriter, scorer = Rewriter(config.rewriter), Scorer(config.scoring)
     for name in ("caption", "answer", "text"):
         images = [png(1)] if "image" in contents[name] else []

@@ -6,7 +6,6 @@ The service is real, on a port; the build is `tiny_build.py`, in a process of it
 from __future__ import annotations
 
 import gzip
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +37,7 @@ def test_a_job_from_upload_to_download(shared: Site) -> None:
     )
     job = start(client, file, metadata={"who": "ann"})
     assert (job.status, job.metadata, job.output_file_id) == ("validating", {"who": "ann"}, None)
-    run(shared.config, ended(client, job))
+    run(shared.config, lambda: job.id not in shared.store.queue())
     names = {f"row {number}" for number in range(11)} | {"pictured", "poison", "blind", "broken"}
     job = client.batches.retrieve(job.id)
     assert job.status == "completed" and job.errors is None
@@ -59,8 +58,10 @@ def test_a_job_from_upload_to_download(shared: Site) -> None:
     assert all(one["response"]["body"]["error"]["message"] == one["error"]["message"] for one in wrong)
     counts = job.request_counts
     assert counts is not None and (counts.total, counts.completed, counts.failed) == (18, 12, 6)
-    assert not list(shared.store.job_folder(job.id).glob("work")), "the work is done and its files are gone"
-    assert shared.store.root.stat().st_mode & 0o777 == 0o700, "others on this machine must not read what clients sent"
+    left = {name for name in shared.store.job_folder(job.id).names() if name.startswith("work")}
+    assert not left, "the work is done and its files are gone"
+    root = shared.store.root.local
+    assert root and root.stat().st_mode & 0o777 == 0o700, "others on this machine must not read what clients sent"
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.files.retrieve(file.id)
@@ -122,10 +123,10 @@ def test_lists_come_in_pages(tmp_path: Path) -> None:
     ],
 )
 def test_an_upload_that_does_not_fit_leaves_nothing(shared: Site, change: dict[str, Any], says: str) -> None:
-    before = list(shared.store.root.glob("*/file-*"))
+    before = {*(shared.store.root / "files").names(), *(shared.store.root / "uploads").names()}
     with pytest.raises(openai.APIStatusError, match=says):
         upload(shared.client(), line("a"), **change)
-    assert list(shared.store.root.glob("*/file-*")) == before
+    assert {*(shared.store.root / "files").names(), *(shared.store.root / "uploads").names()} == before
 
 
 def test_a_key_has_so_much_room(tmp_path: Path) -> None:
@@ -173,30 +174,67 @@ def test_jobs_that_have_nothing_to_do(shared: Site) -> None:
     accounted(client, jobs[2], [None, None])  # type: ignore[arg-type]
 
 
-def test_old_files_and_jobs_are_swept(tmp_path: Path) -> None:
-    config = BatchesConfig(folder=str(tmp_path), keep_days=2)
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where files and jobs are."""
+    return str(tmp_path / "jobs") if request.param == "folder" else str(request.getfixturevalue("bucket"))
+
+
+def test_old_files_and_jobs_are_swept(place: str) -> None:
+    config = BatchesConfig(folder=place, keep_days=2)
     now = 1_000_000.0
     store = BatchStore(config, lambda: now)
 
     def added(keep: float | None) -> str:
-        upload = store.new_upload()
-        (upload / "data").write_bytes(b"x")
-        return store.add_file(upload, "ann", "a", "batch", keep).id
+        identity = store.new_file()
+        store.data(identity).put(b"x")
+        return store.add_file(identity, "ann", "a", "batch", keep).id
 
     soon, later = added(3600), added(None)
     job, running = (store.create_job("ann", later, "/v1/rewrite", "24h", None) for _ in range(2))
-    store.save(replace(job, status="completed"))
-    abandoned = store.new_upload()
-    os.utime(abandoned, (now, now))
+    held = store.take(job.id)
+    assert held
+    held.change(status="completed")
+    store.close(held.job)
+    abandoned = store.new_file()
+    store.data(abandoned).put(b"x")
+    (store.root / "uploads" / ("file-" + "0" * 32) / "data").put(b"of an earlier version")
     now += 3600
     store.sweep()
-    assert [one.id for one in store.files("ann")] == [later] and abandoned.exists()
+    assert [one.id for one in store.files("ann")] == [later] and store.data(abandoned).head()
     with pytest.raises(ApiError):
         store.file(soon, "ann")
     now += 48 * 3600
     store.sweep()
     assert not store.files("ann") and [one.id for one in store.jobs()] == [running.id]
-    assert not any((tmp_path / "uploads").iterdir())
+    assert store.queue() == [running.id]
+    assert not (store.root / "uploads").names() and not (store.root / "files").names()
+
+
+def test_servers_without_a_common_disk_answer_alike(place: str, tmp_path: Path) -> None:
+    """What one ingress replica was told, every other knows; only the store has it."""
+    with site(bulk_config(place), tmp_path) as first, site(bulk_config(place), tmp_path, first) as second:
+        here, there = first.client(), second.client()
+        file = upload(here, line("a"), line("b"))
+        assert there.files.retrieve(file.id) == file
+        assert there.files.content(file.id).read() == b"\n".join([line("a").encode(), line("b").encode()])
+        job = start(there, file)
+        assert here.batches.retrieve(job.id) == job
+        assert [one.id for one in here.batches.list()] == [job.id]
+        assert here.batches.cancel(job.id).status == "cancelling"
+        assert there.batches.retrieve(job.id).cancelling_at
+        there.files.delete(file.id)
+        with pytest.raises(openai.NotFoundError):
+            here.files.retrieve(file.id)
+
+
+def test_a_store_out_of_reach_is_said(s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    with site(bulk_config("s3://no-such-bucket/jobs"), tmp_path) as made:
+        with pytest.raises(openai.InternalServerError, match="out of reach; try again later") as refused:
+            made.client().files.list()
+        assert refused.value.status_code == 503
 
 
 def test_a_server_without_a_folder_says_so(tmp_path: Path) -> None:

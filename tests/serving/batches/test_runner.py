@@ -1,22 +1,28 @@
-"""Bulk jobs that are cancelled or expire, builds that die, and runners that are stopped, killed or started twice."""
+"""Bulk jobs that are cancelled or expire, builds that die, and runners that are stopped, killed, asleep or many."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import psutil
+import pytest
 
-from serving.batches.processes import builds_of
+from serving.batches.build_files import output_of
 from serving.batches.runner import BatchRunner
+from serving.batches.store import BatchStore, HeldJob
 from tests.support.bulk_site import Site, accounted, ended, line, run, site, start, upload
 from tests.support.patience import wait_until
+from tests.support.processes import builds_into, is_alive
 from tests.support.run_batches import bulk_config, runner
 
 
@@ -27,10 +33,19 @@ def waiting_job(client: openai.OpenAI) -> tuple[Any, set[str]]:
     return start(client, upload(client, *lines)), set(names)
 
 
-def building(folder: Path, *before: int) -> int:
-    """Return the id of a new build's process once its first shard is finished; else 0."""
-    finished = list(folder.glob("work/out/manifests/*.json"))
-    return next((pid for pid in builds_of(folder / "work" / "out") if finished and pid not in before), 0)
+def building(store: BatchStore, job_id: str, *before: psutil.Process) -> psutil.Process | None:
+    """Return a new build's process once its first shard is finished."""
+    job = next(one for one in store.jobs() if one.id == job_id)
+    work = store.job_folder(job_id) / job.work
+    finished = job.status == "in_progress" and output_of(work).finished()
+    new = [one for one in builds_into(str(work / "out")) if one not in before] if finished else []
+    return new[0] if new else None
+
+
+def release(store: BatchStore, job_id: str) -> None:
+    """Let the rows go on that wait."""
+    job = next(one for one in store.jobs() if one.id == job_id)
+    (store.job_folder(job_id) / job.work / "out" / "released").put("")
 
 
 def test_a_job_that_is_cancelled_keeps_what_it_has(shared: Site) -> None:
@@ -39,13 +54,13 @@ def test_a_job_that_is_cancelled_keeps_what_it_has(shared: Site) -> None:
     names = [f"row {number}" for number in range(14)]
     lines = [line(name, "wait" if name == "row 11" else "a row") for name in names]
     job = start(client, upload(client, *lines[:4], b"{}", *lines[4:]))
-    process: list[psutil.Process] = []
+    process: list[psutil.Process | None] = []
 
     def finished() -> bool:
         shown = client.batches.retrieve(job.id)
         if shown.request_counts and shown.request_counts.completed == 10 and shown.status == "in_progress":
             assert shown.request_counts.failed == 1 and shown.request_counts.total == 15
-            process.append(psutil.Process(building(shared.store.job_folder(job.id))))
+            process.append(building(shared.store, job.id))
             client.batches.cancel(job.id)
         return ended(client, job)()
 
@@ -53,7 +68,7 @@ def test_a_job_that_is_cancelled_keeps_what_it_has(shared: Site) -> None:
     job, good, bad = accounted(client, job, {*names, None})
     assert job.status == "cancelled" and [one["custom_id"] for one in good] == names[:10]
     assert {one["error"]["code"] for one in bad} == {"batch_cancelled", "invalid_value"}
-    assert not process[0].is_running()
+    assert process[0] and not is_alive(process[0])
 
 
 def test_a_job_that_takes_too_long_expires_with_what_it_has(tmp_path: Path) -> None:
@@ -85,11 +100,17 @@ def test_a_build_that_dies_is_started_again_and_one_that_cannot_work_fails(share
     assert job.status == "completed" and len(good) == 12
 
     job = start(client, upload(client, line("a"), b"{"))
-    broken = BatchRunner(shared.config, build=(sys.executable, "-c", "raise SystemExit(2)"), poll_seconds=0.02)
+    broken = BatchRunner(
+        shared.config,
+        build=(sys.executable, "-c", "print('no room'); raise SystemExit(2)"),
+        poll_seconds=0.02,
+        pauses=(0.0,),
+    )
     run(shared.config, ended(client, job), broken)
     job, _, bad = accounted(client, job, {"a", None})
     assert job.status == "failed" and job.errors.data[0].code == "build_failed"
     assert {one["error"]["code"] for one in bad} == {"batch_failed", "invalid_json"}
+    assert (shared.store.job_folder(job.id) / "build.log").read_text() == "no room\n" * 2
 
 
 def test_a_job_of_which_every_line_fails_is_completed_with_its_errors(shared: Site) -> None:
@@ -101,75 +122,131 @@ def test_a_job_of_which_every_line_fails_is_completed_with_its_errors(shared: Si
     assert job.status == "completed" and {one["error"]["code"] for one in bad} == {"rewriting_failed"}
 
 
-def test_a_runner_that_is_killed_loses_no_line(shared: Site) -> None:
-    """Killed once while its build works, which goes on alone, and once more after that was taken over."""
-    client = shared.client()
+@pytest.fixture(params=["folder", "bucket"])
+def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A service whose jobs are in a folder, and one whose jobs are in a bucket."""
+    place = tmp_path / "jobs" if request.param == "folder" else request.getfixturevalue("bucket")
+    with site(bulk_config(place), tmp_path) as made:
+        yield made
+
+
+def test_a_runner_that_is_killed_loses_no_line(anywhere: Site) -> None:
+    """Its build ends with it, and the next runner goes on as soon as the lease has run out."""
+    client = anywhere.client()
     job, names = waiting_job(client)
-    folder = shared.store.job_folder(job.id)
-    orphans: list[int] = []
+    builds: list[psutil.Process] = []
     for _ in range(2):
-        with subprocess.Popen([sys.executable, "-m", "tests.support.run_batches", str(shared.store.root)]) as killed:
-            wait_until(lambda: building(folder, *orphans))
+        with subprocess.Popen([sys.executable, "-m", "tests.support.run_batches", str(anywhere.store.root)]) as killed:
+            wait_until(lambda: building(anywhere.store, job.id, *builds))
+            builds.append(building(anywhere.store, job.id, *builds))  # type: ignore[arg-type]
             killed.send_signal(signal.SIGKILL)
-        orphans.append(building(folder, *orphans))
-        assert orphans[-1] and psutil.pid_exists(orphans[-1]), (
-            "the build outlives its runner: the next one has to deal with that"
-        )
-    assert len(set(orphans)) == 2 and not is_alive(orphans[0])
+        wait_until(lambda: not is_alive(builds[-1]))
 
     def finished() -> bool:
-        if building(folder, *orphans):
-            (folder / "work" / "out" / "released").touch()
+        if building(anywhere.store, job.id, *builds):
+            release(anywhere.store, job.id)
         return ended(client, job)()
 
-    run(shared.config, finished)
-    assert not is_alive(orphans[1])
+    run(anywhere.config, finished)
     job, good, _ = accounted(client, job, names)
     assert job.status == "completed" and len(good) == 15
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def test_a_runner_that_slept_past_its_lease_changes_nothing(anywhere: Site) -> None:
+    """It is stopped before it has noticed that its build is done; meanwhile another runner ends the job."""
+    client = anywhere.client()
+    job, names = waiting_job(client)
+    with subprocess.Popen([sys.executable, "-m", "tests.support.run_batches", str(anywhere.store.root)]) as sleeper:
+        wait_until(lambda: building(anywhere.store, job.id))
+        build = building(anywhere.store, job.id)
+        sleeper.send_signal(signal.SIGSTOP)
+        release(anywhere.store, job.id)
+        wait_until(lambda: build is None or not is_alive(build))
+        run(anywhere.config, ended(client, job))
+        before = accounted(client, job, names)
+        files = [one.id for one in client.files.list()]
+        sleeper.send_signal(signal.SIGCONT)
+        other = start(client, upload(client, line("a")))
+        wait_until(ended(client, other))  # by the one who woke: nobody else is there
+        assert accounted(client, job, names) == before
+        assert [one.id for one in client.files.list() if one.id in files] == files
+        sleeper.kill()
+
+
+def test_a_runner_that_is_killed_while_it_writes_results_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it wrote is in nobody's list, and is swept a day later."""
+    with site(bulk_config(tmp_path / "jobs"), tmp_path) as made:
+        client = made.client()
+        job = start(client, upload(client, line("a"), b"{"))
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchStore, "add_file", lambda *_, **__: 1 / 0)  # as good as a kill: nothing comes after it
+            patch.setattr(BatchRunner, "_end", _without_errors)
+            run(made.config, lambda: bool(made.store.jobs()[0].written))
+        assert [one.purpose for one in client.files.list()] == ["batch"]
+        assert client.batches.retrieve(job.id).status == "finalizing"
+        made.store.now = lambda: time.time() + 2 * 86400
+        made.store.sweep()
+        run(made.config, lambda: not made.store.queue())
+        accounted(client, job, {"a", None})
+        assert not (made.store.root / "uploads").names()
+
+
+async def _without_errors(self: BatchRunner, held: HeldJob) -> None:
+    await self._finish(held, held.job.ending or await self._process(held))
 
 
 def test_a_runner_that_stops_ends_its_build_and_the_next_goes_on(shared: Site) -> None:
     client = shared.client()
     job, names = waiting_job(client)
-    folder = shared.store.job_folder(job.id)
-    run(shared.config, lambda: bool(building(folder)))
-    assert not building(folder)
+    run(shared.config, lambda: bool(building(shared.store, job.id)))
+    assert not building(shared.store, job.id)
     assert client.batches.retrieve(job.id).status == "in_progress"
-    (folder / "work" / "out" / "released").touch()
+    release(shared.store, job.id)
     run(shared.config, ended(client, job))
     assert accounted(client, job, names)[0].status == "completed"
 
 
-def test_two_runners_do_not_share_a_folder(shared: Site) -> None:
-    """The second runner waits until the first has ended, as during a redeployment."""
+def test_runners_share_the_jobs_of_a_folder(shared: Site) -> None:
+    """Each job has one runner at a time; when that stops, as in a redeployment, another goes on."""
     client = shared.client()
-    job, names = waiting_job(client)
-    folder = shared.store.job_folder(job.id)
+    jobs, names = zip(*(waiting_job(client) for _ in range(2)), strict=True)
 
     async def both() -> None:
         first, second = runner(shared.config), runner(shared.config)
         first.start()
-        while not (old := building(folder)):
-            await asyncio.sleep(0.02)
         second.start()
-        for _ in range(20):
+        while not all(building(shared.store, job.id) for job in jobs):
             await asyncio.sleep(0.02)
-            assert building(folder) == old
+        builds = [building(shared.store, job.id) for job in jobs]
         await first.stop()
-        while not building(folder, old):
-            await asyncio.sleep(0.02)
-        (folder / "work" / "out" / "released").touch()
-        while not await asyncio.to_thread(ended(client, job)):
+        assert len([build for build in builds if build and is_alive(build)]) == 1
+        for job in jobs:
+            release(shared.store, job.id)
+        while not await asyncio.to_thread(ended(client, *jobs)):
             await asyncio.sleep(0.02)
         await second.stop()
 
     asyncio.run(both())
-    accounted(client, job, names)
+    for job, expected in zip(jobs, names, strict=True):
+        accounted(client, job, expected)
+
+
+def test_a_job_of_an_earlier_version_is_finished(tmp_path: Path) -> None:
+    """It had no queue, and its work was in WORK; the input is a copy, with the names as they were."""
+    with site(bulk_config(tmp_path / "jobs"), tmp_path) as made:
+        client = made.client()
+        job, names = waiting_job(client)
+        run(made.config, lambda: bool(building(made.store, job.id)))
+        folder = tmp_path / "jobs" / "jobs" / job.id
+        [work] = folder.glob("work-*")
+        work.rename(folder / "work")
+        record = json.loads((folder / "job.json").read_text())
+        for name in ("work", "written", "runner"):
+            del record[name]
+        (folder / "job.json").write_text(json.dumps(record))
+        shutil.rmtree(tmp_path / "jobs" / "queue")
+        release(made.store, job.id)
+        run(made.config, ended(client, job))
+        assert accounted(client, job, names)[0].status == "completed"
