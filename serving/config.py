@@ -91,11 +91,12 @@ class BatchesConfig:
     """Bulk jobs (OpenAI's Batch API).
 
     Attributes:
-        folder: folder of uploaded files, jobs and results; "" turns bulk jobs off.
+        folder: folder of uploaded files, jobs and results, or an address such as s3://bucket/jobs, which replicas on
+            several machines need unless they share a disk; "" turns bulk jobs off.
         file_bytes: maximum size of an uploaded file.
         key_bytes: maximum size of all files that a key has uploaded and not deleted.
         lines: maximum per job.
-        at_once: jobs that run at the same time; others wait.
+        at_once: jobs that a service runs at the same time; others wait.
         waiting: maximum unfinished jobs per key; more get 429.
         keep_days: age at which files and jobs are deleted.
     """
@@ -116,6 +117,8 @@ class ReplicasConfig:
     Attributes:
         min: minimum number of replicas.
         max: maximum number of replicas; if it exceeds `min`, the number follows the requests under way.
+        per_node: maximum number of replicas on one machine, where the next one then waits for another machine; 0 for no
+            limit. Serve spreads replicas over machines in any case, as far as there is room.
         cpus: logical CPUs per replica.
         gpus: GPUs per replica.
         ongoing: maximum requests under way per replica; others wait in the router. 0 means 128, or for engines as many
@@ -128,6 +131,7 @@ class ReplicasConfig:
 
     min: int = 1
     max: int = 1
+    per_node: int = 0
     cpus: float = 0.5
     gpus: float = 0.0
     ongoing: int = 0
@@ -138,8 +142,8 @@ class ReplicasConfig:
 
     def __post_init__(self) -> None:
         """Raise ValueError for invalid numbers."""
-        if not 1 <= self.min <= self.max or self.ongoing < 0 or self.queued < 1:
-            raise ValueError("scale: needs 1 <= min <= max, ongoing >= 0 and queued >= 1")
+        if not 1 <= self.min <= self.max or self.ongoing < 0 or self.queued < 1 or not 0 <= self.per_node <= 100:
+            raise ValueError("scale: needs 1 <= min <= max, 0 <= per_node <= 100, ongoing >= 0 and queued >= 1")
 
 
 @dataclass(frozen=True, kw_only=True)

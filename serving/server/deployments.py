@@ -8,7 +8,7 @@
     bulk       runs bulk jobs, if a place for them is configured; one small process
 
 Serve's router sends a request to the less loaded of two replicas, starts and stops replicas as `ReplicasConfig` says,
-and lets a stopping replica finish its streams. `RayBackend` adds retries: a request whose replica dies is sent to
+spreads them over the machines, and lets a stopping replica finish its streams. `RayBackend` adds retries: a request whose replica dies is sent to
 another one and resumes where it was.
 
     serve deploy serving/tiny.yaml      on a cluster: `app` below builds the application from `args`
@@ -212,6 +212,7 @@ def _deployment(replica: type, name: str, replicas: ReplicasConfig, drain_second
     return serve.deployment(
         name=name,
         ray_actor_options={"num_cpus": replicas.cpus, "num_gpus": replicas.gpus},
+        max_replicas_per_node=replicas.per_node or None,
         max_ongoing_requests=ongoing,
         max_queued_requests=replicas.queued,
         graceful_shutdown_timeout_s=drain_seconds,
