@@ -122,47 +122,48 @@ def test_a_job_of_which_every_line_fails_is_completed_with_its_errors(shared: Si
     assert job.status == "completed" and {one["error"]["code"] for one in bad} == {"rewriting_failed"}
 
 
-@pytest.fixture(params=["folder", "bucket"])
-def anywhere(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
-    """A service whose jobs are in a folder, and one whose jobs are in a bucket."""
-    place = tmp_path / "jobs" if request.param == "folder" else request.getfixturevalue("bucket")
-    with site(bulk_config(place), tmp_path) as made:
+@pytest.fixture
+def in_a_bucket(bucket: str, tmp_path: Path) -> Iterator[Site]:
+    """A service whose files and jobs are in a bucket."""
+    with site(bulk_config(bucket), tmp_path) as made:
         yield made
 
 
-def test_a_runner_that_is_killed_loses_no_line(anywhere: Site) -> None:
+def test_a_runner_that_is_killed_loses_no_line(in_a_bucket: Site) -> None:
     """Its build ends with it, and the next runner goes on as soon as the lease has run out."""
-    client = anywhere.client()
+    client = in_a_bucket.client()
     job, names = waiting_job(client)
     builds: list[psutil.Process] = []
     for _ in range(2):
-        with subprocess.Popen([sys.executable, "-m", "tests.support.run_batches", str(anywhere.store.root)]) as killed:
-            wait_until(lambda: building(anywhere.store, job.id, *builds))
-            builds.append(building(anywhere.store, job.id, *builds))  # type: ignore[arg-type]
+        with subprocess.Popen(
+            [sys.executable, "-m", "tests.support.run_batches", str(in_a_bucket.store.root)]
+        ) as killed:
+            wait_until(lambda: building(in_a_bucket.store, job.id, *builds))
+            builds.append(building(in_a_bucket.store, job.id, *builds))  # type: ignore[arg-type]
             killed.send_signal(signal.SIGKILL)
         wait_until(lambda: not is_alive(builds[-1]))
 
     def finished() -> bool:
-        if building(anywhere.store, job.id, *builds):
-            release(anywhere.store, job.id)
+        if building(in_a_bucket.store, job.id, *builds):
+            release(in_a_bucket.store, job.id)
         return ended(client, job)()
 
-    run(anywhere.config, finished)
+    run(in_a_bucket.config, finished)
     job, good, _ = accounted(client, job, names)
     assert job.status == "completed" and len(good) == 15
 
 
-def test_a_runner_that_slept_past_its_lease_changes_nothing(anywhere: Site) -> None:
+def test_a_runner_that_slept_past_its_lease_changes_nothing(shared: Site) -> None:
     """It is stopped before it has noticed that its build is done; meanwhile another runner ends the job."""
-    client = anywhere.client()
+    client = shared.client()
     job, names = waiting_job(client)
-    with subprocess.Popen([sys.executable, "-m", "tests.support.run_batches", str(anywhere.store.root)]) as sleeper:
-        wait_until(lambda: building(anywhere.store, job.id))
-        build = building(anywhere.store, job.id)
+    with subprocess.Popen([sys.executable, "-m", "tests.support.run_batches", str(shared.store.root)]) as sleeper:
+        wait_until(lambda: building(shared.store, job.id))
+        build = building(shared.store, job.id)
         sleeper.send_signal(signal.SIGSTOP)
-        release(anywhere.store, job.id)
+        release(shared.store, job.id)
         wait_until(lambda: build is None or not is_alive(build))
-        run(anywhere.config, ended(client, job))
+        run(shared.config, ended(client, job))
         before = accounted(client, job, names)
         files = [one.id for one in client.files.list()]
         sleeper.send_signal(signal.SIGCONT)
