@@ -8,8 +8,8 @@
     bulk       runs bulk jobs, if a place for them is configured; one small process
 
 Serve's router sends a request to the less loaded of two replicas, starts and stops replicas as `ReplicasConfig` says,
-spreads them over the machines, and lets a stopping replica finish its streams. `RayBackend` adds retries: a request whose replica dies is sent to
-another one and resumes where it was.
+spreads them over the machines, and lets a stopping replica finish its streams. `RayBackend` adds retries: a request
+whose replica dies is sent to another one and resumes where it was.
 
     serve deploy serving/tiny.yaml      on a cluster: `app` below builds the application from `args`
     python -m ray_jobs.serve            on this machine alone
