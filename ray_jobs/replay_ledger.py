@@ -21,6 +21,7 @@ from typing import Any
 from polite_flamingo.faults.guard import with_provenance
 from polite_flamingo.images.digest import digest
 from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.storage.attempts import new_attempt
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import (
     Manifest,
@@ -28,7 +29,6 @@ from polite_flamingo.storage.ledger import (
     change_manifest,
     encode_quarantine,
     named_files,
-    new_attempt,
     read_manifest,
     read_quarantine,
     read_scored,

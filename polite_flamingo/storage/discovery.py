@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from polite_flamingo.storage.attempts import published
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.store import Entry
 from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, is_tar, printable
@@ -124,12 +125,14 @@ def shard_names(
         raise ValueError(f"input {source} has no .tar shard{why}; ingest some first (polite-flamingo ingest --help)")
     for line in passed:
         say(line)
+    shards = published({posixpath.splitext(file)[0]: place for file, place in found.files.items()})
+    if left_out := len(found.files) - len(shards):
+        say(f"passed over, of unfinished or repeated shards of a job: {left_out:,} tars that no manifest names")
     names: dict[str, Location] = {}
-    for shard in sorted(found.files):
-        place = found.files[shard]
+    for shard, place in sorted(shards.items()):
         if printable(shard) != shard:
             raise ValueError(f"the name of {printable(str(place))} is not UTF-8: rename it")
-        name = posixpath.splitext(shard)[0].replace("/", "__")
+        name = shard.replace("/", "__")
         if name in names:
             raise ValueError(f"shards {names[name]} and {place} would both be called {name!r}; rename one")
         names[name] = place

@@ -21,8 +21,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import re
-import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polite_flamingo.sample import Quarantined, Sample
+from polite_flamingo.storage.attempts import new_attempt, shard_of
 from polite_flamingo.storage.discovery import OUTPUT_FOLDERS
 from polite_flamingo.storage.disk import is_temporary, sweep_temporary
 from polite_flamingo.storage.duplicates import encode_keys
@@ -42,8 +41,6 @@ Kind = Literal["samples", "quarantine", "keys"]
 """What a finished shard's manifest names: its samples, its quarantined rows, the digests of its keys."""
 
 SUFFIXES: Mapping[Kind, str] = {"samples": ".tar", "quarantine": ".jsonl", "keys": ".keys"}
-
-_ATTEMPT = re.compile(r"\.[0-9a-f]{8}$")
 
 
 class _Inside:
@@ -133,7 +130,7 @@ class OutputLayout:
     def with_files(self, kind: Kind) -> set[str]:
         """Return the names of shards that may have a file of a kind, finished or not, from one listing."""
         names = (self.root / self.folder(kind)).names(SUFFIXES[kind])
-        return {*names, *(_ATTEMPT.sub("", name) for name in names)}
+        return {*names, *(shard_of(name) for name in names)}
 
     def sweep(self) -> None:
         """Remove temporary files of killed writers. Images are left to the selection, which writes them again."""
@@ -160,7 +157,7 @@ class OutputLayout:
         stale = defaultdict[str, set[str]](set)
         for kind, suffix in SUFFIXES.items():
             for name in (self.root / self.folder(kind)).names(suffix):
-                shard, path = _ATTEMPT.sub("", name), f"{self.folder(kind)}/{name}{suffix}"
+                shard, path = shard_of(name), f"{self.folder(kind)}/{name}{suffix}"
                 if path not in used and shard in finished and name not in old:
                     stale[shard].add(path)
         unused: list[str] = []
@@ -272,11 +269,6 @@ def write_file(layout: OutputLayout, name: str, attempt: str, kind: Kind, data: 
     path = _path(layout, name, attempt, kind)
     (layout.root / path).put(data)
     return StoredFile(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def new_attempt() -> str:
-    """Return a random name for an attempt at a shard."""
-    return secrets.token_hex(4)
 
 
 def write_quarantine_file(place: Path | Location, rows: Iterable[Quarantined]) -> None:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from polite_flamingo.storage.attempts import new_attempt
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import (
     Manifest,
     OutputLayout,
     change_manifest,
-    new_attempt,
     read_manifest,
     read_quarantine,
     read_scored,
