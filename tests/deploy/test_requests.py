@@ -24,6 +24,7 @@ from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.run_info import write_run
 from polite_flamingo.storage.shards import read_shard, write_shard
+from polite_flamingo.storage.tar_export import count_images
 from ray_jobs.build_pf1m import BuildConfig
 from ray_jobs.resumable_job import begin_run
 from ray_jobs.select import select
@@ -87,7 +88,7 @@ def build(shards: int, root: Location, proxy: Proxy) -> dict[str, Counter[str]]:
                     with note.busy(call, [call], alone=False):
                         pass
         with counting("commit"):
-            commit_shard(layout, name, found, partial(manifest, name))
+            commit_shard(layout, name, found, partial(manifest, name, found))
             journal.forget(layout.journal, name)
     with counting("select"):
         select(layout, Thresholds())
@@ -99,9 +100,11 @@ def with_picture(sample: Sample, number: int) -> Sample:
     return replace(sample, images=(Image(extension="png", data=draw("red", "circle", 90 + number)),))
 
 
-def manifest(name: str, scored: int, quarantined: int) -> Manifest:
-    rows = scored + quarantined
-    return Manifest(shard=name, rows_in=rows, scored=scored, quarantined=quarantined, config_hash="hash")
+def manifest(name: str, rows: list[Sample], scored: int, quarantined: int) -> Manifest:
+    stats = count_images(rows)  # as a build does
+    return Manifest(
+        shard=name, rows_in=len(rows), scored=scored, quarantined=quarantined, config_hash="hash", stats=stats
+    )
 
 
 def told() -> dict[str, dict[str, str]]:
@@ -112,7 +115,10 @@ def told() -> dict[str, dict[str, str]]:
 
 
 def test_the_page_says_what_a_shard_costs(proxy: Proxy, bucket: str) -> None:
-    few, more = (build(shards, location(f"{bucket}/{shards}"), proxy) for shards in (2, 6))
+    few, more = (
+        build(shards, location(f"{bucket}/{shards}"), proxy) for shards in (20, 24)
+    )  # the report shows samples of a few
+
     assert set(told()) == set(STEPS)
     for step, cells in told().items():
         for kind, cell in cells.items():
