@@ -19,6 +19,7 @@ settings.register_profile("steady", settings.get_profile("searching"), derandomi
 settings.load_profile("steady")
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's spelling); tests have time-outs, and often a busy machine
+os.environ["RAY_raylet_start_wait_time_s"] = "300"  # noqa: SIM112 (not 30)
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each of Ray's processes compiles all that it imports again
 os.environ["PYTEST_CURRENT_RUN"] = str(os.getpid())
@@ -27,6 +28,19 @@ for name, value in serve_environment().items():
 os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors of tests
     [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Divide the tests among processes, as `make test` asks: a group runs in one process.
+
+    Those that start Ray are one group: they share a Ray, and begin, because they take longest. Each other file is one.
+    """
+    if config.getoption("dist", "no") != "loadgroup":
+        return
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path.relative_to(config.rootpath))
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
 
 
 @pytest.fixture(scope="session")

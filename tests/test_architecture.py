@@ -50,12 +50,17 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imported(source: str, *, at_import_time: bool = False) -> Iterator[str]:
+@functools.cache
+def imported(source: str, *, at_import_time: bool = False) -> tuple[str, ...]:
     """Dotted names that a module imports, `from a import b` as "a" and "a.b".
 
     `at_import_time` leaves out what only a function or a type checker would import.
     """
-    pending: list[ast.AST] = [ast.parse(source)]
+    return tuple(_imports(ast.parse(source), at_import_time))
+
+
+def _imports(tree: ast.Module, at_import_time: bool) -> Iterator[str]:
+    pending: list[ast.AST] = [tree]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.Import):
@@ -65,7 +70,7 @@ def imported(source: str, *, at_import_time: bool = False) -> Iterator[str]:
             assert node.module
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in IMPORTERS:
+        elif isinstance(node, ast.Call) and _called(node) in IMPORTERS:
             named = [*node.args[:1], *(one.value for one in node.keywords if one.arg == "name")]
             yield from (one.value.partition(":")[0] for one in named if _is_text(one))
         deferred = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
@@ -76,6 +81,11 @@ def imported(source: str, *, at_import_time: bool = False) -> Iterator[str]:
 
 IMPORTERS = ("__import__", "import_module", "resolve_name")
 """Functions that import the module whose name they get, by whatever name their own module goes."""
+
+
+def _called(node: ast.Call) -> str:
+    """The last part of a called function's name."""
+    return str(getattr(node.func, "attr", getattr(node.func, "id", "")))
 
 
 def _is_text(node: ast.expr) -> bool:
