@@ -10,7 +10,6 @@ true`. What is not real: the nodes are processes on this machine (`fake_cloud.py
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.pipeline import fake_cloud
+from benchmarks.pipeline.losable_cluster import join
 from benchmarks.pipeline.simulated_build import SCORING_SHARE, simulated_job, write_inputs
 from benchmarks.pipeline.stand_ins import StandIn, StandInRewriterActor, StandInScoringActor
 from polite_flamingo.pools import PoolsConfig
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, root: Path, address: str) -> None:
         rewriter=StandIn(seconds_per_row=latency),  # type: ignore[arg-type]
         scoring=StandIn(seconds_per_row=latency * SCORING_SHARE),  # type: ignore[arg-type]
     )
-    join(ray, address, root / "head.log")
+    join_head(address, root / "head.log")
     print(described(config.pools))
     table = Table(layout)
     with table:
@@ -90,13 +90,12 @@ def run(options: argparse.Namespace, root: Path, address: str) -> None:
     print(f"most nodes at once: {table.most_cpu} of CPUs, {table.most_gpu} of GPUs; none left")
 
 
-def join(ray: object, address: str, log: Path) -> None:
+def join_head(address: str, log: Path) -> None:
     """Join the head once it answers."""
     deadline = time.monotonic() + 120
     while True:
         try:
-            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)  # type: ignore[attr-defined]
-            return
+            return join(address)
         except Exception as error:
             if time.monotonic() > deadline:
                 raise SystemExit(f"the head did not start: {error}\n{log.read_text()[-3000:]}") from error

@@ -29,14 +29,14 @@ INSIDE = "POLITE_FLAMINGO_INSIDE_NAMESPACES"
 
 
 def enter_namespaces() -> None:
-    """Run this command again in namespaces of its own and exit with its status, unless it already does."""
+    """Become this command in namespaces of its own, unless it already is; they end with it."""
     if INSIDE in os.environ:
         return
     own = ["unshare", "--net", "--pid", "--mount", "--fork", "--mount-proc", "--kill-child"]
     own += [] if os.geteuid() == 0 else ["--map-root-user"]
     network = 'ip link set lo up && exec "$@"'
     command = [*own, "bash", "-c", network, "bash", *sys.orig_argv]
-    sys.exit(subprocess.run(command, env={**os.environ, INSIDE: "1"}, check=False).returncode)
+    os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})
 
 
 def configuration(idle_minutes: float, most: dict[str, int]) -> dict[str, Any]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import Any
 
 import psutil
 
 TRIES = 10
+
+
+def join(address: str) -> None:
+    """Join the cluster at `address` as a driver that prints nothing of what goes on there."""
+    import ray
+
+    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    ray._private.worker._worker_logs_enabled = False  # else pages of a lost node's log go to standard output
 
 
 class LosableCluster:

@@ -18,11 +18,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import os
 import platform
 import random
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -35,7 +35,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.pipeline.losable_cluster import LosableCluster
+from benchmarks.pipeline.losable_cluster import LosableCluster, join
 from benchmarks.pipeline.simulated_build import SCORING_SHARE, simulated_job, write_inputs
 from benchmarks.pipeline.stand_ins import StandIn, StandInRewriterActor, StandInScoringActor
 from polite_flamingo.pools import PoolConfig, PoolsConfig
@@ -97,7 +97,7 @@ def main() -> int:
         if options.run:
             print("FIGURES", json.dumps(asdict(run(options, Path(made)))))
             return 0
-        out = options.out or made
+        out = f"{options.out or made}/{secrets.token_hex(4)}"  # empty
         found = [in_new_process(options, name, f"{out}/{name}") for name in ("undisturbed", "spot")]
     conclude(options, found)
     return int(any(one.lost or one.doubled for one in found))
@@ -146,7 +146,7 @@ def run(options: argparse.Namespace, scratch: Path) -> Figures:
     shards = write_inputs(scratch / "in", options.shards, options.rows_per_shard)
     layout = OutputLayout(root=options.out)
     cluster = LosableCluster()
-    ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+    join(cluster.address)
     nodes = [cluster.add(CPUS_OF_NODE) for _ in range(options.nodes)]
     actors = options.nodes * ACTORS_PER_NODE
     rewriting = PoolConfig(min_actors=actors, max_actors=actors, cpus=CPUS_OF_ACTOR)
