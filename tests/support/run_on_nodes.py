@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import sys
 import threading
 from dataclasses import replace
@@ -44,6 +45,7 @@ def main(root: Path) -> None:
         task_cpus=1,
         autoscaling=True,
     )
+    os.environ["RAY_health_check_period_ms"] = "500"  # a dead node is noticed after five checks, by default of 3 s
     cluster = LosableCluster()
     ray.init(address=cluster.address, log_to_driver=False)
     nodes = [cluster.add(2), cluster.add(2)]
