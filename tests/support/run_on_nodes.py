@@ -45,7 +45,7 @@ def main(root: Path) -> None:
         task_cpus=1,
         autoscaling=True,
     )
-    os.environ["RAY_health_check_period_ms"] = "500"  # a dead node is noticed after five checks, by default of 3 s
+    os.environ.update(RAY_health_check_period_ms="500")  # a dead node is noticed after five checks, by default of 3 s
     cluster = LosableCluster()
     ray.init(address=cluster.address, log_to_driver=False)
     nodes = [cluster.add(2), cluster.add(2)]
