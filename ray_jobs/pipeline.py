@@ -40,6 +40,9 @@ TASK_CPUS = 0.0
 """Logical CPUs of a task that reads or writes. Ray restarts the actors of a lost machine on those that are left, and if
 they take every CPU, a task that wants a part of one waits forever; for a new machine too, which may never come."""
 
+SECONDS_IN_BUCKET = 10.0
+"""Seconds between two looks at the rows in work, if each is a request for every shard that is with an actor."""
+
 PROBE_SECONDS = 60.0
 """Seconds for the machines of a cluster to start a process that looks for the probe. Slower ones look once they
 work."""
@@ -103,7 +106,8 @@ def run_shards(
     def progress_made() -> tuple[int, int]:
         return journal.rows_done(layout.journal), len(layout.journal.names(".json"))
 
-    with seen_by_all(layout.root) as probe, progress(len(shards), rows_in_work, waiting) as advance:
+    every = SECONDS_IN_BUCKET if layout.root.local is None else 1.0
+    with seen_by_all(layout.root) as probe, progress(len(shards), rows_in_work, waiting, every) as advance:
         for start in range(0, len(names), SHARDS_PER_RUN):
             some = {name: shards[name] for name in names[start : start + SHARDS_PER_RUN]}
             sized = [replace(pool, size=pool.size.for_shards(len(some))) for pool in through]

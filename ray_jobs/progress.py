@@ -120,15 +120,15 @@ class Lines:
 
 @contextmanager
 def progress(
-    shards: int, rows_in_work: Callable[[], int], waiting: str = "loading models"
+    shards: int, rows_in_work: Callable[[], int], waiting: str = "loading models", every: float = 1.0
 ) -> Iterator[Callable[[int, int], None]]:
     """Show a bar over shards that also counts rows, or lines without a terminal; yield `advance(shards, rows)`.
 
     Args:
         shards: total number.
-        rows_in_work: returns the rows done in unfinished shards; called once per second, so that large shards show
-            progress.
+        rows_in_work: returns the rows done in unfinished shards, so that large shards show progress.
         waiting: what to show until the first row is done.
+        every: seconds between two calls of `rows_in_work`.
     """
     pace, lock = Pace(shards=shards, waiting=waiting), threading.Lock()
     show, close = (_bar if sys.stderr.isatty() else _lines)(pace)
@@ -146,7 +146,7 @@ def progress(
 
     show()
     try:
-        with repeating(watch, 1.0):
+        with repeating(watch, every):
             yield advance
     finally:
         close()
