@@ -37,6 +37,7 @@ from polite_flamingo.sample import BadSample, Sample
 from serving.backends.base import Chunk, GenerationRequest
 from serving.backends.ray_serve import RayBackend
 from serving.backends.scoring import BatchingScorer
+from serving.batches.store import BatchStore
 from serving.config import ReplicasConfig, ServiceConfig, from_profile
 from serving.errors import ApiError
 
@@ -170,7 +171,10 @@ def build(config: ServiceConfig) -> serve.Application:
 
     Raises:
         ValueError: a model cannot be served. Found here, before replicas fail to start one after another.
+        PathUnavailable: the place of bulk jobs cannot be used.
     """
+    if config.serving.batches.folder:
+        BatchStore(config.serving.batches).queue()
     serving, scale = config.serving, config.serving.scale
     board = _deployment(MetricsBoard, "board", ReplicasConfig(cpus=0.0, ongoing=1000), scale.drain_seconds).bind()
     engines = {}

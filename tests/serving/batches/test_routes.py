@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from serving.batches.runner import BatchRunner
-from serving.batches.store import BatchStore
+from serving.batches.store import BatchStore, JobLost
 from serving.config import BatchesConfig
 from serving.errors import ApiError
 from tests.support.bulk_site import Site, accounted, ended, line, read, run, site, start, upload
@@ -209,6 +209,25 @@ def test_old_files_and_jobs_are_swept(place: str) -> None:
     assert not store.files("ann") and [one.id for one in store.jobs()] == [running.id]
     assert store.queue() == [running.id]
     assert not (store.root / "uploads").names() and not (store.root / "files").names()
+
+
+def test_a_runner_whose_job_was_taken_can_change_nothing(place: str) -> None:
+    store, other = BatchStore(BatchesConfig(folder=place)), BatchStore(BatchesConfig(folder=place))
+    file = store.new_file()
+    store.data(file).put(b"x")
+    store.add_file(file, "ann", "a", "batch")
+    job = store.create_job("ann", file, "/v1/rewrite", "24h", None)
+    first = store.take(job.id)
+    assert first
+    first.change(status="in_progress")
+    second = other.take(job.id)
+    assert second and second.job.status == "in_progress"
+    with pytest.raises(JobLost):
+        first.change(status="failed")
+    second.change(status="completed")
+    with pytest.raises(JobLost):
+        first.change(status="failed")
+    assert store.job(job.id, "ann").status == "completed" and store.take(job.id) is None and not store.queue()
 
 
 def test_servers_without_a_common_disk_answer_alike(place: str, tmp_path: Path) -> None:
