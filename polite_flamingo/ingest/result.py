@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,10 +20,7 @@ from polite_flamingo.images.decoding import EXTENSIONS
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage.discovery import UNFINISHED, own_output
-from polite_flamingo.storage.location import Location, location
-from polite_flamingo.storage.remote_path import RemotePath, version_of, walk
-from polite_flamingo.storage.visibility import refuse_broken_mount
+from polite_flamingo.storage.discovery import own_output
 
 FORMAT = 1
 """Format of the work in progress; work in another format is discarded."""
@@ -47,7 +43,7 @@ class IngestConfig:
 
     source: str
     options: SourceOptions
-    out: Path | Location
+    out: Path
     name: str = ""
     samples_per_shard: int = 1000
     seed: int = 0
@@ -79,7 +75,7 @@ class IngestConfig:
             annotations=tuple(path.absolute() for path in self.options.annotations),
             images=None if images is None else images.absolute(),
         )
-        return dataclasses.replace(self, options=options, out=self.place.absolute())
+        return dataclasses.replace(self, options=options, out=self.out.absolute())
 
     @property
     def shard_name(self) -> str:
@@ -93,29 +89,19 @@ class IngestConfig:
         return dataclasses.replace(self.options, dataset=own)
 
     @property
-    def place(self) -> Location:
-        """The folder of the shards."""
-        return location(self.out)
-
-    @property
-    def work(self) -> Location:
+    def work(self) -> Path:
         """The folder of work in progress."""
-        return self.place / "ingest" / self.shard_name
+        return self.out / "ingest" / self.shard_name
 
     @property
-    def unfinished(self) -> Location:
-        """The file that is there while the shards of this name are being built: nobody must read them."""
-        return self.work / UNFINISHED
-
-    @property
-    def result(self) -> Location:
+    def result(self) -> Path:
         """The file with the result of the ingest."""
-        return self.place / "ingest" / f"{self.shard_name}.json"
+        return self.out / "ingest" / f"{self.shard_name}.json"
 
     @property
-    def quarantine(self) -> Location:
+    def quarantine(self) -> Path:
         """The quarantine file."""
-        return self.place / "quarantine" / f"{self.shard_name}.jsonl"
+        return self.out / "quarantine" / f"{self.shard_name}.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +112,8 @@ class Ingested:
     rows_in: int
     written: int
     left_out: int
-    shards: tuple[Location, ...]
-    quarantine: Location | None
+    shards: tuple[Path, ...]
+    quarantine: Path | None
     reasons: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -147,10 +133,10 @@ def is_finished(config: IngestConfig, count: int | None) -> bool:
     Raises:
         SourceError: it holds shards of this name that were made from something else, and `fresh` is not set.
     """
-    if config.unfinished.exists() or (config.work / "gathered.json").exists():
+    if (config.work / "gathered.json").exists():
         return False
     found = _result(config)
-    present = {place.name for place in shards_of(config)}
+    present = {path.name for path in shards_of(config)}
     if found.get("fingerprint") == fingerprint(config, count) and present == set(found["shards"]):
         return True
     refuse_to_replace(config)
@@ -158,9 +144,9 @@ def is_finished(config: IngestConfig, count: int | None) -> bool:
 
 
 def refuse_to_replace(config: IngestConfig) -> None:
-    """Raise `SourceError` if `out` has shards of this name and `fresh` is not set; unfinished ones may be replaced."""
+    """Raise `SourceError` if `out` has shards of this name and `fresh` is not set."""
     present = shards_of(config)
-    if present and not config.fresh and not config.unfinished.exists():
+    if present and not config.fresh:
         raise SourceError(
             f"{present[0]} already exists, made from another input: pass --fresh to replace the shards of this name, "
             "or --name NAME to keep both"
@@ -172,7 +158,7 @@ def read_result(config: IngestConfig) -> Ingested:
     found = _result(config)
     return Ingested(
         name=config.shard_name,
-        shards=tuple(config.place / name for name in found["shards"]),
+        shards=tuple(config.out / name for name in found["shards"]),
         quarantine=config.quarantine if config.quarantine.exists() else None,
         notes=found.get("notes", {}),
         **{name: found[name] for name in ("rows_in", "written", "left_out", "reasons", "seconds")},
@@ -183,8 +169,8 @@ def fingerprint(config: IngestConfig, count: int | None) -> str:
     """Hash everything that decides what the shards hold, as far as possible without reading whole files."""
     options = config.options
     named = [*options.annotations, *filter(None, [options.images])]
-    own = set(map(str, shards_of(config)))  # in the folder before the result that lists them
-    inside = (path for path in chain.from_iterable(map(_inside, options.annotations)) if str(path) not in own)
+    own = set(shards_of(config))  # in the folder before the result that lists them
+    inside = (path for path in chain.from_iterable(map(_inside, options.annotations)) if path not in own)
     files = [[str(path), *_stamp(path)] for path in (*named, *inside)]
     parts = [
         FORMAT, config.source, config.shard_name, config.samples_per_shard, config.seed, count, files, options.split,
@@ -198,12 +184,10 @@ def sampling_rank(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest(), "big")
 
 
-def shards_of(config: IngestConfig) -> list[Location]:
-    """List the shards of this name."""
-    form = re.compile(rf"{re.escape(config.shard_name)}-\d{{5}}(-[^/]*)?\.tar")
-    folder = config.place.local
-    names = config.place.names() if folder is None else os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
-    return [config.place / name for name in sorted(names) if form.fullmatch(name)]
+def shards_of(config: IngestConfig) -> list[Path]:
+    """List the finished shards of this name."""
+    start = f"{config.shard_name}-{'[0-9]' * 5}"
+    return sorted([*config.out.glob(f"{start}.tar"), *config.out.glob(f"{start}-*.tar")])
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -211,45 +195,35 @@ def _inside(folder: Path) -> list[Path]:
 
     What a run of this project wrote there is left out; otherwise an ingest would take its own shards for new input.
     """
-    found: list[Path] = []
-    if not isinstance(folder, RemotePath) or not folder.is_file():
-        for at, folders, names in walk(folder):
-            written = own_output(at) if {"ingest", "manifests"} & {*folders} else set()
-            folders[:] = [name for name in folders if name not in written]
-            there = (name for name in names if name not in written and Path(name).suffix[1:].lower() not in EXTENSIONS)
-            found += [at, *(at / name for name in there)]
+    found = []
+    for at, folders, names in os.walk(folder):
+        written = own_output(at)
+        folders[:] = [name for name in folders if name not in written]
+        there = (name for name in names if name not in written and Path(name).suffix[1:].lower() not in EXTENSIONS)
+        found += [Path(at), *(Path(at, name) for name in there)]
     return sorted(found)
 
 
-def _stamp(path: Path) -> tuple[int, int | str]:
-    """Return size and modification time or ETag; zeros for what is missing (its reader says so) or is our output."""
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return size and modification time; zeros for what is missing (its reader says so) or holds our own output."""
     try:
         found = path.stat()
-    except OSError as error:
-        refuse_broken_mount(path, error)
+    except OSError:
         return (0, 0)
     if path.is_dir():
         return (0, 0 if own_output(path) else found.st_mtime_ns)
-    return (found.st_size, version_of(path))
+    return (found.st_size, found.st_mtime_ns)
 
 
 def _result(config: IngestConfig) -> dict[str, Any]:
-    return _read(config.result) or {}
-
-
-def _read(place: Location) -> dict[str, Any] | None:
-    """Read a JSON object; None if there is none."""
-    try:
-        found: dict[str, Any] = json.loads(place.read_text())
-    except FileNotFoundError:
-        return None
-    return found
+    return json.loads(config.result.read_text(encoding="utf-8")) if config.result.exists() else {}
 
 
 def gathered(config: IngestConfig) -> dict[str, Any] | None:
     """Return {rows_in, records, notes} of this input if it has been gathered, now or by a finished ingest."""
-    for place in (config.work / "gathered.json", config.result):
-        found = _read(place)
-        if found is not None and found["gathered"] == fingerprint(config, None):
-            return found
+    for path in (config.work / "gathered.json", config.result):
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if found["gathered"] == fingerprint(config, None):
+                return found
     return None

@@ -27,6 +27,10 @@ from polite_flamingo.images import decoding
 from polite_flamingo.sample import BadSample, Sample
 from polite_flamingo.selection.select_shard import CHECK_OF, split_paragraphs
 from polite_flamingo.selection.statistics import Pick, Statistics
+from polite_flamingo.storage.in_order import in_order
+
+SHARDS_AT_ONCE = 4
+"""Shards that are read, and held, at once."""
 
 MAX_SIDE = 320
 MAX_TEXT = 560
@@ -93,7 +97,7 @@ def collect_gallery(
     Args:
         statistics: statistics of the whole run.
         thresholds: the selection's thresholds.
-        read: returns the samples of a scored shard, given its name; called once per shard that is needed.
+        read: returns the samples of a scored shard, given its name; called in threads, once per shard that is needed.
 
     Raises:
         ValueError: a shard no longer holds a picked sample.
@@ -103,9 +107,13 @@ def collect_gallery(
     for _, _, picks in plan:
         for _, pick in picks:
             needed.setdefault(pick.shard, set()).add(pick.key)
+
+    def picked(shard: str) -> dict[tuple[str, str], Sample]:
+        return {(shard, sample.key): sample for sample in read(shard) if sample.key in needed[shard]}
+
     found: dict[tuple[str, str], Sample] = {}
-    for shard in sorted(needed):
-        found |= {(shard, sample.key): sample for sample in read(shard) if sample.key in needed[shard]}
+    for shard, samples in zip(sorted(needed), in_order(picked, sorted(needed), SHARDS_AT_ONCE), strict=True):
+        found |= samples
         missing = sorted(key for key in needed[shard] if (shard, key) not in found)
         if missing:
             raise ValueError(f"shard {shard!r} no longer holds {missing[0]!r}; run the selection again")

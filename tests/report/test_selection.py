@@ -140,7 +140,7 @@ def test_texts_are_cut_to_what_can_be_read() -> None:
     html.escape(readable("\ud83d")).encode()
 
 
-def test_the_gallery_reads_only_the_shards_it_needs_and_one_at_a_time() -> None:
+def test_the_gallery_reads_only_the_shards_it_needs_and_each_once() -> None:
     found = shards(1500, size=15)
     asked: list[str] = []
 

@@ -49,8 +49,7 @@ def uncompressed_name(name: str) -> str:
 def open_bytes(path: Path) -> Iterator[Any]:
     """Open a file as an `io.BufferedReader` of its decompressed bytes. Raises `SourceError`, also while reading."""
     try:
-        with path.open("rb") as raw:
-            assert isinstance(raw, io.BufferedReader)
+        with io.BufferedReader(io.FileIO(path), _BUFFER) as raw:
             packed = compression_of(raw.peek(8))
             yield io.BufferedReader(_Unpacked(path, packed, raw), _BUFFER) if packed else raw
     except OSError as error:
