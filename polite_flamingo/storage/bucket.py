@@ -43,6 +43,9 @@ class Bucket(Store):
     ONE_REQUEST = 64 << 20
     """Largest object in bytes that is sent in one request; larger ones in parts, which only their end publishes."""
 
+    IN_MEMORY = 8 << 20
+    """Bytes of an object that is being written that are kept in memory; the rest waits on this machine's disk."""
+
     FIRST_PATIENCE: ClassVar[float] = 6.0
     """Seconds until a store that never answered is given up."""
 
@@ -107,7 +110,7 @@ class Bucket(Store):
     @contextmanager
     def writer(self, key: str, *, sync: bool = True) -> Iterator[BinaryIO]:
         """Collect the bytes on this machine, then send them in one request, or in parts if they are many."""
-        with tempfile.SpooledTemporaryFile(self.ONE_REQUEST) as spool:
+        with tempfile.SpooledTemporaryFile(self.IN_MEMORY) as spool:
             yield spool  # type: ignore[misc]
             many = spool.tell() > self.ONE_REQUEST
 

@@ -197,15 +197,12 @@ class BatchRunner:
             await self._reach(held, "in_progress", work=work, total=total, invalid=bad, failed=bad)
         if held.job.invalid == held.job.total:
             return "completed"
-        done, failures = 0, 0
-        while True:
-            ending = await self._build_once(held)
-            if ending != "failed":
-                return ending
-            failures = 1 if self._shards_done(held) > done else failures + 1
-            done = self._shards_done(held)
+        lines, failures = 0, 0
+        while (ending := await self._build_once(held)) == "failed":
+            now = held.job.completed + held.job.failed
+            lines, failures = now, 1 if now > lines else failures + 1
             if failures > len(self._pauses):
-                return "failed"
+                break
             pause = self._pauses[failures - 1]
             log.warning("bulk job %s: its build failed; the next try is in %.0f s", held.job.id, pause)
             resume = time.monotonic() + pause
@@ -213,9 +210,7 @@ class BatchRunner:
                 if early := await self._early_end(held.job):
                     return early
                 await asyncio.sleep(min(self._poll, pause))
-
-    def _shards_done(self, held: HeldJob) -> int:
-        return held.job.completed + held.job.failed
+        return ending
 
     async def _early_end(self, job: Job) -> Status | None:
         if await asyncio.to_thread(self._store.cancelled_at, job.id) is not None:
