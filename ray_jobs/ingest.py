@@ -40,8 +40,11 @@ from polite_flamingo.sources.list_sources import as_text, sources_named
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
+from polite_flamingo.storage.discovery import matching
 from polite_flamingo.storage.ledger import read_quarantine_file
-from polite_flamingo.storage.user_paths import expanded, is_pattern, user_path
+from polite_flamingo.storage.location import location
+from polite_flamingo.storage.remote_path import source_path
+from polite_flamingo.storage.user_paths import is_pattern, user_path
 from ray_jobs import console
 from ray_jobs.progress import EVERY, counted
 from ray_jobs.submitted import refuse_relative
@@ -60,7 +63,7 @@ class IngestOptions:
     Attributes:
         list: print the sources with the files that each needs, and exit; with names, print these in detail.
         source: a name of --list; own data: table, llava, sharegpt, pf1m, webdataset.
-        annotations: annotation files or folders, in any order.
+        annotations: annotation files or folders, in any order; like images and out, they may be addresses (s3://).
         images: the folder that image names are relative to.
         out: the folder of the shards; several sources may share it.
         preview: write a page with this many samples as they would be ingested (20 if no number is given), and no
@@ -223,7 +226,7 @@ def _mixture(options: IngestOptions) -> tuple[list[IngestConfig], Choose]:
         Path(options.mixture or ""), sampling=options.sampling, total=options.total, seed=options.seed
     )
     made = mixture.configs(
-        Path(options.root), Path(options.out or "."), download_from=options.download,
+        source_path(options.root), location(options.out or "."), download_from=options.download,
         samples_per_shard=options.samples_per_shard, threads=options.threads, fresh=options.fresh,
     )  # fmt: skip
     absent = {
@@ -246,28 +249,28 @@ def _mixture(options: IngestOptions) -> tuple[list[IngestConfig], Choose]:
 def _preview(options: IngestOptions, config: IngestConfig) -> int:
     from polite_flamingo.report.preview import write_preview
 
-    path = Path(options.out or ".") / f"preview-{config.shard_name}.html"
+    place = location(options.out or ".") / f"preview-{config.shard_name}.html"
     found = preview_rows(config, options.preview or 0)
     print_notes(config.shard_name, found.notes)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_preview(
-        path, source=SOURCES[config.source], options=config.options, rows=found.rows, looked_at=found.looked_at,
+        place, source=SOURCES[config.source], options=config.options, rows=found.rows, looked_at=found.looked_at,
         reasons=found.reasons, notes=found.notes, command=console.typed(), name=config.shard_name,
     )  # fmt: skip
     bad = sum(found.reasons.values())
     samples = len(found.rows) - bad
-    print(f"{config.shard_name}: {samples} samples and {bad} quarantined of {found.looked_at:,} records: {path}")
+    print(f"{config.shard_name}: {samples} samples and {bad} quarantined of {found.looked_at:,} records: {place}")
     return 0 if samples else 1
 
 
 def _config(given: IngestOptions) -> IngestConfig:
     sources_named([given.source])
     options = SourceOptions(
-        annotations=tuple(map(Path, given.annotations)), images=Path(given.images) if given.images else None,
+        annotations=tuple(map(source_path, given.annotations)),
+        images=source_path(given.images) if given.images else None,
         split=given.split, columns=given.columns, extra=given.extra, download_from=given.download,
     )  # fmt: skip
     return IngestConfig(
-        source=given.source, name=given.name, options=options, out=Path(given.out or "."), seed=given.seed or 0,
+        source=given.source, name=given.name, options=options, out=location(given.out or "."), seed=given.seed or 0,
         samples_per_shard=given.samples_per_shard, threads=given.threads, fresh=given.fresh,
     )  # fmt: skip
 
@@ -277,7 +280,7 @@ def _with_user_paths(given: IngestOptions) -> IngestOptions:
     paths = [user_path(path, "--annotations") for path in given.annotations]
     return replace(
         given,
-        annotations=tuple(one for path in paths for one in (expanded(path) if is_pattern(path) else [path])),
+        annotations=tuple(one for path in paths for one in (matching(path) if is_pattern(path) else [path])),
         images=user_path(given.images, "--images") if given.images else None,
         mixture=user_path(given.mixture, "--mixture") if given.mixture else None,
         root=user_path(given.root, "--root"),

@@ -1,21 +1,22 @@
-"""Ingest: a raw dataset on disk -> numbered shards of samples, and a quarantine file with what could not become a
-sample.
+"""Ingest: a raw dataset -> numbered shards of samples, and a quarantine file with what could not become a sample.
 
     OUT/NAME-00000.tar, NAME-00001.tar …   NAME is the source's name, unless the user gives another
     OUT/quarantine/NAME.jsonl              absent if nothing was quarantined
     OUT/ingest/NAME.json                   the result; written last
-    OUT/ingest/NAME/                       work in progress; removed at the end
+    OUT/ingest/NAME/                       work in progress; removed at the end. While `UNFINISHED` is in it, no job
+                                           reads the shards of that name (`discovery.py`)
 
 `ingest_all` runs four steps. An interrupted ingest resumes each where it stopped:
 
     gather           streams the annotation files into one spool of joined, keyed records (`keyed_records`)
     choose_records   chooses the records (all, or a seeded sample) and numbers the parts: part 7 becomes NAME-00007
     build_part       a part -> its shard; reads the images (`parts.py`)
-    finish           gives the shards their final names
+    finish           removes older shards, and writes the result
 
 Rows in = written + quarantined + left out by sampling. Which record lies in which shard depends only on the annotation
-files and the options, so the same input gives the same names and bytes. Shards get their names only when all are built:
-a killed ingest leaves nothing that a build could mistake for a dataset.
+files and the options, so the same input gives the same names and bytes. Nothing is renamed at the end, which a bucket
+cannot; spools are written on this machine first. Annotations and images are read where they lie, from a disk or a
+bucket.
 
 Image bytes are copied unchanged. Only their header is checked here: decoding every image would cost more than
 everything else together, and the job that decodes them quarantines those that do not decode.
@@ -23,6 +24,7 @@ everything else together, and the job that decodes them quarantines those that d
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import time
@@ -31,13 +33,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from polite_flamingo.ingest.parts import STAGED, build_part, part_file
+from polite_flamingo.ingest.parts import BUILT, build_part, part_file
 from polite_flamingo.ingest.result import (
     IngestConfig,
     Ingested,
@@ -54,10 +55,13 @@ from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.source import keyed_records
 from polite_flamingo.sources.registry import SOURCES
+from polite_flamingo.storage.discovery import UNFINISHED
+from polite_flamingo.storage.disk import sweep_temporary
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import read_quarantine_file, write_quarantine_file
-from polite_flamingo.storage.location import location, write_atomically
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.probe import Probe, probing
+from polite_flamingo.storage.remote_path import RemotePath
 from polite_flamingo.storage.visibility import FileState
 
 __all__ = ["IngestConfig", "Ingested", "Say", "Spread", "Tick", "ingest", "ingest_all"]
@@ -76,7 +80,10 @@ Say = Callable[[str, Mapping[str, int]], None]
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Runs independent jobs, in any order and anywhere; `map` runs them in this process."""
 
-_Views = Mapping[Path, Sequence[Probe | FileState]]
+_Job = tuple[IngestConfig, int, list[int]]
+"""A source, the number of a part, and where its records begin in the spool."""
+
+_Views = Mapping[Location, Sequence[Probe | FileState]]
 """By work folder, what every worker of a source must see as this machine does: its files, and the work folder."""
 
 
@@ -108,7 +115,7 @@ def ingest_all(
         OSError: the disk is full, or a worker does not see the same files as the others.
     """
     configs = [config.located for config in configs]
-    names = Counter((config.out, config.shard_name) for config in configs)
+    names = Counter((config.place, config.shard_name) for config in configs)
     for (_, name), times in names.items():
         if times > 1:
             raise ValueError(f"{times} sources would write shards called {name!r}: give them different names")
@@ -131,9 +138,10 @@ def ingest_all(
 def _prepare(config: IngestConfig, locks: ExitStack) -> Sequence[Probe | FileState]:
     """Take the work folder of a source; return what its workers must see."""
     locks.enter_context(_work_folder(config))
-    probe = locks.enter_context(probing(location(config.work)))
-    paths = (*config.options.annotations, config.options.images)  # the source itself reports missing ones
-    seen = [FileState.at(path) for path in paths if path is not None and path.exists()]
+    probe = locks.enter_context(probing(config.work))
+    given = (*config.options.annotations, config.options.images)  # the source itself reports missing ones
+    paths = [path for path in given if path is not None and not isinstance(path, RemotePath)]
+    seen = [FileState.at(path) for path in paths if path.exists()]
     if config.fresh:
         clear(config.work)
     return [probe, *seen]
@@ -157,7 +165,7 @@ def _build_all(
     chosen: Sequence[tuple[IngestConfig, int | None]], spread: Spread, views: _Views, tick: Tick, say: Say
 ) -> None:
     """Choose the records of each source, and build the parts that are not built yet."""
-    todo: list[tuple[IngestConfig, int]] = []
+    todo: list[_Job] = []
     total = 0
     for config, count in chosen:
         if is_finished(config, count):
@@ -165,7 +173,9 @@ def _build_all(
             continue
         parts = choose_records(config, count)
         total += len(parts)
-        todo += [(config, number) for number in parts if not part_file(config, number).exists()]
+        begin(config)
+        built = set(config.work.names(BUILT))
+        todo += [(config, number, part) for number, part in enumerate(parts) if f"{number:05d}" not in built]
     before = total - len(todo)
     if total:
         tick("shards built", before, total)
@@ -188,14 +198,11 @@ def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None
     rows_in = offset = 0
     try:
         source.context(config.read_options)  # report a missing image folder before an hour of reading
-        with (
-            (config.work / "records.jsonl").open("wb") as spool,
-            (config.work / "quarantine.jsonl").open("w", encoding="utf-8") as bad,
-        ):
+        with (config.work / "records.jsonl").writer() as spool, (config.work / "quarantine.jsonl").writer() as bad:
             scratch = Scratch()
             for rows_in, row in enumerate(keyed_records(source, config.read_options, scratch), start=1):
                 if isinstance(row, Quarantined):
-                    bad.write(row.to_json() + "\n")
+                    bad.write(f"{row.to_json()}\n".encode())
                 else:
                     line = json.dumps(row.to_json()).encode() + b"\n"
                     offsets.append(offset)
@@ -206,47 +213,50 @@ def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None
     except BaseException:
         clear(config.work)
         raise
-    np.save(config.work / "offsets.npy", np.frombuffer(offsets, dtype=np.uint64))
-    np.save(config.work / "draws.npy", np.frombuffer(draws, dtype=np.uint64))
+    for name, values in (("offsets.npy", offsets), ("draws.npy", draws)):
+        with (config.work / name).writer() as file:
+            np.save(file, np.frombuffer(values, dtype=np.uint64))
     found = {"gathered": wanted, "rows_in": rows_in, "records": len(offsets), "notes": scratch.notes}
-    write_atomically(config.work / "gathered.json", json.dumps(found))
+    (config.work / "gathered.json").put(json.dumps(found))
 
 
-def choose_records(config: IngestConfig, count: int | None) -> range:
-    """Choose the records, the same for the same seed whatever else is sampled; return the numbers of the parts."""
-    offsets = np.load(config.work / "offsets.npy")
+def choose_records(config: IngestConfig, count: int | None) -> list[list[int]]:
+    """Choose the records, the same for the same seed whatever else is sampled; return where those of each part begin.
+
+    Parts that were built of another choice are removed.
+    """
+    offsets = _load(config.work / "offsets.npy")
     if count is not None and count < len(offsets):
-        draws = np.load(config.work / "draws.npy")
+        draws = _load(config.work / "draws.npy")
         offsets = offsets[np.sort(np.argsort(draws, kind="stable")[:count])]
-    parts = range(-(-len(offsets) // config.samples_per_shard))
     chosen = config.work / "chosen.json"
     wanted = json.dumps({"count": count, "records": len(offsets)})
-    if not chosen.exists() or chosen.read_text(encoding="utf-8") != wanted:
-        for stale in config.work.glob("[0-9]*"):
-            stale.unlink()
-        np.save(config.work / "chosen.npy", offsets)
-        write_atomically(chosen, wanted)
-    return parts
+    if not chosen.exists() or chosen.read_text() != wanted:
+        config.work.store.delete([(config.work / name).key for name in config.work.names() if name[:1].isdigit()])
+        chosen.put(wanted)
+    size = config.samples_per_shard
+    return [offsets[first : first + size].tolist() for first in range(0, len(offsets), size)]
+
+
+def begin(config: IngestConfig) -> None:
+    """Hide the shards of this name from jobs until they are complete; forget the result of those before."""
+    config.unfinished.put("")
+    config.result.delete()
 
 
 def finish(config: IngestConfig, count: int | None, seconds: float = 0.0) -> Ingested:
-    """Replace the existing shards by those that were built; return the result. Safe to repeat if interrupted."""
-    files = sorted(config.work.glob("[0-9]*.part"), key=lambda path: int(path.stem))
-    parts, source = [_read(path) for path in files], _read(config.work / "gathered.json")
+    """Remove the shards that are not of this ingest; write and return the result. Safe to repeat if interrupted."""
+    names = config.work.names(BUILT)
+    parts = sorted((_read(part_file(config, int(name))) for name in names), key=lambda part: part["number"])
+    source = _read(config.work / "gathered.json")
     chosen = _read(config.work / "chosen.json")["records"]
     assert sum(part["written"] + sum(part["reasons"].values()) for part in parts) == chosen, "a part is missing"
 
-    finals = {name: config.out / name.removesuffix(STAGED) for part in parts for name in part["shards"]}
-    for old in shards_of(config):
-        if old not in finals.values():
-            old.unlink()
-    for name, path in finals.items():
-        staged = config.work / name
-        if staged.exists():  # else an interrupted `finish` has moved it
-            staged.replace(path)
+    shards = [name for part in parts for name in part["shards"]]
+    config.place.store.delete([place.key for place in shards_of(config) if place.name not in shards])
     rows = read_quarantine_file(config.work / "quarantine.jsonl")
     for part in parts:
-        rows += read_quarantine_file(config.work / f"{part['number']:05d}.jsonl")
+        rows += read_quarantine_file(config.work / f"{part['number']:05d}.jsonl") if part["reasons"] else []
     write_quarantine_file(config.quarantine, rows)
     found = {
         "fingerprint": fingerprint(config, count),
@@ -255,24 +265,31 @@ def finish(config: IngestConfig, count: int | None, seconds: float = 0.0) -> Ing
         "written": sum(part["written"] for part in parts),
         "left_out": source["records"] - chosen,
         "reasons": dict(Counter(row.reason for row in rows).most_common()),
-        "shards": [path.name for path in finals.values()],
+        "shards": shards,
         "seconds": seconds,
     }
-    write_atomically(config.result, json.dumps(found, indent=1) + "\n")
+    config.result.put(json.dumps(found, indent=1) + "\n")
     clear(config.work)
+    config.unfinished.delete()
     return read_result(config)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+def _read(place: Location) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(place.read_text())
+    return found
 
 
-def clear(folder: Path) -> None:
-    """Empty a work folder, except for the caller's lock."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.iterdir():
-        if path.name != ".lock" and not path.name.startswith(".probe-"):
-            path.unlink()
+def _load(place: Location) -> Any:
+    return np.load(io.BytesIO(place.read_bytes()))
+
+
+def clear(folder: Location) -> None:
+    """Empty a work folder, except for what says that it is taken and unfinished."""
+    if folder.local is not None:
+        folder.local.mkdir(parents=True, exist_ok=True)
+        sweep_temporary(folder.local)
+    names = [name for name in folder.names() if name not in ("lock.json", UNFINISHED) and name[:6] != ".probe"]
+    folder.store.delete([(folder / name).key for name in names])
 
 
 def _check(config: IngestConfig, views: _Views) -> None:
@@ -291,15 +308,15 @@ def _gather_or_error(config: IngestConfig, views: _Views) -> str:
     return ""
 
 
-def _build_or_error(job: tuple[IngestConfig, int], views: _Views = MappingProxyType({})) -> str:
-    config, number = job
+def _build_or_error(job: _Job, views: _Views = MappingProxyType({})) -> str:
+    config, number, offsets = job
     try:
         _check(config, views)
-        build_part(config, number)
+        build_part(config, number, offsets)
         try:
             _check(config, views)
         except OSError:  # the images went away meanwhile, so the quarantined rows prove nothing
-            part_file(config, number).unlink(missing_ok=True)
+            part_file(config, number).delete()
             raise
     except (SourceError, OSError) as error:  # a full disk, a folder that this machine does not see
         return f"{config.shard_name}, part {number}: {error}"
@@ -308,17 +325,22 @@ def _build_or_error(job: tuple[IngestConfig, int], views: _Views = MappingProxyT
 
 @contextmanager
 def _work_folder(config: IngestConfig) -> Iterator[None]:
-    """Create and lock the work folder; afterwards remove it unless work is left in it.
+    """Take the work folder; afterwards remove it unless work is left in it.
 
     The folders that were created above it are removed too, unless something else is in them by now.
     """
-    made = [folder for folder in (config.work.parent, config.out) if not folder.exists()]
+    work, out = config.work.local, config.place.local
+    if work is None or out is None:
+        with exclusive(config.work):
+            yield
+        return
+    made = [folder for folder in (work.parent, out) if not folder.exists()]
     with exclusive(config.work):
         try:
             yield
         finally:
-            if not [path for path in config.work.iterdir() if path.name != ".lock"]:
-                shutil.rmtree(config.work)
+            if not [path for path in work.iterdir() if path.name != ".lock"]:
+                shutil.rmtree(work)
                 with suppress(OSError):  # not empty
                     for folder in made:
                         folder.rmdir()

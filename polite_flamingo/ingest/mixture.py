@@ -36,7 +36,9 @@ from polite_flamingo.ingest.ingest import IngestConfig
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage.user_paths import user_path
+from polite_flamingo.storage.location import Location
+from polite_flamingo.storage.remote_path import source_path
+from polite_flamingo.storage.user_paths import is_address, user_path
 
 Sampling = Literal["all", "ratio", "counts", "sqrt", "paper"]
 
@@ -110,14 +112,16 @@ class Mixture:
                 wanted = self.sampling.removesuffix("s")
                 raise ValueError(f"{name}: 'sampling: {self.sampling}' needs a {wanted!r} of each source")
 
-    def configs(self, root: Path, out: Path, *, download_from: tuple[str, ...] = (), **more: Any) -> list[IngestConfig]:
+    def configs(
+        self, root: Path, out: Path | Location, *, download_from: tuple[str, ...] = (), **more: Any
+    ) -> list[IngestConfig]:
         """One `IngestConfig` per source, in order. Raises `ValueError` naming the bad entry."""
         made = []
         for name, entry in self.sources.items():
             given = [user_path(path, f"{name}: annotations") for path in entry.annotations]
             options = SourceOptions(
-                annotations=tuple(root / path for path in given),
-                images=root / user_path(entry.images, f"{name}: images") if entry.images else None,
+                annotations=tuple(_below(root, path) for path in given),
+                images=_below(root, user_path(entry.images, f"{name}: images")) if entry.images else None,
                 split=entry.split,
                 extra=entry.extra,
                 columns=entry.columns,
@@ -159,6 +163,10 @@ class Mixture:
         for (_, adopted), members in groups.items():
             counts |= shares(members, round(adopted * self.margin))
         return counts
+
+
+def _below(root: Path, path: str) -> Path:
+    return source_path(path) if is_address(path) else root / path
 
 
 def by_square_root(sizes: Mapping[str, int], total: int) -> dict[str, int]:

@@ -8,61 +8,61 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
-from pathlib import Path
-
-import numpy as np
 
 from polite_flamingo.ingest.result import IngestConfig
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.sources.records.source import Context, Record, Row, Source, make_sample
 from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import write_quarantine_file
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import write_shard
 
 MAX_SHARD_BYTES = 512 << 20
 """A shard is a block in a worker's memory: a part with larger images is split, NAME-00007.tar and NAME-00007-1.tar."""
 
 
-STAGED = ".staged"
-"""Suffix of a built shard of an unfinished ingest, which `discovery.shard_names` does not see."""
+def build_part(config: IngestConfig, number: int, offsets: Sequence[int]) -> None:
+    """Write the shards and the quarantine of a part, and last its counts as {number, written, shards, reasons}.
 
-
-def build_part(config: IngestConfig, number: int) -> None:
-    """Write the shards and the quarantine of a part, and last its counts as {number, written, shards, reasons}."""
+    Args:
+        config: what to ingest.
+        number: of the part.
+        offsets: where its records begin in the spool.
+    """
     quarantined: list[Quarantined] = []
     written: list[int] = []
     shards: list[str] = []
-    samples = _samples_only(_rows_of_part(config, number), quarantined)
+    samples = _samples_only(_rows_of_part(config, offsets), quarantined)
     for first in samples:
         piece = f"-{len(shards)}" if shards else ""
-        shards.append(f"{config.shard_name}-{number:05d}{piece}.tar{STAGED}")
+        shards.append(f"{config.shard_name}-{number:05d}{piece}.tar")
         written.append(0)
-        write_shard(config.work / shards[-1], _up_to_limit(chain([first], samples), written))
+        write_shard(config.place / shards[-1], _up_to_limit(chain([first], samples), written))
     write_quarantine_file(config.work / f"{number:05d}.jsonl", quarantined)
     reasons = Counter(row.reason for row in quarantined)
     part = {"number": number, "written": sum(written), "shards": shards, "reasons": reasons}
-    write_atomically(part_file(config, number), json.dumps(part))
+    part_file(config, number).put(json.dumps(part))
 
 
-def part_file(config: IngestConfig, number: int) -> Path:
-    """Return the path of the file with a built part's counts."""
-    return config.work / f"{number:05d}.part"
+BUILT = ".built"
 
 
-def _records(config: IngestConfig, number: int) -> Iterator[Record]:
-    chosen = np.load(config.work / "chosen.npy", mmap_mode="r")
-    first = number * config.samples_per_shard
-    with (config.work / "records.jsonl").open("rb") as spool:
-        for offset in chosen[first : first + config.samples_per_shard]:
-            spool.seek(int(offset))
+def part_file(config: IngestConfig, number: int) -> Location:
+    """Return the place of a built part's counts."""
+    return config.work / f"{number:05d}{BUILT}"
+
+
+def _records(config: IngestConfig, offsets: Sequence[int]) -> Iterator[Record]:
+    with (config.work / "records.jsonl").open() as spool:
+        for offset in offsets:
+            spool.seek(offset)
             yield Record.from_json(json.loads(spool.readline()))
 
 
-def _rows_of_part(config: IngestConfig, number: int) -> Iterator[Row]:
+def _rows_of_part(config: IngestConfig, offsets: Sequence[int]) -> Iterator[Row]:
     """Yield the rows of a part in order.
 
     One thread is fastest for a local disk (more were twice as slow, measured: they contend for Python's lock). Over a
@@ -70,7 +70,7 @@ def _rows_of_part(config: IngestConfig, number: int) -> Iterator[Row]:
     """
     source = SOURCES[config.source]
     context = source.context(config.read_options)
-    records = _records(config, number)
+    records = _records(config, offsets)
     if config.threads != 0:
         yield from _made_ahead(config.threads, records, source, context)
         return

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -20,7 +21,10 @@ from polite_flamingo.images.decoding import EXTENSIONS
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage.discovery import own_output
+from polite_flamingo.storage.discovery import UNFINISHED, own_output
+from polite_flamingo.storage.location import Location, location
+from polite_flamingo.storage.remote_path import RemotePath, version_of, walk
+from polite_flamingo.storage.visibility import refuse_broken_mount
 
 FORMAT = 1
 """Format of the work in progress; work in another format is discarded."""
@@ -43,7 +47,7 @@ class IngestConfig:
 
     source: str
     options: SourceOptions
-    out: Path
+    out: Path | Location
     name: str = ""
     samples_per_shard: int = 1000
     seed: int = 0
@@ -75,7 +79,7 @@ class IngestConfig:
             annotations=tuple(path.absolute() for path in self.options.annotations),
             images=None if images is None else images.absolute(),
         )
-        return dataclasses.replace(self, options=options, out=self.out.absolute())
+        return dataclasses.replace(self, options=options, out=self.place.absolute())
 
     @property
     def shard_name(self) -> str:
@@ -89,19 +93,29 @@ class IngestConfig:
         return dataclasses.replace(self.options, dataset=own)
 
     @property
-    def work(self) -> Path:
+    def place(self) -> Location:
+        """The folder of the shards."""
+        return location(self.out)
+
+    @property
+    def work(self) -> Location:
         """The folder of work in progress."""
-        return self.out / "ingest" / self.shard_name
+        return self.place / "ingest" / self.shard_name
 
     @property
-    def result(self) -> Path:
+    def unfinished(self) -> Location:
+        """The file that is there while the shards of this name are being built: nobody must read them."""
+        return self.work / UNFINISHED
+
+    @property
+    def result(self) -> Location:
         """The file with the result of the ingest."""
-        return self.out / "ingest" / f"{self.shard_name}.json"
+        return self.place / "ingest" / f"{self.shard_name}.json"
 
     @property
-    def quarantine(self) -> Path:
+    def quarantine(self) -> Location:
         """The quarantine file."""
-        return self.out / "quarantine" / f"{self.shard_name}.jsonl"
+        return self.place / "quarantine" / f"{self.shard_name}.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +126,8 @@ class Ingested:
     rows_in: int
     written: int
     left_out: int
-    shards: tuple[Path, ...]
-    quarantine: Path | None
+    shards: tuple[Location, ...]
+    quarantine: Location | None
     reasons: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -133,10 +147,10 @@ def is_finished(config: IngestConfig, count: int | None) -> bool:
     Raises:
         SourceError: it holds shards of this name that were made from something else, and `fresh` is not set.
     """
-    if (config.work / "gathered.json").exists():
+    if config.unfinished.exists() or (config.work / "gathered.json").exists():
         return False
     found = _result(config)
-    present = {path.name for path in shards_of(config)}
+    present = {place.name for place in shards_of(config)}
     if found.get("fingerprint") == fingerprint(config, count) and present == set(found["shards"]):
         return True
     refuse_to_replace(config)
@@ -144,9 +158,9 @@ def is_finished(config: IngestConfig, count: int | None) -> bool:
 
 
 def refuse_to_replace(config: IngestConfig) -> None:
-    """Raise `SourceError` if `out` has shards of this name and `fresh` is not set."""
+    """Raise `SourceError` if `out` has shards of this name and `fresh` is not set; unfinished ones may be replaced."""
     present = shards_of(config)
-    if present and not config.fresh:
+    if present and not config.fresh and not config.unfinished.exists():
         raise SourceError(
             f"{present[0]} already exists, made from another input: pass --fresh to replace the shards of this name, "
             "or --name NAME to keep both"
@@ -158,7 +172,7 @@ def read_result(config: IngestConfig) -> Ingested:
     found = _result(config)
     return Ingested(
         name=config.shard_name,
-        shards=tuple(config.out / name for name in found["shards"]),
+        shards=tuple(config.place / name for name in found["shards"]),
         quarantine=config.quarantine if config.quarantine.exists() else None,
         notes=found.get("notes", {}),
         **{name: found[name] for name in ("rows_in", "written", "left_out", "reasons", "seconds")},
@@ -169,8 +183,8 @@ def fingerprint(config: IngestConfig, count: int | None) -> str:
     """Hash everything that decides what the shards hold, as far as possible without reading whole files."""
     options = config.options
     named = [*options.annotations, *filter(None, [options.images])]
-    own = set(shards_of(config))  # in the folder before the result that lists them
-    inside = (path for path in chain.from_iterable(map(_inside, options.annotations)) if path not in own)
+    own = set(map(str, shards_of(config)))  # in the folder before the result that lists them
+    inside = (path for path in chain.from_iterable(map(_inside, options.annotations)) if str(path) not in own)
     files = [[str(path), *_stamp(path)] for path in (*named, *inside)]
     parts = [
         FORMAT, config.source, config.shard_name, config.samples_per_shard, config.seed, count, files, options.split,
@@ -184,10 +198,12 @@ def sampling_rank(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {key}".encode(), digest_size=8).digest(), "big")
 
 
-def shards_of(config: IngestConfig) -> list[Path]:
-    """List the finished shards of this name."""
-    start = f"{config.shard_name}-{'[0-9]' * 5}"
-    return sorted([*config.out.glob(f"{start}.tar"), *config.out.glob(f"{start}-*.tar")])
+def shards_of(config: IngestConfig) -> list[Location]:
+    """List the shards of this name."""
+    form = re.compile(rf"{re.escape(config.shard_name)}-\d{{5}}(-[^/]*)?\.tar")
+    folder = config.place.local
+    names = config.place.names() if folder is None else os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208
+    return [config.place / name for name in sorted(names) if form.fullmatch(name)]
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -195,35 +211,45 @@ def _inside(folder: Path) -> list[Path]:
 
     What a run of this project wrote there is left out; otherwise an ingest would take its own shards for new input.
     """
-    found = []
-    for at, folders, names in os.walk(folder):
-        written = own_output(at)
-        folders[:] = [name for name in folders if name not in written]
-        there = (name for name in names if name not in written and Path(name).suffix[1:].lower() not in EXTENSIONS)
-        found += [Path(at), *(Path(at, name) for name in there)]
+    found: list[Path] = []
+    if not isinstance(folder, RemotePath) or not folder.is_file():
+        for at, folders, names in walk(folder):
+            written = own_output(at) if {"ingest", "manifests"} & {*folders} else set()
+            folders[:] = [name for name in folders if name not in written]
+            there = (name for name in names if name not in written and Path(name).suffix[1:].lower() not in EXTENSIONS)
+            found += [at, *(at / name for name in there)]
     return sorted(found)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return size and modification time; zeros for what is missing (its reader says so) or holds our own output."""
+def _stamp(path: Path) -> tuple[int, int | str]:
+    """Return size and modification time or ETag; zeros for what is missing (its reader says so) or is our output."""
     try:
         found = path.stat()
-    except OSError:
+    except OSError as error:
+        refuse_broken_mount(path, error)
         return (0, 0)
     if path.is_dir():
         return (0, 0 if own_output(path) else found.st_mtime_ns)
-    return (found.st_size, found.st_mtime_ns)
+    return (found.st_size, version_of(path))
 
 
 def _result(config: IngestConfig) -> dict[str, Any]:
-    return json.loads(config.result.read_text(encoding="utf-8")) if config.result.exists() else {}
+    return _read(config.result) or {}
+
+
+def _read(place: Location) -> dict[str, Any] | None:
+    """Read a JSON object; None if there is none."""
+    try:
+        found: dict[str, Any] = json.loads(place.read_text())
+    except FileNotFoundError:
+        return None
+    return found
 
 
 def gathered(config: IngestConfig) -> dict[str, Any] | None:
     """Return {rows_in, records, notes} of this input if it has been gathered, now or by a finished ingest."""
-    for path in (config.work / "gathered.json", config.result):
-        if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            if found["gathered"] == fingerprint(config, None):
-                return found
+    for place in (config.work / "gathered.json", config.result):
+        found = _read(place)
+        if found is not None and found["gathered"] == fingerprint(config, None):
+            return found
     return None

@@ -41,8 +41,12 @@ OUTPUT_FOLDERS = (
 """The folders that a job writes in its output folder."""
 
 PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.zstd", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.lz4")
+UNFINISHED = "unfinished"
+"""OUT/ingest/NAME/unfinished is there while the shards OUT/NAME-NNNNN.tar are being built."""
+
 _RUN_FILES = frozenset({"run.json", "config.yaml", "stats.json"})
 _JOBS = "what a job wrote (to read it, name the folder itself)"
+_HALF = "shards of an ingest that has not finished (run it again)"
 _MAX_EXAMPLES = 3
 """Names shown per kind."""
 
@@ -264,16 +268,27 @@ def _matching(pattern: str, own: Location | None) -> Found:
     """Find what a pattern stands for. In a bucket, each folder before a wildcard is listed once."""
     root, found = location(_fixed(pattern)), Found()
     matches = _matches_listed(pattern) if is_address(pattern) else {path: location(path) for path in expanded(pattern)}
+    half: dict[Location, re.Pattern[str] | None] = {}
     for path, place in matches.items():
+        if place.parent not in half:
+            half[place.parent] = _unfinished(place.parent / "ingest")
+        pattern_of_half = half[place.parent]
         inside = os.path.relpath(path, root.key) if root.local else place.key[len(root.key) :].lstrip("/")
         is_folder = place.local.is_dir() if place.local else place.listed is None
         if own is not None and _written(place, own):
             found.pass_over(_JOBS, inside)
+        elif pattern_of_half and pattern_of_half.fullmatch(place.name):
+            found.pass_over(_HALF, inside)
         elif is_folder and not path.lower().endswith(".tar"):
             found.add(files_below(place, own=own), inside)
         else:
             found.sort_in(place, ".tar", inside)
     return found
+
+
+def matching(pattern: str) -> list[str]:
+    """Return the paths and addresses that a pattern stands for. Raises `ValueError` as `user_paths.expanded` does."""
+    return [str(place) for place in _matches_listed(pattern).values()] if is_address(pattern) else expanded(pattern)
 
 
 def _matches_listed(pattern: str) -> dict[str, Location]:
@@ -318,7 +333,7 @@ def _form(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts).removesuffix("/"), re.DOTALL)
 
 
-class _Tree:
+class Tree:
     """A folder's folders and files: walked on a disk, listed at once in a bucket."""
 
     def __init__(self, folder: Location):
@@ -384,7 +399,7 @@ def files_below(
         PathUnavailable: a folder cannot be listed. Skipping it would lose its files silently.
     """
     found = Found()
-    tree = _Tree(location(folder))
+    tree = Tree(location(folder))
     mine = _identity(location(own)) if own is not None else None
     seen = {tree.identity("")}
     for inside, folders, files in tree.walk():
@@ -392,6 +407,7 @@ def files_below(
             mine and tree.identity(inside) == mine
         )
         results = _ingested(tree.place(f"{inside}ingest")) if "ingest" in folders else {}
+        half = _unfinished(tree.place(f"{inside}ingest")) if "ingest" in folders else None
         deeper = []
         for name in sorted(folders):
             known = tree.identity(inside + name)
@@ -399,7 +415,7 @@ def files_below(
                 found.files[inside + name] = tree.place(inside + name)  # its reader reports that it is not a file
             if (output and name in OUTPUT_FOLDERS) or (mine and known == mine):
                 found.pass_over(_JOBS, inside + name)
-            elif results and name in ("ingest", "quarantine"):
+            elif (results or half) and name in ("ingest", "quarantine"):
                 pass  # an ingest's own records
             elif name.startswith(".") or is_companion(name):
                 found.pass_over("hidden folders", inside + name)
@@ -411,23 +427,30 @@ def files_below(
         folders[:] = deeper
         shards = {shard for result in results.values() for shard in result} if not ingested else set()
         for name in files:
-            if name in shards:
+            if half and half.fullmatch(name):
+                found.pass_over(_HALF, inside + name)
+            elif name in shards:
                 found.pass_over("shards that an ingest wrote", inside + name)
             elif not output or name.lower().endswith(suffix):
                 found.sort_in(tree.place(inside + name), suffix, inside + name)
     return found
 
 
-def own_output(folder: Path | str) -> set[str]:
+def own_output(folder: Path) -> set[str]:
     """Return the names in a folder that an ingest (finished or not) or another job of this project wrote there."""
     written: set[str] = set()
-    ingests = Path(folder, "ingest")
-    if ingests.is_dir():
-        results = _ingested(location(ingests))
-        if results or any(ingests.glob("*/.lock")):
-            written |= {"ingest", "quarantine"}.union(*results.values())
-            written |= {f"preview-{name.removesuffix('.json')}.html" for name in results}
-    if Path(folder, "manifests").is_dir() and any(Path(folder, name).is_file() for name in _RUN_FILES):
+    place = location(folder)
+    ingests = place / "ingest"
+    results = _ingested(ingests)
+    if half := _unfinished(ingests):
+        names = place.names() if place.local is None else os.listdir(place.local)  # noqa: PTH208
+        written |= {name for name in names if half.fullmatch(name)}
+    begun = any(ingests.local.glob("*/.lock")) if ingests.local else any("/" in name for name in ingests.names())
+    if results or begun:
+        written |= {"ingest", "quarantine"}.union(*results.values())
+        written |= {f"preview-{name.removesuffix('.json')}.html" for name in results}
+    manifests = next(place.store.keys((place / "manifests").key), None)
+    if manifests is not None and any((place / name).exists() for name in _RUN_FILES):
         written |= {*OUTPUT_FOLDERS, *_RUN_FILES, "pf1m.json", "llava.json", "dataset_info.json", "report.html"}
     return written
 
@@ -472,6 +495,13 @@ def _identity(folder: Location) -> object:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _unfinished(folder: Location) -> re.Pattern[str] | None:
+    """Return what the names of the shards of unfinished ingests are like, given the folder of their records."""
+    ending = f"/{UNFINISHED}"
+    names = [re.escape(name.removesuffix(ending)) for name in folder.names() if name.endswith(ending)]
+    return re.compile(rf"({'|'.join(names)})-\d{{5}}(-[^/]*)?\.tar") if names else None
 
 
 def _ingested(folder: Location) -> dict[str, list[str]]:

@@ -30,6 +30,7 @@ from polite_flamingo.storage import probe
 from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import read_quarantine_file
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs.ingest import main
 
@@ -84,12 +85,12 @@ def test_large_images_close_a_shard_early(raw: SourceOptions, tmp_path: Path, mo
 def test_a_finished_ingest_is_not_done_again(raw: SourceOptions, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = ingest(config(raw, out))
-    made = {path: path.stat().st_mtime_ns for path in first.shards}
+    made = {place: place.path.stat().st_mtime_ns for place in first.shards}
     said: list[str] = []
     assert ingest_all([config(raw, out)], say=lambda name, notes: said.extend(notes)) == [first]
     assert "changed pictures under the same names would not be noticed: --fresh" in said[-1]
-    assert {path: path.stat().st_mtime_ns for path in first.shards} == made
-    first.shards[0].unlink()
+    assert {place: place.path.stat().st_mtime_ns for place in first.shards} == made
+    first.shards[0].delete()
     with pytest.raises(SourceError, match="pass --fresh"):
         ingest(config(raw, out))  # something is lost: only the user can say that it may be replaced
     assert ingest(config(raw, out, fresh=True)).shards == first.shards
@@ -145,12 +146,13 @@ def test_an_interrupted_ingest_leaves_no_shard_and_goes_on_where_it_stopped(
     undisturbed = ingest(config(raw, tmp_path / "other"))
     with pytest.raises(Killed):
         ingest_all([config(raw, out)], spread=killed_after(2))
-    with pytest.raises(ValueError, match=r"no \.tar shard"):
-        shard_names(str(out))
+    for source in (out, out / "*.tar"):
+        with pytest.raises(ValueError, match=r"no \.tar shard \(passed over, shards of an ingest that has not"):
+            shard_names(str(source))
     monkeypatch.setattr(module, "keyed_records", None)  # the annotations are not read a second time
     built: list[int] = []
     build = module.build_part
-    monkeypatch.setattr(module, "build_part", lambda c, number: built.append(number) or build(c, number))
+    monkeypatch.setattr(module, "build_part", lambda c, number, some: built.append(number) or build(c, number, some))
     result = ingest(config(raw, out))
     assert built == [2, 3]
     assert [path.read_bytes() for path in result.shards] == [path.read_bytes() for path in undisturbed.shards]
@@ -166,14 +168,48 @@ def test_changed_annotations_throw_the_work_of_an_interrupted_ingest_away(raw: S
     assert (result.rows_in, result.written) == (4, 2)
 
 
-def test_the_moves_of_an_interrupted_finish_are_taken_up(raw: SourceOptions, tmp_path: Path) -> None:
-    one, out = config(raw, tmp_path / "out"), tmp_path / "out"
-    module.gather(one)
-    for number in module.choose_records(one, None):
-        module.build_part(one, number)
-    (one.work / "clevr-00000.tar.staged").rename(out / "clevr-00000.tar")  # and here the power went
+def test_an_interrupted_finish_is_taken_up(raw: SourceOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = config(raw, tmp_path / "out")
+
+    clear = module.clear
+
+    def power_goes(folder: Location) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "clear", lambda folder: power_goes(folder) if one.result.exists() else clear(folder))
+        with pytest.raises(Killed):
+            ingest(one)
+    with pytest.raises(ValueError, match="has not finished"):
+        shard_names(str(tmp_path / "out"))
     result = ingest(one)
     assert result.written == QUESTIONS - MISSING and len(result.shards) == 3
+    assert len(shard_names(str(tmp_path / "out"))) == 3
+
+
+def test_shards_that_are_replaced_are_nobodys_input_until_they_are_complete(raw: SourceOptions, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ingest(config(raw, out))
+    raw.annotations[0].write_text(raw.annotations[0].read_text().replace("Is it", "Was it"))
+    with pytest.raises(Killed):
+        ingest_all([config(raw, out, fresh=True)], spread=killed_after(1))
+    with pytest.raises(ValueError, match="has not finished"):
+        shard_names(str(out))
+    result = ingest(config(raw, out))  # what is left of the old ones may be replaced
+    rows = [row for place in result.shards for row in read_shard(place)]
+    assert all(isinstance(row, Sample) and "Was it" in row.turns[0].instruction for row in rows)
+    assert len(rows) == QUESTIONS - MISSING and len(shard_names(str(out))) == 3
+
+
+def test_what_an_earlier_version_left_unfinished_is_built_again(raw: SourceOptions, tmp_path: Path) -> None:
+    one = config(raw, tmp_path / "out")
+    module.gather(one)
+    (one.work / "chosen.json").put(json.dumps({"count": None, "records": QUESTIONS}))
+    (one.work / "chosen.npy").put(b"of no use any more")
+    (one.work / "clevr-00000.tar.staged").put(b"a shard")
+    (one.work / "00000.part").put(json.dumps({"number": 0, "written": 2, "shards": ["clevr-00000.tar.staged"]}))
+    assert ingest(one).written == QUESTIONS - MISSING
+    assert not (tmp_path / "out" / "ingest" / "clevr").exists()
 
 
 def test_an_unusable_file_leaves_nothing_behind(raw: SourceOptions, tmp_path: Path) -> None:
@@ -334,7 +370,9 @@ def test_images_that_a_worker_does_not_see_are_not_missing_rows(
 
     with pytest.raises(OSError, match=r"clevr, part 0: .*/images/\d.png cannot be read on machine .*it does not exist"):
         ingest_all([config(raw, tmp_path / "out")], spread=elsewhere(change))
-    assert not list((tmp_path / "out").glob("*.tar")) and not (tmp_path / "out" / "quarantine").exists()
+    with pytest.raises(ValueError, match=r"no \.tar shard"):
+        shard_names(str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "quarantine").exists()
     shutil.rmtree(tmp_path / "images", ignore_errors=True)
     (tmp_path / "elsewhere").rename(tmp_path / "images")
     again = ingest(config(raw, tmp_path / "out"))
@@ -355,7 +393,7 @@ def test_a_mount_that_goes_away_while_a_part_is_built_leaves_no_part(
         patch.setattr(parts, "_rows_of_part", unmounted)
         with pytest.raises(OSError, match="it does not exist"):
             ingest(config(raw, tmp_path / "out"))
-    assert not list((tmp_path / "out" / "ingest" / "clevr").glob("*.part"))
+    assert not list((tmp_path / "out" / "ingest" / "clevr").glob("*.built"))
     (tmp_path / "images").rmdir()
     (tmp_path / "elsewhere").rename(tmp_path / "images")
 
@@ -394,4 +432,4 @@ def test_workers_get_relative_paths_as_absolute_ones(
     near = SourceOptions(annotations=(Path("q.json"),), images=Path("images"))
     result = ingest_all([config(near, Path("out"))], spread=elsewhere(lambda: os.chdir("/")))[0]
     assert (result.written, result.quarantined) == (QUESTIONS - MISSING, MISSING)
-    assert result.shards[0] == tmp_path / "out" / "clevr-00000.tar"
+    assert result.shards[0] == location(tmp_path / "out" / "clevr-00000.tar")

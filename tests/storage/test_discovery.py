@@ -88,7 +88,7 @@ def test_patterns_mean_the_same_in_a_bucket(place: Location) -> None:
         found(place / "a/{20..24}.tar")
 
 
-def test_a_bucket_is_listed_once_however_many_shards_are_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_is_not_asked_for_each_shard_that_is_named(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     place = location(bucket) / "in"
     fill(place, *(f"a/{number:06d}.tar" for number in range(30)))
     (location(bucket) / "list.txt").put("".join(f"in/a/{number:06d}.tar\n" for number in range(30)))
@@ -99,8 +99,7 @@ def test_a_bucket_is_listed_once_however_many_shards_are_named(bucket: str, monk
             stamps = [InputFile.at(shard) for shard in shards.values()]
             assert len(stamps) == 30 and all(stamp.tag and stamp.size == 1 for stamp in stamps)
             assert all(stamp.is_still_at(shard) for stamp, shard in zip(stamps, shards.values(), strict=True))
-            assert (counted.lists, counted.heads) == (1, 1 if source in ("in", "list.txt") else counted.heads)
-            assert counted.heads <= 1
+            assert counted.lists <= 2 and counted.heads <= 1, "the folder, and what ingests left beside it"
 
 
 def test_a_list_names_paths_and_addresses(place: Location, tmp_path: Path) -> None:

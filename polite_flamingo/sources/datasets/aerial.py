@@ -39,6 +39,7 @@ from polite_flamingo.sources.records.source import (
     SourceOptions,
     one_turn,
 )
+from polite_flamingo.storage.remote_path import source_path
 
 WORDS = {
     "golffield": "golf course",
@@ -67,7 +68,7 @@ def file_reader(suffix: str) -> Reader:
                 continue
             for file in files_in(given, suffix, scratch):
                 if not lists or chosen.pop(file.stem, ()) or not given.is_dir():
-                    yield Place(file=printable_name(file)), 0, [os.fsencode(file).hex(), given.is_dir()]
+                    yield Place(file=printable_name(file)), 0, [os.fsencode(str(file)).hex(), given.is_dir()]
         for name, (path, number) in chosen.items():
             bad = BadSample("missing_annotation", f"no {suffix} file is given for the listed {name[:80]!r}")
             yield Place(file=printable_name(path), part="lines"), number, bad
@@ -106,7 +107,7 @@ def identify(record: Any) -> str:
 
 
 def _path(record: list[Any]) -> Path:
-    return Path(os.fsdecode(bytes.fromhex(record[0])))
+    return source_path(os.fsdecode(bytes.fromhex(record[0])))
 
 
 def builder(parse: Read) -> Builder:

@@ -9,7 +9,6 @@ original. Both layouts are known from single files that others quote, and from o
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from polite_flamingo.sources.records.vqa_samples import (
     question_of,
     vqa_sample,
 )
+from polite_flamingo.storage.remote_path import walk
 
 
 def iconqa_records(options: SourceOptions, scratch: Scratch) -> Records:
@@ -53,11 +53,11 @@ def _questions_in(given: Path) -> Iterator[Path]:
         yield given
         return
     found = False
-    for folder, inside, files in os.walk(given):
+    for folder, inside, files in walk(given):
         inside.sort()
         if "data.json" in files:
             found = True
-            yield Path(folder, "data.json")
+            yield folder / "data.json"
     if not found:
         raise SourceError(f"no folder in {given} holds a data.json: pass iconqa/SPLIT, or one of its folders")
 

@@ -19,7 +19,6 @@ row for each damaged or empty tar.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -125,7 +124,7 @@ class _Members(ImageFolder):
         given, below, offset, size = self.parts[names[0]]
         if not 0 <= given < len(self.annotations) or ".." in below.split("/") or "\0" in below:
             raise BadSample("unsafe_name", f"{names[0][:80]!r} is not in any of the given tars")
-        tar = Path(os.path.realpath(self.annotations[given] / below))  # a link to a tar was given on purpose
+        tar = (self.annotations[given] / below).resolve()  # a link to a tar was given on purpose
         return ImageFolder(tar.parent).read_part(tar.name, offset, size)
 
 

@@ -27,6 +27,7 @@ from polite_flamingo.sources.reading.arrow_types import (
     to_int,
 )
 from polite_flamingo.sources.reading.errors import SourceError
+from polite_flamingo.storage.remote_path import RemotePath, open_at_random
 
 Rows = Iterator[dict[str, Any] | BadSample]
 
@@ -61,22 +62,28 @@ def open_arrow(path: Path, kind: str) -> ArrowTable:
 
 
 def _parquet(path: Path) -> ArrowTable:
-    file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)  # by page
+    source = open_at_random(path) if isinstance(path, RemotePath) else path
+    file = parquet.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20)  # by page
     groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     return ArrowTable(
         file.schema_arrow, groups, lambda group, names, size: file.iter_batches(size, [group], columns=names)
     )
 
 
+def _opened(path: Path) -> Any:
+    """Map a file into memory; one in a bucket is read by ranges."""
+    return pa.PythonFile(open_at_random(path), mode="r") if isinstance(path, RemotePath) else pa.memory_map(str(path))
+
+
 def _ipc_file(path: Path) -> ArrowTable:
-    file = ipc.open_file(pa.memory_map(str(path)))
+    file = ipc.open_file(_opened(path))
     groups = [file.get_batch(number).num_rows for number in range(file.num_record_batches)]
     return ArrowTable(file.schema, groups, lambda group, names, size: _cut([file.get_batch(group)], names, size))
 
 
 def _ipc_stream(path: Path) -> ArrowTable:
     def stream() -> Any:
-        return ipc.open_stream(pa.memory_map(str(path)))
+        return ipc.open_stream(_opened(path))
 
     count = sum(batch.num_rows for batch in stream())
     return ArrowTable(stream().schema, [count], lambda _, names, size: _cut(stream(), names, size))

@@ -49,7 +49,8 @@ def uncompressed_name(name: str) -> str:
 def open_bytes(path: Path) -> Iterator[Any]:
     """Open a file as an `io.BufferedReader` of its decompressed bytes. Raises `SourceError`, also while reading."""
     try:
-        with io.BufferedReader(io.FileIO(path), _BUFFER) as raw:
+        with path.open("rb") as raw:
+            assert isinstance(raw, io.BufferedReader)
             packed = compression_of(raw.peek(8))
             yield io.BufferedReader(_Unpacked(path, packed, raw), _BUFFER) if packed else raw
     except OSError as error:

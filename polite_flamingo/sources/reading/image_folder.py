@@ -16,6 +16,7 @@ from polite_flamingo.images.decoding import EXTENSION_OF, Header, inspect
 from polite_flamingo.sample import BadSample, Image
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.reading.image_paths import other_spellings, path_below
+from polite_flamingo.storage.remote_path import open_at_random
 from polite_flamingo.storage.visibility import refuse_broken_mount
 
 MAX_IMAGE_BYTES = 100 << 20
@@ -92,7 +93,7 @@ class ImageFolder:
         path = self.locate(archive)
         try:
             if path not in self._archives:
-                self._archives[path] = zipfile.ZipFile(path)
+                self._archives[path] = zipfile.ZipFile(open_at_random(path))
             info = self._archives[path].getinfo(member)
             if info.file_size > MAX_IMAGE_BYTES:
                 raise BadSample("image_too_large", f"{archive}@{member}: {info.file_size} bytes when unpacked")

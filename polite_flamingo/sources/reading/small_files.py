@@ -19,6 +19,7 @@ from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.unsupported_files import why_unsupported
 from polite_flamingo.storage.discovery import Found
 from polite_flamingo.storage.location import location
+from polite_flamingo.storage.remote_path import walk
 from polite_flamingo.storage.visibility import refuse_broken_mount
 
 MAX_TEXT_FILE_BYTES = 20 << 20
@@ -53,16 +54,20 @@ def files_in(path: Path, suffix: str, scratch: Scratch) -> Iterator[Path]:
         yield path
         return
     found = Found()
-    for item in sorted(os.scandir(path), key=lambda item: item.name):
-        if item.is_dir():
-            found.pass_over("folders", item.name)
-        else:
-            found.sort_in(location(path / item.name), suffix, item.name)
+    at, folders, names = next(walk(path, onerror=_raised))
+    for name in sorted(folders):
+        found.pass_over("folders", name)
+    for name in sorted(names):
+        found.sort_in(location(at / name), suffix, name)
     if not found.files:
         raise SourceError(f"{path} holds no *{suffix} file: name the folder that directly holds the annotations")
     for line in found.lines():
         scratch.note(line)
     yield from (path / name for name in found.files)
+
+
+def _raised(error: OSError) -> None:
+    raise error
 
 
 def read_small_text(path: Path, folder: Path | None) -> str:

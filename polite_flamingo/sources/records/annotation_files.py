@@ -21,6 +21,7 @@ from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.reading.small_files import printable_name
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.storage.discovery import own_output
+from polite_flamingo.storage.remote_path import walk
 
 _FAMILY: dict[Kind, str] = {
     "JSON list": "JSON", "JSON lines": "JSON", "JSON object": "JSON",
@@ -131,15 +132,15 @@ def _in_folder(folder: Path, number: int, scratch: Scratch) -> Iterator[Annotati
 def _walk(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder by name, following links, each folder once, without our own output."""
     seen = set()
-    for at, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(at)
+    for at, folders, names in walk(folder, followlinks=True):
+        real = at.resolve()
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        written = own_output(at)
+        written = own_output(at) if {"ingest", "manifests"} & {*folders} else set()
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in written)
-        yield from (Path(at, name) for name in sorted(names) if name not in written)
+        yield from (at / name for name in sorted(names) if name not in written)
 
 
 def _split(inside: str, dictionary: bool) -> str:

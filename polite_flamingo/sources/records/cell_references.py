@@ -14,14 +14,15 @@ from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.arrow import ColumnCells
 from polite_flamingo.sources.reading.file_kinds import detect_kind
 from polite_flamingo.sources.records.source import SourceOptions
+from polite_flamingo.storage.remote_path import version_of
 from polite_flamingo.storage.visibility import path_unavailable, refuse_broken_mount
 
 _NEEDED = {"file", "row", "column"}
 
 
 @functools.lru_cache(maxsize=4)
-def _cells(path: Path, column: str, changed: int) -> ColumnCells:
-    """Open a column. The file's modification time is part of the cache key, so a changed file is read again."""
+def _cells(path: Path, column: str, version: int | str) -> ColumnCells:
+    """Open a column. The file's version is part of the cache key, so a changed file is read again."""
     return ColumnCells(path, detect_kind(path), column)
 
 
@@ -46,7 +47,7 @@ def read_cell(value: dict[str, Any], options: SourceOptions) -> Any:
             path = path / inside
             if ".." in Path(inside).parts or Path(inside).is_absolute():
                 raise TypeError("no place in a folder")
-        found = _cells(path, column, path.stat().st_mtime_ns)[row]
+        found = _cells(path, column, version_of(path))[row]
         for step in value.get("at", ()):
             found = found[step]
         return found
