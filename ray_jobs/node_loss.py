@@ -125,10 +125,10 @@ def without_room(pools: Collection[PoolConfig], machines: Sequence[Mapping[str, 
 
 
 @contextmanager
-def watched(watch: Watch) -> Iterator[None]:
+def watched(watch: Watch, every: float = 0.0) -> Iterator[None]:
     """Print on standard error what the job waits for; raise `JobFailed` inside once `watch` sees a problem.
 
-    Only the main thread can be interrupted.
+    Only the main thread can be interrupted. Args: every: seconds between two looks, if more than `CHECK_SECONDS`.
     """
     reasons: list[str] = []
     with raising_in_main_thread(JobFailed) as end:
@@ -143,5 +143,5 @@ def watched(watch: Watch) -> Iterator[None]:
                 reasons.append(found.problem)
                 end(found.problem)
 
-        with repeating(check, CHECK_SECONDS):
+        with repeating(check, max(every, CHECK_SECONDS)):
             yield

@@ -119,7 +119,7 @@ def run_shards(
                 dataset = _through_actors(dataset, pool, layout, pools, probe)
             if write is not None:
                 dataset = _through_tasks(dataset, write, _tasks_at_once(sized), probe)
-            with watched(Watch([pool.size for pool in sized], progress_made, ray.nodes, patience)):
+            with watched(Watch([pool.size for pool in sized], progress_made, ray.nodes, patience), every):
                 for shard in dataset.iter_rows():
                     advance(1, shard["rows_in"])
                     missing.discard(shard["name"])
