@@ -286,6 +286,7 @@ _REMEDIES = {
     "without LOCATION": "the region is wrong: set AWS_REGION to the bucket's",
     "Account must be specified": f"no credentials were found: {_NO_CREDENTIALS['az']}",
     "builder error": "its address is no https:// and is not named by AWS_ENDPOINT_URL: correct it",
+    "status code: 401": "the store does not accept the credentials: correct or renew them",
     "status code: 403": _ACCESS_DENIED,
     "status code: 429": _BUSY,
     "status code: 501": _NOT_IMPLEMENTED,

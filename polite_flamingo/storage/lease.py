@@ -95,7 +95,10 @@ class Lease:
 
         Never waits, so that one thread can watch many leases.
         """
+        asked = time.monotonic()
         found = self._place.head()
+        if time.monotonic() - asked > self._seconds / BEATS_PER_LEASE:
+            self._seen = ""  # the store was away, so its holder could not renew the lease
         if found is None:
             taken = self._place.create(self._me.to_json())
         elif not found.size:  # released

@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from polite_flamingo.storage.lease import exclusive
+from polite_flamingo.storage.bucket import Bucket
+from polite_flamingo.storage.lease import Lease, exclusive
 from polite_flamingo.storage.location import location
+from polite_flamingo.storage.store import Entry
+from tests.support.patience import wait_until
 
 SECONDS = 2.0
 HOLD = f"""
@@ -77,6 +81,24 @@ def test_of_many_writers_at_once_one_holds_a_bucket(bucket: str) -> None:
         held = [one for one in pool.map(writer, range(4)) if one]
     assert len(held) == 1
     held[0].communicate()
+
+
+def test_while_the_store_is_away_a_lease_does_not_run_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = location(bucket) / "lock.json"
+    assert Lease(place, SECONDS).attempt()
+    other = Lease(place, SECONDS)
+    assert not other.attempt()
+
+    head = Bucket.head
+
+    def late(store: Bucket, key: str) -> Entry | None:
+        time.sleep(SECONDS)
+        return head(store, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "head", late)
+        assert not other.attempt()
+    wait_until(other.attempt)
 
 
 def test_a_writer_that_slept_past_its_lease_is_told(bucket: str) -> None:
