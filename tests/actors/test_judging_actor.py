@@ -19,6 +19,7 @@ from polite_flamingo.evaluation.results import summarise
 from polite_flamingo.faults.bisection import ModelBroken
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import Quarantined, Sample, Turn
+from polite_flamingo.storage.location import location
 from tests.faults.test_guard import Died, kill_leaves_the_note  # noqa: F401  # a fixture that applies by itself
 
 
@@ -49,8 +50,9 @@ ROWS: list[Sample | Quarantined] = [
 ROWS.insert(1, GONE)
 
 
-def judged(out: Path, answers: Mapping[str, str], failures: int = 8) -> dict[str, Any]:
+def judged(root: Path | str, answers: Mapping[str, str], failures: int = 8) -> dict[str, Any]:
     """Answers of the one contestant -> what the actor leaves, started again wherever its process dies."""
+    out = location(root)
     write_responses(out / "responses" / "a.jsonl", answers)
     judging = JudgingConfig(
         scoring=ScoringConfig(), out=str(out), contestants={"one": str(out / "responses" / "{shard}.jsonl")},
@@ -64,7 +66,7 @@ def judged(out: Path, answers: Mapping[str, str], failures: int = 8) -> dict[str
         except Died:
             continue
         assert done.select(["name", "rows_in"]).to_pylist() == [{"name": "a", "rows_in": len(ROWS)}]
-        assert not list((out / "journal").glob("*.json")), "a judged shard leaves no notes"
+        assert not (out / "journal").names(".json"), "a judged shard leaves no notes"
         return dict(json.loads((out / "judged" / "a.json").read_text()))
     raise AssertionError("it never ends")
 
@@ -86,6 +88,11 @@ def test_an_answer_that_the_judges_cannot_take_costs_its_sample_alone(tmp_path: 
     for given in results.answers.values():
         assert (given.answered, given.missing) == (5, {reason: 1}) and given.answered + 1 == results.samples
     assert REWRITTEN not in results.contestants
+
+
+def test_answers_and_numbers_may_lie_in_a_bucket(tmp_path: Path, bucket: str) -> None:
+    for answers in ({f"d/s/{n}": f"answer {n}" for n in range(6)}, {f"d/s/{n}": f"another {n}" for n in range(5)}):
+        assert judged(bucket, answers) == judged(tmp_path, answers), "an answer that is changed is read again"
 
 
 def test_judges_that_fail_on_everything_end_the_job(tmp_path: Path) -> None:

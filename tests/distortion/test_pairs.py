@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,10 +17,12 @@ from polite_flamingo.distortion.commands import COMMANDS
 from polite_flamingo.distortion.config import DistortionConfig, EndpointConfig, LocalConfig, RetrievalConfig, Shares
 from polite_flamingo.distortion.llm_prompts import prefill
 from polite_flamingo.distortion.pairs import distort, single_turns
+from polite_flamingo.distortion.retrieval import CaptionIndex, index_name, write_index
 from polite_flamingo.distortion.speakers import SpeakerRequest
 from polite_flamingo.distortion.summary import count
 from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.sample import BadSample, Quarantined, Sample
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.shards import read_shard, write_shard
 from tests.support.good_responses import PICTURE, drawn, good
 
@@ -253,6 +256,22 @@ def test_captions_and_boxes_are_joined_by_the_number_of_the_image(coco: tuple[st
         "image_without_number",
     ]
     assert [kind(row) for row in rows] == ["captions_and_boxes", "llm", "llm", "llm"]
+
+
+def test_an_index_in_a_bucket_is_written_once_and_copied_by_whoever_looks_something_up(
+    coco: tuple[str, str], tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample = replace(good(0, images=1), meta={"images": ["000000442786.jpg"]})
+    local = location(tmp_path / "index")
+    assert write_index(coco, local)["images"] == 1
+    there = location(bucket) / index_name(coco)
+    write_index(coco, there)
+    assert write_index(coco, there) == {}, "it is there already"
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    index = CaptionIndex(there)
+    assert list((tmp_path / "scratch").iterdir()) == [], "the copy has no name, so that a killed worker leaves none"
+    assert index.response(sample) == CaptionIndex(local).response(sample)
 
 
 def test_missing_annotations_are_named(tmp_path: Path) -> None:

@@ -169,6 +169,24 @@ def test_an_endpoint_is_asked_again_only_for_what_it_failed_on(shards: Path, ser
     assert "Again." not in "".join(server.asked), "of a conversation the first turn is asked"
 
 
+def test_answers_may_lie_in_a_bucket(shards: Path, server: Any, no_ray: None, bucket: str) -> None:
+    said = location(f"{bucket}/said.jsonl")
+    said.put('{"key": "shapes/val/0", "response": "Red."}\n')
+    line = f"endpoint:m@http://127.0.0.1:{server.server_port}/v1"
+    left = []
+    for out in (str(shards.parent / "out"), f"{bucket}/out"):
+        job = replace(config(shards, {"served": line, "recorded": f"recorded:{said}"}), out=out)
+        for _ in range(2):
+            with pytest.raises(Stopped):
+                evaluate(job)
+        folder = location(out) / "responses"
+        left.append({name: (folder / name).read_bytes() for name in folder.names()})
+    assert left[0] == left[1] and len(left[0]) == 5
+    assert len(server.asked) == 2 * 5, "the second time, only the picture that cannot be sent is tried"
+    with pytest.raises(ValueError, match="another model"):
+        evaluate(replace(job, contestants={"served": line.replace("m@", "other@")}))
+
+
 def test_endpoints_are_tried_out_before_any_work(shards: Path, server: Any, no_ray: None) -> None:
     """A second server that does not answer is noticed before the first one gets all samples."""
     lines = {
