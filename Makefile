@@ -22,13 +22,13 @@ STAMP := $(VENV)/.ready
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 	@echo
-	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) PAPER=$(PAPER) PORT=$(PORT) TESTS=$(TESTS) PROCESSES=$(PROCESSES), as in 'make test TESTS=tests/test_sample.py'"
+	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) STORE=$(STORE) PAPER=$(PAPER) PORT=$(PORT) TESTS=$(TESTS) PROCESSES=$(PROCESSES), as in 'make test TESTS=tests/test_sample.py'"
 
 setup: $(STAMP) $(BIN)/polite-flamingo  ## set up .venv from requirements.lock (done once; again when that file changes)
 	@echo "$(VENV) is ready"
 
-demo: setup  ## build PF-mini from raw annotations on a local Ray; ends with the path of the report
-	$(BIN)/polite-flamingo demo --out $(OUT)
+demo: setup  ## build PF-mini from raw annotations on a local Ray; ends with the path of the report; STORE=s3 keeps all data in a bucket
+	$(BIN)/polite-flamingo demo --out $(OUT)$(if $(STORE),-$(STORE) --store $(STORE))
 
 paper: setup  ## repeat the paper on drawn scenes, three seeds, about half an hour; ends with the path of its report
 	$(BIN)/polite-flamingo paper --profile profiles/tiny.yaml --out $(PAPER)
