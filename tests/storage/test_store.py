@@ -17,7 +17,7 @@ import pytest
 from polite_flamingo.storage.bucket import Bucket, get_bucket
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.visibility import PathUnavailable
-from tests.support.s3_server import BUCKET
+from polite_flamingo.testbed.s3_server import BUCKET
 
 
 @pytest.fixture(params=["folder", "bucket"])

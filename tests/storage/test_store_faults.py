@@ -17,9 +17,9 @@ from polite_flamingo.storage.bucket import Bucket, get_bucket
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.visibility import PathUnavailable
+from polite_flamingo.testbed.s3_server import BUCKET
 from tests.support.patience import wait_until
 from tests.support.s3_proxy import PASSING, Fault, Proxy, no_faults, random_faults, s3_proxy
-from tests.support.s3_server import BUCKET
 
 
 @pytest.fixture

