@@ -27,12 +27,11 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from polite_flamingo.storage.remote_path import source_path
-
 from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.storage.in_order import in_order
 from polite_flamingo.storage.location import Location, location
+from polite_flamingo.storage.remote_path import source_path
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig, build
 
