@@ -41,7 +41,7 @@ class BuildConfig:
     """Everything a build depends on.
 
     Attributes:
-        input: a folder of .tar shards, one .tar, or a pattern in quotes.
+        input: a folder of .tar shards, one .tar, a pattern in quotes, or a list of these (.txt); also s3:// addresses.
         out: the output folder or s3://, gs://, az:// address; on several machines, one that all of them reach.
         rewriter: the model that rewrites, and how it decodes.
         scoring: the models that score.

@@ -51,7 +51,7 @@ class DistortConfig:
     """Everything a distortion depends on.
 
     Attributes:
-        input: a folder of .tar shards of good responses, one .tar, or a pattern in quotes.
+        input: a folder of .tar shards of good responses, one .tar, a pattern, or a list (.txt); also an address.
         out: the output folder; on several machines, one that all of them see.
         distortion: the kinds of distortion and their shares, and who rewords.
         pools: number of actors, and when a job with failing rows ends.

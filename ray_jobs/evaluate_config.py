@@ -36,7 +36,7 @@ class EvaluateConfig:
     """Everything an evaluation depends on.
 
     Attributes:
-        input: a folder of .tar shards whose responses are the ground truth, one .tar, or a pattern in quotes.
+        input: shards whose responses are the ground truth: a folder, one .tar, a pattern, a list (.txt), an address.
         out: the output folder; on several machines, one that all of them see.
         contestants: name -> a model's folder, a profile's .yaml, endpoint:MODEL@URL or recorded:FILE.jsonl; on the
             command line --contestants.NAME WHAT, once per contestant.

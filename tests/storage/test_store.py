@@ -53,7 +53,7 @@ def test_a_stream_from_a_bucket_is_whole_wherever_it_is_read(bucket: str) -> Non
             assert file.read(size) == data[start : start + size]
 
 
-def test_a_stream_from_a_bucket_asks_for_the_next_range_before_it_is_wanted(
+def test_a_stream_from_a_bucket_asks_for_the_next_ranges_before_they_are_wanted(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = location(bucket) / "a.tar"
@@ -73,7 +73,7 @@ def test_a_stream_from_a_bucket_asks_for_the_next_range_before_it_is_wanted(
         assert raw.read(50) and raw.read(50) and asked == [0], "a reader that looks at the start asks for no more"
         assert raw.read(50)
         assert ahead.wait(60)
-        assert asked == [0, 100, 200]
+        assert asked[:2] == [0, 100] and sorted(asked) == [100 * number for number in range(len(asked))]
 
 
 def test_an_object_that_is_replaced_is_not_read_as_the_one_that_was_listed(bucket: str) -> None:
