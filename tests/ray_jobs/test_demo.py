@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from polite_flamingo.storage.ledger import OutputLayout, read_scored
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs import console
 from ray_jobs.build_pf1m import BuildConfig
-from ray_jobs.demo import PROFILE, DemoConfig, demo
+from ray_jobs.demo import PROFILE, DemoConfig, demo, prepare
 from tests.support.build_world import outcome, results, stats
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -53,6 +54,22 @@ def test_every_annotation_is_kept_rejected_or_quarantined(built: Path) -> None:
     assert found["kept"] + sum(rejected.values()) + sum(quarantined.values()) == rows_in  # type: ignore[operator]
     assert outcome(built).total() == rows_in
     assert quarantined["corrupt_image"] >= 1, "the raw data holds a picture that was cut short in each dataset"
+
+
+def test_a_demo_in_a_bucket_begins_with_the_same_rows(tmp_path: Path, bucket: str) -> None:
+    """Raw data are drawn on this machine and uploaded; ingest reads them and writes shards where they lie."""
+    places = location(tmp_path), location(bucket)
+    for out in places:
+        prepare(DemoConfig(out=str(out), samples=9, samples_per_shard=5), out)
+        with pytest.raises(ValueError, match="holds a demo of another size"):
+            prepare(DemoConfig(out=str(out), samples=10), out)
+    files = [{name for name in out.names() if not name.endswith("lock.json")} for out in places]
+    assert files[0] == files[1]
+    shards = (places[0] / "ingested").names(".tar")
+    assert len(shards) > 7
+    for name in shards:
+        here, there = (out / "ingested" / f"{name}.tar" for out in places)
+        assert here.read_bytes() == there.read_bytes()
 
 
 def test_all_datasets_and_categories_pass_through_real_models(built: Path) -> None:
