@@ -32,6 +32,8 @@ from polite_flamingo.distortion.speakers import ASKED_PLAINLY
 from polite_flamingo.distortion.summary import count, pick, total
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.report.distortion import write_distortion_page
+from polite_flamingo.storage.in_order import in_order
+from polite_flamingo.storage.input_index import THREADS
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.run_info import read_run, read_stats, write_stats
@@ -145,8 +147,9 @@ def config_hash(config: DistortionConfig, models: Mapping[str, Mapping[str, str]
 
 def forget_failed(layout: OutputLayout) -> None:
     """Delete the manifests of shards in which rows failed because of the speaker, so that they are made again."""
-    for name in layout.finished():
-        if any(row.reason == "distortion_failed" for row in read_quarantine(layout, name)):
+    names = layout.finished()
+    for name, rows in zip(names, in_order(partial(read_quarantine, layout), names, THREADS), strict=True):
+        if any(row.reason == "distortion_failed" for row in rows):
             layout.manifest(name).delete()
 
 
@@ -173,7 +176,7 @@ def make_pairs(job: ShardJob, shards: Mapping[str, Location], config: DistortCon
 def summarise(layout: OutputLayout) -> None:
     """Sum the manifests of all finished shards; write OUT/preview.html and, last, OUT/stats.json."""
     names = layout.finished()
-    manifests = [read_manifest(layout.manifest(name)) for name in names]
+    manifests = list(in_order(lambda name: read_manifest(layout.manifest(name)), names, THREADS))
     stats: dict[str, Any] = {
         "shards": len(manifests),
         "rows_in": sum(manifest.rows_in for manifest in manifests),

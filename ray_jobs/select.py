@@ -34,6 +34,7 @@ from polite_flamingo.selection.select_shard import select_shard
 from polite_flamingo.selection.statistics import Statistics, rejections
 from polite_flamingo.storage import duplicates, tar_export
 from polite_flamingo.storage.in_order import in_order
+from polite_flamingo.storage.input_index import THREADS
 from polite_flamingo.storage.json_exports import Records, export_images, exporting_records, forget_images, records_of
 from polite_flamingo.storage.lease import exclusive
 from polite_flamingo.storage.ledger import (
@@ -55,8 +56,6 @@ from ray_jobs.replay_ledger import settle, source_of
 
 SHARDS_AT_ONCE = 4
 """Shards that this process selects, and holds, at once."""
-
-MANIFESTS_AT_ONCE = 16
 
 Across = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 """Calls a function on items, several at once; yields the results in order. `in_order` is one, with threads."""
@@ -286,7 +285,7 @@ def _read_manifests(layout: OutputLayout, names: Sequence[str]) -> _Finished:
     sources: dict[str, Location] = {}
     rows_of: Counter[str] = Counter()
     scored, numbers = 0, set[int]()
-    manifests = in_order(lambda name: read_manifest(layout.manifest(name)), names, MANIFESTS_AT_ONCE)
+    manifests = in_order(lambda name: read_manifest(layout.manifest(name)), names, THREADS)
     for name, manifest in zip(names, manifests, strict=True):
         files[name] = [file.path for file in manifest.files.values()]
         if place := file_of(layout, name, manifest, "keys"):
