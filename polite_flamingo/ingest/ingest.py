@@ -37,6 +37,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polite_flamingo.ingest.parts import BUILT, build_part, part_file
 from polite_flamingo.ingest.result import (
@@ -80,7 +81,7 @@ Say = Callable[[str, Mapping[str, int]], None]
 Spread = Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]
 """Runs independent jobs, in any order and anywhere; `map` runs them in this process."""
 
-_Job = tuple[IngestConfig, int, list[int]]
+_Job = tuple[IngestConfig, int, NDArray[np.uint64]]
 """A source, the number of a part, and where its records begin in the spool."""
 
 _Views = Mapping[Location, Sequence[Probe | FileState]]
@@ -220,7 +221,7 @@ def gather(config: IngestConfig, tick: Callable[[int], None] = lambda rows: None
     (config.work / "gathered.json").put(json.dumps(found))
 
 
-def choose_records(config: IngestConfig, count: int | None) -> list[list[int]]:
+def choose_records(config: IngestConfig, count: int | None) -> list[NDArray[np.uint64]]:
     """Choose the records, the same for the same seed whatever else is sampled; return where those of each part begin.
 
     Parts that were built of another choice are removed.
@@ -235,7 +236,7 @@ def choose_records(config: IngestConfig, count: int | None) -> list[list[int]]:
         config.work.store.delete([(config.work / name).key for name in config.work.names() if name[:1].isdigit()])
         chosen.put(wanted)
     size = config.samples_per_shard
-    return [offsets[first : first + size].tolist() for first in range(0, len(offsets), size)]
+    return [offsets[first : first + size] for first in range(0, len(offsets), size)]
 
 
 def begin(config: IngestConfig) -> None:

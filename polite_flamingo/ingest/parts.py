@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, islice
+
+import numpy as np
+from numpy.typing import NDArray
 
 from polite_flamingo.ingest.result import IngestConfig
 from polite_flamingo.sample import Quarantined, Sample
@@ -19,12 +22,13 @@ from polite_flamingo.sources.registry import SOURCES
 from polite_flamingo.storage.ledger import write_quarantine_file
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import write_shard
+from polite_flamingo.storage.store import READ_AHEAD
 
 MAX_SHARD_BYTES = 512 << 20
 """A shard is a block in a worker's memory: a part with larger images is split, NAME-00007.tar and NAME-00007-1.tar."""
 
 
-def build_part(config: IngestConfig, number: int, offsets: Sequence[int]) -> None:
+def build_part(config: IngestConfig, number: int, offsets: NDArray[np.uint64]) -> None:
     """Write the shards and the quarantine of a part, and last its counts as {number, written, shards, reasons}.
 
     Args:
@@ -49,20 +53,25 @@ def build_part(config: IngestConfig, number: int, offsets: Sequence[int]) -> Non
 
 BUILT = ".built"
 
+_SPARSE = 1 << 16
+"""Bytes from one chosen record to the next, from which on those between them are not fetched from a bucket."""
+
 
 def part_file(config: IngestConfig, number: int) -> Location:
     """Return the place of a built part's counts."""
     return config.work / f"{number:05d}{BUILT}"
 
 
-def _records(config: IngestConfig, offsets: Sequence[int]) -> Iterator[Record]:
-    with (config.work / "records.jsonl").open() as spool:
+def _records(config: IngestConfig, offsets: NDArray[np.uint64]) -> Iterator[Record]:
+    place = config.work / "records.jsonl"
+    sparse = int(offsets[-1]) - int(offsets[0]) > len(offsets) * _SPARSE
+    with place.store.open(place.key, ahead=_SPARSE if sparse else READ_AHEAD) as spool:
         for offset in offsets:
-            spool.seek(offset)
+            spool.seek(int(offset))
             yield Record.from_json(json.loads(spool.readline()))
 
 
-def _rows_of_part(config: IngestConfig, offsets: Sequence[int]) -> Iterator[Row]:
+def _rows_of_part(config: IngestConfig, offsets: NDArray[np.uint64]) -> Iterator[Row]:
     """Yield the rows of a part in order.
 
     One thread is fastest for a local disk (more were twice as slow, measured: they contend for Python's lock). Over a
