@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from actors.rewriting import check_rewritable
 from actors.rows import SCHEMA, Block, blocks
 from actors.source import ShardDatasource
 from polite_flamingo.sample import BadSample, Image, Quarantined, Sample, Turn
+from polite_flamingo.storage.bucket import Bucket
+from polite_flamingo.storage.discovery import shard_names
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.location import location
 from polite_flamingo.storage.shards import write_shard
@@ -117,6 +120,23 @@ def test_the_source_reads_one_block_a_shard_and_notes_where_from(tmp_path: Path)
     (tmp_path / "a.tar").unlink()  # in the middle of a job
     with pytest.raises(PathUnavailable, match=r"a\.tar"):
         list(good())
+
+
+def test_the_source_reads_from_a_bucket_what_the_driver_listed(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        write_shard(location(f"{bucket}/in/{name}.tar"), [picture_row(1), text_row(0, 0)])
+    shards = shard_names(f"{bucket}/in")
+    source = ShardDatasource(shards, "hash")
+    sizes = [place.listed.size for place in shards.values() if place.listed]
+    assert source.estimate_inmemory_data_size() == sum(sizes) > 0
+    monkeypatch.setattr(Bucket, "head", None)  # the listing has said it all
+    first, second = (pickle.loads(pickle.dumps(task.read_fn)) for task in source.get_read_tasks(parallelism=1))
+    [found] = blocks(next(iter(first())))
+    assert (found.name, found.shard, len(found.rows)) == ("a", f"{bucket}/in/a.tar", 2)
+    assert found.input is not None and found.input.tag and found.input.is_still_at(shards["a"])
+    location(f"{bucket}/in/b.tar").put(bytes(sizes[1]))
+    with pytest.raises(PathUnavailable, match=r"in/b\.tar was replaced since the job looked at it"):
+        list(second())
 
 
 def test_workers_are_told_where_a_relative_path_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
