@@ -160,9 +160,9 @@ def test_commands_end_with_one_line_and_status_2(tmp_path: Path, capsys: pytest.
     assert "does not exist; give a folder of .tar shards" in found.stderr
     found = command("ray_jobs.select", "--out", str(tmp_path))
     assert (found.returncode, found.stderr.count("\n")) == (2, 1)
-    assert "run polite-flamingo build first" in found.stderr
+    assert "holds no finished shard; give the --out of a polite-flamingo build" in found.stderr
     assert console.run("select", "", SelectConfig, select.job, ["--out", str(tmp_path / "none")]) == 2
-    assert "none does not exist; give the --out of a polite-flamingo build" in capsys.readouterr().err
+    assert "none holds no finished shard; give the --out of a polite-flamingo build" in capsys.readouterr().err
 
 
 def test_help_names_every_section() -> None:

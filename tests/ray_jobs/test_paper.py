@@ -108,7 +108,7 @@ def test_fresh_forgets_the_work_and_its_time(config: PaperConfig) -> None:
     job = job_of(config)
     with job.locked():
         write_run(layout, with_work(job.run(), 0, {"wall": 600.0}))
-    (layout.root.path / "seed-0" / "data").mkdir(parents=True)
+    (layout.root / "seed-0" / "data" / "in.tar").put(b"a shard")
     with job.locked():
         assert job.run().seconds["wall"] == 600.0
     with job.locked(fresh=True):
