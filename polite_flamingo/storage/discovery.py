@@ -379,7 +379,8 @@ class Tree:
         while todo:
             inside = todo.pop()
             deeper = sorted(below.get(inside, ()))
-            yield inside, deeper, names[inside]
+            marks = {name for name in deeper if (entry := self._listed.get(inside + name)) and not entry.size}
+            yield inside, deeper, [name for name in names[inside] if name not in marks]  # consoles mark folders so
             todo += [f"{inside}{name}/" for name in reversed(deeper)]
 
 

@@ -102,6 +102,12 @@ def test_a_bucket_is_not_asked_for_each_shard_that_is_named(bucket: str, monkeyp
             assert counted.lists <= 2 and counted.heads <= 1, "the folder, and what ingests left beside it"
 
 
+def test_the_marks_by_which_consoles_make_folders_are_nothing(bucket: str) -> None:
+    fill(location(bucket), "in/0.tar", "in/deep/1.tar")
+    (location(bucket) / "in/deep").put(b"")
+    assert found(f"{bucket}/in") == (["0", "deep__1"], [])
+
+
 def test_a_list_names_paths_and_addresses(place: Location, tmp_path: Path) -> None:
     fill(place, "x/0.tar", "x/1.tar", "y/deep/2.tar", "y/3.tar", "z/4.tar")
     (place / "lists/mine.txt").put(
