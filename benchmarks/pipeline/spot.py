@@ -139,7 +139,7 @@ def conclude(options: argparse.Namespace, found: Sequence[Figures]) -> None:
 def run(options: argparse.Namespace, scratch: Path) -> Figures:
     """Start a cluster, build on it, count what is in the output."""
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
-    os.environ.update(RAY_worker_niceness="0", RAY_raylet_start_wait_time_s="300")
+    os.environ.update(RAY_worker_niceness="0", RAY_health_check_period_ms="1000")  # as in cluster.yaml
     set_environment({})
     import ray
 
