@@ -29,6 +29,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_a_relative_path_of_data_is_refused_whichever_option_names_it(submitted: None) -> None:
     refuse_relative_data(Job(out="/shared/out", data={"a": "/shared/a", "b": Ingredient(shards="/shared/*.tar")}))
+    refuse_relative_data(Job(out="s3://bucket/out", input="s3://bucket/*.tar", data={"a": "gs://bucket/a"}))
     for job, option in [
         (Job(), "--out out/mine"),
         (Job(out="/o", input="./shards"), "--input ./shards"),
