@@ -118,7 +118,7 @@ def row(figures: Mapping[str, float | str], header: bool) -> dict[str, float | s
         print("  ".join(f"{name:>14}" for name in figures))
     shown = (f"{value:>14,.3g}" if isinstance(value, float) else f"{value:>14}" for value in figures.values())
     print("  ".join(shown), flush=True)
-    return dict(figures)
+    return {name: float(f"{value:.3g}") if isinstance(value, float) else value for name, value in figures.items()}
 
 
 def run_commits(options: argparse.Namespace, disk: Location, place: Location) -> list[dict[str, float | str]]:
@@ -142,22 +142,19 @@ def commits_of(root: Location, actors: int, options: argparse.Namespace) -> floa
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     start, counted = context.Barrier(actors), context.Queue()
-    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    arguments = (str(root), environment, start, counted, options.seconds, options.rows, options.bytes)
+    root.store.head(root.key)  # actors are sent a store that has answered, as by a job
+    arguments = (root, start, counted, options.seconds, options.rows, options.bytes)
     processes = [context.Process(target=act, args=(number, *arguments)) for number in range(actors)]
     for process in processes:
         process.start()
-    rates = [counted.get() for _ in processes]
+    rates = [counted.get(timeout=600) for _ in processes]
     for process in processes:
         process.join()
     return float(sum(rates))
 
 
-def act(
-    number: int, root: str, environment: dict[str, str], start: Any, counted: Any, seconds: float, rows: int, size: int
-) -> None:
+def act(number: int, root: Location, start: Any, counted: Any, seconds: float, rows: int, size: int) -> None:
     """Commit shards for some seconds; report how many a second, the last one included."""
-    os.environ.update(environment)
     layout, made = OutputLayout(root=root), made_rows(rows, size)
     commit(layout, f"{number}-warm", made)
     start.wait()

@@ -189,7 +189,7 @@ class Bucket(Store):
 
     def _meet(self) -> None:
         """Ask for an object that is not there, and for its body: of a HEAD no error has a code that says why."""
-        store = self._connect("4s", retries=1)
+        store = self._connect("9s", retries=0)  # a busy store may be slow
         try:
             self._again("", lambda: store.get(".polite-flamingo").bytes(), self.FIRST_PATIENCE)
         except FileNotFoundError:
