@@ -28,9 +28,9 @@ REPO = Path(__file__).parents[2]
 PUBLISHED = REPO / "profiles" / "openflamingo-9b-v1.yaml"
 
 
-def run(script: str, folder: Path) -> dict[str, Any]:
+def run(script: str, *arguments: Path | str) -> dict[str, Any]:
     """What it says on its last line: it has a Ray of its own, and a process can have one at a time."""
-    command = [sys.executable, "-m", f"tests.support.{script}", str(folder)]
+    command = [sys.executable, "-m", f"tests.support.{script}", *map(str, arguments)]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -99,6 +99,23 @@ def test_a_job_goes_on_with_what_is_left_and_says_what_it_waits_for_when_nothing
 def machine(name: str, cpus: float, gpus: float = 0.0, *, alive: bool = True) -> dict[str, Any]:
     """Return what `ray.nodes()` says of a machine."""
     return {"NodeID": name, "Alive": alive, "Resources": {"CPU": cpus, "GPU": gpus, "memory": 1e9} if alive else {}}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_machines_that_share_nothing_but_a_bucket_leave_what_those_with_a_shared_disk_do(
+    tmp_path: Path, bucket: str
+) -> None:
+    try:
+        subprocess.run(
+            ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", tmp_path], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"this machine gives no process a disk of its own: {error}")
+    found = run("run_apart", tmp_path, bucket)
+    assert found["apart"] == found["shared"] and found["lost"], "in the bucket, with a machine killed meanwhile"
+    assert found["apart"]["built"]["rows"] == 90 == found["apart"]["evaluation"]["samples"]
 
 
 def test_a_job_that_can_not_go_on_with_what_is_left_says_so() -> None:
