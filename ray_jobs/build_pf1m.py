@@ -73,7 +73,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         AllFailed: every row was quarantined.
     """
     layout = OutputLayout(root=config.out)
-    shards = input_shards(config.input, layout, fresh=config.fresh)
+    shards = input_shards(config.input, layout)
     job = job_of(config)
     with job.locked(fresh=config.fresh):
         settle(layout)

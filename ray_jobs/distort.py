@@ -83,7 +83,7 @@ def distort(config: DistortConfig, actor: type | None = None) -> None:
         AllFailed: no row became a pair.
     """
     layout = OutputLayout(root=config.out, samples="pairs")
-    shards = input_shards(config.input, layout, fresh=config.fresh)
+    shards = input_shards(config.input, layout)
     models = speaker_of(config.distortion)
     job = ShardJob(
         layout=layout,

@@ -141,8 +141,9 @@ class ShardJob(ResumableJob):
             ValueError: the input of a finished shard has changed, or one that is to be read is not ours.
         """
         todo = {name: path for name, path in shards.items() if name not in self.finished}
-        refuse_foreign(todo.values())
         done = [name for name in shards if name not in todo]
+        if done:  # else `input_shards` has looked at the same ones
+            refuse_foreign(todo.values())
         self.refuse_changed_input({name: shards[name] for name in done})
         if others := sorted(name for name in self.finished if source_of(name) not in shards):
             root, names = self.layout.root, names_of(others)
@@ -242,15 +243,14 @@ def begin_run(config_hash: str, models: Mapping[str, Mapping[str, str]], config:
     )
 
 
-def input_shards(source: str, layout: OutputLayout, *, fresh: bool) -> dict[str, Location]:
+def input_shards(source: str, layout: OutputLayout) -> dict[str, Location]:
     """Find the input shards of a job: name -> path. What is passed over is printed.
 
     Raises:
-        ValueError: there are none, or `fresh` would delete an output and then not read one that is not ours.
+        ValueError: there are none, or one is not a shard of this project.
     """
-    shards = shard_names(source, layout.root.local, print)
-    if fresh:
-        refuse_foreign(shards.values())
+    shards = shard_names(source, layout.root, print)
+    refuse_foreign(shards.values())
     return shards
 
 
