@@ -14,10 +14,10 @@ import ray
 from actors.rows import SCHEMA, Block, blocks
 from polite_flamingo.faults.guard import Guard
 from polite_flamingo.faults.journal import Journal
+from polite_flamingo.hub import refuse_other_models
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.probe import Probe
-from polite_flamingo.storage.visibility import refuse_other_models
 
 
 @dataclass(frozen=True, kw_only=True)

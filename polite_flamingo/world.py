@@ -92,33 +92,6 @@ def words_of(*texts: str) -> set[str]:
     return {word for text in texts for word in _WORD.findall(text.replace(IMAGE_MARK, " ").casefold())}
 
 
-def world_of(names: Iterable[str]) -> World | None:
-    """Return the world that models know, by their names in a profile; None if none has a `world.json`.
-
-    If the models have different worlds, return the first model's, with the models that share it.
-
-    Raises:
-        ValueError: a `world.json` is invalid.
-    """
-    from polite_flamingo.hub import resolve  # imports torch, which selection does not need
-
-    found: World | None = None
-    models: list[str] = []
-    for name in names:
-        path = Path(resolve(name))
-        file = (path if path.is_dir() else path.parent) / FILE
-        if not file.is_file():
-            continue
-        try:
-            world = World.from_json(json.loads(file.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is not a valid world ({error}): it needs name, what and words") from None
-        found = found or world
-        if world.name == found.name and (folder := _folder_name(name)) not in models:
-            models.append(folder)
-    return dataclasses.replace(found, models=tuple(models)) if found else None
-
-
 def mostly_foreign(counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
     """Select the datasets from another world, given (foreign rows, rows) by dataset."""
     return {name: (foreign, rows) for name, (foreign, rows) in counts.items() if foreign > ANOTHER * rows}
@@ -176,8 +149,3 @@ def _records(opener: Opener, rows: int) -> Iterable[dict[str, Any]]:
                     return
     except (OSError, tarfile.TarError, ValueError, EOFError, RecursionError):
         return
-
-
-def _folder_name(name: str) -> str:
-    """Return the model's folder: `zoo:flamingo/flamingo.safetensors` and `zoo:flamingo` are the same model."""
-    return str(Path(name).parent) if Path(name).suffix == ".safetensors" else name

@@ -23,12 +23,13 @@ from polite_flamingo.config import to_yaml
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.hub.worlds import world_of
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.tar_export import count_images
-from polite_flamingo.world import World, count_foreign_rows, mostly_foreign, world_of
+from polite_flamingo.world import World, count_foreign_rows, mostly_foreign
 from ray_jobs import console, select
 from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import by_name, config_hash, model_fingerprints

@@ -56,7 +56,7 @@ def fingerprints(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
 
 
 def by_name(models: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return name -> fingerprint, for workers to compare with their own files (`visibility.refuse_other_models`)."""
+    """Return name -> fingerprint, for workers to compare with their own files (`hub.refuse_other_models`)."""
     return {model["name"]: model["fingerprint"] for model in models.values()}
 
 

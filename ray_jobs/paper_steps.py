@@ -25,6 +25,7 @@ from polite_flamingo.ingest.ingest import IngestConfig, ingest
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.storage.discovery import shard_names
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.shards import read_shard, write_shard
 from polite_flamingo.testbed.paper.results import ROLES
 from training.data import Ingredient
@@ -189,7 +190,7 @@ def train(seed_folder: Path, run: Training, config: TrainingConfig, seed: int) -
     stages = replace(config.stages, **{run.stage.replace("-", "_"): replace(config.stage(run.stage), **run.changes)})
     config = replace(config, stages=stages, seed=seed)
     start = model_of(seed_folder, run.start) if run.start else config.base
-    return train_stage(config, run.stage, start, run.data, seed_folder / "runs" / run.name).to_json()
+    return train_stage(config, run.stage, start, run.data, location(seed_folder / "runs" / run.name)).to_json()
 
 
 def model_of(seed_folder: Path, name: str) -> FlamingoConfig:

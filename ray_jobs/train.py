@@ -151,11 +151,11 @@ def run(
     with running_ray(config.workers.needs()):
         from ray_jobs.pipeline import seen_by_all
         from training import log
-        from training.ray_trainer import FAILURES, StageRun, TrainingStopped, train
+        from training.ray_trainer import StageRun, TrainingStopped, failures, train
 
         with seen_by_all(location(out)) as probe, training_progress() as show:
             job = StageRun(
-                config=config.training, stage=config.stage, start=start, mixture=mixture, out=out,
+                config=config.training, stage=config.stage, start=start, mixture=mixture, out=location(out),
                 workers=config.workers, probe=probe, models=models,
             )  # fmt: skip
             try:
@@ -167,13 +167,12 @@ def run(
                 f"there was nothing to train on: every sample was left out ({left_out(totals.skipped)}); fix the "
                 "mixture, then rerun with --fresh"
             )
-        lines = log.read(out)
-        failures = out / FAILURES
+        lines = log.read(location(out))
         return {
             **totals.to_json(),
             "updates": lines[-1]["step"] if lines else 0,
             "window": config.training.stage(config.stage).packing.window,
-            "restarts": failures.read_text().count("\n") if failures.exists() else 0,
+            "restarts": len(failures(location(out))),
             "started": began,
         }
 

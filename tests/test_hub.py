@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from polite_flamingo import hub
+from polite_flamingo.storage.bucket import Bucket
+from polite_flamingo.storage.location import location
 
 
 def test_zoo_and_package_names_become_paths_and_others_stay():
@@ -59,3 +64,32 @@ def test_a_corrected_model_card_leaves_the_fingerprint_alone(tmp_path):
     assert hub.fingerprint(str(tmp_path)) == before
     (tmp_path / "config.json").write_text("{}")
     assert hub.fingerprint(str(tmp_path)) != before
+
+
+def test_a_model_in_a_bucket_is_copied_once_and_has_the_fingerprint_of_its_files(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(hub, "_FINGERPRINTED", 4)
+    files = {"config.json": b"{}", "in-side/b": b"weights of much", "in/b": b"w", "README.md": b"# a", "in.x": b"first"}
+    for name, data in files.items():
+        (location(tmp_path / "model") / name).put(data)
+        (location(bucket) / "model" / name).put(data)
+    opened = []
+    streamed = Bucket.open
+    monkeypatch.setattr(Bucket, "open", lambda store, *key: (opened.append(key), streamed(store, *key))[1])
+
+    model = f"{bucket}/model"
+    assert hub.fingerprint(model) == hub.fingerprint(str(tmp_path / "model"))
+    assert hub.fingerprint(f"{model}/in.x") == hub.fingerprint(str(tmp_path / "model" / "in.x"))
+    opened.clear()
+    copy = Path(hub.resolve(model))
+    assert {path.relative_to(copy).as_posix(): path.read_bytes() for path in copy.rglob("*") if path.is_file()} == files
+    assert Path(hub.resolve(f"{model}/in.x")).read_bytes() == b"first" and len(opened) == len(files) + 1
+    assert hub.resolve(model) == str(copy) and len(opened) == len(files) + 1, "another process finds the copy"
+    (location(model) / "in.x").put(b"other")
+    assert (Path(hub.resolve(model)) / "in.x").read_bytes() == b"other" and (copy / "in.x").read_bytes() == b"first"
+    assert [path.name for path in copy.parent.parent.iterdir() if path.name.startswith("tmp")] == []
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        hub.resolve(f"{bucket}/nowhere")
+    assert hub.fingerprint(f"{bucket}/nowhere") == f"name:{bucket}/nowhere"

@@ -10,6 +10,7 @@ import pytest
 
 from polite_flamingo.filters.thresholds import Thresholds, apply_thresholds, first_failure
 from polite_flamingo.hub import ZOO, fingerprint
+from polite_flamingo.hub.worlds import world_of
 from polite_flamingo.report.selection import render
 from polite_flamingo.sample import Quarantined, Sample, Turn
 from polite_flamingo.selection.card import card
@@ -21,7 +22,7 @@ from polite_flamingo.storage.run_info import RunInfo
 from polite_flamingo.storage.shards import write_shard
 from polite_flamingo.testbed.shapes.write import write_raw
 from polite_flamingo.testbed.zoo.pairs import vocabulary
-from polite_flamingo.world import World, count_foreign_rows, mostly_foreign, world_of
+from polite_flamingo.world import World, count_foreign_rows, mostly_foreign
 from ray_jobs.build_pf1m import print_world_warning
 from tests.support.scored import scored
 

@@ -1,29 +1,36 @@
-"""Checkpoints to resume from and the model folder at the end: each folder is whole, or it is not there.
+"""Checkpoints to resume from and the model folder at the end, on a disk or in a bucket.
 
-    OUT/checkpoints/step-000120/   tuned.safetensors, optimizer.pt, state.json
-    OUT/model/                     flamingo.yaml, tuned.safetensors and lora/, with what was tuned
+    OUT/checkpoints/step-000120.json       created last: the state, and the files below with sizes and digests
+    OUT/checkpoints/step-000120.ATTEMPT.tuned.safetensors
+    OUT/checkpoints/step-000120.ATTEMPT.optimizer.pt
+    OUT/model/                             tuned.safetensors and lora/, with what was tuned, and flamingo.yaml last
 
-Each is written under a temporary name, synced and renamed, and the rename is synced too: once `save` returns, the
-checkpoint survives a loss of power. A folder that was cut short keeps its temporary name and is never read; `sweep`
-removes it.
+Nothing is renamed, which a bucket could not do. A checkpoint is there once its manifest is, and nothing is read that no
+manifest names. ATTEMPT is random, so a worker that was believed dead and still writes overwrites nothing; what it and
+interrupted workers leave is deleted by `sweep`. Folders of earlier versions (step-000120/ with tuned.safetensors,
+optimizer.pt and state.json) are read as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
-import os
 import re
+import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from polite_flamingo import hub
@@ -31,82 +38,155 @@ from polite_flamingo.flamingo.config import FlamingoConfig, Part
 from polite_flamingo.flamingo.model.checkpoint import save_flamingo
 from polite_flamingo.flamingo.model.lora import lora_layers, save_lora
 from polite_flamingo.flamingo.model.saved import FILE, write_config
+from polite_flamingo.storage.disk import sweep_temporary
+from polite_flamingo.storage.ledger import undamaged
+from polite_flamingo.storage.location import Location
+from polite_flamingo.storage.store import READ_AHEAD
 from training.stages import CONNECTOR
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
 
 TUNED_FILE = "tuned.safetensors"
+OPTIMIZER_FILE = "optimizer.pt"
 LORA_FOLDER = "lora"
-_STEP = re.compile(r"step-(\d+)")
-_CUT_SHORT = re.compile(r"(step-\d+)\.(tmp|old)")
+_FILES = {"tuned": TUNED_FILE, "optimizer": OPTIMIZER_FILE}
+_OURS = re.compile(r"step-\d+[./]")
+_MANIFEST = re.compile(r"step-(\d+)(\.old/state\.json|/state\.json|\.json)")
+_PREFERENCE = (".old/state.json", "/state.json", ".json")
+"""Ends of a manifest's name, the best last. The first two are of earlier versions, ".old" of one that was replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """A file of a checkpoint: its path below the checkpoints' folder, its size in bytes, the digest of its bytes."""
+
+    path: str
+    size: int
+    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A whole checkpoint on disk, with everything read except its tensors.
+    """A whole checkpoint, with everything read except its tensors.
 
     Attributes:
-        folder: its folder.
+        folder: the folder of all checkpoints.
+        name: of its manifest there.
         step: number of updates done.
         state: whatever the loop needs to resume, JSON types.
+        tuned: the tuned tensors.
+        optimizer: the optimizer's state.
     """
 
-    folder: Path
+    folder: Location
+    name: str
     step: int
     state: Mapping[str, Any]
+    tuned: StoredFile
+    optimizer: StoredFile
+
+    def __str__(self) -> str:
+        return str(self.folder / self.name)
 
     def load(self, tuned: Mapping[str, nn.Parameter]) -> dict[str, Any]:
         """Copy the tuned tensors into `tuned`; return the optimizer's state.
 
         Raises:
-            ValueError: the checkpoint holds other tensors: it belongs to another stage or model.
+            ValueError: the checkpoint is damaged, or holds other tensors: it belongs to another stage or model.
         """
-        found = load_file(str(self.folder / TUNED_FILE))
+        found = load(self.read(self.tuned))
         wrong = set(found) ^ set(tuned) or {n for n in tuned if tuned[n].shape != found[n].shape}
         if wrong:
             raise ValueError(
-                f"{self.folder} belongs to another stage or model: {len(wrong)} tensors differ, such as {min(wrong)}; "
+                f"{self} belongs to another stage or model: {len(wrong)} tensors differ, such as {min(wrong)}; "
                 "use another --out, or --fresh"
             )
         with torch.no_grad():
             for name, parameter in tuned.items():
                 parameter.copy_(like(found[name], parameter))
-        optimizer: dict[str, Any] = torch.load(self.folder / "optimizer.pt", map_location="cpu", weights_only=True)
+        optimizer: dict[str, Any] = torch.load(
+            io.BytesIO(self.read(self.optimizer)), map_location="cpu", weights_only=True
+        )
         return optimizer
 
+    def delete(self) -> None:
+        """Delete it, its manifest first."""
+        (self.folder / self.name).delete()
+        self.folder.store.delete((self.folder / file.path).key for file in (self.tuned, self.optimizer))
+        if "/" in self.name:
+            (self.folder / self.name).parent.delete_tree()
 
-def sweep(folder: Path) -> None:
-    """Remove what an interrupted run left under `folder`. Nobody else may be writing there.
-
-    A checkpoint that was about to be replaced gets its name back if its successor was not finished.
-    """
-    for path in sorted(folder.glob("step-*")):
-        if found := _CUT_SHORT.fullmatch(path.name):
-            whole = folder / found[1]
-            if found[2] == "old" and not whole.exists():
-                path.rename(whole)
-            else:
-                shutil.rmtree(path)
-
-
-def newest(folder: Path) -> Checkpoint | None:
-    """Return the last whole checkpoint under `folder`, or None."""
-    steps = _steps(folder)
-    if not steps:
-        return None
-    step, path = max(steps.items())
-    return Checkpoint(folder=path, step=step, state=json.loads((path / "state.json").read_text()))
+    def read(self, file: StoredFile) -> bytes:
+        """Return the bytes of one of its files. Raises `ValueError` if they have another digest."""
+        with (self.folder / file.path).open() as stream:
+            data = b"".join(iter(lambda: stream.read(READ_AHEAD), b""))
+        if file.sha256 and hashlib.sha256(data).hexdigest() != file.sha256:
+            raise ValueError(
+                f"{self.folder / file.path} is damaged; delete {self} to resume from the checkpoint before it"
+            )
+        return data
 
 
-def _steps(folder: Path) -> dict[int, Path]:
-    """Return the whole checkpoints under `folder` by their step, in order."""
-    found = {int(match[1]): path for path in folder.glob("step-*") if (match := _STEP.fullmatch(path.name))}
-    return dict(sorted(found.items()))
+def newest(folder: Location) -> Checkpoint | None:
+    """Return the last whole checkpoint in `folder`, or None."""
+    return next(_whole(folder, _sizes(folder)), None)
+
+
+def sweep(folder: Location) -> None:
+    """Delete what interrupted runs left in `folder`. Nobody else may be writing there."""
+    if folder.local is not None:
+        sweep_temporary(folder.local)
+    sizes = _sizes(folder)
+    used = {name for one in _whole(folder, sizes) for name in (one.name, one.tuned.path, one.optimizer.path)}
+    stale = [name for name in sizes if _OURS.match(name) and name not in used]
+    folder.store.delete((folder / name).key for name in stale)
+    kept = {name.split("/")[0] for name in used}
+    for name in {name.split("/")[0] for name in stale if "/" in name} - kept:  # a folder of an earlier version
+        (folder / name).delete_tree()
+
+
+def _sizes(folder: Location) -> dict[str, int]:
+    """Return the size of each object in `folder`, by its name there."""
+    start = len((folder / "").key)
+    return {entry.key[start:]: entry.size for entry in folder.entries()}
+
+
+def _whole(folder: Location, sizes: Mapping[str, int]) -> Iterator[Checkpoint]:
+    """Yield the whole checkpoints among the objects of `folder`, the last first, one per step."""
+    named = [
+        (int(found[1]), _PREFERENCE.index(found[2]), name) for name in sizes if (found := _MANIFEST.fullmatch(name))
+    ]
+    done = -1
+    for step, _, name in sorted(named, reverse=True):
+        if step == done:
+            continue
+        try:
+            one = _read(folder, step, name, sizes)
+        except FileNotFoundError:
+            continue  # another worker has just deleted it
+        if all(sizes.get(file.path) == file.size for file in (one.tuned, one.optimizer)):
+            done = step
+            yield one
+
+
+def _read(folder: Location, step: int, name: str, sizes: Mapping[str, int]) -> Checkpoint:
+    place = folder / name
+    with undamaged(Path(str(place)), "delete it to resume from the checkpoint before it"):
+        record = json.loads(place.read_text())
+        if "/" in name:  # of an earlier version, which renamed whole folders
+            inside = name.rpartition("/")[0]
+            files = {
+                kind: StoredFile(path=f"{inside}/{file}", size=sizes.get(f"{inside}/{file}", -1), sha256="")
+                for kind, file in _FILES.items()
+            }
+            return Checkpoint(folder=folder, name=name, step=step, state=record, **files)
+        files = {kind: StoredFile(**file) for kind, file in record["files"].items()}
+        return Checkpoint(folder=folder, name=name, step=step, state=record["state"], **files)
 
 
 def save(
-    folder: Path, step: int, tuned: Mapping[str, Tensor], optimizer: Mapping[str, Any], state: Mapping[str, Any],
+    folder: Location, step: int, tuned: Mapping[str, Tensor], optimizer: Mapping[str, Any], state: Mapping[str, Any],
     *, keep: int,
 ) -> None:  # fmt: skip
     """Write a checkpoint and delete all but the last `keep`.
@@ -114,30 +194,48 @@ def save(
     Raises:
         OSError: the disk is full, for example. Earlier checkpoints are untouched.
     """
+    name, attempt = f"step-{step:06d}", secrets.token_hex(4)
+    paths = {kind: f"{name}.{attempt}.{file}" for kind, file in _FILES.items()}
+    keys = [(folder / path).key for path in paths.values()]
+    try:
+        files = {
+            "tuned": _put(folder, paths["tuned"], to_bytes({key: one.contiguous() for key, one in tuned.items()})),
+            "optimizer": _put(folder, paths["optimizer"], _saved(optimizer)),
+        }
+    except OSError:
+        with suppress(OSError):
+            folder.store.delete(keys)
+        raise
+    record = {"files": {kind: dataclasses.asdict(file) for kind, file in files.items()}, "state": state}
+    if not (folder / f"{name}.json").create(json.dumps(record, allow_nan=False) + "\n"):
+        folder.store.delete(keys)  # a worker that was believed dead was first, and its checkpoint is as good
+    for old in list(_whole(folder, _sizes(folder)))[keep:]:
+        old.delete()
 
-    def write(new: Path) -> None:
-        save_file({name: tensor.contiguous() for name, tensor in tuned.items()}, str(new / TUNED_FILE))
-        buffer = io.BytesIO()  # writing the file itself, torch hides a full disk behind another error
-        torch.save(dict(optimizer), buffer)
-        (new / "optimizer.pt").write_bytes(buffer.getbuffer())
-        (new / "state.json").write_text(json.dumps(state, allow_nan=False) + "\n")
 
-    _write(folder / f"step-{step:06d}", write)
-    for old in list(_steps(folder).values())[:-keep]:
-        shutil.rmtree(old)
+def _put(folder: Location, path: str, data: bytes | memoryview) -> StoredFile:
+    with (folder / path).writer() as file:
+        file.write(data)
+    return StoredFile(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def save_model(model: FlamingoModel, config: FlamingoConfig, folder: Path, *, tuned: Sequence[Part]) -> None:
+def _saved(optimizer: Mapping[str, Any]) -> memoryview:
+    """Return the bytes that `torch.save` writes; into a file, it would hide a full disk behind another error."""
+    buffer = io.BytesIO()
+    torch.save(dict(optimizer), buffer)
+    return buffer.getbuffer()
+
+
+def save_model(model: FlamingoModel, config: FlamingoConfig, folder: Location, *, tuned: Sequence[Part]) -> None:
     """Write a model folder that `FlamingoConfig(folder=…)` loads.
 
     Args:
         model: the model, with its LoRA attached if it has one.
         config: the config it was loaded from, as `saved.opened` returns it. The base stays named; only what training
             changed is written.
-        folder: where to write; replaced as a whole.
+        folder: where to write. A stage writes the same bytes whenever it ends, and flamingo.yaml last.
         tuned: the parts that this stage tuned; `config` names those of earlier stages.
     """
-    folder = folder.absolute()
     names = tuple(name for name in config.checkpoints if Path(name).name != TUNED_FILE)
     parts = set(tuned) - {"lora"}
     if names != config.checkpoints:
@@ -145,62 +243,35 @@ def save_model(model: FlamingoModel, config: FlamingoConfig, folder: Path, *, tu
     if config.lora_in_checkpoint:
         parts.add("lora")
     adapter = bool(lora_layers(model)) and not config.lora_in_checkpoint
-    written = dataclasses.replace(
-        config,
-        checkpoints=(*names, str(folder / TUNED_FILE)) if parts else names,
-        lora=str(folder / LORA_FOLDER) if adapter else "",
-    )
-
-    def write(new: Path) -> None:
-        if parts:
-            save_flamingo(model, new / TUNED_FILE, parts=sorted(parts))
-        if adapter:
-            save_lora(model, new / LORA_FOLDER)
-        (new / FILE).write_text(write_config(folder, _absolute(written)))
-
-    _write(folder, write)
+    with tempfile.TemporaryDirectory() as scratch:
+        new = Path(scratch)
+        try:
+            if parts:
+                save_flamingo(model, new / TUNED_FILE, parts=sorted(parts))
+            if adapter:
+                save_lora(model, new / LORA_FOLDER)
+        except SafetensorError as error:  # what its writer raises where the disk is full
+            raise OSError(str(error)) from error
+        for path in filter(Path.is_file, sorted(new.rglob("*"))):
+            with path.open("rb") as source, (folder / path.relative_to(new).as_posix()).writer() as file:
+                shutil.copyfileobj(source, file, READ_AHEAD)
+        written = dataclasses.replace(
+            config,
+            checkpoints=(*names, str(new / TUNED_FILE)) if parts else names,
+            lora=str(new / LORA_FOLDER) if adapter else "",
+        )
+        (folder / FILE).put(write_config(new, _absolute(written)))
 
 
 def _absolute(config: FlamingoConfig) -> FlamingoConfig:
     """Return the config with absolute paths: the folder may be used from another working directory."""
 
     def path(name: str) -> str:
-        return str(Path(name).absolute()) if name and Path(hub.resolve(name)).exists() and ":" not in name else name
+        return str(Path(name).absolute()) if name and ":" not in name and Path(hub.resolve(name)).exists() else name
 
     parts = ("vision", "vision_pretrained", "language_model", "tokenizer")
     named: dict[str, Any] = {part: path(getattr(config, part)) for part in parts}
     return dataclasses.replace(config, checkpoints=tuple(map(path, config.checkpoints)), **named)
-
-
-def _write(folder: Path, write: Callable[[Path], None]) -> None:
-    """Fill a temporary folder, sync everything in it, replace `folder` with it, and sync the parent."""
-    new, old = folder.with_name(f"{folder.name}.tmp"), folder.with_name(f"{folder.name}.old")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        write(new)
-        for path in (*new.rglob("*"), new):
-            _sync(path)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        new.rename(folder)
-        _sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException as error:
-        shutil.rmtree(new, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # what its writer raises where the disk is full
-            raise OSError(str(error)) from error
-        raise
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def like(tensor: Tensor, parameter: Tensor) -> Tensor:

@@ -1,21 +1,22 @@
 """The training log, one line per update: OUT/loss.jsonl, and the same as TensorBoard events.
 
 A run that resumes from a checkpoint first drops the updates after it, so no update is logged twice. Both files are
-written synchronously: a full disk then ends the run with an error instead of losing a writer thread.
+written synchronously: a full disk then ends the run with an error instead of losing a writer thread. In a bucket they
+are a few seconds behind (`growing_file.py`), but never behind a checkpoint.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
+import socket
+import struct
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.storage.growing_file import GrowingFile
+from polite_flamingo.storage.location import Location
 from training.progress import Update
 
 FILE = "loss.jsonl"
@@ -35,18 +36,13 @@ SCALARS = {
 class TrainingLog:
     """Writes the log of a run; only rank 0 has one."""
 
-    def __init__(self, out: Path, done: int):
+    def __init__(self, out: Location, done: int):
         """Args: out: the output folder. done: updates in the checkpoint that the run resumes from, 0 for none."""
-        from tensorboardX.event_file_writer import EventsWriter
-
         kept = [line for line in read(out) if line["step"] <= done]
-        write_atomically(out / FILE, "".join(json.dumps(line) + "\n" for line in kept))
-        self._lines = (out / FILE).open("a", encoding="utf-8")
-        shutil.rmtree(out / "tensorboard", ignore_errors=True)
-        (out / "tensorboard").mkdir()
-        self._events = EventsWriter(str(out / "tensorboard" / "events"))
-        for line in kept:
-            self._show(line)
+        (out / "tensorboard").delete_tree()
+        events = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
+        self._lines = GrowingFile(out / FILE, b"".join(map(_encoded, kept)))
+        self._events = GrowingFile(out / "tensorboard" / events, _first_event() + b"".join(map(_event, kept)))
 
     def add(self, update: Update) -> None:
         """Write an update. Raises OSError if the disk is full."""
@@ -56,9 +52,12 @@ class TrainingLog:
             "trained_tokens_per_second": round(update.trained_tokens / seconds, 1),
             "time": time.time(),
         }
-        self._lines.write(json.dumps(line) + "\n")
+        self._lines.write(_encoded(line))
+        self._events.write(_event(line))
+
+    def flush(self) -> None:
+        """Store every update so far, as before a checkpoint: a resumed run does not log those before it again."""
         self._lines.flush()
-        self._show(line)
         self._events.flush()
 
     def close(self) -> None:
@@ -66,47 +65,78 @@ class TrainingLog:
         self._lines.close()
         self._events.close()
 
-    def _show(self, line: Mapping[str, Any]) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
 
-        values = [Summary.Value(tag=tag, simple_value=line[name]) for name, tag in SCALARS.items()]
-        self._events.write_event(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)))
-
-
-def read(out: Path) -> list[dict[str, Any]]:
+def read(out: Location) -> list[dict[str, Any]]:
     """Return the lines of a run's log, none before its first update; without a line that was cut short."""
-    return _parsed(_whole_lines((out / FILE).read_bytes())) if (out / FILE).exists() else []
+    try:
+        return _parsed(_whole_lines((out / FILE).read_bytes()).splitlines())
+    except FileNotFoundError:
+        return []
 
 
 class LogFollower:
-    """Reads a log while another process writes it, and starts over when that process rewrites it."""
+    """Reads a log while another process writes it, and starts over when that process rewrites it.
 
-    def __init__(self, out: Path):
+    The last line that was read shows whether it is still the same log: every line has its own time.
+    """
+
+    def __init__(self, out: Location):
         """Args: out: the run's output folder."""
         self._file = out / FILE
-        self._identity: tuple[int, int] | None = None
-        self._read = 0
+        self._tag, self._last, self._start = "", b"", 0  # the last line, and where it begins
 
     def new(self) -> list[dict[str, Any]]:
         """Return the updates since the last call; some come again after a worker died and was restarted."""
+        found = self._file.head()
+        if found is None or found.tag == self._tag:
+            return []
         try:
-            with self._file.open("rb") as file:
-                status = os.fstat(file.fileno())
-                identity = status.st_dev, status.st_ino
-                if identity != self._identity:  # a new file is in its place
-                    self._identity, self._read = identity, 0
-                file.seek(self._read)
-                data = _whole_lines(file.read())
+            data = self._read(self._start) if found.size > self._start else b""
+            if not data.startswith(self._last):
+                self._last, self._start = b"", 0
+                data = self._read(0)
         except FileNotFoundError:
             return []
-        self._read += len(data)
-        return _parsed(data)
+        self._tag = found.tag
+        lines = _whole_lines(data)[len(self._last) :].splitlines(keepends=True)
+        if lines:
+            self._start += len(self._last) + sum(map(len, lines[:-1]))
+            self._last = lines[-1]
+        return _parsed(lines)
+
+    def _read(self, start: int) -> bytes:
+        return self._file.store.get(self._file.key, start)
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line).encode() + b"\n"
 
 
 def _whole_lines(data: bytes) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
-def _parsed(data: bytes) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in data.splitlines()]
+def _parsed(lines: Iterable[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in lines]
+
+
+def _first_event() -> bytes:
+    from tensorboardX.proto.event_pb2 import Event
+
+    return _record(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+
+
+def _event(line: Mapping[str, Any]) -> bytes:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    values = [Summary.Value(tag=tag, simple_value=line[name]) for name, tag in SCALARS.items()]
+    return _record(Event(wall_time=line["time"], step=line["step"], summary=Summary(value=values)).SerializeToString())
+
+
+def _record(data: bytes) -> bytes:
+    """Return a TFRecord: the length and its checksum, the data and its checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))

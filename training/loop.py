@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from polite_flamingo.packing.pack import Packed, PackedRow
+from polite_flamingo.storage.location import Location
 from training import checkpoints
 from training.data import LocalStream
 from training.distributed import ONE_PROCESS, Ranks, whole
@@ -47,11 +47,12 @@ class TrainingLoop:
         model: FlamingoModel,
         stage: StageConfig,
         stream: LocalStream,
-        folder: Path,
+        folder: Location,
         config: TrainingConfig,
         dtype: torch.dtype,
         ranks: Ranks = ONE_PROCESS,
         on_update: Callable[[Update], None] = lambda update: None,
+        on_save: Callable[[], None] = lambda: None,
     ):
         """Prepare the model and resume.
 
@@ -64,12 +65,13 @@ class TrainingLoop:
             dtype: dtype of matrix products.
             ranks: this process among the others.
             on_update: called with each update, on every rank.
+            on_save: called on rank 0 before a checkpoint is written.
 
         Raises:
             ValueError: the stage tunes nothing; the checkpoint does not fit; the number of ranks has changed.
         """
         self.model, self.stage, self.stream, self.folder = model, stage, stream, folder
-        self.config, self.ranks, self.on_update = config, ranks, on_update
+        self.config, self.ranks, self.on_update, self.on_save = config, ranks, on_update, on_save
         self.tuned: dict[str, nn.Parameter] = freeze_untuned(model, stage)
         if config.gradient_checkpointing:
             model.lang_encoder.gradient_checkpointing_enable({"use_reentrant": False})
@@ -101,7 +103,7 @@ class TrainingLoop:
         positions = found.state["positions"]
         if len(positions) != self.ranks.size:
             raise ValueError(
-                f"{found.folder} was written by {len(positions)} workers and cannot be continued by {self.ranks.size}: "
+                f"{found} was written by {len(positions)} workers and cannot be continued by {self.ranks.size}: "
                 "the data would be divided differently; use as many workers, or --fresh"
             )
         self.optimiser.load(found.load(self.tuned))
@@ -254,7 +256,7 @@ class TrainingLoop:
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         return (
             f"update {self.done + 1}: loss {loss}, gradient norm {norm}, on the samples {', '.join(keys[:3])}{more}. "
-            f"The update was discarded; the last good checkpoint is {kept.folder if kept else 'the start'}. Lower the "
+            f"The update was discarded; the last good checkpoint is {kept or 'the start'}. Lower the "
             "learning rate or raise the warm-up"
         )
 
@@ -267,6 +269,7 @@ class TrainingLoop:
         failed = ""
         if self.ranks.rank == 0:
             try:
+                self.on_save()
                 checkpoints.save(self.folder, self.done, tuned, optimizer, state, keep=self.config.keep_checkpoints)
             except OSError as error:
                 failed = f"update {self.done}: no checkpoint could be written: {error}"

@@ -3,7 +3,7 @@
 A worker that dies takes its group of workers with it; Ray Train starts a new group, which resumes from the newest whole
 checkpoint in OUT/checkpoints. Ray's own checkpoints and reports are not used: a checkpoint that was just reported may
 not be registered when a worker dies, and a report waits for all workers and for the controller's next poll. Rank 0
-writes its log to OUT (`log.py`), and the driver reads it there; so OUT must be a folder that all machines see.
+writes its log to OUT (`log.py`), and the driver reads it there; so OUT is a bucket, or a folder that all machines see.
 
 Restarts are limited: too many in a row without a new checkpoint in between end the run. What no restart can fix (wrong
 input, a loss that is not finite, a full disk) ends it at once.
@@ -15,13 +15,12 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray.train
@@ -29,12 +28,14 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from polite_flamingo.flamingo.config import FlamingoConfig
+from polite_flamingo.hub import refuse_other_models
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.probe import Probe
-from polite_flamingo.storage.visibility import reason_in, refuse_other_models
+from polite_flamingo.storage.visibility import reason_in
 from training import checkpoints
 from training.data import Ingredient
 from training.distributed import Ranks
-from training.log import LogFollower, TrainingLog
+from training.log import LogFollower
 from training.loop import LossNotFinite
 from training.progress import Totals
 from training.ray_stream import RayStream
@@ -57,7 +58,7 @@ class StageRun:
     """What every worker needs to run a stage.
 
     Attributes:
-        config, stage, start, mixture, out: as for `train_stage`; `out` is absolute.
+        config, stage, start, mixture, out: as for `train_stage`; an `out` on a disk is absolute.
         workers: number of workers, and their share of the machine.
         probe: what each worker must find in `out`.
         models: fingerprints of the models that `start` names.
@@ -67,7 +68,7 @@ class StageRun:
     stage: StageName
     start: FlamingoConfig
     mixture: Mapping[str, Ingredient]
-    out: Path
+    out: Location
     workers: WorkersConfig
     probe: Probe | None = None
     models: Mapping[str, str] = field(default_factory=dict)
@@ -87,15 +88,15 @@ def train(job: StageRun, on_updates: Callable[[list[dict[str, Any]]], None] = la
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # so that relative paths still mean the same
     logging.getLogger("ray.train").setLevel(logging.CRITICAL)  # the user gets the cause in one line
-    workers, storage = job.workers, job.out / "ray_train"
-    shutil.rmtree(storage, ignore_errors=True)
+    workers = job.workers
+    storage = tempfile.mkdtemp(prefix="ray_train-")  # Ray Train insists on one; its controller is on this machine
     trainer = TorchTrainer(
         _in_worker,
         train_loop_config={"job": job},
         scaling_config=scaling(workers),
         run_config=ray.train.RunConfig(
             name="run",
-            storage_path=str(storage),
+            storage_path=storage,
             failure_config=ray.train.FailureConfig(
                 max_failures=-1,  # `_RestartLimit` counts them
                 controller_failure_limit=-1 if workers.autoscaling else workers.restarts,
@@ -145,15 +146,10 @@ def _in_worker(settings: Mapping[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(max(1, int(job.workers.cpus)))
     device = str(get_device()) if job.workers.gpus else "cpu"
     ranks = Ranks.joined(device, job.workers.parallel)
-    run = partial(
-        train_stage, job.config, job.stage, job.start, job.mixture, job.out, ranks,
+    return train_stage(
+        job.config, job.stage, job.start, job.mixture, job.out, ranks,
         stream_of=partial(RayStream, streaming=job.workers.streaming),
-    )  # fmt: skip
-    if ranks.rank != 0:
-        return run().to_json()
-    found = checkpoints.newest(job.out / "checkpoints")
-    with closing(TrainingLog(job.out, found.step if found else 0)) as log:
-        return run(on_update=log.add).to_json()
+    ).to_json()  # fmt: skip
 
 
 class _RestartLimit(ray.train.UserCallback):
@@ -162,7 +158,7 @@ class _RestartLimit(ray.train.UserCallback):
     It ends a run by raising, because Ray Train itself restarts after any error.
     """
 
-    def __init__(self, out: Path, restarts: int):
+    def __init__(self, out: Location, restarts: int):
         self._out, self._restarts = out, restarts
         self._at, self._count = -1, 0
 
@@ -177,13 +173,21 @@ class _RestartLimit(ray.train.UserCallback):
         self._at = step
         # One worker's death breaks the others' connections to it, so a death is the cause among several errors.
         reasons = sorted((one_line(error) for error in worker_exceptions.values()), key=lambda text: "died" not in text)
-        with (self._out / FAILURES).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": time.time(), "step": step, "reason": reasons[0]}) + "\n")
+        line = json.dumps({"time": time.time(), "step": step, "reason": reasons[0]}) + "\n"
+        (self._out / FAILURES).put("".join(failures(self._out)) + line)
         if self._count > self._restarts:
             raise TrainingStopped(
                 f"workers died {self._count} times without a new checkpoint after update {step}; the last reason: "
                 f"{reasons[0]}. The same command resumes from there; a lower micro_batch needs less memory"
             )
+
+
+def failures(out: Location) -> list[str]:
+    """Return the lines of a run's FAILURES, one per death of its workers."""
+    try:
+        return (out / FAILURES).read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
 
 
 def is_final(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ Without Ray it is the whole run; with Ray, each worker runs it (`ray_trainer.py`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,10 +16,12 @@ from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.flamingo.model.lora import add_lora, lora_layers
 from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.rewriters.flamingo import choose_dtype
+from polite_flamingo.storage.location import Location
 from training import checkpoints
 from training.data import Ingredient, LocalStream, PackedData
 from training.distributed import ONE_PROCESS, Ranks
 from training.freezing import freeze_untuned
+from training.log import TrainingLog
 from training.loop import TrainingLoop
 from training.progress import Totals, Update
 from training.stages import StageConfig, StageName, TrainingConfig
@@ -33,19 +35,19 @@ def train_stage(
     name: StageName,
     start: FlamingoConfig,
     mixture: Mapping[str, Ingredient],
-    out: Path,
+    out: Location,
     ranks: Ranks = ONE_PROCESS,
     on_update: Callable[[Update], None] = lambda update: None,
     stream_of: Callable[[PackedData, int, int], LocalStream] = LocalStream,
 ) -> Totals:
-    """Train from `start` (or the newest checkpoint in OUT/checkpoints) and write OUT/model.
+    """Train from `start` (or the newest checkpoint in OUT/checkpoints); write the training log and OUT/model.
 
     Args:
         config: the `training` section of a profile.
         name: name of the stage.
         start: the model to start from.
         mixture: what to train on.
-        out: the output folder.
+        out: the output folder, on a disk or in a bucket.
         ranks: this process among the others.
         on_update: called with each update, on every rank.
         stream_of: creates this rank's stream from the data, the rank and the number of ranks.
@@ -67,7 +69,16 @@ def train_stage(
     )
     folder = out / "checkpoints"
     stream = stream_of(data, ranks.rank, ranks.size)
-    totals = TrainingLoop(model, stage, stream, folder, config, dtype, ranks, on_update).run()
+    found = checkpoints.newest(folder)
+    with closing(TrainingLog(out, found.step if found else 0)) if ranks.rank == 0 else nullcontext() as log:
+
+        def note(update: Update) -> None:
+            if log is not None:
+                log.add(update)
+            on_update(update)
+
+        flush = log.flush if log is not None else lambda: None
+        totals = TrainingLoop(model, stage, stream, folder, config, dtype, ranks, note, flush).run()
     if ranks.rank == 0:
         # Loaded again: in its own precision, and whole where FSDP has sharded it.
         model = start_model(start, stage, seed=config.seed, dtype=torch.float32)

@@ -19,8 +19,8 @@ from pathlib import Path
 from polite_flamingo.config import ConfigError, fill, read_yaml
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.flamingo.config import FlamingoConfig
-from polite_flamingo.flamingo.model.saved import FILE, opened
-from polite_flamingo.hub import resolve
+from polite_flamingo.flamingo.model.saved import opened
+from polite_flamingo.hub import is_address, resolve
 from polite_flamingo.storage.location import Location, location
 
 FORMS = "a model's folder, zoo:NAME, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
@@ -76,6 +76,8 @@ def _contestant(name: str, line: str) -> Contestant:
         return Endpoint(model=model, url=f"http{url}")
     if kind == "base" and Path(rest).is_file():
         return Checkpoint(flamingo=_of_profile(name, Path(rest), "training", "base"))
+    if is_address(line):
+        return Checkpoint(flamingo=_trained(name, line))
     try:
         path = Path(resolve(line))
     except FileNotFoundError as error:
@@ -83,14 +85,17 @@ def _contestant(name: str, line: str) -> Contestant:
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return Checkpoint(flamingo=_of_profile(name, path, "rewriter", "flamingo"))
     if path.is_dir():
-        if not (path / FILE).is_file():
-            raise ValueError(
-                f"contestant {name}: {path} has no {FILE}; give the folder OUT/model of polite-flamingo train"
-            )
-        config = FlamingoConfig(folder=str(path.resolve()))
-        opened(config)
-        return Checkpoint(flamingo=config)
+        return Checkpoint(flamingo=_trained(name, str(path.resolve())))
     raise ValueError(f"contestant {name}: {line!r} does not exist and has no known form ({FORMS})")
+
+
+def _trained(name: str, folder: str) -> FlamingoConfig:
+    config = FlamingoConfig(folder=folder)
+    try:
+        opened(config)
+    except ValueError as error:
+        raise ValueError(f"contestant {name}: {error}") from None
+    return config
 
 
 def _of_profile(name: str, path: Path, section: str, part: str) -> FlamingoConfig:

@@ -57,15 +57,19 @@ class Disk(Store):
             temporary.replace(Path(key))
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write under a temporary name, sync, and link: a link fails if the name is taken, on NFS too."""
+        """Write under a temporary name, sync, and link: a link fails if the name is taken, on NFS too.
+
+        The folder is synced as well: what was created, and what was written beside it before, survives a power loss.
+        """
         with self._temporary(key) as (file, temporary):
             file.write(data)
             _finish(file, sync=True)
             try:
                 (Path(key)).hardlink_to(temporary)
-                return True
             except FileExistsError:
                 return self.get(key) == data
+        _sync_folder(Path(key).parent)
+        return True
 
     def swap(self, key: str, data: bytes, tag: str) -> str | None:
         """Compare and replace under a lock beside the file."""
@@ -143,6 +147,14 @@ def _finish(file: BinaryIO, *, sync: bool) -> None:
     file.flush()
     if sync:
         os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _entry(key: str, path: Path | str) -> Entry:

@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,27 +102,4 @@ class FileState:
             raise PathUnavailable(
                 f"{self.path} has {size:,} bytes on machine {socket.gethostname()} and {self.size:,} where the job was "
                 "started: it is another file or has changed; every machine of the job must see the same one"
-            )
-
-
-def refuse_other_models(models: Mapping[str, str]) -> None:
-    """Raise `PathUnavailable` if this machine lacks a model's files or has other ones.
-
-    Args:
-        models: name -> `hub.fingerprint` on the machine that started the job. Models without files there (names on a
-            hub) are not checked.
-    """
-    from polite_flamingo.hub import fingerprint
-
-    for name, expected in models.items():
-        if expected.startswith("name:"):
-            continue
-        with reaching(name):
-            found = fingerprint(name)
-        if found != expected:
-            missing = found.startswith("name:")
-            problem = f"does not see the model {name}" if missing else f"has other files of the model {name}"
-            raise PathUnavailable(
-                f"machine {socket.gethostname()} {problem}, unlike the machine that started the job; give an absolute "
-                "path that all machines of the job share"
             )

@@ -51,7 +51,7 @@ def test_all_forms(tmp_path: Path) -> None:
         ("recorded:nowhere.jsonl", "contestant x: the file 'nowhere.jsonl' does not exist"),
         ("endpoint:gpt", "is not endpoint:MODEL@http"),
         ("endpoint:@http://host/v1", "is not endpoint:MODEL@http"),
-        ("{folder}", "has no flamingo.yaml; give the folder"),
+        ("{folder}", "is not a trained model: it has no flamingo.yaml"),
         ("{folder}/other.yaml", "has no section rewriter.flamingo"),
         ("base:{folder}/other.yaml", "has no section training.base"),
         ("base:nowhere.yaml", "does not exist and has no known form"),

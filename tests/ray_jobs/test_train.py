@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.packing.pack import PackingConfig
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.location import location
 from polite_flamingo.storage.run_info import write_run
 from ray_jobs import train
 from ray_jobs.console import JobFailed
@@ -65,7 +66,7 @@ def killed(job: TrainConfig, ray_session: None) -> Path:
     out = Path(job.out)
 
     def kill_in_mid_epoch() -> None:
-        wait_until(lambda: bool(lines := log.read(out)) and lines[-1]["epoch"] > 1.2, 600)
+        wait_until(lambda: bool(lines := log.read(location(out))) and lines[-1]["epoch"] > 1.2, 600)
         workers = descendants("RayTrainWorker")
         assert len(workers) == 2, "found other processes than the two workers"
         kill(workers[1:])
@@ -87,7 +88,7 @@ def test_a_killed_worker_changes_nothing(job: TrainConfig, killed: Path, tmp_pat
 
     undisturbed = RankJob(config=job.training, stage=job.stage, mixture=train.mixture_of(job), out=tmp_path / "out")
     (expected,) = run_ranks(2, [undisturbed], tmp_path)
-    found = log.read(killed)
+    found = log.read(location(killed))
     assert [line["step"] for line in found] == list(range(1, len(expected) + 1)), "no update is there twice"
     order = ("samples", "tokens", "trained_tokens", "progress", "learning_rate")
     assert [[line[name] for name in order] for line in found] == [
@@ -121,7 +122,7 @@ def test_what_is_finished_is_not_done_again_and_nothing_else_gets_in(
     )
     assert "learning_rate: 0.02" in (killed / "config.yaml").read_text()
     steps = [event.step for event in events(killed) if event.summary.value]
-    assert steps == [line["step"] for line in log.read(killed)], "TensorBoard shows no update twice either"
+    assert steps == [line["step"] for line in log.read(location(killed))], "TensorBoard shows no update twice either"
     with pytest.raises(ValueError, match=r"another configuration .*--fresh"):
         train.train(replace(job, training=replace(job.training, seed=1)))
     with pytest.raises(ValueError, match=r"another configuration .*--fresh"):
@@ -191,9 +192,9 @@ def test_a_full_disk_ends_the_job_in_one_line_and_room_lets_it_go_on(
     )  # fmt: skip
     rank = RankJob(config=job.training, stage=job.stage, mixture=train.mixture_of(job), out=small_disk / "measured")
     expected = run_rank(ONE_PROCESS, rank)
-    whole = checkpoints.newest(rank.out / "checkpoints")
+    whole = checkpoints.newest(location(rank.out) / "checkpoints")
     assert whole is not None
-    size = sum(file.stat().st_size for file in whole.folder.iterdir())
+    size = whole.tuned.size + whole.optimizer.size
     assert size > 100_000, "it must outweigh the logs"
     filler = small_disk / "filler"
     room = os.statvfs(small_disk)
@@ -202,9 +203,10 @@ def test_a_full_disk_ends_the_job_in_one_line_and_room_lets_it_go_on(
     with pytest.raises(JobFailed, match=r"^update 2: no checkpoint could be written: .*[Nn]o space left") as caught:
         train.train(job)
     assert "\n" not in str(caught.value)
-    kept = checkpoints.newest(out / "checkpoints")
-    assert kept is not None and kept.step == 1 and load_file(str(kept.folder / "tuned.safetensors"))
-    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-000001"], "nothing half-written is left"
+    kept = checkpoints.newest(location(out) / "checkpoints")
+    assert kept is not None and kept.step == 1 and load(kept.read(kept.tuned))
+    files = {"step-000001.json", kept.tuned.path, kept.optimizer.path}
+    assert {path.name for path in (out / "checkpoints").iterdir()} == files, "nothing half-written is left"
     assert not (out / "model").exists() and not (out / "stats.json").exists()
 
     filler.unlink()

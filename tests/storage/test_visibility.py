@@ -15,7 +15,7 @@ import pytest
 
 from actors.commit import commit_blocks
 from actors.rows import Block
-from polite_flamingo.hub import fingerprint
+from polite_flamingo.hub import fingerprint, refuse_other_models
 from polite_flamingo.sample import Quarantined
 from polite_flamingo.storage import probe as probe_module
 from polite_flamingo.storage.discovery import shard_names
@@ -24,7 +24,7 @@ from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import location
 from polite_flamingo.storage.probe import probing
 from polite_flamingo.storage.shards import read_shard, write_shard
-from polite_flamingo.storage.visibility import FileState, PathUnavailable, reason_in, refuse_other_models
+from polite_flamingo.storage.visibility import FileState, PathUnavailable, reason_in
 from tests.support.build_world import text_row
 
 

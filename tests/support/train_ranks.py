@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.distributed.fsdp
 
 from polite_flamingo.packing.pack import Packed
+from polite_flamingo.storage.location import Location, location
 from training.data import Group, Ingredient, LocalStream
 from training.distributed import Parallel, Ranks
 from training.progress import Update
@@ -32,7 +33,7 @@ class RankJob:
     config: TrainingConfig
     stage: StageName
     mixture: Mapping[str, Ingredient]
-    out: Path
+    out: Path | Location
     parallel: Parallel = "ddp"
     dealt: bool = False
     stop: int = 0
@@ -70,7 +71,7 @@ def run_rank(ranks: Ranks, job: RankJob) -> list[Update]:
     while True:
         try:
             stream_of = Dealt if job.dealt else LocalStream
-            train_stage(job.config, job.stage, job.config.base, job.mixture, job.out, ranks, note, stream_of)
+            train_stage(job.config, job.stage, job.config.base, job.mixture, location(job.out), ranks, note, stream_of)
             return list(updates.values())
         except Interrupted:
             stop = 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +18,7 @@ from polite_flamingo.flamingo.config import FlamingoConfig, LoraSettings
 from polite_flamingo.flamingo.model.checkpoint import load_flamingo
 from polite_flamingo.flamingo.model.saved import opened
 from polite_flamingo.packing.pack import Packed, PackingConfig
+from polite_flamingo.storage.location import Location, location
 from ray_jobs.train import summary
 from training import checkpoints, loop, run_stage
 from training.data import Ingredient, LocalStream
@@ -39,7 +42,7 @@ class Interrupted(Exception):
 
 
 def train(
-    tiny, mixture: Mapping[str, Ingredient], out: Path, *, name: StageName = "clever-1", stop: int = 0,
+    tiny, mixture: Mapping[str, Ingredient], out: Path | Location, *, name: StageName = "clever-1", stop: int = 0,
     start: FlamingoConfig | None = None, stream_of: type[LocalStream] = LocalStream, **changes: object,
 ) -> tuple[list[Update], Totals | None]:  # fmt: skip
     """Return the updates of a run, interrupted after `stop` of them."""
@@ -56,7 +59,7 @@ def train(
 
     try:
         return updates, train_stage(
-            config, name, start or config.base, mixture, out, on_update=on_update, stream_of=stream_of
+            config, name, start or config.base, mixture, location(out), on_update=on_update, stream_of=stream_of
         )
     except Interrupted:
         return updates, None
@@ -159,11 +162,12 @@ def test_a_loss_that_is_not_finite_stops_with_the_samples_and_keeps_what_was_goo
             if update.step == 4:
                 models[0].lang_encoder.get_input_embeddings().weight.data.fill_(math.nan)
 
-        train_stage(config, "clever-1", config.base, mixture, tmp_path, on_update=poison)
+        train_stage(config, "clever-1", config.base, mixture, location(tmp_path), on_update=poison)
     assert "update 5" in str(caught.value) and "made/train/" in str(caught.value)
-    kept = checkpoints.newest(tmp_path / "checkpoints")
-    assert kept is not None and kept.step == 4 and str(kept.folder) in str(caught.value)
-    assert all(torch.isfinite(t).all() for t in torch.load(kept.folder / "optimizer.pt").popitem()[1].values())
+    kept = checkpoints.newest(location(tmp_path / "checkpoints"))
+    assert kept is not None and kept.step == 4 and str(kept) in str(caught.value)
+    saved = torch.load(io.BytesIO(kept.read(kept.optimizer)))
+    assert all(torch.isfinite(t).all() for t in saved.popitem()[1].values())
 
 
 def test_the_samples_of_the_micro_batch_at_fault_are_named(
@@ -188,14 +192,27 @@ def test_the_samples_of_the_micro_batch_at_fault_are_named(
     assert keys[3][0] in str(caught.value) and not any(f"{key}," in str(caught.value) for key in keys[2])
 
 
+def names(folder: Path) -> set[str]:
+    """The files of a folder, with ATTEMPT for what is random in a name."""
+    return {re.sub(r"\.[0-9a-f]{8}\.", ".ATTEMPT.", path.name) for path in folder.iterdir()}
+
+
+def checkpoint_files(*steps: int) -> set[str]:
+    """What `names` finds where there are whole checkpoints of these steps."""
+    ends = ("json", "ATTEMPT.tuned.safetensors", "ATTEMPT.optimizer.pt")
+    return {f"step-{step:06d}.{end}" for step in steps for end in ends}
+
+
 def test_what_is_half_written_is_not_read(tiny, mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tiny, mixture, tmp_path, stop=5)
     folder = tmp_path / "checkpoints"
-    assert {path.name for path in folder.iterdir()} == {"step-000002", "step-000004"}
-    for step in ("step-000006", "step-000003"):  # the next one, and one that is not written again: other intervals
-        (folder / f"{step}.tmp").mkdir()
-        (folder / f"{step}.tmp" / "tuned.safetensors").write_bytes(b"half")
-    found = checkpoints.newest(folder)
+    assert names(folder) == checkpoint_files(2, 4)
+    (folder / "step-000006.01234567.tuned.safetensors").write_bytes(b"without a manifest")
+    (folder / "step-000006.01234567.optimizer.pt.tmp-0123456789abcdef").write_bytes(b"half")
+    other = json.loads((folder / "step-000004.json").read_text())
+    other["files"]["optimizer"]["path"] = "step-000008.01234567.optimizer.pt"
+    (folder / "step-000008.json").write_text(json.dumps(other))  # its files were swept while it was written
+    found = checkpoints.newest(location(folder))
     assert found is not None and found.step == 4
 
     def full(*_: object, **__: object) -> None:
@@ -204,50 +221,90 @@ def test_what_is_half_written_is_not_read(tiny, mixture, tmp_path: Path, monkeyp
     monkeypatch.setattr(checkpoints.torch, "save", full)
     with pytest.raises(OSError, match=r"update 6: no checkpoint could be written.*No space"):
         train(tiny, mixture, tmp_path)
-    assert {path.name for path in folder.iterdir()} == {"step-000002", "step-000004"}
+    assert names(folder) == checkpoint_files(2, 4)
 
 
-def test_a_checkpoint_cut_short_while_it_was_replaced_gets_its_name_back(tmp_path: Path) -> None:
-    for name in ("step-000002", "step-000002.old", "step-000004.old", "step-000004.tmp", "step-notes.tmp", "mine.old"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "state.json").write_text(json.dumps({"of": name}))
-    checkpoints.sweep(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"step-000002", "step-000004", "step-notes.tmp", "mine.old"}
-    found = checkpoints.newest(tmp_path)
-    assert found is not None and found.state == {"of": "step-000004.old"}
-    checkpoints.sweep(tmp_path / "nowhere")
+def test_a_checkpoint_whose_bytes_have_changed_is_refused(tiny, mixture, tmp_path: Path) -> None:
+    train(tiny, mixture, tmp_path, stop=3)
+    (tuned,) = (tmp_path / "checkpoints").glob("*.tuned.safetensors")
+    data = tuned.read_bytes()
+    tuned.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"tuned\.safetensors is damaged; delete .*step-000002\.json to resume"):
+        train(tiny, mixture, tmp_path)
 
 
-def test_a_checkpoint_is_on_disk_once_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def as_earlier_versions_wrote_it(folder: Path, step: int, name: str) -> None:
+    """Turn a checkpoint into a folder, as it was before there were buckets."""
+    (folder / name).mkdir()
+    manifest = folder / f"step-{step:06d}.json"
+    (folder / name / "state.json").write_text(json.dumps(json.loads(manifest.read_text())["state"]))
+    manifest.unlink()
+    for file in ("tuned.safetensors", "optimizer.pt"):
+        next(folder.glob(f"step-{step:06d}.*.{file}")).rename(folder / name / file)
+
+
+def test_folders_of_earlier_versions_are_resumed_and_give_way_to_newer_checkpoints(
+    tiny, mixture, tmp_path: Path, undisturbed
+) -> None:
+    train(tiny, mixture, tmp_path, stop=5)
+    folder = tmp_path / "checkpoints"
+    as_earlier_versions_wrote_it(folder, 2, "step-000002")
+    as_earlier_versions_wrote_it(folder, 4, "step-000004.old")  # killed while another step-000004 took its place
+    (folder / "step-000004.tmp").mkdir()
+    (folder / "step-000004.tmp" / "tuned.safetensors").write_bytes(b"half")
+    (folder / "step-notes.tmp").write_bytes(b"the user's")
+    found = checkpoints.newest(location(folder))
+    assert found is not None and found.step == 4
+    second, _ = train(tiny, mixture, tmp_path, stop=7)
+    assert order(second) == order(undisturbed[1][4:7])
+    assert {path.name for path in folder.rglob("*") if path.is_file()} == {
+        "tuned.safetensors", "optimizer.pt", "state.json", "step-notes.tmp",
+        *(path.name for path in folder.glob("step-000006.*")),
+    }, "the two of which the last are kept"  # fmt: skip
+    third, _ = train(tiny, mixture, tmp_path)
+    assert order(third) == order(undisturbed[1][6:])
+    checkpoints.sweep(location(tmp_path / "nowhere"))
+
+
+def test_a_worker_that_was_believed_dead_overwrites_nothing(tmp_path: Path) -> None:
+    folder = location(tmp_path)
+    for number in (1.0, 2.0):  # the same step, by two workers
+        checkpoints.save(folder, 7, {"weight": torch.full((2,), number)}, {}, {"positions": []}, keep=1)
+    found = checkpoints.newest(folder)
+    assert found is not None
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    found.load({"weight": parameter})
+    assert parameter.tolist() == [1.0, 1.0] and names(tmp_path) == checkpoint_files(7)
+
+
+def test_a_checkpoint_is_on_disk_once_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a power loss, files and folders have what was synced."""
-    done: list[tuple[str, str]] = []
-    sync, rename = os.fsync, Path.rename
+    done: list[str] = []
+    sync, link = os.fsync, Path.hardlink_to
 
     def synced(descriptor: int) -> None:
-        done.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        done.append(re.sub(r"\.[0-9a-f]{8}\.|\.tmp-.*", ".", Path(f"/proc/self/fd/{descriptor}").readlink().name))
         sync(descriptor)
 
-    def renamed(self: Path, target: Path) -> Path:
-        done.append(("rename", str(self)))
-        return rename(self, target)
+    def linked(self: Path, target: Path) -> None:
+        done.append("created")
+        link(self, target)
 
-    monkeypatch.setattr(checkpoints.os, "fsync", synced)
-    monkeypatch.setattr(Path, "rename", renamed)
-    folder = tmp_path / "checkpoints"
-    checkpoints.save(folder, 7, {"weight": torch.zeros(2)}, {"state": {}}, {"positions": []}, keep=1)
-    new = folder / "step-000007.tmp"
-    before, after = done[: done.index(("rename", str(new)))], done[done.index(("rename", str(new))) + 1 :]
-    files = {new / name for name in ("tuned.safetensors", "optimizer.pt", "state.json")}
-    assert {("sync", str(path)) for path in (*files, new)} <= set(before) and ("sync", str(folder)) in after
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "hardlink_to", linked)
+    checkpoints.save(location(tmp_path / "here"), 7, {"weight": torch.zeros(2)}, {}, {"positions": []}, keep=1)
+    files = ["step-000007.tuned.safetensors.", "step-000007.optimizer.pt.", "step-000007.json."]
+    assert done == [*files, "created", "here"]
 
 
 def test_a_checkpoint_of_another_stage_or_other_ranks_is_refused(tiny, mixture, tmp_path: Path) -> None:
     train(tiny, mixture, tmp_path, stop=3)
     with pytest.raises(ValueError, match="another stage or model"):
         train(tiny, mixture, tmp_path, name="clever-2")
-    state = tmp_path / "checkpoints" / "step-000002" / "state.json"
-    record = json.loads(state.read_text())
-    state.write_text(json.dumps(record | {"positions": record["positions"] * 2}))
+    manifest = tmp_path / "checkpoints" / "step-000002.json"
+    record = json.loads(manifest.read_text())
+    record["state"]["positions"] *= 2
+    manifest.write_text(json.dumps(record))
     with pytest.raises(ValueError, match="written by 2 workers"):
         train(tiny, mixture, tmp_path)
 
@@ -265,8 +322,8 @@ def test_an_epoch_without_rows_ends(tiny, mixture, tmp_path: Path) -> None:
     updates, tally = train(tiny, mixture, tmp_path, stream_of=Forgetful)
     assert updates == [] and tally is not None and tally.rows == 0
     assert tally.first_loss is None and tally.last_loss is None
-    state = tmp_path / "checkpoints" / "step-000000" / "state.json"
-    record = json.loads(state.read_text(), parse_constant=pytest.fail)["tally"]
+    manifest = tmp_path / "checkpoints" / "step-000000.json"
+    record = json.loads(manifest.read_text(), parse_constant=pytest.fail)["state"]["tally"]
     assert Totals.from_json(record) == tally == Totals.from_json(record | {"first_loss": math.nan})
     assert "loss                        none → none" in summary("clever-1", table_of(tally), tmp_path)
 

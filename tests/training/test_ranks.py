@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from polite_flamingo.flamingo.config import LoraSettings
 from polite_flamingo.packing.pack import PackingConfig
+from polite_flamingo.storage.location import location
 from tests.support.train_ranks import RankJob, run_rank, run_ranks
 from training import checkpoints
 from training.distributed import ONE_PROCESS
@@ -31,9 +32,9 @@ CASES = {  # the last one is interrupted after its checkpoint of update 4
 
 
 def tuned(out: Path) -> dict[str, torch.Tensor]:
-    found = checkpoints.newest(out / "checkpoints")
+    found = checkpoints.newest(location(out) / "checkpoints")
     assert found is not None
-    return load_file(str(found.folder / "tuned.safetensors"))
+    return load(found.read(found.tuned))
 
 
 @pytest.fixture(scope="module")

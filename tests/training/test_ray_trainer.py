@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training import log
+from polite_flamingo.storage.location import location
+from training import checkpoints, log
 from training.loop import LossNotFinite
 from training.progress import Update
 from training.ray_trainer import FAILURES, TrainingStopped, _RestartLimit, is_final, one_line
@@ -23,13 +24,11 @@ BROKEN = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by pee
 
 
 def checkpoint(out: Path, step: int) -> None:
-    folder = out / "checkpoints" / f"step-{step:06d}"
-    folder.mkdir(parents=True)
-    (folder / "state.json").write_text("{}")
+    checkpoints.save(location(out / "checkpoints"), step, {}, {}, {}, keep=2)
 
 
 def test_deaths_end_a_run_only_where_there_is_no_progress_between_them(tmp_path: Path) -> None:
-    deaths = _RestartLimit(tmp_path, restarts=2)
+    deaths = _RestartLimit(location(tmp_path), restarts=2)
     for step in (10, 20, 30):
         checkpoint(tmp_path, step)
         for _ in range(2):
@@ -56,7 +55,7 @@ def test_what_no_restart_can_mend_ends_a_run_at_once_and_in_one_line(
     tmp_path: Path, error: Exception, told: str
 ) -> None:
     with pytest.raises(TrainingStopped) as caught:
-        _RestartLimit(tmp_path, restarts=2).after_exception(None, {0: BROKEN, 1: error})
+        _RestartLimit(location(tmp_path), restarts=2).after_exception(None, {0: BROKEN, 1: error})
     assert told in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / FAILURES).exists()
 
@@ -74,26 +73,26 @@ def update(step: int) -> Update:
 
 
 def test_a_run_that_goes_on_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
-    follower = log.LogFollower(tmp_path)
+    follower = log.LogFollower(location(tmp_path))
     assert follower.new() == []
-    first = log.TrainingLog(tmp_path, 0)
+    first = log.TrainingLog(location(tmp_path), 0)
     for step in (1, 2, 3):
         first.add(update(step))
     assert [line["step"] for line in follower.new()] == [1, 2, 3] and follower.new() == []
     with (tmp_path / log.FILE).open("a") as file:
         file.write('{"step": 4, "los')  # killed while it wrote
-    assert [line["step"] for line in log.read(tmp_path)] == [1, 2, 3] and follower.new() == []
-    second = log.TrainingLog(tmp_path, 2)
+    assert [line["step"] for line in log.read(location(tmp_path))] == [1, 2, 3] and follower.new() == []
+    second = log.TrainingLog(location(tmp_path), 2)
     second.add(update(3))
     second.close()
-    found = log.read(tmp_path)
+    found = log.read(location(tmp_path))
     assert [line["step"] for line in found] == [1, 2, 3] == [line["step"] for line in follower.new()]
     assert found[0]["tokens_per_second"] == 800 and found[0]["loss"] == 1.0
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
 def test_a_full_disk_is_noticed_by_the_curve(tmp_path: Path) -> None:
-    full = log.TrainingLog(tmp_path, 0)
-    full._lines = open("/dev/full", "w")  # noqa: PTH123, SIM115
+    full = log.TrainingLog(location(tmp_path), 0)
+    full._lines._file = open("/dev/full", "wb", buffering=0)  # noqa: PTH123, SIM115
     with pytest.raises(OSError, match="No space left"):
         full.add(update(1))

@@ -1,7 +1,7 @@
 """The folder of a trained Flamingo: `flamingo.yaml` describes the model, with the tuned weights beside it.
 
 The folder names its base (a zoo name, a hub name, a path) and holds only what was tuned: `tuned.safetensors`, `lora/`.
-In the YAML, a name that starts with "./" is inside the folder, so the folder can be moved.
+In the YAML, a name that starts with "./" is inside the folder, so the folder can be moved, also to a bucket.
 
 This module loads no weights (`checkpoint.load_flamingo` does) and imports no torch, so a driver can read a folder.
 """
@@ -17,7 +17,9 @@ import yaml
 
 from polite_flamingo.config import ConfigError, fill, read_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
-from polite_flamingo.hub import resolve
+from polite_flamingo.hub import is_address, resolve
+from polite_flamingo.storage.local_copy import local_copy
+from polite_flamingo.storage.location import location
 
 FILE = "flamingo.yaml"
 INSIDE = "./"
@@ -43,18 +45,17 @@ def opened(config: FlamingoConfig) -> FlamingoConfig:
     """
     if not config.folder:
         return config
-    folder = Path(resolve(config.folder))
-    file = folder / FILE
-    if not file.is_file():
+    folder = location(config.folder if is_address(config.folder) else resolve(config.folder))
+    if (folder / FILE).head() is None:
         raise ValueError(f"{folder} is not a trained model: it has no {FILE} (polite-flamingo train writes OUT/model)")
 
     def absolute(name: str) -> str:
-        return str(folder / name) if name.startswith(INSIDE) else name
+        return str(folder / name.removeprefix(INSIDE)) if name.startswith(INSIDE) else name
 
     try:
-        return fill(FlamingoConfig, _with_strings(read_yaml(file), absolute))
+        return fill(FlamingoConfig, _with_strings(read_yaml(local_copy(folder / FILE)), absolute))
     except ConfigError as error:
-        raise ValueError(f"{file}: {error}") from None
+        raise ValueError(f"{folder / FILE}: {error}") from None
 
 
 def _with_strings(value: Any, change: Callable[[str], str]) -> Any:
