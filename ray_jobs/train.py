@@ -54,8 +54,8 @@ class TrainConfig:
         data: the mixture by name: `--data.text out/text` for a folder of shards, or with options
             `--data.pf1m '{shards: out/pf1m, fraction: 0.1, response: rewritten}'`. Polite stages learn to rewrite pairs
             whatever protocol is given.
-        out: the output folder; on several machines, one that all of them see.
-        init: OUT/model of the previous stage; "" starts from training.base.
+        out: the output folder or s3://, gs://, az:// address; on several machines, one that all of them reach.
+        init: OUT/model of the previous stage, or its address; "" starts from training.base.
         training: the stages, and what they have in common.
         workers: number of training workers, and what each takes from a machine.
         fresh: delete what an earlier run left in `out` and start over.
@@ -78,12 +78,12 @@ def train(config: TrainConfig) -> None:
         JobFailed: training stopped because the loss is NaN or infinite, the disk is full, or workers keep dying.
     """
     mixture, base = mixture_of(config), config.training.base
-    start = FlamingoConfig(folder=str(Path(config.init).absolute())) if config.init else base
+    start = FlamingoConfig(folder=str(location(config.init).absolute())) if config.init else base
     shards = find_shards(mixture, print)
     refuse_foreign(path for _, path in shards)
     refuse_impossible(config, len(shards))
     models = base_fingerprints(start)
-    layout = OutputLayout(root=Path(config.out).absolute())
+    layout = OutputLayout(root=location(config.out).absolute())
     job = ResumableJob(
         layout=layout,
         identity=training_hash(config.training, config.stage, start, models, mixture, shards),
@@ -97,9 +97,9 @@ def train(config: TrainConfig) -> None:
             print(f"{layout.root} is finished; --fresh would train it again")
         else:
             with job.attempt():
-                stats = run(config, start, mixture, layout.root.path, by_name(models))
+                stats = run(config, start, mixture, layout.root, by_name(models))
             write_stats(layout, stats)
-        print(summary(config.stage, read_stats(layout), layout.root.path))
+        print(summary(config.stage, read_stats(layout), layout.root))
 
 
 def check_shards(layout: OutputLayout, shards: Sequence[Location]) -> None:
@@ -115,7 +115,7 @@ def mixture_of(config: TrainConfig) -> dict[str, Ingredient]:
     found = {}
     for name, given in sorted(config.data.items()):
         ingredient = Ingredient(shards=given) if isinstance(given, str) else given
-        ingredient = replace(ingredient, shards=str(Path(ingredient.shards).absolute()))
+        ingredient = replace(ingredient, shards=str(location(ingredient.shards).absolute()))
         if config.stage in ("polite", "polite-gen2"):
             ingredient = replace(ingredient, protocol="rewriting", response="rewritten")
         found[name] = ingredient
@@ -144,7 +144,11 @@ def refuse_impossible(config: TrainConfig, shards: int) -> None:
 
 
 def run(
-    config: TrainConfig, start: FlamingoConfig, mixture: Mapping[str, Ingredient], out: Path, models: Mapping[str, str]
+    config: TrainConfig,
+    start: FlamingoConfig,
+    mixture: Mapping[str, Ingredient],
+    out: Location,
+    models: Mapping[str, str],
 ) -> dict[str, Any]:
     """Train on Ray and return the figures of the finished run. `models` has the fingerprints of what `start` names."""
     began = time.time()
@@ -153,9 +157,9 @@ def run(
         from training import log
         from training.ray_trainer import StageRun, TrainingStopped, failures, train
 
-        with seen_by_all(location(out)) as probe, training_progress() as show:
+        with seen_by_all(out) as probe, training_progress() as show:
             job = StageRun(
-                config=config.training, stage=config.stage, start=start, mixture=mixture, out=location(out),
+                config=config.training, stage=config.stage, start=start, mixture=mixture, out=out,
                 workers=config.workers, probe=probe, models=models,
             )  # fmt: skip
             try:
@@ -167,12 +171,12 @@ def run(
                 f"there was nothing to train on: every sample was left out ({left_out(totals.skipped)}); fix the "
                 "mixture, then rerun with --fresh"
             )
-        lines = log.read(location(out))
+        lines = log.read(out)
         return {
             **totals.to_json(),
             "updates": lines[-1]["step"] if lines else 0,
             "window": config.training.stage(config.stage).packing.window,
-            "restarts": len(failures(location(out))),
+            "restarts": len(failures(out)),
             "started": began,
         }
 
@@ -210,7 +214,7 @@ def training_progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
         bar.close()
 
 
-def summary(stage: str, stats: Mapping[str, Any], out: Path) -> str:
+def summary(stage: str, stats: Mapping[str, Any], out: Location) -> str:
     """Make the table at the end."""
     rows, tokens, seconds = stats["rows"], stats["tokens"], max(stats["seconds"], 1e-9)
     share = tokens / max(1, rows * stats["window"])

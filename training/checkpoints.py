@@ -18,7 +18,6 @@ import hashlib
 import io
 import json
 import re
-import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ from polite_flamingo.flamingo.model.checkpoint import save_flamingo
 from polite_flamingo.flamingo.model.lora import lora_layers, save_lora
 from polite_flamingo.flamingo.model.saved import FILE, write_config
 from polite_flamingo.storage.disk import sweep_temporary
-from polite_flamingo.storage.ledger import undamaged
+from polite_flamingo.storage.ledger import StoredFile, new_attempt, undamaged
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.store import READ_AHEAD
 from training.stages import CONNECTOR
@@ -55,15 +54,6 @@ _OURS = re.compile(r"step-\d+[./]")
 _MANIFEST = re.compile(r"step-(\d+)(\.old/state\.json|/state\.json|\.json)")
 _PREFERENCE = (".old/state.json", "/state.json", ".json")
 """Ends of a manifest's name, the best last. The first two are of earlier versions, ".old" of one that was replaced."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredFile:
-    """A file of a checkpoint: its path below the checkpoints' folder, its size in bytes, the digest of its bytes."""
-
-    path: str
-    size: int
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +162,7 @@ def _whole(folder: Location, sizes: Mapping[str, int]) -> Iterator[Checkpoint]:
 
 def _read(folder: Location, step: int, name: str, sizes: Mapping[str, int]) -> Checkpoint:
     place = folder / name
-    with undamaged(Path(str(place)), "delete it to resume from the checkpoint before it"):
+    with undamaged(place, "delete it to resume from the checkpoint before it"):
         record = json.loads(place.read_text())
         if "/" in name:  # of an earlier version, which renamed whole folders
             inside = name.rpartition("/")[0]
@@ -194,7 +184,7 @@ def save(
     Raises:
         OSError: the disk is full, for example. Earlier checkpoints are untouched.
     """
-    name, attempt = f"step-{step:06d}", secrets.token_hex(4)
+    name, attempt = f"step-{step:06d}", new_attempt()
     paths = {kind: f"{name}.{attempt}.{file}" for kind, file in _FILES.items()}
     keys = [(folder / path).key for path in paths.values()]
     try:

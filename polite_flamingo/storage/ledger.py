@@ -170,7 +170,7 @@ class OutputLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A file that a manifest names: its path below the output folder, its size in bytes and its digest."""
+    """A file that a manifest names: its path below the output folder (of a checkpoint: OUT/checkpoints), size, digest."""
 
     path: str
     size: int

@@ -325,7 +325,7 @@ def test_an_epoch_without_rows_ends(tiny, mixture, tmp_path: Path) -> None:
     manifest = tmp_path / "checkpoints" / "step-000000.json"
     record = json.loads(manifest.read_text(), parse_constant=pytest.fail)["state"]["tally"]
     assert Totals.from_json(record) == tally == Totals.from_json(record | {"first_loss": math.nan})
-    assert "loss                        none → none" in summary("clever-1", table_of(tally), tmp_path)
+    assert "loss                        none → none" in summary("clever-1", table_of(tally), location(tmp_path))
 
 
 def table_of(tally: Totals) -> dict[str, object]:
