@@ -170,7 +170,7 @@ class OutputLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredFile:
-    """A file that a manifest names: its path below the output folder (of a checkpoint: OUT/checkpoints), size, digest."""
+    """A file that a manifest names: its path below the output folder (or OUT/checkpoints), its size and its digest."""
 
     path: str
     size: int
