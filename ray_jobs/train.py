@@ -197,7 +197,8 @@ def training_progress() -> Iterator[Callable[[list[dict[str, Any]]], None]]:
         if not seen:
             bar.initial, bar.start_t = first["progress"], time.time()  # starting must not count in the time left
         elif first["step"] <= seen["step"]:
-            bar.write(f"a worker died; training resumes after update {first['step'] - 1}", file=sys.stderr)
+            new = next((line["step"] for line in lines if line["time"] > seen["time"]), last["step"] + 1)
+            bar.write(f"a worker died; training resumes after update {new - 1}", file=sys.stderr)
         seen.update(last)
         if last["progress"] - bar.initial >= 0.1 * (1 - bar.initial):
             bar.bar_format = "{percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
