@@ -20,8 +20,9 @@ from polite_flamingo.config import ConfigError, fill, read_yaml
 from polite_flamingo.evaluation.judging import RAW, REWRITTEN
 from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.flamingo.model.saved import opened
-from polite_flamingo.hub import is_address, resolve
+from polite_flamingo.hub import resolve
 from polite_flamingo.storage.location import Location, location
+from polite_flamingo.storage.user_paths import is_address
 
 FORMS = "a model's folder, zoo:NAME, a profile's .yaml, base:PROFILE.yaml, endpoint:MODEL@URL or recorded:FILE.jsonl"
 

@@ -17,9 +17,9 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path, PurePath, PurePosixPath
 
-from polite_flamingo.storage.bucket import SCHEMES
 from polite_flamingo.storage.local_copy import local_copy
 from polite_flamingo.storage.location import Location, location
+from polite_flamingo.storage.user_paths import is_address
 from polite_flamingo.storage.visibility import PathUnavailable, reaching
 
 ZOO = Path(__file__).parents[1] / "testbed" / "zoo" / "weights"
@@ -48,11 +48,6 @@ def resolve(name: str) -> str:
     if not path.exists():
         raise FileNotFoundError(f"model {name!r}: {path} does not exist")
     return str(path)
-
-
-def is_address(name: str) -> bool:
-    """Return whether a model's name is the address of a folder or a file in a bucket."""
-    return name.startswith(SCHEMES)
 
 
 def fingerprint(name: str, *, whole: bool = False) -> str:

@@ -6,8 +6,9 @@ import dataclasses
 import json
 from collections.abc import Iterable
 
-from polite_flamingo.hub import is_address, resolve
+from polite_flamingo.hub import resolve
 from polite_flamingo.storage.location import location
+from polite_flamingo.storage.user_paths import is_address
 from polite_flamingo.world import FILE, World
 
 

@@ -17,9 +17,10 @@ import yaml
 
 from polite_flamingo.config import ConfigError, fill, read_yaml
 from polite_flamingo.flamingo.config import FlamingoConfig
-from polite_flamingo.hub import is_address, resolve
+from polite_flamingo.hub import resolve
 from polite_flamingo.storage.local_copy import local_copy
 from polite_flamingo.storage.location import location
+from polite_flamingo.storage.user_paths import is_address
 
 FILE = "flamingo.yaml"
 INSIDE = "./"
