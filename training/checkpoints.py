@@ -37,8 +37,9 @@ from polite_flamingo.flamingo.config import FlamingoConfig, Part
 from polite_flamingo.flamingo.model.checkpoint import save_flamingo
 from polite_flamingo.flamingo.model.lora import lora_layers, save_lora
 from polite_flamingo.flamingo.model.saved import FILE, write_config
+from polite_flamingo.storage.attempts import new_attempt
 from polite_flamingo.storage.disk import sweep_temporary
-from polite_flamingo.storage.ledger import StoredFile, new_attempt, undamaged
+from polite_flamingo.storage.ledger import StoredFile, undamaged
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.store import READ_AHEAD
 from training.stages import CONNECTOR

@@ -46,7 +46,9 @@ def test_what_is_no_path_is_refused_with_a_remedy(given: str, remedy: str, monke
 @pytest.mark.parametrize("address", ["s3://bucket/data", "gs://bucket", "az://container/a/b"])
 def test_addresses_are_taken_as_they_are_where_data_lies(address: str) -> None:
     assert all(user_path(address, option) == address for option in ("--input", "--out", "--data.a", "--annotations"))
-    with pytest.raises(ValueError, match=r"--mixture .* takes a path on this machine: .*--input and --out take addresses"):
+    with pytest.raises(
+        ValueError, match=r"--mixture .* takes a path on this machine: .*--input and --out take addresses"
+    ):
         user_path(address, "--mixture")
 
 
