@@ -27,8 +27,9 @@ from training.run_stage import train_stage
 from training.stages import StageConfig, Stages, TrainingConfig
 
 LORA = StageConfig(
-    tune=("lora",), lora=LoraSettings(r=2, alpha=2), learning_rate=0.02, batch=4, packing=PackingConfig(window=160)
-)
+    tune=("lora",), lora=LoraSettings(r=2, alpha=2), learning_rate=0.02, batch=3, epochs=2,
+    packing=PackingConfig(window=160, max_images=4),
+)  # fmt: skip
 
 
 def train(config: TrainingConfig, mixture: Mapping[str, Ingredient], out: Location) -> tuple[list[Update], Totals]:
