@@ -18,7 +18,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatch
-from functools import cached_property
 from typing import Any
 
 from polite_flamingo.storage.discovery import OUTPUT_FOLDERS, shard_names
@@ -123,16 +122,11 @@ class ShardJob(ResumableJob):
         run.json was written before any of them. If it names this configuration, a sample of the manifests is enough:
         reading a million takes a minute.
         """
-        names, run = sorted(self.finished), read_run(self.layout)
-        if run is not None and run.config_hash == self.identity:
-            names = names[:: len(names) // SAMPLED_MANIFESTS + 1]
+        run = read_run(self.layout)
+        same = run is not None and run.config_hash == self.identity
+        names = self.layout.finished(at_most=SAMPLED_MANIFESTS if same else None)
         for manifest in in_order(lambda name: read_manifest(self.layout.manifest(name)), names, THREADS):
             yield manifest.config_hash
-
-    @cached_property
-    def finished(self) -> Mapping[str, str]:
-        """The shards that are finished when this job begins -> tags of their manifests. The folder must be locked."""
-        return finished_tags(self.layout)
 
     def left_to_do(self, shards: Mapping[str, Location]) -> dict[str, Location]:
         """Return the shards that have no manifest yet; print which are done, and which are not part of this input.
@@ -140,12 +134,13 @@ class ShardJob(ResumableJob):
         Raises:
             ValueError: the input of a finished shard has changed, or one that is to be read is not ours.
         """
-        todo = {name: path for name, path in shards.items() if name not in self.finished}
+        finished = finished_tags(self.layout)
+        todo = {name: path for name, path in shards.items() if name not in finished}
         done = [name for name in shards if name not in todo]
         if done:  # else `input_shards` has looked at the same ones
             refuse_foreign(todo.values())
-        self.refuse_changed_input({name: shards[name] for name in done})
-        if others := sorted(name for name in self.finished if source_of(name) not in shards):
+        self.refuse_changed_input({name: shards[name] for name in done}, finished)
+        if others := sorted(name for name in finished if source_of(name) not in shards):
             root, names = self.layout.root, names_of(others)
             print(f"{root} also holds {counted(len(others), 'shard')} not in this input: {names}")
         if done:
@@ -153,14 +148,15 @@ class ShardJob(ResumableJob):
             print(f"{len(done):,} of {counted(len(shards), 'shard')} {are} already done: {names_of(done)}")
         return todo
 
-    def refuse_changed_input(self, done: Mapping[str, Location]) -> None:
+    def refuse_changed_input(self, done: Mapping[str, Location], tags: Mapping[str, str]) -> None:
         """Raise `ValueError` if the input of a finished shard has changed since.
 
         Args:
             done: name -> input of each finished shard.
+            tags: see `finished_tags`.
         """
         changed, unknown = [], 0
-        for name, found in made_of(self.layout, {name: self.finished[name] for name in done}):
+        for name, found in made_of(self.layout, {name: tags[name] for name in done}):
             unknown += found is None
             if found is not None and not found.is_still_at(done[name]):
                 changed.append(name)

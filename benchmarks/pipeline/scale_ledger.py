@@ -58,11 +58,11 @@ def run_ledger(options: argparse.Namespace) -> None:
             simulated_job(layout).refuse_other_configuration,
             lambda: [read_manifest(layout.manifest(name)).config_hash for name in finished],
         )
-        timed("same input?", lambda: simulated_job(layout).refuse_changed_input({n: shards[n] for n in finished}))
+        done, tags = {name: shards[name] for name in finished}, finished_tags(layout)
+        timed("same input?", lambda: simulated_job(layout).refuse_changed_input(done, tags))
         timed("remove what killed writers left (sweep)", layout.sweep, lambda: list(layout.root.path.rglob("*.tmp-*")))
         timed("write the index of inputs (extend_index)", lambda: extend_index(layout))
-        done = {name: shards[name] for name in finished}
-        timed("same input, with the index?", lambda: simulated_job(layout).refuse_changed_input(done))
+        timed("same input, with the index?", lambda: simulated_job(layout).refuse_changed_input(done, tags))
         timed("build(), until Ray gets the shard that is left", lambda: resume(source, layout))
         print(f"peak memory of the process: {peak() / (1 << 20):,.0f} MB")
 

@@ -123,9 +123,9 @@ class OutputLayout:
         """Delete pieces of unfinished shards."""
         self.parts.delete_tree()
 
-    def finished(self) -> list[str]:
-        """Return the names of the shards that have a manifest, sorted."""
-        return sorted((self.root / "manifests").names(".json"))
+    def finished(self, at_most: int | None = None) -> list[str]:
+        """Return the names of the shards that have a manifest, sorted. Args: at_most: number of names that will do."""
+        return sorted((self.root / "manifests").names(".json", at_most))
 
     def with_files(self, kind: Kind) -> set[str]:
         """Return the names of shards that may have a file of a kind, finished or not, from one listing."""

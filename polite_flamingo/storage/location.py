@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -121,10 +122,16 @@ class Location:
         """List the objects below this folder, with their keys in the store."""
         return self.store.list(self.key)
 
-    def names(self, suffix: str = "") -> list[str]:
-        """Return the names of the objects below this folder that end in `suffix`, without it."""
+    def names(self, suffix: str = "", at_most: int | None = None) -> list[str]:
+        """Return the names of the objects below this folder that end in `suffix`, without it.
+
+        Args:
+            suffix: such as ".json".
+            at_most: number of names that will do, so that not everything is listed; None for all.
+        """
         start = len(self.key.rstrip("/")) + 1 if self.key else 0
-        return [key[start:].removesuffix(suffix) for key in self.store.keys(self.key) if key.endswith(suffix)]
+        keys = (key for key in self.store.keys(self.key) if key.endswith(suffix))
+        return [key[start:].removesuffix(suffix) for key in islice(keys, at_most)]
 
 
 def location(where: str | Path | Location) -> Location:

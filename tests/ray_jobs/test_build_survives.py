@@ -171,7 +171,7 @@ def test_killing_an_actor_changes_nothing(undisturbed: tuple[Path, Path], tmp_pa
     killed: list[int] = []
 
     def kill_when_busy() -> None:
-        wait_until(lambda: journal.rows_done(out / "journal", "rewriting") > 0, 300)
+        wait_until(lambda: journal.rows_done(OutputLayout(root=out).journal, "rewriting") > 0, 300)
         actors = descendants("MapWorker(MapBatches(FakeRewriterActor))")[:1]
         killed.extend(actor.pid for actor in actors)
         kill(actors)
