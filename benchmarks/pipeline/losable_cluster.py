@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 from contextlib import suppress
 from typing import Any
@@ -34,6 +35,7 @@ class LosableCluster:
         self._cluster = Cluster(
             initialize_head=True, shutdown_at_exit=False, head_node_args={"num_cpus": 0, **self._options}
         )
+        atexit.register(self.end)
         self.address: str = self._cluster.address
 
     def add(self, cpus: int) -> Any:
@@ -58,5 +60,8 @@ class LosableCluster:
         self._cluster.worker_nodes.discard(node)
 
     def end(self) -> None:
-        """Stop everything."""
+        """Leave it and stop everything; also called at exit."""
+        import ray
+
+        ray.shutdown()
         self._cluster.shutdown()
