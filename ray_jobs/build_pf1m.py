@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -76,14 +77,14 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
     layout = OutputLayout(root=config.out)
     shards = input_shards(config.input, layout)
     job = job_of(config)
-    with job.locked(fresh=config.fresh):
+    with job.locked(fresh=config.fresh), ExitStack() as until_selected:
         settle(layout)
         todo = job.left_to_do(shards)
         if todo:
             world = world_of(model["name"] for model in job.models.values())
             print_world_warning(world, todo)
             run = replace(with_ingests(job.run(), shards.values()), world=world)
-            rewrite_and_score(job, todo, config, run, rewriting_actor, scoring_actor)
+            rewrite_and_score(job, todo, config, run, rewriting_actor, scoring_actor, until_selected)
         changed = None
         if todo or not select.is_current(layout, config.thresholds):
             changed = select.select(layout, config.thresholds)
@@ -125,6 +126,7 @@ def rewrite_and_score(
     run: RunInfo | None = None,
     rewriting_actor: type | None = None,
     scoring_actor: type | None = None,
+    until_selected: ExitStack | None = None,
 ) -> None:
     """Rewrite, score and commit shards on Ray, each with its manifest; add this attempt to run.json.
 
@@ -135,8 +137,10 @@ def rewrite_and_score(
         run: the run so far; by default, what earlier attempts recorded.
         rewriting_actor: see `build`.
         scoring_actor: see `build`.
+        until_selected: keeps Ray for the selection that follows.
     """
-    with job.attempt(run) as attempt, running_ray(config.pools.needs(shards=len(shards))):
+    with job.attempt(run) as attempt, ExitStack() as until_scored:
+        (until_selected or until_scored).enter_context(running_ray(config.pools.needs(shards=len(shards))))
         from actors.commit import commit_blocks
         from actors.rewriting import RewriterActor
         from actors.scoring import ScoringActor

@@ -9,11 +9,12 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
@@ -30,6 +31,9 @@ from ray_jobs import node_loss
 from ray_jobs.node_loss import Watch, watched
 from ray_jobs.progress import progress
 from ray_jobs.ray_start import on_each_node
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 SHARDS_PER_RUN = 10_000
 """Ray Data's driver keeps about 17 kB per shard, most of which it frees at the end of a run. A job with more shards is
@@ -161,6 +165,36 @@ def seen_by_all(root: Location) -> Iterator[Probe]:
             except ray.exceptions.RayError:
                 continue  # the machine is gone
         yield probe
+
+
+def tasks_in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield `function(item)` for each item, in order, as `in_order` does with threads.
+
+    Each task goes to another machine than the one before; as many are begun as the cluster has CPUs.
+
+    Raises:
+        Exception: what the function raised on the first item that failed.
+    """
+    called = ray.put(function)
+    task = ray.remote(num_cpus=TASK_CPUS, max_retries=-1, scheduling_strategy="SPREAD")(_call)
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    begun: deque[ray.ObjectRef] = deque()
+    try:
+        for item in items:
+            begun.append(task.remote(called, item))
+            if len(begun) == at_once:
+                yield ray.get(begun.popleft())
+        while begun:
+            yield ray.get(begun.popleft())
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause or error) from None
+    finally:
+        for left in begun:
+            ray.cancel(left)
+
+
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    return function(item)
 
 
 def _through_actors(

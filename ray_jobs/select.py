@@ -57,8 +57,11 @@ from ray_jobs.replay_ledger import settle, source_of
 SHARDS_AT_ONCE = 4
 """Shards that this process selects, and holds, at once."""
 
+SHARDS_FOR_RAY = 100
+"""Fewer shards are selected by this process even if Ray is there: its workers take seconds to import what they need."""
+
 Across = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
-"""Calls a function on items, several at once; yields the results in order. `in_order` is one, with threads."""
+"""Calls a function on items, several at once; yields the results in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +77,14 @@ class SelectConfig:
     thresholds: Thresholds = field(default_factory=Thresholds, metadata={"defaults_apply": False})
 
 
-def select(layout: OutputLayout, thresholds: Thresholds, across: Across | None = None) -> Difference | None:
+def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     """Make the selection and everything that depends on it, shard by shard; write OUT/stats.json last.
+
+    Many shards are selected by tasks on the Ray that this process has joined, if any; else by threads of this process.
 
     Args:
         layout: the output folder.
         thresholds: what is kept.
-        across: does the work on shards; by default, threads of this process.
 
     Returns:
         What differs from the previous selection; None if there was none or it was not finished.
@@ -88,7 +92,6 @@ def select(layout: OutputLayout, thresholds: Thresholds, across: Across | None =
     Raises:
         ValueError: a scored shard is damaged; the message says which, and what to do.
     """
-    across = across or partial(in_order, threads=SHARDS_AT_ONCE)
     changed = _begin_difference(layout, thresholds)
     layout.stats.delete()
     layout.sweep()
@@ -97,8 +100,9 @@ def select(layout: OutputLayout, thresholds: Thresholds, across: Across | None =
     finished = _read_manifests(layout, names)
     layout.sweep_attempts(finished.files)
     work = partial(
-        _select_shard, layout=layout, thresholds=thresholds, world=run.world, compare=changed is not None
+        _select_shard, layout=layout.absolute(), thresholds=thresholds, world=run.world, compare=changed is not None
     )  # fmt: skip
+    across = _across(len(names))
     total, numbers, expected = Statistics(), set[int](), tar_export.prefixes(finished.numbers)
     tar_export.forget_tars(layout.root)
     with _scratch(layout) as scratch:
@@ -113,7 +117,7 @@ def select(layout: OutputLayout, thresholds: Thresholds, across: Across | None =
         wanted = tar_export.prefixes(numbers)
         if any(expected.get(number) != prefix for number, prefix in wanted.items()):
             tar_export.forget_tars(layout.root)
-            again = partial(_write_tars, layout=layout, thresholds=thresholds, tar_names=wanted)
+            again = partial(_write_tars, layout=layout.absolute(), thresholds=thresholds, tar_names=wanted)
             for _ in across(again, ((name, repeated.of(name)) for name in names)):
                 pass
     _remove_other_shards(layout, names)
@@ -125,6 +129,15 @@ def select(layout: OutputLayout, thresholds: Thresholds, across: Across | None =
         changed.paragraphs = changed.paragraphs[0], counts.paragraphs_removed
     _write_results(layout, thresholds, run, total, annotations, changed)
     return changed
+
+
+def _across(shards: int) -> Across:
+    """Return what calls a function on each of so many shards."""
+    if shards >= SHARDS_FOR_RAY and "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        from ray_jobs.pipeline import tasks_in_order
+
+        return tasks_in_order
+    return partial(in_order, threads=SHARDS_AT_ONCE)
 
 
 def _write_results(

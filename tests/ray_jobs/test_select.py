@@ -1,4 +1,4 @@
-"""A selection is the same wherever it is made: on a disk, in a bucket, and after it was killed."""
+"""A selection is the same wherever it is made: on a disk, in a bucket, on Ray, and after it was killed."""
 
 from __future__ import annotations
 
@@ -145,3 +145,20 @@ def test_files_that_no_manifest_names_go_unless_their_shard_is_in_work(
     select.select(layout, Thresholds())
     found = files(layout)
     assert set(found) - set(selected) == {*in_work}
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_ray_s_tasks_select_what_threads_select(
+    scored_shards: Path, selected: dict[str, bytes], tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(select, "SHARDS_FOR_RAY", 4)
+    monkeypatch.setattr(select, "SHARDS_AT_ONCE", None)  # threads would fail
+    layout = copied(scored_shards, location(tmp_path / "out"))
+    select.select(layout, Thresholds())
+    assert files(layout) == selected
+    tar = next(name for name in selected if name.startswith("scored/s2"))
+    (layout.root / tar).put(selected[tar][:600])
+    with pytest.raises(ValueError, match=rf"{tar} is damaged: .* run the build again") as error:
+        select.select(layout, Thresholds())
+    assert "\n" not in str(error.value)
