@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -31,13 +32,14 @@ COMMAND = "import pickle, sys; from ray_jobs import train; train.train(pickle.lo
 
 
 def start(config: TrainConfig, machine: Path, bucket: dict[str, str]) -> subprocess.Popen[str]:
-    """Start a job on a "machine": with a working folder and a folder for temporary files of its own."""
+    """Start a job on a "machine" with folders of its own, but for Ray's sockets, whose paths must be short."""
     for folder in ("work", "tmp"):
         (machine / folder).mkdir(parents=True)
     (machine / "config").write_bytes(pickle.dumps(config))
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, str(machine / "config")], cwd=machine / "work", text=True,
-        env={**os.environ, **bucket, "TMPDIR": str(machine / "tmp")}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, **bucket, "TMPDIR": str(machine / "tmp"), "RAY_TMPDIR": tempfile.gettempdir()},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -60,7 +62,8 @@ def test_another_machine_resumes_what_a_lost_one_has_left_in_a_bucket(
     )  # fmt: skip
 
     lost = start(config, tmp_path / "1", s3)
-    wait_until(lambda: checkpoints.newest(out / "checkpoints") is not None, 600)
+    wait_until(lambda: lost.poll() is not None or checkpoints.newest(out / "checkpoints") is not None, 600)
+    assert lost.poll() is None, lost.communicate()[1][-3000:]
     kill(family(lost.pid))
     lost.communicate()
     kept = checkpoints.newest(out / "checkpoints")
