@@ -16,6 +16,7 @@ from polite_flamingo.evaluation.responses import write_responses
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.probe import Probe
 
 
@@ -51,7 +52,7 @@ def _with_finish_reason(sample: Sample) -> Sample:
     return replace(sample, rewritten=str(answer), provenance={**sample.provenance, "finish_reason": answer.why})
 
 
-def record_answers(table: pa.Table, folder: str, probe: Probe | None = None) -> pa.Table:
+def record_answers(table: pa.Table, folder: Location, probe: Probe | None = None) -> pa.Table:
     """Write FOLDER/SHARD.jsonl for each complete shard; return one row (of schema `FINISHED`) per shard.
 
     Raises:

@@ -17,6 +17,7 @@ from polite_flamingo.faults.journal import Journal
 from polite_flamingo.hub import refuse_other_models
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.probe import Probe
 
 
@@ -33,7 +34,7 @@ class ActorSettings:
         models: name -> fingerprint of the models they load, as computed by the driver.
     """
 
-    out: str
+    out: Location
     rows_per_call: int
     max_failures_in_a_row: int
     actors: int

@@ -23,7 +23,7 @@ from polite_flamingo.faults.journal import ShardJournal
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.location import location
+from polite_flamingo.storage.location import Location, location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class JudgingConfig:
     """
 
     scoring: ScoringConfig
-    out: str
+    out: Location
     contestants: Mapping[str, str]
     identities: Mapping[str, str]
     by: Literal["task", "dataset"]
@@ -71,7 +71,7 @@ class JudgingActor(PoolActor):
             "judged": joined(parts).to_json(),
         }
         text = json.dumps(record, ensure_ascii=False, allow_nan=False)
-        (location(self.config.out) / "judged" / f"{block.name}.json").put(text + "\n")
+        (self.config.out / "judged" / f"{block.name}.json").put(text + "\n")
 
     def _judge(
         self, rows: Sequence[Row], answers: Mapping[str, Mapping[str, Answer]], note: ShardJournal

@@ -150,7 +150,7 @@ def answer_on_ray(
     models = fingerprints({piece: piece for piece in opened(model.flamingo).model_names()})
     pool = ActorPool(actor or AnsweringActor, model, pools.rewriting, by_name(models))
     print(f"{name}: answering {counted(len(shards), 'shard')}")
-    record = partial(record_answers, folder=str(layout.root))
+    record = partial(record_answers, folder=layout.root)
     identity = evaluation.identities[name]
     for _ in run_shards(shards, [pool], record, layout=layout, pools=pools, config_hash=identity):
         pass

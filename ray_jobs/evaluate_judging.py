@@ -84,7 +84,7 @@ def judge_on_ray(evaluation: Evaluation, identities: Mapping[str, str], actor: t
     layout = OutputLayout(root=evaluation.out).absolute()
     files = {name: str(evaluation.answers_of(name)) for name in evaluation.contestants}
     judging = JudgingConfig(
-        scoring=config.scoring, out=str(layout.root), contestants=files, identities=identities, by=config.evaluation.by
+        scoring=config.scoring, out=layout.root, contestants=files, identities=identities, by=config.evaluation.by
     )
     pool = ActorPool(actor or JudgingActor, judging, config.pools.scoring, by_name(judge_models(config)))
     print(f"judging {counted(len(identities), 'shard')}")

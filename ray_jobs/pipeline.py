@@ -206,7 +206,7 @@ def _through_actors(
     Ray Data's own `map_groups`, which also wants whole blocks on GPUs, calls what is called here.
     """
     settings = ActorSettings(
-        out=str(layout.absolute().root),
+        out=layout.absolute().root,
         rows_per_call=pool.size.rows_per_call,
         max_failures_in_a_row=pools.max_failures_in_a_row,
         actors=pool.size.max_actors,

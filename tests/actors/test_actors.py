@@ -48,7 +48,7 @@ def block(rows: list[Sample | Quarantined], name: str = "a", first: int = 0, sha
 
 
 def settings(out: Path) -> ActorSettings:
-    return ActorSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=8, actors=1)
+    return ActorSettings(out=location(out), rows_per_call=4, max_failures_in_a_row=8, actors=1)
 
 
 def test_rows_survive_the_block_bit_for_bit() -> None:

@@ -55,10 +55,10 @@ def judged(root: Path | str, answers: Mapping[str, str], failures: int = 8) -> d
     out = location(root)
     write_responses(out / "responses" / "a.jsonl", answers)
     judging = JudgingConfig(
-        scoring=ScoringConfig(), out=str(out), contestants={"one": str(out / "responses" / "{shard}.jsonl")},
+        scoring=ScoringConfig(), out=out, contestants={"one": str(out / "responses" / "{shard}.jsonl")},
         identities={"a": "identity"}, by="task",
     )  # fmt: skip
-    settings = ActorSettings(out=str(out), rows_per_call=4, max_failures_in_a_row=failures, actors=1)
+    settings = ActorSettings(out=out, rows_per_call=4, max_failures_in_a_row=failures, actors=1)
     table = Block(name="a", shard="in/a.tar", first=0, shard_rows=len(ROWS), rows=ROWS).to_table()
     for _ in range(10):
         try:
