@@ -60,7 +60,7 @@ def test_the_loader_reads_what_the_demo_left(
 
 
 def test_make_demo_is_the_demo_and_ends_as_the_readme_says() -> None:
-    assert "polite-flamingo demo --out $(OUT)\n" in (REPO / "Makefile").read_text()
+    assert "\t$(BIN)/polite-flamingo demo --out $(OUT)" in (REPO / "Makefile").read_text()
     (shown,) = blocks("")
     counts = [int(re.search(r"  (\d[\d,]*)", line)[1].replace(",", "")) for line in shown.splitlines()[:-1]]  # type: ignore[index]
     rows_in, kept, rejected, *reasons, quarantined = counts

@@ -23,6 +23,7 @@ from ray import serve
 from ray.cluster_utils import Cluster
 
 from polite_flamingo.flamingo.config import GenerationConfig
+from polite_flamingo.testbed.s3_server import free_port
 from serving.backends.base import Chunk, GenerationRequest
 from serving.batches.store import BatchStore
 from serving.config import AccessConfig, ReplicasConfig, ScaleConfig
@@ -31,7 +32,6 @@ from tests.support.bulk_site import ended, line, read, start, upload
 from tests.support.patience import wait_until
 from tests.support.processes import family, kill
 from tests.support.run_batches import bulk_config, runner
-from tests.support.s3_server import free_port
 
 NAME = "polite-flamingo"
 WORDS, SECONDS_PER_WORD = 100, 0.1

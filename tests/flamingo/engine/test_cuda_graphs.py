@@ -150,7 +150,7 @@ def test_rows_that_only_fill_up_are_written_where_nobody_looks(tiny_grouped, dec
     alone = KVCache(before)
     found = decoder.step(torch.tensor(ids), torch.tensor(positions[:decoding]), alone, 128, None).clone()
     found[:, 7] = -torch.inf
-    torch.testing.assert_close(logits, found)
+    torch.testing.assert_close(logits, found, atol=1e-4, rtol=1e-5)  # sums of other shapes round differently
     assert step.likeliest() == found.argmax(dim=-1).tolist()
 
 
