@@ -9,7 +9,7 @@ OUT ?= out/demo
 PAPER ?= out/paper
 PORT ?= 8000
 TESTS ?= tests
-PROCESSES ?= 2
+PROCESSES ?= 0
 
 # Images of containers often set it. Then each process of Ray would compile all that it imports again: seconds each.
 export PYTHONDONTWRITEBYTECODE :=
