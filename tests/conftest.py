@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Those that start Ray are one group: they share a Ray, and begin, because they take longest. Each other file is one.
     """
-    if config.getoption("dist", "no") != "loadgroup":
+    if config.getoption("dist", "no") != "loadgroup" or not config.getoption("numprocesses", 0):
         return
     for item in items:
         group = "ray" if item.get_closest_marker("ray") else str(item.path.relative_to(config.rootpath))
