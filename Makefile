@@ -9,7 +9,6 @@ OUT ?= out/demo
 PAPER ?= out/paper
 PORT ?= 8000
 TESTS ?= tests
-PROCESSES ?= 0
 
 # Images of containers often set it. Then each process of Ray would compile all that it imports again: seconds each.
 export PYTHONDONTWRITEBYTECODE :=
@@ -22,7 +21,7 @@ STAMP := $(VENV)/.ready
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 	@echo
-	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) STORE=$(STORE) PAPER=$(PAPER) PORT=$(PORT) TESTS=$(TESTS) PROCESSES=$(PROCESSES), as in 'make test TESTS=tests/test_sample.py'"
+	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) OUT=$(OUT) STORE=$(STORE) PAPER=$(PAPER) PORT=$(PORT) TESTS=$(TESTS), as in 'make test TESTS=tests/test_sample.py'"
 
 setup: $(STAMP) $(BIN)/polite-flamingo  ## set up .venv from requirements.lock (done once; again when that file changes)
 	@echo "$(VENV) is ready"
@@ -36,8 +35,8 @@ paper: setup  ## repeat the paper on drawn scenes, three seeds, about half an ho
 serve: setup  ## chat and rewrite over HTTP on this machine, at http://127.0.0.1:8000, until Ctrl-C
 	$(BIN)/polite-flamingo serve --profile profiles/tiny.yaml --port $(PORT) --serving.batches.folder out/serve
 
-test: setup  ## run the tests in two processes, one of them those that start Ray
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder $(TESTS)
+test: setup  ## run the tests
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: setup  ## ruff: rules and formatting
 	$(BIN)/ruff check .

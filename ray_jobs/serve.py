@@ -166,20 +166,11 @@ def private_folder(parent: Path = Path("/tmp")) -> Path:
     return Path(tempfile.mkdtemp(prefix="pf-haproxy-", dir=parent))
 
 
-_reserved: list[socket.socket] = []
-
-
 def _free_port() -> int:
-    """Find a port that nobody listens on, and keep it until this process ends for whoever asks for it by number.
-
-    Serve may start long after Ray, whose environment names the port. Until then no other process is given it: it is
-    bound here, without a listener, which does not keep HAProxy from listening.
-    """
-    kept = socket.socket()
-    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    kept.bind(("", 0))
-    _reserved.append(kept)
-    return int(kept.getsockname()[1])
+    """Find a port that nobody listens on now."""
+    with socket.socket() as trial:
+        trial.bind(("", 0))
+        return int(trial.getsockname()[1])
 
 
 def check_port(host: str, port: int) -> None:

@@ -30,19 +30,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join(  # Ray's workers import the actors o
 )
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Divide the tests among processes, as `make test` asks: a group runs in one process.
-
-    Those that start Ray are one group: they share a Ray, and begin, because they take longest. Each other file is one.
-    """
-    if config.getoption("dist", "no") != "loadgroup" or not config.getoption("numprocesses", 0):
-        return
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path.relative_to(config.rootpath))
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-
-
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """Start one private Ray when the first test needs it: a start costs seconds."""
