@@ -36,6 +36,7 @@ from ray_jobs.cluster import running_ray
 from ray_jobs.fingerprint import by_name, config_hash, model_fingerprints
 from ray_jobs.replay_ledger import settle
 from ray_jobs.resumable_job import ShardJob, input_shards, with_ingests
+from ray_jobs.selection_summary import conclude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,7 @@ class BuildConfig:
 
     Attributes:
         input: a folder of .tar shards, one .tar, a pattern in quotes, or a list of these (.txt); also s3:// addresses.
-        out: the output folder or s3://, gs://, az:// address; on several machines, one that all of them reach.
+        out: the output folder, or an address (s3://, gs://, az://); on several machines, all of them must reach it.
         rewriter: the model that rewrites, and how it decodes.
         scoring: the models that score.
         thresholds: what is kept; applied at the end, and again by select in seconds.
@@ -88,7 +89,7 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         changed = None
         if todo or not select.is_current(layout, config.thresholds):
             changed = select.select(layout, config.thresholds)
-        select.conclude(layout, changed)
+        conclude(layout, changed)
 
 
 def job_of(config: BuildConfig) -> ShardJob:

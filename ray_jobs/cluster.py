@@ -128,8 +128,8 @@ def check_size(resources: Mapping[str, float], needs: Needs, free: Mapping[str, 
         if needed > there:
             raise ValueError(
                 f"the workers need {needed:g} {kind}s and the cluster has {there:g}, so the job would wait forever; "
-                f"lower {needs.section}.* in number or in {kind.lower()}s, or use a larger cluster (one that starts "
-                "machines on demand needs --pools.autoscaling true, in training --workers.autoscaling true)"
+                f"lower {needs.section}.* in number or in {kind.lower()}s, or use a larger cluster (to start "
+                "machines on demand, add --pools.autoscaling true, in training --workers.autoscaling true)"
             )
     if free is None:
         return

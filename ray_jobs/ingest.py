@@ -40,9 +40,9 @@ from polite_flamingo.sources.list_sources import as_text, sources_named
 from polite_flamingo.sources.reading.errors import SourceError
 from polite_flamingo.sources.records.source import SourceOptions
 from polite_flamingo.sources.registry import SOURCES
-from polite_flamingo.storage.discovery import matching
 from polite_flamingo.storage.ledger import read_quarantine_file
 from polite_flamingo.storage.location import location
+from polite_flamingo.storage.patterns import matching
 from polite_flamingo.storage.remote_path import source_path
 from polite_flamingo.storage.user_paths import is_pattern, user_path
 from ray_jobs import console

@@ -20,6 +20,7 @@ from polite_flamingo.storage.location import location
 from ray_jobs import console, select
 from ray_jobs.build_pf1m import BuildConfig, job_of, rewrite_and_score
 from ray_jobs.replay_ledger import declare, readable_rows, settle
+from ray_jobs.selection_summary import conclude
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_ac
         rewrite_and_score(job, places, build, None, rewriting_actor, scoring_actor)
         settle(layout)
         select.select(layout, build.thresholds)
-        select.conclude(layout)
+        conclude(layout)
 
 
 main = partial(console.run, "replay", __doc__, ReplayConfig, replay)

@@ -135,7 +135,7 @@ def settle(layout: OutputLayout) -> None:
 def _take_from_quarantine(
     layout: OutputLayout, source: str, taken: Collection[int], repaired: Mapping[str, Any] | None
 ) -> None:
-    """Write the quarantine of a shard without these records, and swap its manifest for one that names the new file."""
+    """Write the quarantine of a shard without these records, and make its manifest name the new file."""
 
     def change(manifest: Manifest) -> Manifest:
         left = [row for row in read_quarantine(layout, source) if row.index not in taken]

@@ -132,7 +132,7 @@ class ShardJob(ResumableJob):
         """Return the shards that have no manifest yet; print which are done, and which are not part of this input.
 
         Raises:
-            ValueError: the input of a finished shard has changed, or one that is to be read is not ours.
+            ValueError: the input of a finished shard has changed, or an input is not a shard of this project.
         """
         finished = finished_tags(self.layout)
         todo = {name: path for name, path in shards.items() if name not in finished}

@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from polite_flamingo.config import read_yaml
-from polite_flamingo.faults.hints import commonest, hint
-from polite_flamingo.filters.thresholds import Thresholds, not_compared
+from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.report.gallery import collect_gallery
 from polite_flamingo.report.selection import render
 from polite_flamingo.selection.card import card
@@ -51,8 +50,8 @@ from polite_flamingo.storage.provenance import Annotations, annotations_of
 from polite_flamingo.storage.run_info import RunInfo, read_run, read_stats, write_stats
 from polite_flamingo.world import World
 from ray_jobs import console
-from ray_jobs.progress import counted
 from ray_jobs.replay_ledger import settle, source_of
+from ray_jobs.selection_summary import conclude
 
 SHARDS_AT_ONCE = 4
 """Shards that this process selects, and holds, at once."""
@@ -127,7 +126,7 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     annotations = annotations_of(run.ingests, rows)
     if changed:
         changed.paragraphs = changed.paragraphs[0], counts.paragraphs_removed
-    _write_results(layout, thresholds, run, total, annotations, changed)
+    _write_results(layout, thresholds, run, len(names), total, annotations, changed)
     return changed
 
 
@@ -141,8 +140,8 @@ def _across(shards: int) -> Across:
 
 
 def _write_results(
-    layout: OutputLayout, thresholds: Thresholds, run: RunInfo, total: Statistics, annotations: Annotations,
-    changed: Difference | None,
+    layout: OutputLayout, thresholds: Thresholds, run: RunInfo, shards: int, total: Statistics,
+    annotations: Annotations, changed: Difference | None,
 ) -> None:  # fmt: skip
     """Write the card, the report and, last, OUT/stats.json."""
     layout.card.put(card(total, thresholds, run, annotations))
@@ -152,7 +151,7 @@ def _write_results(
     counts = total.total()
     stats = {
         "annotations": annotations.to_json(),
-        "shards": len(layout.finished()),
+        "shards": shards,
         "rows_in": counts.rows,
         "kept": counts.kept,
         "rejected": dict(rejections(counts)),
@@ -196,81 +195,6 @@ def is_current(layout: OutputLayout, thresholds: Thresholds) -> bool:
         return False
     stats = read_stats(layout)
     return stats["thresholds"] == dataclasses.asdict(thresholds) and stats["shards"] == len(layout.finished())
-
-
-def conclude(layout: OutputLayout, changed: Difference | None = None) -> None:
-    """Print the table at the end of a job and what changed; say so if nothing was kept.
-
-    Raises:
-        AllFailed: every row was quarantined.
-    """
-    print_summary(layout)
-    if changed:
-        print(console.table(changed.rows(), "changes since the previous selection"))
-    stats = read_stats(layout)
-    rows, quarantined = stats["rows_in"], stats["quarantined"]
-    if rows and sum(quarantined.values()) == rows:
-        folder = layout.root / "quarantine"
-        raise console.AllFailed(
-            f"all {rows:,} rows were quarantined: {hint(quarantined)}; {folder} has each row's detail"
-        )
-    if rows and not stats["kept"]:
-        reason = commonest(stats["rejected"])
-        print(
-            f"nothing was kept: every row that could be read was rejected, most often as {reason} "
-            f"({stats['rejected'][reason]:,}). The report shows samples and what other thresholds would keep; "
-            "polite-flamingo select applies them in seconds."
-        )
-
-
-def print_summary(layout: OutputLayout) -> None:
-    """Print the table at the end of a job."""
-    stats, run = read_stats(layout), read_run(layout)
-    rejected, quarantined = stats["rejected"], stats["quarantined"]
-    statistics = Statistics.from_json(stats["statistics"])
-    total = statistics.total()
-    cut = total.paragraphs_removed
-    rows_in = stats["rows_in"]
-    share = f" ({stats['kept'] / rows_in:.0%} of {rows_in:,} rows)" if rows_in else ""
-    rows = [
-        *_origin_rows(stats),
-        ("kept", f"{stats['kept']:,}{share}"),
-        *([("  shortened", f"{cut:,} paragraphs removed by CLIPScore; scores are of the whole text")] if cut else []),
-        ("rejected", f"{sum(rejected.values()):,}"),
-        *((f"  {reason}", f"{count:,}") for reason, count in rejected.items()),
-        ("quarantined", f"{sum(quarantined.values()):,}"),
-        *((f"  {reason}", f"{count:,}") for reason, count in quarantined.items()),
-        ("reward", f"{_number(stats['reward_before'])} -> {_number(stats['reward_after'])}"),
-        ("reward of kept", f"{_number(stats['reward_kept_before'])} -> {_number(stats['reward_kept_after'])}"),
-    ]
-    if run is not None and run.rows_per_second:
-        rows.append(("samples/s", f"{run.rows_per_second:.2f} ({run.seconds['wall']:.0f} s, start of Ray included)"))
-    rows.append(("report", str(layout.report)))
-    print(console.table(rows, f"{layout.root}"))
-    for line in filter(None, (stats["another_world"], not_compared(total.tasks))):
-        print(line)
-    if examples := statistics.quarantine.get(commonest(total.quarantined)):
-        folder = layout.root / "quarantine"
-        print(f"quarantined, for example: {examples[0].detail[:200]} ({folder} has each row's detail)")
-
-
-def _origin_rows(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the lines of the table from the annotation files to the rows of the build."""
-    origin = stats["annotations"]
-    shards = counted(stats["shards"], "shard")
-    unknown = stats["rows_in"] - origin["rows_in"]
-    if not origin["rows"]:
-        return [("rows in", f"{stats['rows_in']:,} in {shards}")]
-    rows = [("annotations", f"{origin['rows']:,} of {', '.join(origin['names'])}")]
-    if quarantined := origin["quarantined"]:
-        rows.append(("  quarantined", f"{sum(quarantined.values()):,} at ingest"))
-        rows += [(f"    {reason}", f"{count:,}") for reason, count in quarantined.items()]
-    if origin["left_out"]:
-        rows.append(("  left out", f"{origin['left_out']:,} by sampling at ingest"))
-    if origin["not_read"]:
-        rows.append(("  not read", f"{origin['not_read']:,} in shards that are not in this build or cannot be read"))
-    more = f", {unknown:,} of them of no known ingest" if unknown else ""
-    return [*rows, ("rows in", f"{stats['rows_in']:,} in {shards}{more}")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,10 +325,6 @@ def _verdicts(layout: OutputLayout, name: str) -> list[dict[str, Any]]:
         for verdict in verdicts:
             verdict["key"], verdict["keep"], verdict["reason"]  # a KeyError here names the file, later it could not
         return verdicts
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def job(config: SelectConfig) -> None:

@@ -1,4 +1,4 @@
-"""Spot machines: a build on a cluster that loses a node every two minutes, beside one that loses none.
+"""A build on spot machines: one cluster loses a node every two minutes, the other loses none.
 
     python -m benchmarks.pipeline.spot --interval 120 --kills 10
     python -m benchmarks.pipeline.spot --interval 20 --kills 2 --out s3://flamingo/spot    # a bucket; see AWS_* below

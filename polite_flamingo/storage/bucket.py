@@ -10,9 +10,10 @@ Credentials come from each machine's environment, as obstore reads it:
 - az: AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, a SAS token or a client's secret, or the role of the
   machine. AZURE_STORAGE_USE_EMULATOR leads to Azurite.
 
-A store that never answered is given up after seconds: its address, key or clock is wrong. One that did answer is
-waited for: it will come back. obstore itself tries again after 5xx, but, if the connection is lost, neither conditional
-puts nor deletions; and it would keep Ctrl-C waiting. So it tries four times, and the rest is done here.
+A store that has never answered is given up within seconds, because its address, key or clock is wrong. A store that has
+answered is waited for, because it will come back. obstore itself tries again after 5xx, but, if the connection is lost,
+neither conditional puts nor deletions; and it would keep Ctrl-C waiting. So it tries four times, and the rest is done
+here.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Bucket(Store):
         return self._trying(key, attempt)
 
     def swap(self, key: str, data: bytes, tag: str) -> str | None:
-        """Write with `If-Match`; Google compares a generation instead, so the one that has this tag."""
+        """Write with `If-Match`. Google compares generations, so there the one that has this tag is looked up."""
         from obstore.exceptions import PreconditionError
 
         def attempt() -> str | None:

@@ -12,27 +12,22 @@ import json
 import os
 import posixpath
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from polite_flamingo.storage.attempts import published
 from polite_flamingo.storage.location import Location, location
-from polite_flamingo.storage.store import Entry
+from polite_flamingo.storage.patterns import fixed_part, matches_in_bucket, present
 from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, is_tar, printable
+from polite_flamingo.storage.tree import Tree, identity_of
 from polite_flamingo.storage.user_paths import (
-    WILDCARDS,
     expanded,
     is_address,
     is_pattern,
-    refuse_absent,
     user_path,
-    without_braces,
 )
-from polite_flamingo.storage.visibility import path_unavailable
 
 OUTPUT_FOLDERS = (
     "scored", "pairs", "captions", "manifests", "quarantine", "keys", "pf1m", "parquet", "verdicts", "exports",
@@ -52,9 +47,6 @@ _MAX_EXAMPLES = 3
 
 _LIST = ".txt"
 """What the name of a list of inputs ends in."""
-
-_THREADS = 16
-"""Folders of a bucket listed at once."""
 
 
 @dataclass(kw_only=True)
@@ -119,7 +111,8 @@ def shard_names(
         say: called with one line per kind of file that is passed over.
 
     Raises:
-        ValueError: there are no shards, two get the same name, or a name is not UTF-8; the message says what to do.
+        ValueError: there are no shards, two would have the same name, or a name is not UTF-8; the message says what
+            to do.
         PathUnavailable: a folder or a bucket cannot be listed.
     """
     found = input_files(source, own)
@@ -207,7 +200,7 @@ def _of_list(file: Location, own: Location | None) -> Found:
             found.pass_over("lines that repeat an earlier one", given)
         lines.setdefault(path, given)
     tars = [path for path in lines if path.lower().endswith(".tar") and not is_pattern(path)]
-    there = _present(tars)
+    there = present(tars)
     if absent := [path for path in tars if path not in there]:
         raise ValueError(f"{len(absent):,} of the {len(lines):,} files that {file} names do not exist: {absent[0]}")
     taken: set[Location] = set()
@@ -221,7 +214,7 @@ def _of_list(file: Location, own: Location | None) -> Found:
             raise ValueError(f"{file} names another list, {path}: put its lines in place of its name")
         else:
             some = Found()
-            some.add(input_files(path, own), _listed_name(_fixed(given) if is_pattern(path) else given))
+            some.add(input_files(path, own), _listed_name(fixed_part(given) if is_pattern(path) else given))
         for name, place in list(some.files.items()):
             if place in taken:
                 some.pass_over("shards that the list names twice", name)
@@ -239,35 +232,12 @@ def _listed_name(given: str) -> str:
     return "" if name == "." else name
 
 
-def _present(paths: Iterable[str]) -> dict[str, Location]:
-    """Return those of the paths that exist, with what a listing says of them; each folder is listed once."""
-    folders: dict[Location, list[str]] = defaultdict(list)
-    for path in paths:
-        folders[location(path).parent].append(path)
-
-    def look(folder: Location) -> dict[str, Location]:
-        wanted = folders[folder]
-        if folder.local is not None:
-            return {path: location(path) for path in wanted if os.path.lexists(path)}
-        entries = {entry.key: entry for entry in folder.entries()}
-        places = {path: location(path) for path in wanted}
-        return {
-            path: Location(place.store, place.key, entries[place.key])
-            for path, place in places.items()
-            if place.key in entries
-        }
-
-    found: dict[str, Location] = {}
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for some in pool.map(look, folders):
-            found |= some
-    return found
-
-
 def _matching(pattern: str, own: Location | None) -> Found:
     """Find what a pattern stands for. In a bucket, each folder before a wildcard is listed once."""
-    root, found = location(_fixed(pattern)), Found()
-    matches = _matches_listed(pattern) if is_address(pattern) else {path: location(path) for path in expanded(pattern)}
+    root, found = location(fixed_part(pattern)), Found()
+    matches = (
+        matches_in_bucket(pattern) if is_address(pattern) else {path: location(path) for path in expanded(pattern)}
+    )
     half: dict[Location, re.Pattern[str] | None] = {}
     for path, place in matches.items():
         if place.parent not in half:
@@ -284,104 +254,6 @@ def _matching(pattern: str, own: Location | None) -> Found:
         else:
             found.sort_in(place, ".tar", inside)
     return found
-
-
-def matching(pattern: str) -> list[str]:
-    """Return the paths and addresses that a pattern stands for. Raises `ValueError` as `user_paths.expanded` does."""
-    return [str(place) for place in _matches_listed(pattern).values()] if is_address(pattern) else expanded(pattern)
-
-
-def _matches_listed(pattern: str) -> dict[str, Location]:
-    """Return the objects of a bucket that match a pattern, and the folders that do, which have no `listed`."""
-    plain: list[str] = []
-    wild: list[str] = []
-    for path in without_braces(pattern):
-        (wild if any(character in path for character in WILDCARDS) else plain).append(path)
-    found = _present(plain)
-    absent = [path for path in plain if path not in found]
-    for path in wild:
-        place, start = location(path), location(_fixed(path))
-        form = _form(place.key)
-        matched: dict[str, Location] = {}
-        for entry in start.entries():
-            for end in [*(match.start() for match in re.finditer("/", entry.key)), len(entry.key)]:
-                part = entry.key[:end]
-                if len(part) > len(start.key) and form.fullmatch(part):
-                    listed = entry if end == len(entry.key) else None
-                    matched[place.store.url + part] = Location(place.store, part, listed)
-                    break
-        found |= dict(sorted(matched.items()))
-        absent += [] if matched else [path]
-    refuse_absent(pattern, absent, len(found))
-    return found
-
-
-def _form(pattern: str) -> re.Pattern[str]:
-    """Make a regular expression of `*`, `?`, `[…]` and `**`, as `glob` understands them."""
-    parts = []
-    for segment in pattern.split("/"):
-        if segment == "**":
-            parts.append("(?:[^/.][^/]*/)*")
-            continue
-        form = "(?!\\.)" if segment[:1] in ("*", "?", "[") else ""
-        for token in re.findall(r"\[[!^]?\]?[^\]]*\]|.", segment, re.DOTALL):
-            if len(token) > 1:
-                form += "[" + re.sub(r"^[!^]", "^", token[1:-1]).replace("\\", "\\\\") + "]"
-            else:
-                form += {"*": "[^/]*", "?": "[^/]"}.get(token, re.escape(token))
-        parts.append(form + "/")
-    return re.compile("".join(parts).removesuffix("/"), re.DOTALL)
-
-
-class Tree:
-    """A folder's folders and files: walked on a disk, listed at once in a bucket."""
-
-    def __init__(self, folder: Location):
-        self._folder, self._store = folder, folder.store
-        self._start = "" if folder.key in ("", ".") else posixpath.join(folder.key, "")
-        self._listed: dict[str, Entry] | None = None
-        if folder.local is None:
-            entries = ((entry.key[len(self._start) :], entry) for entry in folder.entries())
-            self._listed = {name: entry for name, entry in entries if name and not name.endswith("/")}
-
-    def place(self, inside: str) -> Location:
-        """Return the place of a path below the folder."""
-        listed = None if self._listed is None else self._listed.get(inside)
-        return Location(self._store, self._start + inside, listed)
-
-    def identity(self, inside: str) -> object:
-        """Identify a folder by any path that leads to it."""
-        return _identity(Location(self._store, (self._start + inside).rstrip("/") or self._start))
-
-    def walk(self) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Yield, top down, each folder's path below this one (with a slash at its end), its folders and its files.
-
-        What the caller takes out of the list of folders is not visited.
-        """
-        if self._listed is None:
-            top = self._folder.key
-            for where, folders, files in os.walk(top, onerror=_cannot_list, followlinks=True):
-                yield posixpath.join(where, "")[len(posixpath.join(top, "")) :], folders, files
-            return
-        below: dict[str, dict[str, None]] = {}
-        names: dict[str, list[str]] = defaultdict(list)
-        for path in self._listed:
-            inside, slash, name = path.rpartition("/")
-            names[inside + slash].append(name)
-            while inside:
-                above, slash, name = inside.rpartition("/")
-                known = below.setdefault(above + slash, {})
-                if name in known:
-                    break
-                known[name] = None
-                inside = above
-        todo = [""]
-        while todo:
-            inside = todo.pop()
-            deeper = sorted(below.get(inside, ()))
-            marks = {name for name in deeper if (entry := self._listed.get(inside + name)) and not entry.size}
-            yield inside, deeper, [name for name in names[inside] if name not in marks]  # consoles mark folders so
-            todo += [f"{inside}{name}/" for name in reversed(deeper)]
 
 
 def files_below(
@@ -401,7 +273,7 @@ def files_below(
     """
     found = Found()
     tree = Tree(location(folder))
-    mine = _identity(location(own)) if own is not None else None
+    mine = identity_of(location(own)) if own is not None else None
     seen = {tree.identity("")}
     for inside, folders, files in tree.walk():
         output = ("manifests" in folders and not _RUN_FILES.isdisjoint(files)) or (
@@ -456,14 +328,6 @@ def own_output(folder: Path) -> set[str]:
     return written
 
 
-def _fixed(pattern: str) -> str:
-    """Return the leading folders of a pattern that have no wildcard."""
-    scheme, separator, rest = pattern.partition("://") if is_address(pattern) else ("", "", pattern)
-    parts = rest.split("/")
-    first = next((number for number, part in enumerate(parts) if any(one in part for one in "*?[{")), len(parts) - 1)
-    return scheme + separator + ("/".join(parts[:first]) or ("/" if first else ".") * (not separator))
-
-
 def _written(place: Location, own: Location) -> Location | None:
     """Return the folder of the job's output that a place is in, or None."""
     if place.store != own.store:
@@ -480,22 +344,6 @@ def _kind(name: str) -> str:
         return f"packed {packed} (unpack them first)"
     ending = os.path.splitext(lower)[1]  # noqa: PTH122
     return f"files ending in {ending}" if ending else "files without an extension"
-
-
-def _cannot_list(error: OSError) -> NoReturn:
-    """Raise; `os.walk` alone would silently skip a folder that cannot be opened."""
-    raise path_unavailable(error.filename, error)
-
-
-def _identity(folder: Location) -> object:
-    """Identify a folder by any path that leads to it; None if it does not exist."""
-    if folder.local is None:
-        return folder
-    try:
-        found = os.stat(folder.key or ".")  # noqa: PTH116
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _unfinished(folder: Location) -> re.Pattern[str] | None:

@@ -1,4 +1,4 @@
-"""Check that every worker of a job reaches its output folder: one that does not would lose its results."""
+"""Check that every worker of a job reaches its output folder; a worker that does not would lose its results."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path, PosixPath
 from typing import Any
 
-from polite_flamingo.storage.discovery import Tree
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.store import READ_AHEAD, Entry
+from polite_flamingo.storage.tree import Tree
 from polite_flamingo.storage.user_paths import is_address
 
 RANDOM_READ = 1 << 20

@@ -90,7 +90,7 @@ def test_too_small_a_cluster_is_refused_before_it_hangs() -> None:
         check_size({"CPU": 8.0}, PoolsConfig().needs(), {"memory": 1e9})
     with pytest.raises(ValueError, match=r"need 1\.75 CPUs and the cluster has 1, .*lower pools\.\* in"):
         check_size({"CPU": 1.0}, PoolsConfig().needs())
-    with pytest.raises(ValueError, match=r"need 0\.5 GPUs and the cluster has 0.* needs --pools\.autoscaling true"):
+    with pytest.raises(ValueError, match=r"need 0\.5 GPUs and the cluster has 0.* add --pools\.autoscaling true"):
         check_size({"CPU": 8.0}, PoolsConfig(scoring=PoolConfig(gpus=0.5)).needs())
 
 

@@ -19,7 +19,7 @@ from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.provenance import Annotations
 from polite_flamingo.storage.run_info import read_run, read_stats, write_run
 from polite_flamingo.storage.shards import read_shard
-from ray_jobs import console, select
+from ray_jobs import console, select, selection_summary
 from ray_jobs.replay_ledger import declare, readable_rows, settle
 from ray_jobs.resumable_job import begin_run, with_ingests
 from tests.support.page_reader import Page
@@ -82,7 +82,7 @@ def test_every_annotation_record_is_in_the_summary_the_card_and_the_page(
     assert (origin["rows"], origin["rows_in"], found["rows_in"]) == (18, 11, 11)
     assert (origin["quarantined"], origin["left_out"], origin["not_read"]) == ({"missing_image": 3}, 4, 0)
     assert found["kept"] + sum(found["quarantined"].values()) + 3 + 4 == 18
-    select.print_summary(OutputLayout(root=tmp_path / "out"))
+    selection_summary.print_summary(OutputLayout(root=tmp_path / "out"))
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[1:7] == [
         "annotations 18 of mine, yours", "quarantined 3 at ingest", "missing_image 3",
@@ -119,7 +119,7 @@ def test_shards_of_several_folders_and_of_no_ingest_add_up(tmp_path: Path, capsy
     (tmp_path / "in" / "c" / "ingest" / "mine.json").unlink()
     found = built(tmp_path / "out", str(tmp_path / "in"))
     assert (found["annotations"]["rows"], found["annotations"]["rows_in"], found["rows_in"]) == (20, 14, 21)
-    select.print_summary(OutputLayout(root=tmp_path / "out"))
+    selection_summary.print_summary(OutputLayout(root=tmp_path / "out"))
     assert "21 in 12 shards, 7 of them of no known ingest" in capsys.readouterr().out
     (tmp_path / "in" / "a" / "ingest" / "mine.json").write_text("{}")
     with pytest.raises(ValueError, match=r"a/ingest/mine\.json is not the result of an ingest .*rows_in"):
@@ -160,9 +160,9 @@ def test_nothing_but_quarantine_is_a_failure_with_its_hint_and_nothing_kept_is_s
     with pytest.raises(
         console.AllFailed, match=r"all 7 rows were quarantined: rewriting_failed \(7 of 7 quarantined\): "
     ):
-        select.conclude(layout)
+        selection_summary.conclude(layout)
     built(tmp_path / "out", str(tmp_path / "in"))
-    select.conclude(layout)
+    selection_summary.conclude(layout)
     assert "nothing was kept" not in capsys.readouterr().out
     select.job(select.SelectConfig(out=str(tmp_path / "out"), thresholds=Thresholds(min_words=100)))
     assert "nothing was kept: every row that could be read was rejected, most often as too_short (7)" in (
