@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,7 @@ def _home() -> Path:
     """Return the folder of this user's copies; nobody else may write there, since models are read from it."""
     home = Path(tempfile.gettempdir()) / f"polite-flamingo-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
-    if home.stat().st_uid != os.getuid():
-        raise OSError(f"{home} belongs to another user: set TMPDIR to a folder of your own")
+    found = home.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise OSError(f"{home} is not a folder that only you can write to: set TMPDIR to a folder of your own")
     return home
