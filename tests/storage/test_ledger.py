@@ -273,7 +273,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(build_pf1m, "identify", lambda config: ("hash", {}))
     monkeypatch.setattr(build_pf1m, "rewrite_and_score", rewrite_and_score)
-    for name in ("select", "is_current", "conclude"):
+    monkeypatch.setattr(build_pf1m, "conclude", lambda *given: None)
+    for name in ("select", "is_current"):
         monkeypatch.setattr(build_pf1m.select, name, lambda *given: None)
 
 
