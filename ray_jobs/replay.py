@@ -16,7 +16,6 @@ from functools import partial
 from polite_flamingo.config import load
 from polite_flamingo.sample import REASONS
 from polite_flamingo.storage.ledger import OutputLayout
-from polite_flamingo.storage.location import location
 from ray_jobs import console, select
 from ray_jobs.build_pf1m import BuildConfig, job_of, rewrite_and_score
 from ray_jobs.replay_ledger import declare, readable_rows, settle
@@ -54,8 +53,7 @@ def replay(config: ReplayConfig, rewriting_actor: type | None = None, scoring_ac
         if not shards:
             print("nothing to run again: no quarantined row of these reasons can be read now")
             return
-        places = {name: location(path) for name, path in shards.items()}
-        rewrite_and_score(job, places, build, None, rewriting_actor, scoring_actor)
+        rewrite_and_score(job, shards, build, None, rewriting_actor, scoring_actor)
         settle(layout)
         select.select(layout, build.thresholds)
         conclude(layout)

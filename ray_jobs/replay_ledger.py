@@ -15,7 +15,6 @@ import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from polite_flamingo.faults.guard import with_provenance
@@ -32,9 +31,10 @@ from polite_flamingo.storage.ledger import (
     read_manifest,
     read_quarantine,
     read_scored,
+    undamaged,
     write_file,
 )
-from polite_flamingo.storage.location import location
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.shards import read_shard, write_shard
 
 WHOLE_SHARD = ("truncated_tar", "unreadable_shard", "empty_shard")
@@ -93,7 +93,7 @@ def _readable_rows(
     )
     found = {sample.key for sample in samples}
     taken = tuple(row.index for row in wanted if (whole_now if row.reason in WHOLE_SHARD else row.key in found))
-    repaired = manifest.input is not None and manifest.input.sha256 != now.sha256
+    repaired = manifest.input is not None and (manifest.input.sha256, manifest.input.tag) != (now.sha256, now.tag)
     if repaired:
         readable = {row.key: _raw(row) for row in rows if isinstance(row, Sample)}
         if other := [key for key in scored.keys() & readable.keys() if scored[key] != readable[key]]:
@@ -106,8 +106,8 @@ def _readable_rows(
     return ReadableRows(source=name, samples=samples, taken=taken, input=now if repaired else None) if samples else None
 
 
-def declare(layout: OutputLayout, rows: ReadableRows) -> tuple[str, Path]:
-    """Write the intent and the extra shard's input; return its name and path."""
+def declare(layout: OutputLayout, rows: ReadableRows) -> tuple[str, Location]:
+    """Write the intent and the extra shard's input; return its name and place."""
     names = (f"{rows.source}~replay-{number}" for number in itertools.count(1))
     intents = ((name, layout.replay / f"{name}.json") for name in names)
     name, intent = next(one for one in intents if not one[1].exists() and not layout.manifest(one[0]).exists())
@@ -115,16 +115,18 @@ def declare(layout: OutputLayout, rows: ReadableRows) -> tuple[str, Path]:
     write_shard(tar, rows.samples)
     repaired = None if rows.input is None else asdict(rows.input)
     intent.put(json.dumps({"source": rows.source, "taken": rows.taken, "input": repaired}))
-    return name, tar.path
+    return name, tar
 
 
 def settle(layout: OutputLayout) -> None:
     """Complete the replays that were committed, drop those that were not."""
     for name in sorted(layout.replay.names(".json")):
         place, tar = layout.replay / f"{name}.json", layout.replay / f"{name}.tar"
-        intent = json.loads(place.read_text())
         if layout.manifest(name).exists():
-            _take_from_quarantine(layout, intent["source"], {*intent["taken"]}, intent.get("input"))
+            with undamaged(place, "restore it from a copy; it says which quarantined rows that shard replaces"):
+                intent = json.loads(place.read_text())
+                source, taken, repaired = intent["source"], {*intent["taken"]}, intent.get("input")
+            _take_from_quarantine(layout, source, taken, repaired)
             if read_manifest(layout.manifest(name)).quarantined == 0:
                 tar.delete()  # else its records point into it
         else:

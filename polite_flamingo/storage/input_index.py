@@ -101,5 +101,11 @@ def _read(layout: OutputLayout, tags: Mapping[str, str]) -> Iterator[tuple[str, 
 
 
 def _pieces(layout: OutputLayout) -> Iterator[pa.Table]:
-    for data in in_order(lambda name: (layout.index / name).read_bytes(), layout.index.names(), 4):
-        yield pa.ipc.open_file(data).read_all()
+    def read(name: str) -> pa.Table:
+        data = (layout.index / f"{name}.arrow").read_bytes()
+        try:
+            return pa.ipc.open_file(data).read_all().cast(_SCHEMA)
+        except (OSError, ValueError, pa.ArrowException):
+            return _SCHEMA.empty_table()  # damaged: the manifests are read instead
+
+    yield from in_order(read, layout.index.names(".arrow"), 4)

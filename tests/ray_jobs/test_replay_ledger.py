@@ -13,12 +13,13 @@ from polite_flamingo.faults.guard import quarantine
 from polite_flamingo.sample import BadSample, Quarantined, Sample
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.shards import read_shard
 from ray_jobs.replay_ledger import ReadableRows, _take_from_quarantine, declare, readable_rows, settle
 from tests.support.build_world import outcome, text_row, write_world
 
 
-def process(out: Path, name: str, shard: Path, failing: tuple[str, ...] = ()) -> None:
+def process(out: Path | Location, name: str, shard: Path | Location, failing: tuple[str, ...] = ()) -> None:
     """A build of one shard in which rows with these words fail."""
 
     def outcome_of(row: Row, index: int) -> Row:
@@ -83,6 +84,18 @@ def test_a_replay_that_was_killed_before_its_commit_never_happened(world: tuple[
     assert layout.replay.names() == []
 
 
+def test_a_record_of_a_replay_that_cannot_be_read_is_named_if_it_counts(world: tuple[Path, OutputLayout]) -> None:
+    _, layout = world
+    name, tar = declare(layout, next(readable_rows(layout, ())))
+    process(layout.root.path, name, tar)
+    (layout.replay / f"{name}.json").put("{")
+    with pytest.raises(ValueError, match=r"s0~replay-1\.json is damaged .*restore it"):
+        settle(layout)
+    layout.manifest(name).delete()
+    settle(layout)
+    assert outcome(layout.root.path) == {"scored": 8, "rewriting_failed": 2}
+
+
 def test_a_replay_that_was_killed_after_its_commit_is_finished_later(
     world: tuple[Path, OutputLayout], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,27 +127,28 @@ def test_a_job_that_slept_while_another_settled_a_replay_brings_nothing_back(
     assert [row.index for row in read_quarantine(layout, "s0")] == [3]
 
 
-def test_a_mended_file_gives_the_rows_it_lost(tmp_path: Path) -> None:
-    shard = write_world(tmp_path / "in", shards=1) / "s0.tar"
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:4500])
-    layout = OutputLayout(root=tmp_path / "out")
-    process(layout.root.path, "s0", shard)
-    assert outcome(layout.root.path) == Counter(scored=4, truncated_tar=1)
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_a_mended_file_gives_the_rows_it_lost(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    root = location(tmp_path if where == "disk" else request.getfixturevalue("bucket"))
+    shard, layout = root / "in" / "s0.tar", OutputLayout(root=root / "out")
+    whole = (write_world(tmp_path / "whole", shards=1) / "s0.tar").read_bytes()
+    shard.put(whole[:4500])
+    process(layout.root, "s0", shard)
+    assert outcome(layout.root) == Counter(scored=4, truncated_tar=1)
     assert list(readable_rows(layout, ())) == [], "it is still damaged"
-    shard.write_bytes(whole)
+    shard.put(whole)
     assert not knows(layout, shard)
     assert list(readable_rows(layout, ("bad_json",))) == []
     name, tar = declare(layout, only(list(readable_rows(layout, ("truncated_tar",)))))
-    process(layout.root.path, name, tar)
+    process(layout.root, name, tar)
     settle(layout)
-    assert outcome(layout.root.path) == {"scored": 10}
+    assert outcome(layout.root) == {"scored": 10}
     assert read_quarantine(layout, "s0") == []
     assert knows(layout, shard), "else the next build would take its rows for those of another dataset"
     assert {s.key for n in layout.finished() for s in read_scored(layout, n)} == {text_row(0, n).key for n in range(10)}
 
 
-def knows(layout: OutputLayout, shard: Path) -> bool:
+def knows(layout: OutputLayout, shard: Path | Location) -> bool:
     """Whether a build would find that nothing has changed."""
     made_of = read_manifest(layout.manifest("s0")).input
     return made_of is not None and made_of.is_still_at(shard)

@@ -51,6 +51,20 @@ def test_a_piece_spares_reading_the_manifests(layout: OutputLayout, monkeypatch:
         assert dict(made_of(layout, some)) == {"s1": input_of(1)}
 
 
+def test_a_damaged_piece_costs_reading_the_manifests(layout: OutputLayout) -> None:
+    finish(layout, 0, 1, 2)
+    extend_index(layout)
+    expected = found(layout)
+    [name] = layout.index.names(".arrow")
+    piece = (layout.index / f"{name}.arrow").read_bytes()
+    (layout.index / "README").put("")
+    for damaged in (b"", b"ARROW1junk", piece[:-9]):
+        (layout.index / f"{name}.arrow").put(damaged)
+        assert found(layout) == expected
+    extend_index(layout)
+    assert len(layout.index.names(".arrow")) == 2
+
+
 def test_what_is_new_changed_or_gone_is_read_from_the_manifests(layout: OutputLayout) -> None:
     finish(layout, 0, 1, 2)
     extend_index(layout)

@@ -11,6 +11,7 @@ from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.pools import PoolConfig, PoolsConfig
 from polite_flamingo.sample import Sample, Turn, make_key
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
+from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.shards import write_shard
 from ray_jobs.build_pf1m import BuildConfig
 
@@ -65,7 +66,7 @@ def results(out: Path) -> dict[str, bytes]:
     return {**named, **{str(path.relative_to(out)): path.read_bytes() for path in files}}
 
 
-def outcome(out: Path) -> Counter[str]:
+def outcome(out: Path | Location) -> Counter[str]:
     """Count the rows scored, and quarantined by reason, in the shards themselves.
 
     Asserts that the ledger agrees and that no key occurs twice.
