@@ -28,7 +28,7 @@ from polite_flamingo.hub.worlds import world_of
 from polite_flamingo.pools import PoolsConfig
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location
-from polite_flamingo.storage.run_info import RunInfo
+from polite_flamingo.storage.run_info import RunInfo, write_run
 from polite_flamingo.storage.tar_export import count_images
 from polite_flamingo.world import World, count_foreign_rows, mostly_foreign
 from ray_jobs import console, select
@@ -81,10 +81,12 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
     with job.locked(fresh=config.fresh), ExitStack() as until_selected:
         settle(layout)
         todo = job.left_to_do(shards)
-        if todo:
+        if todo or not layout.run.exists():
             world = world_of(model["name"] for model in job.models.values())
-            print_world_warning(world, todo)
             run = replace(with_ingests(job.run(), shards.values()), world=world)
+            write_run(layout, run)
+        if todo:
+            print_world_warning(world, todo)
             rewrite_and_score(job, todo, config, run, rewriting_actor, scoring_actor, until_selected)
         changed = None
         if todo or not select.is_current(layout, config.thresholds):

@@ -95,7 +95,8 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     layout.stats.delete()
     layout.sweep()
     names, run = layout.finished(), read_run(layout)
-    assert run is not None, "a finished shard comes from a run"
+    if run is None:
+        raise ValueError(f"{layout.run} is missing, which says how the shards were made; run the same build again")
     finished = _read_manifests(layout, names)
     layout.sweep_attempts(finished.files)
     work = partial(
@@ -105,7 +106,7 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     total, numbers, expected = Statistics(), set[int](), tar_export.prefixes(finished.numbers)
     tar_export.forget_tars(layout.root)
     with _scratch(layout) as scratch:
-        repeated = duplicates.find(finished.keys, keys=finished.scored, scratch=scratch)
+        repeated = duplicates.find(finished.keys, scratch=scratch)
         with exporting_records(layout.root) as add:
             for shard in across(partial(work, tar_names=expected), ((name, repeated.of(name)) for name in names)):
                 add(shard.records)
@@ -203,38 +204,35 @@ class _Finished:
 
     Attributes:
         files: name -> paths of its files below the output folder; none for shards of earlier versions.
-        keys: name and key file of each shard; shards of earlier versions may have none.
+        keys: name, key file and number of keys of each shard; shards of earlier versions may have none.
         rows: number of rows of each input shard; replayed rows count with the shard they came from.
-        scored: number of scored samples.
         numbers: the numbers of images that scored samples have; empty in folders of earlier versions.
     """
 
     files: Mapping[str, Sequence[str]]
-    keys: Sequence[tuple[str, Location]]
+    keys: Sequence[tuple[str, Location, int]]
     rows: Counter[Location]
-    scored: int
     numbers: set[int]
 
 
 def _read_manifests(layout: OutputLayout, names: Sequence[str]) -> _Finished:
     files: dict[str, list[str]] = {}
-    keys: list[tuple[str, Location]] = []
+    keys: list[tuple[str, Location, int]] = []
     sources: dict[str, Location] = {}
     rows_of: Counter[str] = Counter()
-    scored, numbers = 0, set[int]()
+    numbers = set[int]()
     manifests = in_order(lambda name: read_manifest(layout.manifest(name)), names, THREADS)
     for name, manifest in zip(names, manifests, strict=True):
         files[name] = [file.path for file in manifest.files.values()]
         if place := file_of(layout, name, manifest, "keys"):
-            keys.append((name, place))
+            keys.append((name, place, manifest.scored))
         sources[name] = location(manifest.shard)
         rows_of[source_of(name)] += manifest.rows_in
-        scored += manifest.scored
         numbers |= {int(number) for number in manifest.stats.get("images", {})}
     rows: Counter[Location] = Counter()
     for name, count in rows_of.items():
         rows[sources[name]] += count
-    return _Finished(files=files, keys=keys, rows=rows, scored=scored, numbers=numbers)
+    return _Finished(files=files, keys=keys, rows=rows, numbers=numbers)
 
 
 @contextmanager

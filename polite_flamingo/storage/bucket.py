@@ -302,6 +302,9 @@ def explained(error: Exception, scheme: str = "s3") -> str:
     text = str(error).split("\n\nDebug source", 1)[0]
     if re.search(r"169\.254\.169\.254|metadata|token request", text):
         return f"no credentials were found: {_NO_CREDENTIALS[scheme]}"
+    if found := re.search(r'Error parsing Path "(.*)": Enc|Path "(.*)" contained empty', text, re.DOTALL):
+        key = found[1] or found[2]
+        return f"the name {key!r} has a part `.` or `..` or without a name, or a control character: rename or delete it"
     for sign, remedy in _REMEDIES.items():
         if sign in text:
             return remedy

@@ -58,14 +58,11 @@ class Duplicates:
         return frozenset(data[i : i + DIGEST_BYTES] for i in range(0, len(data), DIGEST_BYTES))
 
 
-def find(
-    shards: Iterable[tuple[str, Location]], *, keys: int, scratch: Path, bucket_bytes: int = BUCKET_BYTES
-) -> Duplicates:
+def find(shards: Iterable[tuple[str, Location, int]], *, scratch: Path, bucket_bytes: int = BUCKET_BYTES) -> Duplicates:
     """Find the keys that occur in several shards.
 
     Args:
-        shards: name and key file of each shard, in any order.
-        keys: how many keys they have, about.
+        shards: name, key file and number of keys of each shard, in any order.
         scratch: a folder on this machine's disk for temporary files; its contents are deleted first.
         bucket_bytes: roughly the most that is sorted at once.
 
@@ -77,31 +74,34 @@ def find(
     buckets, rejected = scratch / "buckets", scratch / "rejected"
     buckets.mkdir(parents=True)
     rejected.mkdir()
+    keys = sum(count for *_, count in ordered)
     bits = min(9, (max(1, keys * _ENTRY.itemsize) // bucket_bytes).bit_length())  # 512 open files at most
-    _distribute([file for _, file in ordered], buckets, bits)
+    _distribute(ordered, buckets, bits)
     count = sum(_reject(bucket, ordered, rejected) for bucket in sorted(buckets.iterdir()))
     shutil.rmtree(buckets)
     return Duplicates(folder=rejected, count=count)
 
 
-def _read_keys(file: Location) -> np.ndarray:
+def _read_keys(shard: tuple[str, Location, int]) -> np.ndarray:
+    _, file, count = shard
+    remedy = "delete its shard's manifest and run the build again"
     try:
         data = file.read_bytes()
     except PathUnavailable:
         raise  # the store's own words
     except OSError as error:
         why = error.strerror or "it does not exist"
-        raise ValueError(f"{file} cannot be read ({why}); run the build again to write it") from None
-    if len(data) % DIGEST_BYTES:
-        raise ValueError(f"{file} is not a file of keys; delete its shard's manifest and run the build again")
+        raise ValueError(f"{file} cannot be read ({why}); {remedy}") from None
+    if len(data) != count * DIGEST_BYTES:
+        raise ValueError(f"{file} is not a file of {count} keys; {remedy}")
     return np.frombuffer(data, dtype=_KEY)
 
 
-def _distribute(files: Sequence[Location], buckets: Path, bits: int) -> None:
+def _distribute(shards: Sequence[tuple[str, Location, int]], buckets: Path, bits: int) -> None:
     """Append every digest, with its shard's number, to the bucket given by its first bits."""
     with ExitStack() as stack:
         opened = [stack.enter_context((buckets / f"{number:03d}").open("wb")) for number in range(1 << bits)]
-        for shard, keys in enumerate(in_order(_read_keys, files, READERS)):
+        for shard, keys in enumerate(in_order(_read_keys, shards, READERS)):
             entries = np.empty(len(keys), dtype=_ENTRY)
             entries["high"], entries["low"], entries["shard"] = keys["high"], keys["low"], shard
             first_bits = (keys["high"] >> np.uint64(64 - bits)).astype(np.int64) if bits else np.zeros(len(keys), int)
@@ -109,7 +109,7 @@ def _distribute(files: Sequence[Location], buckets: Path, bits: int) -> None:
                 opened[number].write(entries[first_bits == number].tobytes())
 
 
-def _reject(bucket: Path, ordered: Sequence[tuple[str, Location]], folder: Path) -> int:
+def _reject(bucket: Path, ordered: Sequence[tuple[str, Location, int]], folder: Path) -> int:
     """Sort one bucket; of equal digests, all but the first shard's go to the files of their shards."""
     entries = np.fromfile(bucket, dtype=_ENTRY)
     entries = entries[np.lexsort((entries["shard"], entries["low"], entries["high"]))]

@@ -23,6 +23,8 @@ ONLY_LOCAL = ("--mixture", "--profile")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/|(pipe):")
 """One slash is enough: `Path` turns `s3://x` into `s3:/x`."""
 
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _HOME = re.compile(r"~[\w.-]*(/|$)")
 _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -58,7 +60,7 @@ def user_path(given: str | Path, option: str) -> str:
         raise ValueError(f"{option} is {'empty' if not path else 'not a path'}: give a folder or a file")
     if found := _ADDRESS.match(path):
         if why := _not_usable(path, (found[1] or found[2]).lower(), option):
-            raise ValueError(f"{option} {printable(path)}: {why}")
+            raise ValueError(f"{option} {printable(path) if path.isprintable() else ascii(path)}: {why}")
         return path
     if os.path.lexists(path):
         return path
@@ -81,6 +83,8 @@ def _not_usable(address: str, kind: str, option: str) -> str:
     if not is_address(address):
         if is_address(address.replace(":/", "://", 1)):
             return f"an address has two slashes: {address.replace(':/', '://', 1)}"
+        if f"{kind}://" in SCHEMES:
+            return f"write {kind}:// in small letters"
         remedy = _REMEDIES.get(kind, "copy it to a disk or a bucket, and give that")
         return f"{kind}: is not supported, only paths, {known} and {hub_files.SCHEME}: {remedy}"
     if option in ONLY_LOCAL:
@@ -89,6 +93,11 @@ def _not_usable(address: str, kind: str, option: str) -> str:
         return f"hf:// is only read: give a folder or an address ({known}), and upload it afterwards"
     if not address.partition("://")[2].strip("/"):
         return "the address names no bucket"
+    bucket, *parts = address.partition("://")[2].rstrip("/").split("/")
+    if kind != "hf" and not _BUCKET.fullmatch(bucket):
+        return f"{printable(bucket)} is not the name of a bucket: write {kind}://BUCKET/…"
+    if kind != "hf" and (not {"", ".", ".."}.isdisjoint(parts) or _CONTROL.search(address)):
+        return "a bucket has no folders `.`, `..` or without a name, and no control characters: write the key itself"
     return ""
 
 

@@ -10,10 +10,14 @@ import pytest
 from polite_flamingo.config import to_yaml
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Quarantined
+from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.run_info import write_run
 from ray_jobs import select
+from ray_jobs.build_pf1m import build, identify
 from ray_jobs.resumable_job import begin_run
+from tests.support import build_world
+from tests.support.build_world import write_world
 from tests.support.scored import scored
 
 
@@ -77,3 +81,24 @@ def test_an_option_without_its_value_is_reported_by_the_job(capsys: pytest.Captu
         select.main(["--out"])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "select: error: --out: expected one argument (--help lists the options)\n"
+
+
+def test_a_lost_run_json_is_written_again_by_a_build_with_nothing_left_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = write_world(tmp_path / "in", shards=1, rows=2)
+    config = build_world.config(source, tmp_path / "out")
+    layout, identity = OutputLayout(root=tmp_path / "out"), identify(config)[0]
+    commit_shard(
+        layout, "s0", [scored("a/b/0"), scored("a/b/1")],
+        lambda good, lost: Manifest(
+            shard=str(source / "s0.tar"), rows_in=2, scored=good, quarantined=lost, config_hash=identity,
+            input=InputFile.at(source / "s0.tar"),
+        ),
+    )  # fmt: skip
+    assert select.main(["--out", str(layout.root)]) == 2
+    assert (
+        "run.json is missing, which says how the shards were made; run the same build again" in capsys.readouterr().err
+    )
+    build(config)
+    assert select.main(["--out", str(layout.root), "--thresholds.sts", "0.1"]) == 0

@@ -9,17 +9,16 @@ from polite_flamingo.storage.duplicates import Duplicates, digest, encode_keys, 
 from polite_flamingo.storage.location import Location, location
 
 
-def write(folder: Path | str, shards: dict[str, list[str]]) -> list[tuple[str, Location]]:
+def write(folder: Path | str, shards: dict[str, list[str]]) -> list[tuple[str, Location, int]]:
     files = []
     for name, keys in shards.items():
-        files.append((name, location(folder) / f"{name}.keys"))
+        files.append((name, location(folder) / f"{name}.keys", len({*keys})))
         files[-1][1].put(encode_keys(keys))
     return files
 
 
-def found_in(files: list[tuple[str, Location]], folder: Path, **options: int) -> Duplicates:
-    keys = sum(len(file.read_bytes()) // 16 for _, file in files)
-    return find(files, keys=keys, scratch=folder / "scratch", **options)
+def found_in(files: list[tuple[str, Location, int]], folder: Path, **options: int) -> Duplicates:
+    return find(files, scratch=folder / "scratch", **options)
 
 
 def test_the_first_shard_in_name_order_keeps_a_key(tmp_path: Path) -> None:
@@ -35,7 +34,7 @@ def test_keys_in_a_bucket_are_found_through_this_machine_s_disk(tmp_path: Path, 
     files = write(bucket, {"a": ["x", "only-a"], "b": ["x", "y"]})
     assert found_in(files, tmp_path).of("b") == {digest("x")}
     with pytest.raises(ValueError, match=r"s3://.*gone\.keys cannot be read"):
-        find([*files, ("c", location(bucket) / "gone.keys")], keys=4, scratch=tmp_path / "scratch")
+        find([*files, ("c", location(bucket) / "gone.keys", 1)], scratch=tmp_path / "scratch")
 
 
 @pytest.mark.parametrize("bucket_bytes", [1 << 20, 500])
@@ -73,7 +72,8 @@ def test_equal_keys_in_any_order_make_equal_files() -> None:
 
 def test_says_which_key_file_is_missing_or_broken(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"gone\.keys"):
-        find([("gone", location(tmp_path / "gone.keys"))], keys=1, scratch=tmp_path / "scratch")
-    (tmp_path / "cut.keys").write_bytes(b"123")
-    with pytest.raises(ValueError, match=r"cut\.keys is not a file of keys"):
-        find([("cut", location(tmp_path / "cut.keys"))], keys=1, scratch=tmp_path / "scratch")
+        find([("gone", location(tmp_path / "gone.keys"), 1)], scratch=tmp_path / "scratch")
+    for cut in (b"", b"123", digest("x")):
+        (tmp_path / "cut.keys").write_bytes(cut)
+        with pytest.raises(ValueError, match=r"cut\.keys is not a file of 2 keys; delete its shard's manifest"):
+            find([("cut", location(tmp_path / "cut.keys"), 2)], scratch=tmp_path / "scratch")

@@ -13,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from pyarrow.fs import S3FileSystem
 
 from polite_flamingo.storage.bucket import Bucket, get_bucket
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.visibility import PathUnavailable
-from polite_flamingo.testbed.s3_server import BUCKET
+from polite_flamingo.testbed.s3_server import BUCKET, KEY, SECRET
 
 
 @pytest.fixture(params=["folder", "bucket"])
@@ -207,3 +208,13 @@ def test_a_store_that_cannot_be_used_says_why(
             assert "\n" not in str(error.value)
     finally:
         get_bucket.cache_clear()
+
+
+def test_a_name_that_the_library_cannot_read_is_named(bucket: str, s3: dict[str, str]) -> None:
+    other = S3FileSystem(
+        access_key=KEY, secret_key=SECRET, endpoint_override=s3["AWS_ENDPOINT_URL"].partition("://")[2], scheme="http"
+    )
+    with other.open_output_stream(f"{bucket.removeprefix('s3://')}/a\tb.tar") as file:
+        file.write(b"")
+    with pytest.raises(PathUnavailable, match=r"the name '.*/a\\tb\.tar' has .*a control character: rename or delete"):
+        location(bucket).names()

@@ -26,6 +26,14 @@ TINY = ["--profile", str(REPO / "profiles" / "tiny.yaml")]
     [
         ("s3:/bucket/data", "two slashes: s3://bucket/data"),
         ("s3://", "names no bucket"),
+        ("S3://bucket/data", "write s3:// in small letters"),
+        ("s3://user@bucket/data", "user@bucket is not the name of a bucket"),
+        ("s3://bucket:80/data", "bucket:80 is not the name of a bucket"),
+        ("s3://b*/data", "is not the name of a bucket"),
+        ("s3://bucket//data", "write the key itself"),
+        ("s3://bucket/a/../b", "write the key itself"),
+        ("s3://bucket/./b", "write the key itself"),
+        ("s3://bucket/data\n", "no control characters"),
         ("s3a://bucket/data", "write s3://"),
         ("https://a.example/0.tar", "download it first"),
         ("file:///data", "without file://"),
@@ -43,7 +51,9 @@ def test_what_is_no_path_is_refused_with_a_remedy(given: str, remedy: str, monke
     assert str(caught.value).startswith("--input") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/data", "gs://bucket", "az://container/a/b"])
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/data", "gs://bucket", "az://container/a/b/", "s3://bucket/a..b/.c/**/{d,e}*"]
+)
 def test_addresses_are_taken_as_they_are_where_data_lies(address: str) -> None:
     assert all(user_path(address, option) == address for option in ("--input", "--out", "--data.a", "--annotations"))
     with pytest.raises(
