@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, BinaryIO, ClassVar, TypeVar
+from urllib.parse import urlsplit
 
 from polite_flamingo.storage.store import Entry, Store
 from polite_flamingo.storage.visibility import PathUnavailable
@@ -68,6 +69,10 @@ class Bucket(Store):
         """Return obstore's client; no request takes longer than this."""
         from obstore.store import from_url
 
+        for name in _ENDPOINTS:
+            if (address := os.environ.get(name)) is not None and not _is_an_endpoint(address):
+                wrong = f"{name} is {address!r}: write https://HOST or http://HOST:PORT, or unset it"
+                raise PathUnavailable(f"{self.url} cannot be used: {wrong}")
         with self._reaching(""):
             return from_url(
                 self.url,
@@ -243,10 +248,26 @@ def _received(url: str, answered: bool) -> Bucket:
     return bucket
 
 
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+
+
+def _is_an_endpoint(address: str) -> bool:
+    """Whether an address is one of a server; obstore panics if it is not."""
+    try:
+        parts = urlsplit(address)
+        return (
+            parts.scheme in ("http", "https")
+            and bool(parts.hostname)
+            and parts.port != 0
+            and not set(" \t\n") & {*address}
+        )
+    except ValueError:
+        return False
+
+
 def _on_a_private_network() -> bool:
     """Whether the environment leads to a server without TLS, which only makes sense on the user's own network."""
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
-    plain = [name for name in names if os.environ.get(name, "").startswith("http://")]
+    plain = [name for name in _ENDPOINTS if os.environ.get(name, "").startswith("http://")]
     emulated = re.search(r'"gcs_base_url"\s*:\s*"http://', os.environ.get("GOOGLE_SERVICE_ACCOUNT_KEY", ""))
     return bool(plain or emulated or os.environ.get("AZURE_STORAGE_USE_EMULATOR"))
 
@@ -285,6 +306,8 @@ _REMEDIES = {
     "<Code>NotImplemented<": _NOT_IMPLEMENTED,
     "<Code>AuthorizationHeaderMalformed<": "the region is wrong: set AWS_REGION to the bucket's",
     "without LOCATION": "the region is wrong: set AWS_REGION to the bucket's",
+    "Missing AccessKeyId": "there is a secret key, but no access key: set AWS_ACCESS_KEY_ID too",
+    "Missing SecretAccessKey": "there is an access key, but no secret key: set AWS_SECRET_ACCESS_KEY too",
     "Account must be specified": f"no credentials were found: {_NO_CREDENTIALS['az']}",
     "builder error": "its address is no https:// and is not named by AWS_ENDPOINT_URL: correct it",
     "status code: 401": "the store does not accept the credentials: correct or renew them",
@@ -310,9 +333,12 @@ def explained(error: Exception, scheme: str = "s3") -> str:
             return remedy
     if re.search("error sending request|timed out|body error", text):
         address = re.search(r"https?://[^/ ]+", text)
-        return (
-            f"the store at {address[0] if address else 'this address'} does not answer: check its address and network"
-        )
+        store = f"the store at {address[0] if address else 'this address'}"
+        if "InvalidCertificate" in str(error):
+            return f"{store} has a certificate that is not trusted: set SSL_CERT_FILE to that of its authority"
+        if "InvalidContentType" in str(error):
+            return f"{store} does not speak TLS: begin its address with http://"
+        return f"{store} does not answer: check its address and network"
     return " ".join(re.sub(r"<[^>]*>", " ", text).split())[:300]
 
 

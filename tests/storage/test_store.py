@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import S3FileSystem
 
-from polite_flamingo.storage.bucket import Bucket, get_bucket
+from polite_flamingo.storage.bucket import Bucket, explained, get_bucket
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.visibility import PathUnavailable
 from polite_flamingo.testbed.s3_server import BUCKET, KEY, SECRET
@@ -190,6 +190,13 @@ def test_a_writer_that_is_killed_leaves_no_object(tmp_path: Path) -> None:
         ({"AWS_ACCESS_KEY_ID": "nobody"}, BUCKET, "the store does not know the access key: check AWS_ACCESS_KEY_ID"),
         ({}, "no-such-bucket", "there is no such bucket: create it, or correct the address"),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, BUCKET, "the store at http://127.0.0.1:1 does not answer"),
+        ({"AWS_ENDPOINT_URL": "localhost:1"}, BUCKET, "AWS_ENDPOINT_URL is 'localhost:1': write https://HOST or http"),
+        (
+            {"AWS_ENDPOINT_URL": ""},
+            BUCKET,
+            "AWS_ENDPOINT_URL is '': write https://HOST or http://HOST:PORT, or unset it",
+        ),
+        ({"AWS_ENDPOINT_URL": "https://host:99999"}, BUCKET, "or unset it"),
         ({}, "", "Unable to recognise URL"),
     ],
 )
@@ -218,3 +225,22 @@ def test_a_name_that_the_library_cannot_read_is_named(bucket: str, s3: dict[str,
         file.write(b"")
     with pytest.raises(PathUnavailable, match=r"the name '.*/a\\tb\.tar' has .*a control character: rename or delete"):
         location(bucket).names()
+
+
+@pytest.mark.parametrize(
+    ("cause", "says"),
+    [
+        (
+            "InvalidCertificate(\n UnknownIssuer",
+            "https://a.example has a certificate that is not trusted: set SSL_CERT",
+        ),
+        (
+            "InvalidMessage(\n InvalidContentType",
+            "https://a.example does not speak TLS: begin its address with http://",
+        ),
+        ("ConnectionRefused", "https://a.example does not answer"),
+    ],
+)
+def test_why_a_connection_failed_is_said(cause: str, says: str) -> None:
+    text = f"GET https://a.example/b/k in 2ms - HTTP error: error sending request\n\nDebug source:\n{cause}"
+    assert says in explained(RuntimeError(text))
