@@ -29,7 +29,9 @@ RAY_AUTH_TOKEN=$(od -An -v -N32 -tx1 /dev/urandom | tr -d ' \n')
 RAY_TMPDIR=/tmp/pf-$SLURM_JOB_ID # short, because of the sockets in it; not /tmp/ray, which another user may own
 RAY_USAGE_STATS_ENABLED=0
 RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # the job has ended by then; Ray would wait 30 s for its actors
-export PATH RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_TMPDIR RAY_USAGE_STATS_ENABLED RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
+RAY_health_check_period_ms=1000 # five missed ones make a lost node: its shards wait 5 s for other nodes, not 15
+export PATH RAY_AUTH_MODE RAY_AUTH_TOKEN RAY_TMPDIR RAY_USAGE_STATS_ENABLED RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S \
+  RAY_health_check_period_ms
 MOST_RESTARTS=20
 
 # Runs one node of Ray until it is told to end, and removes its files. Ray chooses every port itself: another Ray may run
