@@ -150,19 +150,25 @@ def commits_of(root: Location, actors: int, options: argparse.Namespace) -> floa
     rates = [counted.get(timeout=600) for _ in processes]
     for process in processes:
         process.join()
+    for failed in (rate for rate in rates if isinstance(rate, Exception)):
+        raise failed
     return float(sum(rates))
 
 
 def act(number: int, root: Location, start: Any, counted: Any, seconds: float, rows: int, size: int) -> None:
     """Commit shards for some seconds; report how many a second, the last one included."""
     layout, made = OutputLayout(root=root), made_rows(rows, size)
-    commit(layout, f"{number}-warm", made)
-    start.wait()
-    began, done = time.monotonic(), 0
-    while time.monotonic() - began < seconds:
-        commit(layout, f"{number}-{done}", made)
-        done += 1
-    counted.put(done / (time.monotonic() - began))
+    try:
+        commit(layout, f"{number}-warm", made)
+        start.wait()
+        began, done = time.monotonic(), 0
+        while time.monotonic() - began < seconds:
+            commit(layout, f"{number}-{done}", made)
+            done += 1
+        counted.put(done / (time.monotonic() - began))
+    except Exception as error:
+        counted.put(error)
+        start.abort()  # the others wait for this one
 
 
 def commit(layout: OutputLayout, name: str, rows: list[Sample | Quarantined]) -> None:
