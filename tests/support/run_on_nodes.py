@@ -29,8 +29,9 @@ from tests.support import fake_actors
 from tests.support.build_world import config, outcome, write_world
 from tests.support.patience import wait_until
 
-SHARDS, ROWS, FIRST, LAST = 8, 20, 4, 2
-"""Two actors have two shards each when the first machine is lost."""
+SHARDS, ROWS, FIRST, LAST, PER_ACTOR = 8, 20, 4, 2, 2
+"""Two actors have two shards each (Ray Data's own number) when the first machine is lost. One that starts again may take
+a later shard first, so each of the last ones may have another one behind it."""
 
 
 def main(root: Path) -> None:
@@ -56,7 +57,7 @@ def main(root: Path) -> None:
         wait_until(lambda: journal.rows_done(layout.journal, "rewriting") > 0, 300)
         cluster.lose(nodes[0])
         lost.touch()
-        wait_until(lambda: len(layout.finished()) == SHARDS - LAST, 300)
+        wait_until(lambda: len(layout.finished()) >= SHARDS - LAST * PER_ACTOR, 300)
         cluster.lose(nodes[1])
         wait_until(lambda: "1 machine alive with 0 CPUs" in said.getvalue(), 300)
         cluster.add(2)
