@@ -48,16 +48,22 @@ class InputFile:
         return cls(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, tag=tag, sha256=sha256)
 
     def is_still_at(self, path: Path | Location) -> bool:
-        """Return whether the file has the same bytes; in a bucket, the same ETag. Raises `PathUnavailable`.
+        """Return whether the file has the same bytes; from bucket to bucket, the same ETag. Raises `PathUnavailable`.
 
         The same size and times, ctime included, are taken for the same bytes: `cp -p` and `touch` set mtime, and many
-        tars share a size. If only the size is the same, the digest decides.
+        tars share a size. If only the size is the same, the digest decides, also in a bucket to which input and output
+        were copied from a disk. On a disk to which they were copied from a bucket, it is the MD5: the ETag is one if
+        the object was sent in one request.
         """
         place = location(path)
         stamp = _stamp(place)
         if stamp == (self.size, self.mtime_ns, self.ctime_ns, self.tag):
             return True
-        return place.local is not None and stamp[0] == self.size and _digest(place) == self.sha256
+        if stamp[0] != self.size:
+            return False
+        if not self.tag:
+            return _digest(place) == self.sha256
+        return place.local is not None and f'"{_digest(place, "md5")}"' == self.tag
 
 
 def size_of(place: Location) -> int:
@@ -76,9 +82,9 @@ def _stamp(place: Location) -> tuple[int, int, int, str]:
         return entry.size, 0, 0, entry.tag
 
 
-def _digest(place: Location) -> str:
+def _digest(place: Location, algorithm: str = "sha256") -> str:
     with reaching(str(place)):
         if place.local is not None and not stat.S_ISREG(place.local.stat().st_mode):
             return ""
         with place.open() as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, algorithm).hexdigest()

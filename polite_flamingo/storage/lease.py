@@ -174,5 +174,5 @@ class Lease:
         try:
             holder = json.loads(self._place.read_text())
             return f"process {holder['pid']} on {holder['host']}"
-        except (FileNotFoundError, ValueError, KeyError):
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
             return "another job"

@@ -70,6 +70,15 @@ def test_a_killed_writer_leaves_the_place_to_the_next(place: str) -> None:
     assert hold(place)
 
 
+@pytest.mark.parametrize("content", ["[]", "{", "null", '{"pid": 1}', b"\xff"])
+def test_a_lease_that_cannot_be_read_runs_out_like_another(
+    content: str | bytes, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (location(bucket) / "lock.json").put(content)
+    Lease(location(bucket) / "lock.json", 0.1).take()
+    assert "another job has not released" in capsys.readouterr().err
+
+
 def test_of_many_writers_at_once_one_holds_a_bucket(bucket: str) -> None:
     def writer(number: int) -> subprocess.Popen[str] | None:
         try:
