@@ -121,7 +121,7 @@ def _content(name: str, config_class: type, arguments: Sequence[str]) -> dict[st
     for path, value in found.given:
         if path == "profile":
             try:
-                content = merged(content, own_sections(config_class, read_yaml(value)))
+                content = merged(content, own_sections(config_class, read_yaml(user_path(value, "--profile"))))
             except ConfigError as error:
                 raise ValueError(f"profile {value}: {error}") from None
         else:

@@ -62,6 +62,12 @@ def test_addresses_are_taken_as_they_are_where_data_lies(address: str) -> None:
         user_path(address, "--mixture")
 
 
+def test_a_profile_lies_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        console.parse("select", "", SelectConfig, ["--profile", "s3://bucket/mine.yaml", "--out", "out"])
+    assert "--profile s3://bucket/mine.yaml: --profile takes a path on this machine" in capsys.readouterr().err
+
+
 def test_a_hub_is_only_read() -> None:
     assert user_path("hf://datasets/a/b", "--input") == "hf://datasets/a/b"
     with pytest.raises(ValueError, match=r"--out hf://datasets/a/b: hf:// is only read"):
