@@ -48,7 +48,7 @@ def fingerprints(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
         names: role -> name in the profile.
 
     Raises:
-        FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
+        FileNotFoundError: a `zoo:` or `package:` name or an address leads nowhere.
     """
     from polite_flamingo.hub import fingerprint
 

@@ -28,10 +28,12 @@ from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
+from polite_flamingo.storage.user_paths import user_path
 from ray_jobs import console, interruption
 from ray_jobs.cluster import running_ray
 from ray_jobs.console import CannotStart, JobFailed
 from serving.config import ServiceConfig
+from serving.http.keys import read_keys
 
 NAME = "polite-flamingo"
 
@@ -96,7 +98,13 @@ class ServeConfig(ServiceConfig):
 
 
 def run(config: ServeConfig) -> None:
-    """Serve until a signal comes; see `serve_until`. Raises `ValueError` if the cluster is too small."""
+    """Serve until a signal comes; see `serve_until`.
+
+    Raises:
+        ValueError: the cluster is too small, or the file of keys cannot be read.
+    """
+    if config.serving.access.keys:
+        read_keys(Path(user_path(config.serving.access.keys, "--serving.access.keys")))
     with running_ray(config.serving.scale.needs(), SPARE_CPUS, serve_environment()):
         serve_until(threading.Event(), config)
 

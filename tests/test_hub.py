@@ -92,4 +92,5 @@ def test_a_model_in_a_bucket_is_copied_once_and_has_the_fingerprint_of_its_files
     assert [path.name for path in copy.parent.parent.iterdir() if path.name.startswith("tmp")] == []
     with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
         hub.resolve(f"{bucket}/nowhere")
-    assert hub.fingerprint(f"{bucket}/nowhere") == f"name:{bucket}/nowhere"
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist: correct the address"):
+        hub.fingerprint(f"{bucket}/nowhere")

@@ -61,6 +61,9 @@ def fingerprint(name: str, *, whole: bool = False) -> str:
     Args:
         name: of the model, or a path.
         whole: read every byte.
+
+    Raises:
+        FileNotFoundError: the zoo, the package or the bucket has no such file or folder.
     """
     files = _files_in_bucket(name) if is_address(name) else _files_on_disk(name)
     if not files:
@@ -96,6 +99,8 @@ def _files_in_bucket(name: str) -> list[tuple[str, int, Location]]:
         return [(PurePosixPath(name).suffix, one.size, place)]
     start = len((place / "").key)
     found = sorted((PurePosixPath(entry.key[start:]), entry.size) for entry in place.entries())
+    if not found:
+        raise FileNotFoundError(f"model {name} does not exist: correct the address")
     return [(str(path), size, place / str(path)) for path, size in found if _counts(path)]
 
 

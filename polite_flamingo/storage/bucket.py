@@ -165,7 +165,11 @@ class Bucket(Store):
         return self._trying(key, attempt)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """List in pages of a thousand; after a failure, go on behind the last one."""
+        """List in pages of a thousand; after a failure, go on behind the last one.
+
+        Consoles and some tools mark folders by empty objects, `prefix/` and `prefix/sub/`, whose keys obstore gives
+        without the slash. They are left out, but for that of an empty folder, which looks like an empty object.
+        """
         pages: Iterator[Any] | None = None
         last: str | None = None
 
@@ -178,9 +182,19 @@ class Bucket(Store):
                 pages = None
                 raise
 
+        empty: Entry | None = None
         while found := self._trying(prefix, page):
-            yield from map(_object, found)
+            for entry in map(_object, found):
+                if empty is not None and not entry.key.startswith(f"{empty.key}/"):
+                    yield empty
+                empty = None if entry.size else entry
+                if entry.size:
+                    yield entry
+                elif entry.key == prefix.rstrip("/"):
+                    empty = None
             last = found[-1]["path"]
+        if empty is not None:
+            yield empty
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete in bulk, a thousand per request."""

@@ -17,7 +17,7 @@ from polite_flamingo.storage.bucket import SCHEMES
 from polite_flamingo.storage.location import location
 from polite_flamingo.storage.tar_members import printable
 
-ONLY_LOCAL = ("--mixture", "--profile")
+ONLY_LOCAL = ("--mixture", "--profile", "--serving.access.keys")
 """Options that take no address; those for data do."""
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/|(pipe):")

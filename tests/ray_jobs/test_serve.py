@@ -154,3 +154,13 @@ def test_an_impossible_port_is_refused_before_ray_starts(capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         serve.main(["--profile", str(Path(__file__).parents[2] / "profiles" / "tiny.yaml"), "--port", "70000"])
     assert "port: must be from 0 (any free one) to 65535, got 70000" in capsys.readouterr().err
+
+
+def test_a_file_of_keys_is_looked_at_before_ray_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file, says in {
+        "s3://bucket/keys.json": "--serving.access.keys takes a path on this machine",
+        f"{tmp_path}/none.json": "No such file or directory; `polite-flamingo keys new",
+    }.items():
+        assert serve.main(["--profile", str(ROOT / "profiles" / "tiny.yaml"), "--serving.access.keys", file]) == 2
+        captured = capsys.readouterr()
+        assert says in captured.err and "Ray" not in captured.out

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pytest
 from pyarrow.fs import S3FileSystem
 
 from polite_flamingo.storage.bucket import Bucket, explained, get_bucket
+from polite_flamingo.storage.local_copy import local_copy
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.visibility import PathUnavailable
 from polite_flamingo.testbed.s3_server import BUCKET, KEY, SECRET
@@ -217,11 +219,26 @@ def test_a_store_that_cannot_be_used_says_why(
         get_bucket.cache_clear()
 
 
+def another_tool(s3: dict[str, str]) -> S3FileSystem:
+    host = s3["AWS_ENDPOINT_URL"].partition("://")[2]
+    return S3FileSystem(access_key=KEY, secret_key=SECRET, endpoint_override=host, scheme="http")
+
+
+def test_marks_of_folders_are_no_objects(
+    bucket: str, s3: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    another_tool(s3).create_dir(f"{bucket.removeprefix('s3://')}/model/sub")
+    model = location(bucket) / "model"
+    for name in ("a", "sub/b", "sub/empty", "sub-empty"):
+        (model / name).put(name if "empty" not in name else "")
+    assert sorted(model.names()) == ["a", "sub-empty", "sub/b", "sub/empty"]
+    assert sorted(location(bucket).names()) == ["model/a", "model/sub-empty", "model/sub/b", "model/sub/empty"]
+    assert (local_copy(model) / "sub" / "b").read_text() == "sub/b"
+
+
 def test_a_name_that_the_library_cannot_read_is_named(bucket: str, s3: dict[str, str]) -> None:
-    other = S3FileSystem(
-        access_key=KEY, secret_key=SECRET, endpoint_override=s3["AWS_ENDPOINT_URL"].partition("://")[2], scheme="http"
-    )
-    with other.open_output_stream(f"{bucket.removeprefix('s3://')}/a\tb.tar") as file:
+    with another_tool(s3).open_output_stream(f"{bucket.removeprefix('s3://')}/a\tb.tar") as file:
         file.write(b"")
     with pytest.raises(PathUnavailable, match=r"the name '.*/a\\tb\.tar' has .*a control character: rename or delete"):
         location(bucket).names()
