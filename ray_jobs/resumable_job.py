@@ -63,13 +63,13 @@ class ResumableJob:
 
     @contextmanager
     def locked(self, *, fresh: bool = False) -> Iterator[None]:
-        """Hold the output folder, emptied if `fresh`.
+        """Hold the output folder, emptied if `fresh` and a job has begun there: else, what is there is the user's own.
 
         Raises:
             ValueError: another process holds it, or another configuration made what is there.
         """
         with exclusive(self.layout.root):
-            if fresh:
+            if fresh and (self.layout.run.exists() or self.layout.config.exists() or self.layout.finished(at_most=1)):
                 clear(self.layout.root, self.outputs)
             self.refuse_other_configuration()
             yield

@@ -28,3 +28,19 @@ def test_attempts_add_up_and_survive_the_file(tmp_path: Path, monkeypatch: pytes
     assert found is not None and found.models[0].role == "reward" and found.config_hash == "hash"
     assert found.seconds == {"rewriting": 16.5, "scoring": 2.0, "wall": 20.0}
     assert (found.rows, found.rows_per_second) == (40, 2.0)
+
+
+@pytest.mark.parametrize("where", ["disk", "bucket"])
+def test_fresh_deletes_nothing_where_no_job_has_begun(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    layout = OutputLayout(root=tmp_path if where == "disk" else request.getfixturevalue("bucket"))
+    job = ResumableJob(layout=layout, identity="hash", models={}, config="config")
+    mine = layout.root / "images" / "mine.jpg"
+    mine.put("a picture of the user's")
+    with job.locked(fresh=True):
+        assert mine.exists()
+    with job.attempt():
+        pass
+    with job.locked(fresh=True):
+        assert not mine.exists() and read_run(layout) is None
