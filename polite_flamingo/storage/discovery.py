@@ -22,12 +22,8 @@ from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.patterns import fixed_part, matches_in_bucket, present
 from polite_flamingo.storage.tar_members import HEAD_BYTES, is_companion, is_tar, printable
 from polite_flamingo.storage.tree import Tree, identity_of
-from polite_flamingo.storage.user_paths import (
-    expanded,
-    is_address,
-    is_pattern,
-    user_path,
-)
+from polite_flamingo.storage.user_paths import expanded, is_address, is_pattern, user_path
+from polite_flamingo.text_files import read_text
 
 OUTPUT_FOLDERS = (
     "scored", "pairs", "captions", "manifests", "quarantine", "keys", "pf1m", "parquet", "verdicts", "exports",
@@ -188,7 +184,7 @@ def _of_list(file: Location, own: Location | None) -> Found:
     """Find what the lines of a list name. What is named twice counts once, and is said."""
     found = Found()
     lines: dict[str, str] = {}
-    for number, text in enumerate(file.read_text().splitlines(), start=1):
+    for number, text in enumerate(read_text(file).splitlines(), start=1):
         given = text.strip()
         if not given or given.startswith("#"):
             continue
@@ -227,9 +223,12 @@ def _of_list(file: Location, own: Location | None) -> Found:
 
 
 def _listed_name(given: str) -> str:
-    """Return what the shards of a line are called after: its path, which stays when the list grows."""
-    name = posixpath.normpath(given.partition("://")[2] if is_address(given) else given).lstrip("/")
-    return "" if name == "." else name
+    """Return what the shards of a line are called after: its path, which stays when the list grows.
+
+    Without `../`: a name that begins with a dot would be hidden.
+    """
+    name = posixpath.normpath(given.partition("://")[2] if is_address(given) else given)
+    return re.sub(r"^(\.\./)*(\.{1,2}$)?", "", name.lstrip("/"))
 
 
 def _matching(pattern: str, own: Location | None) -> Found:

@@ -111,12 +111,12 @@ def test_the_marks_by_which_consoles_make_folders_are_nothing(bucket: str) -> No
 def test_a_list_names_paths_and_addresses(place: Location, tmp_path: Path) -> None:
     fill(place, "x/0.tar", "x/1.tar", "y/deep/2.tar", "y/3.tar", "z/4.tar")
     (place / "lists/mine.txt").put(
-        f"# what I use\n../x/0.tar\n\n  ../x/0.tar\n../x/1.tar\r\n../y\n{place}/z/{{4..4}}.tar\n{place}/z/4.tar\n"
+        f"\ufeff#\n../x/0.tar\n\n  ../x/0.tar\n../x/1.tar\r\n../y\n{place}/z/{{4..4}}.tar\n{place}/z/4.tar\n"
     )
     names, said = found(place / "lists/mine.txt")
     inside = str(place).partition("://")[2] or str(place).lstrip("/")
     last = f"{inside}/z/4".replace("/", "__")
-    assert names == sorted(["..__x__0", "..__x__1", "..__y__3", "..__y__deep__2", last])
+    assert names == sorted(["x__0", "x__1", "y__3", "y__deep__2", last])
     assert said[0] == "passed over, lines that repeat an earlier one: ../x/0.tar"
     assert said[1].startswith("passed over, shards that the list names twice")
     assert len(said) == 2
@@ -125,6 +125,9 @@ def test_a_list_names_paths_and_addresses(place: Location, tmp_path: Path) -> No
         found(place / "lists/mine.txt")
     (place / "lists/mine.txt").put("ftp://host/a.tar\n")
     with pytest.raises(ValueError, match=r"mine\.txt, line 1: ftp://host/a\.tar: ftp: is not supported"):
+        found(place / "lists/mine.txt")
+    (place / "lists/mine.txt").put("../x/\u00fc.tar\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"mine\.txt is not UTF-8 .*iconv"):
         found(place / "lists/mine.txt")
     (place / "lists/mine.txt").put("# nothing\n")
     with pytest.raises(ValueError, match=r"mine\.txt has no \.tar shard"):
