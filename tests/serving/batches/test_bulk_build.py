@@ -1,4 +1,4 @@
-"""A bulk job with the real build, on its own Ray, with the tiny profile: the same texts, scores and verdicts."""
+"""A bulk job by the real build with the tiny profile, on its own Ray, in a bucket: the same texts and scores."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_the_build_gets_the_very_models_of_the_service(tmp_path: Path) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_job_by_the_true_build(tmp_path: Path) -> None:
-    config = from_profile(PROFILE, {"serving.batches.folder": str(tmp_path / "jobs")})
+def test_a_job_by_the_true_build(bucket: str) -> None:
+    config = from_profile(PROFILE, {"serving.batches.folder": f"{bucket}/jobs"})
     contents: dict[str, dict[str, str]] = {
         "caption": {"instruction": "Describe the image in detail.", "raw": "a red circle", "image": data_url(png(1))},
         "answer": {"instruction": "What colour is it?", "raw": "Answer: red", "image": data_url(png(1))},
