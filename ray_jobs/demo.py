@@ -89,6 +89,7 @@ def where(config: DemoConfig) -> Iterator[Location]:
         address = f"s3://{BUCKET}/demo"
         print(f"an S3 server at {environment['AWS_ENDPOINT_URL']} keeps {address} in {data}")
         yield location(address)
+    print(f"the server has ended; to start it again: python -m polite_flamingo.testbed.s3_server {data}")
 
 
 def show(out: Location, folder: Path) -> None:

@@ -1,10 +1,18 @@
-"""A real S3 server on loopback: SeaweedFS from PyPI, with one bucket and one key."""
+"""A real S3 server on loopback: SeaweedFS from PyPI, with one bucket and one key.
+
+    python -m polite_flamingo.testbed.s3_server FOLDER
+
+runs one until Ctrl-C, with its data in FOLDER, and prints the variables that lead to it. `make demo STORE=s3` leaves
+such a folder in out/demo-s3/store.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -12,12 +20,27 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 KEY = SECRET = "anyanyany"
 BUCKET = "flamingo"
 START_SECONDS = 120
+
+
+def main() -> None:
+    """Run a server until Ctrl-C."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder for the server's data; what is there is served again")
+    folder = parser.parse_args().folder.absolute()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with s3_server(folder) as environment, suppress(KeyboardInterrupt):
+            print(f"an S3 server keeps s3://{BUCKET} in {folder} until Ctrl-C. In another terminal:")
+            print("export", *(f"{name}={value}" for name, value in environment.items()), flush=True)
+            signal.pause()
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 def weed() -> str | None:
@@ -99,3 +122,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except OSError:
             time.sleep(0.2)
     raise AssertionError(f"no answer from {url}: {log.read_text()[-2000:]}")
+
+
+if __name__ == "__main__":
+    main()
