@@ -18,8 +18,10 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from polite_flamingo.early_end import clean_up
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -30,7 +32,6 @@ _name = ""
 _screen = 2
 _ending = threading.Lock()
 _ended, _pointing = threading.Event(), threading.Lock()
-_cleanups: list[Callable[[], None]] = []
 _shutdown: tuple[Callable[[], None], float] | None = None
 
 
@@ -66,9 +67,7 @@ def end(message: str, status: int) -> None:
         os.write(_screen, f"{lead}{_name}: {error}{' '.join(message.split())}\n".encode())
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)  # what threads and libraries print from here on is noise
-    for cleanup in reversed(_cleanups):
-        with suppress(Exception):
-            cleanup()
+    clean_up()
     os._exit(status)
 
 
@@ -77,16 +76,6 @@ def point_stderr(descriptor: int) -> None:
     with _pointing:
         if not _ended.is_set():
             os.dup2(descriptor, 2)
-
-
-@contextmanager
-def cleaning_up(cleanup: Callable[[], None]) -> Iterator[None]:
-    """Have an early end call `cleanup` while inside. It must be quick, and safe whatever the main thread is doing."""
-    _cleanups.append(cleanup)
-    try:
-        yield
-    finally:
-        _cleanups.remove(cleanup)
 
 
 def on_signal(stop: Callable[[], None], seconds: float) -> None:

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from polite_flamingo.early_end import cleaning_up
 from ray_jobs import interruption, process_cleanup
 from ray_jobs.background import repeating
 from ray_jobs.ray_preconditions import RayUnavailable, check_folder, check_limits, check_network, check_reachable
@@ -54,7 +55,7 @@ def private_ray(cpus: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(os.environ.pop, process_cleanup.MARK, None)
         stack.callback(process_cleanup.end_all, mark)
-        stack.enter_context(interruption.cleaning_up(lambda: process_cleanup.end_all(mark)))
+        stack.enter_context(cleaning_up(lambda: process_cleanup.end_all(mark)))
         if interruption.listening():
             stack.enter_context(process_cleanup.guarded(mark))
         import ray

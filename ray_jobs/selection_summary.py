@@ -61,7 +61,9 @@ def print_summary(layout: OutputLayout) -> None:
         ("reward of kept", f"{_number(stats['reward_kept_before'])} -> {_number(stats['reward_kept_after'])}"),
     ]
     if run is not None and run.rows_per_second:
-        rows.append(("samples/s", f"{run.rows_per_second:.2f} ({counted(run.rows, 'row')} in {run.seconds['wall']:.0f} s)"))
+        rows.append(
+            ("samples/s", f"{run.rows_per_second:.2f} ({counted(run.rows, 'row')} in {run.seconds['wall']:.0f} s)")
+        )
     rows.append(("report", str(layout.report)))
     print(console.table(rows, f"{layout.root}"))
     for line in filter(None, (stats["another_world"], not_compared(total.tasks))):

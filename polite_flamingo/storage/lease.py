@@ -22,11 +22,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from polite_flamingo.early_end import cleaning_up
 from polite_flamingo.main_thread import raising_in_main_thread
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.visibility import PathUnavailable
 
 LEASE_SECONDS = 60.0
+RELEASE_SECONDS = 3.0
+"""How long a process that ends early waits for the store: it is in a hurry, and a lease also runs out by itself."""
 BEATS_PER_LEASE = 4
 
 
@@ -57,7 +60,7 @@ def exclusive(
         return
     lease = Lease(root / "lock.json", lease_seconds)
     lease.take()
-    with raising_in_main_thread(PathUnavailable) as end:
+    with raising_in_main_thread(PathUnavailable) as end, cleaning_up(lease.release_soon):
         lease.keep(lost or end)
         try:
             yield
@@ -142,6 +145,12 @@ class Lease:
         if not self._thread.is_alive():  # else the store is out of reach, and the lease runs out by itself
             with suppress(PathUnavailable):  # likewise
                 self._place.swap(b"", self._tag)
+
+    def release_soon(self) -> None:
+        """Give the lease up if the store answers within `RELEASE_SECONDS`."""
+        releasing = threading.Thread(target=self.release, daemon=True)
+        releasing.start()
+        releasing.join(RELEASE_SECONDS)
 
     def _renew(self, lost: Callable[[str], None]) -> None:
         renewed = time.monotonic()

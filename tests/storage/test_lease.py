@@ -30,10 +30,10 @@ with exclusive(location(sys.argv[1]), lambda why: print("lost:", why, flush=True
 """
 
 
-def holder(place: str) -> subprocess.Popen[str]:
+def holder(place: str, before: str = "") -> subprocess.Popen[str]:
     """A process that holds a place until its stdin ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", f"{before}\n{HOLD}", place], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert process.stdout is not None
@@ -68,6 +68,14 @@ def test_a_killed_writer_leaves_the_place_to_the_next(place: str) -> None:
     with holder(place) as process:
         process.kill()
     assert hold(place)
+
+
+def test_an_interrupted_command_leaves_it_at_once(bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    listening = "from ray_jobs import interruption; interruption.listen(['-m', 'job'])"
+    with holder(bucket, listening) as process:
+        process.terminate()
+    assert process.returncode == 143
+    assert hold(bucket) and "has not released" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "null", '{"pid": 1}', b"\xff"])
