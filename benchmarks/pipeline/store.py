@@ -18,7 +18,7 @@ each shard. The input has already been listed (its listing costs as much as that
 the process's memory grew by. Filling a bucket with a million manifests takes a quarter of an hour.
 
 **build**: `polite-flamingo build` with profiles/tiny.yaml, in and out of each store: the same shards of drawn scenes,
-in turns. `samples/s` is what the job itself prints: rows per second of all its work, the start of Ray included.
+in turns. `samples/s` is what the job itself prints: rows per second of all its work, with the start of Ray.
 
 The figures, with the machine and the command, go to --out as JSON; those of other modes that are there stay.
 """

@@ -14,8 +14,8 @@ from markupsafe import Markup, escape
 
 from polite_flamingo.formatting import trimmed
 
-LETTER = 6.7
-"""Pixels of an average letter at 12 px: names are cut to the room they have."""
+LETTER = 7.4
+"""Pixels of an average letter at 12 px in a wide font (DejaVu Sans): names are cut to the room they have."""
 
 Tick = tuple[float, str]
 """A value of an axis, and the words beside it."""
