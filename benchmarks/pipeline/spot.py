@@ -83,6 +83,7 @@ def main() -> int:
     parser.add_argument("--interval", type=float, default=120.0, help="seconds between two kills (%(default)s)")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--shards", type=int, default=0, help="default: as many as the kills need time")
+    parser.add_argument("--undisturbed-shards", type=int, default=0, help="of the run without kills (default: as many)")
     parser.add_argument("--rows-per-shard", type=int, default=64)
     parser.add_argument("--seconds-per-row", type=float, default=0.25)
     parser.add_argument("--load-seconds", type=float, default=5.0, help="of an actor's model (%(default)s)")
@@ -93,20 +94,21 @@ def main() -> int:
     actors = options.nodes * ACTORS_PER_NODE
     shard_seconds = options.rows_per_shard * options.seconds_per_row
     options.shards = options.shards or math.ceil((options.kills + 1) * options.interval * actors / shard_seconds)
+    shards = {"undisturbed": options.undisturbed_shards or options.shards, "spot": options.shards}
     with tempfile.TemporaryDirectory(prefix="spot_") as made:
         if options.run:
             print("FIGURES", json.dumps(asdict(run(options, Path(made)))))
             return 0
         out = f"{options.out or made}/{secrets.token_hex(4)}"  # empty
-        found = [in_new_process(options, name, f"{out}/{name}") for name in ("undisturbed", "spot")]
+        found = [in_new_process(options, name, f"{out}/{name}", shards[name]) for name in shards]
     conclude(options, found)
     return int(any(one.lost or one.doubled for one in found))
 
 
-def in_new_process(options: argparse.Namespace, name: str, out: str) -> Figures:
+def in_new_process(options: argparse.Namespace, name: str, out: str, shards: int) -> Figures:
     """Run one of the two in a new process, which has a Ray of its own."""
-    command = [sys.executable, "-m", "benchmarks.pipeline.spot", "--run", name, "--out", out]
-    for option in ("nodes", "interval", "kills", "shards", "rows_per_shard", "seconds_per_row", "load_seconds", "seed"):
+    command = [sys.executable, "-m", "benchmarks.pipeline.spot", "--run", name, "--out", out, "--shards", str(shards)]
+    for option in ("nodes", "interval", "kills", "rows_per_shard", "seconds_per_row", "load_seconds", "seed"):
         command += ["--" + option.replace("_", "-"), str(getattr(options, option))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -121,7 +123,7 @@ def conclude(options: argparse.Namespace, found: Sequence[Figures]) -> None:
     command = f"python -m benchmarks.pipeline.spot {' '.join(sys.argv[1:])}"
     ratio = found[1].goodput / found[0].goodput
     print(f"{command}\n{machine}; {options.nodes} nodes of {ACTORS_PER_NODE} rewriting actors; models are stand-ins")
-    print(f"{options.shards} shards of {options.rows_per_shard} rows, {options.seconds_per_row} s a row")
+    print(f"shards of {options.rows_per_shard} rows, {options.seconds_per_row} s a row")
     print("run          kills    rows    kept  lost  doubled  seconds  kept rows/s")
     for one in found:
         print(
