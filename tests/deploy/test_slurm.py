@@ -32,12 +32,12 @@ STAND_INS = {
         if [[ $* == *--head* ]]; then
           mkdir -p "$RAY_TMPDIR/ray"; echo 10.0.0.1:40001 > "$RAY_TMPDIR/ray/ray_current_cluster"
         fi
-        echo " 1 node_$$" >> "$CALLS.nodes"
         trap 'echo "ray ends" >> "$CALLS"; exit 0' TERM
+        echo " 1 node_$$" >> "$CALLS.nodes"
         while :; do sleep 0.05; done""",
     "venv/bin/job": """
-        echo "job $* at $RAY_ADDRESS" >> "$CALLS"
         trap 'echo "job ends" >> "$CALLS"; exit 143' TERM
+        echo "job $* at $RAY_ADDRESS" >> "$CALLS"
         if [ "$1" = wait ]; then while :; do sleep 0.05; done; fi
         exit "$1" """,
 }
