@@ -71,7 +71,7 @@ def s3_server(folder: Path, *, anonymous: bool = False) -> Iterator[dict[str, st
         program, "server", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         "-s3", f"-s3.config={folder / 's3.json'}", "-s3.iam=false",
         "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
-        "-volume.max=64", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
+        "-volume.max=0", "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
         f"-master.port={ports['master']}", f"-volume.port={ports['volume']}", f"-filer.port={ports['filer']}",
         f"-s3.port={ports['s3']}",
         *(f"-{name}.port.grpc={free_port()}" for name in ports),
