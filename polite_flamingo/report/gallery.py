@@ -182,7 +182,7 @@ def _numbers(scores: Any) -> Iterable[tuple[str, str]]:
     if scores.get("reward") is not None and scores.get("reward_raw") is not None:
         yield "reward", f"{fixed(scores['reward_raw'])} → {fixed(scores['reward'])}"
     if scores.get("same_text"):
-        yield "same words", "as the annotation"  # but for case, punctuation and `Answer:`, which Rouge-L counts
+        yield "wording", "unchanged"  # `same_text` ignores case, punctuation and `Answer:`; Rouge-L does not
     labels = {"sts": "STS", "rouge_l": "Rouge-L", "repetition": "repetition"}
     for name, label in labels.items():
         if scores.get(name) is not None and not (name == "repetition" and scores[name] < 0.1):

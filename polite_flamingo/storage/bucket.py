@@ -143,7 +143,7 @@ class Bucket(Store):
         return self._trying(key, attempt)
 
     def swap(self, key: str, data: bytes, tag: str) -> str | None:
-        """Write with `If-Match`. Google compares generations, so there the one that has this tag is looked up."""
+        """Write with `If-Match`. Google compares generation numbers, so for `gs://` look up the tag's generation."""
         from obstore.exceptions import PreconditionError
 
         def attempt() -> str | None:
@@ -167,8 +167,8 @@ class Bucket(Store):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """List in pages of a thousand; after a failure, go on behind the last one.
 
-        Consoles and some tools mark folders by empty objects, `prefix/` and `prefix/sub/`, whose keys obstore gives
-        without the slash. They are left out, but for that of an empty folder, which looks like an empty object.
+        Some tools mark a folder with an empty object, such as `prefix/sub/`; obstore drops the slash from its key.
+        These marks are left out. The mark of an empty folder looks like any empty object, so it is listed.
         """
         pages: Iterator[Any] | None = None
         last: str | None = None

@@ -107,8 +107,8 @@ def shard_names(
         say: called with one line per kind of file that is passed over.
 
     Raises:
-        ValueError: there are no shards, two would have the same name, or a name is not UTF-8; the message says what
-            to do.
+        ValueError: there are no shards, two shards have the same name, or a name is not UTF-8. The message says what to
+            do.
         PathUnavailable: a folder or a bucket cannot be listed.
     """
     found = input_files(source, own)

@@ -134,6 +134,13 @@ def test_an_undecodable_picture_is_named_on_its_card() -> None:
     assert "corrupt_image" in Page(render(statistics, Thresholds(), RUN, gallery)).words
 
 
+def test_a_card_says_why_its_rouge_l_is_lower_than_its_score() -> None:
+    sample = scored("a/b/1", same_text=True, rouge_l=0.89)
+    statistics = select_shard([sample], shard="s", thresholds=Thresholds()).statistics
+    [card] = collect_gallery(statistics, Thresholds(), read=lambda name: [sample])[0].cards
+    assert card.reason == "unchanged" and {("wording", "unchanged"), ("Rouge-L", "0.89")} <= {*card.numbers}
+
+
 def test_texts_are_cut_to_what_can_be_read() -> None:
     assert len(readable("long " * 10_000)) < 600 and readable("long " * 10_000).endswith(" …")
     assert readable("a\x00b\x1bc\nd") == "abc\nd"

@@ -30,8 +30,8 @@ from tests.support.build_world import config, outcome, write_world
 from tests.support.patience import wait_until
 
 SHARDS, ROWS, FIRST, LAST, PER_ACTOR = 8, 20, 4, 2, 2
-"""Two actors have two shards each (Ray Data's own number) when the first machine is lost. One that starts again may
-take a later shard first, so each of the last ones may have another one behind it."""
+"""When the first machine is lost, each of the two actors holds two shards, Ray Data's default. A restarted actor may
+take a later shard first, so another shard may be queued behind each of the last ones."""
 
 
 def main(root: Path) -> None:
