@@ -1,24 +1,21 @@
 """A contestant behind an OpenAI-compatible chat endpoint: an instruction and its images in, a text out.
 
-Images are sent as data URLs, unchanged in formats that such servers read, otherwise as PNG. No system message is sent,
-and the temperature is 0; whatever the server adds is part of the contestant.
+Images are sent as data URLs, upright (`endpoints/pictures.py`). No system message is sent, and the temperature is 0;
+whatever the server adds is part of the contestant.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from polite_flamingo.endpoints.answers import first_choice, stripped
 from polite_flamingo.endpoints.client import EndpointDown, Refused, Server, ServerConfig
-from polite_flamingo.images import decoding
-from polite_flamingo.sample import IMAGE_MARK, BadSample, Image, Sample
+from polite_flamingo.endpoints.pictures import content
+from polite_flamingo.sample import BadSample, Sample
 
 SIMPLE_QUESTION = "What colour is a clear sky by day? Answer in one word."
-SENT_UNCHANGED = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 
 
 class EndpointContestant:
@@ -83,7 +80,7 @@ class EndpointContestant:
             return BadSample("answering_failed", f"{sample.key}: {refused}")
 
     def _answer(self, sample: Sample, attempts: int | None = None) -> str:
-        body = self._body(content(sample))
+        body = self._body(content(sample.instruction, sample.images))
         return stripped(self._server.post("/chat/completions", body, first_choice, attempts))
 
     def _body(self, message: str | list[dict[str, Any]]) -> dict[str, Any]:
@@ -93,31 +90,3 @@ class EndpointContestant:
             "max_tokens": self._max_tokens,
             "temperature": 0,
         }
-
-
-def content(sample: Sample) -> str | list[dict[str, Any]]:
-    """Return the first instruction as a chat message: images in place of their marks, or a plain string without images.
-
-    Raises:
-        BadSample: an image cannot be read.
-    """
-    if not sample.images:
-        return sample.instruction
-    parts: list[dict[str, Any]] = []
-    pictures = iter(sample.images)
-    for number, text in enumerate(sample.instruction.split(IMAGE_MARK)):
-        if number:
-            parts.append({"type": "image_url", "image_url": {"url": data_url(next(pictures))}})
-        if text.strip():
-            parts.append({"type": "text", "text": text.strip()})
-    return parts
-
-
-def data_url(image: Image) -> str:
-    """Return an image as a data URL."""
-    kind, data = SENT_UNCHANGED.get(decoding.inspect(image.data).format), image.data
-    if kind is None:
-        buffer = io.BytesIO()
-        decoding.decode(image.data).save(buffer, "PNG")
-        kind, data = "image/png", buffer.getvalue()
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

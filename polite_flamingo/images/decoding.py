@@ -98,6 +98,22 @@ def decode_as_stored(data: bytes) -> tuple[Pillow.Image, int]:
     return _to_rgb(opened), _orientation(opened)
 
 
+def is_plain(data: bytes) -> bool:
+    """Return whether any reader shows the image as `decode` does: one opaque, upright frame of 8-bit grey or colour.
+
+    Raises:
+        BadSample: as in `inspect`.
+    """
+    try:
+        opened = _open(data)
+    except BadSample as bad:
+        _open(_bare(data, bad))
+        return False
+    still = opened.format == "MPO" or not getattr(opened, "is_animated", False)  # readers show an MPO's first picture
+    opaque = opened.mode in ("1", "L", "P", "RGB") and not opened.has_transparency_data
+    return still and opaque and _orientation(opened) == 1
+
+
 def apply_exif_orientation(image: Pillow.Image, orientation: int) -> Pillow.Image:
     """Rotate and mirror an image by its EXIF orientation (1 to 8; other values do nothing)."""
     return image.transpose(_TRANSPOSE_OF[orientation]) if orientation in _TRANSPOSE_OF else image

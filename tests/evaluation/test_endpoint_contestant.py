@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import threading
 from collections.abc import Iterator
@@ -11,21 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from PIL import Image as Pillow
 
 from polite_flamingo.endpoints.answers import Unfinished
 from polite_flamingo.endpoints.client import EndpointDown, ServerConfig
-from polite_flamingo.evaluation.endpoint_contestant import EndpointContestant, content, data_url
+from polite_flamingo.evaluation.endpoint_contestant import EndpointContestant
 from polite_flamingo.sample import BadSample, Image, Sample, Turn
 from tests.support.patience import PATIENCE
 
 QUICK = ServerConfig(timeout=PATIENCE, attempts=1, pause=0.0, concurrency=2, give_up_after=2)
-
-
-def picture(kind: str) -> Image:
-    buffer = io.BytesIO()
-    Pillow.new("RGB", (4, 3), "red").save(buffer, kind)
-    return Image(extension="x", data=buffer.getvalue())
 
 
 def sample(name: str, instruction: str = "What is it?", images: tuple[Image, ...] = ()) -> Sample:
@@ -86,25 +77,6 @@ def test_answers_come_in_order_and_failures_in_their_places(server: ThreadingHTT
 def test_the_annotation_is_not_shown(server: ThreadingHTTPServer) -> None:
     contestant(server).answer([sample("a")])
     assert "Answer: x" not in json.dumps(server.seen)  # type: ignore[attr-defined]
-
-
-def test_images_stand_where_their_marks_stand() -> None:
-    found = content(sample("a", "Compare <image> with <image>.", (picture("PNG"), picture("JPEG"))))
-    assert isinstance(found, list)
-    assert [part["type"] for part in found] == ["text", "image_url", "text", "image_url", "text"]
-    assert [part["text"] for part in found if part["type"] == "text"] == ["Compare", "with", "."]
-    assert [part["image_url"]["url"][:15] for part in found if part["type"] == "image_url"] == [
-        "data:image/png;", "data:image/jpeg",
-    ]  # fmt: skip
-    assert content(sample("a", "No picture.")) == "No picture."
-
-
-def test_pictures_travel_as_they_are_or_as_png() -> None:
-    jpeg, tiff = picture("JPEG"), picture("TIFF")
-    assert base64.b64decode(data_url(jpeg).partition(",")[2]) == jpeg.data
-    kind, _, data = data_url(tiff).partition(",")
-    assert kind == "data:image/png;base64"
-    assert Pillow.open(io.BytesIO(base64.b64decode(data))).size == (4, 3)
 
 
 def test_a_broken_picture_fails_its_own_sample(server: ThreadingHTTPServer) -> None:
