@@ -18,6 +18,7 @@ from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.probe import Probe
+from polite_flamingo.usage import Usage
 
 
 class AnsweringActor(RewriterActor):
@@ -38,9 +39,9 @@ class AnsweringActor(RewriterActor):
     def check(self, sample: Sample) -> None:
         """Accept every sample."""
 
-    def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
+    def work(self, samples: list[Sample], usage: Usage) -> list[Sample | BadSample]:
         """Answer the first turn of each sample."""
-        answered = super().work([replace(first_turn(sample), rewritten=None) for sample in samples])
+        answered = super().work([replace(first_turn(sample), rewritten=None) for sample in samples], usage)
         return [_with_finish_reason(one) if isinstance(one, Sample) else one for one in answered]
 
 

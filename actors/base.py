@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.probe import Probe
+from polite_flamingo.usage import Usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,15 +93,17 @@ class RowActor(PoolActor):
         """Raise `BadSample` for a sample that the model should not see."""
 
     @abstractmethod
-    def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
-        """Return each sample with the model's result, or why it has none, in order."""
+    def work(self, samples: list[Sample], usage: Usage) -> list[Sample | BadSample]:
+        """Return each sample with the model's result, or why it has none, in order; add what it consumed to `usage`."""
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Process every row; those that fail become quarantined rows."""
         return pa.concat_tables([self._process(block).to_table() for block in blocks(table)] or [SCHEMA.empty_table()])
 
     def _process(self, block: Block) -> Block:
-        started = time.perf_counter()
+        started, usage = time.perf_counter(), Usage()
         note = self.journal.open(block.name, block.first)
-        rows = self.guard.run(self.work, block.rows, block.shard, note, self.check, block.first)
-        return replace(block, rows=rows, seconds={**block.seconds, self.name: time.perf_counter() - started})
+        work = partial(self.work, usage=usage)
+        rows = self.guard.run(work, block.rows, block.shard, note, self.check, block.first)
+        seconds = {**block.seconds, self.name: time.perf_counter() - started}
+        return replace(block, rows=rows, seconds=seconds, usage=Usage(block.usage) + usage)

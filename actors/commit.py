@@ -78,6 +78,7 @@ def _commit(layout: OutputLayout, block: Block, config_hash: str, describe: Desc
             quarantined=quarantined,
             config_hash=config_hash,
             seconds={pool: round(seconds, 3) for pool, seconds in block.seconds.items()},
+            usage=block.usage,
             stats=stats,
             input=block.input,
         ),

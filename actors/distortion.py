@@ -13,6 +13,7 @@ from polite_flamingo.distortion.retrieval import CaptionIndex
 from polite_flamingo.distortion.speakers import Speaker
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.location import location
+from polite_flamingo.usage import Usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,6 @@ class DistortionActor(RowActor):
         """Raise `BadSample` for a sample that cannot become a pair."""
         check_good(sample)
 
-    def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
+    def work(self, samples: list[Sample], usage: Usage) -> list[Sample | BadSample]:
         """Turn each sample into a pair."""
         return list(self.model.distort(samples))

@@ -7,23 +7,27 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import ClassVar, Protocol
 
 import pyarrow as pa
 
 from actors.base import ActorSettings, RowActor
+from polite_flamingo.conversations import is_rewritten, with_texts
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import write_atomically
+from polite_flamingo.usage import Usage
 
 
 class Rewrites(Protocol):
     """What the actor needs of a model."""
 
-    def rewrite(self, samples: Sequence[Sample]) -> Sequence[str | BadSample]:
-        """Return one text per sample, in order, or why there is none."""
+    def rewrite(self, samples: Sequence[Sample], usage: Usage) -> Sequence[Sequence[str | BadSample | None]]:
+        """Return for each sample, in order, one text per turn, or why there is none; None for a turn without a part.
+
+        Adds what it consumed to `usage`. Raises for what is not the sample's fault.
+        """
 
     def metrics(self) -> Mapping[str, float]:
         """Return throughput and time lost so far; empty if nothing is measured."""
@@ -55,13 +59,10 @@ class RewriterActor(RowActor):
         """Raise `BadSample` for a sample that cannot be rewritten."""
         check_rewritable(sample)
 
-    def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
+    def work(self, samples: list[Sample], usage: Usage) -> list[Sample | BadSample]:
         """Rewrite the responses."""
-        texts = self.model.rewrite(samples)
-        return [
-            text if isinstance(text, BadSample) else replace(sample, rewritten=text)
-            for sample, text in zip(samples, texts, strict=True)
-        ]
+        texts = self.model.rewrite(samples, usage)
+        return [with_texts(sample, found) for sample, found in zip(samples, texts, strict=True)]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Process every row, then write the metrics."""
@@ -72,13 +73,9 @@ class RewriterActor(RowActor):
 
 
 def check_rewritable(sample: Sample) -> None:
-    """Raise `BadSample` if a sample has several turns or is already rewritten.
+    """Raise `BadSample` if a sample is already rewritten.
 
     Images are not checked here: the rewriter decodes each distinct image once and reports broken ones.
     """
-    if len(sample.turns) != 1:
-        raise BadSample(
-            "unsupported", f"{sample.key}: {len(sample.turns)} turns; only single-turn samples are rewritten"
-        )
-    if sample.rewritten is not None:
+    if is_rewritten(sample):
         raise BadSample("unsupported", f"{sample.key}: is already rewritten; give shards of raw annotations")

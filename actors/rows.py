@@ -18,11 +18,15 @@ import pyarrow as pa
 from polite_flamingo.sample import Image, Quarantined, Sample
 from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.shards import encode_record
+from polite_flamingo.usage import Usage
 
 Row = Sample | Quarantined
 
 SECONDS = pa.map_(pa.string(), pa.float64())
 """Name of a pool -> seconds spent in it."""
+
+USAGE = pa.map_(pa.string(), pa.int64())
+"""What the models consumed (`usage.Usage`). A shard's is in its first row, and in the first of each part."""
 
 SCHEMA = pa.schema(
     [
@@ -37,6 +41,7 @@ SCHEMA = pa.schema(
         ("image_names", pa.list_(pa.string())),
         ("error", pa.large_string()),  # the Quarantined record; null for a good row
         ("seconds", SECONDS),
+        ("usage", USAGE),
     ]
 )
 
@@ -53,6 +58,7 @@ class Block:
         rows: the rows of this block.
         input: the shard as it was read.
         seconds: name of a pool -> seconds that these rows have spent in it.
+        usage: what the models consumed for these rows.
     """
 
     name: str
@@ -62,6 +68,7 @@ class Block:
     rows: Sequence[Row]
     input: InputFile | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
 
     def to_table(self) -> pa.Table:
         """Convert to an Arrow block; only the record of a quarantined row is kept."""
@@ -79,6 +86,7 @@ class Block:
             "image_names": [[] if row is None else [image.extension for image in row.images] for row in good],
             "error": [row.to_json() if isinstance(row, Quarantined) else None for row in self.rows],
             "seconds": [[(pool, seconds / count) for pool, seconds in self.seconds.items()]] * count,
+            "usage": [list(self.usage.items()), *[[]] * (count - 1)] if count else [],
         }
         return pa.table(columns, schema=SCHEMA)
 
@@ -101,12 +109,13 @@ def blocks(table: pa.Table) -> list[Block]:
         seconds: defaultdict[str, float] = defaultdict(float)
         for pool, spent in chain.from_iterable(columns["seconds"][row] for row in rows):
             seconds[pool] += spent
+        usage = sum((Usage(dict(columns["usage"][row])) for row in rows), Usage())
         found.append(
             Block(
                 name=name, shard=shard, first=first, shard_rows=shard_rows,
                 rows=[_row(columns, row) for row in rows],
                 input=InputFile(**json.loads(record)) if record else None,
-                seconds=dict(seconds),
+                seconds=dict(seconds), usage=dict(usage),
             )
         )  # fmt: skip
     return found

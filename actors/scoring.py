@@ -7,15 +7,17 @@ from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 from actors.base import RowActor
+from polite_flamingo.conversations import joined, parts_of
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.sample import BadSample, Reason, Sample
+from polite_flamingo.usage import Usage
 
 
 class Scores(Protocol):
     """What the actor needs of the models."""
 
     def score(self, samples: Sequence[Sample]) -> Sequence[Mapping[str, Any] | BadSample]:
-        """Return the scores of each sample, in order, or why there are none."""
+        """Return the scores of each single-turn sample, in order, or why there are none."""
 
 
 class ScoringActor(RowActor):
@@ -31,10 +33,18 @@ class ScoringActor(RowActor):
 
         return Scorer(config)
 
-    def work(self, samples: list[Sample]) -> list[Sample | BadSample]:
-        """Score rewritten samples."""
-        found = self.model.score(samples)
-        return [
-            scores if isinstance(scores, BadSample) else replace(sample, scores={**sample.scores, **scores})
-            for sample, scores in zip(samples, found, strict=True)
+    def work(self, samples: list[Sample], usage: Usage) -> list[Sample | BadSample]:
+        """Score rewritten samples, conversations turn by turn; turns without a text stay as they are."""
+        parts = [
+            {n: part for n, part in parts_of(sample).items() if len(sample.turns) == 1 or part.rewritten is not None}
+            for sample in samples
         ]
+        found = iter(self.model.score([part for one in parts for part in one.values()]))
+        return [
+            joined(sample, {number: _scored(part, next(found)) for number, part in one.items()})
+            for sample, one in zip(samples, parts, strict=True)
+        ]
+
+
+def _scored(part: Sample, scores: Mapping[str, Any] | BadSample) -> Sample | BadSample:
+    return scores if isinstance(scores, BadSample) else replace(part, scores={**part.scores, **scores})

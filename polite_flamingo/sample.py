@@ -56,19 +56,34 @@ class BadSample(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One exchange. `instruction` has an `IMAGE_MARK` for each image it shows; `response` is the raw annotation.
+    """One exchange.
 
-    `learned` is False if the source says that the response must not be learned; it is then only context.
+    Attributes:
+        instruction: has an `IMAGE_MARK` for each image it shows.
+        response: the raw annotation.
+        learned: False if the source says that the response must not be learned; the turn is then only context.
+        rewritten: the polite response, in a sample of several turns (see `conversations.py`).
+        scores: the filters' scores, likewise.
+        failed: one of `REASONS` if the turn could not be rewritten or scored, likewise.
     """
 
     instruction: str
     response: str
     learned: bool = True
+    rewritten: str | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    failed: str = ""
 
     def to_record(self) -> dict[str, Any]:
-        """Convert to JSON types; `learned` is written only if it is False, which is rare."""
+        """Convert to JSON types; all but the texts are written only if they differ from the default."""
         record: dict[str, Any] = {"instruction": self.instruction, "response": self.response}
-        return record if self.learned else record | {"learned": False}
+        if not self.learned:
+            record["learned"] = False
+        if self.rewritten is not None:
+            record["rewritten"] = self.rewritten
+        if self.scores:
+            record["scores"] = dict(self.scores)
+        return record | {"failed": self.failed} if self.failed else record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +131,8 @@ class Sample:
         turns: at least one.
         images: in the order of the marks; empty for text.
         meta: anything else from the source, JSON types only.
-        rewritten: the polite response, once rewritten (single-turn samples only).
-        scores: the filters' scores, the reward before and after, Rouge-L; JSON types only.
+        rewritten: the polite response, once rewritten, of a sample with one turn; conversations have it in their turns.
+        scores: the filters' scores, the reward before and after, Rouge-L, likewise; JSON types only.
         provenance: source shard and index, SHA-256 of images, config hash; JSON types only.
     """
 
@@ -214,7 +229,16 @@ class Sample:
             )
             learned = turn.get("learned", True)
             require(isinstance(learned, bool), "field 'learned' of a turn must be true or false")
-            turns.append(Turn(instruction=turn["instruction"], response=turn["response"], learned=learned))
+            text, scores, failed = (turn.get(name, kind) for name, kind in _TURN_FIELDS.items())
+            require(text is None or isinstance(text, str), "field 'rewritten' of a turn must be a string")
+            require(isinstance(scores, dict), "field 'scores' of a turn must be an object")
+            require(isinstance(failed, str), "field 'failed' of a turn must be a string")
+            turns.append(
+                Turn(
+                    instruction=turn["instruction"], response=turn["response"], learned=learned,
+                    rewritten=text, scores=scores, failed=failed,
+                )
+            )  # fmt: skip
         for name in ("meta", "scores", "provenance"):
             require(isinstance(record.get(name, {}), dict), f"field {name!r} must be an object")
         rewritten = record.get("rewritten")
@@ -233,6 +257,7 @@ class Sample:
 
 
 _FIELDS: dict[str, type] = {"key": str, "dataset": str, "task": str, "turns": list}
+_TURN_FIELDS: dict[str, Any] = {"rewritten": None, "scores": {}, "failed": ""}
 
 
 def make_key(dataset: str, split: str, original_id: object) -> str:

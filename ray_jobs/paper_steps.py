@@ -203,7 +203,7 @@ def answer(seed_folder: Path, config: RewriterConfig) -> dict[str, str]:
     from polite_flamingo.rewriters.flamingo import Rewriter, chatting
 
     samples = samples_of(seed_folder / "data" / "evaluation")
-    texts = Rewriter(config, prompt=chatting).rewrite(samples)
+    texts = Rewriter(config, prompt=chatting).texts(samples)
     answered = zip(samples, texts, strict=True)
     return {sample.key: text for sample, text in answered if not isinstance(text, BadSample)}
 
@@ -232,7 +232,7 @@ def rewrite_sample(
 
     every = samples_of(seed_folder / "data" / "annotations")
     samples = every[:: max(1, len(every) // sizes.generations)][: sizes.generations]
-    texts = Rewriter(config).rewrite(samples)
+    texts = Rewriter(config).texts(samples)
     rewritten = [replace(s, rewritten=t) for s, t in zip(samples, texts, strict=True) if not isinstance(t, BadSample)]
     scored = Scorer(scoring).score(rewritten)
     return [

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from polite_flamingo.conversations import raw
 from polite_flamingo.faults.guard import with_provenance
 from polite_flamingo.images.digest import digest
 from polite_flamingo.sample import Quarantined, Sample
@@ -162,7 +163,7 @@ def source_of(name: str) -> str:
 def _raw(sample: Sample) -> str:
     """Return the content of a row before it was scored, to compare it."""
     images = [digest(image.data) for image in sample.images]
-    record = replace(sample, rewritten=None, scores={}, provenance={}).to_record()
+    record = raw(sample).to_record()
     return json.dumps([record, images], sort_keys=True)
 
 

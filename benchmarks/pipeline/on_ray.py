@@ -66,7 +66,7 @@ class TimedActor(RewriterActor):
     def __init__(self, config: RewriterConfig, settings: ActorSettings):
         super().__init__(config, settings)
         self._mark: Path | None = Path(settings.out, f"first-{os.getpid()}")
-        self.model.rewrite([first_sample()])  # first calls of torch and of compiled kernels take seconds
+        self.model.texts([first_sample()])  # first calls of torch and of compiled kernels take seconds
         wait_for_all(settings.out, settings.actors + 1)
 
     def __call__(self, table: Any) -> Any:

@@ -191,14 +191,14 @@ Decodes = Engine | EnginePool | BeamSearch
 
 
 def with_engine(rewriter: Rewriter) -> Run:
-    """Run `Rewriter.rewrite` with fresh engines; `options["without"]` names the optimisation to switch off."""
+    """Run `Rewriter.texts` with fresh engines; `options["without"]` names the optimisation to switch off."""
     threads = torch.get_num_threads()
 
     def run(samples: list[Sample], options: dict[str, Any]) -> tuple[float, list[str], int]:
         torch.set_num_threads(threads)  # a pool of engines has set MKL's to one
         started, cpu = time.perf_counter(), time.process_time()
         rewriter.engine = SWITCHES[options.get("without", "")](rewriter.model, with_copies(rewriter.config, threads))
-        texts = rewriter.rewrite(samples)
+        texts = rewriter.texts(samples)
         seconds = time.perf_counter() - started
         bad = [text for text in texts if not isinstance(text, str)]
         assert not bad, f"no sample of the benchmark may fail, but: {bad[0]}"

@@ -36,7 +36,7 @@ def main() -> None:
         command = ["--profile", options.profile, "--input", str(shards), "--out", str(Path(made) / "out")]
         rewriter = Rewriter(console.parse("speculation", "", BuildConfig, command).rewriter)
         samples = read_all(shards)
-    texts = rewriter.rewrite(samples)
+    texts = rewriter.texts(samples)
     tokenizer = rewriter.model.tokenizer
     pairs = [
         (

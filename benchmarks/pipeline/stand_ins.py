@@ -18,6 +18,7 @@ import pyarrow as pa
 from actors.rewriting import RewriterActor
 from actors.scoring import ScoringActor
 from polite_flamingo.sample import Sample
+from polite_flamingo.usage import Usage
 
 SCORES = {
     "words": 9, "characters": 50, "same_text": False, "rouge_l": 0.5, "repetition": 0.0, "reward_raw": -1.0,
@@ -52,10 +53,10 @@ class StandInModel:
 
     config: StandIn
 
-    def rewrite(self, samples: Sequence[Sample]) -> list[str]:
+    def rewrite(self, samples: Sequence[Sample], usage: Usage) -> list[list[str]]:
         """Return the annotation in a polite sentence."""
         self.config.wait(samples)
-        return [f"Certainly! It seems to be {sample.response}, as one can see." for sample in samples]
+        return [[f"Certainly! It seems to be {sample.response}, as one can see."] for sample in samples]
 
     def metrics(self) -> dict[str, float]:
         """Return no metrics."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from polite_flamingo.conversations import parts_of
 from polite_flamingo.endpoints.answers import ending
 from polite_flamingo.flamingo.config import GenerationConfig, RewriterConfig
 from polite_flamingo.flamingo.engine.beam_search import BeamSearch
@@ -29,6 +30,7 @@ from polite_flamingo.flamingo.model.decoder import Decoder
 from polite_flamingo.flamingo.model.tokenization import Tokenizer
 from polite_flamingo.prompts import chat_prompt, rewriting_prompt
 from polite_flamingo.sample import BadSample, Sample
+from polite_flamingo.usage import Usage
 
 if TYPE_CHECKING:
     from polite_flamingo.flamingo.model.model import FlamingoModel
@@ -73,8 +75,20 @@ class Rewriter:
         self.positions: int = getattr(language, "max_position_embeddings", None) or language.max_seq_len
         self.engine = create_engine(self.model, config, prompt)
 
-    def rewrite(self, samples: Sequence[Sample]) -> list[str | BadSample]:
-        """Return for each sample, in order, its text, or the `BadSample` that says why there is none.
+    def rewrite(self, samples: Sequence[Sample], usage: Usage) -> list[list[str | BadSample | None]]:
+        """Return for each sample, in order, one text per turn, or why there is none; None for a turn without a part.
+
+        Each turn is rewritten by itself, as the model was trained. Adds to `usage`.
+        """
+        parts = [parts_of(sample) for sample in samples]
+        texts = iter(self.texts([part for found in parts for part in found.values()], usage))
+        return [
+            [next(texts) if number in found else None for number in range(len(sample.turns))]
+            for sample, found in zip(samples, parts, strict=True)
+        ]
+
+    def texts(self, samples: Sequence[Sample], usage: Usage | None = None) -> list[str | BadSample]:
+        """Return for each single-turn sample, in order, its text, or the `BadSample` that says why there is none.
 
         A text that was cut by the token limit is an `answers.Unfinished`.
         """
@@ -84,7 +98,10 @@ class Rewriter:
                 asked.append(self._request(sample))
             except BadSample as bad:
                 asked.append(bad)
-        self.engine.generate([one for one in asked if isinstance(one, Request)])
+        requests = [one for one in asked if isinstance(one, Request)]
+        self.engine.generate(requests)
+        if usage is not None:
+            _add_usage(usage, requests)
         return [self._outcome(sample, one) for sample, one in zip(samples, asked, strict=True)]
 
     def metrics(self) -> dict[str, float]:
@@ -124,6 +141,13 @@ class Rewriter:
         if asked.error is not None:
             return BadSample(asked.error.reason, f"{sample.key}: {asked.error.detail}")
         return ending(asked.text.strip(), asked.finish_reason)
+
+
+def _add_usage(usage: Usage, requests: Sequence[Request]) -> None:
+    usage["requests"] += len(requests)
+    usage["prompt_tokens"] += sum(len(request.ids) for request in requests)
+    usage["generated_tokens"] += sum(len(request.tokens) for request in requests)
+    usage["images"] += sum(len(request.images) for request in requests)
 
 
 def create_engine(

@@ -185,6 +185,7 @@ class Manifest:
         shard: path or address of the input shard.
         config_hash: digest of the models, prompts and generation settings that made it (see `BuildConfig`).
         seconds: time spent on the shard, by stage.
+        usage: what the models consumed for the shard (`usage.Usage`); empty in manifests of earlier versions.
         stats: anything worth summing over shards, JSON types only.
         input: the input shard as it was read; None in manifests of earlier versions.
         files: kind -> file; empty in manifests of earlier versions, whose files have the shard's name.
@@ -197,6 +198,7 @@ class Manifest:
     quarantined: int
     config_hash: str
     seconds: Mapping[str, float] = field(default_factory=dict)
+    usage: Mapping[str, int] = field(default_factory=dict)
     stats: Mapping[str, Any] = field(default_factory=dict)
     input: InputFile | None = None
     files: Mapping[Kind, StoredFile] = field(default_factory=dict)

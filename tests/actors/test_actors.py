@@ -168,10 +168,12 @@ def test_actors_delegate_and_quarantine(tmp_path: Path) -> None:
 def test_what_no_rewriter_should_see() -> None:
     import dataclasses
 
-    two = dataclasses.replace(text_row(0, 1), turns=text_row(0, 1).turns * 2)
     done = dataclasses.replace(text_row(0, 1), rewritten="Certainly!")
-    for bad in (two, done):
+    first, second = text_row(0, 1).turns * 2
+    half_done = dataclasses.replace(done, turns=(first, dataclasses.replace(second, rewritten="Yes!")), rewritten=None)
+    for bad in (done, half_done):
         with pytest.raises(BadSample, match="unsupported"):
             check_rewritable(bad)
     check_rewritable(text_row(0, 1))
+    check_rewritable(dataclasses.replace(text_row(0, 1), turns=(first, second)))
     check_rewritable(picture_row(1))  # broken images are the rewriter's to find, which decodes each but once

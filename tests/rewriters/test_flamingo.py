@@ -67,15 +67,15 @@ def with_settings(rewriter: Rewriter, **changes: object) -> Rewriter:
 
 
 def test_every_sample_gets_its_text_in_order_whatever_the_batches(rewriter, samples):
-    texts = rewriter.rewrite(samples)
+    texts = rewriter.texts(samples)
     assert all(isinstance(text, str) and text for text in texts)
     assert len(set(texts)) == len(texts), "five prompts, five texts"
-    assert rewriter.rewrite(samples) == texts
+    assert rewriter.texts(samples) == texts
     for slots in (1, 2, 5):
-        assert with_settings(rewriter, engine=EngineConfig(slots=slots)).rewrite(samples) == texts
-    assert rewriter.rewrite(samples[::-1]) == texts[::-1]
-    assert [rewriter.rewrite([one])[0] for one in samples] == texts
-    assert rewriter.rewrite([]) == []
+        assert with_settings(rewriter, engine=EngineConfig(slots=slots)).texts(samples) == texts
+    assert rewriter.texts(samples[::-1]) == texts[::-1]
+    assert [rewriter.texts([one])[0] for one in samples] == texts
+    assert rewriter.texts([]) == []
 
 
 def test_the_text_is_what_generate_says_to_the_protocols_prompt(rewriter, samples):
@@ -85,7 +85,7 @@ def test_the_text_is_what_generate_says_to_the_protocols_prompt(rewriter, sample
     assert "<image><|endofchunk|>" in prompts.rewriting_prompt(one.instruction, one.response)
     pixels = model.preprocess(decoding.decode(one.images[0].data))[None, None, None]
     out = model.generate(pixels, ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_id)
-    assert rewriter.rewrite([one]) == [tokenizer.decode(out[0, ids.shape[1] :].tolist()).strip()]
+    assert rewriter.texts([one]) == [tokenizer.decode(out[0, ids.shape[1] :].tolist()).strip()]
 
 
 @pytest.mark.parametrize("kind", ["tiny", "tiny_grouped", "tiny_mpt"])
@@ -95,18 +95,18 @@ def test_the_engine_writes_what_plain_generate_writes(kind, attention, samples, 
     generation = dataclasses.replace(GREEDY, max_new_tokens=24, no_repeat_ngram_size=3)
     rewriter = Rewriter(RewriterConfig(flamingo=config, generation=generation, engine=EngineConfig(slots=2)))
     assert isinstance(rewriter.engine, Engine)
-    texts = rewriter.rewrite(samples)
+    texts = rewriter.texts(samples)
     rewriter.engine = BeamSearch(rewriter.model, generation, stop_token_ids=rewriter.engine.stop_token_ids, batch=2)
-    assert rewriter.rewrite(samples) == texts
+    assert rewriter.texts(samples) == texts
     assert len(set(texts)) == len(texts)
 
 
 def test_images_and_the_systems_message_are_done_once_for_all_calls(tiny, samples):
     rewriter = Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY))
-    texts = rewriter.rewrite(samples)
+    texts = rewriter.texts(samples)
     assert rewriter.engine.image_cache.misses == 4, "five pictures, one of them twice"
     reused = rewriter.engine.metrics.reused
-    assert rewriter.rewrite(samples) == texts
+    assert rewriter.texts(samples) == texts
     assert rewriter.engine.image_cache.misses == 4
     shared = shared_prefix(rewriter.model.tokenizer)
     assert rewriter.model.tokenizer.decode(shared) in prompts.rewriting_prompt("<image>Why?", "Answer: so")
@@ -117,14 +117,14 @@ def test_images_and_the_systems_message_are_done_once_for_all_calls(tiny, sample
 
 def test_the_images_matter_and_so_does_their_order(rewriter):
     first, second = picture(1), picture(3)
-    texts = rewriter.rewrite([sample("x", pictures=[first, second]), sample("y", pictures=[second, first])])
+    texts = rewriter.texts([sample("x", pictures=[first, second]), sample("y", pictures=[second, first])])
     assert texts[0] != texts[1]
 
 
 @pytest.mark.parametrize("generation", [GREEDY, BEAMS], ids=["engine", "beams"])
 def test_a_bad_sample_is_reported_in_its_place_and_spoils_no_other(rewriter, samples, generation):
     rewriter = with_settings(rewriter, generation=generation)
-    good = rewriter.rewrite(samples[:2])
+    good = rewriter.texts(samples[:2])
     two_turns = dataclasses.replace(samples[3], turns=samples[3].turns * 2)
     bad = {
         "corrupt_image": sample("1", pictures=[Image(extension="jpg", data=b"no image at all")]),
@@ -135,7 +135,7 @@ def test_a_bad_sample_is_reported_in_its_place_and_spoils_no_other(rewriter, sam
         "unsupported": two_turns,
         "empty_response": sample("5", "  "),
     }
-    results = rewriter.rewrite([samples[0], *bad.values(), samples[1]])
+    results = rewriter.texts([samples[0], *bad.values(), samples[1]])
     assert [results[0], results[-1]] == good
     for reason, result in zip(bad, results[1:-1], strict=True):
         assert isinstance(result, BadSample)
@@ -147,14 +147,14 @@ def test_a_bad_sample_is_reported_in_its_place_and_spoils_no_other(rewriter, sam
 def test_one_broken_image_of_two_condemns_only_its_own_sample(rewriter, generation):
     rewriter = with_settings(rewriter, generation=generation)
     whole, broken = picture(1), Image(extension="png", data=picture(2).data[:-60])
-    results = rewriter.rewrite([sample("1", pictures=[whole, broken]), sample("2", pictures=[whole])])
+    results = rewriter.texts([sample("1", pictures=[whole, broken]), sample("2", pictures=[whole])])
     assert isinstance(results[0], BadSample) and results[0].reason == "corrupt_image"
     assert results[0].detail.startswith("tiny/train/1: image 1: ")
     assert isinstance(results[1], str)
 
 
 def test_extreme_images_are_rewritten_in_bounded_memory(rewriter):
-    results = rewriter.rewrite(
+    results = rewriter.texts(
         [sample("dot", pictures=[picture(5, (1, 1))]), sample("strip", pictures=[picture(6, (20_000, 1))])]
     )
     assert all(isinstance(text, str) for text in results)
@@ -173,21 +173,21 @@ def test_text_only_equals_the_references_black_image(tiny, attention):
         black, ids, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.pad_id,
         eos_token_id=list(rewriter.engine.stop_token_ids),
     )  # fmt: skip
-    text = rewriter.rewrite([one])[0]
+    text = rewriter.texts([one])[0]
     assert text == tokenizer.decode(out[0, ids.shape[1] :].tolist()).strip()
     assert text
 
 
 def test_sampling_is_seeded_by_the_key_and_not_by_the_company(rewriter, samples):
     sampling = with_settings(rewriter, generation=SAMPLED)
-    texts = sampling.rewrite(samples)
-    assert texts == sampling.rewrite(samples)
-    assert texts == [sampling.rewrite([one])[0] for one in samples]
-    assert texts != rewriter.rewrite(samples)
-    other = with_settings(rewriter, generation=dataclasses.replace(SAMPLED, seed=1)).rewrite(samples)
+    texts = sampling.texts(samples)
+    assert texts == sampling.texts(samples)
+    assert texts == [sampling.texts([one])[0] for one in samples]
+    assert texts != rewriter.texts(samples)
+    other = with_settings(rewriter, generation=dataclasses.replace(SAMPLED, seed=1)).texts(samples)
     assert texts != other
     renamed = [dataclasses.replace(one, key=one.key + "x") for one in samples]
-    assert texts != sampling.rewrite(renamed)
+    assert texts != sampling.texts(renamed)
 
 
 def test_samples_draw_from_the_distribution():
@@ -204,19 +204,19 @@ def test_the_papers_defaults_run_and_repeat_themselves(rewriter, samples):
     paper = with_settings(rewriter, generation=GenerationConfig(max_new_tokens=8))
     assert paper.config.generation.num_beams == 3 and paper.config.generation.do_sample
     before = torch.random.get_rng_state()
-    texts = paper.rewrite(samples)
+    texts = paper.texts(samples)
     assert torch.equal(before, torch.random.get_rng_state()), "sampling must not disturb anyone else's randomness"
     torch.manual_seed(123)
-    assert paper.rewrite(samples) == texts
+    assert paper.texts(samples) == texts
     other = with_settings(rewriter, generation=GenerationConfig(max_new_tokens=8, seed=1))
-    assert other.rewrite(samples) != texts
+    assert other.texts(samples) != texts
 
 
 def test_beams_find_other_texts_than_greed_whatever_the_batches(rewriter, samples):
     searching = with_settings(rewriter, generation=BEAMS, beam_batch=2)
-    texts = searching.rewrite(samples)
-    assert texts != rewriter.rewrite(samples)
-    assert with_settings(rewriter, generation=BEAMS, beam_batch=5).rewrite(samples) == texts
+    texts = searching.texts(samples)
+    assert texts != rewriter.texts(samples)
+    assert with_settings(rewriter, generation=BEAMS, beam_batch=5).texts(samples) == texts
 
 
 def test_beams_and_sampling_are_passed_on():
@@ -229,7 +229,7 @@ def test_beams_and_sampling_are_passed_on():
 
 
 def test_a_beam_batch_that_does_not_fit_is_halved_until_it_does(rewriter, samples, monkeypatch):
-    wanted = with_settings(rewriter, generation=BEAMS).rewrite(samples)
+    wanted = with_settings(rewriter, generation=BEAMS).texts(samples)
     sizes = []
     generate = rewriter.model.generate
 
@@ -240,21 +240,21 @@ def test_a_beam_batch_that_does_not_fit_is_halved_until_it_does(rewriter, sample
         return generate(vision_x, lang_x, *args, **kwargs)
 
     monkeypatch.setattr(rewriter.model, "generate", cramped)
-    assert with_settings(rewriter, generation=BEAMS, beam_batch=4).rewrite(samples) == wanted
+    assert with_settings(rewriter, generation=BEAMS, beam_batch=4).texts(samples) == wanted
     assert sizes == [4, 2, 1, 1, 2, 1, 1, 1]
 
     def hopeless(*args, **kwargs):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(rewriter.model, "generate", hopeless)
-    results = with_settings(rewriter, generation=BEAMS).rewrite(samples)
+    results = with_settings(rewriter, generation=BEAMS).texts(samples)
     assert all(isinstance(r, BadSample) and r.reason == "rewriting_failed" for r in results)
     assert all(one.key in result.detail for one, result in zip(samples, results, strict=True))
 
 
 def test_what_no_memory_holds_fails_with_its_key(tiny, samples, monkeypatch):
     rewriter = Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY, engine=EngineConfig(slots=4)))
-    wanted = rewriter.rewrite(samples)
+    wanted = rewriter.texts(samples)
     prefill = rewriter.engine.decoder.prefill
     longest = max(samples, key=lambda one: len(rewriter._request(one).ids))
     size = len(rewriter._request(longest).ids)
@@ -265,7 +265,7 @@ def test_what_no_memory_holds_fails_with_its_key(tiny, samples, monkeypatch):
         return prefill(ids, positions, *args, **kwargs)
 
     monkeypatch.setattr(rewriter.engine.decoder, "prefill", cramped)
-    results = rewriter.rewrite(samples)
+    results = rewriter.texts(samples)
     for one, result, text in zip(samples, results, wanted, strict=True):
         if one is longest:
             assert isinstance(result, BadSample) and result.reason == "rewriting_failed" and one.key in result.detail
@@ -276,7 +276,7 @@ def test_what_no_memory_holds_fails_with_its_key(tiny, samples, monkeypatch):
 def test_a_failing_model_raises_and_leaves_nothing_behind(tiny, samples, monkeypatch):
     """The guard then retries with fewer samples, which must not meet remains of the others."""
     rewriter = Rewriter(RewriterConfig(flamingo=tiny.config, generation=GREEDY, engine=EngineConfig(slots=2)))
-    texts = rewriter.rewrite(samples)
+    texts = rewriter.texts(samples)
     step = rewriter.engine.decoder.step
     steps = []
 
@@ -289,9 +289,9 @@ def test_a_failing_model_raises_and_leaves_nothing_behind(tiny, samples, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(rewriter.engine.decoder, "step", broken)
         with pytest.raises(RuntimeError, match="device-side assert"):
-            rewriter.rewrite(samples)
+            rewriter.texts(samples)
     assert rewriter.engine.idle
-    assert rewriter.rewrite(samples[1:]) == texts[1:]
+    assert rewriter.texts(samples[1:]) == texts[1:]
 
 
 def test_a_beam_search_that_fails_raises(rewriter, samples, monkeypatch):
@@ -300,7 +300,7 @@ def test_a_beam_search_that_fails_raises(rewriter, samples, monkeypatch):
 
     monkeypatch.setattr(rewriter.model, "generate", broken)
     with pytest.raises(RuntimeError, match="device-side assert"):
-        with_settings(rewriter, generation=BEAMS).rewrite(samples)
+        with_settings(rewriter, generation=BEAMS).texts(samples)
 
 
 @pytest.mark.parametrize(

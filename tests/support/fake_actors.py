@@ -19,13 +19,14 @@ from actors.rewriting import RewriterActor
 from actors.scoring import ScoringActor
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.sample import Sample
+from polite_flamingo.usage import Usage
 from tests.support.patience import wait_until
 
 
 class FakeRewriter:
     """Answers politely, or does what a row's annotation says: "raise", "kill", "slow", "after FILE" (waits for it)."""
 
-    def rewrite(self, samples: Sequence[Sample]) -> list[str]:
+    def rewrite(self, samples: Sequence[Sample], usage: Usage) -> list[list[str]]:
         for sample in samples:
             if "slow" in sample.response:
                 time.sleep(0.05)
@@ -35,7 +36,11 @@ class FakeRewriter:
                 raise RuntimeError(f"cannot digest {sample.key}")
             if "kill" in sample.response:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return [f"Certainly! It seems to be {sample.response}, as one can see." for sample in samples]
+        usage["requests"] += sum(len(sample.turns) for sample in samples)
+        return [
+            [f"Certainly! It seems to be {turn.response}, as one can see." for turn in sample.turns]
+            for sample in samples
+        ]
 
     def metrics(self) -> dict[str, float]:
         return {"generated_tokens": 7}

@@ -55,7 +55,7 @@ def measure(folder: Path, size: int, seed: str) -> dict[str, float]:
         ),
         prompt=chatting,
     )
-    answers = dict(zip((one.key for one in samples), model.rewrite(samples), strict=True))
+    answers = dict(zip((one.key for one in samples), model.texts(samples), strict=True))
     scores = judge(samples, {NAME: answers}, Judges(ScoringConfig())).scores
     reward_N, raw_N = matrix([scores[NAME]["reward"], scores[RAW]["reward"]])
     figures: dict[str, float] = {}

@@ -65,7 +65,7 @@ def rewriter(size: int, weights: Path) -> dict[str, float]:
     kept: dict[str, list[bool]] = {}
     for task in ("vqa", "vqa_rationale", "captioning", "change_captioning", "classification"):
         pairs = [random_pair(rng, task) for _ in range(size if task != "classification" else size // 5)]
-        texts = model.rewrite([sample_of(pair, f"held-out/{task}/{i}") for i, pair in enumerate(pairs)])
+        texts = model.texts([sample_of(pair, f"held-out/{task}/{i}") for i, pair in enumerate(pairs)])
         for pair, text in zip(pairs, texts, strict=True):
             assert isinstance(text, str), text
             correct = pair.keeps(text)

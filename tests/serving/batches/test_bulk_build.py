@@ -76,7 +76,7 @@ def test_a_job_by_the_true_build(bucket: str) -> None:
     for name in ("caption", "answer", "text"):
         images = [png(1)] if "image" in contents[name] else []
         sample = make_sample(Content(**contents[name]), images)
-        [text] = rewriter.rewrite([sample])
+        [text] = rewriter.texts([sample])
         assert isinstance(text, str)
         [scores] = scorer.score([replace(sample, rewritten=text)])
         assert not isinstance(scores, BadSample)

@@ -64,7 +64,7 @@ def test_text_scores_and_verdicts_are_those_of_a_build(
     """With the paper's sampling too: the seed depends on the key, as in a build."""
     config = service_config(tiny, **generation)
     samples = samples_of(CONTENTS)
-    texts = Rewriter(config.rewriter, model_v2).rewrite(samples)
+    texts = Rewriter(config.rewriter, model_v2).texts(samples)
     expected = [replace(one, rewritten=text) for one, text in zip(samples, texts, strict=True) if isinstance(text, str)]
     assert len({one.rewritten for one in expected}) == len(CONTENTS), "all the same text: the test shows little"
 
