@@ -19,7 +19,8 @@ from polite_flamingo.distortion.llm_prompts import PRAISE, prefill
 from polite_flamingo.distortion.pairs import distort
 from polite_flamingo.distortion.speakers import SpeakerRequest
 from polite_flamingo.endpoints.answers import Unfinished
-from polite_flamingo.endpoints.client import MAX_BYTES, EndpointDown
+from polite_flamingo.endpoints.client import EndpointDown
+from polite_flamingo.endpoints.connection import MAX_BYTES
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample, Sample
 from tests.support.good_responses import good

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from polite_flamingo.endpoints import client
+from polite_flamingo.endpoints import connection
 from polite_flamingo.endpoints.client import EndpointDown, Refused, Server, ServerConfig
 from tests.support.patience import PATIENCE
 
@@ -140,7 +140,7 @@ def test_a_server_that_drips_is_not_waited_for(misbehaving: Misbehaving) -> None
 
 
 def test_an_endless_answer_is_cut(misbehaving: Misbehaving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_BYTES", 10)
+    monkeypatch.setattr(connection, "MAX_BYTES", 10)
     misbehaving.plan = ["drip"]
     with pytest.raises(Refused, match="response"):
         Server(misbehaving.url, ServerConfig(attempts=1)).post("/ask", {}, dict)
