@@ -84,7 +84,7 @@ def as_text(sources: Sequence[Source], *, details: bool = False, width: int = 10
 
     Args:
         sources: the sources to list.
-        details: whether to add what only one source needs, and a command to begin with.
+        details: whether to add what only some sources need, and a command to begin with.
         width: columns of the terminal; 60 to 120 of them are used.
     """
     width = min(max(width, 60), 120)
@@ -166,18 +166,18 @@ def as_markdown(sources: Sequence[Source]) -> str:
             parts += [f"## {heading}", _table(members)]
         if use == "PF-1M":
             parts.append(_SUM.format(adopted(members), PF_1M))
-    extras = [
-        f"- `{source.name}`: `--extra {name}=…`: {escaped(what)}"
-        for source in _in_order(sources)
-        for name, what in source.extra.items()
-    ]
+    by_extra: dict[tuple[str, str], list[str]] = {}
+    for source in _in_order(sources):
+        for extra in source.extra.items():
+            by_extra.setdefault(extra, []).append(f"`{source.name}`")
+    extras = [f"- {', '.join(names)}: `--extra {name}=…`: {escaped(what)}" for (name, what), names in by_extra.items()]
     extras += [
         f"- `{source.name}`: `--columns FIELD=COLUMN …` with the fields {', '.join(source.columns)}"
         for source in _in_order(sources)
         if source.columns
     ]
     if extras:
-        parts += ["## What only one source needs", "\n".join(extras)]
+        parts += ["## What only some sources need", "\n".join(extras)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -25,6 +25,7 @@ from polite_flamingo.sources.datasets import (
     refcocog,
     statements,
     table,
+    visual_instructions,
     vqa,
     webdataset,
 )
@@ -40,8 +41,10 @@ SOURCES: dict[str, Source] = {
         pointqa.LOCAL, pointqa.LOOKTWICE, pointqa.GENERAL, pointqa.SPATIAL, pointqa.VERBAL, pointqa.INTENT, vqa.OKVQA,
         statements.VSR, questions.GRID_3D, statements.NLVR2, choices.ICONQA, questions.CHARTQA, choices.AI2D,
         conversations.ULTRACHAT, conversations.SHAREGPT, oasst1.SOURCE, alpaca.ALPACA_GPT4, alpaca.GPTEACHER,
-        alpaca.INSTRUCTIONWILD, llava.CONVERSATION, llava.DETAIL, llava.REASONING, llava.LLAVA, pf1m.SOURCE,
-        table.SOURCE, webdataset.SOURCE,
+        alpaca.INSTRUCTIONWILD, llava.CONVERSATION, llava.DETAIL, llava.REASONING, visual_instructions.LLAVA_1_5,
+        visual_instructions.SHAREGPT4V, visual_instructions.LLAVA_ONEVISION, visual_instructions.CAULDRON,
+        visual_instructions.FINEVISION, llava.LLAVA, visual_instructions.OPENAI_MESSAGES, visual_instructions.MS_SWIFT,
+        pf1m.SOURCE, table.SOURCE, webdataset.SOURCE,
     )
 }  # fmt: skip
 """Every source by name."""

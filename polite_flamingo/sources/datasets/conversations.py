@@ -1,10 +1,10 @@
 """Conversations without images: ShareGPT's format and UltraChat's.
 
-    sharegpt   {id, conversations: [{from, value}, …], system}, or {messages: [{role, content}, …]}; see `messages.py`
+    sharegpt   {id, conversations: [{from, value}, …], system}, or {messages: [{role, content}, …]}
     ultrachat  {id, data: [human, assistant, human, …]}
 
-`turns.py` says how messages become turns, `field_meanings.py` what other fields do. A conversation that shows images is
-quarantined.
+`record_layouts.py` lists the layouts, `turns.py` says how messages become turns, `field_meanings.py` what other fields
+do. A conversation that shows images is quarantined.
 
 An id may repeat: ShareGPT and LLaVA reuse ids for several conversations, and UltraChat counts from 0 in each file. So a
 key is the id and the content's hash, and only a true copy is a duplicate.

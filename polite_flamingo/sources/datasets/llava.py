@@ -3,8 +3,8 @@
     {id, image: name or [name, …], images: [name, …], conversations: [{from, value}, …]}
     {images: [name, …], messages: [{role, content: [{type: "image", …}, {type: "text", text}]}, …]}
 
-`messages.py` lists the layouts; `turns.py` turns messages into a sample. Each `<image>` in a human message stands for
-one image, in order. So do the marks of other models (`placeholder_table.py`): `<image_2>` is the second image, and
+`record_layouts.py` lists the layouts; `turns.py` turns messages into a sample. Each `<image>` in a human message stands
+for one image, in order. So do the marks of other models (`placeholder_table.py`): `<image_2>` is the second image, and
 `<img>a.jpg</img>` brings its own. The line break between a mark and the text is dropped. If images are named and there
 is no mark, they are shown first; any other mismatch between marks and images is quarantined. An `<image>` in what the
 assistant says shows nothing: it becomes "(image)", counted in `meta["unmarked"]`.
@@ -13,7 +13,9 @@ Boxes that are plain numbers stay as they are. `<ref-object>` and `<bbox>` becom
 `objects`. The marks of Qwen-VL and InternVL are put into the words of our own responses (`grounding.py`).
 
 An image is anything that `image_references.py` reads: a path, a URL, base64, bytes in Parquet. LLaVA-Instruct's names
-lack the prefix `COCO_train2014_` of the files in COCO's folder; both are tried.
+lack the prefix `COCO_train2014_` of the files in COCO's folder; both are tried. LLaVA-1.5's mix calls every picture of
+OCR-VQA .jpg; its download script keeps .png and .gif, which are tried too. Published sets and trainers' files in these
+layouts are in `visual_instructions.py`.
 
 The three parts are known from records quoted in documentation; the layout is that of LLaVA's own files.
 """
@@ -81,6 +83,13 @@ def strip_around_marks(text: str) -> str:
 def llava_instruct_names(name: str) -> list[str]:
     """Return where COCO keeps an image of LLaVA-Instruct."""
     return [name, f"train2017/{name}", f"train2014/COCO_train2014_{name}", f"COCO_train2014_{name}", f"images/{name}"]
+
+
+def own_names(name: str) -> list[str]:
+    """Return where an image lies in a folder of one's own, or in that of LLaVA-1.5's mix."""
+    stem = name.rpartition(".")[0]
+    others = [f"{stem}.{ending}" for ending in ("jpg", "png", "gif", "jpeg")] if "ocr_vqa/" in name else []
+    return [name, f"images/{name}", *others]
 
 
 def builder(places: Callable[[str], list[str]]) -> Builder:
@@ -203,17 +212,21 @@ def _part(name: str, title: str, file: str) -> Source:
 CONVERSATION = _part("llava_conversation", "conversations", "conversation_58k.json")
 DETAIL = _part("llava_detail", "detailed descriptions", "detail_23k.json")
 REASONING = _part("llava_reasoning", "complex reasoning", "complex_reasoning_77k.json")
+OWN_IMAGES = builder(own_names)
+TASK_EXTRA = {"task": f"the task of all records, which decides how their rewrites are filtered: {', '.join(OWN_TASKS)}"}
+
 LLAVA = Source(
     name="llava",
-    title="Your own data in LLaVA's format",
+    title="Your own conversations, as LLaVA's",
     use="own data",
     task="dialogue",
-    files="a JSON list or JSON lines of {id, image: name(s), conversations: [{from, value}]}, image and id optional",
+    files="a JSON list or JSON lines of {id, image: name(s), conversations: [{from, value}]}, image and id optional; "
+    "or any other layout of conversations; Parquet, or a folder that `datasets` saved",
     published="your own",
     evidence="real file",
     records=records,
     identify=identify,
-    build=builder(lambda name: [name, f"images/{name}"]),
+    build=OWN_IMAGES,
     images="optional",
-    extra={"task": f"the task of all records, which decides how rewrites of them are filtered: {', '.join(OWN_TASKS)}"},
+    extra=TASK_EXTRA,
 )

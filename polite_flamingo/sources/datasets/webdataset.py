@@ -35,8 +35,9 @@ from polite_flamingo.sources.reading.small_files import printable_name
 from polite_flamingo.sources.reading.tars import TarRow, caption_field, tar_rows, tars_below
 from polite_flamingo.sources.records.extra_fields import Findings, check_single_answer, with_notes
 from polite_flamingo.sources.records.instructions import with_image_marks
-from polite_flamingo.sources.records.messages import MESSAGE_LISTS, read_conversation
+from polite_flamingo.sources.records.messages import read_conversation
 from polite_flamingo.sources.records.placeholders import image_marks_in_text
+from polite_flamingo.sources.records.record_layouts import MESSAGE_LISTS
 from polite_flamingo.sources.records.responses import answer_response
 from polite_flamingo.sources.records.source import Context, Place, Records, Source, SourceOptions, extra_task, one_turn
 from polite_flamingo.sources.records.vqa_samples import majority

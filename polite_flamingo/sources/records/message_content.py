@@ -69,6 +69,14 @@ def read_entry(entry: Any, name: str, number: int, found: Findings) -> list[Mess
     return [make_message(SPEAKERS[role.lower()], value, what, own, found)]
 
 
+def unzipped(value: Any) -> Any:
+    """Return the rows of an object of columns, as `datasets` stores `Sequence({…})`; any other value unchanged."""
+    columns = list(value.values()) if isinstance(value, dict) else []
+    if columns and all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
+    return value
+
+
 def make_message(speaker: str, value: Any, what: str, own: Findings, found: Findings) -> Message:
     """Make a message, with what its own fields say about learning it."""
     pieces = content_of(value, what, found)
@@ -82,6 +90,7 @@ def make_message(speaker: str, value: Any, what: str, own: Findings, found: Find
 
 def content_of(value: Any, what: str, found: Findings) -> list[str | ShownImage]:
     """List a message's texts and pictures, in order."""
+    value = unzipped(value)
     if not isinstance(value, list | dict):
         return [verbatim(value, f"the text of {what}")]
     pieces: list[str | ShownImage] = []

@@ -1,12 +1,7 @@
-"""Conversations in the layouts that people use: who says what, and which images are shown where.
+"""Conversations: who says what, and which images are shown where.
 
-    {conversations: [{from, value}]}, {messages: [{role, content}]}      LLaVA, ShareGPT, OpenAI
-    content: "…" or [{type: "text", text}, {type: "image", …}, …]        the parts of OpenAI, TRL, Qwen, Anthropic
-    {texts: [{user, assistant}]}, {conversation: [{human, assistant}]}   pairs: the Cauldron, FineVision, ms-swift
-    {prompt, completion}, {prompt, chosen, rejected}                     TRL; texts or messages
-    {conversations, chosen, rejected}                                    LLaMA-Factory: `chosen` is the answer
-
-`extra_fields.py` handles all other fields. Nothing here reads an image or pairs messages into turns (`turns.py`).
+`record_layouts.py` finds the messages of a record, `extra_fields.py` handles all fields but them and the pictures.
+Nothing here reads an image or pairs messages into turns (`turns.py`).
 """
 
 from __future__ import annotations
@@ -18,9 +13,8 @@ from typing import Any
 
 from polite_flamingo.sample import BadSample
 from polite_flamingo.sources.reading.field_checks import list_field, verbatim
-from polite_flamingo.sources.reading.json_values import json_list_in
 from polite_flamingo.sources.records.extra_fields import Findings, check_fields, is_empty
-from polite_flamingo.sources.records.field_meanings import IMAGE_NAMES, SPEAKERS
+from polite_flamingo.sources.records.field_meanings import IMAGE_NAMES
 from polite_flamingo.sources.records.grounding import GroundedObjects
 from polite_flamingo.sources.records.message_content import Message, read_entry
 from polite_flamingo.sources.records.placeholders import (
@@ -30,9 +24,7 @@ from polite_flamingo.sources.records.placeholders import (
     image_places,
     names_image,
 )
-
-MESSAGE_LISTS = ("conversations", "messages", "conversation", "dialogue", "dialog", "texts")
-"""Fields that may hold the messages; the first that is present counts."""
+from polite_flamingo.sources.records.record_layouts import entries_of, is_answer
 
 SYSTEM = ("system", "system_prompt", "system_message")
 
@@ -66,11 +58,10 @@ def read_conversation(record: dict[str, Any]) -> Conversation:
     Raises:
         BadSample: it is not a conversation, says not to use it, or holds something that is not read.
     """
-    name, entries = _entries(record)
+    name, entries, read = entries_of(record)
     conversation, named = _with_pictures(record)
-    read = {"id", name, "objects", *named, *SYSTEM}
-    read |= {"completion"} if name == "prompt" else set()
-    read |= {"chosen"} if _is_answer(record.get("chosen")) else set()
+    read |= {"id", name, "objects", *named, *SYSTEM}
+    read |= {"chosen"} if is_answer(record.get("chosen")) else set()
     check_fields(record, read, conversation.found)
     raw = [
         Message("system", (verbatim(record[key], f"field {key!r}"),))
@@ -94,57 +85,6 @@ def read_alternating_turns(record: dict[str, Any]) -> Conversation:
     ]
     _finish(conversation, _flagged(raw, 0, len(raw), conversation.found), record)
     return conversation
-
-
-def _entries(record: dict[str, Any]) -> tuple[str, list[Any]]:
-    """Return the field that holds a record's messages, and these messages unread."""
-    chosen = record.get("chosen") if _is_answer(record.get("chosen")) else None
-    name = next((key for key in MESSAGE_LISTS if record.get(key) is not None), "")
-    if name:
-        entries = list_field({name: json_list_in(record[name], dict)}, name)
-        return name, _with_chosen(entries, chosen)
-    if record.get("prompt") is not None and (chosen is not None or record.get("completion") is not None):
-        asked = _as_messages(record["prompt"], "user", "prompt")
-        what = "completion" if record.get("completion") is not None else "chosen"
-        answer = _as_messages(record[what], "assistant", what)
-        return "prompt", answer if answer[: len(asked)] == asked else [*asked, *answer]
-    if isinstance(chosen := json_list_in(chosen, dict), list):
-        return "chosen", chosen
-    return "conversations", list_field(record, "conversations")
-
-
-def _with_chosen(entries: list[Any], chosen: Any) -> list[Any]:
-    """Add the preferred answer to the messages, which may have it already."""
-    if chosen is None:
-        return entries
-    answer = _as_messages(chosen, "assistant", "chosen")
-    if answer[: len(entries)] == entries:
-        return answer
-    last = entries[-1] if entries and isinstance(entries[-1], dict) else {}
-    role = last.get("from", last.get("role"))
-    if isinstance(role, str) and SPEAKERS.get(role.lower()) == "assistant":
-        if len(answer) == 1 and _said(answer[0]) == _said(last):
-            return entries
-        raise BadSample("unsupported", "field 'chosen' is another answer than the conversation ends with")
-    return [*entries, *answer]
-
-
-def _is_answer(value: Any) -> bool:
-    """Whether `chosen` holds an answer, not a verdict."""
-    return isinstance(value, str | dict | list) and not is_empty(value)
-
-
-def _said(message: dict[str, Any]) -> Any:
-    return message.get("value", message.get("content"))
-
-
-def _as_messages(value: Any, role: str, name: str) -> list[Any]:
-    value = json_list_in(value, dict)
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    if isinstance(value, dict):
-        return [value]
-    return list_field({name: value}, name)
 
 
 def _with_pictures(record: dict[str, Any]) -> tuple[Conversation, list[str]]:

@@ -2,9 +2,9 @@
 
 An exchange is what the human says and what the assistant answers, verbatim except for surrounding white space.
 Consecutive messages of one speaker are joined by a blank line. What the assistant says before the first human message
-is left out, and so is a last human message without an answer. `meta` keeps the system message, and counts the messages
-that were joined and left out. An empty message in between means that something is missing which the rest refers to:
-the conversation is quarantined.
+is left out, and so is a last human message without an answer, or with an empty one. `meta` keeps the system message,
+and counts the messages that were joined and left out. An empty message in between means that something is missing which
+the rest refers to: the conversation is quarantined.
 
 An answer that the record excludes from learning, or calls bad, stays as context and is not learned (`Turn.learned`).
 """
@@ -44,6 +44,9 @@ def to_turns(said: Iterable[Message], found: Findings) -> tuple[list[Turn], list
     runs = [(speaker, list(run)) for speaker, run in spoken]
     before = runs.pop(0)[1] if runs and runs[0][0] == "assistant" else []
     after = runs.pop()[1] if runs and runs[-1][0] == "human" else []
+    while len(runs) > 2 and not any(message.text.strip() for message in runs[-1][1]):  # the last answer is empty
+        after = [*runs[-2][1], *runs[-1][1], *after]
+        del runs[-2:]
     if not runs:
         raise BadSample("missing_annotation", "no human message is answered")
     texts = ["\n\n".join(filter(None, (message.text.strip() for message in run))) for _, run in runs]

@@ -272,7 +272,13 @@ def test_real_llava_with_records_of_text(real: Any) -> None:
     assert (len(samples), [row.reason for row in quarantined]) == (8, ["missing_image"] * 2)
 
 
-def test_real_files_beside_llava_s_that_are_not_conversations(real: Any) -> None:
-    samples, quarantined = real("llava", "", FILES["boxes"], FILES["answers"])
+def test_real_files_beside_llava_s(real: Any) -> None:
+    samples, quarantined = real("llava", "", FILES["boxes"])
     assert samples == []
-    assert [(row.reason, row.detail) for row in quarantined] == [("bad_field", "field 'conversations' is missing")] * 60
+    assert [(row.reason, row.detail) for row in quarantined] == [("bad_field", "field 'conversations' is missing")] * 15
+    content = [json.loads(line) for line in (SHARED / "samples" / FILES["answers"]).read_text().splitlines()]
+    samples, quarantined = real("llava", "", FILES["answers"], pictures=[record["image"] for record in content])
+    assert quarantined == [] and [pairs(sample) for sample in samples] == [
+        [(f"<image>{record['instruction']}", record["output"])] for record in content
+    ]
+    assert samples[0].meta["type"] == "conv"
