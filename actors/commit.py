@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from actors.rows import SCHEMA, SECONDS, Block, Row, blocks
 from polite_flamingo.faults import journal
-from polite_flamingo.sample import Quarantined
+from polite_flamingo.near_duplicates.signatures import sign
+from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.probe import Probe
 
@@ -32,6 +33,8 @@ def commit_blocks(
     config_hash: str,
     describe: Describe | None = None,
     probe: Probe | None = None,
+    *,
+    near: bool = False,
 ) -> pa.Table:
     """Commit complete shards to the ledger; return one row (of schema `FINISHED`) per shard.
 
@@ -41,13 +44,14 @@ def commit_blocks(
         config_hash: the run's config hash.
         describe: computes figures from a shard's rows for its manifest, besides the quarantine reasons.
         probe: a file in the output folder that this machine must see.
+        near: whether to write signatures, by which a selection finds near-duplicates.
 
     Raises:
         PathUnavailable: this machine does not see `probe`.
     """
     if probe is not None:
         probe.check()
-    return write_whole_shards(table, layout, lambda block: _commit(layout, block, config_hash, describe))
+    return write_whole_shards(table, layout, lambda block: _commit(layout, block, config_hash, describe, near))
 
 
 def write_whole_shards(table: pa.Table, layout: OutputLayout, write: Callable[[Block], object]) -> pa.Table:
@@ -64,7 +68,7 @@ def write_whole_shards(table: pa.Table, layout: OutputLayout, write: Callable[[B
     return pa.Table.from_pylist(finished, schema=FINISHED)
 
 
-def _commit(layout: OutputLayout, block: Block, config_hash: str, describe: Describe | None) -> None:
+def _commit(layout: OutputLayout, block: Block, config_hash: str, describe: Describe | None, near: bool) -> None:
     reasons = Counter(row.reason for row in block.rows if isinstance(row, Quarantined))
     stats = {"quarantined": dict(sorted(reasons.items())), **(describe(block.rows) if describe else {})}
     commit_shard(
@@ -82,7 +86,19 @@ def _commit(layout: OutputLayout, block: Block, config_hash: str, describe: Desc
             stats=stats,
             input=block.input,
         ),
+        near=_signatures(layout, block) if near else b"",
     )
+
+
+def _signatures(layout: OutputLayout, block: Block) -> bytes:
+    """Return the signatures of a shard's samples. Noted in the journal: a picture that kills two workers is not read.
+
+    Most models have decoded it before, but not all look at pictures.
+    """
+    samples = [row for row in block.rows if isinstance(row, Sample)]
+    note = journal.Journal(layout.journal, "signing").open(block.name, block.first)
+    with note.busy(0, range(len(samples)), alone=False):
+        return sign(samples, read_pictures=not note.suspicious(0)).encode()
 
 
 def _whole_shard(layout: OutputLayout, part: Block) -> Block | None:

@@ -156,7 +156,9 @@ def rewrite_and_score(
             ActorPool(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, by_name(rewriters)),
             ActorPool(scoring_actor or ScoringActor, config.scoring, pools.scoring, by_name(scorers)),
         ]
-        commit = partial(commit_blocks, layout=job.layout.absolute(), config_hash=job.identity, describe=count_images)
+        commit = partial(
+            commit_blocks, layout=job.layout.absolute(), config_hash=job.identity, describe=count_images, near=True
+        )
         for shard in run_shards(shards, through, commit, layout=job.layout, pools=pools, config_hash=job.identity):
             attempt.add(shard)
 

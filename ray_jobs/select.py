@@ -16,7 +16,7 @@ import json
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,6 +25,7 @@ from typing import Any
 
 from polite_flamingo.config import read_yaml
 from polite_flamingo.filters.thresholds import Thresholds
+from polite_flamingo.near_duplicates.find import NearDuplicates, Scores, with_scores
 from polite_flamingo.report.gallery import collect_gallery
 from polite_flamingo.report.selection import render
 from polite_flamingo.selection.card import card
@@ -50,6 +51,7 @@ from polite_flamingo.storage.provenance import Annotations, annotations_of
 from polite_flamingo.storage.run_info import RunInfo, read_run, read_stats, write_stats
 from polite_flamingo.world import World
 from ray_jobs import console
+from ray_jobs.near_duplicates import Across, near_duplicates
 from ray_jobs.replay_ledger import settle, source_of
 from ray_jobs.selection_summary import conclude
 
@@ -59,8 +61,8 @@ SHARDS_AT_ONCE = 4
 SHARDS_FOR_RAY = 100
 """Fewer shards are selected by this process even if Ray is there: its workers take seconds to import what they need."""
 
-Across = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
-"""Calls a function on items, several at once; yields the results in order."""
+
+_Shard = tuple[str, frozenset[bytes], Scores]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +109,10 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     tar_export.forget_tars(layout.root)
     with _scratch(layout) as scratch:
         repeated = duplicates.find(finished.keys, scratch=scratch)
+        near = near_duplicates(layout, finished.near, thresholds, across, scratch=scratch / "near")
         with exporting_records(layout.root) as add:
-            for shard in across(partial(work, tar_names=expected), ((name, repeated.of(name)) for name in names)):
+            shards = ((name, repeated.of(name), near.of(name)) for name in names)
+            for shard in across(partial(work, tar_names=expected), shards):
                 add(shard.records)
                 total.merge(shard.statistics)
                 numbers |= shard.numbers
@@ -118,7 +122,7 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
         if any(expected.get(number) != prefix for number, prefix in wanted.items()):
             tar_export.forget_tars(layout.root)
             again = partial(_write_tars, layout=layout.absolute(), thresholds=thresholds, tar_names=wanted)
-            for _ in across(again, ((name, repeated.of(name)) for name in names)):
+            for _ in across(again, ((name, repeated.of(name), near.of(name)) for name in names)):
                 pass
     _remove_other_shards(layout, names)
     counts = total.total()
@@ -127,7 +131,7 @@ def select(layout: OutputLayout, thresholds: Thresholds) -> Difference | None:
     annotations = annotations_of(run.ingests, rows)
     if changed:
         changed.paragraphs = changed.paragraphs[0], counts.paragraphs_removed
-    _write_results(layout, thresholds, run, len(names), total, annotations, changed)
+    _write_results(layout, thresholds, run, len(names), total, annotations, changed, near)
     return changed
 
 
@@ -142,11 +146,13 @@ def _across(shards: int) -> Across:
 
 def _write_results(
     layout: OutputLayout, thresholds: Thresholds, run: RunInfo, shards: int, total: Statistics,
-    annotations: Annotations, changed: Difference | None,
+    annotations: Annotations, changed: Difference | None, near: NearDuplicates,
 ) -> None:  # fmt: skip
     """Write the card, the report and, last, OUT/stats.json."""
     layout.card.put(card(total, thresholds, run, annotations))
-    gallery = collect_gallery(total, thresholds, read=lambda name: read_scored(layout, name))
+    gallery = collect_gallery(
+        total, thresholds, read=lambda name: with_scores(read_scored(layout, name), near.of(name))
+    )
     page = render(total, thresholds, run, gallery, annotations, changed.rows() if changed else ())
     layout.report.put(page)
     counts = total.total()
@@ -205,12 +211,14 @@ class _Finished:
     Attributes:
         files: name -> paths of its files below the output folder; none for shards of earlier versions.
         keys: name, key file and number of keys of each shard; shards of earlier versions may have none.
+        near: name, signature file and number of samples of each shard that has samples.
         rows: number of rows of each input shard; replayed rows count with the shard they came from.
         numbers: the numbers of images that scored samples have; empty in folders of earlier versions.
     """
 
     files: Mapping[str, Sequence[str]]
     keys: Sequence[tuple[str, Location, int]]
+    near: Sequence[tuple[str, Location | None, int]]
     rows: Counter[Location]
     numbers: set[int]
 
@@ -218,6 +226,7 @@ class _Finished:
 def _read_manifests(layout: OutputLayout, names: Sequence[str]) -> _Finished:
     files: dict[str, list[str]] = {}
     keys: list[tuple[str, Location, int]] = []
+    near: list[tuple[str, Location | None, int]] = []
     sources: dict[str, Location] = {}
     rows_of: Counter[str] = Counter()
     numbers = set[int]()
@@ -226,13 +235,15 @@ def _read_manifests(layout: OutputLayout, names: Sequence[str]) -> _Finished:
         files[name] = [file.path for file in manifest.files.values()]
         if place := file_of(layout, name, manifest, "keys"):
             keys.append((name, place, manifest.scored))
+        if manifest.scored:
+            near.append((name, file_of(layout, name, manifest, "near"), manifest.scored))
         sources[name] = location(manifest.shard)
         rows_of[source_of(name)] += manifest.rows_in
         numbers |= {int(number) for number in manifest.stats.get("images", {})}
     rows: Counter[Location] = Counter()
     for name, count in rows_of.items():
         rows[sources[name]] += count
-    return _Finished(files=files, keys=keys, rows=rows, numbers=numbers)
+    return _Finished(files=files, keys=keys, near=near, rows=rows, numbers=numbers)
 
 
 @contextmanager
@@ -266,21 +277,22 @@ class _Selected:
 
 
 def _select_shard(
-    shard: tuple[str, frozenset[bytes]], *, layout: OutputLayout, thresholds: Thresholds, world: World | None,
+    shard: _Shard, *, layout: OutputLayout, thresholds: Thresholds, world: World | None,
     tar_names: Mapping[int, str], compare: bool,
 ) -> _Selected:  # fmt: skip
     """Select one shard and write all that depends on it alone.
 
     Args:
-        shard: its name, and the digests of the keys it must reject because an earlier shard has them.
+        shard: its name, the digests of the keys it must reject because an earlier shard has them, and the
+            similarities of its samples to earlier ones.
         layout: the output folder.
         thresholds: what is kept.
         world: the small world that the models are limited to.
         tar_names: prefixes of the tars' names.
         compare: whether to compare with the previous selection.
     """
-    name, repeated = shard
-    samples = read_scored(layout, name)
+    name, repeated, near = shard
+    samples = with_scores(read_scored(layout, name), near)
     selection = select_shard(samples, shard=name, thresholds=thresholds, duplicates=repeated, world=world)
     keys = {record["key"] for record in selection.records}
     assert len(keys) == len(selection.records) == len(samples), f"{name}: each key must occur exactly once"
@@ -302,12 +314,11 @@ def _select_shard(
     )
 
 
-def _write_tars(
-    shard: tuple[str, frozenset[bytes]], *, layout: OutputLayout, thresholds: Thresholds, tar_names: Mapping[int, str]
-) -> None:
+def _write_tars(shard: _Shard, *, layout: OutputLayout, thresholds: Thresholds, tar_names: Mapping[int, str]) -> None:
     """Write the tars of one shard, once their names are known."""
-    name, repeated = shard
-    selection = select_shard(read_scored(layout, name), shard=name, thresholds=thresholds, duplicates=repeated)
+    name, repeated, near = shard
+    samples = with_scores(read_scored(layout, name), near)
+    selection = select_shard(samples, shard=name, thresholds=thresholds, duplicates=repeated)
     tar_export.write_tars(selection.kept, out=layout.root, name=name, names=tar_names)
 
 

@@ -1,7 +1,7 @@
 """Thresholds and verdicts: which scores are good enough. Pure arithmetic, without models or texts.
 
 Scores are computed once per sample (`scorer.py`); other thresholds can then be applied to them in microseconds.
-Each filter (rules, sts, clipscore, nli) has one or more checks, and each check compares one score with one threshold.
+Each filter (`FILTERS`) has one or more checks, and each check compares one score with one threshold.
 `CHECKS` is in the paper's order. The first failing check is the sample's reason in the funnel, but every check that
 applies gives a verdict, which also answers "what else was wrong?".
 
@@ -33,6 +33,9 @@ FILTERS_OF_TASK: dict[str, tuple[str, ...]] = {
 }
 """The filters of each task. Meaning is compared by STS in descriptions and by NLI in answers to questions. [PF] scores
 paragraphs against the image for captions only, and has no check for tasks with two images."""
+
+NEAR_DUPLICATES = "near_duplicates"
+"""A filter of every task. Its scores compare a sample with others, so a selection adds them; some shards have none."""
 
 UNSCORED = "unscored"
 
@@ -74,6 +77,10 @@ class Thresholds:
             reference: drop if contradiction has the highest logit, ties included.
         nli_entailment: entailment must exceed neutral and contradiction by more than this (logits); with 0 only
             entailed answers are kept. Off by default: the paper keeps neutral answers too. Ours.
+        near_text: texts (instruction and annotation) with at least this similarity to an earlier sample's that shows
+            the same pictures are `near_duplicate`. Off by default; 0.8 is usual. Ours.
+        near_image: samples whose pictures have at least this share of bits in common with earlier ones are
+            `repeated_image`, whatever they ask. Off by default: datasets ask several questions about a picture. Ours.
     """
 
     min_words: int = 3
@@ -87,6 +94,8 @@ class Thresholds:
     clip_single: bool = False
     nli_margin: float = 0.0
     nli_entailment: float | None = None
+    near_text: float | None = None
+    near_image: float | None = None
 
 
 Comparison = Literal["at_least", "at_most", "below", "above"]
@@ -102,7 +111,7 @@ class Check:
 
     Attributes:
         name: name of the check and of its field in `Thresholds`.
-        filter: the filter it belongs to: rules, sts, clipscore or nli (see `FILTERS_OF_TASK`).
+        filter: the filter it belongs to: one of `FILTERS`.
         reason: stable name of the rejection.
         comparison: how a score must compare with the threshold to be kept; a threshold of None keeps all.
         score: computes the score; NaN if it is missing, None if the check does not apply to the sample.
@@ -145,6 +154,10 @@ def _number(value: Any) -> float:
 
 def _field(name: str) -> Callable[[Mapping[str, Any], Thresholds], float | None]:
     return lambda scores, thresholds: _number(scores.get(name))
+
+
+def _field_if_any(name: str) -> Callable[[Mapping[str, Any], Thresholds], float | None]:
+    return lambda scores, thresholds: _number(scores[name]) if name in scores else None
 
 
 def _sameness(scores: Mapping[str, Any], thresholds: Thresholds) -> float | None:
@@ -212,9 +225,14 @@ CHECKS: tuple[Check, ...] = (
     Check(name="nli_entailment", filter="nli", reason="nli_not_entailed", comparison="above",
           score=lambda scores, _: entailment_margin(scores.get("nli")),
           label="entailment over neutral and contradiction (logits)", step=0.1, suggested=0.0),
+    Check(name="near_text", filter=NEAR_DUPLICATES, reason="near_duplicate", comparison="below",
+          score=_field_if_any("near_text"), label="similarity to an earlier text with the same pictures", step=0.01,
+          suggested=0.8),
+    Check(name="near_image", filter=NEAR_DUPLICATES, reason="repeated_image", comparison="below",
+          score=_field_if_any("near_image"), label="similarity to earlier pictures", step=0.01, suggested=0.93),
 )  # fmt: skip
 
-FILTERS: tuple[str, ...] = ("rules", "sts", "clipscore", "nli")
+FILTERS: tuple[str, ...] = ("rules", "sts", "clipscore", "nli", NEAR_DUPLICATES)
 
 REJECTIONS: tuple[str, ...] = ("duplicate_key", *dict.fromkeys(check.reason for check in CHECKS), UNSCORED)
 """Every reason a scored sample can be rejected for."""
@@ -229,7 +247,7 @@ def checks(sample: Sample, thresholds: Thresholds) -> Iterator[tuple[Check, floa
     if sample.task not in FILTERS_OF_TASK:
         raise ValueError(f"{sample.key}: no filter supports task {sample.task!r}; add it to FILTERS_OF_TASK")
     for check in CHECKS:
-        if check.filter in FILTERS_OF_TASK[sample.task]:
+        if check.filter in (*FILTERS_OF_TASK[sample.task], NEAR_DUPLICATES):
             score = check.score(sample.scores, thresholds)
             if score is not None:
                 yield check, score

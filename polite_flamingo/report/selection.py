@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polite_flamingo.filters.thresholds import CHECKS, UNSCORED, Check, Thresholds
+from polite_flamingo.filters.thresholds import CHECKS, NEAR_DUPLICATES, UNSCORED, Check, Thresholds
 from polite_flamingo.report.gallery import CHECKS_BY_INTEREST, Group
 from polite_flamingo.report.selection_charts import reward_chart, what_if_chart
 from polite_flamingo.report.template import fill
@@ -23,6 +23,7 @@ STAGE_NAMES = {
     "sts": "STS",
     "clipscore": "CLIPScore",
     "nli": "NLI",
+    NEAR_DUPLICATES: "Near-duplicates",
     UNSCORED: "Without a score",
 }
 STAGE_NOTES = {
@@ -31,6 +32,7 @@ STAGE_NOTES = {
     "sts": "a description must mean the same as the annotation",
     "clipscore": "a caption's paragraphs must describe the image",
     "nli": "an answer must not contradict the annotated one",
+    NEAR_DUPLICATES: "nearly the same as an earlier sample",
     UNSCORED: "a model gave no finite number",
 }
 REASON_NAMES = {
@@ -43,6 +45,8 @@ REASON_NAMES = {
     "clip_low": "not in the image",
     "nli_contradiction": "contradicts the answer",
     "nli_not_entailed": "does not say the answer",
+    "near_duplicate": "nearly an earlier sample",
+    "repeated_image": "picture seen before",
     "unscored": "without a score",
 }
 CHECK_NAMES = {
@@ -56,6 +60,8 @@ CHECK_NAMES = {
     "clip": "CLIPScore",
     "nli_margin": "NLI",
     "nli_entailment": "NLI, entailed only",
+    "near_text": "Near-duplicates",
+    "near_image": "Pictures seen before",
 }
 TASK_NAMES = {
     "captioning": "captioning",
@@ -145,7 +151,7 @@ def funnel(statistics: Statistics) -> list[Step]:
         reasons = tuple((reason, count) for reason, count in rejections(total) if stage_of(reason) == stage)
         removed = sum(count for _, count in reasons)
         judged = any(statistics.curves[check.name].scores.total for check in CHECKS if check.filter == stage)
-        if removed or judged:
+        if removed or (judged and stage != NEAR_DUPLICATES):  # which is off by default
             note = STAGE_NOTES[stage]
             steps.append(Step(stage=stage, name=name, note=note, reaching=left, removed=removed, reasons=reasons))
             left -= removed

@@ -3,6 +3,7 @@
     OUT/scored/NAME.ATTEMPT.tar       every sample of input shard NAME, rewritten and scored (OUT/pairs for distort)
     OUT/quarantine/NAME.ATTEMPT.jsonl rows that could not be read or processed, with reasons; absent if there are none
     OUT/keys/NAME.ATTEMPT.keys        digests of the samples' keys (`duplicates.py`)
+    OUT/near/NAME.ATTEMPT.npz         signatures of texts and pictures (`near_duplicates/`), of a build
     OUT/manifests/NAME.json           created last; names the files above with their sizes and digests
     OUT/pf1m, OUT/parquet             kept samples, by `select`
 
@@ -37,10 +38,10 @@ from polite_flamingo.storage.input_files import InputFile
 from polite_flamingo.storage.location import Location, location
 from polite_flamingo.storage.shards import read_shard, write_shard
 
-Kind = Literal["samples", "quarantine", "keys"]
-"""What a finished shard's manifest names: its samples, its quarantined rows, the digests of its keys."""
+Kind = Literal["samples", "quarantine", "keys", "near"]
+"""What a finished shard's manifest names: its samples, its quarantined rows, the digests of its keys, signatures."""
 
-SUFFIXES: Mapping[Kind, str] = {"samples": ".tar", "quarantine": ".jsonl", "keys": ".keys"}
+SUFFIXES: Mapping[Kind, str] = {"samples": ".tar", "quarantine": ".jsonl", "keys": ".keys", "near": ".npz"}
 
 
 class _Inside:
@@ -302,8 +303,9 @@ def decode_quarantine(place: Location, data: bytes, remedy: str) -> list[Quarant
 
 
 def commit_shard(
-    layout: OutputLayout, name: str, rows: Sequence[Sample | Quarantined], manifest: Callable[[int, int], Manifest]
-) -> Manifest:
+    layout: OutputLayout, name: str, rows: Sequence[Sample | Quarantined], manifest: Callable[[int, int], Manifest],
+    near: bytes = b"",
+) -> Manifest:  # fmt: skip
     """Publish a finished shard: write its samples, its quarantine and its keys, then create its manifest.
 
     Args:
@@ -311,6 +313,7 @@ def commit_shard(
         name: the shard's name.
         rows: every row of the shard, in order.
         manifest: makes the manifest from the numbers of scored and quarantined rows.
+        near: the samples' signatures; empty if there is no such file.
 
     Returns:
         The manifest that is there now: another worker's, if it came first.
@@ -325,6 +328,8 @@ def commit_shard(
     if quarantined:
         files["quarantine"] = write_file(layout, name, attempt, "quarantine", encode_quarantine(quarantined))
     files["keys"] = write_file(layout, name, attempt, "keys", encode_keys(sample.key for sample in samples))
+    if near:
+        files["near"] = write_file(layout, name, attempt, "near", near)
     done = dataclasses.replace(manifest(len(samples), len(quarantined)), files=files)
     if layout.manifest(name).create(done.to_json()):
         return done

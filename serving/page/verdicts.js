@@ -13,6 +13,8 @@ const CHECKS = {
   clip: "Fits the picture",
   nli_margin: "Does not contradict the annotation",
   nli_entailment: "Says what the annotation says",
+  near_text: "Is no near-duplicate",
+  near_image: "Shows a new picture",
   reward: "Reward could be measured",
 };
 
@@ -27,6 +29,8 @@ const REASONS = {
   clip_low: "it does not fit the picture",
   nli_contradiction: "it contradicts the annotation",
   nli_not_entailed: "it does not say what the annotation says",
+  near_duplicate: "it is nearly the same as an earlier sample",
+  repeated_image: "its picture was seen before",
   unscored: "a filter’s model gave no number",
 };
 

@@ -140,6 +140,7 @@ def test_the_what_if_curve_says_what_another_selection_would_keep(check: Check) 
         "clip": [5.0, 20.0, 26.25],
         "nli_margin": [-3.0, 1.5, 4.0],
         "nli_entailment": [-3.0, 0.0, 3.0],
+        "near_text": [0.2, 0.8], "near_image": [0.5, 0.93],
     }  # fmt: skip
     moved = set()
     for value in values[check.name]:

@@ -112,6 +112,7 @@ def _made_up(number: int, rng: random.Random) -> Sample:
         scores["clip_paragraphs"] = clip[: len(rewritten.split("\n\n"))]
     key = f"{dataset}/train/{hashlib.sha256(str(number).encode()).hexdigest()[:10]}"
     images = [draw(colour, shape), draw(other, rng.choice(SHAPES))][:count]
+    scores |= {"near_text": round(rng.random() ** 2, 4), "near_image": rng.randrange(65) / 64}
     return Sample(
         key=key,
         dataset=dataset,
