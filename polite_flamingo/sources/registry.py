@@ -16,6 +16,7 @@ from polite_flamingo.sources.datasets import (
     coco,
     conversations,
     elevater,
+    llama_factory,
     llava,
     oasst1,
     pf1m,
@@ -44,6 +45,7 @@ SOURCES: dict[str, Source] = {
         alpaca.INSTRUCTIONWILD, llava.CONVERSATION, llava.DETAIL, llava.REASONING, visual_instructions.LLAVA_1_5,
         visual_instructions.SHAREGPT4V, visual_instructions.LLAVA_ONEVISION, visual_instructions.CAULDRON,
         visual_instructions.FINEVISION, llava.LLAVA, visual_instructions.OPENAI_MESSAGES, visual_instructions.MS_SWIFT,
+        llama_factory.SOURCE,
         pf1m.SOURCE, table.SOURCE, webdataset.SOURCE,
     )
 }  # fmt: skip

@@ -18,10 +18,11 @@ from typing import Any
 
 from polite_flamingo.sample import Sample
 from polite_flamingo.sources.reading.field_checks import as_object, content_hash, id_field
+from polite_flamingo.sources.reading.scratch import Scratch
 from polite_flamingo.sources.records.extra_fields import with_notes, without_empty_cells
 from polite_flamingo.sources.records.file_records import file_records
 from polite_flamingo.sources.records.messages import Conversation, read_alternating_turns, read_conversation
-from polite_flamingo.sources.records.source import Builder, Context, Reader, Source
+from polite_flamingo.sources.records.source import Builder, Context, Reader, Records, Source
 from polite_flamingo.sources.records.turns import text_sample, text_turns, to_turns
 
 
@@ -42,15 +43,20 @@ def builder(read: Callable[[dict[str, Any]], Conversation]) -> Builder:
     return build
 
 
-def reader(read: Callable[[dict[str, Any]], Conversation]) -> Reader:
-    """Make the `records` function of a dataset whose conversations `read` reads; it notes what is kept or left out."""
+def noted(records: Records, read: Callable[[dict[str, Any]], Conversation], scratch: Scratch) -> Records:
+    """Yield the records, which `read` reads, and note what is kept of each or left out."""
 
     def notes(record: dict[str, Any]) -> Iterable[str]:
         conversation = read(record)
         to_turns(conversation.messages, conversation.found)
         return conversation.found.notes
 
-    return lambda options, scratch: with_notes(file_records(options, scratch, "conversations"), notes, scratch)
+    return with_notes(records, notes, scratch)
+
+
+def reader(read: Callable[[dict[str, Any]], Conversation]) -> Reader:
+    """Make the `records` function of a dataset whose conversations `read` reads."""
+    return lambda options, scratch: noted(file_records(options, scratch, "conversations"), read, scratch)
 
 
 _source = functools.partial(Source, use="text", task="text", identify=identify, images="none")

@@ -9,7 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +80,24 @@ def annotation_files(options: SourceOptions, scratch: Scratch) -> Iterator[Annot
         SourceError: a file is of an unsupported kind, or a folder holds no annotation file, or several kinds of them.
     """
     for number, path in enumerate(options.annotations):
-        if path.is_dir():
-            yield from _in_folder(path, number, scratch)
-        else:
-            yield AnnotationFile(path=path, number=number, inside="", kind=detect_kind(path))
+        yield from files_at(path, number, scratch)
+
+
+def files_at(path: Path, number: int, scratch: Scratch, inside: str = "") -> Iterator[AnnotationFile]:
+    """Yield a file, or the files in a folder, as `annotation_files` does.
+
+    Args:
+        path: annotation `number` of `SourceOptions.annotations`.
+        number: its index.
+        scratch: collects notes.
+        inside: the path of a file or folder in that annotation, which is then all that is read.
+    """
+    found = path / inside if inside else path
+    if not found.is_dir():
+        yield AnnotationFile(path=found, number=number, inside=inside, kind=detect_kind(found))
+        return
+    for file in _in_folder(found, number, scratch):
+        yield replace(file, inside=f"{inside}/{file.inside}") if inside else file
 
 
 def _in_folder(folder: Path, number: int, scratch: Scratch) -> Iterator[AnnotationFile]:

@@ -126,9 +126,14 @@ def file_records(options: SourceOptions, scratch: Scratch, part: str) -> Records
         SourceError: see `annotation_files` and `file_rows`.
     """
     for file in annotation_files(options, scratch):
-        place = Place(file=file.name, part=part, split=file.split)
-        for number, row in enumerate(file_rows(file, scratch)):
-            yield place, number, _checked(row) if file.kind in ARROW else row
+        yield from records_of(file, scratch, part)
+
+
+def records_of(file: AnnotationFile, scratch: Scratch, part: str) -> Records:
+    """Yield the records of one file as `file_records` does."""
+    place = Place(file=file.name, part=part, split=file.split)
+    for number, row in enumerate(file_rows(file, scratch)):
+        yield place, number, _checked(row) if file.kind in ARROW else row
 
 
 def _checked(row: Any) -> Any:
