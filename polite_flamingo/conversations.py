@@ -84,6 +84,18 @@ def is_rewritten(sample: Sample) -> bool:
     return sample.rewritten is not None or any(turn.rewritten is not None for turn in sample.turns)
 
 
+def polite_turns(sample: Sample) -> tuple[Turn, ...]:
+    """Return the turns, each with its polite response in `rewritten`: None in a turn that is only context."""
+    if len(sample.turns) == 1:
+        return (replace(sample.turns[0], rewritten=sample.rewritten),)
+    return sample.turns
+
+
+def polite_text(turn: Turn) -> str:
+    """Return what the assistant says in a turn: its polite response, or the annotation where it has none (context)."""
+    return turn.response if turn.rewritten is None else turn.rewritten
+
+
 def raw(sample: Sample) -> Sample:
     """Return the sample as it was before anything was rewritten or scored."""
     turns = tuple(replace(turn, rewritten=None, scores={}, failed="") for turn in sample.turns)

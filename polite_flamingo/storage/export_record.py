@@ -2,19 +2,23 @@
 
 `datasets` takes the columns of a WebDataset and their types from its first rows. It silently drops additional columns
 of later rows, and rounds numbers if the first ones were whole. `meta`, `scores` and `provenance` differ from row to
-row, so exports hold them as JSON strings; all other fields are strings or lists of strings. `shards.read_shard` reads
-both forms.
+row, so exports hold them as JSON strings, and so does `turn_notes` with what the turns of a conversation have beside
+their texts. All other fields are strings or lists of the same fields. `shards.read_shard` reads both forms.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
+from polite_flamingo.conversations import polite_turns
 from polite_flamingo.sample import Sample
 
 FREE = ("meta", "scores", "provenance")
 """The fields with free content."""
+
+_TEXTS = ("instruction", "response", "rewritten")
 
 
 def uniform_record(sample: Sample) -> dict[str, Any]:
@@ -23,11 +27,37 @@ def uniform_record(sample: Sample) -> dict[str, Any]:
     Raises:
         ValueError: a score is not finite.
     """
+    texts = [(turn.instruction, turn.response, turn.rewritten or "") for turn in polite_turns(sample)]
+    notes = [
+        {name: value for name, value in turn.to_record().items() if name not in _TEXTS} for turn in sample.turns
+    ] if len(sample.turns) > 1 else []  # fmt: skip
     return {
         **sample.to_record(),
+        "turns": [dict(zip(_TEXTS, turn, strict=True)) for turn in texts],
+        "turn_notes": json.dumps(notes, ensure_ascii=False, allow_nan=False),
         "rewritten": sample.rewritten or "",
         **{name: free_text(sample, name) for name in FREE},
     }
+
+
+def plain_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a uniform record in the form of `Sample.to_record`; fields of a wrong type stay as they are.
+
+    Args:
+        record: a uniform record whose free fields are parsed.
+    """
+    turns, notes = record.get("turns"), record.get("turn_notes", [])
+    if not isinstance(turns, list) or not isinstance(notes, list) or not all(isinstance(turn, dict) for turn in turns):
+        return {**record}
+    if len(turns) < 2:
+        one = [{name: value for name, value in turn.items() if name != "rewritten"} for turn in turns]
+        return {**record, "turns": one}
+    notes = notes if len(notes) == len(turns) and all(isinstance(note, dict) for note in notes) else [{}] * len(turns)
+    several = [
+        {**{name: value for name, value in turn.items() if name != "rewritten" or value}, **note}
+        for turn, note in zip(turns, notes, strict=True)
+    ]
+    return {**record, "turns": several, "rewritten": record.get("rewritten") or None}
 
 
 def free_text(sample: Sample, name: str) -> str:

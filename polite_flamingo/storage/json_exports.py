@@ -1,7 +1,8 @@
 """Export kept samples as the JSON files that trainers read: records of PF-1M and of LLaVA, and their images.
 
     OUT/images/NAME/0f3a….jpg   images of shard NAME, unchanged, named by content
-    OUT/pf1m.json               records as in the published dataset; its converters ask for the root of the paths: OUT
+    OUT/pf1m.json               records as in the published dataset, one per turn; its converters ask for the root of
+                                the paths: OUT
     OUT/llava.json              records for LLaVA, and with OUT/dataset_info.json for LLaMA-Factory ("sharegpt")
 
 Images are written shard by shard (`export_images`). Records go straight into the two files, which are there when the
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+from polite_flamingo.conversations import parts_of, polite_text, polite_turns
 from polite_flamingo.images.digest import file_name
 from polite_flamingo.sample import IMAGE_MARK, Image, Sample, unmarked
 from polite_flamingo.storage.disk import sweep_temporary
@@ -45,10 +47,11 @@ DATASET_INFO: dict[str, Any] = {
 
 
 def pf1m_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
-    """Return a kept sample as a record of the published dataset.
+    """Return a kept sample of one turn as a record of the published dataset.
 
     Args:
-        sample: a selected sample, whose scores are finite and whose removed paragraphs are noted.
+        sample: a selected sample, or a part of a selected conversation (`parts_of`), whose scores are finite and whose
+            removed paragraphs are noted.
         images: path of each image, relative to the folder of the file.
     """
     scores = sample.scores
@@ -75,16 +78,21 @@ def llava_record(sample: Sample, images: Sequence[str]) -> dict[str, Any]:
     `images` lists all paths, for LLaMA-Factory. LLaVA reads the one path in `image`, which is there only if there is
     exactly one image; a trainer for one image per conversation should skip records with several `images`.
     """
-    question = re.sub(rf"^((?:{IMAGE_MARK})+)\s*", lambda match: match[1] + "\n", sample.instruction)
     record: dict[str, Any] = {"id": sample.key}
     if len(images) == 1:
         record["image"] = images[0]
     record["images"] = list(images)
     record["conversations"] = [
-        {"from": "human", "value": question},
-        {"from": "gpt", "value": unmarked(sample.rewritten or "")},
+        {"from": role, "value": text}
+        for turn in polite_turns(sample)
+        for role, text in (("human", _marks_in_a_line(turn.instruction)), ("gpt", unmarked(polite_text(turn))))
     ]
     return record
+
+
+def _marks_in_a_line(instruction: str) -> str:
+    """Put the image marks at the beginning of an instruction into a line of their own, as LLaVA has them."""
+    return re.sub(rf"^((?:{IMAGE_MARK})+)\s*", lambda match: match[1] + "\n", instruction)
 
 
 def export_images(samples: Sequence[Sample], *, out: Location, name: str) -> None:
@@ -122,8 +130,9 @@ def records_of(samples: Sequence[Sample], name: str) -> Records:
     lines: dict[str, list[str]] = {"pf1m": [], "llava": []}
     for sample in samples:
         paths = [f"images/{name}/{file_name(image)}" for image in sample.images]
-        lines["pf1m"].append(_line(pf1m_record(sample, paths)))
-        lines["llava"].append(_line(llava_record(sample, paths)))
+        parts = [part for part in parts_of(sample).values() if part.rewritten is not None]
+        lines["pf1m"] += [json_line(pf1m_record(part, paths[: len(part.images)])) for part in parts]
+        lines["llava"].append(json_line(llava_record(sample, paths)))
     return {kind: "".join(found) for kind, found in lines.items()}
 
 
@@ -131,7 +140,7 @@ def records_of(samples: Sequence[Sample], name: str) -> Records:
 def exporting_records(out: Location) -> Iterator[Callable[[Records], None]]:
     """Yield a function that adds a shard's records; when the block ends without an error, both files are replaced."""
     with (out / "pf1m.json").writer() as pf1m, (out / "llava.json").writer() as llava:
-        arrays = {"pf1m": _Array(pf1m), "llava": _Array(llava)}
+        arrays = {"pf1m": JsonArray(pf1m), "llava": JsonArray(llava)}
 
         def add(records: Records) -> None:
             for kind, array in arrays.items():
@@ -143,7 +152,7 @@ def exporting_records(out: Location) -> Iterator[Callable[[Records], None]]:
         (out / "dataset_info.json").put(json.dumps(DATASET_INFO, indent=2) + "\n")
 
 
-class _Array:
+class JsonArray:
     """A JSON array with one record per line, written as the records come."""
 
     def __init__(self, file: BinaryIO):
@@ -161,7 +170,8 @@ class _Array:
         self._file.write(b"\n]\n")
 
 
-def _line(record: dict[str, Any]) -> str:
+def json_line(record: Mapping[str, Any]) -> str:
+    """Return a record as a line of JSON."""
     line = json.dumps(record, ensure_ascii=False, allow_nan=False)
     if not is_writable(line):  # half of a surrogate pair, as in some annotation files, can only be escaped
         line = json.dumps(record, allow_nan=False)

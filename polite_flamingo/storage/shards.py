@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from polite_flamingo.sample import BadSample, Image, Quarantined, Reason, Sample
-from polite_flamingo.storage.export_record import FREE, is_uniform, uniform_record
+from polite_flamingo.storage.export_record import FREE, is_uniform, plain_record, uniform_record
 from polite_flamingo.storage.location import Location, location, replacing
 from polite_flamingo.storage.tar_groups import Group, read_members
 from polite_flamingo.storage.tar_members import printable
@@ -178,7 +178,8 @@ def _to_sample(group: Group) -> Sample:
         raise BadSample(error.reason, f"{group.member}: {error.detail}") from None
     images = tuple(group.images[number] for number in sorted(group.images))
     if isinstance(record, dict) and is_uniform(record):
-        record = {**record, **{name: decode_record(record[name].encode()) for name in FREE}}
+        parsed = [name for name in (*FREE, "turn_notes") if isinstance(record.get(name), str)]
+        record = plain_record({**record, **{name: decode_record(record[name].encode()) for name in parsed}})
         images = _as_listed(images, record.get("images"))
     sample = Sample.from_record(record, images)
     if group.key not in (sample.key, member_name(sample.key)):

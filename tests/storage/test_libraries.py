@@ -21,6 +21,7 @@ from PIL import Image as Pillow
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.sample import Image, Quarantined, Sample, Turn, make_key
 from polite_flamingo.storage import parquet_export
+from polite_flamingo.storage.json_exports import records_of
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.location import location
 from polite_flamingo.storage.parquet_export import write_parquet
@@ -120,9 +121,46 @@ def is_whole(found: dict[str, Any], sample: Sample) -> bool:
     assert {name: json.loads(record[name]) for name in ("meta", "scores", "provenance")} == {
         "meta": sample.meta, "scores": sample.scores, "provenance": sample.provenance,
     }  # fmt: skip
-    assert record["turns"] == [{"instruction": sample.instruction, "response": sample.response}]
+    texts = {"instruction": sample.instruction, "response": sample.response, "rewritten": sample.rewritten}
+    assert record["turns"] == [texts]
     assert (record["key"], record["dataset"], record["task"]) == (sample.key, sample.dataset, sample.task)
     return record["rewritten"] == sample.rewritten and record["images"] == [i.extension for i in sample.images]
+
+
+def conversation(number: int) -> Sample:
+    """A kept conversation: its second turn is context, its third failed."""
+    sample = row(number, 1)
+    turns = (
+        dataclasses.replace(sample.turns[0], rewritten="It is red, I think.", scores=sample.scores),
+        Turn(instruction="Who asked?", response="Nobody", learned=False),
+        Turn(instruction="<image>And this?", response="A dog", failed="empty_response"),
+    )
+    images = (*sample.images, picture(number * 10 + 1, "png"))
+    return dataclasses.replace(sample, turns=turns, images=images, rewritten=None, scores={})
+
+
+def test_a_conversation_is_read_back_whole_and_told_turn_by_turn(tmp_path: Path) -> None:
+    samples = [row(1, 2, rewritten="Two of them."), conversation(2), conversation(3)]
+    write_shard(tmp_path / "a.tar", samples, uniform=True)
+    assert read_shard(tmp_path / "a.tar") == samples
+    texts = ["It is red, I think.", "", ""]
+    found = list(load("webdataset", tmp_path, True, data_files=str(tmp_path / "a.tar")))
+    assert [len(shown(row)) for row in found] == [2, 2, 2]
+    assert [[turn["rewritten"] for turn in row["json"]["turns"]] for row in found] == [["Two of them."], texts, texts]
+    write_parquet(samples, location(tmp_path / "a.parquet"))
+    found = list(load("parquet", tmp_path, False, data_files=str(tmp_path / "a.parquet")))
+    assert found[1]["messages"] == [
+        {"role": "user", "content": "<image>What is this?"}, {"role": "assistant", "content": "It is red, I think."},
+        {"role": "user", "content": "Who asked?"}, {"role": "assistant", "content": "Nobody"},
+        {"role": "user", "content": "<image>And this?"}, {"role": "assistant", "content": "A dog"},
+    ]  # fmt: skip
+    records = records_of(samples, "a")
+    llava = [json.loads(line) for line in records["llava"].splitlines()]
+    assert [len(record["conversations"]) for record in llava] == [2, 6, 6]
+    assert llava[1]["conversations"][4] == {"from": "human", "value": "<image>\nAnd this?"}
+    pf1m = [json.loads(line) for line in records["pf1m"].splitlines()]
+    assert [record["output"] for record in pf1m] == ["Two of them.", *["It is red, I think."] * 2]
+    assert [record["input"].count("<img_path>") for record in pf1m] == [4, 2, 2], "no picture of a later turn"
 
 
 def test_our_own_reader_gets_back_what_was_kept(mixed: tuple[Path, dict[str, Sample]]) -> None:
