@@ -70,7 +70,8 @@ Parquet and Arrow (binary of any width, views, dictionaries), an object that has
 lists of them. A path that leads out of `--images` is quarantined (`unsafe_name`).
 
 Formats: {image_formats}; HEIC (HEIF) with the extra `heic`. Any other format is named and quarantined as \
-`unsupported_image`.
+`unsupported_image`. The stored bytes stay as they are. Every model, endpoint and report sees the same picture: \
+upright as EXIF says, the first frame, transparency on white, 16 bits scaled to 8, CMYK and palettes as RGB.
 
 ## Tars
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import gzip
 import io
+import re
 import struct
 import sys
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
 from polite_flamingo.images import decoding
+from polite_flamingo.report import gallery
 from polite_flamingo.sample import BadSample
+
+ROOT = Path(__file__).parents[2]
 
 RED = (220, 30, 40)
 MARKED = Pillow.new("RGB", (48, 32), RED)
@@ -222,6 +229,64 @@ def test_ten_bits_of_heic_become_eight() -> None:
     pillow_heif.from_bytes(mode="RGB;16", size=(8, 8), data=levels.tobytes()).save(buffer)
     red, green, blue = decoding.decode(buffer.getvalue()).getpixel((4, 4))  # type: ignore[misc]
     assert red > 250 and max(green, blue) < 5
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
+def test_the_camera_s_orientation_is_undone_in_every_format_that_has_it(kind: str) -> None:
+    """Pillow's AVIF and libheif keep it as a transform of the file, the others in EXIF."""
+    more: dict[str, Any] = {"save_all": True, "append_images": [MARKED.rotate(180)]} if kind == "MPO" else {}
+    for orientation, way in decoding._TRANSPOSE_OF.items():
+        undoes = {Pillow.Transpose.ROTATE_90: Pillow.Transpose.ROTATE_270}
+        undoes |= {there: back for back, there in undoes.items()}
+        stored = MARKED.transpose(undoes.get(way, way))
+        exif = oriented(orientation)
+        data = heic(stored, exif=exif) if kind == "HEIF" else encode(stored, kind, exif=exif, **more)
+        assert decoding.inspect(data).format == kind
+        assert is_marked(decoding.decode(data)), orientation
+
+
+def test_every_reader_of_pictures_goes_through_the_one_decoder() -> None:
+    """So whatever opens here opens everywhere, upright: rewriter, CLIPScore, training, endpoints, reports."""
+    readers = []
+    for package in ("polite_flamingo", "actors", "ray_jobs", "serving", "training"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            text = path.read_text()
+            if not re.search(r"\b(PIL|cv2|imageio)\b", text):
+                continue
+            tree = ast.parse(text)
+            names = {
+                alias.asname or alias.name
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and node.module == "PIL"
+                for alias in node.names
+            } | {"cv2", "imageio"}
+            opened = [
+                node
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Attribute)
+                and isinstance(node.value, ast.Name)
+                and node.value.id in names
+                and node.attr in ("open", "imread", "imdecode", "frombuffer")
+            ]
+            readers += [path.relative_to(ROOT).as_posix()] * bool(opened)
+    assert readers == ["polite_flamingo/images/decoding.py"]
+
+
+def test_a_report_and_a_rewriter_see_a_turned_photograph_upright() -> None:
+    pytest.importorskip("torch")
+    from polite_flamingo.flamingo.engine import image_cache
+
+    class Plain:
+        @staticmethod
+        def preprocess(image: Pillow.Image) -> Pillow.Image:
+            return image
+
+    for data in (encode(MARKED, "JPEG", quality=95, subsampling=0, exif=oriented(6)), heic(MARKED, exif=oriented(6))):
+        before = bytes(data)
+        shown = base64.b64decode(gallery.thumbnail(data).uri.partition(",")[2])
+        assert is_marked(Pillow.open(io.BytesIO(shown)).convert("RGB"), turned=True)
+        assert is_marked(image_cache._pixels(Plain(), data), turned=True)  # type: ignore[arg-type]
+        assert data == before
 
 
 def ftyp(brand: bytes) -> bytes:
