@@ -1,10 +1,14 @@
-"""Base classes of all actors: load a model once, then send whole blocks through it and account for each row."""
+"""Base classes of all actors: load a model once, then send whole blocks through it and account for each row.
+
+An actor may have several blocks in work, each in a thread of its own, if its pool says so (`pipeline.ActorPool`).
+"""
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
@@ -13,7 +17,7 @@ import pyarrow as pa
 import ray
 
 from actors.rows import SCHEMA, Block, blocks
-from polite_flamingo.faults.guard import Guard
+from polite_flamingo.faults.guard import Guard, Work
 from polite_flamingo.faults.journal import Journal
 from polite_flamingo.hub import refuse_other_models
 from polite_flamingo.sample import BadSample, Reason, Sample
@@ -100,10 +104,15 @@ class RowActor(PoolActor):
         """Process every row; those that fail become quarantined rows."""
         return pa.concat_tables([self._process(block).to_table() for block in blocks(table)] or [SCHEMA.empty_table()])
 
+    @contextmanager
+    def working_on(self, block: Block, usage: Usage) -> Iterator[Work]:
+        """Give what maps the rows of a block, for as long as the block is in work: `work`, unless it needs more."""
+        yield partial(self.work, usage=usage)
+
     def _process(self, block: Block) -> Block:
         started, usage = time.perf_counter(), Usage()
         note = self.journal.open(block.name, block.first)
-        work = partial(self.work, usage=usage)
-        rows = self.guard.run(work, block.rows, block.shard, note, self.check, block.first)
+        with self.working_on(block, usage) as work:
+            rows = self.guard.run(work, block.rows, block.shard, note, self.check, block.first)
         seconds = {**block.seconds, self.name: time.perf_counter() - started}
         return replace(block, rows=rows, seconds=seconds, usage=Usage(block.usage) + usage)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from actors.rows import SCHEMA, SECONDS, Block, Row, blocks
 from polite_flamingo.faults import journal
 from polite_flamingo.near_duplicates.signatures import sign
+from polite_flamingo.rewriters import answer_store
 from polite_flamingo.sample import Quarantined, Sample
 from polite_flamingo.storage.ledger import Manifest, OutputLayout, commit_shard
 from polite_flamingo.storage.probe import Probe
@@ -62,6 +63,7 @@ def write_whole_shards(table: pa.Table, layout: OutputLayout, write: Callable[[B
         if whole is not None:
             write(whole)
             journal.forget(layout.journal, whole.name)
+            answer_store.forget(layout.answers, whole.name)
             if whole is not block:
                 (layout.parts / whole.name).delete_tree()
             finished.append({"name": whole.name, "rows_in": whole.shard_rows, "seconds": list(whole.seconds.items())})

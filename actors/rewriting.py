@@ -1,4 +1,4 @@
-"""The actor that rewrites: a thin shell around `Rewriter`."""
+"""The actor that rewrites: a thin shell around a rewriter of any kind."""
 
 from __future__ import annotations
 
@@ -6,14 +6,20 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 
 from actors.base import ActorSettings, RowActor
+from actors.rows import Block
 from polite_flamingo.conversations import is_rewritten, with_texts
-from polite_flamingo.flamingo.config import RewriterConfig
+from polite_flamingo.faults.guard import Work
+from polite_flamingo.rewriters.answer_store import AnswerStore
+from polite_flamingo.rewriters.endpoint import EndpointRewriter
+from polite_flamingo.rewriters.none import RawRewriter
 from polite_flamingo.sample import BadSample, Reason, Sample
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import write_atomically
@@ -44,16 +50,31 @@ class RewriterActor(RowActor):
     reason: ClassVar[Reason] = "rewriting_failed"
     model: Rewrites
 
-    def __init__(self, config: RewriterConfig, settings: ActorSettings):
+    def __init__(self, config: Any, settings: ActorSettings):
         super().__init__(config, settings)
         unique = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"  # containers repeat host and PID
-        self._metrics = OutputLayout(root=settings.out).engine / f"{unique}.json"
+        self._layout = OutputLayout(root=settings.out)
+        self._metrics = self._layout.engine / f"{unique}.json"
 
-    def load(self, config: RewriterConfig) -> Rewrites:
-        """Load the rewriter."""
+    def load(self, config: Any) -> Rewrites:
+        """Load the rewriter that a `RewriterSection` describes."""
+        if config.kind == "none":
+            return RawRewriter()
+        if config.kind == "endpoint":
+            return EndpointRewriter(config.endpoint)
         from polite_flamingo.rewriters.flamingo import Rewriter
 
-        return Rewriter(config)
+        return Rewriter(config.of_flamingo())
+
+    @contextmanager
+    def working_on(self, block: Block, usage: Usage) -> Iterator[Work]:
+        """Give `work`; what an endpoint answers is kept until the shard is committed."""
+        if not isinstance(self.model, EndpointRewriter):
+            yield partial(self.work, usage=usage)
+            return
+        with AnswerStore(self._layout.answers / block.name) as answers:
+            rewrite = partial(self.model.rewrite, usage=usage, answers=answers)
+            yield lambda samples: _with_texts(samples, rewrite(samples))
 
     def check(self, sample: Sample) -> None:
         """Raise `BadSample` for a sample that cannot be rewritten."""
@@ -61,8 +82,7 @@ class RewriterActor(RowActor):
 
     def work(self, samples: list[Sample], usage: Usage) -> list[Sample | BadSample]:
         """Rewrite the responses."""
-        texts = self.model.rewrite(samples, usage)
-        return [with_texts(sample, found) for sample, found in zip(samples, texts, strict=True)]
+        return _with_texts(samples, self.model.rewrite(samples, usage))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Process every row, then write the metrics."""
@@ -70,6 +90,12 @@ class RewriterActor(RowActor):
         if metrics := self.model.metrics():
             write_atomically(self._metrics, json.dumps(metrics, indent=1) + "\n")
         return processed
+
+
+def _with_texts(
+    samples: Sequence[Sample], texts: Sequence[Sequence[str | BadSample | None]]
+) -> list[Sample | BadSample]:
+    return [with_texts(sample, found) for sample, found in zip(samples, texts, strict=True)]
 
 
 def check_rewritable(sample: Sample) -> None:

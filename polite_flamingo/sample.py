@@ -33,7 +33,8 @@ def unmarked(text: str) -> str:
 Reason = Literal[
     "truncated_tar", "unreadable_shard", "empty_shard", "unsafe_name", "bad_json", "bad_field", "duplicate_key",
     "missing_image", "corrupt_image", "image_too_large", "empty_image", "unsupported_image", "missing_annotation",
-    "empty_response", "text_too_long", "unsupported", "excluded", "rewriting_failed", "answering_failed",
+    "empty_response", "text_too_long", "unsupported", "excluded", "rewriting_failed", "refused", "answer_cut",
+    "answering_failed",
     "scoring_failed", "judging_failed", "distortion_failed", "not_distorted", "killed_worker",
 ]  # fmt: skip
 REASONS: tuple[str, ...] = get_args(Reason)

@@ -14,6 +14,7 @@ Rewriting and scoring ignore thresholds, and nothing here knows which models a p
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,9 +24,10 @@ from functools import partial
 from polite_flamingo.config import to_yaml
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.filters.thresholds import Thresholds
-from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.hub.worlds import world_of
 from polite_flamingo.pools import PoolsConfig
+from polite_flamingo.rewriters.answer_store import forget_finished
+from polite_flamingo.rewriters.config import RewriterSection
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location
 from polite_flamingo.storage.run_info import RunInfo, write_run
@@ -33,10 +35,13 @@ from polite_flamingo.storage.tar_export import count_images
 from polite_flamingo.world import World, count_foreign_rows, mostly_foreign
 from ray_jobs import console, select
 from ray_jobs.cluster import running_ray
-from ray_jobs.fingerprint import by_name, config_hash, model_fingerprints
+from ray_jobs.fingerprint import by_name, config_hash, model_fingerprints, with_files
 from ray_jobs.replay_ledger import settle
 from ray_jobs.resumable_job import ShardJob, input_shards, with_ingests
 from ray_jobs.selection_summary import conclude
+
+MOST_SHARDS_AT_ONCE = 16
+"""Shards that one actor holds in memory, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +60,7 @@ class BuildConfig:
 
     input: str
     out: str
-    rewriter: RewriterConfig
+    rewriter: RewriterSection
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     thresholds: Thresholds = field(default_factory=Thresholds)
     pools: PoolsConfig = field(default_factory=PoolsConfig)
@@ -82,11 +87,13 @@ def build(config: BuildConfig, rewriting_actor: type | None = None, scoring_acto
         settle(layout)
         todo = job.left_to_do(shards)
         if todo or not layout.run.exists():
-            world = world_of(model["name"] for model in job.models.values())
+            world = world_of(model["name"] for model in with_files(job.models).values())
             run = replace(with_ingests(job.run(), shards.values()), world=world)
             write_run(layout, run)
+        forget_finished(layout.answers, todo)
         if todo:
             print_world_warning(world, todo)
+            try_out(config.rewriter)
             rewrite_and_score(job, todo, config, run, rewriting_actor, scoring_actor, until_selected)
         changed = None
         if todo or not select.is_current(layout, config.thresholds):
@@ -110,6 +117,19 @@ def identify(config: BuildConfig) -> tuple[str, dict[str, dict[str, str]]]:
     """Return the config hash, and the fingerprints of the models in it."""
     models = model_fingerprints(config.rewriter, config.scoring)
     return config_hash(config.rewriter, config.scoring, models, config.pools.rewriting.rows_per_call), models
+
+
+def try_out(rewriter: RewriterSection) -> None:
+    """Ask the rewriter's servers for one text, so that their problems show before Ray starts.
+
+    Raises:
+        EndpointDown: they do not answer as they should.
+    """
+    if rewriter.kind == "endpoint":
+        from polite_flamingo.rewriters.endpoint import EndpointRewriter
+
+        for line in EndpointRewriter(rewriter.endpoint).try_out():
+            print(line)
 
 
 def print_world_warning(world: World | None, shards: Mapping[str, Location]) -> None:
@@ -153,7 +173,13 @@ def rewrite_and_score(
         scorers = {role: model for role, model in job.models.items() if role not in rewriters}
         pools = config.pools
         through = [
-            ActorPool(rewriting_actor or RewriterActor, config.rewriter, pools.rewriting, by_name(rewriters)),
+            ActorPool(
+                rewriting_actor or RewriterActor,
+                config.rewriter,
+                pools.rewriting,
+                by_name(rewriters),
+                shards_at_once=shards_at_once(config),
+            ),
             ActorPool(scoring_actor or ScoringActor, config.scoring, pools.scoring, by_name(scorers)),
         ]
         commit = partial(
@@ -161,6 +187,14 @@ def rewrite_and_score(
         )
         for shard in run_shards(shards, through, commit, layout=job.layout, pools=pools, config_hash=job.identity):
             attempt.add(shard)
+
+
+def shards_at_once(config: BuildConfig) -> int:
+    """Return how many shards a rewriting actor has in work: enough for twice the requests that its servers take."""
+    if config.rewriter.kind != "endpoint":
+        return 1
+    requests = 2 * config.rewriter.endpoint.concurrency * len(config.rewriter.endpoint.urls)
+    return min(MOST_SHARDS_AT_ONCE, 1 + math.ceil(requests / config.pools.rewriting.rows_per_call))
 
 
 main = partial(console.run, "build", __doc__, BuildConfig, build)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+from polite_flamingo.endpoints.connection import EndpointDown
 from polite_flamingo.faults.bisection import ModelBroken
 from polite_flamingo.faults.journal import WorkerKeepsDying
 from polite_flamingo.pools import Needs
@@ -34,6 +35,9 @@ ENVIRONMENT = {
     "THP_MEM_ALLOC_ENABLE": "1",  # torch's allocations on the CPU in huge pages: about 5 % faster
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+TOLD = tuple(kind.__name__ for kind in (ModelBroken, WorkerKeepsDying, EndpointDown))
+"""Exceptions of workers whose message says what to do."""
 
 
 @contextmanager
@@ -153,7 +157,7 @@ def _reason(error: Exception) -> str | None:
     text = str(error)
     if reason := reason_in(text):
         return reason
-    ours = re.search(rf"^(?:\w+\.)*(?:{ModelBroken.__name__}|{WorkerKeepsDying.__name__}): (.+)$", text, re.MULTILINE)
+    ours = re.search(rf"^(?:\w+\.)*(?:{'|'.join(TOLD)}): (.+)$", text, re.MULTILINE)
     if ours:
         return ours[1]
     disk = re.search(r"^(?:\w+\.)*\w*Error: (\[Errno \d+\] .+)$", text, re.MULTILINE)  # full, or not for this user

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 from polite_flamingo.endpoints.client import EndpointDown
@@ -20,6 +20,7 @@ from polite_flamingo.evaluation.judging import Answer, first_turn
 from polite_flamingo.evaluation.responses import known_responses, read_responses, write_responses
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.flamingo.model.saved import opened
+from polite_flamingo.rewriters.config import decoding
 from polite_flamingo.sample import Sample
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import Location, location
@@ -82,7 +83,7 @@ def answering_config(contestant: Checkpoint, config: EvaluateConfig) -> Rewriter
     """Return the profile's rewriter section with the contestant as its model."""
     if config.rewriter is None:
         raise ValueError("a contestant is a model: give --profile FILE, whose section `rewriter` says how it decodes")
-    return replace(config.rewriter, flamingo=contestant.flamingo)
+    return RewriterConfig(flamingo=contestant.flamingo, **decoding(config.rewriter))
 
 
 def check_contestants(evaluation: Evaluation) -> None:

@@ -8,8 +8,8 @@ from typing import Literal
 from polite_flamingo.endpoints.client import ServerConfig
 from polite_flamingo.evaluation.bootstrap import Resampling
 from polite_flamingo.filters.scorer import ScoringConfig
-from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.pools import PoolsConfig
+from polite_flamingo.rewriters.config import RewriterSection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class EvaluateConfig:
     out: str = "out/evaluation"
     contestants: dict[str, str] = field(default_factory=dict)
     text_only: str = ""
-    rewriter: RewriterConfig | None = None
+    rewriter: RewriterSection | None = None
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     pools: PoolsConfig = field(default_factory=PoolsConfig)

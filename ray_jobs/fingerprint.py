@@ -17,6 +17,8 @@ from polite_flamingo import prompts
 from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from polite_flamingo.flamingo.model.saved import opened
+from polite_flamingo.rewriters import chat_prompt
+from polite_flamingo.rewriters.config import ChatConfig, RewriterSection
 from polite_flamingo.storage.input_files import size_of
 from polite_flamingo.storage.location import Location
 from training.data import Ingredient
@@ -25,20 +27,28 @@ from training.stages import StageName, TrainingConfig
 RESULTS_VERSION = 3
 """Increment when the code gives other results from the same models and settings."""
 
+UNSEEN = "name:"
+"""Begins the fingerprint of a model whose files are elsewhere (see `hub.refuse_other_models`)."""
+
 _WHERE = ("device", "threads", "engine")
 
 
-def model_fingerprints(rewriter: RewriterConfig, scoring: ScoringConfig) -> dict[str, dict[str, str]]:
+def model_fingerprints(rewriter: RewriterSection, scoring: ScoringConfig) -> dict[str, dict[str, str]]:
     """Return role -> name and fingerprint of every model.
 
     Raises:
         FileNotFoundError: a `zoo:` or `package:` name leads nowhere.
         ValueError: a folder that should hold a trained model does not.
     """
-    pieces = opened(rewriter.flamingo).model_names()
-    names = {f"rewriter {number}": name for number, name in enumerate(pieces, 1)}
+    named: dict[str, dict[str, str]] = {}
+    names: dict[str, str] = {}
+    if rewriter.kind == "flamingo":
+        pieces = opened(rewriter.of_flamingo().flamingo).model_names()
+        names = {f"rewriter {number}": name for number, name in enumerate(pieces, 1)}
+    elif rewriter.kind == "endpoint":
+        named = {"rewriter": {"name": rewriter.endpoint.model, "fingerprint": f"{UNSEEN}{rewriter.endpoint.model}"}}
     names |= {role: getattr(scoring, role) for role in ("sts", "nli", "clip", "clip_pretrained", "reward")}
-    return fingerprints(names)
+    return named | fingerprints(names)
 
 
 def fingerprints(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -55,13 +65,18 @@ def fingerprints(names: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return {role: {"name": name, "fingerprint": fingerprint(name)} for role, name in names.items() if name}
 
 
+def with_files(models: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
+    """Return the models without one that only a server has."""
+    return {role: model for role, model in models.items() if role != "rewriter"}
+
+
 def by_name(models: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """Return name -> fingerprint, for workers to compare with their own files (`hub.refuse_other_models`)."""
     return {model["name"]: model["fingerprint"] for model in models.values()}
 
 
 def config_hash(
-    rewriter: RewriterConfig, scoring: ScoringConfig, models: dict[str, dict[str, str]], rows_per_call: int
+    rewriter: RewriterSection, scoring: ScoringConfig, models: dict[str, dict[str, str]], rows_per_call: int
 ) -> str:
     """Return a hash that changes when a row's result may change.
 
@@ -74,11 +89,29 @@ def config_hash(
     return short_hash(
         {
             "version": RESULTS_VERSION,
-            "rewriter": _rewriting(rewriter, models, rows_per_call),
+            "rewriter": _identity(rewriter, models, rows_per_call),
             "scoring": _settings(scoring, models),
             "prompt": prompts.rewriting_prompt("<image>instruction", "raw"),
         }
     )
+
+
+def _identity(rewriter: RewriterSection, models: dict[str, dict[str, str]], rows_per_call: int) -> Any:
+    """Return what decides the texts of a rewriter, whatever its kind."""
+    if rewriter.kind == "flamingo":
+        return _rewriting(rewriter.of_flamingo(), models, rows_per_call)
+    if rewriter.kind == "endpoint":
+        return {"kind": rewriter.kind, "model": rewriter.endpoint.model, **_chat(rewriter.endpoint)}
+    return {"kind": rewriter.kind}
+
+
+def _chat(config: ChatConfig) -> dict[str, Any]:
+    """Return what a chat model is asked: prompt, sampling, pictures, language; not where it runs, or how fast."""
+    return {
+        **{one.name: getattr(config, one.name) for one in dataclasses.fields(ChatConfig)},
+        "prompt": dataclasses.asdict(config.prompt),
+        "wording": chat_prompt.version(config),
+    }
 
 
 def answering_hash(rewriter: RewriterConfig, rows_per_call: int) -> str:

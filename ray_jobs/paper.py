@@ -28,6 +28,7 @@ from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.pools import PoolsConfig
+from polite_flamingo.rewriters.config import RewriterSection, decoding
 from polite_flamingo.storage.ledger import OutputLayout
 from polite_flamingo.storage.location import write_atomically
 from polite_flamingo.testbed.paper.page import to_markdown, write_paper
@@ -73,7 +74,7 @@ class PaperConfig:
     out: str = "out/paper"
     seeds: int = 3
     sizes: Sizes = field(default_factory=Sizes)
-    rewriter: RewriterConfig
+    rewriter: RewriterSection
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     thresholds: Thresholds = field(default_factory=Thresholds)
     pools: PoolsConfig = field(default_factory=PoolsConfig)
@@ -119,7 +120,9 @@ def _seed(out: Path, seed: int) -> Path:
 def job_of(config: PaperConfig) -> ResumableJob:
     """Return the job; its hash leaves out the number of seeds, as seeds may be added to a folder."""
     resolved = to_yaml(replace(config, fresh=False, out="", seeds=1))
-    models = model_fingerprints(replace(config.rewriter, flamingo=config.training.base), config.scoring)
+    models = model_fingerprints(
+        replace(config.rewriter, kind="flamingo", flamingo=config.training.base), config.scoring
+    )
     return ResumableJob(
         layout=OutputLayout(root=config.out),
         identity=hashlib.sha256(f"{resolved}{json.dumps(models)}".encode()).hexdigest()[:12],
@@ -215,7 +218,7 @@ def _building(config: PaperConfig, home: Path) -> BuildConfig:
     return BuildConfig(
         input=str(home / "data" / "annotations"),
         out=str(home / "pf1m"),
-        rewriter=replace(config.rewriter, flamingo=model_of(home, "polite")),
+        rewriter=replace(config.rewriter, kind="flamingo", flamingo=model_of(home, "polite")),
         scoring=config.scoring,
         thresholds=config.thresholds,
         pools=config.pools,
@@ -231,7 +234,8 @@ def _tuning(config: PaperConfig, out: Path, steps: _Steps) -> None:
             title = f"seed {seed}: {run.name}"
             if run.name not in done:
                 done[run.name] = [_train(config, home, run, title, done[run.start], seed, steps)]
-            needs, model = done[run.name], replace(config.rewriter, flamingo=model_of(home, run.name))
+            needs = done[run.name]
+            model = RewriterConfig(flamingo=model_of(home, run.name), **decoding(config.rewriter))
             if run.answers:
                 steps.start(f"{title} answers", needs, home / "answers" / f"{run.name}.json", answer, home, model)
             if run.stage in ("polite", "polite-gen2"):
@@ -239,7 +243,7 @@ def _tuning(config: PaperConfig, out: Path, steps: _Steps) -> None:
                 steps.start(
                     f"{title} rewrites", needs, result, rewrite_sample, home, config.sizes, model, config.scoring
                 )
-        base = replace(config.rewriter, flamingo=config.training.base)
+        base = RewriterConfig(flamingo=config.training.base, **decoding(config.rewriter))
         steps.start(f"seed {seed}: base answers", [], home / "answers" / "base.json", answer, home, base)
     steps.finish()
 

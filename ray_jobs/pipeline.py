@@ -61,12 +61,15 @@ class ActorPool:
         config: its first argument: what the actors load, and how it works.
         size: how many there are, and what each takes from a machine.
         models: name -> fingerprint of the models they load, for comparison with the files on their machines.
+        shards_at_once: shards that an actor has in work, each in a thread: more than one keeps a server busy while one
+            shard ends and the next begins.
     """
 
     actor: type[PoolActor]
     config: Any
     size: PoolConfig
     models: Mapping[str, str] = field(default_factory=dict)
+    shards_at_once: int = 1
 
 
 def run_shards(
@@ -216,7 +219,9 @@ def _through_actors(
     return dataset.map_batches_internal(
         pool.actor,
         fn_constructor_args=(pool.config, settings),
-        compute=ActorPoolStrategy(min_size=pool.size.min_actors, max_size=pool.size.max_actors),
+        compute=ActorPoolStrategy(
+            min_size=pool.size.min_actors, max_size=pool.size.max_actors, **_in_threads(pool.shards_at_once)
+        ),
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=pool.size.cpus,
@@ -224,6 +229,13 @@ def _through_actors(
         max_restarts=-1,
         max_task_retries=-1,
     )
+
+
+def _in_threads(shards_at_once: int) -> dict[str, Any]:
+    """Return the options of an actor that has several blocks in work."""
+    if shards_at_once == 1:
+        return {}
+    return {"enable_true_multi_threading": True, "max_concurrent_calls_per_actor": shards_at_once}
 
 
 def _through_tasks(dataset: Dataset, function: partial[Any], at_once: int, probe: Probe) -> Dataset:
@@ -240,4 +252,4 @@ def _through_tasks(dataset: Dataset, function: partial[Any], at_once: int, probe
 
 def _tasks_at_once(pools: Sequence[ActorPool]) -> int:
     """Return as many tasks as there are actors to feed: nothing else limits tasks that take no CPU."""
-    return max(2, *(pool.size.max_actors for pool in pools))
+    return max(2, *(pool.size.max_actors * pool.shards_at_once for pool in pools))

@@ -16,6 +16,7 @@ from polite_flamingo.filters.scorer import ScoringConfig
 from polite_flamingo.filters.thresholds import Thresholds
 from polite_flamingo.flamingo.config import RewriterConfig
 from polite_flamingo.pools import Needs, PoolsConfig
+from polite_flamingo.rewriters.config import RewriterSection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,11 +218,15 @@ class ServiceConfig:
         pools: actors of bulk jobs.
     """
 
-    rewriter: RewriterConfig
+    rewriter: RewriterSection
     serving: ServingConfig
     scoring: ScoringConfig = field(default_factory=ScoringConfig)
     thresholds: Thresholds = field(default_factory=Thresholds)
     pools: PoolsConfig = field(default_factory=PoolsConfig)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a rewriter that cannot be served."""
+        self.rewriter.of_flamingo("serve")
 
 
 def from_profile(profile: str | Path, overrides: Mapping[str, Any] | None = None) -> ServiceConfig:

@@ -34,11 +34,13 @@ class StandIn:
         seconds_per_row: mean latency; each row differs from it by a fixed amount of up to a half.
         load_seconds: time until the model is loaded.
         log: folder for the times at which each actor worked; "" for none.
+        kind: of the rewriter, as in a profile; with the kind flamingo the job itself asks no server.
     """
 
     seconds_per_row: float = 0.0
     load_seconds: float = 0.0
     log: str = ""
+    kind: str = "flamingo"
 
     def wait(self, samples: Sequence[Sample]) -> None:
         """Sleep for as long as a model would take for these rows."""

@@ -23,12 +23,12 @@ from polite_flamingo.distortion.llm_prompts import (
     parse_note,
     plain_prompt,
     question_messages,
-    seed_number,
 )
 from polite_flamingo.distortion.speakers import ASKED_PLAINLY, CHAT_WORDINGS, TRIAL, SpeakerRequest, Wording
 from polite_flamingo.endpoints.answers import Unfinished, first_choice, without_reasoning
 from polite_flamingo.endpoints.client import EndpointDown, Refused, Server
 from polite_flamingo.sample import BadSample
+from polite_flamingo.seeds import seed_number
 
 
 class EndpointSpeaker:

@@ -10,7 +10,6 @@ A text model sees no image, so instructions come without image marks.
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 from polite_flamingo.distortion.commands import COMMANDS
@@ -118,8 +117,3 @@ def parse_note(text: str) -> str:
     if len(text) > 1 and text[0] in CLOSING and text[-1] in CLOSING:
         return text[1:-1].strip()
     return text
-
-
-def seed_number(seed: str) -> int:
-    """Return a seed as a number for servers and torch, from 0 to 2**31 - 1."""
-    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4], "big") >> 1

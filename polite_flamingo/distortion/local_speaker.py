@@ -32,12 +32,12 @@ from polite_flamingo.distortion.llm_prompts import (
     continuation_messages,
     parse_continuation,
     plain_prompt,
-    seed_number,
 )
 from polite_flamingo.distortion.speakers import CHAT_WORDINGS, TRIAL, SpeakerRequest, Wording
 from polite_flamingo.endpoints.answers import Unfinished, without_reasoning
 from polite_flamingo.prompts import SYSTEM
 from polite_flamingo.sample import BadSample
+from polite_flamingo.seeds import seed_number
 from polite_flamingo.torchvision_repair import repair_torchvision
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from polite_flamingo.endpoints.connection import EndpointDown
 from polite_flamingo.sample import BadSample, Reason, Sample
 
 Result = TypeVar("Result")
@@ -48,9 +49,12 @@ class Bisector:
 
         Raises:
             ModelBroken: too many failed in a row.
+            EndpointDown: the model is a server, and it is down: no sample is at fault.
         """
         try:
             result = work(samples)
+        except EndpointDown:
+            raise
         except Exception as error:
             if len(samples) > 1:
                 middle = len(samples) // 2

@@ -18,6 +18,7 @@ import dataclasses
 import json
 import re
 import secrets
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,12 +51,35 @@ class _State:
     done: int = 0
 
 
+class _Side:
+    """Lets the calls of a worker's threads run side by side, and a row that is tried alone really alone: if it kills
+    the process, no other row was at work."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = self._waiting = 0
+
+    @contextmanager
+    def running(self, *, alone: bool) -> Iterator[None]:
+        with self._changed:
+            self._waiting += alone
+            self._changed.wait_for(lambda: not self._running if alone else not self._waiting)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._waiting -= alone
+                self._changed.notify_all()
+
+
 LostNodes = Callable[[], Collection[str]]
 """Returns the machines that are gone, by the names that `Journal.node` uses."""
 
 
 class Journal:
-    """The notes of one stage ("rewriting", "scoring").
+    """The notes of one stage ("rewriting", "scoring"). Threads may have shards open at the same time.
 
     Args:
         folder: where the notes are; all workers must see it.
@@ -69,6 +93,7 @@ class Journal:
         self.stage = stage
         self.node = node
         self.lost = lost
+        self._side = _Side()
 
     def open(self, shard: str, first: int = 0) -> ShardJournal:
         """Start on the rows of a shard from index `first`, reading the note of a dead predecessor.
@@ -76,7 +101,8 @@ class Journal:
         Raises:
             WorkerKeepsDying: too many workers died on this shard.
         """
-        return ShardJournal(self.folder / f"{shard}@{first}.{self.stage}.json", self.stage, shard, self.node, self.lost)
+        note = self.folder / f"{shard}@{first}.{self.stage}.json"
+        return ShardJournal(note, self.stage, shard, self.node, self.lost, self._side)
 
     @contextmanager
     def loading(self, patience: int) -> Iterator[None]:
@@ -104,9 +130,18 @@ class Journal:
 class ShardJournal:
     """The note of one stage about one block of rows."""
 
-    def __init__(self, path: Location, stage: str, shard: str, node: str = "", lost: LostNodes = tuple):
+    def __init__(
+        self,
+        path: Location,
+        stage: str,
+        shard: str,
+        node: str = "",
+        lost: LostNodes = tuple,
+        side: _Side | None = None,
+    ):
         self.path = path
         self._lost = lost
+        self._side = side or _Side()
         self._state = _read(path)
         state = self._state
         if state.busy:
@@ -137,14 +172,15 @@ class ShardJournal:
     @contextmanager
     def busy(self, call: int, rows: Sequence[int], *, alone: bool) -> Iterator[None]:
         """Note the rows while they run. An exception removes the note too: the process is alive."""
-        self._state.busy, self._state.call, self._state.alone = list(rows), call, alone
-        self._write()
-        try:
-            yield
-        finally:
-            self._state.busy = []
-            self._state.done += len(rows)
+        with self._side.running(alone=alone):
+            self._state.busy, self._state.call, self._state.alone = list(rows), call, alone
             self._write()
+            try:
+                yield
+            finally:
+                self._state.busy = []
+                self._state.done += len(rows)
+                self._write()
 
     def _write(self) -> None:
         self.path.put(json.dumps(dataclasses.asdict(self._state)))

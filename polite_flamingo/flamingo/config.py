@@ -171,11 +171,10 @@ class EngineConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewriterConfig:
-    """A rewriter: its model, its generation, and how it uses the machine.
+class DecodingConfig:
+    """How a Flamingo generates texts, and how it uses the machine.
 
     Attributes:
-        flamingo: the model.
         generation: how texts are generated.
         engine: used if `generation.num_beams` is 1.
         beam_batch: prompts that beam search decodes together (`generation.num_beams` above 1); halved if they do not
@@ -186,7 +185,6 @@ class RewriterConfig:
         threads: torch's CPU threads; 0 keeps torch's default.
     """
 
-    flamingo: FlamingoConfig
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     beam_batch: int = 8
@@ -198,3 +196,14 @@ class RewriterConfig:
         """Raise ValueError for an impossible batch size."""
         if self.beam_batch < 1:
             raise ValueError("rewriter: beam_batch must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewriterConfig(DecodingConfig):
+    """A Flamingo that rewrites or chats. The section `rewriter` of a profile is `rewriters.config.RewriterSection`.
+
+    Attributes:
+        flamingo: the model.
+    """
+
+    flamingo: FlamingoConfig

@@ -27,7 +27,7 @@ from polite_flamingo.text_files import read_text
 
 OUTPUT_FOLDERS = (
     "scored", "pairs", "captions", "manifests", "quarantine", "keys", "near", "pf1m", "parquet", "verdicts", "exports",
-    "images", "journal", "engine", "index", "parts", "replay", "scratch",
+    "images", "journal", "engine", "answers", "index", "parts", "replay", "scratch",
 )  # fmt: skip
 """The folders that a job writes in its output folder."""
 

@@ -180,7 +180,7 @@ def build(config: ServiceConfig) -> serve.Application:
     engines = {}
     for name, label, model, replicas in (
         (serving.chat_name, "chat", serving.chat, scale.chat),
-        (serving.rewriter_name, "rewriting", config.rewriter, scale.rewriting),
+        (serving.rewriter_name, "rewriting", config.rewriter.of_flamingo("serve"), scale.rewriting),
     ):
         opened(model.flamingo)
         if model.generation.num_beams > 1:

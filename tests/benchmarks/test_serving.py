@@ -22,6 +22,7 @@ from serving.backends.engine_host import EngineHost
 from serving.config import ServiceConfig, ServingConfig
 from tests.support import virtual_clock
 from tests.support.patience import PATIENCE
+from tests.support.sections import section
 from tests.support.tiny_flamingo import Tiny
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -210,7 +211,7 @@ def served(tiny: Tiny) -> ServiceConfig:
     config = RewriterConfig(
         flamingo=tiny.config, generation=GenerationConfig(num_beams=1, do_sample=False), threads=1, device="cpu"
     )
-    return ServiceConfig(rewriter=config, serving=ServingConfig(chat=config))
+    return ServiceConfig(rewriter=section(config), serving=ServingConfig(chat=config))
 
 
 @pytest.fixture

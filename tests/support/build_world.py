@@ -7,8 +7,9 @@ from collections import Counter
 from pathlib import Path
 
 from polite_flamingo.filters.scorer import ScoringConfig
-from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
+from polite_flamingo.flamingo.config import FlamingoConfig
 from polite_flamingo.pools import PoolConfig, PoolsConfig
+from polite_flamingo.rewriters.config import RewriterSection
 from polite_flamingo.sample import Sample, Turn, make_key
 from polite_flamingo.storage.ledger import OutputLayout, read_manifest, read_quarantine, read_scored
 from polite_flamingo.storage.location import Location
@@ -44,7 +45,7 @@ def config(source: Path, out: Path, rows_per_call: int = 4) -> BuildConfig:
     return BuildConfig(
         input=str(source),
         out=str(out),
-        rewriter=RewriterConfig(flamingo=FlamingoConfig(vision="none", language_model="none", tokenizer="none")),
+        rewriter=RewriterSection(flamingo=FlamingoConfig(vision="none", language_model="none", tokenizer="none")),
         scoring=ScoringConfig(sts="none", nli="none", clip="none", reward="none"),
         pools=PoolsConfig(
             rewriting=PoolConfig(rows_per_call=rows_per_call), scoring=PoolConfig(cpus=0.5, rows_per_call=rows_per_call)

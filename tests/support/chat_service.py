@@ -22,6 +22,7 @@ from serving.config import AccessConfig, LimitsConfig, RemoteImagesConfig, Servi
 from serving.server.app import create_app
 from tests.support.patience import PATIENCE
 from tests.support.paused_engine import hold
+from tests.support.sections import section
 from tests.support.stub_service import serving_on_a_port
 from tests.support.tiny_flamingo import Tiny
 
@@ -47,7 +48,7 @@ def chat_config(
         remote_images=remote or RemoteImagesConfig(),
         access=AccessConfig(log=False),
     )
-    return ServiceConfig(rewriter=model, serving=serving)
+    return ServiceConfig(rewriter=section(model), serving=serving)
 
 
 class Watched(LocalBackend):

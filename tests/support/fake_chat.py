@@ -70,7 +70,7 @@ class FakeChat(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away is no news."""
+        """Say nothing: clients go away, and some tests break the server on purpose."""
 
     def die(self) -> None:
         """Close the port and every connection, as a killed process does."""
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         if body["model"] != self.server.model:
             return self.error(404, f"The model `{body['model']}` does not exist.")
         text, images = said(body)
-        found = re.search(r"\[([a-z0-9 ]+?)(?: x(\d+))?\](?!.*\[)", text)
+        found = re.search(r"\[([A-Za-z0-9 ]+?)(?: x(\d+))?\](?!.*\[)", text)
         word = found[1] if found and before < int(found[2] or 1_000_000) else ""
         if word.isdigit():
             return self.error(int(word), "the server says why", {"Retry-After": "0"})

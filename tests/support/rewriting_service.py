@@ -21,6 +21,7 @@ from serving.backends.engine_host import EngineHost
 from serving.backends.local import LocalBackend
 from serving.config import LimitsConfig, ServiceConfig, ServingConfig
 from serving.server.app import create_app
+from tests.support.sections import section
 from tests.support.tiny_flamingo import Tiny
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def service_config(tiny: Tiny, **generation: Any) -> ServiceConfig:
         dtype="float32",
     )
     limits = LimitsConfig(rewrites=40, images=4, text_characters=2000)
-    return ServiceConfig(rewriter=model, serving=ServingConfig(chat=model, limits=limits), scoring=SCORING)
+    return ServiceConfig(rewriter=section(model), serving=ServingConfig(chat=model, limits=limits), scoring=SCORING)
 
 
 class Watched(LocalBackend):

@@ -11,6 +11,7 @@ from polite_flamingo.flamingo.config import FlamingoConfig, RewriterConfig
 from serving.batches import build_files
 from serving.batches.runner import BatchRunner
 from serving.config import BatchesConfig, LimitsConfig, ServiceConfig, ServingConfig
+from tests.support.sections import section
 
 LEASE_SECONDS = 2.0
 TINY_BUILD = (sys.executable, str(Path(__file__).with_name("tiny_build.py")))
@@ -21,7 +22,7 @@ def bulk_config(folder: Path | str, **batches: object) -> ServiceConfig:
     model = RewriterConfig(flamingo=FlamingoConfig(vision="none", language_model="none", tokenizer="none"))
     settings = replace(BatchesConfig(folder=str(folder)), **batches)
     limits = LimitsConfig(body_bytes=20_000, text_characters=2000, images=4)
-    return ServiceConfig(rewriter=model, serving=ServingConfig(chat=model, batches=settings, limits=limits))
+    return ServiceConfig(rewriter=section(model), serving=ServingConfig(chat=model, batches=settings, limits=limits))
 
 
 def runner(config: ServiceConfig) -> BatchRunner:

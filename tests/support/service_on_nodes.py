@@ -32,6 +32,7 @@ from tests.support.bulk_site import ended, line, read, start, upload
 from tests.support.patience import wait_until
 from tests.support.processes import family, kill
 from tests.support.run_batches import bulk_config, runner
+from tests.support.sections import section
 
 NAME = "polite-flamingo"
 WORDS, SECONDS_PER_WORD = 100, 0.1
@@ -127,7 +128,7 @@ def main(place: str) -> None:
     model = replace(config.rewriter, generation=GenerationConfig(num_beams=1))
     scale = ScaleConfig(ingress=each, chat=each, rewriting=one, scoring=one, drain_seconds=1.0)
     serving = replace(config.serving, chat=model, scale=scale, access=AccessConfig(open_metrics=True, log=False))
-    serve.run(deployments.build(replace(config, rewriter=model, serving=serving)), name=NAME, route_prefix="/")
+    serve.run(deployments.build(replace(config, rewriter=section(model), serving=serving)), name=NAME, route_prefix="/")
     client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=120)
     wait_until(lambda: client._client.get(f"http://127.0.0.1:{port}/health").status_code == 200)
 

@@ -23,6 +23,7 @@ from serving.config import AccessConfig, BatchesConfig, LimitsConfig, ServiceCon
 from serving.errors import server_error
 from serving.server.app import create_app
 from tests.support.patience import PATIENCE
+from tests.support.sections import section
 
 FIGURES = {"clever-flamingo/0": {"streams": 3.0, "slots": 8.0}, "polite-flamingo/0": {"streams": 1.0, "slots": 4.0}}
 
@@ -78,7 +79,7 @@ def configured(
     serving = ServingConfig(chat=models)
     given = {"access": access, "limits": limits, "batches": batches}
     serving = replace(serving, **{name: value for name, value in given.items() if value is not None})
-    return ServiceConfig(rewriter=models, serving=serving)
+    return ServiceConfig(rewriter=section(models), serving=serving)
 
 
 def application(config: ServiceConfig, backend: StubBackend | None = None) -> tuple[FastAPI, Tried]:

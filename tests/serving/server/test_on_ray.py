@@ -28,6 +28,7 @@ from serving.backends.engine_host import EngineHost
 from serving.config import ReplicasConfig, ScaleConfig, ServingConfig
 from serving.errors import ApiError
 from tests.support.readme import REPO, python_snippet
+from tests.support.sections import section
 from tests.support.tiny_flamingo import Tiny
 
 if TYPE_CHECKING:  # it imports ray.serve, before the environment for it is set
@@ -77,7 +78,7 @@ def service(tiny: Tiny, ray_session: None) -> Iterator[Service]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = ServeConfig(rewriter=model, serving=serving, port=port)
+    config = ServeConfig(rewriter=section(model), serving=serving, port=port)
     stop, failures = threading.Event(), []
 
     def serving_thread() -> None:

@@ -1,0 +1,271 @@
+"""A rewriter behind OpenAI-compatible chat servers: samples in, one polite text per learned turn out.
+
+Conversations are rewritten at once, as many as the servers take (`endpoints/servers.py`), and the turns of one in
+order: the model sees the turns before, as it rewrote them. An answer that is no rewritten text fails its turn, with the
+reason `refused` or `answer_cut` where the user can do something about it, else `rewriting_failed`. A request that the
+servers reject fails its turn too. What is wrong with the servers raises `EndpointDown`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from PIL import Image as Pillow
+
+from polite_flamingo.conversations import part_key
+from polite_flamingo.endpoints.answers import (
+    Fault,
+    Unfinished,
+    ending,
+    faults,
+    first_choice,
+    repeats,
+    stripped,
+    without_reasoning,
+)
+from polite_flamingo.endpoints.connection import EndpointDown, Refused
+from polite_flamingo.endpoints.servers import Servers
+from polite_flamingo.rewriters import chat_prompt
+from polite_flamingo.rewriters.answer_store import Answer, AnswerStore, digest
+from polite_flamingo.rewriters.config import ChatConfig, EndpointConfig
+from polite_flamingo.sample import IMAGE_MARK, MAX_TEXT_CHARACTERS, BadSample, Image, Reason, Sample
+from polite_flamingo.seeds import seed_number
+from polite_flamingo.usage import Usage
+
+PATH = "/chat/completions"
+
+Text = str | BadSample | None
+
+_REASONS: dict[Fault, tuple[Reason, str]] = {
+    "cut": ("answer_cut", "the answer ends at the limit of tokens"),
+    "declined": ("refused", "the model declines"),
+    "filtered": ("refused", "the server's filter withheld the answer"),
+    "aborted": ("rewriting_failed", "the server ended the answer early"),
+    "empty": ("rewriting_failed", "the answer is empty"),
+    "leaked": ("rewriting_failed", "the answer contains markup of the chat template"),
+    "echo": ("rewriting_failed", "the answer repeats the prompt"),
+}
+"""Fault of an answer -> reason and words; if it has several, the first counts."""
+
+
+class EndpointRewriter:
+    """Asks servers; see the module. Nothing is sent before the first call.
+
+    Args:
+        config: which servers, and what they are asked.
+    """
+
+    def __init__(self, config: EndpointConfig):
+        self.config = config
+        self.servers = Servers(config.urls, config, config.patience)
+        self._threads = ThreadPoolExecutor(self.servers.concurrency, "rewriting")
+        self._opening = chat_prompt.opening(config)
+
+    def rewrite(self, samples: Sequence[Sample], usage: Usage, answers: AnswerStore | None = None) -> list[list[Text]]:
+        """Return for each sample, in order, one text per turn, or why there is none; None for a turn without a part.
+
+        Args:
+            samples: of one shard.
+            usage: what the answers cost is added to it, also if an earlier attempt has paid for them.
+            answers: those of earlier attempts; new ones are added.
+
+        Raises:
+            EndpointDown: the servers are down, or are not what the profile says; the rest is not sent.
+        """
+        asked = [self._threads.submit(self._conversation, sample, answers) for sample in samples]
+        try:
+            found = [one.result() for one in asked]
+        finally:
+            for one in asked:
+                one.cancel()
+        for _, used in found:
+            usage.update(used)
+        return [texts for texts, _ in found]
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return how many tries failed, and how many requests the servers get at once by now."""
+        return self.servers.metrics()
+
+    def try_out(self) -> list[str]:
+        """Ask every server for one rewritten text, to notice a broken one before work begins.
+
+        Returns:
+            Lines to print: which model answers, and servers that do not at present.
+
+        Raises:
+            EndpointDown: none answers, or one rejects the key, the model or the request.
+        """
+        config, images = self.config, [_trial_image()] if self.config.pictures else []
+        question = IMAGE_MARK * len(images) + "What is the weather like?"
+        message = chat_prompt.user(config, question, "sunny", "vqa", images)
+        body = request_body(config, config.model, [*self._opening, message], "")
+        names: list[str] = []
+
+        def read(response: dict[str, Any]) -> None:
+            answer = self._read(response)
+            names.append(answer.model)
+            text = without_reasoning(answer.text)
+            if config.structured and not isinstance(text, Unfinished) and polite_of(text) is None:
+                raise TypeError(f"not the JSON that `structured` asks for: {text[:60]!r}")
+
+        problems = self.servers.try_out(PATH, body, read)
+        other = f", which calls itself {names[0]}" if names and names[0] not in ("", config.model) else ""
+        there = [url for url in config.urls if url.rstrip("/") not in problems]
+        said = [f"{config.model} at {' and '.join(there)} rewrites{other}"]
+        return said + [f"{url} does not answer at present: {problem}" for url, problem in problems.items()]
+
+    def _conversation(self, sample: Sample, answers: AnswerStore | None) -> tuple[list[Text], Usage]:
+        """Rewrite the turns of a sample in order; return its texts and what they cost."""
+        usage, messages, images = Usage(), list(self._opening), iter(sample.images)
+        texts: list[Text] = []
+        try:
+            sample.validate()
+            for number, turn in enumerate(sample.turns):
+                shown = [next(images) for _ in range(turn.instruction.count(IMAGE_MARK))]
+                messages.append(chat_prompt.user(self.config, turn.instruction, turn.response, sample.task, shown))
+                key, given = part_key(sample, number), (turn.instruction, turn.response)
+                texts.append(self._rewritten(key, messages, given, answers, usage) if turn.learned else None)
+                said = texts[-1] if isinstance(texts[-1], str) else turn.response
+                messages.append(chat_prompt.assistant(self.config, said))
+        except BadSample as bad:  # later turns cannot be asked without this one's picture
+            texts += [bad if turn.learned else None for turn in sample.turns[len(texts) :]]
+        return texts, usage
+
+    def _rewritten(
+        self, key: str, messages: list[chat_prompt.Message], given: tuple[str, str], answers: AnswerStore | None,
+        usage: Usage,
+    ) -> str | BadSample:  # fmt: skip
+        """Ask for one text. Args: given: the instruction and the annotation."""
+        body = request_body(self.config, self.config.model, messages, key)
+        name = digest(json.dumps(body, sort_keys=True).encode())
+        answer = answers.get(name) if answers else None
+        usage["answers_reused"] += answer is not None
+        if answer is None:
+            try:
+                answer = self.servers.post(PATH, body, self._read)
+            except Refused as refused:
+                return BadSample("rewriting_failed", f"{key}: {refused}")
+            if answers:
+                answers.add(name, answer)
+        usage["requests"] += 1
+        usage["images"] += images_in(messages)
+        usage.update(answer.usage)
+        return rewritten_text(key, answer.text, messages[-1], given, structured=self.config.structured)
+
+    def _read(self, response: dict[str, Any]) -> Answer:
+        """Return what a response holds. Raises `EndpointDown` if another model has answered."""
+        answer = read_answer(response)
+        expected = self.config.answers_as or self.config.model
+        if answer.model and not same_model(expected, answer.model):
+            raise EndpointDown(
+                f"asked for the model {expected}, and {answer.model} answered: name it in rewriter.endpoint.model; if "
+                "the server only calls it so, set rewriter.endpoint.answers_as"
+            )
+        return answer
+
+
+def request_body(config: ChatConfig, model: str, messages: Sequence[chat_prompt.Message], key: str) -> dict[str, Any]:
+    """Return a request to a chat server. Its seed depends on the sample's key."""
+    body: dict[str, Any] = {
+        "model": model,
+        "messages": list(messages),
+        "max_tokens": config.max_tokens,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "seed": seed_number(f"{config.seed}/{key}"),
+    }
+    if config.structured:
+        schema = {"name": "polite", "strict": True, "schema": chat_prompt.SCHEMA}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return {name: value for name, value in {**body, **config.extra}.items() if value is not None}
+
+
+def read_answer(response: Mapping[str, Any]) -> Answer:
+    """Return what a chat server's response holds.
+
+    Raises:
+        LookupError, TypeError: it has another form.
+    """
+    used = response.get("usage")
+    used = used if isinstance(used, dict) else {}
+    details = used.get("prompt_tokens_details")
+    found = {
+        "prompt_tokens": used.get("prompt_tokens"),
+        "cached_tokens": details.get("cached_tokens") if isinstance(details, dict) else 0,
+        "generated_tokens": used.get("completion_tokens"),
+    }
+    counts = {name: count for name, count in found.items() if isinstance(count, int) and count > 0}
+    model = response.get("model")
+    text = first_choice(response)
+    valid = ending(text.encode("utf-8", "replace").decode(), getattr(text, "why", None))  # no half surrogate pairs
+    return Answer(text=valid, model=model if isinstance(model, str) else "", usage=counts)
+
+
+def rewritten_text(
+    key: str, said: str, asked: chat_prompt.Message, given: tuple[str, str], *, structured: bool
+) -> str | BadSample:
+    """Return the rewritten text in an answer, or why it has none.
+
+    Args:
+        key: of the turn.
+        said: the answer.
+        asked: the message it answers.
+        given: the instruction and the annotation, whose markup and refusals the text may repeat.
+        structured: whether JSON was asked for.
+    """
+    answer = stripped(without_reasoning(said))
+    text = answer
+    if structured and not isinstance(answer, Unfinished):
+        found = polite_of(answer)
+        if found is None and not faults(answer, given):
+            return BadSample(
+                "rewriting_failed", f"{key}: the answer is not the JSON that was asked for: {answer[:80]!r}"
+            )
+        text = answer if found is None else found.strip()
+    if len(text) > MAX_TEXT_CHARACTERS:
+        return BadSample("text_too_long", f"{key}: the answer has {len(text):,} characters")
+    faulty = {*faults(text, given), *(["echo"] if _echoes(text, asked) else [])}
+    for fault, (reason, words) in _REASONS.items():
+        if fault in faulty:
+            return BadSample(reason, f"{key}: {words}" + (f": {text[:80]!r}" if text else ""))
+    return text
+
+
+def polite_of(answer: str) -> str | None:
+    """Return the text in an answer of JSON, in a fence or not; None if it is not what `SCHEMA` describes."""
+    bare = re.sub(r"\A```(?:json)?\s*|\s*```\Z", "", answer.strip())
+    try:
+        found = json.loads(bare)
+    except (ValueError, RecursionError):
+        return None
+    text = found.get("polite") if isinstance(found, dict) else None
+    return text if isinstance(text, str) else None
+
+
+def same_model(asked: str, answered: str) -> bool:
+    """Whether two names may be of one model: servers shorten them, and add folders, dates and file types."""
+    first, second = (re.split(r"[/\\]", name.casefold())[-1].removesuffix(".gguf") for name in (asked, answered))
+    return first in second or second in first
+
+
+def images_in(messages: Sequence[chat_prompt.Message]) -> int:
+    """Count the pictures in a request."""
+    contents = [message["content"] for message in messages]
+    return sum(part["type"] == "image_url" for content in contents if isinstance(content, list) for part in content)
+
+
+def _echoes(text: str, asked: chat_prompt.Message) -> bool:
+    content = asked["content"]
+    said = content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
+    return repeats(text, said)
+
+
+def _trial_image() -> Image:
+    buffer = io.BytesIO()
+    Pillow.new("RGB", (56, 56), "skyblue").save(buffer, "PNG")
+    return Image(extension="png", data=buffer.getvalue())
